@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The error of a launch: which step, which value, which errno, why, and what to do.
+
+use std::fmt;
+
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+
+/// A step of a launch, in the order of the way through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Step {
+    /// Reading and checking the VM's file.
+    Config,
+    /// Opening kernel, initrd, devicetree and region files and reading their headers.
+    Images,
+    /// Deciding every address and size.
+    Plan,
+    /// Checking huge page pools and limits.
+    Pool,
+    /// Mapping and populating guest memory.
+    Memory,
+    /// Reading the kernel into guest memory.
+    Kernel,
+    /// Reading the initrd into guest memory.
+    Initrd,
+    /// Writing the devicetree into guest memory.
+    Dtb,
+    /// Opening the Gunyah device.
+    Device,
+    /// CREATE_VM.
+    CreateVm,
+    /// Registering a region.
+    Region,
+    /// SET_DTB_CONFIG.
+    DtbConfig,
+    /// Adding vCPUs and interrupt lines.
+    Functions,
+    /// START.
+    Start,
+    /// Running: the vCPU loop, or holding the fds.
+    Run,
+    /// Closing the VM.
+    Stop,
+}
+
+impl Step {
+    /// The word in messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Step::Config => "config",
+            Step::Images => "images",
+            Step::Plan => "plan",
+            Step::Pool => "pool",
+            Step::Memory => "memory",
+            Step::Kernel => "kernel",
+            Step::Initrd => "initrd",
+            Step::Dtb => "dtb",
+            Step::Device => "device",
+            Step::CreateVm => "create-vm",
+            Step::Region => "region",
+            Step::DtbConfig => "dtb-config",
+            Step::Functions => "functions",
+            Step::Start => "start",
+            Step::Run => "run",
+            Step::Stop => "stop",
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why a launch failed. The VM's name is added by whoever reports it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[error("{step}: {what}{}{}{}", Errored(*errno), Clause("likely cause", cause), Clause("cure", cure))]
+pub struct LaunchError {
+    /// The step that failed.
+    pub step: Step,
+    /// What was tried, with its values.
+    pub what: String,
+    /// The system's answer, as a raw errno.
+    pub errno: Option<i32>,
+    /// The likely cause.
+    pub cause: String,
+    /// What to do.
+    pub cure: String,
+}
+
+impl LaunchError {
+    /// An error without an errno.
+    pub fn new(step: Step, what: impl Into<String>) -> Self {
+        Self {
+            step,
+            what: what.into(),
+            errno: None,
+            cause: String::new(),
+            cure: String::new(),
+        }
+    }
+
+    /// Adds the system's answer.
+    pub fn errno(mut self, errno: Errno) -> Self {
+        self.errno = Some(errno as i32);
+        self
+    }
+
+    /// Adds the likely cause.
+    pub fn cause(mut self, cause: impl Into<String>) -> Self {
+        self.cause = cause.into();
+        self
+    }
+
+    /// Adds what to do.
+    pub fn cure(mut self, cure: impl Into<String>) -> Self {
+        self.cure = cure.into();
+        self
+    }
+}
+
+struct Errored(Option<i32>);
+
+impl fmt::Display for Errored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            // Debug prints the name (ENODEV), which is what people search for.
+            Some(raw) => write!(
+                f,
+                ": {:?} ({})",
+                Errno::from_raw(raw),
+                Errno::from_raw(raw).desc()
+            ),
+            None => Ok(()),
+        }
+    }
+}
+
+struct Clause<'a>(&'a str, &'a str);
+
+impl fmt::Display for Clause<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.1.is_empty() {
+            return Ok(());
+        }
+        write!(f, "; {}: {}", self.0, self.1)
+    }
+}

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Launcher and supervisor of secondary virtual machines on the Gunyah hypervisor.
+//!
+//! One way leads through this crate, a folder a step, and data never flows back up:
+//!
+//! ```text
+//! config   JSON text        -> VmConfig      every mistake has file, line, column
+//! image    file headers     -> ImageInfo     arm64 Image, ELF, gzip
+//! plan     VmConfig + infos -> LaunchPlan    pure: addresses, regions, DTB room
+//! memory   LaunchPlan       -> GuestMemory   pools checked, pages populated
+//! image, dtb                -> bytes in it   kernel, initrd, devicetree
+//! gunyah   GuestMemory      -> Vm, running   create, register, configure, start
+//! vcpu     Vm               -> exits         only for proxy-scheduled VMs
+//! status   every step       -> properties, log, control socket
+//! ```
+
+pub mod config;
+pub mod dtb;
+pub mod error;
+pub mod gunyah;
+pub mod image;
+pub mod memory;
+pub mod plan;
+pub mod status;
+pub mod supervisor;
+pub mod vcpu;
+pub mod worker;

@@ -1,0 +1,2 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Proxy-scheduled vCPUs: run loops and MMIO.

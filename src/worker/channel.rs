@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What supervisor and worker say to each other.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{LaunchError, Step};
+use crate::status::EndReason;
+
+/// Worker to supervisor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Report {
+    /// A step of the launch is done; microseconds that it took, and a line about it.
+    Step {
+        /// The step.
+        step: Step,
+        /// Microseconds.
+        micros: u64,
+        /// For the log: "256 MiB hugetlb, 128 pages of 2 MiB".
+        detail: String,
+    },
+    /// Something that a person should know and that does not stop the launch.
+    Warning(String),
+    /// START has returned.
+    Running {
+        /// False: the driver has no way to tell the end of this VM.
+        end_visible: bool,
+    },
+    /// The guest said that it is ready.
+    Ready,
+    /// The guest ended by itself.
+    Ended {
+        /// How.
+        reason: EndReason,
+        /// The driver's raw words: "status 2, exit type 1".
+        detail: String,
+    },
+    /// A step failed; the worker gives everything back and exits.
+    Failed(LaunchError),
+    /// All fds are closed and the memory is given back; the worker exits.
+    Closed,
+}
+
+/// Supervisor to worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Request {
+    /// Ask the guest to end, where there is a way to ask; then close.
+    Stop,
+    /// Close the VM now.
+    Close,
+}
