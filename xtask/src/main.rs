@@ -1,4 +1,43 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `cargo xtask …`: set-up, demo, tests and release builds.
+//! `cargo xtask …`: set-up, demo, tests and release builds. One file a command.
 
-fn main() {}
+mod cpio;
+mod guest;
+mod hugepages;
+mod packages;
+mod setup;
+mod test;
+mod tree;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  setup    install what is missing, fetch an arm64 kernel and busybox for the guests
+  test     everything: format, lints, unit tests, whole-program tests, real guests
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        ["setup"] => setup::run(),
+        ["test"] => test::run(),
+        ["help" | "--help" | "-h"] => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

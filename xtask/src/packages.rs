@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Debian packages: installed on this machine only where a program is missing, and arm64 ones
+//! fetched for guests without telling this machine's dpkg about another architecture.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{bail, Context, Result};
+
+use crate::tree;
+
+/// A program that a step needs, and the Debian package that has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tool {
+    /// Found on PATH.
+    pub program: &'static str,
+    /// Debian's name.
+    pub package: &'static str,
+}
+
+const fn tool(program: &'static str, package: &'static str) -> Tool {
+    Tool { program, package }
+}
+
+/// What guests need: the engine, and the compiler of the given devicetree.
+pub const GUEST_TOOLS: &[Tool] = &[
+    tool("qemu-system-aarch64", "qemu-system-arm"),
+    tool("dtc", "device-tree-compiler"),
+];
+
+/// What the tests need besides: the policy's compilers, Soong's formatter, an arm64 assembler.
+pub const TEST_TOOLS: &[Tool] = &[
+    tool("m4", "m4"),
+    tool("checkpolicy", "checkpolicy"),
+    tool("sesearch", "setools"),
+    tool("bpfmt", "blueprint-tools"),
+    tool("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
+    tool("cmake", "cmake"),
+    tool("pkg-config", "pkg-config"),
+];
+
+/// Installs the packages of the missing tools; without root, says what to run.
+pub fn ensure(tools: &[Tool]) -> Result<String> {
+    let missing: Vec<Tool> = missing(tools);
+    if missing.is_empty() {
+        return Ok(format!("{} tools, all present", tools.len()));
+    }
+    let mut packages: Vec<&str> = missing.iter().map(|tool| tool.package).collect();
+    packages.dedup();
+    let names = packages.join(" ");
+    let by_hand = format!("apt-get install --no-install-recommends {names}");
+    if !tree::has_program("apt-get") {
+        bail!("missing programs, and no apt-get here; install what Debian calls: {names}");
+    }
+    if !nix::unistd::geteuid().is_root() {
+        bail!("missing packages, and not root; run: sudo {by_hand}");
+    }
+    println!("  installing {names}");
+    let apt = |arguments: &[&str]| {
+        tree::quiet(
+            Command::new("apt-get")
+                .env("DEBIAN_FRONTEND", "noninteractive")
+                .args(["-q", "-y"])
+                .args(arguments),
+        )
+    };
+    apt(&["update"])?;
+    let mut install = vec!["install", "--no-install-recommends"];
+    install.extend(&packages);
+    apt(&install).with_context(|| format!("by hand: {by_hand}"))?;
+    if let Some(still) = self::missing(tools).first() {
+        bail!(
+            "{} is installed, but {} is not on PATH",
+            still.package,
+            still.program
+        );
+    }
+    Ok(format!("installed {names}"))
+}
+
+fn missing(tools: &[Tool]) -> Vec<Tool> {
+    tools
+        .iter()
+        .copied()
+        .filter(|tool| !tree::has_program(tool.program))
+        .collect()
+}
+
+/// An apt of its own, below `target/`, that knows arm64 alone.
+pub struct Arm64Apt {
+    config: PathBuf,
+    downloads: PathBuf,
+}
+
+impl Arm64Apt {
+    /// Makes it in `dir` and fetches the package lists.
+    pub fn new(dir: &Path) -> Result<Self> {
+        if !tree::has_program("apt-get") {
+            bail!(
+                "no apt-get here: put arm64 `Image` and a static arm64 `busybox` into {} by hand",
+                tree::guest().display()
+            );
+        }
+        let text = |path: &Path| path.display().to_string();
+        for sub in [
+            "etc",
+            "state/lists/partial",
+            "cache/archives/partial",
+            "debs",
+        ] {
+            fs::create_dir_all(dir.join(sub))?;
+        }
+        fs::write(dir.join("status"), "")?;
+        let lists = debian_sources()?;
+        for (name, content) in &lists {
+            fs::write(dir.join("etc").join(name), content)?;
+        }
+        let config = dir.join("apt.conf");
+        // No sandbox user: it could not write below a private home directory.
+        fs::write(
+            &config,
+            format!(
+                "APT::Architecture \"arm64\";\nAPT::Architectures {{ \"arm64\"; }};\n\
+                 Dir::State \"{state}\";\nDir::State::status \"{status}\";\nDir::Cache \"{cache}\";\n\
+                 Dir::Etc::sourcelist \"-\";\nDir::Etc::sourceparts \"{sources}\";\n\
+                 Acquire::Languages \"none\";\nAPT::Sandbox::User \"\";\n",
+                sources = text(&dir.join("etc")),
+                state = text(&dir.join("state")),
+                status = text(&dir.join("status")),
+                cache = text(&dir.join("cache")),
+            ),
+        )?;
+        let apt = Self {
+            config,
+            downloads: dir.join("debs"),
+        };
+        apt.run("apt-get", &["-q", "update"])?;
+        Ok(apt)
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) -> Result<String> {
+        tree::quiet(
+            Command::new(program)
+                .env("APT_CONFIG", &self.config)
+                .env("LC_ALL", "C.UTF-8")
+                .current_dir(&self.downloads)
+                .args(arguments),
+        )
+    }
+
+    /// The package that a meta package depends on first.
+    pub fn resolve(&self, meta: &str) -> Result<String> {
+        self.run("apt-cache", &["depends", "--important", meta])?
+            .lines()
+            .find_map(|line| Some(line.trim().strip_prefix("Depends: ")?.to_owned()))
+            .with_context(|| format!("{meta} depends on nothing"))
+    }
+
+    /// Downloads `package` and unpacks it into `into`; returns its version.
+    pub fn unpack(&self, package: &str, into: &Path) -> Result<String> {
+        for old in fs::read_dir(&self.downloads)? {
+            fs::remove_file(old?.path())?;
+        }
+        self.run("apt-get", &["-q", "download", package])?;
+        let deb = fs::read_dir(&self.downloads)?
+            .next()
+            .with_context(|| format!("apt-get downloaded nothing for {package}"))??
+            .path();
+        tree::quiet(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(into))?;
+        let version = tree::quiet(Command::new("dpkg-deb").arg("-f").arg(&deb).arg("Version"))?;
+        fs::remove_file(&deb)?;
+        Ok(version.trim().to_owned())
+    }
+}
+
+/// This machine's apt sources whose suites are Debian's own; others may not have arm64 at all.
+fn debian_sources() -> Result<Vec<(String, String)>> {
+    let release = fs::read_to_string("/etc/os-release").context("/etc/os-release")?;
+    let codename = release
+        .lines()
+        .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
+        .map(|name| name.trim_matches('"').to_owned())
+        .context("/etc/os-release names no VERSION_CODENAME; is this Debian?")?;
+    let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
+    if let Ok(parts) = fs::read_dir("/etc/apt/sources.list.d") {
+        files.extend(parts.filter_map(|entry| Some(entry.ok()?.path())));
+    }
+    let mut found = Vec::new();
+    for file in files {
+        let Ok(text) = fs::read_to_string(&file) else {
+            continue;
+        };
+        let kept = match file.extension().and_then(|e| e.to_str()) {
+            Some("list") => keep_lines(&text, &codename),
+            Some("sources") => keep_stanzas(&text, &codename),
+            _ => continue,
+        };
+        if !kept.is_empty() {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            found.push((name.into_owned(), kept));
+        }
+    }
+    if found.is_empty() {
+        bail!("no apt source of the suite {codename} in /etc/apt");
+    }
+    Ok(found)
+}
+
+fn is_suite(word: &str, codename: &str) -> bool {
+    word.strip_prefix(codename)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '/']))
+}
+
+/// One-line style: `deb [options] URI suite component…`.
+fn keep_lines(text: &str, codename: &str) -> String {
+    text.lines()
+        .filter(|line| line.trim_start().starts_with("deb "))
+        .filter(|line| line.split_whitespace().any(|word| is_suite(word, codename)))
+        .map(|line| format!("{line}\n"))
+        .collect()
+}
+
+/// deb822 style: stanzas apart by empty lines, with a `Suites:` field.
+fn keep_stanzas(text: &str, codename: &str) -> String {
+    text.split("\n\n")
+        .filter(|stanza| {
+            stanza.lines().any(|line| {
+                line.strip_prefix("Suites:").is_some_and(|suites| {
+                    suites
+                        .split_whitespace()
+                        .any(|word| is_suite(word, codename))
+                })
+            })
+        })
+        .map(|stanza| format!("{}\n\n", stanza.trim_end()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_peoples_suites_are_left_out() {
+        let lines = "deb mirror/debian bookworm main\ndeb other cloud-bookworm main\n# deb x bookworm\ndeb sec bookworm-security main\n";
+        assert_eq!(
+            keep_lines(lines, "bookworm"),
+            "deb mirror/debian bookworm main\ndeb sec bookworm-security main\n"
+        );
+        let stanzas =
+            "Types: deb\nSuites: bookworm bookworm-updates\n\nTypes: deb\nSuites: nodistro\n";
+        assert_eq!(
+            keep_stanzas(stanzas, "bookworm"),
+            "Types: deb\nSuites: bookworm bookworm-updates\n\n"
+        );
+    }
+}

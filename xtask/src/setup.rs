@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cargo xtask setup`: everything that demo and tests need, done once.
+
+use anyhow::Result;
+
+use crate::guest::{self, Assets};
+use crate::packages::{self, GUEST_TOOLS, TEST_TOOLS};
+
+/// The command: for demo and tests.
+pub fn run() -> Result<()> {
+    for_guests()?;
+    for_tests()
+}
+
+/// What a guest needs.
+pub fn for_guests() -> Result<Assets> {
+    println!("  guest tools   {}", packages::ensure(GUEST_TOOLS)?);
+    let assets = guest::ensure()?;
+    let how = if assets.fetched { "fetched" } else { "present" };
+    println!("  guest system  {how}: {}", assets.origin);
+    Ok(assets)
+}
+
+/// What the tests need besides.
+pub fn for_tests() -> Result<()> {
+    println!("  test tools    {}", packages::ensure(TEST_TOOLS)?);
+    Ok(())
+}

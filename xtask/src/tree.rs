@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where things are: the source tree, build outputs, and what the set-up makes.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{bail, Context, Result};
+
+/// The root of the source tree.
+pub fn root() -> PathBuf {
+    let here = std::env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    here.parent()
+        .map_or_else(|| here.clone(), Path::to_path_buf)
+}
+
+/// Cargo's target directory.
+pub fn target() -> PathBuf {
+    match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(dir) => root().join(dir),
+        None => root().join("target"),
+    }
+}
+
+/// What the set-up makes for guests: `Image`, `Image.gz`, `initrd.cpio.gz`.
+pub fn guest() -> PathBuf {
+    target().join("guest")
+}
+
+/// Builds the release binaries (static by `.cargo/config.toml`) and says where they are.
+pub fn build_release() -> Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .current_dir(root())
+        .args([
+            "build",
+            "--release",
+            "--message-format=json-render-diagnostics",
+        ])
+        .args(["--package", "gunyahd", "--package", "gunyah-sim", "--bins"])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cargo build")?;
+    if !output.status.success() {
+        bail!("cargo build --release: {}", output.status);
+    }
+    // Cargo says itself where it put each binary; the path has the target's name in it or not.
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .find_map(|message| {
+            let executable = PathBuf::from(message["executable"].as_str()?);
+            (executable.file_name()? == "gunyahd")
+                .then(|| executable.parent().map(Path::to_path_buf))?
+        })
+        .context("cargo built no binary named gunyahd")
+}
+
+/// True if `program` is on PATH.
+pub fn has_program(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
+}
+
+/// Runs a command quietly; its output is shown only in the error.
+pub fn quiet(command: &mut Command) -> Result<String> {
+    let name = format!("{command:?}").replace('"', "");
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| name.clone())?;
+    if !output.status.success() {
+        let text = String::from_utf8_lossy(&output.stderr);
+        let said: Vec<&str> = text.trim().lines().rev().take(8).collect();
+        let said: Vec<&str> = said.into_iter().rev().collect();
+        bail!("{name}: {}\n{}", output.status, said.join("\n"));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
