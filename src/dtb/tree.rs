@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A devicetree in memory.
+//! A devicetree in memory, and the ways to find and change what is in it.
+
+use super::value::{text, NodeAt};
 
 /// A whole devicetree.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,4 +32,317 @@ pub struct Property {
     pub name: String,
     /// Its bytes, cells big endian.
     pub value: Vec<u8>,
+}
+
+/// Where a new child goes among its siblings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Position {
+    /// Before all others.
+    First,
+    /// After all others.
+    Last,
+}
+
+impl Tree {
+    /// The node at `path` (`/cpus/cpu@0`). As in libfdt, a part without `@` also matches the first
+    /// child of that name with any unit address: `/cpus/cpu`.
+    pub fn find(&self, path: &str) -> Option<&Node> {
+        let mut node = &self.root;
+        for part in path.split('/').filter(|part| !part.is_empty()) {
+            node = node.children.iter().find(|child| child.answers_to(part))?;
+        }
+        path.starts_with('/').then_some(node)
+    }
+
+    /// As [`Tree::find`], to change it.
+    pub fn find_mut(&mut self, path: &str) -> Option<&mut Node> {
+        if !path.starts_with('/') {
+            return None;
+        }
+        let mut node = &mut self.root;
+        for part in path.split('/').filter(|part| !part.is_empty()) {
+            node = node
+                .children
+                .iter_mut()
+                .find(|child| child.answers_to(part))?;
+        }
+        Some(node)
+    }
+
+    /// The node at `path` with its full path, for reads whose errors name the place.
+    pub fn at(&self, path: &str) -> Option<NodeAt<'_>> {
+        let mut at = NodeAt::root(&self.root);
+        for part in path.split('/').filter(|part| !part.is_empty()) {
+            let next = at.children().find(|child| child.node.answers_to(part))?;
+            at = next;
+        }
+        path.starts_with('/').then_some(at)
+    }
+
+    /// Every node with its path, parents before children, in the blob's order.
+    pub fn walk(&self) -> Vec<NodeAt<'_>> {
+        let mut found = Vec::new();
+        let mut open = vec![NodeAt::root(&self.root)];
+        while let Some(at) = open.pop() {
+            let mut children: Vec<_> = at.children().collect();
+            children.reverse();
+            open.append(&mut children);
+            found.push(at);
+        }
+        found
+    }
+
+    /// The node whose `phandle` (or old `linux,phandle`) is `handle`; the first, if a broken tree has
+    /// several.
+    pub fn by_phandle(&self, handle: u32) -> Option<NodeAt<'_>> {
+        self.walk()
+            .into_iter()
+            .find(|at| at.phandle() == Some(handle))
+    }
+}
+
+impl Node {
+    /// A node without anything in it.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// The name before `@`.
+    pub fn base_name(&self) -> &str {
+        self.name.split('@').next().unwrap_or_default()
+    }
+
+    fn answers_to(&self, part: &str) -> bool {
+        self.name == part || (!part.contains('@') && self.base_name() == part)
+    }
+
+    /// The child of exactly this name.
+    pub fn child(&self, name: &str) -> Option<&Node> {
+        self.children.iter().find(|child| child.name == name)
+    }
+
+    /// As [`Node::child`], to change it.
+    pub fn child_mut(&mut self, name: &str) -> Option<&mut Node> {
+        self.children.iter_mut().find(|child| child.name == name)
+    }
+
+    /// The child of exactly this name, made at `position` if it is not there. One that is there stays
+    /// where it is.
+    pub fn ensure_child(&mut self, name: &str, position: Position) -> &mut Node {
+        let at = match self.children.iter().position(|child| child.name == name) {
+            Some(at) => at,
+            None => {
+                let at = match position {
+                    Position::First => 0,
+                    Position::Last => self.children.len(),
+                };
+                self.children.insert(at, Node::new(name));
+                at
+            }
+        };
+        &mut self.children[at]
+    }
+
+    /// Appends a child.
+    pub fn push(&mut self, child: Node) -> &mut Self {
+        self.children.push(child);
+        self
+    }
+
+    /// Takes the child of this name out.
+    pub fn remove_child(&mut self, name: &str) -> Option<Node> {
+        let at = self.children.iter().position(|child| child.name == name)?;
+        Some(self.children.remove(at))
+    }
+
+    /// Moves the child of this name before its siblings.
+    pub fn move_first(&mut self, name: &str) {
+        if let Some(at) = self.children.iter().position(|child| child.name == name) {
+            self.children[..=at].rotate_right(1);
+        }
+    }
+
+    /// The bytes of a property.
+    pub fn value(&self, name: &str) -> Option<&[u8]> {
+        let property = self
+            .properties
+            .iter()
+            .find(|property| property.name == name)?;
+        Some(&property.value)
+    }
+
+    /// Whether the property is there, empty or not.
+    pub fn has(&self, name: &str) -> bool {
+        self.value(name).is_some()
+    }
+
+    /// Sets the bytes of a property, in its old place if it is there.
+    pub fn set(&mut self, name: &str, value: Vec<u8>) -> &mut Self {
+        match self.properties.iter_mut().find(|old| old.name == name) {
+            Some(old) => old.value = value,
+            None => self.properties.push(Property {
+                name: name.to_owned(),
+                value,
+            }),
+        }
+        self
+    }
+
+    /// Sets an empty property.
+    pub fn set_empty(&mut self, name: &str) -> &mut Self {
+        self.set(name, Vec::new())
+    }
+
+    /// Sets one cell.
+    pub fn set_u32(&mut self, name: &str, value: u32) -> &mut Self {
+        self.set(name, value.to_be_bytes().to_vec())
+    }
+
+    /// Sets two cells.
+    pub fn set_u64(&mut self, name: &str, value: u64) -> &mut Self {
+        self.set(name, value.to_be_bytes().to_vec())
+    }
+
+    /// Sets cells.
+    pub fn set_cells(&mut self, name: &str, cells: &[u32]) -> &mut Self {
+        self.set(
+            name,
+            cells.iter().flat_map(|cell| cell.to_be_bytes()).collect(),
+        )
+    }
+
+    /// Sets pairs of cells: addresses and sizes where both take two cells.
+    pub fn set_u64s(&mut self, name: &str, values: &[u64]) -> &mut Self {
+        self.set(
+            name,
+            values
+                .iter()
+                .flat_map(|value| value.to_be_bytes())
+                .collect(),
+        )
+    }
+
+    /// Sets a string. A NUL ends it, as it would for every reader.
+    pub fn set_str(&mut self, name: &str, value: &str) -> &mut Self {
+        self.set_strings(name, &[value])
+    }
+
+    /// Sets a list of strings. A NUL ends a string, as it would for every reader.
+    pub fn set_strings(&mut self, name: &str, values: &[&str]) -> &mut Self {
+        let mut bytes = Vec::new();
+        for value in values {
+            bytes.extend(value.bytes().take_while(|byte| *byte != 0));
+            bytes.push(0);
+        }
+        self.set(name, bytes)
+    }
+
+    /// Takes a property out.
+    pub fn remove(&mut self, name: &str) -> Option<Vec<u8>> {
+        let at = self
+            .properties
+            .iter()
+            .position(|property| property.name == name)?;
+        Some(self.properties.remove(at).value)
+    }
+
+    /// Its `phandle`, or the older `linux,phandle`.
+    pub fn phandle(&self) -> Option<u32> {
+        let value = self
+            .value("phandle")
+            .or_else(|| self.value("linux,phandle"))?;
+        Some(u32::from_be_bytes(value.try_into().ok()?))
+    }
+
+    /// Whether `compatible` lists `name`.
+    pub fn is_compatible(&self, name: &str) -> bool {
+        self.lists("compatible", name)
+    }
+
+    /// Whether a string list property contains `text`.
+    pub fn lists(&self, property: &str, wanted: &str) -> bool {
+        self.value(property)
+            .and_then(text)
+            .is_some_and(|strings| strings.contains(&wanted))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn two_cpus() -> Tree {
+        let mut tree = Tree::default();
+        let cpus = tree.root.ensure_child("cpus", Position::Last);
+        cpus.ensure_child("cpu@0", Position::Last)
+            .set_u32("phandle", 7);
+        cpus.ensure_child("cpu@1", Position::Last).set_u32("reg", 1);
+        tree
+    }
+
+    #[test]
+    fn paths_find_with_and_without_unit_address() {
+        let tree = two_cpus();
+        assert_eq!(tree.find("/cpus/cpu@1").unwrap().name, "cpu@1");
+        assert_eq!(tree.find("/cpus/cpu").unwrap().name, "cpu@0");
+        assert_eq!(tree.find("/").unwrap().name, "");
+        assert!(tree.find("cpus").is_none());
+        assert!(tree.find("/cpus/cpu@2").is_none());
+        assert_eq!(tree.at("/cpus/cpu@1").unwrap().path(), "/cpus/cpu@1");
+    }
+
+    #[test]
+    fn walk_keeps_the_blobs_order() {
+        let paths: Vec<_> = two_cpus()
+            .walk()
+            .iter()
+            .map(|at| at.path().to_owned())
+            .collect();
+        assert_eq!(paths, ["/", "/cpus", "/cpus/cpu@0", "/cpus/cpu@1"]);
+    }
+
+    #[test]
+    fn phandles_are_found_in_both_spellings() {
+        let mut tree = two_cpus();
+        assert_eq!(tree.by_phandle(7).unwrap().path(), "/cpus/cpu@0");
+        let node = tree.find_mut("/cpus/cpu@1").unwrap();
+        node.set_u32("linux,phandle", 9);
+        assert_eq!(tree.by_phandle(9).unwrap().path(), "/cpus/cpu@1");
+        assert!(tree.by_phandle(8).is_none());
+    }
+
+    #[test]
+    fn children_keep_their_places() {
+        let mut root = Node::default();
+        for name in ["a", "b", "c"] {
+            root.ensure_child(name, Position::Last);
+        }
+        root.ensure_child("b", Position::First);
+        root.ensure_child("z", Position::First);
+        root.move_first("c");
+        let names: Vec<_> = root.children.iter().map(|child| &child.name[..]).collect();
+        assert_eq!(names, ["c", "z", "a", "b"]);
+        assert_eq!(root.remove_child("a").unwrap().name, "a");
+        assert!(root.remove_child("a").is_none());
+    }
+
+    #[test]
+    fn a_set_property_keeps_its_place() {
+        let mut node = Node::new("n");
+        node.set_u32("one", 1).set_str("two", "2").set_u64("one", 3);
+        assert_eq!(node.properties[0].name, "one");
+        assert_eq!(node.value("one").unwrap().len(), 8);
+        assert_eq!(node.remove("one").unwrap(), 3u64.to_be_bytes());
+        assert!(!node.has("one"));
+    }
+
+    #[test]
+    fn strings_end_at_a_nul() {
+        let mut node = Node::new("n");
+        node.set_str("s", "ab\0cd");
+        assert_eq!(node.value("s").unwrap(), b"ab\0");
+    }
 }
