@@ -1,9 +1,67 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Every address and size of one launch, decided before anything is touched. Pure.
+//!
+//! ```text
+//! memory.base                                                     memory.base + memory.size
+//! | branch? | kernel, bss included |        free         | initrd |   dtb + room   | rest |
+//! ```
+//!
+//! - Main memory is one region, because the resource manager takes the region that holds the DTB for
+//!   the guest's memory, and enters it at its first byte: where the kernel's entry is elsewhere, a
+//!   branch is written there.
+//! - The kernel lies at `kernel.offset` (default 0) plus its own text offset.
+//! - The DTB takes the highest 2 MiB boundary that leaves it room (large folios are looked up by
+//!   their start in newer drivers), else the highest page.
+//! - The initrd takes the highest free pages below that.
+
+mod entries;
+mod place;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 
+pub use entries::{memory_entries, MAX_MEMORY_ENTRIES, MEMORY_ENTRIES_PER_MESSAGE};
+pub use place::plan;
+
 use crate::config::{Access, Backing, Permissions, Scheduling, VmName};
+
+/// What of the host the plan depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Host {
+    /// Bytes of a base page.
+    pub page_size: u64,
+    /// Bytes of a huge page where the config names none.
+    pub huge_page: u64,
+    /// Bytes of a transparent huge page.
+    pub thp_page: u64,
+}
+
+impl Host {
+    /// A host with 4 KiB pages, as most are; 2 MiB is what arm64 and x86-64 make of it.
+    pub const PAGES_4K: Self = Self {
+        page_size: 4 << 10,
+        huge_page: 2 << 20,
+        thp_page: 2 << 20,
+    };
+    /// An Android host with 16 KiB pages; a level-2 block maps 32 MiB, its contiguous-bit huge page 2 MiB.
+    pub const PAGES_16K: Self = Self {
+        page_size: 16 << 10,
+        huge_page: 32 << 20,
+        thp_page: 32 << 20,
+    };
+}
+
+/// Why a config cannot be launched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlanProblem {
+    /// The config key at fault, for its place in the file.
+    pub key: String,
+    /// What is wrong, with the values.
+    pub what: String,
+    /// What to do.
+    pub cure: String,
+}
 
 /// One launch, decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,8 +80,18 @@ pub struct LaunchPlan {
     pub vcpus: u32,
     /// Who schedules them.
     pub scheduling: Scheduling,
-    /// Memory entries that the resource manager will get at most, for all regions.
+    /// Memory entries that the resource manager will get at most, for all regions with the first
+    /// backing of each.
     pub memory_entries: u64,
+    /// What a person should know and that stops nothing.
+    pub warnings: Vec<String>,
+}
+
+impl LaunchPlan {
+    /// The guest's main memory.
+    pub fn main(&self) -> &PlannedRegion {
+        &self.regions[0]
+    }
 }
 
 /// One region.
@@ -82,9 +150,10 @@ pub struct PlannedKernel {
     pub gzip: bool,
     /// Its pieces, in rising order.
     pub segments: Vec<Segment>,
-    /// Guest address of its first instruction. The resource manager enters main memory at offset 0;
-    /// where that is not the entry, a branch is written there.
+    /// Guest address of its first instruction.
     pub entry: u64,
+    /// The A64 branch that is written at the base of main memory where that is not the entry.
+    pub branch: Option<u32>,
 }
 
 /// The devicetree's range, as given to SET_DTB_CONFIG.
