@@ -2,6 +2,12 @@
 //! What is told: a VM's state, and the sinks that it goes to.
 
 pub mod control;
+mod kmsg;
+mod logd;
+pub mod logger;
+pub mod properties;
+pub mod property_area;
 mod state;
+pub mod trace;
 
 pub use state::{EndReason, State};

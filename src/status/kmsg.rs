@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The kernel's log, for what is said before logd runs.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{BorrowedFd, RawFd};
+
+use super::logger::{pieces, Sent};
+
+/// Set by init for `file /dev/kmsg w` in the service: the number of the open fd.
+pub const VARIABLE: &str = "ANDROID_FILE__dev_kmsg";
+
+// PRINTKRB_RECORD_MAX of kernel/printk/printk.c: a longer write is EINVAL.
+const RECORD_MAX: usize = 1024;
+
+/// `/dev/kmsg`, inherited from init.
+pub struct Kmsg {
+    file: File,
+}
+
+impl Kmsg {
+    /// The inherited fd, if init gave one.
+    pub fn inherited() -> Option<Self> {
+        let number: RawFd = std::env::var(VARIABLE).ok()?.parse().ok()?;
+        if number <= 2 {
+            return None;
+        }
+        // SAFETY: only borrowed to be duplicated, and a number that is not open makes that fail.
+        let fd = unsafe { BorrowedFd::borrow_raw(number) };
+        Some(Self {
+            file: fd.try_clone_to_owned().ok()?.into(),
+        })
+    }
+
+    /// Writes one record in as many lines as it needs.
+    pub fn send(&mut self, level: log::Level, tag: &str, message: &str) -> Sent {
+        // The kernel's levels: 3 error, 4 warning, 6 informational, 7 debug.
+        let number = match level {
+            log::Level::Error => 3,
+            log::Level::Warn => 4,
+            log::Level::Info => 6,
+            log::Level::Debug | log::Level::Trace => 7,
+        };
+        let prefix = format!("<{number}>{tag}: ");
+        let room = RECORD_MAX.saturating_sub(prefix.len() + 1).max(64);
+        for piece in message.lines().flat_map(|line| pieces(line, room)) {
+            if self
+                .file
+                .write_all(format!("{prefix}{piece}\n").as_bytes())
+                .is_err()
+            {
+                return Sent::Lost;
+            }
+        }
+        Sent::Whole
+    }
+}

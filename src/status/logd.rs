@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Android's log daemon, by the datagrams that liblog writes.
+//!
+//! A datagram is the header of AOSP `system/logging/liblog/include/private/android_logger.h` (u8 log id,
+//! u16 thread, u32 seconds, u32 nanoseconds, packed, little endian), then u8 priority, tag NUL, message NUL.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    connect, send, socket, AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr,
+};
+use nix::time::{clock_gettime, ClockId};
+use nix::unistd::gettid;
+
+use super::logger::{pieces, Sent};
+
+/// Where logd listens.
+pub const DEFAULT_SOCKET: &str = "/dev/socket/logdw";
+
+// LOGGER_ENTRY_MAX_PAYLOAD: priority, tag, message and both NULs.
+const PAYLOAD_MAX: usize = 4068;
+// LOG_ID_MAIN.
+const LOG_ID: u8 = 0;
+
+/// A connection to logd, opened when first needed.
+pub struct Logd {
+    path: PathBuf,
+    fd: Option<OwnedFd>,
+}
+
+impl Logd {
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, fd: None }
+    }
+
+    /// Connects if there is no connection; true if there is one now.
+    pub fn connect(&mut self) -> bool {
+        if self.fd.is_none() {
+            self.fd = open(&self.path).ok();
+        }
+        self.fd.is_some()
+    }
+
+    /// Sends one record in as many datagrams as it needs.
+    pub fn send(&mut self, level: log::Level, tag: &str, message: &str) -> Sent {
+        let tag = cut(tag, 64);
+        let room = PAYLOAD_MAX - 1 - tag.len() - 1 - 1;
+        for piece in pieces(message, room) {
+            match self.send_datagram(&datagram(level, tag, piece)) {
+                Sent::Whole => {}
+                not => return not,
+            }
+        }
+        Sent::Whole
+    }
+
+    // One reconnect, because logd may have restarted; never for EAGAIN, which means that it is slow.
+    fn send_datagram(&mut self, bytes: &[u8]) -> Sent {
+        for _ in 0..2 {
+            if !self.connect() {
+                return Sent::Absent;
+            }
+            let Some(fd) = &self.fd else {
+                return Sent::Absent;
+            };
+            match send(
+                fd.as_raw_fd(),
+                bytes,
+                MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
+            ) {
+                Ok(_) => return Sent::Whole,
+                Err(Errno::EAGAIN) => return Sent::Lost,
+                Err(_) => self.fd = None,
+            }
+        }
+        Sent::Absent
+    }
+}
+
+fn open(path: &PathBuf) -> nix::Result<OwnedFd> {
+    let address = UnixAddr::new(path)?;
+    let fd = socket(
+        AddressFamily::Unix,
+        SockType::Datagram,
+        SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    connect(fd.as_raw_fd(), &address)?;
+    Ok(fd)
+}
+
+fn cut(text: &str, limit: usize) -> &str {
+    let mut end = text.len().min(limit);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+fn datagram(level: log::Level, tag: &str, message: &str) -> Vec<u8> {
+    // Only the low 16 bits have room in the header.
+    let thread = u16::try_from(gettid().as_raw() & 0xffff).unwrap_or(0);
+    let (seconds, nanoseconds) = match clock_gettime(ClockId::CLOCK_REALTIME) {
+        Ok(now) => (
+            u32::try_from(now.tv_sec()).unwrap_or(u32::MAX),
+            u32::try_from(now.tv_nsec()).unwrap_or(0),
+        ),
+        Err(_) => (0, 0),
+    };
+    let mut bytes = Vec::with_capacity(11 + 3 + tag.len() + message.len());
+    bytes.push(LOG_ID);
+    bytes.extend_from_slice(&thread.to_le_bytes());
+    bytes.extend_from_slice(&seconds.to_le_bytes());
+    bytes.extend_from_slice(&nanoseconds.to_le_bytes());
+    bytes.push(priority(level));
+    bytes.extend_from_slice(tag.as_bytes());
+    bytes.push(0);
+    // A NUL would end the message early.
+    bytes.extend(message.bytes().map(|b| if b == 0 { b'?' } else { b }));
+    bytes.push(0);
+    bytes
+}
+
+// ANDROID_LOG_VERBOSE to ANDROID_LOG_ERROR.
+fn priority(level: log::Level) -> u8 {
+    match level {
+        log::Level::Error => 6,
+        log::Level::Warn => 5,
+        log::Level::Info => 4,
+        log::Level::Debug => 3,
+        log::Level::Trace => 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn datagram_has_liblogs_layout() {
+        let bytes = datagram(log::Level::Warn, "gunyahd", "a\0b");
+        assert_eq!(bytes[0], 0);
+        assert_eq!(&bytes[11..], b"\x05gunyahd\0a?b\0");
+    }
+
+    #[test]
+    fn long_tags_are_cut_between_characters() {
+        assert_eq!(cut("aé", 2), "a");
+        assert_eq!(cut("aé", 3), "aé");
+    }
+}

@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where log records go: logd, before it is there the kernel's log, and stderr elsewhere.
+//!
+//! A record's tag is its target; targets inside this crate (`gunyahd::…`) are all `gunyahd`.
+//! Supervisor and workers log by themselves: a datagram or a line of kmsg is written whole or not at
+//! all, so processes never mix within one.
+//!
+//! Builds by Soong may set `--cfg gunyahd_android_logger`: then logd is reached through liblog by the
+//! crate `android_logger` instead of our own datagrams. Only the dynamically linked variant can.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use nix::time::{clock_gettime, ClockId};
+
+use super::kmsg::Kmsg;
+use super::logd::{Logd, DEFAULT_SOCKET};
+
+/// Names another socket than logd's own, for tests.
+pub const SOCKET_VARIABLE: &str = "GUNYAHD_LOGD_SOCKET";
+
+/// Who will read the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    /// A service of init: logd, before that kmsg, and stderr where there is neither.
+    Service,
+    /// A person at a terminal: stderr.
+    Foreground,
+}
+
+/// What became of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sent {
+    Whole,
+    /// The sink is there and did not take it.
+    Lost,
+    /// The sink is not there.
+    Absent,
+}
+
+/// Makes this process's log records of `level` and above go to where `audience` reads them. A second
+/// call only changes the level.
+pub fn start(audience: Audience, level: LevelFilter) {
+    log::set_max_level(level);
+    #[cfg(all(target_os = "android", gunyahd_android_logger))]
+    if audience == Audience::Service {
+        return android_logger::init_once(
+            android_logger::Config::default()
+                .with_max_level(level)
+                .with_tag("gunyahd"),
+        );
+    }
+    // Fails only if a logger is there already, which then stays.
+    let _ = log::set_boxed_logger(Box::new(Logger::new(audience)));
+}
+
+/// The `log` backend.
+struct Logger {
+    sinks: Mutex<Sinks>,
+}
+
+struct Sinks {
+    logd: Option<Logd>,
+    kmsg: Option<Kmsg>,
+    stderr: Stderr,
+    /// Set once logd took a record: from then on a silent logd means loss, not an early boot.
+    logd_seen: bool,
+    lost: u64,
+}
+
+impl Logger {
+    fn new(audience: Audience) -> Self {
+        let service = audience == Audience::Service;
+        let path =
+            std::env::var_os(SOCKET_VARIABLE).map_or_else(|| DEFAULT_SOCKET.into(), PathBuf::from);
+        Self {
+            sinks: Mutex::new(Sinks {
+                logd: service.then(|| Logd::new(path)),
+                kmsg: if service { Kmsg::inherited() } else { None },
+                stderr: Stderr::new(),
+                logd_seen: false,
+                lost: 0,
+            }),
+        }
+    }
+}
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= log::max_level()
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let message = record.args().to_string();
+        // A thread that panicked while it logged leaves nothing half done that matters.
+        self.sinks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .send(record.level(), tag(record.target()), &message);
+    }
+
+    fn flush(&self) {}
+}
+
+impl Sinks {
+    fn send(&mut self, level: Level, tag: &str, message: &str) {
+        if self.lost > 0 {
+            let notice = format!("{} log records before this one were lost", self.lost);
+            if self.send_once(Level::Warn, "gunyahd", &notice) == Sent::Whole {
+                self.lost = 0;
+            }
+        }
+        if self.send_once(level, tag, message) != Sent::Whole {
+            self.lost = self.lost.saturating_add(1);
+        }
+    }
+
+    fn send_once(&mut self, level: Level, tag: &str, message: &str) -> Sent {
+        if let Some(logd) = &mut self.logd {
+            match logd.send(level, tag, message) {
+                Sent::Whole => {
+                    self.logd_seen = true;
+                    return Sent::Whole;
+                }
+                Sent::Lost => return Sent::Lost,
+                Sent::Absent => {}
+            }
+        }
+        if let Some(kmsg) = &mut self.kmsg {
+            return kmsg.send(level, tag, message);
+        }
+        // Under init stderr is /dev/null, so a logd that was there and is not any more means loss.
+        if self.logd_seen {
+            return Sent::Lost;
+        }
+        self.stderr.send(level, tag, message)
+    }
+}
+
+fn tag(target: &str) -> &str {
+    match target.split("::").next() {
+        Some(root @ ("gunyahd" | "gunyahctl" | "gunyah_sim")) => root,
+        _ => target,
+    }
+}
+
+struct Stderr {
+    colour: bool,
+}
+
+impl Stderr {
+    fn new() -> Self {
+        Self {
+            colour: std::io::stderr().is_terminal(),
+        }
+    }
+
+    fn send(&self, level: Level, tag: &str, message: &str) -> Sent {
+        let line = self.line(level, tag, message);
+        match std::io::stderr().write_all(line.as_bytes()) {
+            Ok(()) => Sent::Whole,
+            Err(_) => Sent::Lost,
+        }
+    }
+
+    // Time since boot, as the kernel's log has it, so that both can be laid side by side.
+    fn line(&self, level: Level, tag: &str, message: &str) -> String {
+        let (seconds, micros) = match clock_gettime(ClockId::CLOCK_BOOTTIME) {
+            Ok(now) => (now.tv_sec(), now.tv_nsec() / 1000),
+            Err(_) => (0, 0),
+        };
+        let (on, off) = match (self.colour, level) {
+            (true, Level::Error) => ("\x1b[31m", "\x1b[0m"),
+            (true, Level::Warn) => ("\x1b[33m", "\x1b[0m"),
+            (true, Level::Debug | Level::Trace) => ("\x1b[2m", "\x1b[0m"),
+            _ => ("", ""),
+        };
+        format!(
+            "[{seconds:5}.{micros:06}] {on}{} {tag}: {message}{off}\n",
+            &level.as_str()[..1]
+        )
+    }
+}
+
+/// `text` in pieces of at most `limit` bytes: cut at line ends where there are any, else between
+/// characters. A text that fits is one piece, with its lines.
+pub(super) fn pieces(text: &str, limit: usize) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest.take()?;
+        if text.len() <= limit {
+            return Some(text);
+        }
+        let mut end = limit;
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        // The newline itself may be the first byte that does not fit.
+        let line_end = text.as_bytes()[..=end.min(text.len() - 1)]
+            .iter()
+            .rposition(|&b| b == b'\n')
+            .filter(|&at| at > 0);
+        let (piece, next) = match line_end {
+            Some(at) => (&text[..at], &text[at + 1..]),
+            // A limit smaller than one character cannot be kept.
+            None if end == 0 => (text, ""),
+            None => text.split_at(end),
+        };
+        rest = Some(next).filter(|next| !next.is_empty());
+        Some(piece)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_follow_targets() {
+        assert_eq!(tag("gunyahd::supervisor::boot"), "gunyahd");
+        assert_eq!(tag("gunyahd"), "gunyahd");
+        assert_eq!(tag("gunyah.vm1"), "gunyah.vm1");
+        assert_eq!(tag("gunyahdish"), "gunyahdish");
+    }
+
+    #[test]
+    fn texts_are_cut_at_lines_else_between_characters() {
+        let cut = |text, limit| pieces(text, limit).collect::<Vec<_>>();
+        assert_eq!(cut("", 4), [""]);
+        assert_eq!(cut("abcd", 4), ["abcd"]);
+        assert_eq!(cut("a\nb", 4), ["a\nb"]);
+        assert_eq!(cut("abcdef", 4), ["abcd", "ef"]);
+        assert_eq!(cut("ab\ncdef", 4), ["ab", "cdef"]);
+        assert_eq!(cut("abcd\nef", 4), ["abcd", "ef"]);
+        assert_eq!(cut("aaéé", 3), ["aa", "é", "é"]);
+        assert_eq!(cut("\nabcdef", 4), ["\nabc", "def"]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn pieces_lose_only_newlines_and_keep_the_limit(text in "[a\u{e9}\u{1F600}\n]{0,60}", limit in 4usize..20) {
+            let cut: Vec<&str> = pieces(&text, limit).collect();
+            proptest::prop_assert!(cut.iter().all(|piece| piece.len() <= limit));
+            let strip = |s: &str| s.replace('\n', "");
+            proptest::prop_assert_eq!(strip(&cut.concat()), strip(&text));
+        }
+    }
+
+    #[test]
+    fn stderr_lines_say_time_level_and_tag() {
+        let line = Stderr { colour: false }.line(Level::Error, "gunyahd", "x");
+        assert!(line.ends_with("] E gunyahd: x\n"), "{line}");
+        assert!(!line.contains('\x1b'));
+        assert!(Stderr { colour: true }
+            .line(Level::Error, "t", "x")
+            .contains("\x1b[31m"));
+    }
+}

@@ -1,0 +1,621 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Sets system properties over init's property service, without ever blocking the caller.
+//!
+//! One connection sets one property: SETPROP2 of AOSP `system/core/init/property_service.cpp`. Native
+//! endian, u32 command, then name and value, each behind its u32 length; one u32 comes back.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use nix::sys::socket::{
+    connect, recv, send, socket, AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr,
+};
+
+/// Where init listens.
+pub const DEFAULT_SOCKET: &str = "/dev/socket/property_service";
+/// Names another socket than [`DEFAULT_SOCKET`], for tests.
+pub const SOCKET_VARIABLE: &str = "GUNYAHD_PROPERTY_SOCKET";
+/// Longest value in bytes: PROP_VALUE_MAX of bionic less its NUL. Only `ro.` may be longer.
+pub const VALUE_MAX: usize = 91;
+/// Longest name in bytes that we send. Init's own limit is 64 KiB; no real name comes near.
+pub const NAME_MAX: usize = 255;
+/// How long one connection may take: init's own limit for a client is 2 s, bionic's for init 5 s.
+pub const CONNECTION_LIMIT: Duration = Duration::from_secs(5);
+/// Values waiting to be sent at most.
+pub const QUEUE_MAX: usize = 256;
+
+const SETPROP2: u32 = 0x0002_0001;
+// A full backlog answers EAGAIN at once, and no poll event tells when there is room again.
+const CONNECT_RETRY: Duration = Duration::from_millis(20);
+
+/// What init answered to SETPROP2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reply {
+    /// The property has the value.
+    Success,
+    /// Init could not read the command.
+    ReadCommand,
+    /// Init could not read name and value.
+    ReadData,
+    /// A `ro.` property that is set already.
+    ReadOnly,
+    /// Not a property name to init.
+    InvalidName,
+    /// Too long, not UTF-8, or not of the type that property_contexts gives.
+    InvalidValue,
+    /// SELinux says no.
+    PermissionDenied,
+    /// Not a command to init.
+    InvalidCommand,
+    /// A `ctl.` message that could not be handled.
+    ControlMessage,
+    /// The property area is full or missing.
+    SetFailed,
+    /// A code that AOSP does not have.
+    Unknown(u32),
+}
+
+impl Reply {
+    /// The reply of this code.
+    pub fn from_code(code: u32) -> Self {
+        match code {
+            0x00 => Reply::Success,
+            0x04 => Reply::ReadCommand,
+            0x08 => Reply::ReadData,
+            0x0B => Reply::ReadOnly,
+            0x10 => Reply::InvalidName,
+            0x14 => Reply::InvalidValue,
+            0x18 => Reply::PermissionDenied,
+            0x1B => Reply::InvalidCommand,
+            0x20 => Reply::ControlMessage,
+            0x24 => Reply::SetFailed,
+            other => Reply::Unknown(other),
+        }
+    }
+
+    /// AOSP's name of it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Reply::Success => "PROP_SUCCESS",
+            Reply::ReadCommand => "PROP_ERROR_READ_CMD",
+            Reply::ReadData => "PROP_ERROR_READ_DATA",
+            Reply::ReadOnly => "PROP_ERROR_READ_ONLY_PROPERTY",
+            Reply::InvalidName => "PROP_ERROR_INVALID_NAME",
+            Reply::InvalidValue => "PROP_ERROR_INVALID_VALUE",
+            Reply::PermissionDenied => "PROP_ERROR_PERMISSION_DENIED",
+            Reply::InvalidCommand => "PROP_ERROR_INVALID_CMD",
+            Reply::ControlMessage => "PROP_ERROR_HANDLE_CONTROL_MESSAGE",
+            Reply::SetFailed => "PROP_ERROR_SET_FAILED",
+            Reply::Unknown(_) => "a code that AOSP does not have",
+        }
+    }
+
+    /// Likely cause and cure.
+    fn cure(self) -> &'static str {
+        match self {
+            Reply::Success => "",
+            Reply::ReadCommand | Reply::ReadData => {
+                "init gave up reading; likely cause: a host too busy at boot; the next change is sent anew"
+            }
+            Reply::ReadOnly => "a ro. property is set once a boot; use a name that does not begin with ro.",
+            Reply::InvalidName => "rename it to [A-Za-z0-9._@:-] without leading, trailing or double dots",
+            Reply::InvalidValue => {
+                "likely cause: property_contexts gives the property a type that this value is not of; \
+                 declare it as `prefix string`"
+            }
+            Reply::PermissionDenied => {
+                "likely cause: SELinux; label vendor.gunyah. as vendor_gunyah_prop in property_contexts and \
+                 give the caller's domain set_prop(…, vendor_gunyah_prop); `dmesg | grep avc` shows the denial"
+            }
+            Reply::InvalidCommand => "likely cause: an init older than Android 8, which lacks SETPROP2",
+            Reply::ControlMessage => "init knows no such service or may not control it",
+            Reply::SetFailed => {
+                "likely cause: the property area is full (128 KiB a context) or its file was not made at boot"
+            }
+            Reply::Unknown(_) => "likely cause: another program listens on the property service's socket",
+        }
+    }
+}
+
+/// Why a property does not have its value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PropertyError {
+    /// Not a name that init would take; nothing was sent.
+    #[error(
+        "property name {name:?} is invalid: {why}; init takes [A-Za-z0-9._@:-], at most {NAME_MAX} bytes here, \
+         no dot at an end, no two in a row"
+    )]
+    Name {
+        /// The name.
+        name: String,
+        /// The rule that it breaks.
+        why: &'static str,
+    },
+    /// Init refused it.
+    #[error("property {name}={value:?}: init answered {} ({:#x}); {}", .reply.name(), .code, .reply.cure())]
+    Refused {
+        /// The name.
+        name: String,
+        /// The value.
+        value: String,
+        /// The answer.
+        reply: Reply,
+        /// Its number.
+        code: u32,
+    },
+    /// A system call failed.
+    #[error("property {name}: {call} {}: {errno:?} ({}); {}", .socket.display(), .errno.desc(), cure_of(*.errno))]
+    Socket {
+        /// The name.
+        name: String,
+        /// What was tried.
+        call: &'static str,
+        /// Where.
+        socket: PathBuf,
+        /// The answer.
+        errno: Errno,
+    },
+    /// Init closed the connection without an answer.
+    #[error(
+        "property {name}: {} closed the connection without an answer; the value may be unset; \
+         likely cause: init was too busy or the caller's label is unknown to it", .socket.display()
+    )]
+    NoReply {
+        /// The name.
+        name: String,
+        /// Where.
+        socket: PathBuf,
+    },
+    /// The connection took longer than [`CONNECTION_LIMIT`].
+    #[error(
+        "property {name}: no answer from {} within {} s while {doing}; the value may be unset; \
+         likely cause: init is stuck, see `dmesg | grep init:`", .socket.display(), CONNECTION_LIMIT.as_secs()
+    )]
+    Timeout {
+        /// The name.
+        name: String,
+        /// Where it stood: connecting, writing, waiting for the answer.
+        doing: &'static str,
+        /// Where.
+        socket: PathBuf,
+    },
+    /// The queue was full and this value, the oldest, made room.
+    #[error(
+        "property {name}={value:?} dropped: {QUEUE_MAX} properties wait for init already; \
+         likely cause: init is stuck, see `dmesg | grep init:`"
+    )]
+    QueueFull {
+        /// The name.
+        name: String,
+        /// The value.
+        value: String,
+    },
+}
+
+fn cure_of(errno: Errno) -> &'static str {
+    match errno {
+        Errno::EACCES | Errno::EPERM => {
+            "likely cause: SELinux or the socket's mode; set_prop(…, vendor_gunyah_prop) also allows the connection"
+        }
+        Errno::ECONNREFUSED => "nobody listens; likely cause: init is gone, or a stale socket file",
+        Errno::ENAMETOOLONG => "a Unix socket's path has at most 107 bytes",
+        Errno::EPIPE | Errno::ECONNRESET => "init closed the connection early; the value may be unset",
+        _ => "the value may be unset",
+    }
+}
+
+/// Checks a property's name as init does.
+pub fn check_name(name: &str) -> Result<(), PropertyError> {
+    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'@' | b':' | b'-');
+    let why = if name.is_empty() {
+        "it is empty"
+    } else if name.len() > NAME_MAX {
+        "it is too long"
+    } else if name.starts_with('.') || name.ends_with('.') {
+        "it begins or ends with a dot"
+    } else if name.contains("..") {
+        "it has two dots in a row"
+    } else if !name.bytes().all(legal) {
+        "it has a character that is not allowed"
+    } else {
+        return Ok(());
+    };
+    Err(PropertyError::Name {
+        name: name.into(),
+        why,
+    })
+}
+
+/// `value` as it is sent: at most [`VALUE_MAX`] bytes, cut between characters, control characters
+/// (which break the lines of a bug report) as spaces.
+pub fn fit_value(value: &str) -> String {
+    let mut end = value.len().min(VALUE_MAX);
+    while !value.is_char_boundary(end) {
+        end -= 1;
+    }
+    value[..end]
+        .chars()
+        .map(|c| if c.is_ascii_control() { ' ' } else { c })
+        .collect()
+}
+
+/// What became of the values so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Init has them.
+    pub set: u64,
+    /// Refused, timed out or not sent for another error.
+    pub failed: u64,
+    /// Dropped because there is no property service, or because the queue was full.
+    pub dropped: u64,
+    /// Never sent because the queue was full and a newer value of the same name waited.
+    pub superseded: u64,
+}
+
+struct Assignment {
+    name: String,
+    value: String,
+}
+
+enum Stage {
+    /// The backlog was full: connect again at this time.
+    Retry(Instant),
+    /// Connected: so many bytes of the request are written, so many of the reply are here.
+    Exchange {
+        fd: OwnedFd,
+        written: usize,
+        reply: [u8; 4],
+        here: usize,
+    },
+}
+
+struct Transfer {
+    assignment: Assignment,
+    request: Vec<u8>,
+    deadline: Instant,
+    stage: Stage,
+}
+
+enum Answer {
+    Pending,
+    Code(u32),
+    /// The other side closed before the whole answer.
+    Closed,
+}
+
+enum Progress {
+    /// Waits for its fd or its retry time.
+    Pending,
+    Done(Result<(), PropertyError>),
+    /// There is no property service on this host.
+    Absent,
+}
+
+/// A client of the property service for a poll loop. Values are sent in the order of [`set`], one
+/// after the other; failures go to the log.
+///
+/// [`set`]: PropertyClient::set
+pub struct PropertyClient {
+    socket: PathBuf,
+    queue: VecDeque<Assignment>,
+    current: Option<Transfer>,
+    absence_told: bool,
+    counts: Counts,
+    last_error: Option<PropertyError>,
+}
+
+impl PropertyClient {
+    /// A client of the service at `socket`; nothing is opened yet.
+    pub fn new(socket: PathBuf) -> Self {
+        Self {
+            socket,
+            queue: VecDeque::new(),
+            current: None,
+            absence_told: false,
+            counts: Counts::default(),
+            last_error: None,
+        }
+    }
+
+    /// A client of the host's service, or of the one that [`SOCKET_VARIABLE`] names.
+    pub fn from_environment() -> Self {
+        Self::new(std::env::var_os(SOCKET_VARIABLE).map_or(DEFAULT_SOCKET.into(), PathBuf::from))
+    }
+
+    /// Queues a value and sends what can be sent at once. Never blocks.
+    pub fn set(&mut self, name: &str, value: &str) {
+        if let Err(error) = check_name(name) {
+            return self.fail(error);
+        }
+        if self.queue.len() >= QUEUE_MAX {
+            self.make_room();
+        }
+        self.queue.push_back(Assignment {
+            name: name.into(),
+            value: fit_value(value),
+        });
+        self.on_ready();
+    }
+
+    /// The fd to poll and for what, while a connection is open.
+    pub fn poll_fd(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        let transfer = self.current.as_ref()?;
+        match &transfer.stage {
+            Stage::Retry(_) => None,
+            Stage::Exchange { fd, written, .. } if *written < transfer.request.len() => {
+                Some((fd.as_fd(), PollFlags::POLLOUT))
+            }
+            Stage::Exchange { fd, .. } => Some((fd.as_fd(), PollFlags::POLLIN)),
+        }
+    }
+
+    /// When [`on_ready`](Self::on_ready) is to be called even if the fd stays silent.
+    pub fn deadline(&self) -> Option<Instant> {
+        let transfer = self.current.as_ref()?;
+        match transfer.stage {
+            Stage::Retry(at) => Some(at.min(transfer.deadline)),
+            _ => Some(transfer.deadline),
+        }
+    }
+
+    /// Goes on as far as possible without blocking: to be called when the fd is ready and when the
+    /// deadline is reached. A call too many is harmless.
+    pub fn on_ready(&mut self) {
+        // One turn a waiting value, so that a fast server cannot hold the caller.
+        for _ in 0..=QUEUE_MAX {
+            let now = Instant::now();
+            if self.current.is_none() {
+                let Some(assignment) = self.queue.pop_front() else {
+                    return;
+                };
+                self.current = Some(Transfer {
+                    request: request(&assignment),
+                    assignment,
+                    deadline: now + CONNECTION_LIMIT,
+                    stage: Stage::Retry(now),
+                });
+            }
+            let Some(transfer) = self.current.as_mut() else {
+                return;
+            };
+            match transfer.advance(&self.socket, now) {
+                Progress::Pending => return,
+                Progress::Done(Ok(())) => {
+                    self.current = None;
+                    self.counts.set += 1;
+                }
+                Progress::Done(Err(error)) => {
+                    self.current = None;
+                    self.fail(error);
+                }
+                Progress::Absent => return self.drop_all(),
+            }
+        }
+    }
+
+    /// True when nothing waits and nothing is on its way.
+    pub fn is_idle(&self) -> bool {
+        self.current.is_none() && self.queue.is_empty()
+    }
+
+    /// Sends what waits, for at most `limit`: for the last values before an exit. True if all is sent.
+    pub fn finish(&mut self, limit: Duration) -> bool {
+        let end = Instant::now() + limit;
+        loop {
+            self.on_ready();
+            let now = Instant::now();
+            if self.is_idle() || now >= end {
+                return self.is_idle();
+            }
+            let until = self.deadline().map_or(end, |d| d.min(end));
+            // Rounded up, or the last fraction of a millisecond would be spent spinning.
+            let wait = until.saturating_duration_since(now) + Duration::from_millis(1);
+            let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
+            let mut fds: Vec<PollFd> = self
+                .poll_fd()
+                .map(|(fd, flags)| PollFd::new(fd, flags))
+                .into_iter()
+                .collect();
+            match poll(&mut fds, timeout) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// What became of the values so far.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// The newest failure.
+    pub fn last_error(&self) -> Option<&PropertyError> {
+        self.last_error.as_ref()
+    }
+
+    fn fail(&mut self, error: PropertyError) {
+        log::warn!("{error}");
+        self.counts.failed += 1;
+        self.last_error = Some(error);
+    }
+
+    fn drop_all(&mut self) {
+        if !self.absence_told {
+            log::debug!(
+                "no property service at {}: properties are not set",
+                self.socket.display()
+            );
+            self.absence_told = true;
+        }
+        let dropped = self.queue.len() + usize::from(self.current.is_some());
+        self.counts.dropped += u64::try_from(dropped).unwrap_or(u64::MAX);
+        self.queue.clear();
+        self.current = None;
+    }
+
+    // The oldest value that a later one of the same name makes worthless goes first.
+    fn make_room(&mut self) {
+        let superseded = (0..self.queue.len()).find(|&at| {
+            self.queue
+                .iter()
+                .skip(at + 1)
+                .any(|later| later.name == self.queue[at].name)
+        });
+        if let Some(old) = superseded.and_then(|at| self.queue.remove(at)) {
+            if self.counts.superseded == 0 {
+                log::warn!(
+                    "{QUEUE_MAX} properties wait for init: {}={:?} is skipped for a newer value; \
+                     likely cause: init is stuck, see `dmesg | grep init:`",
+                    old.name,
+                    old.value
+                );
+            }
+            self.counts.superseded += 1;
+        } else if let Some(old) = self.queue.pop_front() {
+            let error = PropertyError::QueueFull {
+                name: old.name,
+                value: old.value,
+            };
+            log::warn!("{error}");
+            self.counts.dropped += 1;
+            self.last_error = Some(error);
+        }
+    }
+}
+
+impl fmt::Debug for PropertyClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PropertyClient")
+            .field("socket", &self.socket)
+            .field("waiting", &self.queue.len())
+            .field("counts", &self.counts)
+            .finish_non_exhaustive()
+    }
+}
+
+fn request(assignment: &Assignment) -> Vec<u8> {
+    let mut bytes = SETPROP2.to_ne_bytes().to_vec();
+    for text in [&assignment.name, &assignment.value] {
+        // Both are limited to far less than 4 GiB.
+        let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
+        bytes.extend_from_slice(&length.to_ne_bytes());
+        bytes.extend_from_slice(text.as_bytes());
+    }
+    bytes
+}
+
+impl Transfer {
+    fn advance(&mut self, path: &Path, now: Instant) -> Progress {
+        if let Stage::Retry(at) = self.stage {
+            if now >= at {
+                self.stage = match open(path) {
+                    Ok(fd) => Stage::Exchange {
+                        fd,
+                        written: 0,
+                        reply: [0; 4],
+                        here: 0,
+                    },
+                    Err(("connect to", Errno::EAGAIN)) => Stage::Retry(now + CONNECT_RETRY),
+                    Err(("connect to", Errno::ENOENT)) => return Progress::Absent,
+                    Err((call, errno)) => return self.socket_error(path, call, errno),
+                };
+            }
+        }
+        match self.exchange() {
+            Ok(Answer::Code(code)) => Progress::Done(self.judge(code)),
+            Ok(Answer::Closed) => Progress::Done(Err(PropertyError::NoReply {
+                name: self.assignment.name.clone(),
+                socket: path.into(),
+            })),
+            Ok(Answer::Pending) if now >= self.deadline => {
+                Progress::Done(Err(PropertyError::Timeout {
+                    name: self.assignment.name.clone(),
+                    doing: self.doing(),
+                    socket: path.into(),
+                }))
+            }
+            Ok(Answer::Pending) => Progress::Pending,
+            Err((call, errno)) => self.socket_error(path, call, errno),
+        }
+    }
+
+    fn exchange(&mut self) -> Result<Answer, (&'static str, Errno)> {
+        let Stage::Exchange {
+            fd,
+            written,
+            reply,
+            here,
+        } = &mut self.stage
+        else {
+            return Ok(Answer::Pending);
+        };
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        while *written < self.request.len() {
+            match send(fd.as_raw_fd(), &self.request[*written..], flags) {
+                Ok(n) => *written += n,
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Ok(Answer::Pending),
+                Err(errno) => return Err(("write to", errno)),
+            }
+        }
+        while *here < reply.len() {
+            match recv(fd.as_raw_fd(), &mut reply[*here..], MsgFlags::MSG_DONTWAIT) {
+                Ok(0) => return Ok(Answer::Closed),
+                Ok(n) => *here += n,
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Ok(Answer::Pending),
+                Err(errno) => return Err(("read from", errno)),
+            }
+        }
+        Ok(Answer::Code(u32::from_ne_bytes(*reply)))
+    }
+
+    fn doing(&self) -> &'static str {
+        match &self.stage {
+            Stage::Retry(_) => "connecting",
+            Stage::Exchange { written, .. } if *written < self.request.len() => "writing",
+            Stage::Exchange { .. } => "waiting for the answer",
+        }
+    }
+
+    fn judge(&self, code: u32) -> Result<(), PropertyError> {
+        match Reply::from_code(code) {
+            Reply::Success => Ok(()),
+            reply => Err(PropertyError::Refused {
+                name: self.assignment.name.clone(),
+                value: self.assignment.value.clone(),
+                reply,
+                code,
+            }),
+        }
+    }
+
+    fn socket_error(&self, path: &Path, call: &'static str, errno: Errno) -> Progress {
+        Progress::Done(Err(PropertyError::Socket {
+            name: self.assignment.name.clone(),
+            call,
+            socket: path.into(),
+            errno,
+        }))
+    }
+}
+
+fn open(path: &Path) -> Result<OwnedFd, (&'static str, Errno)> {
+    let address = UnixAddr::new(path).map_err(|errno| ("name the socket", errno))?;
+    let fd = socket(
+        AddressFamily::Unix,
+        SockType::Stream,
+        SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC,
+        None,
+    )
+    .map_err(|errno| ("make a socket for", errno))?;
+    match connect(fd.as_raw_fd(), &address) {
+        Ok(()) => Ok(fd),
+        Err(errno) => Err(("connect to", errno)),
+    }
+}

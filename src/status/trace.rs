@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Begin and end markers of launch steps in the kernel's trace, which Perfetto shows as slices.
+//!
+//! The lines are those of AOSP's atrace: `B|pid|name`, `E|pid`, `C|pid|name|value`.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+
+/// Names another file than the kernel's, for tests.
+pub const FILE_VARIABLE: &str = "GUNYAHD_TRACE_MARKER";
+
+const FILES: [&str; 2] = [
+    "/sys/kernel/tracing/trace_marker",
+    "/sys/kernel/debug/tracing/trace_marker",
+];
+
+/// The trace of this process; without a file that can be opened every call is a test of one `Option`.
+#[derive(Debug, Default)]
+pub struct Trace {
+    file: Option<File>,
+}
+
+impl Trace {
+    /// Opens the marker file, where there is one and this process may write it.
+    pub fn open() -> Self {
+        let open = |path: &std::ffi::OsStr| {
+            OpenOptions::new()
+                .write(true)
+                .custom_flags(nix::libc::O_CLOEXEC | nix::libc::O_NONBLOCK)
+                .open(path)
+                .ok()
+        };
+        let file = match std::env::var_os(FILE_VARIABLE) {
+            Some(path) => open(&path),
+            None => FILES.iter().find_map(|path| open(path.as_ref())),
+        };
+        Self { file }
+    }
+
+    /// True if markers are written.
+    pub fn is_open(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Begins a slice of this thread.
+    pub fn begin(&self, name: &str) {
+        self.write(|pid| format!("B|{pid}|{}", clean(name)));
+    }
+
+    /// Ends this thread's newest slice.
+    pub fn end(&self) {
+        self.write(|pid| format!("E|{pid}"));
+    }
+
+    /// Sets a counter.
+    pub fn count(&self, name: &str, value: i64) {
+        self.write(|pid| format!("C|{pid}|{}|{value}", clean(name)));
+    }
+
+    /// Begins a slice that ends when the answer is dropped, whatever the way out.
+    #[must_use]
+    pub fn slice(&self, name: &str) -> Slice<'_> {
+        self.begin(name);
+        Slice { trace: self }
+    }
+
+    fn write(&self, line: impl FnOnce(u32) -> String) {
+        if let Some(file) = &self.file {
+            // A marker is a courtesy: nobody waits for it or fails without it.
+            let _ = (&mut &*file).write(line(std::process::id()).as_bytes());
+        }
+    }
+}
+
+/// A slice that ends when this is dropped.
+#[derive(Debug)]
+pub struct Slice<'a> {
+    trace: &'a Trace,
+}
+
+impl Drop for Slice<'_> {
+    fn drop(&mut self) {
+        self.trace.end();
+    }
+}
+
+// The bars and the line end are the format's own.
+fn clean(name: &str) -> String {
+    name.replace(['|', '\n'], " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn markers_are_atraces_lines_and_nest() {
+        let path = std::env::temp_dir().join(format!("gunyahd-trace-{}", std::process::id()));
+        let trace = Trace {
+            file: Some(File::create(&path).unwrap()),
+        };
+        {
+            let _outer = trace.slice("launch vm|1");
+            let _inner = trace.slice("memory");
+        }
+        trace.count("vms", 2);
+        let pid = std::process::id();
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(
+            text,
+            format!("B|{pid}|launch vm 1B|{pid}|memoryE|{pid}E|{pid}C|{pid}|vms|2")
+        );
+    }
+
+    #[test]
+    fn without_a_file_nothing_happens() {
+        let trace = Trace::default();
+        trace.begin("x");
+        trace.end();
+        assert!(!trace.is_open());
+    }
+}
