@@ -15,6 +15,7 @@
 //! ```
 
 pub mod config;
+pub mod console;
 pub mod dtb;
 pub mod error;
 pub mod gunyah;

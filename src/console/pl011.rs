@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Arm's PL011 (DDI 0183, r1p5), as far as a console needs it.
+//!
+//! What is sent leaves at once, so the transmit FIFO is always empty. What the hardware would not do
+//! before somebody enabled it, this one does: no firmware ran before the guest, and its first
+//! instructions may print.
+
+use super::fifo::Fifo;
+
+/// Bytes of the register frame.
+pub const SIZE: u64 = 0x1000;
+
+// Receive FIFO of revision r1p5; Linux's amba-pl011 takes 32 for revisions from 3 on.
+const FIFO_DEPTH: usize = 32;
+
+// Register offsets.
+const DR: u64 = 0x000;
+const RSR_ECR: u64 = 0x004;
+const FR: u64 = 0x018;
+const ILPR: u64 = 0x020;
+const IBRD: u64 = 0x024;
+const FBRD: u64 = 0x028;
+const LCR_H: u64 = 0x02c;
+const CR: u64 = 0x030;
+const IFLS: u64 = 0x034;
+const IMSC: u64 = 0x038;
+const RIS: u64 = 0x03c;
+const MIS: u64 = 0x040;
+const ICR: u64 = 0x044;
+const DMACR: u64 = 0x048;
+const PERIPH_ID: u64 = 0xfe0;
+
+// PeriphID0-3 and PCellID0-3, a byte a register: part 0x011, designer 0x41, revision 3.
+const IDS: [u8; 8] = [0x11, 0x10, 0x34, 0x00, 0x0d, 0xf0, 0x05, 0xb1];
+
+// FR. The modem inputs are wired as a terminal that is always there.
+const FR_CTS_DSR_DCD: u32 = 0x007;
+const FR_RXFE: u32 = 0x010;
+const FR_RXFF: u32 = 0x040;
+const FR_TXFE: u32 = 0x080;
+
+const LCR_H_FEN: u32 = 0x10;
+const CR_LBE: u32 = 0x080;
+
+// RIS, MIS, IMSC, ICR.
+const INT_RX: u32 = 0x010;
+const INT_TX: u32 = 0x020;
+const INT_RT: u32 = 0x040;
+const INT_OE: u32 = 0x400;
+const INT_ALL: u32 = 0x7ff;
+
+/// The registers of one PL011.
+#[derive(Debug)]
+pub struct Pl011 {
+    received: Fifo<FIFO_DEPTH>,
+    ilpr: u32,
+    ibrd: u32,
+    fbrd: u32,
+    lcr_h: u32,
+    cr: u32,
+    ifls: u32,
+    imsc: u32,
+    dmacr: u32,
+    // TX and error interrupts: RX and RT follow from the FIFO alone, so none of them is ever lost.
+    latched: u32,
+}
+
+impl Default for Pl011 {
+    fn default() -> Self {
+        Self {
+            received: Fifo::default(),
+            ilpr: 0,
+            ibrd: 0,
+            fbrd: 0,
+            lcr_h: 0,
+            cr: 0x300,
+            ifls: 0x12,
+            imsc: 0,
+            dmacr: 0,
+            latched: 0,
+        }
+    }
+}
+
+impl Pl011 {
+    /// A 32-bit register; reading DR takes a byte from the FIFO.
+    pub fn read(&mut self, register: u64) -> u32 {
+        match register {
+            DR => self.received.pop().map_or(0, u32::from),
+            RSR_ECR => 0,
+            FR => self.flags(),
+            ILPR => self.ilpr,
+            IBRD => self.ibrd,
+            FBRD => self.fbrd,
+            LCR_H => self.lcr_h,
+            CR => self.cr,
+            IFLS => self.ifls,
+            IMSC => self.imsc,
+            RIS => self.raw_interrupts(),
+            MIS => self.raw_interrupts() & self.imsc,
+            DMACR => self.dmacr,
+            _ => match register
+                .checked_sub(PERIPH_ID)
+                .and_then(|at| usize::try_from(at / 4).ok())
+            {
+                Some(at) => IDS.get(at).copied().map_or(0, u32::from),
+                None => 0,
+            },
+        }
+    }
+
+    /// A 32-bit register; returns the byte that leaves the device, if one does.
+    pub fn write(&mut self, register: u64, value: u32) -> Option<u8> {
+        match register {
+            DR => return self.transmit(value.to_le_bytes()[0]),
+            ILPR => self.ilpr = value & 0xff,
+            IBRD => self.ibrd = value & 0xffff,
+            FBRD => self.fbrd = value & 0x3f,
+            LCR_H => self.lcr_h = value & 0xff,
+            CR => self.cr = value & 0xff87,
+            IFLS => self.ifls = value & 0x3f,
+            IMSC => self.imsc = value & INT_ALL,
+            ICR => self.latched &= !value,
+            DMACR => self.dmacr = value & 0x7,
+            // RSR_ECR: there are no errors to clear. The rest is read-only or reserved.
+            _ => {}
+        }
+        None
+    }
+
+    /// Bytes that the receive FIFO still takes.
+    pub fn room(&self) -> usize {
+        self.depth().saturating_sub(self.received.len())
+    }
+
+    /// A byte arrives; one too many is dropped and sets the overrun interrupt.
+    pub fn receive(&mut self, byte: u8) {
+        if self.room() == 0 || !self.received.push(byte) {
+            self.latched |= INT_OE;
+        }
+    }
+
+    /// The level of the interrupt line.
+    pub fn interrupt(&self) -> bool {
+        self.raw_interrupts() & self.imsc != 0
+    }
+
+    fn transmit(&mut self, byte: u8) -> Option<u8> {
+        self.latched |= INT_TX;
+        if self.cr & CR_LBE != 0 {
+            self.receive(byte);
+            return None;
+        }
+        Some(byte)
+    }
+
+    fn depth(&self) -> usize {
+        if self.lcr_h & LCR_H_FEN != 0 {
+            FIFO_DEPTH
+        } else {
+            1
+        }
+    }
+
+    fn flags(&self) -> u32 {
+        let empty = if self.received.is_empty() { FR_RXFE } else { 0 };
+        let full = if self.room() == 0 { FR_RXFF } else { 0 };
+        FR_CTS_DSR_DCD | FR_TXFE | empty | full
+    }
+
+    fn raw_interrupts(&self) -> u32 {
+        // IFLS.RXIFLSEL: 1/8, 1/4, 1/2, 3/4, 7/8 of the FIFO.
+        let eighths = match (self.ifls >> 3) & 7 {
+            0 => 1,
+            1 => 2,
+            2 => 4,
+            3 => 6,
+            _ => 7,
+        };
+        let trigger = (self.depth() * eighths / 8).max(1);
+        let level = self.received.len();
+        let rx = if level >= trigger { INT_RX } else { 0 };
+        // The timeout is taken as run out at once: nobody waits 32 bit times for a typed byte.
+        let rt = if level > 0 { INT_RT } else { 0 };
+        self.latched | rx | rt
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ids_are_those_that_the_amba_bus_looks_for() {
+        let mut uart = Pl011::default();
+        let id = |uart: &mut Pl011, base: u64| {
+            (0..4).fold(0u32, |id, i| id | uart.read(base + 4 * i) << (8 * i))
+        };
+        // Linux: id 0x00041011 under mask 0x000fffff, and the cell id of every PrimeCell.
+        assert_eq!(id(&mut uart, 0xfe0) & 0x000f_ffff, 0x0004_1011);
+        assert_eq!(id(&mut uart, 0xff0), 0xb105_f00d);
+    }
+
+    #[test]
+    fn earlycon_prints_before_anything_is_set_up() {
+        let mut uart = Pl011::default();
+        // Linux's pl011_putc: waits while FR.TXFF, writes DR, waits while FR.BUSY.
+        assert_eq!(uart.read(FR) & 0x20, 0);
+        assert_eq!(uart.write(DR, u32::from(b'L')), Some(b'L'));
+        assert_eq!(uart.read(FR) & 0x08, 0);
+        assert_eq!(uart.read(CR) & 1, 0, "Linux reads no baud rate from it");
+        assert!(!uart.interrupt());
+    }
+
+    #[test]
+    fn a_received_byte_raises_the_line_until_it_is_read() {
+        let mut uart = Pl011::default();
+        uart.write(LCR_H, 0x70);
+        uart.write(IMSC, INT_RX | INT_RT);
+        assert_eq!(uart.read(FR) & FR_RXFE, FR_RXFE);
+        uart.receive(b'x');
+        assert!(uart.interrupt());
+        assert_eq!(uart.read(MIS), INT_RT);
+        assert_eq!(uart.read(FR) & FR_RXFE, 0);
+        assert_eq!(uart.read(DR), u32::from(b'x'));
+        assert!(!uart.interrupt());
+        assert_eq!(uart.read(DR), 0, "an empty FIFO reads as zero");
+    }
+
+    #[test]
+    fn the_receive_interrupt_follows_the_trigger_level() {
+        let mut uart = Pl011::default();
+        uart.write(LCR_H, LCR_H_FEN);
+        for byte in 0..15 {
+            uart.receive(byte);
+        }
+        assert_eq!(uart.read(RIS), INT_RT, "half of 32 is the default level");
+        uart.receive(15);
+        assert_eq!(uart.read(RIS), INT_RT | INT_RX);
+        uart.write(IFLS, 0x20);
+        assert_eq!(uart.read(RIS), INT_RT);
+    }
+
+    #[test]
+    fn without_its_fifo_it_holds_one_byte_and_reports_an_overrun() {
+        let mut uart = Pl011::default();
+        assert_eq!(uart.room(), 1);
+        uart.receive(b'a');
+        assert_eq!((uart.room(), uart.read(FR) & FR_RXFF), (0, FR_RXFF));
+        uart.receive(b'b');
+        assert_eq!(uart.read(RIS) & INT_OE, INT_OE);
+        assert_eq!(uart.read(DR), u32::from(b'a'));
+        uart.write(ICR, INT_ALL);
+        assert_eq!(uart.read(RIS), 0);
+    }
+
+    // What Linux's driver does to send: writes, unmasks TX, is interrupted, masks TX again.
+    #[test]
+    fn the_transmit_interrupt_comes_after_a_byte_and_goes_by_icr() {
+        let mut uart = Pl011::default();
+        uart.write(IMSC, INT_TX);
+        assert!(!uart.interrupt(), "nothing was sent yet");
+        assert_eq!(uart.write(DR, 0x141), Some(0x41));
+        assert!(uart.interrupt());
+        uart.write(ICR, INT_TX);
+        assert!(!uart.interrupt());
+        uart.write(DR, 0x42);
+        uart.write(IMSC, 0);
+        assert!(!uart.interrupt());
+        assert_eq!(uart.read(RIS), INT_TX);
+    }
+
+    #[test]
+    fn loopback_sends_to_itself() {
+        let mut uart = Pl011::default();
+        uart.write(CR, 0x381);
+        assert_eq!(uart.write(DR, u32::from(b'q')), None);
+        assert_eq!(uart.read(DR), u32::from(b'q'));
+    }
+
+    #[test]
+    fn settings_read_back_and_unknown_registers_are_quiet() {
+        let mut uart = Pl011::default();
+        for (register, written, read) in [
+            (IBRD, 0x1_0027, 0x27),
+            (FBRD, 0xff, 0x3f),
+            (LCR_H, 0x170, 0x70),
+            (CR, 0xffff_ffff, 0xff87),
+            (IFLS, 0xff, 0x3f),
+            (IMSC, 0xffff, 0x7ff),
+            (DMACR, 0xff, 0x7),
+            (ILPR, 0x1ff, 0xff),
+            (FR, 0, 0x97),
+            (0x80, 0xff, 0),
+            (0xffc + 4, 1, 0),
+        ] {
+            assert_eq!(uart.write(register, written), None);
+            assert_eq!(uart.read(register), read, "{register:#x}");
+        }
+    }
+}

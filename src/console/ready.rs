@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A guest that tells by a line of its console that it is ready.
+//!
+//! Every byte goes through here on its way out, so the pattern is matched as the bytes come:
+//! no line is stored, nothing is allocated, and a prompt without a line end matches, too.
+
+/// A pattern being looked for.
+#[derive(Debug)]
+pub struct LinePattern {
+    // The texts between the pattern's stars. Each found as early as possible: that finds a match
+    // wherever there is one.
+    pieces: Vec<Piece>,
+    piece: usize,
+    matched: usize,
+    escape: Escape,
+}
+
+#[derive(Debug)]
+struct Piece {
+    text: Vec<u8>,
+    // Knuth, Morris, Pratt: how much of the text still matches after a mismatch.
+    fallback: Vec<usize>,
+}
+
+// Colours are no part of the text: "\x1b[32mOK\x1b[0m" contains "OK".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Escape {
+    No,
+    Begun,
+    Sequence,
+}
+
+impl LinePattern {
+    /// `pattern`: text that a line contains; `*` stands for any text in the line.
+    pub fn new(pattern: &str) -> Self {
+        let pieces = pattern
+            .split('*')
+            .filter(|text| !text.is_empty())
+            .map(|text| Piece::new(text.as_bytes()))
+            .collect();
+        Self {
+            pieces,
+            piece: 0,
+            matched: 0,
+            escape: Escape::No,
+        }
+    }
+
+    /// Takes the next byte of output; true once the pattern is complete.
+    pub fn feed(&mut self, byte: u8) -> bool {
+        match (self.escape, byte) {
+            (Escape::No, 0x1b) => {
+                self.escape = Escape::Begun;
+                return false;
+            }
+            (Escape::Begun, b'[') => {
+                self.escape = Escape::Sequence;
+                return false;
+            }
+            // Parameters and intermediates of a control sequence, then its final byte.
+            (Escape::Sequence, 0x20..=0x3f) => return false,
+            (Escape::Begun | Escape::Sequence, 0x30..=0x7e) => {
+                self.escape = Escape::No;
+                return false;
+            }
+            _ => self.escape = Escape::No,
+        }
+        if byte == b'\n' {
+            self.piece = 0;
+            self.matched = 0;
+            // A pattern of stars alone is any line.
+            return self.pieces.is_empty();
+        }
+        let Some(piece) = self.pieces.get(self.piece) else {
+            return !self.pieces.is_empty();
+        };
+        self.matched = piece.step(self.matched, byte);
+        if self.matched == piece.text.len() {
+            self.piece += 1;
+            self.matched = 0;
+        }
+        self.piece == self.pieces.len()
+    }
+}
+
+impl Piece {
+    fn new(text: &[u8]) -> Self {
+        let mut piece = Self {
+            text: text.to_owned(),
+            fallback: vec![0; text.len()],
+        };
+        let mut matched = 0;
+        for (at, byte) in text.iter().enumerate().skip(1) {
+            matched = piece.step(matched, *byte);
+            piece.fallback[at] = matched;
+        }
+        piece
+    }
+
+    // How much of the text matches after `byte`, when `matched` of it did before.
+    fn step(&self, mut matched: usize, byte: u8) -> usize {
+        loop {
+            if self.text.get(matched) == Some(&byte) {
+                return matched + 1;
+            }
+            match matched.checked_sub(1) {
+                Some(last) => matched = self.fallback[last],
+                None => return 0,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn matches(pattern: &str, output: &str) -> bool {
+        let mut pattern = LinePattern::new(pattern);
+        output.bytes().any(|byte| pattern.feed(byte))
+    }
+
+    #[test]
+    fn a_line_contains_the_text() {
+        assert!(matches("login:", "\r\nguest login: "), "no line end needed");
+        assert!(matches("init * reached", "[ 1.2] init 1.36 reached\n"));
+        assert!(!matches("init * reached", "init\nreached\n"), "one line");
+        assert!(!matches("ready", "read\ny"));
+        assert!(matches("aab", "aaab"), "after a mismatch");
+        assert!(matches("abab*c", "abaababxc"));
+    }
+
+    #[test]
+    fn colours_do_not_count() {
+        assert!(matches(
+            "Reached target",
+            "\x1b[32mReached\x1b[0;1m target\x1b[K"
+        ));
+        assert!(matches("ab", "a\x1b7b"), "an escape without brackets");
+    }
+
+    #[test]
+    fn stars_alone_are_any_line() {
+        assert!(matches("*", "\n"));
+        assert!(!matches("**", "no line yet"));
+    }
+
+    // What the pattern means, written down the slow way.
+    fn contains(pieces: &[&str], line: &str) -> bool {
+        match pieces.split_first() {
+            None => true,
+            Some((first, rest)) => line
+                .match_indices(first)
+                .any(|(at, found)| contains(rest, &line[at + found.len()..])),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_the_slow_way(pattern in "[ab*]{1,6}", output in "[ab\n]{0,24}") {
+            let pieces: Vec<&str> = pattern.split('*').filter(|p| !p.is_empty()).collect();
+            prop_assume!(!pieces.is_empty());
+            let slow = output.split('\n').any(|line| contains(&pieces, line));
+            prop_assert_eq!(matches(&pattern, &output), slow);
+        }
+    }
+}

@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The last output of a guest, in memory that supervisor and worker share: what was printed before
+//! a worker was killed can still be read.
+//!
+//! One writer, any number of readers, no locks. A byte has a sequence number that counts from the
+//! ring's making; a reader that fell behind learns how many it lost.
+
+use std::ffi::c_void;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{fence, AtomicU64, AtomicU8, Ordering};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::fcntl::{fcntl, FcntlArg, SealFlag};
+use nix::sys::memfd::{memfd_create, MFdFlags};
+use nix::sys::mman::{madvise, mmap, munmap, MapFlags, MmapAdvise, ProtFlags};
+use nix::sys::stat::fstat;
+use nix::unistd::ftruncate;
+
+/// Bytes of output kept, unless said otherwise.
+pub const DEFAULT_CAPACITY: usize = 64 << 10;
+
+// The header has a page of its own; its two counters stand on cache lines of their own.
+const HEADER: usize = 4096;
+const BEGUN: usize = 0;
+const END: usize = 128;
+
+const READ_TRIES: usize = 64;
+
+/// Output of one guest. Made by the supervisor before it forks the worker; the worker maps it again
+/// by its fd.
+#[derive(Debug)]
+pub struct Ring {
+    fd: OwnedFd,
+    map: NonNull<c_void>,
+    length: NonZeroUsize,
+    // A power of two.
+    capacity: usize,
+}
+
+// SAFETY: the mapping is only touched through atomics, and lives until the Ring is dropped.
+unsafe impl Send for Ring {}
+// SAFETY: as above.
+unsafe impl Sync for Ring {}
+
+/// What one read brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chunk {
+    /// Bytes read.
+    pub len: usize,
+    /// Sequence number to read from next.
+    pub next: u64,
+    /// Bytes that were overwritten before they could be read.
+    pub lost: u64,
+}
+
+impl Ring {
+    /// A new ring of at least `capacity` bytes, rounded up to a power of two.
+    pub fn create(name: &str, capacity: usize) -> Result<Self, Errno> {
+        let capacity = capacity
+            .max(HEADER)
+            .checked_next_power_of_two()
+            .ok_or(Errno::EINVAL)?;
+        let size = capacity
+            .checked_add(HEADER)
+            .and_then(|size| i64::try_from(size).ok())
+            .ok_or(Errno::EINVAL)?;
+        let fd = memfd_create(
+            format!("console.{name}").as_str(),
+            MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING,
+        )?;
+        ftruncate(&fd, size)?;
+        // A worker gone mad must not make the supervisor's reads fault.
+        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+        fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
+        Self::map(fd)
+    }
+
+    /// Maps the ring behind `fd`, which another process made.
+    pub fn map(fd: OwnedFd) -> Result<Self, Errno> {
+        let size = usize::try_from(fstat(&fd)?.st_size).map_err(|_| Errno::EINVAL)?;
+        let capacity = size.checked_sub(HEADER).ok_or(Errno::EINVAL)?;
+        if !capacity.is_power_of_two() {
+            return Err(Errno::EINVAL);
+        }
+        let length = NonZeroUsize::new(size).ok_or(Errno::EINVAL)?;
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
+        let map = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, &fd, 0) }?;
+        let ring = Self {
+            fd,
+            map,
+            length,
+            capacity,
+        };
+        // Workers of other VMs are forked, too, and this output is none of their business.
+        // SAFETY: the range is exactly the mapping made above; the advice changes no byte of it.
+        unsafe { madvise(ring.map, size, MmapAdvise::MADV_DONTFORK) }?;
+        Ok(ring)
+    }
+
+    /// The fd by which another process maps it.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Bytes kept.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Sequence number of the byte that will be written next; 0 if nothing was ever written.
+    pub fn end(&self) -> u64 {
+        self.counter(END).load(Ordering::Acquire)
+    }
+
+    /// Copies output from sequence number `from` on into `into`.
+    pub fn read(&self, from: u64, into: &mut [u8]) -> Chunk {
+        // The writer can overtake a read, but it is a guest behind traps: the next try will do. Only
+        // a header full of nonsense never agrees; then all is lost and nothing hangs.
+        for _ in 0..READ_TRIES {
+            if let Some(chunk) = self.try_read(from, into) {
+                return chunk;
+            }
+        }
+        let end = self.end();
+        Chunk {
+            len: 0,
+            next: end,
+            lost: end.saturating_sub(from),
+        }
+    }
+
+    fn try_read(&self, from: u64, into: &mut [u8]) -> Option<Chunk> {
+        let end = self.end();
+        // A number from the future can only come from a mistake: begin with what comes next.
+        let from = from.min(end);
+        let start = from.max(end.saturating_sub(self.kept()));
+        let wanted = usize::try_from(end - start).unwrap_or(usize::MAX);
+        let len = wanted.min(into.len());
+        let mut next = start;
+        for byte in &mut into[..len] {
+            *byte = self.byte(next).load(Ordering::Relaxed);
+            next = next.wrapping_add(1);
+        }
+        // Pairs with the writer's fence: whoever saw a byte of a later round also sees `begun`.
+        fence(Ordering::Acquire);
+        let begun = self.counter(BEGUN).load(Ordering::Relaxed);
+        (begun.saturating_sub(self.kept()) <= start).then_some(Chunk {
+            len,
+            next,
+            lost: start - from,
+        })
+    }
+
+    /// The last `max` bytes at most.
+    pub fn tail(&self, max: usize) -> Vec<u8> {
+        let mut bytes = vec![0; max.min(self.capacity)];
+        let from = self
+            .end()
+            .saturating_sub(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        let chunk = self.read(from, &mut bytes);
+        bytes.truncate(chunk.len);
+        bytes
+    }
+
+    /// The one writer. It goes on where an earlier one of the same ring ended.
+    pub fn writer(self: &Arc<Self>) -> RingWriter {
+        RingWriter {
+            end: self.end(),
+            ring: Arc::clone(self),
+        }
+    }
+
+    fn kept(&self) -> u64 {
+        u64::try_from(self.capacity).unwrap_or(u64::MAX)
+    }
+
+    fn counter(&self, offset: usize) -> &AtomicU64 {
+        debug_assert!(offset == BEGUN || offset == END);
+        // SAFETY: both offsets lie in the header page of the mapping and are aligned to 8.
+        unsafe { AtomicU64::from_ptr(self.map.as_ptr().cast::<u8>().add(offset).cast()) }
+    }
+
+    fn byte(&self, sequence: u64) -> &AtomicU8 {
+        // The low bits are the place; what the cast cuts off is masked away anyway.
+        #[allow(clippy::cast_possible_truncation)]
+        let at = (sequence as usize) & (self.capacity - 1);
+        // SAFETY: `at` is less than the capacity, which the mapping has after its header.
+        unsafe { AtomicU8::from_ptr(self.map.as_ptr().cast::<u8>().add(HEADER + at)) }
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // SAFETY: the range is exactly the mapping that `map` made, and nothing refers to it any more.
+        let _ = unsafe { munmap(self.map, self.length.get()) };
+    }
+}
+
+/// The writing end of a [`Ring`].
+#[derive(Debug)]
+pub struct RingWriter {
+    ring: Arc<Ring>,
+    end: u64,
+}
+
+impl RingWriter {
+    /// Adds a byte; the oldest one goes.
+    pub fn push(&mut self, byte: u8) {
+        let next = self.end.wrapping_add(1);
+        self.ring.counter(BEGUN).store(next, Ordering::Relaxed);
+        fence(Ordering::Release);
+        self.ring.byte(self.end).store(byte, Ordering::Relaxed);
+        self.ring.counter(END).store(next, Ordering::Release);
+        self.end = next;
+    }
+
+    /// The ring it writes to.
+    pub fn ring(&self) -> &Arc<Ring> {
+        &self.ring
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ring() -> Arc<Ring> {
+        Arc::new(Ring::create("test", 4096).unwrap())
+    }
+
+    fn write(writer: &mut RingWriter, text: &[u8]) {
+        text.iter().for_each(|byte| writer.push(*byte));
+    }
+
+    #[test]
+    fn what_is_written_is_read_from_any_place() {
+        let ring = ring();
+        let mut writer = ring.writer();
+        write(&mut writer, b"hello guest");
+        let mut bytes = [0; 5];
+        let chunk = ring.read(0, &mut bytes);
+        assert_eq!(
+            (&bytes[..], chunk),
+            (
+                &b"hello"[..],
+                Chunk {
+                    len: 5,
+                    next: 5,
+                    lost: 0
+                }
+            )
+        );
+        let chunk = ring.read(6, &mut bytes);
+        assert_eq!((&bytes[..], chunk.next), (&b"guest"[..], 11));
+        assert_eq!(ring.read(11, &mut bytes).len, 0);
+        assert_eq!(ring.read(99, &mut bytes).next, 11, "a number too high");
+        assert_eq!(ring.tail(100), b"hello guest");
+        assert_eq!(ring.tail(5), b"guest");
+    }
+
+    #[test]
+    fn a_reader_that_fell_behind_learns_what_it_lost() {
+        let ring = ring();
+        let mut writer = ring.writer();
+        write(&mut writer, &[b'a'; 4096]);
+        write(&mut writer, b"the end");
+        let mut bytes = vec![0; 8192];
+        let chunk = ring.read(0, &mut bytes);
+        assert_eq!((chunk.len, chunk.lost, chunk.next), (4096, 7, 4103));
+        assert!(bytes[..4096].ends_with(b"athe end"));
+    }
+
+    #[test]
+    fn another_mapping_sees_it_and_a_second_writer_goes_on() {
+        let ring = ring();
+        write(&mut ring.writer(), b"first ");
+        let other = Arc::new(Ring::map(ring.fd().try_clone_to_owned().unwrap()).unwrap());
+        write(&mut other.writer(), b"second");
+        assert_eq!(ring.tail(100), b"first second");
+    }
+
+    #[test]
+    fn its_size_cannot_be_changed() {
+        let ring = ring();
+        assert_eq!(ftruncate(ring.fd(), 0), Err(Errno::EPERM));
+        assert_eq!(ftruncate(ring.fd(), 1 << 20), Err(Errno::EPERM));
+    }
+
+    #[test]
+    fn nonsense_in_the_header_reads_as_bytes_and_nothing_worse() {
+        let ring = ring();
+        let mut bytes = vec![0; 8192];
+        for end in [u64::MAX, 1 << 63, 5000] {
+            ring.counter(END).store(end, Ordering::Relaxed);
+            ring.counter(BEGUN).store(end, Ordering::Relaxed);
+            let chunk = ring.read(0, &mut bytes);
+            assert_eq!((chunk.len, chunk.next), (4096, end));
+            ring.counter(BEGUN).store(u64::MAX, Ordering::Relaxed);
+            assert!(ring.read(end - 9, &mut bytes).len <= 9);
+        }
+    }
+
+    #[test]
+    fn a_reader_beside_the_writer_never_sees_a_torn_text() {
+        let ring = ring();
+        let mut writer = ring.writer();
+        let total = 400_000u64;
+        std::thread::scope(|scope| {
+            scope.spawn(move || (0..total).for_each(|at| writer.push((at % 251) as u8)));
+            let mut bytes = [0; 512];
+            let mut next = 0;
+            while next < total {
+                let chunk = ring.read(next, &mut bytes);
+                let first = next + chunk.lost;
+                for (at, byte) in (first..).zip(&bytes[..chunk.len]) {
+                    assert_eq!(u64::from(*byte), at % 251, "at {at}");
+                }
+                next = chunk.next;
+            }
+        });
+    }
+}

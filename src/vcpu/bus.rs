@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The MMIO bus: guest address ranges, and the devices behind them.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Width of an access.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Width {
+    /// 1 byte.
+    Byte,
+    /// 2 bytes.
+    Half,
+    /// 4 bytes.
+    Word,
+    /// 8 bytes.
+    Double,
+}
+
+impl Width {
+    /// `None` unless `bytes` is 1, 2, 4 or 8.
+    pub fn from_bytes(bytes: u32) -> Option<Self> {
+        match bytes {
+            1 => Some(Self::Byte),
+            2 => Some(Self::Half),
+            4 => Some(Self::Word),
+            8 => Some(Self::Double),
+            _ => None,
+        }
+    }
+
+    /// In bytes.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::Byte => 1,
+            Self::Half => 2,
+            Self::Word => 4,
+            Self::Double => 8,
+        }
+    }
+
+    /// The bits of a value that an access of this width carries.
+    pub fn mask(self) -> u64 {
+        u64::MAX >> (64 - 8 * self.bytes())
+    }
+}
+
+/// A device behind a range of guest addresses. Called by all vCPU threads.
+pub trait Device: Send + Sync {
+    /// The guest reads at `offset` from the range's start.
+    fn read(&self, offset: u64, width: Width) -> u64;
+    /// The guest writes; bits of `value` beyond `width` are zero.
+    fn write(&self, offset: u64, width: Width, value: u64);
+}
+
+/// Two devices at one address, or a range past the end of the address space.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{name} at {base:#x}, {size:#x} bytes, {}", match clash { Some(other) => format!("overlaps {other}"), None => "is empty or passes the end of the address space".to_owned() })]
+pub struct BusError {
+    /// The device.
+    pub name: String,
+    /// Its guest address.
+    pub base: u64,
+    /// Its bytes.
+    pub size: u64,
+    /// The device that is there already.
+    pub clash: Option<String>,
+}
+
+/// All devices of one VM, and a count of accesses that found none.
+#[derive(Default)]
+pub struct Bus {
+    slots: Vec<Slot>,
+    misses: Mutex<Misses>,
+}
+
+struct Slot {
+    range: Range<u64>,
+    name: String,
+    device: Arc<dyn Device>,
+}
+
+/// Addresses without a device that are remembered, each told once; a guest that probes everything
+/// must not fill the log.
+const MISSES_TOLD: usize = 16;
+
+#[derive(Debug, Default)]
+struct Misses {
+    told: Vec<u64>,
+    count: u64,
+}
+
+impl fmt::Debug for Bus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.slots.iter().map(|slot| (&slot.name, &slot.range));
+        f.debug_map().entries(names).finish()
+    }
+}
+
+impl Bus {
+    /// A bus without devices.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Puts a device at `base`, `size` bytes long.
+    pub fn add(
+        &mut self,
+        name: impl Into<String>,
+        base: u64,
+        size: u64,
+        device: Arc<dyn Device>,
+    ) -> Result<(), BusError> {
+        let name = name.into();
+        let refused = |name, clash| BusError {
+            name,
+            base,
+            size,
+            clash,
+        };
+        let range = match base.checked_add(size) {
+            Some(end) if size > 0 => base..end,
+            _ => return Err(refused(name, None)),
+        };
+        let clash = self
+            .slots
+            .iter()
+            .find(|slot| slot.range.start < range.end && range.start < slot.range.end);
+        if let Some(slot) = clash {
+            return Err(refused(name, Some(slot.name.clone())));
+        }
+        self.slots.push(Slot {
+            range,
+            name,
+            device,
+        });
+        Ok(())
+    }
+
+    /// A guest's read; `None` where nothing is.
+    pub fn read(&self, address: u64, width: Width) -> Option<u64> {
+        match self.find(address, width) {
+            Some((slot, offset)) => Some(slot.device.read(offset, width) & width.mask()),
+            None => {
+                self.miss(address, width, "read");
+                None
+            }
+        }
+    }
+
+    /// A guest's write; false where nothing is.
+    pub fn write(&self, address: u64, width: Width, value: u64) -> bool {
+        match self.find(address, width) {
+            Some((slot, offset)) => {
+                slot.device.write(offset, width, value & width.mask());
+                true
+            }
+            None => {
+                self.miss(address, width, "write");
+                false
+            }
+        }
+    }
+
+    /// Accesses so far that found no device.
+    pub fn misses(&self) -> u64 {
+        self.misses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .count
+    }
+
+    // A handful of devices at most: a walk is faster than any index.
+    fn find(&self, address: u64, width: Width) -> Option<(&Slot, u64)> {
+        let end = address.checked_add(width.bytes())?;
+        self.slots
+            .iter()
+            .find(|slot| slot.range.start <= address && end <= slot.range.end)
+            .map(|slot| (slot, address - slot.range.start))
+    }
+
+    #[cold]
+    fn miss(&self, address: u64, width: Width, what: &str) {
+        let told = {
+            let mut misses = self.misses.lock().unwrap_or_else(PoisonError::into_inner);
+            misses.count = misses.count.saturating_add(1);
+            if misses.told.len() >= MISSES_TOLD || misses.told.contains(&address) {
+                return;
+            }
+            misses.told.push(address);
+            misses.told.len()
+        };
+        log::warn!(
+            "the guest's {what} of {} bytes at {address:#x} finds no device{}",
+            width.bytes(),
+            if told == MISSES_TOLD {
+                "; further addresses are counted and not told"
+            } else {
+                ""
+            }
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Last(Mutex<(u64, u64)>);
+
+    impl Device for Last {
+        fn read(&self, offset: u64, _: Width) -> u64 {
+            0xaabb_ccdd_eeff_0000 | offset
+        }
+
+        fn write(&self, offset: u64, _: Width, value: u64) {
+            *self.0.lock().unwrap() = (offset, value);
+        }
+    }
+
+    fn bus() -> (Bus, Arc<Last>) {
+        let device = Arc::new(Last(Mutex::new((0, 0))));
+        let mut bus = Bus::new();
+        bus.add("last", 0x0900_0000, 0x1000, device.clone())
+            .unwrap();
+        (bus, device)
+    }
+
+    #[test]
+    fn an_access_reaches_its_device_by_offset_and_width() {
+        let (bus, device) = bus();
+        assert_eq!(bus.read(0x0900_0018, Width::Half), Some(0x18));
+        assert_eq!(bus.read(0x0900_0018, Width::Word), Some(0xeeff_0018));
+        assert!(bus.write(0x0900_0ffc, Width::Byte, 0x1234));
+        assert_eq!(*device.0.lock().unwrap(), (0xffc, 0x34));
+        assert_eq!(bus.misses(), 0);
+    }
+
+    #[test]
+    fn outside_across_and_wrapping_accesses_are_counted() {
+        let (bus, device) = bus();
+        assert_eq!(bus.read(0x0901_0000, Width::Word), None);
+        assert!(!bus.write(0x0900_0ffe, Width::Word, 1), "across the end");
+        assert_eq!(bus.read(u64::MAX - 1, Width::Double), None);
+        assert_eq!(bus.misses(), 3);
+        assert_eq!(*device.0.lock().unwrap(), (0, 0));
+    }
+
+    #[test]
+    fn only_so_many_addresses_are_remembered() {
+        let (bus, _) = bus();
+        for address in 0..1000 {
+            bus.read(address, Width::Byte);
+        }
+        assert_eq!(bus.misses(), 1000);
+        assert_eq!(bus.misses.lock().unwrap().told.len(), MISSES_TOLD);
+    }
+
+    #[test]
+    fn overlapping_empty_and_wrapping_ranges_are_refused() {
+        let (mut bus, device) = bus();
+        let clash = bus.add("b", 0x0900_0fff, 1, device.clone()).unwrap_err();
+        assert_eq!(clash.clash.as_deref(), Some("last"));
+        assert!(clash.to_string().contains("overlaps last"));
+        assert!(bus.add("c", 0x1000, 0, device.clone()).is_err());
+        assert!(bus.add("d", u64::MAX, 2, device.clone()).is_err());
+        assert!(bus.add("e", 0x0900_1000, 8, device).is_ok());
+    }
+}
