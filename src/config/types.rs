@@ -6,6 +6,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::Serialize;
+
 /// One VM, as its file describes it. Made only by the parser, so every field keeps its own rules;
 /// rules between fields are `plan`'s.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,7 +76,7 @@ impl fmt::Display for VmName {
 }
 
 /// A place in a file, both counted from 1; columns count characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Place {
     /// Line.
     pub line: usize,
@@ -162,6 +164,17 @@ impl Permissions {
     };
 }
 
+impl fmt::Display for Permissions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (set, letter) in [(self.read, "r"), (self.write, "w"), (self.execute, "x")] {
+            if set {
+                f.write_str(letter)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// `memory`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemoryConfig {
@@ -179,6 +192,11 @@ pub struct MemoryConfig {
     pub access: Access,
     /// Populate all pages before the start. Default true.
     pub prefault: bool,
+}
+
+impl MemoryConfig {
+    /// Default guest address, where arm64 VMMs for Gunyah put memory.
+    pub const BASE: u64 = 0x8000_0000;
 }
 
 /// One of `regions`.
@@ -200,6 +218,15 @@ pub struct RegionConfig {
     pub page_size: Option<u64>,
     /// A file whose bytes the region begins with.
     pub file: Option<PathBuf>,
+}
+
+impl RegionConfig {
+    /// Default permissions.
+    pub const FLAGS: Permissions = Permissions {
+        read: true,
+        write: true,
+        execute: false,
+    };
 }
 
 /// How the kernel file is to be read.
@@ -248,6 +275,21 @@ pub struct DtbConfig {
     pub offset: Option<u64>,
 }
 
+impl DtbConfig {
+    /// Default room in bytes.
+    pub const ROOM: u64 = 64 << 10;
+}
+
+impl Default for DtbConfig {
+    fn default() -> Self {
+        Self {
+            path: None,
+            room: Self::ROOM,
+            offset: None,
+        }
+    }
+}
+
 /// Who gives a VM's vCPUs their time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scheduling {
@@ -269,6 +311,17 @@ pub struct VcpuConfig {
     pub affinity: Vec<Vec<u32>>,
     /// Niceness of proxy vCPU threads, -20 to 19. Default 0.
     pub nice: i8,
+}
+
+impl Default for VcpuConfig {
+    fn default() -> Self {
+        Self {
+            count: 1,
+            scheduling: Scheduling::Hypervisor,
+            affinity: Vec::new(),
+            nice: 0,
+        }
+    }
 }
 
 /// The console's model.
@@ -293,6 +346,17 @@ pub struct ConsoleConfig {
     pub interrupt: u32,
 }
 
+impl Default for ConsoleConfig {
+    fn default() -> Self {
+        Self {
+            device: ConsoleDevice::Pl011,
+            base: 0x0900_0000,
+            label: 5,
+            interrupt: 5,
+        }
+    }
+}
+
 /// `ready`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadyConfig {
@@ -303,6 +367,11 @@ pub struct ReadyConfig {
     pub timeout: Duration,
 }
 
+impl ReadyConfig {
+    /// Default timeout.
+    pub const TIMEOUT: Duration = Duration::from_secs(60);
+}
+
 /// What a VM waits for in another one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dependency {
@@ -310,6 +379,13 @@ pub struct Dependency {
     pub vm: VmName,
     /// Wait for its `ready` (`"x:ready"`), else for its `running`.
     pub ready: bool,
+}
+
+impl fmt::Display for Dependency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ready = if self.ready { ":ready" } else { "" };
+        write!(f, "{}{ready}", self.vm)
+    }
 }
 
 /// `start.property`
@@ -323,6 +399,11 @@ pub struct PropertyWait {
     pub timeout: Duration,
 }
 
+impl PropertyWait {
+    /// Default timeout.
+    pub const TIMEOUT: Duration = Duration::from_secs(60);
+}
+
 /// `start`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StartConfig {
@@ -334,6 +415,17 @@ pub struct StartConfig {
     pub priority: i32,
     /// How long `starting` may take. Default 30 s.
     pub timeout: Duration,
+}
+
+impl Default for StartConfig {
+    fn default() -> Self {
+        Self {
+            after: Vec::new(),
+            property: None,
+            priority: 0,
+            timeout: Duration::from_secs(30),
+        }
+    }
 }
 
 /// When a VM that ended is started again.
@@ -360,4 +452,16 @@ pub struct RestartConfig {
     pub backoff: Duration,
     /// Longest wait. Default 60 s.
     pub backoff_max: Duration,
+}
+
+impl Default for RestartConfig {
+    fn default() -> Self {
+        Self {
+            policy: RestartPolicy::OnFailure,
+            max: 5,
+            window: Duration::from_secs(10 * 60),
+            backoff: Duration::from_secs(1),
+            backoff_max: Duration::from_secs(60),
+        }
+    }
 }

@@ -1,0 +1,353 @@
+// SPDX-License-Identifier: Apache-2.0
+//! All files of a host: every `*.json` of the directories, and the rules between them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::json::{self, Value};
+use super::load::{errno, parse, read};
+use super::problem::Problem;
+use super::types::{VmConfig, VmName};
+
+/// One file of a set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigFile {
+    /// The file.
+    pub path: PathBuf,
+    /// The VM's name: the config's own, or for a broken file that which it can be known by. No two
+    /// files of a set have the same.
+    pub vm: VmName,
+    /// The config, or everything that is wrong with it.
+    pub config: Result<VmConfig, Vec<Problem>>,
+}
+
+/// The files of some directories.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ConfigSet {
+    /// In the order of the directories, by name within each.
+    pub files: Vec<ConfigFile>,
+    /// Directories that could not be read.
+    pub problems: Vec<Problem>,
+}
+
+impl ConfigSet {
+    /// Every problem: of directories, then of files.
+    pub fn all_problems(&self) -> impl Iterator<Item = &Problem> {
+        let of_files = self
+            .files
+            .iter()
+            .filter_map(|file| file.config.as_ref().err());
+        self.problems.iter().chain(of_files.flatten())
+    }
+
+    /// The configs without a problem.
+    pub fn good(&self) -> impl Iterator<Item = &VmConfig> {
+        self.files
+            .iter()
+            .filter_map(|file| file.config.as_ref().ok())
+    }
+}
+
+/// All `*.json` of some directories, held against each other.
+pub fn load_dirs(directories: &[PathBuf]) -> ConfigSet {
+    let mut set = ConfigSet::default();
+    let mut paths = Vec::new();
+    for directory in directories {
+        match json_files(directory) {
+            Ok(found) => paths.extend(found),
+            Err(problem) => set.problems.push(*problem),
+        }
+    }
+    fill(&mut set, paths, true);
+    set
+}
+
+/// Files and directories, held against each other. Where only files are given, a VM that none of
+/// them describes may stand in another file, so waiting for it is no mistake.
+pub fn load_paths(given: &[PathBuf]) -> ConfigSet {
+    let mut set = ConfigSet::default();
+    let mut paths = Vec::new();
+    let mut whole = false;
+    for path in given {
+        if !path.is_dir() {
+            paths.push(path.clone());
+            continue;
+        }
+        whole = true;
+        match json_files(path) {
+            Ok(found) => paths.extend(found),
+            Err(problem) => set.problems.push(*problem),
+        }
+    }
+    fill(&mut set, paths, whole);
+    set
+}
+
+// Hidden files are an editor's.
+fn json_files(directory: &Path) -> Result<Vec<PathBuf>, Box<Problem>> {
+    let wrong = |error: std::io::Error| {
+        let message = format!("the directory cannot be read: {}", errno(&error));
+        Box::new(Problem::of_file(directory, message))
+    };
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(directory).map_err(wrong)? {
+        let path = entry.map_err(wrong)?.path();
+        let hidden = path
+            .file_name()
+            .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+        if !hidden
+            && path
+                .extension()
+                .is_some_and(|extension| extension == "json")
+        {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn fill(set: &mut ConfigSet, paths: Vec<PathBuf>, whole: bool) {
+    let mut seen = BTreeSet::new();
+    let mut loaded = Vec::new();
+    for path in paths {
+        // The same file by two ways is one file.
+        let real = fs::canonicalize(&path).unwrap_or_else(|_| path.clone());
+        if seen.insert(real) {
+            loaded.push(load_named(path));
+        }
+    }
+    refuse_twins(&mut loaded);
+    set.files = name_all(loaded);
+    refuse_unknown(&mut set.files, whole);
+    refuse_unready(&mut set.files);
+    refuse_cycles(&mut set.files);
+}
+
+struct Loaded {
+    path: PathBuf,
+    name: Option<VmName>,
+    config: Result<VmConfig, Vec<Problem>>,
+}
+
+fn load_named(path: PathBuf) -> Loaded {
+    let (name, config) = match read(&path) {
+        Ok(text) => match parse(&path, &text) {
+            Ok(config) => (Some(config.name.clone()), Ok(config)),
+            Err(problems) => (name_in(&text), Err(problems)),
+        },
+        Err(problem) => (None, Err(vec![*problem])),
+    };
+    Loaded { path, name, config }
+}
+
+// The name that a broken file gives.
+fn name_in(text: &str) -> Option<VmName> {
+    let Value::Object(members) = json::read(text).ok()?.value else {
+        return None;
+    };
+    let member = members.iter().find(|member| member.key == "name")?;
+    match &member.value.value {
+        Value::String(name) => VmName::new(name),
+        _ => None,
+    }
+}
+
+// The first file keeps a name; one that is otherwise broken keeps it only if no good one has it.
+fn refuse_twins(loaded: &mut [Loaded]) {
+    let mut owners: BTreeMap<VmName, String> = BTreeMap::new();
+    for good in [true, false] {
+        for file in loaded.iter_mut().filter(|file| file.config.is_ok() == good) {
+            let Some(name) = file.name.clone() else {
+                continue;
+            };
+            let Some(owner) = owners.get(&name) else {
+                let place = match &file.config {
+                    Ok(config) => {
+                        let place = config.places.of("name");
+                        format!("{}:{}:{}", file.path.display(), place.line, place.column)
+                    }
+                    Err(_) => file.path.display().to_string(),
+                };
+                owners.insert(name, place);
+                continue;
+            };
+            file.name = None;
+            if let Ok(config) = &file.config {
+                let message = format!("\"{name}\" is the name of another VM, in {owner}");
+                file.config = Err(vec![problem_of(config, "name", message)]);
+            }
+        }
+    }
+}
+
+fn problem_of(config: &VmConfig, key: &str, message: String) -> Problem {
+    Problem {
+        place: config.places.of(key),
+        key: key.to_owned(),
+        ..Problem::of_file(&config.file, message)
+    }
+}
+
+// A file without a usable name is known by its own, made unique.
+fn name_all(loaded: Vec<Loaded>) -> Vec<ConfigFile> {
+    let mut taken: BTreeSet<VmName> = loaded.iter().filter_map(|file| file.name.clone()).collect();
+    let mut files = Vec::new();
+    for file in loaded {
+        let vm = match file.name {
+            Some(name) => Some(name),
+            None => name_of_path(&file.path, &taken),
+        };
+        if let Some(vm) = vm {
+            taken.insert(vm.clone());
+            files.push(ConfigFile {
+                path: file.path,
+                vm,
+                config: file.config,
+            });
+        }
+    }
+    files
+}
+
+fn name_of_path(path: &Path, taken: &BTreeSet<VmName>) -> Option<VmName> {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let mut text: String = stem
+        .chars()
+        .map(|c| match c.to_ascii_lowercase() {
+            c if c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' => c,
+            _ => '-',
+        })
+        .take(VmName::MAX_LEN - 11)
+        .collect();
+    if !text.starts_with(|c: char| c.is_ascii_lowercase()) {
+        text.insert(0, 'f');
+    }
+    // One more try than names are taken cannot fail.
+    (1..=taken.len() + 1)
+        .map(|number| match number {
+            1 => text.clone(),
+            _ => format!("{text}-{number}"),
+        })
+        .filter_map(|text| VmName::new(&text))
+        .find(|name| !taken.contains(name))
+}
+
+fn refuse(files: &mut [ConfigFile], problems: Vec<(usize, Problem)>) {
+    for (index, problem) in problems {
+        match &mut files[index].config {
+            Err(problems) => problems.push(problem),
+            config => *config = Err(vec![problem]),
+        }
+    }
+}
+
+/// The good configs with their index.
+fn good(files: &[ConfigFile]) -> impl Iterator<Item = (usize, &VmConfig)> {
+    files
+        .iter()
+        .enumerate()
+        .filter_map(|(index, file)| Some((index, file.config.as_ref().ok()?)))
+}
+
+fn refuse_unknown(files: &mut [ConfigFile], whole: bool) {
+    if !whole {
+        return;
+    }
+    let names: BTreeSet<&VmName> = files.iter().map(|file| &file.vm).collect();
+    let mut problems = Vec::new();
+    for (file, config) in good(files) {
+        for (index, dependency) in config.start.after.iter().enumerate() {
+            if names.contains(&dependency.vm) {
+                continue;
+            }
+            let key = format!("start.after[{index}]");
+            let message = format!("waits for \"{}\", which no file describes", dependency.vm);
+            let mut problem = problem_of(config, &key, message);
+            let known = names.iter().map(|name| name.as_str());
+            if let Some(near) = super::fields::nearest(dependency.vm.as_str(), known) {
+                problem = problem.hint(format!("did you mean \"{near}\"?"));
+            }
+            problems.push((file, problem));
+        }
+    }
+    refuse(files, problems);
+}
+
+// Who waits for `x:ready` would wait for ever if nothing ever made x ready.
+fn refuse_unready(files: &mut [ConfigFile]) {
+    let unready: BTreeSet<&VmName> = good(files)
+        .filter(|(_, config)| config.ready.is_none())
+        .map(|(_, config)| &config.name)
+        .collect();
+    let mut problems = Vec::new();
+    for (file, config) in good(files) {
+        for (index, dependency) in config.start.after.iter().enumerate() {
+            if dependency.ready && unready.contains(&dependency.vm) {
+                let vm = &dependency.vm;
+                let key = format!("start.after[{index}]");
+                let message = format!("waits for {vm} to be ready, and {vm} has no `ready`");
+                let hint = format!("give {vm} a `ready`, or wait for \"{vm}\" to run");
+                problems.push((file, problem_of(config, &key, message).hint(hint)));
+            }
+        }
+    }
+    refuse(files, problems);
+}
+
+fn refuse_cycles(files: &mut [ConfigFile]) {
+    let waits: BTreeMap<&VmName, Vec<&VmName>> = good(files)
+        .map(|(_, config)| {
+            let after = config.start.after.iter().map(|dependency| &dependency.vm);
+            (&config.name, after.collect())
+        })
+        .collect();
+    let mut problems = Vec::new();
+    for (file, config) in good(files) {
+        let Some(cycle) = cycle(&config.name, &waits) else {
+            continue;
+        };
+        let next = cycle.get(1).copied();
+        let index = config
+            .start
+            .after
+            .iter()
+            .position(|dependency| Some(&dependency.vm) == next)
+            .unwrap_or(0);
+        let names: Vec<&str> = cycle.iter().map(|name| name.as_str()).collect();
+        let message = format!("these VMs wait for each other: {}", names.join(" -> "));
+        problems.push((
+            file,
+            problem_of(config, &format!("start.after[{index}]"), message),
+        ));
+    }
+    refuse(files, problems);
+}
+
+/// The shortest way from `start` back to itself.
+fn cycle<'a>(
+    start: &'a VmName,
+    waits: &BTreeMap<&'a VmName, Vec<&'a VmName>>,
+) -> Option<Vec<&'a VmName>> {
+    let mut came_from: BTreeMap<&VmName, &VmName> = BTreeMap::new();
+    let mut queue = std::collections::VecDeque::from([start]);
+    while let Some(vm) = queue.pop_front() {
+        for next in waits.get(vm).into_iter().flatten() {
+            if *next == start {
+                let mut way = vec![start, vm];
+                // Only `start` itself came from nowhere.
+                while let Some(before) = way.last().and_then(|last| came_from.get(last)) {
+                    way.push(before);
+                }
+                way.reverse();
+                return Some(way);
+            }
+            if !came_from.contains_key(next) {
+                came_from.insert(next, vm);
+                queue.push_back(next);
+            }
+        }
+    }
+    None
+}
