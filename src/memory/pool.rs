@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The kernel's pools of huge pages.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+/// A folder `hugepages-<KiB>kB` a pool (Documentation/admin-guide/mm/hugetlbpage.rst).
+pub const HUGE_PAGE_FOLDER: &str = "/sys/kernel/mm/hugepages";
+
+/// A pool, as it was when it was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pool {
+    /// Bytes of a page.
+    pub page: u64,
+    /// Pages in the pool.
+    pub total: u64,
+    /// Pages that nobody has faulted in.
+    pub free: u64,
+    /// Free pages that are promised to a mapping.
+    pub reserved: u64,
+    /// Pages that the kernel may still add by itself.
+    pub spare: u64,
+}
+
+impl Pool {
+    /// Reads the pool of `page`-byte pages.
+    ///
+    /// # Errors
+    /// NotFound where the kernel has no pages of that size.
+    pub fn read(page: u64) -> io::Result<Self> {
+        Self::read_in(Path::new(HUGE_PAGE_FOLDER), page)
+    }
+
+    /// As [`Pool::read`], in another folder.
+    ///
+    /// # Errors
+    /// As [`Pool::read`].
+    pub fn read_in(folder: &Path, page: u64) -> io::Result<Self> {
+        let folder = folder.join(format!("hugepages-{}kB", page >> 10));
+        let number = |file: &str| {
+            let text = fs::read_to_string(folder.join(file))?;
+            text.trim().parse::<u64>().map_err(|error| {
+                io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("{file}: {text:?}: {error}"),
+                )
+            })
+        };
+        Ok(Self {
+            page,
+            total: number("nr_hugepages")?,
+            free: number("free_hugepages")?,
+            reserved: number("resv_hugepages")?,
+            spare: number("nr_overcommit_hugepages")?.saturating_sub(number("surplus_hugepages")?),
+        })
+    }
+
+    /// Pages that a new mapping can have.
+    pub fn available(&self) -> u64 {
+        self.free
+            .saturating_sub(self.reserved)
+            .saturating_add(self.spare)
+    }
+}
+
+impl fmt::Display for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} free of {} reserved at boot",
+            self.available(),
+            self.total
+        )
+    }
+}
+
+/// "2 MiB", for messages; bytes where it is no round number.
+pub(crate) fn size_text(bytes: u64) -> String {
+    for (unit, shift) in [("GiB", 30), ("MiB", 20), ("KiB", 10)] {
+        if bytes >> shift > 0 && bytes % (1 << shift) == 0 {
+            return format!("{} {unit}", bytes >> shift);
+        }
+    }
+    format!("{bytes} bytes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_what_a_new_mapping_can_have() {
+        let folder = std::env::temp_dir().join(format!("gunyahd-pool-{}", std::process::id()));
+        let pool = folder.join("hugepages-2048kB");
+        fs::create_dir_all(&pool).unwrap();
+        for (file, text) in [
+            ("nr_hugepages", "96\n"),
+            ("free_hugepages", "90\n"),
+            ("resv_hugepages", "10\n"),
+            ("nr_overcommit_hugepages", "8\n"),
+            ("surplus_hugepages", "6\n"),
+        ] {
+            fs::write(pool.join(file), text).unwrap();
+        }
+        let read = Pool::read_in(&folder, 2 << 20).unwrap();
+        assert_eq!(read.available(), 82);
+        assert_eq!(read.to_string(), "82 free of 96 reserved at boot");
+        assert_eq!(
+            Pool::read_in(&folder, 1 << 30).unwrap_err().kind(),
+            io::ErrorKind::NotFound
+        );
+        fs::write(pool.join("free_hugepages"), "x").unwrap();
+        assert_eq!(
+            Pool::read_in(&folder, 2 << 20).unwrap_err().kind(),
+            io::ErrorKind::InvalidData
+        );
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn names_sizes() {
+        assert_eq!(size_text(2 << 20), "2 MiB");
+        assert_eq!(size_text(3 << 29), "1536 MiB");
+        assert_eq!(size_text(4097), "4097 bytes");
+    }
+}
