@@ -4,6 +4,7 @@
 pub mod arm64;
 pub mod elf;
 pub mod gzip;
+mod load;
 mod open;
 
 use thiserror::Error;

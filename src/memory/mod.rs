@@ -18,6 +18,7 @@ pub use choice::{choose, Choice};
 pub use host::host;
 pub use limit::raise_memlock;
 pub use mapping::Mapping;
+pub(crate) use pool::size_text;
 pub use pool::{Pool, HUGE_PAGE_FOLDER};
 
 /// A VM's memory, mapped here and nowhere else. Dropping it gives every page back.

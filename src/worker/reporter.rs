@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The worker's voice: reports to the supervisor and marks in the trace.
+
+use std::io::IoSlice;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::sys::socket::{sendmsg, MsgFlags};
+
+use super::Report;
+use crate::error::{LaunchError, Step};
+use crate::status::trace::Trace;
+
+/// Sends reports. A supervisor that is gone takes its workers with it, so sending cannot fail in a
+/// way that matters.
+#[derive(Debug)]
+pub struct Reporter {
+    channel: OwnedFd,
+    trace: Trace,
+}
+
+impl Reporter {
+    /// Takes the worker's end of the channel.
+    pub fn new(channel: OwnedFd) -> Self {
+        Self {
+            channel,
+            trace: Trace::open(),
+        }
+    }
+
+    /// The worker's end of the channel.
+    pub fn channel(&self) -> &OwnedFd {
+        &self.channel
+    }
+
+    /// Sends one report.
+    pub fn send(&self, report: &Report) {
+        let Ok(message) = serde_json::to_vec(report) else {
+            return;
+        };
+        let parts = [IoSlice::new(&message)];
+        while let Err(Errno::EINTR) = sendmsg::<()>(
+            self.channel.as_raw_fd(),
+            &parts,
+            &[],
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        ) {}
+    }
+
+    /// Sends warnings.
+    pub fn warn(&self, warnings: impl IntoIterator<Item = String>) {
+        for warning in warnings {
+            self.send(&Report::Warning(warning));
+        }
+    }
+
+    /// Does one step, marks it in the trace and, when it went well, reports its time and what `tell`
+    /// says of it.
+    ///
+    /// # Errors
+    /// The step's own.
+    pub fn step<T>(
+        &self,
+        step: Step,
+        work: impl FnOnce() -> Result<T, LaunchError>,
+        tell: impl FnOnce(&T) -> String,
+    ) -> Result<T, LaunchError> {
+        let begin = Instant::now();
+        let slice = self.trace.slice(step.as_str());
+        let done = work()?;
+        drop(slice);
+        let micros = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.send(&Report::Step {
+            step,
+            micros,
+            detail: tell(&done),
+        });
+        Ok(done)
+    }
+}
