@@ -18,18 +18,20 @@ pub struct Kmsg {
     file: File,
 }
 
+/// The fd that init opened for us, if it did.
+pub fn inherited() -> Option<File> {
+    let number: RawFd = std::env::var(VARIABLE).ok()?.parse().ok()?;
+    if number <= 2 {
+        return None;
+    }
+    // SAFETY: only borrowed to be duplicated, and a number that is not open makes that fail.
+    let fd = unsafe { BorrowedFd::borrow_raw(number) };
+    Some(fd.try_clone_to_owned().ok()?.into())
+}
+
 impl Kmsg {
-    /// The inherited fd, if init gave one.
-    pub fn inherited() -> Option<Self> {
-        let number: RawFd = std::env::var(VARIABLE).ok()?.parse().ok()?;
-        if number <= 2 {
-            return None;
-        }
-        // SAFETY: only borrowed to be duplicated, and a number that is not open makes that fail.
-        let fd = unsafe { BorrowedFd::borrow_raw(number) };
-        Some(Self {
-            file: fd.try_clone_to_owned().ok()?.into(),
-        })
+    pub fn new(file: File) -> Self {
+        Self { file }
     }
 
     /// Writes one record in as many lines as it needs.

@@ -8,6 +8,7 @@
 //! Builds by Soong may set `--cfg gunyahd_android_logger`: then logd is reached through liblog by the
 //! crate `android_logger` instead of our own datagrams. Only the dynamically linked variant can.
 
+use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -15,7 +16,7 @@ use std::sync::{Mutex, PoisonError};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use nix::time::{clock_gettime, ClockId};
 
-use super::kmsg::Kmsg;
+use super::kmsg::{self, Kmsg};
 use super::logd::{Logd, DEFAULT_SOCKET};
 
 /// Names another socket than logd's own, for tests.
@@ -53,11 +54,11 @@ pub fn start(audience: Audience, level: LevelFilter) {
         );
     }
     // Fails only if a logger is there already, which then stays.
-    let _ = log::set_boxed_logger(Box::new(Logger::new(audience)));
+    let _ = log::set_boxed_logger(Box::new(Logger::from_environment(audience)));
 }
 
 /// The `log` backend.
-struct Logger {
+pub struct Logger {
     sinks: Mutex<Sinks>,
 }
 
@@ -71,18 +72,27 @@ struct Sinks {
 }
 
 impl Logger {
-    fn new(audience: Audience) -> Self {
-        let service = audience == Audience::Service;
-        let path =
-            std::env::var_os(SOCKET_VARIABLE).map_or_else(|| DEFAULT_SOCKET.into(), PathBuf::from);
+    /// A logger to the socket `logd` and the file `kmsg`, as far as given, else to stderr.
+    pub fn new(logd: Option<PathBuf>, kmsg: Option<File>) -> Self {
         Self {
             sinks: Mutex::new(Sinks {
-                logd: service.then(|| Logd::new(path)),
-                kmsg: if service { Kmsg::inherited() } else { None },
+                logd: logd.map(Logd::new),
+                kmsg: kmsg.map(Kmsg::new),
                 stderr: Stderr::new(),
                 logd_seen: false,
                 lost: 0,
             }),
+        }
+    }
+
+    fn from_environment(audience: Audience) -> Self {
+        match audience {
+            Audience::Foreground => Self::new(None, None),
+            Audience::Service => {
+                let path = std::env::var_os(SOCKET_VARIABLE)
+                    .map_or_else(|| DEFAULT_SOCKET.into(), PathBuf::from);
+                Self::new(Some(path), kmsg::inherited())
+            }
         }
     }
 }

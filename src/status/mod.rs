@@ -7,6 +7,8 @@ mod logd;
 pub mod logger;
 pub mod properties;
 pub mod property_area;
+mod property_error;
+mod property_info;
 mod state;
 pub mod trace;
 

@@ -1,2 +1,305 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Reads system properties from the areas that init shares.
+//! Reads system properties out of the area files that init writes, for hosts where nothing else tells
+//! us a property: `start.property` of a VM.
+//!
+//! Layouts are those of bionic `libc/system_properties/` (`prop_area.h`, `prop_info.h`): a header of 128
+//! bytes, then nodes of a trie whose siblings form a binary tree, all offsets counted from the end of the
+//! header. The files are read, not mapped: a copy cannot change under the walk, and tmpfs keeps reads
+//! and init's mapping coherent.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::property_info::PropertyInfo;
+
+/// Where init keeps the area files.
+pub const DEFAULT_DIR: &str = "/dev/__properties__";
+/// Names another directory than [`DEFAULT_DIR`], for tests.
+pub const DIR_VARIABLE: &str = "GUNYAHD_PROPERTY_AREA";
+
+// Bionic's areas have 128 KiB (PA_SIZE), property_info a few hundred.
+const FILE_MAX: u64 = 4 << 20;
+const HEADER: usize = 128;
+const MAGIC: u32 = 0x504f_5250;
+const VERSION: u32 = 0xfc6e_d0ab;
+const NODE: usize = 20;
+// A short value with its NUL: PROP_VALUE_MAX.
+const VALUE: usize = 92;
+// In a prop_info's serial, whose highest byte is the value's length.
+const DIRTY: u32 = 1;
+const LONG: u32 = 1 << 16;
+// A long value's offset stands behind an error text for old readers.
+const LONG_OFFSET: usize = 56;
+// More nodes than fit into an area: a walk that is longer goes in circles.
+const STEPS_MAX: usize = 1 << 16;
+// Init writes a value in nanoseconds; so many changes in a row are not init's.
+const RETRIES: usize = 100;
+
+/// Why a property could not be read. A property that is not set is no error.
+#[derive(Debug, thiserror::Error)]
+pub enum AreaError {
+    /// A file could not be read.
+    #[error("property {name}: read {}: {error}; {}", .file.display(), cure_of(.error))]
+    Io {
+        /// The property.
+        name: String,
+        /// The area's file.
+        file: PathBuf,
+        /// The system's answer.
+        #[source]
+        error: std::io::Error,
+    },
+    /// A file is not what bionic writes.
+    #[error(
+        "property {name}: {} is no property area: {what}; likely cause: another Android version's layout; \
+         let init start the VM with `on property:` instead", .file.display()
+    )]
+    Broken {
+        /// The property.
+        name: String,
+        /// The area's file.
+        file: PathBuf,
+        /// The rule that it breaks.
+        what: &'static str,
+    },
+}
+
+fn cure_of(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::PermissionDenied => {
+            "likely cause: SELinux; the file's name is the property's context: give gunyahd get_prop(…) of its type"
+        }
+        ErrorKind::NotFound => "likely cause: not an Android host, or init has not made the areas yet",
+        _ => "the property's value is unknown",
+    }
+}
+
+/// The host's properties, for reading.
+#[derive(Debug, Clone)]
+pub struct PropertyArea {
+    dir: PathBuf,
+}
+
+impl PropertyArea {
+    /// The areas in `dir`; nothing is opened yet.
+    pub fn new(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+
+    /// The host's areas, or those in the directory that [`DIR_VARIABLE`] names.
+    pub fn from_environment() -> Self {
+        Self::new(std::env::var_os(DIR_VARIABLE).map_or(DEFAULT_DIR.into(), PathBuf::from))
+    }
+
+    /// The value of `name`; `None` if it is not set.
+    pub fn get(&self, name: &str) -> Result<Option<String>, AreaError> {
+        let io = |file: &Path, error| AreaError::Io {
+            name: name.into(),
+            file: file.into(),
+            error,
+        };
+        let info_file = self.dir.join("property_info");
+        match read_file(&info_file) {
+            Ok(bytes) => {
+                let context = PropertyInfo::new(&bytes).and_then(|info| info.context_of(name));
+                match context {
+                    Ok(Some(context)) => return self.get_from(name, &self.dir.join(context)),
+                    Ok(None) => return Ok(None),
+                    Err(what) => log::debug!(
+                        "{} is unreadable ({what}): every area is searched",
+                        info_file.display()
+                    ),
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(io(&info_file, error)),
+        }
+        self.search_all(name, &io)
+    }
+
+    // Android 8 and older have no property_info; an unknown layout of it is treated alike.
+    fn search_all(
+        &self,
+        name: &str,
+        io: &dyn Fn(&Path, std::io::Error) -> AreaError,
+    ) -> Result<Option<String>, AreaError> {
+        let mut denied = None;
+        for entry in std::fs::read_dir(&self.dir).map_err(|error| io(&self.dir, error))? {
+            let entry = entry.map_err(|error| io(&self.dir, error))?;
+            let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+            if !is_file || entry.file_name() == "property_info" {
+                continue;
+            }
+            match self.get_from(name, &entry.path()) {
+                Ok(Some(value)) => return Ok(Some(value)),
+                Ok(None) | Err(AreaError::Broken { .. }) => {}
+                Err(error) => denied = Some(error),
+            }
+        }
+        denied.map_or(Ok(None), Err)
+    }
+
+    fn get_from(&self, name: &str, file: &Path) -> Result<Option<String>, AreaError> {
+        let io = |error| AreaError::Io {
+            name: name.into(),
+            file: file.into(),
+            error,
+        };
+        let handle = File::open(file).map_err(io)?;
+        let bytes = read_whole(&handle).map_err(io)?;
+        let area = Area(&bytes);
+        let broken = |what| AreaError::Broken {
+            name: name.into(),
+            file: file.into(),
+            what,
+        };
+        match area.find(name).map_err(broken)? {
+            None => Ok(None),
+            Some(at) => match read_value(&handle, &bytes, at) {
+                Ok(value) => Ok(Some(value)),
+                Err(Fault::Io(error)) => Err(io(error)),
+                Err(Fault::Broken(what)) => Err(broken(what)),
+            },
+        }
+    }
+}
+
+fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
+    read_whole(&File::open(path)?)
+}
+
+fn read_whole(file: &File) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(FILE_MAX).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// A copy of one area file.
+struct Area<'a>(&'a [u8]);
+
+impl Area<'_> {
+    fn word(&self, at: usize) -> Result<usize, &'static str> {
+        word(self.0, at).ok_or("an offset points beyond its end")
+    }
+
+    // Where in the file an offset of the trie points.
+    fn place(&self, offset: usize) -> Result<usize, &'static str> {
+        let at = HEADER
+            .checked_add(offset)
+            .ok_or("an offset points beyond its end")?;
+        if at % 4 != 0 {
+            return Err("an offset is not a multiple of 4");
+        }
+        Ok(at)
+    }
+
+    /// Where the prop_info of `name` is in the file.
+    fn find(&self, name: &str) -> Result<Option<usize>, &'static str> {
+        let known =
+            |at, value: u32| word(self.0, at).is_some_and(|w| u32::try_from(w) == Ok(value));
+        if !known(8, MAGIC) {
+            return Err("its magic is wrong");
+        }
+        if !known(12, VERSION) {
+            return Err("its version is unknown");
+        }
+        let mut steps = 0;
+        let mut node = self.place(0)?;
+        for part in name.split('.') {
+            // The first child is the root of a binary tree of siblings.
+            let mut offset = self.word(node + 16)?;
+            node = loop {
+                if offset == 0 {
+                    return Ok(None);
+                }
+                steps += 1;
+                if steps > STEPS_MAX {
+                    return Err("its nodes go in circles");
+                }
+                let at = self.place(offset)?;
+                let length = self.word(at)?;
+                let begin = at + NODE;
+                let sibling = begin
+                    .checked_add(length)
+                    .and_then(|end| self.0.get(begin..end))
+                    .ok_or("a name reaches beyond its end")?;
+                // Bionic orders names by length first.
+                let key = (part.len(), part.as_bytes());
+                offset = match key.cmp(&(sibling.len(), sibling)) {
+                    std::cmp::Ordering::Equal => break at,
+                    std::cmp::Ordering::Less => self.word(at + 8)?,
+                    std::cmp::Ordering::Greater => self.word(at + 12)?,
+                };
+            };
+        }
+        match self.word(node + 4)? {
+            0 => Ok(None),
+            offset => self.place(offset).map(Some),
+        }
+    }
+}
+
+enum Fault {
+    Io(std::io::Error),
+    Broken(&'static str),
+}
+
+impl From<std::io::Error> for Fault {
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::UnexpectedEof => Fault::Broken("a value reaches beyond its end"),
+            _ => Fault::Io(error),
+        }
+    }
+}
+
+// Reads the value as bionic does: the serial before and after must agree, and while it is dirty the old
+// value stands in a backup behind the root node.
+fn read_value(file: &File, copy: &[u8], at: usize) -> Result<String, Fault> {
+    let start = u64::try_from(at).map_err(|_| Fault::Broken("an offset points beyond its end"))?;
+    let backup = u64::try_from(HEADER + NODE).unwrap_or(u64::MAX);
+    let serial_now = || -> Result<u32, Fault> {
+        let mut serial = [0; 4];
+        file.read_exact_at(&mut serial, start)?;
+        Ok(u32::from_ne_bytes(serial))
+    };
+    for _ in 0..RETRIES {
+        let serial = serial_now()?;
+        let dirty = serial & DIRTY != 0;
+        let mut value = [0; VALUE];
+        file.read_exact_at(&mut value, if dirty { backup } else { start + 4 })?;
+        if serial_now()? != serial {
+            continue;
+        }
+        if serial & LONG != 0 {
+            return long_value(copy, at, &value);
+        }
+        let length = usize::try_from(serial >> 24).unwrap_or(VALUE);
+        if length >= VALUE {
+            return Err(Fault::Broken("a value is longer than its room"));
+        }
+        return Ok(String::from_utf8_lossy(&value[..length]).into_owned());
+    }
+    Err(Fault::Broken("a value never stands still"))
+}
+
+// Long values (only `ro.`, written once) stand NUL terminated at an offset counted from their prop_info.
+fn long_value(copy: &[u8], at: usize, value: &[u8]) -> Result<String, Fault> {
+    word(value, LONG_OFFSET)
+        .and_then(|offset| copy.get(at.checked_add(offset)?..))
+        .and_then(|rest| rest.get(..rest.iter().position(|&b| b == 0)?))
+        .map(|text| String::from_utf8_lossy(text).into_owned())
+        .ok_or(Fault::Broken("a long value reaches beyond its end"))
+}
+
+fn bits(bytes: &[u8], at: usize) -> Option<u32> {
+    let four = bytes.get(at..at.checked_add(4)?)?;
+    Some(u32::from_ne_bytes(four.try_into().ok()?))
+}
+
+/// The u32 at `at`, as an offset or a count.
+pub(super) fn word(bytes: &[u8], at: usize) -> Option<usize> {
+    usize::try_from(bits(bytes, at)?).ok()
+}
