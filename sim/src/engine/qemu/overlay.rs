@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the resource manager adds to a guest's devicetree before its first instruction.
+//!
+//! Seen on the real one: `/hypervisor` with the doorbells, shared memory and VM ids, `/vsoc`,
+//! `/memory` with every range that the guest has, `/reserved-memory`, and `kaslr-seed` in `/chosen`.
+
+use gunyahd::dtb::{Node, Position, Tree};
+
+use super::Error;
+
+// Ids as the real resource manager gave them to the first VM that the host made.
+const HOST_VMID: u32 = 3;
+const FIRST_VMID: u32 = 0x80;
+
+/// A registered region as the resource manager knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parcel {
+    /// Its label.
+    pub label: u32,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// Where a parcel came to lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placed {
+    /// Its label.
+    pub label: u32,
+    /// Guest address.
+    pub base: u64,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// A cell of a property, or why not.
+fn cell(node: &Node, name: &str) -> Result<u32, Error> {
+    let value = node.value(name).unwrap_or_default();
+    let bytes: [u8; 4] = value
+        .try_into()
+        .map_err(|_| Error::Devicetree(format!("{} has no one-cell property {name}", node.name)))?;
+    Ok(u32::from_be_bytes(bytes))
+}
+
+/// An address of one or two cells.
+fn address(node: &Node, name: &str) -> Option<u64> {
+    match node.value(name)? {
+        value if value.len() == 4 => Some(u64::from(u32::from_be_bytes(value.try_into().ok()?))),
+        value => Some(u64::from_be_bytes(value.try_into().ok()?)),
+    }
+}
+
+/// A string property without its NUL.
+fn string(node: &Node, name: &str) -> Option<String> {
+    let value = node.value(name)?.strip_suffix(&[0])?;
+    String::from_utf8(value.to_vec()).ok()
+}
+
+/// The VM's configuration node: by its name, or by its `compatible`.
+pub fn vm_config(tree: &Tree) -> Option<&Node> {
+    tree.root
+        .children
+        .iter()
+        .find(|node| node.name == "gunyah-vm-config" || node.is_compatible("gunyah-vm-config"))
+}
+
+/// The name that the guest has for the resource manager.
+pub fn image_name(tree: &Tree) -> Option<String> {
+    string(vm_config(tree)?, "image-name")
+}
+
+/// Where the tree wants main memory; the driver's guest address never reaches the resource manager.
+pub fn base_address(tree: &Tree) -> Option<u64> {
+    address(vm_config(tree)?.child("memory")?, "base-address")
+}
+
+/// Adds the overlay; `main` is the parcel with the devicetree, `others` the rest. Returns where each
+/// parcel that the guest is told of lies, main memory first.
+pub fn apply(
+    tree: &mut Tree,
+    main: Placed,
+    others: &[Parcel],
+    seed: u64,
+) -> Result<Vec<Placed>, Error> {
+    if tree.root.child("hypervisor").is_some() {
+        return Err(Error::Devicetree("/hypervisor is there already".into()));
+    }
+    let config = vm_config(tree)
+        .ok_or_else(|| Error::Devicetree("no /gunyah-vm-config".into()))?
+        .clone();
+    let mut next_phandle = tree
+        .walk()
+        .iter()
+        .filter_map(|at| at.phandle())
+        .max()
+        .unwrap_or(0);
+
+    let mut placed = vec![main];
+    let mut buffers = Vec::new();
+    let mut hypervisor = Node::new("hypervisor");
+    hypervisor.set_strings(
+        "compatible",
+        &[
+            "gunyah-hypervisor",
+            "qcom,gunyah-hypervisor-1.0",
+            "qcom,gunyah-hypervisor",
+            "simple-bus",
+        ],
+    );
+    hypervisor.set_u32("#size-cells", 0);
+    hypervisor.set_u32("#address-cells", 2);
+
+    let none = Node::default();
+    let vdevices = config.child("vdevices").unwrap_or(&none);
+    for device in &vdevices.children {
+        match string(device, "vdevice-type").as_deref() {
+            Some("shm") => {
+                let Some(memory) = device.child("memory") else {
+                    continue;
+                };
+                let label = cell(memory, "label")?;
+                let parcel = others.iter().find(|parcel| parcel.label == label);
+                let (Some(parcel), Some(base)) = (parcel, address(memory, "base")) else {
+                    continue;
+                };
+                next_phandle += 1;
+                placed.push(Placed {
+                    label,
+                    base,
+                    size: parcel.size,
+                });
+                buffers.push(buffer(label, base, parcel.size, next_phandle));
+                hypervisor.push(shared_memory(label, next_phandle));
+            }
+            Some("doorbell") => {
+                hypervisor.push(doorbell(device)?);
+            }
+            _ => {}
+        }
+    }
+    let name = string(&config, "image-name").unwrap_or_default();
+    hypervisor.push(vm_ids(&name));
+
+    let mut vsoc = bus("vsoc");
+    vsoc.set_str("compatible", "simple-bus");
+    let mut reserved = tree
+        .root
+        .remove_child("reserved-memory")
+        .unwrap_or_else(|| bus("reserved-memory"));
+    reserved.children.extend(buffers);
+    let mut memory = Node::new("memory");
+    let ranges: Vec<u64> = placed
+        .iter()
+        .flat_map(|range| [range.base, range.size])
+        .collect();
+    memory.set_u64s("reg", &ranges);
+    memory.set_str("device_type", "memory");
+    tree.root.remove_child("memory");
+
+    // In front and in this order, as the real one leaves them.
+    for node in [reserved, memory, vsoc, hypervisor] {
+        tree.root.children.insert(0, node);
+    }
+    tree.root
+        .child_mut("chosen")
+        .ok_or_else(|| Error::Devicetree("no /chosen".into()))?
+        .set_u64("kaslr-seed", seed);
+    Ok(placed)
+}
+
+fn bus(name: &str) -> Node {
+    let mut node = Node::new(name);
+    node.set_empty("ranges");
+    node.set_u32("#size-cells", 2);
+    node.set_u32("#address-cells", 2);
+    node
+}
+
+fn doorbell(device: &Node) -> Result<Node, Error> {
+    let label = cell(device, "label")?;
+    let path = string(device, "generate").unwrap_or_default();
+    let name = path.rsplit('/').next().unwrap_or_default().to_owned();
+    let mut node = Node::new(&format!("{name}@0"));
+    node.set_u32("label", label);
+    node.set_u32("qcom,label", label);
+    if let Some(interrupts) = device.value("interrupts") {
+        node.set("interrupts", interrupts.to_vec());
+    }
+    node.set_u64("reg", 0);
+    node.set_strings(
+        "compatible",
+        &["qcom,gunyah-doorbell", "qcom,gunyah-capability"],
+    );
+    Ok(node)
+}
+
+fn shared_memory(label: u32, buffer: u32) -> Node {
+    let mut node = Node::new("qcom,shm");
+    node.set_u64("dma_base", 0);
+    node.set_u32("label", label);
+    node.set_u32("qcom,label", label);
+    node.set_u32("peer", HOST_VMID);
+    node.set_u32("memory-region", buffer);
+    node.set_u32("buffer", buffer);
+    node.set_str("compatible", "qcom,shared-memory");
+    node
+}
+
+fn buffer(label: u32, base: u64, size: u64, phandle: u32) -> Node {
+    let mut node = Node::new(&format!("buffer@{base:x}"));
+    node.set_u32("qcom,label", label);
+    node.set_u32("phandle", phandle);
+    node.set_cells("peers", &[HOST_VMID, FIRST_VMID, HOST_VMID]);
+    node.set_empty("no-map");
+    node.set_empty("qcom,shared-memory");
+    node.set_u64s("reg", &[base, size]);
+    node
+}
+
+fn vm_ids(name: &str) -> Node {
+    let mut node = Node::new("qcom,gunyah-vm");
+    node.set_str("qcom,image-name", name);
+    node.set_str("qcom,vendor", "Qualcomm");
+    node.set_u32("qcom,owner-vmid", HOST_VMID);
+    node.set_u32("qcom,vmid", FIRST_VMID);
+    node.set_strings(
+        "compatible",
+        &["qcom,gunyah-vm-id-1.0", "qcom,gunyah-vm-id"],
+    );
+    node
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn given() -> Tree {
+        let mut tree = Tree::default();
+        tree.root.set_u32("#address-cells", 2);
+        tree.root.set_u32("#size-cells", 2);
+        tree.root.push(Node::new("chosen"));
+        let mut config = Node::new("gunyah-vm-config");
+        config.set_str("image-name", "lab-vm");
+        config
+            .ensure_child("memory", Position::Last)
+            .set_u64("base-address", 0x8000_0000);
+        let vdevices = config.ensure_child("vdevices", Position::Last);
+        let shm = vdevices.ensure_child("shm-7", Position::Last);
+        shm.set_str("vdevice-type", "shm");
+        let memory = shm.ensure_child("memory", Position::Last);
+        memory.set_u32("label", 7).set_u64("base", 0xa000_0000);
+        let bell = vdevices.ensure_child("bell-5", Position::Last);
+        bell.set_str("vdevice-type", "doorbell");
+        bell.set_str("generate", "/hypervisor/bell-5");
+        bell.set_u32("label", 5).set_cells("interrupts", &[0, 5, 4]);
+        tree.root.push(config);
+        tree
+    }
+
+    const MAIN: Placed = Placed {
+        label: 0,
+        base: 0x8000_0000,
+        size: 0x40_0000,
+    };
+
+    #[test]
+    fn the_guest_is_told_what_the_real_one_tells() {
+        let mut tree = given();
+        assert_eq!(base_address(&tree), Some(MAIN.base));
+        let others = [
+            Parcel {
+                label: 7,
+                size: 0x20_0000,
+            },
+            Parcel {
+                label: 9,
+                size: 0x1000,
+            },
+        ];
+        let placed = apply(&mut tree, MAIN, &others, 1).expect("overlay");
+        let labels: Vec<u32> = placed.iter().map(|range| range.label).collect();
+        assert_eq!(labels, [0, 7], "label 9 has no shm vdevice");
+        let names: Vec<&str> = tree.root.children.iter().map(|n| n.name.as_str()).collect();
+        assert_eq!(
+            names,
+            [
+                "hypervisor",
+                "vsoc",
+                "memory",
+                "reserved-memory",
+                "chosen",
+                "gunyah-vm-config"
+            ]
+        );
+        let bell = tree.find("/hypervisor/bell-5@0").expect("doorbell");
+        assert_eq!(cell(bell, "label").expect("label"), 5);
+        let shm = tree.find("/hypervisor/qcom,shm").expect("shm");
+        let buffer = tree.by_phandle(cell(shm, "memory-region").expect("region"));
+        assert_eq!(
+            buffer.expect("buffer").path(),
+            "/reserved-memory/buffer@a0000000"
+        );
+        let memory = tree
+            .find("/memory")
+            .and_then(|n| n.value("reg"))
+            .expect("reg");
+        assert_eq!(memory.len(), 32);
+    }
+
+    #[test]
+    fn a_tree_that_the_real_one_refuses_is_refused() {
+        let mut tree = given();
+        tree.root.push(Node::new("hypervisor"));
+        assert!(apply(&mut tree, MAIN, &[], 1).is_err());
+        let mut tree = given();
+        tree.root.remove_child("chosen");
+        assert!(apply(&mut tree, MAIN, &[], 1).is_err());
+    }
+}
