@@ -2,6 +2,7 @@
 //! `cargo xtask …`: set-up, demo, tests and release builds. One file a command.
 
 mod cpio;
+mod demo;
 mod guest;
 mod hugepages;
 mod packages;
@@ -15,6 +16,7 @@ const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
   setup    install what is missing, fetch an arm64 kernel and busybox for the guests
+  demo     two arm64 Linux guests, launched by gunyahd on the simulator
   test     everything: format, lints, unit tests, whole-program tests, real guests
 ";
 
@@ -22,6 +24,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
+        ["demo"] => demo::run(),
         ["setup"] => setup::run(),
         ["test"] => test::run(),
         ["help" | "--help" | "-h"] => {

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The two guests: their config files as an integrator would write them.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use crate::guest::Assets;
+use crate::tree;
+
+/// What the guest on hugetlb needs.
+pub const HUGETLB_BYTES: u64 = 256 << 20;
+
+/// Files and names.
+#[derive(Debug)]
+pub struct Guests {
+    /// `--config-dir`
+    pub config_dir: PathBuf,
+    /// The consoles, one file a guest.
+    pub console_dir: PathBuf,
+    /// The sockets' directory.
+    pub run_dir: PathBuf,
+}
+
+impl Guests {
+    /// Writes everything below `target/demo/`.
+    pub fn write(assets: &Assets, huge_pages: bool) -> Result<Self> {
+        let dir = tree::target().join("demo");
+        let _ = fs::remove_dir_all(&dir);
+        let guests = Self {
+            config_dir: dir.join("config"),
+            console_dir: dir.join("console"),
+            run_dir: dir.join("run"),
+        };
+        for dir in [&guests.config_dir, &guests.console_dir, &guests.run_dir] {
+            fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+        }
+        let dtb = dir.join("minimal-guest.dtb");
+        tree::quiet(
+            Command::new("dtc")
+                .args(["-I", "dts", "-O", "dtb", "-o"])
+                .arg(&dtb)
+                .arg(tree::root().join("dts/minimal-guest.dts")),
+        )?;
+        let backing = if huge_pages { "hugetlb" } else { "base" };
+        let given = json!({
+            "name": "cluster",
+            "memory": { "size": "256M", "backing": [backing] },
+            "kernel": { "path": assets.image, "cmdline": "panic=-1" },
+            "initrd": { "path": assets.initrd },
+            "dtb": { "path": dtb },
+        });
+        let generated = json!({
+            "name": "audio",
+            "memory": { "size": "192M", "backing": ["thp", "base"] },
+            "kernel": { "path": assets.image_gz, "cmdline": "panic=-1" },
+            "initrd": { "path": assets.initrd },
+            "vcpus": { "count": 2 },
+            "start": { "after": ["cluster"] },
+        });
+        for (name, config) in guests.names().iter().zip([given, generated]) {
+            let path = guests.config_dir.join(format!("{name}.json"));
+            fs::write(path, format!("{config:#}\n"))?;
+        }
+        Ok(guests)
+    }
+
+    /// In the order of their start.
+    pub fn names(&self) -> [&'static str; 2] {
+        ["cluster", "audio"]
+    }
+}

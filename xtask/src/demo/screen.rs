@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the demo shows: consoles and log above, on a terminal a live table of the VMs below them.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+const RESET: &str = "\x1b[0m";
+const DIM: &str = "\x1b[2m";
+const BOLD: &str = "\x1b[1m";
+// One a guest, told apart on light and dark grounds.
+const COLOURS: [&str; 2] = ["\x1b[36m", "\x1b[33m"];
+// A long line must not wrap, or the table could not be taken away again.
+const NO_WRAP: &str = "\x1b[?7l";
+const WRAP: &str = "\x1b[?7h";
+
+#[derive(Debug)]
+struct Row {
+    state: String,
+    reason: String,
+    since: Instant,
+}
+
+/// Standard output.
+#[derive(Debug)]
+pub struct Screen {
+    terminal: bool,
+    begin: Instant,
+    rows: BTreeMap<String, Row>,
+    drawn: usize,
+}
+
+impl Screen {
+    /// With the live table if this is a terminal.
+    pub fn new() -> Self {
+        Self {
+            terminal: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+            begin: Instant::now(),
+            rows: BTreeMap::new(),
+            drawn: 0,
+        }
+    }
+
+    /// A line of a guest's console or of gunyahd's log.
+    pub fn output(&mut self, line: &str) {
+        let shown = match (self.terminal, split_console(line)) {
+            (true, Some((name, text))) => {
+                let known = self.rows.keys().position(|vm| vm == name).unwrap_or(0);
+                let colour = COLOURS[known % COLOURS.len()];
+                let style = if text.starts_with("gunyah guest:") {
+                    BOLD
+                } else {
+                    DIM
+                };
+                format!("{colour}[{name:<8}]{RESET} {style}{text}{RESET}")
+            }
+            (false, Some((name, text))) => format!("[{name:<8}] {text}"),
+            (_, None) => line.to_owned(),
+        };
+        self.above(&shown);
+    }
+
+    /// All VMs, as a client that begins to watch is told.
+    pub fn vms(&mut self, vms: &Value) -> Result<()> {
+        for vm in vms.as_array().context("a list of VMs")? {
+            let age = Duration::from_millis(vm["age_ms"].as_u64().unwrap_or(0));
+            let now = Instant::now();
+            self.take(vm, now.checked_sub(age).unwrap_or(now));
+        }
+        self.redraw();
+        Ok(())
+    }
+
+    /// One VM has changed.
+    pub fn change(&mut self, change: &Value) {
+        self.take(change, Instant::now());
+        self.redraw();
+    }
+
+    fn take(&mut self, vm: &Value, since: Instant) {
+        let text = |key: &str| vm[key].as_str().unwrap_or_default().to_owned();
+        let (name, state, reason) = (text("vm"), text("state"), text("reason"));
+        if !self.terminal {
+            let at = self.begin.elapsed().as_secs_f64();
+            println!("[{name:<8}] {at:6.2} s  {state}: {reason}");
+        }
+        self.rows.insert(
+            name,
+            Row {
+                state,
+                reason,
+                since,
+            },
+        );
+    }
+
+    /// Nothing happened; ages go on.
+    pub fn tick(&mut self) {
+        self.redraw();
+    }
+
+    /// Takes the table away.
+    pub fn clear_table(&mut self) {
+        if self.drawn > 0 {
+            print!("\x1b[{}F\x1b[J", self.drawn);
+            self.drawn = 0;
+            let _ = std::io::stdout().flush();
+        }
+    }
+
+    fn above(&mut self, line: &str) {
+        self.clear_table();
+        println!("{line}");
+        self.redraw();
+    }
+
+    fn redraw(&mut self) {
+        if !self.terminal || self.rows.is_empty() {
+            return;
+        }
+        self.clear_table();
+        let mut lines = vec![format!(
+            "{DIM}── {:<8} ── {:<9} ── {:>7} ── reason ──────────────{RESET}",
+            "VM", "state", "since"
+        )];
+        for (name, row) in &self.rows {
+            lines.push(format!(
+                "   {BOLD}{name:<8}{RESET}    {:<9}    {:>5.1} s    {}",
+                row.state,
+                row.since.elapsed().as_secs_f64(),
+                row.reason
+            ));
+        }
+        print!("{NO_WRAP}{}\n{WRAP}", lines.join("\n"));
+        self.drawn = lines.len();
+        let _ = std::io::stdout().flush();
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        self.clear_table();
+    }
+}
+
+/// `[name] text` of the simulator's consoles.
+fn split_console(line: &str) -> Option<(&str, &str)> {
+    let (name, text) = line.strip_prefix('[')?.split_once("] ")?;
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
+    let letter = name.starts_with(|c: char| c.is_ascii_lowercase());
+    (letter && name.chars().all(plain)).then_some((name, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn consoles_are_told_from_other_lines() {
+        assert_eq!(
+            split_console("[audio] [    0.1] x"),
+            Some(("audio", "[    0.1] x"))
+        );
+        assert_eq!(split_console("[    0.1] x"), None);
+        assert_eq!(split_console("gunyahd: boot"), None);
+    }
+}

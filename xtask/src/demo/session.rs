@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+//! gunyahd on the simulator, as a child whose every word becomes an event.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, Context, Result};
+use nix::sys::prctl;
+use nix::sys::signal::{kill, SigSet, Signal};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use super::guests::Guests;
+
+const SOCKET_TIMEOUT: Duration = Duration::from_secs(10);
+const END_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What happens.
+#[derive(Debug)]
+pub enum Event {
+    /// A line of a console or of the log.
+    Output(String),
+    /// All VMs.
+    Vms(Value),
+    /// One VM's new state.
+    Change(Value),
+    /// Ctrl-C, or asked to end.
+    Interrupted,
+    /// All output is closed: the simulator is gone.
+    Ended,
+}
+
+/// Ctrl-C and its kin become events from here on.
+pub fn take_signals() -> Result<(Sender<Event>, Receiver<Event>)> {
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        signals.add(signal);
+    }
+    // Before any other thread is there, so that all of them leave these signals to one.
+    signals.thread_block()?;
+    let (sender, receiver) = mpsc::channel();
+    let tell = sender.clone();
+    thread::spawn(move || {
+        while signals.wait().is_ok() {
+            let _ = tell.send(Event::Interrupted);
+        }
+    });
+    Ok((sender, receiver))
+}
+
+/// The running system.
+#[derive(Debug)]
+pub struct Session {
+    simulator: Child,
+    gunyahd: Pid,
+    gunyahctl: PathBuf,
+    socket: PathBuf,
+    events: Receiver<Event>,
+    begin: Instant,
+}
+
+impl Session {
+    /// Starts `gunyahd boot` on the simulator and begins to watch it.
+    pub fn start(
+        binaries: &Path,
+        guests: &Guests,
+        (sender, events): (Sender<Event>, Receiver<Event>),
+    ) -> Result<Self> {
+        let socket = guests.run_dir.join("gunyahd.socket");
+        let mut command = Command::new(binaries.join("gunyah-sim"));
+        command
+            .args(["--engine", "qemu", "--console-dir"])
+            .arg(&guests.console_dir)
+            .arg("--")
+            .arg(binaries.join("gunyahd"))
+            .arg("boot")
+            .arg("--config-dir")
+            .arg(&guests.config_dir)
+            .arg("--socket")
+            .arg(&socket)
+            .arg("--run-dir")
+            .arg(&guests.run_dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // Ctrl-C is ours to turn into an orderly end.
+            .process_group(0);
+        // SAFETY: one system call, safe between fork and exec.
+        unsafe {
+            command.pre_exec(|| prctl::set_pdeathsig(Signal::SIGKILL).map_err(Into::into));
+        }
+        let begin = Instant::now();
+        let mut simulator = command.spawn().context("gunyah-sim")?;
+        let readers = [
+            simulator
+                .stdout
+                .take()
+                .map(|out| read_lines(out, sender.clone())),
+            simulator
+                .stderr
+                .take()
+                .map(|err| read_lines(err, sender.clone())),
+        ];
+        let at_end = sender.clone();
+        thread::spawn(move || {
+            for reader in readers.into_iter().flatten() {
+                let _ = reader.join();
+            }
+            let _ = at_end.send(Event::Ended);
+        });
+        let mut session = Self {
+            simulator,
+            gunyahd: Pid::from_raw(0),
+            gunyahctl: binaries.join("gunyahctl"),
+            socket,
+            events,
+            begin,
+        };
+        session.watch(sender)?;
+        Ok(session)
+    }
+
+    fn watch(&mut self, sender: Sender<Event>) -> Result<()> {
+        let mut stream = loop {
+            match UnixStream::connect(&self.socket) {
+                Ok(stream) => break stream,
+                Err(error) if self.begin.elapsed() > SOCKET_TIMEOUT => {
+                    self.show_rest();
+                    return Err(error).with_context(|| {
+                        format!("gunyahd does not listen on {}", self.socket.display())
+                    });
+                }
+                Err(_) => {
+                    if let Some(status) = self.simulator.try_wait()? {
+                        self.show_rest();
+                        bail!("gunyah-sim ended at once: {status}");
+                    }
+                    // Nothing tells of a socket that is about to listen.
+                    thread::sleep(Duration::from_millis(10));
+                }
+            }
+        };
+        self.gunyahd = Pid::from_raw(getsockopt(&stream, PeerCredentials)?.pid());
+        stream.write_all(b"{\"v\":1,\"op\":\"watch\"}\n")?;
+        thread::spawn(move || {
+            for line in BufReader::new(stream).lines().map_while(|line| line.ok()) {
+                let Ok(mut answer) = serde_json::from_str::<Value>(&line) else {
+                    continue;
+                };
+                let event = if answer["vms"].is_array() {
+                    Event::Vms(answer["vms"].take())
+                } else if answer["change"].is_object() {
+                    Event::Change(answer["change"].take())
+                } else {
+                    Event::Output(format!("unexpected answer to watch: {line}"))
+                };
+                let _ = sender.send(event);
+            }
+        });
+        Ok(())
+    }
+
+    fn show_rest(&self) {
+        while let Ok(Event::Output(line)) = self.events.recv_timeout(Duration::from_millis(200)) {
+            println!("{line}");
+        }
+    }
+
+    /// Since gunyahd was started.
+    pub fn age(&self) -> Duration {
+        self.begin.elapsed()
+    }
+
+    /// The next event, or `None` after `timeout`.
+    pub fn next(&self, timeout: Duration) -> Option<Event> {
+        match self.events.recv_timeout(timeout) {
+            Ok(event) => Some(event),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => Some(Event::Ended),
+        }
+    }
+
+    /// Runs gunyahctl and returns its output.
+    pub fn control(&self, arguments: &[&str]) -> Result<String> {
+        crate::tree::quiet(
+            Command::new(&self.gunyahctl)
+                .arg("--socket")
+                .arg(&self.socket)
+                .args(arguments),
+        )
+    }
+
+    /// SIGTERM to gunyahd; waits for the simulator. Fails unless both ended as they should.
+    pub fn end(mut self) -> Result<Duration> {
+        let begin = Instant::now();
+        if self.simulator.try_wait()?.is_none() && self.gunyahd.as_raw() > 0 {
+            kill(self.gunyahd, Signal::SIGTERM).context("SIGTERM to gunyahd")?;
+        }
+        let status = self.wait_for_end()?;
+        if !status.success() {
+            bail!("gunyahd on the simulator: {status}");
+        }
+        Ok(begin.elapsed())
+    }
+
+    fn wait_for_end(&mut self) -> Result<ExitStatus> {
+        let deadline = Instant::now() + END_TIMEOUT;
+        loop {
+            if let Some(status) = self.simulator.try_wait()? {
+                return Ok(status);
+            }
+            if Instant::now() > deadline {
+                bail!("gunyahd has not ended within {} s", END_TIMEOUT.as_secs());
+            }
+            match self.next(Duration::from_millis(20)) {
+                // A second Ctrl-C: no more patience.
+                Some(Event::Interrupted) => bail!("interrupted while gunyahd was ending"),
+                Some(Event::Output(line)) => println!("{line}"),
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Its guests die with it.
+        let _ = self.simulator.kill();
+        let _ = self.simulator.wait();
+    }
+}
+
+fn read_lines(from: impl Read + Send + 'static, to: Sender<Event>) -> thread::JoinHandle<()> {
+    thread::spawn(move || {
+        let mut from = BufReader::new(from);
+        let mut line = Vec::new();
+        while matches!(from.read_until(b'\n', &mut line), Ok(count) if count > 0) {
+            let text = String::from_utf8_lossy(&line);
+            let _ = to.send(Event::Output(text.trim_end().to_owned()));
+            line.clear();
+        }
+    })
+}
