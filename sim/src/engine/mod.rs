@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Engines: what a START sets going behind the driver's model.
+//!
+//! The model has checked everything before an engine hears of a VM. [`Engine::start`] and the
+//! methods of [`EngineVm`], but for [`EngineVm::stop`], are called on the simulator's one loop and
+//! must not block: an engine that has long work to do starts a thread and reports by [`Events`].
+
+pub mod null;
+mod run_page;
+
+use std::fmt;
+use std::sync::mpsc::{Receiver, Sender};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use crate::caller::{Caller, Piece};
+use crate::model::rm::GuestDescription;
+
+pub use run_page::{MmioAccess, RunPage};
+
+/// A VM's number: 1 for the first that is created, never used again.
+pub type VmId = u32;
+
+/// Whether the host keeps its access.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// The host keeps it.
+    Share,
+    /// The host loses it.
+    Lend,
+}
+
+/// A region as registered, and what is behind it.
+#[derive(Debug, Clone)]
+pub struct StartRegion {
+    /// Label, unique in the VM.
+    pub label: u32,
+    /// `MEM_ALLOW_*` of the API.
+    pub flags: u32,
+    /// Share or lend.
+    pub access: Access,
+    /// Guest address that the memory ioctl gave.
+    pub guest_phys_addr: u64,
+    /// Guest address that the resource manager gives it, which is what counts: main memory at
+    /// the devicetree's base-address, a shm parcel at its base. None: wherever it likes.
+    pub placed_at: Option<u64>,
+    /// Bytes.
+    pub size: u64,
+    /// Address in the process.
+    pub userspace_addr: u64,
+    /// Holds the devicetree, hence is main memory.
+    pub main: bool,
+    /// The backing, in order, without holes: files as read-write descriptors where they are files.
+    pub pieces: Vec<Piece>,
+}
+
+/// All that a START hands over.
+#[derive(Debug, Clone)]
+pub struct StartVm {
+    /// The VM.
+    pub vm: VmId,
+    /// The process whose memory it is; [`Caller`] reads and writes it.
+    pub owner: Caller,
+    /// Regions in the order in which they were registered.
+    pub regions: Vec<StartRegion>,
+    /// Guest address of the devicetree, as SET_DTB_CONFIG gave it.
+    pub dtb_address: u64,
+    /// Bytes of the devicetree's room.
+    pub dtb_size: u64,
+    /// Ids of the vCPU functions, ascending.
+    pub vcpus: Vec<u32>,
+    /// What the resource manager read from the guest's devicetree.
+    pub guest: GuestDescription,
+    /// SET_BOOT_CONTEXT's registers: (set << 8 | index, value).
+    pub boot_context: Vec<(u32, u64)>,
+}
+
+impl StartVm {
+    /// Reads guest memory by the addresses of the memory ioctls.
+    pub fn read(&self, guest_address: u64, into: &mut [u8]) -> Result<(), Errno> {
+        let at = self.host_address(guest_address, into.len())?;
+        self.owner.read_bytes(at, into)
+    }
+
+    /// Writes guest memory by the addresses of the memory ioctls.
+    pub fn write(&self, guest_address: u64, bytes: &[u8]) -> Result<(), Errno> {
+        let at = self.host_address(guest_address, bytes.len())?;
+        self.owner.write_bytes(at, bytes)
+    }
+
+    fn host_address(&self, guest_address: u64, len: usize) -> Result<u64, Errno> {
+        let len = u64::try_from(len).map_err(|_| Errno::EFAULT)?;
+        self.regions
+            .iter()
+            .find_map(|region| {
+                let offset = guest_address.checked_sub(region.guest_phys_addr)?;
+                let end = offset.checked_add(len)?;
+                (end <= region.size).then(|| region.userspace_addr + offset)
+            })
+            .ok_or(Errno::EFAULT)
+    }
+}
+
+/// How a VM ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exit {
+    /// `STATUS_*` of the API.
+    pub status: u32,
+    /// `EXIT_TYPE_*` of the API.
+    pub exit_type: u16,
+    /// The type's own reason, little endian.
+    pub reason: u64,
+}
+
+impl Exit {
+    /// An orderly report of the resource manager: status EXITED with a type.
+    pub fn of_type(exit_type: u16) -> Self {
+        Self {
+            status: gunyahd::gunyah::uapi::STATUS_EXITED,
+            exit_type,
+            reason: 0,
+        }
+    }
+}
+
+/// Why a VCPU_RUN came back, short of the VM's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VcpuExit {
+    /// Access to an address without memory; the run page is filled in by the simulator.
+    Mmio(MmioAccess),
+    /// Interrupted by [`EngineVm::interrupt_vcpu`] or immediate_exit: EINTR.
+    Interrupted,
+    /// Failed with an errno.
+    Failed(Errno),
+}
+
+/// What an engine reports.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// The VM runs: START answers 0.
+    Started,
+    /// The VM cannot run: START answers the errno and the VM is dead. The text goes to the record.
+    Refused(Errno, String),
+    /// The VM ended; every VCPU_RUN answers with it from now on.
+    Exited(Exit),
+    /// A vCPU that runs by [`EngineVm::run_vcpu`] stopped for a reason of its own.
+    Vcpu(u32, VcpuExit),
+    /// [`EngineVm::stop`] is back; sent by the session itself.
+    Stopped,
+    /// Console output of the guest, for the record.
+    Console(Vec<u8>),
+    /// Anything worth a line in the record.
+    Note(String),
+}
+
+/// Where engines send their events, from any thread.
+#[derive(Debug, Clone)]
+pub struct Events {
+    vm: VmId,
+    sender: Sender<(VmId, Event)>,
+    bell: Arc<EventFd>,
+}
+
+impl Events {
+    /// Sends; nothing happens when the simulator is past caring.
+    pub fn send(&self, event: Event) {
+        if self.sender.send((self.vm, event)).is_ok() {
+            let _ = self.bell.write(1);
+        }
+    }
+}
+
+/// The simulator's end of [`Events`].
+#[derive(Debug)]
+pub struct EventQueue {
+    sender: Sender<(VmId, Event)>,
+    receiver: Receiver<(VmId, Event)>,
+    bell: Arc<EventFd>,
+}
+
+impl EventQueue {
+    /// An empty queue.
+    pub fn new() -> Result<Self, Errno> {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        Ok(Self {
+            sender,
+            receiver,
+            bell: Arc::new(EventFd::from_value_and_flags(0, flags)?),
+        })
+    }
+
+    /// A sender for one VM.
+    pub fn sender(&self, vm: VmId) -> Events {
+        Events {
+            vm,
+            sender: self.sender.clone(),
+            bell: Arc::clone(&self.bell),
+        }
+    }
+
+    /// Readable while events wait.
+    pub fn bell(&self) -> &EventFd {
+        &self.bell
+    }
+
+    /// All that wait.
+    pub fn drain(&self) -> Vec<(VmId, Event)> {
+        // Quiet first: an event sent in between rings again.
+        let _ = self.bell.read();
+        self.receiver.try_iter().collect()
+    }
+}
+
+/// Makes VMs run.
+pub trait Engine {
+    /// The word of `--engine`.
+    fn name(&self) -> &'static str;
+
+    /// Starts a VM; answers with [`Event::Started`] or [`Event::Refused`], now or later. START's
+    /// call is held until then.
+    fn start(&mut self, vm: StartVm, events: Events) -> Box<dyn EngineVm>;
+}
+
+/// A VM at an engine.
+pub trait EngineVm: Send {
+    /// True: VCPU_RUN is handed over. False: it blocks until the VM ends.
+    fn runs_vcpus(&self) -> bool {
+        false
+    }
+
+    /// VCPU_RUN came in: run until there is an exit to report by [`Event::Vcpu`] or
+    /// [`Event::Exited`]. After an MMIO exit the page holds the answer to it.
+    fn run_vcpu(&mut self, vcpu: u32, page: Arc<RunPage>) {
+        let _ = (vcpu, page);
+    }
+
+    /// The caller of VCPU_RUN was interrupted: stop the vCPU at an instruction boundary and report
+    /// [`VcpuExit::Interrupted`], which nobody may be waiting for any more.
+    fn interrupt_vcpu(&mut self, vcpu: u32) {
+        let _ = vcpu;
+    }
+
+    /// The host fired the irqfd with this label.
+    fn interrupt_line(&mut self, label: u32) {
+        let _ = label;
+    }
+
+    /// Ends the VM and lets go of its memory. On a thread of its own, may block; only when it is
+    /// back is the VM's memory given back. No event is looked at any more.
+    fn stop(self: Box<Self>);
+}
+
+impl fmt::Debug for dyn EngineVm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EngineVm")
+    }
+}

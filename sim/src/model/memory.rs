@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The memory ioctls: what they check, in which order, and what they pin.
+
+use gunyahd::gunyah::uapi::{UserMemoryRegion, MEM_ALLOW_EXEC, MEM_ALLOW_READ, MEM_ALLOW_WRITE};
+use nix::errno::Errno;
+
+use crate::caller::{Caller, PageState, Piece};
+use crate::engine::Access;
+
+use super::Dialect;
+
+const KNOWN_FLAGS: u32 = MEM_ALLOW_READ | MEM_ALLOW_WRITE | MEM_ALLOW_EXEC;
+
+/// A registered region.
+#[derive(Debug, Clone)]
+pub struct Region {
+    /// As the caller gave it.
+    pub given: UserMemoryRegion,
+    /// Share or lend.
+    pub access: Access,
+    /// Its backing; the open files keep the pages as pins do.
+    pub pieces: Vec<Piece>,
+    /// Pinned pages; None where the dialect pins later.
+    pub pinned: Option<PageState>,
+}
+
+impl Region {
+    /// Bytes charged to the caller's RLIMIT_MEMLOCK.
+    pub fn charged(&self) -> u64 {
+        if self.pinned.is_some() {
+            self.given.memory_size
+        } else {
+            0
+        }
+    }
+
+    /// One past the last guest address.
+    pub fn guest_end(&self) -> u64 {
+        // Checked when the region was registered.
+        self.given
+            .guest_phys_addr
+            .saturating_add(self.given.memory_size)
+    }
+
+    /// Whether the guest range lies inside.
+    pub fn contains(&self, address: u64, size: u64) -> bool {
+        address >= self.given.guest_phys_addr
+            && address
+                .checked_add(size)
+                .is_some_and(|end| end <= self.guest_end())
+    }
+}
+
+/// The checks that need only the argument: flags first, as the ioctl's switch does, then the range.
+pub fn check_argument(region: &UserMemoryRegion) -> Result<(), Errno> {
+    if region.flags & !KNOWN_FLAGS != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let page = crate::page_size();
+    let aligned = |value: u64| value % page == 0;
+    if region.memory_size == 0
+        || !aligned(region.memory_size)
+        || !aligned(region.userspace_addr)
+        || !aligned(region.guest_phys_addr)
+    {
+        return Err(Errno::EINVAL);
+    }
+    region
+        .guest_phys_addr
+        .checked_add(region.memory_size)
+        .map(drop)
+        .ok_or(Errno::EOVERFLOW)
+}
+
+/// Labels are unique and guest ranges apart.
+pub fn check_against(regions: &[Region], new: &UserMemoryRegion) -> Result<(), Errno> {
+    let new_end = new.guest_phys_addr.saturating_add(new.memory_size);
+    let clash = regions.iter().any(|region| {
+        region.given.label == new.label
+            || (new.guest_phys_addr < region.guest_end() && region.given.guest_phys_addr < new_end)
+    });
+    if clash {
+        Err(Errno::EEXIST)
+    } else {
+        Ok(())
+    }
+}
+
+/// Charges and pins, or only records, as the dialect does. `charged`: bytes that this caller's VMs
+/// have pinned already.
+pub fn take(
+    dialect: Dialect,
+    caller: &Caller,
+    given: UserMemoryRegion,
+    access: Access,
+    charged: u64,
+) -> Result<Region, Errno> {
+    let pinned = if dialect.pins_at_ioctl() {
+        if !caller.memlock()?.allows(charged, given.memory_size) {
+            return Err(Errno::ENOMEM);
+        }
+        let state = caller
+            .pin(given.userspace_addr, given.memory_size)
+            .map_err(|error| error.errno)?;
+        Some(state)
+    } else {
+        None
+    };
+    let pieces = match caller.pieces(given.userspace_addr, given.memory_size) {
+        Ok(pieces) => pieces,
+        // Newer drivers look at the range only when the guest faults.
+        Err(_) if !dialect.pins_at_ioctl() => Vec::new(),
+        Err(errno) => return Err(errno),
+    };
+    Ok(Region {
+        given,
+        access,
+        pieces,
+        pinned,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn region() -> UserMemoryRegion {
+        UserMemoryRegion {
+            label: 1,
+            flags: 7,
+            guest_phys_addr: 0x8000_0000,
+            memory_size: 0x10_0000,
+            userspace_addr: 0x7000_0000,
+        }
+    }
+
+    fn registered() -> Vec<Region> {
+        vec![Region {
+            given: region(),
+            access: Access::Share,
+            pieces: Vec::new(),
+            pinned: None,
+        }]
+    }
+
+    #[test]
+    fn size_and_addresses_are_page_aligned_and_size_is_not_zero() {
+        assert_eq!(check_argument(&region()), Ok(()));
+        let broken: [fn(&mut UserMemoryRegion); 4] = [
+            |region| region.memory_size = 0,
+            |region| region.memory_size += 1,
+            |region| region.userspace_addr += 8,
+            |region| region.guest_phys_addr += 0x200,
+        ];
+        for spoil in broken {
+            let mut spoilt = region();
+            spoil(&mut spoilt);
+            assert_eq!(check_argument(&spoilt), Err(Errno::EINVAL), "{spoilt:?}");
+        }
+    }
+
+    #[test]
+    fn unknown_flags_are_einval_and_come_first() {
+        let mut wrong = region();
+        wrong.flags = 8;
+        wrong.guest_phys_addr = u64::MAX - 0xfff;
+        assert_eq!(check_argument(&wrong), Err(Errno::EINVAL));
+        wrong.flags = 0;
+        assert_eq!(check_argument(&wrong), Err(Errno::EOVERFLOW));
+    }
+
+    #[test]
+    fn a_label_or_a_byte_used_twice_is_eexist() {
+        let mut other = region();
+        assert_eq!(check_against(&registered(), &other), Err(Errno::EEXIST));
+        other.guest_phys_addr = 0x9000_0000;
+        assert_eq!(check_against(&registered(), &other), Err(Errno::EEXIST));
+        other.label = 2;
+        assert_eq!(check_against(&registered(), &other), Ok(()));
+        other.guest_phys_addr = 0x800f_f000;
+        assert_eq!(check_against(&registered(), &other), Err(Errno::EEXIST));
+        other.guest_phys_addr = 0x8010_0000;
+        assert_eq!(check_against(&registered(), &other), Ok(()));
+        other.guest_phys_addr = 0x7ff0_0000;
+        assert_eq!(check_against(&registered(), &other), Ok(()));
+        other.memory_size += 0x1000;
+        assert_eq!(check_against(&registered(), &other), Err(Errno::EEXIST));
+    }
+
+    #[test]
+    fn older_drivers_pin_and_newer_ones_only_record() {
+        let caller = Caller::myself();
+        let mut nowhere = region();
+        nowhere.userspace_addr = 0x1000;
+        let pin = take(Dialect::Ack61, &caller, nowhere, Access::Share, 0);
+        assert!(matches!(pin.unwrap_err(), Errno::EFAULT | Errno::ENOMEM));
+        let record = take(Dialect::Ack66, &caller, nowhere, Access::Lend, 0).unwrap();
+        assert_eq!(record.charged(), 0);
+    }
+}

@@ -1,0 +1,434 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The driver and the resource manager, as facts of real ones have it, call by call.
+//!
+//! Every method is one ioctl: it checks in the driver's order and changes the books. Who waits for
+//! what, and what an engine does, is the session's business.
+
+pub mod dialect;
+pub mod functions;
+pub mod memory;
+pub mod rm;
+mod vm;
+
+use std::collections::BTreeMap;
+
+use gunyahd::gunyah::uapi::{BootContext, DtbConfig, FunctionDesc, FwConfig, UserMemoryRegion};
+use nix::errno::Errno;
+use serde_json::{json, Value};
+
+use crate::caller::Caller;
+use crate::engine::{Access, Exit, StartVm, VmId};
+
+pub use dialect::Dialect;
+use functions::FunctionArgument;
+pub use vm::{State, Vm};
+
+/// What START leads to.
+#[derive(Debug)]
+pub enum StartStep {
+    /// It answers at once.
+    Answer(Result<i64, Errno>),
+    /// Another thread's START is under way: wait for its end.
+    Wait,
+    /// It never answers.
+    Hang,
+    /// The model has nothing against it: the engine's turn.
+    Go(Box<StartVm>),
+}
+
+/// What VCPU_RUN leads to.
+#[derive(Debug)]
+pub enum RunStep {
+    /// It answers at once with an errno.
+    Errno(Errno),
+    /// It answers 0 with the VM's end in the page.
+    Ended(Exit),
+    /// The VM is not started yet: the driver starts it first.
+    StartFirst,
+    /// The guest runs.
+    Run,
+}
+
+/// What ADD_FUNCTION made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Added {
+    /// A vCPU, which wants a file of its own.
+    Vcpu(u32),
+    /// Something without a file: answer 0.
+    Plain,
+}
+
+/// How the model is set up.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Flavour of the API.
+    pub dialect: Dialect,
+    /// The resource manager behind it.
+    pub rm: rm::Kind,
+    /// Memory entries that the resource manager survives.
+    pub rm_entries: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            dialect: Dialect::Ack61,
+            rm: rm::Kind::Debug,
+            rm_entries: rm::ENTRIES_SURVIVED,
+        }
+    }
+}
+
+/// The books of all VMs.
+#[derive(Debug)]
+pub struct Model {
+    settings: Settings,
+    vms: BTreeMap<VmId, Vm>,
+    next: VmId,
+    notes: Vec<(VmId, Value)>,
+}
+
+impl Model {
+    /// No VMs yet.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            vms: BTreeMap::new(),
+            next: 1,
+            notes: Vec::new(),
+        }
+    }
+
+    /// How it is set up.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// All VMs that are not torn down.
+    pub fn vms(&self) -> impl Iterator<Item = &Vm> {
+        self.vms.values()
+    }
+
+    /// A VM.
+    pub fn vm(&self, id: VmId) -> Option<&Vm> {
+        self.vms.get(&id)
+    }
+
+    fn get(&mut self, id: VmId) -> Result<&mut Vm, Errno> {
+        self.vms.get_mut(&id).ok_or(Errno::EBADF)
+    }
+
+    /// What was worth a line in the record since the last time.
+    pub fn take_notes(&mut self) -> Vec<(VmId, Value)> {
+        std::mem::take(&mut self.notes)
+    }
+
+    fn note(&mut self, vm: VmId, note: Value) {
+        self.notes.push((vm, note));
+    }
+
+    /// CREATE_VM.
+    pub fn create_vm(&mut self, caller: Caller, argument: u64) -> Result<VmId, Errno> {
+        if argument != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let id = self.next;
+        self.next += 1;
+        self.vms.insert(id, Vm::new(id, caller));
+        Ok(id)
+    }
+
+    /// SET_USER_MEM_REGION and LEND_USER_MEM.
+    pub fn memory(
+        &mut self,
+        id: VmId,
+        caller: Caller,
+        argument: u64,
+        access: Access,
+    ) -> Result<i64, Errno> {
+        let dialect = self.settings.dialect;
+        if access == Access::Lend && !dialect.android() {
+            return Err(Errno::ENOTTY);
+        }
+        let charged = self.charged(caller.pid);
+        let vm = self.get(id)?;
+        if vm.creator.pid != caller.pid {
+            return Err(Errno::EPERM);
+        }
+        let given: UserMemoryRegion = caller.read(argument)?;
+        memory::check_argument(&given)?;
+        memory::check_against(&vm.regions, &given)?;
+        let region = memory::take(dialect, &caller, given, access, charged)?;
+        if let Some(pinned) = region.pinned {
+            let note = json!({
+                "event": "pinned", "label": given.label, "pages": pinned.pages,
+                "faulted": pinned.faulted, "entries": pinned.runs,
+            });
+            vm.regions.push(region);
+            self.note(id, note);
+        } else {
+            vm.regions.push(region);
+        }
+        Ok(0)
+    }
+
+    /// Bytes that a process's VMs have pinned and not given back.
+    pub fn charged(&self, pid: i32) -> u64 {
+        self.vms
+            .values()
+            .filter(|vm| vm.creator.pid == pid)
+            .map(Vm::charged)
+            .sum()
+    }
+
+    /// SET_DTB_CONFIG: only overflow is checked here, the rest at START.
+    pub fn set_dtb_config(
+        &mut self,
+        id: VmId,
+        caller: Caller,
+        argument: u64,
+    ) -> Result<i64, Errno> {
+        let vm = self.get(id)?;
+        let given: DtbConfig = caller.read(argument)?;
+        given
+            .guest_phys_addr
+            .checked_add(given.size)
+            .ok_or(Errno::EOVERFLOW)?;
+        vm.dtb = given;
+        Ok(0)
+    }
+
+    /// SET_FW_CONFIG, Android only.
+    pub fn set_fw_config(&mut self, id: VmId, caller: Caller, argument: u64) -> Result<i64, Errno> {
+        if !self.settings.dialect.android() {
+            return Err(Errno::ENOTTY);
+        }
+        let vm = self.get(id)?;
+        let given: FwConfig = caller.read(argument)?;
+        vm.firmware = Some(given);
+        Ok(0)
+    }
+
+    /// SET_BOOT_CONTEXT, 6.6 and later.
+    pub fn set_boot_context(
+        &mut self,
+        id: VmId,
+        caller: Caller,
+        argument: u64,
+    ) -> Result<i64, Errno> {
+        if !self.settings.dialect.since_66() {
+            return Err(Errno::ENOTTY);
+        }
+        let vm = self.get(id)?;
+        let given: BootContext = caller.read(argument)?;
+        // The highest index of each register set: X, PC, SP.
+        let highest = match given.reg >> 8 {
+            0 => 31,
+            1 => 0,
+            2 => 2,
+            _ => return Err(Errno::EINVAL),
+        };
+        if given.reg & 0xff > highest || vm.state != State::Configuring {
+            return Err(Errno::EINVAL);
+        }
+        vm.boot_context.insert(given.reg, given.value);
+        Ok(0)
+    }
+
+    /// ADD_FUNCTION.
+    pub fn add_function(
+        &mut self,
+        id: VmId,
+        caller: Caller,
+        argument: u64,
+    ) -> Result<Added, Errno> {
+        let vm = self.get(id)?;
+        let desc: FunctionDesc = caller.read(argument)?;
+        match functions::read_argument(&caller, &desc)? {
+            FunctionArgument::Vcpu(given) => {
+                if vm.vcpus.contains_key(&given.id) {
+                    return Err(Errno::EEXIST);
+                }
+                // One that comes after START finds no resource.
+                vm.vcpus.insert(given.id, false);
+                vm.open_files += 1;
+                Ok(Added::Vcpu(given.id))
+            }
+            FunctionArgument::Irqfd(given) => {
+                let made = functions::irqfd(&caller, &given)?;
+                if vm.irqfds.contains_key(&given.label) {
+                    return Err(Errno::EEXIST);
+                }
+                vm.irqfds.insert(given.label, made);
+                Ok(Added::Plain)
+            }
+            FunctionArgument::Ioeventfd(given) => {
+                let made = functions::ioeventfd(&caller, &given)?;
+                let same = |other: &functions::Ioeventfd| {
+                    (other.given.addr, other.given.len, other.given.datamatch)
+                        == (given.addr, given.len, given.datamatch)
+                };
+                if vm.ioeventfds.iter().any(same) {
+                    return Err(Errno::EEXIST);
+                }
+                vm.ioeventfds.push(made);
+                Ok(Added::Plain)
+            }
+        }
+    }
+
+    /// REMOVE_FUNCTION.
+    pub fn remove_function(
+        &mut self,
+        id: VmId,
+        caller: Caller,
+        argument: u64,
+    ) -> Result<i64, Errno> {
+        let vm = self.get(id)?;
+        let desc: FunctionDesc = caller.read(argument)?;
+        let removed = match functions::read_argument(&caller, &desc)? {
+            // The file stays open, but there is no vCPU behind it any more.
+            FunctionArgument::Vcpu(given) => vm.vcpus.remove(&given.id).is_some(),
+            FunctionArgument::Irqfd(given) => vm.irqfds.remove(&given.label).is_some(),
+            FunctionArgument::Ioeventfd(given) => {
+                let before = vm.ioeventfds.len();
+                vm.ioeventfds
+                    .retain(|other| (other.given.addr, other.given.len) != (given.addr, given.len));
+                vm.ioeventfds.len() != before
+            }
+        };
+        if removed {
+            Ok(0)
+        } else {
+            Err(Errno::ENOENT)
+        }
+    }
+
+    /// START.
+    pub fn start(&mut self, id: VmId) -> StartStep {
+        let settings = self.settings;
+        let taken: Vec<_> = self
+            .vms
+            .values()
+            .filter(|vm| vm.id != id && vm.state != State::Configuring)
+            .flat_map(|vm| vm.regions.iter().flat_map(|region| region.pieces.clone()))
+            .collect();
+        let vm = match self.get(id) {
+            Ok(vm) => vm,
+            Err(errno) => return StartStep::Answer(Err(errno)),
+        };
+        match vm.state {
+            State::Configuring => {}
+            State::Running => return StartStep::Answer(Ok(0)),
+            State::Starting => return StartStep::Wait,
+            State::Hung => return StartStep::Hang,
+            State::Failed | State::Exited(_) => return StartStep::Answer(Err(Errno::ENODEV)),
+        }
+        let (verdict, mut notes) = rm::start(&settings, vm, &taken);
+        let step = match verdict {
+            rm::Verdict::Refused { errno, why } => {
+                vm.state = State::Failed;
+                notes.push(json!({"event": "rm-refused", "errno": errno_name(errno), "why": why}));
+                StartStep::Answer(Err(errno))
+            }
+            rm::Verdict::Hangs { why } => {
+                vm.state = State::Hung;
+                notes.push(json!({"event": "rm-hung", "why": why}));
+                StartStep::Hang
+            }
+            rm::Verdict::Accepted(start) => {
+                vm.state = State::Starting;
+                vm.proxy = start.guest.proxy;
+                for (vcpu, present) in &mut vm.vcpus {
+                    *present = start.guest.has_vcpu(*vcpu);
+                }
+                StartStep::Go(start)
+            }
+        };
+        for note in notes {
+            self.note(id, note);
+        }
+        step
+    }
+
+    /// The engine has it running.
+    pub fn started(&mut self, id: VmId) {
+        if let Ok(vm) = self.get(id) {
+            if vm.state == State::Starting {
+                vm.state = State::Running;
+            }
+        }
+    }
+
+    /// The engine refused it.
+    pub fn refused(&mut self, id: VmId) {
+        if let Ok(vm) = self.get(id) {
+            vm.state = State::Failed;
+        }
+    }
+
+    /// The guest ended. False: it was not running.
+    pub fn exited(&mut self, id: VmId, exit: Exit) -> bool {
+        match self.get(id) {
+            Ok(vm) if vm.state == State::Running => {
+                vm.state = State::Exited(exit);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// VCPU_RUN, with what the caller's page says about immediate_exit.
+    pub fn vcpu_run(&mut self, id: VmId, vcpu: u32, immediate_exit: bool) -> RunStep {
+        let hugetlb_eio = self.settings.dialect.since_66();
+        let vm = match self.get(id) {
+            Ok(vm) => vm,
+            Err(errno) => return RunStep::Errno(errno),
+        };
+        match vm.state {
+            State::Configuring | State::Starting | State::Hung => return RunStep::StartFirst,
+            State::Failed => return RunStep::Errno(Errno::ENODEV),
+            State::Exited(exit) => return RunStep::Ended(exit),
+            State::Running => {}
+        }
+        // A vCPU that the devicetree lacks, or of a VM that the hypervisor schedules, got no resource.
+        if vm.vcpus.get(&vcpu) != Some(&true) || !vm.proxy {
+            return RunStep::Errno(Errno::ENODEV);
+        }
+        if immediate_exit {
+            return RunStep::Errno(Errno::EINTR);
+        }
+        // The first fault on a page that is not swap-backed.
+        let lent_hugetlb = |region: &memory::Region| {
+            region.access == Access::Lend && region.pieces.iter().any(|piece| piece.hugetlb)
+        };
+        if hugetlb_eio && vm.regions.iter().any(lent_hugetlb) {
+            return RunStep::Errno(Errno::EIO);
+        }
+        RunStep::Run
+    }
+
+    /// A VM or vCPU file saw its last close. True: it was the VM's last, teardown begins.
+    pub fn file_closed(&mut self, id: VmId) -> bool {
+        match self.get(id) {
+            Ok(vm) => {
+                vm.open_files = vm.open_files.saturating_sub(1);
+                vm.open_files == 0
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Teardown is done: everything is given back.
+    pub fn remove(&mut self, id: VmId) {
+        self.vms.remove(&id);
+    }
+}
+
+/// The errno's name, such as `EINVAL`.
+pub fn errno_name(errno: Errno) -> String {
+    format!("{errno:?}")
+}
+
+#[cfg(test)]
+mod tests;

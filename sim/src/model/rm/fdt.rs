@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A reader of flattened devicetrees (devicetree specification 0.4, chapter 5) that trusts nothing.
+
+use std::fmt;
+
+use crate::caller::Caller;
+
+const MAGIC: u32 = 0xd00d_feed;
+const HEADER: usize = 40;
+const BEGIN_NODE: u32 = 1;
+const END_NODE: u32 = 2;
+const PROP: u32 = 3;
+const NOP: u32 = 4;
+const END: u32 = 9;
+/// Deeper than any guest's; bounds the recursion of whoever walks the tree.
+const DEPTH: usize = 32;
+
+/// What is wrong with a blob.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FdtError {
+    /// Offset in the blob.
+    pub at: usize,
+    /// What is wrong.
+    pub what: &'static str,
+}
+
+impl fmt::Display for FdtError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "devicetree, offset {:#x}: {}", self.at, self.what)
+    }
+}
+
+fn error(at: usize, what: &'static str) -> FdtError {
+    FdtError { at, what }
+}
+
+/// A node and all below it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Node {
+    /// With the unit address; the root's is empty.
+    pub name: String,
+    /// In the blob's order.
+    pub properties: Vec<(String, Vec<u8>)>,
+    /// In the blob's order.
+    pub children: Vec<Node>,
+}
+
+impl Node {
+    /// A property's bytes.
+    pub fn property(&self, name: &str) -> Option<&[u8]> {
+        self.properties
+            .iter()
+            .find(|(have, _)| have == name)
+            .map(|(_, value)| value.as_slice())
+    }
+
+    /// A property that is one cell.
+    pub fn cell(&self, name: &str) -> Option<u32> {
+        self.property(name)?.try_into().ok().map(u32::from_be_bytes)
+    }
+
+    /// A property's first string.
+    pub fn string(&self, name: &str) -> Option<&str> {
+        let bytes = self.property(name)?;
+        let end = bytes.iter().position(|&byte| byte == 0)?;
+        std::str::from_utf8(&bytes[..end]).ok()
+    }
+
+    /// A child by its full name.
+    pub fn child(&self, name: &str) -> Option<&Node> {
+        self.children.iter().find(|child| child.name == name)
+    }
+
+    /// A node by its path from here, such as `/a/b`.
+    pub fn at(&self, path: &str) -> Option<&Node> {
+        path.split('/')
+            .filter(|name| !name.is_empty())
+            .try_fold(self, Node::child)
+    }
+
+    /// This node and all below, parents first.
+    pub fn walk(&self) -> Vec<&Node> {
+        let mut all = vec![self];
+        let mut index = 0;
+        while index < all.len() {
+            let node = all[index];
+            all.extend(&node.children);
+            index += 1;
+        }
+        all
+    }
+}
+
+fn word(blob: &[u8], at: usize) -> Result<u32, FdtError> {
+    at.checked_add(4)
+        .and_then(|end| blob.get(at..end))
+        .and_then(|bytes| bytes.try_into().ok())
+        .map(u32::from_be_bytes)
+        .ok_or(error(at, "ends too early"))
+}
+
+fn size(blob: &[u8], at: usize) -> Result<usize, FdtError> {
+    usize::try_from(word(blob, at)?).map_err(|_| error(at, "too large"))
+}
+
+/// The text up to its NUL.
+fn text(blob: &[u8], at: usize) -> Result<&str, FdtError> {
+    let rest = blob.get(at..).ok_or(error(at, "string outside"))?;
+    let end = rest
+        .iter()
+        .position(|&byte| byte == 0)
+        .ok_or(error(at, "string without end"))?;
+    std::str::from_utf8(&rest[..end]).map_err(|_| error(at, "string is not text"))
+}
+
+/// Copies the blob from the guest's memory: as long as its header says, and no longer than `room`.
+pub fn fetch(owner: &Caller, address: u64, room: u64) -> Result<Vec<u8>, FdtError> {
+    let mut header = [0; HEADER];
+    owner
+        .read_bytes(address, &mut header)
+        .map_err(|_| error(0, "memory is gone"))?;
+    if word(&header, 0)? != MAGIC {
+        return Err(error(0, "no magic number"));
+    }
+    let total = size(&header, 4)?;
+    if total < HEADER || u64::try_from(total).map_or(true, |total| total > room) {
+        return Err(error(4, "longer than the range that was given"));
+    }
+    let mut blob = vec![0; total];
+    owner
+        .read_bytes(address, &mut blob)
+        .map_err(|_| error(0, "memory is gone"))?;
+    Ok(blob)
+}
+
+/// Reads a whole blob.
+pub fn parse(blob: &[u8]) -> Result<Node, FdtError> {
+    if word(blob, 0)? != MAGIC {
+        return Err(error(0, "no magic number"));
+    }
+    let total = size(blob, 4)?;
+    let blob = blob.get(..total).ok_or(error(4, "shorter than it says"))?;
+    let structure = size(blob, 8)?;
+    let strings = size(blob, 12)?;
+    if word(blob, 24)? > 17 || word(blob, 20)? < 16 {
+        return Err(error(20, "not version 17"));
+    }
+    let mut at = structure;
+    let mut open: Vec<Node> = Vec::new();
+    loop {
+        let token_at = at;
+        let token = word(blob, at)?;
+        at += 4;
+        match token {
+            BEGIN_NODE => {
+                let name = text(blob, at)?;
+                at = aligned(at + name.len() + 1);
+                if open.len() == DEPTH {
+                    return Err(error(token_at, "too deep"));
+                }
+                open.push(Node {
+                    name: name.to_string(),
+                    ..Node::default()
+                });
+            }
+            END_NODE => {
+                let done = open.pop().ok_or(error(token_at, "end without begin"))?;
+                match open.last_mut() {
+                    Some(parent) => parent.children.push(done),
+                    None => {
+                        return match word(blob, at)? {
+                            END => Ok(done),
+                            _ => Err(error(at, "more after the root")),
+                        }
+                    }
+                }
+            }
+            PROP => {
+                let length = size(blob, at)?;
+                let name_at = strings
+                    .checked_add(size(blob, at + 4)?)
+                    .ok_or(error(at, "string outside"))?;
+                let name = text(blob, name_at)?;
+                let start = at + 8;
+                let value = start
+                    .checked_add(length)
+                    .and_then(|end| blob.get(start..end))
+                    .ok_or(error(at, "property outside"))?;
+                let node = open.last_mut().ok_or(error(at, "property outside nodes"))?;
+                node.properties.push((name.to_string(), value.to_vec()));
+                at = aligned(start + length);
+            }
+            NOP => {}
+            _ => return Err(error(token_at, "unknown token")),
+        }
+    }
+}
+
+fn aligned(at: usize) -> usize {
+    at.div_ceil(4) * 4
+}

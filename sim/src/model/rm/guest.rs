@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the resource manager reads from a guest's devicetree, and what it will not take.
+
+use std::collections::BTreeMap;
+
+use nix::errno::Errno;
+
+use super::fdt::Node;
+
+/// Above this the image name does not fit.
+const IMAGE_NAME_MAX: usize = 32;
+/// The real one, under QEMU, has this and all below in use, and the page after it.
+const TAKEN_BELOW: u64 = 0x4000_0000;
+const ADDRESS_BITS: u32 = 36;
+const BASE_ALIGNMENT: u64 = 2 << 20;
+
+/// A shm vdevice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SharedMemory {
+    /// Label of the parcel.
+    pub label: u32,
+    /// Where the guest sees it; None: wherever.
+    pub base: Option<u64>,
+}
+
+/// What a guest's devicetree asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestDescription {
+    /// Name of the image.
+    pub image_name: String,
+    /// Guest address of main memory, rounded as the resource manager does.
+    pub base_address: u64,
+    /// Indices of the CPUs: 0 and up.
+    pub cpus: u32,
+    /// Scheduled by VCPU_RUN; else by the hypervisor.
+    pub proxy: bool,
+    /// Labels of doorbells.
+    pub doorbells: Vec<u32>,
+    /// shm vdevices.
+    pub shared_memory: Vec<SharedMemory>,
+    /// False: nobody read the devicetree, all of this is assumed.
+    pub was_read: bool,
+}
+
+impl GuestDescription {
+    /// What is assumed where the resource manager is off.
+    pub fn unread(base_address: u64, vcpus: &BTreeMap<u32, bool>) -> Self {
+        let last = vcpus.keys().next_back().copied().unwrap_or(0);
+        Self {
+            image_name: String::new(),
+            base_address,
+            cpus: last.saturating_add(1),
+            proxy: true,
+            doorbells: Vec::new(),
+            shared_memory: Vec::new(),
+            was_read: false,
+        }
+    }
+
+    /// Whether there is a vCPU of this id.
+    pub fn has_vcpu(&self, id: u32) -> bool {
+        id < self.cpus
+    }
+
+    /// Where a further parcel is placed.
+    pub fn shared_memory_base(&self, label: u32) -> Option<u64> {
+        self.shared_memory
+            .iter()
+            .find(|shm| shm.label == label)
+            .and_then(|shm| shm.base)
+    }
+}
+
+type Refusal = (Errno, String);
+
+fn refusal<T>(errno: Errno, why: impl Into<String>) -> Result<T, Refusal> {
+    Err((errno, why.into()))
+}
+
+/// Reads the tree; the strings are warnings.
+pub fn read(root: &Node) -> Result<(GuestDescription, Vec<String>), Refusal> {
+    let mut warnings = Vec::new();
+    // The bug: the cells of the root's first child are taken for those of every node at depth 2.
+    let address_cells = root
+        .children
+        .first()
+        .and_then(|first| first.cell("#address-cells"))
+        .unwrap_or(2);
+
+    if root.child("chosen").is_none() {
+        return refusal(Errno::ENODEV, "no /chosen, the overlay cannot be applied");
+    }
+    if root.child("hypervisor").is_some() {
+        return refusal(Errno::ENODEV, "/hypervisor exists, the overlay makes it");
+    }
+    if let Some(wrong) = root
+        .children
+        .iter()
+        .find(|node| node.string("device_type") == Some("memory") && node.name != "memory")
+    {
+        return refusal(
+            Errno::EINVAL,
+            format!("memory node is named {:?}, not \"memory\"", wrong.name),
+        );
+    }
+    let Some(config) = vm_config(root) else {
+        return refusal(Errno::ENODEV, "no /gunyah-vm-config");
+    };
+    let image_name = match config.string("image-name") {
+        Some(name) if !name.is_empty() && name.len() < IMAGE_NAME_MAX => name.to_string(),
+        Some(name) => {
+            return refusal(
+                Errno::EINVAL,
+                format!("image-name of {} bytes: too long or empty", name.len()),
+            )
+        }
+        None => return refusal(Errno::EINVAL, "no image-name"),
+    };
+    let base_address = base_address(config, address_cells)?;
+    let proxy = scheduling(config)?;
+    interrupt_controller(root, config, &mut warnings)?;
+    let cpus = cpus(root, &mut warnings);
+    if root.child("psci").is_none() {
+        warnings.push("no psci node: the guest's PSCI calls return -1".to_string());
+    }
+    let (doorbells, shared_memory) = vdevices(config);
+    let guest = GuestDescription {
+        image_name,
+        base_address,
+        cpus,
+        proxy,
+        doorbells,
+        shared_memory,
+        was_read: true,
+    };
+    Ok((guest, warnings))
+}
+
+fn vm_config(root: &Node) -> Option<&Node> {
+    root.child("gunyah-vm-config").or_else(|| {
+        root.children.iter().find(|node| {
+            node.property("compatible").is_some_and(|list| {
+                list.split(|&byte| byte == 0)
+                    .any(|name| name.starts_with(b"qcom,vm-") || name == b"gunyah-vm-config")
+            })
+        })
+    })
+}
+
+fn base_address(config: &Node, address_cells: u32) -> Result<u64, Refusal> {
+    let Some(bytes) = config
+        .child("memory")
+        .and_then(|memory| memory.property("base-address"))
+    else {
+        return refusal(Errno::ENODEV, "no memory/base-address");
+    };
+    let Some(base) = number(bytes)
+        .filter(|_| usize::try_from(address_cells).is_ok_and(|cells| bytes.len() == cells * 4))
+    else {
+        return refusal(
+            Errno::ENODEV,
+            format!(
+                "base-address of {} bytes cannot be read with the {address_cells} address cells \
+                 of the root's first child",
+                bytes.len()
+            ),
+        );
+    };
+    if base % crate::page_size() != 0 {
+        return refusal(
+            Errno::EINVAL,
+            format!("base-address {base:#x} is not page aligned"),
+        );
+    }
+    let rounded = base
+        .checked_next_multiple_of(BASE_ALIGNMENT)
+        .unwrap_or(u64::MAX);
+    if base <= TAKEN_BELOW || rounded >> ADDRESS_BITS != 0 {
+        return refusal(
+            Errno::ENODEV,
+            format!("base-address {base:#x} is taken or beyond {ADDRESS_BITS} bits"),
+        );
+    }
+    Ok(rounded)
+}
+
+fn scheduling(config: &Node) -> Result<bool, Refusal> {
+    let Some(vcpus) = config.child("vcpus") else {
+        return refusal(Errno::ENODEV, "no vcpus node in the vm-config");
+    };
+    if vcpus.string("affinity") == Some("proxy") {
+        Ok(true)
+    } else if vcpus.property("affinity-map").is_some() {
+        Ok(false)
+    } else {
+        refusal(
+            Errno::EINVAL,
+            "vcpus has neither affinity = \"proxy\" nor an affinity-map",
+        )
+    }
+}
+
+fn interrupt_controller(
+    root: &Node,
+    config: &Node,
+    warnings: &mut Vec<String>,
+) -> Result<(), Refusal> {
+    let by_parent = root.cell("interrupt-parent").is_some_and(|phandle| {
+        root.walk()
+            .into_iter()
+            .any(|node| node.cell("phandle") == Some(phandle))
+    });
+    let interrupts = config.child("interrupts");
+    let by_path = interrupts
+        .and_then(|node| node.string("config"))
+        .filter(|path| path.starts_with('/'))
+        .is_some_and(|path| root.at(path).is_some());
+    if interrupts.is_some_and(|node| node.property("config").is_some()) && !by_path {
+        warnings.push("interrupts/config is not a path".to_string());
+    }
+    if by_parent || by_path {
+        Ok(())
+    } else {
+        refusal(
+            Errno::ENODEV,
+            "no GIC by the root's interrupt-parent or by interrupts/config",
+        )
+    }
+}
+
+fn cpus(root: &Node, warnings: &mut Vec<String>) -> u32 {
+    let Some(cpus) = root.child("cpus") else {
+        return 0;
+    };
+    let mut count = 0;
+    for cpu in &cpus.children {
+        if cpu.string("device_type") != Some("cpu") {
+            continue;
+        }
+        if count > 0 && cpu.property("enable-method").is_none() {
+            warnings.push(format!("{}: no enable-method, it never starts", cpu.name));
+        }
+        count += 1;
+    }
+    count
+}
+
+fn vdevices(config: &Node) -> (Vec<u32>, Vec<SharedMemory>) {
+    let mut doorbells = Vec::new();
+    let mut shared = Vec::new();
+    for device in config
+        .child("vdevices")
+        .map_or(&[][..], |node| &node.children)
+    {
+        match device.string("vdevice-type") {
+            Some("doorbell") => doorbells.extend(device.cell("label")),
+            Some("shm" | "shm-doorbell") => {
+                let memory = device.child("memory");
+                let label = memory
+                    .and_then(|memory| memory.cell("label"))
+                    .or_else(|| device.cell("label"));
+                let base = memory
+                    .and_then(|memory| memory.property("base"))
+                    .and_then(number);
+                shared.extend(label.map(|label| SharedMemory { label, base }));
+            }
+            _ => {}
+        }
+    }
+    (doorbells, shared)
+}
+
+/// One or two cells.
+fn number(bytes: &[u8]) -> Option<u64> {
+    if bytes.len() != 4 && bytes.len() != 8 {
+        return None;
+    }
+    Some(
+        bytes
+            .iter()
+            .fold(0, |value, &byte| value << 8 | u64::from(byte)),
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Handing parcels over: the entries of each, and pages that belong to somebody already.
+
+use nix::errno::Errno;
+use serde_json::{json, Value};
+
+use crate::caller::Piece;
+use crate::engine::Access;
+use crate::model::memory::Region;
+use crate::model::Settings;
+
+use super::{refused, Verdict, ENTRIES_PER_CALL};
+
+/// Lends or shares the regions in list order.
+pub fn hand_over(
+    settings: &Settings,
+    regions: &[Region],
+    taken: &[Piece],
+    notes: &mut Vec<Value>,
+) -> Result<(), Verdict> {
+    let mut gone: Vec<&Piece> = taken.iter().collect();
+    let mut entries = 0u64;
+    for region in regions {
+        let label = region.given.label;
+        if region.given.flags == 0 {
+            return Err(refused(
+                Errno::EINVAL,
+                format!("region {label} has no permissions at all"),
+            ));
+        }
+        if region
+            .pieces
+            .iter()
+            .any(|piece| gone.iter().any(|other| overlap(piece, other)))
+        {
+            return Err(refused(
+                Errno::EINVAL,
+                format!("pages of region {label} are lent or shared already"),
+            ));
+        }
+        gone.extend(&region.pieces);
+        let runs = region.pinned.and_then(|pinned| pinned.runs);
+        notes.push(json!({
+            "event": "parcel",
+            "label": label,
+            "access": match region.access {
+                Access::Share => "share",
+                Access::Lend => "lend",
+            },
+            "entries": runs,
+            "calls": runs.map(|runs| runs.div_ceil(ENTRIES_PER_CALL)),
+        }));
+        entries = entries.saturating_add(runs.unwrap_or(0));
+        if entries > settings.rm_entries {
+            return Err(Verdict::Hangs {
+                why: format!(
+                    "{entries} memory entries, the resource manager survives {}",
+                    settings.rm_entries
+                ),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn overlap(a: &Piece, b: &Piece) -> bool {
+    a.backing == b.backing
+        && a.shared == b.shared
+        && a.offset < b.offset.saturating_add(b.size)
+        && b.offset < a.offset.saturating_add(a.size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::caller::{Backing, Inode, PageState};
+    use gunyahd::gunyah::uapi::UserMemoryRegion;
+
+    fn piece(ino: u64, offset: u64, size: u64) -> Piece {
+        Piece {
+            address: 0x7000_0000,
+            size,
+            backing: Backing::File(Inode { dev: 1, ino }),
+            offset,
+            shared: true,
+            file: None,
+            page_size: 4096,
+            hugetlb: false,
+        }
+    }
+
+    fn region(label: u32, piece: Piece, runs: Option<u64>) -> Region {
+        Region {
+            given: UserMemoryRegion {
+                label,
+                flags: 7,
+                guest_phys_addr: u64::from(label) << 32,
+                memory_size: piece.size,
+                userspace_addr: piece.address,
+            },
+            access: Access::Lend,
+            pieces: vec![piece],
+            pinned: Some(PageState {
+                pages: 1,
+                faulted: 0,
+                runs,
+            }),
+        }
+    }
+
+    fn errno(result: Result<(), Verdict>) -> Errno {
+        match result {
+            Err(Verdict::Refused { errno, .. }) => errno,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_same_pages_twice_are_einval() {
+        let settings = Settings::default();
+        let one = region(1, piece(9, 0, 0x4000), Some(1));
+        let far = region(2, piece(9, 0x4000, 0x4000), Some(1));
+        let near = region(3, piece(9, 0x3000, 0x4000), Some(1));
+        let mut notes = Vec::new();
+        hand_over(&settings, &[one.clone(), far], &[], &mut notes).unwrap();
+        assert_eq!(notes.len(), 2);
+        let twice = hand_over(&settings, &[one.clone(), near], &[], &mut notes);
+        assert_eq!(errno(twice), Errno::EINVAL);
+        let of_another = hand_over(&settings, &[one], &[piece(9, 0, 0x1000)], &mut notes);
+        assert_eq!(errno(of_another), Errno::EINVAL);
+    }
+
+    #[test]
+    fn no_permissions_are_einval() {
+        let mut none = region(1, piece(9, 0, 0x4000), Some(1));
+        none.given.flags = 0;
+        let result = hand_over(&Settings::default(), &[none], &[], &mut Vec::new());
+        assert_eq!(errno(result), Errno::EINVAL);
+    }
+
+    #[test]
+    fn entries_are_told_in_calls_and_too_many_hang() {
+        let settings = Settings::default();
+        let mut notes = Vec::new();
+        let many = region(1, piece(9, 0, 16 << 20), Some(4096));
+        hand_over(&settings, &[many], &[], &mut notes).unwrap();
+        assert_eq!(
+            (notes[0]["entries"].as_u64(), notes[0]["calls"].as_u64()),
+            (Some(4096), Some(8))
+        );
+        let too_many = region(1, piece(9, 0, 64 << 20), Some(16384));
+        let result = hand_over(&settings, &[too_many], &[], &mut notes);
+        assert!(matches!(result, Err(Verdict::Hangs { .. })));
+        let unknown = region(1, piece(9, 0, 64 << 20), None);
+        hand_over(&settings, &[unknown], &[], &mut notes).unwrap();
+    }
+}

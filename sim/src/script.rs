@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The words of `--script` files and of the control socket: one command a line.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use gunyahd::gunyah::uapi;
+use nix::errno::Errno;
+
+use crate::engine::{Exit, VmId};
+
+/// Which of several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nth {
+    /// This one alone, counted from 1.
+    Only(u64),
+    /// This one and all later ones.
+    From(u64),
+}
+
+impl Nth {
+    /// Whether the `count`th is meant.
+    pub fn matches(self, count: u64) -> bool {
+        match self {
+            Nth::Only(wanted) => count == wanted,
+            Nth::From(first) => count >= first,
+        }
+    }
+}
+
+/// What happens instead of, or before, a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It fails; the model never sees it.
+    Errno(Errno),
+    /// It never comes back.
+    Hang,
+    /// The model sees it later.
+    Delay(Duration),
+    /// The caller dies by SIGKILL.
+    KillCaller,
+    /// COMMAND itself dies by SIGKILL.
+    KillCommand,
+}
+
+/// What a peer does with those who come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PeerMode {
+    /// As the real one.
+    Answer,
+    /// The property service's error code; a log daemon drops.
+    Refuse(u32),
+    /// Accepts and says nothing.
+    Hang,
+    /// The socket is gone.
+    Vanish,
+}
+
+/// A command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// A VM ends, some time after it runs.
+    Exit {
+        /// None: each VM.
+        vm: Option<VmId>,
+        /// How.
+        exit: Exit,
+        /// How long after it runs, or from now where it does already.
+        after: Duration,
+    },
+    /// A VM's next VCPU_RUNs answer EBUSY.
+    Busy {
+        /// The VM.
+        vm: VmId,
+        /// How many.
+        count: u64,
+    },
+    /// A call fails, hangs, is slow or kills.
+    Call {
+        /// Its name, in the short form.
+        call: String,
+        /// Which of them, over all VMs.
+        nth: Nth,
+        /// What happens.
+        fault: Fault,
+    },
+    /// Teardown takes this long.
+    TeardownDelay(Duration),
+    /// The property service's behaviour.
+    Property(PeerMode),
+    /// The log daemon's behaviour.
+    Log(PeerMode),
+    /// Tells all VMs.
+    List,
+}
+
+const EXIT_TYPES: [(&str, u16); 8] = [
+    ("vm-exit", uapi::EXIT_TYPE_VM_EXIT),
+    ("off", uapi::EXIT_TYPE_SYSTEM_OFF),
+    ("reset", uapi::EXIT_TYPE_SYSTEM_RESET),
+    ("reset2", uapi::EXIT_TYPE_SYSTEM_RESET2),
+    ("watchdog", uapi::EXIT_TYPE_WATCHDOG_BITE),
+    ("error", uapi::EXIT_TYPE_HYP_ERROR),
+    ("abort", uapi::EXIT_TYPE_ASYNC_EXT_ABORT),
+    ("force-stopped", uapi::EXIT_TYPE_FORCE_STOPPED),
+];
+
+/// The short form of a call's name: `VM_ANDROID_LEND_USER_MEM` and `LEND_USER_MEM` are the same.
+pub fn short_name(call: &str) -> String {
+    let call = call.to_ascii_uppercase();
+    let call = call.strip_prefix("VM_").unwrap_or(&call);
+    call.strip_prefix("ANDROID_").unwrap_or(call).to_string()
+}
+
+/// An errno by name.
+fn errno(word: &str) -> Result<Errno, String> {
+    // Linux's numbers end at EHWPOISON, 133.
+    (1..=133)
+        .map(Errno::from_raw)
+        .find(|errno| format!("{errno:?}") == word.to_ascii_uppercase())
+        .ok_or_else(|| format!("errno {word:?} is not known"))
+}
+
+fn exit_type(word: &str) -> Result<u16, String> {
+    EXIT_TYPES
+        .iter()
+        .find(|(name, _)| *name == word)
+        .map(|(_, value)| *value)
+        .or_else(|| word.parse().ok())
+        .ok_or_else(|| format!("exit type {word:?}: a number or one of off, reset, …"))
+}
+
+fn number<T: FromStr>(word: &str) -> Result<T, String> {
+    word.parse()
+        .map_err(|_| format!("{word:?} is not a number"))
+}
+
+fn milliseconds(word: &str) -> Result<Duration, String> {
+    number(word).map(Duration::from_millis)
+}
+
+fn peer_mode(words: &[&str]) -> Result<PeerMode, String> {
+    match words {
+        ["answer"] => Ok(PeerMode::Answer),
+        ["refuse"] => Ok(PeerMode::Refuse(0x24)),
+        ["refuse", code] => {
+            let digits = code.strip_prefix("0x").unwrap_or(code);
+            u32::from_str_radix(digits, 16)
+                .map(PeerMode::Refuse)
+                .map_err(|_| format!("reply code {code:?} is not hexadecimal"))
+        }
+        ["hang"] => Ok(PeerMode::Hang),
+        ["vanish"] => Ok(PeerMode::Vanish),
+        _ => Err("one of answer, refuse [CODE], hang, vanish".to_string()),
+    }
+}
+
+fn vm_command(vm: &str, words: &[&str]) -> Result<Command, String> {
+    let vm = match vm {
+        "*" => None,
+        number_word => Some(number(number_word)?),
+    };
+    if let (Some(vm), ["busy", count]) = (vm, words) {
+        return Ok(Command::Busy {
+            vm,
+            count: number(count)?,
+        });
+    }
+    let (words, after) = match words {
+        [rest @ .., "after", ms] => (rest, milliseconds(ms)?),
+        all => (all, Duration::ZERO),
+    };
+    let exit = match words {
+        ["exit", kind] => Exit::of_type(exit_type(kind)?),
+        ["crash"] => Exit::of_type(uapi::EXIT_TYPE_HYP_ERROR),
+        ["end", status, kind] => Exit {
+            status: number(status)?,
+            ..Exit::of_type(exit_type(kind)?)
+        },
+        _ => {
+            return Err(
+                "vm N exit TYPE [after MS] | crash [after MS] | end STATUS TYPE [after MS] | \
+                 busy COUNT"
+                    .to_string(),
+            )
+        }
+    };
+    Ok(Command::Exit { vm, exit, after })
+}
+
+fn call_command(call: &str, nth: &str, words: &[&str]) -> Result<Command, String> {
+    let nth = match nth.strip_suffix('+') {
+        _ if nth == "*" => Nth::From(1),
+        Some(first) => Nth::From(number(first)?),
+        None => Nth::Only(number(nth)?),
+    };
+    let fault = match words {
+        ["errno", name] => Fault::Errno(errno(name)?),
+        ["hang"] => Fault::Hang,
+        ["delay", ms] => Fault::Delay(milliseconds(ms)?),
+        ["kill", "caller"] => Fault::KillCaller,
+        ["kill", "command"] => Fault::KillCommand,
+        _ => {
+            return Err(
+                "call NAME NTH errno NAME | hang | delay MS | kill caller | kill command"
+                    .to_string(),
+            )
+        }
+    };
+    Ok(Command::Call {
+        call: short_name(call),
+        nth,
+        fault,
+    })
+}
+
+/// One line; None: empty or a comment.
+pub fn parse_line(line: &str) -> Result<Option<Command>, String> {
+    let line = line.split('#').next().unwrap_or("");
+    let words: Vec<_> = line.split_whitespace().collect();
+    let command = match words.as_slice() {
+        [] => return Ok(None),
+        ["vm", vm, rest @ ..] => vm_command(vm, rest)?,
+        ["call", call, nth, rest @ ..] => call_command(call, nth, rest)?,
+        ["teardown", "delay", ms] => Command::TeardownDelay(milliseconds(ms)?),
+        ["property", rest @ ..] => Command::Property(peer_mode(rest)?),
+        ["logd", rest @ ..] => Command::Log(peer_mode(rest)?),
+        ["list"] => Command::List,
+        [word, ..] => {
+            return Err(format!(
+                "{word:?}: one of vm, call, teardown, property, logd, list"
+            ))
+        }
+    };
+    Ok(Some(command))
+}
+
+/// A whole file; errors carry the line's number.
+pub fn parse(text: &str) -> Result<Vec<Command>, String> {
+    let mut commands = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let command = parse_line(line).map_err(|what| format!("line {}: {what}", index + 1))?;
+        commands.extend(command);
+    }
+    Ok(commands)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form() {
+        let text = "\
+            # a comment\n\
+            vm 1 exit off after 200   # and one behind\n\
+            vm * crash\n\
+            vm 2 end 3 error after 5\n\
+            vm 2 busy 3\n\
+            call VM_SET_USER_MEM_REGION 2 errno ENOMEM\n\
+            call lend_user_mem * hang\n\
+            call START 1 delay 50\n\
+            call OPEN 3+ kill caller\n\
+            teardown delay 10\n\
+            property refuse 0x18\n\
+            logd vanish\n\
+            list\n";
+        let commands = parse(text).unwrap();
+        assert_eq!(
+            commands,
+            [
+                Command::Exit {
+                    vm: Some(1),
+                    exit: Exit::of_type(1),
+                    after: Duration::from_millis(200)
+                },
+                Command::Exit {
+                    vm: None,
+                    exit: Exit::of_type(5),
+                    after: Duration::ZERO
+                },
+                Command::Exit {
+                    vm: Some(2),
+                    exit: Exit {
+                        status: 3,
+                        exit_type: 5,
+                        reason: 0
+                    },
+                    after: Duration::from_millis(5)
+                },
+                Command::Busy { vm: 2, count: 3 },
+                Command::Call {
+                    call: "SET_USER_MEM_REGION".into(),
+                    nth: Nth::Only(2),
+                    fault: Fault::Errno(Errno::ENOMEM)
+                },
+                Command::Call {
+                    call: "LEND_USER_MEM".into(),
+                    nth: Nth::From(1),
+                    fault: Fault::Hang
+                },
+                Command::Call {
+                    call: "START".into(),
+                    nth: Nth::Only(1),
+                    fault: Fault::Delay(Duration::from_millis(50))
+                },
+                Command::Call {
+                    call: "OPEN".into(),
+                    nth: Nth::From(3),
+                    fault: Fault::KillCaller
+                },
+                Command::TeardownDelay(Duration::from_millis(10)),
+                Command::Property(PeerMode::Refuse(0x18)),
+                Command::Log(PeerMode::Vanish),
+                Command::List,
+            ]
+        );
+    }
+
+    #[test]
+    fn mistakes_name_their_line() {
+        for (text, line) in [
+            ("list\nfrob", "line 2: \"frob\""),
+            ("call START one hang", "line 1: \"one\" is not a number"),
+            ("call START 1 errno EWHAT", "line 1: errno \"EWHAT\""),
+            ("vm 1 exit sideways", "line 1: exit type"),
+            ("vm * busy 1", "line 1: vm N exit"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.starts_with(line), "{error}");
+        }
+    }
+}

@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A call's way: seen, named, counted, perhaps failed by the script, brought to the model, answered.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::time::Instant;
+
+use gunyahd::gunyah::uapi;
+use nix::errno::Errno;
+use nix::sys::signal::{kill, Signal};
+use nix::unistd::Pid;
+use serde_json::json;
+
+use crate::caller::Caller;
+use crate::engine::{Access, VmId};
+use crate::intercept::Notification;
+use crate::model::{Added, Dialect, StartStep};
+use crate::record::{self, CallLine};
+use crate::script::Fault;
+
+use super::{fd_value, Due, FileKind, Held, Session, Waits};
+
+/// PATH_MAX of linux/limits.h.
+const PATH_MAX: usize = 4096;
+
+/// The call's name on a file, or None where the file has no such call.
+fn call_name(kind: FileKind, command: u32) -> Option<&'static str> {
+    let name = match (kind, command) {
+        (FileKind::Device, uapi::CREATE_VM) => "CREATE_VM",
+        (FileKind::Vm(_), uapi::VM_SET_USER_MEM_REGION) => "VM_SET_USER_MEM_REGION",
+        (FileKind::Vm(_), uapi::VM_ANDROID_LEND_USER_MEM) => "VM_ANDROID_LEND_USER_MEM",
+        (FileKind::Vm(_), uapi::VM_SET_DTB_CONFIG) => "VM_SET_DTB_CONFIG",
+        (FileKind::Vm(_), uapi::VM_ANDROID_SET_FW_CONFIG) => "VM_ANDROID_SET_FW_CONFIG",
+        (FileKind::Vm(_), uapi::VM_SET_BOOT_CONTEXT) => "VM_SET_BOOT_CONTEXT",
+        (FileKind::Vm(_), uapi::VM_START) => "VM_START",
+        (FileKind::Vm(_), uapi::VM_ADD_FUNCTION) => "VM_ADD_FUNCTION",
+        (FileKind::Vm(_), uapi::VM_REMOVE_FUNCTION) => "VM_REMOVE_FUNCTION",
+        (FileKind::Vcpu(..), uapi::VCPU_RUN) => "VCPU_RUN",
+        (FileKind::Vcpu(..), uapi::VCPU_MMAP_SIZE) => "VCPU_MMAP_SIZE",
+        _ => return None,
+    };
+    Some(name)
+}
+
+impl Session {
+    /// A call came in.
+    pub(super) fn take_call(&mut self, notification: Notification) {
+        let ioctl = i64::from(notification.nr) == libc::SYS_ioctl;
+        let seen = if ioctl {
+            self.seen_ioctl(&notification)
+        } else {
+            self.seen_open(&notification)
+        };
+        let Some((kind, line)) = seen else {
+            let _ = self.launched.listener.let_go(notification.id);
+            return;
+        };
+        let line = *line;
+        match self.faults.next(line.call) {
+            None => self.dispatch(notification, kind, line),
+            Some(Fault::Errno(errno)) => {
+                self.answer_with(&notification, &line, Err(errno), Some("injected"));
+            }
+            Some(Fault::Hang) => self.hold(notification, line, Waits::Forever),
+            Some(Fault::Delay(delay)) => {
+                let at = Instant::now() + delay;
+                self.due.push((at, Due::Call(notification, kind, line)));
+            }
+            Some(Fault::KillCaller) => {
+                let _ = kill(Pid::from_raw(line.caller.pid), Signal::SIGKILL);
+                self.hold(notification, line, Waits::Forever);
+            }
+            Some(Fault::KillCommand) => {
+                let _ = kill(self.command_pid(), Signal::SIGKILL);
+                self.dispatch(notification, kind, line);
+            }
+        }
+    }
+
+    /// An open of the device's path, and only that.
+    fn seen_open(&mut self, notification: &Notification) -> Option<(FileKind, Box<CallLine>)> {
+        // open has the path first, openat and openat2 second.
+        #[cfg(target_arch = "x86_64")]
+        let path_first = i64::from(notification.nr) == libc::SYS_open;
+        #[cfg(not(target_arch = "x86_64"))]
+        let path_first = false;
+        let at = notification.args[usize::from(!path_first)];
+        // The thread's number will do to read its memory.
+        let reader = Caller {
+            tid: notification.tid,
+            pid: notification.tid,
+        };
+        let path = reader.read_string(at, PATH_MAX).ok()?;
+        if path != self.device.as_os_str().as_bytes() {
+            return None;
+        }
+        let caller = Caller::of_thread(notification.tid).ok()?;
+        let args = json!({"path": self.device.to_string_lossy()});
+        let line = self.record.arrived(caller, "path", None, "OPEN", args);
+        Some((FileKind::Device, Box::new(line)))
+    }
+
+    /// An ioctl on one of our files.
+    fn seen_ioctl(&mut self, notification: &Notification) -> Option<(FileKind, Box<CallLine>)> {
+        let thread = Caller {
+            tid: notification.tid,
+            pid: notification.tid,
+        };
+        let fd = i32::try_from(notification.args[0]).ok()?;
+        let kind = self.files.kind(thread.inode(fd).ok()?)?;
+        let caller = Caller::of_thread(notification.tid).ok()?;
+        let command = command_of(notification);
+        let argument = notification.args[2];
+        let (name, args) = match call_name(kind, command) {
+            Some(name) => (name, record::arguments(name, &caller, argument)),
+            None => (
+                "UNKNOWN",
+                json!({"cmd": format!("{command:#x}"), "arg": format!("{argument:#x}")}),
+            ),
+        };
+        let line = self
+            .record
+            .arrived(caller, kind.as_str(), kind.vm(), name, args);
+        Some((kind, Box::new(line)))
+    }
+
+    /// Brings a call to the model and answers or holds it.
+    pub(super) fn dispatch(&mut self, notification: Notification, kind: FileKind, line: CallLine) {
+        if line.call == "OPEN" {
+            self.open_device(&notification, &line);
+            return;
+        }
+        let argument = notification.args[2];
+        let caller = line.caller;
+        let command = command_of(&notification);
+        let result = match kind {
+            FileKind::Device => match command {
+                uapi::CREATE_VM => {
+                    self.create_vm(&notification, line, argument);
+                    return;
+                }
+                _ => Err(Errno::ENOTTY),
+            },
+            FileKind::Vm(vm) => match command {
+                uapi::VM_SET_USER_MEM_REGION => {
+                    self.model.memory(vm, caller, argument, Access::Share)
+                }
+                uapi::VM_ANDROID_LEND_USER_MEM => {
+                    self.model.memory(vm, caller, argument, Access::Lend)
+                }
+                uapi::VM_SET_DTB_CONFIG => self.model.set_dtb_config(vm, caller, argument),
+                uapi::VM_ANDROID_SET_FW_CONFIG => self.model.set_fw_config(vm, caller, argument),
+                uapi::VM_SET_BOOT_CONTEXT => self.model.set_boot_context(vm, caller, argument),
+                uapi::VM_START => {
+                    self.start(notification, line, vm);
+                    return;
+                }
+                uapi::VM_ADD_FUNCTION => match self.model.add_function(vm, caller, argument) {
+                    Ok(Added::Vcpu(vcpu)) => {
+                        self.give_vcpu(&notification, &line, vm, vcpu);
+                        return;
+                    }
+                    Ok(Added::Plain) => Ok(0),
+                    Err(errno) => Err(errno),
+                },
+                uapi::VM_REMOVE_FUNCTION => self.model.remove_function(vm, caller, argument),
+                _ => Err(Errno::ENOTTY),
+            },
+            FileKind::Vcpu(vm, vcpu) => match command {
+                uapi::VCPU_RUN => {
+                    self.run_vcpu(notification, line, vm, vcpu);
+                    return;
+                }
+                uapi::VCPU_MMAP_SIZE => {
+                    i64::try_from(crate::page_size()).map_err(|_| Errno::EINVAL)
+                }
+                _ => Err(Errno::ENOTTY),
+            },
+        };
+        self.answer(&notification, &line, result);
+    }
+
+    pub(super) fn answer(
+        &mut self,
+        notification: &Notification,
+        line: &CallLine,
+        result: Result<i64, Errno>,
+    ) {
+        self.answer_with(notification, line, result, None);
+    }
+
+    fn answer_with(
+        &mut self,
+        notification: &Notification,
+        line: &CallLine,
+        result: Result<i64, Errno>,
+        note: Option<&str>,
+    ) {
+        // What the call led to stands before its answer, which lets the caller go on.
+        self.take_notes();
+        let note = match self.launched.listener.waits(notification.id) {
+            true => note,
+            false => Some("the caller was gone"),
+        };
+        self.record.answered(line, result, note);
+        let _ = self.launched.listener.answer(notification.id, result);
+    }
+
+    /// Answers with a descriptor. False: the caller did not get it.
+    fn answer_fd(
+        &mut self,
+        notification: &Notification,
+        line: &CallLine,
+        fd: OwnedFd,
+        cloexec: bool,
+    ) {
+        use std::os::fd::AsFd;
+        match self
+            .launched
+            .listener
+            .answer_fd(notification.id, fd.as_fd(), cloexec)
+        {
+            Ok(number) => self.record.answered(line, Ok(fd_value(number)), None),
+            // Dropping our copy closes the file for good, which the loop sees.
+            Err(errno) => self.answer(notification, line, Err(errno)),
+        }
+    }
+
+    pub(super) fn hold(&mut self, notification: Notification, line: CallLine, waits: Waits) {
+        self.held.push(Held {
+            notification,
+            line,
+            waits,
+        });
+    }
+
+    fn open_device(&mut self, notification: &Notification, line: &CallLine) {
+        if self.model.settings().dialect == Dialect::None {
+            self.answer(notification, line, Err(Errno::ENOENT));
+            return;
+        }
+        #[cfg(target_arch = "x86_64")]
+        let flags_at = if i64::from(notification.nr) == libc::SYS_open {
+            1
+        } else {
+            2
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        let flags_at = 2;
+        // openat2 has a struct there; its callers here all want close-on-exec.
+        let cloexec = i64::from(notification.nr) == libc::SYS_openat2
+            || u64::try_from(libc::O_CLOEXEC)
+                .is_ok_and(|bit| notification.args[flags_at] & bit != 0);
+        match self.files.make(FileKind::Device) {
+            Ok(fd) => self.answer_fd(notification, line, fd, cloexec),
+            Err(errno) => self.answer(notification, line, Err(errno)),
+        }
+    }
+
+    fn create_vm(&mut self, notification: &Notification, mut line: CallLine, argument: u64) {
+        let made = self.model.create_vm(line.caller, argument);
+        let file = made.and_then(|vm| {
+            line.vm = Some(vm);
+            self.files.make(FileKind::Vm(vm))
+        });
+        match file {
+            Ok(fd) => self.answer_fd(notification, &line, fd, true),
+            Err(errno) => self.answer(notification, &line, Err(errno)),
+        }
+    }
+
+    fn give_vcpu(&mut self, notification: &Notification, line: &CallLine, vm: VmId, vcpu: u32) {
+        match self.files.make_vcpu(vm, vcpu) {
+            Ok(fd) => self.answer_fd(notification, line, fd, true),
+            Err(errno) => {
+                self.model.file_closed(vm);
+                self.answer(notification, line, Err(errno));
+            }
+        }
+    }
+
+    /// START, or a VCPU_RUN that starts first: `line` is held until the engine answers.
+    pub(super) fn start(&mut self, notification: Notification, line: CallLine, vm: VmId) {
+        match self.model.start(vm) {
+            StartStep::Answer(result) => self.answer(&notification, &line, result),
+            StartStep::Wait => self.hold(notification, line, Waits::Start(vm)),
+            StartStep::Hang => self.hold(notification, line, Waits::Forever),
+            StartStep::Go(start) => {
+                self.hold(notification, line, Waits::Start(vm));
+                self.take_notes();
+                let engine_vm = self.engine.start(*start, self.events.sender(vm));
+                self.running.insert(vm, engine_vm);
+            }
+        }
+    }
+
+    /// START came to an end: everybody who waits for it goes on.
+    pub(super) fn end_start(&mut self, vm: VmId, result: Result<i64, Errno>) {
+        for held in self.take_held(|waits| waits == Waits::Start(vm)) {
+            if held.line.call == "VCPU_RUN" && result.is_ok() {
+                let kind = self.files_kind(&held);
+                self.dispatch(held.notification, kind, held.line);
+            } else {
+                self.answer(&held.notification, &held.line, result);
+            }
+        }
+    }
+
+    fn files_kind(&self, held: &Held) -> FileKind {
+        let fd = i32::try_from(held.notification.args[0]).unwrap_or(-1);
+        held.line
+            .caller
+            .inode(fd)
+            .ok()
+            .and_then(|inode| self.files.kind(inode))
+            .unwrap_or(FileKind::Device)
+    }
+
+    pub(super) fn take_held(&mut self, wanted: impl Fn(Waits) -> bool) -> Vec<Held> {
+        let (taken, kept) = std::mem::take(&mut self.held)
+            .into_iter()
+            .partition(|held| wanted(held.waits));
+        self.held = kept;
+        taken
+    }
+
+    /// Forgets calls whose caller was interrupted: the kernel answered them, or will ask again.
+    pub(super) fn drop_interrupted(&mut self) {
+        let (waiting, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.held)
+            .into_iter()
+            .partition(|held| self.launched.listener.waits(held.notification.id));
+        self.held = waiting;
+        for held in gone {
+            self.record
+                .answered(&held.line, Err(Errno::EINTR), Some("interrupted"));
+            if let Waits::Run(vm, vcpu) = held.waits {
+                self.interrupt_vcpu(vm, vcpu);
+            }
+        }
+    }
+}
+
+/// An ioctl's number is 32 bits, whatever the register's upper half holds.
+fn command_of(notification: &Notification) -> u32 {
+    u32::try_from(notification.args[1] & 0xffff_ffff).unwrap_or(0)
+}

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What scripts and the control socket ask for.
+
+use std::time::Instant;
+
+use serde_json::json;
+
+use crate::engine::VmId;
+use crate::model::State;
+use crate::script::{self, Command};
+
+use super::{Due, Session};
+
+impl Session {
+    /// Does one command; the answer is a line.
+    pub(super) fn command(&mut self, command: Command) -> String {
+        match command {
+            Command::Exit { vm, exit, after } => {
+                let mut found = false;
+                let running: Vec<_> = self
+                    .model
+                    .vms()
+                    .filter(|of| vm.is_none_or(|wanted| wanted == of.id))
+                    .map(|of| (of.id, of.state))
+                    .collect();
+                for (id, state) in running {
+                    if state == State::Running {
+                        found = true;
+                        self.due.push((Instant::now() + after, Due::Exit(id, exit)));
+                    }
+                }
+                // A rule for every VM stays; one for a VM that runs is done.
+                if vm.is_none() || !found {
+                    self.ends.push((vm, exit, after));
+                }
+            }
+            Command::Busy { vm, count } => {
+                self.vcpus.busy.insert(vm, count);
+            }
+            Command::Call { call, nth, fault } => self.faults.add(call, nth, fault),
+            Command::TeardownDelay(delay) => self.teardown_delay = delay,
+            Command::Property(_) | Command::Log(_) => {
+                return "error: no such peer was asked for".to_string()
+            }
+            Command::List => return self.list(),
+        }
+        "ok".to_string()
+    }
+
+    /// A VM runs now: its scripted ends have a time.
+    pub(super) fn schedule_ends(&mut self, vm: VmId) {
+        let now = Instant::now();
+        let mut due = Vec::new();
+        self.ends.retain(|(wanted, exit, after)| {
+            if wanted.is_none_or(|wanted| wanted == vm) {
+                due.push((now + *after, Due::Exit(vm, *exit)));
+            }
+            *wanted != Some(vm)
+        });
+        self.due.extend(due);
+    }
+
+    fn list(&self) -> String {
+        let vms: Vec<_> = self
+            .model
+            .vms()
+            .map(|vm| {
+                json!({
+                    "vm": vm.id,
+                    "pid": vm.creator.pid,
+                    "state": if vm.open_files == 0 { "teardown" } else { vm.state.as_str() },
+                    "regions": vm.regions.len(),
+                    "vcpus": vm.vcpus.len(),
+                    "pinned": vm.charged(),
+                })
+            })
+            .collect();
+        json!({ "vms": vms }).to_string()
+    }
+
+    /// Serves whoever is at the control socket.
+    pub(super) fn serve_control(&mut self) {
+        let Some(mut control) = self.control.take() else {
+            return;
+        };
+        for (client, line) in control.take_lines() {
+            let answer = match script::parse_line(&line) {
+                Ok(Some(command)) => self.command(command),
+                Ok(None) => "ok".to_string(),
+                Err(what) => format!("error: {what}"),
+            };
+            control.answer(client, &answer);
+        }
+        self.control = Some(control);
+    }
+}

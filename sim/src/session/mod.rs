@@ -1,0 +1,397 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The loop that brings interception, model, engine, record and script together.
+
+mod calls;
+mod commands;
+mod faults;
+mod files;
+mod vcpus;
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use nix::sys::signal::{kill, SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
+use serde_json::json;
+
+use crate::control::Control;
+use crate::engine::{null::Null, Engine, EngineVm, Event, EventQueue, Exit, VmId};
+use crate::intercept::{launch, Launched, Notification};
+use crate::model::Model;
+use crate::options::Options;
+use crate::record::{CallLine, Record};
+use crate::script;
+
+use faults::Faults;
+use files::{FileKind, Files};
+
+/// How often calls that wait are looked at for an interrupted caller, of which nothing tells.
+const INTERRUPTION_POLL: Duration = Duration::from_millis(20);
+
+/// What a waiting call waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waits {
+    /// START's end.
+    Start(VmId),
+    /// An exit of a vCPU.
+    Run(VmId, u32),
+    /// Nothing.
+    Forever,
+}
+
+/// A call without an answer so far.
+#[derive(Debug)]
+struct Held {
+    notification: Notification,
+    line: CallLine,
+    waits: Waits,
+}
+
+/// What happens at a set time.
+#[derive(Debug)]
+enum Due {
+    /// A delayed call goes to the model.
+    Call(Notification, FileKind, CallLine),
+    /// A scripted end.
+    Exit(VmId, Exit),
+}
+
+struct Session {
+    launched: Launched,
+    device: std::path::PathBuf,
+    model: Model,
+    engine: Box<dyn Engine>,
+    events: EventQueue,
+    running: BTreeMap<VmId, Box<dyn EngineVm>>,
+    vcpus: vcpus::Vcpus,
+    files: Files,
+    held: Vec<Held>,
+    due: Vec<(Instant, Due)>,
+    /// Scripted ends of VMs that do not run yet.
+    ends: Vec<(Option<VmId>, Exit, Duration)>,
+    faults: Faults,
+    teardown_delay: Duration,
+    record: Record,
+    control: Option<Control>,
+    signals: SignalFd,
+    status: Option<ExitStatus>,
+    /// Nobody runs under the filter any more.
+    unwatched: bool,
+    /// Asked to stop after COMMAND had ended already.
+    abandoned: bool,
+}
+
+fn engine(name: &str) -> Result<Box<dyn Engine>, String> {
+    match name {
+        "null" => Ok(Box::new(Null)),
+        _ => Err(format!("engine {name:?}: one of null")),
+    }
+}
+
+/// Signals that COMMAND gets from us.
+const FORWARDED: [Signal; 6] = [
+    Signal::SIGINT,
+    Signal::SIGTERM,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+];
+
+/// Runs the command; returns its exit code, 128 + N when signal N ended it.
+pub fn run(options: Options) -> Result<u8, String> {
+    let what = |what: &str, error: &dyn std::fmt::Display| format!("{what}: {error}");
+    let engine = engine(&options.engine)?;
+    let script = match &options.script {
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| what(&path.to_string_lossy(), &error))?;
+            script::parse(&text).map_err(|error| what(&path.to_string_lossy(), &error))?
+        }
+        None => Vec::new(),
+    };
+    let record = Record::open(options.record.as_deref()).map_err(|error| what("record", &error))?;
+    let control = options
+        .control
+        .as_deref()
+        .map(Control::listen)
+        .transpose()
+        .map_err(|error| what("control socket", &error))?;
+
+    let mut mask = SigSet::empty();
+    for signal in FORWARDED {
+        mask.add(signal);
+    }
+    mask.add(Signal::SIGCHLD);
+    let inherited = SigSet::thread_get_mask().map_err(|error| what("signal mask", &error))?;
+    mask.thread_block()
+        .map_err(|error| what("signal mask", &error))?;
+    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .map_err(|error| what("signalfd", &error))?;
+    let command = options.command[0].to_string_lossy().into_owned();
+    let launched = launch(&options.command, inherited).map_err(|error| what(&command, &error))?;
+
+    let mut session = Session {
+        launched,
+        device: options.device,
+        model: Model::new(options.settings),
+        engine,
+        events: EventQueue::new().map_err(|error| what("eventfd", &error))?,
+        running: BTreeMap::new(),
+        vcpus: vcpus::Vcpus::default(),
+        files: Files::new().map_err(|error| what("inotify", &error))?,
+        held: Vec::new(),
+        due: Vec::new(),
+        ends: Vec::new(),
+        faults: Faults::default(),
+        teardown_delay: Duration::ZERO,
+        record,
+        control,
+        signals,
+        status: None,
+        unwatched: false,
+        abandoned: false,
+    };
+    for command in script {
+        session.command(command);
+    }
+    session
+        .serve()
+        .map_err(|error| what("serving", &error.desc()))?;
+    Ok(session.exit_code())
+}
+
+impl Session {
+    fn serve(&mut self) -> Result<(), Errno> {
+        loop {
+            self.run_due();
+            self.take_events();
+            self.close_files();
+            self.take_notes();
+            let done = self.status.is_some() && self.model.vms().next().is_none();
+            if self.abandoned || (done && self.unwatched) {
+                return Ok(());
+            }
+            let ready = self.wait()?;
+            if ready.signals {
+                self.take_signals();
+            }
+            if ready.control {
+                self.serve_control();
+            }
+            if ready.calls {
+                match self.launched.listener.receive() {
+                    Ok(notification) => self.take_call(notification),
+                    // The caller was interrupted before we looked.
+                    Err(Errno::ENOENT | Errno::EINTR | Errno::EAGAIN) => {}
+                    Err(errno) => return Err(errno),
+                }
+            }
+            self.drop_interrupted();
+        }
+    }
+
+    fn wait(&mut self) -> Result<Ready, Errno> {
+        let timeout = self.timeout();
+        let calls = if self.unwatched {
+            PollFlags::empty()
+        } else {
+            PollFlags::POLLIN
+        };
+        let mut fds = vec![
+            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.events.bell().as_fd(), PollFlags::POLLIN),
+        ];
+        if !self.unwatched {
+            fds.push(PollFd::new(self.launched.listener.as_fd(), calls));
+        }
+        let first_control = fds.len();
+        if let Some(control) = &self.control {
+            fds.extend(control.poll_fds());
+        }
+        let first_file = fds.len();
+        fds.extend(self.files.poll_fds());
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+        let happened = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
+        let listener = fds[2..first_control]
+            .first()
+            .and_then(PollFd::revents)
+            .unwrap_or(PollFlags::empty());
+        let ready = Ready {
+            signals: happened(&fds[0]),
+            calls: listener.contains(PollFlags::POLLIN),
+            control: fds[first_control..first_file].iter().any(happened),
+        };
+        if listener.contains(PollFlags::POLLHUP) && !ready.calls {
+            self.unwatched = true;
+        }
+        Ok(ready)
+    }
+
+    fn timeout(&self) -> PollTimeout {
+        let now = Instant::now();
+        let next = self
+            .due
+            .iter()
+            .map(|(at, _)| at.saturating_duration_since(now))
+            .min();
+        let poll = (!self.held.is_empty()).then_some(INTERRUPTION_POLL);
+        match next.into_iter().chain(poll).min() {
+            // Rounded up: waking too early would only spin.
+            Some(wait) => {
+                PollTimeout::try_from(wait + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+            }
+            None => PollTimeout::NONE,
+        }
+    }
+
+    fn run_due(&mut self) {
+        let now = Instant::now();
+        while let Some(index) = self.due.iter().position(|(at, _)| *at <= now) {
+            match self.due.swap_remove(index).1 {
+                Due::Call(notification, kind, line) => self.dispatch(notification, kind, line),
+                Due::Exit(vm, exit) => self.vm_exited(vm, exit),
+            }
+        }
+    }
+
+    fn take_signals(&mut self) {
+        while let Ok(Some(info)) = self.signals.read_signal() {
+            let Some(signal) = i32::try_from(info.ssi_signo)
+                .ok()
+                .and_then(|number| Signal::try_from(number).ok())
+            else {
+                continue;
+            };
+            if signal == Signal::SIGCHLD {
+                if let Ok(Some(status)) = self.launched.child.try_wait() {
+                    self.status.get_or_insert(status);
+                }
+            } else if self.status.is_some() {
+                self.abandoned = true;
+            } else if info.ssi_code != libc::SI_KERNEL {
+                // The terminal's own signals reach the whole foreground group already.
+                let _ = kill(self.command_pid(), signal);
+            }
+        }
+    }
+
+    fn command_pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.launched.child.id()).unwrap_or(i32::MAX))
+    }
+
+    fn exit_code(&self) -> u8 {
+        let Some(status) = self.status else {
+            return 1;
+        };
+        let code = status
+            .code()
+            .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+        u8::try_from(code & 0xff).unwrap_or(1)
+    }
+
+    fn take_events(&mut self) {
+        for (vm, event) in self.events.drain() {
+            match event {
+                Event::Started => {
+                    self.model.started(vm);
+                    self.record.event(Some(vm), json!({"event": "started"}));
+                    self.end_start(vm, Ok(0));
+                    self.schedule_ends(vm);
+                }
+                Event::Refused(errno, why) => {
+                    self.model.refused(vm);
+                    self.record.event(
+                        Some(vm),
+                        json!({"event": "engine-refused", "errno": crate::model::errno_name(errno), "why": why}),
+                    );
+                    self.end_start(vm, Err(errno));
+                }
+                Event::Exited(exit) => self.vm_exited(vm, exit),
+                Event::Vcpu(vcpu, exit) => self.vcpu_exited(vm, vcpu, exit),
+                Event::Console(bytes) => self.record.event(
+                    Some(vm),
+                    json!({"event": "console", "text": String::from_utf8_lossy(&bytes)}),
+                ),
+                Event::Note(what) => self
+                    .record
+                    .event(Some(vm), json!({"event": "engine", "what": what})),
+                Event::Stopped => {
+                    self.model.remove(vm);
+                    self.vcpus.forget(vm);
+                    self.record.event(Some(vm), json!({"event": "reclaimed"}));
+                }
+            }
+        }
+    }
+
+    fn take_notes(&mut self) {
+        for (vm, note) in self.model.take_notes() {
+            self.record.event(Some(vm), note);
+        }
+    }
+
+    /// Ends a VM as the guest would.
+    fn vm_exited(&mut self, vm: VmId, exit: Exit) {
+        if !self.model.exited(vm, exit) {
+            return;
+        }
+        self.record.event(
+            Some(vm),
+            json!({"event": "exit", "status": exit.status, "exit_type": exit.exit_type}),
+        );
+        self.tell_end(vm, exit);
+    }
+
+    fn close_files(&mut self) {
+        for kind in self.files.closed() {
+            let Some(vm) = kind.vm() else { continue };
+            if self.model.file_closed(vm) {
+                self.tear_down(vm);
+            }
+        }
+    }
+
+    /// The last close: the engine's VM ends on a thread of its own, then memory is given back.
+    fn tear_down(&mut self, vm: VmId) {
+        let state = self.model.vm(vm).map(|vm| vm.state.as_str());
+        self.record
+            .event(Some(vm), json!({"event": "teardown", "state": state}));
+        self.due
+            .retain(|(_, due)| !matches!(due, Due::Exit(of, _) if *of == vm));
+        let engine_vm = self.running.remove(&vm);
+        let delay = self.teardown_delay;
+        let events = self.events.sender(vm);
+        if engine_vm.is_none() && delay.is_zero() {
+            events.send(Event::Stopped);
+            return;
+        }
+        std::thread::spawn(move || {
+            std::thread::sleep(delay);
+            if let Some(engine_vm) = engine_vm {
+                engine_vm.stop();
+            }
+            events.send(Event::Stopped);
+        });
+    }
+}
+
+struct Ready {
+    signals: bool,
+    calls: bool,
+    control: bool,
+}
+
+/// A descriptor's number as a call's value.
+fn fd_value(fd: i32) -> i64 {
+    i64::from(fd.as_raw_fd())
+}
