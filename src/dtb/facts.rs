@@ -107,10 +107,13 @@ pub(super) fn child_cells(at: &NodeAt<'_>) -> (usize, usize) {
     (cells("#address-cells", 2), cells("#size-cells", 1))
 }
 
+/// Shared peripheral interrupts of a GIC: 1020 less the 32 private ones.
+const SPIS: u32 = 988;
+
 /// A device's `interrupts` if it is one SPI: number and trigger.
-fn spi(at: &NodeAt<'_>) -> Option<(u32, u32)> {
+pub(super) fn spi(at: &NodeAt<'_>) -> Option<(u32, u32)> {
     match at.cells("interrupts").ok()?[..] {
-        [0, number, trigger] => Some((number, trigger & 0xf)),
+        [0, number, trigger] if number < SPIS => Some((number, trigger & 0xf)),
         _ => None,
     }
 }

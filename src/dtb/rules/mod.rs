@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Every rule that a guest's devicetree must keep, for given and generated trees alike.
+//!
+//! `docs/devicetree.md` has the list with the source of each.
+
+mod agreement;
+mod devices;
+#[cfg(test)]
+mod tests;
+mod vm_config;
+
+use std::collections::HashSet;
+
+use crate::config::{ConsoleConfig, Scheduling, VmConfig};
+use crate::plan::LaunchPlan;
+
+use super::problem::DtbProblem;
+use super::tree::Tree;
+
+/// The page of the hypervisor.
+const PAGE: u64 = 4096;
+/// End of a guest's address space.
+const HIGH_LIMIT: u64 = 1 << 36;
+/// Levels of the resource manager's parser, the root included.
+const RM_DEPTH: usize = 16;
+/// Bytes of its path buffer, with the NUL.
+const RM_PATH: usize = 256;
+
+/// What config and plan say that the tree must agree with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expected {
+    /// Main memory's guest address.
+    pub base: u64,
+    /// Main memory's bytes.
+    pub size: u64,
+    /// Further regions: label, guest address, bytes.
+    pub regions: Vec<(u32, u64, u64)>,
+    /// How many vCPUs.
+    pub vcpus: u32,
+    /// Who schedules them.
+    pub scheduling: Scheduling,
+    /// The console.
+    pub console: Option<ConsoleConfig>,
+    /// The initrd's first byte and the one after its last, once it is planned.
+    pub initrd: Option<(u64, u64)>,
+}
+
+impl Expected {
+    /// What the config alone says.
+    pub fn of_config(config: &VmConfig) -> Self {
+        Self {
+            base: config.memory.base,
+            size: config.memory.size,
+            regions: config
+                .regions
+                .iter()
+                .map(|region| (region.label, region.base, region.size))
+                .collect(),
+            vcpus: config.vcpus.count,
+            scheduling: config.vcpus.scheduling,
+            console: config.console.clone(),
+            initrd: None,
+        }
+    }
+
+    /// With the plan's addresses; its first region is main memory.
+    pub fn with_plan(&self, plan: &LaunchPlan) -> Self {
+        let mut expected = self.clone();
+        if let Some((main, further)) = plan.regions.split_first() {
+            expected.base = main.base;
+            expected.size = main.size;
+            expected.regions = further
+                .iter()
+                .map(|region| (region.label, region.base, region.size))
+                .collect();
+        }
+        expected.initrd = plan
+            .initrd
+            .as_ref()
+            .map(|initrd| (initrd.base, initrd.base.saturating_add(initrd.size)));
+        expected
+    }
+}
+
+/// Every rule that `tree` breaks. Without `expected`, those that the tree alone can break.
+pub fn check(tree: &Tree, expected: Option<&Expected>) -> Vec<DtbProblem> {
+    let mut found = Vec::new();
+    whole_tree(tree, &mut found);
+    vm_config::check(tree, &mut found);
+    devices::check(tree, &mut found);
+    if let Some(expected) = expected {
+        agreement::check(tree, expected, &mut found);
+    }
+    found
+}
+
+fn whole_tree(tree: &Tree, found: &mut Vec<DtbProblem>) {
+    let mut handles = HashSet::new();
+    for at in tree.walk() {
+        let path = || at.path().to_owned();
+        if at.depth() >= RM_DEPTH {
+            found.push(DtbProblem::Depth(path()));
+        } else if at.path().len() >= RM_PATH {
+            found.push(DtbProblem::PathLength(path()));
+        }
+        if at.lists("device_type", "memory") && at.path() != "/memory" {
+            found.push(DtbProblem::MemoryNodeName(path()));
+        }
+        if let Some(handle) = at.phandle() {
+            if !handles.insert(handle) {
+                found.push(DtbProblem::DuplicatePhandle {
+                    path: path(),
+                    handle,
+                });
+            }
+        }
+    }
+    if tree.root.child("chosen").is_none() {
+        found.push(DtbProblem::NoChosen);
+    }
+    if tree.find("/hypervisor").is_some() {
+        found.push(DtbProblem::HypervisorNode);
+    }
+}

@@ -1,0 +1,464 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Each rule broken once, in a tree that keeps all others.
+
+use nix::errno::Errno;
+
+use super::super::fixture;
+use super::super::{Draft, Node, Position, Seeds};
+use super::*;
+
+/// The finished trees that everything here starts from: hypervisor-scheduled with two CPUs, and
+/// proxy-scheduled with console and a further region.
+fn finished(config: &VmConfig) -> (Tree, Expected) {
+    let plan = fixture::plan(config, 0x8100_0000, 0x1000);
+    let done = Draft::generated(config)
+        .unwrap()
+        .finish(&plan, &Seeds::PLACEHOLDER)
+        .unwrap();
+    (done.tree, Expected::of_config(config).with_plan(&plan))
+}
+
+fn rules(problems: &[DtbProblem]) -> Vec<&'static str> {
+    problems.iter().map(DtbProblem::rule).collect()
+}
+
+/// Breaks the tree of `config` and wants exactly these rules to be named.
+fn broken(config: &VmConfig, wanted: &[&str], errno: Option<Errno>, breaks: impl Fn(&mut Tree)) {
+    let (mut tree, expected) = finished(config);
+    assert_eq!(check(&tree, Some(&expected)), []);
+    breaks(&mut tree);
+    let problems = check(&tree, Some(&expected));
+    assert_eq!(rules(&problems), wanted, "{problems:#?}");
+    assert_eq!(problems[0].errno(), errno, "{problems:#?}");
+}
+
+fn node<'a>(tree: &'a mut Tree, path: &str) -> &'a mut Node {
+    tree.find_mut(path).unwrap()
+}
+
+const NODEV: Option<Errno> = Some(Errno::ENODEV);
+const INVAL: Option<Errno> = Some(Errno::EINVAL);
+
+#[test]
+fn rules_of_the_whole_tree() {
+    let config = fixture::config();
+    broken(
+        &config,
+        &["no-chosen", "first-child-cells", "initrd-differs"],
+        NODEV,
+        |tree| {
+            tree.root.remove_child("chosen");
+        },
+    );
+    broken(&config, &["first-child-cells"], NODEV, |tree| {
+        tree.root.move_first("cpus");
+    });
+    broken(&config, &["first-child-cells"], NODEV, |tree| {
+        node(tree, "/chosen").set_u32("#address-cells", 1);
+    });
+    broken(&config, &["hypervisor-node"], NODEV, |tree| {
+        tree.root.push(Node::new("hypervisor"));
+    });
+    broken(&config, &["memory-node-name"], INVAL, |tree| {
+        tree.root
+            .ensure_child("memory@80000000", Position::Last)
+            .set_str("device_type", "memory");
+    });
+    broken(&config, &["memory-node-name"], INVAL, |tree| {
+        node(tree, "/psci")
+            .ensure_child("memory", Position::Last)
+            .set_str("device_type", "memory");
+    });
+    broken(&config, &["duplicate-phandle"], None, |tree| {
+        node(tree, "/psci").set_u32("phandle", 1);
+    });
+    broken(&config, &["path-length"], INVAL, |tree| {
+        tree.root.push(Node::new(&"n".repeat(255)));
+    });
+    broken(&config, &["depth"], None, |tree| {
+        let mut deep = Node::new("leaf");
+        for level in 1..16 {
+            let mut above = Node::new(&format!("level-{level}"));
+            above.push(deep);
+            deep = above;
+        }
+        tree.root.push(deep);
+    });
+    let (mut tree, _) = finished(&config);
+    tree.root.push(Node::new(&"n".repeat(254)));
+    assert_eq!(check(&tree, None), [], "255 bytes of path are allowed");
+}
+
+#[test]
+fn rules_of_the_vm_config() {
+    let config = fixture::config();
+    let at = "/gunyah-vm-config";
+    broken(&config, &["no-vm-config"], NODEV, |tree| {
+        tree.root.remove_child("gunyah-vm-config");
+    });
+    broken(&config, &["two-vm-configs"], None, |tree| {
+        tree.root.push(Node::new("qcom,vm-config"));
+    });
+    broken(&config, &["no-image-name"], INVAL, |tree| {
+        node(tree, at).remove("image-name");
+    });
+    broken(&config, &["image-name-length"], INVAL, |tree| {
+        node(tree, at).set_str("image-name", &"n".repeat(80));
+    });
+    broken(&config, &["no-base-address"], NODEV, |tree| {
+        node(tree, "/gunyah-vm-config/memory").remove("base-address");
+    });
+    let moved = |base: u64| {
+        move |tree: &mut Tree| {
+            node(tree, "/gunyah-vm-config/memory").set_u64("base-address", base);
+        }
+    };
+    broken(
+        &config,
+        &["base-address-page", "base-address-differs"],
+        INVAL,
+        moved(0x8000_0200),
+    );
+    broken(
+        &config,
+        &["base-address-rounded", "base-address-differs"],
+        None,
+        moved(0x8000_1000),
+    );
+    broken(
+        &config,
+        &["base-address-taken", "base-address-differs"],
+        NODEV,
+        moved(0x4000_0000),
+    );
+    broken(
+        &config,
+        &["base-address-taken", "base-address-differs"],
+        NODEV,
+        moved(0x2000_0000),
+    );
+    broken(
+        &config,
+        &["base-address-limit", "base-address-differs"],
+        NODEV,
+        moved(1 << 36),
+    );
+    broken(&config, &["base-address-differs"], None, moved(0x9000_0000));
+
+    let (mut tree, mut expected) = finished(&config);
+    for (name, fits) in [("n".repeat(79), true), ("n".repeat(80), false)] {
+        node(&mut tree, at).set_str("image-name", &name);
+        assert_eq!(check(&tree, Some(&expected)).is_empty(), fits);
+    }
+    node(&mut tree, at).set_str("image-name", "lab-vm");
+    expected.size = (1 << 36) - expected.base;
+    assert_eq!(check(&tree, Some(&expected)), []);
+    expected.size += 4096;
+    assert_eq!(
+        rules(&check(&tree, Some(&expected))),
+        ["base-address-limit"]
+    );
+}
+
+#[test]
+fn rules_of_vcpus() {
+    let config = fixture::config();
+    let vcpus = "/gunyah-vm-config/vcpus";
+    broken(&config, &["no-vcpus"], NODEV, |tree| {
+        node(tree, "/gunyah-vm-config").remove_child("vcpus");
+    });
+    broken(&config, &["no-scheduling"], INVAL, |tree| {
+        node(tree, vcpus).remove("affinity-map");
+    });
+    broken(&config, &["affinity-map-length"], INVAL, |tree| {
+        node(tree, vcpus).set_cells("affinity-map", &[0, 1, 2]);
+    });
+    for priority in [0, 1] {
+        broken(&config, &["sched-priority"], NODEV, |tree| {
+            node(tree, vcpus).set_u32("sched-priority", priority);
+        });
+    }
+    broken(&config, &["sched-timeslice"], NODEV, |tree| {
+        node(tree, vcpus).remove("sched-timeslice");
+    });
+    for slice in [99, 100_001] {
+        broken(&config, &["sched-timeslice"], NODEV, |tree| {
+            node(tree, vcpus).set_u32("sched-timeslice", slice);
+        });
+    }
+    broken(&config, &["scheduling-differs"], None, |tree| {
+        node(tree, vcpus).set_str("affinity", "proxy");
+    });
+    broken(
+        &config,
+        &["affinity-map-length", "cpu-count"],
+        INVAL,
+        |tree| {
+            node(tree, "/cpus/cpu@1").set_str("status", "fail");
+        },
+    );
+    broken(
+        &fixture::proxy(),
+        &["gic-redistributors", "cpu-count"],
+        None,
+        |tree| {
+            node(tree, "/cpus")
+                .ensure_child("cpu@1", Position::Last)
+                .set_str("device_type", "cpu")
+                .set_u32("reg", 1)
+                .set_str("enable-method", "psci");
+        },
+    );
+}
+
+#[test]
+fn rules_of_cpus() {
+    let config = fixture::config();
+    broken(&config, &["enable-method"], INVAL, |tree| {
+        node(tree, "/cpus/cpu@1").remove("enable-method");
+    });
+    broken(&config, &["enable-method"], INVAL, |tree| {
+        node(tree, "/cpus/cpu@1").set_str("enable-method", "spin-table");
+    });
+    broken(&config, &["cpu-status"], INVAL, |tree| {
+        node(tree, "/cpus/cpu@1").set_str("status", "ok");
+    });
+    broken(&config, &["no-cpus"], INVAL, |tree| {
+        node(tree, "/cpus/cpu@0").set_str("status", "disabled");
+        node(tree, "/cpus/cpu@1").set_str("status", "disabled");
+    });
+    broken(
+        &config,
+        &["affinity-map-length", "no-cpus", "cpu-count"],
+        INVAL,
+        |tree| {
+            tree.root.remove_child("cpus");
+        },
+    );
+    broken(&config, &["idle-states"], INVAL, |tree| {
+        node(tree, "/cpus/cpu@1").remove("cpu-idle-states");
+    });
+    broken(&config, &["cpu-number"], None, |tree| {
+        node(tree, "/cpus/cpu@1").set_u32("reg", 0x100);
+    });
+    broken(&config, &["no-psci"], None, |tree| {
+        tree.root.remove_child("psci");
+    });
+    // A method that all CPUs share stands in /cpus.
+    let (mut tree, expected) = finished(&config);
+    node(&mut tree, "/cpus/cpu@1").remove("enable-method");
+    node(&mut tree, "/cpus").set_str("enable-method", "psci");
+    assert_eq!(check(&tree, Some(&expected)), []);
+}
+
+#[test]
+fn rules_of_the_interrupt_controller() {
+    let config = fixture::config();
+    let gic = "/interrupt-controller";
+    let interrupts = "/gunyah-vm-config/interrupts";
+    broken(&config, &["no-gic"], NODEV, |tree| {
+        node(tree, interrupts).remove("config");
+        tree.root.remove("interrupt-parent");
+    });
+    broken(&config, &["gic-path"], INVAL, |tree| {
+        node(tree, interrupts).set_str("config", "/gic");
+    });
+    broken(&config, &["gic-path"], INVAL, |tree| {
+        node(tree, interrupts).set_str("config", "intc0");
+    });
+    broken(&config, &["property"], None, |tree| {
+        node(tree, interrupts).set("config", vec![1, 2, 3]);
+    });
+    broken(&config, &["gic-phandle"], None, |tree| {
+        node(tree, interrupts).set_u32("config", 1);
+    });
+    let unusable = |errno, breaks: &dyn Fn(&mut Node)| {
+        broken(&config, &["gic-unusable"], errno, |tree| {
+            breaks(node(tree, gic))
+        });
+    };
+    unusable(INVAL, &|gic| {
+        gic.set_str("compatible", "arm,cortex-a15-gic");
+    });
+    unusable(INVAL, &|gic| {
+        gic.remove("interrupt-controller");
+    });
+    unusable(INVAL, &|gic| {
+        gic.set_u32("#interrupt-cells", 2);
+    });
+    unusable(INVAL, &|gic| {
+        gic.remove("phandle");
+    });
+    unusable(INVAL, &|gic| {
+        gic.set_u32("#redistributor-regions", 2);
+    });
+    unusable(INVAL, &|gic| {
+        gic.set_u64("redistributor-stride", 0x1_0000);
+    });
+    unusable(INVAL, &|gic| {
+        gic.set_u64s("reg", &[0x3fff_0000, 0x1_0000]);
+    });
+    unusable(INVAL, &|gic| {
+        gic.set_u64s("reg", &[0x3fff_1000, 0x1_0000, 0x3ffb_0000, 0x4_0000]);
+    });
+    broken(&config, &["gic-redistributors"], None, |tree| {
+        node(tree, gic).set_u64s("reg", &[0x3fff_0000, 0x1_0000, 0x3ffb_0000, 0x2_0000]);
+    });
+    // Found by the root alone, it is passed over in silence and then missed.
+    broken(&config, &["gic-unusable"], NODEV, |tree| {
+        node(tree, "/gunyah-vm-config").remove_child("interrupts");
+        node(tree, gic).remove("interrupt-controller");
+    });
+    // Without reg the resource manager fills it in; the root alone is enough.
+    let (mut tree, expected) = finished(&config);
+    node(&mut tree, gic).remove("reg");
+    node(&mut tree, "/gunyah-vm-config").remove_child("interrupts");
+    assert_eq!(check(&tree, Some(&expected)), []);
+}
+
+#[test]
+fn rules_of_vdevices() {
+    let config = fixture::proxy();
+    let bell = "/gunyah-vm-config/vdevices/bell-5";
+    let shm = "/gunyah-vm-config/vdevices/shm-7";
+    broken(&config, &["no-label", "no-doorbell"], None, |tree| {
+        node(tree, bell).remove("label");
+    });
+    broken(&config, &["no-peer"], INVAL, |tree| {
+        node(tree, bell).remove("peer-default");
+    });
+    broken(&config, &["no-peer"], INVAL, |tree| {
+        node(tree, shm).remove("peer-default");
+    });
+    broken(
+        &config,
+        &["duplicate-label", "duplicate-interrupt"],
+        None,
+        |tree| {
+            let mut twin = node(tree, bell).clone();
+            twin.name = "bell-6".into();
+            node(tree, "/gunyah-vm-config/vdevices").push(twin);
+        },
+    );
+    broken(&config, &["duplicate-label"], None, |tree| {
+        let mut twin = node(tree, shm).clone();
+        twin.name = "shm-8".into();
+        node(tree, "/gunyah-vm-config/vdevices").push(twin);
+    });
+    broken(&config, &["shm-memory", "no-shm"], INVAL, |tree| {
+        node(tree, shm).remove_child("memory");
+    });
+    broken(&config, &["shm-memory"], INVAL, |tree| {
+        node(tree, shm).push(Node::new("more"));
+    });
+    let memory = "/gunyah-vm-config/vdevices/shm-7/memory";
+    broken(&config, &["shm-memory"], INVAL, |tree| {
+        node(tree, memory).remove("label");
+    });
+    broken(&config, &["shm-memory", "shm-base"], INVAL, |tree| {
+        node(tree, memory).remove("base");
+    });
+    broken(&config, &["shm-base"], None, |tree| {
+        node(tree, memory).remove("base");
+        node(tree, memory).set_empty("allocate-base");
+    });
+    broken(&config, &["shm-memory"], INVAL, |tree| {
+        node(tree, memory).set_empty("allocate-base");
+    });
+    broken(&config, &["shm-memory", "shm-base"], INVAL, |tree| {
+        node(tree, memory).set_u64("base", 0xa000_0800);
+    });
+    broken(&config, &["shm-memory"], INVAL, |tree| {
+        node(tree, memory).set_u32("base", 0xa000_0000);
+    });
+    // The first sibling's cells are what the resource manager reads it with.
+    broken(&config, &["shm-memory"], INVAL, |tree| {
+        node(tree, "/gunyah-vm-config/vdevices").move_first("bell-5");
+        node(tree, bell).set_u32("#address-cells", 1);
+    });
+}
+
+#[test]
+fn rules_of_agreement() {
+    let config = fixture::proxy();
+    let vdevices = "/gunyah-vm-config/vdevices";
+    broken(&config, &["no-shm"], None, |tree| {
+        node(tree, vdevices).remove_child("shm-7");
+    });
+    broken(&config, &["shm-base"], None, |tree| {
+        node(tree, "/gunyah-vm-config/vdevices/shm-7/memory").set_u64("base", 0xb000_0000);
+    });
+    broken(&config, &["no-doorbell"], None, |tree| {
+        node(tree, vdevices).remove_child("bell-5");
+    });
+    for cells in [[0, 6, 4], [0, 5, 1]] {
+        broken(&config, &["doorbell-interrupt"], None, |tree| {
+            node(tree, "/gunyah-vm-config/vdevices/bell-5").set_cells("interrupts", &cells);
+        });
+    }
+    broken(&config, &["doorbell-interrupt"], None, |tree| {
+        node(tree, "/gunyah-vm-config/vdevices/bell-5").remove("interrupts");
+    });
+    broken(&config, &["console-differs"], None, |tree| {
+        node(tree, "/serial").set_str("compatible", "ns16550a");
+    });
+    broken(&config, &["console-differs"], None, |tree| {
+        node(tree, "/serial").set_cells("interrupts", &[0, 6, 4]);
+    });
+    broken(&config, &["initrd-differs"], None, |tree| {
+        node(tree, "/chosen").set_u64("linux,initrd-end", 1);
+    });
+    broken(&config, &["device-in-memory"], None, |tree| {
+        tree.root
+            .ensure_child("serial@a0000000", Position::Last)
+            .set_str("compatible", "ns16550a")
+            .set_u64s("reg", &[0xa000_0000, 0x100]);
+    });
+}
+
+#[test]
+fn reserved_memory_is_a_region_or_linuxs_own() {
+    let config = fixture::proxy();
+    let reserved = |reg: &'static [u64], label: Option<u32>| {
+        move |tree: &mut Tree| {
+            let parent = tree.root.ensure_child("reserved-memory", Position::Last);
+            parent
+                .set_u32("#address-cells", 2)
+                .set_u32("#size-cells", 2)
+                .set_empty("ranges");
+            let node = parent.ensure_child("buffer", Position::Last);
+            node.set_u64s("reg", reg);
+            if let Some(label) = label {
+                node.set_u32("qcom,label", label);
+            }
+        }
+    };
+    let wrong = ["reserved-memory"];
+    broken(
+        &config,
+        &wrong,
+        NODEV,
+        reserved(&[0x8100_0000, 0x1000], None),
+    );
+    broken(
+        &config,
+        &wrong,
+        NODEV,
+        reserved(&[0xa000_0000, 0x1000], Some(7)),
+    );
+    broken(
+        &config,
+        &wrong,
+        NODEV,
+        reserved(&[0xa000_0000, 0x20_0000], Some(8)),
+    );
+    broken(&config, &wrong, NODEV, reserved(&[0xa000_0000], None));
+    let (mut tree, expected) = finished(&config);
+    reserved(&[0xa000_0000, 0x20_0000], Some(7))(&mut tree);
+    assert_eq!(check(&tree, Some(&expected)), []);
+    let node = node(&mut tree, "/reserved-memory/buffer");
+    node.remove("reg");
+    node.remove("qcom,label");
+    node.set_u64("size", 0x10_0000);
+    assert_eq!(check(&tree, Some(&expected)), []);
+}
