@@ -2,7 +2,7 @@
 //! The run loop against drivers that answer as told.
 
 use std::collections::VecDeque;
-use std::sync::Mutex;
+use std::sync::{mpsc, Mutex};
 
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 
@@ -330,20 +330,26 @@ fn four_busy_and_two_sleeping_vcpus_stop_at_once_and_leave_nothing() {
 
 #[test]
 fn a_thread_that_cannot_be_taken_out_is_named() {
-    struct Deaf(std::sync::mpsc::Receiver<()>);
-    // SAFETY: only the one vCPU thread receives.
-    unsafe impl Sync for Deaf {}
+    struct Deaf {
+        inside: mpsc::Sender<()>,
+        let_go: Mutex<mpsc::Receiver<()>>,
+    }
     impl Run for Deaf {
         fn run(&self) -> Result<(), Errno> {
-            let _ = self.0.recv();
+            self.inside.send(()).unwrap();
+            let _ = self.let_go.lock().unwrap().recv();
             Err(Errno::EINTR)
         }
     }
-    let (let_go, receiver) = std::sync::mpsc::channel();
-    let slot = Slot::new(3, Box::new(Deaf(receiver)), Arc::new(RunPage::detached()));
+    let (inside, is_inside) = mpsc::channel();
+    let (end, let_go) = mpsc::channel();
+    let let_go = Mutex::new(let_go);
+    let deaf = Box::new(Deaf { inside, let_go });
+    let slot = Slot::new(3, deaf, Arc::new(RunPage::detached()));
     let vcpus = Vcpus::start_slots(vec![slot], Arc::new(Bus::new()), &options()).unwrap();
+    is_inside.recv_timeout(BOUND).unwrap();
     assert_eq!(vcpus.stop(Duration::from_millis(50)), vec![3]);
-    drop(let_go);
+    drop(end);
 }
 
 #[test]
