@@ -1,12 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The guest's console: a UART behind MMIO, its output kept, logged and shown to who asks.
+//!
+//! ```text
+//! vCPU thread -> bus -> port (UART) -> ring -> console thread -> log, by line
+//!                         ^ |            \                    -> clients, by frame
+//!        typed text ------+ +-> irqfd     +-> supervisor: `gunyahctl log`, also after the end
+//! ```
 
+mod attach;
 mod fifo;
 pub mod lines;
-pub mod ns16550;
-pub mod pl011;
+mod ns16550;
+mod pl011;
+mod port;
 mod ready;
 mod ring;
+mod thread;
+pub mod wire;
 
+pub use attach::MAX_CLIENTS;
+pub use port::{Port, BACKLOG};
 pub use ready::LinePattern;
 pub use ring::{Chunk, Ring, RingWriter, DEFAULT_CAPACITY};
+pub use thread::Console;

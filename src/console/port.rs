@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A UART on the bus: its registers in front, the ring, the typed text and the interrupt behind.
+//!
+//! Each byte that the guest prints is an exit of its own and comes through here on the vCPU's thread:
+//! one lock that is hardly ever contended, no allocation, and a system call only where somebody has
+//! to be woken.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use nix::errno::Errno;
+use nix::sys::eventfd::EventFd;
+
+use super::fifo::Fifo;
+use super::ns16550::{self, Ns16550};
+use super::pl011::{self, Pl011};
+use super::ready::LinePattern;
+use super::ring::RingWriter;
+use crate::config::ConsoleDevice;
+use crate::vcpu::{eventfd, Device, Width};
+
+/// Bytes of typed text that wait for the guest; then the writer is held back.
+pub const BACKLOG: usize = 4096;
+
+/// A console's UART, its wires and its memory.
+pub struct Port {
+    state: Mutex<State>,
+    // To the guest, by the driver.
+    interrupt: EventFd,
+    raised: AtomicBool,
+    // To the console's thread: there is output, or room for input.
+    wake: EventFd,
+    woken: AtomicBool,
+    wants_room: AtomicBool,
+    // To the worker: the guest is ready.
+    ready: EventFd,
+}
+
+struct State {
+    uart: Uart,
+    backlog: Fifo<BACKLOG>,
+    output: RingWriter,
+    pattern: Option<LinePattern>,
+    raised: bool,
+}
+
+enum Uart {
+    Pl011(Pl011),
+    Ns16550(Ns16550),
+}
+
+impl Port {
+    /// A UART of the kind `device` that prints to `output`; `pattern` is what makes the guest ready.
+    ///
+    /// # Errors
+    /// No eventfd can be made.
+    pub fn new(
+        device: ConsoleDevice,
+        output: RingWriter,
+        pattern: Option<LinePattern>,
+    ) -> Result<Self, Errno> {
+        let uart = match device {
+            ConsoleDevice::Pl011 => Uart::Pl011(Pl011::default()),
+            ConsoleDevice::Ns16550 => Uart::Ns16550(Ns16550::default()),
+        };
+        Ok(Self {
+            state: Mutex::new(State {
+                uart,
+                backlog: Fifo::default(),
+                output,
+                pattern,
+                raised: false,
+            }),
+            interrupt: eventfd()?,
+            raised: AtomicBool::new(false),
+            wake: eventfd()?,
+            woken: AtomicBool::new(false),
+            wants_room: AtomicBool::new(false),
+            ready: eventfd()?,
+        })
+    }
+
+    /// Bytes of the register frame of `device`.
+    pub fn size(device: ConsoleDevice) -> u64 {
+        match device {
+            ConsoleDevice::Pl011 => pl011::SIZE,
+            ConsoleDevice::Ns16550 => ns16550::SIZE,
+        }
+    }
+
+    /// The eventfd of the interrupt line, for the driver's irqfd.
+    pub fn interrupt_fd(&self) -> BorrowedFd<'_> {
+        self.interrupt.as_fd()
+    }
+
+    /// Becomes readable once the guest has printed what makes it ready.
+    pub fn ready_fd(&self) -> BorrowedFd<'_> {
+        self.ready.as_fd()
+    }
+
+    /// Types `bytes`; returns how many of them were taken. After less than all, the console's thread
+    /// is woken when there is room again.
+    pub(super) fn type_in(&self, bytes: &[u8]) -> usize {
+        let mut state = self.lock();
+        let taken = bytes
+            .iter()
+            .take_while(|byte| state.backlog.push(**byte))
+            .count();
+        if taken < bytes.len() {
+            self.wants_room.store(true, Ordering::SeqCst);
+        }
+        self.settle(state);
+        taken
+    }
+
+    /// Bytes that [`Port::type_in`] takes now.
+    pub(super) fn room(&self) -> usize {
+        let room = self.lock().backlog.room();
+        if room == 0 {
+            self.wants_room.store(true, Ordering::SeqCst);
+        }
+        room
+    }
+
+    /// The eventfd that wakes the console's thread.
+    pub(super) fn wake_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+
+    /// Wakes the console's thread; only the first of many calls costs a system call.
+    pub(super) fn wake(&self) {
+        if !self.woken.swap(true, Ordering::SeqCst) {
+            raise(&self.wake);
+        }
+    }
+
+    /// From now on the console's thread wants to be woken again. To be called before it looks at
+    /// what there is.
+    pub(super) fn rearm(&self) {
+        let _ = self.wake.read();
+        // A swap, not a store: it sees everything that came before the wake-ups it swallows.
+        self.woken.swap(false, Ordering::SeqCst);
+    }
+
+    /// Whether the interrupt line is up.
+    pub(super) fn raised(&self) -> bool {
+        self.raised.load(Ordering::SeqCst)
+    }
+
+    /// Tells the guest once more that the line is up.
+    pub(super) fn raise_again(&self) {
+        raise(&self.interrupt);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Registers have no half-done states worth dying for.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // After every change: typed text moves up, and the line follows the registers.
+    fn settle(&self, mut state: MutexGuard<'_, State>) {
+        let state_now = &mut *state;
+        while state_now.uart.room() > 0 {
+            match state_now.backlog.pop() {
+                Some(byte) => state_now.uart.receive(byte),
+                None => break,
+            }
+        }
+        let room = state_now.backlog.room() >= BACKLOG / 2;
+        let line = state_now.uart.interrupt();
+        let rises = line && !state_now.raised;
+        if line != state_now.raised {
+            state_now.raised = line;
+            self.raised.store(line, Ordering::SeqCst);
+        }
+        drop(state);
+        if rises {
+            raise(&self.interrupt);
+            // The thread looks after a line that stays up.
+            self.wake();
+        }
+        if room
+            && self.wants_room.load(Ordering::Relaxed)
+            && self.wants_room.swap(false, Ordering::SeqCst)
+        {
+            self.wake();
+        }
+    }
+
+    fn printed(&self, state: &mut State, byte: u8) {
+        state.output.push(byte);
+        if let Some(pattern) = &mut state.pattern {
+            if pattern.feed(byte) {
+                state.pattern = None;
+                raise(&self.ready);
+            }
+        }
+        self.wake();
+    }
+}
+
+impl Device for Port {
+    fn read(&self, offset: u64, _: Width) -> u64 {
+        let mut state = self.lock();
+        let value = match &mut state.uart {
+            // A narrow read in the middle of a register sees its upper bytes.
+            Uart::Pl011(uart) => u64::from(uart.read(offset & !3) >> (8 * (offset & 3))),
+            Uart::Ns16550(uart) => u64::from(uart.read(offset)),
+        };
+        self.settle(state);
+        value
+    }
+
+    fn write(&self, offset: u64, _: Width, value: u64) {
+        let mut state = self.lock();
+        let [a, b, c, d, ..] = value.to_le_bytes();
+        let sent = match &mut state.uart {
+            Uart::Pl011(uart) => uart.write(offset, u32::from_le_bytes([a, b, c, d])),
+            Uart::Ns16550(uart) => uart.write(offset, a),
+        };
+        if let Some(byte) = sent {
+            self.printed(&mut state, byte);
+        }
+        self.settle(state);
+    }
+}
+
+impl Uart {
+    fn room(&self) -> usize {
+        match self {
+            Uart::Pl011(uart) => uart.room(),
+            Uart::Ns16550(uart) => uart.room(),
+        }
+    }
+
+    fn receive(&mut self, byte: u8) {
+        match self {
+            Uart::Pl011(uart) => uart.receive(byte),
+            Uart::Ns16550(uart) => uart.receive(byte),
+        }
+    }
+
+    fn interrupt(&self) -> bool {
+        match self {
+            Uart::Pl011(uart) => uart.interrupt(),
+            Uart::Ns16550(uart) => uart.interrupt(),
+        }
+    }
+}
+
+fn raise(fd: &EventFd) {
+    // Fails only where the count is full, and then it is raised already.
+    let _ = fd.write(1);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::console::Ring;
+    use std::sync::Arc;
+
+    fn port(device: ConsoleDevice, pattern: Option<&str>) -> (Port, Arc<Ring>) {
+        let ring = Arc::new(Ring::create("port", 4096).unwrap());
+        let port = Port::new(device, ring.writer(), pattern.map(LinePattern::new)).unwrap();
+        (port, ring)
+    }
+
+    fn count(fd: &EventFd) -> u64 {
+        fd.read().unwrap_or(0)
+    }
+
+    #[test]
+    fn what_is_printed_is_in_the_ring_and_wakes_once() {
+        for (device, data) in [(ConsoleDevice::Pl011, 0), (ConsoleDevice::Ns16550, 0)] {
+            let (port, ring) = port(device, Some("o g*t"));
+            for byte in b"hello guest\n" {
+                port.write(data, Width::Byte, u64::from(*byte));
+            }
+            assert_eq!(ring.tail(100), b"hello guest\n");
+            assert_eq!((count(&port.wake), count(&port.ready)), (1, 1));
+            port.rearm();
+            port.write(data, Width::Word, 0xffff_ff41);
+            assert_eq!((count(&port.wake), count(&port.ready)), (1, 0));
+            assert_eq!(ring.tail(1), b"A");
+        }
+    }
+
+    #[test]
+    fn typed_text_comes_in_order_however_long_and_raises_the_line_once() {
+        let (port, _) = port(ConsoleDevice::Ns16550, None);
+        port.write(2, Width::Byte, 1);
+        port.write(1, Width::Byte, 1);
+        let text: Vec<u8> = (0..=255).cycle().take(1000).collect();
+        assert_eq!(port.type_in(&text), 1000);
+        assert!(port.raised());
+        let mut read: Vec<u8> = Vec::new();
+        while port.read(5, Width::Byte) & 1 != 0 {
+            read.push(port.read(0, Width::Byte).to_le_bytes()[0]);
+        }
+        assert_eq!(read, text);
+        assert!(!port.raised());
+        assert_eq!(count(&port.interrupt), 1);
+    }
+
+    #[test]
+    fn a_full_backlog_holds_back_and_wakes_when_half_of_it_is_free() {
+        let (port, _) = port(ConsoleDevice::Pl011, None);
+        let taken = port.type_in(&[b'x'; 2 * BACKLOG]);
+        assert_eq!(
+            (taken, port.room()),
+            (BACKLOG, 1),
+            "one went on to the UART"
+        );
+        assert_eq!(port.type_in(b"yy"), 1);
+        port.rearm();
+        for _ in 0..BACKLOG / 2 - 1 {
+            port.read(0, Width::Word);
+        }
+        assert_eq!(count(&port.wake), 0);
+        port.read(0, Width::Word);
+        assert_eq!(count(&port.wake), 1);
+    }
+
+    #[test]
+    fn a_line_that_rises_again_is_told_again() {
+        let (port, _) = port(ConsoleDevice::Pl011, None);
+        port.write(0x38, Width::Word, 0x50);
+        for expected in [b'a', b'b'] {
+            port.type_in(&[expected]);
+            assert_eq!(count(&port.interrupt), 1);
+            assert_eq!(port.read(0, Width::Half), u64::from(expected));
+        }
+        port.type_in(b"c");
+        port.raise_again();
+        assert_eq!(count(&port.interrupt), 2);
+    }
+
+    #[test]
+    fn narrow_reads_see_their_part_of_a_register() {
+        let (port, _) = port(ConsoleDevice::Pl011, None);
+        port.write(0x30, Width::Word, 0x0301);
+        assert_eq!(port.read(0x30, Width::Byte) & 0xff, 0x01);
+        assert_eq!(port.read(0x31, Width::Byte), 0x03);
+    }
+}

@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The console's own thread: it brings output to the log and to the clients, and typed text to the
+//! guest, so that vCPU threads never wait for either.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use nix::sys::signal::{SigSet, SigmaskHow};
+
+use super::attach::Clients;
+use super::lines::{LineSplitter, RateLimit};
+use super::port::Port;
+use super::ready::LinePattern;
+use super::ring::Ring;
+use crate::config::{ConsoleConfig, VmName};
+use crate::error::{LaunchError, Step};
+use crate::vcpu::{Bus, Device};
+
+/// A byte is shown at once, those that follow it within this time together: a guest that prints
+/// makes a wake-up for many bytes, not one each.
+const GATHER: u16 = 4;
+/// A line that stays up is told to the guest again: its driver may have answered a doorbell and
+/// gone on before it had taken everything.
+const RAISE_AGAIN: u16 = 20;
+/// After so many times in a row only every second.
+const RAISES_IN_HASTE: u32 = 50;
+/// A boot's messages at once, then no more than a person can read.
+const LOG_BURST: u32 = 2000;
+const LOG_PER_SECOND: u32 = 100;
+/// How long clients may take to read the last words.
+const FAREWELL: Duration = Duration::from_millis(250);
+// Frames, lines and a log record, with plenty to spare.
+const STACK: usize = 256 << 10;
+
+/// A guest's console.
+pub struct Console {
+    port: Arc<Port>,
+    inbox: Arc<Mutex<Inbox>>,
+    ring: Arc<Ring>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Inbox {
+    // With the sequence number of the first byte to show.
+    clients: Vec<(OwnedFd, u64)>,
+    farewell: Option<String>,
+}
+
+impl Console {
+    /// The console of `vm` that prints to `ring`; `ready` is the pattern of the line that makes the
+    /// guest ready.
+    ///
+    /// # Errors
+    /// No eventfd or thread can be made.
+    pub fn start(
+        vm: &VmName,
+        config: &ConsoleConfig,
+        ring: &Arc<Ring>,
+        ready: Option<&str>,
+    ) -> Result<Self, LaunchError> {
+        let failed = |what, errno| LaunchError::new(Step::Functions, what).errno(errno);
+        let pattern = ready.map(LinePattern::new);
+        let port = Port::new(config.device, ring.writer(), pattern)
+            .map_err(|e| failed("eventfd for the console", e))?;
+        let port = Arc::new(port);
+        let inbox = Arc::new(Mutex::new(Inbox::default()));
+        let mut life = Life {
+            target: format!("gunyah.{vm}"),
+            port: Arc::clone(&port),
+            inbox: Arc::clone(&inbox),
+            // What an earlier worker printed was logged by it.
+            logged: ring.end(),
+            ring: Arc::clone(ring),
+            clients: Clients::default(),
+            lines: LineSplitter::default(),
+            limit: RateLimit::new(LOG_BURST, LOG_PER_SECOND, Instant::now()),
+            raises: 0,
+        };
+        let thread = std::thread::Builder::new()
+            .name("console".to_owned())
+            .stack_size(STACK)
+            .spawn(move || life.live())
+            .map_err(|error| {
+                let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EAGAIN));
+                failed("making the console's thread", errno)
+            })?;
+        Ok(Self {
+            port,
+            inbox,
+            ring: Arc::clone(ring),
+            thread: Some(thread),
+        })
+    }
+
+    /// Puts its UART on `bus` where `config` says.
+    ///
+    /// # Errors
+    /// Another device is there.
+    pub fn connect(&self, bus: &mut Bus, config: &ConsoleConfig) -> Result<(), LaunchError> {
+        let size = Port::size(config.device);
+        let device: Arc<dyn Device> = self.port.clone();
+        bus.add("console", config.base, size, device)
+            .map_err(|error| LaunchError::new(Step::Functions, error.to_string()))
+    }
+
+    /// The eventfd of its interrupt line, for the driver's irqfd.
+    pub fn interrupt_fd(&self) -> BorrowedFd<'_> {
+        self.port.interrupt_fd()
+    }
+
+    /// Becomes readable once the guest has printed the line that makes it ready, and stays so.
+    pub fn ready_fd(&self) -> BorrowedFd<'_> {
+        self.port.ready_fd()
+    }
+
+    /// Lets a client look on, beginning with the last `replay` bytes, and type if it is the first.
+    pub fn attach(&self, client: OwnedFd, replay: u64) {
+        let first = self.ring.end().saturating_sub(replay);
+        self.inbox().clients.push((client, first));
+        self.port.wake();
+    }
+
+    /// Tells the clients `farewell`, logs the last words, and ends.
+    pub fn stop(mut self, farewell: &str) {
+        self.end(farewell);
+    }
+
+    fn end(&mut self, farewell: &str) {
+        self.inbox().farewell = Some(farewell.to_owned());
+        self.port.wake();
+        if let Some(thread) = self.thread.take() {
+            // A panic was told on stderr; there is nothing more to do about it.
+            let _ = thread.join();
+        }
+    }
+
+    fn inbox(&self) -> std::sync::MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        if self.thread.is_some() {
+            self.end("the console is closed");
+        }
+    }
+}
+
+struct Life {
+    target: String,
+    port: Arc<Port>,
+    inbox: Arc<Mutex<Inbox>>,
+    ring: Arc<Ring>,
+    logged: u64,
+    clients: Clients,
+    lines: LineSplitter,
+    limit: RateLimit,
+    // How often in a row the line was told to be still up.
+    raises: u32,
+}
+
+impl Life {
+    fn live(&mut self) {
+        // Signals are the worker's main thread's.
+        let _ = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
+        let mut gathering = false;
+        let farewell = loop {
+            self.wait(gathering);
+            self.port.rearm();
+            let before = self.logged;
+            let farewell = self.take_inbox();
+            self.log();
+            self.clients.send(&self.ring);
+            if let Some(farewell) = farewell {
+                break farewell;
+            }
+            gathering = self.logged != before;
+        };
+        self.log();
+        self.flush_log();
+        self.say_farewell(&farewell);
+    }
+
+    // Until something happens. While `gathering`, output is nothing new.
+    fn wait(&mut self, gathering: bool) {
+        let timeout: PollTimeout = if gathering {
+            GATHER.into()
+        } else if !self.port.raised() {
+            PollTimeout::NONE
+        } else if self.raises < RAISES_IN_HASTE {
+            RAISE_AGAIN.into()
+        } else {
+            1000u16.into()
+        };
+        let room = self.clients.len() > 0 && self.port.room() > 0;
+        let wake = if gathering {
+            PollFlags::empty()
+        } else {
+            PollFlags::POLLIN
+        };
+        let mut fds = vec![PollFd::new(self.port.wake_fd(), wake)];
+        fds.extend(
+            self.clients
+                .interests(room)
+                .map(|(fd, flags)| PollFd::new(fd, flags)),
+        );
+        let happened = poll(&mut fds, timeout);
+        let events: Vec<PollFlags> = fds
+            .iter()
+            .skip(1)
+            .map(|fd| fd.revents().unwrap_or(PollFlags::empty()))
+            .collect();
+        drop(fds);
+        for (at, events) in events.into_iter().enumerate() {
+            if events.contains(PollFlags::POLLIN) {
+                self.clients.receive(at, &self.port);
+            } else if events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR) {
+                self.clients.hung_up(at);
+            }
+        }
+        if !self.port.raised() {
+            self.raises = 0;
+        } else if happened == Ok(0) && !gathering {
+            self.raises = self.raises.saturating_add(1);
+            self.port.raise_again();
+        }
+    }
+
+    fn take_inbox(&mut self) -> Option<String> {
+        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        for (client, first) in inbox.clients.drain(..) {
+            self.clients.add(client, first, &self.ring);
+        }
+        inbox.farewell.take()
+    }
+
+    fn log(&mut self) {
+        let mut bytes = [0; 4096];
+        loop {
+            let chunk = self.ring.read(self.logged, &mut bytes);
+            self.logged = chunk.next;
+            if chunk.lost > 0 {
+                log::warn!(target: &self.target, "[{} bytes of output not logged: too fast]", chunk.lost);
+            }
+            if chunk.len == 0 {
+                return;
+            }
+            let (target, limit) = (&self.target, &mut self.limit);
+            self.lines
+                .feed(&bytes[..chunk.len], |line| log_line(target, limit, line));
+        }
+    }
+
+    fn flush_log(&mut self) {
+        let (target, limit) = (&self.target, &mut self.limit);
+        self.lines.flush(|line| log_line(target, limit, line));
+        let dropped = self.limit.take_dropped();
+        if dropped > 0 {
+            log::warn!(target: &self.target, "[{dropped} lines not logged: too many]");
+        }
+    }
+
+    fn say_farewell(&mut self, farewell: &str) {
+        self.clients.notice(farewell);
+        let started = Instant::now();
+        loop {
+            self.clients.send(&self.ring);
+            if self.clients.idle(&self.ring) || started.elapsed() >= FAREWELL {
+                return;
+            }
+            let mut fds: Vec<PollFd<'_>> = self
+                .clients
+                .interests(false)
+                .map(|(fd, _)| PollFd::new(fd, PollFlags::POLLOUT))
+                .collect();
+            let _ = poll(&mut fds, 50u16);
+        }
+    }
+}
+
+fn log_line(target: &str, limit: &mut RateLimit, line: &str) {
+    if !limit.allow(Instant::now()) {
+        return;
+    }
+    let dropped = limit.take_dropped();
+    if dropped > 0 {
+        log::warn!(target: target, "[{dropped} lines not logged: too many]");
+    }
+    log::info!(target: target, "{line}");
+}
+
+#[cfg(test)]
+mod tests;
