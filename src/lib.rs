@@ -14,6 +14,7 @@
 //! status   every step       -> properties, log, control socket
 //! ```
 
+pub mod check;
 pub mod config;
 pub mod console;
 pub mod dtb;

@@ -4,17 +4,14 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
-
 use super::types::{Place, Places};
 
 /// A mistake in a config file: where it is, what it is and, where it can be told, what to do.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// The file.
     pub file: PathBuf,
     /// Where in the file; its start for a mistake of the whole file.
-    #[serde(flatten)]
     pub place: Place,
     /// The path of the key, `memory.size`; empty for the whole file.
     pub key: String,

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The report for machines: sizes in bytes, addresses as in a config.
+
+use serde_json::{json, Value};
+
+use super::map::map;
+use super::{Report, VmReport};
+use crate::config::{render, Problem};
+use crate::plan::LaunchPlan;
+
+/// Rises when a field changes its meaning or goes away.
+const VERSION: u32 = 1;
+
+/// The whole report; with `dtb` each VM has its devicetree source.
+pub(super) fn report(report: &Report, dtb: bool) -> Value {
+    let huge_pages: Vec<Value> = report
+        .huge_pages()
+        .iter()
+        .map(|(size, pages)| {
+            json!({ "page_size": size, "pages": pages.all, "autostart_pages": pages.autostart })
+        })
+        .collect();
+    json!({
+        "version": VERSION,
+        "host": {
+            "page_size": report.host.page_size,
+            "huge_page": report.host.huge_page,
+            "thp_page": report.host.thp_page,
+        },
+        "root": report.root.as_ref().map_or("/".into(), |root| root.display().to_string()),
+        "files": report.files,
+        "vms": report.vms.iter().map(|vm| of_vm(vm, dtb)).collect::<Vec<_>>(),
+        "huge_pages": huge_pages,
+        "problems": report.problems.iter().map(of_problem).collect::<Vec<_>>(),
+    })
+}
+
+fn of_problem(problem: &Problem) -> Value {
+    // A path that is not UTF-8 must not keep the others from being told.
+    json!({
+        "file": problem.file.display().to_string(),
+        "line": problem.place.line,
+        "column": problem.place.column,
+        "key": problem.key,
+        "message": problem.message,
+        "hint": problem.hint,
+    })
+}
+
+fn of_vm(vm: &VmReport, dtb: bool) -> Value {
+    let huge_pages: Vec<Value> = vm
+        .huge_pages
+        .iter()
+        .map(|(size, pages)| json!({ "page_size": size, "pages": pages }))
+        .collect();
+    let mut value = json!({
+        "name": vm.config.name.as_str(),
+        "file": vm.config.file.display().to_string(),
+        "launchable": vm.plan.is_some(),
+        "config": render(&vm.config),
+        "huge_pages": huge_pages,
+        "warnings": vm.warnings,
+        "plan": vm.plan.as_ref().map(|plan| of_plan(vm, plan)),
+    });
+    if dtb {
+        value["dtb"] = vm.dtb_source.clone().into();
+    }
+    value
+}
+
+fn of_plan(vm: &VmReport, plan: &LaunchPlan) -> Value {
+    let rows: Vec<Value> = map(vm, plan)
+        .iter()
+        .map(|row| {
+            json!({
+                "what": row.what,
+                "base": address(row.base),
+                "size": row.size,
+                "inside": row.depth > 0,
+                "detail": row.detail,
+            })
+        })
+        .collect();
+    json!({
+        "map": rows,
+        "entry": address(plan.kernel.entry),
+        "dtb": { "base": address(plan.dtb.base), "size": plan.dtb.size },
+        "memory_entries": plan.memory_entries,
+    })
+}
+
+fn address(address: u64) -> String {
+    format!("{address:#x}")
+}

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A VM's address map: its regions and what lies in them.
+
+use super::VmReport;
+use crate::config::{Access, Backing, Bytes};
+use crate::plan::{LaunchPlan, PlannedRegion};
+
+/// One row of an address map.
+pub(super) struct Row {
+    /// 0 for a region, 1 for what lies in it.
+    pub depth: usize,
+    /// Guest address.
+    pub base: u64,
+    /// Bytes.
+    pub size: u64,
+    /// What it is, in a word or two.
+    pub what: &'static str,
+    /// All else.
+    pub detail: String,
+}
+
+/// The address map of a plan, by region.
+pub(super) fn map(vm: &VmReport, plan: &LaunchPlan) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for (index, region) in plan.regions.iter().enumerate() {
+        rows.push(Row {
+            depth: 0,
+            base: region.base,
+            size: region.size,
+            what: if index == 0 { "memory" } else { "region" },
+            detail: region_detail(region),
+        });
+        let inside = if index == 0 {
+            contents(vm, plan)
+        } else {
+            of_file(region)
+        };
+        rows.extend(inside);
+    }
+    if let Some(console) = &vm.config.console {
+        rows.push(Row {
+            depth: 0,
+            base: console.base,
+            size: 4096,
+            what: "console",
+            detail: format!("doorbell {}, SPI {}", console.label, console.interrupt),
+        });
+    }
+    rows
+}
+
+/// What lies in main memory, by rising address.
+fn contents(vm: &VmReport, plan: &LaunchPlan) -> Vec<Row> {
+    let config = &vm.config;
+    let mut rows = Vec::new();
+    let mut add = |base, size, what, detail: String| {
+        rows.push(Row {
+            depth: 1,
+            base,
+            size,
+            what,
+            detail,
+        });
+    };
+    if plan.kernel.branch.is_some() {
+        let detail = format!("to the kernel's entry at {:#x}", plan.kernel.entry);
+        add(plan.main().base, 4, "branch", detail);
+    }
+    for segment in &plan.kernel.segments {
+        let detail = config.kernel.path.display().to_string();
+        add(segment.base, segment.memory_size, "kernel", detail);
+    }
+    if let (Some(initrd), Some(config)) = (&plan.initrd, &config.initrd) {
+        add(
+            initrd.base,
+            initrd.size,
+            "initrd",
+            config.path.display().to_string(),
+        );
+    }
+    let dtb = match &config.dtb.path {
+        Some(path) => path.display().to_string(),
+        None => "generated".to_owned(),
+    };
+    let detail = format!("{dtb}, with {} of room", Bytes(config.dtb.room));
+    add(plan.dtb.base, plan.dtb.size, "devicetree", detail);
+    rows.sort_by_key(|row| row.base);
+    rows
+}
+
+fn of_file(region: &PlannedRegion) -> Vec<Row> {
+    let row = region.file.as_ref().map(|(path, size)| Row {
+        depth: 1,
+        base: region.base,
+        size: *size,
+        what: "file",
+        detail: path.display().to_string(),
+    });
+    row.into_iter().collect()
+}
+
+fn region_detail(region: &PlannedRegion) -> String {
+    let access = match region.access {
+        Access::Auto => "auto",
+        Access::Share => "share",
+        Access::Lend => "lend",
+    };
+    let backing: Vec<String> = region
+        .backing
+        .iter()
+        .map(|backing| match backing {
+            Backing::Hugetlb => format!("hugetlb {}", Bytes(region.huge_page)),
+            other => other.to_string(),
+        })
+        .collect();
+    format!(
+        "label {}, {}, {access}, {}",
+        region.label,
+        region.flags,
+        backing.join(" or ")
+    )
+}

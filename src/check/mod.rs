@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `gunyahd check`: everything that can be known of configs without a device.
+//!
+//! ```text
+//! inspect   one VM: files, devicetree, plan -> problems and its address map
+//! map       regions and what lies in them, by address
+//! text      the report for people; with --dtb as comments around devicetree source
+//! json      the report for machines
+//! ```
+
+mod inspect;
+mod json;
+mod map;
+mod text;
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use crate::config::{load_paths, Problem, VmConfig};
+use crate::plan::{Host, LaunchPlan};
+
+/// What to check, and how to tell it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Files and directories.
+    pub paths: Vec<PathBuf>,
+    /// Print each VM's devicetree as source.
+    pub dtb: bool,
+    /// Print the report as JSON.
+    pub json: bool,
+    /// The host that the VMs are meant for.
+    pub host: Host,
+    /// Where the device's files are found: `/vendor/x` is looked for in `<root>/vendor/x`.
+    pub root: Option<PathBuf>,
+}
+
+impl Options {
+    /// Text, for a host with 4 KiB pages.
+    pub fn new(paths: Vec<PathBuf>) -> Self {
+        Self {
+            paths,
+            dtb: false,
+            json: false,
+            host: Host::PAGES_4K,
+            root: None,
+        }
+    }
+}
+
+/// The host that `--page-size` means: `4K`, `16K` or `64K`.
+pub fn host_with_pages(text: &str) -> Option<Host> {
+    match text {
+        "4K" => Some(Host::PAGES_4K),
+        "16K" => Some(Host::PAGES_16K),
+        // A level-2 block of 64 KiB pages maps 512 MiB.
+        "64K" => Some(Host {
+            page_size: 64 << 10,
+            huge_page: 512 << 20,
+            thp_page: 512 << 20,
+        }),
+        _ => None,
+    }
+}
+
+/// Everything found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The host assumed.
+    pub host: Host,
+    /// Where the device's files were looked for, if not at `/`.
+    pub root: Option<PathBuf>,
+    /// Files read, good or not.
+    pub files: usize,
+    /// Every VM whose config is sound, in the order of the files.
+    pub vms: Vec<VmReport>,
+    /// Every problem, by directory, file and place.
+    pub problems: Vec<Problem>,
+}
+
+/// What is known of one VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmReport {
+    /// Its config, as it was written.
+    pub config: VmConfig,
+    /// Its plan, if it can be launched.
+    pub plan: Option<LaunchPlan>,
+    /// Devicetree source, if it can be launched.
+    pub dtb_source: Option<String>,
+    /// What a person should know and that stops nothing.
+    pub warnings: Vec<String>,
+    /// Huge pages that its first choice of backing takes from the pools, by page size in bytes.
+    pub huge_pages: BTreeMap<u64, u64>,
+}
+
+/// Huge pages of one size that all VMs take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HugePages {
+    /// Pages of all VMs.
+    pub all: u64,
+    /// Pages of those with `autostart`.
+    pub autostart: u64,
+}
+
+impl Report {
+    /// Huge pages that all VMs take together, by page size in bytes.
+    pub fn huge_pages(&self) -> BTreeMap<u64, HugePages> {
+        let mut sums: BTreeMap<u64, HugePages> = BTreeMap::new();
+        for vm in &self.vms {
+            for (size, pages) in &vm.huge_pages {
+                let sum = sums.entry(*size).or_default();
+                sum.all = sum.all.saturating_add(*pages);
+                if vm.config.autostart {
+                    sum.autostart = sum.autostart.saturating_add(*pages);
+                }
+            }
+        }
+        sums
+    }
+}
+
+/// Checks without printing.
+pub fn check(options: &Options) -> Report {
+    let set = load_paths(&options.paths);
+    let mut report = Report {
+        host: options.host,
+        root: options.root.clone(),
+        files: set.files.len(),
+        vms: Vec::new(),
+        problems: set.problems,
+    };
+    for file in set.files {
+        match file.config {
+            Ok(config) => {
+                let (vm, problems) = inspect::vm(config, options);
+                report.vms.push(vm);
+                report.problems.extend(problems);
+            }
+            Err(problems) => report.problems.extend(problems),
+        }
+    }
+    report
+}
+
+/// Checks and prints. Returns the exit code: 0 if nothing is wrong, else 1.
+///
+/// # Errors
+/// When `out` takes no more.
+pub fn run(options: &Options, out: &mut impl Write) -> io::Result<i32> {
+    let report = check(options);
+    if options.json {
+        serde_json::to_writer_pretty(&mut *out, &json::report(&report, options.dtb))?;
+        writeln!(out)?;
+    } else {
+        out.write_all(text::report(&report, options.dtb).as_bytes())?;
+    }
+    out.flush()?;
+    Ok(i32::from(!report.problems.is_empty()))
+}
