@@ -11,6 +11,7 @@
 //! ```
 
 pub mod caller;
+pub mod console;
 pub mod control;
 pub mod engine;
 pub mod intercept;

@@ -17,6 +17,7 @@ Runs COMMAND with a simulated /dev/gunyah and ends with its exit code.
   --rm-entries N          memory entries that the resource manager survives
   --device PATH           the device's path (default /dev/gunyah)
   --record FILE           every call and event as a line of JSON
+  --console FILE          guests' console output by line, each with its VM's number (- : stdout)
   --script FILE           commands to begin with (see docs/simulator.md)
   --control SOCKET        a socket for commands meanwhile
   --property-socket PATH  plays a property service there
@@ -29,12 +30,14 @@ Runs COMMAND with a simulated /dev/gunyah and ends with its exit code.
 pub struct Options {
     /// Model's set-up.
     pub settings: Settings,
-    /// Engine's name.
+    /// Engine's name, with its options.
     pub engine: String,
     /// The device's path.
     pub device: PathBuf,
     /// Record's file.
     pub record: Option<PathBuf>,
+    /// Where guests' console output goes.
+    pub console: Option<PathBuf>,
     /// Script's file.
     pub script: Option<PathBuf>,
     /// Control socket's path.
@@ -55,6 +58,7 @@ impl Options {
             engine: "null".to_string(),
             device: PathBuf::from("/dev/gunyah"),
             record: None,
+            console: None,
             script: None,
             control: None,
             property_socket: None,
@@ -105,6 +109,7 @@ impl Options {
             }
             "--device" => self.device = PathBuf::from(text),
             "--record" => self.record = path,
+            "--console" => self.console = path,
             "--script" => self.script = path,
             "--control" => self.control = path,
             "--property-socket" => self.property_socket = path,

@@ -224,6 +224,16 @@ pub trait Engine {
     fn start(&mut self, vm: StartVm, events: Events) -> Box<dyn EngineVm>;
 }
 
+/// The engine of `--engine NAME[,KEY=VALUE…]`.
+pub fn by_name(words: &str) -> Result<Box<dyn Engine>, String> {
+    let (name, options) = words.split_once(',').unwrap_or((words, ""));
+    match name {
+        "null" if options.is_empty() => Ok(Box::new(null::Null)),
+        "null" => Err(format!("engine null has no options, not {options:?}")),
+        _ => Err(format!("engine {name:?}: one of null")),
+    }
+}
+
 /// A VM at an engine.
 pub trait EngineVm: Send {
     /// True: VCPU_RUN is handed over. False: it blocks until the VM ends.

@@ -20,8 +20,9 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 use serde_json::json;
 
+use crate::console::Console;
 use crate::control::Control;
-use crate::engine::{null::Null, Engine, EngineVm, Event, EventQueue, Exit, VmId};
+use crate::engine::{self, Engine, EngineVm, Event, EventQueue, Exit, VmId};
 use crate::intercept::{launch, Launched, Notification};
 use crate::model::Model;
 use crate::options::Options;
@@ -78,6 +79,7 @@ struct Session {
     faults: Faults,
     teardown_delay: Duration,
     record: Record,
+    console: Option<Console>,
     control: Option<Control>,
     signals: SignalFd,
     status: Option<ExitStatus>,
@@ -85,13 +87,6 @@ struct Session {
     unwatched: bool,
     /// Asked to stop after COMMAND had ended already.
     abandoned: bool,
-}
-
-fn engine(name: &str) -> Result<Box<dyn Engine>, String> {
-    match name {
-        "null" => Ok(Box::new(Null)),
-        _ => Err(format!("engine {name:?}: one of null")),
-    }
 }
 
 /// Signals that COMMAND gets from us.
@@ -107,7 +102,7 @@ const FORWARDED: [Signal; 6] = [
 /// Runs the command; returns its exit code, 128 + N when signal N ended it.
 pub fn run(options: Options) -> Result<u8, String> {
     let what = |what: &str, error: &dyn std::fmt::Display| format!("{what}: {error}");
-    let engine = engine(&options.engine)?;
+    let engine = engine::by_name(&options.engine)?;
     let script = match &options.script {
         Some(path) => {
             let text = std::fs::read_to_string(path)
@@ -117,6 +112,12 @@ pub fn run(options: Options) -> Result<u8, String> {
         None => Vec::new(),
     };
     let record = Record::open(options.record.as_deref()).map_err(|error| what("record", &error))?;
+    let console = options
+        .console
+        .as_deref()
+        .map(Console::open)
+        .transpose()
+        .map_err(|error| what("console", &error))?;
     let control = options
         .control
         .as_deref()
@@ -152,6 +153,7 @@ pub fn run(options: Options) -> Result<u8, String> {
         faults: Faults::default(),
         teardown_delay: Duration::ZERO,
         record,
+        console,
         control,
         signals,
         status: None,
@@ -318,15 +320,23 @@ impl Session {
                 }
                 Event::Exited(exit) => self.vm_exited(vm, exit),
                 Event::Vcpu(vcpu, exit) => self.vcpu_exited(vm, vcpu, exit),
-                Event::Console(bytes) => self.record.event(
-                    Some(vm),
-                    json!({"event": "console", "text": String::from_utf8_lossy(&bytes)}),
-                ),
+                Event::Console(bytes) => {
+                    if let Some(console) = &mut self.console {
+                        console.show(vm, &bytes);
+                    }
+                    self.record.event(
+                        Some(vm),
+                        json!({"event": "console", "text": String::from_utf8_lossy(&bytes)}),
+                    );
+                }
                 Event::Note(what) => self
                     .record
                     .event(Some(vm), json!({"event": "engine", "what": what})),
                 Event::Stopped => {
                     self.model.remove(vm);
+                    if let Some(console) = &mut self.console {
+                        console.forget(vm);
+                    }
                     self.vcpus.forget(vm);
                     self.record.event(Some(vm), json!({"event": "reclaimed"}));
                 }
