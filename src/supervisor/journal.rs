@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The last lines of a VM's story: states, steps with their times, warnings.
+
+use std::collections::VecDeque;
+
+/// Lines kept: some twenty launches.
+const MAX_LINES: usize = 400;
+
+/// Longest line in bytes; an error with its cause and cure is well below.
+const MAX_LINE: usize = 1024;
+
+/// A bounded list of lines.
+#[derive(Debug, Default)]
+pub struct Journal {
+    lines: VecDeque<String>,
+}
+
+impl Journal {
+    /// Adds a line at `now`, in milliseconds of the monotonic clock.
+    pub fn add(&mut self, now: u64, text: &str) {
+        if self.lines.len() == MAX_LINES {
+            self.lines.pop_front();
+        }
+        let text = shorten(text, MAX_LINE);
+        self.lines
+            .push_back(format!("[{:5}.{:03}] {text}", now / 1000, now % 1000));
+    }
+
+    /// The lines, oldest first.
+    pub fn lines(&self) -> Vec<String> {
+        self.lines.iter().cloned().collect()
+    }
+}
+
+/// `text` as one line of at most `limit` bytes.
+pub(super) fn shorten(text: &str, limit: usize) -> String {
+    let mut line: String = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    if line.len() > limit {
+        let mut end = limit.saturating_sub('…'.len_utf8());
+        while !line.is_char_boundary(end) {
+            end -= 1;
+        }
+        line.truncate(end);
+        line.push('…');
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_the_last_lines() {
+        let mut journal = Journal::default();
+        for number in 0..MAX_LINES + 3 {
+            journal.add(61_005, &format!("line {number}"));
+        }
+        let lines = journal.lines();
+        assert_eq!(lines.len(), MAX_LINES);
+        assert_eq!(lines[0], "[   61.005] line 3");
+    }
+
+    #[test]
+    fn a_line_is_short_and_one_line() {
+        assert_eq!(shorten("a\nb\x1b[31m", 80), "a b [31m");
+        let long = shorten(&"é".repeat(MAX_LINE), MAX_LINE);
+        assert!(long.len() <= MAX_LINE && long.ends_with('…'));
+    }
+}
