@@ -15,6 +15,8 @@
 //! ```
 
 pub mod check;
+pub mod cli;
+pub mod client;
 pub mod config;
 pub mod console;
 pub mod dtb;

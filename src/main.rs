@@ -1,4 +1,73 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `gunyahd`: the init service, one VM in the foreground, and the check without a device.
 
-fn main() {}
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use gunyahd::cli::daemon::{self, Command};
+use gunyahd::config;
+use gunyahd::status::logger::{self, Audience};
+use gunyahd::supervisor::{self, BootOptions};
+
+/// Could not work.
+const BROKEN: u8 = 1;
+/// The command line is wrong.
+const USAGE: u8 = 2;
+/// The file has mistakes, or the launch failed.
+const LAUNCH_FAILED: u8 = 3;
+
+fn main() -> ExitCode {
+    match daemon::parse(std::env::args_os().skip(1)) {
+        Ok(Command::Print(text)) => print(&text),
+        Ok(Command::Boot(options)) => boot(options),
+        Ok(Command::Run { file, device }) => run(&file, device),
+        Err(error) => {
+            complain(&format!("gunyahd: {error}; gunyahd --help tells more"));
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+fn print(text: &str) -> ExitCode {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(BROKEN),
+    }
+}
+
+// A closed standard error is no reason to panic.
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+fn boot(options: BootOptions) -> ExitCode {
+    logger::start(Audience::Service, log::LevelFilter::Info);
+    match supervisor::boot(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("{error}");
+            ExitCode::from(BROKEN)
+        }
+    }
+}
+
+fn run(file: &Path, device: PathBuf) -> ExitCode {
+    logger::start(Audience::Foreground, log::LevelFilter::Info);
+    let config = match config::load(file) {
+        Ok(config) => config,
+        Err(problems) => {
+            for problem in problems {
+                complain(&problem.to_string());
+            }
+            return ExitCode::from(LAUNCH_FAILED);
+        }
+    };
+    match supervisor::run(config, device) {
+        Ok(outcome) => ExitCode::from(daemon::exit_code(outcome)),
+        Err(error) => {
+            log::error!("{error}");
+            ExitCode::from(BROKEN)
+        }
+    }
+}

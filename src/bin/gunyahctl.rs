@@ -1,4 +1,113 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `gunyahctl`: asks gunyahd and tells it what to do.
 
-fn main() {}
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use gunyahd::cli::ctl::{self, Command};
+use gunyahd::client::{self, ClientError, Conversation};
+use gunyahd::status::control::{response_line, ErrorKind, Request, Response};
+
+/// The VM is unknown, or it failed.
+const VM_FAILED: u8 = 1;
+/// The command line is wrong.
+const USAGE: u8 = 2;
+/// gunyahd cannot be reached.
+const UNREACHABLE: u8 = 3;
+/// gunyahd refused.
+const REFUSED: u8 = 4;
+/// gunyahd's answer cannot be understood.
+const GARBLED: u8 = 5;
+
+fn main() -> ExitCode {
+    let socket = std::env::var_os(ctl::SOCKET_VARIABLE);
+    let command = match ctl::parse(std::env::args_os().skip(1), socket) {
+        Ok(command) => command,
+        Err(error) => {
+            complain(&format!("{error}; gunyahctl --help tells more"));
+            return ExitCode::from(USAGE);
+        }
+    };
+    let code = match command {
+        Command::Print(text) => print(&text),
+        Command::Ask {
+            socket,
+            request,
+            json,
+        } => match Conversation::begin(&socket, &request) {
+            Ok(conversation) => listen(conversation, &request, json),
+            Err(error) => fail(&error),
+        },
+    };
+    ExitCode::from(code)
+}
+
+/// Shows answers until there are no more of them.
+fn listen(mut conversation: Conversation, request: &Request, json: bool) -> u8 {
+    let mut answered = false;
+    loop {
+        let response = match conversation.answer() {
+            Ok(Some(response)) => response,
+            Ok(None) if answered => return 0,
+            Ok(None) => return fail(&ClientError::HungUp),
+            Err(error) => return fail(&error),
+        };
+        answered = true;
+        if json {
+            let line = response_line(&response);
+            if io::stdout().write_all(&line).is_err() {
+                return 0;
+            }
+        }
+        let code = match &response {
+            Response::Error(error) => {
+                if !json {
+                    complain(&error.message);
+                }
+                code_of(error.kind)
+            }
+            _ if json => 0,
+            Response::Vms(vms) => match (request, vms.as_slice()) {
+                (Request::Status { vm: Some(_) }, [vm]) => print(&client::one(vm)),
+                _ => print(&client::table(vms)),
+            },
+            Response::Done(vm) => print(&client::table(std::slice::from_ref(vm))),
+            Response::Lines(lines) => {
+                print(&lines.iter().map(|l| format!("{l}\n")).collect::<String>())
+            }
+            Response::Change(change) => print(&client::change(change)),
+        };
+        if code != 0 || *request != Request::Watch {
+            return code;
+        }
+    }
+}
+
+fn code_of(kind: ErrorKind) -> u8 {
+    match kind {
+        ErrorKind::UnknownVm | ErrorKind::Failed => VM_FAILED,
+        ErrorKind::Denied | ErrorKind::Busy => REFUSED,
+        ErrorKind::BadRequest | ErrorKind::Version => GARBLED,
+    }
+}
+
+fn fail(error: &ClientError) -> u8 {
+    complain(&error.to_string());
+    match error {
+        ClientError::Unreachable { .. } | ClientError::Broken(_) | ClientError::HungUp => {
+            UNREACHABLE
+        }
+        ClientError::Garbled(_) => GARBLED,
+    }
+}
+
+// A reader that went away (`| head`) is no failure.
+fn print(text: &str) -> u8 {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    0
+}
+
+fn complain(text: &str) {
+    let _ = writeln!(io::stderr(), "gunyahctl: {text}");
+}

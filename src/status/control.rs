@@ -289,9 +289,9 @@ pub fn parse_request(line: &[u8]) -> Result<Request, ControlError> {
 pub fn request_line(request: &Request) -> Vec<u8> {
     let (vm, wait) = match request {
         Request::Status { vm } => (vm.clone(), None),
-        Request::Start { vm, wait } | Request::Stop { vm, wait } | Request::Restart { vm, wait } => {
-            (Some(vm.clone()), Some(*wait))
-        }
+        Request::Start { vm, wait }
+        | Request::Stop { vm, wait }
+        | Request::Restart { vm, wait } => (Some(vm.clone()), Some(*wait)),
         Request::Log { vm } => (Some(vm.clone()), None),
         Request::Watch => (None, None),
     };
@@ -321,7 +321,10 @@ pub fn response_line(response: &Response) -> Vec<u8> {
     }
     let error = Response::Error(ControlError::new(
         ErrorKind::Failed,
-        format!("the answer has {} bytes, more than {MAX_RESPONSE}: ask for one VM", whole.len()),
+        format!(
+            "the answer has {} bytes, more than {MAX_RESPONSE}: ask for one VM",
+            whole.len()
+        ),
     ));
     line(&ResponseLine {
         v: VERSION,
@@ -375,10 +378,26 @@ mod tests {
             (r#"{"op":"status"}"#, ErrorKind::BadRequest, "`v`"),
             (r#"{"v":2,"op":"new"}"#, ErrorKind::Version, "version 2"),
             (r#"{"v":1,"op":"reboot"}"#, ErrorKind::BadRequest, "reboot"),
-            (r#"{"v":1,"op":"stop"}"#, ErrorKind::BadRequest, "needs `vm`"),
-            (r#"{"v":1,"op":"log","vm":"a","wait":true}"#, ErrorKind::BadRequest, "wait"),
-            (r#"{"v":1,"op":"status","vmm":"a"}"#, ErrorKind::BadRequest, "vmm"),
-            (r#"{"v":1,"op":"status","vm":7}"#, ErrorKind::BadRequest, "string"),
+            (
+                r#"{"v":1,"op":"stop"}"#,
+                ErrorKind::BadRequest,
+                "needs `vm`",
+            ),
+            (
+                r#"{"v":1,"op":"log","vm":"a","wait":true}"#,
+                ErrorKind::BadRequest,
+                "wait",
+            ),
+            (
+                r#"{"v":1,"op":"status","vmm":"a"}"#,
+                ErrorKind::BadRequest,
+                "vmm",
+            ),
+            (
+                r#"{"v":1,"op":"status","vm":7}"#,
+                ErrorKind::BadRequest,
+                "string",
+            ),
         ] {
             let error = parse_request(line.as_bytes()).unwrap_err();
             assert_eq!(error.kind, kind, "{line}");
@@ -396,7 +415,10 @@ mod tests {
         assert!(long.len() < 200);
         assert!(matches!(
             parse_response(&long),
-            Ok(Response::Error(ControlError { kind: ErrorKind::Failed, .. }))
+            Ok(Response::Error(ControlError {
+                kind: ErrorKind::Failed,
+                ..
+            }))
         ));
     }
 }

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use super::logger::{pieces, Sent};
 
@@ -32,6 +32,11 @@ pub fn inherited() -> Option<File> {
 impl Kmsg {
     pub fn new(file: File) -> Self {
         Self { file }
+    }
+
+    /// Our duplicate of the inherited fd.
+    pub fn fd(&self) -> RawFd {
+        self.file.as_raw_fd()
     }
 
     /// Writes one record in as many lines as it needs.

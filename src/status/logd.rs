@@ -4,7 +4,7 @@
 //! A datagram is the header of AOSP `system/logging/liblog/include/private/android_logger.h` (u8 log id,
 //! u16 thread, u32 seconds, u32 nanoseconds, packed, little endian), then u8 priority, tag NUL, message NUL.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
 use nix::errno::Errno;
@@ -33,6 +33,11 @@ pub struct Logd {
 impl Logd {
     pub fn new(path: PathBuf) -> Self {
         Self { path, fd: None }
+    }
+
+    /// The connection's fd, while there is one.
+    pub fn fd(&self) -> Option<RawFd> {
+        self.fd.as_ref().map(AsRawFd::as_raw_fd)
     }
 
     /// Connects if there is no connection; true if there is one now.

@@ -10,8 +10,9 @@
 
 use std::fs::File;
 use std::io::{IsTerminal, Write};
+use std::os::fd::RawFd;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use nix::time::{clock_gettime, ClockId};
@@ -54,7 +55,20 @@ pub fn start(audience: Audience, level: LevelFilter) {
         );
     }
     // Fails only if a logger is there already, which then stays.
-    let _ = log::set_boxed_logger(Box::new(Logger::from_environment(audience)));
+    let _ = log::set_logger(LOGGER.get_or_init(|| Logger::from_environment(audience)));
+}
+
+static LOGGER: OnceLock<Logger> = OnceLock::new();
+
+/// The fds that the log holds now: a forked worker, which logs by itself, must not close them.
+pub fn fds() -> Vec<RawFd> {
+    let Some(logger) = LOGGER.get() else {
+        return Vec::new();
+    };
+    let sinks = logger.sinks.lock().unwrap_or_else(PoisonError::into_inner);
+    let logd = sinks.logd.as_ref().and_then(Logd::fd);
+    let kmsg = sinks.kmsg.as_ref().map(Kmsg::fd);
+    logd.into_iter().chain(kmsg).collect()
 }
 
 /// The `log` backend.

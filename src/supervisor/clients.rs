@@ -96,7 +96,10 @@ impl Clients {
             let stream = match listener.accept() {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    if !matches!(error.kind(), IoErrorKind::WouldBlock | IoErrorKind::Interrupted) {
+                    if !matches!(
+                        error.kind(),
+                        IoErrorKind::WouldBlock | IoErrorKind::Interrupted
+                    ) {
                         log::warn!("accept on the control socket: {error}");
                     }
                     return;
@@ -150,7 +153,10 @@ impl Clients {
 
     /// When [`Clients::expire`] has something to do.
     pub fn deadline(&self) -> Option<u64> {
-        self.clients.iter().filter_map(|client| client.deadline).min()
+        self.clients
+            .iter()
+            .filter_map(|client| client.deadline)
+            .min()
     }
 
     /// Drops those that took too long.
@@ -226,13 +232,6 @@ impl Clients {
             .any(|client| client.id == id && client.doing == Doing::Waiting)
     }
 
-    /// Some bytes are still to be sent.
-    pub fn is_busy(&self) -> bool {
-        self.clients
-            .iter()
-            .any(|client| client.sent < client.output.len())
-    }
-
     fn push(&mut self, id: ClientId, line: &[u8], doing: Doing, now: u64) {
         let Some(client) = self.clients.iter_mut().find(|client| client.id == id) else {
             return;
@@ -298,7 +297,10 @@ impl Client {
                 self.line()
             }
             Err(error)
-                if matches!(error.kind(), IoErrorKind::WouldBlock | IoErrorKind::Interrupted) =>
+                if matches!(
+                    error.kind(),
+                    IoErrorKind::WouldBlock | IoErrorKind::Interrupted
+                ) =>
             {
                 Ready::Nothing
             }

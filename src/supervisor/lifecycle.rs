@@ -18,6 +18,7 @@
 
 use crate::config::{RestartPolicy, VmConfig};
 use crate::error::LaunchError;
+use crate::status::control::LastEnd;
 use crate::status::{EndReason, State};
 use crate::worker::{Report, Request};
 
@@ -31,6 +32,17 @@ pub const CLOSE_TIMEOUT: u64 = 5_000;
 /// channel closes just before its pidfd tells.
 const HANGUP_GRACE: u64 = 200;
 
+/// How a VM becomes ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readiness {
+    /// Its file says nothing of it: it stays `running`.
+    Untold,
+    /// As soon as it runs.
+    AtOnce,
+    /// When the guest says so, within milliseconds.
+    Within(u64),
+}
+
 /// What a VM's file says about its life.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
@@ -40,29 +52,41 @@ pub struct Rules {
     pub start_timeout: u64,
     /// Milliseconds between asking the guest to end and closing its VM.
     pub stop_timeout: u64,
-    /// Milliseconds between running and ready; `None`: it never says that it is ready.
-    pub ready_timeout: Option<u64>,
+    /// How it becomes ready.
+    pub ready: Readiness,
     /// The property waited for, as `name=value`, and milliseconds.
     pub property: Option<(String, u64)>,
 }
 
 impl Rules {
+    /// For a VM whose file says nothing that can be trusted.
+    pub fn none() -> Self {
+        Self {
+            restart: RestartRules::none(),
+            start_timeout: 0,
+            stop_timeout: 0,
+            ready: Readiness::Untold,
+            property: None,
+        }
+    }
+
     /// The rules in a VM's file.
     pub fn of(config: &VmConfig) -> Self {
         Self {
             restart: RestartRules::of(&config.restart),
             start_timeout: millis(config.start.timeout),
             stop_timeout: millis(config.stop_timeout),
-            ready_timeout: config
-                .ready
-                .as_ref()
-                .filter(|ready| ready.console_line.is_some())
-                .map(|ready| millis(ready.timeout)),
-            property: config
-                .start
-                .property
-                .as_ref()
-                .map(|wait| (format!("{}={}", wait.name, wait.value), millis(wait.timeout))),
+            ready: match &config.ready {
+                None => Readiness::Untold,
+                Some(ready) if ready.console_line.is_none() => Readiness::AtOnce,
+                Some(ready) => Readiness::Within(millis(ready.timeout)),
+            },
+            property: config.start.property.as_ref().map(|wait| {
+                (
+                    format!("{}={}", wait.name, wait.value),
+                    millis(wait.timeout),
+                )
+            }),
         }
     }
 }
@@ -144,15 +168,6 @@ pub enum Action {
     Publish(State, String),
 }
 
-/// How a run of the VM ended, for status.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct LastEnd {
-    /// `power-off`, `reset`, …, `launch-failed`, `worker-died`, `timeout`, `asked`.
-    pub reason: String,
-    /// The driver's words or the error.
-    pub detail: String,
-}
-
 /// Why a VM is going.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Verdict {
@@ -183,11 +198,24 @@ enum Push {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Phase {
     Idle,
-    Gate { property_deadline: Option<u64> },
-    Backoff { until: u64 },
-    Starting { deadline: u64 },
-    Up { ready_deadline: Option<u64> },
-    Down { push: Push, verdict: Verdict, wish: Wish, since: u64 },
+    Gate {
+        property_deadline: Option<u64>,
+    },
+    Backoff {
+        until: u64,
+    },
+    Starting {
+        deadline: u64,
+    },
+    Up {
+        ready_deadline: Option<u64>,
+    },
+    Down {
+        push: Push,
+        verdict: Verdict,
+        wish: Wish,
+        since: u64,
+    },
 }
 
 /// One VM's life.
@@ -255,11 +283,32 @@ impl Lifecycle {
         matches!(self.phase, Phase::Gate { .. })
     }
 
+    /// It waits for nothing but its property.
+    pub fn awaits_property(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Gate {
+                property_deadline: Some(_)
+            }
+        )
+    }
+
     /// A worker lives, or is about to.
     pub fn has_worker(&self) -> bool {
         matches!(
             self.phase,
             Phase::Starting { .. } | Phase::Up { .. } | Phase::Down { .. }
+        )
+    }
+
+    /// It is going, and nobody wants it to come back.
+    pub fn is_stopping_for_good(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Down {
+                wish: Wish::Stay,
+                ..
+            }
         )
     }
 
@@ -385,7 +434,11 @@ impl Lifecycle {
                     after,
                     now,
                 );
-                self.publish(State::Stopping, format!("{by}; asking the guest to end"), now);
+                self.publish(
+                    State::Stopping,
+                    format!("{by}; asking the guest to end"),
+                    now,
+                );
             }
             Phase::Down { wish, .. } => *wish = after,
         }
@@ -460,18 +513,20 @@ impl Lifecycle {
                 if !matches!(self.phase, Phase::Starting { .. }) {
                     return;
                 }
-                self.phase = Phase::Up {
-                    ready_deadline: self
-                        .rules
-                        .ready_timeout
-                        .map(|timeout| now.saturating_add(timeout)),
+                let ready_deadline = match self.rules.ready {
+                    Readiness::Within(timeout) => Some(now.saturating_add(timeout)),
+                    Readiness::Untold | Readiness::AtOnce => None,
                 };
+                self.phase = Phase::Up { ready_deadline };
                 let reason = if *end_visible {
                     "started"
                 } else {
                     "started; the driver cannot tell when this guest ends"
                 };
                 self.publish(State::Running, reason, now);
+                if self.rules.ready == Readiness::AtOnce {
+                    self.publish(State::Ready, "at once, as its file says", now);
+                }
             }
             Report::Ready => {
                 if let Phase::Up { ready_deadline } = &mut self.phase {
@@ -557,10 +612,10 @@ impl Lifecycle {
             Phase::Up {
                 ready_deadline: Some(due),
             } if due <= now => {
-                let what = format!(
-                    "not ready within {}",
-                    span(self.rules.ready_timeout.unwrap_or_default())
-                );
+                let what = match self.rules.ready {
+                    Readiness::Within(timeout) => format!("not ready within {}", span(timeout)),
+                    Readiness::Untold | Readiness::AtOnce => "not ready".to_owned(),
+                };
                 self.actions.push(Action::Send(Request::Stop));
                 let push = Push::Asked(now.saturating_add(self.rules.stop_timeout));
                 self.overdue(push, what, "asking the guest to end", now);
@@ -650,7 +705,11 @@ impl Lifecycle {
     fn settled(&mut self, verdict: Verdict, death: Death, killed: bool) -> (State, String) {
         match verdict {
             Verdict::Asked(by) => {
-                let how = if killed { "; its worker had to be killed" } else { "" };
+                let how = if killed {
+                    "; its worker had to be killed"
+                } else {
+                    ""
+                };
                 if self.last_end.is_none() || killed {
                     self.last_end = Some(LastEnd {
                         reason: "asked".to_owned(),
@@ -706,7 +765,11 @@ impl Lifecycle {
         let text = end_text(EndReason::Reset, detail);
         if self.rules.restart.policy == RestartPolicy::Never {
             self.phase = Phase::Idle;
-            self.publish(State::Stopped, format!("{text}; restart policy is never"), now);
+            self.publish(
+                State::Stopped,
+                format!("{text}; restart policy is never"),
+                now,
+            );
             return;
         }
         match self.budget.after_reset(&self.rules.restart, now) {

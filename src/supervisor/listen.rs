@@ -44,7 +44,9 @@ pub enum ListenError {
         error: io::Error,
     },
     /// The inherited fd is no listening socket.
-    #[error("{SOCKET_VARIABLE}={value}: {why}; the service needs `socket gunyahd stream+listen …`")]
+    #[error(
+        "{SOCKET_VARIABLE}={value}: {why}; the service needs `socket gunyahd stream+listen …`"
+    )]
     Inherited {
         /// What the variable says.
         value: String,
@@ -55,8 +57,12 @@ pub enum ListenError {
 
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::NotFound => "; its directory must exist: make it, or give --socket and --run-dir",
-        io::ErrorKind::PermissionDenied => "; give --socket and --run-dir where this user may write",
+        io::ErrorKind::NotFound => {
+            "; its directory must exist: make it, or give --socket and --run-dir"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "; give --socket and --run-dir where this user may write"
+        }
         _ => "",
     }
 }
@@ -73,9 +79,7 @@ impl Listener {
     /// The socket that init made, if it made one.
     pub fn inherited() -> Option<Result<Self, ListenError>> {
         let value = std::env::var(SOCKET_VARIABLE).ok()?;
-        Some(
-            Self::from_inherited(&value).map_err(|why| ListenError::Inherited { value, why }),
-        )
+        Some(Self::from_inherited(&value).map_err(|why| ListenError::Inherited { value, why }))
     }
 
     fn from_inherited(value: &str) -> Result<Self, String> {
@@ -144,7 +148,10 @@ impl Listener {
                     Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
                     Err(error) => return Err(failed("connect", path, error)),
                 }
-                log::info!("replacing {}, left by a gunyahd that was killed", path.display());
+                log::info!(
+                    "replacing {}, left by a gunyahd that was killed",
+                    path.display()
+                );
                 std::fs::remove_file(path).map_err(|error| failed("remove", path, error))?;
             }
         }
@@ -195,7 +202,8 @@ mod tests {
     use super::*;
 
     fn dir(name: &str) -> PathBuf {
-        let dir = std::env::temp_dir().join(format!("gunyahd-listen-{}-{name}", std::process::id()));
+        let dir =
+            std::env::temp_dir().join(format!("gunyahd-listen-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         dir
     }
@@ -206,12 +214,30 @@ mod tests {
         let path = dir.join("s");
         let first = Listener::bind(&path, &dir).unwrap();
         let error = Listener::bind(&path, &dir).unwrap_err();
-        assert!(matches!(error, ListenError::Busy { found: "its lock is held", .. }), "{error}");
+        assert!(
+            matches!(
+                error,
+                ListenError::Busy {
+                    found: "its lock is held",
+                    ..
+                }
+            ),
+            "{error}"
+        );
         // Another run-dir has another lock, yet the socket answers.
         let other = dir.join("other");
         std::fs::create_dir_all(&other).unwrap();
         let error = Listener::bind(&path, &other).unwrap_err();
-        assert!(matches!(error, ListenError::Busy { found: "it answers", .. }), "{error}");
+        assert!(
+            matches!(
+                error,
+                ListenError::Busy {
+                    found: "it answers",
+                    ..
+                }
+            ),
+            "{error}"
+        );
         drop(first);
         assert!(!path.exists());
         // What a killed one leaves: a socket file that nobody serves.
@@ -232,7 +258,10 @@ mod tests {
         assert!(matches!(error, ListenError::NotASocket(_)), "{error}");
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
         let error = Listener::bind(&dir.join("absent/s"), &dir.join("absent")).unwrap_err();
-        assert!(error.to_string().contains("directory must exist"), "{error}");
+        assert!(
+            error.to_string().contains("directory must exist"),
+            "{error}"
+        );
         let error = Listener::bind(&dir.join("x".repeat(108)), &dir).unwrap_err();
         assert!(matches!(error, ListenError::TooLong(_)), "{error}");
         std::fs::remove_dir_all(&dir).unwrap();

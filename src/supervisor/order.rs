@@ -213,7 +213,10 @@ mod tests {
             peer("a", State::Running, &[]),
             peer("b", State::Waiting, &on_a),
         ];
-        assert!(dependencies(&peers, 1).unwrap_err().reason.contains("no `ready`"));
+        assert!(dependencies(&peers, 1)
+            .unwrap_err()
+            .reason
+            .contains("no `ready`"));
         peers[0].tells_ready = true;
         let unmet = dependencies(&peers, 1).unwrap_err();
         assert!(!unmet.stuck, "{unmet:?}");
@@ -234,7 +237,10 @@ mod tests {
         let unmet = dependencies(&peers, 0).unwrap_err();
         assert_eq!(unmet.reason, "in a circle: a -> b -> c -> a");
         assert!(unmet.stuck);
-        assert!(dependencies(&peers, 3).unwrap_err().reason.contains("no file describes"));
+        assert!(dependencies(&peers, 3)
+            .unwrap_err()
+            .reason
+            .contains("no file describes"));
         // e only waits for somebody in a circle.
         assert_eq!(
             dependencies(&peers, 4).unwrap_err().reason,

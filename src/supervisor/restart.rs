@@ -30,6 +30,17 @@ pub struct RestartRules {
 }
 
 impl RestartRules {
+    /// Never.
+    pub fn none() -> Self {
+        Self {
+            policy: RestartPolicy::Never,
+            max: 0,
+            window: 0,
+            backoff: 0,
+            backoff_max: 0,
+        }
+    }
+
     /// From a VM's file.
     pub fn of(config: &RestartConfig) -> Self {
         Self {

@@ -6,9 +6,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::signal::{self, SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
-use nix::sys::socket::{
-    recv, send, socketpair, AddressFamily, MsgFlags, SockFlag, SockType,
-};
+use nix::sys::socket::{recv, send, socketpair, AddressFamily, MsgFlags, SockFlag, SockType};
 use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
 use nix::unistd::{fork, ForkResult, Pid};
 
@@ -116,9 +114,9 @@ impl Worker {
                 self.channel = None;
                 Heard::HangUp
             }
-            Ok(length) if length > packet.len() => {
-                Heard::Garbage(format!("a report of {length} bytes, at most {MAX_REPORT} are read"))
-            }
+            Ok(length) if length > packet.len() => Heard::Garbage(format!(
+                "a report of {length} bytes, at most {MAX_REPORT} are read"
+            )),
             Ok(length) => match serde_json::from_slice(&packet[..length]) {
                 Ok(report) => Heard::Report(report),
                 Err(error) => Heard::Garbage(format!("a report that cannot be read: {error}")),

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `gunyahctl`'s command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use crate::status::control::Request;
+use crate::supervisor::DEFAULT_SOCKET;
+
+use super::words::{unexpected, unknown, Word, Words};
+use super::UsageError;
+
+/// Names another socket than the default one.
+pub const SOCKET_VARIABLE: &str = "GUNYAHD_SOCKET";
+
+/// `gunyahctl --help`.
+pub const HELP: &str = "\
+Asks gunyahd, and tells it what to do.
+
+usage: gunyahctl [--socket PATH] COMMAND
+
+  status [VM] [--json]        all VMs, or one with the steps of its last launch
+  start VM [--no-wait]        start it, and wait until it runs (or is ready, where it can say so)
+  stop VM [--no-wait]         ask the guest to end, close the VM after its stop_timeout, and wait
+  restart VM [--no-wait]      stop, then start
+  log VM                      the last lines of its journal
+  watch [--json]              every change of state, until Ctrl-C
+
+  --socket PATH   gunyahd's socket (default: $GUNYAHD_SOCKET, else /dev/socket/gunyahd)
+  --version, --help
+
+exit: 0 done                                 3 gunyahd cannot be reached
+      1 the VM is unknown, or it failed      4 gunyahd refused: no right to, or too busy
+      2 usage                                5 gunyahd answered what cannot be understood
+";
+
+/// What is to be done.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Print this text.
+    Print(String),
+    /// Ask gunyahd.
+    Ask {
+        /// Its socket.
+        socket: PathBuf,
+        /// What.
+        request: Request,
+        /// Show the answers as they come, for machines.
+        json: bool,
+    },
+}
+
+/// Reads the command line, without the program's name; `socket` is what the environment says.
+pub fn parse(
+    words: impl IntoIterator<Item = OsString>,
+    socket: Option<OsString>,
+) -> Result<Command, UsageError> {
+    let mut words = Words::new(words);
+    let mut socket = socket
+        .filter(|path| !path.is_empty())
+        .map_or_else(|| PathBuf::from(DEFAULT_SOCKET), PathBuf::from);
+    let (mut json, mut wait) = (false, true);
+    let mut plain: Vec<String> = Vec::new();
+    while let Some(word) = words.next()? {
+        match word {
+            Word::Option(option) => match option.as_str() {
+                "--socket" => socket = words.path(&option)?,
+                "--json" => json = true,
+                "--no-wait" => wait = false,
+                "--help" | "-h" => return Ok(Command::Print(HELP.to_owned())),
+                "--version" | "-V" => return Ok(Command::Print(super::version("gunyahctl"))),
+                _ => return Err(unknown(&option)),
+            },
+            Word::Plain(word) => match word.to_str() {
+                Some(text) => plain.push(text.to_owned()),
+                None => return Err(unexpected(&word)),
+            },
+        }
+    }
+    let mut plain = plain.into_iter();
+    let Some(command) = plain.next() else {
+        return Err(UsageError("a command is missing".to_owned()));
+    };
+    if command == "help" {
+        return Ok(Command::Print(HELP.to_owned()));
+    }
+    let vm = plain.next();
+    if let Some(more) = plain.next() {
+        return Err(unexpected(more.as_ref()));
+    }
+    let request = request(&command, vm, wait)?;
+    if json && !matches!(request, Request::Status { .. } | Request::Watch) {
+        return Err(UsageError(format!("--json has no meaning for {command}")));
+    }
+    if !wait && !request.changes() {
+        return Err(UsageError(format!(
+            "--no-wait has no meaning for {command}"
+        )));
+    }
+    Ok(Command::Ask {
+        socket,
+        request,
+        json,
+    })
+}
+
+fn request(command: &str, vm: Option<String>, wait: bool) -> Result<Request, UsageError> {
+    let named = |vm: Option<String>| {
+        vm.ok_or_else(|| UsageError(format!("{command} needs the name of a VM")))
+    };
+    Ok(match command {
+        "status" => Request::Status { vm },
+        "start" => Request::Start {
+            vm: named(vm)?,
+            wait,
+        },
+        "stop" => Request::Stop {
+            vm: named(vm)?,
+            wait,
+        },
+        "restart" => Request::Restart {
+            vm: named(vm)?,
+            wait,
+        },
+        "log" => Request::Log { vm: named(vm)? },
+        "watch" => match vm {
+            None => Request::Watch,
+            Some(vm) => return Err(unexpected(vm.as_ref())),
+        },
+        _ => return Err(UsageError(format!("unknown command {command}"))),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_line(line: &str) -> Result<Command, UsageError> {
+        parse(line.split_whitespace().map(OsString::from), None)
+    }
+
+    fn ask(request: Request, json: bool) -> Result<Command, UsageError> {
+        Ok(Command::Ask {
+            socket: DEFAULT_SOCKET.into(),
+            request,
+            json,
+        })
+    }
+
+    #[test]
+    fn commands_become_requests() {
+        let status = |vm: Option<&str>| Request::Status {
+            vm: vm.map(str::to_owned),
+        };
+        assert_eq!(parse_line("status"), ask(status(None), false));
+        assert_eq!(parse_line("--json status a"), ask(status(Some("a")), true));
+        let stop = |wait| Request::Stop {
+            vm: "a".to_owned(),
+            wait,
+        };
+        assert_eq!(parse_line("stop a"), ask(stop(true), false));
+        assert_eq!(parse_line("stop --no-wait a"), ask(stop(false), false));
+        assert_eq!(parse_line("watch --json"), ask(Request::Watch, true));
+    }
+
+    #[test]
+    fn the_socket_is_the_options_then_the_environments() {
+        let socket = |line: &str, environment: Option<&str>| {
+            let words = line.split_whitespace().map(OsString::from);
+            match parse(words, environment.map(OsString::from)) {
+                Ok(Command::Ask { socket, .. }) => socket,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(socket("status", Some("/e")), PathBuf::from("/e"));
+        assert_eq!(
+            socket("status --socket /o", Some("/e")),
+            PathBuf::from("/o")
+        );
+        assert_eq!(socket("status", Some("")), PathBuf::from(DEFAULT_SOCKET));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_named() {
+        for (line, word) in [
+            ("", "command"),
+            ("reboot a", "reboot"),
+            ("stop", "name of a VM"),
+            ("stop a b", "unexpected b"),
+            ("watch a", "unexpected a"),
+            ("log a --json", "--json"),
+            ("status --no-wait", "--no-wait"),
+            ("status --all", "--all"),
+        ] {
+            let error = parse_line(line).unwrap_err();
+            assert!(error.to_string().contains(word), "{line}: {error}");
+        }
+    }
+}

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `gunyahd`'s command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use crate::supervisor::{BootOptions, Outcome, DEFAULT_CONFIG_DIR, DEFAULT_DEVICE, DEFAULT_SOCKET};
+
+use super::words::{unexpected, unknown, Word, Words};
+use super::UsageError;
+
+/// `gunyahd --help`.
+pub const HELP: &str = "\
+Launches and supervises virtual machines on the Gunyah hypervisor.
+
+usage: gunyahd boot [options]        the init service: all VMs, until SIGTERM
+       gunyahd run [options] FILE    one VM in the foreground; Ctrl-C stops it
+       gunyahd check [options] PATH… what is wrong with files, without a device
+       gunyahd --version | --help    also: gunyahd COMMAND --help
+";
+
+/// `gunyahd boot --help`.
+pub const BOOT_HELP: &str = "\
+usage: gunyahd boot [--config-dir DIR]… [--socket PATH] [--run-dir DIR] [--device PATH]
+
+Reads every *.json of the config directories, starts the VMs that want it, looks after them and
+answers gunyahctl. A bad file or a failed VM stops no other: gunyahctl status shows why it failed.
+
+  --config-dir DIR  VMs' files; may be given again (default /vendor/etc/gunyah)
+  --socket PATH     control socket, where init hands none down in ANDROID_SOCKET_gunyahd
+                    (default /dev/socket/gunyahd)
+  --run-dir DIR     where the socket's lock is (default: the socket's directory)
+  --device PATH     the driver's node (default /dev/gunyah)
+
+signals: SIGTERM and SIGINT stop all VMs in reverse order of dependency; a second SIGINT does not
+         wait for the guests. SIGHUP reads the files again.
+exit:    0 all VMs are stopped; 1 cannot serve (the log says why); 2 usage
+";
+
+/// `gunyahd run --help`.
+pub const RUN_HELP: &str = "\
+usage: gunyahd run [--device PATH] FILE
+
+Starts the VM of FILE at once, without waiting for other VMs or properties, and tells on standard
+error what it does. It is never restarted. Ctrl-C asks the guest to end and closes the VM after its
+stop_timeout; a second Ctrl-C closes it at once.
+
+  --device PATH     the driver's node (default /dev/gunyah)
+
+exit: 0 the guest powered off     3 the file has mistakes, or the launch failed
+      1 gunyahd could not work    4 the guest or its worker crashed
+      2 usage                     5 the guest reset itself
+                                  6 a signal to gunyahd stopped it
+";
+
+/// What is to be done.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Print this text.
+    Print(String),
+    /// `boot`
+    Boot(BootOptions),
+    /// `run`
+    Run {
+        /// The VM's file.
+        file: PathBuf,
+        /// The driver's node.
+        device: PathBuf,
+    },
+}
+
+/// Reads the command line, without the program's name.
+pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
+    let mut words = Words::new(words);
+    match words.next()? {
+        None => Err(UsageError("a command is missing".to_owned())),
+        Some(Word::Option(option)) => match option.as_str() {
+            "--help" | "-h" => Ok(Command::Print(HELP.to_owned())),
+            "--version" | "-V" => Ok(Command::Print(super::version("gunyahd"))),
+            _ => Err(unknown(&option)),
+        },
+        Some(Word::Plain(command)) => match command.to_str() {
+            Some("boot") => boot(words),
+            Some("run") => run(words),
+            Some("help") => Ok(Command::Print(HELP.to_owned())),
+            _ => Err(UsageError(format!(
+                "unknown command {}",
+                command.to_string_lossy()
+            ))),
+        },
+    }
+}
+
+fn boot(mut words: Words) -> Result<Command, UsageError> {
+    let mut options = BootOptions {
+        config_dirs: Vec::new(),
+        socket: DEFAULT_SOCKET.into(),
+        run_dir: None,
+        device: DEFAULT_DEVICE.into(),
+    };
+    while let Some(word) = words.next()? {
+        match word {
+            Word::Option(option) => match option.as_str() {
+                "--config-dir" => options.config_dirs.push(words.path(&option)?),
+                "--socket" => options.socket = words.path(&option)?,
+                "--run-dir" => options.run_dir = Some(words.path(&option)?),
+                "--device" => options.device = words.path(&option)?,
+                "--help" | "-h" => return Ok(Command::Print(BOOT_HELP.to_owned())),
+                _ => return Err(unknown(&option)),
+            },
+            Word::Plain(word) => return Err(unexpected(&word)),
+        }
+    }
+    if options.config_dirs.is_empty() {
+        options.config_dirs.push(DEFAULT_CONFIG_DIR.into());
+    }
+    Ok(Command::Boot(options))
+}
+
+fn run(mut words: Words) -> Result<Command, UsageError> {
+    let mut file: Option<PathBuf> = None;
+    let mut device = PathBuf::from(DEFAULT_DEVICE);
+    while let Some(word) = words.next()? {
+        match word {
+            Word::Option(option) => match option.as_str() {
+                "--device" => device = words.path(&option)?,
+                "--help" | "-h" => return Ok(Command::Print(RUN_HELP.to_owned())),
+                _ => return Err(unknown(&option)),
+            },
+            Word::Plain(word) if file.is_none() => file = Some(word.into()),
+            Word::Plain(word) => return Err(unexpected(&word)),
+        }
+    }
+    let file = file.ok_or_else(|| UsageError("run needs a VM's FILE".to_owned()))?;
+    Ok(Command::Run { file, device })
+}
+
+/// Exit code of `gunyahd run`.
+pub fn exit_code(outcome: Outcome) -> u8 {
+    match outcome {
+        Outcome::PowerOff => 0,
+        Outcome::LaunchFailed => 3,
+        Outcome::Crashed => 4,
+        Outcome::Reset => 5,
+        Outcome::Stopped => 6,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_line(line: &str) -> Result<Command, UsageError> {
+        parse(line.split_whitespace().map(OsString::from))
+    }
+
+    #[test]
+    fn boot_has_a_devices_defaults() {
+        assert_eq!(
+            parse_line("boot"),
+            Ok(Command::Boot(BootOptions {
+                config_dirs: vec!["/vendor/etc/gunyah".into()],
+                socket: "/dev/socket/gunyahd".into(),
+                run_dir: None,
+                device: "/dev/gunyah".into(),
+            }))
+        );
+    }
+
+    #[test]
+    fn boot_takes_several_directories() {
+        let line = "boot --config-dir a --config-dir=b --socket s --run-dir r --device d";
+        assert_eq!(
+            parse_line(line),
+            Ok(Command::Boot(BootOptions {
+                config_dirs: vec!["a".into(), "b".into()],
+                socket: "s".into(),
+                run_dir: Some("r".into()),
+                device: "d".into(),
+            }))
+        );
+    }
+
+    #[test]
+    fn run_takes_one_file() {
+        assert_eq!(
+            parse_line("run --device=d f.json"),
+            Ok(Command::Run {
+                file: "f.json".into(),
+                device: "d".into()
+            })
+        );
+    }
+
+    #[test]
+    fn what_is_not_understood_is_named() {
+        for (line, word) in [
+            ("", "command"),
+            ("bot", "bot"),
+            ("--all", "--all"),
+            ("boot --config", "--config"),
+            ("boot --config-dir", "value"),
+            ("boot x", "unexpected x"),
+            ("run", "FILE"),
+            ("run a b", "unexpected b"),
+            ("run --help=yes", "--help"),
+        ] {
+            match parse_line(line) {
+                Err(error) => assert!(error.to_string().contains(word), "{line}: {error}"),
+                // `--help` wins over whatever stands behind it.
+                Ok(Command::Print(_)) => assert!(line.contains("--help"), "{line}"),
+                Ok(other) => panic!("{line}: {other:?}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Answers for people's eyes.
+
+use std::fmt::Write;
+
+use crate::status::control::{Change, VmStatus};
+
+/// All VMs as an aligned table.
+pub fn table(vms: &[VmStatus]) -> String {
+    if vms.is_empty() {
+        return "no VMs: gunyahd found no *.json in its config directories\n".to_owned();
+    }
+    let head = ["VM", "STATE", "SINCE", "RESTARTS", "PID", "REASON"].map(str::to_owned);
+    let mut rows = vec![head];
+    rows.extend(vms.iter().map(|vm| {
+        [
+            vm.vm.clone(),
+            vm.state.to_string(),
+            age(vm.age_ms),
+            vm.restarts.to_string(),
+            vm.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
+            vm.reason.clone(),
+        ]
+    }));
+    align(&rows)
+}
+
+/// Columns two spaces apart, the last one as wide as it likes.
+fn align<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| {
+        rows.iter()
+            .map(|row| row[column].chars().count())
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            let padding = width.saturating_sub(cell.chars().count()) + 2;
+            line.push_str(cell);
+            line.extend(std::iter::repeat_n(' ', padding));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// One VM with all that is known.
+pub fn one(vm: &VmStatus) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: &str| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{name:<10}{value}");
+    };
+    line("vm", &vm.vm);
+    line("state", &format!("{} for {}", vm.state, age(vm.age_ms)));
+    line("reason", &vm.reason);
+    line("file", &vm.file);
+    if let Some(pid) = vm.pid {
+        line("pid", &pid.to_string());
+    }
+    line(
+        "restarts",
+        &format!("{}, and {} resets", vm.restarts, vm.resets),
+    );
+    if let Some(end) = &vm.last_end {
+        line("last end", &format!("{}: {}", end.reason, end.detail));
+    }
+    for problem in &vm.problems {
+        line("problem", problem);
+    }
+    if let Some(micros) = vm.launch_micros {
+        line("launch", &millis(micros));
+    }
+    let rows: Vec<[String; 3]> = vm
+        .steps
+        .iter()
+        .map(|step| {
+            [
+                format!("  {}", step.step),
+                millis(step.micros),
+                step.detail.clone(),
+            ]
+        })
+        .collect();
+    text + &align(&rows)
+}
+
+/// One change, as a line.
+pub fn change(change: &Change) -> String {
+    format!(
+        "[{:5}.{:03}] {} {}: {}\n",
+        change.at_ms / 1000,
+        change.at_ms % 1000,
+        change.vm,
+        change.state,
+        change.reason
+    )
+}
+
+fn millis(micros: u64) -> String {
+    format!("{}.{:03} ms", micros / 1000, micros % 1000)
+}
+
+/// A time span in at most two units.
+fn age(ms: u64) -> String {
+    let seconds = ms / 1000;
+    match seconds {
+        0..=9 => format!("{}.{} s", seconds, ms % 1000 / 100),
+        10..=59 => format!("{seconds} s"),
+        60..=3599 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3600..=86_399 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::control::{LastEnd, StepTime};
+    use crate::status::State;
+
+    fn vm(name: &str, state: State) -> VmStatus {
+        VmStatus {
+            vm: name.to_owned(),
+            state,
+            reason: "started".to_owned(),
+            since_ms: 1000,
+            age_ms: 61_000,
+            restarts: 2,
+            resets: 1,
+            pid: Some(77),
+            file: "/vendor/etc/gunyah/a.json".to_owned(),
+            problems: Vec::new(),
+            stuck: false,
+            end_visible: true,
+            steps: vec![StepTime {
+                step: "start".to_owned(),
+                micros: 1234,
+                detail: "running".to_owned(),
+            }],
+            launch_micros: Some(56_789),
+            last_end: Some(LastEnd {
+                reason: "reset".to_owned(),
+                detail: "type 2".to_owned(),
+            }),
+        }
+    }
+
+    #[test]
+    fn columns_are_aligned() {
+        let mut second = vm("longer-name", State::Stopped);
+        second.pid = None;
+        let text = table(&[vm("a", State::Running), second]);
+        assert_eq!(
+            text,
+            "VM           STATE    SINCE      RESTARTS  PID  REASON\n\
+             a            running  1 min 1 s  2         77   started\n\
+             longer-name  stopped  1 min 1 s  2         -    started\n"
+        );
+        assert!(table(&[]).contains("no VMs"));
+    }
+
+    #[test]
+    fn one_vm_shows_its_launch() {
+        let text = one(&vm("a", State::Running));
+        for line in [
+            "state     running for 1 min 1 s",
+            "restarts  2, and 1 resets",
+            "last end  reset: type 2",
+            "launch    56.789 ms",
+            "  start  1.234 ms  running",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn ages_are_short() {
+        for (ms, text) in [
+            (0, "0.0 s"),
+            (9_999, "9.9 s"),
+            (59_000, "59 s"),
+            (3_600_000, "1 h 0 min"),
+            (90_000_000, "1 d 1 h"),
+        ] {
+            assert_eq!(age(ms), text);
+        }
+    }
+}

@@ -1,0 +1,515 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The loop: settle everything that can be settled now, sleep until something happens, hear it.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::time::{clock_gettime, ClockId};
+use nix::unistd::Uid;
+
+use crate::config::{ConfigFile, VmConfig};
+use crate::status::logger;
+
+use super::answer::Waiter;
+use super::clients::{ClientId, Clients, Rights};
+use super::lifecycle::{Action, Event, Gates, Rules};
+use super::listen::Listener;
+use super::order;
+use super::sinks::{Overall, Sinks};
+use super::spawn::{Heard, Worker};
+use super::vm::Vm;
+use super::{Outcome, SupervisorError};
+
+/// Milliseconds between two looks at a property that a VM waits for: reading the shared property
+/// area costs microseconds, and there is no fd to wait on without a thread.
+const PROPERTY_INTERVAL: u64 = 50;
+
+/// Reports taken from one worker before others get their turn.
+const REPORTS_A_TURN: usize = 64;
+
+/// Milliseconds for the last properties and answers before gunyahd ends.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// The supervisor.
+pub struct Supervisor {
+    pub(super) vms: Vec<Vm>,
+    pub(super) clients: Clients,
+    pub(super) waiters: Vec<Waiter>,
+    pub(super) config_dirs: Vec<PathBuf>,
+    /// It is going down.
+    pub(super) stopping: bool,
+    device: PathBuf,
+    listener: Option<Listener>,
+    rights: Rights,
+    signals: SignalFd,
+    sinks: Sinks,
+    /// One VM in the foreground: the end of it is the end of all.
+    alone: bool,
+}
+
+/// What an entry of the poll set is.
+enum Source {
+    Signals,
+    Listener,
+    Client(ClientId),
+    Worker(usize),
+    Properties,
+}
+
+impl Supervisor {
+    /// Takes over signals and the control socket.
+    pub(super) fn new(
+        device: PathBuf,
+        listener: Option<Listener>,
+    ) -> Result<Self, SupervisorError> {
+        let failed = |call| move |errno| SupervisorError::System { call, errno };
+        let mut mask = SigSet::empty();
+        for signal in [
+            Signal::SIGTERM,
+            Signal::SIGINT,
+            Signal::SIGHUP,
+            Signal::SIGCHLD,
+        ] {
+            mask.add(signal);
+        }
+        mask.thread_block().map_err(failed("sigprocmask"))?;
+        let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+            .map_err(failed("signalfd"))?;
+        let inherited = listener.as_ref().is_some_and(Listener::is_inherited);
+        Ok(Self {
+            vms: Vec::new(),
+            clients: Clients::default(),
+            waiters: Vec::new(),
+            config_dirs: Vec::new(),
+            stopping: false,
+            device,
+            listener,
+            rights: Rights::new(Uid::effective().as_raw(), inherited),
+            signals,
+            sinks: Sinks::new(),
+            alone: false,
+        })
+    }
+
+    /// The one VM of `gunyahd run`.
+    pub(super) fn add_alone(&mut self, config: VmConfig) {
+        self.alone = true;
+        let now = self.now();
+        let file = ConfigFile {
+            path: config.file.clone(),
+            vm: config.name.clone(),
+            config: Ok(config),
+        };
+        self.vms.push(Vm::of_file(file, now));
+        self.feed(0, Event::Start, now);
+    }
+
+    /// How the one VM of `gunyahd run` ended.
+    pub(super) fn outcome(&self) -> Outcome {
+        self.vms.first().map_or(Outcome::LaunchFailed, |vm| {
+            super::outcome(vm, self.stopping)
+        })
+    }
+
+    /// Milliseconds of the monotonic clock, the kernel log's.
+    pub(super) fn now(&self) -> u64 {
+        // It cannot fail for this clock.
+        clock_gettime(ClockId::CLOCK_MONOTONIC)
+            .map_or(0, |time| super::lifecycle::millis(Duration::from(time)))
+    }
+
+    /// Serves until all is stopped.
+    pub(super) fn serve(&mut self) -> Result<(), SupervisorError> {
+        loop {
+            let now = self.now();
+            self.settle(now);
+            if self.is_done() {
+                break;
+            }
+            self.wait_and_hear()?;
+        }
+        let now = self.now();
+        self.dismiss_waiters(now);
+        if self.stopping {
+            self.sinks.overall(Overall::Stopped);
+        }
+        self.sinks.properties.finish(FAREWELL);
+        log::info!("all VMs are stopped");
+        Ok(())
+    }
+
+    fn is_done(&self) -> bool {
+        (self.stopping || self.alone) && self.vms.iter().all(|vm| vm.life.at_rest())
+    }
+
+    /// Does everything that is due, until nothing more follows from it.
+    fn settle(&mut self, now: u64) {
+        self.clients.expire(now);
+        if self
+            .sinks
+            .properties
+            .deadline()
+            .is_some_and(|due| due <= Instant::now())
+        {
+            self.sinks.properties.on_ready();
+        }
+        for index in 0..self.vms.len() {
+            if self.vms[index]
+                .life
+                .deadline()
+                .is_some_and(|due| due <= now)
+            {
+                self.feed(index, Event::Timer, now);
+            }
+        }
+        // Each round lets at least one VM go on, so there are not more rounds than steps.
+        for _ in 0..=self.vms.len() * 2 {
+            let moved = if self.stopping {
+                self.stop_next(now)
+            } else {
+                self.open_gates(now)
+            };
+            if !moved {
+                break;
+            }
+        }
+        self.forget_removed(now);
+        let overall = if self.stopping {
+            Overall::Stopping
+        } else {
+            Overall::of(self.vms.iter().map(|vm| vm.life.state()))
+        };
+        self.sinks.overall(overall);
+    }
+
+    /// Lets waiting VMs start whose time has come; whether one's state changed.
+    fn open_gates(&mut self, now: u64) -> bool {
+        let peers: Vec<_> = self.vms.iter().map(Vm::peer).collect();
+        let order = order::by_priority(&peers);
+        drop(peers);
+        let mut moved = false;
+        for index in order {
+            if !self.vms[index].life.at_gate() {
+                continue;
+            }
+            // Looked up anew each time: the one before may have changed it.
+            let peers: Vec<_> = self.vms.iter().map(Vm::peer).collect();
+            let unmet = order::dependencies(&peers, index);
+            let turn = order::turn(&peers, index);
+            drop(peers);
+            let stuck = unmet.as_ref().is_err_and(|unmet| unmet.stuck);
+            let gates = Gates {
+                dependencies: unmet.map_err(|unmet| unmet.reason),
+                property: !stuck && self.property_met(index),
+                turn,
+            };
+            let vm = &mut self.vms[index];
+            if let Some(config) = &vm.config {
+                vm.life.set_rules(&Rules::of(config));
+            }
+            vm.stuck = stuck;
+            let before = (vm.life.state(), vm.life.reason().to_owned());
+            self.feed(index, Event::Gates(&gates), now);
+            let life = &self.vms[index].life;
+            moved |= before.0 != life.state() || before.1 != life.reason();
+            if stuck {
+                self.wake_stuck(index, now);
+            }
+        }
+        moved
+    }
+
+    fn property_met(&self, index: usize) -> bool {
+        let wait = self.vms[index]
+            .config
+            .as_ref()
+            .and_then(|config| config.start.property.as_ref());
+        wait.is_none_or(|wait| self.sinks.property_is(&wait.name, &wait.value))
+    }
+
+    /// Asks those VMs to end that nothing alive depends on; whether there was one.
+    fn stop_next(&mut self, now: u64) -> bool {
+        let mut moved = false;
+        for index in 0..self.vms.len() {
+            let peers: Vec<_> = self.vms.iter().map(Vm::peer).collect();
+            let may = order::may_stop(&peers, index);
+            drop(peers);
+            let life = &self.vms[index].life;
+            if life.at_rest() || life.is_stopping_for_good() || (!may && life.has_worker()) {
+                continue;
+            }
+            self.feed(index, Event::Stop("gunyahd is going down"), now);
+            moved = true;
+        }
+        moved
+    }
+
+    fn forget_removed(&mut self, now: u64) {
+        while let Some(index) = self
+            .vms
+            .iter()
+            .position(|vm| vm.removed && vm.life.at_rest())
+        {
+            self.wake_waiters(index, now);
+            let vm = self.vms.remove(index);
+            log::info!("{}: forgotten", vm.name);
+        }
+    }
+
+    /// Gives an event to a VM and does what comes of it.
+    pub(super) fn feed(&mut self, index: usize, event: Event<'_>, now: u64) {
+        let actions = self.vms[index].life.on(event, now);
+        self.act(index, actions, now);
+    }
+
+    fn act(&mut self, index: usize, actions: Vec<Action>, now: u64) {
+        for action in actions {
+            match action {
+                Action::Publish(..) => self.announce(index, now),
+                Action::Fork => self.fork(index, now),
+                Action::Send(request) => {
+                    let vm = &self.vms[index];
+                    let sent = vm.worker.as_ref().map(|worker| worker.send(request));
+                    if let Some(Err(errno)) = sent {
+                        log::warn!("{}: worker does not take {request:?}: {errno:?}", vm.name);
+                    }
+                }
+                Action::Kill => {
+                    if let Some(worker) = &self.vms[index].worker {
+                        worker.kill();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells everybody the VM's state.
+    pub(super) fn announce(&mut self, index: usize, now: u64) {
+        let vm = &mut self.vms[index];
+        let (name, state, reason) = (vm.name.to_string(), vm.life.state(), vm.reason());
+        vm.journal.add(now, &format!("{state}: {reason}"));
+        let restarts = vm.life.restarts();
+        self.sinks.state(&name, state, &reason, restarts);
+        self.tell_watchers(&name, state, &reason, now);
+        self.wake_waiters(index, now);
+    }
+
+    fn fork(&mut self, index: usize, now: u64) {
+        let vm = &mut self.vms[index];
+        vm.begin_launch();
+        let forked = match &vm.config {
+            Some(config) => Worker::fork(config, &self.device, &logger::fds()),
+            None => Err("there is no good file".to_owned()),
+        };
+        match forked {
+            Ok(worker) => {
+                vm.journal
+                    .add(now, &format!("worker is process {}", worker.pid()));
+                vm.worker = Some(worker);
+            }
+            Err(why) => self.feed(index, Event::ForkFailed(&why), now),
+        }
+    }
+
+    fn wait_and_hear(&mut self) -> Result<(), SupervisorError> {
+        let mut sources = Vec::new();
+        let mut fds = Vec::new();
+        for (source, fd, events) in self.poll_set() {
+            sources.push(source);
+            fds.push(PollFd::new(fd, events));
+        }
+        match poll(&mut fds, self.timeout()) {
+            Ok(_) => {}
+            Err(Errno::EINTR) => return Ok(()),
+            Err(errno) => {
+                return Err(SupervisorError::System {
+                    call: "poll",
+                    errno,
+                })
+            }
+        }
+        let ready: Vec<(Source, PollFlags)> = sources
+            .into_iter()
+            .zip(&fds)
+            .filter_map(|(source, fd)| {
+                let events = fd.revents().unwrap_or(PollFlags::empty());
+                (!events.is_empty()).then_some((source, events))
+            })
+            .collect();
+        drop(fds);
+        let now = self.now();
+        let mut signalled = false;
+        for (source, events) in ready {
+            match source {
+                Source::Worker(index) => self.hear(index, now),
+                Source::Properties => self.sinks.properties.on_ready(),
+                Source::Client(id) => {
+                    let asked = self.clients.on_ready(id, events, &self.rights, now);
+                    if let Some(request) = asked {
+                        self.on_request(id, request, now);
+                    }
+                }
+                Source::Listener => {
+                    if let Some(listener) = &self.listener {
+                        self.clients.accept(listener.socket(), now);
+                    }
+                }
+                // Last, because reading the files again changes which VMs there are.
+                Source::Signals => signalled = true,
+            }
+        }
+        if signalled {
+            self.on_signals(now);
+        }
+        Ok(())
+    }
+
+    fn poll_set(&self) -> impl Iterator<Item = (Source, BorrowedFd<'_>, PollFlags)> {
+        let input = PollFlags::POLLIN;
+        let workers = self.vms.iter().enumerate().flat_map(move |(index, vm)| {
+            let fds = vm
+                .worker
+                .iter()
+                .flat_map(|worker| [worker.channel(), worker.pidfd()]);
+            fds.flatten()
+                .map(move |fd| (Source::Worker(index), fd, input))
+        });
+        let listener = self
+            .listener
+            .iter()
+            .map(move |listener| (Source::Listener, listener.socket().as_fd(), input));
+        let properties = self
+            .sinks
+            .properties
+            .poll_fd()
+            .into_iter()
+            .map(|(fd, events)| (Source::Properties, fd, events));
+        let clients = self
+            .clients
+            .poll_fds()
+            .map(|(id, fd, events)| (Source::Client(id), fd, events));
+        workers
+            .chain(listener)
+            .chain(properties)
+            .chain(clients)
+            .chain([(Source::Signals, self.signals.as_fd(), input)])
+    }
+
+    fn timeout(&self) -> PollTimeout {
+        let now = self.now();
+        let looking = self.vms.iter().any(|vm| vm.life.awaits_property());
+        let property = looking.then(|| now.saturating_add(PROPERTY_INTERVAL));
+        let setting = self.sinks.properties.deadline().map(|due| {
+            let left = due.saturating_duration_since(Instant::now());
+            now.saturating_add(super::lifecycle::millis(left))
+                .saturating_add(1)
+        });
+        let due = self
+            .vms
+            .iter()
+            .filter_map(|vm| vm.life.deadline())
+            .chain(self.clients.deadline())
+            .chain(property)
+            .chain(setting)
+            .min();
+        match due {
+            None => PollTimeout::NONE,
+            // Longer waits are cut into pieces: a wake-up for nothing is harmless.
+            Some(due) => {
+                let left = i32::try_from(due.saturating_sub(now)).unwrap_or(i32::MAX);
+                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+            }
+        }
+    }
+
+    /// Hears a worker out, and learns whether it is gone.
+    fn hear(&mut self, index: usize, now: u64) {
+        let Some(worker) = &self.vms[index].worker else {
+            return;
+        };
+        // Before its last words are read: what it said before its death is in the channel by then.
+        let death = worker.reap();
+        let turns = if death.is_some() {
+            usize::MAX
+        } else {
+            REPORTS_A_TURN
+        };
+        for _ in 0..turns {
+            let Some(worker) = &mut self.vms[index].worker else {
+                return;
+            };
+            match worker.hear() {
+                Heard::Report(report) => self.on_report(index, &report, now),
+                Heard::Garbage(what) => log::warn!("{}: {what}", self.vms[index].name),
+                Heard::Nothing => break,
+                Heard::HangUp => {
+                    if death.is_none() {
+                        self.feed(index, Event::HangUp, now);
+                    }
+                    break;
+                }
+            }
+        }
+        if let Some(death) = death {
+            self.vms[index].worker = None;
+            self.feed(index, Event::Died(death), now);
+        }
+    }
+
+    fn on_report(&mut self, index: usize, report: &crate::worker::Report, now: u64) {
+        use crate::worker::Report;
+        let vm = &mut self.vms[index];
+        let line = vm.note(report, now);
+        if let Some(line) = line {
+            log::info!("{}: {line}", vm.name);
+        }
+        if let Report::Warning(text) = report {
+            vm.journal.add(now, &format!("warning: {text}"));
+            log::warn!("{}: {text}", vm.name);
+        }
+        self.feed(index, Event::Report(report), now);
+    }
+
+    fn on_signals(&mut self, now: u64) {
+        while let Ok(Some(info)) = self.signals.read_signal() {
+            match i32::try_from(info.ssi_signo).map(Signal::try_from) {
+                Ok(Ok(Signal::SIGHUP)) if self.alone => self.go_down("SIGHUP", now),
+                Ok(Ok(Signal::SIGHUP)) if !self.stopping => {
+                    log::info!("SIGHUP: reading the files again");
+                    self.reload();
+                }
+                Ok(Ok(Signal::SIGTERM)) => self.go_down("SIGTERM", now),
+                Ok(Ok(Signal::SIGINT)) => self.go_down("SIGINT", now),
+                // One SIGCHLD may stand for several: look at everybody.
+                Ok(Ok(Signal::SIGCHLD)) => {
+                    for index in 0..self.vms.len() {
+                        self.hear(index, now);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Begins to stop all VMs. A second Ctrl-C is a person who does not want to wait.
+    fn go_down(&mut self, signal: &str, now: u64) {
+        if !self.stopping {
+            log::info!("{signal}: stopping all VMs");
+            self.stopping = true;
+            return;
+        }
+        if signal != "SIGINT" {
+            return;
+        }
+        log::info!("{signal} again: closing what has not ended");
+        for index in 0..self.vms.len() {
+            let actions = self.vms[index].life.hurry(now);
+            self.act(index, actions, now);
+        }
+    }
+}

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the supervisor knows of one VM.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use crate::config::{ConfigFile, VmConfig, VmName};
+use crate::status::control::{StepTime, VmStatus};
+use crate::status::State;
+use crate::worker::Report;
+
+use super::journal::{shorten, Journal};
+use super::lifecycle::{Lifecycle, Rules};
+use super::order::Peer;
+use super::spawn::Worker;
+
+/// Steps kept of a launch: every region and function may have its own.
+const MAX_STEPS: usize = 128;
+
+/// Longest detail of a step kept, in bytes.
+const MAX_DETAIL: usize = 256;
+
+/// Longest reason published, in bytes. A worker's error is longer only if it was tampered with.
+const MAX_REASON: usize = 1024;
+
+/// The newest launch.
+#[derive(Debug, Default)]
+pub struct Launch {
+    begun: Option<Instant>,
+    steps: Vec<StepTime>,
+    micros: Option<u64>,
+    end_visible: bool,
+}
+
+/// One VM.
+#[derive(Debug)]
+pub struct Vm {
+    /// Its name.
+    pub name: VmName,
+    /// Its file.
+    pub file: PathBuf,
+    /// For its next start; absent if the file never was good.
+    pub config: Option<VmConfig>,
+    /// What is wrong with its file now.
+    pub problems: Vec<String>,
+    /// Its state.
+    pub life: Lifecycle,
+    /// Its story.
+    pub journal: Journal,
+    /// Its process.
+    pub worker: Option<Worker>,
+    /// Its newest launch.
+    pub launch: Launch,
+    /// Its file is gone: it goes as soon as it has ended.
+    pub removed: bool,
+    /// It waits for what will not come by itself.
+    pub stuck: bool,
+}
+
+impl Vm {
+    /// A VM as its file has it; nothing is started.
+    pub fn of_file(file: ConfigFile, now: u64) -> Self {
+        let (config, problems) = match file.config {
+            Ok(config) => (Some(config), Vec::new()),
+            Err(problems) => (None, problems.iter().map(ToString::to_string).collect()),
+        };
+        let life = first_life(config.as_ref(), &problems, now);
+        Self {
+            name: file.vm,
+            file: file.path,
+            config,
+            problems,
+            life,
+            journal: Journal::default(),
+            worker: None,
+            launch: Launch::default(),
+            removed: false,
+            stuck: false,
+        }
+    }
+
+    /// Its file is good for the first time.
+    pub fn begin_anew(&mut self, now: u64) {
+        self.life = first_life(self.config.as_ref(), &self.problems, now);
+    }
+
+    /// What the others need to know.
+    pub fn peer(&self) -> Peer<'_> {
+        let config = self.config.as_ref();
+        Peer {
+            name: self.name.as_str(),
+            state: self.life.state(),
+            after: config.map_or(&[], |config| &config.start.after),
+            priority: config.map_or(0, |config| config.start.priority),
+            tells_ready: self.tells_ready(),
+            at_rest: self.life.at_rest(),
+            alive: self.life.has_worker(),
+        }
+    }
+
+    /// Its file says how it is known to be ready.
+    pub fn tells_ready(&self) -> bool {
+        self.config
+            .as_ref()
+            .is_some_and(|config| config.ready.is_some())
+    }
+
+    /// A launch begins.
+    pub fn begin_launch(&mut self) {
+        self.launch = Launch {
+            begun: Some(Instant::now()),
+            ..Launch::default()
+        };
+    }
+
+    /// Keeps what a report says of the launch, and its line for journal and log.
+    pub fn note(&mut self, report: &Report, now: u64) -> Option<String> {
+        match report {
+            Report::Step {
+                step,
+                micros,
+                detail,
+            } => {
+                let detail = shorten(detail, MAX_DETAIL);
+                let line = format!("{step}: {} ({detail})", span_micros(*micros));
+                self.journal.add(now, &line);
+                if self.launch.steps.len() < MAX_STEPS {
+                    self.launch.steps.push(StepTime {
+                        step: step.to_string(),
+                        micros: *micros,
+                        detail,
+                    });
+                }
+                Some(line)
+            }
+            Report::Running { end_visible } => {
+                self.launch.end_visible = *end_visible;
+                self.launch.micros = self
+                    .launch
+                    .begun
+                    .map(|begun| u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX));
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// For `status`.
+    pub fn status(&self, now: u64) -> VmStatus {
+        VmStatus {
+            vm: self.name.to_string(),
+            state: self.life.state(),
+            reason: self.reason(),
+            since_ms: self.life.since(),
+            age_ms: now.saturating_sub(self.life.since()),
+            restarts: self.life.restarts(),
+            resets: self.life.resets(),
+            pid: self.worker.as_ref().map(|worker| worker.pid().as_raw()),
+            file: self.file.display().to_string(),
+            problems: self.problems.clone(),
+            stuck: self.stuck,
+            end_visible: self.launch.end_visible,
+            steps: self.launch.steps.clone(),
+            launch_micros: self.launch.micros,
+            last_end: self.life.last_end().cloned(),
+        }
+    }
+
+    /// Why it is in its state, of bounded length.
+    pub fn reason(&self) -> String {
+        shorten(self.life.reason(), MAX_REASON)
+    }
+}
+
+fn first_life(config: Option<&VmConfig>, problems: &[String], now: u64) -> Lifecycle {
+    let (state, reason) = match config {
+        None => (State::Failed, first(problems)),
+        Some(config) if config.autostart => (State::Waiting, "to be started".to_owned()),
+        Some(_) => (State::Disabled, "autostart is off".to_owned()),
+    };
+    let rules = config.map_or_else(Rules::none, Rules::of);
+    Lifecycle::new(rules, state, &reason, now)
+}
+
+/// The first problem, and that there are more.
+pub fn first(problems: &[String]) -> String {
+    match problems {
+        [] => "its file has mistakes".to_owned(),
+        [one] => one.clone(),
+        [one, more @ ..] => format!("{one} (and {} more)", more.len()),
+    }
+}
+
+/// Microseconds for people.
+fn span_micros(micros: u64) -> String {
+    match micros {
+        0..=999 => format!("{micros} µs"),
+        _ => format!("{}.{} ms", micros / 1000, micros % 1000 / 100),
+    }
+}
