@@ -80,6 +80,11 @@ impl Draft {
         }
     }
 
+    /// The tree, with placeholders where the plan's addresses and the seeds will be.
+    pub fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
     /// What the plan and the vCPU loop need to know.
     pub fn facts(&self) -> &DtbFacts {
         &self.facts

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Devicetrees against `dtc`, an independent reader and writer of the same format, and the examples
+//! in `dts/`. Needs Debian's `device-tree-compiler`.
+
+// A test fails by panicking.
+#![allow(clippy::unwrap_used)]
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use gunyahd::config::{parse, VmConfig};
+use gunyahd::dtb::{Draft, DtbFacts, DtbProblem, Tree};
+
+/// Runs `dtc`, which warns on stderr. Returns its output and the warnings.
+fn dtc(arguments: &[&str], input: &[u8]) -> (Vec<u8>, String) {
+    let mut dtc = Command::new("dtc")
+        .args(arguments)
+        .arg("-")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("dtc of Debian's device-tree-compiler");
+    let mut stdin = dtc.stdin.take().unwrap();
+    stdin.write_all(input).unwrap();
+    drop(stdin);
+    let done = dtc.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(done.status.success(), "dtc failed: {told}");
+    (done.stdout, told)
+}
+
+/// `dtc` wants labels to be strings; the resource manager wants numbers.
+const NUMBERED_LABELS: [&str; 2] = ["-W", "no-label_is_string"];
+
+fn compile(source: &str) -> (Vec<u8>, String) {
+    let mut arguments = NUMBERED_LABELS.to_vec();
+    arguments.extend(["-I", "dts", "-O", "dtb"]);
+    dtc(&arguments, source.as_bytes())
+}
+
+fn decompile(blob: &[u8]) -> (String, String) {
+    let mut arguments = NUMBERED_LABELS.to_vec();
+    arguments.extend(["-I", "dtb", "-O", "dts"]);
+    let (source, told) = dtc(&arguments, blob);
+    (String::from_utf8(source).unwrap(), told)
+}
+
+/// `dtc` sets the boot CPU from the first CPU's reg; source has no word for it.
+fn without_boot_cpu(mut tree: Tree) -> Tree {
+    tree.boot_cpu = 0;
+    tree
+}
+
+fn dts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("dts")
+}
+
+fn config(text: &str) -> VmConfig {
+    parse(Path::new("vm.json"), text).unwrap()
+}
+
+fn json(rest: &str) -> VmConfig {
+    config(&format!(
+        r#"{{"name": "vm", "memory": {{"size": "256M"}}, "kernel": {{"path": "/Image"}} {rest}}}"#
+    ))
+}
+
+/// Configs whose generated trees differ in every part.
+fn configs() -> Vec<VmConfig> {
+    [
+        "",
+        r#", "initrd": {"path": "/initrd"}, "vcpus": {"count": 8}"#,
+        r#", "vcpus": {"count": 2, "affinity": [[3], [1]]}, "regions": [
+             {"label": 7, "base": "0xa0000000", "size": "2M"},
+             {"label": 8, "base": "0xb0000000", "size": "4K"}]"#,
+        r#", "vcpus": {"count": 1, "scheduling": "proxy"}"#,
+        r#", "vcpus": {"count": 4, "scheduling": "proxy"}, "console": {}"#,
+        r#", "vcpus": {"count": 4, "scheduling": "proxy"}, "console": {"device": "16550",
+             "base": "0x0a000000", "label": 9, "interrupt": 33}, "initrd": {"path": "/initrd"},
+             "regions": [{"label": 7, "base": "0xa0000000", "size": "2M"}]"#,
+    ]
+    .map(json)
+    .to_vec()
+}
+
+/// The one warning that no tree can be without: `/memory` has `reg`, and the resource manager forbids
+/// it a unit address.
+fn only_the_memory_warning(told: &str) -> bool {
+    told.lines().all(|line| {
+        line.contains("unit_address_vs_reg") && line.contains("/memory: node has a reg")
+    })
+}
+
+fn draft(config: &VmConfig) -> Tree {
+    let draft = Draft::generated(config).unwrap();
+    assert_eq!(draft.warnings(), []);
+    draft.tree().clone()
+}
+
+#[test]
+fn dtc_takes_every_generated_tree_without_a_warning() {
+    for config in configs() {
+        let tree = draft(&config);
+        let blob = tree.to_blob().unwrap();
+        let (source, told) = decompile(&blob);
+        assert!(only_the_memory_warning(&told), "{told}\n{source}");
+        // And what dtc reads in it is what we wrote.
+        let (again, _) = compile(&source);
+        assert_eq!(without_boot_cpu(Tree::parse(&again).unwrap()), tree);
+    }
+}
+
+#[test]
+fn our_source_compiles_to_the_same_tree() {
+    for config in configs() {
+        let mut tree = draft(&config);
+        tree.reservations = vec![(0x8000_0000, 0x1000), (u64::MAX - 0xfff, 0xfff)];
+        // Source has numbers where dtc would like references, and it says so.
+        let (blob, _) = compile(&tree.to_source());
+        assert_eq!(without_boot_cpu(Tree::parse(&blob).unwrap()), tree);
+    }
+}
+
+#[test]
+fn examples_compile_without_a_warning_and_keep_every_rule() {
+    let proxy = config(&std::fs::read_to_string(dts().join("proxy-guest.json")).unwrap());
+    let examples = [("minimal-guest.dts", json("")), ("proxy-guest.dts", proxy)];
+    for (file, config) in examples {
+        let source = std::fs::read_to_string(dts().join(file)).unwrap();
+        let (blob, told) = compile(&source);
+        assert_eq!(told, "", "{file}");
+        let draft = Draft::given(&blob, &config).unwrap_or_else(|problems| {
+            panic!("{file}: {problems:#?}");
+        });
+        assert_eq!(draft.warnings(), [], "{file}");
+        assert_eq!(draft.facts().cpus, config.vcpus.count);
+        assert_eq!(draft.facts().scheduling, Some(config.vcpus.scheduling));
+    }
+}
+
+#[test]
+fn symbol_tables_are_dropped_and_told() {
+    let source = std::fs::read_to_string(dts().join("minimal-guest.dts")).unwrap();
+    let (blob, _) = dtc(&["-@", "-q", "-I", "dts", "-O", "dtb"], source.as_bytes());
+    assert!(Tree::parse(&blob).unwrap().find("/__symbols__").is_some());
+    let draft = Draft::given(&blob, &json("")).unwrap();
+    assert_eq!(draft.warnings(), [DtbProblem::SymbolsDropped]);
+    assert!(draft.tree().find("/__symbols__").is_none());
+}
+
+/// Compiled with what `dtc` can do to a blob: version 17 with padding, reservations, NOPs.
+#[test]
+fn blobs_of_dtc_are_read_whatever_their_padding() {
+    let source = std::fs::read_to_string(dts().join("minimal-guest.dts")).unwrap();
+    let plain = Tree::parse(&compile(&source).0).unwrap();
+    for extra in [["-p", "4096"], ["-S", "65536"], ["-a", "4096"], ["-R", "4"]] {
+        let mut arguments = extra.to_vec();
+        arguments.extend(["-q", "-I", "dts", "-O", "dtb"]);
+        let (blob, _) = dtc(&arguments, source.as_bytes());
+        assert_eq!(Tree::parse(&blob).unwrap(), plain, "{extra:?}");
+    }
+    let (old, _) = dtc(
+        &["-V", "16", "-q", "-I", "dts", "-O", "dtb"],
+        source.as_bytes(),
+    );
+    assert!(Tree::parse(&old).is_err(), "version 16 is not read");
+}
+
+#[test]
+fn a_board_tree_becomes_a_guests() {
+    // Neither vm-config nor a first /chosen, one size cell, and a /memory of its own.
+    let (blob, _) = compile(
+        r#"/dts-v1/;
+/memreserve/ 0x80000000 0x1000;
+/ {
+	#address-cells = <2>;
+	#size-cells = <1>;
+	interrupt-parent = <&gic>;
+	cpus { #address-cells = <1>; #size-cells = <0>;
+		cpu@0 { device_type = "cpu"; compatible = "arm,armv8"; reg = <0>; };
+	};
+	psci { compatible = "arm,psci-1.0", "arm,psci-0.2"; method = "hvc"; };
+	memory { device_type = "memory"; reg = <0 0x80000000 0x1000000>; };
+	gic: interrupt-controller { compatible = "arm,gic-v3"; interrupt-controller;
+		#interrupt-cells = <3>; #address-cells = <0>; };
+	chosen { bootargs = "given"; };
+};
+"#,
+    );
+    let config = json(r#", "vcpus": {"scheduling": "proxy"}, "console": {"device": "16550"}"#);
+    let draft = Draft::given(&blob, &config).unwrap();
+    assert_eq!(draft.warnings(), [DtbProblem::MemoryReplaced]);
+    let tree = draft.tree();
+    assert_eq!(tree.root.children[0].name, "chosen");
+    assert_eq!(tree.reservations, [(0x8000_0000, 0x1000)]);
+    let facts = DtbFacts::of(tree);
+    assert_eq!(facts.bootargs.as_deref(), Some("given"));
+    assert_eq!(facts.memory, [(0x8000_0000, 256 << 20)]);
+    assert_eq!(facts.base_address, Some(0x8000_0000));
+    assert_eq!(facts.image_name.as_deref(), Some("vm"));
+    assert_eq!(facts.serials[0].base, 0x0900_0000);
+    assert_eq!(facts.serials[0].size, 0x100);
+    let interrupts = tree.at("/gunyah-vm-config/interrupts").unwrap();
+    assert_eq!(interrupts.str("config"), Ok("/interrupt-controller"));
+}
