@@ -13,11 +13,12 @@ Runs COMMAND with a simulated /dev/gunyah and ends with its exit code.
 
   --dialect NAME          lkml, ack61 (default), ack66, ack612, none, qcom-b2
   --engine NAME           null (default): a VM lives until a script ends it
+                          qemu: it boots in qemu-system-aarch64
   --rm KIND               debug (default), production (refuses shared main memory), off
   --rm-entries N          memory entries that the resource manager survives
   --device PATH           the device's path (default /dev/gunyah)
   --record FILE           every call and event as a line of JSON
-  --console FILE          guests' console output by line, each with its VM's number (- : stdout)
+  --console FILE          guests' console output by line, each with its VM's name (- : stdout)
   --script FILE           commands to begin with (see docs/simulator.md)
   --control SOCKET        a socket for commands meanwhile
   --property-socket PATH  plays a property service there

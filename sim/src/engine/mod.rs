@@ -6,6 +6,7 @@
 //! must not block: an engine that has long work to do starts a thread and reports by [`Events`].
 
 pub mod null;
+pub mod qemu;
 mod run_page;
 
 use std::fmt;
@@ -229,8 +230,9 @@ pub fn by_name(words: &str) -> Result<Box<dyn Engine>, String> {
     let (name, options) = words.split_once(',').unwrap_or((words, ""));
     match name {
         "null" if options.is_empty() => Ok(Box::new(null::Null)),
-        "null" => Err(format!("engine null has no options, not {options:?}")),
-        _ => Err(format!("engine {name:?}: one of null")),
+        "qemu" if options.is_empty() => Ok(Box::new(qemu::Qemu)),
+        "null" | "qemu" => Err(format!("engine {name} has no options, not {options:?}")),
+        _ => Err(format!("engine {name:?}: one of null, qemu")),
     }
 }
 

@@ -288,6 +288,9 @@ impl Session {
             StartStep::Go(start) => {
                 self.hold(notification, line, Waits::Start(vm));
                 self.take_notes();
+                if let Some(console) = &mut self.console {
+                    console.name(vm, &start.guest.image_name);
+                }
                 let engine_vm = self.engine.start(*start, self.events.sender(vm));
                 self.running.insert(vm, engine_vm);
             }

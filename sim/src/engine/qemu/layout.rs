@@ -39,7 +39,9 @@ pub struct Piece {
 pub struct Region {
     /// Its label.
     pub label: u32,
-    /// Guest address.
+    /// Guest address by which the launcher registered it.
+    pub registered: u64,
+    /// Guest address that it gets.
     pub base: u64,
     /// What it is made of, in rising guest addresses.
     pub pieces: Vec<Piece>,
@@ -211,6 +213,7 @@ mod tests {
     fn region(label: u32, base: u64, pieces: Vec<Piece>) -> Region {
         Region {
             label,
+            registered: base,
             base,
             pieces,
         }

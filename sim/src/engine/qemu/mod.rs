@@ -5,7 +5,7 @@
 //! memory ([`overlay`]), and the tree is made to fit QEMU's board ([`board`]).
 
 mod board;
-mod console;
+mod engine;
 mod layout;
 mod overlay;
 mod process;
@@ -15,21 +15,18 @@ mod window;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use gunyahd::dtb::Tree;
 
-use console::Console;
+pub use engine::Qemu;
 use layout::Layout;
 pub use layout::{Piece, Region};
-use overlay::{Parcel, Placed};
+use overlay::Placed;
 use process::{wait_readable, Entry, Process};
 pub use qmp::Shutdown;
 
-// The resource manager places main memory at multiples of 2 MiB, rounding up in silence.
-const MAIN_ALIGNMENT: u64 = 2 << 20;
 // What a guest printed last may still be on its way when QEMU tells of the end.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -72,11 +69,11 @@ impl std::error::Error for Error {}
 /// What START starts.
 #[derive(Debug)]
 pub struct Guest {
-    /// All regions.
+    /// The regions that the guest gets.
     pub regions: Vec<Region>,
-    /// Guest address of the devicetree's range; its region is main memory.
+    /// Where the devicetree is by the launcher's addresses; its region is main memory.
     pub dtb: u64,
-    /// Bytes of the range, room included.
+    /// Bytes of its range, room included.
     pub dtb_size: u64,
 }
 
@@ -105,25 +102,20 @@ pub enum Report {
 /// A guest and the thread that looks after it; dropping it kills the guest and waits until its memory
 /// is let go.
 #[derive(Debug)]
-pub struct Qemu {
+pub struct Running {
     control: Option<UnixStream>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Qemu {
-    /// Starts `guest` on a thread that tells by `report` how it goes. The console's lines go to
-    /// stdout, and with `console_dir` its bytes to `NAME.log` there.
-    pub fn start(
-        guest: Guest,
-        console_dir: Option<PathBuf>,
-        report: impl Fn(Report) + Send + 'static,
-    ) -> io::Result<Self> {
+impl Running {
+    /// Starts `guest` on a thread that tells by `report` how it goes.
+    pub fn start(guest: Guest, report: impl Fn(Report) + Send + 'static) -> io::Result<Self> {
         let (control, theirs) = UnixStream::pair()?;
         // QEMU is started by the thread that watches it: it dies when this thread does.
         let thread =
             std::thread::Builder::new()
                 .name("qemu".to_owned())
-                .spawn(move || match run(guest, console_dir, &theirs, &report) {
+                .spawn(move || match run(guest, &theirs, &report) {
                     Ok(Some(end)) => report(Report::Ended(end)),
                     Ok(None) => {}
                     Err(error) => report(Report::Refused(error)),
@@ -135,23 +127,13 @@ impl Qemu {
     }
 }
 
-impl Drop for Qemu {
+impl Drop for Running {
     fn drop(&mut self) {
         drop(self.control.take());
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
-}
-
-fn console_file(dir: &Path, name: &str) -> Result<File, Error> {
-    let path: PathBuf = dir.join(format!("{name}.log"));
-    std::fs::create_dir_all(dir)
-        .and_then(|()| File::options().create(true).append(true).open(path))
-        .map_err(|source| Error::Io {
-            what: "the console's file",
-            source,
-        })
 }
 
 /// A guest whose devicetree is as it will find it.
@@ -170,37 +152,35 @@ fn prepare(guest: Guest) -> Result<Prepared, Error> {
         dtb,
         dtb_size,
     } = guest;
-    let holds = |region: &Region| region.base <= dtb && dtb < region.end();
-    let at = regions
+    let holds = |region: &Region| {
+        let offset = dtb.checked_sub(region.registered);
+        offset.is_some_and(|offset| offset < region.size())
+    };
+    let main = regions
         .iter()
         .position(holds)
         .ok_or_else(|| Error::Layout(format!("no region holds the devicetree at {dtb:#x}")))?;
-    let mut main = regions.remove(at);
-    let offset = dtb - main.base;
+    regions.swap(0, main);
+    let main = &regions[0];
+    let offset = dtb - main.registered;
     let memory = |source| Error::Io {
         what: "guest memory",
         source,
     };
-    let blob = window::read(&main, offset, dtb_size).map_err(memory)?;
+    let blob = window::read(main, offset, dtb_size).map_err(memory)?;
     let mut tree = Tree::parse(&blob).map_err(|error| Error::Devicetree(error.to_string()))?;
     let name = overlay::image_name(&tree).unwrap_or_else(|| "guest".to_owned());
     let cpus = board::cpus(&tree)?;
 
-    let wanted = overlay::base_address(&tree).unwrap_or(main.base);
-    main.base = wanted.next_multiple_of(MAIN_ALIGNMENT);
-    let placed_main = Placed {
-        label: main.label,
-        base: main.base,
-        size: main.size(),
-    };
-    let others: Vec<Parcel> = regions
+    let placed: Vec<Placed> = regions
         .iter()
-        .map(|region| Parcel {
+        .map(|region| Placed {
             label: region.label,
+            base: region.base,
             size: region.size(),
         })
         .collect();
-    let placed = overlay::apply(&mut tree, placed_main, &others, seed())?;
+    overlay::apply(&mut tree, &placed, seed())?;
     board::fit(&mut tree, cpus)?;
 
     let blob = tree
@@ -213,21 +193,12 @@ fn prepare(guest: Guest) -> Result<Prepared, Error> {
             blob.len()
         )));
     }
-    window::write(&main, offset, &blob).map_err(memory)?;
+    window::write(main, offset, &blob).map_err(memory)?;
 
     let entry = Entry {
         pc: main.base,
         dtb: main.base + offset,
     };
-    // A region that the tree does not name lies where the resource manager likes; here: nowhere.
-    regions.retain_mut(|region| {
-        let place = placed.iter().find(|place| place.label == region.label);
-        if let Some(place) = place {
-            region.base = place.base;
-        }
-        place.is_some()
-    });
-    regions.insert(0, main);
     Ok(Prepared {
         layout: Layout::new(&regions)?,
         name,
@@ -245,18 +216,8 @@ fn seed() -> u64 {
 }
 
 /// The life of one guest; `None` if it was killed.
-fn run(
-    guest: Guest,
-    console_dir: Option<PathBuf>,
-    control: &UnixStream,
-    report: &impl Fn(Report),
-) -> Result<Option<End>, Error> {
+fn run(guest: Guest, control: &UnixStream, report: &impl Fn(Report)) -> Result<Option<End>, Error> {
     let prepared = prepare(guest)?;
-    let file = match console_dir {
-        Some(dir) => Some(console_file(&dir, &prepared.name)?),
-        None => None,
-    };
-    let mut console = Console::new(&prepared.name, file);
     let mut process = Process::start(
         &prepared.name,
         &prepared.layout,
@@ -265,11 +226,8 @@ fn run(
     )?;
     report(Report::Started(prepared.name));
     let end = look_after(&mut process, control, |bytes| {
-        // A terminal that is gone is no reason to end the guest.
-        let _ = console.take(&bytes, &mut io::stdout());
-        report(Report::Console(bytes));
+        report(Report::Console(bytes))
     });
-    let _ = console.finish(&mut io::stdout());
     // First its memory is let go, then the end is told.
     process.end();
     Ok(end)

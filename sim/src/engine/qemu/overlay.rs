@@ -4,7 +4,7 @@
 //! Seen on the real one: `/hypervisor` with the doorbells, shared memory and VM ids, `/vsoc`,
 //! `/memory` with every range that the guest has, `/reserved-memory`, and `kaslr-seed` in `/chosen`.
 
-use gunyahd::dtb::{Node, Position, Tree};
+use gunyahd::dtb::{Node, Tree};
 
 use super::Error;
 
@@ -12,16 +12,7 @@ use super::Error;
 const HOST_VMID: u32 = 3;
 const FIRST_VMID: u32 = 0x80;
 
-/// A registered region as the resource manager knows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Parcel {
-    /// Its label.
-    pub label: u32,
-    /// Bytes.
-    pub size: u64,
-}
-
-/// Where a parcel came to lie.
+/// Where a region came to lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Placed {
     /// Its label.
@@ -39,14 +30,6 @@ fn cell(node: &Node, name: &str) -> Result<u32, Error> {
         .try_into()
         .map_err(|_| Error::Devicetree(format!("{} has no one-cell property {name}", node.name)))?;
     Ok(u32::from_be_bytes(bytes))
-}
-
-/// An address of one or two cells.
-fn address(node: &Node, name: &str) -> Option<u64> {
-    match node.value(name)? {
-        value if value.len() == 4 => Some(u64::from(u32::from_be_bytes(value.try_into().ok()?))),
-        value => Some(u64::from_be_bytes(value.try_into().ok()?)),
-    }
 }
 
 /// A string property without its NUL.
@@ -68,19 +51,8 @@ pub fn image_name(tree: &Tree) -> Option<String> {
     string(vm_config(tree)?, "image-name")
 }
 
-/// Where the tree wants main memory; the driver's guest address never reaches the resource manager.
-pub fn base_address(tree: &Tree) -> Option<u64> {
-    address(vm_config(tree)?.child("memory")?, "base-address")
-}
-
-/// Adds the overlay; `main` is the parcel with the devicetree, `others` the rest. Returns where each
-/// parcel that the guest is told of lies, main memory first.
-pub fn apply(
-    tree: &mut Tree,
-    main: Placed,
-    others: &[Parcel],
-    seed: u64,
-) -> Result<Vec<Placed>, Error> {
+/// Adds the overlay for the regions that the guest gets, main memory first.
+pub fn apply(tree: &mut Tree, placed: &[Placed], seed: u64) -> Result<(), Error> {
     if tree.root.child("hypervisor").is_some() {
         return Err(Error::Devicetree("/hypervisor is there already".into()));
     }
@@ -94,7 +66,6 @@ pub fn apply(
         .max()
         .unwrap_or(0);
 
-    let mut placed = vec![main];
     let mut buffers = Vec::new();
     let mut hypervisor = Node::new("hypervisor");
     hypervisor.set_strings(
@@ -118,17 +89,12 @@ pub fn apply(
                     continue;
                 };
                 let label = cell(memory, "label")?;
-                let parcel = others.iter().find(|parcel| parcel.label == label);
-                let (Some(parcel), Some(base)) = (parcel, address(memory, "base")) else {
+                let Some(region) = placed.iter().skip(1).find(|region| region.label == label)
+                else {
                     continue;
                 };
                 next_phandle += 1;
-                placed.push(Placed {
-                    label,
-                    base,
-                    size: parcel.size,
-                });
-                buffers.push(buffer(label, base, parcel.size, next_phandle));
+                buffers.push(buffer(region, next_phandle));
                 hypervisor.push(shared_memory(label, next_phandle));
             }
             Some("doorbell") => {
@@ -164,7 +130,7 @@ pub fn apply(
         .child_mut("chosen")
         .ok_or_else(|| Error::Devicetree("no /chosen".into()))?
         .set_u64("kaslr-seed", seed);
-    Ok(placed)
+    Ok(())
 }
 
 fn bus(name: &str) -> Node {
@@ -205,14 +171,14 @@ fn shared_memory(label: u32, buffer: u32) -> Node {
     node
 }
 
-fn buffer(label: u32, base: u64, size: u64, phandle: u32) -> Node {
-    let mut node = Node::new(&format!("buffer@{base:x}"));
-    node.set_u32("qcom,label", label);
+fn buffer(region: &Placed, phandle: u32) -> Node {
+    let mut node = Node::new(&format!("buffer@{:x}", region.base));
+    node.set_u32("qcom,label", region.label);
     node.set_u32("phandle", phandle);
     node.set_cells("peers", &[HOST_VMID, FIRST_VMID, HOST_VMID]);
     node.set_empty("no-map");
     node.set_empty("qcom,shared-memory");
-    node.set_u64s("reg", &[base, size]);
+    node.set_u64s("reg", &[region.base, region.size]);
     node
 }
 
@@ -232,6 +198,7 @@ fn vm_ids(name: &str) -> Node {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gunyahd::dtb::Position;
 
     fn given() -> Tree {
         let mut tree = Tree::default();
@@ -265,20 +232,12 @@ mod tests {
     #[test]
     fn the_guest_is_told_what_the_real_one_tells() {
         let mut tree = given();
-        assert_eq!(base_address(&tree), Some(MAIN.base));
-        let others = [
-            Parcel {
-                label: 7,
-                size: 0x20_0000,
-            },
-            Parcel {
-                label: 9,
-                size: 0x1000,
-            },
-        ];
-        let placed = apply(&mut tree, MAIN, &others, 1).expect("overlay");
-        let labels: Vec<u32> = placed.iter().map(|range| range.label).collect();
-        assert_eq!(labels, [0, 7], "label 9 has no shm vdevice");
+        let shared = Placed {
+            label: 7,
+            base: 0xa000_0000,
+            size: 0x20_0000,
+        };
+        apply(&mut tree, &[MAIN, shared], 1).expect("overlay");
         let names: Vec<&str> = tree.root.children.iter().map(|n| n.name.as_str()).collect();
         assert_eq!(
             names,
@@ -310,9 +269,9 @@ mod tests {
     fn a_tree_that_the_real_one_refuses_is_refused() {
         let mut tree = given();
         tree.root.push(Node::new("hypervisor"));
-        assert!(apply(&mut tree, MAIN, &[], 1).is_err());
+        assert!(apply(&mut tree, &[MAIN], 1).is_err());
         let mut tree = given();
         tree.root.remove_child("chosen");
-        assert!(apply(&mut tree, MAIN, &[], 1).is_err());
+        assert!(apply(&mut tree, &[MAIN], 1).is_err());
     }
 }

@@ -80,7 +80,8 @@ impl Process {
             their_console.as_raw_fd(),
             code.as_raw_fd(),
         ]);
-        let parent = std::process::id();
+        // SAFETY: a plain system call.
+        let parent = unsafe { libc::getpid() };
         // SAFETY: only system calls, which are safe between fork and exec; `inherited` is read only.
         unsafe { command.pre_exec(move || become_child(parent, &inherited)) };
         let child = command.spawn().map_err(|error| match error.kind() {
@@ -178,7 +179,7 @@ fn memory_file(name: &str) -> io::Result<File> {
 }
 
 // In the child: dies with its parent, and keeps just the fds that it is told of on its command line.
-fn become_child(parent: u32, inherited: &[RawFd]) -> io::Result<()> {
+fn become_child(parent: libc::pid_t, inherited: &[RawFd]) -> io::Result<()> {
     let check = |result: libc::c_int| match result {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),
@@ -187,7 +188,7 @@ fn become_child(parent: u32, inherited: &[RawFd]) -> io::Result<()> {
     unsafe {
         check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
         // The parent may have gone before the line above.
-        if libc::getppid().cast_unsigned() != parent {
+        if libc::getppid() != parent {
             return Err(io::ErrorKind::NotConnected.into());
         }
         for fd in inherited {

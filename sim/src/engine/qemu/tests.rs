@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::sync::{mpsc, Arc};
 
 use gunyahd::dtb::{Node, Position};
@@ -105,16 +106,17 @@ fn tree(bootargs: &str, initrd: u64) -> Tree {
     tree
 }
 
-fn start(guest: Guest, log: Option<PathBuf>) -> (Qemu, mpsc::Receiver<Report>) {
+fn start(guest: Guest) -> (Running, mpsc::Receiver<Report>) {
     let (tell, told) = mpsc::channel();
-    let qemu = Qemu::start(guest, log, move |report| drop(tell.send(report))).expect("a thread");
-    (qemu, told)
+    let running = Running::start(guest, move |report| drop(tell.send(report))).expect("a thread");
+    (running, told)
 }
 
 /// Starts the guest with these words on its command line, and waits for its end.
-fn boot(assets: &Path, words: &str, log: &Path) -> (End, String) {
+fn boot(assets: &Path, words: &str) -> (End, String) {
     let main = Region {
         label: 0,
+        registered: BASE,
         base: BASE,
         pieces: vec![piece(64 * MIB), piece(192 * MIB)],
     };
@@ -129,6 +131,7 @@ fn boot(assets: &Path, words: &str, log: &Path) -> (End, String) {
     }
     let shared = Region {
         label: 7,
+        registered: 0xa000_0000,
         base: 0xa000_0000,
         pieces: vec![piece(2 * MIB)],
     };
@@ -137,21 +140,18 @@ fn boot(assets: &Path, words: &str, log: &Path) -> (End, String) {
         dtb: BASE + DTB,
         dtb_size: ROOM,
     };
-    let (qemu, told) = start(guest, Some(log.to_owned()));
-    let mut bytes = 0;
+    let (running, told) = start(guest);
+    let mut text = Vec::new();
     let end = loop {
         match told.recv_timeout(Duration::from_secs(120)).expect("an end") {
             Report::Started(name) => assert_eq!(name, "lab"),
-            Report::Console(part) => bytes += part.len(),
+            Report::Console(part) => text.extend(part),
             Report::Ended(end) => break end,
             Report::Refused(error) => panic!("{error}"),
         }
     };
-    drop(qemu);
-    let text = fs::read_to_string(log.join("lab.log")).expect("console");
-    assert_eq!(text.len(), bytes);
-    fs::remove_dir_all(log).expect("console dir");
-    (end, text)
+    drop(running);
+    (end, String::from_utf8_lossy(&text).into_owned())
 }
 
 #[test]
@@ -163,8 +163,7 @@ fn linux_boots_and_each_end_is_told() {
         ("guest.poweroff=0", Shutdown::PowerOff),
         ("guest.crash=0", Shutdown::Reset),
     ] {
-        let log = std::env::temp_dir().join(format!("qemu-console-{}", std::process::id()));
-        let (end, text) = boot(&assets, word, &log);
+        let (end, text) = boot(&assets, word);
         assert_eq!(end, End::Guest(expected), "{text}");
         assert!(text.contains("gunyah guest: init reached"), "{text}");
         assert!(text.contains("vm lab, "), "{text}");
@@ -183,6 +182,7 @@ fn a_killed_guest_tells_no_end_and_lets_its_memory_go() {
     };
     let main = Region {
         label: 0,
+        registered: BASE,
         base: BASE,
         pieces: vec![piece(128 * MIB)],
     };
@@ -196,9 +196,9 @@ fn a_killed_guest_tells_no_end_and_lets_its_memory_go() {
         dtb: BASE + DTB,
         dtb_size: ROOM,
     };
-    let (qemu, told) = start(guest, None);
+    let (running, told) = start(guest);
     assert!(matches!(told.recv(), Ok(Report::Started(_))));
-    drop(qemu);
+    drop(running);
     // The thread is joined: the sender is gone, and nothing more was sent.
     assert!(matches!(
         told.try_recv(),
@@ -210,6 +210,7 @@ fn a_killed_guest_tells_no_end_and_lets_its_memory_go() {
 fn an_overlay_that_does_not_fit_is_refused() {
     let main = Region {
         label: 0,
+        registered: BASE,
         base: BASE,
         pieces: vec![piece(2 * MIB)],
     };
@@ -220,7 +221,7 @@ fn an_overlay_that_does_not_fit_is_refused() {
         dtb: BASE + MIB,
         dtb_size: u64::try_from(blob.len()).expect("size"),
     };
-    let (_qemu, told) = start(guest, None);
+    let (_running, told) = start(guest);
     match told.recv() {
         Ok(Report::Refused(error)) => assert!(error.to_string().contains("more room"), "{error}"),
         other => panic!("{other:?}"),

@@ -115,6 +115,7 @@ mod tests {
         };
         let region = Region {
             label: 0,
+            registered: 0,
             base: 0,
             pieces: vec![piece("window-a"), piece("window-b")],
         };
