@@ -76,9 +76,7 @@ impl Session {
         let socket = guests.run_dir.join("gunyahd.socket");
         let mut command = Command::new(binaries.join("gunyah-sim"));
         command
-            .args(["--engine", "qemu", "--console-dir"])
-            .arg(&guests.console_dir)
-            .arg("--")
+            .args(["--engine", "qemu", "--console", "-", "--"])
             .arg(binaries.join("gunyahd"))
             .arg("boot")
             .arg("--config-dir")
