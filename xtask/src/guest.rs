@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 
 use crate::cpio::Archive;
-use crate::packages::Arm64Apt;
+use crate::packages::PrivateApt;
 use crate::tree;
 
 const KERNEL_META: &str = "linux-image-cloud-arm64";
@@ -56,7 +56,7 @@ pub fn ensure() -> Result<Assets> {
 
 fn fetch(dir: &Path, assets: &Assets, busybox: &Path, origin: &Path) -> Result<()> {
     println!("  fetching Debian's arm64 kernel and busybox");
-    let apt = Arm64Apt::new(&dir.join("apt"))?;
+    let apt = PrivateApt::new(&dir.join("apt"), "arm64")?;
     let kernel = apt.resolve(KERNEL_META)?;
     let unpacked = dir.join("unpacked");
     let _ = fs::remove_dir_all(&unpacked);

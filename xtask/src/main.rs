@@ -3,6 +3,7 @@
 
 mod cpio;
 mod demo;
+mod dist;
 mod guest;
 mod hugepages;
 mod packages;
@@ -18,6 +19,8 @@ usage: cargo xtask COMMAND
   setup    install what is missing, fetch an arm64 kernel and busybox for the guests
   demo     two arm64 Linux guests, launched by gunyahd on the simulator
   test     everything: format, lints, unit tests, whole-program tests, real guests
+  dist     static device binaries for arm64 and x86-64, with manifest and tarballs
+           (--verify: built twice, and the same)
 ";
 
 fn main() -> ExitCode {
@@ -27,6 +30,8 @@ fn main() -> ExitCode {
         ["demo"] => demo::run(),
         ["setup"] => setup::run(),
         ["test"] => test::run(),
+        ["dist"] => dist::run(false),
+        ["dist", "--verify"] => dist::run(true),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             Ok(())

@@ -87,15 +87,15 @@ fn missing(tools: &[Tool]) -> Vec<Tool> {
         .collect()
 }
 
-/// An apt of its own, below `target/`, that knows arm64 alone.
-pub struct Arm64Apt {
+/// An apt of its own, below `target/`, that knows one architecture alone.
+pub struct PrivateApt {
     config: PathBuf,
     downloads: PathBuf,
 }
 
-impl Arm64Apt {
-    /// Makes it in `dir` and fetches the package lists.
-    pub fn new(dir: &Path) -> Result<Self> {
+impl PrivateApt {
+    /// Makes it in `dir` for Debian's `architecture` and fetches the package lists.
+    pub fn new(dir: &Path, architecture: &str) -> Result<Self> {
         if !tree::has_program("apt-get") {
             bail!(
                 "no apt-get here: put arm64 `Image` and a static arm64 `busybox` into {} by hand",
@@ -121,7 +121,7 @@ impl Arm64Apt {
         fs::write(
             &config,
             format!(
-                "APT::Architecture \"arm64\";\nAPT::Architectures {{ \"arm64\"; }};\n\
+                "APT::Architecture \"{architecture}\";\nAPT::Architectures {{ \"{architecture}\"; }};\n\
                  Dir::State \"{state}\";\nDir::State::status \"{status}\";\nDir::Cache \"{cache}\";\n\
                  Dir::Etc::sourcelist \"-\";\nDir::Etc::sourceparts \"{sources}\";\n\
                  Acquire::Languages \"none\";\nAPT::Sandbox::User \"\";\n",

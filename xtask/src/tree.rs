@@ -56,8 +56,11 @@ pub fn build_release() -> Result<PathBuf> {
         .context("cargo built no binary named gunyahd")
 }
 
-/// True if `program` is on PATH.
+/// True if `program` is on PATH, or is a file where it is a path itself.
 pub fn has_program(program: &str) -> bool {
+    if program.starts_with('/') {
+        return Path::new(program).is_file();
+    }
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
 }

@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The toolchain for a device's architecture: rustup's musl target where it is at hand, else Debian's
+//! compiler, which builds std for musl from its own sources.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{bail, Context, Result};
+
+use crate::packages::{self, PrivateApt, Tool};
+use crate::tree;
+
+/// Android has hosts with 16 KiB pages; a segment must be aligned to a page.
+pub const PAGE_ALIGNMENT: u64 = 16 << 10;
+
+/// Of devices, and of the machines that try them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Architecture {
+    /// Devices.
+    Aarch64,
+    /// Cuttlefish and workstations.
+    X86_64,
+}
+
+impl Architecture {
+    /// All.
+    pub const ALL: [Self; 2] = [Self::Aarch64, Self::X86_64];
+
+    /// As Rust calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Aarch64 => "aarch64",
+            Self::X86_64 => "x86_64",
+        }
+    }
+
+    /// As Debian calls it.
+    fn debian(self) -> &'static str {
+        match self {
+            Self::Aarch64 => "arm64",
+            Self::X86_64 => "amd64",
+        }
+    }
+
+    /// e_machine.
+    pub fn machine(self) -> u16 {
+        match self {
+            Self::Aarch64 => object::elf::EM_AARCH64,
+            Self::X86_64 => object::elf::EM_X86_64,
+        }
+    }
+
+    fn triple(self) -> String {
+        format!("{}-unknown-linux-musl", self.name())
+    }
+
+    fn gcc(self) -> String {
+        format!("{}-linux-gnu-gcc", self.name())
+    }
+}
+
+/// One that works.
+#[derive(Debug)]
+pub struct Toolchain {
+    architecture: Architecture,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// rustup has std for the target; its own linker does.
+    Rustup,
+    /// Debian's rustc and musl; `support` has the libraries, the specs and the stub of libunwind.
+    Debian { support: PathBuf },
+}
+
+impl fmt::Display for Toolchain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let triple = self.triple();
+        match &self.kind {
+            Kind::Rustup => write!(f, "{triple}, rustup's std"),
+            Kind::Debian { .. } => write!(
+                f,
+                "{triple}, Debian's rustc with std built from its sources"
+            ),
+        }
+    }
+}
+
+impl Toolchain {
+    /// Looks for one, and gets Debian's where there is none.
+    pub fn find(architecture: Architecture) -> Result<Self> {
+        let kind = if rustup_has(&architecture.triple()) {
+            Kind::Rustup
+        } else {
+            Kind::Debian {
+                support: debian(architecture)?,
+            }
+        };
+        Ok(Self { architecture, kind })
+    }
+
+    /// The target.
+    pub fn triple(&self) -> String {
+        self.architecture.triple()
+    }
+
+    /// Builds the binaries of `packages` from `sources` and says where they are.
+    pub fn build(&self, sources: &Path, target: &Path, packages: &[&str]) -> Result<PathBuf> {
+        let triple = self.triple();
+        let mut command = match &self.kind {
+            Kind::Rustup => {
+                Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+            }
+            Kind::Debian { .. } => debian_cargo(),
+        };
+        command
+            .current_dir(sources)
+            .env("CARGO_TARGET_DIR", target)
+            .env("RUSTFLAGS", self.flags(sources)?.join(" "))
+            .env_remove("CARGO_ENCODED_RUSTFLAGS")
+            .args([
+                "build",
+                "--release",
+                "--locked",
+                "--bins",
+                "--target",
+                &triple,
+            ]);
+        for package in packages {
+            command.args(["--package", package]);
+        }
+        if let Kind::Debian { .. } = self.kind {
+            // std without its backtraces' tables and unwinder: what panic=abort leaves of it.
+            command.args([
+                "-Zbuild-std=std,panic_abort",
+                "-Zbuild-std-features=optimize_for_size",
+            ]);
+        }
+        let status = command.status().context("cargo build")?;
+        if !status.success() {
+            bail!("building {} for {triple}: {status}", packages.join(", "));
+        }
+        Ok(target.join(&triple).join("release"))
+    }
+
+    fn flags(&self, sources: &Path) -> Result<Vec<String>> {
+        let cargo_home = std::env::var_os("CARGO_HOME").map_or_else(
+            || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cargo"),
+            PathBuf::from,
+        );
+        let mut flags = vec![
+            "-Ctarget-feature=+crt-static".to_owned(),
+            "-Crelocation-model=static".to_owned(),
+            format!("-Clink-arg=-Wl,-z,max-page-size={PAGE_ALIGNMENT}"),
+            // No folder of this machine gets into the binaries, so that all machines build the same.
+            format!("--remap-path-prefix={}=gunyahd", sources.display()),
+            format!("--remap-path-prefix={}=cargo", cargo_home.display()),
+        ];
+        match &self.kind {
+            Kind::Rustup => flags.push("-Clinker=rust-lld".to_owned()),
+            Kind::Debian { support } => {
+                let sysroot =
+                    tree::quiet(Command::new("/usr/bin/rustc").args(["--print", "sysroot"]))?;
+                flags.extend([
+                    format!("-Clinker={}", self.architecture.gcc()),
+                    "-Clink-self-contained=no".to_owned(),
+                    format!("-Clink-arg=-specs={}", support.join("musl.specs").display()),
+                    "-Clink-arg=-Wl,--build-id=none".to_owned(),
+                    format!("-L{}", support.display()),
+                    format!(
+                        "--remap-path-prefix={}/lib/rustlib/src/rust=rust",
+                        sysroot.trim()
+                    ),
+                ]);
+            }
+        }
+        Ok(flags)
+    }
+}
+
+fn rustup_has(triple: &str) -> bool {
+    tree::quiet(Command::new("rustup").args(["target", "list", "--installed"]))
+        .is_ok_and(|list| list.lines().any(|line| line == triple))
+}
+
+// Debian's cargo runs Debian's rustc only where rustup's is not before it.
+fn debian_cargo() -> Command {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut command = Command::new("/usr/bin/cargo");
+    command
+        .env("PATH", format!("/usr/bin:{path}"))
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env_remove("RUSTUP_TOOLCHAIN")
+        .env_remove("RUSTC")
+        .env_remove("CARGO");
+    command
+}
+
+/// Debian's compiler, and musl for the architecture below `target/`: this machine's dpkg need not
+/// know of other architectures.
+fn debian(architecture: Architecture) -> Result<PathBuf> {
+    let tools = [
+        Tool {
+            program: "/usr/bin/rustc",
+            package: "rustc-web",
+        },
+        Tool {
+            program: "/usr/bin/cargo",
+            package: "cargo-web",
+        },
+        Tool {
+            program: "/usr/lib/rustlib/src/rust/library/std/Cargo.toml",
+            package: "rust-web-src",
+        },
+        Tool {
+            program: "aarch64-linux-gnu-gcc",
+            package: "gcc-aarch64-linux-gnu",
+        },
+        Tool {
+            program: "x86_64-linux-gnu-gcc",
+            package: "gcc",
+        },
+    ];
+    packages::ensure(&tools)?;
+    let support = tree::target()
+        .join("dist/support")
+        .join(architecture.name());
+    let specs = support.join("musl.specs");
+    if !specs.is_file() {
+        fs::create_dir_all(&support)?;
+        let apt = PrivateApt::new(
+            &tree::target().join("dist/apt").join(architecture.name()),
+            architecture.debian(),
+        )?;
+        let unpacked = support.join("musl-dev");
+        apt.unpack("musl-dev", &unpacked)?;
+        let installed = format!("usr/lib/{}-linux-musl", architecture.name());
+        for entry in fs::read_dir(unpacked.join(&installed))? {
+            let entry = entry?;
+            if entry.path().is_file() {
+                fs::copy(entry.path(), support.join(entry.file_name()))?;
+            }
+        }
+        stub(architecture, &support)?;
+        let text = fs::read_to_string(support.join("musl-gcc.specs"))
+            .context("musl-dev has no musl-gcc.specs")?;
+        let here = support.display().to_string();
+        fs::write(&specs, text.replace(&format!("/{installed}"), &here))?;
+    }
+    Ok(support)
+}
+
+/// std for musl asks for an unwinder, and Debian's wants glibc. With panic=abort nothing is unwound.
+fn stub(architecture: Architecture, support: &Path) -> Result<()> {
+    const SYMBOLS: [&str; 14] = [
+        "_Unwind_Backtrace",
+        "_Unwind_DeleteException",
+        "_Unwind_FindEnclosingFunction",
+        "_Unwind_GetCFA",
+        "_Unwind_GetDataRelBase",
+        "_Unwind_GetIP",
+        "_Unwind_GetIPInfo",
+        "_Unwind_GetLanguageSpecificData",
+        "_Unwind_GetRegionStart",
+        "_Unwind_GetTextRelBase",
+        "_Unwind_RaiseException",
+        "_Unwind_Resume",
+        "_Unwind_SetGR",
+        "_Unwind_SetIP",
+    ];
+    let source: String = SYMBOLS
+        .iter()
+        .map(|symbol| format!("void *{symbol}(void) {{ return 0; }}\n"))
+        .collect();
+    let (c, object) = (support.join("unwind.c"), support.join("unwind.o"));
+    fs::write(&c, source)?;
+    tree::quiet(
+        Command::new(architecture.gcc())
+            .args(["-Os", "-c", "-o"])
+            .arg(&object)
+            .arg(&c),
+    )?;
+    tree::quiet(
+        Command::new(format!("{}-linux-gnu-ar", architecture.name()))
+            .arg("rcsD")
+            .arg(support.join("libunwind.a"))
+            .arg(&object),
+    )?;
+    Ok(())
+}
