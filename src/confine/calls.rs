@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The system calls of each kind of process, by what they are for.
+
+use libc::{c_long, *};
+use nix::errno::Errno;
+
+use super::filter::Rule;
+use crate::gunyah::uapi;
+
+/// What a worker's loop takes: its channel, its console's clients, eventfds, memory, its own end.
+const LOOP: &[c_long] = &[
+    SYS_read,
+    SYS_readv,
+    SYS_pread64,
+    SYS_write,
+    SYS_writev,
+    SYS_recvfrom,
+    SYS_recvmsg,
+    SYS_sendto,
+    SYS_sendmsg,
+    SYS_ppoll,
+    SYS_close,
+    SYS_shutdown,
+    SYS_fcntl,
+    SYS_lseek,
+    SYS_futex,
+    SYS_brk,
+    SYS_munmap,
+    SYS_mremap,
+    SYS_madvise,
+    SYS_tgkill,
+    SYS_getpid,
+    SYS_gettid,
+    SYS_sched_yield,
+    SYS_clock_gettime,
+    SYS_clock_nanosleep,
+    SYS_nanosleep,
+    SYS_getrandom,
+    SYS_rt_sigaction,
+    SYS_rt_sigprocmask,
+    SYS_rt_sigreturn,
+    SYS_sigaltstack,
+    SYS_restart_syscall,
+    SYS_exit,
+    SYS_exit_group,
+];
+
+/// What launching takes besides, and a supervisor's own loop: files, sockets, processes, limits.
+const LAUNCH: &[c_long] = &[
+    SYS_openat,
+    SYS_faccessat,
+    SYS_fstat,
+    SYS_newfstatat,
+    SYS_statx,
+    SYS_getdents64,
+    SYS_readlinkat,
+    SYS_getcwd,
+    SYS_unlinkat,
+    SYS_fchmod,
+    SYS_fchmodat,
+    SYS_flock,
+    SYS_ftruncate,
+    SYS_memfd_create,
+    SYS_dup,
+    SYS_dup3,
+    SYS_close_range,
+    SYS_pipe2,
+    SYS_eventfd2,
+    SYS_signalfd4,
+    SYS_socket,
+    SYS_socketpair,
+    SYS_connect,
+    SYS_bind,
+    SYS_listen,
+    SYS_accept4,
+    SYS_getsockopt,
+    SYS_setsockopt,
+    SYS_getsockname,
+    SYS_clone,
+    SYS_clone3,
+    SYS_set_robust_list,
+    SYS_set_tid_address,
+    SYS_wait4,
+    SYS_waitid,
+    SYS_kill,
+    SYS_pidfd_open,
+    SYS_pidfd_send_signal,
+    SYS_getppid,
+    SYS_geteuid,
+    SYS_getuid,
+    SYS_getegid,
+    SYS_getgid,
+    SYS_prctl,
+    SYS_capget,
+    SYS_capset,
+    SYS_seccomp,
+    SYS_prlimit64,
+    SYS_setpriority,
+    SYS_getpriority,
+    SYS_sched_setaffinity,
+    SYS_sched_getaffinity,
+    SYS_rseq,
+    SYS_umask,
+    SYS_uname,
+    SYS_clock_getres,
+];
+
+/// As LOOP and LAUNCH, calls that only x86-64 still has.
+#[cfg(target_arch = "x86_64")]
+const LOOP_HERE: &[c_long] = &[SYS_poll];
+#[cfg(not(target_arch = "x86_64"))]
+const LOOP_HERE: &[c_long] = &[];
+#[cfg(target_arch = "x86_64")]
+const LAUNCH_HERE: &[c_long] = &[
+    SYS_open,
+    SYS_stat,
+    SYS_lstat,
+    SYS_access,
+    SYS_readlink,
+    SYS_unlink,
+    SYS_chmod,
+    SYS_dup2,
+    SYS_fork,
+    SYS_getrlimit,
+    SYS_setrlimit,
+    SYS_arch_prctl,
+];
+#[cfg(not(target_arch = "x86_64"))]
+const LAUNCH_HERE: &[c_long] = &[SYS_getrlimit, SYS_setrlimit];
+
+/// What a library tries and lives without: a log that reconnects, a panic's backtrace.
+const TRIED: &[c_long] = &[
+    SYS_socket,
+    SYS_connect,
+    SYS_openat,
+    SYS_readlinkat,
+    SYS_statx,
+];
+
+fn allow(lists: &[&[c_long]]) -> Vec<Rule> {
+    lists
+        .iter()
+        .flat_map(|list| list.iter())
+        .map(|nr| Rule::Allow(*nr))
+        .collect()
+}
+
+/// A worker whose guest runs.
+pub fn worker() -> Vec<Rule> {
+    // The run loop first: it is what runs often.
+    let mut rules = vec![Rule::Ioctls(vec![uapi::VCPU_RUN])];
+    rules.extend(allow(&[LOOP, LOOP_HERE]));
+    rules.extend([Rule::NoExec(SYS_mmap), Rule::NoExec(SYS_mprotect)]);
+    rules.extend(TRIED.iter().map(|nr| Rule::Refuse(*nr, Errno::EPERM)));
+    rules
+}
+
+/// The supervisor and, until its guest runs, a worker.
+pub fn supervisor() -> Vec<Rule> {
+    let mut rules = vec![Rule::Ioctls(vec![
+        uapi::VCPU_RUN,
+        uapi::VCPU_MMAP_SIZE,
+        uapi::CREATE_VM,
+        uapi::VM_SET_USER_MEM_REGION,
+        uapi::VM_ANDROID_LEND_USER_MEM,
+        uapi::VM_SET_DTB_CONFIG,
+        uapi::VM_ADD_FUNCTION,
+        uapi::VM_START,
+    ])];
+    rules.extend(allow(&[LOOP, LOOP_HERE, LAUNCH, LAUNCH_HERE]));
+    rules.extend([Rule::NoExec(SYS_mmap), Rule::NoExec(SYS_mprotect)]);
+    rules
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_runs_a_program_or_looks_into_another_process() {
+        for rules in [worker(), supervisor()] {
+            for nr in [
+                SYS_execve,
+                SYS_execveat,
+                SYS_ptrace,
+                SYS_process_vm_readv,
+                SYS_mount,
+                SYS_bpf,
+                SYS_init_module,
+            ] {
+                assert!(rules.iter().all(|rule| *rule != Rule::Allow(nr)), "{nr}");
+            }
+        }
+        for nr in [
+            SYS_openat,
+            SYS_socket,
+            SYS_clone,
+            SYS_clone3,
+            SYS_memfd_create,
+            SYS_kill,
+        ] {
+            assert!(!worker().contains(&Rule::Allow(nr)), "{nr}");
+        }
+    }
+}

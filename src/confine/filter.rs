@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A seccomp filter (Documentation/userspace-api/seccomp_filter.rst) from a list of rules.
+
+use libc::{c_long, sock_filter, sock_fprog};
+use nix::errno::Errno;
+
+/// What becomes of a system call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rule {
+    /// Allowed.
+    Allow(c_long),
+    /// Refused with an errno: what a library tries and lives without.
+    Refuse(c_long, Errno),
+    /// ioctl with one of these requests; others get EPERM.
+    Ioctls(Vec<u32>),
+    /// Allowed without PROT_EXEC in its third argument; else EPERM.
+    NoExec(c_long),
+}
+
+/// What becomes of a call that no rule names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Otherwise {
+    /// The process dies of SIGSYS.
+    Kill,
+}
+
+/// A program for the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filter {
+    program: Vec<sock_filter>,
+}
+
+// Offsets in struct seccomp_data (linux/seccomp.h); arguments are read by their low words.
+const NR: u32 = 0;
+const ARCH: u32 = 4;
+const ARGUMENT_1: u32 = 24;
+const ARGUMENT_2: u32 = 32;
+
+/// AUDIT_ARCH_* (linux/audit.h): the ELF machine, 64 bit, little endian.
+#[cfg(target_arch = "x86_64")]
+const AUDIT_ARCH: u32 = 0xc000_003e;
+#[cfg(target_arch = "aarch64")]
+const AUDIT_ARCH: u32 = 0xc000_00b7;
+
+/// x86-64's x32 calls have this bit, and are not meant by any rule.
+const X32_BIT: u32 = 0x4000_0000;
+
+impl Filter {
+    /// Builds the program.
+    pub fn new(rules: &[Rule], otherwise: Otherwise) -> Self {
+        let mut filter = Self {
+            program: Vec::new(),
+        };
+        filter.load(ARCH);
+        filter.jump_equal(AUDIT_ARCH, 1, 0);
+        filter.answer(libc::SECCOMP_RET_KILL_PROCESS);
+        filter.load(NR);
+        filter.push(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 0, 1, X32_BIT);
+        filter.answer(libc::SECCOMP_RET_KILL_PROCESS);
+        for rule in rules {
+            filter.rule(rule);
+        }
+        filter.answer(match otherwise {
+            Otherwise::Kill => libc::SECCOMP_RET_KILL_PROCESS,
+        });
+        filter
+    }
+
+    fn push(&mut self, code: u32, jt: u8, jf: u8, k: u32) {
+        // Codes are 16 bits by definition (linux/bpf_common.h).
+        let code = u16::try_from(code).unwrap_or(u16::MAX);
+        self.program.push(sock_filter { code, jt, jf, k });
+    }
+
+    fn load(&mut self, offset: u32) {
+        self.push(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, offset);
+    }
+
+    fn jump_equal(&mut self, value: u32, jt: u8, jf: u8) {
+        self.push(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, jt, jf, value);
+    }
+
+    fn answer(&mut self, value: u32) {
+        self.push(libc::BPF_RET | libc::BPF_K, 0, 0, value);
+    }
+
+    fn rule(&mut self, rule: &Rule) {
+        let number = |nr: c_long| u32::try_from(nr).unwrap_or(u32::MAX);
+        match rule {
+            Rule::Allow(nr) => {
+                self.jump_equal(number(*nr), 0, 1);
+                self.answer(libc::SECCOMP_RET_ALLOW);
+            }
+            Rule::Refuse(nr, errno) => {
+                self.jump_equal(number(*nr), 0, 1);
+                self.answer(refuse(*errno));
+            }
+            Rule::Ioctls(requests) => {
+                // The whole block is skipped for other calls, which need their number kept.
+                let length = u8::try_from(2 * requests.len() + 2).unwrap_or(u8::MAX);
+                self.jump_equal(number(libc::SYS_ioctl), 0, length);
+                self.load(ARGUMENT_1);
+                for request in requests {
+                    self.jump_equal(*request, 0, 1);
+                    self.answer(libc::SECCOMP_RET_ALLOW);
+                }
+                self.answer(refuse(Errno::EPERM));
+            }
+            Rule::NoExec(nr) => {
+                self.jump_equal(number(*nr), 0, 4);
+                self.load(ARGUMENT_2);
+                self.push(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 0, 1, 4); // PROT_EXEC
+                self.answer(refuse(Errno::EPERM));
+                self.answer(libc::SECCOMP_RET_ALLOW);
+            }
+        }
+    }
+
+    /// Puts it in place for all threads of this process, for good.
+    ///
+    /// # Errors
+    /// EINVAL where the kernel has no filters, EACCES without no_new_privs, ESRCH where a thread
+    /// has another filter.
+    pub fn install(&self) -> Result<(), Errno> {
+        let program = sock_fprog {
+            len: u16::try_from(self.program.len()).map_err(|_| Errno::E2BIG)?,
+            filter: self.program.as_ptr().cast_mut(),
+        };
+        // SAFETY: the kernel reads `len` instructions at `filter`, which lives until it returns.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_seccomp,
+                libc::SECCOMP_SET_MODE_FILTER,
+                libc::SECCOMP_FILTER_FLAG_TSYNC,
+                &program,
+            )
+        };
+        match Errno::result(result)? {
+            0 => Ok(()),
+            // TSYNC answers with the thread that could not take it.
+            _ => Err(Errno::ESRCH),
+        }
+    }
+
+    /// What the kernel would answer, for tests: the action for a call with these arguments.
+    #[cfg(test)]
+    fn run(&self, arch: u32, nr: u32, arguments: [u32; 3]) -> u32 {
+        let data = |at: u32| match at {
+            NR => nr,
+            ARCH => arch,
+            at => arguments[(at as usize - 16) / 8],
+        };
+        let (mut accumulator, mut at) = (0, 0);
+        loop {
+            let step = self.program[at];
+            at += 1;
+            let jump = |taken: bool| usize::from(if taken { step.jt } else { step.jf });
+            match u32::from(step.code) {
+                code if code == libc::BPF_LD | libc::BPF_W | libc::BPF_ABS => {
+                    accumulator = data(step.k)
+                }
+                code if code == libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K => {
+                    at += jump(accumulator == step.k)
+                }
+                code if code == libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K => {
+                    at += jump(accumulator >= step.k)
+                }
+                code if code == libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K => {
+                    at += jump(accumulator & step.k != 0)
+                }
+                _ => return step.k,
+            }
+        }
+    }
+}
+
+fn refuse(errno: Errno) -> u32 {
+    // errno values fit the 16 bits of SECCOMP_RET_DATA.
+    libc::SECCOMP_RET_ERRNO | u32::try_from(errno as i32).unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use libc::{SECCOMP_RET_ALLOW, SECCOMP_RET_KILL_PROCESS};
+
+    #[test]
+    fn answers_by_the_rules() {
+        let rules = [
+            Rule::Allow(libc::SYS_read),
+            Rule::Ioctls(vec![0x4705, 0x4706]),
+            Rule::NoExec(libc::SYS_mmap),
+            Rule::Refuse(libc::SYS_socket, Errno::EPERM),
+            Rule::Allow(libc::SYS_write),
+        ];
+        let filter = Filter::new(&rules, Otherwise::Kill);
+        let run =
+            |nr: c_long, arguments| filter.run(AUDIT_ARCH, u32::try_from(nr).unwrap(), arguments);
+        assert_eq!(run(libc::SYS_read, [0; 3]), SECCOMP_RET_ALLOW);
+        assert_eq!(run(libc::SYS_write, [0; 3]), SECCOMP_RET_ALLOW);
+        assert_eq!(run(libc::SYS_ioctl, [3, 0x4705, 0]), SECCOMP_RET_ALLOW);
+        assert_eq!(run(libc::SYS_ioctl, [3, 0x4706, 0]), SECCOMP_RET_ALLOW);
+        assert_eq!(run(libc::SYS_ioctl, [3, 0x4703, 0]), refuse(Errno::EPERM));
+        assert_eq!(run(libc::SYS_mmap, [0, 4096, 3]), SECCOMP_RET_ALLOW);
+        assert_eq!(run(libc::SYS_mmap, [0, 4096, 5]), refuse(Errno::EPERM));
+        assert_eq!(run(libc::SYS_socket, [0; 3]), refuse(Errno::EPERM));
+        assert_eq!(run(libc::SYS_execve, [0; 3]), SECCOMP_RET_KILL_PROCESS);
+        assert_eq!(
+            filter.run(AUDIT_ARCH ^ 1, 0, [0; 3]),
+            SECCOMP_RET_KILL_PROCESS
+        );
+        assert_eq!(
+            filter.run(AUDIT_ARCH, X32_BIT, [0; 3]),
+            SECCOMP_RET_KILL_PROCESS
+        );
+    }
+}

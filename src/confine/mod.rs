@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a process gives up once it has what it needs: capabilities, new privileges, system calls.
+//!
+//! Two filters. The supervisor's, put in place when it is up, holds for the workers that it forks
+//! too: it has what launching takes, and nothing that runs another program or looks into another
+//! process. A worker adds its own when its guest runs: what the run loop and the console take.
+
+mod calls;
+mod filter;
+
+use std::io;
+
+use nix::errno::Errno;
+
+use crate::error::{LaunchError, Step};
+use filter::{Filter, Otherwise};
+
+/// Bit of CAP_IPC_LOCK (linux/capability.h): newer drivers pin a guest's pages when it touches them.
+const CAP_IPC_LOCK: u32 = 14;
+/// Highest capability bit that a kernel can have in the 64-bit sets.
+const CAP_MAX: u32 = 63;
+/// _LINUX_CAPABILITY_VERSION_3 (linux/capability.h).
+const CAPABILITY_VERSION: u32 = 0x2008_0522;
+
+/// Confines a supervisor that is up, and every process that it forks.
+///
+/// # Errors
+/// The call that failed.
+pub fn supervisor() -> Result<(), LaunchError> {
+    no_new_privileges().map_err(|error| failed("no_new_privs", &error))?;
+    Filter::new(&calls::supervisor(), Otherwise::Kill)
+        .install()
+        .map_err(|errno| failed("the supervisor's seccomp filter", &errno.into()))
+}
+
+/// Confines a worker whose guest runs, all its threads included.
+///
+/// # Errors
+/// The call that failed.
+pub fn worker() -> Result<(), LaunchError> {
+    drop_capabilities(1 << CAP_IPC_LOCK)
+        .map_err(|error| failed("dropping capabilities", &error))?;
+    no_new_privileges().map_err(|error| failed("no_new_privs", &error))?;
+    Filter::new(&calls::worker(), Otherwise::Kill)
+        .install()
+        .map_err(|errno| failed("the worker's seccomp filter", &errno.into()))
+}
+
+fn failed(what: &str, error: &io::Error) -> LaunchError {
+    LaunchError::new(Step::Run, format!("confinement: {what}"))
+        .errno(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
+        .cause("the kernel has no CONFIG_SECCOMP_FILTER, or a policy forbids it")
+        .cure("`--no-confinement` to go without it")
+}
+
+fn no_new_privileges() -> io::Result<()> {
+    nix::sys::prctl::set_no_new_privs().map_err(Into::into)
+}
+
+/// Keeps of this thread's capabilities only those in `keep`; other threads have been started with
+/// no more than the process had, and the filter lets none of them use the rest.
+fn drop_capabilities(keep: u64) -> io::Result<()> {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    #[repr(C)]
+    #[derive(Clone, Copy, Default)]
+    struct Data {
+        effective: u32,
+        permitted: u32,
+        inheritable: u32,
+    }
+    let header = Header {
+        version: CAPABILITY_VERSION,
+        pid: 0,
+    };
+    let mut data = [Data::default(); 2];
+    // SAFETY: version 3 reads the header and writes two of these.
+    Errno::result(unsafe { libc::syscall(libc::SYS_capget, &header, data.as_mut_ptr()) })?;
+    for bit in 0..=CAP_MAX {
+        if keep & (1 << bit) == 0 {
+            // Needs CAP_SETPCAP, and ends with EINVAL past the kernel's last capability: without new
+            // privileges the bounding set has no say anyway.
+            // SAFETY: takes a number.
+            let _ =
+                unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(bit), 0, 0, 0) };
+        }
+    }
+    for (index, half) in data.iter_mut().enumerate() {
+        let word = (keep >> (32 * index)) & u64::from(u32::MAX);
+        let mask = u32::try_from(word).unwrap_or(0);
+        half.effective &= mask;
+        half.permitted &= mask;
+        half.inheritable = 0;
+    }
+    // SAFETY: version 3 reads the header and two of these.
+    Errno::result(unsafe { libc::syscall(libc::SYS_capset, &header, data.as_ptr()) })?;
+    Ok(())
+}
