@@ -199,3 +199,81 @@ pub fn parse(blob: &[u8]) -> Result<Node, FdtError> {
 fn aligned(at: usize) -> usize {
     at.div_ceil(4) * 4
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vm_fdt::FdtWriter;
+
+    fn blob() -> Vec<u8> {
+        let mut fdt = FdtWriter::new().unwrap();
+        let root = fdt.begin_node("").unwrap();
+        fdt.property_u32("#address-cells", 2).unwrap();
+        let chosen = fdt.begin_node("chosen").unwrap();
+        fdt.property_string("bootargs", "quiet").unwrap();
+        fdt.end_node(chosen).unwrap();
+        let soc = fdt.begin_node("soc").unwrap();
+        let uart = fdt.begin_node("uart@9000000").unwrap();
+        fdt.property_array_u32("reg", &[0, 0x900_0000]).unwrap();
+        fdt.end_node(uart).unwrap();
+        fdt.end_node(soc).unwrap();
+        fdt.end_node(root).unwrap();
+        fdt.finish().unwrap()
+    }
+
+    #[test]
+    fn a_tree_comes_back() {
+        let root = parse(&blob()).unwrap();
+        assert_eq!(root.cell("#address-cells"), Some(2));
+        assert_eq!(root.children[0].name, "chosen");
+        assert_eq!(
+            root.at("/chosen").unwrap().string("bootargs"),
+            Some("quiet")
+        );
+        let uart = root.at("/soc/uart@9000000").unwrap();
+        assert_eq!(uart.property("reg").map(<[u8]>::len), Some(8));
+        assert_eq!(uart.cell("reg"), None);
+        assert_eq!(root.walk().len(), 4);
+    }
+
+    #[test]
+    fn no_byte_less_and_no_byte_changed_panics() {
+        let blob = blob();
+        for length in 0..blob.len() {
+            assert!(parse(&blob[..length]).is_err(), "{length} bytes");
+        }
+        for at in 0..blob.len() {
+            for value in [0, 1, 0x7f, 0xff] {
+                let mut spoilt = blob.clone();
+                spoilt[at] = value;
+                // Either way is right; it must come back.
+                let _ = parse(&spoilt);
+            }
+        }
+    }
+
+    #[test]
+    fn depth_is_bounded() {
+        let mut fdt = FdtWriter::new().unwrap();
+        let mut nodes = vec![fdt.begin_node("").unwrap()];
+        for _ in 0..40 {
+            nodes.push(fdt.begin_node("deeper").unwrap());
+        }
+        for node in nodes.into_iter().rev() {
+            fdt.end_node(node).unwrap();
+        }
+        let error = parse(&fdt.finish().unwrap()).unwrap_err();
+        assert_eq!(error.what, "too deep");
+    }
+
+    #[test]
+    fn a_blob_longer_than_its_room_is_not_fetched() {
+        let me = Caller::myself();
+        let blob = blob();
+        let address = blob.as_ptr() as u64;
+        let length = blob.len() as u64;
+        assert_eq!(fetch(&me, address, length).unwrap(), blob);
+        assert!(fetch(&me, address, length - 1).is_err());
+        assert!(fetch(&me, 0, length).is_err());
+    }
+}
