@@ -182,21 +182,16 @@ fn of_image(config: &VmConfig, wrong: &ImageProblem) -> Problem {
     problem(config, &wrong.key, message, &error.cure)
 }
 
+/// Named by its rule, so that it can be looked up in `docs/devicetree.md`.
 fn of_dtb<'a>(config: &'a VmConfig, wrong: &'a [DtbProblem]) -> impl Iterator<Item = Problem> + 'a {
-    wrong
-        .iter()
-        .filter(|wrong| !wrong.is_warning())
-        .map(|wrong| {
-            let mut message = wrong.what();
-            let cause = wrong.cause();
-            if !cause.is_empty() {
-                message.push_str(&format!(" ({cause})"));
-            }
-            if let Some(errno) = wrong.errno() {
-                message.push_str(&format!("; START would answer {errno:?}"));
-            }
-            problem(config, wrong.key(), message, wrong.cure())
-        })
+    let stops = wrong.iter().filter(|wrong| !wrong.is_warning());
+    stops.map(|wrong| {
+        let mut message = format!("[{}] {} ({})", wrong.rule(), wrong.what(), wrong.cause());
+        if let Some(errno) = wrong.errno() {
+            message.push_str(&format!(", START would answer {errno:?}"));
+        }
+        problem(config, wrong.key(), message, wrong.cure())
+    })
 }
 
 fn of_plan(config: &VmConfig, wrong: &PlanProblem) -> Problem {

@@ -176,10 +176,11 @@ fn unknown_hint(key: &str, known: &[&str]) -> Option<String> {
         return Some(format!("did you mean `{near}`?"));
     }
     // A right key in the wrong object is as common as a misspelt one.
-    let elsewhere = KEYS
+    let (object, near) = KEYS
         .iter()
-        .find(|(object, keys)| !object.is_empty() && keys.contains(&key))?;
-    Some(format!("did you mean `{}.{key}`?", elsewhere.0))
+        .filter(|(object, _)| !object.is_empty())
+        .find_map(|(object, keys)| Some((object, nearest(key, keys.iter().copied())?)))?;
+    Some(format!("did you mean `{object}.{near}`?"))
 }
 
 /// The nearest of `known`, if it is near enough to be what was meant.
