@@ -14,6 +14,8 @@ mod problem;
 mod read;
 pub mod rules;
 mod source;
+#[cfg(test)]
+mod tests;
 mod told;
 mod tree;
 mod value;
@@ -23,7 +25,7 @@ pub use draft::{Draft, Finished, Seeds};
 pub use facts::{Doorbell, DtbFacts, Gic, Serial, Shm};
 pub use generate::{GICD_BASE, GICD_SIZE, GICR_SIZE};
 pub use problem::DtbProblem;
-pub use read::{ParseError, BLOB_MAX, DEPTH_MAX, NAME_MAX, NODES_MAX, PROPERTIES_MAX};
+pub use read::{ParseError, BLOB_MAX, DEPTH_MAX, NAME_MAX, NODES_MAX, PATH_MAX, PROPERTIES_MAX};
 pub use tree::{Node, Position, Property, Tree};
 pub use value::{NodeAt, PropertyError, PropertyFault};
 pub use write::WriteError;

@@ -206,6 +206,13 @@ pub enum DtbProblem {
     StrayInitrd,
     /// `/chosen` names another initrd range than the plan.
     InitrdDiffers,
+    /// The root's cells cannot describe main memory.
+    MemoryCells {
+        /// `#address-cells` of the root.
+        address: usize,
+        /// `#size-cells` of the root.
+        size: usize,
+    },
     /// A device's registers lie in guest memory.
     DeviceInMemory {
         /// The node.

@@ -15,6 +15,8 @@ pub const DEPTH_MAX: usize = 64;
 pub const NODES_MAX: usize = 16 * 1024;
 /// Most properties, for the same reason.
 pub const PROPERTIES_MAX: usize = 64 * 1024;
+/// Longest path in bytes: 64 levels of names that the specification allows. Bounds what paths cost.
+pub const PATH_MAX: usize = 2048;
 /// Longest name in bytes. The specification says 31 before the unit address.
 pub const NAME_MAX: usize = 255;
 
@@ -122,8 +124,8 @@ pub enum ParseError {
     /// Nodes that do not nest.
     #[error("nodes are not nested: {0}")]
     Nesting(&'static str),
-    /// Deeper than [`DEPTH_MAX`].
-    #[error("{0}: nodes are nested more than 64 deep")]
+    /// Deeper than [`DEPTH_MAX`], or with a path longer than [`PATH_MAX`].
+    #[error("{0}: nodes are nested more than 64 deep, or paths are longer than 2048 bytes")]
     Deep(String),
     /// More than [`NODES_MAX`] nodes or [`PROPERTIES_MAX`] properties.
     #[error("the blob has more than {limit} {what}")]
@@ -280,6 +282,7 @@ struct Reader<'a> {
 /// A node whose end has not come yet.
 struct Open {
     node: Node,
+    path_len: usize,
     child_names: HashSet<String>,
     property_names: HashSet<String>,
 }
@@ -346,7 +349,11 @@ impl<'a> Reader<'a> {
                 limit: NODES_MAX,
             });
         }
-        if self.open.len() >= DEPTH_MAX {
+        let path_len = self
+            .open
+            .last()
+            .map_or(0, |parent| parent.path_len + 1 + name.len());
+        if self.open.len() >= DEPTH_MAX || path_len > PATH_MAX {
             return Err(ParseError::Deep(self.path()));
         }
         if let Some(parent) = self.open.last_mut() {
@@ -358,6 +365,7 @@ impl<'a> Reader<'a> {
         }
         self.open.push(Open {
             node: Node::new(&name),
+            path_len,
             child_names: HashSet::new(),
             property_names: HashSet::new(),
         });

@@ -401,6 +401,13 @@ impl DtbProblem {
                 "remove linux,initrd-start and linux,initrd-end, so that they are filled in",
                 None,
             ),
+            P::MemoryCells { address, size } => (
+                "memory-cells",
+                format!("#address-cells {address} and #size-cells {size} of the root cannot describe main memory"),
+                "/memory is written with them, here and by the resource manager",
+                "set both to 2",
+                None,
+            ),
             P::DeviceInMemory { path, base } => (
                 "device-in-memory",
                 format!("the registers of {path} at {base:#x} lie in the guest's memory"),

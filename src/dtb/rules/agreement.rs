@@ -6,6 +6,7 @@ use crate::config::{ConsoleConfig, ConsoleDevice};
 use super::super::facts::{child_cells, cpu_nodes, DtbFacts};
 use super::super::problem::DtbProblem;
 use super::super::tree::Tree;
+use super::super::value::NodeAt;
 use super::{Expected, HIGH_LIMIT};
 
 pub(super) fn check(tree: &Tree, expected: &Expected, found: &mut Vec<DtbProblem>) {
@@ -19,6 +20,10 @@ pub(super) fn check(tree: &Tree, expected: &Expected, found: &mut Vec<DtbProblem
     let end = expected.base.checked_add(expected.size);
     if expected.base < HIGH_LIMIT && end.is_none_or(|end| end > HIGH_LIMIT) {
         found.push(DtbProblem::BaseAddressLimit(expected.base));
+    }
+    if facts.memory != [(expected.base, expected.size)] {
+        let (address, size) = child_cells(&NodeAt::root(&tree.root));
+        found.push(DtbProblem::MemoryCells { address, size });
     }
     if facts.cpus != expected.vcpus {
         found.push(DtbProblem::CpuCount {

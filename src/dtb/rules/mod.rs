@@ -96,12 +96,14 @@ pub fn check(tree: &Tree, expected: Option<&Expected>) -> Vec<DtbProblem> {
 
 fn whole_tree(tree: &Tree, found: &mut Vec<DtbProblem>) {
     let mut handles = HashSet::new();
+    // One of each is enough: a hostile tree could have thousands.
+    let (mut deep, mut long) = (None, None);
     for at in tree.walk() {
         let path = || at.path().to_owned();
         if at.depth() >= RM_DEPTH {
-            found.push(DtbProblem::Depth(path()));
+            deep = deep.or_else(|| Some(DtbProblem::Depth(path())));
         } else if at.path().len() >= RM_PATH {
-            found.push(DtbProblem::PathLength(path()));
+            long = long.or_else(|| Some(DtbProblem::PathLength(path())));
         }
         if at.lists("device_type", "memory") && at.path() != "/memory" {
             found.push(DtbProblem::MemoryNodeName(path()));
@@ -115,6 +117,7 @@ fn whole_tree(tree: &Tree, found: &mut Vec<DtbProblem>) {
             }
         }
     }
+    found.extend(deep.into_iter().chain(long));
     if tree.root.child("chosen").is_none() {
         found.push(DtbProblem::NoChosen);
     }

@@ -3,6 +3,7 @@
 
 use nix::errno::Errno;
 
+use super::super::complete::set_memory;
 use super::super::fixture;
 use super::super::{Draft, Node, Position, Seeds};
 use super::*;
@@ -68,6 +69,9 @@ fn rules_of_the_whole_tree() {
         node(tree, "/psci")
             .ensure_child("memory", Position::Last)
             .set_str("device_type", "memory");
+    });
+    broken(&config, &["gic-unusable", "memory-cells"], INVAL, |tree| {
+        tree.root.set_u32("#size-cells", 1);
     });
     broken(&config, &["duplicate-phandle"], None, |tree| {
         node(tree, "/psci").set_u32("phandle", 1);
@@ -152,8 +156,10 @@ fn rules_of_the_vm_config() {
     }
     node(&mut tree, at).set_str("image-name", "lab-vm");
     expected.size = (1 << 36) - expected.base;
+    set_memory(&mut tree, expected.base, expected.size);
     assert_eq!(check(&tree, Some(&expected)), []);
     expected.size += 4096;
+    set_memory(&mut tree, expected.base, expected.size);
     assert_eq!(
         rules(&check(&tree, Some(&expected))),
         ["base-address-limit"]
