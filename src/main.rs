@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use gunyahd::check;
 use gunyahd::cli::daemon::{self, Command};
 use gunyahd::config;
 use gunyahd::status::logger::{self, Audience};
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
         Ok(Command::Print(text)) => print(&text),
         Ok(Command::Boot(options)) => boot(options),
         Ok(Command::Run { file, device }) => run(&file, device),
+        Ok(Command::Check(options)) => check(&options),
         Err(error) => {
             complain(&format!("gunyahd: {error}; gunyahd --help tells more"));
             ExitCode::from(USAGE)
@@ -49,6 +51,14 @@ fn boot(options: BootOptions) -> ExitCode {
             log::error!("{error}");
             ExitCode::from(BROKEN)
         }
+    }
+}
+
+fn check(options: &check::Options) -> ExitCode {
+    logger::start(Audience::Foreground, log::LevelFilter::Warn);
+    match check::run(options, &mut std::io::stdout().lock()) {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(_) | Err(_) => ExitCode::from(BROKEN),
     }
 }
 

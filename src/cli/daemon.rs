@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use crate::check;
 use crate::supervisor::{BootOptions, Outcome, DEFAULT_CONFIG_DIR, DEFAULT_DEVICE, DEFAULT_SOCKET};
 
 use super::words::{unexpected, unknown, Word, Words};
@@ -53,6 +54,21 @@ exit: 0 the guest powered off     3 the file has mistakes, or the launch failed
                                   6 a signal to gunyahd stopped it
 ";
 
+/// `gunyahd check --help`.
+pub const CHECK_HELP: &str = "\
+usage: gunyahd check [--dtb] [--json] [--page-size SIZE] [--root DIR] PATH…
+
+Tells everything that can be known of VMs' files without a device: their mistakes, those of the
+images that they name, what clashes between them, the address map, and huge pages needed in all.
+
+  --dtb             print each VM's devicetree as source
+  --json            for machines
+  --page-size SIZE  the host's pages: 4K (default), 16K or 64K
+  --root DIR        where the device's files are: /vendor/x is looked for in DIR/vendor/x
+
+exit: 0 nothing is wrong; 1 something is, or cannot be told; 2 usage
+";
+
 /// What is to be done.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Command {
@@ -67,6 +83,8 @@ pub enum Command {
         /// The driver's node.
         device: PathBuf,
     },
+    /// `check`
+    Check(check::Options),
 }
 
 /// Reads the command line, without the program's name.
@@ -82,6 +100,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, Usage
         Some(Word::Plain(command)) => match command.to_str() {
             Some("boot") => boot(words),
             Some("run") => run(words),
+            Some("check") => check(words),
             Some("help") => Ok(Command::Print(HELP.to_owned())),
             _ => Err(UsageError(format!(
                 "unknown command {}",
@@ -133,6 +152,33 @@ fn run(mut words: Words) -> Result<Command, UsageError> {
     }
     let file = file.ok_or_else(|| UsageError("run needs a VM's FILE".to_owned()))?;
     Ok(Command::Run { file, device })
+}
+
+fn check(mut words: Words) -> Result<Command, UsageError> {
+    let mut options = check::Options::new(Vec::new());
+    while let Some(word) = words.next()? {
+        match word {
+            Word::Option(option) => match option.as_str() {
+                "--dtb" => options.dtb = true,
+                "--json" => options.json = true,
+                "--root" => options.root = Some(words.path(&option)?),
+                "--page-size" => {
+                    let value = words.value(&option)?;
+                    options.host = value
+                        .to_str()
+                        .and_then(check::host_with_pages)
+                        .ok_or_else(|| UsageError("--page-size is 4K, 16K or 64K".to_owned()))?;
+                }
+                "--help" | "-h" => return Ok(Command::Print(CHECK_HELP.to_owned())),
+                _ => return Err(unknown(&option)),
+            },
+            Word::Plain(word) => options.paths.push(word.into()),
+        }
+    }
+    if options.paths.is_empty() {
+        return Err(UsageError("check needs files or directories".to_owned()));
+    }
+    Ok(Command::Check(options))
 }
 
 /// Exit code of `gunyahd run`.
@@ -193,6 +239,17 @@ mod tests {
     }
 
     #[test]
+    fn check_takes_many_paths() {
+        let mut options = check::Options::new(vec!["a".into(), "b".into()]);
+        options.dtb = true;
+        options.host = check::host_with_pages("16K").unwrap();
+        assert_eq!(
+            parse_line("check a --dtb --page-size 16K b"),
+            Ok(Command::Check(options))
+        );
+    }
+
+    #[test]
     fn what_is_not_understood_is_named() {
         for (line, word) in [
             ("", "command"),
@@ -203,6 +260,8 @@ mod tests {
             ("boot x", "unexpected x"),
             ("run", "FILE"),
             ("run a b", "unexpected b"),
+            ("check", "files"),
+            ("check --page-size 5K x", "16K"),
             ("run --help=yes", "--help"),
         ] {
             match parse_line(line) {
