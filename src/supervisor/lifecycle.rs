@@ -504,7 +504,7 @@ impl Lifecycle {
             reason: "launch-failed".to_owned(),
             detail: why.to_owned(),
         });
-        self.after_crash(why, now);
+        self.after_failed_launch(why, now);
     }
 
     fn report(&mut self, report: &Report, now: u64) {
@@ -750,7 +750,7 @@ impl Lifecycle {
             Verdict::LaunchFailed(error) if is_lasting(&error) => {
                 self.publish(State::Failed, error.to_string(), now);
             }
-            Verdict::LaunchFailed(error) => self.after_crash(&error.to_string(), now),
+            Verdict::LaunchFailed(error) => self.after_failed_launch(&error.to_string(), now),
             Verdict::Ended(reason, detail) => self.after_crash(&end_text(reason, &detail), now),
             Verdict::Overdue(what) => self.after_crash(&what, now),
             Verdict::Lost => {
@@ -781,6 +781,15 @@ impl Lifecycle {
                 let reason = format!("{text} again and again; restart in {}", span(wait));
                 self.publish(State::Waiting, reason, now);
             }
+        }
+    }
+
+    fn after_failed_launch(&mut self, reason: &str, now: u64) {
+        if self.rules.restart.policy == RestartPolicy::Never {
+            self.phase = Phase::Idle;
+            self.publish(State::Failed, reason, now);
+        } else {
+            self.after_crash(reason, now);
         }
     }
 
