@@ -99,6 +99,11 @@ impl Port {
         self.ready.as_fd()
     }
 
+    /// Whether the guest has become ready; true once.
+    pub fn take_ready(&self) -> bool {
+        self.ready.read().is_ok()
+    }
+
     /// Types `bytes`; returns how many of them were taken. After less than all, the console's thread
     /// is woken when there is room again.
     pub(super) fn type_in(&self, bytes: &[u8]) -> usize {

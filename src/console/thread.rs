@@ -113,14 +113,20 @@ impl Console {
         self.port.interrupt_fd()
     }
 
-    /// Becomes readable once the guest has printed the line that makes it ready, and stays so.
+    /// Becomes readable once the guest has printed the line that makes it ready.
     pub fn ready_fd(&self) -> BorrowedFd<'_> {
         self.port.ready_fd()
     }
 
+    /// Whether the guest has become ready; true once.
+    pub fn take_ready(&self) -> bool {
+        self.port.take_ready()
+    }
+
     /// Lets a client look on, beginning with the last `replay` bytes, and type if it is the first.
     pub fn attach(&self, client: OwnedFd, replay: u64) {
-        let first = self.ring.end().saturating_sub(replay);
+        let kept = u64::try_from(self.ring.capacity()).unwrap_or(u64::MAX);
+        let first = self.ring.end().saturating_sub(replay.min(kept));
         self.inbox().clients.push((client, first));
         self.port.wake();
     }

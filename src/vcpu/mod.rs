@@ -44,9 +44,6 @@ pub struct Options {
     pub affinity: Vec<Vec<u32>>,
     /// Niceness of the threads, -20 to 19.
     pub nice: i8,
-    /// The dialect takes `resume_action` (6.6 and later): an access that finds no device becomes the
-    /// guest's exception. Where it does not, such a read is zero and such a write is lost.
-    pub fault_unknown: bool,
     /// See [`STALL`].
     pub stall: Duration,
 }
@@ -93,8 +90,7 @@ impl Vcpus {
     ) -> Result<Self, LaunchError> {
         let failed = |what: &str, errno| LaunchError::new(Step::Run, what).errno(errno);
         kick::install().map_err(|e| failed("handling the signal that stops vCPUs", e))?;
-        let shared = Shared::new(slots, bus, options.fault_unknown)
-            .map_err(|e| failed("eventfd for the vCPUs", e))?;
+        let shared = Shared::new(slots, bus).map_err(|e| failed("eventfd for the vCPUs", e))?;
         let shared = Arc::new(shared);
         let (epoll, timer) =
             watch(&shared, options.stall).map_err(|e| failed("timer for the vCPUs", e))?;

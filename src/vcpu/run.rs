@@ -90,8 +90,6 @@ impl Slot {
 pub(super) struct Shared {
     pub(super) slots: Vec<Slot>,
     bus: Arc<Bus>,
-    /// The dialect takes an answer to an access that finds nothing (6.6 and later).
-    fault_unknown: bool,
     stopping: AtomicBool,
     ended: AtomicBool,
     events: Mutex<VecDeque<VcpuEvent>>,
@@ -100,11 +98,10 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(slots: Vec<Slot>, bus: Arc<Bus>, fault_unknown: bool) -> Result<Self, Errno> {
+    pub(super) fn new(slots: Vec<Slot>, bus: Arc<Bus>) -> Result<Self, Errno> {
         Ok(Self {
             slots,
             bus,
-            fault_unknown,
             stopping: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             events: Mutex::new(VecDeque::new()),
@@ -353,14 +350,14 @@ impl RunLoop<'_> {
         Ok(())
     }
 
+    // Read by drivers from 6.6 on, where it becomes the guest's own exception. To those before it is
+    // padding: such a read is zero there, and such a write is lost.
     fn resume(&self, found: bool) {
-        if self.shared.fault_unknown {
-            self.slot.page.resume_mmio(if found {
-                uapi::RESUME_HANDLED
-            } else {
-                uapi::RESUME_FAULT
-            });
-        }
+        self.slot.page.resume_mmio(if found {
+            uapi::RESUME_HANDLED
+        } else {
+            uapi::RESUME_FAULT
+        });
     }
 
     fn page_fault(&mut self, address: u64, attempt: Errno) -> Result<(), VcpuEvent> {

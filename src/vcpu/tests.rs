@@ -125,7 +125,6 @@ fn options() -> Options {
         name: "test".to_owned(),
         affinity: Vec::new(),
         nice: 0,
-        fault_unknown: true,
         stall: STALL,
     }
 }
@@ -222,21 +221,16 @@ fn a_read_brings_the_devices_value_or_zero_and_a_fault() {
 }
 
 #[test]
-fn how_the_guest_goes_on_is_written_only_where_the_dialect_reads_it() {
-    for (fault_unknown, address, action) in [
-        (true, 0x900, uapi::RESUME_HANDLED),
-        (true, 0xdead_0000, uapi::RESUME_FAULT),
-        (false, 0xdead_0000, 0xee),
+fn how_the_guest_goes_on_is_written() {
+    for (address, action) in [
+        (0x900, uapi::RESUME_HANDLED),
+        (0xdead_0000, uapi::RESUME_FAULT),
     ] {
         let script = [
             Answer::Exit(uapi::EXIT_MMIO, write(address, 1, 1)),
             Answer::Errno(Errno::EPERM),
         ];
-        let options = Options {
-            fault_unknown,
-            ..options()
-        };
-        let mut rig = start(&[&script], &options);
+        let mut rig = start(&[&script], &options());
         assert!(matches!(rig.event(), VcpuEvent::Failed(_)));
         // SAFETY: plain old data.
         let found = unsafe { rig.pages[0].whole().exit.mmio.resume_action };

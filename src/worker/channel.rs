@@ -49,4 +49,9 @@ pub enum Request {
     Stop,
     /// Close the VM now.
     Close,
+    /// Show the console to the client whose socket comes with this, beginning `replay` bytes back.
+    Console {
+        /// Bytes.
+        replay: u64,
+    },
 }

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The worker's ear: requests of the supervisor, some with a client's socket.
+
+use std::io::IoSliceMut;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use nix::sys::socket::{recvmsg, ControlMessageOwned, MsgFlags};
+
+use super::{Reporter, Request};
+use crate::error::{LaunchError, Step};
+
+/// Longest request in bytes; they are a few words each.
+const MAX_REQUEST: usize = 4096;
+
+/// What came.
+#[derive(Debug)]
+pub(super) enum Received {
+    /// A request, and the fd that came with it.
+    Request(Request, Option<OwnedFd>),
+    /// Nothing from the supervisor; maybe one of the others has something.
+    Nothing,
+    /// The supervisor has closed its end.
+    Gone,
+}
+
+/// Waits until there is a request, or one of `others` is readable.
+pub(super) fn wait_for_request(
+    tell: &Reporter,
+    others: &[BorrowedFd<'_>],
+) -> Result<Received, LaunchError> {
+    let mut fds = vec![PollFd::new(tell.channel().as_fd(), PollFlags::POLLIN)];
+    fds.extend(others.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)));
+    match poll(&mut fds, PollTimeout::NONE) {
+        Ok(_) => {}
+        Err(Errno::EINTR) => return Ok(Received::Nothing),
+        Err(errno) => return Err(failed(errno)),
+    }
+    receive(tell.channel().as_fd())
+}
+
+fn failed(errno: Errno) -> LaunchError {
+    LaunchError::new(Step::Run, "waiting for the supervisor").errno(errno)
+}
+
+fn receive(channel: BorrowedFd<'_>) -> Result<Received, LaunchError> {
+    let mut packet = [0; MAX_REQUEST];
+    let mut parts = [IoSliceMut::new(&mut packet)];
+    let mut space = cmsg_space!(RawFd);
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+    let (size, fd) = match recvmsg::<()>(channel.as_raw_fd(), &mut parts, Some(&mut space), flags) {
+        Ok(message) => (message.bytes, passed_fd(message.cmsgs().map_err(failed)?)),
+        Err(Errno::EAGAIN | Errno::EINTR) => return Ok(Received::Nothing),
+        Err(Errno::ECONNRESET) => return Ok(Received::Gone),
+        Err(errno) => return Err(failed(errno)),
+    };
+    if size == 0 {
+        return Ok(Received::Gone);
+    }
+    match serde_json::from_slice(&packet[..size]) {
+        Ok(request) => Ok(Received::Request(request, fd)),
+        Err(error) => {
+            log::warn!("a request that is not understood: {error}");
+            Ok(Received::Nothing)
+        }
+    }
+}
+
+fn passed_fd(messages: impl Iterator<Item = ControlMessageOwned>) -> Option<OwnedFd> {
+    let mut fds = messages.flat_map(|message| match message {
+        ControlMessageOwned::ScmRights(fds) => fds,
+        _ => Vec::new(),
+    });
+    let fd = fds.next()?;
+    // SAFETY: the kernel has just put this fd into our table, and nobody else knows of it.
+    Some(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::socket::{
+        sendmsg, socketpair, AddressFamily, ControlMessage, SockFlag, SockType,
+    };
+    use std::io::{IoSlice, Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn requests_come_with_their_sockets() {
+        let (theirs, ours) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )
+        .unwrap();
+        let tell = Reporter::new(ours);
+        let (mut client, passed) = UnixStream::pair().unwrap();
+        let send = |bytes: &[u8], fds: &[RawFd]| {
+            let rights = [ControlMessage::ScmRights(fds)];
+            let rights = if fds.is_empty() { &[][..] } else { &rights };
+            let parts = [IoSlice::new(bytes)];
+            sendmsg::<()>(theirs.as_raw_fd(), &parts, rights, MsgFlags::empty(), None).unwrap();
+        };
+        send(b"\"stop\"", &[]);
+        send(b"nonsense", &[]);
+        send(br#"{"console":{"replay":9}}"#, &[passed.as_raw_fd()]);
+        drop(passed);
+        let mut next = || wait_for_request(&tell, &[]).unwrap();
+        assert!(matches!(next(), Received::Request(Request::Stop, None)));
+        assert!(matches!(next(), Received::Nothing));
+        match next() {
+            Received::Request(Request::Console { replay: 9 }, Some(fd)) => {
+                UnixStream::from(fd).write_all(b"hi").unwrap();
+            }
+            other => panic!("{other:?}"),
+        }
+        let mut text = String::new();
+        client.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "hi");
+        drop(theirs);
+        assert!(matches!(
+            wait_for_request(&tell, &[]).unwrap(),
+            Received::Gone
+        ));
+    }
+}
