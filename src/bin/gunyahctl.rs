@@ -2,9 +2,11 @@
 //! `gunyahctl`: asks gunyahd and tells it what to do.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use gunyahd::cli::ctl::{self, Command};
+use gunyahd::client::console::{self, Left, View};
 use gunyahd::client::{self, ClientError, Conversation};
 use gunyahd::status::control::{response_line, ErrorKind, Request, Response};
 
@@ -30,6 +32,12 @@ fn main() -> ExitCode {
     };
     let code = match command {
         Command::Print(text) => print(&text),
+        Command::Console {
+            socket,
+            vm,
+            replay,
+            follow,
+        } => show_console(&socket, &vm, replay, follow),
         Command::Ask {
             socket,
             request,
@@ -40,6 +48,23 @@ fn main() -> ExitCode {
         },
     };
     ExitCode::from(code)
+}
+
+fn show_console(socket: &Path, vm: &str, replay: u64, follow: bool) -> u8 {
+    let view = View {
+        follow,
+        foreground: false,
+    };
+    match console::console(socket, vm, replay, view) {
+        Ok(Ok(Left::ByUser | Left::Closed)) => 0,
+        // As a shell tells it.
+        Ok(Ok(Left::Signal(number))) => u8::try_from(number).map_or(1, |n| n.saturating_add(128)),
+        Ok(Err(error)) => {
+            complain(&error.message);
+            code_of(error.kind)
+        }
+        Err(error) => fail(&error),
+    }
 }
 
 /// Shows answers until there are no more of them.

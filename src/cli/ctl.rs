@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `gunyahctl`'s command line.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use crate::status::control::Request;
@@ -23,7 +23,12 @@ usage: gunyahctl [--socket PATH] COMMAND
   start VM [--no-wait]        start it, and wait until it runs (or is ready, where it can say so)
   stop VM [--no-wait]         ask the guest to end, close the VM after its stop_timeout, and wait
   restart VM [--no-wait]      stop, then start
-  log VM                      the last lines of its journal
+  log VM                      the last lines of its journal and of its console
+  console VM [--replay BYTES] [--follow]
+                              its console: Ctrl-] leaves, as does ~. at the beginning of a line; the
+                              first client types, the others read. In a pipe it types its input and
+                              leaves when the guest has been silent for a second (--follow: stays).
+                              --replay shows so many bytes of earlier output first (default 4096)
   watch [--json]              every change of state, until Ctrl-C
 
   --socket PATH   gunyahd's socket (default: $GUNYAHD_SOCKET, else /dev/socket/gunyahd)
@@ -48,7 +53,21 @@ pub enum Command {
         /// Show the answers as they come, for machines.
         json: bool,
     },
+    /// Show a VM's console.
+    Console {
+        /// gunyahd's socket.
+        socket: PathBuf,
+        /// The VM.
+        vm: String,
+        /// Bytes of earlier output.
+        replay: u64,
+        /// Stay after the end of piped input.
+        follow: bool,
+    },
 }
+
+/// What one sees of the past on coming to a console: a screen or two.
+const DEFAULT_REPLAY: u64 = 4096;
 
 /// Reads the command line, without the program's name; `socket` is what the environment says.
 pub fn parse(
@@ -59,7 +78,8 @@ pub fn parse(
     let mut socket = socket
         .filter(|path| !path.is_empty())
         .map_or_else(|| PathBuf::from(DEFAULT_SOCKET), PathBuf::from);
-    let (mut json, mut wait) = (false, true);
+    let (mut json, mut wait, mut follow) = (false, true, false);
+    let mut replay = None;
     let mut plain: Vec<String> = Vec::new();
     while let Some(word) = words.next()? {
         match word {
@@ -67,6 +87,8 @@ pub fn parse(
                 "--socket" => socket = words.path(&option)?,
                 "--json" => json = true,
                 "--no-wait" => wait = false,
+                "--follow" => follow = true,
+                "--replay" => replay = Some(bytes(&option, &words.value(&option)?)?),
                 "--help" | "-h" => return Ok(Command::Print(HELP.to_owned())),
                 "--version" | "-V" => return Ok(Command::Print(super::version("gunyahctl"))),
                 _ => return Err(unknown(&option)),
@@ -92,16 +114,37 @@ pub fn parse(
     if json && !matches!(request, Request::Status { .. } | Request::Watch) {
         return Err(UsageError(format!("--json has no meaning for {command}")));
     }
-    if !wait && !request.changes() {
+    let is_console = matches!(request, Request::Console { .. });
+    if !wait && (is_console || !request.changes()) {
         return Err(UsageError(format!(
             "--no-wait has no meaning for {command}"
         )));
+    }
+    if !is_console && (follow || replay.is_some()) {
+        return Err(UsageError(format!(
+            "--replay and --follow have no meaning for {command}"
+        )));
+    }
+    if let Request::Console { vm, .. } = request {
+        return Ok(Command::Console {
+            socket,
+            vm,
+            replay: replay.unwrap_or(DEFAULT_REPLAY),
+            follow,
+        });
     }
     Ok(Command::Ask {
         socket,
         request,
         json,
     })
+}
+
+fn bytes(option: &str, value: &OsStr) -> Result<u64, UsageError> {
+    value
+        .to_str()
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(|| UsageError(format!("{option} needs a number of bytes")))
 }
 
 fn request(command: &str, vm: Option<String>, wait: bool) -> Result<Request, UsageError> {
@@ -123,6 +166,10 @@ fn request(command: &str, vm: Option<String>, wait: bool) -> Result<Request, Usa
             wait,
         },
         "log" => Request::Log { vm: named(vm)? },
+        "console" => Request::Console {
+            vm: named(vm)?,
+            replay: 0,
+        },
         "watch" => match vm {
             None => Request::Watch,
             Some(vm) => return Err(unexpected(vm.as_ref())),
@@ -164,6 +211,23 @@ mod tests {
     }
 
     #[test]
+    fn a_console_has_a_past_and_may_be_followed() {
+        let console = |replay, follow| {
+            Ok(Command::Console {
+                socket: DEFAULT_SOCKET.into(),
+                vm: "a".to_owned(),
+                replay,
+                follow,
+            })
+        };
+        assert_eq!(parse_line("console a"), console(4096, false));
+        assert_eq!(
+            parse_line("console a --replay 0 --follow"),
+            console(0, true)
+        );
+    }
+
+    #[test]
     fn the_socket_is_the_options_then_the_environments() {
         let socket = |line: &str, environment: Option<&str>| {
             let words = line.split_whitespace().map(OsString::from);
@@ -189,6 +253,10 @@ mod tests {
             ("stop a b", "unexpected b"),
             ("watch a", "unexpected a"),
             ("log a --json", "--json"),
+            ("console", "name of a VM"),
+            ("console a --no-wait", "--no-wait"),
+            ("console a --replay x", "number of bytes"),
+            ("log a --follow", "--follow"),
             ("status --no-wait", "--no-wait"),
             ("status --all", "--all"),
         ] {

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! gunyahd's client: connects, asks, reads answers, and shows them to people.
 
+pub mod console;
 mod show;
+pub mod terminal;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -66,6 +68,12 @@ impl Conversation {
         Ok(Self {
             answers: BufReader::new(stream),
         })
+    }
+
+    /// The connection, and what of it was read beyond the last answer.
+    pub fn into_stream(self) -> (UnixStream, Vec<u8>) {
+        let early = self.answers.buffer().to_vec();
+        (self.answers.into_inner(), early)
     }
 
     /// The next answer; `None` when gunyahd has hung up.

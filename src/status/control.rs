@@ -44,10 +44,17 @@ pub enum Request {
         /// Answer when it runs or has failed to, else at once.
         wait: bool,
     },
-    /// The last lines of a VM's journal.
+    /// The last lines of a VM's journal and of its console.
     Log {
         /// The VM.
         vm: String,
+    },
+    /// Its console. After the answer the connection is the console's: [`crate::console::wire`].
+    Console {
+        /// The VM.
+        vm: String,
+        /// So many bytes of earlier output come first.
+        replay: u64,
     },
     /// The states now, then every change, until the client hangs up.
     Watch,
@@ -58,7 +65,10 @@ impl Request {
     pub fn changes(&self) -> bool {
         matches!(
             self,
-            Request::Start { .. } | Request::Stop { .. } | Request::Restart { .. }
+            Request::Start { .. }
+                | Request::Stop { .. }
+                | Request::Restart { .. }
+                | Request::Console { .. }
         )
     }
 
@@ -69,6 +79,7 @@ impl Request {
             Request::Stop { .. } => "stop",
             Request::Restart { .. } => "restart",
             Request::Log { .. } => "log",
+            Request::Console { .. } => "console",
             Request::Watch => "watch",
         }
     }
@@ -84,6 +95,8 @@ struct RequestLine {
     vm: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     wait: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    replay: Option<u64>,
 }
 
 /// Just enough of any version's line.
@@ -267,6 +280,9 @@ pub fn parse_request(line: &[u8]) -> Result<Request, ControlError> {
     if wire.op == "watch" && wire.vm.is_some() {
         return Err(bad("`vm` has no meaning for `watch`"));
     }
+    if wire.replay.is_some() && wire.op != "console" {
+        return Err(bad(format!("`replay` has no meaning for `{}`", wire.op)));
+    }
     let op = wire.op;
     let vm = wire.vm.clone();
     let named = || vm.ok_or_else(|| bad(format!("`{op}` needs `vm`")));
@@ -276,10 +292,14 @@ pub fn parse_request(line: &[u8]) -> Result<Request, ControlError> {
         "stop" => Request::Stop { vm: named()?, wait },
         "restart" => Request::Restart { vm: named()?, wait },
         "log" => Request::Log { vm: named()? },
+        "console" => Request::Console {
+            vm: named()?,
+            replay: wire.replay.unwrap_or(0),
+        },
         "watch" => Request::Watch,
         _ => {
             return Err(bad(format!(
-                "unknown `op` `{op}`: status, start, stop, restart, log or watch"
+                "unknown `op` `{op}`: status, start, stop, restart, log, console or watch"
             )))
         }
     })
@@ -287,12 +307,16 @@ pub fn parse_request(line: &[u8]) -> Result<Request, ControlError> {
 
 /// A request's line with its newline.
 pub fn request_line(request: &Request) -> Vec<u8> {
+    let replay = match request {
+        Request::Console { replay, .. } => Some(*replay),
+        _ => None,
+    };
     let (vm, wait) = match request {
         Request::Status { vm } => (vm.clone(), None),
         Request::Start { vm, wait }
         | Request::Stop { vm, wait }
         | Request::Restart { vm, wait } => (Some(vm.clone()), Some(*wait)),
-        Request::Log { vm } => (Some(vm.clone()), None),
+        Request::Log { vm } | Request::Console { vm, .. } => (Some(vm.clone()), None),
         Request::Watch => (None, None),
     };
     line(&RequestLine {
@@ -300,6 +324,7 @@ pub fn request_line(request: &Request) -> Vec<u8> {
         op: request.op().to_owned(),
         vm,
         wait,
+        replay,
     })
 }
 
@@ -363,6 +388,10 @@ mod tests {
                 wait: true,
             },
             Request::Log { vm: "a".into() },
+            Request::Console {
+                vm: "a".into(),
+                replay: 7,
+            },
             Request::Watch,
         ] {
             assert_eq!(parse_request(&request_line(&request)), Ok(request));

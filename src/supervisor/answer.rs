@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a client asks, and when it is answered.
 
+use std::os::fd::AsFd;
+
 use crate::config::VmName;
 use crate::status::control::{Change, ControlError, ErrorKind, Request, Response};
 use crate::status::State;
@@ -59,14 +61,22 @@ impl Supervisor {
                 self.reply(client, answer, now);
             }
             Request::Log { vm } => {
-                let answer = self
-                    .find(&vm)
-                    .map(|index| Response::Lines(self.vms[index].journal.lines()));
+                let answer = self.find(&vm).map(|index| {
+                    let vm = &self.vms[index];
+                    let mut lines = vm.journal.lines();
+                    lines.extend(vm.console_lines());
+                    Response::Lines(lines)
+                });
                 self.reply(client, answer, now);
             }
             Request::Watch => {
                 let all = Response::Vms(self.vms.iter().map(|vm| vm.status(now)).collect());
                 self.clients.watch(client, &all, now);
+            }
+            Request::Console { vm, replay } => {
+                if let Err(error) = self.show_console(client, &vm, replay, now) {
+                    self.clients.answer(client, &Response::Error(error), now);
+                }
             }
             Request::Start { vm, wait } => {
                 self.change(client, &vm, Event::Start, Goal::Up, wait, now);
@@ -94,6 +104,40 @@ impl Supervisor {
                 };
                 ControlError::new(ErrorKind::UnknownVm, format!("no VM {name}: {known}"))
             })
+    }
+
+    /// Hands the client over to the worker, which shows it the console.
+    fn show_console(
+        &mut self,
+        client: ClientId,
+        name: &str,
+        replay: u64,
+        now: u64,
+    ) -> Result<(), ControlError> {
+        let failed = |text: String| ControlError::new(ErrorKind::Failed, text);
+        let vm = &self.vms[self.find(name)?];
+        let has_console = vm.config.as_ref().is_some_and(|c| c.console.is_some());
+        if !has_console {
+            return Err(failed(format!("{name} has no `console` in its file")));
+        }
+        let state = vm.life.state();
+        let worker = match (&vm.worker, state) {
+            (Some(worker), State::Running | State::Ready | State::Stopping) => worker,
+            _ => {
+                return Err(failed(format!(
+                    "{name} is {state}: its console is there while it runs; `log` shows the last output"
+                )))
+            }
+        };
+        let answer = Response::Done(Box::new(vm.status(now)));
+        let Some(stream) = self.clients.release(client, &answer) else {
+            return Ok(());
+        };
+        if let Err(errno) = worker.send_console(stream.as_fd(), replay) {
+            // The client sees its connection end.
+            log::warn!("{name}: worker does not take a console client: {errno:?}");
+        }
+        Ok(())
     }
 
     fn reply(&mut self, client: ClientId, answer: Result<Response, ControlError>, now: u64) {

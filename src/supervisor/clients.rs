@@ -225,6 +225,16 @@ impl Clients {
         }
     }
 
+    /// The last answer to a client, which is then handed over to somebody else.
+    pub fn release(&mut self, id: ClientId, response: &Response) -> Option<UnixStream> {
+        let at = self.clients.iter().position(|client| client.id == id)?;
+        let mut client = self.clients.swap_remove(at);
+        let line = response_line(response);
+        // It waited for this, so nothing is in front of it and there is room.
+        let written = client.stream.write(&line).ok()?;
+        (written == line.len()).then_some(client.stream)
+    }
+
     /// Still connected and waiting for its answer.
     pub fn is_waiting(&self, id: ClientId) -> bool {
         self.clients

@@ -302,8 +302,9 @@ impl Supervisor {
     fn fork(&mut self, index: usize, now: u64) {
         let vm = &mut self.vms[index];
         vm.begin_launch();
+        let console = vm.console_fd();
         let forked = match &vm.config {
-            Some(config) => Worker::fork(config, &self.device, &logger::fds()),
+            Some(config) => Worker::fork(config, &self.device, &logger::fds(), console),
             None => Err("there is no good file".to_owned()),
         };
         match forked {

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Forks workers and learns of their end.
 
+use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::signal::{self, SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
-use nix::sys::socket::{recv, send, socketpair, AddressFamily, MsgFlags, SockFlag, SockType};
+use nix::sys::socket::{
+    recv, send, sendmsg, socketpair, AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType,
+};
 use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
 use nix::unistd::{fork, ForkResult, Pid};
 
@@ -52,8 +55,13 @@ pub enum Heard {
 
 impl Worker {
     /// Forks a worker for `config`. `keep` are fds that it may keep besides standard input, output
-    /// and error.
-    pub fn fork(config: &VmConfig, device: &Path, keep: &[RawFd]) -> Result<Self, String> {
+    /// and error; `console` is the console's ring.
+    pub fn fork(
+        config: &VmConfig,
+        device: &Path,
+        keep: &[RawFd],
+        console: Option<OwnedFd>,
+    ) -> Result<Self, String> {
         let (ours, theirs) = socketpair(
             AddressFamily::Unix,
             SockType::SeqPacket,
@@ -67,7 +75,7 @@ impl Worker {
         match unsafe { fork() }.map_err(|errno| failed("fork", errno))? {
             ForkResult::Child => {
                 drop(ours);
-                let code = child(supervisor, config, device, theirs, keep);
+                let code = child(supervisor, config, device, theirs, keep, console);
                 // SAFETY: _exit takes any value; it skips exit handlers, which are the supervisor's.
                 unsafe { libc::_exit(code) }
             }
@@ -140,6 +148,24 @@ impl Worker {
         send(channel.as_raw_fd(), &packet, flags).map(drop)
     }
 
+    /// Hands it a client's socket, without waiting: from then on the client is the console's.
+    pub fn send_console(&self, client: BorrowedFd<'_>, replay: u64) -> Result<(), Errno> {
+        let Some(channel) = &self.channel else {
+            return Err(Errno::EPIPE);
+        };
+        let packet = serde_json::to_vec(&Request::Console { replay }).map_err(|_| Errno::EINVAL)?;
+        let fds = [client.as_raw_fd()];
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        sendmsg::<()>(
+            channel.as_raw_fd(),
+            &[IoSlice::new(&packet)],
+            &[ControlMessage::ScmRights(&fds)],
+            flags,
+            None,
+        )
+        .map(drop)
+    }
+
     /// SIGKILL.
     pub fn kill(&self) {
         // The process is ours and not waited for yet, so its number cannot be another's.
@@ -180,8 +206,12 @@ fn child(
     device: &Path,
     channel: OwnedFd,
     keep: &[RawFd],
+    console: Option<OwnedFd>,
 ) -> i32 {
-    if let Err(errno) = settle_in(supervisor, config, channel.as_raw_fd(), keep) {
+    let mut kept = keep.to_vec();
+    kept.push(channel.as_raw_fd());
+    kept.extend(console.as_ref().map(AsRawFd::as_raw_fd));
+    if let Err(errno) = settle_in(supervisor, config, &mut kept) {
         // Nobody to tell but the exit code; the supervisor's log names it.
         return errno as i32;
     }
@@ -189,23 +219,17 @@ fn child(
         config: config.clone(),
         device: device.to_owned(),
         channel,
+        console,
     })
 }
 
-fn settle_in(
-    supervisor: Pid,
-    config: &VmConfig,
-    channel: RawFd,
-    keep: &[RawFd],
-) -> Result<(), Errno> {
+fn settle_in(supervisor: Pid, config: &VmConfig, kept: &mut [RawFd]) -> Result<(), Errno> {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
     // It may have died before the line above: then nobody would kill us.
     if Pid::parent() != supervisor {
         return Err(Errno::ESRCH);
     }
-    let mut kept = keep.to_vec();
-    kept.push(channel);
-    close_all_but(&mut kept)?;
+    close_all_but(kept)?;
     for signal in Signal::iterator() {
         let handler = if IGNORED.contains(&signal) {
             SigHandler::SigIgn

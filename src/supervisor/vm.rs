@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the supervisor knows of one VM.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::config::{ConfigFile, VmConfig, VmName};
+use crate::console::{lines, Ring, DEFAULT_CAPACITY};
 use crate::status::control::{StepTime, VmStatus};
 use crate::status::State;
 use crate::worker::Report;
@@ -19,6 +22,9 @@ const MAX_STEPS: usize = 128;
 
 /// Longest detail of a step kept, in bytes.
 const MAX_DETAIL: usize = 256;
+
+/// Lines of the console shown by `log`: what fits on a few screens.
+const MAX_CONSOLE_LINES: usize = 100;
 
 /// Longest reason published, in bytes. A worker's error is longer only if it was tampered with.
 const MAX_REASON: usize = 1024;
@@ -55,6 +61,8 @@ pub struct Vm {
     pub removed: bool,
     /// It waits for what will not come by itself.
     pub stuck: bool,
+    /// What its guest printed, over all launches.
+    console: Option<Arc<Ring>>,
 }
 
 impl Vm {
@@ -76,7 +84,35 @@ impl Vm {
             launch: Launch::default(),
             removed: false,
             stuck: false,
+            console: None,
         }
+    }
+
+    /// The console's ring for the next worker, if its file has a console.
+    pub fn console_fd(&mut self) -> Option<OwnedFd> {
+        self.config.as_ref()?.console.as_ref()?;
+        if self.console.is_none() {
+            match Ring::create(self.name.as_str(), DEFAULT_CAPACITY) {
+                Ok(ring) => self.console = Some(Arc::new(ring)),
+                Err(errno) => log::warn!(
+                    "{}: no memory for the console's output: {errno:?}; it will end with the worker",
+                    self.name
+                ),
+            }
+        }
+        self.console.as_ref()?.fd().try_clone_to_owned().ok()
+    }
+
+    /// The last lines that its guest printed, marked as such.
+    pub fn console_lines(&self) -> Vec<String> {
+        let Some(ring) = &self.console else {
+            return Vec::new();
+        };
+        let lines = lines::last_lines(&ring.tail(ring.capacity()), MAX_CONSOLE_LINES);
+        lines
+            .iter()
+            .map(|line| format!("console| {line}"))
+            .collect()
     }
 
     /// Its file is good for the first time.

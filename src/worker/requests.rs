@@ -108,7 +108,7 @@ mod tests {
         send(b"nonsense", &[]);
         send(br#"{"console":{"replay":9}}"#, &[passed.as_raw_fd()]);
         drop(passed);
-        let mut next = || wait_for_request(&tell, &[]).unwrap();
+        let next = || wait_for_request(&tell, &[]).unwrap();
         assert!(matches!(next(), Received::Request(Request::Stop, None)));
         assert!(matches!(next(), Received::Nothing));
         match next() {

@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A guest's console on this terminal, or through this pipe.
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{send, MsgFlags};
+use nix::unistd::read;
+
+use super::terminal::{Escapes, Terminal};
+use super::{ClientError, Conversation};
+use crate::console::wire::{Decoder, Kind};
+use crate::status::control::{ControlError, Request, Response};
+
+/// After the end of piped input, so much silence of the guest is the end of its answer.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// How a console is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct View {
+    /// Stay after the end of piped input, until the guest ends.
+    pub follow: bool,
+    /// Ctrl-C and the like stay signals, and no keys leave: `gunyahd run`.
+    pub foreground: bool,
+}
+
+/// Why one does not look at a console any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// By the keys for it, or piped input has ended and so has the answer.
+    ByUser,
+    /// The console was closed: the guest has ended, or gunyahd.
+    Closed,
+    /// A signal came.
+    Signal(i32),
+}
+
+/// Asks for `vm`'s console and shows it.
+///
+/// # Errors
+/// gunyahd cannot be reached or understood; the inner error is its refusal.
+pub fn console(
+    socket: &Path,
+    vm: &str,
+    replay: u64,
+    view: View,
+) -> Result<Result<Left, ControlError>, ClientError> {
+    let request = Request::Console {
+        vm: vm.to_owned(),
+        replay,
+    };
+    let mut conversation = Conversation::begin(socket, &request)?;
+    match conversation.answer()?.ok_or(ClientError::HungUp)? {
+        Response::Error(error) => return Ok(Err(error)),
+        Response::Done(_) => {}
+        other => return Err(ClientError::Garbled(format!("{other:?}"))),
+    }
+    let (stream, early) = conversation.into_stream();
+    show(stream, &early, vm, view)
+        .map(Ok)
+        .map_err(ClientError::Broken)
+}
+
+/// Shows the console behind `stream`, of which `early` was read already.
+///
+/// # Errors
+/// The connection broke.
+pub fn show(stream: UnixStream, early: &[u8], vm: &str, view: View) -> io::Result<Left> {
+    stream.set_nonblocking(true)?;
+    let signals = if view.foreground {
+        None
+    } else {
+        Some(take_signals()?)
+    };
+    let terminal = Terminal::take(view.foreground)?;
+    let raw = terminal.is_some() && !view.foreground;
+    if raw {
+        notice(
+            vm,
+            "connected; Ctrl-] leaves, as does ~. at the beginning of a line",
+            raw,
+        );
+    }
+    let mut session = Session {
+        stream,
+        vm,
+        raw,
+        keys: (terminal.is_some() && !view.foreground).then(Escapes::default),
+        decoder: Decoder::default(),
+        typed: Vec::new(),
+        input_open: !view.foreground || terminal.is_some(),
+        heard: Instant::now(),
+    };
+    let left = match session.print(early)? {
+        Some(left) => left,
+        None => session.run(signals.as_ref(), view.follow || view.foreground)?,
+    };
+    if raw {
+        notice(vm, "left", raw);
+    }
+    drop(terminal);
+    Ok(left)
+}
+
+// Any of these would otherwise end us and leave the terminal raw.
+fn take_signals() -> Result<SignalFd, Errno> {
+    let mut mask = SigSet::empty();
+    for signal in [
+        Signal::SIGINT,
+        Signal::SIGTERM,
+        Signal::SIGHUP,
+        Signal::SIGQUIT,
+    ] {
+        mask.add(signal);
+    }
+    mask.thread_block()?;
+    SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+}
+
+struct Session<'a> {
+    stream: UnixStream,
+    vm: &'a str,
+    raw: bool,
+    keys: Option<Escapes>,
+    decoder: Decoder,
+    // Read from standard input and not sent yet.
+    typed: Vec<u8>,
+    input_open: bool,
+    // When the guest was last heard.
+    heard: Instant,
+}
+
+impl Session<'_> {
+    fn run(&mut self, signals: Option<&SignalFd>, follow: bool) -> io::Result<Left> {
+        loop {
+            let stdin = io::stdin();
+            let quiet = (!self.input_open && self.typed.is_empty() && !follow)
+                .then(|| QUIET.saturating_sub(self.heard.elapsed()));
+            if quiet == Some(Duration::ZERO) {
+                return Ok(Left::ByUser);
+            }
+            let timeout = match quiet {
+                None => PollTimeout::NONE,
+                // Rounded up: not woken too early, and not spinning at the end.
+                Some(left) => i32::try_from(left.as_millis().saturating_add(1))
+                    .ok()
+                    .and_then(|ms| PollTimeout::try_from(ms).ok())
+                    .unwrap_or(PollTimeout::MAX),
+            };
+            let [socket, input, signal] = self.wait(&stdin.as_fd(), signals, timeout)?;
+            if let (true, Some(signals)) = (signal, signals) {
+                if let Ok(Some(info)) = signals.read_signal() {
+                    return Ok(Left::Signal(i32::try_from(info.ssi_signo).unwrap_or(0)));
+                }
+            }
+            if socket {
+                if let Some(left) = self.hear()? {
+                    return Ok(left);
+                }
+            }
+            if input && self.take_input(&stdin.as_fd())? {
+                return Ok(Left::ByUser);
+            }
+            self.send_typed()?;
+        }
+    }
+
+    // Which of socket, standard input and signals has something.
+    fn wait(
+        &self,
+        stdin: &BorrowedFd<'_>,
+        signals: Option<&SignalFd>,
+        timeout: PollTimeout,
+    ) -> io::Result<[bool; 3]> {
+        let mut socket_events = PollFlags::POLLIN;
+        socket_events.set(PollFlags::POLLOUT, !self.typed.is_empty());
+        let mut fds = vec![PollFd::new(self.stream.as_fd(), socket_events)];
+        // What the guest does not take yet is not read yet.
+        let reads = self.input_open && self.typed.is_empty();
+        if reads {
+            fds.push(PollFd::new(*stdin, PollFlags::POLLIN));
+        }
+        if let Some(signals) = signals {
+            fds.push(PollFd::new(signals.as_fd(), PollFlags::POLLIN));
+        }
+        match poll(&mut fds, timeout) {
+            Ok(_) => {}
+            Err(Errno::EINTR) => return Ok([false; 3]),
+            Err(errno) => return Err(errno.into()),
+        }
+        let happened = |at: usize| {
+            fds.get(at)
+                .and_then(PollFd::revents)
+                .is_some_and(|events| !events.is_empty())
+        };
+        Ok([
+            happened(0),
+            reads && happened(1),
+            signals.is_some() && happened(fds.len() - 1),
+        ])
+    }
+
+    fn hear(&mut self) -> io::Result<Option<Left>> {
+        let mut bytes = [0; 16 << 10];
+        loop {
+            match self.stream.read(&mut bytes) {
+                Ok(0) => return Ok(Some(Left::Closed)),
+                Ok(len) => {
+                    self.heard = Instant::now();
+                    if let Some(left) = self.print(&bytes[..len])? {
+                        return Ok(Some(left));
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The worker was killed with typed text unread.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    return Ok(Some(Left::Closed))
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn print(&mut self, bytes: &[u8]) -> io::Result<Option<Left>> {
+        let mut out = io::stdout().lock();
+        let mut written = Ok(());
+        let (vm, raw) = (self.vm, self.raw);
+        self.decoder
+            .feed(bytes, |kind, payload| match kind {
+                Kind::Output if written.is_ok() => written = out.write_all(payload),
+                Kind::Output => {}
+                Kind::Notice => notice(vm, &String::from_utf8_lossy(payload), raw),
+            })
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        match written.and_then(|()| out.flush()) {
+            Ok(()) => Ok(None),
+            // A reader that went away (`| head`) has seen enough.
+            Err(_) => Ok(Some(Left::ByUser)),
+        }
+    }
+
+    // Whether the user leaves.
+    fn take_input(&mut self, stdin: &BorrowedFd<'_>) -> io::Result<bool> {
+        let mut bytes = [0; 1024];
+        match read(stdin, &mut bytes) {
+            // A terminal that is gone ends with EIO.
+            Ok(0) | Err(Errno::EIO) => {
+                self.input_open = false;
+                // From here the silence is counted.
+                self.heard = Instant::now();
+                Ok(self.keys.is_some())
+            }
+            Ok(len) => match &mut self.keys {
+                Some(keys) => {
+                    let leaves = keys.filter(&bytes[..len], &mut self.typed);
+                    Ok(leaves)
+                }
+                None => {
+                    self.typed.extend_from_slice(&bytes[..len]);
+                    Ok(false)
+                }
+            },
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn send_typed(&mut self) -> io::Result<()> {
+        use std::os::fd::AsRawFd;
+        let fd = self.stream.as_raw_fd();
+        while !self.typed.is_empty() {
+            match send(
+                fd,
+                &self.typed,
+                MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT,
+            ) {
+                Ok(len) => {
+                    self.typed.drain(..len);
+                    self.heard = Instant::now();
+                }
+                Err(Errno::EAGAIN) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                // The end is read from the socket, after the last output.
+                Err(Errno::EPIPE | Errno::ECONNRESET) => self.typed.clear(),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+// On standard error: scripts get the guest's bytes and nothing else.
+fn notice(vm: &str, text: &str, raw: bool) {
+    let end = if raw { "\r\n" } else { "\n" };
+    let begin = if raw { "\r\n" } else { "" };
+    let _ = write!(io::stderr(), "{begin}[{vm}: {text}]{end}");
+}
