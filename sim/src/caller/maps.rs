@@ -183,6 +183,40 @@ impl Caller {
     }
 }
 
+/// Reads a registered range, as pinned pages can be read: from the owner's memory, or once that is
+/// gone from the file behind it.
+pub fn read_pieces(
+    owner: &Caller,
+    pieces: &[Piece],
+    address: u64,
+    into: &mut [u8],
+) -> Result<(), Errno> {
+    let failed = match owner.read_bytes(address, into) {
+        Ok(()) => return Ok(()),
+        Err(errno) => errno,
+    };
+    let mut at = address;
+    let mut left = into;
+    while !left.is_empty() {
+        let piece = pieces
+            .iter()
+            .find(|piece| (piece.address..piece.address + piece.size).contains(&at))
+            .filter(|piece| piece.shared)
+            .ok_or(failed)?;
+        let file = piece.file.as_ref().ok_or(failed)?;
+        let inside = at - piece.address;
+        let room = usize::try_from(piece.size - inside).unwrap_or(usize::MAX);
+        let (now, later) = left.split_at_mut(room.min(left.len()));
+        let offset = i64::try_from(piece.offset + inside).map_err(|_| Errno::EFAULT)?;
+        if nix::sys::uio::pread(file, now, offset)? != now.len() {
+            return Err(Errno::EFAULT);
+        }
+        at += u64::try_from(now.len()).map_err(|_| Errno::EFAULT)?;
+        left = later;
+    }
+    Ok(())
+}
+
 fn open(path: &str) -> Option<File> {
     OpenOptions::new().read(true).write(true).open(path).ok()
 }
@@ -232,6 +266,11 @@ mod tests {
         assert!(pieces[0].file.is_some() && pieces[0].shared && !pieces[0].hugetlb);
         // SAFETY: unmaps what was mapped above.
         unsafe { nix::sys::mman::munmap(at, length) }.unwrap();
+        nix::sys::uio::pwrite(&fd, b"kept", i64::try_from(page + 8).unwrap()).unwrap();
+        let mut kept = [0; 4];
+        read_pieces(&me, &pieces, address + page + 8, &mut kept).unwrap();
+        assert_eq!(&kept, b"kept");
+        assert!(read_pieces(&me, &pieces, address, &mut kept).is_err());
         assert_eq!(me.mappings(0, page).unwrap_err(), Errno::EFAULT);
     }
 }

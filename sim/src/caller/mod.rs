@@ -13,7 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use nix::errno::Errno;
 
 pub use limits::MemlockLimit;
-pub use maps::{Backing, Mapping, Piece};
+pub use maps::{read_pieces, Backing, Mapping, Piece};
 pub use memory::Plain;
 pub use pages::{PageState, PinError};
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::caller::{Caller, Piece};
+use crate::caller::{self, Caller, Piece};
 use crate::model::rm::GuestDescription;
 
 pub use run_page::{MmioAccess, RunPage};
@@ -81,24 +81,24 @@ pub struct StartVm {
 impl StartVm {
     /// Reads guest memory by the addresses of the memory ioctls.
     pub fn read(&self, guest_address: u64, into: &mut [u8]) -> Result<(), Errno> {
-        let at = self.host_address(guest_address, into.len())?;
-        self.owner.read_bytes(at, into)
+        let (region, at) = self.host_address(guest_address, into.len())?;
+        caller::read_pieces(&self.owner, &region.pieces, at, into)
     }
 
     /// Writes guest memory by the addresses of the memory ioctls.
     pub fn write(&self, guest_address: u64, bytes: &[u8]) -> Result<(), Errno> {
-        let at = self.host_address(guest_address, bytes.len())?;
+        let (_, at) = self.host_address(guest_address, bytes.len())?;
         self.owner.write_bytes(at, bytes)
     }
 
-    fn host_address(&self, guest_address: u64, len: usize) -> Result<u64, Errno> {
+    fn host_address(&self, guest_address: u64, len: usize) -> Result<(&StartRegion, u64), Errno> {
         let len = u64::try_from(len).map_err(|_| Errno::EFAULT)?;
         self.regions
             .iter()
             .find_map(|region| {
                 let offset = guest_address.checked_sub(region.guest_phys_addr)?;
                 let end = offset.checked_add(len)?;
-                (end <= region.size).then(|| region.userspace_addr + offset)
+                (end <= region.size).then(|| (region, region.userspace_addr + offset))
             })
             .ok_or(Errno::EFAULT)
     }

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use nix::errno::Errno;
 use serde_json::{json, Value};
 
-use crate::caller::Piece;
+use crate::caller::{self, Piece};
 use crate::engine::{Access, StartRegion, StartVm};
 
 use super::{Settings, Vm};
@@ -135,7 +135,9 @@ fn steps(
             ));
         }
         let address = region.given.userspace_addr + offset;
-        let blob = fdt::fetch(&vm.creator, address, dtb.size)
+        let read =
+            |into: &mut [u8]| caller::read_pieces(&vm.creator, &region.pieces, address, into);
+        let blob = fdt::fetch(read, dtb.size)
             .map_err(|error| refused(Errno::ENODEV, error.to_string()))?;
         let root = fdt::parse(&blob).map_err(|error| refused(Errno::ENODEV, error.to_string()))?;
         let (guest, warnings) = guest::read(&root).map_err(|(errno, why)| refused(errno, why))?;

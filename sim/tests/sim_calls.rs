@@ -1,0 +1,361 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Raw ioctls through the whole way: filter, listener, model, null engine, record.
+#![allow(clippy::unwrap_used)] // A test ends there.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+
+use serde_json::Value;
+
+const SIM: &str = env!("CARGO_BIN_EXE_gunyah-sim");
+
+/// Cargo builds examples beside the binaries.
+fn raw_calls() -> PathBuf {
+    Path::new(SIM)
+        .parent()
+        .unwrap()
+        .join("examples")
+        .join("raw_calls")
+}
+
+/// A directory of one test.
+struct Place(PathBuf);
+
+impl Place {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("gunyah-sim-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    fn record(&self) -> Vec<Value> {
+        std::fs::read_to_string(self.path("record"))
+            .unwrap()
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
+    fn sim(&self, options: &[&str], script: &str, scenario: &str) -> Command {
+        std::fs::write(self.path("script"), script).unwrap();
+        let mut sim = Command::new(SIM);
+        sim.arg("--record")
+            .arg(self.path("record"))
+            .arg("--script")
+            .arg(self.path("script"))
+            .args(options)
+            .arg("--")
+            .arg(raw_calls())
+            .arg(scenario);
+        sim
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn lines(output: &Output) -> Vec<String> {
+    assert!(
+        output.stderr.is_empty(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .map(str::to_string)
+        .collect()
+}
+
+/// What `ready()` prints in every scenario.
+fn after_ready(lines: &[String]) -> &[String] {
+    let expected = ["open: fd", "create: fd", "region: 0", "dtb: 0", "vcpu: fd"];
+    assert_eq!(&lines[..5], expected);
+    assert!(lines[5].starts_with("mmap-size: "));
+    &lines[6..]
+}
+
+fn events<'a>(record: &'a [Value], name: &str) -> Vec<&'a Value> {
+    record.iter().filter(|line| line["event"] == name).collect()
+}
+
+fn calls(record: &[Value]) -> Vec<&str> {
+    record
+        .iter()
+        .filter_map(|line| line["call"].as_str())
+        .collect()
+}
+
+#[test]
+fn a_life_is_recorded_call_by_call() {
+    for dialect in ["lkml", "ack61", "ack66", "ack612"] {
+        let place = Place::new(&format!("life-{dialect}"));
+        let output = place
+            .sim(&["--dialect", dialect], "vm 1 exit reset", "life")
+            .output()
+            .unwrap();
+        let lines = lines(&output);
+        assert_eq!(
+            after_ready(&lines),
+            [
+                "start: 0",
+                "start: 0",
+                "run: 0",
+                "exit: reason 2 status 2 type 2",
+                "run: 0",
+                "exit: reason 2 status 2 type 2",
+                "start: ENODEV",
+            ]
+        );
+        assert!(output.status.success());
+        let record = place.record();
+        assert_eq!(
+            calls(&record),
+            [
+                "OPEN",
+                "CREATE_VM",
+                "VM_SET_USER_MEM_REGION",
+                "VM_SET_DTB_CONFIG",
+                "VM_ADD_FUNCTION",
+                "VCPU_MMAP_SIZE",
+                "VM_START",
+                "VM_START",
+                "VCPU_RUN",
+                "VCPU_RUN",
+                "VM_START",
+            ]
+        );
+        let region = &record
+            .iter()
+            .find(|line| line["call"] == "VM_SET_USER_MEM_REGION")
+            .unwrap()["args"];
+        assert_eq!(region["guest_phys_addr"], "0x80000000");
+        assert_eq!(region["label"], 1);
+        assert_eq!(events(&record, "teardown").len(), 1);
+        assert_eq!(record.last().unwrap()["event"], "reclaimed");
+    }
+}
+
+#[test]
+fn the_first_vcpu_run_starts() {
+    let place = Place::new("run-first");
+    let output = place.sim(&[], "vm 1 crash", "run-first").output().unwrap();
+    let lines = lines(&output);
+    assert_eq!(
+        after_ready(&lines),
+        ["run: 0", "exit: reason 2 status 2 type 5"]
+    );
+}
+
+#[test]
+fn mistakes_have_the_drivers_errnos() {
+    let place = Place::new("mistakes");
+    let output = place.sim(&[], "", "mistakes").output().unwrap();
+    let lines = lines(&output);
+    assert_eq!(
+        after_ready(&lines),
+        [
+            "create with 1: EINVAL",
+            "unknown on device: ENOTTY",
+            "unknown on vm: ENOTTY",
+            "unknown on vcpu: ENOTTY",
+            "same label: EEXIST",
+            "overlap: EEXIST",
+            "flags: EINVAL",
+            "size 0: EINVAL",
+            "overflow: EOVERFLOW",
+            "no memory: EFAULT",
+            "bad pointer: EFAULT",
+            "another file: ENOTTY",
+            "other opens: raw_calls",
+        ]
+    );
+}
+
+#[test]
+fn the_last_duplicate_ends_the_vm() {
+    let place = Place::new("dup");
+    let output = place.sim(&[], "", "dup").output().unwrap();
+    let lines = lines(&output);
+    assert_eq!(
+        after_ready(&lines),
+        ["start on the copy: 0", "second region: 0"]
+    );
+    let record = place.record();
+    let order: Vec<_> = record
+        .iter()
+        .filter(|line| line["vm"] == 1)
+        .filter_map(|line| line["event"].as_str().or(line["call"].as_str()))
+        .collect();
+    let at = |name| order.iter().position(|of| *of == name).unwrap();
+    assert!(at("VM_START") < at("teardown"));
+    assert_eq!(events(&record, "reclaimed").len(), 2);
+}
+
+#[test]
+fn a_vcpu_fd_holds_the_vm() {
+    let place = Place::new("vcpu-holds");
+    let output = place
+        .sim(&[], "vm 1 exit off after 20", "vcpu-holds")
+        .output()
+        .unwrap();
+    let lines = lines(&output);
+    assert_eq!(
+        after_ready(&lines),
+        ["start: 0", "run: 0", "exit: reason 2 status 2 type 1"]
+    );
+}
+
+#[test]
+fn a_child_may_start_but_not_give_memory() {
+    let place = Place::new("fork");
+    let output = place.sim(&[], "", "fork").output().unwrap();
+    let lines = lines(&output);
+    assert_eq!(
+        after_ready(&lines),
+        ["child's region: EPERM", "child's start: 0"]
+    );
+    assert_eq!(events(&place.record(), "reclaimed").len(), 1);
+}
+
+#[test]
+fn signals_interrupt_a_run_as_they_do_on_the_real_one() {
+    let place = Place::new("signals");
+    let output = place
+        .sim(&[], "vm 1 exit off after 300", "signals")
+        .output()
+        .unwrap();
+    let lines = lines(&output);
+    assert_eq!(
+        after_ready(&lines),
+        [
+            "start: 0",
+            "run: EINTR",
+            "run: EINTR",
+            "signalled: true",
+            "run: 0",
+            "exit: reason 2 status 2 type 1",
+        ]
+    );
+}
+
+/// A sim whose program waits in VCPU_RUN, its control socket, and its output so far unread.
+fn waiting(place: &Place, script: &str) -> (Child, UnixStream, BufReader<ChildStdout>) {
+    let control = place.path("control");
+    let mut sim = place
+        .sim(&["--control", control.to_str().unwrap()], script, "wait")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = BufReader::new(sim.stdout.take().unwrap());
+    assert!(out.by_ref().lines().any(|line| line.unwrap() == "waiting"));
+    (sim, UnixStream::connect(control).unwrap(), out)
+}
+
+fn ask(control: &mut UnixStream, command: &str) -> String {
+    writeln!(control, "{command}").unwrap();
+    let mut answer = String::new();
+    BufReader::new(control).read_line(&mut answer).unwrap();
+    answer.trim().to_string()
+}
+
+#[test]
+fn sigkill_of_the_program_tears_down() {
+    let place = Place::new("sigkill");
+    let (mut sim, mut control, _out) = waiting(&place, "teardown delay 50");
+    let list: Value = serde_json::from_str(&ask(&mut control, "list")).unwrap();
+    assert_eq!(list["vms"][0]["state"], "running");
+    let pid = list["vms"][0]["pid"].as_i64().unwrap();
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap()),
+        nix::sys::signal::Signal::SIGKILL,
+    )
+    .unwrap();
+    assert_eq!(sim.wait().unwrap().code(), Some(128 + 9));
+    let record = place.record();
+    let teardown = events(&record, "teardown")[0]["time_us"].as_u64().unwrap();
+    let reclaimed = events(&record, "reclaimed")[0]["time_us"].as_u64().unwrap();
+    assert!(reclaimed - teardown >= 50_000);
+}
+
+#[test]
+fn sigterm_reaches_the_program_and_its_end_comes_back() {
+    let place = Place::new("sigterm");
+    let (mut sim, _control, _out) = waiting(&place, "");
+    let pid = i32::try_from(sim.id()).unwrap();
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(pid),
+        nix::sys::signal::Signal::SIGTERM,
+    )
+    .unwrap();
+    assert_eq!(sim.wait().unwrap().code(), Some(128 + 15));
+}
+
+#[test]
+fn the_control_socket_ends_a_vm() {
+    let place = Place::new("control");
+    let (mut sim, mut control, _out) = waiting(&place, "");
+    assert_eq!(ask(&mut control, "vm 1 end 3 error"), "ok");
+    assert!(ask(&mut control, "frob").starts_with("error: "));
+    assert_eq!(sim.wait().unwrap().code(), Some(0));
+    let record = place.record();
+    let exit = events(&record, "exit")[0];
+    assert_eq!(
+        (&exit["status"], &exit["exit_type"]),
+        (&3.into(), &5.into())
+    );
+}
+
+#[test]
+fn scripted_faults_come_at_their_call() {
+    let place = Place::new("faults");
+    let script = "\
+        call START 1 errno EIO\n\
+        call VCPU_RUN 2 errno EBUSY\n\
+        call VCPU_RUN 1 delay 30\n\
+        vm * exit off";
+    let output = place.sim(&[], script, "life").output().unwrap();
+    let lines = lines(&output);
+    assert_eq!(
+        after_ready(&lines),
+        [
+            // Injected: the model never saw it, so the next one starts.
+            "start: EIO",
+            "start: 0",
+            "run: 0",
+            "exit: reason 2 status 2 type 1",
+            "run: EBUSY",
+            "start: ENODEV",
+        ]
+    );
+    let record = place.record();
+    let run = record
+        .iter()
+        .find(|line| line["call"] == "VCPU_RUN")
+        .unwrap();
+    assert!(run["took_us"].as_u64().unwrap() >= 30_000);
+    let start = record
+        .iter()
+        .find(|line| line["call"] == "VM_START")
+        .unwrap();
+    assert_eq!(start["note"], "injected");
+}
+
+#[test]
+fn without_the_device_open_is_enoent() {
+    let place = Place::new("none");
+    let output = place
+        .sim(&["--dialect", "none"], "", "life")
+        .output()
+        .unwrap();
+    assert_eq!(lines(&output), ["open: ENOENT"]);
+    assert_eq!(output.status.code(), Some(1));
+}
