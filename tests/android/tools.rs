@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Programs of the development host that a test needs, and a folder for its files.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// True if all of `names` are on PATH. Else the test is to end: loudly, and as a failure where
+/// GUNYAHD_REQUIRE_TOOLS=1 says that the host is set up.
+pub fn present(names: &[&str]) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let missing: Vec<&&str> = names
+        .iter()
+        .filter(|name| !std::env::split_paths(&path).any(|dir| dir.join(name).is_file()))
+        .collect();
+    if missing.is_empty() {
+        return true;
+    }
+    assert!(
+        std::env::var_os("GUNYAHD_REQUIRE_TOOLS").is_none_or(|value| value != "1"),
+        "not installed: {missing:?}"
+    );
+    eprintln!("SKIPPED: not installed: {missing:?} (GUNYAHD_REQUIRE_TOOLS=1 makes this an error)");
+    false
+}
+
+/// The project's folder.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A folder that goes with its value.
+pub struct Dir(pub PathBuf);
+
+impl Dir {
+    pub fn new(purpose: &str) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let path = std::env::temp_dir().join(format!(
+            "gunyahd-{purpose}-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        ));
+        std::fs::create_dir_all(&path).expect("a temporary folder");
+        Self(path)
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,695 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The vendor policy, compiled on the base in `tests/sepolicy-base` and asked what it allows.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "android/tools.rs"]
+mod tools;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use tools::{present, root, Dir};
+
+const TOOLS: [&str; 4] = ["m4", "checkpolicy", "sesearch", "seinfo"];
+
+/// A compiled policy, read back.
+struct Policy {
+    rules: Vec<Rule>,
+    /// Lines of `type_transition` and `allowxperm`.
+    others: Vec<String>,
+    /// Each attribute's types.
+    attributes: BTreeMap<String, BTreeSet<String>>,
+}
+
+/// A rule as sesearch prints it: `allow source target:class permissions`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Rule {
+    source: String,
+    target: String,
+    class: String,
+    permissions: BTreeSet<String>,
+}
+
+impl Policy {
+    /// Compiles our policy with `extra` among its rules; the compiler's words if it refuses.
+    fn compile(extra: &str) -> Result<Self, String> {
+        let dir = Dir::new("sepolicy");
+        let base = root().join("tests/sepolicy-base");
+        let ours = root().join("sepolicy/vendor");
+        let extra_file = dir.0.join("extra.te");
+        std::fs::write(&extra_file, extra).unwrap();
+        let mut files: Vec<PathBuf> = ["classes", "macros", "attributes", "platform.te"]
+            .map(|name| base.join(name))
+            .into();
+        files.extend(te_files());
+        files.push(extra_file);
+        files.push(base.join("roles_contexts"));
+        files.push(ours.join("genfs_contexts"));
+        let text = run(Command::new("m4")
+            .args(["--fatal-warnings", "-D", "target_build_variant=user", "-s"])
+            .args(files))?;
+        std::fs::write(dir.0.join("policy.conf"), text).unwrap();
+        run(Command::new("checkpolicy")
+            .args(["-M", "-c", "30", "-o", "policy", "policy.conf"])
+            .current_dir(&dir.0))?;
+        let binary = dir.0.join("policy");
+        let text = run(Command::new("sesearch").args(["-A", "-T"]).arg(&binary))?;
+        let (allows, others): (Vec<&str>, Vec<&str>) =
+            text.lines().partition(|line| line.starts_with("allow "));
+        let mut attributes: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let mut attribute = String::new();
+        for line in run(Command::new("seinfo").args(["-a", "-x"]).arg(&binary))?.lines() {
+            if let Some(name) = line.trim().strip_prefix("attribute ") {
+                attribute = name.trim_end_matches(';').to_owned();
+            } else if line.starts_with("\t") {
+                let types = attributes.entry(attribute.clone()).or_default();
+                types.insert(line.trim().to_owned());
+            }
+        }
+        Ok(Self {
+            rules: allows.into_iter().map(Rule::parse).collect(),
+            others: others.into_iter().map(str::to_owned).collect(),
+            attributes,
+        })
+    }
+
+    /// The policy as it is, compiled once.
+    fn ours() -> &'static Self {
+        static POLICY: OnceLock<Policy> = OnceLock::new();
+        POLICY.get_or_init(|| Policy::compile("").unwrap())
+    }
+
+    /// True if `name` is the type or an attribute of it.
+    fn is(&self, name: &str, kind: &str) -> bool {
+        name == kind || self.types_of(name).contains(kind)
+    }
+
+    /// Rules whose source is `source`, by itself or by an attribute.
+    fn of<'a>(&'a self, source: &'a str) -> impl Iterator<Item = &'a Rule> {
+        self.rules
+            .iter()
+            .filter(move |rule| self.is(&rule.source, source))
+    }
+
+    /// Rules about objects of a type and class.
+    fn on<'a>(&'a self, target: &'a str, class: &'a str) -> impl Iterator<Item = &'a Rule> {
+        self.rules
+            .iter()
+            .filter(move |rule| rule.class == class && self.is(&rule.target, target))
+    }
+
+    fn may(&self, source: &str, target: &str, class: &str, permission: &str) -> bool {
+        self.on(target, class)
+            .any(|rule| self.is(&rule.source, source) && rule.permissions.contains(permission))
+    }
+
+    fn types_of(&self, attribute: &str) -> &BTreeSet<String> {
+        static NONE: BTreeSet<String> = BTreeSet::new();
+        self.attributes.get(attribute).unwrap_or(&NONE)
+    }
+}
+
+impl Rule {
+    fn parse(line: &str) -> Self {
+        let mut words = line.trim_end_matches(';').split_whitespace().skip(1);
+        let source = words.next().unwrap().to_owned();
+        let (target, class) = words.next().unwrap().split_once(':').unwrap();
+        Self {
+            source,
+            target: target.into(),
+            class: class.into(),
+            permissions: words
+                .filter(|word| !matches!(*word, "{" | "}"))
+                .map(str::to_owned)
+                .collect(),
+        }
+    }
+}
+
+fn run(command: &mut Command) -> Result<String, String> {
+    let output = command.output().unwrap();
+    if output.status.success() {
+        Ok(String::from_utf8(output.stdout).unwrap())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+}
+
+fn te_files() -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(root().join("sepolicy/vendor"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "te"))
+        .collect();
+    files.sort();
+    assert!(!files.is_empty());
+    files
+}
+
+/// What the policy must allow for gunyahd to work, as problems.
+fn missing(policy: &Policy) -> Vec<String> {
+    let wanted = [
+        ("init", "gunyahd_exec", "file", "execute"),
+        ("init", "gunyahd", "process", "transition"),
+        ("gunyahd", "gunyahd_exec", "file", "entrypoint"),
+        ("gunyahd", "vendor_gunyah_device", "chr_file", "ioctl"),
+        ("gunyahd", "vendor_gunyah_device", "chr_file", "open"),
+        ("gunyahd", "gunyahd_tmpfs", "file", "map"),
+        ("gunyahd", "vendor_hugetlbfs", "file", "map"),
+        ("gunyahd", "vendor_sysfs_hugepages", "file", "read"),
+        ("gunyahd", "gunyahd", "capability", "ipc_lock"),
+        ("gunyahd", "gunyahd", "capability", "sys_nice"),
+        ("gunyahd", "vendor_gunyah_config_file", "dir", "read"),
+        ("gunyahd", "vendor_gunyah_config_file", "file", "open"),
+        ("gunyahd", "vendor_gunyah_image_file", "file", "open"),
+        ("gunyahd", "vendor_gunyah_prop", "property_service", "set"),
+        ("gunyahd", "property_socket", "sock_file", "write"),
+        ("gunyahd", "init", "unix_stream_socket", "connectto"),
+        ("gunyahd", "kmsg_device", "chr_file", "write"),
+        ("gunyahd", "gunyahd", "unix_stream_socket", "accept"),
+        ("gunyahd", "gunyahd", "process", "fork"),
+        ("shell", "gunyahctl_exec", "file", "execute"),
+        ("shell", "gunyahctl", "process", "transition"),
+        ("gunyahctl", "gunyahctl_exec", "file", "entrypoint"),
+        ("gunyahctl", "vendor_gunyahd_socket", "sock_file", "write"),
+        ("gunyahctl", "gunyahd", "unix_stream_socket", "connectto"),
+        ("gunyahctl", "devpts", "chr_file", "write"),
+        ("gunyahctl", "adbd", "unix_stream_socket", "write"),
+        ("shell", "vendor_gunyah_prop", "file", "read"),
+        (
+            "vendor_init",
+            "vendor_gunyah_prop",
+            "property_service",
+            "set",
+        ),
+        ("vendor_init", "vendor_sysfs_hugepages", "file", "write"),
+        ("vendor_init", "vendor_gunyah_config_prop", "file", "read"),
+    ];
+    let mut problems: Vec<String> = wanted
+        .iter()
+        .filter(|(source, target, class, permission)| {
+            !policy.may(source, target, class, permission)
+        })
+        .map(|(source, target, class, permission)| {
+            format!("{source} may not {permission} {target}:{class}")
+        })
+        .collect();
+    for (source, file, domain) in [
+        ("init", "gunyahd_exec", "gunyahd"),
+        ("shell", "gunyahctl_exec", "gunyahctl"),
+    ] {
+        let rule = format!("type_transition {source} {file}:process {domain};");
+        if !policy.others.contains(&rule) {
+            problems.push(format!("{source} does not become {domain}"));
+        }
+    }
+    problems
+}
+
+/// What the policy allows and must not, as problems.
+fn excess(policy: &Policy) -> Vec<String> {
+    let mut problems = Vec::new();
+    let mut problem = |text: String| problems.push(text);
+
+    // The socket is for gunyahctl alone, and so is a connection.
+    for rule in policy.on("vendor_gunyahd_socket", "sock_file") {
+        if rule.source != "gunyahctl" {
+            problem(format!("{} reaches the control socket", rule.source));
+        }
+    }
+    let connections = policy
+        .on("gunyahd", "unix_stream_socket")
+        .filter(|rule| rule.permissions.contains("connectto"));
+    for rule in connections {
+        let itself = rule.source == "gunyahd";
+        if rule.source != "gunyahctl" && !itself {
+            problem(format!("{} connects to gunyahd", rule.source));
+        }
+    }
+    // The device is gunyahd's; ueventd makes and labels it.
+    for rule in policy.on("vendor_gunyah_device", "chr_file") {
+        let opens = rule
+            .permissions
+            .iter()
+            .any(|p| matches!(p.as_str(), "open" | "read" | "write" | "ioctl"));
+        if opens && rule.source != "gunyahd" {
+            problem(format!("{} opens the device", rule.source));
+        }
+    }
+    // Only gunyahd and the vendor's scripts set its properties.
+    for rule in policy.on("vendor_gunyah_prop", "property_service") {
+        if !matches!(rule.source.as_str(), "gunyahd" | "vendor_init") {
+            problem(format!("{} sets vendor.gunyah.*", rule.source));
+        }
+    }
+    for domain in ["gunyahd", "gunyahctl"] {
+        for rule in policy.of(domain) {
+            let Rule {
+                target,
+                class,
+                permissions,
+                ..
+            } = rule;
+            let has = |permission: &str| permissions.contains(permission);
+            if has("execute_no_trans") || (has("execute") && *target != format!("{domain}_exec")) {
+                problem(format!("{domain} executes {target}"));
+            }
+            if class == "process" && target != domain {
+                let harmless = permissions.iter().all(|p| p == "sigchld");
+                if !harmless {
+                    problem(format!("{domain} does {permissions:?} to {target}"));
+                }
+            }
+            if class == "process"
+                && [
+                    "ptrace",
+                    "execmem",
+                    "execstack",
+                    "execheap",
+                    "setexec",
+                    "setcurrent",
+                ]
+                .iter()
+                .any(|p| has(p))
+            {
+                problem(format!("{domain} does {permissions:?} to itself"));
+            }
+            if matches!(class.as_str(), "capability" | "capability2" | "cap_userns") {
+                let allowed: &[&str] = if domain == "gunyahd" {
+                    &["ipc_lock", "sys_nice"]
+                } else {
+                    &[]
+                };
+                for extra in permissions
+                    .iter()
+                    .filter(|p| !allowed.contains(&p.as_str()))
+                {
+                    problem(format!("{domain} has {extra}"));
+                }
+            }
+            if class.ends_with("_socket") && !class.starts_with("unix_") {
+                problem(format!("{domain} uses a {class}"));
+            }
+            if matches!(class.as_str(), "blk_file" | "bpf" | "binder" | "filesystem") {
+                problem(format!("{domain} uses {class} of {target}"));
+            }
+            let writes = [
+                "write",
+                "append",
+                "create",
+                "unlink",
+                "setattr",
+                "rename",
+                "add_name",
+                "remove_name",
+            ]
+            .iter()
+            .any(|p| has(p));
+            let own = [
+                domain,
+                "gunyahd_tmpfs",
+                "vendor_hugetlbfs",
+                "debugfs_trace_marker",
+            ];
+            if matches!(class.as_str(), "file" | "dir" | "lnk_file")
+                && writes
+                && !own.contains(&target.as_str())
+            {
+                problem(format!("{domain} writes {target}:{class}"));
+            }
+            let devices: &[&str] = if domain == "gunyahd" {
+                &["vendor_gunyah_device", "kmsg_device"]
+            } else {
+                &["devpts"]
+            };
+            if class == "chr_file" && !devices.contains(&target.as_str()) {
+                problem(format!("{domain} uses the device {target}"));
+            }
+        }
+    }
+    if policy.may("gunyahctl", "vendor_gunyah_config_file", "file", "open") {
+        problem("gunyahctl reads configs".into());
+    }
+    problems
+}
+
+/// ioctl numbers that gunyahd is allowed on the device.
+fn allowed_ioctls(policy: &Policy) -> BTreeSet<u32> {
+    let mut numbers = BTreeSet::new();
+    let prefix = "allowxperm gunyahd vendor_gunyah_device:chr_file ioctl ";
+    for list in policy
+        .others
+        .iter()
+        .filter_map(|line| line.strip_prefix(prefix))
+    {
+        for word in list
+            .split(|c: char| " {};".contains(c))
+            .filter(|word| !word.is_empty())
+        {
+            let number =
+                |text: &str| u32::from_str_radix(text.trim_start_matches("0x"), 16).unwrap();
+            let (first, last) = word.split_once('-').unwrap_or((word, word));
+            numbers.extend(number(first)..=number(last));
+        }
+    }
+    numbers
+}
+
+/// The low 16 bits of every ioctl number in uapi.rs: what SELinux looks at.
+fn uapi_ioctls() -> BTreeMap<String, u32> {
+    use gunyahd::gunyah::uapi::*;
+    let known = BTreeMap::from([
+        ("CREATE_VM", CREATE_VM),
+        ("VM_SET_USER_MEM_REGION", VM_SET_USER_MEM_REGION),
+        ("VM_SET_DTB_CONFIG", VM_SET_DTB_CONFIG),
+        ("VM_START", VM_START),
+        ("VM_ADD_FUNCTION", VM_ADD_FUNCTION),
+        ("VCPU_RUN", VCPU_RUN),
+        ("VCPU_MMAP_SIZE", VCPU_MMAP_SIZE),
+        ("VM_REMOVE_FUNCTION", VM_REMOVE_FUNCTION),
+        ("VM_SET_BOOT_CONTEXT", VM_SET_BOOT_CONTEXT),
+        ("VM_ANDROID_LEND_USER_MEM", VM_ANDROID_LEND_USER_MEM),
+        ("VM_ANDROID_SET_FW_CONFIG", VM_ANDROID_SET_FW_CONFIG),
+    ]);
+    // A number that is new in the source must be named here.
+    let source = std::fs::read_to_string(root().join("src/gunyah/uapi.rs")).unwrap();
+    let source = source.replace("=\n", "= ");
+    for line in source.lines() {
+        let Some((name, value)) = line
+            .strip_prefix("pub const ")
+            .and_then(|l| l.split_once(": u32 ="))
+        else {
+            continue;
+        };
+        let value = value.trim_start();
+        if value.starts_with("io(") || value.starts_with("iow(") {
+            assert!(
+                known.contains_key(name),
+                "{name} is not in this test's list"
+            );
+        }
+    }
+    known
+        .into_iter()
+        .map(|(name, number)| (name.into(), number & 0xffff))
+        .collect()
+}
+
+#[test]
+fn everything_needed_is_allowed_and_nothing_else() {
+    if !present(&TOOLS) {
+        return;
+    }
+    let policy = Policy::ours();
+    assert_eq!(missing(policy), [""; 0]);
+    assert_eq!(excess(policy), [""; 0]);
+}
+
+#[test]
+fn the_allowed_ioctls_are_those_of_the_driver() {
+    if !present(&TOOLS) {
+        return;
+    }
+    let wanted: BTreeSet<u32> = uapi_ioctls().into_values().collect();
+    let allowed = allowed_ioctls(Policy::ours());
+    assert_eq!(allowed, wanted);
+    // An ioctl too many shows.
+    let planted =
+        Policy::compile("allowxperm gunyahd vendor_gunyah_device:chr_file ioctl 0x4708;").unwrap();
+    assert_ne!(allowed_ioctls(&planted), wanted);
+}
+
+/// Each rule of [`excess`] notices its planted mistake.
+#[test]
+fn planted_rules_are_noticed() {
+    if !present(&TOOLS) {
+        return;
+    }
+    let planted = [
+        (
+            "allow shell vendor_gunyahd_socket:sock_file write;",
+            "shell reaches the control socket",
+        ),
+        (
+            "allow hal_other_default gunyahd:unix_stream_socket connectto;",
+            "hal_other_default connects to gunyahd",
+        ),
+        (
+            "allow hal_other_default vendor_gunyah_device:chr_file { open read };",
+            "hal_other_default opens the device",
+        ),
+        (
+            "allow hal_other_default vendor_gunyah_prop:property_service set;",
+            "hal_other_default sets vendor.gunyah.*",
+        ),
+        (
+            "allow gunyahd vendor_toolbox_exec:file rx_file_perms;",
+            "gunyahd executes vendor_toolbox_exec",
+        ),
+        (
+            "allow gunyahd shell_exec:file { read open execute };",
+            "gunyahd executes shell_exec",
+        ),
+        (
+            "allow gunyahd gunyahctl:process sigkill;",
+            "gunyahd does {\"sigkill\"} to gunyahctl",
+        ),
+        (
+            "allow gunyahd self:capability sys_admin;",
+            "gunyahd has sys_admin",
+        ),
+        (
+            "allow gunyahd self:capability sys_resource;",
+            "gunyahd has sys_resource",
+        ),
+        (
+            "allow gunyahctl self:capability ipc_lock;",
+            "gunyahctl has ipc_lock",
+        ),
+        (
+            "allow gunyahd self:tcp_socket { create connect };",
+            "gunyahd uses a tcp_socket",
+        ),
+        (
+            "allow gunyahd self:netlink_kobject_uevent_socket create;",
+            "gunyahd uses a netlink_kobject_uevent_socket",
+        ),
+        (
+            "allow gunyahd vendor_data_file:file { open write };",
+            "gunyahd writes vendor_data_file:file",
+        ),
+        (
+            "allow gunyahd sysfs:file { open write };",
+            "gunyahd writes sysfs:file",
+        ),
+        (
+            "allow gunyahd vendor_gunyah_config_file:dir { write add_name };",
+            "gunyahd writes vendor_gunyah_config_file:dir",
+        ),
+        (
+            "allow gunyahd devpts:chr_file { read write };",
+            "gunyahd uses the device devpts",
+        ),
+        (
+            "allow gunyahctl vendor_gunyah_config_file:file { open read };",
+            "gunyahctl reads configs",
+        ),
+        (
+            "allow gunyahd domain:binder call;",
+            "gunyahd uses binder of domain",
+        ),
+    ];
+    // All in one policy: each is told by its own words.
+    let rules: Vec<&str> = planted.iter().map(|(rule, _)| *rule).collect();
+    let problems = excess(&Policy::compile(&rules.join("\n")).unwrap());
+    for (rule, expected) in planted {
+        assert!(
+            problems.iter().any(|p| p == expected),
+            "{rule}: {problems:?}"
+        );
+    }
+    assert_eq!(problems.len(), planted.len(), "{problems:?}");
+}
+
+/// Each file of ours is needed: without it, something is missing.
+#[test]
+fn a_missing_rule_is_noticed() {
+    if !present(&TOOLS) {
+        return;
+    }
+    let mut policy = Policy::compile("").unwrap();
+    policy
+        .rules
+        .retain(|rule| rule.target != "vendor_hugetlbfs");
+    policy.others.retain(|line| !line.contains("gunyahctl"));
+    assert_eq!(
+        missing(&policy),
+        [
+            "gunyahd may not map vendor_hugetlbfs:file",
+            "shell does not become gunyahctl"
+        ]
+    );
+}
+
+/// What the integrator's build would refuse, the base refuses.
+#[test]
+fn forbidden_rules_do_not_compile() {
+    if !present(&TOOLS) {
+        return;
+    }
+    for rule in [
+        "allow shell gunyahd:unix_stream_socket connectto;",
+        "allow gunyahd self:capability dac_override;",
+        "allow gunyahd system_file:file execute_no_trans;",
+        "allow gunyahd block_device:blk_file { open read };",
+        "allow untrusted_app vendor_gunyah_prop:property_service set;",
+        "allow shell vendor_gunyah_config_prop:file read;",
+    ] {
+        let error = Policy::compile(rule)
+            .err()
+            .unwrap_or_else(|| panic!("{rule} was taken"));
+        assert!(error.contains("neverallow"), "{rule}: {error}");
+    }
+    assert!(Policy::compile("allow gunyahd no_such_type:file read;").is_err());
+}
+
+/// Lines of a contexts file: its words.
+fn context_lines(file: &Path) -> Vec<Vec<String>> {
+    let text = std::fs::read_to_string(file).unwrap();
+    text.lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(|line| line.split_whitespace().map(str::to_owned).collect())
+        .collect()
+}
+
+/// The type of a context, which must be an object's at s0.
+fn type_of(context: &str) -> String {
+    let parts: Vec<&str> = context.split(':').collect();
+    assert!(
+        matches!(parts[..], ["u", "object_r", _, "s0"]),
+        "{context} is not u:object_r:…:s0"
+    );
+    parts[2].into()
+}
+
+#[test]
+fn files_get_their_labels() {
+    if !present(&TOOLS) {
+        return;
+    }
+    let policy = Policy::ours();
+    let (vendor, devices, files) = (
+        policy.types_of("vendor_file_type"),
+        policy.types_of("dev_type"),
+        policy.types_of("file_type"),
+    );
+    let lines: Vec<(regex::Regex, String)> =
+        context_lines(&root().join("sepolicy/vendor/file_contexts"))
+            .iter()
+            .map(|words| {
+                let [pattern, context] = &words[..] else {
+                    panic!("{words:?} is not a pattern and a context");
+                };
+                (
+                    regex::Regex::new(&format!("^(?:{pattern})$")).unwrap(),
+                    type_of(context),
+                )
+            })
+            .collect();
+    // Later lines win.
+    let label = |path: &str| {
+        lines
+            .iter()
+            .rev()
+            .find(|(pattern, _)| pattern.is_match(path))
+            .map(|(_, label)| label.as_str())
+    };
+    for (path, expected) in [
+        ("/vendor/bin/gunyahd", Some("gunyahd_exec")),
+        ("/system/vendor/bin/gunyahd", Some("gunyahd_exec")),
+        ("/vendor/bin/gunyahctl", Some("gunyahctl_exec")),
+        ("/vendor/bin/gunyahdx", None),
+        ("/vendor/etc/gunyah", Some("vendor_gunyah_config_file")),
+        (
+            "/vendor/etc/gunyah/sensors.json",
+            Some("vendor_gunyah_config_file"),
+        ),
+        ("/vendor/etc/gunyahx", None),
+        ("/vendor/vm/sensors/Image", Some("vendor_gunyah_image_file")),
+        ("/dev/gunyah", Some("vendor_gunyah_device")),
+        ("/dev/gunyah0", None),
+        ("/dev/socket/gunyahd", Some("vendor_gunyahd_socket")),
+    ] {
+        assert_eq!(label(path), expected, "{path}");
+    }
+    for (pattern, label) in &lines {
+        let pattern = pattern.as_str();
+        let fitting = if pattern.contains("vendor") {
+            &vendor
+        } else if pattern.contains("/dev/socket") {
+            &files
+        } else {
+            &devices
+        };
+        assert!(
+            fitting.contains(label),
+            "{pattern}: {label} has not the attribute of its place"
+        );
+    }
+}
+
+#[test]
+fn properties_and_kernel_files_get_their_labels() {
+    if !present(&TOOLS) {
+        return;
+    }
+    let policy = Policy::ours();
+    let (properties, kernel) = (
+        policy.types_of("vendor_property_type"),
+        policy.types_of("fs_type"),
+    );
+    for words in context_lines(&root().join("sepolicy/vendor/property_contexts")) {
+        let [name, context, kind, value] = &words[..] else {
+            panic!("{words:?} is not name, context, prefix or exact, type");
+        };
+        assert!(
+            ["vendor.", "ro.vendor."]
+                .iter()
+                .any(|p| name.starts_with(p)),
+            "{name}"
+        );
+        assert!(properties.contains(&type_of(context)), "{context}");
+        assert!(type_of(context).starts_with("vendor_"), "{context}");
+        assert_eq!((kind.as_str(), value.as_str()), ("prefix", "string"));
+    }
+    for words in context_lines(&root().join("sepolicy/vendor/genfs_contexts")) {
+        assert_eq!(words.len(), 4, "{words:?}");
+        assert_eq!(words[0], "genfscon");
+        assert!(kernel.contains(&type_of(&words[3])), "{words:?}");
+    }
+}
+
+/// Types of a vendor's begin with `vendor_`, but for domains and what the macros derive of them.
+#[test]
+fn new_types_have_a_vendors_names() {
+    for file in te_files() {
+        for line in std::fs::read_to_string(&file).unwrap().lines() {
+            let Some(rest) = line.strip_prefix("type ") else {
+                continue;
+            };
+            let name = rest.split([',', ';']).next().unwrap();
+            let ours = ["gunyahd", "gunyahctl"]
+                .iter()
+                .any(|domain| name == *domain || name.starts_with(&format!("{domain}_")));
+            assert!(
+                ours || name.starts_with("vendor_"),
+                "{name} in {}",
+                file.display()
+            );
+        }
+    }
+}
