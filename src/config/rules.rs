@@ -8,6 +8,7 @@ use super::limits;
 use super::problem::Report;
 use super::types::*;
 use super::values::{duration_text, item_key, Bytes};
+use crate::dtb::{GICD_BASE, GICD_SIZE, GICR_SIZE};
 
 /// Labels are unique, ranges are guest memory and do not overlap. Regions come with their index.
 pub(super) fn regions(
@@ -169,6 +170,24 @@ pub(super) fn proxy(vcpus: &VcpuConfig, console: Option<bool>, r: &mut Report) {
                 );
             }
         }
+    }
+}
+
+/// A generated devicetree has its interrupt controller in device space too.
+pub(super) fn console_base(
+    console: &ConsoleConfig,
+    vcpus: &VcpuConfig,
+    dtb: &DtbConfig,
+    r: &mut Report,
+) {
+    let start = GICD_BASE - GICR_SIZE * u64::from(vcpus.count);
+    let end = GICD_BASE + GICD_SIZE;
+    if dtb.path.is_none() && console.base < end && console.base + limits::PAGE > start {
+        let message = format!(
+            "{:#x} lies in the interrupt controller of a generated devicetree, {start:#x} to {end:#x}",
+            console.base
+        );
+        r.problem("console.base", message);
     }
 }
 

@@ -77,6 +77,9 @@ fn sections(file: &Path, fields: &Fields, r: &mut Report) -> Option<VmConfig> {
     if let Some(vcpus) = &vcpus {
         rules::proxy(vcpus, console.as_ref().map(Option::is_some), r);
     }
+    if let (Some(Some(console)), Some(vcpus), Some(dtb)) = (&console, &vcpus, &dtb) {
+        rules::console_base(console, vcpus, dtb, r);
+    }
     if let (Some(ready), Some(console)) = (&ready, &console) {
         rules::ready(ready.as_ref(), console.is_some(), r);
     }

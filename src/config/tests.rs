@@ -171,6 +171,10 @@ fn one_mistake_each() {
             r#""vcpus": { "scheduling": "proxy" }, "console": { "interrupt": 988 }"#,
             "from 0 to 987",
         ),
+        (
+            r#""vcpus": { "scheduling": "proxy", "count": 2 }, "console": { "base": "0x3ffb0000" }"#,
+            "console.base: 0x3ffb0000 lies in the interrupt controller",
+        ),
         (r#""ready": { "console_line": "up" }"#, "the VM has none"),
         // Start and restart.
         (r#""start": { "after": ["a"] }"#, "a would wait for itself"),
