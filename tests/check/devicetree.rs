@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the resource manager demands of a given devicetree and of the layout: each demand broken
+//! once is named before anything is created.
+
+use gunyahd::check::{check, Options};
+use gunyahd::config::load;
+use gunyahd::dtb::rules::{self, Expected};
+use gunyahd::dtb::{Draft, Node, Position, Seeds, Tree};
+
+use crate::Vendor;
+
+/// The config keys of the VM whose tree is broken here.
+const PROXY: &str =
+    "\"vcpus\": { \"count\": 2, \"scheduling\": \"proxy\" },\n  \"console\": {},\n  \
+    \"initrd\": { \"path\": \"/vm/initrd\" },\n  \
+    \"regions\": [{ \"label\": 7, \"base\": \"0xa0000000\", \"size\": \"2M\" }]";
+const HYPERVISOR: &str = "\"vcpus\": { \"count\": 2 }";
+
+/// The finished tree of a VM, as a start for a given one.
+fn tree(vendor: &Vendor, more: &str) -> Tree {
+    let file = vendor.vm("generated", more);
+    let config = load(&file).unwrap();
+    let options = Options {
+        root: Some(vendor.0.clone()),
+        ..Options::new(vec![file])
+    };
+    let report = check(&options);
+    assert_eq!(report.problems, []);
+    let plan = report.vms[0].plan.as_ref().unwrap();
+    let draft = Draft::generated(&config).unwrap();
+    draft.finish(plan, &Seeds::PLACEHOLDER).unwrap().tree
+}
+
+fn node<'a>(tree: &'a mut Tree, path: &str) -> &'a mut Node {
+    tree.find_mut(path).unwrap_or_else(|| panic!("no {path}"))
+}
+
+/// What `gunyahd check` says of a VM whose devicetree is given.
+fn told(vendor: &Vendor, tree: &Tree, more: &str) -> Vec<String> {
+    vendor.file("vm/given.dtb", tree.to_blob().unwrap());
+    let more = format!("{more},\n  \"dtb\": {{ \"path\": \"/vm/given.dtb\" }}");
+    vendor.vm("given", &more);
+    let ran = vendor.check(&["etc/given.json"]);
+    let problems: Vec<String> = ran
+        .problems()
+        .iter()
+        .map(|line| (*line).to_owned())
+        .collect();
+    assert_eq!(ran.code, i32::from(!problems.is_empty()), "{}", ran.stdout);
+    problems
+}
+
+/// A rule and what breaks it.
+type Break = (&'static str, fn(&mut Tree));
+
+const OF_ANY_TREE: &[Break] = &[
+    ("hypervisor-node", |tree| {
+        tree.root.push(Node::new("hypervisor"));
+    }),
+    ("memory-node-name", |tree| {
+        tree.root
+            .ensure_child("memory@80000000", Position::Last)
+            .set_str("device_type", "memory");
+    }),
+    ("image-name-length", |tree| {
+        node(tree, "/gunyah-vm-config").set_str("image-name", &"n".repeat(80));
+    }),
+    ("base-address-page", |tree| {
+        node(tree, "/gunyah-vm-config/memory").set_u64("base-address", 0x8000_0200);
+    }),
+    ("base-address-rounded", |tree| {
+        node(tree, "/gunyah-vm-config/memory").set_u64("base-address", 0x8000_1000);
+    }),
+    ("base-address-taken", |tree| {
+        node(tree, "/gunyah-vm-config/memory").set_u64("base-address", 0x4000_0000);
+    }),
+    ("base-address-limit", |tree| {
+        node(tree, "/gunyah-vm-config/memory").set_u64("base-address", 1 << 36);
+    }),
+    ("base-address-differs", |tree| {
+        node(tree, "/gunyah-vm-config/memory").set_u64("base-address", 0x9000_0000);
+    }),
+    ("enable-method", |tree| {
+        node(tree, "/cpus/cpu@1").remove("enable-method");
+    }),
+    ("cpu-count", |tree| {
+        node(tree, "/cpus").remove_child("cpu@1");
+    }),
+];
+
+const OF_PROXY_TREES: &[Break] = &[
+    ("scheduling-differs", |tree| {
+        let vcpus = node(tree, "/gunyah-vm-config/vcpus");
+        vcpus.remove("affinity");
+        vcpus.set_cells("affinity-map", &[0, 1]);
+        vcpus
+            .set_u32("sched-priority", u32::MAX)
+            .set_u32("sched-timeslice", 2000);
+    }),
+    ("shm-base", |tree| {
+        node(tree, "/gunyah-vm-config/vdevices/shm-7/memory").set_u64("base", 0xb000_0000);
+    }),
+];
+
+const OF_HYPERVISOR_TREES: &[Break] = &[
+    ("no-scheduling", |tree| {
+        node(tree, "/gunyah-vm-config/vcpus").remove("affinity-map");
+    }),
+    ("affinity-map-length", |tree| {
+        node(tree, "/gunyah-vm-config/vcpus").set_cells("affinity-map", &[0]);
+    }),
+    ("idle-states", |tree| {
+        node(tree, "/cpus/cpu@1").remove("cpu-idle-states");
+    }),
+];
+
+/// What is mended by completing the tree.
+const MENDED: &[Break] = &[
+    ("no-chosen", |tree| {
+        tree.root.remove_child("chosen");
+    }),
+    ("first-child-cells", |tree| tree.root.move_first("cpus")),
+    ("no-vm-config", |tree| {
+        tree.root.remove_child("gunyah-vm-config");
+    }),
+    ("no-gic", |tree| {
+        node(tree, "/gunyah-vm-config/interrupts").remove("config");
+        tree.root.remove("interrupt-parent");
+    }),
+    ("no-doorbell", |tree| {
+        node(tree, "/gunyah-vm-config/vdevices").remove_child("bell-5");
+    }),
+    ("no-shm", |tree| {
+        node(tree, "/gunyah-vm-config/vdevices").remove_child("shm-7");
+    }),
+    ("no-base-address", |tree| {
+        node(tree, "/gunyah-vm-config/memory").remove("base-address");
+    }),
+];
+
+fn each_is_named(breaks: &[&[Break]], more: &str) {
+    let vendor = Vendor::new();
+    let good = tree(&vendor, more);
+    assert_eq!(told(&vendor, &good, more), [] as [String; 0]);
+    for (rule, breaks) in breaks.iter().copied().flatten() {
+        let mut broken = good.clone();
+        breaks(&mut broken);
+        let problems = told(&vendor, &broken, more);
+        let named = problems
+            .iter()
+            .any(|line| line.contains(&format!("[{rule}]")));
+        assert!(named, "{rule}: {problems:#?}");
+        for line in &problems {
+            assert!(line.starts_with("etc/given.json:"), "{line}");
+        }
+    }
+}
+
+#[test]
+fn of_proxy_scheduled_vms() {
+    each_is_named(&[OF_ANY_TREE, OF_PROXY_TREES], PROXY);
+}
+
+#[test]
+fn of_hypervisor_scheduled_vms() {
+    each_is_named(&[OF_HYPERVISOR_TREES], HYPERVISOR);
+}
+
+#[test]
+fn what_completing_mends_is_no_problem_and_is_mended() {
+    let vendor = Vendor::new();
+    let good = tree(&vendor, PROXY);
+    let expected = Expected::of_config(&load(&vendor.vm("a", PROXY)).unwrap());
+    for (rule, breaks) in MENDED {
+        let mut broken = good.clone();
+        breaks(&mut broken);
+        let as_it_is = rules::check(&broken, Some(&expected));
+        let named = as_it_is.iter().any(|problem| problem.rule() == *rule);
+        assert!(named, "{rule}: {as_it_is:#?}");
+        assert_eq!(told(&vendor, &broken, PROXY), [] as [String; 0], "{rule}");
+    }
+}
+
+#[test]
+fn of_the_layout() {
+    let vendor = Vendor::new();
+    for (memory, more, message) in [
+        (
+            r#""size": "64M", "base": "0x80001000""#,
+            "",
+            "is not a multiple of 2M",
+        ),
+        (
+            r#""size": "64M", "base": "0x40000000""#,
+            "",
+            "is device space",
+        ),
+        (
+            r#""size": "1G", "base": "0xfe0000000""#,
+            "",
+            "beyond the 36 bits",
+        ),
+        (r#""size": 67108865"#, "", "is not a multiple of 4K"),
+        (
+            r#""size": "64M", "backing": "base""#,
+            "",
+            "up to 16384 memory entries",
+        ),
+        (
+            r#""size": "64M""#,
+            r#""dtb": { "offset": 2049 }"#,
+            "0x801 is not a multiple of 4K",
+        ),
+        (
+            r#""size": "64M""#,
+            r#""dtb": { "offset": "65532K" }"#,
+            "goes past",
+        ),
+        (
+            r#""size": "64M""#,
+            r#""dtb": { "offset": "1M" }"#,
+            "overlaps",
+        ),
+        (
+            r#""size": "64M""#,
+            r#""regions": [{ "label": 0, "base": "0xa0000000", "size": "1M" }]"#,
+            "is the label of memory too",
+        ),
+        (
+            r#""size": "64M""#,
+            r#""regions": [{ "label": 1, "base": "0x80000000", "size": "1M" }]"#,
+            "overlaps 0x80000000+64M of memory",
+        ),
+    ] {
+        let more = if more.is_empty() {
+            String::new()
+        } else {
+            format!(", {more}")
+        };
+        let text = format!(
+            r#"{{ "name": "a", "memory": {{ {memory} }}, "kernel": {{ "path": "/vm/Image" }}{more} }}"#
+        );
+        vendor.file("etc/a.json", text);
+        let ran = vendor.check(&["etc/a.json"]);
+        let problems = ran.problems();
+        assert_eq!(problems.len(), 1, "{memory} {more}: {problems:#?}");
+        assert!(problems[0].contains(message), "{problems:#?}");
+    }
+}

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A directory with mistakes of every kind: each is told once, with its place.
+
+use crate::Vendor;
+
+#[test]
+fn every_kind_of_mistake_is_told_with_its_place() {
+    let vendor = Vendor::new();
+    vendor.file("vm/text", "no kernel");
+    vendor.file("vm/large", vec![0; 5 << 20]);
+    vendor.file("vm/initrd-64M", vec![0; 64 << 20]);
+    vendor.vm("a-good", "\"initrd\": { \"path\": \"/vm/initrd\" }");
+    vendor.vm("b-key", "\"cmdlin\": \"quiet\"");
+    vendor.vm(
+        "c-type",
+        "\"autostart\": \"yes\",\n  \"vcpus\": { \"count\": 99 }",
+    );
+    vendor.file(
+        "etc/d-syntax.json",
+        "{\n  \"name\": \"d\",\n  \"memory\": 0x100\n}\n",
+    );
+    vendor.vm("e-twice", "\"autostart\": true,\n  \"autostart\": false");
+    vendor.file(
+        "etc/f-name.json",
+        std::fs::read(vendor.0.join("etc/a-good.json")).unwrap(),
+    );
+    vendor.vm(
+        "g-regions",
+        "\"regions\": [\n    { \"label\": 0, \"base\": \"0x83000000\", \"size\": \"5M\" },\n    \
+         { \"label\": 2, \"base\": \"0xa0000000\", \"size\": \"4M\", \"file\": \"/vm/large\" }\n  ]",
+    );
+    vendor.vm("h-file", "\"initrd\": { \"path\": \"/vm/none\" }");
+    vendor.file(
+        "etc/i-kernel.json",
+        "{ \"name\": \"i\", \"memory\": { \"size\": \"64M\" },\n \"kernel\": { \"path\": \"/vm/text\" } }",
+    );
+    vendor.vm("j-room", "\"initrd\": { \"path\": \"/vm/initrd-64M\" }");
+    vendor.vm("k-unknown", "\"start\": { \"after\": [\"a-god\"] }");
+    vendor.vm("l-cycle", "\"start\": { \"after\": [\"m-cycle\"] }");
+    vendor.vm("m-cycle", "\"start\": { \"after\": [\"l-cycle\"] }");
+    vendor.vm("n-dtb", "\"dtb\": { \"path\": \"/vm/text\" }");
+    vendor.vm(
+        "o-scattered",
+        "\"regions\": [\n    { \"label\": 1, \"base\": \"0xa0000000\", \"size\": \"64M\" }]",
+    );
+    vendor.vm("p-file", "\"regions\": [\n    { \"label\": 2, \"base\": \"0xa0000000\", \"size\": \"4M\", \"file\": \"/vm/large\" }]");
+
+    let ran = vendor.check(&["etc"]);
+    assert_eq!(ran.code, 1);
+    let expected = [
+        "etc/b-key.json:5:3: cmdlin: unknown key; did you mean `kernel.cmdline`?",
+        "etc/c-type.json:5:3: autostart: wants true or false, found the string \"yes\"",
+        "etc/c-type.json:6:14: vcpus.count: wants a whole number from 1 to 64, found the number 99",
+        "etc/d-syntax.json:3:14: not JSON: expected `,` or `}`; write an address as a string: \"0x80000000\"",
+        "etc/e-twice.json:6:3: autostart: given twice, first at 5:3; remove one of them",
+        "etc/f-name.json:2:3: name: \"a-good\" is the name of another VM, in etc/a-good.json:2:3",
+        "etc/g-regions.json:6:7: regions[0].label: 0 is the label of memory too",
+        "etc/g-regions.json:6:19: regions[0].base: 0x83000000+5M overlaps 0x80000000+64M of memory",
+        "etc/h-file.json:5:15: initrd.path: opening ./vm/none: ENOENT (No such file or directory); is the file in the vendor image, and its partition mounted?",
+        "etc/i-kernel.json:2:14: kernel.path: kernel ./vm/text: ",
+        "etc/j-room.json:5:15: initrd.path: no room for the initrd",
+        "etc/k-unknown.json:5:24: start.after[0]: waits for \"a-god\", which no file describes; did you mean \"a-good\"?",
+        "etc/l-cycle.json:5:24: start.after[0]: these VMs wait for each other: l-cycle -> m-cycle -> l-cycle",
+        "etc/m-cycle.json:5:24: start.after[0]: these VMs wait for each other: m-cycle -> l-cycle -> m-cycle",
+        "etc/n-dtb.json:5:12: dtb.path: [unreadable] the devicetree cannot be read: ",
+        "etc/o-scattered.json:3:3: memory.backing: up to 16416 memory entries",
+        "etc/p-file.json:6:55: regions[0].file: /vm/large has 5242880 bytes, the region 4194304",
+    ];
+    let found = ran.problems();
+    for (found, expected) in found.iter().zip(expected) {
+        assert!(
+            found.starts_with(expected),
+            "wanted: {expected}\nfound:  {found}"
+        );
+    }
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    assert!(
+        ran.stdout
+            .ends_with("16 files, 1 can be launched, 17 problems\n\n"),
+        "{}",
+        ran.stdout
+    );
+}
+
+#[test]
+fn a_good_directory_is_good() {
+    let vendor = Vendor::new();
+    vendor.vm("a", "");
+    vendor.vm("b", "\"start\": { \"after\": [\"a\"] }");
+    let ran = vendor.check(&["etc"]);
+    assert_eq!((ran.code, ran.problems()), (0, vec![]), "{}", ran.stdout);
+}
+
+#[test]
+fn a_missing_kernel_hides_nothing_else() {
+    let vendor = Vendor::new();
+    std::fs::remove_file(vendor.0.join("vm/Image")).unwrap();
+    vendor.file("vm/bad.dtb", "rubbish");
+    vendor.vm(
+        "a",
+        "\"dtb\": { \"path\": \"/vm/bad.dtb\" },\n  \
+         \"regions\": [{ \"label\": 1, \"base\": \"0xa0001000\", \"size\": \"16K\" }]",
+    );
+    let ran = vendor.check(&["--page-size", "16K", "etc"]);
+    let keys: Vec<&str> = ran
+        .problems()
+        .iter()
+        .map(|line| line.split(": ").nth(1).unwrap())
+        .collect();
+    assert_eq!(
+        keys,
+        ["kernel.path", "dtb.path", "regions[0].base"],
+        "{}",
+        ran.stdout
+    );
+}
+
+#[test]
+fn a_path_that_is_not_there() {
+    let ran = Vendor::new().check(&["etc/none.json"]);
+    assert_eq!(ran.code, 1);
+    assert_eq!(
+        ran.problems(),
+        ["etc/none.json:1:1: cannot be opened: ENOENT (No such file or directory)"]
+    );
+}

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The report: address map, huge pages, devicetree source, JSON.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use crate::Vendor;
+
+const FULL: &str = "\"initrd\": { \"path\": \"/vm/initrd\" },\n  \
+    \"vcpus\": { \"scheduling\": \"proxy\" },\n  \"console\": {},\n  \
+    \"regions\": [{ \"label\": 7, \"base\": \"0xa0000000\", \"size\": \"5M\", \
+    \"backing\": [\"hugetlb\", \"base\"], \"page_size\": \"2M\", \"access\": \"share\" }]";
+
+#[test]
+fn the_address_map_is_a_table() {
+    let vendor = Vendor::new();
+    vendor.vm("a", FULL);
+    let ran = vendor.check(&["etc/a.json"]);
+    let expected = "\
+a  etc/a.json
+  address        end            size       what
+  0x80000000     0x83ffffff     64M        memory     label 0, rwx, auto, hugetlb 2M
+    0x80000000   0x807fffff     8M         kernel     /vm/Image
+    0x83e00000   0x83e10fff     68K        devicetree generated, with 64K of room
+    0x83ffe000   0x83fff387     5000       initrd     /vm/initrd
+  0xa0000000     0xa04fffff     5M         region     label 7, rw, share, hugetlb 2M or base
+  0x9000000      0x9000fff      4K         console    doorbell 5, SPI 5
+  1 vCPU, scheduled by proxy; at most 290 memory entries
+
+host assumed: 4K pages, 2M huge pages by default, 2M transparent huge pages
+files looked for below: .
+huge pages needed in all: 34 of 2M (68M), 34 of them by VMs started at boot
+1 file, 1 can be launched, 0 problems
+
+";
+    assert_eq!(ran.stdout, expected);
+    assert_eq!(ran.code, 0);
+}
+
+#[test]
+fn huge_pages_add_up_by_size() {
+    let vendor = Vendor::new();
+    vendor.vm("a", FULL);
+    vendor.vm("b", "\"autostart\": false");
+    vendor.file(
+        "etc/c.json",
+        r#"{ "name": "c", "memory": { "size": "1G", "page_size": "1G" }, "kernel": { "path": "/vm/Image" } }"#,
+    );
+    vendor.file(
+        "etc/d.json",
+        r#"{ "name": "d", "memory": { "size": "64M", "backing": "thp" }, "kernel": { "path": "/vm/Image" } }"#,
+    );
+    let ran = vendor.check(&["etc"]);
+    let sums: Vec<&str> = ran
+        .stdout
+        .lines()
+        .filter(|line| line.starts_with("huge pages"))
+        .collect();
+    assert_eq!(
+        sums,
+        [
+            "huge pages needed in all: 66 of 2M (132M), 34 of them by VMs started at boot",
+            "huge pages needed in all: 1 of 1G (1G), 1 of them by VMs started at boot",
+        ]
+    );
+    let json = vendor.check(&["--json", "etc"]).json();
+    assert_eq!(json["huge_pages"][0]["pages"], 66);
+    assert_eq!(json["huge_pages"][0]["autostart_pages"], 34);
+    assert_eq!(json["huge_pages"][1]["page_size"], 1 << 30);
+}
+
+#[test]
+fn the_host_is_told_and_can_be_another() {
+    let vendor = Vendor::new();
+    vendor.vm("a", "");
+    let ran = vendor.check(&["--page-size", "16K", "etc"]);
+    let host = "host assumed: 16K pages, 32M huge pages by default, 32M transparent huge pages\n";
+    assert!(ran.stdout.contains(host), "{}", ran.stdout);
+    assert!(ran.stdout.contains("2 of 32M (64M)"), "{}", ran.stdout);
+}
+
+#[test]
+fn json_has_all_of_it() {
+    let vendor = Vendor::new();
+    vendor.vm("a", FULL);
+    vendor.vm("b", "\"x\": 1");
+    let ran = vendor.check(&["--json", "--dtb", "etc"]);
+    assert_eq!(ran.code, 1);
+    let json = ran.json();
+    assert_eq!(json["version"], 1);
+    assert_eq!(json["host"]["page_size"], 4096);
+    let problem = &json["problems"][0];
+    assert_eq!(problem["file"], "etc/b.json");
+    assert_eq!(
+        (&problem["line"], &problem["column"]),
+        (&5.into(), &3.into())
+    );
+    assert_eq!(problem["key"], "x");
+    assert_eq!(problem["message"], "unknown key");
+    let vm = &json["vms"][0];
+    assert_eq!(vm["name"], "a");
+    assert_eq!(vm["launchable"], true);
+    assert_eq!(vm["config"]["stop_timeout"], "10s");
+    assert_eq!(vm["plan"]["entry"], "0x80000000");
+    assert_eq!(vm["plan"]["map"][1]["what"], "kernel");
+    assert_eq!(vm["plan"]["map"][1]["base"], "0x80000000");
+    assert_eq!(vm["plan"]["dtb"]["size"], 68 << 10);
+    assert!(vm["dtb"].as_str().unwrap().starts_with("/dts-v1/;"));
+}
+
+#[test]
+fn dtb_prints_source_that_dtc_compiles() {
+    let vendor = Vendor::new();
+    vendor.vm("a", FULL);
+    let ran = vendor.check(&["--dtb", "etc/a.json"]);
+    for line in ran
+        .stdout
+        .lines()
+        .take_while(|line| !line.starts_with("/dts-v1/"))
+    {
+        assert!(line.is_empty() || line.starts_with("//"), "{line}");
+    }
+    assert!(
+        ran.stdout.contains("base-address = <0x0 0x80000000>;"),
+        "{}",
+        ran.stdout
+    );
+
+    let dtc = Command::new("dtc")
+        .args(["-q", "-I", "dts", "-O", "dtb", "-o", "/dev/null"])
+        .stdin(Stdio::piped())
+        .spawn();
+    let Ok(mut dtc) = dtc else {
+        println!("no dtc on this machine: its part is left out");
+        return;
+    };
+    dtc.stdin
+        .take()
+        .unwrap()
+        .write_all(ran.stdout.as_bytes())
+        .unwrap();
+    assert!(dtc.wait().unwrap().success());
+}
+
+#[test]
+fn nobody_reading_is_no_panic() {
+    let vendor = Vendor::new();
+    vendor.vm("a", FULL);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_gunyahd"))
+        .current_dir(&vendor.0)
+        .args(["check", "--root", ".", "etc"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(!stderr.contains("panicked"), "{stderr}");
+}
