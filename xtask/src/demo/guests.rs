@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The two guests: their config files as an integrator would write them.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -47,19 +48,19 @@ impl Guests {
         )?;
         let backing = if huge_pages { "hugetlb" } else { "base" };
         let given = json!({
-            "name": "cluster",
+            "name": "minimal",
             "memory": { "size": "256M", "backing": [backing] },
             "kernel": { "path": assets.image, "cmdline": "panic=-1" },
             "initrd": { "path": assets.initrd },
             "dtb": { "path": dtb },
         });
         let generated = json!({
-            "name": "audio",
+            "name": "media",
             "memory": { "size": "192M", "backing": ["thp", "base"] },
             "kernel": { "path": assets.image_gz, "cmdline": "panic=-1" },
             "initrd": { "path": assets.initrd },
             "vcpus": { "count": 2 },
-            "start": { "after": ["cluster"] },
+            "start": { "after": ["minimal"] },
         });
         for (name, config) in guests.names().iter().zip([given, generated]) {
             let path = guests.config_dir.join(format!("{name}.json"));
@@ -68,8 +69,22 @@ impl Guests {
         Ok(guests)
     }
 
+    /// Appends a line of a console to its file.
+    pub fn keep(&self, line: &str) -> Result<()> {
+        for name in self.names() {
+            let Some(text) = line.strip_prefix(&format!("[{name}] ")) else {
+                continue;
+            };
+            let path = self.console_dir.join(format!("{name}.log"));
+            let mut file = File::options().create(true).append(true).open(path)?;
+            writeln!(file, "{text}")?;
+        }
+        Ok(())
+    }
+
     /// In the order of their start.
     pub fn names(&self) -> [&'static str; 2] {
-        ["cluster", "audio"]
+        // The first one's name is its given devicetree's image-name, by which the console knows it.
+        ["minimal", "media"]
     }
 }

@@ -27,6 +27,8 @@ pub fn run() -> Result<()> {
     let begin = Instant::now();
     println!("set-up");
     let assets = setup::for_guests()?;
+    let binaries = tree::build_release()?;
+    println!("  binaries      {}", summary::binaries(&binaries)?);
     let before = Pool::now()?;
     let reservation = match Reservation::add(guests::HUGETLB_BYTES) {
         Ok(pages) => {
@@ -43,8 +45,6 @@ pub fn run() -> Result<()> {
             None
         }
     };
-    let binaries = tree::build_release()?;
-    println!("  binaries      {}", summary::binaries(&binaries)?);
     let guests = Guests::write(&assets, reservation.is_some())?;
 
     let mut screen = Screen::new();
@@ -102,6 +102,7 @@ fn story(session: &mut Session, screen: &mut Screen, guests: &Guests) -> Result<
                         reached.get_or_insert(session.age());
                     }
                 }
+                guests.keep(&line)?;
                 screen.output(&line);
             }
             Some(Event::Vms(vms)) => screen.vms(&vms)?,
@@ -132,6 +133,9 @@ fn story(session: &mut Session, screen: &mut Screen, guests: &Guests) -> Result<
         println!("$ gunyahctl stop {name}");
         print!("{}", session.control(&["stop", name])?);
         stopped.insert(0, begin.elapsed());
+        for line in session.output_so_far() {
+            println!("{line}");
+        }
     }
     println!("\n$ gunyahctl status");
     print!("{}", session.control(&["status"])?);

@@ -165,6 +165,17 @@ impl Session {
         Ok(())
     }
 
+    /// Log and consoles up to now, when nothing else is of interest.
+    pub fn output_so_far(&self) -> Vec<String> {
+        let events = self.events.try_iter();
+        events
+            .filter_map(|event| match event {
+                Event::Output(line) => Some(line),
+                _ => None,
+            })
+            .collect()
+    }
+
     fn show_rest(&self) {
         while let Ok(Event::Output(line)) = self.events.recv_timeout(Duration::from_millis(200)) {
             println!("{line}");

@@ -94,7 +94,9 @@ fn rows(story: &Story, names: &[&str]) -> Vec<Row> {
     rows.push(("launch in all".into(), names.iter().map(launch).collect()));
     let times = |times: &[Duration]| times.iter().map(|time| seconds(*time)).collect();
     rows.push(("guest's own init after".into(), times(&story.reached)));
-    rows.push(("stopped within".into(), times(&story.stopped)));
+    let within = |time: &Duration| format!("{} ms", time.as_millis());
+    let stopped = story.stopped.iter().map(within).collect();
+    rows.push(("stopped within".into(), stopped));
     rows
 }
 
@@ -121,7 +123,7 @@ pub fn print(
         println!();
     }
     println!();
-    println!("  gunyahd ended by SIGTERM in {}", seconds(ended));
+    println!("  gunyahd ended by SIGTERM within {} ms", ended.as_millis());
     println!(
         "  huge pages: {} free of {} before, {} free of {} after",
         before.free, before.total, after.free, after.total
@@ -157,6 +159,7 @@ mod tests {
         );
         assert_eq!(rows[2].1, ["5.00 ms", "-"]);
         assert_eq!(rows[3].1, ["3.10 s", "3.10 s"]);
+        assert_eq!(rows[4].1, ["20 ms", "20 ms"]);
     }
 
     #[test]
