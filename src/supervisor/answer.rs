@@ -199,9 +199,8 @@ impl Supervisor {
     }
 
     /// Answers those who wait for the VM at `index`, which has just come into a state.
-    pub(super) fn wake_waiters(&mut self, index: usize, now: u64) {
-        let vm = &self.vms[index];
-        let (state, tells_ready) = (vm.life.state(), vm.tells_ready());
+    pub(super) fn wake_waiters(&mut self, index: usize, state: State, now: u64) {
+        let tells_ready = self.vms[index].tells_ready();
         self.settle_waiters(index, |goal| goal.met(state, tells_ready), now);
     }
 

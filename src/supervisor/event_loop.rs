@@ -13,16 +13,17 @@ use nix::time::{clock_gettime, ClockId};
 use nix::unistd::Uid;
 
 use crate::config::{ConfigFile, VmConfig};
-use crate::status::logger;
+use crate::status::{logger, State};
 
 use super::answer::Waiter;
 use super::clients::{ClientId, Clients, Rights};
+use super::journal::shorten;
 use super::lifecycle::{Action, Event, Gates, Rules};
 use super::listen::Listener;
 use super::order;
 use super::sinks::{Overall, Sinks};
 use super::spawn::{Heard, Worker};
-use super::vm::Vm;
+use super::vm::{Vm, MAX_REASON};
 use super::{Outcome, SupervisorError};
 
 /// Milliseconds between two looks at a property that a VM waits for: reading the shared property
@@ -255,7 +256,8 @@ impl Supervisor {
             .iter()
             .position(|vm| vm.removed && vm.life.at_rest())
         {
-            self.wake_waiters(index, now);
+            let state = self.vms[index].life.state();
+            self.wake_waiters(index, state, now);
             let vm = self.vms.remove(index);
             log::info!("{}: forgotten", vm.name);
         }
@@ -270,7 +272,7 @@ impl Supervisor {
     fn act(&mut self, index: usize, actions: Vec<Action>, now: u64) {
         for action in actions {
             match action {
-                Action::Publish(..) => self.announce(index, now),
+                Action::Publish(state, reason) => self.tell(index, state, &reason, now),
                 Action::Fork => self.fork(index, now),
                 Action::Send(request) => {
                     let vm = &self.vms[index];
@@ -288,15 +290,22 @@ impl Supervisor {
         }
     }
 
-    /// Tells everybody the VM's state.
+    /// Tells everybody the state that the VM is in.
     pub(super) fn announce(&mut self, index: usize, now: u64) {
+        let life = &self.vms[index].life;
+        let (state, reason) = (life.state(), life.reason().to_owned());
+        self.tell(index, state, &reason, now);
+    }
+
+    /// Tells everybody a state that the VM has come into; it may have left it already.
+    fn tell(&mut self, index: usize, state: State, reason: &str, now: u64) {
         let vm = &mut self.vms[index];
-        let (name, state, reason) = (vm.name.to_string(), vm.life.state(), vm.reason());
+        let reason = shorten(reason, MAX_REASON);
+        let name = vm.name.to_string();
         vm.journal.add(now, &format!("{state}: {reason}"));
-        let restarts = vm.life.restarts();
-        self.sinks.state(&name, state, &reason, restarts);
+        self.sinks.state(&name, state, &reason, vm.life.restarts());
         self.tell_watchers(&name, state, &reason, now);
-        self.wake_waiters(index, now);
+        self.wake_waiters(index, state, now);
     }
 
     fn fork(&mut self, index: usize, now: u64) {

@@ -696,7 +696,7 @@ impl Lifecycle {
             Wish::Start => {
                 self.settled(verdict, death, killed);
                 self.budget.forgive();
-                self.enter_gate(now, "start asked");
+                self.enter_gate(now, "starting again, as asked");
             }
         }
     }

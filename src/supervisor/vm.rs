@@ -27,7 +27,7 @@ const MAX_DETAIL: usize = 256;
 const MAX_CONSOLE_LINES: usize = 100;
 
 /// Longest reason published, in bytes. A worker's error is longer only if it was tampered with.
-const MAX_REASON: usize = 1024;
+pub(super) const MAX_REASON: usize = 1024;
 
 /// The newest launch.
 #[derive(Debug, Default)]
@@ -158,7 +158,11 @@ impl Vm {
                 detail,
             } => {
                 let detail = shorten(detail, MAX_DETAIL);
-                let line = format!("{step}: {} ({detail})", span_micros(*micros));
+                let time = span_micros(*micros);
+                let line = match detail.as_str() {
+                    "" => format!("{step}: {time}"),
+                    _ => format!("{step}: {time}: {detail}"),
+                };
                 self.journal.add(now, &line);
                 if self.launch.steps.len() < MAX_STEPS {
                     self.launch.steps.push(StepTime {
