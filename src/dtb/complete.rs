@@ -142,23 +142,22 @@ fn first_gic(tree: &Tree) -> Option<String> {
         .map(|at| at.path().to_owned())
 }
 
+/// The physical CPU of each vCPU that the config names; empty if it names none.
+pub(super) fn affinity_map(config: &VmConfig) -> Vec<u32> {
+    let lists = config.vcpus.affinity.iter();
+    lists.filter_map(|list| list.first().copied()).collect()
+}
+
 fn vcpus(node: &mut Node, config: &VmConfig) {
     match config.vcpus.scheduling {
         Scheduling::Proxy => {
             node.set_str("affinity", "proxy");
         }
         Scheduling::Hypervisor => {
-            let named: Vec<u32> = config
-                .vcpus
-                .affinity
-                .iter()
-                .filter_map(|list| list.first().copied())
-                .collect();
-            let map = if named.is_empty() {
-                (0..config.vcpus.count).collect()
-            } else {
-                named
-            };
+            let mut map = affinity_map(config);
+            if map.is_empty() {
+                map = (0..config.vcpus.count).collect();
+            }
             node.set_cells("affinity-map", &map)
                 .set_u32("sched-priority", SCHED_PRIORITY)
                 .set_u32("sched-timeslice", SCHED_TIMESLICE);

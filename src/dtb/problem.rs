@@ -130,6 +130,13 @@ pub enum DtbProblem {
         /// What is wrong.
         why: &'static str,
     },
+    /// Tree and config name different physical CPUs.
+    AffinityDiffers {
+        /// The tree's map.
+        tree: Vec<u32>,
+        /// The config's.
+        config: Vec<u32>,
+    },
     /// `sched-priority` is not below the owner's.
     SchedPriority,
     /// `sched-timeslice` is missing, or outside the hypervisor's limits.
@@ -276,7 +283,7 @@ impl DtbProblem {
             | P::BaseAddressDiffers { .. } => "memory.base",
             P::CpuCount { .. } => "vcpus.count",
             P::SchedulingDiffers { .. } => "vcpus.scheduling",
-            P::AffinityMapLength { .. } => "vcpus.affinity",
+            P::AffinityMapLength { .. } | P::AffinityDiffers { .. } => "vcpus.affinity",
             P::NoShm(_) | P::ShmBase { .. } => "regions",
             P::NoDoorbell(_) => "console.label",
             P::DoorbellInterrupt { .. } => "console.interrupt",
@@ -304,5 +311,53 @@ impl fmt::Display for DtbProblem {
             Some(errno) => write!(f, " (START would answer {errno:?})"),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The first words of every entry in `told`.
+    fn rules() -> Vec<&'static str> {
+        include_str!("told.rs")
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix('"')?.strip_suffix("\","))
+            .filter(|word| {
+                word.bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte == b'-')
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_rule_is_documented_once() {
+        let page = include_str!("../../docs/devicetree.md");
+        let rules = rules();
+        assert!(rules.contains(&"no-chosen"));
+        let rows: Vec<_> = page
+            .lines()
+            .filter(|line| line.starts_with("| `"))
+            .collect();
+        for rule in &rules {
+            let start = format!("| `{rule}` |");
+            let count = rows.iter().filter(|row| row.starts_with(&start)).count();
+            assert_eq!(count, 1, "{rule} in docs/devicetree.md");
+        }
+    }
+
+    #[test]
+    fn a_problem_reads_as_one_sentence_with_its_cure() {
+        let problem = DtbProblem::CpuCount { tree: 1, config: 2 };
+        assert_eq!(
+            problem.to_string(),
+            "the devicetree has 1 CPUs, vcpus.count is 2; a vCPU that the devicetree lacks answers \
+             ENODEV to VCPU_RUN and makes the host kernel oops at the end; cure: make devicetree \
+             and config agree"
+        );
+        assert_eq!(problem.key(), "vcpus.count");
+        let problem = DtbProblem::NoChosen;
+        assert!(problem.to_string().ends_with("(START would answer ENODEV)"));
+        assert_eq!(problem.to_launch_error().step, Step::Dtb);
     }
 }

@@ -166,6 +166,13 @@ impl DtbProblem {
                 "give one physical CPU for each vCPU",
                 inval,
             ),
+            P::AffinityDiffers { tree, config } => (
+                "affinity-differs",
+                format!("the devicetree's affinity-map is {tree:?}, vcpus.affinity says {config:?}"),
+                "the resource manager goes by the devicetree alone",
+                AGREE,
+                None,
+            ),
             P::SchedPriority => (
                 "sched-priority",
                 "sched-priority is not negative".to_owned(),

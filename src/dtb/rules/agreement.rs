@@ -40,6 +40,13 @@ pub(super) fn check(tree: &Tree, expected: &Expected, found: &mut Vec<DtbProblem
             config: expected.scheduling,
         });
     }
+    let map = &expected.affinity_map;
+    if !map.is_empty() && !facts.affinity_map.is_empty() && *map != facts.affinity_map {
+        found.push(DtbProblem::AffinityDiffers {
+            tree: facts.affinity_map.clone(),
+            config: map.clone(),
+        });
+    }
     for (label, base, _) in &expected.regions {
         match facts.shm.iter().find(|shm| shm.label == *label) {
             None => found.push(DtbProblem::NoShm(*label)),

@@ -14,6 +14,7 @@ use std::collections::HashSet;
 use crate::config::{ConsoleConfig, Scheduling, VmConfig};
 use crate::plan::LaunchPlan;
 
+use super::complete::affinity_map;
 use super::problem::DtbProblem;
 use super::tree::Tree;
 
@@ -39,6 +40,8 @@ pub struct Expected {
     pub vcpus: u32,
     /// Who schedules them.
     pub scheduling: Scheduling,
+    /// Physical CPU of each vCPU of a hypervisor-scheduled VM; empty: any.
+    pub affinity_map: Vec<u32>,
     /// The console.
     pub console: Option<ConsoleConfig>,
     /// The initrd's first byte and the one after its last, once it is planned.
@@ -58,6 +61,10 @@ impl Expected {
                 .collect(),
             vcpus: config.vcpus.count,
             scheduling: config.vcpus.scheduling,
+            affinity_map: match config.vcpus.scheduling {
+                Scheduling::Hypervisor => affinity_map(config),
+                Scheduling::Proxy => Vec::new(),
+            },
             console: config.console.clone(),
             initrd: None,
         }

@@ -218,6 +218,18 @@ fn rules_of_vcpus() {
 }
 
 #[test]
+fn the_configs_physical_cpus_are_the_trees() {
+    let mut config = fixture::config();
+    config.vcpus.affinity = vec![vec![3], vec![1]];
+    let (tree, _) = finished(&config);
+    let vcpus = tree.at("/gunyah-vm-config/vcpus").unwrap();
+    assert_eq!(vcpus.cells("affinity-map"), Ok(vec![3, 1]));
+    broken(&config, &["affinity-differs"], None, |tree| {
+        node(tree, "/gunyah-vm-config/vcpus").set_cells("affinity-map", &[0, 1]);
+    });
+}
+
+#[test]
 fn rules_of_cpus() {
     let config = fixture::config();
     broken(&config, &["enable-method"], INVAL, |tree| {

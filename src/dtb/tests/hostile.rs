@@ -1,12 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The flattened form: round trips, and blobs that mean harm.
-
-use std::collections::BTreeMap;
+//! Blobs that mean harm, each wrong in one place.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::rules::{check, Expected};
 use super::*;
 
 /// A blob made by hand, so that everything in it can be wrong.
@@ -386,14 +383,7 @@ fn hostile_values_break_nothing() {
         .iter()
         .map(|at| at.path().to_owned())
         .collect();
-    let values: [&[u8]; 6] = [
-        b"",
-        b"\0",
-        b"\0\0\0\x01",
-        &[0xff; 4],
-        &[0xff; 8],
-        &[0xff; 33],
-    ];
+    let values: [&[u8]; 4] = [b"", b"\0\0\0\x01", &[0xff; 4], &[0xff; 33]];
     for path in &paths {
         // Every property, and those that lead elsewhere: cells, phandles that point at themselves.
         let names: Vec<String> = done
@@ -451,115 +441,8 @@ fn what_cannot_be_written_is_named() {
     }
 }
 
-fn value() -> impl Strategy<Value = Vec<u8>> {
-    prop_oneof![
-        vec(any::<u8>(), 0..24),
-        vec(any::<u32>(), 0..6)
-            .prop_map(|cells| cells.iter().flat_map(|cell| cell.to_be_bytes()).collect()),
-        vec("[ -~]{0,12}", 1..4).prop_map(|strings| {
-            strings
-                .iter()
-                .flat_map(|string| format!("{string}\0").into_bytes())
-                .collect()
-        }),
-    ]
-}
-
-fn node() -> impl Strategy<Value = Node> {
-    // Maps, so that names are unique; what vm-fdt and the specification allow.
-    let properties = || {
-        proptest::collection::btree_map("[a-zA-Z0-9,._+?#-]{1,31}", value(), 0..5).prop_map(|map| {
-            map.into_iter()
-                .map(|(name, value)| Property { name, value })
-                .collect::<Vec<_>>()
-        })
-    };
-    let leaf = properties().prop_map(|properties| Node {
-        properties,
-        ..Node::default()
-    });
-    leaf.prop_recursive(6, 40, 5, move |inner| {
-        let names = "[a-z][a-z0-9,._+-]{0,30}(@[0-9a-f]{1,8})?";
-        (
-            properties(),
-            proptest::collection::btree_map(names, inner, 0..5),
-        )
-            .prop_map(|(properties, children): (_, BTreeMap<String, Node>)| Node {
-                properties,
-                children: children
-                    .into_iter()
-                    .map(|(name, node)| Node { name, ..node })
-                    .collect(),
-                ..Node::default()
-            })
-    })
-}
-
-fn tree() -> impl Strategy<Value = Tree> {
-    let reservations = vec((0u64..1 << 40, 1u64..1 << 20), 0..4).prop_map(|list| {
-        let mut next = 0u64;
-        list.into_iter()
-            .map(|(gap, size)| {
-                let address = next + gap;
-                next = address + size;
-                (address, size)
-            })
-            .collect()
-    });
-    (reservations, any::<u32>(), node()).prop_map(|(reservations, boot_cpu, root)| Tree {
-        reservations,
-        boot_cpu,
-        root,
-    })
-}
-
-/// Everything that is done with a tree that was read.
-fn use_it(bytes: &[u8]) {
-    let config = fixture::config();
-    if let Ok(tree) = Tree::parse(bytes) {
-        let _ = tree.to_source();
-        let _ = DtbFacts::of(&tree);
-        let _ = check(&tree, Some(&Expected::of_config(&config)));
-    }
-    match Draft::given(bytes, &config) {
-        Ok(draft) => {
-            let _ = draft.finish(&fixture::plan(&config, 0x8100_0000, 1), &Seeds::PLACEHOLDER);
-        }
-        Err(problems) => assert!(!problems.is_empty()),
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
-
-    #[test]
-    fn a_written_tree_reads_back(tree in tree()) {
-        let blob = tree.to_blob().unwrap();
-        prop_assert_eq!(Tree::parse(&blob).unwrap(), tree);
-    }
-
-    #[test]
-    fn random_trees_break_nothing(tree in tree()) {
-        use_it(&tree.to_blob().unwrap());
-    }
-
-    #[test]
-    fn mutated_blobs_break_nothing(
-        proxy in any::<bool>(),
-        changes in vec((any::<prop::sample::Index>(), any::<u8>()), 1..12),
-        cut in any::<Option<prop::sample::Index>>(),
-    ) {
-        let config = if proxy { fixture::proxy() } else { fixture::config() };
-        let mut blob = Draft::generated(&config).unwrap().tree().to_blob().unwrap();
-        for (index, byte) in changes {
-            let at = index.index(blob.len());
-            blob[at] = byte;
-        }
-        if let Some(cut) = cut {
-            blob.truncate(cut.index(blob.len()));
-        }
-        use_it(&blob);
-    }
 
     #[test]
     fn random_bytes_break_nothing(bytes in vec(any::<u8>(), 0..512)) {
@@ -569,16 +452,5 @@ proptest! {
         raw.structure.truncate(raw.structure.len() / 4 * 4);
         raw.lay_out();
         use_it(&raw.bytes());
-    }
-
-    #[test]
-    fn the_length_depends_on_no_address(
-        initrd in any::<u32>(), size in any::<u32>(), kaslr in any::<u64>(), rng in any::<[u8; 32]>(),
-    ) {
-        let config = fixture::proxy();
-        let draft = Draft::generated(&config).unwrap();
-        let plan = fixture::plan(&config, u64::from(initrd), u64::from(size));
-        let done = draft.finish(&plan, &Seeds { rng, kaslr }).unwrap();
-        prop_assert_eq!(u64::try_from(done.blob.len()).unwrap(), draft.facts().blob_len_max);
     }
 }
