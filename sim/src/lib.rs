@@ -8,6 +8,7 @@
 //! engine      what a started VM does: nothing, or really run
 //! session     the loop that brings them together
 //! record, script, control   what happened, what shall happen, asking meanwhile
+//! peers       a property service and a log daemon
 //! ```
 
 pub mod caller;
@@ -17,6 +18,7 @@ pub mod engine;
 pub mod intercept;
 pub mod model;
 pub mod options;
+pub mod peers;
 pub mod record;
 pub mod script;
 pub mod session;

@@ -54,6 +54,8 @@ pub enum PeerMode {
     Hang,
     /// The socket is gone.
     Vanish,
+    /// Answers with 64 KiB of nonsense.
+    Flood,
 }
 
 /// A command.
@@ -151,7 +153,8 @@ fn peer_mode(words: &[&str]) -> Result<PeerMode, String> {
         }
         ["hang"] => Ok(PeerMode::Hang),
         ["vanish"] => Ok(PeerMode::Vanish),
-        _ => Err("one of answer, refuse [CODE], hang, vanish".to_string()),
+        ["flood"] => Ok(PeerMode::Flood),
+        _ => Err("one of answer, refuse [CODE], hang, vanish, flood".to_string()),
     }
 }
 

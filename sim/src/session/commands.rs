@@ -39,8 +39,10 @@ impl Session {
             }
             Command::Call { call, nth, fault } => self.faults.add(call, nth, fault),
             Command::TeardownDelay(delay) => self.teardown_delay = delay,
+            Command::Property(mode) if self.peers.set_property_mode(mode) => {}
+            Command::Log(mode) if self.peers.set_log_mode(mode) => {}
             Command::Property(_) | Command::Log(_) => {
-                return "error: no such peer was asked for".to_string()
+                return "error: no such peer, or it cannot come back".to_string()
             }
             Command::List => return self.list(),
         }

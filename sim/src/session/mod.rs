@@ -26,6 +26,7 @@ use crate::engine::{self, Engine, EngineVm, Event, EventQueue, Exit, VmId};
 use crate::intercept::{launch, Launched, Notification};
 use crate::model::Model;
 use crate::options::Options;
+use crate::peers::Peers;
 use crate::record::{CallLine, Record};
 use crate::script;
 
@@ -81,6 +82,7 @@ struct Session {
     record: Record,
     console: Option<Console>,
     control: Option<Control>,
+    peers: Peers,
     signals: SignalFd,
     status: Option<ExitStatus>,
     /// Nobody runs under the filter any more.
@@ -125,6 +127,12 @@ pub fn run(options: Options) -> Result<u8, String> {
         .transpose()
         .map_err(|error| what("control socket", &error))?;
 
+    let peers = Peers::listen(
+        options.property_socket.as_deref(),
+        options.logd_socket.as_deref(),
+    )
+    .map_err(|error| what("property or log socket", &error))?;
+
     let mut mask = SigSet::empty();
     for signal in FORWARDED {
         mask.add(signal);
@@ -155,6 +163,7 @@ pub fn run(options: Options) -> Result<u8, String> {
         record,
         console,
         control,
+        peers,
         signals,
         status: None,
         unwatched: false,
@@ -178,6 +187,7 @@ impl Session {
             self.take_notes();
             let done = self.status.is_some() && self.model.vms().next().is_none();
             if self.abandoned || (done && self.unwatched) {
+                self.serve_peers();
                 return Ok(());
             }
             let ready = self.wait()?;
@@ -186,6 +196,9 @@ impl Session {
             }
             if ready.control {
                 self.serve_control();
+            }
+            if ready.peers {
+                self.serve_peers();
             }
             if ready.calls {
                 match self.launched.listener.receive() {
@@ -196,6 +209,12 @@ impl Session {
                 }
             }
             self.drop_interrupted();
+        }
+    }
+
+    fn serve_peers(&mut self) {
+        for event in self.peers.serve() {
+            self.record.event(None, event);
         }
     }
 
@@ -217,6 +236,8 @@ impl Session {
         if let Some(control) = &self.control {
             fds.extend(control.poll_fds());
         }
+        let first_peer = fds.len();
+        fds.extend(self.peers.poll_fds());
         let first_file = fds.len();
         fds.extend(self.files.poll_fds());
         match poll(&mut fds, timeout) {
@@ -231,7 +252,8 @@ impl Session {
         let ready = Ready {
             signals: happened(&fds[0]),
             calls: listener.contains(PollFlags::POLLIN),
-            control: fds[first_control..first_file].iter().any(happened),
+            control: fds[first_control..first_peer].iter().any(happened),
+            peers: fds[first_peer..first_file].iter().any(happened),
         };
         if listener.contains(PollFlags::POLLHUP) && !ready.calls {
             self.unwatched = true;
@@ -399,6 +421,7 @@ struct Ready {
     signals: bool,
     calls: bool,
     control: bool,
+    peers: bool,
 }
 
 /// A descriptor's number as a call's value.
