@@ -1,0 +1,373 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Proxy-scheduled VMs of the whole program on the simulator's null engine: ends, stops, consoles.
+#![allow(clippy::unwrap_used)] // A test ends there.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, Instant};
+
+use serde_json::{json, Value};
+
+// Everything here takes milliseconds on a free machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where the programs are, or a loud word about what is missing.
+fn binaries() -> Option<PathBuf> {
+    let here = Path::new(env!("CARGO_BIN_EXE_gunyahd")).parent().unwrap();
+    let binaries = std::env::var_os("GUNYAHD_BIN_DIR").map_or(here.to_owned(), PathBuf::from);
+    if binaries.join("gunyah-sim").is_file() {
+        return Some(binaries);
+    }
+    assert!(
+        std::env::var_os("GUNYAHD_NO_SKIP").is_none(),
+        "no gunyah-sim in {}, and nothing may be skipped",
+        binaries.display()
+    );
+    let _ = writeln!(
+        std::io::stderr(),
+        "SKIPPED: no gunyah-sim; cargo build -p gunyah-sim makes it"
+    );
+    None
+}
+
+/// `gunyahd boot` on the simulator, and gunyahctl beside it.
+struct Host {
+    binaries: PathBuf,
+    dir: PathBuf,
+    simulator: Child,
+}
+
+impl Host {
+    /// Boots one VM, named `vm`, with `changes` to its file and `script` for the simulator.
+    fn boot(test: &str, script: &str, changes: &Value) -> Option<Self> {
+        let binaries = binaries()?;
+        let dir = std::env::temp_dir().join(format!("gunyahd-proxy-{test}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(dir.join("config")).unwrap();
+        fs::write(dir.join("Image"), image()).unwrap();
+        fs::write(dir.join("script"), script).unwrap();
+        let mut config = json!({
+            "name": "vm",
+            "memory": { "size": "4M", "backing": ["base"] },
+            "kernel": { "path": dir.join("Image") },
+            "vcpus": { "count": 2, "scheduling": "proxy" },
+            "restart": { "policy": "never" },
+            "stop_timeout": "5s",
+        });
+        for (key, value) in changes.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        fs::write(dir.join("config/vm.json"), config.to_string()).unwrap();
+        let simulator = Command::new(binaries.join("gunyah-sim"))
+            .arg("--script")
+            .arg(dir.join("script"))
+            .arg("--")
+            .arg(binaries.join("gunyahd"))
+            .arg("boot")
+            .arg("--config-dir")
+            .arg(dir.join("config"))
+            .arg("--socket")
+            .arg(dir.join("socket"))
+            .stdin(Stdio::null())
+            .stderr(fs::File::create(dir.join("log")).unwrap())
+            .spawn()
+            .unwrap();
+        let host = Self {
+            binaries,
+            dir,
+            simulator,
+        };
+        let deadline = Instant::now() + PATIENCE;
+        while !host.dir.join("socket").exists() {
+            assert!(Instant::now() < deadline, "no control socket");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Some(host)
+    }
+
+    fn ctl(&self, words: &[&str]) -> Command {
+        let mut ctl = Command::new(self.binaries.join("gunyahctl"));
+        ctl.arg("--socket").arg(self.dir.join("socket")).args(words);
+        ctl
+    }
+
+    fn ask(&self, words: &[&str]) -> Output {
+        self.ctl(words).stdin(Stdio::null()).output().unwrap()
+    }
+
+    fn status(&self) -> Value {
+        let answer = self.ask(&["status", "vm", "--json"]);
+        let answer: Value = serde_json::from_slice(&answer.stdout).unwrap();
+        answer["vms"][0].clone()
+    }
+
+    /// Follows every change of state until `done` is true of the VM's status.
+    fn wait_until(&self, done: impl Fn(&Value) -> bool) -> Value {
+        let watch = self
+            .ctl(&["watch", "--json"])
+            .stdout(Stdio::piped())
+            .spawn();
+        let mut watch = Watch(watch.unwrap());
+        let changes = lines(watch.0.stdout.take().unwrap());
+        loop {
+            let status = self.status();
+            if done(&status) {
+                return status;
+            }
+            if changes.recv_timeout(PATIENCE).is_err() {
+                panic!("nothing more happens: {status:#}");
+            }
+        }
+    }
+
+    fn wait_for(&self, state: &str) -> Value {
+        self.wait_until(|status| status["state"] == state)
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(i32::try_from(self.simulator.id()).unwrap()),
+            nix::sys::signal::Signal::SIGTERM,
+        );
+        let _ = self.simulator.wait();
+        if std::thread::panicking() {
+            let log = fs::read_to_string(self.dir.join("log"));
+            eprintln!("gunyahd's log:\n{}", log.unwrap_or_default());
+        }
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+struct Watch(Child);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn lines(from: impl std::io::Read + Send + 'static) -> Receiver<String> {
+    let (sender, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    lines
+}
+
+/// The smallest arm64 Image: a branch to itself and the header that names its size.
+fn image() -> Vec<u8> {
+    let mut image = vec![0; 4096];
+    image[..4].copy_from_slice(&0x1400_0000u32.to_le_bytes());
+    image[16..24].copy_from_slice(&4096u64.to_le_bytes());
+    // Anywhere in memory, 4 KiB pages, little endian.
+    image[24..32].copy_from_slice(&0xau64.to_le_bytes());
+    image[56..60].copy_from_slice(b"ARM\x64");
+    image
+}
+
+#[test]
+fn every_end_has_its_state_and_reason() {
+    for (end, state, reason) in [
+        ("exit off", "stopped", "power-off"),
+        ("exit vm-exit", "stopped", "power-off"),
+        ("exit reset", "stopped", "reset"),
+        ("exit watchdog", "crashed", "watchdog"),
+        ("exit error", "crashed", "hypervisor-error"),
+        ("exit abort", "crashed", "external-abort"),
+        ("end 3 0", "crashed", "crashed"),
+        ("end 1 0", "crashed", "load-failed"),
+    ] {
+        let script = format!("vm 1 {end} after 20\n");
+        let Some(host) = Host::boot("ends", &script, &json!({})) else {
+            return;
+        };
+        let status = host.wait_until(|status| status["last_end"].is_object());
+        let status = match status["state"].as_str() {
+            Some("stopping") => host.wait_for(state),
+            _ => status,
+        };
+        assert_eq!(status["state"], state, "{end}: {status:#}");
+        assert_eq!(status["last_end"]["reason"], reason, "{end}: {status:#}");
+        let detail = status["last_end"]["detail"].as_str().unwrap();
+        assert!(detail.starts_with("status "), "{end}: {detail}");
+        assert_eq!(status["end_visible"], true);
+    }
+}
+
+#[test]
+fn a_reset_starts_again_at_once_and_is_no_crash() {
+    let script = "vm 1 exit reset after 20\n";
+    let changes = json!({ "restart": { "policy": "on-failure" } });
+    let Some(host) = Host::boot("reset", script, &changes) else {
+        return;
+    };
+    let status =
+        host.wait_until(|status| status["state"] == "running" && status["resets"] == json!(1));
+    assert_eq!(status["restarts"], json!(0), "{status:#}");
+    assert_eq!(status["last_end"]["reason"], "reset");
+}
+
+#[test]
+fn busy_around_the_end_is_waited_out() {
+    let script = "vm 1 busy 30\nvm 1 exit watchdog after 50\n";
+    let Some(host) = Host::boot("busy", script, &json!({})) else {
+        return;
+    };
+    assert_eq!(host.wait_for("crashed")["last_end"]["reason"], "watchdog");
+}
+
+#[test]
+fn an_end_that_is_never_reported_is_noticed() {
+    let script = "call VCPU_RUN 1+ errno ENODEV\n";
+    let Some(host) = Host::boot("unreported", script, &json!({})) else {
+        return;
+    };
+    let status = host.wait_for("crashed");
+    assert_eq!(status["last_end"]["reason"], "unreported");
+    let detail = status["last_end"]["detail"].as_str().unwrap();
+    assert!(detail.contains("ENODEV"), "{detail}");
+}
+
+#[test]
+fn a_run_that_fails_names_errno_cause_and_cure() {
+    let script = "call VCPU_RUN 1 errno EIO\n";
+    let Some(host) = Host::boot("eio", script, &json!({})) else {
+        return;
+    };
+    let status = host.wait_for("failed");
+    let reason = status["reason"].as_str().unwrap();
+    for word in ["VCPU_RUN", "EIO", "hugetlb", "thp"] {
+        assert!(reason.contains(word), "{word}: {reason}");
+    }
+}
+
+#[test]
+fn stop_of_four_vcpus_is_prompt_and_leaves_nothing() {
+    let changes = json!({
+        "vcpus": { "count": 4, "scheduling": "proxy", "affinity": [[0]] },
+        "console": {},
+    });
+    let Some(host) = Host::boot("stop", "", &changes) else {
+        return;
+    };
+    let running = host.wait_for("running");
+    let worker = running["pid"].as_i64().unwrap();
+    let threads = || fs::read_dir(format!("/proc/{worker}/task")).map_or(0, Iterator::count);
+    let deadline = Instant::now() + PATIENCE;
+    // Main thread, console, four vCPUs.
+    while threads() != 6 {
+        assert!(Instant::now() < deadline, "{} threads", threads());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let names: Vec<String> = fs::read_dir(format!("/proc/{worker}/task"))
+        .unwrap()
+        .map(|task| fs::read_to_string(task.unwrap().path().join("comm")).unwrap())
+        .collect();
+    for name in ["vcpu0-vm\n", "vcpu3-vm\n", "console\n", "vm:vm\n"] {
+        assert!(names.iter().any(|found| found == name), "{name}: {names:?}");
+    }
+    let supervisor = parent_of(worker);
+    let fds_while_running = open_fds(supervisor);
+    let begun = Instant::now();
+    assert!(host.ask(&["stop", "vm"]).status.success());
+    assert!(begun.elapsed() < Duration::from_secs(5), "the stop_timeout");
+    assert!(!Path::new(&format!("/proc/{worker}")).exists());
+    // Channel and pidfd of the worker are closed.
+    assert_eq!(open_fds(supervisor), fds_while_running - 2);
+    for _ in 0..3 {
+        assert!(host.ask(&["start", "vm"]).status.success());
+        assert_eq!(open_fds(supervisor), fds_while_running);
+        assert!(host.ask(&["stop", "vm"]).status.success());
+        assert_eq!(open_fds(supervisor), fds_while_running - 2);
+    }
+}
+
+fn parent_of(pid: i64) -> i64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+    line.unwrap().trim().parse().unwrap()
+}
+
+// Connections of gunyahctl come and go; the ones counted here stay.
+fn open_fds(pid: i64) -> usize {
+    let count = || {
+        fs::read_dir(format!("/proc/{pid}/fd"))
+            .unwrap()
+            .filter_map(|fd| fs::read_link(fd.ok()?.path()).ok())
+            .count()
+    };
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let (first, ()) = (count(), std::thread::sleep(Duration::from_millis(50)));
+        if first == count() {
+            return first;
+        }
+        assert!(Instant::now() < deadline, "fds come and go all the time");
+    }
+}
+
+#[test]
+fn a_killed_worker_is_a_crash_and_starts_again() {
+    let changes = json!({ "restart": { "policy": "on-failure", "backoff": "10ms" } });
+    let Some(host) = Host::boot("kill", "", &changes) else {
+        return;
+    };
+    let first = host.wait_for("running")["pid"].as_i64().unwrap();
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(first).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    let status = host
+        .wait_until(|status| status["state"] == "running" && status["pid"].as_i64() != Some(first));
+    assert_eq!(status["restarts"], json!(1));
+    assert_eq!(status["last_end"]["reason"], "worker-died");
+}
+
+#[test]
+fn a_console_is_there_while_its_vm_runs() {
+    let Some(host) = Host::boot("console", "", &json!({ "console": {} })) else {
+        return;
+    };
+    host.wait_for("running");
+    let mut console = host.ctl(&["console", "vm", "--follow"]);
+    let console = console
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // In its pipe or not, nothing was printed: a guest of the null engine never is.
+    let again = host.ask(&["console", "vm"]);
+    assert!(again.status.success(), "{again:?}");
+    assert!(host.ask(&["stop", "vm"]).status.success());
+    let output = console.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(output.stdout.is_empty());
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("[vm: the VM is closed]"), "{told}");
+
+    let refused = host.ask(&["console", "vm"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let told = String::from_utf8(refused.stderr).unwrap();
+    assert!(told.contains("vm is stopped"), "{told}");
+}
+
+#[test]
+fn a_vm_without_a_console_says_so() {
+    let Some(host) = Host::boot("none", "", &json!({})) else {
+        return;
+    };
+    host.wait_for("running");
+    let refused = host.ask(&["console", "vm"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let told = String::from_utf8(refused.stderr).unwrap();
+    assert!(told.contains("no `console` in its file"), "{told}");
+}
