@@ -13,11 +13,11 @@ mod json;
 mod map;
 mod text;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use crate::config::{load_paths, Problem, VmConfig};
+use crate::config::{load_paths, Problem, VmConfig, VmName};
 use crate::plan::{Host, LaunchPlan};
 
 /// What to check, and how to tell it.
@@ -122,6 +122,11 @@ impl Report {
 /// Checks without printing.
 pub fn check(options: &Options) -> Report {
     let set = load_paths(&options.paths);
+    let asleep: BTreeSet<VmName> = set
+        .good()
+        .filter(|config| !config.autostart)
+        .map(|config| config.name.clone())
+        .collect();
     let mut report = Report {
         host: options.host,
         root: options.root.clone(),
@@ -132,7 +137,8 @@ pub fn check(options: &Options) -> Report {
     for file in set.files {
         match file.config {
             Ok(config) => {
-                let (vm, problems) = inspect::vm(config, options);
+                let (mut vm, problems) = inspect::vm(config, options);
+                vm.warnings.extend(waits_in_vain(&vm.config, &asleep));
                 report.vms.push(vm);
                 report.problems.extend(problems);
             }
@@ -140,6 +146,16 @@ pub fn check(options: &Options) -> Report {
         }
     }
     report
+}
+
+/// What a VM that is started at boot waits for until somebody starts it.
+fn waits_in_vain(config: &VmConfig, asleep: &BTreeSet<VmName>) -> Vec<String> {
+    let after = config.start.after.iter();
+    after
+        .map(|dependency| &dependency.vm)
+        .filter(|vm| config.autostart && asleep.contains(vm))
+        .map(|vm| format!("waits for {vm}, which is not started at boot"))
+        .collect()
 }
 
 /// Checks and prints. Returns the exit code: 0 if nothing is wrong, else 1.

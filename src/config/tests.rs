@@ -415,3 +415,24 @@ fn not_an_object() {
     );
     assert_eq!(problems(" \n"), ["a.json:2:1: the file is empty"]);
 }
+
+#[test]
+fn regions_may_touch_and_not_overlap() {
+    // Main memory is 0x80000000 to 0x84000000.
+    for (base, size, fits) in [
+        ("0x7fff0000", "64K", true),
+        ("0x7fff0000", "68K", false),
+        ("0x7fff0000", "128M", false),
+        ("0x80000000", "4K", false),
+        ("0x83fff000", "4K", false),
+        ("0x84000000", "4K", true),
+        ("0x40001000", "4K", true),
+        ("0x40000000", "4K", false),
+        ("0xffffff000", "4K", true),
+        ("0xffffff000", "8K", false),
+    ] {
+        let region = format!(r#"{{ "label": 1, "base": "{base}", "size": "{size}" }}"#);
+        let result = read(&with(&format!("\"regions\": [{region}]")));
+        assert_eq!(result.is_ok(), fits, "{base}+{size}: {result:?}");
+    }
+}

@@ -80,6 +80,28 @@ fn the_host_is_told_and_can_be_another() {
 }
 
 #[test]
+fn waiting_for_a_vm_that_nobody_starts_is_a_warning() {
+    let vendor = Vendor::new();
+    vendor.vm("a", "\"start\": { \"after\": [\"b\"] }");
+    vendor.vm(
+        "b",
+        "\"autostart\": false,\n  \"start\": { \"after\": [\"c\"] }",
+    );
+    vendor.vm("c", "\"autostart\": false");
+    let ran = vendor.check(&["etc"]);
+    let warnings: Vec<&str> = ran
+        .stdout
+        .lines()
+        .filter(|line| line.contains("warning"))
+        .collect();
+    assert_eq!(
+        warnings,
+        ["  warning: waits for b, which is not started at boot"]
+    );
+    assert_eq!(ran.code, 0);
+}
+
+#[test]
 fn json_has_all_of_it() {
     let vendor = Vendor::new();
     vendor.vm("a", FULL);
