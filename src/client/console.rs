@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A guest's console on this terminal, or through this pipe.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -95,7 +95,8 @@ pub fn show(stream: UnixStream, early: &[u8], vm: &str, view: View) -> io::Resul
         keys: (terminal.is_some() && !view.foreground).then(Escapes::default),
         decoder: Decoder::default(),
         typed: Vec::new(),
-        input_open: !view.foreground || terminal.is_some(),
+        // A terminal that was not taken belongs to somebody else.
+        input_open: terminal.is_some() || !io::stdin().is_terminal(),
         heard: Instant::now(),
     };
     let left = match session.print(early)? {

@@ -53,7 +53,7 @@ struct Inbox {
 
 impl Console {
     /// The console of `vm` that prints to `ring`; `ready` is the pattern of the line that makes the
-    /// guest ready.
+    /// guest ready, and `log` says whether its lines go to the log.
     ///
     /// # Errors
     /// No eventfd or thread can be made.
@@ -62,6 +62,7 @@ impl Console {
         config: &ConsoleConfig,
         ring: &Arc<Ring>,
         ready: Option<&str>,
+        log: bool,
     ) -> Result<Self, LaunchError> {
         let failed = |what, errno| LaunchError::new(Step::Functions, what).errno(errno);
         let pattern = ready.map(LinePattern::new);
@@ -70,7 +71,7 @@ impl Console {
         let port = Arc::new(port);
         let inbox = Arc::new(Mutex::new(Inbox::default()));
         let mut life = Life {
-            target: format!("gunyah.{vm}"),
+            target: log.then(|| format!("gunyah.{vm}")),
             port: Arc::clone(&port),
             inbox: Arc::clone(&inbox),
             // What an earlier worker printed was logged by it.
@@ -159,7 +160,8 @@ impl Drop for Console {
 }
 
 struct Life {
-    target: String,
+    // The log's tag; none: nothing is logged.
+    target: Option<String>,
     port: Arc<Port>,
     inbox: Arc<Mutex<Inbox>>,
     ring: Arc<Ring>,
@@ -251,24 +253,28 @@ impl Life {
         loop {
             let chunk = self.ring.read(self.logged, &mut bytes);
             self.logged = chunk.next;
-            if chunk.lost > 0 {
-                log::warn!(target: &self.target, "[{} bytes of output not logged: too fast]", chunk.lost);
+            if let (Some(target), true) = (&self.target, chunk.lost > 0) {
+                log::warn!(target: target, "[{} bytes of output not logged: too fast]", chunk.lost);
             }
             if chunk.len == 0 {
                 return;
             }
-            let (target, limit) = (&self.target, &mut self.limit);
+            let (Some(target), limit) = (&self.target, &mut self.limit) else {
+                continue;
+            };
             self.lines
                 .feed(&bytes[..chunk.len], |line| log_line(target, limit, line));
         }
     }
 
     fn flush_log(&mut self) {
-        let (target, limit) = (&self.target, &mut self.limit);
+        let (Some(target), limit) = (&self.target, &mut self.limit) else {
+            return;
+        };
         self.lines.flush(|line| log_line(target, limit, line));
         let dropped = self.limit.take_dropped();
         if dropped > 0 {
-            log::warn!(target: &self.target, "[{dropped} lines not logged: too many]");
+            log::warn!(target: target, "[{dropped} lines not logged: too many]");
         }
     }
 

@@ -17,6 +17,7 @@ use crate::status::{logger, State};
 
 use super::answer::Waiter;
 use super::clients::{ClientId, Clients, Rights};
+use super::foreground::Foreground;
 use super::journal::shorten;
 use super::lifecycle::{Action, Event, Gates, Rules};
 use super::listen::Listener;
@@ -51,6 +52,8 @@ pub struct Supervisor {
     sinks: Sinks,
     /// One VM in the foreground: the end of it is the end of all.
     alone: bool,
+    /// Shows its console on the terminal.
+    terminal: Option<Foreground>,
 }
 
 /// What an entry of the poll set is.
@@ -94,6 +97,7 @@ impl Supervisor {
             signals,
             sinks: Sinks::new(),
             alone: false,
+            terminal: None,
         })
     }
 
@@ -140,6 +144,9 @@ impl Supervisor {
             self.sinks.overall(Overall::Stopped);
         }
         self.sinks.properties.finish(FAREWELL);
+        if let Some(terminal) = self.terminal.take() {
+            terminal.finish(FAREWELL);
+        }
         log::info!("all VMs are stopped");
         Ok(())
     }
@@ -313,7 +320,9 @@ impl Supervisor {
         vm.begin_launch();
         let console = vm.console_fd();
         let forked = match &vm.config {
-            Some(config) => Worker::fork(config, &self.device, &logger::fds(), console),
+            Some(config) => {
+                Worker::fork(config, &self.device, &logger::fds(), console, !self.alone)
+            }
             None => Err("there is no good file".to_owned()),
         };
         match forked {
@@ -481,6 +490,14 @@ impl Supervisor {
         if let Report::Warning(text) = report {
             vm.journal.add(now, &format!("warning: {text}"));
             log::warn!("{}: {text}", vm.name);
+        }
+        if let (true, Report::Running { .. }) = (self.alone, report) {
+            let vm = &self.vms[index];
+            self.terminal = vm.worker.as_ref().and_then(|worker| {
+                let config = vm.config.as_ref()?;
+                config.console.as_ref()?;
+                Foreground::show(&vm.name, worker)
+            });
         }
         self.feed(index, Event::Report(report), now);
     }

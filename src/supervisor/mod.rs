@@ -9,6 +9,7 @@
 //! listen, clients      the control socket and who is connected
 //! answer               what a client asks and when it is answered
 //! reload               the files, read again
+//! foreground           the console of `gunyahd run`
 //! event_loop           puts them together
 //! sinks                properties and log
 //! ```
@@ -16,6 +17,7 @@
 mod answer;
 mod clients;
 mod event_loop;
+mod foreground;
 mod journal;
 mod lifecycle;
 mod listen;

@@ -55,12 +55,14 @@ pub enum Heard {
 
 impl Worker {
     /// Forks a worker for `config`. `keep` are fds that it may keep besides standard input, output
-    /// and error; `console` is the console's ring.
+    /// and error; `console` is the console's ring, and `log_console` says whether its lines go to the
+    /// log.
     pub fn fork(
         config: &VmConfig,
         device: &Path,
         keep: &[RawFd],
         console: Option<OwnedFd>,
+        log_console: bool,
     ) -> Result<Self, String> {
         let (ours, theirs) = socketpair(
             AddressFamily::Unix,
@@ -75,7 +77,18 @@ impl Worker {
         match unsafe { fork() }.map_err(|errno| failed("fork", errno))? {
             ForkResult::Child => {
                 drop(ours);
-                let code = child(supervisor, config, device, theirs, keep, console);
+                if let Err(errno) = settle_in(supervisor, config, &theirs, console.as_ref(), keep) {
+                    // Nobody to tell but the exit code; the supervisor's log names it.
+                    // SAFETY: as below.
+                    unsafe { libc::_exit(errno as i32) }
+                }
+                let code = worker::run(Start {
+                    config: config.clone(),
+                    device: device.to_owned(),
+                    channel: theirs,
+                    console,
+                    log_console,
+                });
                 // SAFETY: _exit takes any value; it skips exit handlers, which are the supervisor's.
                 unsafe { libc::_exit(code) }
             }
@@ -199,37 +212,23 @@ fn pidfd_open(pid: Pid) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
-/// The worker's life, in the child.
-fn child(
+/// The first steps in the child, before it is a worker.
+fn settle_in(
     supervisor: Pid,
     config: &VmConfig,
-    device: &Path,
-    channel: OwnedFd,
+    channel: &OwnedFd,
+    console: Option<&OwnedFd>,
     keep: &[RawFd],
-    console: Option<OwnedFd>,
-) -> i32 {
+) -> Result<(), Errno> {
     let mut kept = keep.to_vec();
     kept.push(channel.as_raw_fd());
-    kept.extend(console.as_ref().map(AsRawFd::as_raw_fd));
-    if let Err(errno) = settle_in(supervisor, config, &mut kept) {
-        // Nobody to tell but the exit code; the supervisor's log names it.
-        return errno as i32;
-    }
-    worker::run(Start {
-        config: config.clone(),
-        device: device.to_owned(),
-        channel,
-        console,
-    })
-}
-
-fn settle_in(supervisor: Pid, config: &VmConfig, kept: &mut [RawFd]) -> Result<(), Errno> {
+    kept.extend(console.map(AsRawFd::as_raw_fd));
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
     // It may have died before the line above: then nobody would kill us.
     if Pid::parent() != supervisor {
         return Err(Errno::ESRCH);
     }
-    close_all_but(kept)?;
+    close_all_but(&mut kept)?;
     for signal in Signal::iterator() {
         let handler = if IGNORED.contains(&signal) {
             SigHandler::SigIgn

@@ -32,6 +32,8 @@ pub struct Start {
     pub channel: OwnedFd,
     /// The console's ring, which outlives the worker. Absent: what the guest prints ends with it.
     pub console: Option<OwnedFd>,
+    /// What the guest prints goes to the log, line by line.
+    pub log_console: bool,
 }
 
 /// Launches the VM and looks after it until it ends or is to stop; returns the exit code of the
@@ -41,7 +43,7 @@ pub fn run(start: Start) -> i32 {
     let config = &start.config;
     let mut proxy = match config.vcpus.scheduling {
         Scheduling::Hypervisor => None,
-        Scheduling::Proxy => match Proxy::prepare(config, start.console) {
+        Scheduling::Proxy => match Proxy::prepare(config, start.console, start.log_console) {
             Ok(proxy) => Some(proxy),
             Err(error) => return fail(&tell, error),
         },

@@ -31,8 +31,13 @@ enum End {
 }
 
 impl Proxy {
-    /// Makes what the guest will meet; `ring` is the console's.
-    pub(super) fn prepare(config: &VmConfig, ring: Option<OwnedFd>) -> Result<Self, LaunchError> {
+    /// Makes what the guest will meet; `ring` is the console's, and `log` says whether its lines go
+    /// to the log.
+    pub(super) fn prepare(
+        config: &VmConfig,
+        ring: Option<OwnedFd>,
+        log: bool,
+    ) -> Result<Self, LaunchError> {
         let mut bus = Bus::new();
         let console = match &config.console {
             None => None,
@@ -46,7 +51,7 @@ impl Proxy {
                 })?;
                 let ready = config.ready.as_ref();
                 let line = ready.and_then(|ready| ready.console_line.as_deref());
-                let console = Console::start(&config.name, settings, &Arc::new(ring), line)?;
+                let console = Console::start(&config.name, settings, &Arc::new(ring), line, log)?;
                 console.connect(&mut bus, settings)?;
                 Some(console)
             }
