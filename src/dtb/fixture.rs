@@ -1,101 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A config and a plan for the tests of this folder.
 
-use std::time::Duration;
+use std::path::Path;
 
-use crate::config::*;
+use crate::config::{parse, Access, Backing, Permissions, VmConfig};
 use crate::plan::*;
 
 pub const BASE: u64 = 0x8000_0000;
 pub const SIZE: u64 = 64 << 20;
 
+fn read(rest: &str) -> VmConfig {
+    let text = format!(
+        r#"{{"name": "lab-vm", "memory": {{"size": "64M"}}, "initrd": {{"path": "/initrd"}},
+             "kernel": {{"path": "/Image", "cmdline": "console=ttyAMA0 quiet"}}, {rest}}}"#
+    );
+    parse(Path::new("vm.json"), &text).unwrap()
+}
+
 /// Two hypervisor-scheduled CPUs with an initrd.
 pub fn config() -> VmConfig {
-    VmConfig {
-        file: "vm.json".into(),
-        places: Places::default(),
-        name: VmName::new("lab-vm").unwrap(),
-        autostart: true,
-        memory: MemoryConfig {
-            base: BASE,
-            size: SIZE,
-            label: 0,
-            backing: vec![Backing::Hugetlb],
-            page_size: None,
-            access: Access::Auto,
-            prefault: true,
-        },
-        regions: Vec::new(),
-        kernel: KernelConfig {
-            path: "Image".into(),
-            format: KernelFormat::Auto,
-            offset: None,
-            cmdline: "console=ttyAMA0 quiet".into(),
-        },
-        initrd: Some(InitrdConfig {
-            path: "initrd".into(),
-            offset: None,
-        }),
-        dtb: DtbConfig {
-            path: None,
-            room: 64 << 10,
-            offset: None,
-        },
-        vcpus: VcpuConfig {
-            count: 2,
-            scheduling: Scheduling::Hypervisor,
-            affinity: Vec::new(),
-            nice: 0,
-        },
-        console: None,
-        ready: None,
-        start: StartConfig {
-            after: Vec::new(),
-            property: None,
-            priority: 0,
-            timeout: Duration::from_secs(30),
-        },
-        restart: RestartConfig {
-            policy: RestartPolicy::Never,
-            max: 0,
-            window: Duration::ZERO,
-            backoff: Duration::ZERO,
-            backoff_max: Duration::ZERO,
-        },
-        stop_timeout: Duration::from_secs(10),
-    }
+    read(r#""vcpus": {"count": 2}"#)
 }
 
 /// One proxy-scheduled CPU with a console and a further region.
 pub fn proxy() -> VmConfig {
-    let mut config = config();
-    config.vcpus.count = 1;
-    config.vcpus.scheduling = Scheduling::Proxy;
-    config.console = Some(ConsoleConfig {
-        device: ConsoleDevice::Pl011,
-        base: 0x0900_0000,
-        label: 5,
-        interrupt: 5,
-    });
-    config.regions.push(region(7, 0xa000_0000, 2 << 20));
-    config
-}
-
-pub fn region(label: u32, base: u64, size: u64) -> RegionConfig {
-    RegionConfig {
-        label,
-        base,
-        size,
-        access: Access::Auto,
-        flags: Permissions {
-            read: true,
-            write: true,
-            execute: false,
-        },
-        backing: vec![Backing::Base],
-        page_size: None,
-        file: None,
-    }
+    read(
+        r#""vcpus": {"scheduling": "proxy"}, "console": {},
+           "regions": [{"label": 7, "base": "0xa0000000", "size": "2M"}]"#,
+    )
 }
 
 /// A plan that fits `config`, with the initrd where the caller likes.
