@@ -118,15 +118,19 @@ pub(super) fn spi(at: &NodeAt<'_>) -> Option<(u32, u32)> {
     }
 }
 
-/// The nodes that the resource manager makes vCPUs of, in its order: `device_type = "cpu"` under
-/// `/cpus`, without those whose `status` begins with `fail`.
-pub(super) fn cpu_nodes(tree: &Tree) -> Vec<NodeAt<'_>> {
-    let path = vm_configs(tree)
+/// Where the CPUs are: the vm-config may name another place than `/cpus`.
+pub(super) fn cpus_path(tree: &Tree) -> &str {
+    vm_configs(tree)
         .first()
         .and_then(|config| config.child("vcpus"))
         .and_then(|vcpus| vcpus.str("config").ok())
-        .unwrap_or("/cpus");
-    let Some(cpus) = tree.at(path) else {
+        .unwrap_or("/cpus")
+}
+
+/// The nodes that the resource manager makes vCPUs of, in its order: `device_type = "cpu"`, without
+/// those whose `status` begins with `fail`.
+pub(super) fn cpu_nodes(tree: &Tree) -> Vec<NodeAt<'_>> {
+    let Some(cpus) = tree.at(cpus_path(tree)) else {
         return Vec::new();
     };
     cpus.children()

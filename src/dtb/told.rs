@@ -65,7 +65,7 @@ impl DtbProblem {
                 "first-child-cells",
                 format!("the root's first child {first} has #address-cells {cells}, but base-address has {wanted} cells"),
                 "the resource manager reads everything at depth 2 with the cells of the root's first child",
-                "put /chosen, without cell properties of its own, first",
+                "put /chosen, without cell properties of its own, first, and give base-address two cells",
                 nodev,
             ),
             P::HypervisorNode => (

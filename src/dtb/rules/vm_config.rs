@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The vm-config node and the CPUs.
 
-use crate::config::Scheduling;
-
-use super::super::facts::{child_cells, cpu_nodes, vm_configs, DtbFacts};
+use super::super::facts::{child_cells, cpu_nodes, cpus_path, vm_configs};
 use super::super::problem::DtbProblem;
 use super::super::tree::Tree;
 use super::super::value::NodeAt;
@@ -121,10 +119,13 @@ fn cpus(tree: &Tree, found: &mut Vec<DtbProblem>) {
     if !has_psci {
         found.push(DtbProblem::NoPsci);
     }
-    let proxy = DtbFacts::of(tree).scheduling == Some(Scheduling::Proxy);
+    let proxy = vm_configs(tree)
+        .first()
+        .and_then(|config| config.child("vcpus"))
+        .is_some_and(|vcpus| vcpus.str("affinity") == Ok("proxy"));
     let cpus = cpu_nodes(tree);
     let shared_method = tree
-        .at("/cpus")
+        .at(cpus_path(tree))
         .and_then(|cpus| cpus.str("enable-method").ok());
     let mut methods = Vec::new();
     let mut booting = 0;
