@@ -108,7 +108,11 @@ impl<'a> Fields<'a> {
             }
             firsts.insert(key, member.place);
             if !known.contains(&key) {
-                report.at(member.place, &full, "unknown key", unknown_hint(key, known));
+                let hint = match report.is_full() {
+                    true => None,
+                    false => unknown_hint(key, known),
+                };
+                report.at(member.place, &full, "unknown key", hint);
                 continue;
             }
             report.places.0.insert(full, member.place);

@@ -96,7 +96,7 @@ impl Report {
         message: impl Into<String>,
         hint: Option<String>,
     ) {
-        if self.problems.len() == MAX_PROBLEMS {
+        if self.is_full() {
             self.left_out += 1;
             return;
         }
@@ -107,6 +107,11 @@ impl Report {
             message: message.into(),
             hint,
         });
+    }
+
+    /// Further problems are only counted, so hints for them would be wasted work.
+    pub fn is_full(&self) -> bool {
+        self.problems.len() >= MAX_PROBLEMS
     }
 
     /// The problems by their place, and the places of all keys.
