@@ -46,7 +46,7 @@ impl Guests {
                 .arg(&dtb)
                 .arg(tree::root().join("dts/minimal-guest.dts")),
         )?;
-        let backing = if huge_pages { "hugetlb" } else { "base" };
+        let backing = if huge_pages { "hugetlb" } else { "thp" };
         let given = json!({
             "name": "minimal",
             "memory": { "size": "256M", "backing": [backing] },
@@ -56,7 +56,7 @@ impl Guests {
         });
         let generated = json!({
             "name": "media",
-            "memory": { "size": "192M", "backing": ["thp", "base"] },
+            "memory": { "size": "192M", "backing": ["thp"] },
             "kernel": { "path": assets.image_gz, "cmdline": "panic=-1" },
             "initrd": { "path": assets.initrd },
             "vcpus": { "count": 2 },
