@@ -436,3 +436,21 @@ fn regions_may_touch_and_not_overlap() {
         assert_eq!(result.is_ok(), fits, "{base}+{size}: {result:?}");
     }
 }
+
+#[test]
+fn names_that_are_none() {
+    let long = "a".repeat(32);
+    let huge = "a".repeat(4096);
+    for name in [
+        "", "A", "1a", "-a", "a.b", "a/b", "a b", "ä", "a\\u0000", "..", &long, &huge,
+    ] {
+        let found = problems(&SMALL.replace("\"a\"", &format!("\"{name}\"")));
+        assert_eq!(found.len(), 1, "{found:#?}");
+        assert!(found[0].starts_with("a.json:1:3: name: "), "{found:#?}");
+        assert!(found[0].len() < 200, "{found:#?}");
+    }
+    for name in ["a", "a-1_b", &long[1..]] {
+        let text = SMALL.replace("\"a\"", &format!("\"{name}\""));
+        assert_eq!(read(&text).unwrap().name.as_str(), name);
+    }
+}
