@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+//! PID 1 of a host that gunyahd is tried on. It reads the product's own .rc files and does with them
+//! what Android's init does where a service can tell the difference: sockets and files handed down
+//! as fds, user, groups, capabilities and limits, restart, and the kill of the whole cgroup. It also
+//! plays the property service and the log daemon, tells a story to the end, and powers off.
+
+mod property;
+mod rc;
+mod service;
+mod story;
+mod syslog;
+
+use std::ffi::CString;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, Context, Result};
+use nix::mount::{mount, MsFlags};
+use nix::sys::reboot::{reboot, RebootMode};
+use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
+use nix::unistd::{fork, ForkResult, Pid};
+
+use rc::Script;
+use service::Running;
+
+/// Where the product's .rc files are.
+const SCRIPTS: &str = "/vendor/etc/init";
+/// How long a service may take to end after SIGTERM.
+const GRACE: Duration = Duration::from_secs(20);
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let result = match words[1..] {
+        // What a service's command is wrapped in: becomes the service's user and runs it.
+        ["exec", name] => service::exec(name).map(|never| match never {}),
+        ["story"] => story::tell(),
+        _ if std::process::id() == 1 => {
+            let result = init();
+            if let Err(error) = &result {
+                println!("host-test: FAIL init: {error:#}");
+            }
+            nix::unistd::sync();
+            // A PID 1 that returns is a kernel panic.
+            let _ = reboot(RebootMode::RB_POWER_OFF);
+            result
+        }
+        _ => bail_usage(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("init: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bail_usage() -> Result<()> {
+    bail!("this is PID 1 of a test host")
+}
+
+fn init() -> Result<()> {
+    mounts()?;
+    let script = scripts()?;
+    property::serve(Path::new("/dev/socket/property_service"))?;
+    syslog::serve(Path::new("/dev/socket/logdw"))?;
+    for trigger in [
+        "early-init",
+        "init",
+        "late-init",
+        "early-fs",
+        "fs",
+        "post-fs",
+        "late-fs",
+        "early-boot",
+        "boot",
+    ] {
+        for action in script
+            .actions
+            .iter()
+            .filter(|action| action.trigger == [trigger])
+        {
+            println!("init: on {trigger}");
+            for command in &action.commands {
+                rc::run(command)
+                    .unwrap_or_else(|error| println!("init: {}: {error:#}", command.join(" ")));
+            }
+        }
+    }
+    let mut running = Vec::new();
+    for service in script
+        .services
+        .iter()
+        .filter(|service| !service.has("disabled"))
+    {
+        running.push(Running::start(service)?);
+    }
+    let story = spawn_story()?;
+    let passed = supervise(&mut running, story)?;
+    for service in &mut running {
+        service.stop(GRACE)?;
+    }
+    story::after_shutdown()?;
+    println!(
+        "host-test: {}",
+        if passed {
+            "the story was told to its end"
+        } else {
+            "FAIL the story broke off"
+        }
+    );
+    Ok(())
+}
+
+fn mounts() -> Result<()> {
+    let none = None::<&str>;
+    for (kind, at) in [
+        ("proc", "/proc"),
+        ("sysfs", "/sys"),
+        ("devtmpfs", "/dev"),
+        ("cgroup2", "/sys/fs/cgroup"),
+        ("tracefs", "/sys/kernel/tracing"),
+        ("tmpfs", "/dev/socket"),
+        ("tmpfs", "/data"),
+    ] {
+        fs::create_dir_all(at).ok();
+        mount(Some(kind), at, Some(kind), MsFlags::empty(), none)
+            .with_context(|| format!("mount {at}"))?;
+    }
+    Ok(())
+}
+
+fn scripts() -> Result<Script> {
+    let mut files: Vec<PathBuf> = fs::read_dir(SCRIPTS)?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<_>>()?;
+    files.sort();
+    let mut script = Script::default();
+    for file in files
+        .iter()
+        .filter(|file| file.extension().is_some_and(|end| end == "rc"))
+    {
+        println!("init: reading {}", file.display());
+        script.read(&fs::read_to_string(file)?)?;
+    }
+    Ok(script)
+}
+
+fn spawn_story() -> Result<Pid> {
+    let program = CString::new(Path::new("/init").as_os_str().as_bytes())?;
+    let arguments = [program.clone(), CString::new("story")?];
+    // SAFETY: the child only executes another program.
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Child => {
+            let _ = nix::unistd::execv(&program, &arguments);
+            std::process::exit(127)
+        }
+    }
+}
+
+/// Reaps and restarts until the story ends; says whether it ended well.
+fn supervise(running: &mut [Running], story: Pid) -> Result<bool> {
+    loop {
+        while let Some(pid) = reap()? {
+            match pid {
+                (pid, status) if pid == story => {
+                    return Ok(matches!(status, WaitStatus::Exited(_, 0)))
+                }
+                (pid, status) => {
+                    for service in running
+                        .iter_mut()
+                        .filter(|service| service.pid() == Some(pid))
+                    {
+                        println!("init: service {} ended: {status:?}", service.name());
+                        service.ended()?;
+                    }
+                }
+            }
+        }
+        for service in running.iter_mut() {
+            service.restart_if_due(Instant::now())?;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn reap() -> Result<Option<(Pid, WaitStatus)>> {
+    match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+        Ok(status) => Ok(status.pid().map(|pid| (pid, status))),
+        Err(nix::errno::Errno::ECHILD) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}

@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A service's life: what it inherits, who it becomes, its restart and its cgroup.
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, Context, Result};
+use nix::fcntl::{open, OFlag};
+use nix::sys::resource::{setrlimit, Resource, RLIM_INFINITY};
+use nix::sys::signal::{kill, Signal};
+use nix::sys::socket::{
+    bind, listen, socket, AddressFamily, Backlog, SockFlag, SockType, UnixAddr,
+};
+use nix::sys::stat::Mode;
+use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
+use nix::unistd::{execvp, fork, setgroups, setresgid, setresuid, ForkResult, Gid, Pid, Uid};
+
+use crate::rc::{aid, Service};
+
+/// What stands between init and a service: the simulated hypervisor, as root.
+const SIMULATOR: [&str; 7] = [
+    "/sim/gunyah-sim",
+    "--record",
+    "/data/record.jsonl",
+    "--control",
+    "/data/sim-control",
+    "--",
+    "/init",
+];
+
+/// A service that runs, or waits for its restart.
+#[derive(Debug)]
+pub struct Running {
+    service: Service,
+    pid: Option<Pid>,
+    restart_at: Option<Instant>,
+    started: Instant,
+}
+
+impl Running {
+    /// Starts it.
+    pub fn start(service: &Service) -> Result<Self> {
+        let pid = spawn(service)?;
+        println!("init: started service {} (pid {pid})", service.name);
+        Ok(Self {
+            service: service.clone(),
+            pid: Some(pid),
+            restart_at: None,
+            started: Instant::now(),
+        })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.service.name
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> Option<Pid> {
+        self.pid
+    }
+
+    /// It has ended by itself: everything in its cgroup goes, and it is due again.
+    pub fn ended(&mut self) -> Result<()> {
+        self.pid = None;
+        self.kill_cgroup()?;
+        if !self.service.has("oneshot") {
+            let period = match self.service.all("restart_period").next() {
+                Some([seconds]) => Duration::from_secs(seconds.parse()?),
+                _ => Duration::from_secs(5),
+            };
+            self.restart_at = Some(self.started + period);
+        }
+        Ok(())
+    }
+
+    /// Starts it again when its time has come.
+    pub fn restart_if_due(&mut self, now: Instant) -> Result<()> {
+        if self.restart_at.is_some_and(|at| at <= now) {
+            *self = Self::start(&self.service)?;
+        }
+        Ok(())
+    }
+
+    /// SIGTERM, then after `grace` the cgroup's end.
+    pub fn stop(&mut self, grace: Duration) -> Result<()> {
+        self.restart_at = None;
+        let Some(pid) = self.pid.take() else {
+            return Ok(());
+        };
+        println!("init: stopping service {}", self.name());
+        // The simulator hands the signal on to the service.
+        kill(pid, Signal::SIGTERM)?;
+        let begin = Instant::now();
+        while begin.elapsed() < grace {
+            match waitpid(pid, Some(WaitPidFlag::WNOHANG))? {
+                WaitStatus::StillAlive => std::thread::sleep(Duration::from_millis(20)),
+                status => {
+                    println!(
+                        "host-test: ok   {} ended on SIGTERM after {} ms: {status:?}",
+                        self.name(),
+                        begin.elapsed().as_millis()
+                    );
+                    return self.kill_cgroup();
+                }
+            }
+        }
+        println!(
+            "host-test: FAIL {} did not end on SIGTERM within {} s",
+            self.name(),
+            grace.as_secs()
+        );
+        self.kill_cgroup()
+    }
+
+    fn kill_cgroup(&self) -> Result<()> {
+        let folder = cgroup(&self.service);
+        let left = fs::read_to_string(folder.join("cgroup.procs"))?;
+        println!(
+            "init: cgroup of {}: {} processes killed",
+            self.name(),
+            left.lines().count()
+        );
+        fs::write(folder.join("cgroup.kill"), "1").context("cgroup.kill")
+    }
+}
+
+fn cgroup(service: &Service) -> PathBuf {
+    PathBuf::from("/sys/fs/cgroup").join(format!("service_{}", service.name))
+}
+
+fn spawn(service: &Service) -> Result<Pid> {
+    let folder = cgroup(service);
+    fs::create_dir_all(&folder)?;
+    let mut environment = vec![
+        ("PATH".to_owned(), "/vendor/bin:/bin".to_owned()),
+        ("ANDROID_ROOT".to_owned(), "/system".to_owned()),
+    ];
+    let mut inherited = Vec::new();
+    for words in service.all("socket") {
+        let (variable, fd) = make_socket(words)?;
+        environment.push((variable, fd.as_raw_fd().to_string()));
+        inherited.push(fd);
+    }
+    for words in service.all("file") {
+        let (variable, fd) = open_file(words)?;
+        environment.push((variable, fd.as_raw_fd().to_string()));
+        inherited.push(fd);
+    }
+    let mut words: Vec<&str> = SIMULATOR.to_vec();
+    words.extend(["exec", &service.name]);
+    let words = words
+        .into_iter()
+        .map(CString::new)
+        .collect::<Result<Vec<_>, _>>()?;
+    let environment = environment
+        .into_iter()
+        .map(|(name, value)| CString::new(format!("{name}={value}")))
+        .collect::<Result<Vec<_>, _>>()?;
+    // SAFETY: the child makes system calls and executes another program; what it allocates is its
+    // own, and musl's fork leaves its allocator usable.
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Child => {
+            let _ = fs::write(folder.join("cgroup.procs"), "0");
+            let _ = nix::unistd::setsid();
+            if let Some([score]) = service.all("oom_score_adjust").next() {
+                let _ = fs::write("/proc/self/oom_score_adj", score);
+            }
+            let _ = nix::unistd::execve(&words[0], &words, &environment);
+            std::process::exit(127)
+        }
+    }
+}
+
+fn make_socket(words: &[String]) -> Result<(String, OwnedFd)> {
+    let [name, kind, mode, owner @ ..] = words else {
+        bail!("socket {words:?}")
+    };
+    let (kind, listens) = match kind.as_str() {
+        "stream" => (SockType::Stream, false),
+        "stream+listen" => (SockType::Stream, true),
+        "dgram" => (SockType::Datagram, false),
+        other => bail!("socket type {other} is not known here"),
+    };
+    let path = PathBuf::from("/dev/socket").join(name);
+    let _ = fs::remove_file(&path);
+    // Handed down: not closed on exec.
+    let fd = socket(AddressFamily::Unix, kind, SockFlag::empty(), None)?;
+    bind(fd.as_raw_fd(), &UnixAddr::new(&path)?)?;
+    fs::set_permissions(
+        &path,
+        fs::Permissions::from_mode(u32::from_str_radix(mode, 8)?),
+    )?;
+    if let [user, group, ..] = owner {
+        std::os::unix::fs::chown(&path, Some(aid(user)?), Some(aid(group)?))?;
+    }
+    if listens {
+        listen(&fd, Backlog::new(8)?)?;
+    }
+    Ok((format!("ANDROID_SOCKET_{}", variable_part(name)), fd))
+}
+
+fn open_file(words: &[String]) -> Result<(String, OwnedFd)> {
+    let [path, mode] = words else {
+        bail!("file {words:?}")
+    };
+    let flags = match mode.as_str() {
+        "r" => OFlag::O_RDONLY,
+        "w" => OFlag::O_WRONLY,
+        "rw" => OFlag::O_RDWR,
+        other => bail!("file mode {other} is not known here"),
+    };
+    let fd = open(path.as_str(), flags, Mode::empty()).with_context(|| path.clone())?;
+    Ok((format!("ANDROID_FILE_{}", variable_part(path)), fd))
+}
+
+fn variable_part(name: &str) -> String {
+    name.chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
+        .collect()
+}
+
+/// Becomes the service's user with its limits and capabilities, and runs its command.
+pub fn exec(name: &str) -> Result<Infallible> {
+    let script = crate::scripts()?;
+    let service = script
+        .services
+        .iter()
+        .find(|service| service.name == name)
+        .context("no such service")?;
+    for words in service.all("rlimit") {
+        let [resource, soft, hard] = words else {
+            bail!("rlimit {words:?}")
+        };
+        if resource != "memlock" {
+            bail!("rlimit {resource} is not known here");
+        }
+        let value = |text: &str| {
+            if text == "unlimited" {
+                Ok(RLIM_INFINITY)
+            } else {
+                text.parse()
+            }
+        };
+        setrlimit(Resource::RLIMIT_MEMLOCK, value(soft)?, value(hard)?)?;
+    }
+    let groups: Vec<Gid> = match service.all("group").next() {
+        Some(names) => names
+            .iter()
+            .map(|name| Ok(Gid::from_raw(aid(name)?)))
+            .collect::<Result<_>>()?,
+        None => vec![Gid::from_raw(0)],
+    };
+    let user = match service.all("user").next() {
+        Some([name]) => Uid::from_raw(aid(name)?),
+        _ => Uid::from_raw(0),
+    };
+    become_user(service, user, &groups)?;
+    let words = service
+        .command
+        .iter()
+        .map(|word| CString::new(word.as_str()))
+        .collect::<Result<Vec<_>, _>>()?;
+    execvp(&words[0], &words).with_context(|| service.command.join(" "))
+}
+
+fn become_user(service: &Service, user: Uid, groups: &[Gid]) -> Result<()> {
+    use caps::{CapSet, Capability, CapsHashSet};
+    let wanted: CapsHashSet = service
+        .all("capabilities")
+        .flatten()
+        .map(|name| {
+            format!("CAP_{name}")
+                .parse::<Capability>()
+                .with_context(|| name.clone())
+        })
+        .collect::<Result<_>>()?;
+    for capability in caps::all() {
+        if !wanted.contains(&capability) {
+            // Bounding set; a capability that this kernel lacks cannot be dropped from it.
+            let _ = caps::drop(None, CapSet::Bounding, capability);
+        }
+    }
+    caps::securebits::set_keepcaps(true)?;
+    setgroups(groups)?;
+    setresgid(groups[0], groups[0], groups[0])?;
+    setresuid(user, user, user)?;
+    caps::securebits::set_keepcaps(false)?;
+    if user.is_root() {
+        return Ok(());
+    }
+    caps::set(None, CapSet::Inheritable, &wanted)?;
+    caps::set(None, CapSet::Effective, &wanted)?;
+    caps::set(None, CapSet::Permitted, &wanted)?;
+    caps::set(None, CapSet::Ambient, &wanted)?;
+    Ok(())
+}

@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is tried on the host, as a person with `adb shell` would: boot, status, crash, restart,
+//! stop, shutdown.
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, Context, Result};
+use nix::sys::signal::{kill, Signal};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::{property, rc, syslog};
+
+/// The longest that an emulated host takes for anything here.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Tells it.
+pub fn tell() -> Result<()> {
+    let mut story = Story::default();
+    story.chapter("both VMs run after boot", || {
+        wait_for("a", "running")?;
+        wait_for("b", "running").map(drop)
+    });
+    story.chapter("the service is who its .rc file says", identity);
+    story.chapter("properties were set", || {
+        journal(property::JOURNAL, "vendor.gunyah.a.state=running")?;
+        journal(property::JOURNAL, "vendor.gunyah.state=")
+    });
+    story.chapter("log lines arrived", || {
+        journal(syslog::JOURNAL, "a: running")
+    });
+    story.chapter("page sizes are the host's", || {
+        let report = text(gunyah("gunyahctl", &["status"])?)?;
+        println!("{report}");
+        Ok(())
+    });
+    story.chapter("a killed worker is started again", || {
+        let before = wait_for("a", "running")?;
+        signal_worker(&before)?;
+        let after = wait(|| {
+            let status = status("a")?;
+            Ok((status["restarts"] == 1 && status["state"] == "running").then_some(status))
+        })?;
+        if after["pid"] == before["pid"] {
+            bail!("the same worker, {}", after["pid"]);
+        }
+        if status("b")?["restarts"] != 0 {
+            bail!("b was started again too");
+        }
+        Ok(())
+    });
+    story.chapter("stop gives every huge page back", || {
+        let free = huge_pages("HugePages_Free")?;
+        text(gunyah("gunyahctl", &["stop", "a"])?)?;
+        wait_for("a", "stopped")?;
+        let now = huge_pages("HugePages_Free")?;
+        if now <= free {
+            bail!("{free} free before, {now} after");
+        }
+        text(gunyah("gunyahctl", &["start", "a"])?)?;
+        wait_for("a", "running").map(drop)
+    });
+    story.chapter(
+        "a killed gunyahd is started by init, and its VMs with it",
+        || {
+            let workers = [wait_for("a", "running")?, wait_for("b", "running")?];
+            let supervisor = supervisor()?;
+            kill(supervisor, Signal::SIGKILL)?;
+            wait(|| Ok((!alive(supervisor)).then_some(())))?;
+            for worker in &workers {
+                let pid = pid_of(worker)?;
+                wait(|| Ok((!alive(pid)).then_some(())))
+                    .context("a worker outlived its supervisor")?;
+            }
+            wait_for("a", "running")?;
+            wait_for("b", "running").map(drop)
+        },
+    );
+    story.chapter("check finds nothing wrong", || {
+        text(gunyah("gunyahd", &["check", "/vendor/etc/gunyah"])?).map(|told| println!("{told}"))
+    });
+    println!("{} passed, {} failed", story.passed, story.failed);
+    if story.failed > 0 {
+        bail!("{} chapters failed", story.failed);
+    }
+    Ok(())
+}
+
+/// What must hold when every service is down.
+pub fn after_shutdown() -> Result<()> {
+    let (free, total) = (
+        huge_pages("HugePages_Free")?,
+        huge_pages("HugePages_Total")?,
+    );
+    if free == total && total > 0 {
+        println!("host-test: ok   all {total} huge pages are free after the shutdown");
+    } else {
+        println!("host-test: FAIL {free} of {total} huge pages are free after the shutdown");
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+struct Story {
+    passed: u32,
+    failed: u32,
+}
+
+impl Story {
+    fn chapter(&mut self, what: &str, check: impl FnOnce() -> Result<()>) {
+        let begin = Instant::now();
+        match check() {
+            Ok(()) => {
+                self.passed += 1;
+                println!(
+                    "host-test: ok   {what} ({} ms)",
+                    begin.elapsed().as_millis()
+                );
+            }
+            Err(error) => {
+                self.failed += 1;
+                println!("host-test: FAIL {what}: {error:#}");
+            }
+        }
+    }
+}
+
+/// Runs a device binary as `adb shell` would.
+fn gunyah(program: &str, arguments: &[&str]) -> Result<Output> {
+    let shell = rc::aid("shell")?;
+    Ok(Command::new(format!("/vendor/bin/{program}"))
+        .args(arguments)
+        .uid(shell)
+        .gid(shell)
+        .output()?)
+}
+
+fn text(output: Output) -> Result<String> {
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() {
+        bail!(
+            "{}: {told}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(told)
+}
+
+fn status(vm: &str) -> Result<Value> {
+    let answer: Value =
+        serde_json::from_str(&text(gunyah("gunyahctl", &["status", vm, "--json"])?)?)?;
+    find(&answer, vm).with_context(|| format!("no VM {vm} in {answer}"))
+}
+
+/// The object that has the VM's name, however deep the answer puts it.
+fn find(answer: &Value, vm: &str) -> Option<Value> {
+    match answer {
+        Value::Object(fields)
+            if fields
+                .get("name")
+                .or(fields.get("vm"))
+                .is_some_and(|name| name == vm) =>
+        {
+            Some(answer.clone())
+        }
+        Value::Object(fields) => fields.values().find_map(|value| find(value, vm)),
+        Value::Array(values) => values.iter().find_map(|value| find(value, vm)),
+        _ => None,
+    }
+}
+
+fn wait<T>(mut check: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let begin = Instant::now();
+    let mut last = None;
+    while begin.elapsed() < PATIENCE {
+        match check() {
+            Ok(Some(value)) => return Ok(value),
+            Ok(None) => last = None,
+            Err(error) => last = Some(error),
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    match last {
+        Some(error) => Err(error),
+        None => bail!("did not come within {} s", PATIENCE.as_secs()),
+    }
+}
+
+fn wait_for(vm: &str, state: &str) -> Result<Value> {
+    wait(|| {
+        let status = status(vm)?;
+        Ok((status["state"] == state).then_some(status))
+    })
+    .with_context(|| format!("{vm} to be {state}: {:?}", status(vm)))
+}
+
+fn journal(file: &str, wanted: &str) -> Result<()> {
+    wait(|| Ok(fs::read_to_string(file)?.contains(wanted).then_some(())))
+        .with_context(|| format!("{wanted:?} in {file}"))
+}
+
+fn pid_of(status: &Value) -> Result<Pid> {
+    let pid = status["pid"]
+        .as_i64()
+        .with_context(|| format!("no pid in {status}"))?;
+    Ok(Pid::from_raw(i32::try_from(pid)?))
+}
+
+fn signal_worker(status: &Value) -> Result<()> {
+    Ok(kill(pid_of(status)?, Signal::SIGKILL)?)
+}
+
+fn alive(pid: Pid) -> bool {
+    kill(pid, None).is_ok()
+}
+
+/// The process that runs gunyahd and whose parent does not.
+fn supervisor() -> Result<Pid> {
+    let worker = pid_of(&status("a")?)?;
+    let parent = field(worker, "PPid:")?;
+    Ok(Pid::from_raw(parent.parse()?))
+}
+
+fn field(pid: Pid, name: &str) -> Result<String> {
+    let told = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = told
+        .lines()
+        .find_map(|line| line.strip_prefix(name))
+        .with_context(|| name.to_owned())?;
+    Ok(line
+        .split_whitespace()
+        .next()
+        .unwrap_or_default()
+        .to_owned())
+}
+
+fn identity() -> Result<()> {
+    let pid = supervisor()?;
+    let uid = field(pid, "Uid:")?;
+    if uid != "1000" {
+        bail!("user {uid}, not system (1000)");
+    }
+    let capabilities = u64::from_str_radix(&field(pid, "CapEff:")?, 16)?;
+    // IPC_LOCK 14, SYS_NICE 23, SYS_RESOURCE 24 (linux/capability.h).
+    let wanted = (1 << 14) | (1 << 23) | (1 << 24);
+    if capabilities & !wanted != 0 {
+        bail!("capabilities {capabilities:#x}, {wanted:#x} are wanted at most");
+    }
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits"))?;
+    let memlock = limits
+        .lines()
+        .find(|line| line.starts_with("Max locked memory"))
+        .unwrap_or_default();
+    if !memlock.contains("unlimited") {
+        bail!("{memlock}");
+    }
+    println!("gunyahd: uid {uid}, capabilities {capabilities:#x}, {memlock}");
+    Ok(())
+}
+
+fn huge_pages(name: &str) -> Result<u64> {
+    // Every pool, not only the default one.
+    let file = match name {
+        "HugePages_Free" => "free_hugepages",
+        _ => "nr_hugepages",
+    };
+    let mut sum = 0;
+    for pool in fs::read_dir("/sys/kernel/mm/hugepages")? {
+        sum += fs::read_to_string(pool?.path().join(file))?
+            .trim()
+            .parse::<u64>()?;
+    }
+    Ok(sum)
+}
