@@ -2,7 +2,7 @@
 //! `gunyahd`: the init service, one VM in the foreground, and the check without a device.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use gunyahd::check;
@@ -10,6 +10,7 @@ use gunyahd::cli::daemon::{self, Command};
 use gunyahd::config;
 use gunyahd::status::logger::{self, Audience};
 use gunyahd::supervisor::{self, BootOptions};
+use gunyahd::worker::Setting;
 
 /// Could not work.
 const BROKEN: u8 = 1;
@@ -22,7 +23,7 @@ fn main() -> ExitCode {
     match daemon::parse(std::env::args_os().skip(1)) {
         Ok(Command::Print(text)) => print(&text),
         Ok(Command::Boot(options)) => boot(options),
-        Ok(Command::Run { file, device }) => run(&file, device),
+        Ok(Command::Run { file, setting }) => run(&file, setting),
         Ok(Command::Check(options)) => check(&options),
         Err(error) => {
             complain(&format!("gunyahd: {error}; gunyahd --help tells more"));
@@ -62,7 +63,7 @@ fn check(options: &check::Options) -> ExitCode {
     }
 }
 
-fn run(file: &Path, device: PathBuf) -> ExitCode {
+fn run(file: &Path, setting: Setting) -> ExitCode {
     logger::start(Audience::Foreground, log::LevelFilter::Info);
     let config = match config::load(file) {
         Ok(config) => config,
@@ -73,7 +74,7 @@ fn run(file: &Path, device: PathBuf) -> ExitCode {
             return ExitCode::from(LAUNCH_FAILED);
         }
     };
-    match supervisor::run(config, device) {
+    match supervisor::run(config, setting) {
         Ok(outcome) => ExitCode::from(daemon::exit_code(outcome)),
         Err(error) => {
             log::error!("{error}");

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use crate::check;
 use crate::supervisor::{BootOptions, Outcome, DEFAULT_CONFIG_DIR, DEFAULT_DEVICE, DEFAULT_SOCKET};
 
+use crate::worker::Setting;
+
 use super::words::{unexpected, unknown, Word, Words};
 use super::UsageError;
 
@@ -32,6 +34,7 @@ answers gunyahctl. A bad file or a failed VM stops no other: gunyahctl status sh
                     (default /dev/socket/gunyahd)
   --run-dir DIR     where the socket's lock is (default: the socket's directory)
   --device PATH     the driver's node (default /dev/gunyah)
+  --no-confinement  keep all capabilities and system calls, for strace and debuggers
 
 signals: SIGTERM and SIGINT stop all VMs in reverse order of dependency; a second SIGINT does not
          wait for the guests. SIGHUP reads the files again.
@@ -48,6 +51,7 @@ restarted. Ctrl-C asks the guest to end and closes the VM after its
 stop_timeout; a second Ctrl-C closes it at once.
 
   --device PATH     the driver's node (default /dev/gunyah)
+  --no-confinement  keep all capabilities and system calls, for strace and debuggers
 
 exit: 0 the guest powered off     3 the file has mistakes, or the launch failed
       1 gunyahd could not work    4 the guest or its worker crashed
@@ -81,8 +85,8 @@ pub enum Command {
     Run {
         /// The VM's file.
         file: PathBuf,
-        /// The driver's node.
-        device: PathBuf,
+        /// What its worker is given.
+        setting: Setting,
     },
     /// `check`
     Check(check::Options),
@@ -116,7 +120,7 @@ fn boot(mut words: Words) -> Result<Command, UsageError> {
         config_dirs: Vec::new(),
         socket: DEFAULT_SOCKET.into(),
         run_dir: None,
-        device: DEFAULT_DEVICE.into(),
+        setting: setting(),
     };
     while let Some(word) = words.next()? {
         match word {
@@ -124,7 +128,8 @@ fn boot(mut words: Words) -> Result<Command, UsageError> {
                 "--config-dir" => options.config_dirs.push(words.path(&option)?),
                 "--socket" => options.socket = words.path(&option)?,
                 "--run-dir" => options.run_dir = Some(words.path(&option)?),
-                "--device" => options.device = words.path(&option)?,
+                "--device" => options.setting.device = words.path(&option)?,
+                "--no-confinement" => options.setting.confined = false,
                 "--help" | "-h" => return Ok(Command::Print(BOOT_HELP.to_owned())),
                 _ => return Err(unknown(&option)),
             },
@@ -137,13 +142,21 @@ fn boot(mut words: Words) -> Result<Command, UsageError> {
     Ok(Command::Boot(options))
 }
 
+fn setting() -> Setting {
+    Setting {
+        device: DEFAULT_DEVICE.into(),
+        confined: true,
+    }
+}
+
 fn run(mut words: Words) -> Result<Command, UsageError> {
     let mut file: Option<PathBuf> = None;
-    let mut device = PathBuf::from(DEFAULT_DEVICE);
+    let mut setting = setting();
     while let Some(word) = words.next()? {
         match word {
             Word::Option(option) => match option.as_str() {
-                "--device" => device = words.path(&option)?,
+                "--device" => setting.device = words.path(&option)?,
+                "--no-confinement" => setting.confined = false,
                 "--help" | "-h" => return Ok(Command::Print(RUN_HELP.to_owned())),
                 _ => return Err(unknown(&option)),
             },
@@ -152,7 +165,7 @@ fn run(mut words: Words) -> Result<Command, UsageError> {
         }
     }
     let file = file.ok_or_else(|| UsageError("run needs a VM's FILE".to_owned()))?;
-    Ok(Command::Run { file, device })
+    Ok(Command::Run { file, setting })
 }
 
 fn check(mut words: Words) -> Result<Command, UsageError> {
@@ -209,21 +222,25 @@ mod tests {
                 config_dirs: vec!["/vendor/etc/gunyah".into()],
                 socket: "/dev/socket/gunyahd".into(),
                 run_dir: None,
-                device: "/dev/gunyah".into(),
+                setting: setting(),
             }))
         );
     }
 
     #[test]
     fn boot_takes_several_directories() {
-        let line = "boot --config-dir a --config-dir=b --socket s --run-dir r --device d";
+        let line =
+            "boot --config-dir a --config-dir=b --socket s --run-dir r --device d --no-confinement";
         assert_eq!(
             parse_line(line),
             Ok(Command::Boot(BootOptions {
                 config_dirs: vec!["a".into(), "b".into()],
                 socket: "s".into(),
                 run_dir: Some("r".into()),
-                device: "d".into(),
+                setting: Setting {
+                    device: "d".into(),
+                    confined: false,
+                },
             }))
         );
     }
@@ -234,7 +251,10 @@ mod tests {
             parse_line("run --device=d f.json"),
             Ok(Command::Run {
                 file: "f.json".into(),
-                device: "d".into()
+                setting: Setting {
+                    device: "d".into(),
+                    confined: true,
+                },
             })
         );
     }

@@ -19,6 +19,8 @@ const LOOP: &[c_long] = &[
     SYS_sendto,
     SYS_sendmsg,
     SYS_ppoll,
+    SYS_epoll_pwait,
+    SYS_timerfd_settime,
     SYS_close,
     SYS_shutdown,
     SYS_fcntl,
@@ -66,6 +68,9 @@ const LAUNCH: &[c_long] = &[
     SYS_close_range,
     SYS_pipe2,
     SYS_eventfd2,
+    SYS_epoll_create1,
+    SYS_epoll_ctl,
+    SYS_timerfd_create,
     SYS_signalfd4,
     SYS_socket,
     SYS_socketpair,
@@ -107,7 +112,7 @@ const LAUNCH: &[c_long] = &[
 
 /// As LOOP and LAUNCH, calls that only x86-64 still has.
 #[cfg(target_arch = "x86_64")]
-const LOOP_HERE: &[c_long] = &[SYS_poll];
+const LOOP_HERE: &[c_long] = &[SYS_poll, SYS_epoll_wait];
 #[cfg(not(target_arch = "x86_64"))]
 const LOOP_HERE: &[c_long] = &[];
 #[cfg(target_arch = "x86_64")]

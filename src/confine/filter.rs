@@ -22,6 +22,8 @@ pub enum Rule {
 pub enum Otherwise {
     /// The process dies of SIGSYS.
     Kill,
+    /// EPERM.
+    Refuse,
 }
 
 /// A program for the kernel.
@@ -62,6 +64,7 @@ impl Filter {
         }
         filter.answer(match otherwise {
             Otherwise::Kill => libc::SECCOMP_RET_KILL_PROCESS,
+            Otherwise::Refuse => refuse(Errno::EPERM),
         });
         filter
     }

@@ -22,13 +22,14 @@ const CAP_MAX: u32 = 63;
 /// _LINUX_CAPABILITY_VERSION_3 (linux/capability.h).
 const CAPABILITY_VERSION: u32 = 0x2008_0522;
 
-/// Confines a supervisor that is up, and every process that it forks.
+/// Confines a supervisor that is up, and every process that it forks. What they have no need of
+/// answers EPERM: the supervisor's death would be that of every VM.
 ///
 /// # Errors
 /// The call that failed.
 pub fn supervisor() -> Result<(), LaunchError> {
     no_new_privileges().map_err(|error| failed("no_new_privs", &error))?;
-    Filter::new(&calls::supervisor(), Otherwise::Kill)
+    Filter::new(&calls::supervisor(), Otherwise::Refuse)
         .install()
         .map_err(|errno| failed("the supervisor's seccomp filter", &errno.into()))
 }
@@ -38,12 +39,19 @@ pub fn supervisor() -> Result<(), LaunchError> {
 /// # Errors
 /// The call that failed.
 pub fn worker() -> Result<(), LaunchError> {
-    drop_capabilities(1 << CAP_IPC_LOCK)
-        .map_err(|error| failed("dropping capabilities", &error))?;
+    thread()?;
     no_new_privileges().map_err(|error| failed("no_new_privs", &error))?;
     Filter::new(&calls::worker(), Otherwise::Kill)
         .install()
         .map_err(|errno| failed("the worker's seccomp filter", &errno.into()))
+}
+
+/// Gives up what the calling thread has of capabilities, all but the one to pin memory.
+///
+/// # Errors
+/// The call that failed.
+pub fn thread() -> Result<(), LaunchError> {
+    drop_capabilities(1 << CAP_IPC_LOCK).map_err(|error| failed("dropping capabilities", &error))
 }
 
 fn failed(what: &str, error: &io::Error) -> LaunchError {
@@ -57,8 +65,7 @@ fn no_new_privileges() -> io::Result<()> {
     nix::sys::prctl::set_no_new_privs().map_err(Into::into)
 }
 
-/// Keeps of this thread's capabilities only those in `keep`; other threads have been started with
-/// no more than the process had, and the filter lets none of them use the rest.
+/// Keeps of the calling thread's capabilities only those in `keep`.
 fn drop_capabilities(keep: u64) -> io::Result<()> {
     #[repr(C)]
     struct Header {

@@ -13,7 +13,9 @@ use nix::time::{clock_gettime, ClockId};
 use nix::unistd::Uid;
 
 use crate::config::{ConfigFile, VmConfig};
+use crate::confine;
 use crate::status::{logger, State};
+use crate::worker::Setting;
 
 use super::answer::Waiter;
 use super::clients::{ClientId, Clients, Rights};
@@ -45,7 +47,7 @@ pub struct Supervisor {
     pub(super) config_dirs: Vec<PathBuf>,
     /// It is going down.
     pub(super) stopping: bool,
-    device: PathBuf,
+    setting: Setting,
     listener: Option<Listener>,
     rights: Rights,
     signals: SignalFd,
@@ -68,7 +70,7 @@ enum Source {
 impl Supervisor {
     /// Takes over signals and the control socket.
     pub(super) fn new(
-        device: PathBuf,
+        setting: Setting,
         listener: Option<Listener>,
     ) -> Result<Self, SupervisorError> {
         let failed = |call| move |errno| SupervisorError::System { call, errno };
@@ -91,7 +93,7 @@ impl Supervisor {
             waiters: Vec::new(),
             config_dirs: Vec::new(),
             stopping: false,
-            device,
+            setting,
             listener,
             rights: Rights::new(Uid::effective().as_raw(), inherited),
             signals,
@@ -99,6 +101,16 @@ impl Supervisor {
             alone: false,
             terminal: None,
         })
+    }
+
+    /// Gives up what only starting up took, for this process and every worker.
+    pub(super) fn confine(&self) -> Result<(), SupervisorError> {
+        if self.setting.confined {
+            confine::supervisor()?;
+        } else {
+            log::warn!("--no-confinement: system calls and capabilities stay as they were");
+        }
+        Ok(())
     }
 
     /// The one VM of `gunyahd run`.
@@ -321,7 +333,7 @@ impl Supervisor {
         let console = vm.console_fd();
         let forked = match &vm.config {
             Some(config) => {
-                Worker::fork(config, &self.device, &logger::fds(), console, !self.alone)
+                Worker::fork(config, &self.setting, &logger::fds(), console, !self.alone)
             }
             None => Err("there is no good file".to_owned()),
         };

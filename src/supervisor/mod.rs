@@ -33,7 +33,9 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 
 use crate::config::{RestartPolicy, VmConfig};
+use crate::error::LaunchError;
 use crate::status::State;
+use crate::worker::Setting;
 
 use event_loop::Supervisor;
 use vm::Vm;
@@ -58,8 +60,8 @@ pub struct BootOptions {
     pub socket: PathBuf,
     /// Where the lock is; absent: beside the socket.
     pub run_dir: Option<PathBuf>,
-    /// The driver's node.
-    pub device: PathBuf,
+    /// What all workers share.
+    pub setting: Setting,
 }
 
 /// Why the supervisor could not work.
@@ -68,6 +70,9 @@ pub enum SupervisorError {
     /// No control socket.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// No confinement.
+    #[error(transparent)]
+    Confinement(#[from] LaunchError),
     /// A call that cannot fail on a sound host did.
     #[error("{call}: {errno:?} ({})", .errno.desc())]
     System {
@@ -103,18 +108,20 @@ pub fn boot(options: BootOptions) -> Result<(), SupervisorError> {
             listen::Listener::bind(&options.socket, &run_dir)?
         }
     };
-    let mut supervisor = Supervisor::new(options.device, Some(listener))?;
+    let mut supervisor = Supervisor::new(options.setting, Some(listener))?;
+    supervisor.confine()?;
     supervisor.load(options.config_dirs);
     supervisor.serve()
 }
 
 /// `gunyahd run`: one VM, until it ends. It is started at once, whatever its file says of others, of
 /// properties and of restarts.
-pub fn run(mut config: VmConfig, device: PathBuf) -> Result<Outcome, SupervisorError> {
+pub fn run(mut config: VmConfig, setting: Setting) -> Result<Outcome, SupervisorError> {
     config.start.after.clear();
     config.start.property = None;
     config.restart.policy = RestartPolicy::Never;
-    let mut supervisor = Supervisor::new(device, None)?;
+    let mut supervisor = Supervisor::new(setting, None)?;
+    supervisor.confine()?;
     supervisor.add_alone(config);
     supervisor.serve()?;
     Ok(supervisor.outcome())

@@ -3,7 +3,6 @@
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::signal::{self, SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
@@ -14,7 +13,7 @@ use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
 use nix::unistd::{fork, ForkResult, Pid};
 
 use crate::config::VmConfig;
-use crate::worker::{self, Report, Request, Start};
+use crate::worker::{self, Report, Request, Setting, Start};
 
 use super::lifecycle::Death;
 
@@ -59,7 +58,7 @@ impl Worker {
     /// log.
     pub fn fork(
         config: &VmConfig,
-        device: &Path,
+        setting: &Setting,
         keep: &[RawFd],
         console: Option<OwnedFd>,
         log_console: bool,
@@ -84,7 +83,7 @@ impl Worker {
                 }
                 let code = worker::run(Start {
                     config: config.clone(),
-                    device: device.to_owned(),
+                    setting: setting.clone(),
                     channel: theirs,
                     console,
                     log_console,

@@ -11,6 +11,7 @@ mod run;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, Sender};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -46,6 +47,8 @@ pub struct Options {
     pub nice: i8,
     /// See [`STALL`].
     pub stall: Duration,
+    /// The threads give up their capabilities before the guest runs on them.
+    pub confined: bool,
 }
 
 /// The running vCPUs of one VM. Dropped, they are stopped.
@@ -103,17 +106,26 @@ impl Vcpus {
             timer,
             progress,
         };
+        let (placed, all_placed) = mpsc::channel();
         for index in 0..vcpus.shared.slots.len() {
             // On failure the drop of `vcpus` stops those that run already.
             let thread = vcpus
-                .spawn(index, options)
+                .spawn(index, options, &placed)
                 .map_err(|e| failed("making a vCPU's thread", e))?;
             vcpus.threads.push(thread);
         }
+        drop(placed);
+        // What placing a thread takes is given up next; this ends with the last thread's sender.
+        while all_placed.recv().is_ok() {}
         Ok(vcpus)
     }
 
-    fn spawn(&self, index: usize, options: &Options) -> Result<JoinHandle<()>, Errno> {
+    fn spawn(
+        &self,
+        index: usize,
+        options: &Options,
+        placed: &Sender<()>,
+    ) -> Result<JoinHandle<()>, Errno> {
         let shared = Arc::clone(&self.shared);
         let cpus = match options.affinity.as_slice() {
             [all] => Some(all),
@@ -122,13 +134,15 @@ impl Vcpus {
         let placement = Placement {
             cpus: cpus.cloned().unwrap_or_default(),
             nice: options.nice,
+            confined: options.confined,
+            placed: placed.clone(),
         };
         let id = self.shared.slots.get(index).map_or(0, |slot| slot.id);
         std::thread::Builder::new()
             // The kernel keeps 15 bytes: the number comes first.
             .name(format!("vcpu{id}-{}", options.name))
             .stack_size(STACK)
-            .spawn(move || run::thread(&shared, index, &placement))
+            .spawn(move || run::thread(&shared, index, placement))
             .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EAGAIN)))
     }
 

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use super::bus::Bus;
 use super::exit::Exit;
 use super::kick;
 use super::page::RunPage;
+use crate::confine;
 use crate::error::{LaunchError, Step};
 use crate::gunyah::{ioctl_once, uapi};
 use crate::status::EndReason;
@@ -182,15 +184,18 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Where and how urgently a thread runs.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug)]
 pub(super) struct Placement {
     /// Host CPUs; empty: any.
     pub(super) cpus: Vec<u32>,
     pub(super) nice: i8,
+    pub(super) confined: bool,
+    /// Dropped once the thread is where it belongs.
+    pub(super) placed: Sender<()>,
 }
 
 /// A vCPU thread's life.
-pub(super) fn thread(shared: &Shared, index: usize, placement: &Placement) {
+pub(super) fn thread(shared: &Shared, index: usize, placement: Placement) {
     let Some(slot) = shared.slots.get(index) else {
         return;
     };
@@ -210,6 +215,11 @@ pub(super) fn thread(shared: &Shared, index: usize, placement: &Placement) {
     if placement.nice != 0 {
         wrong.extend(kick::renice(placement.nice).err());
     }
+    if placement.confined {
+        wrong.extend(confine::thread().err().map(|error| error.to_string()));
+    }
+    // Dropped, it says that this thread needs nothing more from the host.
+    drop(placement.placed);
     for what in wrong {
         shared.tell(VcpuEvent::Warning(format!("vCPU {}: {what}", slot.id)));
     }

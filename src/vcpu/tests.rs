@@ -126,6 +126,7 @@ fn options() -> Options {
         affinity: Vec::new(),
         nice: 0,
         stall: STALL,
+        confined: false,
     }
 }
 

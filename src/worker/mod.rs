@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use crate::config::{Scheduling, VmConfig};
+use crate::confine;
 use crate::error::LaunchError;
 use crate::gunyah::Vm;
 
@@ -21,13 +22,22 @@ pub use channel::{Report, Request};
 pub use launch::{launch, Launched};
 pub use reporter::Reporter;
 
+/// What all workers of a gunyahd have in common.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// Path of the Gunyah device, `/dev/gunyah`.
+    pub device: PathBuf,
+    /// Capabilities and system calls are given up once they are not needed.
+    pub confined: bool,
+}
+
 /// What a worker is started with.
 #[derive(Debug)]
 pub struct Start {
     /// The VM.
     pub config: VmConfig,
-    /// Path of the Gunyah device, `/dev/gunyah`.
-    pub device: PathBuf,
+    /// What it shares with the others.
+    pub setting: Setting,
     /// The worker's end of the channel: a SOCK_SEQPACKET pair, one JSON message a packet.
     pub channel: OwnedFd,
     /// The console's ring, which outlives the worker. Absent: what the guest prints ends with it.
@@ -52,7 +62,7 @@ pub fn run(start: Start) -> i32 {
         Some(proxy) => proxy.connect(vm, config),
         None => Ok(()),
     };
-    let launched = match launch(config, &start.device, &tell, before_start) {
+    let launched = match launch(config, &start.setting.device, &tell, before_start) {
         Ok(launched) => launched,
         Err(error) => return fail(&tell, error),
     };
@@ -61,14 +71,28 @@ pub fn run(start: Start) -> i32 {
     });
     let Launched { vm, memory, vcpus } = launched;
     let code = match proxy.take() {
-        Some(proxy) => proxy.run(vcpus, config, &tell),
-        None => hold(&tell),
+        Some(proxy) => proxy.run(vcpus, config, start.setting.confined, &tell),
+        None => match confine_if(start.setting.confined) {
+            Ok(()) => hold(&tell),
+            Err(error) => {
+                tell.send(&Report::Failed(error));
+                1
+            }
+        },
     };
     // The last close of the VM's fds stops the guest and may block; the memory goes after it.
     drop(vm);
     drop(memory);
     tell.send(&Report::Closed);
     code
+}
+
+/// From here on only what the rest of a worker's life takes.
+fn confine_if(confined: bool) -> Result<(), LaunchError> {
+    if confined {
+        confine::worker()?;
+    }
+    Ok(())
 }
 
 fn fail(tell: &Reporter, error: LaunchError) -> i32 {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::requests::{wait_for_request, Received};
-use super::{Report, Reporter, Request};
+use super::{confine_if, Report, Reporter, Request};
 use crate::config::VmConfig;
 use crate::console::{Console, Ring, DEFAULT_CAPACITY};
 use crate::error::{LaunchError, Step};
@@ -74,17 +74,27 @@ impl Proxy {
 
     /// Runs the guest until it ends or is to stop; the exit code of the worker. All vCPU fds are
     /// closed then.
-    pub(super) fn run(self, fds: Vec<OwnedFd>, config: &VmConfig, tell: &Reporter) -> i32 {
+    pub(super) fn run(
+        self,
+        fds: Vec<OwnedFd>,
+        config: &VmConfig,
+        confined: bool,
+        tell: &Reporter,
+    ) -> i32 {
         let options = Options {
             name: config.name.to_string(),
             affinity: config.vcpus.affinity.clone(),
             nice: config.vcpus.nice,
             stall: STALL,
+            confined,
         };
         let vcpus = (0..).zip(fds).collect();
         let (end, stuck) = match Vcpus::start(vcpus, Arc::clone(&self.bus), &options) {
             Ok(mut vcpus) => {
-                let end = self.until_end(&mut vcpus, tell);
+                let end = match confine_if(confined) {
+                    Ok(()) => self.until_end(&mut vcpus, tell),
+                    Err(error) => End::Failed(error),
+                };
                 (end, vcpus.stop(LEAVE_BOUND))
             }
             Err(error) => (End::Failed(error), Vec::new()),

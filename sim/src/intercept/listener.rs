@@ -80,7 +80,7 @@ impl Listener {
         Errno::result(unsafe {
             libc::ioctl(
                 self.0.as_raw_fd(),
-                request(libc::SECCOMP_IOCTL_NOTIF_ADDFD),
+                libc::SECCOMP_IOCTL_NOTIF_ADDFD,
                 &raw mut raw,
             )
         })
@@ -93,16 +93,12 @@ impl Listener {
             .is_ok()
     }
 
-    fn ioctl<T>(&self, command: libc::c_ulong, argument: &mut T) -> Result<(), Errno> {
+    fn ioctl<T>(&self, command: libc::Ioctl, argument: &mut T) -> Result<(), Errno> {
         loop {
             // SAFETY: each command is paired with its own argument type by the callers above, and
             // the argument outlives the call.
             let result = Errno::result(unsafe {
-                libc::ioctl(
-                    self.0.as_raw_fd(),
-                    request(command),
-                    std::ptr::from_mut(argument),
-                )
+                libc::ioctl(self.0.as_raw_fd(), command, std::ptr::from_mut(argument))
             });
             match result {
                 Err(Errno::EINTR) => continue,
@@ -111,15 +107,9 @@ impl Listener {
         }
     }
 }
-
-// libc's ioctl takes c_ulong with glibc and c_int with musl.
-#[cfg(not(target_env = "musl"))]
-fn request(command: libc::c_ulong) -> libc::c_ulong {
-    command
-}
 #[cfg(target_env = "musl")]
 #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)] // 32 bits either way.
-fn request(command: libc::c_ulong) -> libc::c_int {
+fn request(command: libc::Ioctl) -> libc::c_int {
     command as libc::c_int
 }
 
