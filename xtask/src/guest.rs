@@ -62,18 +62,7 @@ fn fetch(dir: &Path, assets: &Assets, busybox: &Path, origin: &Path) -> Result<(
     let _ = fs::remove_dir_all(&unpacked);
     let kernel_version = apt.unpack(&kernel, &unpacked)?;
     let busybox_version = apt.unpack(BUSYBOX, &unpacked)?;
-    let vmlinuz = fs::read_dir(unpacked.join("boot"))?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| {
-            path.file_name()
-                .is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-"))
-        })
-        .with_context(|| format!("{kernel} has no /boot/vmlinuz-*"))?;
-    if is_gzip(&vmlinuz)? {
-        gzip(&["-dc"], &vmlinuz, &assets.image)?;
-    } else {
-        replace(&vmlinuz, &assets.image)?;
-    }
+    install_kernel(&unpacked, &assets.image)?;
     gzip(&["-1nc"], &assets.image, &assets.image_gz)?;
     replace(&unpacked.join("bin/busybox"), busybox)?;
     fs::remove_dir_all(&unpacked)?;
@@ -82,6 +71,23 @@ fn fetch(dir: &Path, assets: &Assets, busybox: &Path, origin: &Path) -> Result<(
         origin,
         format!("{kernel} {kernel_version}, {BUSYBOX} {busybox_version}\n"),
     )?;
+    Ok(())
+}
+
+/// Puts the kernel of an unpacked Debian package where `image` says, as a plain arm64 `Image`.
+pub fn install_kernel(unpacked: &Path, image: &Path) -> Result<()> {
+    let vmlinuz = fs::read_dir(unpacked.join("boot"))?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| {
+            path.file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-"))
+        })
+        .context("the package has no /boot/vmlinuz-*")?;
+    if is_gzip(&vmlinuz)? {
+        gzip(&["-dc"], &vmlinuz, image)?;
+    } else {
+        replace(&vmlinuz, image)?;
+    }
     Ok(())
 }
 

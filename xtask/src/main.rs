@@ -5,6 +5,7 @@ mod cpio;
 mod demo;
 mod dist;
 mod guest;
+mod host_test;
 mod hugepages;
 mod packages;
 mod setup;
@@ -21,6 +22,7 @@ usage: cargo xtask COMMAND
   test     everything: format, lints, unit tests, whole-program tests, real guests
   dist     static device binaries for arm64 and x86-64, with manifest and tarballs
            (--verify: built twice, and the same)
+  host-test  those binaries on arm64 hosts with 4 and 16 KiB pages, under QEMU
 ";
 
 fn main() -> ExitCode {
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         ["test"] => test::run(),
         ["dist"] => dist::run(false),
         ["dist", "--verify"] => dist::run(true),
+        ["host-test"] => host_test::run(),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             Ok(())

@@ -96,6 +96,20 @@ pub struct PrivateApt {
 impl PrivateApt {
     /// Makes it in `dir` for Debian's `architecture` and fetches the package lists.
     pub fn new(dir: &Path, architecture: &str) -> Result<Self> {
+        Self::with_sources(dir, architecture, &debian_sources(&codename()?)?)
+    }
+
+    /// As [`PrivateApt::new`], for another release of Debian than this machine's.
+    pub fn of_release(dir: &Path, architecture: &str, release: &str) -> Result<Self> {
+        let own = codename()?;
+        let mut lists = debian_sources(&own)?;
+        for (_, text) in &mut lists {
+            *text = text.replace(&own, release);
+        }
+        Self::with_sources(dir, architecture, &lists)
+    }
+
+    fn with_sources(dir: &Path, architecture: &str, lists: &[(String, String)]) -> Result<Self> {
         if !tree::has_program("apt-get") {
             bail!(
                 "no apt-get here: put arm64 `Image` and a static arm64 `busybox` into {} by hand",
@@ -112,8 +126,7 @@ impl PrivateApt {
             fs::create_dir_all(dir.join(sub))?;
         }
         fs::write(dir.join("status"), "")?;
-        let lists = debian_sources()?;
-        for (name, content) in &lists {
+        for (name, content) in lists {
             fs::write(dir.join("etc").join(name), content)?;
         }
         let config = dir.join("apt.conf");
@@ -174,14 +187,18 @@ impl PrivateApt {
     }
 }
 
-/// This machine's apt sources whose suites are Debian's own; others may not have arm64 at all.
-fn debian_sources() -> Result<Vec<(String, String)>> {
+/// This machine's release of Debian.
+fn codename() -> Result<String> {
     let release = fs::read_to_string("/etc/os-release").context("/etc/os-release")?;
-    let codename = release
+    release
         .lines()
         .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
         .map(|name| name.trim_matches('"').to_owned())
-        .context("/etc/os-release names no VERSION_CODENAME; is this Debian?")?;
+        .context("/etc/os-release names no VERSION_CODENAME; is this Debian?")
+}
+
+/// This machine's apt sources whose suites are Debian's own; others may not have arm64 at all.
+fn debian_sources(codename: &str) -> Result<Vec<(String, String)>> {
     let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
     if let Ok(parts) = fs::read_dir("/etc/apt/sources.list.d") {
         files.extend(parts.filter_map(|entry| Some(entry.ok()?.path())));
@@ -192,8 +209,8 @@ fn debian_sources() -> Result<Vec<(String, String)>> {
             continue;
         };
         let kept = match file.extension().and_then(|e| e.to_str()) {
-            Some("list") => keep_lines(&text, &codename),
-            Some("sources") => keep_stanzas(&text, &codename),
+            Some("list") => keep_lines(&text, codename),
+            Some("sources") => keep_stanzas(&text, codename),
             _ => continue,
         };
         if !kept.is_empty() {

@@ -36,7 +36,7 @@ pub struct Action {
     pub commands: Vec<Vec<String>>,
 }
 
-const OPTIONS: [&str; 15] = [
+const OPTIONS: [&str; 16] = [
     "class",
     "user",
     "group",
@@ -44,6 +44,7 @@ const OPTIONS: [&str; 15] = [
     "rlimit",
     "socket",
     "file",
+    "gentle_kill",
     "task_profiles",
     "oom_score_adjust",
     "restart_period",

@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cargo xtask host-test`: the device binaries on an arm64 host, Debian's kernel under QEMU with an
+//! init that does what Android's does, once with 4 KiB pages and once with 16 KiB.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, Context, Result};
+
+use crate::cpio::Archive;
+use crate::dist::toolchain::{Architecture, Toolchain};
+use crate::packages::{self, PrivateApt};
+use crate::{guest, tree};
+
+/// A host to try.
+struct Host {
+    name: &'static str,
+    /// QEMU's model: the Cortex-A57 has no 16 KiB granule.
+    cpu: &'static str,
+    /// Reserves the huge pages, as a device's boot loader would.
+    command_line: &'static str,
+    /// `memory.page_size` of the VMs.
+    page_size: &'static str,
+    /// Bytes of each VM.
+    vm_size: &'static str,
+}
+
+const HOSTS: [Host; 2] = [
+    Host {
+        name: "4k",
+        cpu: "cortex-a57",
+        command_line: "hugepagesz=2M hugepages=40",
+        page_size: "2M",
+        vm_size: "32M",
+    },
+    Host {
+        name: "16k",
+        cpu: "cortex-a76",
+        command_line: "default_hugepagesz=32M hugepagesz=32M hugepages=4",
+        page_size: "32M",
+        vm_size: "64M",
+    },
+];
+
+/// Debian's release that has a kernel with 16 KiB pages, and its package.
+const RELEASE_16K: &str = "trixie";
+const KERNEL_16K: &str = "linux-image-arm64-16k";
+
+/// An emulated host boots in seconds and tells its story in a minute or two.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// The command.
+pub fn run() -> Result<()> {
+    packages::ensure(packages::GUEST_TOOLS)?;
+    let dir = tree::target().join("host-test");
+    fs::create_dir_all(&dir)?;
+    let toolchain = Toolchain::find(Architecture::Aarch64)?;
+    println!("device binaries: {toolchain}");
+    let binaries = toolchain.build(
+        &tree::root(),
+        &tree::target().join("dist/build"),
+        &["gunyahd", "gunyah-sim", "host-init"],
+    )?;
+    let assets = guest::ensure()?;
+    let mut failed = Vec::new();
+    for host in &HOSTS {
+        let kernel = match host.name {
+            "16k" => kernel_16k(&dir)?,
+            _ => assets.image.clone(),
+        };
+        let initrd = dir.join(format!("{}.cpio", host.name));
+        fs::write(&initrd, initramfs(host, &binaries)?)?;
+        if let Err(error) = boot(
+            host,
+            &kernel,
+            &initrd,
+            &dir.join(format!("{}.log", host.name)),
+        ) {
+            println!("host with {} pages: FAILED: {error:#}", host.name);
+            failed.push(host.name);
+        }
+    }
+    if !failed.is_empty() {
+        bail!("host-test failed with {} pages", failed.join(" and "));
+    }
+    println!(
+        "host-test: {} hosts passed; console logs in {}",
+        HOSTS.len(),
+        dir.display()
+    );
+    Ok(())
+}
+
+fn kernel_16k(dir: &Path) -> Result<PathBuf> {
+    let image = dir.join("Image-16k");
+    if !image.is_file() {
+        println!("fetching Debian's arm64 kernel with 16 KiB pages");
+        let apt = PrivateApt::of_release(&dir.join("apt"), "arm64", RELEASE_16K)?;
+        let package = apt.resolve(KERNEL_16K)?;
+        let unpacked = dir.join("unpacked");
+        apt.unpack(&package, &unpacked)?;
+        guest::install_kernel(&unpacked, &image)?;
+        fs::remove_dir_all(&unpacked)?;
+    }
+    Ok(image)
+}
+
+/// /init, the simulator, and /vendor as on a device, with two VMs.
+fn initramfs(host: &Host, binaries: &Path) -> Result<Vec<u8>> {
+    let mut archive = Archive::default();
+    for folder in [
+        "data",
+        "dev",
+        "proc",
+        "sim",
+        "sys",
+        "vendor",
+        "vendor/bin",
+        "vendor/etc",
+        "vendor/etc/gunyah",
+        "vendor/etc/init",
+        "vendor/vm",
+    ] {
+        archive.directory(folder)?;
+    }
+    archive.character_device("dev/console", 5, 1)?;
+    for (from, to) in [
+        ("host-init", "init"),
+        ("gunyah-sim", "sim/gunyah-sim"),
+        ("gunyahd", "vendor/bin/gunyahd"),
+        ("gunyahctl", "vendor/bin/gunyahctl"),
+    ] {
+        archive.executable(
+            to,
+            &fs::read(binaries.join(from)).with_context(|| from.to_owned())?,
+        )?;
+    }
+    for script in ["gunyahd.rc", "hugepages.rc"] {
+        let text =
+            fs::read(tree::root().join("init").join(script)).with_context(|| script.to_owned())?;
+        archive.executable(&format!("vendor/etc/init/{script}"), &text)?;
+    }
+    archive.executable("vendor/vm/Image", &image())?;
+    for (name, extra) in [
+        ("a", r#""vcpus": { "count": 2, "scheduling": "proxy" }"#),
+        ("b", r#""start": { "after": ["a"] }"#),
+    ] {
+        let config = format!(
+            r#"{{
+  "name": "{name}",
+  "memory": {{ "size": "{}", "backing": ["hugetlb"], "page_size": "{}" }},
+  "kernel": {{ "path": "/vendor/vm/Image" }},
+  "restart": {{ "policy": "on-failure", "backoff": "100ms" }},
+  {extra}
+}}
+"#,
+            host.vm_size, host.page_size
+        );
+        archive.executable(&format!("vendor/etc/gunyah/{name}.json"), config.as_bytes())?;
+    }
+    archive.finish()
+}
+
+/// The smallest guest: an arm64 Image whose one instruction branches to itself.
+fn image() -> Vec<u8> {
+    let mut image = vec![0; 4096];
+    image[..4].copy_from_slice(&0x1400_0000u32.to_le_bytes());
+    image[16..24].copy_from_slice(&0x10_0000u64.to_le_bytes());
+    image[56..60].copy_from_slice(b"ARM\x64");
+    image
+}
+
+fn boot(host: &Host, kernel: &Path, initrd: &Path, log: &Path) -> Result<()> {
+    println!("\n== host with {} pages, {}", host.name, host.cpu);
+    let append = format!(
+        "console=ttyAMA0 quiet panic=-1 printk.devkmsg=on {}",
+        host.command_line
+    );
+    let mut child = Command::new("qemu-system-aarch64")
+        .args([
+            "-machine",
+            "virt,gic-version=3",
+            "-accel",
+            "tcg",
+            "-smp",
+            "2",
+            "-m",
+            "1G",
+        ])
+        .args([
+            "-cpu",
+            host.cpu,
+            "-nodefaults",
+            "-display",
+            "none",
+            "-serial",
+            "stdio",
+            "-no-reboot",
+        ])
+        .arg("-kernel")
+        .arg(kernel)
+        .arg("-initrd")
+        .arg(initrd)
+        .args(["-append", &append])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("qemu-system-aarch64")?;
+    let output = child.stdout.take().context("no output")?;
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+            if sender
+                .send(String::from_utf8_lossy(&line).trim_end().to_owned())
+                .is_err()
+            {
+                break;
+            }
+        }
+    });
+    let mut file = File::create(log)?;
+    let begin = Instant::now();
+    let (mut good, mut bad, mut end) = (0, 0, false);
+    while let Some(left) = LIMIT.checked_sub(begin.elapsed()) {
+        let Ok(line) = receiver.recv_timeout(left) else {
+            break;
+        };
+        writeln!(file, "{line}")?;
+        println!("[{}] {line}", host.name);
+        good += usize::from(line.starts_with("host-test: ok"));
+        bad += usize::from(line.starts_with("host-test: FAIL"));
+        end |= line == "host-test: the story was told to its end";
+    }
+    if child.try_wait()?.is_none() {
+        child.kill()?;
+    }
+    child.wait()?;
+    println!(
+        "{}: {good} passed, {bad} failed, in {} s",
+        host.name,
+        begin.elapsed().as_secs()
+    );
+    if bad > 0 || !end {
+        bail!(
+            "{bad} checks failed{}; see {}",
+            if end {
+                ""
+            } else {
+                ", and the story did not end"
+            },
+            log.display()
+        );
+    }
+    Ok(())
+}
