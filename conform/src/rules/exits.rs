@@ -1,0 +1,402 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How guests come out of VCPU_RUN, and what they find when they begin.
+
+use std::os::fd::AsRawFd;
+
+use crate::bench::Bench;
+use crate::code::{Code, MMIO};
+use crate::device;
+use crate::dialect::{GUNYAH, NEWER, PINNING};
+use crate::guest::{Exit, Guest, Made, BASE};
+use crate::memory::pages;
+use crate::rule::Rule;
+use crate::uapi::{self, Ioeventfd, IOEVENTFD};
+use crate::verdict::{differs, fails, same, skip, succeeds, Found};
+
+pub const RULES: &[Rule] = &[
+    Rule::seen(
+        GUNYAH,
+        "exit.off",
+        "SYSTEM_OFF: VCPU_RUN is 0 with reason STATUS, status 2, type 1.",
+        off,
+    )
+    .ended(),
+    Rule::read(
+        GUNYAH,
+        "exit.again",
+        "VCPU_RUN after the end is 0 with the same STATUS.",
+        again,
+    )
+    .ended(),
+    Rule::read(
+        GUNYAH,
+        "exit.start",
+        "START after the end is ENODEV.",
+        start_after,
+    )
+    .ended(),
+    Rule::seen(
+        GUNYAH,
+        "exit.reset",
+        "SYSTEM_RESET: status 2, type 2.",
+        reset,
+    )
+    .executed(),
+    Rule::seen(
+        GUNYAH,
+        "exit.exceptions",
+        "Exceptions without end: status 2, type 5.",
+        exceptions,
+    )
+    .executed(),
+    Rule::seen(
+        PINNING,
+        "exit.no-execute",
+        "Main memory without execute permission starts, and ends with type 5.",
+        no_execute,
+    )
+    .executed(),
+    Rule::read(
+        GUNYAH,
+        "mmio.write",
+        "A store where no memory is: VCPU_RUN is 0 with reason MMIO, the address, 1, 2, 4 or 8 \
+         bytes, is_write 1 and the data little endian.",
+        mmio_write,
+    )
+    .executed(),
+    Rule::read(
+        GUNYAH,
+        "mmio.read",
+        "A load: is_write 0; what is in data at the next VCPU_RUN is what the guest loads.",
+        mmio_read,
+    )
+    .executed(),
+    Rule::read(
+        GUNYAH,
+        "mmio.ioeventfd",
+        "A store that an ioeventfd has fires it and is no exit.",
+        mmio_ioeventfd,
+    )
+    .executed(),
+    Rule::read(
+        GUNYAH,
+        "mmio.ioeventfd-value",
+        "One with DATAMATCH lets other values through as exits.",
+        mmio_ioeventfd_value,
+    )
+    .executed(),
+    Rule::seen(
+        GUNYAH,
+        "entry.offset",
+        "The guest begins at the first byte of main memory, at the exception level EL1.",
+        entry_level,
+    )
+    .executed(),
+    Rule::seen(
+        GUNYAH,
+        "entry.x0",
+        "x0 is the devicetree's address.",
+        entry_x0,
+    )
+    .executed(),
+    Rule::inferred(
+        NEWER,
+        "entry.context",
+        "A register that SET_BOOT_CONTEXT set has its value.",
+        entry_context,
+    )
+    .executed(),
+    Rule::seen(
+        GUNYAH,
+        "psci.absent",
+        "Without a psci node PSCI answers -1.",
+        psci_absent,
+    )
+    .executed(),
+    Rule::seen(
+        GUNYAH,
+        "psci.present",
+        "With one it answers its version.",
+        psci_present,
+    )
+    .executed(),
+    Rule::seen(
+        GUNYAH,
+        "share.coherent",
+        "What the host wrote to shared memory the guest reads, and the other way round.",
+        coherent,
+    )
+    .executed(),
+    Rule::seen(
+        GUNYAH,
+        "overlay.nodes",
+        "The guest's devicetree gets /hypervisor, memory and kaslr-seed.",
+        overlay,
+    )
+    .executed(),
+];
+
+const OFF: Exit = Exit::Status {
+    status: uapi::STATUS_EXITED,
+    kind: uapi::TYPE_OFF,
+};
+
+fn started(bench: &Bench, code: Code) -> Found<Made> {
+    Guest::running(bench, code).start(bench)
+}
+
+fn off(bench: &Bench) -> Found {
+    same("exit", started(bench, Code::new().off())?.run(bench)?, OFF)
+}
+
+fn again(bench: &Bench) -> Found {
+    let made = started(bench, Code::new().off())?;
+    for round in 0..3 {
+        same(format!("exit {round}"), made.run(bench)?, OFF)?;
+    }
+    Ok(())
+}
+
+fn start_after(bench: &Bench) -> Found {
+    let made = started(bench, Code::new().off())?;
+    same("exit", made.run(bench)?, OFF)?;
+    fails("START", made.vm.start(), &[libc::ENODEV])
+}
+
+fn reset(bench: &Bench) -> Found {
+    let exit = started(bench, Code::new().reset())?.run(bench)?;
+    let wanted = Exit::Status {
+        status: uapi::STATUS_EXITED,
+        kind: uapi::TYPE_RESET,
+    };
+    same("exit", exit, wanted)
+}
+
+const ERROR: Exit = Exit::Status {
+    status: uapi::STATUS_EXITED,
+    kind: uapi::TYPE_ERROR,
+};
+
+fn exceptions(bench: &Bench) -> Found {
+    let exit = started(bench, Code::new().undefined())?.run(bench)?;
+    same("exit", exit, ERROR)
+}
+
+fn no_execute(bench: &Bench) -> Found {
+    let guest = Guest {
+        flags: uapi::READ | uapi::WRITE,
+        ..Guest::running(bench, Code::new().off())
+    };
+    same("exit", guest.start(bench)?.run(bench)?, ERROR)
+}
+
+const VALUE: u64 = 0x8877_6655_4433_2211;
+
+/// The low `size` bytes of a value.
+fn low(value: u64, size: u32) -> u64 {
+    value & u64::MAX >> (64 - 8 * size)
+}
+
+fn mmio_write(bench: &Bench) -> Found {
+    let code = [1, 2, 4, 8]
+        .iter()
+        .fold(Code::new().set(1, MMIO).set(2, VALUE), |code, size| {
+            code.store(*size, 2, 1).add(1, 16)
+        });
+    let made = started(bench, code.off())?;
+    for (place, size) in (0..).zip([1, 2, 4, 8]) {
+        match made.run(bench)? {
+            Exit::Mmio {
+                address,
+                len,
+                write: true,
+                data,
+            } => same(
+                format!("store of {size} bytes (address, bytes, data)"),
+                (address, len, low(data, size)),
+                (MMIO + 16 * place, size, low(VALUE, size)),
+            )?,
+            other => return differs(format!("store of {size} bytes: {other:x?}")),
+        }
+    }
+    same("then", made.run(bench)?, OFF)
+}
+
+/// The value of the guest's next `tell`.
+fn told(bench: &Bench, made: &Made) -> Found<u64> {
+    match made.run(bench)? {
+        Exit::Mmio {
+            address: MMIO,
+            len: 8,
+            write: true,
+            data,
+        } => Ok(data),
+        other => differs(format!(
+            "{other:x?}, expected a store of 8 bytes at {MMIO:#x}"
+        )),
+    }
+}
+
+fn mmio_read(bench: &Bench) -> Found {
+    for size in [1, 2, 4, 8] {
+        let code = Code::new().set(1, MMIO + 64).load(size, 2, 1).tell(2).off();
+        let made = started(bench, code)?;
+        match made.run(bench)? {
+            Exit::Mmio {
+                address,
+                len,
+                write: false,
+                ..
+            } => same("load (address, bytes)", (address, len), (MMIO + 64, size))?,
+            other => return differs(format!("load of {size} bytes: {other:x?}")),
+        }
+        made.answer(VALUE);
+        let loaded = told(bench, &made)?;
+        same(format!("loaded by {size} bytes"), loaded, low(VALUE, size))?;
+    }
+    Ok(())
+}
+
+fn event(eventfd: &impl AsRawFd) -> u64 {
+    let mut count = [0; 8];
+    // SAFETY: eight live bytes, as an eventfd wants them.
+    let got = unsafe { libc::read(eventfd.as_raw_fd(), count.as_mut_ptr().cast(), 8) };
+    if got == 8 {
+        u64::from_ne_bytes(count)
+    } else {
+        0
+    }
+}
+
+fn io(bench: &Bench, code: Code, flags: u32) -> Found<(Made, std::os::fd::OwnedFd)> {
+    let made = Guest::running(bench, code).make(bench)?;
+    let eventfd = succeeds("eventfd", device::eventfd())?;
+    let given = Ioeventfd {
+        datamatch: 7,
+        address: MMIO + 64,
+        len: 4,
+        fd: eventfd.as_raw_fd(),
+        flags,
+        padding: 0,
+    };
+    succeeds("ioeventfd", made.vm.add(IOEVENTFD, &given))?;
+    succeeds("START", made.vm.start())?;
+    Ok((made, eventfd))
+}
+
+fn mmio_ioeventfd(bench: &Bench) -> Found {
+    let code = Code::new().set(1, MMIO + 64).set(2, 9).store(4, 2, 1);
+    let (made, eventfd) = io(bench, code.tell(2).off(), 0)?;
+    same("the next exit", told(bench, &made)?, 9)?;
+    same("times fired", event(&eventfd), 1)
+}
+
+fn mmio_ioeventfd_value(bench: &Bench) -> Found {
+    let code = Code::new()
+        .set(1, MMIO + 64)
+        .set(2, 7)
+        .store(4, 2, 1)
+        .set(2, 8)
+        .store(4, 2, 1);
+    let (made, eventfd) = io(bench, code.off(), uapi::IOEVENTFD_DATAMATCH)?;
+    match made.run(bench)? {
+        Exit::Mmio { data, .. } => same("the other value", low(data, 4), 8)?,
+        other => return differs(format!("{other:x?}, expected the other value's store")),
+    }
+    same("times fired", event(&eventfd), 1)
+}
+
+fn entry_level(bench: &Bench) -> Found {
+    let made = started(bench, Code::new().current_el(2).tell(2).off())?;
+    same("CurrentEL >> 2", told(bench, &made)? >> 2, 1)
+}
+
+fn entry_x0(bench: &Bench) -> Found {
+    let guest = Guest::running(bench, Code::new().tell(0).off());
+    let made = guest.start(bench)?;
+    same("x0", told(bench, &made)?, guest.dtb.0)
+}
+
+fn entry_context(bench: &Bench) -> Found {
+    let made = Guest::running(bench, Code::new().tell(5).off()).make(bench)?;
+    succeeds("SET_BOOT_CONTEXT", made.vm.boot_context(5, VALUE))?;
+    succeeds("START", made.vm.start())?;
+    same("x5", told(bench, &made)?, VALUE)
+}
+
+fn version(bench: &Bench, psci: bool) -> Found<i32> {
+    let mut guest = Guest::running(bench, Code::new().psci_version().tell(0).off());
+    if !psci {
+        guest.tree.drop_child("psci");
+    }
+    let x0 = told(bench, &guest.start(bench)?)?.to_le_bytes();
+    Ok(i32::from_le_bytes([x0[0], x0[1], x0[2], x0[3]]))
+}
+
+fn psci_absent(bench: &Bench) -> Found {
+    same("PSCI_VERSION", version(bench, false)?, -1)
+}
+
+fn psci_present(bench: &Bench) -> Found {
+    match version(bench, true)? {
+        0.. => Ok(()),
+        error => differs(format!("PSCI_VERSION: {error}")),
+    }
+}
+
+/// A guest in shared memory, started; or there is none where the resource manager wants it lent.
+fn shared(bench: &Bench, code: Code) -> Found<Made> {
+    if bench.is(NEWER) {
+        return skip("newer drivers map shared memory without execute permission");
+    }
+    let guest = Guest {
+        call: uapi::SET_USER_MEM_REGION,
+        ..Guest::running(bench, code)
+    };
+    let made = guest.make(bench)?;
+    match made.vm.start() {
+        Ok(_) => Ok(made),
+        Err(_) => skip("shared main memory is refused here"),
+    }
+}
+
+fn coherent(bench: &Bench) -> Found {
+    let word = pages(8);
+    let place = usize::try_from(word).unwrap_or(0);
+    // The host's word is read, told, added to, and written back behind it.
+    let code = Code::new()
+        .set(1, BASE + word)
+        .load(8, 2, 1)
+        .tell(2)
+        .load(8, 2, 1)
+        .add(2, 1)
+        .add(1, 8)
+        .store(8, 2, 1)
+        .off();
+    let made = shared(bench, code)?;
+    made.memory.map.write(place, &VALUE.to_le_bytes());
+    same("the guest's first look", told(bench, &made)?, VALUE)?;
+    made.memory.map.write(place, &(VALUE + 4).to_le_bytes());
+    same("exit", made.run(bench)?, OFF)?;
+    let written = made.memory.map.read(place + 8);
+    same(
+        "what the guest wrote",
+        u64::from_le_bytes(written),
+        VALUE + 5,
+    )
+}
+
+fn overlay(bench: &Bench) -> Found {
+    let made = shared(bench, Code::new().forever())?;
+    let place = usize::try_from(pages(crate::guest::DTB_PAGE)).unwrap_or(0);
+    let blob: [u8; 8192] = made.memory.map.read(place);
+    for name in ["hypervisor\0", "memory\0", "kaslr-seed\0"] {
+        if !blob
+            .windows(name.len())
+            .any(|bytes| bytes == name.as_bytes())
+        {
+            return differs(format!("no {:?} in it", name.trim_end_matches('\0')));
+        }
+    }
+    Ok(())
+}

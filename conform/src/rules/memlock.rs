@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Pinned pages count as locked memory.
+
+use crate::bench::Bench;
+use crate::device::{Answer, Vm};
+use crate::dialect::{NEWER, PINNING};
+use crate::guest::BASE;
+use crate::memory::{pages, Mapping, Memory};
+use crate::process::{self, eventually};
+use crate::rule::Rule;
+use crate::uapi::{self, Region};
+use crate::verdict::{fails, skip, succeeds, Found};
+
+pub const RULES: &[Rule] = &[
+    Rule::seen(
+        PINNING,
+        "memlock.beyond",
+        "A region beyond RLIMIT_MEMLOCK is ENOMEM.",
+        beyond,
+    ),
+    Rule::read(
+        PINNING,
+        "memlock.exact",
+        "A region of exactly the limit is taken.",
+        exact,
+    ),
+    Rule::read(
+        PINNING,
+        "memlock.regions",
+        "The regions of a VM count together.",
+        regions,
+    ),
+    Rule::read(
+        PINNING,
+        "memlock.vms",
+        "The VMs of a process count together.",
+        vms,
+    ),
+    Rule::read(
+        PINNING,
+        "memlock.refused",
+        "A region that was refused is not counted.",
+        refused,
+    ),
+    Rule::read(
+        PINNING,
+        "memlock.failed-pin",
+        "A region whose pages could not be pinned is not counted.",
+        failed_pin,
+    ),
+    Rule::read(
+        PINNING,
+        "memlock.order",
+        "The limit is looked at last: a label used twice beyond it is EEXIST.",
+        order,
+    ),
+    Rule::seen(
+        PINNING,
+        "memlock.exempt",
+        "With CAP_IPC_LOCK the limit does not count.",
+        exempt,
+    ),
+    Rule::read(
+        PINNING,
+        "memlock.given-back",
+        "After a VM's last close its pages do not count any more.",
+        given_back,
+    ),
+    Rule::read(
+        NEWER,
+        "memlock.newer",
+        "Registering counts nothing: it is taken whatever the limit.",
+        newer,
+    ),
+];
+
+/// Pages that the limit allows in these checks.
+pub const LIMIT: u64 = 8;
+
+/// Without privilege and with a limit of [`LIMIT`] pages.
+pub fn under_limit() -> Found {
+    process::give_up_ipc_lock()?;
+    process::limit_locked_memory(pages(LIMIT))
+}
+
+/// Registers `count` pages of memory that begins at `user`.
+pub fn register(bench: &Bench, vm: &Vm, label: u32, user: u64, count: u64) -> Answer {
+    let region = Region {
+        label,
+        flags: uapi::RWX,
+        guest: BASE + u64::from(label) * pages(64),
+        size: pages(count),
+        user,
+    };
+    vm.region(bench.main_memory_call(), &region)
+}
+
+fn memory() -> Found<Memory> {
+    succeeds("memfd", Memory::base_pages(2 * LIMIT))
+}
+
+fn beyond(bench: &Bench) -> Found {
+    under_limit()?;
+    let (vm, memory) = (bench.vm()?, memory()?);
+    let answer = register(bench, &vm, 1, memory.map.address(), LIMIT + 1);
+    fails("a page more than the limit", answer, &[libc::ENOMEM])
+}
+
+fn exact(bench: &Bench) -> Found {
+    under_limit()?;
+    let (vm, memory) = (bench.vm()?, memory()?);
+    let answer = register(bench, &vm, 1, memory.map.address(), LIMIT);
+    succeeds("as many pages as the limit", answer).map(drop)
+}
+
+fn regions(bench: &Bench) -> Found {
+    under_limit()?;
+    let (vm, memory) = (bench.vm()?, memory()?);
+    let user = memory.map.address();
+    succeeds("the first", register(bench, &vm, 1, user, LIMIT - 1))?;
+    succeeds("the second", register(bench, &vm, 2, user, 1))?;
+    fails(
+        "the third",
+        register(bench, &vm, 3, user, 1),
+        &[libc::ENOMEM],
+    )
+}
+
+fn vms(bench: &Bench) -> Found {
+    under_limit()?;
+    let (first, second, memory) = (bench.vm()?, bench.vm()?, memory()?);
+    let user = memory.map.address();
+    succeeds("the first VM", register(bench, &first, 1, user, LIMIT))?;
+    let answer = register(bench, &second, 1, user, 1);
+    fails("the second VM", answer, &[libc::ENOMEM])
+}
+
+fn refused(bench: &Bench) -> Found {
+    under_limit()?;
+    let (vm, memory) = (bench.vm()?, memory()?);
+    let user = memory.map.address();
+    let answer = register(bench, &vm, 1, user, LIMIT + 1);
+    fails("a page more than the limit", answer, &[libc::ENOMEM])?;
+    let unaligned = register(bench, &vm, 1, user + 8, LIMIT);
+    fails("not aligned", unaligned, &[libc::EINVAL])?;
+    let again = register(bench, &vm, 1, user, LIMIT);
+    succeeds("as many pages as the limit", again).map(drop)
+}
+
+fn failed_pin(bench: &Bench) -> Found {
+    under_limit()?;
+    let (vm, memory) = (bench.vm()?, memory()?);
+    let mut holed = succeeds("mmap", Mapping::anonymous(pages(LIMIT), true))?;
+    let user = holed.address();
+    holed.cut(0);
+    let answer = register(bench, &vm, 1, user, LIMIT);
+    fails("a hole", answer, &[libc::EFAULT])?;
+    let again = register(bench, &vm, 1, memory.map.address(), LIMIT);
+    succeeds("as many pages as the limit", again).map(drop)
+}
+
+fn order(bench: &Bench) -> Found {
+    under_limit()?;
+    let (vm, memory) = (bench.vm()?, memory()?);
+    let user = memory.map.address();
+    succeeds("the first", register(bench, &vm, 1, user, 1))?;
+    let answer = register(bench, &vm, 1, user, LIMIT + 1);
+    fails("the label again, too large", answer, &[libc::EEXIST])
+}
+
+fn exempt(bench: &Bench) -> Found {
+    if !process::may_lock() {
+        return skip("this process has no CAP_IPC_LOCK");
+    }
+    process::limit_locked_memory(pages(LIMIT))?;
+    let (vm, memory) = (bench.vm()?, memory()?);
+    let answer = register(bench, &vm, 1, memory.map.address(), LIMIT + 1);
+    succeeds("a page more than the limit", answer).map(drop)
+}
+
+fn given_back(bench: &Bench) -> Found {
+    under_limit()?;
+    let (first, second, memory) = (bench.vm()?, bench.vm()?, memory()?);
+    let user = memory.map.address();
+    succeeds("the first VM", register(bench, &first, 1, user, LIMIT))?;
+    drop(first);
+    let later = eventually(bench.give_back, || register(bench, &second, 1, user, LIMIT));
+    succeeds("the second VM after the first's last close", later).map(drop)
+}
+
+fn newer(bench: &Bench) -> Found {
+    under_limit()?;
+    let (vm, memory) = (bench.vm()?, memory()?);
+    let answer = register(bench, &vm, 1, memory.map.address(), 2 * LIMIT);
+    succeeds("twice the limit", answer).map(drop)
+}

@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The last close ends a VM and gives everything back; nothing else does.
+//!
+//! Two things show from outside whether a VM is still there: its pages count as locked memory of the
+//! process that made it (drivers that pin), and no other VM can START with them.
+
+use std::time::Duration;
+
+use crate::bench::Bench;
+use crate::device::Vm;
+use crate::dialect::{GUNYAH, PINNING};
+use crate::errno::Errno;
+use crate::memory::Memory;
+use crate::process::{self, eventually, fork};
+use crate::rule::Rule;
+use crate::verdict::{differs, fails, succeeds, Finding, Found};
+
+use super::main_memory::{claim, claimable, claimed};
+use super::memlock::{register, under_limit, LIMIT};
+
+pub const RULES: &[Rule] = &[
+    Rule::read(
+        PINNING,
+        "teardown.duplicate",
+        "A second descriptor of a VM holds it.",
+        duplicate,
+    ),
+    Rule::read(
+        PINNING,
+        "teardown.child",
+        "A forked child's copy of the descriptor holds it.",
+        child,
+    ),
+    Rule::seen(
+        PINNING,
+        "teardown.vcpu",
+        "A vCPU's descriptor holds its VM.",
+        vcpu,
+    ),
+    Rule::read(
+        PINNING,
+        "teardown.page",
+        "A mapping of a vCPU's page holds the VM.",
+        page,
+    ),
+    Rule::read(
+        GUNYAH,
+        "teardown.running",
+        "The last close of a VM that runs stops it and gives its pages back.",
+        running,
+    )
+    .started(),
+    Rule::seen(
+        GUNYAH,
+        "teardown.killed",
+        "SIGKILL of its process does the same.",
+        killed,
+    )
+    .started(),
+    Rule::read(
+        GUNYAH,
+        "teardown.orphan",
+        "A VM whose maker ended lives on while a forked child has its descriptor.",
+        orphan,
+    )
+    .started(),
+    Rule::seen(
+        GUNYAH,
+        "teardown.start-again",
+        "One VM after the other starts, each right after the last close of the one before.",
+        start_again,
+    )
+    .started(),
+];
+
+/// How long something must go on to be taken for lasting.
+const A_WHILE: Duration = Duration::from_millis(100);
+
+/// A VM with all pages that the limit allows, another without any, and the pages.
+struct Locked {
+    first: Vm,
+    second: Vm,
+    memory: Memory,
+}
+
+impl Locked {
+    fn new(bench: &Bench) -> Found<Self> {
+        under_limit()?;
+        let memory = succeeds("memfd", Memory::base_pages(LIMIT))?;
+        let (first, second) = (bench.vm()?, bench.vm()?);
+        let user = memory.map.address();
+        succeeds("the first VM", register(bench, &first, 1, user, LIMIT))?;
+        Ok(Self {
+            first,
+            second,
+            memory,
+        })
+    }
+
+    /// Whether the pages still count: the second VM can have none.
+    fn held(bench: &Bench, second: &Vm, memory: &Memory, by: &str) -> Found {
+        let user = memory.map.address();
+        let answer = eventually(A_WHILE, || register(bench, second, 1, user, LIMIT));
+        fails(
+            format!("a second VM while {by} is there"),
+            answer,
+            &[libc::ENOMEM],
+        )
+    }
+
+    fn given_back(bench: &Bench, second: &Vm, memory: &Memory) -> Found {
+        let user = memory.map.address();
+        let answer = eventually(bench.give_back, || register(bench, second, 1, user, LIMIT));
+        succeeds("a second VM after the last close", answer).map(drop)
+    }
+}
+
+fn duplicate(bench: &Bench) -> Found {
+    let Locked {
+        first,
+        second,
+        memory,
+    } = Locked::new(bench)?;
+    let copy = succeeds("dup", first.duplicate())?;
+    drop(first);
+    Locked::held(bench, &second, &memory, "a second descriptor")?;
+    drop(copy);
+    Locked::given_back(bench, &second, &memory)
+}
+
+fn child(bench: &Bench) -> Found {
+    let Locked {
+        first,
+        second,
+        memory,
+    } = Locked::new(bench)?;
+    let holder = succeeds(
+        "fork",
+        fork(|mut socket| process::await_parent(&mut socket)),
+    )?;
+    drop(first);
+    Locked::held(bench, &second, &memory, "a child's descriptor")?;
+    drop(holder);
+    Locked::given_back(bench, &second, &memory)
+}
+
+fn vcpu(bench: &Bench) -> Found {
+    let Locked {
+        first,
+        second,
+        memory,
+    } = Locked::new(bench)?;
+    let vcpu = succeeds("vCPU", first.vcpu(0))?;
+    drop(first);
+    Locked::held(bench, &second, &memory, "a vCPU's descriptor")?;
+    drop(vcpu);
+    Locked::given_back(bench, &second, &memory)
+}
+
+fn page(bench: &Bench) -> Found {
+    let Locked {
+        first,
+        second,
+        memory,
+    } = Locked::new(bench)?;
+    let vcpu = succeeds("vCPU", first.vcpu(0))?;
+    let map = succeeds("mmap", vcpu.map(1))?;
+    drop((first, vcpu));
+    Locked::held(bench, &second, &memory, "the page's mapping")?;
+    drop(map);
+    Locked::given_back(bench, &second, &memory)
+}
+
+/// START with the pages: EINVAL for as long as another VM has them.
+fn try_claim(bench: &Bench, memory: &Memory, patience: Duration) -> Found<Result<(), Errno>> {
+    let mut trouble = None;
+    let answer = eventually(patience, || match claim(bench, memory) {
+        Ok((_, answer)) => answer.map(drop),
+        Err(finding) => {
+            trouble = Some(finding);
+            Err(Errno(0))
+        }
+    });
+    match trouble {
+        Some(finding) => Err(finding),
+        None => Ok(answer),
+    }
+}
+
+fn given_back(bench: &Bench, memory: &Memory) -> Found {
+    let answer = try_claim(bench, memory, bench.give_back)?;
+    succeeds("START of another VM after the last close", answer)
+}
+
+fn still_held(bench: &Bench, memory: &Memory) -> Found {
+    let answer = try_claim(bench, memory, A_WHILE)?;
+    fails("START of another VM meanwhile", answer, &[libc::EINVAL])
+}
+
+fn running(bench: &Bench) -> Found {
+    let memory = claimable()?;
+    let first = claimed(bench, &memory)?;
+    still_held(bench, &memory)?;
+    drop(first);
+    given_back(bench, &memory)
+}
+
+/// What a child tells of its VM.
+const RUNS: u8 = 1;
+const REFUSED: u8 = 2;
+const SKIPPED: u8 = 3;
+
+fn told<T>(found: &Found<T>) -> u8 {
+    match found {
+        Ok(_) => RUNS,
+        Err(Finding::Differs(_)) => REFUSED,
+        Err(Finding::Skipped(_)) => SKIPPED,
+    }
+}
+
+fn expect_running(byte: Option<u8>) -> Found {
+    match byte {
+        Some(RUNS) => Ok(()),
+        Some(SKIPPED) => crate::verdict::skip("shared main memory is refused here"),
+        _ => differs("the child's VM did not start"),
+    }
+}
+
+fn killed(bench: &Bench) -> Found {
+    let memory = claimable()?;
+    let maker = fork(|mut socket| {
+        let vm = claimed(bench, &memory);
+        process::report(&mut socket, told(&vm));
+        process::await_parent(&mut socket);
+    });
+    let mut maker = succeeds("fork", maker)?;
+    expect_running(maker.byte())?;
+    still_held(bench, &memory)?;
+    maker.kill();
+    maker.wait();
+    given_back(bench, &memory)
+}
+
+fn orphan(bench: &Bench) -> Found {
+    let memory = claimable()?;
+    let maker = fork(|mut socket| {
+        let vm = claimed(bench, &memory);
+        let heir = socket.try_clone();
+        let holder = fork(move |_| {
+            if let Ok(mut heir) = heir {
+                process::await_parent(&mut heir);
+            }
+        });
+        process::report(&mut socket, told(&vm));
+        // The maker ends without taking its child along.
+        std::mem::forget(holder);
+    });
+    let mut maker = succeeds("fork", maker)?;
+    expect_running(maker.byte())?;
+    let mut heir = match maker.socket.try_clone() {
+        Ok(heir) => heir,
+        Err(error) => return differs(format!("dup: {error}")),
+    };
+    maker.wait();
+    still_held(bench, &memory)?;
+    process::report(&mut heir, 0);
+    given_back(bench, &memory)
+}
+
+fn start_again(bench: &Bench) -> Found {
+    for round in 0..4 {
+        let guest = crate::guest::Guest::new(bench);
+        let made = guest.make(bench)?;
+        succeeds(format!("START {round}"), made.vm.start())?;
+    }
+    Ok(())
+}
