@@ -110,6 +110,10 @@ const LAUNCH: &[c_long] = &[
     SYS_clock_getres,
 ];
 
+// The type of ioctl's request differs between C libraries; the number fits all of them.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+const FIONBIO_REQUEST: u32 = FIONBIO as u32;
+
 /// As LOOP and LAUNCH, calls that only x86-64 still has.
 #[cfg(target_arch = "x86_64")]
 const LOOP_HERE: &[c_long] = &[SYS_poll, SYS_epoll_wait];
@@ -171,6 +175,8 @@ pub fn supervisor() -> Vec<Rule> {
         uapi::VM_SET_DTB_CONFIG,
         uapi::VM_ADD_FUNCTION,
         uapi::VM_START,
+        // Sockets that shall not block.
+        FIONBIO_REQUEST,
     ])];
     rules.extend(allow(&[LOOP, LOOP_HERE, LAUNCH, LAUNCH_HERE]));
     rules.extend([Rule::NoExec(SYS_mmap), Rule::NoExec(SYS_mprotect)]);
