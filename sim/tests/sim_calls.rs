@@ -145,9 +145,12 @@ fn a_life_is_recorded_call_by_call() {
 }
 
 #[test]
-fn the_first_vcpu_run_starts() {
+fn upstreams_first_vcpu_run_starts() {
     let place = Place::new("run-first");
-    let output = place.sim(&[], "vm 1 crash", "run-first").output().unwrap();
+    let output = place
+        .sim(&["--dialect", "lkml"], "vm 1 crash", "run-first")
+        .output()
+        .unwrap();
     let lines = lines(&output);
     assert_eq!(
         after_ready(&lines),

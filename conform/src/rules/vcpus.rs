@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::bench::Bench;
 use crate::device::{self, Answer, Vcpu};
-use crate::dialect::{GUNYAH, NEWER, PINNING};
+use crate::dialect::{ANDROID, GUNYAH, NEWER, PINNING};
 use crate::guest::Guest;
 use crate::memory::page_size;
 use crate::process::{self, fork, Ticking};
@@ -82,13 +82,13 @@ pub const RULES: &[Rule] = &[
         unknown_call,
     ),
     Rule::read(
-        GUNYAH,
+        ANDROID,
         "vcpu.before-start",
         "VCPU_RUN before START is ENODEV: it starts nothing.",
         before_start,
     ),
     Rule::read(
-        GUNYAH,
+        ANDROID,
         "vcpu.before-start-immediate",
         "So it is with immediate_exit.",
         before_start_immediate,

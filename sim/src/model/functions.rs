@@ -32,6 +32,26 @@ pub struct Ioeventfd {
 }
 
 impl Ioeventfd {
+    /// Whether the driver keeps the new one from standing beside this. One without DATAMATCH has its
+    /// address alone: the driver keeps a length only together with a value.
+    pub fn clashes(&self, new: &FunctionIoeventfd) -> bool {
+        let value = |of: &FunctionIoeventfd| {
+            (of.flags & IOEVENTFD_FLAGS_DATAMATCH != 0).then_some((of.len, of.datamatch))
+        };
+        self.given.addr == new.addr
+            && match (value(&self.given), value(new)) {
+                (Some(ours), Some(theirs)) => ours == theirs,
+                _ => true,
+            }
+    }
+
+    /// Whether this is the one that REMOVE_FUNCTION names.
+    pub fn is(&self, named: &FunctionIoeventfd) -> bool {
+        (self.given.addr, self.given.len, self.given.flags) == (named.addr, named.len, named.flags)
+            && (named.flags & IOEVENTFD_FLAGS_DATAMATCH == 0
+                || self.given.datamatch == named.datamatch)
+    }
+
     /// Whether a guest's write fires it.
     pub fn matches(&self, address: u64, len: u32, value: u64) -> bool {
         self.given.addr == address
@@ -197,6 +217,14 @@ mod tests {
         assert!(!made.matches(0x1000, 4, 8));
         assert!(!made.matches(0x1000, 2, 7));
         assert!(!made.matches(0x1004, 4, 7));
+        let other_value = FunctionIoeventfd {
+            datamatch: 8,
+            ..good
+        };
+        let any_value = FunctionIoeventfd { flags: 0, ..good };
+        assert!(made.clashes(&good) && made.clashes(&any_value));
+        assert!(!made.clashes(&other_value));
+        assert!(made.is(&good) && !made.is(&other_value) && !made.is(&any_value));
         for wrong in [
             FunctionIoeventfd { len: 3, ..good },
             FunctionIoeventfd { flags: 2, ..good },

@@ -203,8 +203,13 @@ impl Model {
         if !self.settings.dialect.android() {
             return Err(Errno::ENOTTY);
         }
+        let since_66 = self.settings.dialect.since_66();
         let vm = self.get(id)?;
         let given: FwConfig = caller.read(argument)?;
+        // android14-6.1 takes whatever it is given.
+        if since_66 && given.guest_phys_addr.checked_add(given.size).is_none() {
+            return Err(Errno::EOVERFLOW);
+        }
         vm.firmware = Some(given);
         Ok(0)
     }
@@ -249,8 +254,8 @@ impl Model {
                 if vm.vcpus.contains_key(&given.id) {
                     return Err(Errno::EEXIST);
                 }
-                // One that comes after START finds no resource.
-                vm.vcpus.insert(given.id, false);
+                // One that comes after START finds its resource waiting; before, no id is below 0.
+                vm.vcpus.insert(given.id, given.id < vm.cpus);
                 vm.open_files += 1;
                 Ok(Added::Vcpu(given.id))
             }
@@ -264,11 +269,7 @@ impl Model {
             }
             FunctionArgument::Ioeventfd(given) => {
                 let made = functions::ioeventfd(&caller, &given)?;
-                let same = |other: &functions::Ioeventfd| {
-                    (other.given.addr, other.given.len, other.given.datamatch)
-                        == (given.addr, given.len, given.datamatch)
-                };
-                if vm.ioeventfds.iter().any(same) {
+                if vm.ioeventfds.iter().any(|other| other.clashes(&given)) {
                     return Err(Errno::EEXIST);
                 }
                 vm.ioeventfds.push(made);
@@ -286,14 +287,18 @@ impl Model {
     ) -> Result<i64, Errno> {
         let vm = self.get(id)?;
         let desc: FunctionDesc = caller.read(argument)?;
-        let removed = match functions::read_argument(&caller, &desc)? {
+        // What has another size than its type's, or no type, is compared with none.
+        let argument = functions::read_argument(&caller, &desc).map_err(|errno| match errno {
+            Errno::EINVAL => Errno::ENOENT,
+            other => other,
+        })?;
+        let removed = match argument {
             // The file stays open, but there is no vCPU behind it any more.
             FunctionArgument::Vcpu(given) => vm.vcpus.remove(&given.id).is_some(),
             FunctionArgument::Irqfd(given) => vm.irqfds.remove(&given.label).is_some(),
             FunctionArgument::Ioeventfd(given) => {
                 let before = vm.ioeventfds.len();
-                vm.ioeventfds
-                    .retain(|other| (other.given.addr, other.given.len) != (given.addr, given.len));
+                vm.ioeventfds.retain(|other| !other.is(&given));
                 vm.ioeventfds.len() != before
             }
         };
@@ -339,6 +344,7 @@ impl Model {
             rm::Verdict::Accepted(start) => {
                 vm.state = State::Starting;
                 vm.proxy = start.guest.proxy;
+                vm.cpus = start.guest.cpus;
                 for (vcpu, present) in &mut vm.vcpus {
                     *present = start.guest.has_vcpu(*vcpu);
                 }
@@ -379,21 +385,40 @@ impl Model {
     }
 
     /// VCPU_RUN, with what the caller's page says about immediate_exit.
-    pub fn vcpu_run(&mut self, id: VmId, vcpu: u32, immediate_exit: bool) -> RunStep {
-        let hugetlb_eio = self.settings.dialect.since_66();
+    pub fn vcpu_run(
+        &mut self,
+        id: VmId,
+        caller: Caller,
+        vcpu: u32,
+        immediate_exit: bool,
+    ) -> RunStep {
+        let dialect = self.settings.dialect;
         let vm = match self.get(id) {
             Ok(vm) => vm,
             Err(errno) => return RunStep::Errno(errno),
         };
+        let Some(&present) = vm.vcpus.get(&vcpu) else {
+            // Removed: its file is all that is left.
+            return RunStep::Errno(Errno::ENODEV);
+        };
         match vm.state {
-            State::Configuring | State::Starting | State::Hung => return RunStep::StartFirst,
-            State::Failed => return RunStep::Errno(Errno::ENODEV),
+            // The first versions of the series start the VM here; later there is no resource yet.
+            State::Configuring | State::Starting | State::Hung if dialect == Dialect::Lkml => {
+                return RunStep::StartFirst;
+            }
+            State::Configuring | State::Starting | State::Hung | State::Failed => {
+                return RunStep::Errno(Errno::ENODEV)
+            }
             State::Exited(exit) => return RunStep::Ended(exit),
             State::Running => {}
         }
         // A vCPU that the devicetree lacks, or of a VM that the hypervisor schedules, got no resource.
-        if vm.vcpus.get(&vcpu) != Some(&true) || !vm.proxy {
+        if !present || !vm.proxy {
             return RunStep::Errno(Errno::ENODEV);
+        }
+        // Newer drivers pin pages as the guest faults, so it must be the process that has them.
+        if dialect.since_66() && vm.creator.pid != caller.pid {
+            return RunStep::Errno(Errno::EPERM);
         }
         if immediate_exit {
             return RunStep::Errno(Errno::EINTR);
@@ -402,7 +427,7 @@ impl Model {
         let lent_hugetlb = |region: &memory::Region| {
             region.access == Access::Lend && region.pieces.iter().any(|piece| piece.hugetlb)
         };
-        if hugetlb_eio && vm.regions.iter().any(lent_hugetlb) {
+        if dialect.since_66() && vm.regions.iter().any(lent_hugetlb) {
             return RunStep::Errno(Errno::EIO);
         }
         RunStep::Run

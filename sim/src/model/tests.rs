@@ -229,7 +229,7 @@ fn a_failed_start_is_for_good() {
     assert_eq!(set_dtb(&mut model, vm, BASE + 48 * page, 16 * page), Ok(0));
     assert_eq!(refusal(&mut model, vm), Errno::ENODEV);
     assert!(matches!(
-        model.vcpu_run(vm, 0, false),
+        model.vcpu_run(vm, Caller::myself(), 0, false),
         RunStep::Errno(Errno::ENODEV)
     ));
 }
@@ -300,24 +300,75 @@ fn vcpus_are_those_of_the_devicetree() {
     assert_eq!(add_vcpu(&mut model, vm, 0), Ok(Added::Vcpu(0)));
     assert_eq!(add_vcpu(&mut model, vm, 0), Err(Errno::EEXIST));
     assert_eq!(add_vcpu(&mut model, vm, 1), Ok(Added::Vcpu(1)));
-    assert!(matches!(model.vcpu_run(vm, 0, false), RunStep::StartFirst));
+    assert!(matches!(
+        model.vcpu_run(vm, Caller::myself(), 0, false),
+        RunStep::Errno(Errno::ENODEV)
+    ));
     run_to(&mut model, vm);
     model.started(vm);
-    assert!(matches!(model.vcpu_run(vm, 0, false), RunStep::Run));
     assert!(matches!(
-        model.vcpu_run(vm, 0, true),
+        model.vcpu_run(vm, Caller::myself(), 0, false),
+        RunStep::Run
+    ));
+    assert!(matches!(
+        model.vcpu_run(vm, Caller::myself(), 0, true),
         RunStep::Errno(Errno::EINTR)
     ));
     assert!(matches!(
-        model.vcpu_run(vm, 1, false),
+        model.vcpu_run(vm, Caller::myself(), 1, false),
         RunStep::Errno(Errno::ENODEV)
     ));
     assert!(model.exited(vm, Exit::of_type(2)));
-    assert!(matches!(model.vcpu_run(vm, 0, true), RunStep::Ended(_)));
+    assert!(matches!(
+        model.vcpu_run(vm, Caller::myself(), 0, true),
+        RunStep::Ended(_)
+    ));
     // The VM's own file and two vCPUs.
     assert!(!model.file_closed(vm));
     assert!(!model.file_closed(vm));
     assert!(model.file_closed(vm));
+}
+
+#[test]
+fn only_upstreams_first_vcpu_run_starts() {
+    let (mut model, vm, _memory) = ready(Dialect::Lkml, Access::Share, true);
+    add_vcpu(&mut model, vm, 0).unwrap();
+    let step = model.vcpu_run(vm, Caller::myself(), 0, false);
+    assert!(matches!(step, RunStep::StartFirst));
+}
+
+#[test]
+fn a_vcpu_may_come_late_and_go() {
+    let (mut model, vm, _memory) = ready(Dialect::Ack66, Access::Share, true);
+    let me = Caller::myself();
+    run_to(&mut model, vm);
+    model.started(vm);
+    add_vcpu(&mut model, vm, 0).unwrap();
+    assert!(matches!(model.vcpu_run(vm, me, 0, false), RunStep::Run));
+    let stranger = Caller { pid: 1, ..me };
+    assert!(matches!(
+        model.vcpu_run(vm, stranger, 0, false),
+        RunStep::Errno(Errno::EPERM)
+    ));
+    let argument = uapi::FunctionVcpu { id: 0 };
+    let desc = FunctionDesc {
+        kind: uapi::FUNCTION_VCPU,
+        arg_size: 4,
+        arg: address(&argument),
+    };
+    assert_eq!(model.remove_function(vm, me, address(&desc)), Ok(0));
+    assert!(matches!(
+        model.vcpu_run(vm, me, 0, false),
+        RunStep::Errno(Errno::ENODEV)
+    ));
+    let wrong_size = FunctionDesc {
+        arg_size: 2,
+        ..desc
+    };
+    assert_eq!(
+        model.remove_function(vm, me, address(&wrong_size)),
+        Err(Errno::ENOENT)
+    );
 }
 
 #[test]
@@ -328,7 +379,7 @@ fn the_hypervisor_schedules_without_vcpu_run() {
     assert!(!start.guest.proxy);
     model.started(vm);
     assert!(matches!(
-        model.vcpu_run(vm, 0, false),
+        model.vcpu_run(vm, Caller::myself(), 0, false),
         RunStep::Errno(Errno::ENODEV)
     ));
 }

@@ -65,6 +65,8 @@ pub struct Vm {
     pub ioeventfds: Vec<Ioeventfd>,
     /// reg -> value.
     pub boot_context: BTreeMap<u32, u64>,
+    /// CPUs of the devicetree; 0 until START has read it.
+    pub cpus: u32,
     /// The guest runs only inside VCPU_RUN.
     pub proxy: bool,
     /// Open VM and vCPU files; at 0 the VM is torn down.
@@ -85,6 +87,7 @@ impl Vm {
             irqfds: BTreeMap::new(),
             ioeventfds: Vec::new(),
             boot_context: BTreeMap::new(),
+            cpus: 0,
             proxy: false,
             open_files: 1,
         }

@@ -23,6 +23,9 @@ use super::{fd_value, Due, FileKind, Held, Session, Waits};
 /// PATH_MAX of linux/limits.h.
 const PATH_MAX: usize = 4096;
 
+/// CREATE_VM of type 0xB2, the other vendor's.
+const LEGACY_CREATE_VM: u32 = 0xb201;
+
 /// The call's name on a file, or None where the file has no such call.
 fn call_name(kind: FileKind, command: u32) -> Option<&'static str> {
     let name = match (kind, command) {
@@ -133,6 +136,16 @@ impl Session {
         let argument = notification.args[2];
         let caller = line.caller;
         let command = command_of(&notification);
+        if self.model.settings().dialect == Dialect::QcomB2 {
+            // Of the other vendor's calls only CREATE_VM is played: enough to be told apart.
+            match (kind, command) {
+                (FileKind::Device, LEGACY_CREATE_VM) => {
+                    self.create_vm(&notification, line, argument);
+                }
+                _ => self.answer(&notification, &line, Err(Errno::ENOTTY)),
+            }
+            return;
+        }
         let result = match kind {
             FileKind::Device => match command {
                 uapi::CREATE_VM => {

@@ -50,7 +50,10 @@ impl Session {
             self.answer(&notification, &line, Err(Errno::EBUSY));
             return;
         }
-        match self.model.vcpu_run(vm, vcpu, page.immediate_exit()) {
+        match self
+            .model
+            .vcpu_run(vm, line.caller, vcpu, page.immediate_exit())
+        {
             RunStep::Errno(errno) => {
                 if errno == Errno::EINTR {
                     self.interrupt_vcpu(vm, vcpu);
