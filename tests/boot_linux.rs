@@ -73,7 +73,7 @@ impl Stage {
     fn config(&self, name: &str, cmdline: &str) -> Value {
         json!({
             "name": name,
-            "memory": { "size": "256M", "backing": ["thp"] },
+            "memory": { "size": "256M", "backing": ["hugetlb", "thp"] },
             "kernel": { "path": self.guest.join("Image"), "cmdline": format!("panic=-1 {cmdline}") },
             "initrd": { "path": self.guest.join("initrd.cpio.gz") },
         })
@@ -277,7 +277,7 @@ fn linux_boots_from_hugetlb_and_a_gzipped_kernel() {
         return skip("fewer than 256 MiB of huge pages are free");
     }
     let mut config = stage.config("huge", "");
-    config["memory"]["backing"] = json!(["hugetlb"]);
+    config["memory"]["backing"] = json!("hugetlb");
     config["kernel"]["path"] = json!(stage.guest.join("Image.gz"));
     config["vcpus"] = json!({ "count": 2 });
     let mut host = Host::boot(&stage, "huge", &[config]);

@@ -52,3 +52,25 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::tree;
+
+    #[test]
+    fn the_readmes_links_lead_somewhere() {
+        let text = std::fs::read_to_string(tree::root().join("README.md")).expect("README.md");
+        let links = text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next());
+        let local: Vec<&str> = links.filter(|link| !link.contains("://")).collect();
+        assert!(local.len() > 5, "{local:?}");
+        for link in local {
+            assert!(
+                tree::root().join(link).exists(),
+                "README.md links to {link}"
+            );
+        }
+    }
+}

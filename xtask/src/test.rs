@@ -141,7 +141,9 @@ fn tests(binaries: &Path, strict: bool) -> Result<String> {
         .env("GUNYAHD_GUEST_DIR", tree::guest())
         .stdout(Stdio::piped());
     if strict {
-        command.env("GUNYAHD_NO_SKIP", "1");
+        command
+            .env("GUNYAHD_NO_SKIP", "1")
+            .env("GUNYAHD_REQUIRE_TOOLS", "1");
     }
     let mut child = command.spawn().context("cargo test")?;
     let mut counts = Counts::default();

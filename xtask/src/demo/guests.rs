@@ -12,8 +12,8 @@ use serde_json::json;
 use crate::guest::Assets;
 use crate::tree;
 
-/// What the guest on hugetlb needs.
-pub const HUGETLB_BYTES: u64 = 256 << 20;
+/// Both guests' memory, 256 and 192 MiB.
+pub const MEMORY_BYTES: u64 = (256 + 192) << 20;
 
 /// Files and names.
 #[derive(Debug)]
@@ -46,17 +46,20 @@ impl Guests {
                 .arg(&dtb)
                 .arg(tree::root().join("dts/minimal-guest.dts")),
         )?;
-        let backing = if huge_pages { "hugetlb" } else { "thp" };
+        let backing = match huge_pages {
+            true => json!(["hugetlb"]),
+            false => json!(["thp"]),
+        };
         let given = json!({
             "name": "minimal",
-            "memory": { "size": "256M", "backing": [backing] },
+            "memory": { "size": "256M", "backing": backing },
             "kernel": { "path": assets.image, "cmdline": "panic=-1" },
             "initrd": { "path": assets.initrd },
             "dtb": { "path": dtb },
         });
         let generated = json!({
             "name": "media",
-            "memory": { "size": "192M", "backing": ["thp"] },
+            "memory": { "size": "192M", "backing": backing },
             "kernel": { "path": assets.image_gz, "cmdline": "panic=-1" },
             "initrd": { "path": assets.initrd },
             "vcpus": { "count": 2 },

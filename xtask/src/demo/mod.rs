@@ -30,7 +30,7 @@ pub fn run() -> Result<()> {
     let binaries = tree::build_release()?;
     println!("  binaries      {}", summary::binaries(&binaries)?);
     let before = Pool::now()?;
-    let reservation = match Reservation::add(guests::HUGETLB_BYTES) {
+    let reservation = match Reservation::add(guests::MEMORY_BYTES) {
         Ok(pages) => {
             println!(
                 "  huge pages    {} of {} MiB added to the {} that are there",
@@ -41,7 +41,7 @@ pub fn run() -> Result<()> {
             Some(pages)
         }
         Err(reason) => {
-            println!("  huge pages    none: {reason:#}; both guests get ordinary memory instead");
+            println!("  huge pages    none: {reason:#}; transparent ones instead");
             None
         }
     };
