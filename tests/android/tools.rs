@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Programs of the development host that a test needs, and a folder for its files.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -19,7 +20,11 @@ pub fn present(names: &[&str]) -> bool {
         std::env::var_os("GUNYAHD_REQUIRE_TOOLS").is_none_or(|value| value != "1"),
         "not installed: {missing:?}"
     );
-    eprintln!("SKIPPED: not installed: {missing:?} (GUNYAHD_REQUIRE_TOOLS=1 makes this an error)");
+    // Past the capture of the test harness, which would swallow it.
+    let _ = writeln!(
+        std::io::stderr(),
+        "SKIPPED: not installed: {missing:?} (GUNYAHD_REQUIRE_TOOLS=1 makes this an error)"
+    );
     false
 }
 

@@ -29,12 +29,13 @@ pub const GUEST_TOOLS: &[Tool] = &[
     tool("dtc", "device-tree-compiler"),
 ];
 
-/// What the tests need besides: the policy's compilers, Soong's formatter, an arm64 assembler.
+/// What the tests need besides: the policy's compilers, Soong's formatter, devicetree bindings, an arm64 assembler.
 pub const TEST_TOOLS: &[Tool] = &[
     tool("m4", "m4"),
     tool("checkpolicy", "checkpolicy"),
     tool("sesearch", "setools"),
     tool("bpfmt", "blueprint-tools"),
+    tool("dt-validate", "dt-schema"),
     tool("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
     tool("cmake", "cmake"),
     tool("pkg-config", "pkg-config"),
