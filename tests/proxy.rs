@@ -2,166 +2,24 @@
 //! Proxy-scheduled VMs of the whole program on the simulator's null engine: ends, stops, consoles.
 #![allow(clippy::unwrap_used)] // A test ends there.
 
+mod host;
+
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc::{self, Receiver};
+use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::{json, Value};
 
-// Everything here takes milliseconds on a free machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+use host::{Host, PATIENCE};
 
-/// Where the programs are, or a loud word about what is missing.
-fn binaries() -> Option<PathBuf> {
-    let here = Path::new(env!("CARGO_BIN_EXE_gunyahd")).parent().unwrap();
-    let binaries = std::env::var_os("GUNYAHD_BIN_DIR").map_or(here.to_owned(), PathBuf::from);
-    if binaries.join("gunyah-sim").is_file() {
-        return Some(binaries);
+/// Boots a VM whose guest does nothing at all.
+fn boot(test: &str, script: &str, changes: &Value) -> Option<Host> {
+    let mut config = json!({ "vcpus": { "count": 2, "scheduling": "proxy" } });
+    for (key, value) in changes.as_object().unwrap() {
+        config[key] = value.clone();
     }
-    assert!(
-        std::env::var_os("GUNYAHD_NO_SKIP").is_none(),
-        "no gunyah-sim in {}, and nothing may be skipped",
-        binaries.display()
-    );
-    let _ = writeln!(
-        std::io::stderr(),
-        "SKIPPED: no gunyah-sim; cargo build -p gunyah-sim makes it"
-    );
-    None
-}
-
-/// `gunyahd boot` on the simulator, and gunyahctl beside it.
-struct Host {
-    binaries: PathBuf,
-    dir: PathBuf,
-    simulator: Child,
-}
-
-impl Host {
-    /// Boots one VM, named `vm`, with `changes` to its file and `script` for the simulator.
-    fn boot(test: &str, script: &str, changes: &Value) -> Option<Self> {
-        let binaries = binaries()?;
-        let dir = std::env::temp_dir().join(format!("gunyahd-proxy-{test}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&dir);
-        fs::create_dir_all(dir.join("config")).unwrap();
-        fs::write(dir.join("Image"), image()).unwrap();
-        fs::write(dir.join("script"), script).unwrap();
-        let mut config = json!({
-            "name": "vm",
-            "memory": { "size": "4M", "backing": ["base"] },
-            "kernel": { "path": dir.join("Image") },
-            "vcpus": { "count": 2, "scheduling": "proxy" },
-            "restart": { "policy": "never" },
-            "stop_timeout": "5s",
-        });
-        for (key, value) in changes.as_object().unwrap() {
-            config[key] = value.clone();
-        }
-        fs::write(dir.join("config/vm.json"), config.to_string()).unwrap();
-        let simulator = Command::new(binaries.join("gunyah-sim"))
-            .arg("--script")
-            .arg(dir.join("script"))
-            .arg("--")
-            .arg(binaries.join("gunyahd"))
-            .arg("boot")
-            .arg("--config-dir")
-            .arg(dir.join("config"))
-            .arg("--socket")
-            .arg(dir.join("socket"))
-            .stdin(Stdio::null())
-            .stderr(fs::File::create(dir.join("log")).unwrap())
-            .spawn()
-            .unwrap();
-        let host = Self {
-            binaries,
-            dir,
-            simulator,
-        };
-        let deadline = Instant::now() + PATIENCE;
-        while !host.dir.join("socket").exists() {
-            assert!(Instant::now() < deadline, "no control socket");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Some(host)
-    }
-
-    fn ctl(&self, words: &[&str]) -> Command {
-        let mut ctl = Command::new(self.binaries.join("gunyahctl"));
-        ctl.arg("--socket").arg(self.dir.join("socket")).args(words);
-        ctl
-    }
-
-    fn ask(&self, words: &[&str]) -> Output {
-        self.ctl(words).stdin(Stdio::null()).output().unwrap()
-    }
-
-    fn status(&self) -> Value {
-        let answer = self.ask(&["status", "vm", "--json"]);
-        let answer: Value = serde_json::from_slice(&answer.stdout).unwrap();
-        answer["vms"][0].clone()
-    }
-
-    /// Follows every change of state until `done` is true of the VM's status.
-    fn wait_until(&self, done: impl Fn(&Value) -> bool) -> Value {
-        let watch = self
-            .ctl(&["watch", "--json"])
-            .stdout(Stdio::piped())
-            .spawn();
-        let mut watch = Watch(watch.unwrap());
-        let changes = lines(watch.0.stdout.take().unwrap());
-        loop {
-            let status = self.status();
-            if done(&status) {
-                return status;
-            }
-            if changes.recv_timeout(PATIENCE).is_err() {
-                panic!("nothing more happens: {status:#}");
-            }
-        }
-    }
-
-    fn wait_for(&self, state: &str) -> Value {
-        self.wait_until(|status| status["state"] == state)
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        let _ = nix::sys::signal::kill(
-            nix::unistd::Pid::from_raw(i32::try_from(self.simulator.id()).unwrap()),
-            nix::sys::signal::Signal::SIGTERM,
-        );
-        let _ = self.simulator.wait();
-        if std::thread::panicking() {
-            let log = fs::read_to_string(self.dir.join("log"));
-            eprintln!("gunyahd's log:\n{}", log.unwrap_or_default());
-        }
-        let _ = fs::remove_dir_all(&self.dir);
-    }
-}
-
-struct Watch(Child);
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn lines(from: impl std::io::Read + Send + 'static) -> Receiver<String> {
-    let (sender, lines) = mpsc::channel();
-    std::thread::spawn(move || {
-        for line in BufReader::new(from).lines().map_while(Result::ok) {
-            if sender.send(line).is_err() {
-                break;
-            }
-        }
-    });
-    lines
+    Host::boot(test, "null", script, &image(), &config)
 }
 
 /// The smallest arm64 Image: a branch to itself and the header that names its size.
@@ -188,7 +46,7 @@ fn every_end_has_its_state_and_reason() {
         ("end 1 0", "crashed", "load-failed"),
     ] {
         let script = format!("vm 1 {end} after 20\n");
-        let Some(host) = Host::boot("ends", &script, &json!({})) else {
+        let Some(host) = boot("ends", &script, &json!({})) else {
             return;
         };
         let status = host.wait_until(|status| status["last_end"].is_object());
@@ -208,7 +66,7 @@ fn every_end_has_its_state_and_reason() {
 fn a_reset_starts_again_at_once_and_is_no_crash() {
     let script = "vm 1 exit reset after 20\n";
     let changes = json!({ "restart": { "policy": "on-failure" } });
-    let Some(host) = Host::boot("reset", script, &changes) else {
+    let Some(host) = boot("reset", script, &changes) else {
         return;
     };
     let status =
@@ -220,7 +78,7 @@ fn a_reset_starts_again_at_once_and_is_no_crash() {
 #[test]
 fn busy_around_the_end_is_waited_out() {
     let script = "vm 1 busy 30\nvm 1 exit watchdog after 50\n";
-    let Some(host) = Host::boot("busy", script, &json!({})) else {
+    let Some(host) = boot("busy", script, &json!({})) else {
         return;
     };
     assert_eq!(host.wait_for("crashed")["last_end"]["reason"], "watchdog");
@@ -229,7 +87,7 @@ fn busy_around_the_end_is_waited_out() {
 #[test]
 fn an_end_that_is_never_reported_is_noticed() {
     let script = "call VCPU_RUN 1+ errno ENODEV\n";
-    let Some(host) = Host::boot("unreported", script, &json!({})) else {
+    let Some(host) = boot("unreported", script, &json!({})) else {
         return;
     };
     let status = host.wait_for("crashed");
@@ -241,7 +99,7 @@ fn an_end_that_is_never_reported_is_noticed() {
 #[test]
 fn a_run_that_fails_names_errno_cause_and_cure() {
     let script = "call VCPU_RUN 1 errno EIO\n";
-    let Some(host) = Host::boot("eio", script, &json!({})) else {
+    let Some(host) = boot("eio", script, &json!({})) else {
         return;
     };
     let status = host.wait_for("failed");
@@ -257,7 +115,7 @@ fn stop_of_four_vcpus_is_prompt_and_leaves_nothing() {
         "vcpus": { "count": 4, "scheduling": "proxy", "affinity": [[0]] },
         "console": {},
     });
-    let Some(host) = Host::boot("stop", "", &changes) else {
+    let Some(host) = boot("stop", "", &changes) else {
         return;
     };
     let running = host.wait_for("running");
@@ -319,7 +177,7 @@ fn open_fds(pid: i64) -> usize {
 #[test]
 fn a_killed_worker_is_a_crash_and_starts_again() {
     let changes = json!({ "restart": { "policy": "on-failure", "backoff": "10ms" } });
-    let Some(host) = Host::boot("kill", "", &changes) else {
+    let Some(host) = boot("kill", "", &changes) else {
         return;
     };
     let first = host.wait_for("running")["pid"].as_i64().unwrap();
@@ -333,7 +191,7 @@ fn a_killed_worker_is_a_crash_and_starts_again() {
 
 #[test]
 fn a_console_is_there_while_its_vm_runs() {
-    let Some(host) = Host::boot("console", "", &json!({ "console": {} })) else {
+    let Some(host) = boot("console", "", &json!({ "console": {} })) else {
         return;
     };
     host.wait_for("running");
@@ -362,7 +220,7 @@ fn a_console_is_there_while_its_vm_runs() {
 
 #[test]
 fn a_vm_without_a_console_says_so() {
-    let Some(host) = Host::boot("none", "", &json!({})) else {
+    let Some(host) = boot("none", "", &json!({})) else {
         return;
     };
     host.wait_for("running");

@@ -1,0 +1,785 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A guest that tells what it was given and ends as it is told.
+//
+// An arm64 Image for the boot protocol of Linux: CPU 0 at the first byte, x0 = devicetree, MMU off.
+// It prints, a line each with "guest: " in front: the command line, memory, initrd with a sum of its
+// bytes, and every secondary CPU that PSCI started. Words of the command line:
+//
+//   smp        start the secondary CPUs         busy       they read the console's flags for ever
+//   end=WORD   off, reset, hang, fault (a read where nothing is), undef (an undefined instruction)
+//   print=N    N bytes of console output first
+//
+// Without end= it echoes: each byte at once and each line as "guest: heard LINE"; a line that is one
+// of the words above ends it.
+//
+// With the MMU off all accesses must be aligned, so 64-bit cells are read in halves.
+// Registers: x19 devicetree, x20 UART, x21 its kind; others are scratch or saved by their function.
+
+	.equ	PL011, 0
+	.equ	NS16550, 1
+	.equ	CPU_ON, 0xc4000003
+	.equ	SYSTEM_OFF, 0x84000008
+	.equ	SYSTEM_RESET, 0x84000009
+	.equ	MAX_CPUS, 8
+	.equ	STACK, 4096
+	.equ	LINE, 128
+
+	.text
+	.global	start
+start:
+	b	boot
+	.long	0
+	.quad	0				// text_offset
+	.quad	memory_end			// image_size
+	.quad	0xa				// little endian, 4 KiB pages, anywhere
+	.quad	0, 0, 0
+	.ascii	"ARM\x64"
+	.long	0
+
+boot:
+	mov	x19, x0
+	adr	x1, stacks
+	add	sp, x1, #STACK
+	// RAM is not known to be zero.
+	adr	x1, variables
+	adr	x2, variables_end
+1:	str	xzr, [x1], #8
+	cmp	x1, x2
+	b.lo	1b
+	// Until the devicetree names another: a PL011 where the simulator and gunyahd have theirs.
+	mov	x20, #0x09000000
+	mov	x21, #PL011
+	bl	check_dtb
+	bl	walk
+	adr	x0, uart_base
+	ldr	x20, [x0]
+	cbnz	x20, 1f
+	mov	x20, #0x09000000
+	mov	x21, #PL011
+	adr	x0, text_no_console
+	bl	fail
+1:	adr	x0, text_hello
+	bl	say
+	adr	x0, text_cmdline
+	bl	print
+	adr	x0, bootargs
+	ldr	x0, [x0]
+	bl	print
+	bl	newline
+	bl	tell_memory
+	bl	tell_initrd
+	adr	x0, word_print
+	bl	find_word
+	cbz	x0, 1f
+	bl	print_many
+1:	adr	x0, word_smp
+	bl	find_word
+	cbz	x0, 1f
+	bl	start_cpus
+1:	adr	x0, text_ready
+	bl	say
+	adr	x0, word_end
+	bl	find_word
+	cbz	x0, echo
+	bl	end_by
+	// It was none of the words.
+	adr	x0, text_bad_end
+	bl	fail
+
+// ---- what was given
+
+check_dtb:
+	mov	x29, x30
+	ldr	w0, [x19]
+	rev	w0, w0
+	ldr	w1, =0xd00dfeed
+	cmp	w0, w1
+	b.ne	1f
+	ret	x29
+1:	adr	x0, text_bad_dtb
+	bl	fail
+
+tell_memory:
+	stp	x29, x30, [sp, #-16]!
+	adr	x0, text_memory
+	bl	print
+	adr	x0, memory_size
+	ldr	x0, [x0]
+	bl	print_hex
+	adr	x0, text_at
+	bl	print
+	adr	x0, memory_base
+	ldr	x0, [x0]
+	bl	print_hex
+	bl	newline
+	ldp	x29, x30, [sp], #16
+	ret
+
+// The sum of all bytes, which the test knows.
+tell_initrd:
+	stp	x29, x30, [sp, #-16]!
+	adr	x0, initrd_start
+	ldp	x1, x2, [x0]
+	cbz	x1, 3f
+	mov	x3, #0
+1:	cmp	x1, x2
+	b.hs	2f
+	ldrb	w4, [x1], #1
+	add	x3, x3, x4
+	b	1b
+2:	stp	x3, xzr, [sp, #-16]!
+	adr	x0, text_initrd
+	bl	print
+	adr	x0, initrd_start
+	ldp	x1, x2, [x0]
+	sub	x0, x2, x1
+	bl	print_hex
+	adr	x0, text_sum
+	bl	print
+	ldp	x0, x1, [sp], #16
+	bl	print_hex
+	bl	newline
+3:	ldp	x29, x30, [sp], #16
+	ret
+
+// ---- the devicetree (version 17: header, structure block of tokens, strings block)
+
+	.equ	DEPTH_ROOT, 1
+
+// x22 token, x23 strings, x24 depth, x25 property's value, x26 its length, x27 its name.
+walk:
+	stp	x29, x30, [sp, #-80]!
+	stp	x22, x23, [sp, #16]
+	stp	x24, x25, [sp, #32]
+	stp	x26, x27, [sp, #48]
+	ldr	w22, [x19, #8]
+	rev	w22, w22
+	add	x22, x19, x22
+	ldr	w23, [x19, #12]
+	rev	w23, w23
+	add	x23, x19, x23
+	mov	x24, #0
+next_token:
+	ldr	w0, [x22], #4
+	rev	w0, w0
+	cmp	w0, #1
+	b.eq	begin_node
+	cmp	w0, #2
+	b.eq	end_node
+	cmp	w0, #3
+	b.eq	property
+	cmp	w0, #4
+	b.eq	next_token
+walk_done:
+	ldp	x22, x23, [sp, #16]
+	ldp	x24, x25, [sp, #32]
+	ldp	x26, x27, [sp, #48]
+	ldp	x29, x30, [sp], #80
+	ret
+
+begin_node:
+	add	x24, x24, #1
+	cmp	x24, #2
+	b.ne	1f
+	adr	x0, node_name
+	str	x22, [x0]
+	adr	x0, node_compatible
+	stp	xzr, xzr, [x0]
+1:	cmp	x24, #3
+	b.ne	2f
+	adr	x0, child_name
+	stp	x22, xzr, [x0]
+2:	ldrb	w0, [x22], #1
+	cbnz	w0, 2b
+	bl	align_token
+	b	next_token
+
+align_token:
+	add	x22, x22, #3
+	and	x22, x22, #~3
+	ret
+
+property:
+	ldr	w26, [x22], #4
+	rev	w26, w26
+	ldr	w27, [x22], #4
+	rev	w27, w27
+	add	x27, x23, x27
+	mov	x25, x22
+	add	x22, x22, x26
+	bl	align_token
+	cmp	x24, #2
+	b.eq	node_property
+	cmp	x24, #3
+	b.eq	child_property
+	b	next_token
+
+// In a child of the root.
+node_property:
+	adr	x0, name_compatible
+	bl	is_name
+	cbz	x0, 1f
+	adr	x0, node_compatible
+	str	x25, [x0]
+1:	adr	x0, name_reg
+	bl	is_name
+	cbz	x0, 1f
+	adr	x0, node_reg
+	str	x25, [x0]
+1:	adr	x0, name_bootargs
+	bl	is_name
+	cbz	x0, 1f
+	adr	x0, bootargs
+	str	x25, [x0]
+1:	adr	x0, name_stdout
+	bl	is_name
+	cbz	x0, 1f
+	adr	x0, stdout_path
+	str	x25, [x0]
+1:	adr	x0, name_initrd_start
+	bl	is_name
+	cbz	x0, 1f
+	bl	read_number
+	adr	x1, initrd_start
+	str	x0, [x1]
+1:	adr	x0, name_initrd_end
+	bl	is_name
+	cbz	x0, 1f
+	bl	read_number
+	adr	x1, initrd_end
+	str	x0, [x1]
+1:	adr	x0, name_method
+	bl	is_name
+	cbz	x0, next_token
+	adr	x1, psci_method
+	str	x25, [x1]
+	b	next_token
+
+// In a grandchild: only a CPU's number counts.
+child_property:
+	adr	x0, name_reg
+	bl	is_name
+	cbz	x0, next_token
+	adr	x0, child_reg
+	str	x25, [x0]
+	b	next_token
+
+end_node:
+	cmp	x24, #2
+	b.ne	1f
+	bl	end_of_node
+1:	cmp	x24, #3
+	b.ne	2f
+	bl	end_of_child
+2:	sub	x24, x24, #1
+	cbnz	x24, next_token
+	b	walk_done
+
+end_of_node:
+	stp	x29, x30, [sp, #-16]!
+	// /memory, with or without its address: the first range of its reg.
+	adr	x0, node_name
+	ldr	x0, [x0]
+	adr	x1, name_memory
+	bl	begins_with
+	cbz	x0, 1f
+	adr	x0, node_reg
+	ldr	x25, [x0]
+	cbz	x25, 1f
+	bl	read_64
+	adr	x1, memory_base
+	str	x0, [x1]
+	add	x25, x25, #8
+	bl	read_64
+	adr	x1, memory_size
+	str	x0, [x1]
+	// The node that stdout-path names: a slash, its name, and the end or a colon.
+1:	adr	x0, stdout_path
+	ldr	x0, [x0]
+	cbz	x0, 4f
+	add	x0, x0, #1
+	adr	x1, node_name
+	ldr	x1, [x1]
+	bl	begins_with
+	cbz	x0, 4f
+	adr	x0, node_compatible
+	ldp	x0, x25, [x0]
+	cbz	x0, 4f
+	cbz	x25, 4f
+	mov	x21, #PL011
+	adr	x1, compatible_pl011
+	bl	begins_with
+	cbnz	x0, 2f
+	mov	x21, #NS16550
+2:	bl	read_64
+	adr	x1, uart_base
+	str	x0, [x1]
+4:	ldp	x29, x30, [sp], #16
+	ret
+
+end_of_child:
+	stp	x29, x30, [sp, #-16]!
+	adr	x0, child_name
+	ldr	x0, [x0]
+	adr	x1, name_cpu
+	bl	begins_with
+	cbz	x0, 1f
+	adr	x0, child_reg
+	ldr	x0, [x0]
+	cbz	x0, 1f
+	ldr	w0, [x0]
+	rev	w0, w0
+	adr	x1, cpu_count
+	ldr	x2, [x1]
+	cmp	x2, #MAX_CPUS
+	b.hs	1f
+	adr	x3, cpus
+	str	x0, [x3, x2, lsl #3]
+	add	x2, x2, #1
+	str	x2, [x1]
+1:	ldp	x29, x30, [sp], #16
+	ret
+
+// x0 = 1 if the property's name is the text at x0.
+is_name:
+	mov	x1, x27
+1:	ldrb	w2, [x0], #1
+	ldrb	w3, [x1], #1
+	cmp	w2, w3
+	b.ne	2f
+	cbnz	w2, 1b
+	mov	x0, #1
+	ret
+2:	mov	x0, #0
+	ret
+
+// x0 = 1 if the text at x0 begins with the one at x1.
+begins_with:
+1:	ldrb	w2, [x1], #1
+	cbz	w2, 2f
+	ldrb	w3, [x0], #1
+	cmp	w2, w3
+	b.eq	1b
+	mov	x0, #0
+	ret
+2:	mov	x0, #1
+	ret
+
+// x0 = the property's number of one cell or two.
+read_number:
+	cmp	x26, #8
+	b.eq	read_64
+	ldr	w0, [x25]
+	rev	w0, w0
+	ret
+
+read_64:
+	ldr	w0, [x25]
+	ldr	w1, [x25, #4]
+	rev	w0, w0
+	rev	w1, w1
+	orr	x0, x1, x0, lsl #32
+	ret
+
+// ---- the command line
+
+// x0 = behind the word at x0 in the command line, or 0.
+find_word:
+	stp	x29, x30, [sp, #-32]!
+	stp	x22, x23, [sp, #16]
+	mov	x22, x0
+	adr	x1, bootargs
+	ldr	x23, [x1]
+	cbz	x23, 3f
+1:	mov	x0, x23
+	mov	x1, x22
+	bl	after_word
+	cbnz	x0, 4f
+	// On to the next word.
+2:	ldrb	w1, [x23], #1
+	cbz	w1, 3f
+	cmp	w1, #' '
+	b.ne	2b
+	b	1b
+3:	mov	x0, #0
+4:	ldp	x22, x23, [sp, #16]
+	ldp	x29, x30, [sp], #32
+	ret
+
+// x0 = where the text at x0 goes on behind the one at x1, or 0. A word that does not end with "="
+// must be a whole one.
+after_word:
+1:	ldrb	w2, [x1], #1
+	cbz	w2, 2f
+	ldrb	w3, [x0], #1
+	mov	w4, w2
+	cmp	w2, w3
+	b.eq	1b
+	mov	x0, #0
+	ret
+2:	cmp	w4, #'='
+	b.eq	3f
+	ldrb	w2, [x0]
+	cbz	w2, 3f
+	cmp	w2, #' '
+	b.eq	3f
+	mov	x0, #0
+3:	ret
+
+// Prints as many bytes as the number at x0 says, in lines of 64.
+print_many:
+	stp	x29, x30, [sp, #-32]!
+	str	x22, [sp, #16]
+	mov	x22, #0
+	mov	x2, #10
+1:	ldrb	w1, [x0], #1
+	sub	w1, w1, #'0'
+	cmp	w1, #9
+	b.hi	2f
+	madd	x22, x22, x2, x1
+	b	1b
+2:	cbz	x22, 4f
+	sub	x22, x22, #1
+	tst	x22, #63
+	mov	w0, #'.'
+	mov	w1, #'\n'
+	csel	w0, w1, w0, eq
+	bl	put
+	b	2b
+4:	ldr	x22, [sp, #16]
+	ldp	x29, x30, [sp], #32
+	ret
+
+// ---- secondary CPUs
+
+start_cpus:
+	stp	x29, x30, [sp, #-48]!
+	stp	x22, x23, [sp, #16]
+	str	x24, [sp, #32]
+	mov	x22, #1
+1:	adr	x0, cpu_count
+	ldr	x0, [x0]
+	cmp	x22, x0
+	b.hs	9f
+	adr	x1, cpus
+	ldr	x1, [x1, x22, lsl #3]
+	ldr	x0, =CPU_ON
+	adr	x2, secondary
+	mov	x3, x22
+	bl	psci
+	mov	x23, x0
+	adr	x0, text_cpu
+	bl	print
+	mov	x0, x22
+	bl	print_hex
+	cbnz	x23, 4f
+	// It says so by its flag. Not for ever: the engine may run one CPU alone.
+	adr	x0, flags
+	mov	x24, #0x4000000
+2:	ldr	x1, [x0, x22, lsl #3]
+	cbnz	x1, 3f
+	yield
+	sub	x24, x24, #1
+	cbnz	x24, 2b
+	adr	x0, text_silent
+	bl	print
+	b	5f
+3:	adr	x0, text_up
+	bl	print
+	b	5f
+4:	adr	x0, text_refused
+	bl	print
+5:	bl	newline
+	add	x22, x22, #1
+	b	1b
+9:	ldr	x24, [sp, #32]
+	ldp	x22, x23, [sp, #16]
+	ldp	x29, x30, [sp], #48
+	ret
+
+// A secondary CPU: x0 its index.
+secondary:
+	adr	x1, stacks
+	add	x2, x0, #1
+	mov	x3, #STACK
+	madd	x1, x2, x3, x1
+	mov	sp, x1
+	mov	x22, x0
+	adr	x20, uart_base
+	ldr	x20, [x20]
+	adr	x1, flags
+	mov	x2, #1
+	str	x2, [x1, x22, lsl #3]
+	dsb	sy
+	sev
+	adr	x0, word_busy
+	bl	find_word
+	cbnz	x0, 2f
+1:	wfi
+	b	1b
+	// An exit for every turn.
+2:	ldrb	w0, [x20, #0x18]
+	b	2b
+
+// x0 function, x1 to x3 arguments; x0 = the answer. By hvc, unless the devicetree says smc.
+psci:
+	stp	x29, x30, [sp, #-64]!
+	stp	x0, x1, [sp, #16]
+	stp	x2, x3, [sp, #32]
+	adr	x0, psci_method
+	ldr	x0, [x0]
+	mov	x4, #0
+	cbz	x0, 1f
+	adr	x1, method_smc
+	bl	begins_with
+	mov	x4, x0
+1:	ldp	x2, x3, [sp, #32]
+	ldp	x0, x1, [sp, #16]
+	ldp	x29, x30, [sp], #64
+	cbnz	x4, 2f
+	hvc	#0
+	ret
+2:	smc	#0
+	ret
+
+// ---- the end
+
+// Ends as the word at x0 says; comes back if it is none that is known.
+end_by:
+	stp	x29, x30, [sp, #-32]!
+	str	x22, [sp, #16]
+	mov	x22, x0
+	adr	x1, word_off
+	bl	after_word
+	cbnz	x0, end_off
+	mov	x0, x22
+	adr	x1, word_reset
+	bl	after_word
+	cbnz	x0, end_reset
+	mov	x0, x22
+	adr	x1, word_hang
+	bl	after_word
+	cbnz	x0, end_hang
+	mov	x0, x22
+	adr	x1, word_fault
+	bl	after_word
+	cbnz	x0, end_fault
+	mov	x0, x22
+	adr	x1, word_undef
+	bl	after_word
+	cbnz	x0, end_undef
+	ldr	x22, [sp, #16]
+	ldp	x29, x30, [sp], #32
+	ret
+
+end_off:
+	adr	x0, text_off
+	bl	say
+	ldr	x0, =SYSTEM_OFF
+	bl	psci
+	b	end_hang
+
+end_reset:
+	adr	x0, text_reset
+	bl	say
+	ldr	x0, =SYSTEM_RESET
+	bl	psci
+	b	end_hang
+
+end_hang:
+	wfi
+	b	end_hang
+
+// Above 1 GiB nothing traps to the host, and here is no memory.
+end_fault:
+	mov	x0, #0x700000000
+	ldr	x0, [x0]
+	b	end_hang
+
+end_undef:
+	udf	#0
+	b	end_hang
+
+// Says what is wrong and powers off.
+fail:
+	bl	say
+	ldr	x0, =SYSTEM_OFF
+	bl	psci
+	b	end_hang
+
+// ---- typed text
+
+echo:
+	adr	x22, line
+	mov	x23, #0
+1:	bl	get
+	mov	w24, w0
+	bl	put
+	cmp	w24, #'\r'
+	b.eq	2f
+	cmp	w24, #'\n'
+	b.eq	3f
+	cmp	x23, #LINE - 1
+	b.hs	1b
+	strb	w24, [x22, x23]
+	add	x23, x23, #1
+	b	1b
+2:	mov	w0, #'\n'
+	bl	put
+3:	strb	wzr, [x22, x23]
+	mov	x23, #0
+	adr	x0, text_heard
+	bl	print
+	mov	x0, x22
+	bl	print
+	bl	newline
+	mov	x0, x22
+	bl	end_by
+	b	1b
+
+// ---- the console; x20 its base, x21 its kind
+
+// w0 = the next typed byte.
+get:
+	cbnz	x21, 2f
+1:	ldr	w0, [x20, #0x18]		// FR
+	tbnz	w0, #4, 1b			// RXFE
+	ldr	w0, [x20]
+	and	w0, w0, #0xff
+	ret
+2:	ldrb	w0, [x20, #5]			// LSR
+	tbz	w0, #0, 2b			// DR
+	ldrb	w0, [x20]
+	ret
+
+// Prints w0; keeps all but x16 and x17.
+put:
+	cbnz	x21, 2f
+1:	ldr	w16, [x20, #0x18]		// FR
+	tbnz	w16, #5, 1b			// TXFF
+	str	w0, [x20]
+	ret
+2:	ldrb	w16, [x20, #5]			// LSR
+	tbz	w16, #5, 2b			// THRE
+	strb	w0, [x20]
+	ret
+
+newline:
+	mov	w0, #'\n'
+	b	put
+
+// Prints the text at x0; none is an empty one.
+print:
+	stp	x29, x30, [sp, #-32]!
+	str	x22, [sp, #16]
+	mov	x22, x0
+	cbz	x22, 2f
+1:	ldrb	w0, [x22], #1
+	cbz	w0, 2f
+	bl	put
+	b	1b
+2:	ldr	x22, [sp, #16]
+	ldp	x29, x30, [sp], #32
+	ret
+
+// The same as a line.
+say:
+	stp	x29, x30, [sp, #-16]!
+	bl	print
+	bl	newline
+	ldp	x29, x30, [sp], #16
+	ret
+
+// Prints x0 as 0x and its digits without leading zeros.
+print_hex:
+	stp	x29, x30, [sp, #-32]!
+	stp	x22, x23, [sp, #16]
+	mov	x22, x0
+	mov	w0, #'0'
+	bl	put
+	mov	w0, #'x'
+	bl	put
+	clz	x23, x22
+	mov	x1, #60
+	and	x23, x23, #~3
+	cmp	x23, x1
+	csel	x23, x1, x23, hi
+	sub	x23, x1, x23
+1:	lsr	x0, x22, x23
+	and	x0, x0, #0xf
+	adr	x1, digits
+	ldrb	w0, [x1, x0]
+	bl	put
+	subs	x23, x23, #4
+	b.pl	1b
+	ldp	x22, x23, [sp, #16]
+	ldp	x29, x30, [sp], #32
+	ret
+
+	.ltorg
+
+	.section .rodata
+digits:			.ascii	"0123456789abcdef"
+text_hello:		.asciz	"guest: hello"
+text_cmdline:		.asciz	"guest: cmdline "
+text_memory:		.asciz	"guest: memory "
+text_at:		.asciz	" at "
+text_initrd:		.asciz	"guest: initrd "
+text_sum:		.asciz	" sum "
+text_cpu:		.asciz	"guest: cpu "
+text_up:		.asciz	" up"
+text_silent:		.asciz	" silent"
+text_refused:		.asciz	" refused"
+text_ready:		.asciz	"guest: ready"
+text_heard:		.asciz	"guest: heard "
+text_off:		.asciz	"guest: off"
+text_reset:		.asciz	"guest: reset"
+text_bad_dtb:		.asciz	"guest: no devicetree in x0"
+text_no_console:	.asciz	"guest: stdout-path names no console"
+text_bad_end:		.asciz	"guest: end= is none that is known"
+word_smp:		.asciz	"smp"
+word_busy:		.asciz	"busy"
+word_print:		.asciz	"print="
+word_end:		.asciz	"end="
+word_off:		.asciz	"off"
+word_reset:		.asciz	"reset"
+word_hang:		.asciz	"hang"
+word_fault:		.asciz	"fault"
+word_undef:		.asciz	"undef"
+method_smc:		.asciz	"smc"
+name_compatible:	.asciz	"compatible"
+name_reg:		.asciz	"reg"
+name_bootargs:		.asciz	"bootargs"
+name_stdout:		.asciz	"stdout-path"
+name_initrd_start:	.asciz	"linux,initrd-start"
+name_initrd_end:	.asciz	"linux,initrd-end"
+name_method:		.asciz	"method"
+name_memory:		.asciz	"memory"
+name_cpu:		.asciz	"cpu@"
+compatible_pl011:	.asciz	"arm,pl011"
+
+	.bss
+	.balign	16
+variables:
+node_name:		.skip	8
+	.balign	16
+node_compatible:	.skip	8		// node_reg follows: cleared as a pair
+node_reg:		.skip	8
+child_name:		.skip	8		// child_reg follows: cleared as a pair
+child_reg:		.skip	8
+bootargs:		.skip	8
+stdout_path:		.skip	8
+initrd_start:		.skip	8		// initrd_end follows: read as a pair
+initrd_end:		.skip	8
+psci_method:		.skip	8
+memory_base:		.skip	8
+memory_size:		.skip	8
+uart_base:		.skip	8
+cpu_count:		.skip	8
+cpus:			.skip	8 * MAX_CPUS
+flags:			.skip	8 * MAX_CPUS
+line:			.skip	LINE
+variables_end:
+	.balign	16
+stacks:			.skip	STACK * (MAX_CPUS + 1)
