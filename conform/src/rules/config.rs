@@ -22,7 +22,7 @@ pub const RULES: &[Rule] = &[
         "The call itself checks neither alignment nor that a region is there.",
         dtb_unchecked,
     ),
-    Rule::read(
+    Rule::inferred(
         GUNYAH,
         "dtb.overflow",
         "A range that wraps is EOVERFLOW.",
@@ -47,7 +47,7 @@ pub const RULES: &[Rule] = &[
         "SET_FW_CONFIG is taken before any region is there.",
         firmware_taken,
     ),
-    Rule::read(
+    Rule::inferred(
         NEWER,
         "firmware.overflow",
         "A range that wraps is EOVERFLOW.",

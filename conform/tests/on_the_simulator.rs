@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0
+//! All rules on every dialect of the simulator: none may differ, and no fewer may hold than now.
+//!
+//! Without `gunyah-sim` beside our binary this says so; GUNYAHD_NO_SKIP makes that a failure.
+
+#![allow(clippy::unwrap_used)] // All of it is test.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const CONFORM: &str = env!("CARGO_BIN_EXE_gunyah-conform");
+
+fn simulator() -> Option<PathBuf> {
+    let path = Path::new(CONFORM).with_file_name("gunyah-sim");
+    if path.is_file() {
+        return Some(path);
+    }
+    assert!(
+        std::env::var_os("GUNYAHD_NO_SKIP").is_none(),
+        "no {}, and nothing may be skipped",
+        path.display()
+    );
+    // Past the test harness, which keeps what a passing test prints.
+    let _ = writeln!(
+        std::io::stderr(),
+        "SKIPPED: no gunyah-sim; cargo build -p gunyah-sim makes it"
+    );
+    None
+}
+
+/// Runs the checks in the simulator; None: there is none.
+fn run(simulated: &[&str], options: &[&str]) -> Option<Run> {
+    let output = Command::new(simulator()?)
+        .args(simulated)
+        .arg("--")
+        .arg(CONFORM)
+        .args(["--patience", "200", "--timeout", "30"])
+        .args(options)
+        .output()
+        .unwrap();
+    Some(Run::new(&output))
+}
+
+struct Run {
+    code: Option<i32>,
+    lines: Vec<String>,
+    told: String,
+}
+
+impl Run {
+    fn new(output: &Output) -> Self {
+        Self {
+            code: output.status.code(),
+            lines: String::from_utf8_lossy(&output.stdout)
+                .lines()
+                .map(str::to_string)
+                .collect(),
+            told: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    fn with(&self, word: &str) -> Vec<&str> {
+        self.lines
+            .iter()
+            .map(String::as_str)
+            .filter(|line| line.contains(word))
+            .collect()
+    }
+
+    fn holding(&self) -> usize {
+        self.lines
+            .iter()
+            .filter(|line| line.ends_with(": holds"))
+            .count()
+    }
+
+    /// Nothing differs and at least so many hold.
+    fn assert_conforms(&self, at_least: usize) {
+        assert_eq!(self.with(": differs"), [""; 0]);
+        assert_eq!(self.code, Some(0), "{} {:?}", self.told, self.lines);
+        assert!(
+            self.holding() >= at_least,
+            "{} hold, {at_least} did; skipped: {:#?}",
+            self.holding(),
+            self.with(": skipped")
+        );
+        let last = self.lines.last().unwrap();
+        let counted = format!("{} passed, 0 failed, ", self.holding());
+        assert!(last.starts_with(&counted), "{last}");
+    }
+}
+
+fn all_of(dialect: &str, at_least: usize) {
+    let simulated = ["--dialect", dialect];
+    if let Some(run) = run(&simulated, &["--dialect", dialect, "--unsafe"]) {
+        run.assert_conforms(at_least);
+    }
+}
+
+#[test]
+fn lkml_conforms() {
+    all_of("lkml", 158);
+}
+
+#[test]
+fn ack61_conforms() {
+    all_of("ack61", 164);
+}
+
+#[test]
+fn ack66_conforms() {
+    all_of("ack66", 153);
+}
+
+#[test]
+fn ack612_conforms() {
+    all_of("ack612", 153);
+}
+
+#[test]
+fn hosts_without_this_driver_conform() {
+    all_of("none", 1);
+    all_of("qcom-b2", 4);
+}
+
+#[test]
+fn a_production_resource_manager_conforms() {
+    let simulated = ["--dialect", "ack61", "--rm", "production"];
+    if let Some(run) = run(&simulated, &["--dialect", "ack61"]) {
+        run.assert_conforms(161);
+    }
+}
+
+#[test]
+fn the_dialect_is_found_out() {
+    for (dialect, found) in [
+        ("lkml", &["lkml"][..]),
+        ("ack61", &["ack61"]),
+        // Only the kernel's release tells these two apart, and it is this machine's.
+        ("ack66", &["ack66", "ack612"]),
+        ("none", &["none"]),
+        ("qcom-b2", &["qcom-b2"]),
+    ] {
+        let options = ["--only", "device.", "--only", "none.", "--only", "legacy."];
+        let Some(run) = run(&["--dialect", dialect], &options) else {
+            return;
+        };
+        let told = run.told.lines().next().unwrap_or_default();
+        let named = |name: &&str| told.ends_with(&format!("dialect {name}"));
+        assert!(found.iter().any(named), "{dialect}: {told}");
+        assert_eq!(run.code, Some(0), "{:?}", run.lines);
+    }
+}
+
+#[test]
+fn another_driver_than_said_differs() {
+    let options = [
+        "--dialect",
+        "ack61",
+        "--only",
+        "memlock.",
+        "--only",
+        "region.",
+    ];
+    let Some(run) = run(&["--dialect", "ack66"], &options) else {
+        return;
+    };
+    assert_eq!(run.code, Some(1));
+    for rule in [
+        "memlock.beyond",
+        "memlock.vms",
+        "region.hole",
+        "region.populates",
+    ] {
+        assert_eq!(run.with(&format!("{rule}: differs (")).len(), 1, "{rule}");
+    }
+    let last = run.lines.last().unwrap();
+    assert!(!last.contains(" 0 failed"), "{last}");
+}
+
+/// A script of the simulator's in a file of its own.
+fn script(name: &str, text: &str) -> String {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_string()
+}
+
+#[test]
+fn a_fault_is_the_result_of_its_rule_alone() {
+    let script = script("fault", "call SET_DTB_CONFIG * errno EIO\n");
+    let options = [
+        "--only",
+        "dtb.overflow",
+        "--only",
+        "irqfd.",
+        "--only",
+        "start.twice",
+    ];
+    let Some(run) = run(&["--script", &script], &options) else {
+        return;
+    };
+    assert_eq!(run.code, Some(1));
+    assert_eq!(
+        run.with("differs"),
+        ["dtb.overflow: differs (SET_DTB_CONFIG: EIO, expected EOVERFLOW)"]
+    );
+    assert!(run.holding() > 5);
+    assert_eq!(run.with("irqfd.").len(), run.holding());
+    assert_eq!(
+        run.with("start.twice"),
+        [
+            "start.twice: skipped (a good guest does not start: SET_DTB_CONFIG: EIO, expected \
+             success)"
+        ]
+    );
+}
+
+#[test]
+fn a_hang_is_the_result_of_its_rule_alone() {
+    let script = script("hang", "call REMOVE_FUNCTION * hang\n");
+    let options = [
+        "--timeout",
+        "1",
+        "--only",
+        "irqfd.taken",
+        "--only",
+        "irqfd.removed",
+        "--only",
+        "irqfd.order",
+    ];
+    let Some(run) = run(&["--script", &script], &options) else {
+        return;
+    };
+    assert_eq!(
+        run.lines,
+        [
+            "irqfd.taken: holds",
+            "irqfd.order: holds",
+            "irqfd.removed: differs (no end within 1 s)",
+            "2 passed, 1 failed, 0 skipped"
+        ]
+    );
+}
+
+#[test]
+fn a_guest_that_ends_by_a_script_ends_by_the_rules() {
+    let script = script("ends", "vm * exit off after 20\n");
+    let options = ["--patience", "5000", "--only", "exit."];
+    let Some(run) = run(&["--script", &script], &options) else {
+        return;
+    };
+    for rule in ["exit.off", "exit.again", "exit.start"] {
+        assert_eq!(run.with(rule), [format!("{rule}: holds")]);
+    }
+}
+
+#[test]
+fn json_says_the_same() {
+    let options = ["--json", "--only", "region."];
+    let Some(run) = run(&["--dialect", "ack61"], &options) else {
+        return;
+    };
+    let lines: Vec<serde_json::Value> = run
+        .lines
+        .iter()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let (summary, rules) = lines.split_last().unwrap();
+    let holds = |line: &&serde_json::Value| line["verdict"] == "holds";
+    let holding = rules.iter().filter(holds).count();
+    assert!(holding > 15);
+    assert_eq!(summary["passed"], holding);
+    assert_eq!(summary["failed"], 0);
+    assert_eq!(summary["dialect"], "ack61");
+    assert!(rules.iter().all(|line| line["source"].is_string()));
+}
