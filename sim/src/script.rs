@@ -8,6 +8,7 @@ use gunyahd::gunyah::uapi;
 use nix::errno::Errno;
 
 use crate::engine::{Exit, VmId};
+use crate::intercept::host;
 
 /// Which of several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,13 +17,15 @@ pub enum Nth {
     Only(u64),
     /// This one and all later ones.
     From(u64),
+    /// The one that comes so many after the command, counted from 1.
+    Next(u64),
 }
 
 impl Nth {
     /// Whether the `count`th is meant.
     pub fn matches(self, count: u64) -> bool {
         match self {
-            Nth::Only(wanted) => count == wanted,
+            Nth::Only(wanted) | Nth::Next(wanted) => count == wanted,
             Nth::From(first) => count >= first,
         }
     }
@@ -83,9 +86,15 @@ pub enum Command {
         call: String,
         /// Which of them, over all VMs.
         nth: Nth,
+        /// Whose, by the name of its process; None: everybody's.
+        from: Option<String>,
         /// What happens.
         fault: Fault,
     },
+    /// Host calls that the simulator looks at, for `call`.
+    Watch(Vec<&'static str>),
+    /// No call fails any more.
+    Forgive,
     /// Teardown takes this long.
     TeardownDelay(Duration),
     /// The property service's behaviour.
@@ -192,10 +201,15 @@ fn vm_command(vm: &str, words: &[&str]) -> Result<Command, String> {
 }
 
 fn call_command(call: &str, nth: &str, words: &[&str]) -> Result<Command, String> {
-    let nth = match nth.strip_suffix('+') {
+    let nth = match (nth.strip_prefix('+'), nth.strip_suffix('+')) {
         _ if nth == "*" => Nth::From(1),
-        Some(first) => Nth::From(number(first)?),
-        None => Nth::Only(number(nth)?),
+        (Some(next), _) => Nth::Next(number(next)?),
+        (_, Some(first)) => Nth::From(number(first)?),
+        _ => Nth::Only(number(nth)?),
+    };
+    let (words, from) = match words {
+        [rest @ .., "from", name] => (rest, Some((*name).to_string())),
+        all => (all, None),
     };
     let fault = match words {
         ["errno", name] => Fault::Errno(errno(name)?),
@@ -205,7 +219,8 @@ fn call_command(call: &str, nth: &str, words: &[&str]) -> Result<Command, String
         ["kill", "command"] => Fault::KillCommand,
         _ => {
             return Err(
-                "call NAME NTH errno NAME | hang | delay MS | kill caller | kill command"
+                "call NAME NTH errno NAME | hang | delay MS | kill caller | kill command \
+                 [from PROCESS]"
                     .to_string(),
             )
         }
@@ -213,8 +228,23 @@ fn call_command(call: &str, nth: &str, words: &[&str]) -> Result<Command, String
     Ok(Command::Call {
         call: short_name(call),
         nth,
+        from,
         fault,
     })
+}
+
+fn watch_command(words: &[&str]) -> Result<Command, String> {
+    let known = |word: &&str| {
+        host::known(word).ok_or_else(|| {
+            let names: Vec<_> = host::names().collect();
+            format!("host call {word:?}: one of {}", names.join(", "))
+        })
+    };
+    words
+        .iter()
+        .map(known)
+        .collect::<Result<_, _>>()
+        .map(Command::Watch)
 }
 
 /// One line; None: empty or a comment.
@@ -225,13 +255,15 @@ pub fn parse_line(line: &str) -> Result<Option<Command>, String> {
         [] => return Ok(None),
         ["vm", vm, rest @ ..] => vm_command(vm, rest)?,
         ["call", call, nth, rest @ ..] => call_command(call, nth, rest)?,
+        ["watch", rest @ ..] => watch_command(rest)?,
+        ["forgive"] => Command::Forgive,
         ["teardown", "delay", ms] => Command::TeardownDelay(milliseconds(ms)?),
         ["property", rest @ ..] => Command::Property(peer_mode(rest)?),
         ["logd", rest @ ..] => Command::Log(peer_mode(rest)?),
         ["list"] => Command::List,
         [word, ..] => {
             return Err(format!(
-                "{word:?}: one of vm, call, teardown, property, logd, list"
+                "{word:?}: one of vm, call, watch, forgive, teardown, property, logd, list"
             ))
         }
     };
@@ -264,6 +296,9 @@ mod tests {
             call lend_user_mem * hang\n\
             call START 1 delay 50\n\
             call OPEN 3+ kill caller\n\
+            watch memfd_create fork\n\
+            call memfd_create +2 errno EMFILE from vm:a\n\
+            forgive\n\
             teardown delay 10\n\
             property refuse 0x18\n\
             logd vanish\n\
@@ -295,23 +330,35 @@ mod tests {
                 Command::Call {
                     call: "SET_USER_MEM_REGION".into(),
                     nth: Nth::Only(2),
+                    from: None,
                     fault: Fault::Errno(Errno::ENOMEM)
                 },
                 Command::Call {
                     call: "LEND_USER_MEM".into(),
                     nth: Nth::From(1),
+                    from: None,
                     fault: Fault::Hang
                 },
                 Command::Call {
                     call: "START".into(),
                     nth: Nth::Only(1),
+                    from: None,
                     fault: Fault::Delay(Duration::from_millis(50))
                 },
                 Command::Call {
                     call: "OPEN".into(),
                     nth: Nth::From(3),
+                    from: None,
                     fault: Fault::KillCaller
                 },
+                Command::Watch(vec!["memfd_create", "fork"]),
+                Command::Call {
+                    call: "MEMFD_CREATE".into(),
+                    nth: Nth::Next(2),
+                    from: Some("vm:a".into()),
+                    fault: Fault::Errno(Errno::EMFILE)
+                },
+                Command::Forgive,
                 Command::TeardownDelay(Duration::from_millis(10)),
                 Command::Property(PeerMode::Refuse(0x18)),
                 Command::Log(PeerMode::Vanish),
@@ -328,6 +375,10 @@ mod tests {
             ("call START 1 errno EWHAT", "line 1: errno \"EWHAT\""),
             ("vm 1 exit sideways", "line 1: exit type"),
             ("vm * busy 1", "line 1: vm N exit"),
+            (
+                "watch getpid",
+                "line 1: host call \"getpid\": one of memfd_create",
+            ),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.starts_with(line), "{error}");

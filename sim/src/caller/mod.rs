@@ -55,6 +55,12 @@ impl Caller {
         })
     }
 
+    /// The name of its process, which the kernel cuts after 15 bytes.
+    pub fn process_name(&self) -> String {
+        let name = fs::read_to_string(format!("/proc/{}/comm", self.pid)).unwrap_or_default();
+        name.trim_end().to_string()
+    }
+
     /// What `/proc` says the descriptor is, such as `anon_inode:[eventfd]`.
     pub fn fd_target(&self, fd: i32) -> Result<String, Errno> {
         fs::read_link(format!("/proc/{}/fd/{fd}", self.tid))

@@ -46,8 +46,8 @@ fn opening_calls() -> Vec<u32> {
     calls
 }
 
-/// The filter's program.
-pub fn program() -> Vec<libc::sock_filter> {
+/// The filter's program; `more` are system calls that are seen besides.
+pub fn program(more: &[libc::c_long]) -> Vec<libc::sock_filter> {
     let allow = step(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0);
     let notify = step(RETURN, libc::SECCOMP_RET_USER_NOTIF, 0, 0);
     let mut steps = vec![
@@ -56,7 +56,8 @@ pub fn program() -> Vec<libc::sock_filter> {
         allow,
         step(LOAD_WORD, OFFSET_NR, 0, 0),
     ];
-    for nr in opening_calls() {
+    let more = more.iter().map(|nr| number(*nr));
+    for nr in opening_calls().into_iter().chain(more) {
         steps.push(step(JUMP_EQUAL, nr, 0, 1));
         steps.push(notify);
     }
@@ -113,7 +114,7 @@ mod tests {
 
     /// Runs the program as the kernel would; enough of classic BPF for it.
     fn run(nr: u32, arch: u32, command: u32) -> u32 {
-        let program = program();
+        let program = program(&[libc::SYS_memfd_create]);
         let mut accumulator = 0;
         let mut at = 0;
         loop {
@@ -154,6 +155,7 @@ mod tests {
         assert_eq!(run(ioctl, ARCH, 0xb201), seen);
         assert_eq!(run(ioctl, ARCH, 0x5401), not); // TCGETS
         assert_eq!(run(number(libc::SYS_read), ARCH, 0x4700), not);
+        assert_eq!(run(number(libc::SYS_memfd_create), ARCH, 0), seen);
         assert_eq!(run(ioctl, ARCH ^ 1, 0x4700), not);
     }
 }

@@ -25,8 +25,13 @@ pub struct Launched {
     pub listener: Listener,
 }
 
-/// Starts `command` under the filter, with `mask` as its signal mask. It dies with this thread.
-pub fn launch(command: &[OsString], mask: SigSet) -> io::Result<Launched> {
+/// Starts `command` under the filter, with `mask` as its signal mask; `watched` are system calls
+/// that are seen besides the device's. It dies with this thread.
+pub fn launch(
+    command: &[OsString],
+    mask: SigSet,
+    watched: &[libc::c_long],
+) -> io::Result<Launched> {
     let (program, arguments) = command
         .split_first()
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no command"))?;
@@ -37,7 +42,7 @@ pub fn launch(command: &[OsString], mask: SigSet) -> io::Result<Launched> {
         SockFlag::SOCK_CLOEXEC,
     )?;
     let parent = nix::unistd::getpid();
-    let mut steps = filter::program();
+    let mut steps = filter::program(watched);
     let mut starting = Command::new(program);
     starting.args(arguments);
     // SAFETY: the simulator has one thread so far, so no lock is held in the forked child.

@@ -2,6 +2,7 @@
 //! The system-call boundary: a filter on the program that runs, and its listener here.
 
 mod filter;
+pub mod host;
 mod launch;
 mod listener;
 

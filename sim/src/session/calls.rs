@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::caller::Caller;
 use crate::engine::{Access, VmId};
-use crate::intercept::Notification;
+use crate::intercept::{host, Notification};
 use crate::model::{Added, Dialect, StartStep};
 use crate::record::{self, CallLine};
 use crate::script::Fault;
@@ -48,18 +48,20 @@ fn call_name(kind: FileKind, command: u32) -> Option<&'static str> {
 impl Session {
     /// A call came in.
     pub(super) fn take_call(&mut self, notification: Notification) {
-        let ioctl = i64::from(notification.nr) == libc::SYS_ioctl;
-        let seen = if ioctl {
-            self.seen_ioctl(&notification)
-        } else {
-            self.seen_open(&notification)
+        let seen = match i64::from(notification.nr) {
+            libc::SYS_ioctl => self.seen_ioctl(&notification),
+            libc::SYS_openat | libc::SYS_openat2 => self.seen_open(&notification),
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_open => self.seen_open(&notification),
+            _ => None,
         };
+        let seen = seen.or_else(|| self.seen_host_call(&notification));
         let Some((kind, line)) = seen else {
             let _ = self.launched.listener.let_go(notification.id);
             return;
         };
         let line = *line;
-        match self.faults.next(line.call) {
+        match self.faults.next(line.call, &line.caller.process_name()) {
             None => self.dispatch(notification, kind, line),
             Some(Fault::Errno(errno)) => {
                 self.answer_with(&notification, &line, Err(errno), Some("injected"));
@@ -103,6 +105,36 @@ impl Session {
         Some((FileKind::Device, Box::new(line)))
     }
 
+    /// A host call that a script asked for.
+    fn seen_host_call(&mut self, notification: &Notification) -> Option<(FileKind, Box<CallLine>)> {
+        let thread = Caller {
+            tid: notification.tid,
+            pid: notification.tid,
+        };
+        let flags = || match host::flags_of(notification.nr, &notification.args) {
+            host::Flags::Here(flags) => flags,
+            host::Flags::At(address) => {
+                let mut word = [0; 8];
+                // A caller that is gone makes no thread.
+                let _ = thread.read_bytes(address, &mut word);
+                u64::from_ne_bytes(word)
+            }
+        };
+        let name = host::name(notification.nr, flags)?;
+        if !self.watched.contains(&name) {
+            return None;
+        }
+        let caller = Caller::of_thread(notification.tid).ok()?;
+        let mut args = json!({"args": notification.args.map(|word| format!("{word:#x}"))});
+        args["process"] = json!(caller.process_name());
+        if name == "openat" {
+            let path = thread.read_string(notification.args[1], PATH_MAX).ok()?;
+            args["path"] = json!(String::from_utf8_lossy(&path));
+        }
+        let line = self.record.arrived(caller, "host", None, name, args);
+        Some((FileKind::Host, Box::new(line)))
+    }
+
     /// An ioctl on one of our files.
     fn seen_ioctl(&mut self, notification: &Notification) -> Option<(FileKind, Box<CallLine>)> {
         let thread = Caller {
@@ -133,6 +165,12 @@ impl Session {
             self.open_device(&notification, &line);
             return;
         }
+        if kind == FileKind::Host {
+            // Its result is the kernel's affair.
+            self.record.answered(&line, Ok(0), Some("let go"));
+            let _ = self.launched.listener.let_go(notification.id);
+            return;
+        }
         let argument = notification.args[2];
         let caller = line.caller;
         let command = command_of(&notification);
@@ -147,6 +185,7 @@ impl Session {
             return;
         }
         let result = match kind {
+            FileKind::Host => Err(Errno::ENOTTY),
             FileKind::Device => match command {
                 uapi::CREATE_VM => {
                     self.create_vm(&notification, line, argument);

@@ -6,6 +6,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use crate::engine::VmId;
+use crate::intercept::host;
 use crate::model::State;
 use crate::script::{self, Command};
 
@@ -37,7 +38,22 @@ impl Session {
             Command::Busy { vm, count } => {
                 self.vcpus.busy.insert(vm, count);
             }
-            Command::Call { call, nth, fault } => self.faults.add(call, nth, fault),
+            Command::Call { call, .. } if self.is_unwatched(&call) => {
+                return format!("error: {call} is not watched: the script has to say so");
+            }
+            Command::Call {
+                call,
+                nth,
+                from,
+                fault,
+            } => self.faults.add(call, nth, from, fault),
+            // The script's were seen to before the program began.
+            Command::Watch(names) => {
+                if let Some(name) = names.iter().find(|name| !self.watched.contains(name)) {
+                    return format!("error: {name} is not watched: the script has to say so");
+                }
+            }
+            Command::Forgive => self.faults.forgive(),
             Command::TeardownDelay(delay) => self.teardown_delay = delay,
             Command::Property(mode) if self.peers.set_property_mode(mode) => {}
             Command::Log(mode) if self.peers.set_log_mode(mode) => {}
@@ -47,6 +63,10 @@ impl Session {
             Command::List => return self.list(),
         }
         "ok".to_string()
+    }
+
+    fn is_unwatched(&self, call: &str) -> bool {
+        host::known(call).is_some_and(|name| !self.watched.contains(&name))
     }
 
     /// A VM runs now: its scripted ends have a time.

@@ -25,6 +25,8 @@ pub enum FileKind {
     Vm(VmId),
     /// A vCPU of a VM.
     Vcpu(VmId, u32),
+    /// None of ours: a host call that is watched.
+    Host,
 }
 
 impl FileKind {
@@ -34,13 +36,14 @@ impl FileKind {
             FileKind::Device => "device",
             FileKind::Vm(_) => "vm",
             FileKind::Vcpu(..) => "vcpu",
+            FileKind::Host => "host",
         }
     }
 
     /// The VM it belongs to.
     pub fn vm(self) -> Option<VmId> {
         match self {
-            FileKind::Device => None,
+            FileKind::Device | FileKind::Host => None,
             FileKind::Vm(vm) | FileKind::Vcpu(vm, _) => Some(vm),
         }
     }

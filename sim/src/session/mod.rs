@@ -23,12 +23,12 @@ use serde_json::json;
 use crate::console::Console;
 use crate::control::Control;
 use crate::engine::{self, Engine, EngineVm, Event, EventQueue, Exit, VmId};
-use crate::intercept::{launch, Launched, Notification};
+use crate::intercept::{host, launch, Launched, Notification};
 use crate::model::Model;
 use crate::options::Options;
 use crate::peers::Peers;
 use crate::record::{CallLine, Record};
-use crate::script;
+use crate::script::{self, Command};
 
 use faults::Faults;
 use files::{FileKind, Files};
@@ -78,6 +78,8 @@ struct Session {
     /// Scripted ends of VMs that do not run yet.
     ends: Vec<(Option<VmId>, Exit, Duration)>,
     faults: Faults,
+    /// Host calls that are looked at.
+    watched: Vec<&'static str>,
     teardown_delay: Duration,
     record: Record,
     console: Option<Console>,
@@ -144,7 +146,14 @@ pub fn run(options: Options) -> Result<u8, String> {
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(|error| what("signalfd", &error))?;
     let command = options.command[0].to_string_lossy().into_owned();
-    let launched = launch(&options.command, inherited).map_err(|error| what(&command, &error))?;
+    let watched = watched_by(&script);
+    let numbers: Vec<_> = watched
+        .iter()
+        .flat_map(|name| host::numbers(name))
+        .copied()
+        .collect();
+    let launched =
+        launch(&options.command, inherited, &numbers).map_err(|error| what(&command, &error))?;
 
     let mut session = Session {
         launched,
@@ -159,6 +168,7 @@ pub fn run(options: Options) -> Result<u8, String> {
         due: Vec::new(),
         ends: Vec::new(),
         faults: Faults::default(),
+        watched,
         teardown_delay: Duration::ZERO,
         record,
         console,
@@ -176,6 +186,21 @@ pub fn run(options: Options) -> Result<u8, String> {
         .serve()
         .map_err(|error| what("serving", &error.desc()))?;
     Ok(session.exit_code())
+}
+
+/// The host calls that a script names.
+fn watched_by(script: &[Command]) -> Vec<&'static str> {
+    let mut names: Vec<_> = script
+        .iter()
+        .flat_map(|command| match command {
+            Command::Watch(names) => names.clone(),
+            Command::Call { call, .. } => host::known(call).into_iter().collect(),
+            _ => Vec::new(),
+        })
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    names
 }
 
 impl Session {
