@@ -109,6 +109,10 @@ impl Death {
     fn describe(self) -> String {
         match self {
             Death::Exit(code) => format!("worker exited with {code} and no report of an end"),
+            // Seccomp's signal: Documentation/userspace-api/seccomp_filter.rst.
+            Death::Signal(libc::SIGSYS) => {
+                "worker killed by SIGSYS: a system call that its filter forbids".to_owned()
+            }
             Death::Signal(number) => format!("worker killed by {}", signal_name(number)),
         }
     }

@@ -449,6 +449,19 @@ fn a_hang_up_is_told_only_if_the_worker_stays() {
 }
 
 #[test]
+fn a_death_by_the_filter_says_so() {
+    let mut story = Story::running(rules());
+    story.on(Event::Died(Death::Signal(libc::SIGSYS)));
+    assert_eq!(
+        story.published[0],
+        (
+            State::Crashed,
+            "worker killed by SIGSYS: a system call that its filter forbids".to_owned()
+        )
+    );
+}
+
+#[test]
 fn a_fork_that_fails_is_a_crash() {
     let mut story = Story::new(rules());
     story
