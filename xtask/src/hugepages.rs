@@ -5,9 +5,12 @@ use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context, Result};
 use nix::fcntl::{Flock, FlockArg};
+
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The pool's counters, in pages of the default huge page size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +43,20 @@ impl Pool {
             free: value("HugePages_Free:")?,
             page: value("Hugepagesize:")? * 1024,
         })
+    }
+
+    /// Waits until the pool is as `before`, for some seconds at most; returns what it is then. A killed
+    /// process's pages come back a little after its end, when somebody looks into it meanwhile.
+    pub fn settled(before: Self) -> Result<Self> {
+        let deadline = Instant::now() + SETTLE_TIMEOUT;
+        loop {
+            let now = Self::now()?;
+            if now == before || Instant::now() > deadline {
+                return Ok(now);
+            }
+            // The kernel has no event for this.
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     fn file(self) -> PathBuf {

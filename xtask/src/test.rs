@@ -61,7 +61,7 @@ pub fn run() -> Result<()> {
 
     drop(huge_pages);
     let _ = summary.step("huge pages given back", || {
-        let after = Pool::now()?;
+        let after = Pool::settled(before)?;
         if after != before {
             bail!(
                 "{} of {} free before, {} of {} after",

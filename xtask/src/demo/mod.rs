@@ -42,6 +42,9 @@ pub fn run() -> Result<()> {
         }
         Err(reason) => {
             println!("  huge pages    none: {reason:#}; transparent ones instead");
+            if !nix::unistd::geteuid().is_root() {
+                println!("  locked memory by a user namespace");
+            }
             None
         }
     };
@@ -57,7 +60,7 @@ pub fn run() -> Result<()> {
     let story = told?;
     let ended = ended?;
 
-    let after = Pool::now()?;
+    let after = Pool::settled(before)?;
     summary::print(&story, &guests, ended, (before, after), begin.elapsed());
     if after != before {
         bail!(

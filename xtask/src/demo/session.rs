@@ -11,7 +11,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context, Result};
-use nix::sys::prctl;
 use nix::sys::signal::{kill, SigSet, Signal};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::Pid;
@@ -19,6 +18,7 @@ use serde_json::Value;
 
 use super::guests::Guests;
 
+const SET_PRIVILEGES: &str = "setpriv";
 const SOCKET_TIMEOUT: Duration = Duration::from_secs(10);
 const END_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -74,8 +74,18 @@ impl Session {
         (sender, events): (Sender<Event>, Receiver<Event>),
     ) -> Result<Self> {
         let socket = guests.run_dir.join("gunyahd.socket");
-        let mut command = Command::new(binaries.join("gunyah-sim"));
+        let mut command = if nix::unistd::geteuid().is_root() {
+            Command::new(SET_PRIVILEGES)
+        } else {
+            // In a user namespace of its own gunyahd has the right to lock memory.
+            let mut unshare = Command::new("unshare");
+            unshare.args(["--user", "--map-root-user", SET_PRIVILEGES]);
+            unshare
+        };
         command
+            // The simulator dies with this program, and all that it started with it.
+            .args(["--pdeathsig", "KILL"])
+            .arg(binaries.join("gunyah-sim"))
             .args(["--engine", "qemu", "--console", "-", "--"])
             .arg(binaries.join("gunyahd"))
             .arg("boot")
@@ -90,12 +100,8 @@ impl Session {
             .stderr(Stdio::piped())
             // Ctrl-C is ours to turn into an orderly end.
             .process_group(0);
-        // SAFETY: one system call, safe between fork and exec.
-        unsafe {
-            command.pre_exec(|| prctl::set_pdeathsig(Signal::SIGKILL).map_err(Into::into));
-        }
         let begin = Instant::now();
-        let mut simulator = command.spawn().context("gunyah-sim")?;
+        let mut simulator = command.spawn().context("starting gunyah-sim")?;
         let readers = [
             simulator
                 .stdout
