@@ -80,6 +80,27 @@ impl Code {
         self.push(0xd538_4240 | to)
     }
 
+    /// `stp`: `from` and the register after it to the address in `at`.
+    pub fn store_pair(self, from: Register, at: Register) -> Self {
+        self.push(0xa900_0000 | (from + 1) << 10 | at << 5 | from)
+    }
+
+    /// `msr` and `isb`: where exceptions go, 2 KiB aligned.
+    pub fn vectors(self, from: Register) -> Self {
+        self.push(0xd518_c000 | from).push(0xd503_3fdf)
+    }
+
+    /// `mrs`: what the exception was.
+    pub fn syndrome(self, to: Register) -> Self {
+        self.push(0xd538_5200 | to)
+    }
+
+    /// `nop`s up to an offset in bytes.
+    pub fn up_to(mut self, offset: usize) -> Self {
+        self.0.resize(offset / 4, 0xd503_201f);
+        self
+    }
+
     /// A store of 8 bytes that the host sees as an MMIO exit.
     pub fn tell(self, register: Register) -> Self {
         self.set(9, MMIO).store(8, register, 9)
@@ -134,6 +155,10 @@ mod tests {
             .store(8, 4, 9) // str x4, [x9]
             .add(9, 8) // add x9, x9, #8
             .current_el(2) // mrs x2, CurrentEL
+            .store_pair(2, 1) // stp x2, x3, [x1]
+            .vectors(1) // msr vbar_el1, x1; isb
+            .syndrome(3) // mrs x3, esr_el1
+            .up_to(52) // nop; nop
             .off(); // mov x0, #8; movk x0, #0x8400, lsl #16; hvc #0; b .
         assert_eq!(
             code.0,
@@ -145,6 +170,12 @@ mod tests {
                 0xf900_0124,
                 0x9100_2129,
                 0xd538_4242,
+                0xa900_0c22,
+                0xd518_c001,
+                0xd503_3fdf,
+                0xd538_5203,
+                0xd503_201f,
+                0xd503_201f,
                 0xd280_0100,
                 0xf2b0_8000,
                 0xd400_0002,

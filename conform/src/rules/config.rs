@@ -36,6 +36,13 @@ pub const RULES: &[Rule] = &[
     )
     .started(),
     Rule::read(
+        GUNYAH,
+        "dtb.after-start",
+        "The call is taken after START as well.",
+        dtb_after_start,
+    )
+    .started(),
+    Rule::read(
         ANDROID,
         "firmware.argument",
         "SET_FW_CONFIG with an argument that cannot be read is EFAULT.",
@@ -127,6 +134,11 @@ fn dtb_last_counts(bench: &Bench) -> Found {
     let made = guest.make(bench)?;
     succeeds("SET_DTB_CONFIG again", made.vm.dtb(good.0, good.1))?;
     succeeds("START", made.vm.start()).map(drop)
+}
+
+fn dtb_after_start(bench: &Bench) -> Found {
+    let made = Guest::new(bench).start(bench)?;
+    succeeds("SET_DTB_CONFIG", made.vm.dtb(BASE, pages(1))).map(drop)
 }
 
 fn firmware_argument(bench: &Bench) -> Found {

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 
 use crate::bench::Bench;
 use crate::device::Answer;
-use crate::dialect::{ANDROID, GUNYAH, NEWER};
+use crate::dialect::{ANDROID, GUNYAH, NEWER, PINNING};
 use crate::errno::Errno;
 use crate::guest::{Guest, BASE};
 use crate::memory::pages;
@@ -39,6 +39,13 @@ pub const RULES: &[Rule] = &[
         "A forked child may make the calls that give no memory.",
         other_calls,
     ),
+    Rule::read(
+        PINNING,
+        "creator.start",
+        "START of a forked child is well where the pages are pinned already.",
+        start,
+    )
+    .started(),
     Rule::read(
         NEWER,
         "creator.run",
@@ -113,6 +120,12 @@ fn other_calls(bench: &Bench) -> Found {
     succeeds("SET_DTB_CONFIG", in_child(|| vm.dtb(BASE, pages(1)))?)?;
     let vcpu = in_child(|| vm.vcpu(0).map(|_| 0))?;
     succeeds("ADD_FUNCTION", vcpu).map(drop)
+}
+
+fn start(bench: &Bench) -> Found {
+    let made = Guest::new(bench).make(bench)?;
+    succeeds("START", in_child(|| made.vm.start())?)?;
+    succeeds("START again by the maker", made.vm.start()).map(drop)
 }
 
 fn run(bench: &Bench) -> Found {

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use crate::bench::Bench;
 use crate::device::{self, Answer, Vm};
 use crate::dialect::{GUNYAH, NEWER, PINNING};
+use crate::guest::Guest;
 use crate::rule::Rule;
 use crate::tree::BELL;
 use crate::uapi::{Ioeventfd, Irqfd, IOEVENTFD, IOEVENTFD_DATAMATCH, IRQFD, IRQFD_LEVEL};
@@ -72,6 +73,13 @@ pub const RULES: &[Rule] = &[
         "Removing goes by the label; then it is free again.",
         irqfd_removed,
     ),
+    Rule::read(
+        GUNYAH,
+        "irqfd.after-start",
+        "Both are taken after START as well.",
+        after_start,
+    )
+    .started(),
     Rule::read(
         GUNYAH,
         "ioeventfd.taken",
@@ -265,6 +273,13 @@ fn irqfd_removed(bench: &Bench) -> Found {
     succeeds("remove", vm.remove(IRQFD, &by_label))?;
     fails("remove again", vm.remove(IRQFD, &by_label), &[libc::ENOENT])?;
     succeeds("add again", add_irqfd(&vm, &irqfd(&event, BELL))).map(drop)
+}
+
+fn after_start(bench: &Bench) -> Found {
+    let made = Guest::new(bench).start(bench)?;
+    let event = eventfd()?;
+    succeeds("irqfd", add_irqfd(&made.vm, &irqfd(&event, BELL)))?;
+    succeeds("ioeventfd", add_io(&made.vm, &io(&event, 4))).map(drop)
 }
 
 /// Where the guest would write.

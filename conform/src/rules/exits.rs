@@ -87,6 +87,20 @@ pub const RULES: &[Rule] = &[
     .executed(),
     Rule::seen(
         GUNYAH,
+        "abort.pair",
+        "A store of a pair of registers where MMIO traps is a data abort in the guest.",
+        abort_pair,
+    )
+    .executed(),
+    Rule::seen(
+        GUNYAH,
+        "abort.above",
+        "So is a load above the first GiB where no memory is.",
+        abort_above,
+    )
+    .executed(),
+    Rule::seen(
+        GUNYAH,
         "entry.offset",
         "The guest begins at the first byte of main memory, at the exception level EL1.",
         entry_level,
@@ -304,6 +318,43 @@ fn mmio_ioeventfd_value(bench: &Bench) -> Found {
         other => return differs(format!("{other:x?}, expected the other value's store")),
     }
     same("times fired", event(&eventfd), 1)
+}
+
+/// Bytes from the guest's beginning to its vectors, and from there to the exceptions of its own level
+/// with its own stack pointer.
+const VECTORS: usize = 0x800;
+const OWN_STACK: usize = 0x200;
+/// Exception class: a data abort without a change of level.
+const DATA_ABORT: u64 = 0x25;
+
+fn aborts(bench: &Bench, access: Code) -> Found {
+    let code = access
+        .set(3, 0)
+        .tell(3)
+        .off()
+        .up_to(VECTORS)
+        .syndrome(3)
+        .tell(3)
+        .off()
+        .up_to(VECTORS + OWN_STACK)
+        .syndrome(3)
+        .tell(3)
+        .off();
+    let class = told(bench, &started(bench, code)?)? >> 26;
+    same("exception class", class, DATA_ABORT)
+}
+
+fn with_vectors() -> Code {
+    Code::new().set(1, BASE + VECTORS as u64).vectors(1)
+}
+
+fn abort_pair(bench: &Bench) -> Found {
+    aborts(bench, with_vectors().set(1, MMIO).store_pair(2, 1))
+}
+
+fn abort_above(bench: &Bench) -> Found {
+    // 48 GiB, within the 36 bits and far from all that this program registers.
+    aborts(bench, with_vectors().set(1, 0xc_0000_0000).load(8, 2, 1))
 }
 
 fn entry_level(bench: &Bench) -> Found {

@@ -51,8 +51,14 @@ pub const RULES: &[Rule] = &[
     Rule::read(
         PINNING,
         "memlock.order",
-        "The limit is looked at last: a label used twice beyond it is EEXIST.",
+        "The label is looked at before the limit: one used twice, beyond the limit, is EEXIST.",
         order,
+    ),
+    Rule::read(
+        PINNING,
+        "memlock.order-pin",
+        "It is looked at before pages are pinned: memory beyond it that is not mapped is ENOMEM.",
+        order_pin,
     ),
     Rule::seen(
         PINNING,
@@ -166,6 +172,16 @@ fn order(bench: &Bench) -> Found {
     succeeds("the first", register(bench, &vm, 1, user, 1))?;
     let answer = register(bench, &vm, 1, user, LIMIT + 1);
     fails("the label again, too large", answer, &[libc::EEXIST])
+}
+
+fn order_pin(bench: &Bench) -> Found {
+    under_limit()?;
+    let vm = bench.vm()?;
+    let mut nowhere = succeeds("mmap", Mapping::anonymous(pages(LIMIT + 1), true))?;
+    let user = nowhere.address();
+    nowhere.cut(0);
+    let answer = register(bench, &vm, 1, user, LIMIT + 1);
+    fails("not mapped, too large", answer, &[libc::ENOMEM])
 }
 
 fn exempt(bench: &Bench) -> Found {

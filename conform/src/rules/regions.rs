@@ -4,7 +4,7 @@
 use crate::bench::Bench;
 use crate::device::Answer;
 use crate::dialect::{GUNYAH, NEWER, PINNING};
-use crate::guest::BASE;
+use crate::guest::{Guest, BASE};
 use crate::memory::{page_size, pages, Mapping, Memory};
 use crate::rule::Rule;
 use crate::uapi::{self, Region};
@@ -156,6 +156,13 @@ pub const RULES: &[Rule] = &[
         "The call makes all pages be there.",
         populates,
     ),
+    Rule::read(
+        GUNYAH,
+        "region.after-start",
+        "The call is taken after START as well.",
+        after_start,
+    )
+    .started(),
     Rule::read(
         NEWER,
         "region.records",
@@ -409,6 +416,22 @@ fn many(bench: &Bench) -> Found {
         }
         Ok(())
     })
+}
+
+fn after_start(bench: &Bench) -> Found {
+    let made = Guest::new(bench).start(bench)?;
+    for ((name, call), label) in bench.memory_calls().iter().zip(50..) {
+        let memory = succeeds("memfd", Memory::base_pages(2))?;
+        let region = Region {
+            label,
+            flags: uapi::RWX,
+            guest: BASE + u64::from(label) * pages(64),
+            size: memory.map.size(),
+            user: memory.map.address(),
+        };
+        succeeds(name, made.vm.region(*call, &region))?;
+    }
+    Ok(())
 }
 
 fn hole(bench: &Bench) -> Found {
