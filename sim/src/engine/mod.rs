@@ -5,6 +5,8 @@
 //! methods of [`EngineVm`], but for [`EngineVm::stop`], are called on the simulator's one loop and
 //! must not block: an engine that has long work to do starts a thread and reports by [`Events`].
 
+#[cfg(feature = "exec")]
+pub mod exec;
 pub mod null;
 pub mod qemu;
 mod run_page;
@@ -228,11 +230,19 @@ pub trait Engine {
 /// The engine of `--engine NAME[,KEY=VALUE…]`.
 pub fn by_name(words: &str) -> Result<Box<dyn Engine>, String> {
     let (name, options) = words.split_once(',').unwrap_or((words, ""));
-    match name {
-        "null" if options.is_empty() => Ok(Box::new(null::Null)),
-        "qemu" if options.is_empty() => Ok(Box::new(qemu::Qemu)),
-        "null" | "qemu" => Err(format!("engine {name} has no options, not {options:?}")),
-        _ => Err(format!("engine {name:?}: one of null, qemu")),
+    let engine: Box<dyn Engine> = match name {
+        "null" => Box::new(null::Null),
+        "qemu" => Box::new(qemu::Qemu),
+        #[cfg(feature = "exec")]
+        "exec" => Box::new(exec::Exec),
+        #[cfg(not(feature = "exec"))]
+        "exec" => return Err("engine exec is not built in: cargo build --features exec".into()),
+        _ => return Err(format!("engine {name:?}: one of null, qemu, exec")),
+    };
+    if options.is_empty() {
+        Ok(engine)
+    } else {
+        Err(format!("engine {name} has no options, not {options:?}"))
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub mod dialect;
 pub mod functions;
+pub mod legacy;
 pub mod memory;
 pub mod rm;
 mod vm;

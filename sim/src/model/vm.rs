@@ -57,6 +57,8 @@ pub struct Vm {
     pub dtb: DtbConfig,
     /// SET_FW_CONFIG's.
     pub firmware: Option<FwConfig>,
+    /// The legacy driver's image.
+    pub firmware_name: Option<[u8; 16]>,
     /// vCPU functions: id -> whether the devicetree has it, known from START on.
     pub vcpus: BTreeMap<u32, bool>,
     /// By label.
@@ -83,6 +85,7 @@ impl Vm {
             regions: Vec::new(),
             dtb: DtbConfig::default(),
             firmware: None,
+            firmware_name: None,
             vcpus: BTreeMap::new(),
             irqfds: BTreeMap::new(),
             ioeventfds: Vec::new(),

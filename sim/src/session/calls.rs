@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::caller::Caller;
 use crate::engine::{Access, VmId};
 use crate::intercept::{host, Notification};
-use crate::model::{Added, Dialect, StartStep};
+use crate::model::{legacy, Added, Dialect, StartStep};
 use crate::record::{self, CallLine};
 use crate::script::Fault;
 
@@ -22,9 +22,6 @@ use super::{fd_value, Due, FileKind, Held, Session, Waits};
 
 /// PATH_MAX of linux/limits.h.
 const PATH_MAX: usize = 4096;
-
-/// CREATE_VM of type 0xB2, the other vendor's.
-const LEGACY_CREATE_VM: u32 = 0xb201;
 
 /// The call's name on a file, or None where the file has no such call.
 fn call_name(kind: FileKind, command: u32) -> Option<&'static str> {
@@ -40,6 +37,11 @@ fn call_name(kind: FileKind, command: u32) -> Option<&'static str> {
         (FileKind::Vm(_), uapi::VM_REMOVE_FUNCTION) => "VM_REMOVE_FUNCTION",
         (FileKind::Vcpu(..), uapi::VCPU_RUN) => "VCPU_RUN",
         (FileKind::Vcpu(..), uapi::VCPU_MMAP_SIZE) => "VCPU_MMAP_SIZE",
+        (FileKind::Device, legacy::CREATE_VM) => "LEGACY_CREATE_VM",
+        (FileKind::Vm(_), legacy::SET_FW_NAME) => "LEGACY_SET_FW_NAME",
+        (FileKind::Vm(_), legacy::GET_VCPU_COUNT) => "LEGACY_GET_VCPU_COUNT",
+        (FileKind::Vm(_), legacy::CREATE_VCPU) => "LEGACY_CREATE_VCPU",
+        (FileKind::Vcpu(..), legacy::VCPU_RUN) => "LEGACY_VCPU_RUN",
         _ => return None,
     };
     Some(name)
@@ -175,13 +177,7 @@ impl Session {
         let caller = line.caller;
         let command = command_of(&notification);
         if self.model.settings().dialect == Dialect::QcomB2 {
-            // Of the other vendor's calls only CREATE_VM is played: enough to be told apart.
-            match (kind, command) {
-                (FileKind::Device, LEGACY_CREATE_VM) => {
-                    self.create_vm(&notification, line, argument);
-                }
-                _ => self.answer(&notification, &line, Err(Errno::ENOTTY)),
-            }
+            self.dispatch_legacy(notification, kind, line);
             return;
         }
         let result = match kind {
@@ -228,6 +224,44 @@ impl Session {
                 }
                 _ => Err(Errno::ENOTTY),
             },
+        };
+        self.answer(&notification, &line, result);
+    }
+
+    /// The legacy vendor driver: the kernel loads the image by its firmware name, and the first
+    /// VCPU_RUN boots it. It knows nothing of type 'G'.
+    fn dispatch_legacy(&mut self, notification: Notification, kind: FileKind, line: CallLine) {
+        let argument = notification.args[2];
+        let command = command_of(&notification);
+        let result = match (kind, command) {
+            (FileKind::Device, legacy::CREATE_VM) => {
+                self.create_vm(&notification, line, argument);
+                return;
+            }
+            (FileKind::Vm(vm), legacy::SET_FW_NAME) => {
+                self.model.set_firmware_name(vm, line.caller, argument)
+            }
+            (FileKind::Vm(_), legacy::GET_VCPU_COUNT) => Ok(1),
+            (FileKind::Vm(vm), legacy::CREATE_VCPU) => {
+                match self.model.create_legacy_vcpu(vm, argument) {
+                    Ok(vcpu) => {
+                        self.give_vcpu(&notification, &line, vm, vcpu);
+                        return;
+                    }
+                    Err(errno) => Err(errno),
+                }
+            }
+            (FileKind::Vcpu(vm, vcpu), legacy::VCPU_RUN) => match self.model.boot_legacy(vm) {
+                Ok(booted) => {
+                    if booted {
+                        self.events.sender(vm).send(crate::engine::Event::Started);
+                    }
+                    self.hold(notification, line, Waits::Run(vm, vcpu));
+                    return;
+                }
+                Err(errno) => Err(errno),
+            },
+            _ => Err(Errno::ENOTTY),
         };
         self.answer(&notification, &line, result);
     }

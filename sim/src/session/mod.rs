@@ -225,6 +225,9 @@ impl Session {
             if ready.peers {
                 self.serve_peers();
             }
+            if ready.lines {
+                self.take_interrupts();
+            }
             if ready.calls {
                 match self.launched.listener.receive() {
                     Ok(notification) => self.take_call(notification),
@@ -263,6 +266,8 @@ impl Session {
         }
         let first_peer = fds.len();
         fds.extend(self.peers.poll_fds());
+        let first_line = fds.len();
+        fds.extend(self.interrupt_fds());
         let first_file = fds.len();
         fds.extend(self.files.poll_fds());
         match poll(&mut fds, timeout) {
@@ -278,7 +283,8 @@ impl Session {
             signals: happened(&fds[0]),
             calls: listener.contains(PollFlags::POLLIN),
             control: fds[first_control..first_peer].iter().any(happened),
-            peers: fds[first_peer..first_file].iter().any(happened),
+            peers: fds[first_peer..first_line].iter().any(happened),
+            lines: fds[first_line..first_file].iter().any(happened),
         };
         if listener.contains(PollFlags::POLLHUP) && !ready.calls {
             self.unwatched = true;
@@ -354,6 +360,7 @@ impl Session {
                 Event::Started => {
                     self.model.started(vm);
                     self.record.event(Some(vm), json!({"event": "started"}));
+                    self.uevent(vm, "create", None);
                     self.end_start(vm, Ok(0));
                     self.schedule_ends(vm);
                 }
@@ -406,7 +413,18 @@ impl Session {
             Some(vm),
             json!({"event": "exit", "status": exit.status, "exit_type": exit.exit_type}),
         );
+        self.uevent(vm, "destroy", Some(exit.exit_type));
         self.tell_end(vm, exit);
+    }
+
+    /// What newer drivers tell udev.
+    fn uevent(&mut self, vm: VmId, event: &str, exit_type: Option<u16>) {
+        if self.model.settings().dialect.since_66() {
+            self.record.event(
+                Some(vm),
+                json!({"event": "uevent", "EVENT": event, "vm_id": vm, "vm_exit": exit_type}),
+            );
+        }
     }
 
     fn close_files(&mut self) {
@@ -447,6 +465,7 @@ struct Ready {
     calls: bool,
     control: bool,
     peers: bool,
+    lines: bool,
 }
 
 /// A descriptor's number as a call's value.

@@ -2,12 +2,14 @@
 //! VCPU_RUN: held, handed to an engine that runs vCPUs, and answered.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::AsFd;
 
 use nix::errno::Errno;
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 
 use crate::engine::{Exit, VcpuExit, VmId};
 use crate::intercept::Notification;
-use crate::model::RunStep;
+use crate::model::{RunStep, State};
 use crate::record::CallLine;
 
 use super::{Session, Waits};
@@ -151,7 +153,32 @@ impl Session {
         nix::unistd::write(&event.eventfd, &1u64.to_ne_bytes()).is_ok()
     }
 
-    /// The VM ended: every vCPU that waits is told.
+    /// The eventfds behind the interrupt lines of VMs that run.
+    pub(super) fn interrupt_fds(&self) -> impl Iterator<Item = PollFd<'_>> {
+        self.model
+            .vms()
+            .filter(|vm| vm.state == State::Running)
+            .flat_map(|vm| vm.irqfds.values())
+            .map(|line| PollFd::new(line.eventfd.as_fd(), PollFlags::POLLIN))
+    }
+
+    /// Takes what the eventfds hold and passes it to the engine.
+    pub(super) fn take_interrupts(&mut self) {
+        for vm in self.model.vms().filter(|vm| vm.state == State::Running) {
+            for line in vm.irqfds.values() {
+                let mut fds = [PollFd::new(line.eventfd.as_fd(), PollFlags::POLLIN)];
+                if !poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0) {
+                    continue;
+                }
+                let _ = nix::unistd::read(&line.eventfd, &mut [0; 8]);
+                if let Some(engine_vm) = self.running.get_mut(&vm.id) {
+                    engine_vm.interrupt_line(line.label);
+                }
+            }
+        }
+    }
+
+    /// The VM ended: every vCPU that waits is told, and those that still run are stopped.
     pub(super) fn tell_end(&mut self, vm: VmId, exit: Exit) {
         for held in self.take_held(|waits| matches!(waits, Waits::Run(of, _) if of == vm)) {
             if let Waits::Run(_, vcpu) = held.waits {
@@ -162,5 +189,16 @@ impl Session {
             self.answer(&held.notification, &held.line, Ok(0));
         }
         self.vcpus.pending.retain(|(of, _)| *of != vm);
+        let running: Vec<_> = self
+            .vcpus
+            .running
+            .iter()
+            .filter(|(of, _)| *of == vm)
+            .collect();
+        if let Some(engine_vm) = self.running.get_mut(&vm) {
+            for (_, vcpu) in running {
+                engine_vm.interrupt_vcpu(*vcpu);
+            }
+        }
     }
 }

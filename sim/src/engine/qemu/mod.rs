@@ -7,7 +7,7 @@
 mod board;
 mod engine;
 mod layout;
-mod overlay;
+pub(crate) mod overlay;
 mod process;
 mod qmp;
 mod window;

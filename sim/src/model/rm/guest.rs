@@ -23,6 +23,15 @@ pub struct SharedMemory {
     pub base: Option<u64>,
 }
 
+/// A doorbell vdevice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Doorbell {
+    /// Label of the irqfd.
+    pub label: u32,
+    /// Its interrupt's first two cells: kind (0 shared, 1 private) and number.
+    pub interrupt: Option<(u32, u32)>,
+}
+
 /// What a guest's devicetree asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuestDescription {
@@ -34,8 +43,8 @@ pub struct GuestDescription {
     pub cpus: u32,
     /// Scheduled by VCPU_RUN; else by the hypervisor.
     pub proxy: bool,
-    /// Labels of doorbells.
-    pub doorbells: Vec<u32>,
+    /// Doorbells.
+    pub doorbells: Vec<Doorbell>,
     /// shm vdevices.
     pub shared_memory: Vec<SharedMemory>,
     /// False: nobody read the devicetree, all of this is assumed.
@@ -245,7 +254,7 @@ fn cpus(root: &Node, warnings: &mut Vec<String>) -> u32 {
     count
 }
 
-fn vdevices(config: &Node) -> (Vec<u32>, Vec<SharedMemory>) {
+fn vdevices(config: &Node) -> (Vec<Doorbell>, Vec<SharedMemory>) {
     let mut doorbells = Vec::new();
     let mut shared = Vec::new();
     for device in config
@@ -253,7 +262,18 @@ fn vdevices(config: &Node) -> (Vec<u32>, Vec<SharedMemory>) {
         .map_or(&[][..], |node| &node.children)
     {
         match device.string("vdevice-type") {
-            Some("doorbell") => doorbells.extend(device.cell("label")),
+            Some("doorbell") => {
+                let interrupt = device.property("interrupts").and_then(|cells| {
+                    let (kind, rest) = cells.split_at_checked(4)?;
+                    let first = |bytes: &[u8]| u32::try_from(number(bytes)?).ok();
+                    Some((first(kind)?, first(rest.get(..4)?)?))
+                });
+                doorbells.extend(
+                    device
+                        .cell("label")
+                        .map(|label| Doorbell { label, interrupt }),
+                );
+            }
             Some("shm" | "shm-doorbell") => {
                 let memory = device.child("memory");
                 let label = memory

@@ -16,7 +16,7 @@ use crate::engine::{Access, StartRegion, StartVm};
 use super::{Settings, Vm};
 
 pub use fdt::{FdtError, Node};
-pub use guest::{GuestDescription, SharedMemory};
+pub use guest::{Doorbell, GuestDescription, SharedMemory};
 
 /// Entries after which the real one ran out of heap: 4096 worked, 16384 did not; between is a guess.
 pub const ENTRIES_SURVIVED: u64 = 8192;
@@ -156,7 +156,7 @@ fn steps(
         }));
     }
     for &label in vm.irqfds.keys() {
-        if settings.rm != Kind::Off && !guest.doorbells.contains(&label) {
+        if settings.rm != Kind::Off && !guest.doorbells.iter().any(|bell| bell.label == label) {
             notes.push(json!({
                 "event": "rm-warning",
                 "what": format!("irqfd label {label} has no doorbell in the devicetree"),

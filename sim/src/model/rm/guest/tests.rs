@@ -25,7 +25,11 @@ fn accepted() -> Node {
     let base = cells([0, 0x8000_0000]);
     let bell = node(
         "bell-5",
-        &[("vdevice-type", b"doorbell\0"), ("label", &cells([5]))],
+        &[
+            ("vdevice-type", b"doorbell\0"),
+            ("label", &cells([5])),
+            ("interrupts", &cells([0, 5, 4])),
+        ],
         vec![],
     );
     let shm = node(
@@ -123,7 +127,11 @@ fn the_accepted_tree_is_understood() {
     assert_eq!(guest.base_address, 0x8000_0000);
     assert!(guest.proxy && guest.was_read);
     assert!(guest.has_vcpu(1) && !guest.has_vcpu(2));
-    assert_eq!(guest.doorbells, [5]);
+    let bell = Doorbell {
+        label: 5,
+        interrupt: Some((0, 5)),
+    };
+    assert_eq!(guest.doorbells, [bell]);
     assert_eq!(guest.shared_memory_base(7), Some(0xa000_0000));
     assert_eq!(guest.shared_memory_base(8), None);
     // Its interrupts/config is a phandle.

@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One arm64 CPU: runs until something happens that its surroundings must look at.
+
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use unicorn_engine::{
+    uc_error, Arch, HookType, MemType, Mode, Prot, RegisterARM64, RegisterARM64CP, Unicorn,
+};
+
+use super::link::Link;
+use super::ram::Ram;
+
+/// The hypervisor keeps all below for itself or passes it on: MMIO.
+pub const MMIO_END: u64 = 0x4000_0000;
+
+// arm64's PSTATE: EL1 with its own stack pointer, and DAIF masked.
+const EL1H_MASKED: u64 = 0x3c5;
+const IRQ_MASK: u64 = 1 << 7;
+
+/// Why the CPU stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// An exception of QEMU's number (target/arm/cpu.h).
+    Exception(u32),
+    /// An access that memory does not allow or have.
+    Fault(Fault),
+    /// WFI.
+    Idle,
+    /// The link wants something.
+    Asked,
+    /// The CPU itself is at a loss.
+    Broken(uc_error),
+}
+
+/// A bad access.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fault {
+    /// Guest address.
+    pub address: u64,
+    /// It was an instruction.
+    pub fetch: bool,
+    /// It was a write.
+    pub write: bool,
+}
+
+/// What hooks leave for the loop.
+#[derive(Debug, Default)]
+pub struct Trap {
+    exception: Option<u32>,
+    fault: Option<Fault>,
+}
+
+/// What answers accesses below [`MMIO_END`]; one of 8 bytes comes as two of 4.
+pub trait Mmio {
+    /// A read; None: the access faults.
+    fn read(&mut self, address: u64, len: u32) -> Option<u64>;
+    /// A write. False: the access faults.
+    fn write(&mut self, address: u64, len: u32, value: u64) -> bool;
+}
+
+/// The CPU.
+pub struct Cpu<'a> {
+    unicorn: Unicorn<'a, Trap>,
+    link: Arc<Link>,
+}
+
+type Result<T> = std::result::Result<T, uc_error>;
+
+impl<'a> Cpu<'a> {
+    /// A CPU on this memory.
+    pub fn new<M: Mmio + 'a>(ram: &'a Ram, link: &Arc<Link>, mmio: M) -> Result<Self> {
+        let mut unicorn =
+            Unicorn::new_with_data(Arch::ARM64, Mode::LITTLE_ENDIAN, Trap::default())?;
+        for range in ram.ranges() {
+            let (read, write, execute) = range.allows();
+            let mut allowed = Prot::NONE;
+            for (has, bit) in [
+                (read, Prot::READ),
+                (write, Prot::WRITE),
+                (execute, Prot::EXEC),
+            ] {
+                if has {
+                    allowed |= bit;
+                }
+            }
+            let host = range.host().as_ptr().cast::<c_void>();
+            // SAFETY: the range is mapped for at least 'a, longer than this CPU.
+            unsafe { unicorn.mem_map_ptr(range.guest, range.size, allowed, host) }?;
+        }
+        map_mmio(&mut unicorn, link, mmio)?;
+        let watched = Arc::clone(link);
+        // begin after end: every block.
+        unicorn.add_block_hook(1, 0, move |unicorn, _, _| {
+            if wanted(unicorn, &watched) {
+                let _ = unicorn.emu_stop();
+            }
+        })?;
+        unicorn.add_intr_hook(|unicorn, number| {
+            unicorn.get_data_mut().exception = Some(number);
+            let _ = unicorn.emu_stop();
+        })?;
+        unicorn.add_mem_hook(
+            HookType::MEM_UNMAPPED | HookType::MEM_PROT,
+            1,
+            0,
+            |unicorn, kind, address, _, _| {
+                unicorn.get_data_mut().fault = Some(Fault {
+                    address,
+                    fetch: matches!(kind, MemType::FETCH_UNMAPPED | MemType::FETCH_PROT),
+                    write: matches!(kind, MemType::WRITE_UNMAPPED | MemType::WRITE_PROT),
+                });
+                false
+            },
+        )?;
+        Ok(Self {
+            unicorn,
+            link: Arc::clone(link),
+        })
+    }
+
+    /// As after power-on: EL1, interrupts masked.
+    pub fn reset(&mut self, pc: u64, x0: u64) -> Result<()> {
+        for register in 0..31 {
+            self.set_x(register, 0)?;
+        }
+        self.set(RegisterARM64::PSTATE, EL1H_MASKED)?;
+        self.set_x(0, x0)?;
+        self.set_pc(pc)
+    }
+
+    /// Runs from where it stands.
+    pub fn run(&mut self) -> Stop {
+        let pc = match self.pc() {
+            Ok(pc) => pc,
+            Err(error) => return Stop::Broken(error),
+        };
+        *self.unicorn.get_data_mut() = Trap::default();
+        // No address ends it.
+        let result = self.unicorn.emu_start(pc, u64::MAX, 0, 0);
+        let trap = std::mem::take(self.unicorn.get_data_mut());
+        match (result, trap) {
+            (
+                _,
+                Trap {
+                    fault: Some(fault), ..
+                },
+            ) => Stop::Fault(fault),
+            (
+                _,
+                Trap {
+                    exception: Some(number),
+                    ..
+                },
+            ) => Stop::Exception(number),
+            (Err(error), _) => Stop::Broken(error),
+            (Ok(()), _) if wanted_now(self) => Stop::Asked,
+            (Ok(()), _) => Stop::Idle,
+        }
+    }
+
+    fn set(&mut self, register: RegisterARM64, value: u64) -> Result<()> {
+        self.unicorn.reg_write(register, value)
+    }
+
+    /// A general register; 31 reads as zero.
+    pub fn x(&self, index: u8) -> Result<u64> {
+        match general(index) {
+            Some(register) => self.unicorn.reg_read(register),
+            None => Ok(0),
+        }
+    }
+
+    /// Sets a general register; 31 takes nothing.
+    pub fn set_x(&mut self, index: u8, value: u64) -> Result<()> {
+        match general(index) {
+            Some(register) => self.unicorn.reg_write(register, value),
+            None => Ok(()),
+        }
+    }
+
+    /// The stack pointer.
+    pub fn set_sp(&mut self, value: u64) -> Result<()> {
+        self.set(RegisterARM64::SP, value)
+    }
+
+    /// Where it stands.
+    pub fn pc(&self) -> Result<u64> {
+        self.unicorn.reg_read(RegisterARM64::PC)
+    }
+
+    /// Goes on elsewhere.
+    pub fn set_pc(&mut self, value: u64) -> Result<()> {
+        self.set(RegisterARM64::PC, value)
+    }
+
+    /// The instruction it stands at, or the one before.
+    pub fn instruction(&self, address: u64) -> Result<u32> {
+        let mut bytes = [0; 4];
+        self.unicorn.mem_read(address, &mut bytes)?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    /// Whether an interrupt may be taken.
+    pub fn takes_interrupts(&self) -> bool {
+        self.unicorn
+            .reg_read(RegisterARM64::PSTATE)
+            .is_ok_and(|pstate| pstate & IRQ_MASK == 0)
+    }
+
+    /// Takes an exception to EL1: `offset` of the vector for the current EL's own stack, and what
+    /// goes to ESR and FAR. False: there is no vector that could be executed.
+    pub fn enter(&mut self, offset: u64, syndrome: Option<(u64, u64)>) -> Result<bool> {
+        let pstate = self.unicorn.reg_read(RegisterARM64::PSTATE)?;
+        let pc = self.pc()?;
+        let vector = self.unicorn.reg_read(RegisterARM64::VBAR_EL1)?;
+        // Table D1-5 of the architecture: from EL0 +0x400, from EL1 on SP_EL0 +0, else +0x200.
+        let from = match pstate & 0xf {
+            0 => 0x400,
+            4 => 0,
+            _ => 0x200,
+        };
+        let target = vector + from + offset;
+        // Below, a read would be the guest's MMIO.
+        if target < MMIO_END || self.instruction(target).is_err() || target == pc {
+            return Ok(false);
+        }
+        // SPSR_EL1, S3_0_C4_C0_0.
+        let mut spsr = RegisterARM64CP::new().op0(3).op1(0).crn(4).crm(0).op2(0);
+        spsr.val = pstate;
+        self.unicorn.reg_write_arm64_coproc(&spsr)?;
+        self.set(RegisterARM64::ELR_EL1, pc)?;
+        if let Some((esr, far)) = syndrome {
+            self.set(RegisterARM64::ESR_EL1, esr)?;
+            self.set(RegisterARM64::FAR_EL1, far)?;
+        }
+        self.set(RegisterARM64::PSTATE, EL1H_MASKED)?;
+        self.set_pc(target)?;
+        Ok(true)
+    }
+
+    /// The link.
+    pub fn link(&self) -> &Link {
+        &self.link
+    }
+}
+
+fn wanted_now(cpu: &Cpu<'_>) -> bool {
+    wanted(&cpu.unicorn, &cpu.link)
+}
+
+/// Whether the link wants the CPU to stop where it stands.
+fn wanted(unicorn: &Unicorn<'_, Trap>, link: &Link) -> bool {
+    link.interrupted()
+        || link.stopped()
+        || (link.line()
+            && unicorn
+                .reg_read(RegisterARM64::PSTATE)
+                .is_ok_and(|pstate| pstate & IRQ_MASK == 0))
+}
+
+fn general(index: u8) -> Option<i32> {
+    let base: i32 = RegisterARM64::X0.into();
+    match index {
+        0..=28 => Some(base + i32::from(index)),
+        29 => Some(RegisterARM64::X29.into()),
+        30 => Some(RegisterARM64::X30.into()),
+        _ => None,
+    }
+}
+
+fn map_mmio<'a, M: Mmio + 'a>(
+    unicorn: &mut Unicorn<'a, Trap>,
+    link: &Arc<Link>,
+    mmio: M,
+) -> Result<()> {
+    let mmio = std::rc::Rc::new(std::cell::RefCell::new(mmio));
+    let reader = std::rc::Rc::clone(&mmio);
+    let failed = |unicorn: &mut Unicorn<'_, Trap>, address: u64, write: bool| {
+        unicorn.get_data_mut().fault = Some(Fault {
+            address,
+            fetch: false,
+            write,
+        });
+        let _ = unicorn.emu_stop();
+    };
+    let reading = Arc::clone(link);
+    let writing = Arc::clone(link);
+    unicorn.mmio_map(
+        0,
+        MMIO_END,
+        Some(
+            move |unicorn: &mut Unicorn<'_, Trap>, address: u64, len: usize| {
+                let len = u32::try_from(len).unwrap_or(8);
+                match reader.borrow_mut().read(address, len) {
+                    Some(value) => value,
+                    None => {
+                        if !reading.stopped() {
+                            failed(unicorn, address, false);
+                        } else {
+                            let _ = unicorn.emu_stop();
+                        }
+                        0
+                    }
+                }
+            },
+        ),
+        Some(
+            move |unicorn: &mut Unicorn<'_, Trap>, address: u64, len: usize, value: u64| {
+                let len = u32::try_from(len).unwrap_or(8);
+                if !mmio.borrow_mut().write(address, len, value) {
+                    if !writing.stopped() {
+                        failed(unicorn, address, true);
+                    } else {
+                        let _ = unicorn.emu_stop();
+                    }
+                }
+            },
+        ),
+    )
+}

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The engine that executes guests instruction by instruction inside VCPU_RUN, with MMIO exits.
+//!
+//! One thread a vCPU, each with an arm64 CPU of its own on the registered memory itself. The
+//! hypervisor's part is here: PSCI, the interrupt controller, faults, and the end of a guest that
+//! cannot take its own exceptions.
+
+mod cpu;
+mod gic;
+mod link;
+mod psci;
+mod ram;
+mod thread;
+
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use gunyahd::dtb::Tree;
+use nix::errno::Errno;
+
+use super::qemu::overlay;
+use super::{Engine, EngineVm, Event, Events, RunPage, StartVm};
+
+use gic::Gic;
+use link::Link;
+use ram::Ram;
+
+/// Executes guests.
+#[derive(Debug, Default)]
+pub struct Exec;
+
+/// What a VM's threads share.
+struct Machine {
+    ram: Ram,
+    gic: Mutex<Gic>,
+    /// By vCPU.
+    links: Vec<Arc<Link>>,
+    events: Events,
+    /// The devicetree has a psci node: its calls are answered.
+    psci: bool,
+}
+
+struct ExecVm {
+    machine: Option<Arc<Machine>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Engine for Exec {
+    fn name(&self) -> &'static str {
+        "exec"
+    }
+
+    fn start(&mut self, vm: StartVm, events: Events) -> Box<dyn EngineVm> {
+        match ExecVm::new(&vm, events.clone()) {
+            Ok(running) => {
+                events.send(Event::Started);
+                Box::new(running)
+            }
+            Err(what) => {
+                events.send(Event::Refused(Errno::ENODEV, what));
+                Box::new(ExecVm {
+                    machine: None,
+                    threads: Vec::new(),
+                })
+            }
+        }
+    }
+}
+
+impl ExecVm {
+    fn new(vm: &StartVm, events: Events) -> Result<Self, String> {
+        if !vm.guest.proxy {
+            return Err("the exec engine runs proxy-scheduled VMs only".to_string());
+        }
+        let psci = add_overlay(vm)?;
+        let main = vm
+            .regions
+            .iter()
+            .find(|region| region.main)
+            .ok_or("no main memory")?;
+        let base = main.placed_at.unwrap_or(main.guest_phys_addr);
+        let dtb = base + (vm.dtb_address - main.guest_phys_addr);
+        let links: Vec<_> = (0..vm.guest.cpus).map(|_| Arc::default()).collect();
+        let machine = Arc::new(Machine {
+            ram: Ram::map(vm)?,
+            gic: Mutex::new(Gic::new(&vm.guest.doorbells)),
+            links,
+            events,
+            psci,
+        });
+        // The boot CPU: entry at main memory's begin, x0 the devicetree.
+        if let Some(boot) = machine.links.first() {
+            boot.power_on(base, dtb);
+        }
+        let mut threads = Vec::new();
+        for vcpu in vm.vcpus.iter().filter(|id| vm.guest.has_vcpu(**id)) {
+            let machine = Arc::clone(&machine);
+            let vcpu = *vcpu;
+            let context = vm.boot_context.clone();
+            let thread = std::thread::Builder::new()
+                .name(format!("vcpu-{vcpu}"))
+                .spawn(move || thread::run(&machine, vcpu, &context))
+                .map_err(|error| format!("thread of vCPU {vcpu}: {error}"))?;
+            threads.push(thread);
+        }
+        Ok(Self {
+            machine: Some(machine),
+            threads,
+        })
+    }
+
+    fn link(&self, vcpu: u32) -> Option<&Arc<Link>> {
+        let index = usize::try_from(vcpu).ok()?;
+        self.machine.as_ref()?.links.get(index)
+    }
+}
+
+/// Does the resource manager's part on the devicetree in guest memory. True: it has a psci node.
+fn add_overlay(vm: &StartVm) -> Result<bool, String> {
+    let room = usize::try_from(vm.dtb_size).map_err(|error| error.to_string())?;
+    let mut blob = vec![0; room];
+    vm.read(vm.dtb_address, &mut blob)
+        .map_err(|errno| format!("reading the devicetree: {errno}"))?;
+    if !vm.guest.was_read {
+        return Ok(true);
+    }
+    let mut tree = Tree::parse(&blob).map_err(|error| error.to_string())?;
+    let psci = tree.root.child("psci").is_some();
+    let placed = |region: &super::StartRegion| overlay::Placed {
+        label: region.label,
+        base: region.placed_at.unwrap_or(region.guest_phys_addr),
+        size: region.size,
+    };
+    let mut all: Vec<_> = vm.regions.iter().filter(|of| of.main).map(placed).collect();
+    all.extend(vm.regions.iter().filter(|of| !of.main).map(placed));
+    // Any seed will do: nothing here is to be kept secret.
+    overlay::apply(&mut tree, &all, 0x5eed).map_err(|error| error.to_string())?;
+    let blob = tree.to_blob().map_err(|error| error.to_string())?;
+    if blob.len() > room {
+        return Err(format!(
+            "devicetree: {} bytes with the overlay, {room} bytes of room",
+            blob.len()
+        ));
+    }
+    vm.write(vm.dtb_address, &blob)
+        .map_err(|errno| format!("writing the devicetree: {errno}"))?;
+    Ok(psci)
+}
+
+impl EngineVm for ExecVm {
+    fn runs_vcpus(&self) -> bool {
+        true
+    }
+
+    fn run_vcpu(&mut self, vcpu: u32, page: Arc<RunPage>) {
+        if let Some(link) = self.link(vcpu) {
+            link.run(page);
+        }
+    }
+
+    fn interrupt_vcpu(&mut self, vcpu: u32) {
+        if let Some(link) = self.link(vcpu) {
+            link.interrupt();
+        }
+    }
+
+    fn interrupt_line(&mut self, label: u32) {
+        let Some(machine) = &self.machine else {
+            return;
+        };
+        let raised = machine.gic.lock().is_ok_and(|mut gic| gic.ring(label));
+        if raised {
+            // All interrupts go to the boot CPU.
+            if let Some(boot) = machine.links.first() {
+                boot.set_line(true);
+            }
+        }
+    }
+
+    fn stop(self: Box<Self>) {
+        if let Some(machine) = &self.machine {
+            for link in &machine.links {
+                link.stop();
+            }
+        }
+        for thread in self.threads {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Guests of a few instructions, their words as an assembler makes them.
+
+use super::*;
+use crate::caller::{Backing, Caller, Inode, Piece};
+use crate::engine::{Access, EventQueue, Exit, MmioAccess, StartRegion, VcpuExit};
+use crate::model::rm::{Doorbell, GuestDescription};
+use gunyahd::gunyah::uapi;
+use nix::sys::memfd::{memfd_create, MFdFlags};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+const BASE: u64 = 0x8000_0000;
+const SIZE: u64 = 0x20_0000;
+const UART: u64 = 0x0900_0000;
+
+struct Guest {
+    vm: Box<dyn EngineVm>,
+    queue: EventQueue,
+    pages: Vec<(Arc<RunPage>, OwnedFd)>,
+}
+
+fn page() -> (Arc<RunPage>, OwnedFd) {
+    let fd = memfd_create("vcpu", MFdFlags::MFD_CLOEXEC).unwrap();
+    nix::unistd::ftruncate(&fd, i64::try_from(crate::page_size()).unwrap()).unwrap();
+    (Arc::new(RunPage::map(&fd).unwrap()), fd)
+}
+
+impl Guest {
+    /// A guest whose memory begins with these instructions.
+    fn new(code: &[u32], cpus: u32) -> Self {
+        let fd = memfd_create("guest", MFdFlags::MFD_CLOEXEC).unwrap();
+        nix::unistd::ftruncate(&fd, i64::try_from(SIZE).unwrap()).unwrap();
+        let bytes: Vec<u8> = code.iter().flat_map(|word| word.to_le_bytes()).collect();
+        nix::sys::uio::pwrite(&fd, &bytes, 0).unwrap();
+        let region = StartRegion {
+            label: 1,
+            flags: 7,
+            access: Access::Lend,
+            guest_phys_addr: BASE,
+            placed_at: Some(BASE),
+            size: SIZE,
+            userspace_addr: 0,
+            main: true,
+            pieces: vec![Piece {
+                address: 0,
+                size: SIZE,
+                backing: Backing::File(Inode { dev: 0, ino: 0 }),
+                offset: 0,
+                shared: true,
+                file: Some(Arc::new(fd)),
+                page_size: 4096,
+                hugetlb: false,
+            }],
+        };
+        let start = StartVm {
+            vm: 1,
+            owner: Caller::myself(),
+            regions: vec![region],
+            dtb_address: BASE + 0x10_0000,
+            dtb_size: 0x1000,
+            vcpus: (0..cpus).collect(),
+            guest: GuestDescription {
+                image_name: "test".into(),
+                base_address: BASE,
+                cpus,
+                proxy: true,
+                doorbells: vec![Doorbell {
+                    label: 5,
+                    interrupt: Some((0, 5)),
+                }],
+                shared_memory: Vec::new(),
+                was_read: false,
+            },
+            boot_context: Vec::new(),
+        };
+        let queue = EventQueue::new().unwrap();
+        let vm = Exec.start(start, queue.sender(1));
+        let mut guest = Self {
+            vm,
+            queue,
+            pages: (0..cpus).map(|_| page()).collect(),
+        };
+        assert!(matches!(guest.event(), Event::Started));
+        guest
+    }
+
+    /// The next event; a guest that has none within seconds is stuck.
+    fn event(&mut self) -> Event {
+        for _ in 0..5000 {
+            if let Ok((_, event)) = self.queue.receiver.try_recv() {
+                return event;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        panic!("no event");
+    }
+
+    fn run(&mut self, vcpu: u32) {
+        let index = usize::try_from(vcpu).unwrap();
+        self.vm.run_vcpu(vcpu, Arc::clone(&self.pages[index].0));
+    }
+
+    fn run_to_event(&mut self) -> Event {
+        self.run(0);
+        self.event()
+    }
+
+    fn mmio(&mut self) -> MmioAccess {
+        match self.run_to_event() {
+            Event::Vcpu(0, VcpuExit::Mmio(access)) => access,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn end(&mut self) -> Exit {
+        match self.run_to_event() {
+            Event::Exited(exit) => exit,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Answers the MMIO read that the guest waits for.
+    fn answer(&self, value: u8) {
+        nix::sys::uio::pwrite(&self.pages[0].1, &[value], 24).unwrap();
+    }
+}
+
+/// `movz xD, #immediate, lsl #16`
+fn movz_high(register: u32, immediate: u32) -> u32 {
+    0xd2a0_0000 | immediate << 5 | register
+}
+
+/// `movz xD, #immediate`
+fn movz(register: u32, immediate: u32) -> u32 {
+    0xd280_0000 | immediate << 5 | register
+}
+
+/// `movk xD, #immediate`
+fn movk(register: u32, immediate: u32) -> u32 {
+    0xf280_0000 | immediate << 5 | register
+}
+
+const HVC: u32 = 0xd400_0002;
+const WFI: u32 = 0xd503_207f;
+const LOOP: u32 = 0x1400_0000; // b .
+
+/// PSCI call of a 32-bit function whose upper half is 0x8400.
+fn psci(function: u32) -> [u32; 3] {
+    [movz_high(0, 0x8400), movk(0, function), HVC]
+}
+
+#[test]
+fn a_guest_writes_reads_and_powers_off() {
+    let mut code = vec![
+        movz_high(1, 0x0900), // x1 = the UART
+        movz(2, 0x41),
+        0x3900_0022, // strb w2, [x1]
+        0x3940_6023, // ldrb w3, [x1, #0x18]
+        0x3900_0023, // strb w3, [x1]
+        0xb900_0020, // str w0, [x1]: x0 is the devicetree
+    ];
+    code.extend(psci(8));
+    let mut guest = Guest::new(&code, 1);
+    let access = |address, len, written| MmioAccess {
+        address,
+        len,
+        written,
+    };
+    assert_eq!(guest.mmio(), access(UART, 1, Some(0x41)));
+    assert_eq!(guest.mmio(), access(UART + 0x18, 1, None));
+    guest.answer(0x5a);
+    assert_eq!(guest.mmio(), access(UART, 1, Some(0x5a)));
+    assert_eq!(guest.mmio(), access(UART, 4, Some(0x8010_0000)));
+    assert_eq!(guest.end(), Exit::of_type(uapi::EXIT_TYPE_SYSTEM_OFF));
+    guest.vm.stop();
+}
+
+#[test]
+fn reset_has_its_type() {
+    let mut guest = Guest::new(&psci(9), 1);
+    assert_eq!(guest.end(), Exit::of_type(uapi::EXIT_TYPE_SYSTEM_RESET));
+    guest.vm.stop();
+}
+
+#[test]
+fn without_vectors_every_fault_is_an_exception_loop() {
+    let bad_read = [movz_high(1, 0x7000), 0xf940_0022]; // ldr x2, [x1] at 0x7000_0000
+    let bad_jump = [movz_high(1, 0x7000), 0xd61f_0020]; // br x1
+    let undefined = [0, 0]; // udf #0
+    for code in [bad_read, bad_jump, undefined] {
+        let mut guest = Guest::new(&code, 1);
+        assert_eq!(guest.end(), Exit::of_type(uapi::EXIT_TYPE_HYP_ERROR));
+        guest.vm.stop();
+    }
+}
+
+#[test]
+fn a_guest_takes_its_own_faults() {
+    let mut code = vec![
+        0x1000_4001, // adr x1, . + 0x800
+        0xd518_c001, // msr vbar_el1, x1
+        movz_high(2, 0x7000),
+        0xf940_0043, // ldr x3, [x2]
+        LOOP,
+    ];
+    // Vector for the current EL's own stack, synchronous: 0x800 + 0x200.
+    code.resize(0xa00 / 4, LOOP);
+    code.extend([
+        0xd538_6001, // mrs x1, far_el1
+        movz_high(2, 0x0900),
+        0xb900_0041, // str w1, [x2]
+    ]);
+    code.extend(psci(8));
+    let mut guest = Guest::new(&code, 1);
+    let told = guest.mmio();
+    assert_eq!((told.address, told.written), (UART, Some(0x7000_0000)));
+    assert_eq!(guest.end(), Exit::of_type(uapi::EXIT_TYPE_SYSTEM_OFF));
+    guest.vm.stop();
+}
+
+#[test]
+fn busy_and_idle_guests_are_interrupted_and_stopped() {
+    for code in [[LOOP, LOOP], [WFI, LOOP]] {
+        let mut guest = Guest::new(&code, 1);
+        for _ in 0..3 {
+            guest.run(0);
+            std::thread::sleep(Duration::from_millis(5));
+            guest.vm.interrupt_vcpu(0);
+            assert!(matches!(
+                guest.event(),
+                Event::Vcpu(0, VcpuExit::Interrupted)
+            ));
+        }
+        guest.run(0);
+        guest.vm.stop();
+    }
+}
+
+#[test]
+fn a_second_cpu_is_turned_on_by_the_first() {
+    let code = [
+        movz_high(0, 0xc400), // CPU_ON
+        movk(0, 3),
+        movz(1, 1),
+        0x1000_00a2, // adr x2, . + 20
+        movz(3, 0x77),
+        HVC,
+        movz_high(1, 0x0900),
+        LOOP,
+        // The second CPU begins here, x0 = 0x77.
+        movz_high(1, 0x0900),
+        0xb900_0020, // str w0, [x1]
+        LOOP,
+    ];
+    let mut guest = Guest::new(&code, 2);
+    guest.run(1);
+    guest.run(0);
+    match guest.event() {
+        Event::Vcpu(1, VcpuExit::Mmio(access)) => assert_eq!(access.written, Some(0x77)),
+        other => panic!("{other:?}"),
+    }
+    guest.vm.stop();
+}
+
+#[test]
+fn a_doorbell_interrupts_the_guest() {
+    let mut code = vec![
+        0x1000_4001, // adr x1, . + 0x800
+        0xd518_c001, // msr vbar_el1, x1
+        movz(2, 1),
+        0xd518_cce2,          // msr S3_0_C12_C12_7, x2: ICC_IGRPEN1
+        movz_high(3, 0x3fff), // the distributor
+        movz(4, 1 << 5),      // SPI 5
+        0xb901_0464,          // str w4, [x3, #0x104]
+        0xd503_42ff,          // msr daifclr, #2
+        movz_high(5, 0x0900),
+        0x3900_00a2, // strb w2, [x5]: ready
+        WFI,
+        0x17ff_ffff, // b . - 4
+    ];
+    // IRQ vector: 0x800 + 0x280.
+    code.resize(0xa80 / 4, LOOP);
+    code.extend([
+        0xd538_cc06, // mrs x6, S3_0_C12_C12_0: ICC_IAR1
+        0xd518_cc26, // msr S3_0_C12_C12_1, x6: ICC_EOIR1
+        0xb900_00a6, // str w6, [x5]
+        0xd69f_03e0, // eret
+    ]);
+    let mut guest = Guest::new(&code, 1);
+    assert_eq!(guest.mmio().written, Some(1));
+    for _ in 0..3 {
+        guest.run(0);
+        guest.vm.interrupt_line(5);
+        match guest.event() {
+            Event::Vcpu(0, VcpuExit::Mmio(access)) => assert_eq!(access.written, Some(37)),
+            other => panic!("{other:?}"),
+        }
+    }
+    guest.vm.stop();
+}
