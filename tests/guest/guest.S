@@ -9,6 +9,7 @@
 //   smp        start the secondary CPUs         busy       they read the console's flags for ever
 //   end=WORD   off, reset, hang, fault (a read where nothing is), undef (an undefined instruction)
 //   print=N    N bytes of console output first
+//   irq        take typed text by the console's interrupt
 //
 // Without end= it echoes: each byte at once and each line as "guest: heard LINE"; a line that is one
 // of the words above ends it.
@@ -77,6 +78,10 @@ boot:
 	bl	find_word
 	cbz	x0, 1f
 	bl	start_cpus
+1:	adr	x0, word_irq
+	bl	find_word
+	cbz	x0, 1f
+	bl	start_interrupts
 1:	adr	x0, text_ready
 	bl	say
 	adr	x0, word_end
@@ -186,6 +191,7 @@ begin_node:
 	str	x22, [x0]
 	adr	x0, node_compatible
 	stp	xzr, xzr, [x0]
+	str	xzr, [x0, #16]
 1:	cmp	x24, #3
 	b.ne	2f
 	adr	x0, child_name
@@ -226,6 +232,11 @@ node_property:
 	bl	is_name
 	cbz	x0, 1f
 	adr	x0, node_reg
+	str	x25, [x0]
+1:	adr	x0, name_interrupts
+	bl	is_name
+	cbz	x0, 1f
+	adr	x0, node_interrupts
 	str	x25, [x0]
 1:	adr	x0, name_bootargs
 	bl	is_name
@@ -294,6 +305,21 @@ end_of_node:
 	bl	read_64
 	adr	x1, memory_size
 	str	x0, [x1]
+	// The interrupt controller: distributor, then redistributors.
+1:	adr	x0, node_compatible
+	ldp	x0, x25, [x0]
+	cbz	x0, 1f
+	cbz	x25, 1f
+	adr	x1, compatible_gic
+	bl	begins_with
+	cbz	x0, 1f
+	bl	read_64
+	adr	x1, gic_distributor
+	str	x0, [x1]
+	add	x25, x25, #16
+	bl	read_64
+	adr	x1, gic_redistributor
+	str	x0, [x1]
 	// The node that stdout-path names: a slash, its name, and the end or a colon.
 1:	adr	x0, stdout_path
 	ldr	x0, [x0]
@@ -315,6 +341,15 @@ end_of_node:
 2:	bl	read_64
 	adr	x1, uart_base
 	str	x0, [x1]
+	// A shared peripheral interrupt: its kind, its number less 32, its trigger.
+	adr	x0, node_interrupts
+	ldr	x0, [x0]
+	cbz	x0, 4f
+	ldr	w1, [x0, #4]
+	rev	w1, w1
+	add	w1, w1, #32
+	adr	x0, uart_interrupt
+	str	x1, [x0]
 4:	ldp	x29, x30, [sp], #16
 	ret
 
@@ -522,6 +557,129 @@ secondary:
 2:	ldrb	w0, [x20, #0x18]
 	b	2b
 
+// ---- interrupts (GICv3, Arm IHI 0069)
+
+	.equ	GICD_CTLR, 0x0
+	.equ	GICD_IGROUPR, 0x80
+	.equ	GICD_ISENABLER, 0x100
+	.equ	GICD_IROUTER, 0x6000
+	.equ	GICR_WAKER, 0x14
+
+start_interrupts:
+	stp	x29, x30, [sp, #-16]!
+	adr	x0, vectors
+	msr	vbar_el1, x0
+	isb
+	adr	x1, gic_distributor
+	ldp	x1, x2, [x1]
+	cbz	x1, 3f
+	// Group 1, by affinity.
+	mov	w3, #0x12
+	str	w3, [x1, #GICD_CTLR]
+	adr	x4, uart_interrupt
+	ldr	x4, [x4]
+	cbz	x4, 3f
+	lsr	x5, x4, #5
+	lsl	x5, x5, #2
+	mov	w6, #1
+	lsl	w6, w6, w4
+	add	x7, x1, x5
+	ldr	w3, [x7, #GICD_IGROUPR]
+	orr	w3, w3, w6
+	str	w3, [x7, #GICD_IGROUPR]
+	add	x8, x1, #GICD_IROUTER
+	str	xzr, [x8, x4, lsl #3]
+	str	w6, [x7, #GICD_ISENABLER]
+	// The redistributor sleeps until it is told not to.
+	ldr	w3, [x2, #GICR_WAKER]
+	and	w3, w3, #~2
+	str	w3, [x2, #GICR_WAKER]
+	mov	w5, #1000
+1:	ldr	w3, [x2, #GICR_WAKER]
+	tbz	w3, #2, 2f
+	subs	w5, w5, #1
+	b.ne	1b
+2:	mov	x0, #1
+	msr	S3_0_C12_C12_5, x0		// ICC_SRE_EL1
+	isb
+	mov	x0, #0xff
+	msr	S3_0_C4_C6_0, x0		// ICC_PMR_EL1
+	mov	x0, #1
+	msr	S3_0_C12_C12_7, x0		// ICC_IGRPEN1_EL1
+	isb
+	mov	w0, #0x50			// PL011 IMSC: RX and its timeout
+	mov	w1, #1				// 16550 IER: received data
+	cbnz	x21, 1f
+	str	w0, [x20, #0x38]
+	b	2f
+1:	strb	w1, [x20, #1]
+2:	adr	x0, irq_on
+	mov	x1, #1
+	str	x1, [x0]
+	msr	daifclr, #2
+	adr	x0, text_irq
+	bl	say
+3:	ldp	x29, x30, [sp], #16
+	ret
+
+	.balign	2048
+vectors:
+	b	bad_exception			// from EL1 with SP_EL0: never
+	.balign	512
+	b	bad_exception			// synchronous
+	.balign	128
+	b	interrupt
+	.balign	128
+	b	bad_exception			// FIQ
+	.balign	128
+	b	bad_exception			// SError
+	.balign	512
+
+bad_exception:
+	adr	x0, text_exception
+	bl	fail
+
+// Moves all that is typed to the queue, a byte that does not fit is lost.
+interrupt:
+	stp	x0, x1, [sp, #-64]!
+	stp	x2, x3, [sp, #16]
+	stp	x4, x5, [sp, #32]
+	stp	x6, x30, [sp, #48]
+	mrs	x6, S3_0_C12_C12_0		// ICC_IAR1_EL1
+	adr	x1, uart_interrupt
+	ldr	x1, [x1]
+	cmp	x1, x6
+	b.ne	4f
+	adr	x1, interrupts_taken
+	ldr	x2, [x1]
+	add	x2, x2, #1
+	str	x2, [x1]
+1:	cbnz	x21, 2f
+	ldr	w0, [x20, #0x18]		// FR
+	tbnz	w0, #4, 3f			// RXFE
+	ldr	w0, [x20]
+	b	5f
+2:	ldrb	w0, [x20, #5]			// LSR
+	tbz	w0, #0, 3f			// DR
+	ldrb	w0, [x20]
+5:	adr	x1, typed_head
+	ldp	x2, x3, [x1]
+	sub	x4, x2, x3
+	cmp	x4, #LINE
+	b.hs	1b
+	adr	x4, typed
+	and	x5, x2, #LINE - 1
+	strb	w0, [x4, x5]
+	add	x2, x2, #1
+	str	x2, [x1]
+	b	1b
+3:	msr	S3_0_C12_C12_1, x6		// ICC_EOIR1_EL1
+4:	ldp	x6, x30, [sp, #48]
+	ldp	x4, x5, [sp, #32]
+	ldp	x2, x3, [sp, #16]
+	ldp	x0, x1, [sp], #64
+	eret
+
 // x0 function, x1 to x3 arguments; x0 = the answer. By hvc, unless the devicetree says smc.
 psci:
 	stp	x29, x30, [sp, #-64]!
@@ -642,7 +800,27 @@ echo:
 
 // w0 = the next typed byte.
 get:
-	cbnz	x21, 2f
+	adr	x0, irq_on
+	ldr	x0, [x0]
+	cbz	x0, 3f
+	// With interrupts masked WFI wakes for one all the same, and none is missed before it.
+1:	msr	daifset, #2
+	adr	x1, typed_head
+	ldp	x2, x3, [x1]
+	cmp	x2, x3
+	b.ne	2f
+	wfi
+	msr	daifclr, #2
+	isb
+	b	1b
+2:	adr	x4, typed
+	and	x5, x3, #LINE - 1
+	ldrb	w0, [x4, x5]
+	add	x3, x3, #1
+	str	x3, [x1, #8]
+	msr	daifclr, #2
+	ret
+3:	cbnz	x21, 2f
 1:	ldr	w0, [x20, #0x18]		// FR
 	tbnz	w0, #4, 1b			// RXFE
 	ldr	w0, [x20]
@@ -732,6 +910,8 @@ text_up:		.asciz	" up"
 text_silent:		.asciz	" silent"
 text_refused:		.asciz	" refused"
 text_ready:		.asciz	"guest: ready"
+text_irq:		.asciz	"guest: irq on"
+text_exception:		.asciz	"guest: exception"
 text_heard:		.asciz	"guest: heard "
 text_off:		.asciz	"guest: off"
 text_reset:		.asciz	"guest: reset"
@@ -741,6 +921,7 @@ text_bad_end:		.asciz	"guest: end= is none that is known"
 word_smp:		.asciz	"smp"
 word_busy:		.asciz	"busy"
 word_print:		.asciz	"print="
+word_irq:		.asciz	"irq"
 word_end:		.asciz	"end="
 word_off:		.asciz	"off"
 word_reset:		.asciz	"reset"
@@ -750,6 +931,7 @@ word_undef:		.asciz	"undef"
 method_smc:		.asciz	"smc"
 name_compatible:	.asciz	"compatible"
 name_reg:		.asciz	"reg"
+name_interrupts:	.asciz	"interrupts"
 name_bootargs:		.asciz	"bootargs"
 name_stdout:		.asciz	"stdout-path"
 name_initrd_start:	.asciz	"linux,initrd-start"
@@ -757,6 +939,7 @@ name_initrd_end:	.asciz	"linux,initrd-end"
 name_method:		.asciz	"method"
 name_memory:		.asciz	"memory"
 name_cpu:		.asciz	"cpu@"
+compatible_gic:		.asciz	"arm,gic-v3"
 compatible_pl011:	.asciz	"arm,pl011"
 
 	.bss
@@ -764,8 +947,9 @@ compatible_pl011:	.asciz	"arm,pl011"
 variables:
 node_name:		.skip	8
 	.balign	16
-node_compatible:	.skip	8		// node_reg follows: cleared as a pair
+node_compatible:	.skip	8		// node_reg and node_interrupts follow: cleared together
 node_reg:		.skip	8
+node_interrupts:	.skip	8
 child_name:		.skip	8		// child_reg follows: cleared as a pair
 child_reg:		.skip	8
 bootargs:		.skip	8
@@ -776,10 +960,18 @@ psci_method:		.skip	8
 memory_base:		.skip	8
 memory_size:		.skip	8
 uart_base:		.skip	8
+uart_interrupt:		.skip	8
+gic_distributor:	.skip	8		// gic_redistributor follows: read as a pair
+gic_redistributor:	.skip	8
+irq_on:			.skip	8
+interrupts_taken:	.skip	8
+typed_head:		.skip	8		// typed_tail follows: read as a pair
+typed_tail:		.skip	8
 cpu_count:		.skip	8
 cpus:			.skip	8 * MAX_CPUS
 flags:			.skip	8 * MAX_CPUS
 line:			.skip	LINE
+typed:			.skip	LINE
 variables_end:
 	.balign	16
 stacks:			.skip	STACK * (MAX_CPUS + 1)
