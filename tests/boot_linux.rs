@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Real arm64 Linux, launched by gunyahd on the simulator's QEMU engine.
 
+#![allow(clippy::unwrap_used)] // A test ends there.
+
+mod host;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -12,6 +16,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{json, Value};
+
+use host::skip;
 
 // A guest boots in 3 s on two free cores; a busy machine needs many times that.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -78,15 +84,6 @@ impl Stage {
             "initrd": { "path": self.guest.join("initrd.cpio.gz") },
         })
     }
-}
-
-/// Says on the real stderr that a test was skipped; a failure where nothing may be.
-fn skip(why: &str) {
-    assert!(
-        std::env::var_os("GUNYAHD_NO_SKIP").is_none(),
-        "may not be skipped: {why}"
-    );
-    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
 }
 
 /// `gunyahd boot` on the simulator.

@@ -11,6 +11,8 @@ use anyhow::{bail, Context, Result};
 use crate::hugepages::{Pool, Reservation};
 use crate::{setup, tree};
 
+// The demo and a plain build do without it, as it takes a minute to build.
+const EXECUTING_ENGINE: &str = "gunyah-sim/exec";
 // Room for the guests and worker tests that run side by side.
 const HUGE_PAGE_BYTES: u64 = 1 << 30;
 
@@ -42,6 +44,8 @@ pub fn run() -> Result<()> {
         cargo(&[
             "clippy",
             "--workspace",
+            "--features",
+            EXECUTING_ENGINE,
             "--all-targets",
             "--",
             "-D",
@@ -50,7 +54,7 @@ pub fn run() -> Result<()> {
     });
     let mut binaries = None;
     let _ = summary.step("release build", || {
-        let dir = tree::build_release()?;
+        let dir = tree::build_release(&[EXECUTING_ENGINE])?;
         let sizes = sizes(&dir)?;
         binaries = Some(dir);
         Ok(sizes)
@@ -137,6 +141,7 @@ fn tests(binaries: &Path, strict: bool) -> Result<String> {
     let mut command = cargo_command();
     command
         .args(["test", "--workspace", "--no-fail-fast"])
+        .args(["--features", EXECUTING_ENGINE])
         .env("GUNYAHD_BIN_DIR", binaries)
         .env("GUNYAHD_GUEST_DIR", tree::guest())
         .stdout(Stdio::piped());

@@ -27,8 +27,8 @@ pub fn guest() -> PathBuf {
     target().join("guest")
 }
 
-/// Builds the release binaries (static by `.cargo/config.toml`) and says where they are.
-pub fn build_release() -> Result<PathBuf> {
+/// Builds the release binaries (static by `.cargo/config.toml`) with `features` and says where they are.
+pub fn build_release(features: &[&str]) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .current_dir(root())
@@ -38,6 +38,7 @@ pub fn build_release() -> Result<PathBuf> {
             "--message-format=json-render-diagnostics",
         ])
         .args(["--package", "gunyahd", "--package", "gunyah-sim", "--bins"])
+        .arg(format!("--features={}", features.join(",")))
         .stderr(Stdio::inherit())
         .output()
         .context("cargo build")?;
