@@ -5,7 +5,8 @@ use std::ffi::c_void;
 use std::sync::Arc;
 
 use unicorn_engine::{
-    uc_error, Arch, HookType, MemType, Mode, Prot, RegisterARM64, RegisterARM64CP, Unicorn,
+    uc_error, Arch, Arm64Insn, HookType, MemType, Mode, Prot, RegisterARM64, RegisterARM64CP,
+    Unicorn,
 };
 
 use super::link::Link;
@@ -17,6 +18,12 @@ pub const MMIO_END: u64 = 0x4000_0000;
 // arm64's PSTATE: EL1 with its own stack pointer, and DAIF masked.
 const EL1H_MASKED: u64 = 0x3c5;
 const IRQ_MASK: u64 = 1 << 7;
+const MODE: u64 = 0xf;
+const EL0T: u64 = 0;
+const EL1T: u64 = 4;
+// op0, op1, CRn, CRm, op2.
+const MPIDR_EL1: (u32, u32, u32, u32, u32) = (3, 0, 0, 0, 5);
+const MPIDR_RES1: u64 = 1 << 31;
 
 /// Why the CPU stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,27 +56,19 @@ pub struct Fault {
 pub struct Trap {
     exception: Option<u32>,
     fault: Option<Fault>,
-}
-
-/// What answers accesses below [`MMIO_END`]; one of 8 bytes comes as two of 4.
-pub trait Mmio {
-    /// A read; None: the access faults.
-    fn read(&mut self, address: u64, len: u32) -> Option<u64>;
-    /// A write. False: the access faults.
-    fn write(&mut self, address: u64, len: u32, value: u64) -> bool;
+    asked: bool,
 }
 
 /// The CPU.
 pub struct Cpu<'a> {
     unicorn: Unicorn<'a, Trap>,
-    link: Arc<Link>,
 }
 
 type Result<T> = std::result::Result<T, uc_error>;
 
 impl<'a> Cpu<'a> {
-    /// A CPU on this memory.
-    pub fn new<M: Mmio + 'a>(ram: &'a Ram, link: &Arc<Link>, mmio: M) -> Result<Self> {
+    /// The CPU of this number on this memory.
+    pub fn new(ram: &'a Ram, link: &Arc<Link>, number: u32) -> Result<Self> {
         let mut unicorn =
             Unicorn::new_with_data(Arch::ARM64, Mode::LITTLE_ENDIAN, Trap::default())?;
         for range in ram.ranges() {
@@ -88,11 +87,11 @@ impl<'a> Cpu<'a> {
             // SAFETY: the range is mapped for at least 'a, longer than this CPU.
             unsafe { unicorn.mem_map_ptr(range.guest, range.size, allowed, host) }?;
         }
-        map_mmio(&mut unicorn, link, mmio)?;
         let watched = Arc::clone(link);
         // begin after end: every block.
         unicorn.add_block_hook(1, 0, move |unicorn, _, _| {
             if wanted(unicorn, &watched) {
+                unicorn.get_data_mut().asked = true;
                 let _ = unicorn.emu_stop();
             }
         })?;
@@ -113,10 +112,26 @@ impl<'a> Cpu<'a> {
                 false
             },
         )?;
-        Ok(Self {
-            unicorn,
-            link: Arc::clone(link),
-        })
+        unicorn.add_insn_sys_hook_arm64(
+            Arm64Insn::UC_ARM64_INS_MRS,
+            1,
+            0,
+            move |unicorn, to, register| {
+                let named = (
+                    register.op0,
+                    register.op1,
+                    register.crn,
+                    register.crm,
+                    register.op2,
+                );
+                let is_mpidr = named == MPIDR_EL1;
+                if is_mpidr {
+                    let _ = unicorn.reg_write(to, MPIDR_RES1 | u64::from(number));
+                }
+                is_mpidr
+            },
+        )?;
+        Ok(Self { unicorn })
     }
 
     /// As after power-on: EL1, interrupts masked.
@@ -124,9 +139,9 @@ impl<'a> Cpu<'a> {
         for register in 0..31 {
             self.set_x(register, 0)?;
         }
-        self.set(RegisterARM64::PSTATE, EL1H_MASKED)?;
         self.set_x(0, x0)?;
-        self.set_pc(pc)
+        self.set_pc(pc)?;
+        self.set_el1(0)
     }
 
     /// Runs from where it stands.
@@ -154,7 +169,7 @@ impl<'a> Cpu<'a> {
                 },
             ) => Stop::Exception(number),
             (Err(error), _) => Stop::Broken(error),
-            (Ok(()), _) if wanted_now(self) => Stop::Asked,
+            (Ok(()), Trap { asked: true, .. }) => Stop::Asked,
             (Ok(()), _) => Stop::Idle,
         }
     }
@@ -194,10 +209,10 @@ impl<'a> Cpu<'a> {
         self.set(RegisterARM64::PC, value)
     }
 
-    /// The instruction it stands at, or the one before.
+    /// The instruction at an address as this CPU sees it.
     pub fn instruction(&self, address: u64) -> Result<u32> {
         let mut bytes = [0; 4];
-        self.unicorn.mem_read(address, &mut bytes)?;
+        self.unicorn.vmem_read(address, Prot::EXEC, &mut bytes)?;
         Ok(u32::from_le_bytes(bytes))
     }
 
@@ -215,9 +230,9 @@ impl<'a> Cpu<'a> {
         let pc = self.pc()?;
         let vector = self.unicorn.reg_read(RegisterARM64::VBAR_EL1)?;
         // Table D1-5 of the architecture: from EL0 +0x400, from EL1 on SP_EL0 +0, else +0x200.
-        let from = match pstate & 0xf {
-            0 => 0x400,
-            4 => 0,
+        let from = match pstate & MODE {
+            EL0T => 0x400,
+            EL1T => 0,
             _ => 0x200,
         };
         let target = vector + from + offset;
@@ -225,28 +240,31 @@ impl<'a> Cpu<'a> {
         if target < MMIO_END || self.instruction(target).is_err() || target == pc {
             return Ok(false);
         }
-        // SPSR_EL1, S3_0_C4_C0_0.
-        let mut spsr = RegisterARM64CP::new().op0(3).op1(0).crn(4).crm(0).op2(0);
-        spsr.val = pstate;
-        self.unicorn.reg_write_arm64_coproc(&spsr)?;
+        if matches!(pstate & MODE, EL0T | EL1T) {
+            let sp = self.unicorn.reg_read(RegisterARM64::SP)?;
+            self.set(RegisterARM64::SP_EL0, sp)?;
+            let sp = self.unicorn.reg_read(RegisterARM64::SP_EL1)?;
+            self.set_sp(sp)?;
+        }
         self.set(RegisterARM64::ELR_EL1, pc)?;
         if let Some((esr, far)) = syndrome {
             self.set(RegisterARM64::ESR_EL1, esr)?;
             self.set(RegisterARM64::FAR_EL1, far)?;
         }
-        self.set(RegisterARM64::PSTATE, EL1H_MASKED)?;
         self.set_pc(target)?;
+        self.set_el1(pstate)?;
         Ok(true)
     }
 
-    /// The link.
-    pub fn link(&self) -> &Link {
-        &self.link
+    /// To EL1 with its own stack pointer and everything masked; `spsr` is where it came from.
+    fn set_el1(&mut self, spsr: u64) -> Result<()> {
+        self.set(RegisterARM64::PSTATE, EL1H_MASKED)?;
+        // SPSR_EL1 is S3_0_C4_C0_0. Second, because such a write makes the emulator look at the
+        // exception level again.
+        let mut register = RegisterARM64CP::new().op0(3).op1(0).crn(4).crm(0).op2(0);
+        register.val = spsr;
+        self.unicorn.reg_write_arm64_coproc(&register)
     }
-}
-
-fn wanted_now(cpu: &Cpu<'_>) -> bool {
-    wanted(&cpu.unicorn, &cpu.link)
 }
 
 /// Whether the link wants the CPU to stop where it stands.
@@ -267,55 +285,4 @@ fn general(index: u8) -> Option<i32> {
         30 => Some(RegisterARM64::X30.into()),
         _ => None,
     }
-}
-
-fn map_mmio<'a, M: Mmio + 'a>(
-    unicorn: &mut Unicorn<'a, Trap>,
-    link: &Arc<Link>,
-    mmio: M,
-) -> Result<()> {
-    let mmio = std::rc::Rc::new(std::cell::RefCell::new(mmio));
-    let reader = std::rc::Rc::clone(&mmio);
-    let failed = |unicorn: &mut Unicorn<'_, Trap>, address: u64, write: bool| {
-        unicorn.get_data_mut().fault = Some(Fault {
-            address,
-            fetch: false,
-            write,
-        });
-        let _ = unicorn.emu_stop();
-    };
-    let reading = Arc::clone(link);
-    let writing = Arc::clone(link);
-    unicorn.mmio_map(
-        0,
-        MMIO_END,
-        Some(
-            move |unicorn: &mut Unicorn<'_, Trap>, address: u64, len: usize| {
-                let len = u32::try_from(len).unwrap_or(8);
-                match reader.borrow_mut().read(address, len) {
-                    Some(value) => value,
-                    None => {
-                        if !reading.stopped() {
-                            failed(unicorn, address, false);
-                        } else {
-                            let _ = unicorn.emu_stop();
-                        }
-                        0
-                    }
-                }
-            },
-        ),
-        Some(
-            move |unicorn: &mut Unicorn<'_, Trap>, address: u64, len: usize, value: u64| {
-                let len = u32::try_from(len).unwrap_or(8);
-                if !mmio.borrow_mut().write(address, len, value) {
-                    if !writing.stopped() {
-                        failed(unicorn, address, true);
-                    } else {
-                        let _ = unicorn.emu_stop();
-                    }
-                }
-            },
-        ),
-    )
 }

@@ -8,18 +8,19 @@
 mod cpu;
 mod gic;
 mod link;
+mod mmio;
 mod psci;
 mod ram;
 mod thread;
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use gunyahd::dtb::Tree;
 use nix::errno::Errno;
 
 use super::qemu::overlay;
-use super::{Engine, EngineVm, Event, Events, RunPage, StartVm};
+use super::{Engine, EngineVm, Event, Events, Exit, RunPage, StartVm};
 
 use gic::Gic;
 use link::Link;
@@ -38,6 +39,34 @@ struct Machine {
     events: Events,
     /// The devicetree has a psci node: its calls are answered.
     psci: bool,
+}
+
+impl Machine {
+    fn link(&self, vcpu: u32) -> Option<&Arc<Link>> {
+        self.links.get(usize::try_from(vcpu).ok()?)
+    }
+
+    /// Works with the interrupt controller; its line goes to the boot CPU, as all interrupts do.
+    fn with_gic<T>(&self, work: impl FnOnce(&mut Gic) -> T) -> T {
+        let mut gic = self.gic.lock().unwrap_or_else(PoisonError::into_inner);
+        let value = work(&mut gic);
+        if let Some(boot) = self.links.first() {
+            boot.set_line(gic.line());
+        }
+        value
+    }
+
+    /// The VM's end: told once, and no CPU goes on.
+    fn end(&self, exit: Exit) {
+        self.events.send(Event::Exited(exit));
+        self.stop();
+    }
+
+    fn stop(&self) {
+        for link in &self.links {
+            link.stop();
+        }
+    }
 }
 
 struct ExecVm {
@@ -110,8 +139,7 @@ impl ExecVm {
     }
 
     fn link(&self, vcpu: u32) -> Option<&Arc<Link>> {
-        let index = usize::try_from(vcpu).ok()?;
-        self.machine.as_ref()?.links.get(index)
+        self.machine.as_ref()?.link(vcpu)
     }
 }
 
@@ -165,23 +193,14 @@ impl EngineVm for ExecVm {
     }
 
     fn interrupt_line(&mut self, label: u32) {
-        let Some(machine) = &self.machine else {
-            return;
-        };
-        let raised = machine.gic.lock().is_ok_and(|mut gic| gic.ring(label));
-        if raised {
-            // All interrupts go to the boot CPU.
-            if let Some(boot) = machine.links.first() {
-                boot.set_line(true);
-            }
+        if let Some(machine) = &self.machine {
+            machine.with_gic(|gic| gic.ring(label));
         }
     }
 
     fn stop(self: Box<Self>) {
         if let Some(machine) = &self.machine {
-            for link in &machine.links {
-                link.stop();
-            }
+            machine.stop();
         }
         for thread in self.threads {
             let _ = thread.join();

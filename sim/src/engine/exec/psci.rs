@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PSCI 1.0 over HVC (Arm DEN 0022), as far as a hypervisor's guest uses it.
+//! PSCI 1.1 by HVC or SMC (Arm DEN 0022), as far as a hypervisor's guest uses it.
 
 use gunyahd::gunyah::uapi;
 
@@ -12,14 +12,18 @@ const CPU_SUSPEND: u32 = 0xc400_0001;
 const CPU_SUSPEND_32: u32 = 0x8400_0001;
 const CPU_OFF: u32 = 0x8400_0002;
 const CPU_ON: u32 = 0xc400_0003;
+const CPU_ON_32: u32 = 0x8400_0003;
 const AFFINITY_INFO: u32 = 0xc400_0004;
+const AFFINITY_INFO_32: u32 = 0x8400_0004;
 const MIGRATE_INFO_TYPE: u32 = 0x8400_0006;
 const SYSTEM_OFF: u32 = 0x8400_0008;
 const SYSTEM_RESET: u32 = 0x8400_0009;
 const FEATURES: u32 = 0x8400_000a;
 const SYSTEM_RESET2: u32 = 0xc400_0012;
+const SYSTEM_RESET2_32: u32 = 0x8400_0012;
 
-const NOT_SUPPORTED: i64 = -1;
+/// The function is none of ours.
+pub const NOT_SUPPORTED: i64 = -1;
 const INVALID_PARAMETERS: i64 = -2;
 const ALREADY_ON: i64 = -4;
 /// Version 1.1: major in the upper half.
@@ -54,12 +58,12 @@ pub fn call(links: &[std::sync::Arc<Link>], x: [u64; 4]) -> Call {
         VERSION => Call::Return(VERSION_VALUE),
         CPU_SUSPEND | CPU_SUSPEND_32 => Call::Suspend,
         CPU_OFF => Call::Off,
-        CPU_ON => match cpu(x[1]) {
+        CPU_ON | CPU_ON_32 => match cpu(x[1]) {
             Some(link) if link.power_on(x[2], x[3]) => Call::Return(0),
             Some(_) => Call::Return(ALREADY_ON),
             None => Call::Return(INVALID_PARAMETERS),
         },
-        AFFINITY_INFO => match cpu(x[1]) {
+        AFFINITY_INFO | AFFINITY_INFO_32 => match cpu(x[1]) {
             // 0 on, 1 off.
             Some(link) => Call::Return(i64::from(!link.is_on())),
             None => Call::Return(INVALID_PARAMETERS),
@@ -67,19 +71,23 @@ pub fn call(links: &[std::sync::Arc<Link>], x: [u64; 4]) -> Call {
         MIGRATE_INFO_TYPE => Call::Return(MIGRATION_NOT_REQUIRED),
         SYSTEM_OFF => Call::End(Exit::of_type(uapi::EXIT_TYPE_SYSTEM_OFF)),
         SYSTEM_RESET => Call::End(Exit::of_type(uapi::EXIT_TYPE_SYSTEM_RESET)),
-        SYSTEM_RESET2 => Call::End(Exit::of_type(uapi::EXIT_TYPE_SYSTEM_RESET2)),
+        SYSTEM_RESET2 | SYSTEM_RESET2_32 => Call::End(Exit::of_type(uapi::EXIT_TYPE_SYSTEM_RESET2)),
         FEATURES => {
             let known = [
                 VERSION,
                 CPU_SUSPEND,
+                CPU_SUSPEND_32,
                 CPU_OFF,
                 CPU_ON,
+                CPU_ON_32,
                 AFFINITY_INFO,
+                AFFINITY_INFO_32,
                 MIGRATE_INFO_TYPE,
                 SYSTEM_OFF,
                 SYSTEM_RESET,
                 FEATURES,
                 SYSTEM_RESET2,
+                SYSTEM_RESET2_32,
             ];
             let asked = u32::try_from(x[1] & 0xffff_ffff).unwrap_or(0);
             Call::Return(if known.contains(&asked) {

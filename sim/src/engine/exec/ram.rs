@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The registered memory, mapped here piece by piece so that each region is one range.
 
+use std::ffi::c_void;
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
@@ -20,7 +21,9 @@ pub struct Range {
     /// `MEM_ALLOW_*`.
     pub flags: u32,
     host: NonNull<u8>,
-    length: NonZeroUsize,
+    /// What is mapped, slack and all.
+    place: NonNull<c_void>,
+    room: NonZeroUsize,
 }
 
 // SAFETY: the range is guest memory; only the CPUs' own code touches it, as any hardware would.
@@ -44,7 +47,7 @@ impl Range {
         )
     }
 
-    fn map(region: &StartRegion) -> Result<Self, String> {
+    fn map(region: &StartRegion, guest: u64) -> Result<Self, String> {
         let what = |error: &dyn std::fmt::Display| format!("region {}: {error}", region.label);
         let size_of = |size: u64| {
             usize::try_from(size)
@@ -81,6 +84,14 @@ impl Range {
         };
         // SAFETY: offset is at most the slack, so the range lies in the place just made.
         let host = unsafe { place.cast::<u8>().add(offset) };
+        let range = Self {
+            guest,
+            size: region.size,
+            flags: region.flags,
+            host,
+            place,
+            room,
+        };
         let mut at = host;
         for piece in &region.pieces {
             let file = piece
@@ -105,21 +116,14 @@ impl Range {
             // SAFETY: pieces add up to the region's size.
             at = unsafe { at.add(size.get()) };
         }
-        Ok(Self {
-            guest: region.placed_at.unwrap_or(region.guest_phys_addr),
-            size: region.size,
-            flags: region.flags,
-            host,
-            length,
-        })
+        Ok(range)
     }
 }
 
 impl Drop for Range {
     fn drop(&mut self) {
-        // SAFETY: unmaps the range alone; its CPUs are gone. The slack around it is address space
-        // without memory.
-        let _ = unsafe { munmap(self.host.cast(), self.length.get()) };
+        // SAFETY: unmaps what map() mapped; the CPUs that used it are gone.
+        let _ = unsafe { munmap(self.place, self.room.get()) };
     }
 }
 
@@ -128,11 +132,12 @@ impl Drop for Range {
 pub struct Ram(Vec<Range>);
 
 impl Ram {
-    /// Maps every region.
+    /// Maps every region that the guest gets: one that its tree does not name lies where the
+    /// resource manager likes; here: nowhere.
     pub fn map(vm: &StartVm) -> Result<Self, String> {
         vm.regions
             .iter()
-            .map(Range::map)
+            .filter_map(|region| Some(Range::map(region, region.placed_at?)))
             .collect::<Result<_, _>>()
             .map(Self)
     }

@@ -7,16 +7,18 @@ use gunyahd::gunyah::uapi;
 
 use crate::engine::{Event, Exit, MmioAccess, RunPage, VcpuExit};
 
-use super::cpu::{Cpu, Fault, Mmio, Stop};
-use super::gic;
+use super::cpu::{Cpu, Fault, Stop, MMIO_END};
 use super::link::{Link, Woken};
-use super::{psci, Machine};
+use super::mmio::Access;
+use super::{gic, psci, Machine};
 
 // QEMU's exception numbers, target/arm/cpu.h.
 const UNDEFINED: u32 = 1;
 const SUPERVISOR_CALL: u32 = 2;
+const PREFETCH_ABORT: u32 = 3;
 const BREAKPOINT: u32 = 7;
 const HYPERVISOR_CALL: u32 = 11;
+const SECURE_MONITOR_CALL: u32 = 13;
 
 // ESR_EL1, exception class in bits 31 to 26, instruction length bit 25 (Arm ARM D17.2.37).
 const EC_UNKNOWN: u64 = 0;
@@ -29,65 +31,17 @@ const LENGTH_32: u64 = 1 << 25;
 const EXTERNAL_ABORT: u64 = 0x10;
 const WRITE_NOT_READ: u64 = 1 << 6;
 
-const HVC_MASK: u32 = 0xffe0_001f;
+// HVC and SMC, whatever their immediate.
+const CALL_MASK: u32 = 0xffe0_001f;
 const HVC: u32 = 0xd400_0002;
+const SMC: u32 = 0xd400_0003;
 
 /// Vector offsets of a group (D1.3.1).
 const VECTOR_SYNCHRONOUS: u64 = 0;
 const VECTOR_IRQ: u64 = 0x80;
 
-/// MMIO by way of the caller of VCPU_RUN.
-struct Exits {
-    machine: Arc<Machine>,
-    link: Arc<Link>,
-    vcpu: u32,
-}
-
-impl Exits {
-    /// Tells the access and waits for the next VCPU_RUN, which brings its answer.
-    fn exit(&self, access: MmioAccess) -> Option<Arc<RunPage>> {
-        self.machine
-            .events
-            .send(Event::Vcpu(self.vcpu, VcpuExit::Mmio(access)));
-        self.link.wait_run()
-    }
-
-    fn with_gic<T>(&self, work: impl FnOnce(&mut gic::Gic) -> T) -> Option<T> {
-        let mut gic = self.machine.gic.lock().ok()?;
-        let value = work(&mut gic);
-        if let Some(boot) = self.machine.links.first() {
-            boot.set_line(gic.line());
-        }
-        Some(value)
-    }
-}
-
-impl Mmio for Exits {
-    fn read(&mut self, address: u64, len: u32) -> Option<u64> {
-        if gic::WINDOW.contains(&address) {
-            return self.with_gic(|gic| gic.read(address));
-        }
-        let page = self.exit(MmioAccess {
-            address,
-            len,
-            written: None,
-        })?;
-        // 0 on older drivers, where the byte is padding.
-        (page.mmio_resume_action() != uapi::RESUME_FAULT).then(|| page.mmio_answer(len))
-    }
-
-    fn write(&mut self, address: u64, len: u32, value: u64) -> bool {
-        if gic::WINDOW.contains(&address) {
-            return self.with_gic(|gic| gic.write(address, value)).is_some();
-        }
-        let page = self.exit(MmioAccess {
-            address,
-            len,
-            written: Some(value),
-        });
-        page.is_some_and(|page| page.mmio_resume_action() != uapi::RESUME_FAULT)
-    }
-}
+/// Bytes of an instruction.
+const INSTRUCTION: u64 = 4;
 
 /// What the loop does next.
 enum Next {
@@ -97,148 +51,229 @@ enum Next {
     Off,
     /// WFI.
     Wait,
+    /// The caller of VCPU_RUN is asked.
+    Ask(MmioAccess),
     /// The VM is at its end.
     End(Exit),
 }
 
+/// How a VCPU_RUN comes back.
+enum Back {
+    /// With an exit of its own.
+    Tell(VcpuExit),
+    /// With the VM's end.
+    End(Exit),
+    /// Not at all: the VM is torn down.
+    Never,
+}
+
+struct Vcpu<'a> {
+    machine: &'a Machine,
+    link: &'a Arc<Link>,
+    number: u32,
+    /// None: off.
+    cpu: Option<Cpu<'a>>,
+    /// In WFI.
+    idle: bool,
+    /// An access that the next VCPU_RUN answers.
+    asked: Option<(Access, Fault)>,
+    /// SET_BOOT_CONTEXT's registers, until they are set.
+    boot_context: &'a [(u32, u64)],
+}
+
 /// The thread's whole life.
-pub fn run(machine: &Arc<Machine>, vcpu: u32, boot_context: &[(u32, u64)]) {
-    let Some(link) = usize::try_from(vcpu)
-        .ok()
-        .and_then(|index| machine.links.get(index))
-    else {
+pub fn run(machine: &Machine, number: u32, boot_context: &[(u32, u64)]) {
+    let Some(link) = machine.link(number) else {
         return;
     };
-    let exits = Exits {
-        machine: Arc::clone(machine),
-        link: Arc::clone(link),
-        vcpu,
+    let mut vcpu = Vcpu {
+        machine,
+        link,
+        number,
+        cpu: None,
+        idle: false,
+        asked: None,
+        boot_context: if number == 0 { boot_context } else { &[] },
     };
-    let mut cpu = match Cpu::new(&machine.ram, link, exits) {
-        Ok(cpu) => cpu,
-        Err(error) => {
-            let what = format!("vCPU {vcpu} cannot be made: {error:?}");
-            machine.events.send(Event::Note(what));
-            return;
-        }
-    };
-    let tell = |exit| machine.events.send(Event::Vcpu(vcpu, exit));
-    let mut on = false;
-    let mut idle = false;
-    while link.wait_run().is_some() {
-        loop {
-            if !on {
-                match link.wait_power() {
-                    Woken::With((pc, x0)) => {
-                        on = true;
-                        idle = false;
-                        let set = cpu.reset(pc, x0);
-                        if set.is_err() || (vcpu == 0 && !apply(&mut cpu, boot_context)) {
-                            machine.events.send(Event::Note("registers".to_string()));
-                        }
-                    }
-                    Woken::Interrupted => {
-                        tell(VcpuExit::Interrupted);
-                        break;
-                    }
-                    Woken::Stopped => return,
-                }
-            }
-            if idle {
-                match link.wait_line() {
-                    Woken::With(()) => idle = false,
-                    Woken::Interrupted => {
-                        tell(VcpuExit::Interrupted);
-                        break;
-                    }
-                    Woken::Stopped => return,
-                }
-            }
-            let stop = cpu.run();
-            if link.stopped() {
-                return;
-            }
-            match handle(machine, &mut cpu, stop) {
-                Next::Go => {}
-                Next::Wait => idle = true,
-                Next::Off => {
-                    on = false;
-                    link.powered_off();
-                }
-                Next::End(exit) => {
-                    machine.events.send(Event::Exited(exit));
-                    return;
-                }
-            }
-            if link.interrupted() && on && !idle {
-                tell(VcpuExit::Interrupted);
-                break;
-            }
+    while let Some(page) = link.wait_run() {
+        match vcpu.run(&page) {
+            Back::Tell(exit) => machine.events.send(Event::Vcpu(number, exit)),
+            Back::End(exit) => return machine.end(exit),
+            Back::Never => return,
         }
     }
 }
 
-/// SET_BOOT_CONTEXT's registers. False: one could not be set.
-fn apply(cpu: &mut Cpu<'_>, boot_context: &[(u32, u64)]) -> bool {
-    boot_context.iter().all(|&(register, value)| {
-        let index = u8::try_from(register & 0xff).unwrap_or(31);
-        match register >> 8 {
-            uapi::BOOT_CONTEXT_X => cpu.set_x(index, value),
-            uapi::BOOT_CONTEXT_PC => cpu.set_pc(value),
-            _ => cpu.set_sp(value),
+impl<'a> Vcpu<'a> {
+    /// One VCPU_RUN.
+    fn run(&mut self, page: &RunPage) -> Back {
+        let mut next = self.answered(page);
+        loop {
+            match next {
+                Next::Go => {}
+                Next::Wait => self.idle = true,
+                Next::Off => {
+                    self.cpu = None;
+                    self.link.powered_off();
+                }
+                Next::Ask(access) => return Back::Tell(VcpuExit::Mmio(access)),
+                Next::End(exit) => return Back::End(exit),
+            }
+            if self.link.stopped() {
+                return Back::Never;
+            }
+            if self.link.interrupted() {
+                return Back::Tell(VcpuExit::Interrupted);
+            }
+            if self.idle {
+                match self.link.wait_line() {
+                    Woken::With(()) => self.idle = false,
+                    Woken::Interrupted => return Back::Tell(VcpuExit::Interrupted),
+                    Woken::Stopped => return Back::Never,
+                }
+            }
+            let Some(cpu) = &mut self.cpu else {
+                match self.link.wait_power() {
+                    Woken::With((pc, x0)) => next = self.power_on(pc, x0),
+                    Woken::Interrupted => return Back::Tell(VcpuExit::Interrupted),
+                    Woken::Stopped => return Back::Never,
+                }
+                continue;
+            };
+            let stop = cpu.run();
+            next = handle(self.machine, self.link, cpu, stop, &mut self.asked);
         }
-        .is_ok()
-    })
+    }
+
+    /// A new CPU every time: nothing of an earlier life is left in it.
+    fn power_on(&mut self, pc: u64, x0: u64) -> Next {
+        let made = Cpu::new(&self.machine.ram, self.link, self.number).and_then(|mut cpu| {
+            cpu.reset(pc, x0)?;
+            for &(register, value) in std::mem::take(&mut self.boot_context) {
+                let index = u8::try_from(register & 0xff).unwrap_or(31);
+                match register >> 8 {
+                    uapi::BOOT_CONTEXT_X => cpu.set_x(index, value),
+                    uapi::BOOT_CONTEXT_PC => cpu.set_pc(value),
+                    _ => cpu.set_sp(value),
+                }?;
+            }
+            Ok(cpu)
+        });
+        match made {
+            Ok(cpu) => {
+                self.cpu = Some(cpu);
+                Next::Go
+            }
+            Err(error) => broken(self.machine, &format!("vCPU {}: {error}", self.number)),
+        }
+    }
+
+    /// Ends the access for which the last VCPU_RUN came back.
+    fn answered(&mut self, page: &RunPage) -> Next {
+        let (Some((access, fault)), Some(cpu)) = (self.asked.take(), &mut self.cpu) else {
+            return Next::Go;
+        };
+        // 0 on older drivers, where the byte is padding.
+        if page.mmio_resume_action() == uapi::RESUME_FAULT {
+            return abort(cpu, &fault);
+        }
+        done(cpu, &access, page.mmio_answer(access.len))
+    }
 }
 
-fn handle(machine: &Machine, cpu: &mut Cpu<'_>, stop: Stop) -> Next {
+fn handle(
+    machine: &Machine,
+    link: &Link,
+    cpu: &mut Cpu<'_>,
+    stop: Stop,
+    asked: &mut Option<(Access, Fault)>,
+) -> Next {
+    let synchronous = |class: u64| Some((class << 26 | LENGTH_32, 0));
     match stop {
         Stop::Asked => {
-            if cpu.link().line() && cpu.takes_interrupts() {
+            if link.line() && cpu.takes_interrupts() {
                 // The line is looked at again when the guest has acknowledged.
-                cpu.link().set_line(false);
+                link.set_line(false);
                 return enter(cpu, VECTOR_IRQ, None);
             }
             Next::Go
         }
-        // A line that is high already ends the wait, even while interrupts are masked.
         Stop::Idle => Next::Wait,
-        Stop::Fault(fault) => enter(cpu, VECTOR_SYNCHRONOUS, Some(abort(&fault))),
-        Stop::Exception(HYPERVISOR_CALL) => hypervisor_call(machine, cpu),
+        Stop::Fault(fault) if fault.address < MMIO_END && !fault.fetch => {
+            mmio(machine, cpu, fault, asked)
+        }
+        Stop::Fault(fault) => abort(cpu, &fault),
+        Stop::Exception(HYPERVISOR_CALL | SECURE_MONITOR_CALL) => psci_call(machine, cpu),
         Stop::Exception(UNDEFINED) => undefined(machine, cpu),
-        Stop::Exception(SUPERVISOR_CALL) => {
-            enter(cpu, VECTOR_SYNCHRONOUS, Some((EC_SVC << 26 | LENGTH_32, 0)))
-        }
-        Stop::Exception(BREAKPOINT) => {
-            enter(cpu, VECTOR_SYNCHRONOUS, Some((EC_BRK << 26 | LENGTH_32, 0)))
-        }
+        Stop::Exception(SUPERVISOR_CALL) => enter(cpu, VECTOR_SYNCHRONOUS, synchronous(EC_SVC)),
+        Stop::Exception(BREAKPOINT) => enter(cpu, VECTOR_SYNCHRONOUS, synchronous(EC_BRK)),
+        // Of the guest's own translation. The emulator does not show the address.
         Stop::Exception(number) => {
-            machine
-                .events
-                .send(Event::Note(format!("exception {number}")));
-            let esr = EC_DATA_ABORT << 26 | LENGTH_32 | EXTERNAL_ABORT;
-            enter(cpu, VECTOR_SYNCHRONOUS, Some((esr, 0)))
+            let class = match number {
+                PREFETCH_ABORT => EC_INSTRUCTION_ABORT,
+                _ => EC_DATA_ABORT,
+            };
+            enter(cpu, VECTOR_SYNCHRONOUS, synchronous(class))
         }
-        Stop::Broken(error) => {
-            machine
-                .events
-                .send(Event::Note(format!("the CPU stopped: {error:?}")));
-            Next::End(Exit::of_type(uapi::EXIT_TYPE_HYP_ERROR))
-        }
+        Stop::Broken(error) => broken(machine, &format!("the CPU stopped: {error}")),
     }
 }
 
-fn abort(fault: &Fault) -> (u64, u64) {
+/// An access below [`MMIO_END`]: the interrupt controller's, the caller's, or the guest's mistake.
+fn mmio(
+    machine: &Machine,
+    cpu: &mut Cpu<'_>,
+    fault: Fault,
+    asked: &mut Option<(Access, Fault)>,
+) -> Next {
+    let instruction = cpu.pc().and_then(|pc| cpu.instruction(pc));
+    let access = instruction.ok().and_then(Access::decode);
+    let Some(access) = access.filter(|access| access.write == fault.write) else {
+        return abort(cpu, &fault);
+    };
+    let written = access
+        .write
+        .then(|| access.stored(cpu.x(access.register).unwrap_or(0)));
+    if gic::WINDOW.contains(&fault.address) {
+        let value = machine.with_gic(|gic| match written {
+            Some(value) => {
+                gic.write(fault.address, value);
+                0
+            }
+            None => gic.read(fault.address),
+        });
+        return done(cpu, &access, value);
+    }
+    *asked = Some((access, fault));
+    Next::Ask(MmioAccess {
+        address: fault.address,
+        len: access.len,
+        written,
+    })
+}
+
+/// The access is over; `value` is what was read.
+fn done(cpu: &mut Cpu<'_>, access: &Access, value: u64) -> Next {
+    let set = if access.write {
+        Ok(())
+    } else {
+        cpu.set_x(access.register, access.loaded(value))
+    };
+    match set.and_then(|()| cpu.pc()) {
+        Ok(pc) if cpu.set_pc(pc + INSTRUCTION).is_ok() => Next::Go,
+        _ => Next::End(Exit::of_type(uapi::EXIT_TYPE_HYP_ERROR)),
+    }
+}
+
+fn abort(cpu: &mut Cpu<'_>, fault: &Fault) -> Next {
     let class = if fault.fetch {
         EC_INSTRUCTION_ABORT
     } else {
         EC_DATA_ABORT
     };
     let write = if fault.write { WRITE_NOT_READ } else { 0 };
-    (
-        class << 26 | LENGTH_32 | EXTERNAL_ABORT | write,
-        fault.address,
-    )
+    let esr = class << 26 | LENGTH_32 | EXTERNAL_ABORT | write;
+    enter(cpu, VECTOR_SYNCHRONOUS, Some((esr, fault.address)))
 }
 
 /// Takes an exception; a guest without vectors is in an exception loop, which ends it.
@@ -249,7 +284,12 @@ fn enter(cpu: &mut Cpu<'_>, offset: u64, syndrome: Option<(u64, u64)>) -> Next {
     }
 }
 
-fn hypervisor_call(machine: &Machine, cpu: &mut Cpu<'_>) -> Next {
+fn broken(machine: &Machine, what: &str) -> Next {
+    machine.events.send(Event::Note(what.to_string()));
+    Next::End(Exit::of_type(uapi::EXIT_TYPE_HYP_ERROR))
+}
+
+fn psci_call(machine: &Machine, cpu: &mut Cpu<'_>) -> Next {
     let mut x = [0; 4];
     for (index, value) in (0..).zip(&mut x) {
         *value = cpu.x(index).unwrap_or(0);
@@ -257,49 +297,43 @@ fn hypervisor_call(machine: &Machine, cpu: &mut Cpu<'_>) -> Next {
     let call = if machine.psci {
         psci::call(&machine.links, x)
     } else {
-        psci::Call::Return(-1)
+        psci::Call::Return(psci::NOT_SUPPORTED)
     };
-    let mut answer = |value: i64| {
-        cpu.set_x(0, u64::from_ne_bytes(value.to_ne_bytes()))
-            .is_ok()
-    };
+    let mut answer = |value: i64| cpu.set_x(0, u64::from_ne_bytes(value.to_ne_bytes())).is_ok();
     match call {
         psci::Call::Return(value) if answer(value) => Next::Go,
         psci::Call::Suspend if answer(0) => Next::Wait,
         psci::Call::Off => Next::Off,
         psci::Call::End(exit) => Next::End(exit),
-        _ => Next::End(Exit::of_type(uapi::EXIT_TYPE_HYP_ERROR)),
+        _ => broken(machine, "a PSCI call could not be answered"),
     }
 }
 
-/// What this CPU does not know: HVC without EL2, and the GIC's system registers.
+/// What this CPU does not know: HVC and SMC, and the interrupt controller's system registers.
 fn undefined(machine: &Machine, cpu: &mut Cpu<'_>) -> Next {
     let unknown = Some((EC_UNKNOWN << 26 | LENGTH_32, 0));
-    let (Ok(pc), Some(instruction)) = (cpu.pc(), cpu.pc().and_then(|pc| cpu.instruction(pc)).ok())
-    else {
+    let found = cpu.pc().and_then(|pc| Ok((pc, cpu.instruction(pc)?)));
+    let Ok((pc, instruction)) = found else {
         return enter(cpu, VECTOR_SYNCHRONOUS, unknown);
     };
-    if instruction & HVC_MASK == HVC {
-        return match cpu.set_pc(pc + 4) {
-            Ok(()) => hypervisor_call(machine, cpu),
-            Err(_) => Next::End(Exit::of_type(uapi::EXIT_TYPE_HYP_ERROR)),
+    if matches!(instruction & CALL_MASK, HVC | SMC) {
+        return match cpu.set_pc(pc + INSTRUCTION) {
+            Ok(()) => psci_call(machine, cpu),
+            Err(error) => broken(machine, &format!("the CPU stopped: {error}")),
         };
     }
-    let done = gic::decode(instruction).is_some_and(|access| {
-        let Ok(mut gic) = machine.gic.lock() else {
-            return false;
-        };
-        let known = if access.read {
-            gic.read_system(access.register)
-                .is_some_and(|value| cpu.set_x(access.general, value).is_ok())
-        } else {
-            let value = cpu.x(access.general).unwrap_or(0);
-            gic.write_system(access.register, value)
-        };
-        cpu.link().set_line(gic.line());
-        known && cpu.set_pc(pc + 4).is_ok()
+    let known = gic::decode(instruction).is_some_and(|access| {
+        machine.with_gic(|gic| {
+            if access.read {
+                gic.read_system(access.register)
+                    .is_some_and(|value| cpu.set_x(access.general, value).is_ok())
+            } else {
+                let value = cpu.x(access.general).unwrap_or(0);
+                gic.write_system(access.register, value)
+            }
+        })
     });
-    if done {
+    if known && cpu.set_pc(pc + INSTRUCTION).is_ok() {
         Next::Go
     } else {
         enter(cpu, VECTOR_SYNCHRONOUS, unknown)
