@@ -8,6 +8,7 @@
 #[cfg(feature = "exec")]
 pub mod exec;
 pub mod null;
+pub mod overlay;
 pub mod qemu;
 mod run_page;
 

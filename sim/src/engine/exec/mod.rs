@@ -19,8 +19,7 @@ use std::thread::JoinHandle;
 use gunyahd::dtb::Tree;
 use nix::errno::Errno;
 
-use super::qemu::overlay;
-use super::{Engine, EngineVm, Event, Events, Exit, RunPage, StartVm};
+use super::{overlay, Engine, EngineVm, Event, Events, Exit, RunPage, StartVm};
 
 use gic::Gic;
 use link::Link;

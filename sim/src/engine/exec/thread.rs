@@ -299,7 +299,10 @@ fn psci_call(machine: &Machine, cpu: &mut Cpu<'_>) -> Next {
     } else {
         psci::Call::Return(psci::NOT_SUPPORTED)
     };
-    let mut answer = |value: i64| cpu.set_x(0, u64::from_ne_bytes(value.to_ne_bytes())).is_ok();
+    let mut answer = |value: i64| {
+        cpu.set_x(0, u64::from_ne_bytes(value.to_ne_bytes()))
+            .is_ok()
+    };
     match call {
         psci::Call::Return(value) if answer(value) => Next::Go,
         psci::Call::Suspend if answer(0) => Next::Wait,

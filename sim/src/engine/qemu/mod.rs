@@ -2,12 +2,11 @@
 //! The engine that boots real Linux: QEMU on the very memory that the launcher registered.
 //!
 //! Before the first instruction the resource manager's part is done on the devicetree in guest
-//! memory ([`overlay`]), and the tree is made to fit QEMU's board ([`board`]).
+//! memory ([`super::overlay`]), and the tree is made to fit QEMU's board ([`board`]).
 
 mod board;
 mod engine;
 mod layout;
-pub(crate) mod overlay;
 mod process;
 mod qmp;
 mod window;
@@ -20,10 +19,10 @@ use std::time::Duration;
 
 use gunyahd::dtb::Tree;
 
+use super::overlay::{self, Placed};
 pub use engine::Qemu;
 use layout::Layout;
 pub use layout::{Piece, Region};
-use overlay::Placed;
 use process::{wait_readable, Entry, Process};
 pub use qmp::Shutdown;
 
@@ -65,6 +64,12 @@ impl std::fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+impl From<overlay::Unusable> for Error {
+    fn from(overlay::Unusable(why): overlay::Unusable) -> Self {
+        Self::Devicetree(why)
+    }
+}
 
 /// What START starts.
 #[derive(Debug)]

@@ -6,7 +6,17 @@
 
 use gunyahd::dtb::{Node, Tree};
 
-use super::Error;
+/// A devicetree that the resource manager cannot work with, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unusable(pub String);
+
+impl std::fmt::Display for Unusable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "devicetree: {}", self.0)
+    }
+}
+
+impl std::error::Error for Unusable {}
 
 // Ids as the real resource manager gave them to the first VM that the host made.
 const HOST_VMID: u32 = 3;
@@ -24,11 +34,11 @@ pub struct Placed {
 }
 
 /// A cell of a property, or why not.
-fn cell(node: &Node, name: &str) -> Result<u32, Error> {
+fn cell(node: &Node, name: &str) -> Result<u32, Unusable> {
     let value = node.value(name).unwrap_or_default();
     let bytes: [u8; 4] = value
         .try_into()
-        .map_err(|_| Error::Devicetree(format!("{} has no one-cell property {name}", node.name)))?;
+        .map_err(|_| Unusable(format!("{} has no one-cell property {name}", node.name)))?;
     Ok(u32::from_be_bytes(bytes))
 }
 
@@ -52,12 +62,12 @@ pub fn image_name(tree: &Tree) -> Option<String> {
 }
 
 /// Adds the overlay for the regions that the guest gets, main memory first.
-pub fn apply(tree: &mut Tree, placed: &[Placed], seed: u64) -> Result<(), Error> {
+pub fn apply(tree: &mut Tree, placed: &[Placed], seed: u64) -> Result<(), Unusable> {
     if tree.root.child("hypervisor").is_some() {
-        return Err(Error::Devicetree("/hypervisor is there already".into()));
+        return Err(Unusable("/hypervisor is there already".into()));
     }
     let config = vm_config(tree)
-        .ok_or_else(|| Error::Devicetree("no /gunyah-vm-config".into()))?
+        .ok_or_else(|| Unusable("no /gunyah-vm-config".into()))?
         .clone();
     let mut next_phandle = tree
         .walk()
@@ -95,7 +105,8 @@ pub fn apply(tree: &mut Tree, placed: &[Placed], seed: u64) -> Result<(), Error>
                 };
                 next_phandle += 1;
                 buffers.push(buffer(region, next_phandle));
-                hypervisor.push(shared_memory(label, next_phandle));
+                let name = generated(device).unwrap_or_else(|| "qcom,shm".to_owned());
+                hypervisor.push(shared_memory(&name, label, next_phandle));
             }
             Some("doorbell") => {
                 hypervisor.push(doorbell(device)?);
@@ -128,7 +139,7 @@ pub fn apply(tree: &mut Tree, placed: &[Placed], seed: u64) -> Result<(), Error>
     }
     tree.root
         .child_mut("chosen")
-        .ok_or_else(|| Error::Devicetree("no /chosen".into()))?
+        .ok_or_else(|| Unusable("no /chosen".into()))?
         .set_u64("kaslr-seed", seed);
     Ok(())
 }
@@ -141,10 +152,15 @@ fn bus(name: &str) -> Node {
     node
 }
 
-fn doorbell(device: &Node) -> Result<Node, Error> {
+/// The name in `generate`, a path below `/hypervisor`.
+fn generated(device: &Node) -> Option<String> {
+    let path = string(device, "generate")?;
+    path.rsplit('/').next().map(str::to_owned)
+}
+
+fn doorbell(device: &Node) -> Result<Node, Unusable> {
     let label = cell(device, "label")?;
-    let path = string(device, "generate").unwrap_or_default();
-    let name = path.rsplit('/').next().unwrap_or_default().to_owned();
+    let name = generated(device).unwrap_or_default();
     let mut node = Node::new(&format!("{name}@0"));
     node.set_u32("label", label);
     node.set_u32("qcom,label", label);
@@ -159,8 +175,8 @@ fn doorbell(device: &Node) -> Result<Node, Error> {
     Ok(node)
 }
 
-fn shared_memory(label: u32, buffer: u32) -> Node {
-    let mut node = Node::new("qcom,shm");
+fn shared_memory(name: &str, label: u32, buffer: u32) -> Node {
+    let mut node = Node::new(name);
     node.set_u64("dma_base", 0);
     node.set_u32("label", label);
     node.set_u32("qcom,label", label);
@@ -263,6 +279,26 @@ mod tests {
             .and_then(|n| n.value("reg"))
             .expect("reg");
         assert_eq!(memory.len(), 32);
+    }
+
+    #[test]
+    fn nodes_are_named_as_generate_says() {
+        let mut tree = given();
+        let vdevices = tree
+            .root
+            .child_mut("gunyah-vm-config")
+            .and_then(|config| config.child_mut("vdevices"));
+        let shm = vdevices.and_then(|devices| devices.child_mut("shm-7"));
+        shm.expect("vdevice")
+            .set_str("generate", "/hypervisor/shm-7");
+        let shared = Placed {
+            label: 7,
+            base: 0xa000_0000,
+            size: 0x20_0000,
+        };
+        apply(&mut tree, &[MAIN, shared], 1).expect("overlay");
+        assert!(tree.find("/hypervisor/shm-7").is_some());
+        assert!(tree.find("/hypervisor/bell-5@0").is_some());
     }
 
     #[test]
