@@ -209,12 +209,15 @@ fn a_guest_takes_its_own_faults() {
     code.extend([
         0xd538_6001, // mrs x1, far_el1
         movz_high(2, 0x0900),
-        0xb900_0041, // str w1, [x2]
+        0xf900_0041, // str x1, [x2]
     ]);
     code.extend(psci(8));
     let mut guest = Guest::new(&code, 1);
     let told = guest.mmio();
-    assert_eq!((told.address, told.written), (UART, Some(0x7000_0000)));
+    assert_eq!(
+        (told.address, told.len, told.written),
+        (UART, 8, Some(0x7000_0000))
+    );
     assert_eq!(guest.end(), Exit::of_type(uapi::EXIT_TYPE_SYSTEM_OFF));
     guest.vm.stop();
 }
@@ -297,5 +300,141 @@ fn a_doorbell_interrupts_the_guest() {
             other => panic!("{other:?}"),
         }
     }
+    guest.vm.stop();
+}
+
+/// A guest with a vector for synchronous exceptions, which tells ESR_EL1 to the UART.
+fn with_vector(code: &[u32]) -> Guest {
+    let mut all = vec![
+        0x1000_4001, // adr x1, . + 0x800
+        0xd518_c001, // msr vbar_el1, x1
+    ];
+    all.extend(code);
+    all.resize(0xa00 / 4, LOOP);
+    all.extend([
+        0xd538_5201, // mrs x1, esr_el1
+        movz_high(2, 0x0900),
+        0xb900_0041, // str w1, [x2]
+        LOOP,
+    ]);
+    Guest::new(&all, 1)
+}
+
+#[test]
+fn accesses_without_a_syndrome_are_aborts() {
+    for access in [
+        0xa940_08c0, // ldp x0, x2, [x6]
+        0x2900_08c0, // stp w0, w2, [x6]
+        0xb840_44c0, // ldr w0, [x6], #4
+    ] {
+        let mut guest = with_vector(&[movz_high(6, 0x0900), access]);
+        // A synchronous external abort of the current level, on a read or on a write.
+        let esr = guest.mmio().written.unwrap();
+        assert_eq!(esr & !(1 << 6), 0x9600_0010, "{access:#x}: {esr:#x}");
+        guest.vm.stop();
+    }
+}
+
+#[test]
+fn an_access_that_its_caller_refuses_is_an_abort() {
+    let mut guest = with_vector(&[movz_high(6, 0x0a00), 0xb940_00c0]); // ldr w0, [x6]
+    assert_eq!(guest.mmio().address, 0x0a00_0000);
+    nix::sys::uio::pwrite(&guest.pages[0].1, &[uapi::RESUME_FAULT], 37).unwrap();
+    assert_eq!(guest.mmio().written, Some(0x9600_0010));
+    guest.vm.stop();
+}
+
+#[test]
+fn a_guest_finds_its_exception_level_cpu_number_and_clock() {
+    let code = [
+        movz_high(1, 0x0900),
+        0xd538_4242, // mrs x2, CurrentEL
+        0xb900_0022, // str w2, [x1]
+        0xd538_00a2, // mrs x2, mpidr_el1
+        0xf900_0022, // str x2, [x1]
+        0xd53b_e042, // mrs x2, cntvct_el0
+        0xd53b_e043, // mrs x3, cntvct_el0
+        0xeb02_0063, // subs x3, x3, x2
+        0x1a9f_37e2, // cset w2, hs: it does not go back
+        0xb900_0022, // str w2, [x1]
+        0xd53b_e002, // mrs x2, cntfrq_el0
+        0xb900_0022, // str w2, [x1]
+        LOOP,
+    ];
+    let mut guest = Guest::new(&code, 1);
+    assert_eq!(guest.mmio().written, Some(1 << 2));
+    assert_eq!(guest.mmio().written, Some(1 << 31));
+    assert_eq!(guest.mmio().written, Some(1));
+    assert_ne!(guest.mmio().written, Some(0));
+    guest.vm.stop();
+}
+
+#[test]
+fn the_end_of_one_cpu_is_the_end_of_all() {
+    // CPU_ON of the next for itself, then the first powers off while the second is busy.
+    let mut code = vec![
+        movz_high(0, 0xc400),
+        movk(0, 3),
+        movz(1, 1),
+        0x1000_00e2, // adr x2, . + 28
+        0xd400_0003, // smc #0
+    ];
+    code.extend(psci(8));
+    code.push(LOOP);
+    code.extend([LOOP, LOOP]);
+    let mut guest = Guest::new(&code, 2);
+    guest.run(1);
+    guest.run(0);
+    match guest.event() {
+        Event::Exited(exit) => assert_eq!(exit.exit_type, uapi::EXIT_TYPE_SYSTEM_OFF),
+        other => panic!("{other:?}"),
+    }
+    guest.vm.stop();
+}
+
+#[test]
+fn a_cpu_that_was_off_begins_anew() {
+    // The first turns the second on, waits until it is off, and does so again.
+    let code = [
+        movz(5, 2),
+        movz_high(0, 0xc400), // CPU_ON
+        movk(0, 3),
+        movz(1, 1),
+        0x1000_01c2, // adr x2, . + 56
+        movz(3, 7),
+        HVC,
+        0xb5ff_ff40,          // cbnz x0, . - 24: it is on still
+        movz_high(0, 0xc400), // AFFINITY_INFO
+        movk(0, 4),
+        movz(1, 1),
+        HVC,
+        0xb4ff_ff80, // cbz x0, . - 16: on
+        0xf100_04a5, // subs x5, x5, #1
+        0x54ff_fe61, // b.ne . - 52
+        0xd503_207f, // wfi
+        0x17ff_ffff,
+        LOOP,
+        // The second, at 72: VBAR_EL1 and x0.
+        0xd538_c001, // mrs x1, vbar_el1
+        0xb400_0041, // cbz x1, . + 8
+        LOOP,
+        0x1000_0001, // adr x1, .
+        0xd518_c001, // msr vbar_el1, x1
+        movz_high(2, 0x0900),
+        0xb900_0040,          // str w0, [x2]
+        movz_high(0, 0x8400), // CPU_OFF
+        movk(0, 2),
+        HVC,
+    ];
+    let mut guest = Guest::new(&code, 2);
+    guest.run(0);
+    for _ in 0..2 {
+        guest.run(1);
+        match guest.event() {
+            Event::Vcpu(1, VcpuExit::Mmio(access)) => assert_eq!(access.written, Some(7)),
+            other => panic!("{other:?}"),
+        }
+    }
+    guest.run(1);
     guest.vm.stop();
 }
