@@ -424,10 +424,11 @@ impl Supervisor {
             .clients
             .poll_fds()
             .map(|(id, fd, events)| (Source::Client(id), fd, events));
+        // Clients before the listener: those who left make room for those who come.
         workers
-            .chain(listener)
             .chain(properties)
             .chain(clients)
+            .chain(listener)
             .chain([(Source::Signals, self.signals.as_fd(), input)])
     }
 

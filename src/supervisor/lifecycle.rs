@@ -218,7 +218,6 @@ enum Phase {
         push: Push,
         verdict: Verdict,
         wish: Wish,
-        since: u64,
     },
 }
 
@@ -426,7 +425,6 @@ impl Lifecycle {
                     Push::Closing(now.saturating_add(CLOSE_TIMEOUT)),
                     Verdict::Asked(by.to_owned()),
                     after,
-                    now,
                 );
                 self.publish(State::Stopping, format!("{by} while starting"), now);
             }
@@ -436,7 +434,6 @@ impl Lifecycle {
                     Push::Asked(now.saturating_add(self.rules.stop_timeout)),
                     Verdict::Asked(by.to_owned()),
                     after,
-                    now,
                 );
                 self.publish(
                     State::Stopping,
@@ -460,12 +457,11 @@ impl Lifecycle {
         std::mem::take(&mut self.actions)
     }
 
-    fn go_down(&mut self, push: Push, verdict: Verdict, wish: Wish, now: u64) {
+    fn go_down(&mut self, push: Push, verdict: Verdict, wish: Wish) {
         self.phase = Phase::Down {
             push,
             verdict,
             wish,
-            since: now,
         };
     }
 
@@ -549,7 +545,6 @@ impl Lifecycle {
                         Push::Closing(now.saturating_add(CLOSE_TIMEOUT)),
                         Verdict::LaunchFailed(error.clone()),
                         Wish::Policy,
-                        now,
                     );
                     self.publish(State::Stopping, error.to_string(), now);
                 }
@@ -569,7 +564,6 @@ impl Lifecycle {
                 Push::Closing(now.saturating_add(CLOSE_TIMEOUT)),
                 Verdict::Ended(reason, detail.to_owned()),
                 Wish::Policy,
-                now,
             );
             let text = format!("{}; closing the VM", end_text(reason, detail));
             self.publish(State::Stopping, text, now);
@@ -584,7 +578,6 @@ impl Lifecycle {
                     Push::Closing(now.saturating_add(CLOSE_TIMEOUT)),
                     Verdict::Lost,
                     Wish::Policy,
-                    now,
                 );
                 let reason = "the worker hung up; waiting for the kernel to take the VM down";
                 self.publish(State::Stopping, reason, now);
@@ -628,18 +621,16 @@ impl Lifecycle {
                 push: Push::Asked(due),
                 verdict,
                 wish,
-                since,
             } if due <= now => {
                 self.actions.push(Action::Send(Request::Close));
                 self.phase = Phase::Down {
                     push: Push::Closing(now.saturating_add(CLOSE_TIMEOUT)),
                     verdict,
                     wish,
-                    since,
                 };
                 let reason = format!(
                     "the guest has not ended within {}; closing the VM",
-                    span(now.saturating_sub(since))
+                    span(self.rules.stop_timeout)
                 );
                 self.publish(State::Stopping, reason, now);
             }
@@ -647,18 +638,16 @@ impl Lifecycle {
                 push: Push::Closing(due),
                 verdict,
                 wish,
-                since,
             } if due <= now => {
                 self.actions.push(Action::Kill);
                 self.phase = Phase::Down {
                     push: Push::Killed,
                     verdict,
                     wish,
-                    since,
                 };
                 let reason = format!(
                     "not closed within {}; worker killed, waiting for the kernel to take the VM down",
-                    span(now.saturating_sub(since))
+                    span(CLOSE_TIMEOUT)
                 );
                 self.publish(State::Stopping, reason, now);
             }
@@ -672,7 +661,7 @@ impl Lifecycle {
             detail: what.clone(),
         });
         let reason = format!("{what}; {doing}");
-        self.go_down(push, Verdict::Overdue(what), Wish::Policy, now);
+        self.go_down(push, Verdict::Overdue(what), Wish::Policy);
         self.publish(State::Stopping, reason, now);
     }
 

@@ -283,7 +283,7 @@ fn a_stop_asks_then_closes_then_kills() {
     assert_eq!(story.life.state(), State::Stopping);
     assert_eq!(
         story.last().1,
-        "not closed within 15 s; worker killed, waiting for the kernel to take the VM down"
+        "not closed within 5 s; worker killed, waiting for the kernel to take the VM down"
     );
     story.crash();
     assert_eq!(story.life.state(), State::Stopped);

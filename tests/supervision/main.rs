@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The whole program: `gunyahd boot` and `run` under the simulator, and gunyahctl beside them.
+
+// In a test a panic is the report.
+#![allow(clippy::unwrap_used)]
+
+mod boot;
+mod control;
+mod host;
+mod order;
+mod reload;
+mod run;
+mod workers;

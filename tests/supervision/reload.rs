@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+//! SIGHUP: files added, changed, broken and removed.
+
+use gunyahd::status::State;
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::host::Host;
+
+#[test]
+fn files_come_change_and_go() {
+    let mut host = Host::new();
+    host.vm("same", json!({}))
+        .vm("changed", json!({}))
+        .vm("gone", json!({}))
+        .boot();
+    for vm in ["same", "changed", "gone"] {
+        host.until(vm, State::Running);
+    }
+    let workers = [host.worker("same"), host.worker("changed")];
+    let mut watch = host.watch();
+    host.vm("new", json!({})).vm(
+        "changed",
+        json!({"stop_timeout": "1s", "memory": {"size": "6M", "backing": "base"}}),
+    );
+    std::fs::remove_file(host.path("vms/gone.json")).unwrap();
+    host.signal(Signal::SIGHUP);
+    watch.until("new", State::Running);
+    host.wait_until("the removed one is forgotten", |host| {
+        host.statuses().iter().all(|status| status.vm != "gone")
+    });
+    assert_eq!([host.worker("same"), host.worker("changed")], workers);
+    let log = host.log();
+    for line in [
+        "new: added",
+        "gone: removed",
+        "changed: changed, from its next start: memory.size, stop_timeout",
+    ] {
+        assert!(log.contains(line), "{line}\n{log}");
+    }
+    assert_eq!(host.told(&["restart", "changed"]).0, 0);
+    let (_, text) = host.told(&["status", "changed"]);
+    assert!(text.contains("6 MiB"), "{text}");
+}
+
+#[test]
+fn a_file_that_breaks_is_told_and_its_vm_kept() {
+    let mut host = Host::new();
+    host.vm("a", json!({}))
+        .vm("b", json!({"bootargs": 1}))
+        .boot();
+    host.until("a", State::Running);
+    assert_eq!(host.status("b").state, State::Failed);
+    let mut watch = host.watch();
+    host.vm("a", json!({"kernal": {}})).vm("b", json!({}));
+    host.signal(Signal::SIGHUP);
+    // The mended one starts, as it would have at boot.
+    watch.until("b", State::Running);
+    let status = host.status("a");
+    assert_eq!(status.state, State::Running);
+    assert!(
+        status.problems[0].contains("did you mean `kernel`?"),
+        "{status:?}"
+    );
+    assert!(host.log().contains("the last good one stays"));
+    assert!(watch.states_of("a").is_empty());
+}
+
+#[test]
+fn a_directory_that_vanishes_stops_nothing() {
+    let mut host = Host::new();
+    host.vm("a", json!({})).boot();
+    host.until("a", State::Running);
+    let worker = host.worker("a");
+    std::fs::rename(host.path("vms"), host.path("elsewhere")).unwrap();
+    host.signal(Signal::SIGHUP);
+    host.wait_until("it is told", |host| {
+        host.log().contains("files not read again")
+    });
+    assert_eq!(host.worker("a"), worker);
+    std::fs::rename(host.path("elsewhere"), host.path("vms")).unwrap();
+    host.signal(Signal::SIGHUP);
+    host.wait_until("it is told", |host| host.log().contains("nothing changed"));
+    assert_eq!(host.worker("a"), worker);
+}
