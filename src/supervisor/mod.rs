@@ -10,7 +10,7 @@
 //! answer               what a client asks and when it is answered
 //! reload               the files, read again
 //! foreground           the console of `gunyahd run`
-//! event_loop           puts them together
+//! event_loop, settle   put them together
 //! sinks                properties and log
 //! ```
 
@@ -24,6 +24,7 @@ mod listen;
 mod order;
 mod reload;
 mod restart;
+mod settle;
 mod sinks;
 mod spawn;
 mod vm;

@@ -319,7 +319,7 @@ impl Watch {
     }
 
     /// All until gunyahd goes.
-    pub fn to_the_end(&mut self) -> &mut Self {
+    pub fn until_the_end(&mut self) -> &mut Self {
         while self.change().is_some() {}
         self
     }

@@ -70,7 +70,7 @@ fn all_are_stopped_against_the_order_of_dependency() {
     host.until("c", State::Running).until("d", State::Running);
     let mut watch = host.watch();
     assert_eq!(host.shut_down(), Some(0));
-    watch.to_the_end();
+    watch.until_the_end();
     assert!(watch.position("c", State::Stopped) < watch.position("b", State::Stopping));
     assert!(watch.position("b", State::Stopped) < watch.position("a", State::Stopping));
     for vm in ["a", "b", "c", "d"] {

@@ -98,7 +98,7 @@ fn signals_to_a_worker_do_not_end_its_vm() {
     }
     let mut watch = host.watch();
     assert_eq!(host.shut_down(), Some(0));
-    watch.to_the_end();
+    watch.until_the_end();
     assert_eq!(watch.states_of("a"), [State::Stopping, State::Stopped]);
 }
 

@@ -4,7 +4,9 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::RestartPolicy;
 use crate::error::Step;
+use crate::supervisor::restart::{Next, RestartRules};
 
 fn rules() -> Rules {
     Rules {

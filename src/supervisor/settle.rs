@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Everything that is due now: timers, VMs whose turn it is to start or to stop, and the whole's state.
+
+use std::time::Instant;
+
+use super::event_loop::Supervisor;
+use super::lifecycle::{Event, Gates, Rules};
+use super::order;
+use super::sinks::Overall;
+use super::vm::Vm;
+
+impl Supervisor {
+    /// Does everything that is due, until nothing more follows from it.
+    pub(super) fn settle(&mut self, now: u64) {
+        self.clients.expire(now);
+        if self
+            .sinks
+            .properties
+            .deadline()
+            .is_some_and(|due| due <= Instant::now())
+        {
+            self.sinks.properties.on_ready();
+        }
+        for index in 0..self.vms.len() {
+            if self.vms[index]
+                .life
+                .deadline()
+                .is_some_and(|due| due <= now)
+            {
+                self.feed(index, Event::Timer, now);
+            }
+        }
+        // Each round lets at least one VM go on, so there are not more rounds than steps.
+        for _ in 0..=self.vms.len() * 2 {
+            let moved = if self.stopping {
+                self.stop_next(now)
+            } else {
+                self.open_gates(now)
+            };
+            if !moved {
+                break;
+            }
+        }
+        self.forget_removed(now);
+        let overall = if self.stopping {
+            Overall::Stopping
+        } else {
+            Overall::of(self.vms.iter().map(|vm| vm.life.state()))
+        };
+        self.sinks.overall(overall);
+    }
+
+    /// Lets waiting VMs start whose time has come; whether one's state changed.
+    fn open_gates(&mut self, now: u64) -> bool {
+        let peers: Vec<_> = self.vms.iter().map(Vm::peer).collect();
+        let order = order::by_priority(&peers);
+        drop(peers);
+        let mut moved = false;
+        for index in order {
+            if !self.vms[index].life.at_gate() {
+                continue;
+            }
+            // Looked up anew each time: the one before may have changed it.
+            let peers: Vec<_> = self.vms.iter().map(Vm::peer).collect();
+            let unmet = order::dependencies(&peers, index);
+            let turn = order::turn(&peers, index);
+            drop(peers);
+            let stuck = unmet.as_ref().is_err_and(|unmet| unmet.stuck);
+            let gates = Gates {
+                dependencies: unmet.map_err(|unmet| unmet.reason),
+                property: !stuck && self.property_met(index),
+                turn,
+            };
+            let vm = &mut self.vms[index];
+            if let Some(config) = &vm.config {
+                vm.life.set_rules(&Rules::of(config));
+            }
+            vm.stuck = stuck;
+            let before = (vm.life.state(), vm.life.reason().to_owned());
+            self.feed(index, Event::Gates(&gates), now);
+            let life = &self.vms[index].life;
+            moved |= before.0 != life.state() || before.1 != life.reason();
+            if stuck {
+                self.wake_stuck(index, now);
+            }
+        }
+        moved
+    }
+
+    fn property_met(&self, index: usize) -> bool {
+        let wait = self.vms[index]
+            .config
+            .as_ref()
+            .and_then(|config| config.start.property.as_ref());
+        wait.is_none_or(|wait| self.sinks.property_is(&wait.name, &wait.value))
+    }
+
+    /// Asks those VMs to end that nothing alive depends on; whether there was one.
+    fn stop_next(&mut self, now: u64) -> bool {
+        let mut moved = false;
+        for index in 0..self.vms.len() {
+            let peers: Vec<_> = self.vms.iter().map(Vm::peer).collect();
+            let may = order::may_stop(&peers, index);
+            drop(peers);
+            let life = &self.vms[index].life;
+            if life.at_rest() || life.is_stopping_for_good() || (!may && life.has_worker()) {
+                continue;
+            }
+            self.feed(index, Event::Stop("gunyahd is going down"), now);
+            moved = true;
+        }
+        moved
+    }
+
+    fn forget_removed(&mut self, now: u64) {
+        while let Some(index) = self
+            .vms
+            .iter()
+            .position(|vm| vm.removed && vm.life.at_rest())
+        {
+            let state = self.vms[index].life.state();
+            self.wake_waiters(index, state, now);
+            let vm = self.vms.remove(index);
+            log::info!("{}: forgotten", vm.name);
+        }
+    }
+}
