@@ -26,6 +26,7 @@ pub mod gunyah;
 pub mod image;
 pub mod memory;
 pub mod plan;
+mod prctl;
 pub mod status;
 pub mod supervisor;
 pub mod vcpu;

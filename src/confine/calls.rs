@@ -7,6 +7,19 @@ use nix::errno::Errno;
 use super::filter::Rule;
 use crate::gunyah::uapi;
 
+// Of arm64's calls, the crate libc lacks these for Android (include/uapi/asm-generic/unistd.h).
+#[cfg(all(target_os = "android", target_arch = "aarch64"))]
+#[allow(non_upper_case_globals)] // They are named as their siblings are.
+mod absent {
+    use libc::c_long;
+    pub const SYS_ftruncate: c_long = 46;
+    pub const SYS_newfstatat: c_long = 79;
+    pub const SYS_fstat: c_long = 80;
+    pub const SYS_rseq: c_long = 293;
+}
+#[cfg(all(target_os = "android", target_arch = "aarch64"))]
+use absent::*;
+
 /// What a worker's loop takes: its channel, its console's clients, eventfds, memory, its own end.
 const LOOP: &[c_long] = &[
     SYS_read,
@@ -144,6 +157,9 @@ const TRIED: &[c_long] = &[
     SYS_openat,
     SYS_readlinkat,
     SYS_statx,
+    // Bionic's allocator names its mappings.
+    #[cfg(target_os = "android")]
+    SYS_prctl,
 ];
 
 fn allow(lists: &[&[c_long]]) -> Vec<Rule> {

@@ -32,6 +32,19 @@ pub struct Filter {
     program: Vec<sock_filter>,
 }
 
+/// Instruction codes (linux/bpf_common.h), which the crate libc does not have for Android.
+mod bpf {
+    pub const LD: u32 = 0x00;
+    pub const JMP: u32 = 0x05;
+    pub const RET: u32 = 0x06;
+    pub const W: u32 = 0x00;
+    pub const ABS: u32 = 0x20;
+    pub const JEQ: u32 = 0x10;
+    pub const JGE: u32 = 0x30;
+    pub const JSET: u32 = 0x40;
+    pub const K: u32 = 0x00;
+}
+
 // Offsets in struct seccomp_data (linux/seccomp.h); arguments are read by their low words.
 const NR: u32 = 0;
 const ARCH: u32 = 4;
@@ -57,7 +70,7 @@ impl Filter {
         filter.jump_equal(AUDIT_ARCH, 1, 0);
         filter.answer(libc::SECCOMP_RET_KILL_PROCESS);
         filter.load(NR);
-        filter.push(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 0, 1, X32_BIT);
+        filter.push(bpf::JMP | bpf::JGE | bpf::K, 0, 1, X32_BIT);
         filter.answer(libc::SECCOMP_RET_KILL_PROCESS);
         for rule in rules {
             filter.rule(rule);
@@ -76,15 +89,15 @@ impl Filter {
     }
 
     fn load(&mut self, offset: u32) {
-        self.push(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, offset);
+        self.push(bpf::LD | bpf::W | bpf::ABS, 0, 0, offset);
     }
 
     fn jump_equal(&mut self, value: u32, jt: u8, jf: u8) {
-        self.push(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, jt, jf, value);
+        self.push(bpf::JMP | bpf::JEQ | bpf::K, jt, jf, value);
     }
 
     fn answer(&mut self, value: u32) {
-        self.push(libc::BPF_RET | libc::BPF_K, 0, 0, value);
+        self.push(bpf::RET | bpf::K, 0, 0, value);
     }
 
     fn rule(&mut self, rule: &Rule) {
@@ -112,7 +125,7 @@ impl Filter {
             Rule::NoExec(nr) => {
                 self.jump_equal(number(*nr), 0, 4);
                 self.load(ARGUMENT_2);
-                self.push(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 0, 1, 4); // PROT_EXEC
+                self.push(bpf::JMP | bpf::JSET | bpf::K, 0, 1, 4); // PROT_EXEC
                 self.answer(refuse(Errno::EPERM));
                 self.answer(libc::SECCOMP_RET_ALLOW);
             }
@@ -159,16 +172,10 @@ impl Filter {
             at += 1;
             let jump = |taken: bool| usize::from(if taken { step.jt } else { step.jf });
             match u32::from(step.code) {
-                code if code == libc::BPF_LD | libc::BPF_W | libc::BPF_ABS => {
-                    accumulator = data(step.k)
-                }
-                code if code == libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K => {
-                    at += jump(accumulator == step.k)
-                }
-                code if code == libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K => {
-                    at += jump(accumulator >= step.k)
-                }
-                code if code == libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K => {
+                code if code == bpf::LD | bpf::W | bpf::ABS => accumulator = data(step.k),
+                code if code == bpf::JMP | bpf::JEQ | bpf::K => at += jump(accumulator == step.k),
+                code if code == bpf::JMP | bpf::JGE | bpf::K => at += jump(accumulator >= step.k),
+                code if code == bpf::JMP | bpf::JSET | bpf::K => {
                     at += jump(accumulator & step.k != 0)
                 }
                 _ => return step.k,

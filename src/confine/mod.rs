@@ -62,7 +62,7 @@ fn failed(what: &str, error: &io::Error) -> LaunchError {
 }
 
 fn no_new_privileges() -> io::Result<()> {
-    nix::sys::prctl::set_no_new_privs().map_err(Into::into)
+    crate::prctl::set_no_new_privs().map_err(Into::into)
 }
 
 /// Keeps of the calling thread's capabilities only those in `keep`.

@@ -21,6 +21,12 @@ pub use mapping::Mapping;
 pub(crate) use pool::size_text;
 pub use pool::{Pool, HUGE_PAGE_FOLDER};
 
+// nix has no name for it on Android, where it is an unknown one.
+#[cfg(not(target_os = "android"))]
+const HWPOISON: Errno = Errno::EHWPOISON;
+#[cfg(target_os = "android")]
+const HWPOISON: Errno = Errno::UnknownErrno;
+
 /// A VM's memory, mapped here and nowhere else. Dropping it gives every page back.
 #[derive(Debug)]
 pub struct GuestMemory {
@@ -162,7 +168,7 @@ fn exhausted(region: &PlannedRegion, backing: Backing, errno: Errno) -> LaunchEr
         (Errno::EINVAL | Errno::ENOENT | Errno::ENODEV, Backing::Hugetlb) => error
             .cause(format!("the kernel has no huge pages of {} bytes", region.huge_page))
             .cure("a page_size that is listed in /sys/kernel/mm/hugepages, or CONFIG_HUGETLBFS"),
-        (Errno::EFAULT | Errno::EHWPOISON, _) => {
+        (Errno::EFAULT | HWPOISON, _) => {
             error.cause("a page could not be populated: it ran out, or the memory failed").cure("dmesg")
         }
         _ => error,

@@ -13,6 +13,7 @@ use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
 use nix::unistd::{fork, ForkResult, Pid};
 
 use crate::config::VmConfig;
+use crate::prctl;
 use crate::worker::{self, Report, Request, Setting, Start};
 
 use super::lifecycle::Death;
@@ -222,7 +223,7 @@ fn settle_in(
     let mut kept = keep.to_vec();
     kept.push(channel.as_raw_fd());
     kept.extend(console.map(AsRawFd::as_raw_fd));
-    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
     // It may have died before the line above: then nobody would kill us.
     if Pid::parent() != supervisor {
         return Err(Errno::ESRCH);
@@ -243,7 +244,7 @@ fn settle_in(
     signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     // The kernel keeps 15 bytes: what tells VMs apart comes first.
     let name = std::ffi::CString::new(format!("vm:{}", config.name)).unwrap_or_default();
-    nix::sys::prctl::set_name(&name)
+    prctl::set_name(&name)
 }
 
 /// Closes every fd above standard error that is not in `keep`.
