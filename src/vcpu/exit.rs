@@ -9,27 +9,50 @@ use crate::status::EndReason;
 
 /// Why VCPU_RUN came back.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Exit {
+pub enum Exit {
     /// The guest reads where no memory is.
-    Read { address: u64, width: Width },
+    Read {
+        /// Guest address.
+        address: u64,
+        /// Of the access.
+        width: Width,
+    },
     /// The guest writes there.
     Write {
+        /// Guest address.
         address: u64,
+        /// Of the access.
         width: Width,
+        /// No wider than `width`.
         value: u64,
     },
     /// An access of a width that does not exist.
-    BadAccess { address: u64, len: u32 },
+    BadAccess {
+        /// Guest address.
+        address: u64,
+        /// Bytes, as the driver says.
+        len: u32,
+    },
     /// The VM's end.
-    End { reason: EndReason, detail: String },
+    End {
+        /// How.
+        reason: EndReason,
+        /// The driver's raw words.
+        detail: String,
+    },
     /// The driver could not give the guest a page.
-    PageFault { address: u64, attempt: Errno },
+    PageFault {
+        /// Guest address.
+        address: u64,
+        /// What the driver's attempt answered.
+        attempt: Errno,
+    },
     /// A reason that is not known here.
     Unknown(u32),
 }
 
 /// Reads an exit out of a copy of the run page.
-pub(super) fn decode(run: &VcpuRun) -> Exit {
+pub fn decode(run: &VcpuRun) -> Exit {
     match run.exit_reason {
         uapi::EXIT_MMIO => {
             // SAFETY: every bit pattern is a valid ExitMmio, and the whole union was copied.

@@ -28,6 +28,7 @@ use progress::{Done, Progress, Stall};
 use run::{DriverVcpu, Placement, Shared, Slot};
 
 pub use bus::{Bus, BusError, Device, Width};
+pub use exit::{decode, Exit};
 pub use run::VcpuEvent;
 
 /// A vCPU without an exit and without CPU time for so long is worth a word.

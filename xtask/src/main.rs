@@ -4,6 +4,7 @@
 mod cpio;
 mod demo;
 mod dist;
+mod fuzz;
 mod guest;
 mod host_test;
 mod hugepages;
@@ -23,6 +24,7 @@ usage: cargo xtask COMMAND
   dist     static device binaries for arm64 and x86-64, with manifest and tarballs
            (--verify: built twice, and the same)
   host-test  those binaries on arm64 hosts with 4 and 16 KiB pages, under QEMU
+  fuzz     the parsers under libFuzzer, an hour in all (--seconds N, TARGET…)
 ";
 
 fn main() -> ExitCode {
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         ["dist"] => dist::run(false),
         ["dist", "--verify"] => dist::run(true),
         ["host-test"] => host_test::run(),
+        ["fuzz", words @ ..] => fuzz::run(words),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             Ok(())

@@ -16,6 +16,9 @@ const EXECUTING_ENGINE: &str = "gunyah-sim/exec";
 // Room for the guests and worker tests that run side by side.
 const HUGE_PAGE_BYTES: u64 = 1 << 30;
 
+/// Shared by all fuzz targets: enough to notice a new parser that panics at once.
+const FUZZ_SECONDS: u64 = 45;
+
 /// The command.
 pub fn run() -> Result<()> {
     let mut summary = Summary::default();
@@ -62,6 +65,7 @@ pub fn run() -> Result<()> {
     if let Some(binaries) = binaries {
         let _ = summary.step("tests", || tests(&binaries, strict));
     }
+    let _ = summary.step("fuzz", || crate::fuzz::attack(FUZZ_SECONDS, &[]));
 
     drop(huge_pages);
     let _ = summary.step("huge pages given back", || {

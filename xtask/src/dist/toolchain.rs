@@ -154,13 +154,16 @@ impl Toolchain {
         let mut flags = vec![
             "-Ctarget-feature=+crt-static".to_owned(),
             "-Crelocation-model=static".to_owned(),
-            format!("-Clink-arg=-Wl,-z,max-page-size={PAGE_ALIGNMENT}"),
             // No folder of this machine gets into the binaries, so that all machines build the same.
             format!("--remap-path-prefix={}=gunyahd", sources.display()),
             format!("--remap-path-prefix={}=cargo", cargo_home.display()),
         ];
         match &self.kind {
-            Kind::Rustup => flags.push("-Clinker=rust-lld".to_owned()),
+            Kind::Rustup => flags.extend([
+                "-Clinker=rust-lld".to_owned(),
+                "-Clink-arg=-z".to_owned(),
+                format!("-Clink-arg=max-page-size={PAGE_ALIGNMENT}"),
+            ]),
             Kind::Debian { support } => {
                 let sysroot =
                     tree::quiet(Command::new("/usr/bin/rustc").args(["--print", "sysroot"]))?;
@@ -168,7 +171,7 @@ impl Toolchain {
                     format!("-Clinker={}", self.architecture.gcc()),
                     "-Clink-self-contained=no".to_owned(),
                     format!("-Clink-arg=-specs={}", support.join("musl.specs").display()),
-                    "-Clink-arg=-Wl,--build-id=none".to_owned(),
+                    format!("-Clink-arg=-Wl,--build-id=none,-z,max-page-size={PAGE_ALIGNMENT}"),
                     format!("-L{}", support.display()),
                     format!(
                         "--remap-path-prefix={}/lib/rustlib/src/rust=rust",
