@@ -39,6 +39,8 @@ pub const TEST_TOOLS: &[Tool] = &[
     tool("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
     tool("cmake", "cmake"),
     tool("pkg-config", "pkg-config"),
+    // Its library, libclang, reads the executing engine's C headers.
+    tool("clang", "clang"),
 ];
 
 /// Installs the packages of the missing tools; without root, says what to run.
