@@ -47,6 +47,14 @@ impl Rights {
         Self { own_uid, inherited }
     }
 
+    fn who(&self) -> &'static str {
+        if self.inherited {
+            "root, gunyahd's own user, system and shell"
+        } else {
+            "root and gunyahd's own user"
+        }
+    }
+
     /// Whether a peer of `uid` may start and stop VMs. Reading is open to whoever may connect.
     pub fn may_change(&self, uid: u32) -> bool {
         uid == 0 || uid == self.own_uid || (self.inherited && ANDROID_UIDS.contains(&uid))
@@ -275,7 +283,7 @@ fn allowed(
         let who = uid.map_or("a client without credentials".to_owned(), |uid| {
             format!("uid {uid}")
         });
-        let text = format!("{who} may not change anything: only root and gunyahd's own user may");
+        let text = format!("{who} may not change anything: only {} may", rights.who());
         return Err(ControlError::new(ErrorKind::Denied, text));
     }
     Ok(request)

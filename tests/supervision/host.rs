@@ -128,8 +128,8 @@ impl Host {
         // No log daemon or property service of this machine.
         command
             .env("GUNYAHD_LOGD_SOCKET", self.path("no-logd"))
-            .env("GUNYAHD_PROPERTY_SOCKET", self.path("no-properties"))
-            .env("GUNYAHD_PROPERTY_AREA", self.path("no-area"))
+            .env("GUNYAHD_PROPERTY_SOCKET", self.path("properties"))
+            .env("GUNYAHD_PROPERTY_AREA", self.path("area"))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);

@@ -6,8 +6,10 @@
 
 mod boot;
 mod control;
+mod docs;
 mod host;
 mod order;
+mod properties;
 mod reload;
 mod run;
 mod workers;
