@@ -22,12 +22,13 @@ const BINARIES: [&str; 3] = ["gunyahd", "gunyahctl", "gunyah-conform"];
 const FILES: [(&str, &str); 5] = [
     ("init/gunyahd.rc", "etc/init/gunyahd.rc"),
     ("init/hugepages.rc", "etc/init/gunyah-hugepages.rc"),
-    ("init/ueventd.gunyahd.rc", "etc/gunyah/ueventd.gunyahd.rc"),
+    ("init/ueventd.gunyahd.rc", "etc/ueventd.gunyahd.rc"),
+    ("docs/examples", "etc/gunyah/examples"),
+    // Beside the VMs' files gunyahd would take it for one.
     (
         "docs/gunyah-vm.schema.json",
-        "etc/gunyah/gunyah-vm.schema.json",
+        "etc/gunyah/examples/gunyah-vm.schema.json",
     ),
-    ("docs/examples", "etc/gunyah/examples"),
 ];
 
 /// The command. With `verify`, everything is built a second time, from a copy of the sources in
