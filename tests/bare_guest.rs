@@ -214,9 +214,12 @@ struct Terminal {
 
 impl Terminal {
     fn open(host: &Host, words: &[&str]) -> Self {
+        Self::of(host.ctl(words))
+    }
+
+    fn of(mut command: Command) -> Self {
         let pty = openpty(None, None).unwrap();
         let end = || Stdio::from(pty.slave.try_clone().unwrap());
-        let mut command = host.ctl(words);
         command.stdin(end()).stdout(end()).stderr(end());
         // SAFETY: both calls are async-signal-safe and touch no memory.
         unsafe {
@@ -255,6 +258,19 @@ impl Terminal {
                 let len = self.master.read(&mut bytes).unwrap();
                 shown.extend_from_slice(&bytes[..len]);
             }
+        }
+    }
+
+    /// Waits until keys come one by one and without an echo.
+    fn expect_no_echo(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        let echoes = || {
+            let flags = tcgetattr(&self.slave).unwrap().local_flags;
+            flags.intersects(LocalFlags::ICANON | LocalFlags::ECHO)
+        };
+        while echoes() {
+            assert!(Instant::now() < deadline, "it still echoes");
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 
@@ -406,4 +422,21 @@ fn a_person_runs_it_in_the_foreground() {
     for line in ["guest: hello\n", "guest: heard off\n", "guest: off\n"] {
         assert!(text.contains(line), "{line}: {text}");
     }
+}
+
+#[test]
+fn ctrl_c_stops_what_runs_in_the_foreground() {
+    let Some(host) = boot("ctrl-c", "", &json!({ "autostart": false })) else {
+        return;
+    };
+    let mut terminal = Terminal::of(host.run_alone("exec"));
+    terminal.expect("guest: ready");
+    terminal.expect_no_echo();
+    terminal.master.write_all(b"still here\r").unwrap();
+    let shown = terminal.expect("guest: heard still here");
+    assert_eq!(shown.matches("still here").count(), 2, "{shown}");
+    terminal.master.write_all(b"\x03").unwrap();
+    assert_eq!(terminal.child.wait().unwrap().code(), Some(6));
+    let flags = tcgetattr(&terminal.slave).unwrap().local_flags;
+    assert!(flags.contains(LocalFlags::ICANON | LocalFlags::ECHO));
 }

@@ -104,6 +104,7 @@ const LAUNCH: &[c_long] = &[
     SYS_pidfd_open,
     SYS_pidfd_send_signal,
     SYS_getppid,
+    SYS_getpgid,
     SYS_geteuid,
     SYS_getuid,
     SYS_getegid,
@@ -123,9 +124,15 @@ const LAUNCH: &[c_long] = &[
     SYS_clock_getres,
 ];
 
-// The type of ioctl's request differs between C libraries; the number fits all of them.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-const FIONBIO_REQUEST: u32 = FIONBIO as u32;
+// The type of ioctl's request differs between C libraries; the kernel looks at 32 bits.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::unnecessary_cast
+)]
+const fn request(number: Ioctl) -> u32 {
+    number as u32
+}
 
 /// As LOOP and LAUNCH, calls that only x86-64 still has.
 #[cfg(target_arch = "x86_64")]
@@ -146,6 +153,7 @@ const LAUNCH_HERE: &[c_long] = &[
     SYS_getrlimit,
     SYS_setrlimit,
     SYS_arch_prctl,
+    SYS_getpgrp,
 ];
 #[cfg(not(target_arch = "x86_64"))]
 const LAUNCH_HERE: &[c_long] = &[SYS_getrlimit, SYS_setrlimit];
@@ -192,7 +200,14 @@ pub fn supervisor() -> Vec<Rule> {
         uapi::VM_ADD_FUNCTION,
         uapi::VM_START,
         // Sockets that shall not block.
-        FIONBIO_REQUEST,
+        request(FIONBIO),
+        // `gunyahd run` on a terminal: is it one, whose is it, its settings.
+        request(TIOCGWINSZ),
+        request(TIOCGPGRP),
+        request(TCGETS),
+        request(TCSETSW),
+        request(TCGETS2),
+        request(TCSETSW2),
     ])];
     rules.extend(allow(&[LOOP, LOOP_HERE, LAUNCH, LAUNCH_HERE]));
     rules.extend([Rule::NoExec(SYS_mmap), Rule::NoExec(SYS_mprotect)]);

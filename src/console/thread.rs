@@ -3,7 +3,7 @@
 //! guest, so that vCPU threads never wait for either.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{mpsc, Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -82,14 +82,22 @@ impl Console {
             limit: RateLimit::new(LOG_BURST, LOG_PER_SECOND, Instant::now()),
             raises: 0,
         };
+        let (up, is_up) = mpsc::channel::<()>();
         let thread = std::thread::Builder::new()
             .name("console".to_owned())
             .stack_size(STACK)
-            .spawn(move || life.live())
+            .spawn(move || {
+                // Signals are the worker's main thread's.
+                let _ = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
+                drop(up);
+                life.live();
+            })
             .map_err(|error| {
                 let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EAGAIN));
                 failed("making the console's thread", errno)
             })?;
+        // What a thread needs to come up is given up before the guest runs.
+        let _ = is_up.recv();
         Ok(Self {
             port,
             inbox,
@@ -175,8 +183,6 @@ struct Life {
 
 impl Life {
     fn live(&mut self) {
-        // Signals are the worker's main thread's.
-        let _ = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
         let mut gathering = false;
         let farewell = loop {
             self.wait(gathering);

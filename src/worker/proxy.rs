@@ -129,6 +129,7 @@ impl Proxy {
                     VcpuEvent::Warning(text) => tell.send(&Report::Warning(text)),
                     VcpuEvent::Failed(error) => return End::Failed(error),
                     VcpuEvent::Ended { reason, detail } => {
+                        self.tell_ready(tell);
                         let how = reason.to_string();
                         // Told first: what follows takes its time.
                         tell.send(&Report::Ended { reason, detail });
@@ -150,10 +151,17 @@ impl Proxy {
                 Ok(Received::Gone) => return End::Orphaned,
                 Err(error) => return End::Failed(error),
             }
-            if self.console.as_ref().is_some_and(Console::take_ready) {
-                tell.send(&Report::Ready);
+            if self.tell_ready(tell) {
                 ready = None;
             }
         }
+    }
+
+    fn tell_ready(&self, tell: &Reporter) -> bool {
+        let ready = self.console.as_ref().is_some_and(Console::take_ready);
+        if ready {
+            tell.send(&Report::Ready);
+        }
+        ready
     }
 }
