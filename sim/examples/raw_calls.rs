@@ -351,6 +351,15 @@ fn signals() {
     let _ = vm.run();
 }
 
+/// A signal comes while START takes its time; the second one works.
+fn impatient() {
+    let vm = ready();
+    alarm_with(0);
+    let _ = vm.start();
+    let _ = vm.start();
+    let _ = vm.run();
+}
+
 fn main() {
     parent();
     match std::env::args().nth(1).as_deref() {
@@ -362,8 +371,11 @@ fn main() {
         Some("fork") => fork(),
         Some("wait") => wait(),
         Some("signals") => signals(),
+        Some("impatient") => impatient(),
         _ => {
-            eprintln!("raw_calls life|run-first|mistakes|dup|vcpu-holds|fork|wait|signals");
+            eprintln!(
+                "raw_calls life|run-first|mistakes|dup|vcpu-holds|fork|wait|signals|impatient"
+            );
             exit(2);
         }
     }

@@ -362,3 +362,27 @@ fn without_the_device_open_is_enoent() {
     assert_eq!(lines(&output), ["open: ENOENT"]);
     assert_eq!(output.status.code(), Some(1));
 }
+
+#[test]
+fn a_delayed_call_whose_caller_was_interrupted_changes_nothing() {
+    let place = Place::new("late");
+    let script = "call START 1 delay 100\nvm 1 exit off after 200";
+    let output = place.sim(&[], script, "impatient").output().unwrap();
+    let lines = lines(&output);
+    assert_eq!(
+        after_ready(&lines),
+        [
+            "start: EINTR",
+            "start: 0",
+            "run: 0",
+            "exit: reason 2 status 2 type 1"
+        ]
+    );
+    let record = place.record();
+    let starts: Vec<_> = record
+        .iter()
+        .filter(|line| line["call"] == "VM_START")
+        .map(|line| (line["errno"].as_str(), line["note"].as_str()))
+        .collect();
+    assert_eq!(starts, [(None, None), (Some("EINTR"), Some("interrupted"))]);
+}

@@ -161,6 +161,21 @@ impl Session {
         Some((kind, Box::new(line)))
     }
 
+    /// A delayed call's turn. One whose caller was interrupted comes again by itself, or never.
+    pub(super) fn dispatch_late(
+        &mut self,
+        notification: Notification,
+        kind: FileKind,
+        line: CallLine,
+    ) {
+        if self.launched.listener.waits(notification.id) {
+            self.dispatch(notification, kind, line);
+        } else {
+            self.record
+                .answered(&line, Err(Errno::EINTR), Some("interrupted"));
+        }
+    }
+
     /// Brings a call to the model and answers or holds it.
     pub(super) fn dispatch(&mut self, notification: Notification, kind: FileKind, line: CallLine) {
         if line.call == "OPEN" {

@@ -313,7 +313,7 @@ impl Session {
         let now = Instant::now();
         while let Some(index) = self.due.iter().position(|(at, _)| *at <= now) {
             match self.due.swap_remove(index).1 {
-                Due::Call(notification, kind, line) => self.dispatch(notification, kind, line),
+                Due::Call(notification, kind, line) => self.dispatch_late(notification, kind, line),
                 Due::Exit(vm, exit) => self.vm_exited(vm, exit),
             }
         }
