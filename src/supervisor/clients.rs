@@ -28,6 +28,9 @@ const READ_TIMEOUT: u64 = 10_000;
 /// not a reset.
 const DRAIN_TIMEOUT: u64 = 2_000;
 
+/// Milliseconds without accepting after it failed.
+const ACCEPT_PAUSE: u64 = 200;
+
 /// A client's number, never used twice.
 pub type ClientId = u64;
 
@@ -94,6 +97,7 @@ struct Client {
 pub struct Clients {
     clients: Vec<Client>,
     next_id: ClientId,
+    deaf_until: Option<u64>,
 }
 
 impl Clients {
@@ -108,7 +112,10 @@ impl Clients {
                         error.kind(),
                         IoErrorKind::WouldBlock | IoErrorKind::Interrupted
                     ) {
+                        // No fd to be had: the connection stays readable, and asking again at once
+                        // would be all that gunyahd does.
                         log::warn!("accept on the control socket: {error}");
+                        self.deaf_until = Some(now.saturating_add(ACCEPT_PAUSE));
                     }
                     return;
                 }
@@ -159,11 +166,17 @@ impl Clients {
         })
     }
 
+    /// Whether new clients are taken now.
+    pub fn is_accepting(&self) -> bool {
+        self.deaf_until.is_none()
+    }
+
     /// When [`Clients::expire`] has something to do.
     pub fn deadline(&self) -> Option<u64> {
         self.clients
             .iter()
             .filter_map(|client| client.deadline)
+            .chain(self.deaf_until)
             .min()
     }
 
@@ -171,6 +184,7 @@ impl Clients {
     pub fn expire(&mut self, now: u64) {
         self.clients
             .retain(|client| client.deadline.is_none_or(|due| due > now));
+        self.deaf_until = self.deaf_until.filter(|due| *due > now);
     }
 
     /// A client's fd is ready: what it asks, if its line is whole now.

@@ -297,6 +297,7 @@ impl Supervisor {
         let listener = self
             .listener
             .iter()
+            .filter(|_| self.clients.is_accepting())
             .map(move |listener| (Source::Listener, listener.socket().as_fd(), input));
         let properties = self
             .sinks

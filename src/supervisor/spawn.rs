@@ -130,7 +130,12 @@ impl Worker {
         let mut packet = vec![0; MAX_REPORT];
         // With MSG_TRUNC the answer is the packet's own length.
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
-        match recv(channel.as_raw_fd(), &mut packet, flags) {
+        // A worker that went with a request unread leaves ECONNRESET before its last words.
+        let received = match recv(channel.as_raw_fd(), &mut packet, flags) {
+            Err(Errno::ECONNRESET) => recv(channel.as_raw_fd(), &mut packet, flags),
+            other => other,
+        };
+        match received {
             Ok(0) => {
                 self.channel = None;
                 Heard::HangUp
@@ -282,4 +287,59 @@ fn close_listed(first: RawFd, last: RawFd) -> Result<(), Errno> {
         unsafe { libc::close(fd) };
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_words_are_heard_behind_an_unread_request() {
+        let (ours, theirs) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )
+        .unwrap();
+        let mut worker = Worker {
+            pid: Pid::this(),
+            pidfd: None,
+            channel: Some(ours),
+        };
+        worker.send(Request::Stop).unwrap();
+        let last = serde_json::to_vec(&Report::Closed).unwrap();
+        send(theirs.as_raw_fd(), &last, MsgFlags::empty()).unwrap();
+        drop(theirs);
+        assert!(matches!(worker.hear(), Heard::Report(Report::Closed)));
+        assert!(matches!(worker.hear(), Heard::HangUp));
+        assert!(matches!(worker.hear(), Heard::Nothing));
+    }
+
+    #[test]
+    fn what_is_no_report_says_why() {
+        let (ours, theirs) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )
+        .unwrap();
+        let mut worker = Worker {
+            pid: Pid::this(),
+            pidfd: None,
+            channel: Some(ours),
+        };
+        for (packet, word) in [
+            (vec![b'{'; 8], "cannot be read"),
+            (vec![b' '; MAX_REPORT + 1], "65537 bytes"),
+        ] {
+            send(theirs.as_raw_fd(), &packet, MsgFlags::empty()).unwrap();
+            match worker.hear() {
+                Heard::Garbage(what) => assert!(what.contains(word), "{what}"),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(matches!(worker.hear(), Heard::Nothing));
+    }
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use crate::config::{ConfigFile, VmConfig, VmName};
 use crate::console::{lines, Ring, DEFAULT_CAPACITY};
-use crate::status::control::{StepTime, VmStatus};
+use crate::status::control::{LastEnd, StepTime, VmStatus};
 use crate::status::State;
 use crate::worker::Report;
 
@@ -25,6 +25,10 @@ const MAX_DETAIL: usize = 256;
 
 /// Lines of the console shown by `log`: what fits on a few screens.
 const MAX_CONSOLE_LINES: usize = 100;
+
+/// Problems told by status; the log has them all. One file of rubbish must not fill the answer that
+/// tells of all VMs.
+const MAX_PROBLEMS: usize = 10;
 
 /// Longest reason published, in bytes. A worker's error is longer only if it was tampered with.
 pub(super) const MAX_REASON: usize = 1024;
@@ -197,12 +201,15 @@ impl Vm {
             resets: self.life.resets(),
             pid: self.worker.as_ref().map(|worker| worker.pid().as_raw()),
             file: self.file.display().to_string(),
-            problems: self.problems.clone(),
+            problems: bounded(&self.problems),
             stuck: self.stuck,
             end_visible: self.launch.end_visible,
             steps: self.launch.steps.clone(),
             launch_micros: self.launch.micros,
-            last_end: self.life.last_end().cloned(),
+            last_end: self.life.last_end().map(|end| LastEnd {
+                reason: end.reason.clone(),
+                detail: shorten(&end.detail, MAX_REASON),
+            }),
         }
     }
 
@@ -220,6 +227,16 @@ fn first_life(config: Option<&VmConfig>, problems: &[String], now: u64) -> Lifec
     };
     let rules = config.map_or_else(Rules::none, Rules::of);
     Lifecycle::new(rules, state, &reason, now)
+}
+
+fn bounded(problems: &[String]) -> Vec<String> {
+    let told = problems.iter().take(MAX_PROBLEMS);
+    let mut told: Vec<String> = told.map(|text| shorten(text, MAX_REASON)).collect();
+    let more = problems.len().saturating_sub(MAX_PROBLEMS);
+    if more > 0 {
+        told.push(format!("and {more} more, see the log"));
+    }
+    told
 }
 
 /// The first problem, and that there are more.

@@ -245,3 +245,49 @@ fn many_at_once_are_all_answered() {
         }
     });
 }
+
+#[test]
+fn a_want_of_fds_is_survived_without_spinning() {
+    let mut host = quiet();
+    let pid = host.pid();
+    assert_eq!(host.told(&["status"]).0, 0);
+    let limit = |soft: u64| {
+        let new = libc::rlimit {
+            rlim_cur: soft,
+            rlim_max: 1024,
+        };
+        // SAFETY: reads one struct of ours and writes none.
+        let done = unsafe {
+            libc::prlimit(
+                pid.as_raw(),
+                libc::RLIMIT_NOFILE,
+                &new,
+                std::ptr::null_mut(),
+            )
+        };
+        assert_eq!(done, 0);
+    };
+    limit(3);
+    let waiting = connect(&host);
+    host.wait_until("it is told", |host| {
+        host.log().contains("accept on the control socket")
+    });
+    let ticks = || {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        // utime and stime, the 14th and 15th words; the second one is the name in brackets.
+        let words: Vec<&str> = text
+            .rsplit(')')
+            .next()
+            .unwrap()
+            .split_whitespace()
+            .collect();
+        words[11].parse::<u64>().unwrap() + words[12].parse::<u64>().unwrap()
+    };
+    let before = ticks();
+    // Time is what is tested here: a second of spinning is a hundred ticks.
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert!(ticks() - before < 20, "{} ticks", ticks() - before);
+    limit(1024);
+    drop(waiting);
+    assert_eq!(host.told(&["status"]).0, 0);
+}
