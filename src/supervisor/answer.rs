@@ -136,6 +136,8 @@ impl Supervisor {
         if let Err(errno) = worker.send_console(stream.as_fd(), replay) {
             // The client sees its connection end.
             log::warn!("{name}: worker does not take a console client: {errno:?}");
+        } else {
+            log::info!("{name}: a client looks at its console");
         }
         Ok(())
     }

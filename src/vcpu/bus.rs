@@ -69,8 +69,8 @@ pub struct BusError {
 }
 
 /// All devices of one VM, and a count of accesses that found none.
-#[derive(Default)]
 pub struct Bus {
+    vm: String,
     slots: Vec<Slot>,
     misses: Mutex<Misses>,
 }
@@ -99,9 +99,13 @@ impl fmt::Debug for Bus {
 }
 
 impl Bus {
-    /// A bus without devices.
-    pub fn new() -> Self {
-        Self::default()
+    /// A bus of `vm` without devices.
+    pub fn new(vm: impl Into<String>) -> Self {
+        Self {
+            vm: vm.into(),
+            slots: Vec::new(),
+            misses: Mutex::default(),
+        }
     }
 
     /// Puts a device at `base`, `size` bytes long.
@@ -192,7 +196,8 @@ impl Bus {
             misses.told.len()
         };
         log::warn!(
-            "the guest's {what} of {} bytes at {address:#x} finds no device{}",
+            "{}: the guest's {what} of {} bytes at {address:#x} finds no device{}",
+            self.vm,
             width.bytes(),
             if told == MISSES_TOLD {
                 "; further addresses are counted and not told"
@@ -221,7 +226,7 @@ mod tests {
 
     fn bus() -> (Bus, Arc<Last>) {
         let device = Arc::new(Last(Mutex::new((0, 0))));
-        let mut bus = Bus::new();
+        let mut bus = Bus::new("vm");
         bus.add("last", 0x0900_0000, 0x1000, device.clone())
             .unwrap();
         (bus, device)

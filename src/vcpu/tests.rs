@@ -132,7 +132,7 @@ fn options() -> Options {
 
 fn start(scripts: &[&[Answer]], options: &Options) -> Rig {
     let register = Arc::new(Register::default());
-    let mut bus = Bus::new();
+    let mut bus = Bus::new("test");
     bus.add("register", 0x900, 0x100, register.clone()).unwrap();
     let read = Arc::new(Mutex::new(Vec::new()));
     let mut pages = Vec::new();
@@ -341,7 +341,7 @@ fn a_thread_that_cannot_be_taken_out_is_named() {
     let let_go = Mutex::new(let_go);
     let deaf = Box::new(Deaf { inside, let_go });
     let slot = Slot::new(3, deaf, Arc::new(RunPage::detached()));
-    let vcpus = Vcpus::start_slots(vec![slot], Arc::new(Bus::new()), &options()).unwrap();
+    let vcpus = Vcpus::start_slots(vec![slot], Arc::new(Bus::new("test")), &options()).unwrap();
     is_inside.recv_timeout(BOUND).unwrap();
     assert_eq!(vcpus.stop(Duration::from_millis(50)), vec![3]);
     drop(end);

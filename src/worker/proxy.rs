@@ -38,7 +38,7 @@ impl Proxy {
         ring: Option<OwnedFd>,
         log: bool,
     ) -> Result<Self, LaunchError> {
-        let mut bus = Bus::new();
+        let mut bus = Bus::new(config.name.as_str());
         let console = match &config.console {
             None => None,
             Some(settings) => {
