@@ -56,8 +56,8 @@ pub fn run() -> Result<()> {
         ])
     });
     let mut binaries = None;
-    let _ = summary.step("release build", || {
-        let dir = tree::build_release(&[EXECUTING_ENGINE])?;
+    let _ = summary.step("programs", || {
+        let dir = tree::build(&[EXECUTING_ENGINE])?;
         let sizes = sizes(&dir)?;
         binaries = Some(dir);
         Ok(sizes)

@@ -27,7 +27,7 @@ pub fn run() -> Result<()> {
     let begin = Instant::now();
     println!("set-up");
     let assets = setup::for_guests()?;
-    let binaries = tree::build_release(&[])?;
+    let binaries = tree::build(&[])?;
     println!("  binaries      {}", summary::binaries(&binaries)?);
     let before = Pool::now()?;
     let reservation = match Reservation::add(guests::MEMORY_BYTES) {
