@@ -4,6 +4,7 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
+use unicorn_engine::hook::{sys, uc_engine, uc_hook};
 use unicorn_engine::{
     uc_error, Arch, Arm64Insn, HookType, MemType, Mode, Prot, RegisterARM64, RegisterARM64CP,
     Unicorn,
@@ -62,6 +63,8 @@ pub struct Trap {
 /// The CPU.
 pub struct Cpu<'a> {
     unicorn: Unicorn<'a, Trap>,
+    /// Its number; boxed, because the hook keeps the address.
+    mpidr: Box<u64>,
 }
 
 type Result<T> = std::result::Result<T, uc_error>;
@@ -112,26 +115,33 @@ impl<'a> Cpu<'a> {
                 false
             },
         )?;
-        unicorn.add_insn_sys_hook_arm64(
-            Arm64Insn::UC_ARM64_INS_MRS,
-            1,
-            0,
-            move |unicorn, to, register| {
-                let named = (
-                    register.op0,
-                    register.op1,
-                    register.crn,
-                    register.crm,
-                    register.op2,
-                );
-                let is_mpidr = named == MPIDR_EL1;
-                if is_mpidr {
-                    let _ = unicorn.reg_write(to, MPIDR_RES1 | u64::from(number));
-                }
-                is_mpidr
-            },
-        )?;
-        Ok(Self { unicorn })
+        let mut cpu = Self {
+            unicorn,
+            mpidr: Box::new(MPIDR_RES1 | u64::from(number)),
+        };
+        cpu.hook_mpidr()?;
+        Ok(cpu)
+    }
+
+    /// Each emulator believes to be CPU 0. Not by the crate's own hook: its answer is a bool where
+    /// the C side reads 32 bits, so that a false may be taken for a true.
+    fn hook_mpidr(&mut self) -> Result<()> {
+        let mut hook: uc_hook = 0;
+        // SAFETY: the callback has the type that goes with MRS; the value it gets is dropped after
+        // the emulator, which is the first field.
+        unsafe {
+            sys::uc_hook_add(
+                self.unicorn.get_handle(),
+                (&raw mut hook).cast(),
+                HookType::INSN.0.try_into().map_err(|_| uc_error::HOOK)?,
+                read_mpidr as *mut c_void,
+                (&raw mut *self.mpidr).cast(),
+                1,
+                0,
+                Arm64Insn::UC_ARM64_INS_MRS,
+            )
+        }
+        .into()
     }
 
     /// As after power-on: EL1, interrupts masked.
@@ -275,6 +285,30 @@ fn wanted(unicorn: &Unicorn<'_, Trap>, link: &Link) -> bool {
             && unicorn
                 .reg_read(RegisterARM64::PSTATE)
                 .is_ok_and(|pstate| pstate & IRQ_MASK == 0))
+}
+
+/// Answers an MRS of MPIDR_EL1; 0: of another register, which the emulator knows itself.
+unsafe extern "C" fn read_mpidr(
+    unicorn: *mut uc_engine,
+    to: RegisterARM64,
+    register: *const RegisterARM64CP,
+    mpidr: *const u64,
+) -> u32 {
+    // SAFETY: the emulator passes its own live struct.
+    let register = unsafe { &*register };
+    let named = (
+        register.op0,
+        register.op1,
+        register.crn,
+        register.crm,
+        register.op2,
+    );
+    if named != MPIDR_EL1 {
+        return 0;
+    }
+    // SAFETY: the emulator's own handle, and the value that the hook was made with.
+    let set = unsafe { sys::uc_reg_write(unicorn, to.into(), mpidr.cast()) };
+    u32::from(set == uc_error::OK)
 }
 
 fn general(index: u8) -> Option<i32> {

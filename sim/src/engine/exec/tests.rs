@@ -285,20 +285,23 @@ fn a_doorbell_interrupts_the_guest() {
     // IRQ vector: 0x800 + 0x280.
     code.resize(0xa80 / 4, LOOP);
     code.extend([
+        0x9100_04e7, // add x7, x7, #1
         0xd538_cc06, // mrs x6, S3_0_C12_C12_0: ICC_IAR1
         0xd518_cc26, // msr S3_0_C12_C12_1, x6: ICC_EOIR1
         0xb900_00a6, // str w6, [x5]
+        0xb900_00a7, // str w7, [x5]: each instruction was executed once
         0xd69f_03e0, // eret
     ]);
     let mut guest = Guest::new(&code, 1);
     assert_eq!(guest.mmio().written, Some(1));
-    for _ in 0..3 {
+    for count in 1..4 {
         guest.run(0);
         guest.vm.interrupt_line(5);
         match guest.event() {
             Event::Vcpu(0, VcpuExit::Mmio(access)) => assert_eq!(access.written, Some(37)),
             other => panic!("{other:?}"),
         }
+        assert_eq!(guest.mmio().written, Some(count));
     }
     guest.vm.stop();
 }
