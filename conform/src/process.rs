@@ -209,6 +209,7 @@ impl Ticking {
         Self
     }
 
+    #[allow(deprecated)] // musl's alias may become another width; the value fits any.
     fn every(microseconds: libc::suseconds_t) {
         let time = libc::timeval {
             tv_sec: 0,

@@ -7,8 +7,8 @@ use nix::errno::Errno;
 
 use super::fdt::Node;
 
-/// Above this the image name does not fit.
-const IMAGE_NAME_MAX: usize = 32;
+/// Bytes of the resource manager's buffer for the name, the final NUL included (its vm_config).
+const IMAGE_NAME_MAX: usize = 80;
 /// The real one, under QEMU, has this and all below in use, and the page after it.
 const TAKEN_BELOW: u64 = 0x4000_0000;
 const ADDRESS_BITS: u32 = 36;
