@@ -178,7 +178,7 @@ fn the_vm_config_has_all_its_parts() {
     assert_eq!(no_config, Errno::ENODEV);
     let no_name = refusal_of(|root| remove(config(root), "image-name"));
     assert_eq!(no_name, Errno::EINVAL);
-    let long_name = [[b'x'; 32].as_slice(), b"\0"].concat();
+    let long_name = [[b'x'; 80].as_slice(), b"\0"].concat();
     let too_long = refusal_of(|root| set(config(root), "image-name", &long_name));
     assert_eq!(too_long, Errno::EINVAL);
 }
