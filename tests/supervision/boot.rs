@@ -83,6 +83,8 @@ fn workers_die_with_a_killed_supervisor() {
     let workers = [host.worker("a"), host.worker("b")];
     let supervisor = host.pid();
     assert_eq!(children(supervisor).len(), 2);
+    // One that cannot notice by itself that its channel was closed.
+    nix::sys::signal::kill(workers[1], Signal::SIGSTOP).unwrap();
     host.signal(Signal::SIGKILL);
     for worker in workers {
         wait_gone(worker);
