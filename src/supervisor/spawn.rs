@@ -64,13 +64,7 @@ impl Worker {
         console: Option<OwnedFd>,
         log_console: bool,
     ) -> Result<Self, String> {
-        let (ours, theirs) = socketpair(
-            AddressFamily::Unix,
-            SockType::SeqPacket,
-            None,
-            SockFlag::SOCK_CLOEXEC,
-        )
-        .map_err(|errno| failed("socketpair", errno))?;
+        let (ours, theirs) = channel().map_err(|errno| failed("socketpair", errno))?;
         let supervisor = Pid::this();
         // SAFETY: the supervisor has one thread, so the child's copy of every lock and of the heap is
         // consistent; the child never returns from this arm.
@@ -204,6 +198,12 @@ impl Worker {
     }
 }
 
+/// The supervisor's end and the worker's.
+fn channel() -> Result<(OwnedFd, OwnedFd), Errno> {
+    let (family, kind) = (AddressFamily::Unix, SockType::SeqPacket);
+    socketpair(family, kind, None, SockFlag::SOCK_CLOEXEC)
+}
+
 fn failed(call: &str, errno: Errno) -> String {
     format!("cannot make a worker: {call}: {errno:?} ({})", errno.desc())
 }
@@ -293,20 +293,20 @@ fn close_listed(first: RawFd, last: RawFd) -> Result<(), Errno> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn last_words_are_heard_behind_an_unread_request() {
-        let (ours, theirs) = socketpair(
-            AddressFamily::Unix,
-            SockType::SeqPacket,
-            None,
-            SockFlag::SOCK_CLOEXEC,
-        )
-        .unwrap();
-        let mut worker = Worker {
+    /// What stands for a worker, and its end of the channel.
+    fn worker() -> (Worker, OwnedFd) {
+        let (ours, theirs) = channel().unwrap();
+        let worker = Worker {
             pid: Pid::this(),
             pidfd: None,
             channel: Some(ours),
         };
+        (worker, theirs)
+    }
+
+    #[test]
+    fn last_words_are_heard_behind_an_unread_request() {
+        let (mut worker, theirs) = worker();
         worker.send(Request::Stop).unwrap();
         let last = serde_json::to_vec(&Report::Closed).unwrap();
         send(theirs.as_raw_fd(), &last, MsgFlags::empty()).unwrap();
@@ -318,18 +318,7 @@ mod tests {
 
     #[test]
     fn what_is_no_report_says_why() {
-        let (ours, theirs) = socketpair(
-            AddressFamily::Unix,
-            SockType::SeqPacket,
-            None,
-            SockFlag::SOCK_CLOEXEC,
-        )
-        .unwrap();
-        let mut worker = Worker {
-            pid: Pid::this(),
-            pidfd: None,
-            channel: Some(ours),
-        };
+        let (mut worker, theirs) = worker();
         for (packet, word) in [
             (vec![b'{'; 8], "cannot be read"),
             (vec![b' '; MAX_REPORT + 1], "65537 bytes"),
