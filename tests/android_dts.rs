@@ -3,13 +3,16 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "android/dir.rs"]
+mod dir;
 #[path = "android/tools.rs"]
 mod tools;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use tools::{present, root, Dir};
+use dir::Dir;
+use tools::{present, root};
 
 /// Runs a program and answers what it prints, on both ways.
 fn run(program: &str, arguments: &[&str], files: &[&Path]) -> String {

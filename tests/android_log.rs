@@ -3,41 +3,23 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "android/dir.rs"]
+mod dir;
+
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use dir::Dir;
 use gunyahd::status::logger::Logger;
 use log::{Level, Log, Record};
 
-struct Dir(PathBuf);
-
-impl Dir {
-    fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let path = std::env::temp_dir().join(format!(
-            "gunyahd-log-{}-{}",
-            std::process::id(),
-            NEXT.fetch_add(1, Ordering::Relaxed)
-        ));
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn logdw(&self) -> PathBuf {
-        self.0.join("logdw")
-    }
-}
-
-impl Drop for Dir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+fn logdw(dir: &Dir) -> PathBuf {
+    dir.0.join("logdw")
 }
 
 /// A log daemon.
@@ -52,8 +34,8 @@ struct Entry {
 
 impl Peer {
     fn bind(dir: &Dir) -> Self {
-        let _ = std::fs::remove_file(dir.logdw());
-        let socket = UnixDatagram::bind(dir.logdw()).unwrap();
+        let _ = std::fs::remove_file(logdw(dir));
+        let socket = UnixDatagram::bind(logdw(dir)).unwrap();
         socket.set_nonblocking(true).unwrap();
         Self(socket)
     }
@@ -102,9 +84,9 @@ fn say(logger: &Logger, level: Level, target: &str, message: &str) {
 
 #[test]
 fn records_have_priority_tag_and_message() {
-    let dir = Dir::new();
+    let dir = Dir::new("log");
     let peer = Peer::bind(&dir);
-    let logger = Logger::new(Some(dir.logdw()), None);
+    let logger = Logger::new(Some(logdw(&dir)), None);
     let levels = [
         Level::Trace,
         Level::Debug,
@@ -131,9 +113,9 @@ fn records_have_priority_tag_and_message() {
 
 #[test]
 fn long_records_are_split_and_nothing_is_lost() {
-    let dir = Dir::new();
+    let dir = Dir::new("log");
     let peer = Peer::bind(&dir);
-    let logger = Logger::new(Some(dir.logdw()), None);
+    let logger = Logger::new(Some(logdw(&dir)), None);
     let lines: Vec<String> = (0..300)
         .map(|n| format!("line {n} of a long report é"))
         .collect();
@@ -149,9 +131,9 @@ fn long_records_are_split_and_nothing_is_lost() {
 
 #[test]
 fn a_restarted_daemon_gets_the_next_record_and_the_count_of_lost_ones() {
-    let dir = Dir::new();
+    let dir = Dir::new("log");
     let peer = Peer::bind(&dir);
-    let logger = Logger::new(Some(dir.logdw()), None);
+    let logger = Logger::new(Some(logdw(&dir)), None);
     say(&logger, Level::Info, "gunyahd", "1");
     assert_eq!(peer.messages(), ["1"]);
     // A quick restart between two records loses nothing.
@@ -164,7 +146,7 @@ fn a_restarted_daemon_gets_the_next_record_and_the_count_of_lost_ones() {
     for n in 3..6 {
         say(&logger, Level::Info, "gunyahd", &n.to_string());
     }
-    std::fs::remove_file(dir.logdw()).unwrap();
+    std::fs::remove_file(logdw(&dir)).unwrap();
     say(&logger, Level::Info, "gunyahd", "6");
     let peer = Peer::bind(&dir);
     say(&logger, Level::Info, "gunyahd", "7");
@@ -177,9 +159,9 @@ fn a_restarted_daemon_gets_the_next_record_and_the_count_of_lost_ones() {
 
 #[test]
 fn a_daemon_that_does_not_read_never_blocks() {
-    let dir = Dir::new();
+    let dir = Dir::new("log");
     let peer = Peer::bind(&dir);
-    let logger = Logger::new(Some(dir.logdw()), None);
+    let logger = Logger::new(Some(logdw(&dir)), None);
     // Far more than a socket's queue takes (net.unix.max_dgram_qlen is 10 to a few hundred).
     let said = 5000;
     for n in 0..said {
@@ -202,9 +184,9 @@ fn a_daemon_that_does_not_read_never_blocks() {
 
 #[test]
 fn the_kernels_log_is_used_until_logd_is_there() {
-    let dir = Dir::new();
+    let dir = Dir::new("log");
     let kmsg = dir.0.join("kmsg");
-    let logger = Logger::new(Some(dir.logdw()), Some(File::create(&kmsg).unwrap()));
+    let logger = Logger::new(Some(logdw(&dir)), Some(File::create(&kmsg).unwrap()));
     say(&logger, Level::Info, "gunyahd::config", "early");
     say(&logger, Level::Error, "gunyahd", "two\nlines");
     let peer = Peer::bind(&dir);
@@ -221,9 +203,9 @@ fn the_kernels_log_is_used_until_logd_is_there() {
 
 #[test]
 fn kernel_log_lines_stay_within_the_kernels_limit() {
-    let dir = Dir::new();
+    let dir = Dir::new("log");
     let kmsg = dir.0.join("kmsg");
-    let logger = Logger::new(Some(dir.logdw()), Some(File::create(&kmsg).unwrap()));
+    let logger = Logger::new(Some(logdw(&dir)), Some(File::create(&kmsg).unwrap()));
     say(&logger, Level::Info, "gunyahd", &"x".repeat(3000));
     let text = std::fs::read_to_string(&kmsg).unwrap();
     assert!(text
@@ -234,9 +216,9 @@ fn kernel_log_lines_stay_within_the_kernels_limit() {
 
 #[test]
 fn forked_processes_log_by_themselves() {
-    let dir = Dir::new();
+    let dir = Dir::new("log");
     let peer = Peer::bind(&dir);
-    let logger = Logger::new(Some(dir.logdw()), None);
+    let logger = Logger::new(Some(logdw(&dir)), None);
     say(&logger, Level::Info, "gunyahd", "before");
     // SAFETY: the child only logs and leaves; no other thread holds this logger's lock.
     match unsafe { nix::unistd::fork() }.unwrap() {
@@ -278,7 +260,7 @@ fn run_child(audience: &str, dir: &Dir, kmsg: Option<&OwnedFd>) -> String {
             "--test-threads=1",
         ])
         .env("GUNYAHD_TEST_AUDIENCE", audience)
-        .env("GUNYAHD_LOGD_SOCKET", dir.logdw())
+        .env("GUNYAHD_LOGD_SOCKET", logdw(dir))
         .env_remove("ANDROID_FILE__dev_kmsg");
     if let Some(fd) = kmsg {
         command.env("ANDROID_FILE__dev_kmsg", fd.as_raw_fd().to_string());
@@ -290,7 +272,7 @@ fn run_child(audience: &str, dir: &Dir, kmsg: Option<&OwnedFd>) -> String {
 
 #[test]
 fn a_service_finds_logd_by_its_environment() {
-    let dir = Dir::new();
+    let dir = Dir::new("log");
     let peer = Peer::bind(&dir);
     assert_eq!(run_child("service", &dir, None), "");
     assert_eq!(peer.messages(), ["an error", "some news"]);
@@ -298,7 +280,7 @@ fn a_service_finds_logd_by_its_environment() {
 
 #[test]
 fn a_service_finds_its_inherited_kernel_log() {
-    let dir = Dir::new();
+    let dir = Dir::new("log");
     // Inherited: without O_CLOEXEC, as init leaves it.
     let (mut read, write) = std::io::pipe().unwrap();
     let write = OwnedFd::from(write);
@@ -316,7 +298,7 @@ fn a_service_finds_its_inherited_kernel_log() {
 
 #[test]
 fn without_any_log_there_is_stderr() {
-    let dir = Dir::new();
+    let dir = Dir::new("log");
     let lines = run_child("service", &dir, None);
     assert_eq!(lines.lines().count(), 2, "{lines}");
     assert!(lines.contains("] E gunyahd: an error\n"), "{lines}");
@@ -327,7 +309,7 @@ fn without_any_log_there_is_stderr() {
 
 #[test]
 fn the_foreground_leaves_logd_alone() {
-    let dir = Dir::new();
+    let dir = Dir::new("log");
     let peer = Peer::bind(&dir);
     assert_ne!(run_child("foreground", &dir, None), "");
     assert_eq!(peer.messages(), [""; 0]);

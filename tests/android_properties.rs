@@ -3,57 +3,27 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::io::{Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
+#[path = "android/dir.rs"]
+mod dir;
+#[path = "android/property_service.rs"]
+mod property_service;
+
+use std::io::Write;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{channel, Receiver, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use dir::Dir;
 use gunyahd::status::properties::{Counts, PropertyClient, PropertyError, Reply, QUEUE_MAX};
+use property_service::read_request;
 
 /// A call that must not block is given this long, on a loaded machine.
 const AT_ONCE: Duration = Duration::from_millis(500);
 
-struct Dir(PathBuf);
-
-impl Dir {
-    fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let path = std::env::temp_dir().join(format!(
-            "gunyahd-properties-{}-{}",
-            std::process::id(),
-            NEXT.fetch_add(1, Ordering::Relaxed)
-        ));
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.0.join("property_service")
-    }
-}
-
-impl Drop for Dir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-/// Reads one SETPROP2 request, by AOSP's description of it.
-fn read_request(stream: &mut UnixStream) -> (String, String) {
-    let mut word = [0; 4];
-    stream.read_exact(&mut word).unwrap();
-    assert_eq!(u32::from_ne_bytes(word), 0x0002_0001, "SETPROP2");
-    let mut text = || {
-        stream.read_exact(&mut word).unwrap();
-        let mut bytes = vec![0; usize::try_from(u32::from_ne_bytes(word)).unwrap()];
-        stream.read_exact(&mut bytes).unwrap();
-        String::from_utf8(bytes).unwrap()
-    };
-    let name = text();
-    (name, text())
+fn socket(dir: &Dir) -> PathBuf {
+    dir.0.join("property_service")
 }
 
 /// A service that answers `count` requests by `answer`, and what it was asked.
@@ -82,9 +52,9 @@ fn pair(name: &str, value: &str) -> (String, String) {
 
 #[test]
 fn values_arrive_in_order() {
-    let dir = Dir::new();
-    let service = serve(UnixListener::bind(dir.socket()).unwrap(), 40, |_, _| 0);
-    let mut client = PropertyClient::new(dir.socket());
+    let dir = Dir::new("properties");
+    let service = serve(UnixListener::bind(socket(&dir)).unwrap(), 40, |_, _| 0);
+    let mut client = PropertyClient::new(socket(&dir));
     for n in 0..40 {
         client.set("vendor.gunyah.vm1.state", &format!("state {n}"));
     }
@@ -100,9 +70,9 @@ fn values_arrive_in_order() {
 
 #[test]
 fn values_are_cut_at_91_bytes_between_characters() {
-    let dir = Dir::new();
-    let service = serve(UnixListener::bind(dir.socket()).unwrap(), 2, |_, _| 0);
-    let mut client = PropertyClient::new(dir.socket());
+    let dir = Dir::new("properties");
+    let service = serve(UnixListener::bind(socket(&dir)).unwrap(), 2, |_, _| 0);
+    let mut client = PropertyClient::new(socket(&dir));
     client.set("vendor.gunyah.a.reason", &"é".repeat(60));
     client.set("vendor.gunyah.a.reason", "two\nlines");
     assert!(client.finish(Duration::from_secs(20)));
@@ -113,10 +83,10 @@ fn values_are_cut_at_91_bytes_between_characters() {
 
 #[test]
 fn names_that_init_refuses_are_never_sent() {
-    let dir = Dir::new();
-    let listener = UnixListener::bind(dir.socket()).unwrap();
+    let dir = Dir::new("properties");
+    let listener = UnixListener::bind(socket(&dir)).unwrap();
     listener.set_nonblocking(true).unwrap();
-    let mut client = PropertyClient::new(dir.socket());
+    let mut client = PropertyClient::new(socket(&dir));
     for name in ["", ".a", "a.", "a..b", "a b", "a/b", "ä", &"n".repeat(256)] {
         client.set(name, "x");
         assert!(
@@ -150,13 +120,13 @@ fn every_refusal_is_named_and_the_next_value_still_goes() {
         (0x24, Reply::SetFailed, "PROP_ERROR_SET_FAILED"),
         (0xFFFF_FFFF, Reply::Unknown(0xFFFF_FFFF), "0xffffffff"),
     ];
-    let dir = Dir::new();
+    let dir = Dir::new("properties");
     let service = serve(
-        UnixListener::bind(dir.socket()).unwrap(),
+        UnixListener::bind(socket(&dir)).unwrap(),
         codes.len() + 1,
         |_, value| value.parse().unwrap(),
     );
-    let mut client = PropertyClient::new(dir.socket());
+    let mut client = PropertyClient::new(socket(&dir));
     for (code, reply, name) in codes {
         client.set("vendor.gunyah.a.state", &code.to_string());
         assert!(client.finish(Duration::from_secs(20)));
@@ -179,9 +149,9 @@ fn every_refusal_is_named_and_the_next_value_still_goes() {
 
 #[test]
 fn a_permission_error_says_where_to_look() {
-    let dir = Dir::new();
-    let service = serve(UnixListener::bind(dir.socket()).unwrap(), 1, |_, _| 0x18);
-    let mut client = PropertyClient::new(dir.socket());
+    let dir = Dir::new("properties");
+    let service = serve(UnixListener::bind(socket(&dir)).unwrap(), 1, |_, _| 0x18);
+    let mut client = PropertyClient::new(socket(&dir));
     client.set("vendor.gunyah.a.state", "running");
     assert!(client.finish(Duration::from_secs(20)));
     service.join().unwrap();
@@ -198,8 +168,8 @@ fn a_permission_error_says_where_to_look() {
 
 #[test]
 fn without_a_service_everything_is_dropped_at_once() {
-    let dir = Dir::new();
-    let mut client = PropertyClient::new(dir.socket());
+    let dir = Dir::new("properties");
+    let mut client = PropertyClient::new(socket(&dir));
     for _ in 0..3 {
         client.set("vendor.gunyah.state", "running");
     }
@@ -207,7 +177,7 @@ fn without_a_service_everything_is_dropped_at_once() {
     assert_eq!(client.counts().dropped, 3);
     assert_eq!(client.last_error(), None);
     // It is found when it comes.
-    let service = serve(UnixListener::bind(dir.socket()).unwrap(), 1, |_, _| 0);
+    let service = serve(UnixListener::bind(socket(&dir)).unwrap(), 1, |_, _| 0);
     client.set("vendor.gunyah.state", "stopped");
     assert!(client.finish(Duration::from_secs(20)));
     assert_eq!(
@@ -218,9 +188,9 @@ fn without_a_service_everything_is_dropped_at_once() {
 
 #[test]
 fn a_stale_socket_refuses_and_says_so() {
-    let dir = Dir::new();
-    drop(UnixListener::bind(dir.socket()).unwrap());
-    let mut client = PropertyClient::new(dir.socket());
+    let dir = Dir::new("properties");
+    drop(UnixListener::bind(socket(&dir)).unwrap());
+    let mut client = PropertyClient::new(socket(&dir));
     client.set("vendor.gunyah.state", "running");
     assert!(client.is_idle());
     let text = client.last_error().unwrap().to_string();
@@ -232,9 +202,9 @@ fn a_stale_socket_refuses_and_says_so() {
 
 #[test]
 fn a_hung_service_never_blocks_and_times_out() {
-    let dir = Dir::new();
-    let listener = UnixListener::bind(dir.socket()).unwrap();
-    let mut client = PropertyClient::new(dir.socket());
+    let dir = Dir::new("properties");
+    let listener = UnixListener::bind(socket(&dir)).unwrap();
+    let mut client = PropertyClient::new(socket(&dir));
     let start = Instant::now();
     client.set("vendor.gunyah.a.state", "lost");
     client.set("vendor.gunyah.a.state", "kept");
@@ -270,8 +240,8 @@ fn a_hung_service_never_blocks_and_times_out() {
 
 #[test]
 fn a_full_backlog_is_retried_by_the_deadline() {
-    let dir = Dir::new();
-    let listener = UnixListener::bind(dir.socket()).unwrap();
+    let dir = Dir::new("properties");
+    let listener = UnixListener::bind(socket(&dir)).unwrap();
     // A backlog of one, filled by connections that nobody accepts.
     nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(1).unwrap()).unwrap();
     let mut fill = Vec::new();
@@ -283,7 +253,7 @@ fn a_full_backlog_is_retried_by_the_deadline() {
             None,
         )
         .unwrap();
-        let address = nix::sys::socket::UnixAddr::new(&dir.socket()).unwrap();
+        let address = nix::sys::socket::UnixAddr::new(&socket(&dir)).unwrap();
         match nix::sys::socket::connect(std::os::fd::AsRawFd::as_raw_fd(&stream), &address) {
             Ok(()) => fill.push(stream),
             Err(errno) => {
@@ -292,7 +262,7 @@ fn a_full_backlog_is_retried_by_the_deadline() {
             }
         }
     }
-    let mut client = PropertyClient::new(dir.socket());
+    let mut client = PropertyClient::new(socket(&dir));
     let start = Instant::now();
     client.set("vendor.gunyah.state", "running");
     assert!(start.elapsed() < AT_ONCE, "set blocked");
@@ -309,8 +279,8 @@ fn a_full_backlog_is_retried_by_the_deadline() {
 
 #[test]
 fn a_service_that_hangs_up_or_floods_costs_one_value() {
-    let dir = Dir::new();
-    let listener = UnixListener::bind(dir.socket()).unwrap();
+    let dir = Dir::new("properties");
+    let listener = UnixListener::bind(socket(&dir)).unwrap();
     let service = std::thread::spawn(move || {
         // Hangs up at once, in the middle of the answer, and after far too many bytes.
         drop(listener.accept().unwrap());
@@ -326,7 +296,7 @@ fn a_service_that_hangs_up_or_floods_costs_one_value() {
         read_request(&mut stream);
         stream.write_all(&0u32.to_ne_bytes()).unwrap();
     });
-    let mut client = PropertyClient::new(dir.socket());
+    let mut client = PropertyClient::new(socket(&dir));
     for n in 0..4 {
         client.set("vendor.gunyah.state", &n.to_string());
     }
@@ -351,9 +321,9 @@ fn a_service_that_hangs_up_or_floods_costs_one_value() {
 
 #[test]
 fn a_full_queue_skips_superseded_values_first() {
-    let dir = Dir::new();
-    let listener = UnixListener::bind(dir.socket()).unwrap();
-    let mut client = PropertyClient::new(dir.socket());
+    let dir = Dir::new("properties");
+    let listener = UnixListener::bind(socket(&dir)).unwrap();
+    let mut client = PropertyClient::new(socket(&dir));
     // The first one is on its way; the queue takes QUEUE_MAX more.
     client.set("vendor.gunyah.first", "x");
     client.set("vendor.gunyah.a.state", "old");
@@ -381,8 +351,8 @@ fn a_full_queue_skips_superseded_values_first() {
 
 #[test]
 fn a_poll_loop_is_woken_by_the_fd() {
-    let dir = Dir::new();
-    let listener = UnixListener::bind(dir.socket()).unwrap();
+    let dir = Dir::new("properties");
+    let listener = UnixListener::bind(socket(&dir)).unwrap();
     let (answer, may_answer): (Sender<()>, Receiver<()>) = channel();
     let service = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
@@ -390,7 +360,7 @@ fn a_poll_loop_is_woken_by_the_fd() {
         may_answer.recv().unwrap();
         stream.write_all(&0u32.to_ne_bytes()).unwrap();
     });
-    let mut client = PropertyClient::new(dir.socket());
+    let mut client = PropertyClient::new(socket(&dir));
     client.set("vendor.gunyah.state", "running");
     answer.send(()).unwrap();
     while let Some((fd, flags)) = client.poll_fd() {

@@ -3,33 +3,19 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+#[path = "android/dir.rs"]
+mod dir;
+#[path = "android/property_service.rs"]
+mod property_service;
 
+use std::io::Write;
+use std::path::Path;
+
+use dir::Dir;
 use gunyahd::status::properties::{PropertyClient, Reply};
 use gunyahd::status::property_area::{AreaError, PropertyArea};
+use property_service::read_request;
 use rsproperties::{build_trie, PropertyInfoEntry, SystemProperties};
-
-struct Dir(PathBuf);
-
-impl Dir {
-    fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let path = std::env::temp_dir().join(format!(
-            "gunyahd-area-{}-{}",
-            std::process::id(),
-            NEXT.fetch_add(1, Ordering::Relaxed)
-        ));
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Dir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 const CONTEXTS: &str = "\
 # The system's own lines, as a device has them, and one of another vendor.
@@ -75,7 +61,7 @@ const VALUES: [(&str, &str); 9] = [
 
 #[test]
 fn values_are_found_in_the_file_of_their_context() {
-    let dir = Dir::new();
+    let dir = Dir::new("area");
     let mut peer = areas(&dir.0);
     for (name, value) in VALUES {
         peer.add(name, value).unwrap();
@@ -99,7 +85,7 @@ fn values_are_found_in_the_file_of_their_context() {
 
 #[test]
 fn many_values_and_updates_are_read_as_written() {
-    let dir = Dir::new();
+    let dir = Dir::new("area");
     let mut peer = areas(&dir.0);
     let name = |n: u32| format!("vendor.gunyah.vm{}.{}", n % 17, n);
     for n in 0..300 {
@@ -123,7 +109,7 @@ fn many_values_and_updates_are_read_as_written() {
 
 #[test]
 fn long_read_only_values_are_whole() {
-    let dir = Dir::new();
+    let dir = Dir::new("area");
     let mut peer = areas(&dir.0);
     let long = "fingerprint/".repeat(30);
     peer.add("ro.build.fingerprint", &long).unwrap();
@@ -133,7 +119,7 @@ fn long_read_only_values_are_whole() {
 
 #[test]
 fn without_property_info_every_area_is_searched() {
-    let dir = Dir::new();
+    let dir = Dir::new("area");
     let mut peer = areas(&dir.0);
     for (name, value) in VALUES {
         peer.add(name, value).unwrap();
@@ -168,7 +154,7 @@ fn a_host_without_properties_says_so() {
 
 #[test]
 fn a_missing_area_names_the_context() {
-    let dir = Dir::new();
+    let dir = Dir::new("area");
     drop(areas(&dir.0));
     std::fs::remove_file(dir.0.join("u:object_r:boot_status_prop:s0")).unwrap();
     let error = PropertyArea::new(dir.0.clone())
@@ -181,7 +167,7 @@ fn a_missing_area_names_the_context() {
 
 #[test]
 fn an_area_of_another_layout_is_refused_by_name() {
-    let dir = Dir::new();
+    let dir = Dir::new("area");
     let mut peer = areas(&dir.0);
     peer.add("sys.boot_completed", "1").unwrap();
     drop(peer);
@@ -199,7 +185,7 @@ fn an_area_of_another_layout_is_refused_by_name() {
 
 #[test]
 fn a_circle_of_nodes_ends() {
-    let dir = Dir::new();
+    let dir = Dir::new("area");
     let mut peer = areas(&dir.0);
     peer.add("sys.boot_completed", "1").unwrap();
     drop(peer);
@@ -223,7 +209,7 @@ fn a_circle_of_nodes_ends() {
 /// Every single changed word, in the area and in the trie: an answer or an error, never a panic.
 #[test]
 fn changed_words_never_panic() {
-    let dir = Dir::new();
+    let dir = Dir::new("area");
     let mut peer = areas(&dir.0);
     for (name, value) in VALUES {
         peer.add(name, value).unwrap();
@@ -252,23 +238,14 @@ fn changed_words_never_panic() {
 /// The way of a value through client, service and area, both ends ours and the middle the peer's.
 #[test]
 fn a_value_set_is_a_value_read() {
-    let dir = Dir::new();
+    let dir = Dir::new("area");
     let mut peer = areas(&dir.0);
     let socket = dir.0.join("service");
     let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     let service = std::thread::spawn(move || {
         for _ in 0..2 {
-            use std::io::{Read, Write};
             let (mut stream, _) = listener.accept().unwrap();
-            let mut word = [0; 4];
-            stream.read_exact(&mut word).unwrap();
-            let mut text = || {
-                stream.read_exact(&mut word).unwrap();
-                let mut bytes = vec![0; usize::try_from(u32::from_ne_bytes(word)).unwrap()];
-                stream.read_exact(&mut bytes).unwrap();
-                String::from_utf8(bytes).unwrap()
-            };
-            let (name, value) = (text(), text());
+            let (name, value) = read_request(&mut stream);
             // The service's rule by label, as SELinux would enforce it.
             let code: u32 = if !name.starts_with("vendor.gunyah.") {
                 0x18

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "android/dir.rs"]
+mod dir;
 #[path = "android/tools.rs"]
 mod tools;
 
@@ -11,7 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use tools::{present, root, Dir};
+use dir::Dir;
+use tools::{present, root};
 
 const TOOLS: [&str; 4] = ["m4", "checkpolicy", "sesearch", "seinfo"];
 

@@ -5,6 +5,8 @@
 
 #[path = "android/bp.rs"]
 mod bp;
+#[path = "android/dir.rs"]
+mod dir;
 #[path = "android/tools.rs"]
 mod tools;
 
@@ -13,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use bp::Module;
+use dir::Dir;
 use tools::{present, root};
 
 fn read(name: &str) -> String {
@@ -343,7 +346,7 @@ fn the_blueprint_is_formatted() {
         String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap()
     };
     assert_eq!(list(&root().join("Android.bp")), "");
-    let dir = tools::Dir::new("bpfmt");
+    let dir = Dir::new("bpfmt");
     let unformatted = dir.0.join("Android.bp");
     std::fs::write(
         &unformatted,

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Programs of the development host that a test needs, and a folder for its files.
+//! Programs of the development host that a test needs.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::path::Path;
 
 /// True if all of `names` are on PATH. Else the test is to end: loudly, and as a failure where
 /// GUNYAHD_REQUIRE_TOOLS=1 says that the host is set up.
@@ -31,26 +30,4 @@ pub fn present(names: &[&str]) -> bool {
 /// The project's folder.
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// A folder that goes with its value.
-pub struct Dir(pub PathBuf);
-
-impl Dir {
-    pub fn new(purpose: &str) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let path = std::env::temp_dir().join(format!(
-            "gunyahd-{purpose}-{}-{}",
-            std::process::id(),
-            NEXT.fetch_add(1, Ordering::Relaxed)
-        ));
-        std::fs::create_dir_all(&path).expect("a temporary folder");
-        Self(path)
-    }
-}
-
-impl Drop for Dir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
