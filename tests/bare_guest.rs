@@ -324,6 +324,29 @@ fn a_person_types_at_a_terminal_and_leaves_it_as_it_was() {
 }
 
 #[test]
+fn a_terminal_stays_through_a_reset_and_misses_nothing() {
+    let changes = json!({ "restart": { "policy": "on-failure" } });
+    let Some(host) = boot("stays", "", &changes) else {
+        return;
+    };
+    wait_for_line(&host, "guest: ready");
+    let mut terminal = Terminal::open(&host, &["console", "vm", "--replay", "0"]);
+    terminal.expect("connected");
+    terminal.master.write_all(b"reset\r").unwrap();
+    // The second life from its first line on, and each line once.
+    let shown = terminal.expect("guest: ready");
+    for line in ["guest: heard reset", "guest: reset", "guest: hello"] {
+        assert_eq!(shown.matches(line).count(), 1, "{line}: {shown}");
+    }
+    terminal.master.write_all(b"again\r").unwrap();
+    terminal.expect("guest: heard again");
+    assert!(host.ask(&["stop", "vm"]).status.success());
+    terminal.expect("the VM is closed");
+    assert!(terminal.child.wait().unwrap().success());
+    assert!(!terminal.is_raw());
+}
+
+#[test]
 fn a_second_person_reads_only() {
     let Some(host) = boot("two", "", &json!({})) else {
         return;

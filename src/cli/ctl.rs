@@ -4,7 +4,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
-use crate::status::control::Request;
+use crate::status::control::{Begin, Request};
 use crate::supervisor::DEFAULT_SOCKET;
 
 use super::words::{unexpected, unknown, Word, Words};
@@ -168,7 +168,7 @@ fn request(command: &str, vm: Option<String>, wait: bool) -> Result<Request, Usa
         "log" => Request::Log { vm: named(vm)? },
         "console" => Request::Console {
             vm: named(vm)?,
-            replay: 0,
+            begin: Begin::Replay(0),
         },
         "watch" => match vm {
             None => Request::Watch,

@@ -15,9 +15,10 @@ use nix::sys::socket::{send, MsgFlags};
 use nix::unistd::read;
 
 use super::terminal::{Escapes, Terminal};
-use super::{ClientError, Conversation};
+use super::{ask, ClientError, Conversation};
 use crate::console::wire::{Decoder, Kind};
-use crate::status::control::{ControlError, Request, Response};
+use crate::status::control::{Begin, ControlError, Request, Response};
+use crate::status::State;
 
 /// After the end of piped input, so much silence of the guest is the end of its answer.
 const QUIET: Duration = Duration::from_secs(1);
@@ -42,7 +43,11 @@ pub enum Left {
     Signal(i32),
 }
 
-/// Asks for `vm`'s console and shows it.
+/// Between two looks at a VM that is to start again.
+const LOOK_AGAIN: u16 = 100;
+
+/// Asks for `vm`'s console and shows it; a VM that starts again is followed into its next life, but
+/// not by a pipe that does not follow.
 ///
 /// # Errors
 /// gunyahd cannot be reached or understood; the inner error is its refusal.
@@ -52,33 +57,89 @@ pub fn console(
     replay: u64,
     view: View,
 ) -> Result<Result<Left, ControlError>, ClientError> {
-    let request = Request::Console {
-        vm: vm.to_owned(),
-        replay,
-    };
-    let mut conversation = Conversation::begin(socket, &request)?;
-    match conversation.answer()?.ok_or(ClientError::HungUp)? {
-        Response::Error(error) => return Ok(Err(error)),
-        Response::Done(_) => {}
-        other => return Err(ClientError::Garbled(format!("{other:?}"))),
+    let signals = take_signals().map_err(|errno| ClientError::Broken(errno.into()))?;
+    let stays = view.follow || io::stdin().is_terminal();
+    let mut begin = Begin::Replay(replay);
+    loop {
+        let request = Request::Console {
+            vm: vm.to_owned(),
+            begin,
+        };
+        let mut conversation = Conversation::begin(socket, &request)?;
+        let status = match conversation.answer()?.ok_or(ClientError::HungUp)? {
+            Response::Error(error) => return Ok(Err(error)),
+            Response::Done(status) => status,
+            other => return Err(ClientError::Garbled(format!("{other:?}"))),
+        };
+        let (stream, early) = conversation.into_stream();
+        let (left, seen) =
+            look(stream, &early, vm, view, Some(&signals)).map_err(ClientError::Broken)?;
+        if left != Left::Closed || !stays {
+            return Ok(Ok(left));
+        }
+        let first = match begin {
+            Begin::Replay(bytes) => status.console_end.unwrap_or(0).saturating_sub(bytes),
+            Begin::At(first) => first,
+        };
+        begin = Begin::At(first.saturating_add(seen));
+        if let Some(left) = wait_for_next_life(socket, vm, &signals)? {
+            return Ok(Ok(left));
+        }
     }
-    let (stream, early) = conversation.into_stream();
-    show(stream, &early, vm, view)
-        .map(Ok)
-        .map_err(ClientError::Broken)
 }
 
-/// Shows the console behind `stream`, of which `early` was read already.
+/// Waits until `vm` runs again; tells why not.
+fn wait_for_next_life(
+    socket: &Path,
+    vm: &str,
+    signals: &SignalFd,
+) -> Result<Option<Left>, ClientError> {
+    let mut told = false;
+    loop {
+        let request = Request::Status {
+            vm: Some(vm.to_owned()),
+        };
+        let state = match ask(socket, &request) {
+            Ok(Response::Vms(vms)) => vms.first().map(|vm| vm.state),
+            Ok(_) => None,
+            // It went with its VM.
+            Err(ClientError::Unreachable { .. } | ClientError::HungUp) => None,
+            Err(error) => return Err(error),
+        };
+        match state {
+            Some(State::Running | State::Ready) => return Ok(None),
+            Some(State::Waiting | State::Starting | State::Stopping) => {}
+            _ => return Ok(Some(Left::Closed)),
+        }
+        // A stop that is under way is no waiting.
+        if state != Some(State::Stopping) && !std::mem::replace(&mut told, true) {
+            notice(vm, "waiting for it to start again; Ctrl-C leaves", false);
+        }
+        let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        let _ = poll(&mut fds, LOOK_AGAIN);
+        if let Some(signal) = signal(signals) {
+            return Ok(Some(signal));
+        }
+    }
+}
+
+/// Shows the console behind `stream`.
 ///
 /// # Errors
 /// The connection broke.
-pub fn show(stream: UnixStream, early: &[u8], vm: &str, view: View) -> io::Result<Left> {
+pub fn show(stream: UnixStream, vm: &str, view: View) -> io::Result<Left> {
+    look(stream, &[], vm, view, None).map(|(left, _)| left)
+}
+
+// Shows a console of which `early` was read already; why it was left, and how many bytes were seen.
+fn look(
+    stream: UnixStream,
+    early: &[u8],
+    vm: &str,
+    view: View,
+    signals: Option<&SignalFd>,
+) -> io::Result<(Left, u64)> {
     stream.set_nonblocking(true)?;
-    let signals = if view.foreground {
-        None
-    } else {
-        Some(take_signals()?)
-    };
     let terminal = Terminal::take(view.foreground)?;
     let raw = terminal.is_some() && !view.foreground;
     if raw {
@@ -92,22 +153,22 @@ pub fn show(stream: UnixStream, early: &[u8], vm: &str, view: View) -> io::Resul
         stream,
         vm,
         raw,
-        keys: (terminal.is_some() && !view.foreground).then(Escapes::default),
+        keys: raw.then(Escapes::default),
         decoder: Decoder::default(),
         typed: Vec::new(),
         // A terminal that was not taken belongs to somebody else.
         input_open: terminal.is_some() || !io::stdin().is_terminal(),
         heard: Instant::now(),
+        seen: 0,
     };
     let left = match session.print(early)? {
         Some(left) => left,
-        None => session.run(signals.as_ref(), view.follow || view.foreground)?,
+        None => session.run(signals, view.follow || view.foreground)?,
     };
-    if raw {
+    if raw && left != Left::Closed {
         notice(vm, "left", raw);
     }
-    drop(terminal);
-    Ok(left)
+    Ok((left, session.seen))
 }
 
 // Any of these would otherwise end us and leave the terminal raw.
@@ -125,6 +186,11 @@ fn take_signals() -> Result<SignalFd, Errno> {
     SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
 }
 
+fn signal(signals: &SignalFd) -> Option<Left> {
+    let info = signals.read_signal().ok()??;
+    Some(Left::Signal(i32::try_from(info.ssi_signo).unwrap_or(0)))
+}
+
 struct Session<'a> {
     stream: UnixStream,
     vm: &'a str,
@@ -136,6 +202,8 @@ struct Session<'a> {
     input_open: bool,
     // When the guest was last heard.
     heard: Instant,
+    // Bytes of output.
+    seen: u64,
 }
 
 impl Session<'_> {
@@ -157,8 +225,8 @@ impl Session<'_> {
             };
             let [socket, input, signal] = self.wait(&stdin.as_fd(), signals, timeout)?;
             if let (true, Some(signals)) = (signal, signals) {
-                if let Ok(Some(info)) = signals.read_signal() {
-                    return Ok(Left::Signal(i32::try_from(info.ssi_signo).unwrap_or(0)));
+                if let Some(left) = self::signal(signals) {
+                    return Ok(left);
                 }
             }
             if socket {
@@ -233,10 +301,13 @@ impl Session<'_> {
     fn print(&mut self, bytes: &[u8]) -> io::Result<Option<Left>> {
         let mut out = io::stdout().lock();
         let mut written = Ok(());
-        let (vm, raw) = (self.vm, self.raw);
+        let (vm, raw, seen) = (self.vm, self.raw, &mut self.seen);
         self.decoder
             .feed(bytes, |kind, payload| match kind {
-                Kind::Output if written.is_ok() => written = out.write_all(payload),
+                Kind::Output if written.is_ok() => {
+                    *seen = seen.saturating_add(u64::try_from(payload.len()).unwrap_or(0));
+                    written = out.write_all(payload);
+                }
                 Kind::Output => {}
                 Kind::Notice => notice(vm, &String::from_utf8_lossy(payload), raw),
             })

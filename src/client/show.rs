@@ -137,6 +137,7 @@ mod tests {
             problems: Vec::new(),
             stuck: false,
             end_visible: true,
+            console_end: None,
             steps: vec![StepTime {
                 step: "start".to_owned(),
                 micros: 1234,

@@ -132,10 +132,11 @@ impl Console {
         self.port.take_ready()
     }
 
-    /// Lets a client look on, beginning with the last `replay` bytes, and type if it is the first.
-    pub fn attach(&self, client: OwnedFd, replay: u64) {
+    /// Lets a client look on, beginning with sequence number `first` of the ring or what of it is still
+    /// there, and type if it is the first one.
+    pub fn attach(&self, client: OwnedFd, first: u64) {
         let kept = u64::try_from(self.ring.capacity()).unwrap_or(u64::MAX);
-        let first = self.ring.end().saturating_sub(replay.min(kept));
+        let first = first.max(self.ring.end().saturating_sub(kept));
         self.inbox().clients.push((client, first));
         self.port.wake();
     }

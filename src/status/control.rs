@@ -53,8 +53,8 @@ pub enum Request {
     Console {
         /// The VM.
         vm: String,
-        /// So many bytes of earlier output come first.
-        replay: u64,
+        /// What is shown first.
+        begin: Begin,
     },
     /// The states now, then every change, until the client hangs up.
     Watch,
@@ -85,6 +85,16 @@ impl Request {
     }
 }
 
+/// Where a console begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begin {
+    /// So many bytes of earlier output come first.
+    Replay(u64),
+    /// The byte with this number, counted as in [`VmStatus::console_end`]: for those who were here
+    /// before.
+    At(u64),
+}
+
 /// A request's line.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -97,6 +107,8 @@ struct RequestLine {
     wait: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     replay: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    at: Option<u64>,
 }
 
 /// Just enough of any version's line.
@@ -205,6 +217,9 @@ pub struct VmStatus {
     /// How its last run ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_end: Option<LastEnd>,
+    /// Bytes that its guest has printed since gunyahd began, over all launches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub console_end: Option<u64>,
 }
 
 /// A change of state.
@@ -280,9 +295,17 @@ pub fn parse_request(line: &[u8]) -> Result<Request, ControlError> {
     if wire.op == "watch" && wire.vm.is_some() {
         return Err(bad("`vm` has no meaning for `watch`"));
     }
-    if wire.replay.is_some() && wire.op != "console" {
-        return Err(bad(format!("`replay` has no meaning for `{}`", wire.op)));
+    if (wire.replay.is_some() || wire.at.is_some()) && wire.op != "console" {
+        return Err(bad(format!(
+            "`replay` and `at` have no meaning for `{}`",
+            wire.op
+        )));
     }
+    let begin = match (wire.at, wire.replay) {
+        (Some(_), Some(_)) => return Err(bad("`replay` and `at` exclude each other")),
+        (Some(at), None) => Begin::At(at),
+        (None, replay) => Begin::Replay(replay.unwrap_or(0)),
+    };
     let op = wire.op;
     let vm = wire.vm.clone();
     let named = || vm.ok_or_else(|| bad(format!("`{op}` needs `vm`")));
@@ -294,7 +317,7 @@ pub fn parse_request(line: &[u8]) -> Result<Request, ControlError> {
         "log" => Request::Log { vm: named()? },
         "console" => Request::Console {
             vm: named()?,
-            replay: wire.replay.unwrap_or(0),
+            begin,
         },
         "watch" => Request::Watch,
         _ => {
@@ -307,9 +330,12 @@ pub fn parse_request(line: &[u8]) -> Result<Request, ControlError> {
 
 /// A request's line with its newline.
 pub fn request_line(request: &Request) -> Vec<u8> {
-    let replay = match request {
-        Request::Console { replay, .. } => Some(*replay),
-        _ => None,
+    let (replay, at) = match request {
+        Request::Console { begin, .. } => match begin {
+            Begin::Replay(bytes) => (Some(*bytes), None),
+            Begin::At(first) => (None, Some(*first)),
+        },
+        _ => (None, None),
     };
     let (vm, wait) = match request {
         Request::Status { vm } => (vm.clone(), None),
@@ -325,6 +351,7 @@ pub fn request_line(request: &Request) -> Vec<u8> {
         vm,
         wait,
         replay,
+        at,
     })
 }
 
@@ -390,7 +417,11 @@ mod tests {
             Request::Log { vm: "a".into() },
             Request::Console {
                 vm: "a".into(),
-                replay: 7,
+                begin: Begin::Replay(7),
+            },
+            Request::Console {
+                vm: "a".into(),
+                begin: Begin::At(7),
             },
             Request::Watch,
         ] {

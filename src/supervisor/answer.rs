@@ -4,7 +4,7 @@
 use std::os::fd::AsFd;
 
 use crate::config::VmName;
-use crate::status::control::{Change, ControlError, ErrorKind, Request, Response};
+use crate::status::control::{Begin, Change, ControlError, ErrorKind, Request, Response};
 use crate::status::State;
 
 use super::clients::ClientId;
@@ -73,8 +73,8 @@ impl Supervisor {
                 let all = Response::Vms(self.vms.iter().map(|vm| vm.status(now)).collect());
                 self.clients.watch(client, &all, now);
             }
-            Request::Console { vm, replay } => {
-                if let Err(error) = self.show_console(client, &vm, replay, now) {
+            Request::Console { vm, begin } => {
+                if let Err(error) = self.show_console(client, &vm, begin, now) {
                     self.clients.answer(client, &Response::Error(error), now);
                 }
             }
@@ -111,7 +111,7 @@ impl Supervisor {
         &mut self,
         client: ClientId,
         name: &str,
-        replay: u64,
+        begin: Begin,
         now: u64,
     ) -> Result<(), ControlError> {
         let failed = |text: String| ControlError::new(ErrorKind::Failed, text);
@@ -129,11 +129,16 @@ impl Supervisor {
                 )))
             }
         };
-        let answer = Response::Done(Box::new(vm.status(now)));
+        let status = vm.status(now);
+        let first = match begin {
+            Begin::Replay(bytes) => status.console_end.unwrap_or(0).saturating_sub(bytes),
+            Begin::At(first) => first,
+        };
+        let answer = Response::Done(Box::new(status));
         let Some(stream) = self.clients.release(client, &answer) else {
             return Ok(());
         };
-        if let Err(errno) = worker.send_console(stream.as_fd(), replay) {
+        if let Err(errno) = worker.send_console(stream.as_fd(), first) {
             // The client sees its connection end.
             log::warn!("{name}: worker does not take a console client: {errno:?}");
         } else {

@@ -24,7 +24,7 @@ impl Foreground {
         let failed = |what: &dyn std::fmt::Display| log::warn!("{vm}: no console here: {what}");
         let (ours, theirs) = UnixStream::pair().map_err(|error| failed(&error)).ok()?;
         worker
-            .send_console(theirs.as_fd(), u64::MAX)
+            .send_console(theirs.as_fd(), 0)
             .map_err(|errno| failed(&errno))
             .ok()?;
         // Else its end would never come.
@@ -35,7 +35,7 @@ impl Foreground {
         };
         let thread = std::thread::Builder::new().name("terminal".to_owned());
         let thread = thread.spawn(move || {
-            if let Err(error) = show(ours, &[], &name, view) {
+            if let Err(error) = show(ours, &name, view) {
                 log::warn!("{name}: console: {error}");
             }
         });

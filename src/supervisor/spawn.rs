@@ -161,11 +161,11 @@ impl Worker {
     }
 
     /// Hands it a client's socket, without waiting: from then on the client is the console's.
-    pub fn send_console(&self, client: BorrowedFd<'_>, replay: u64) -> Result<(), Errno> {
+    pub fn send_console(&self, client: BorrowedFd<'_>, first: u64) -> Result<(), Errno> {
         let Some(channel) = &self.channel else {
             return Err(Errno::EPIPE);
         };
-        let packet = serde_json::to_vec(&Request::Console { replay }).map_err(|_| Errno::EINVAL)?;
+        let packet = serde_json::to_vec(&Request::Console { first }).map_err(|_| Errno::EINVAL)?;
         let fds = [client.as_raw_fd()];
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         sendmsg::<()>(

@@ -206,6 +206,7 @@ impl Vm {
             end_visible: self.launch.end_visible,
             steps: self.launch.steps.clone(),
             launch_micros: self.launch.micros,
+            console_end: self.console.as_ref().map(|ring| ring.end()),
             last_end: self.life.last_end().map(|end| LastEnd {
                 reason: end.reason.clone(),
                 detail: shorten(&end.detail, MAX_REASON),

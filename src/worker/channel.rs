@@ -49,9 +49,9 @@ pub enum Request {
     Stop,
     /// Close the VM now.
     Close,
-    /// Show the console to the client whose socket comes with this, beginning `replay` bytes back.
+    /// Show the console to the client whose socket comes with this.
     Console {
-        /// Bytes.
-        replay: u64,
+        /// Sequence number in the ring of the first byte to show.
+        first: u64,
     },
 }

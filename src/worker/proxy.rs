@@ -140,9 +140,9 @@ impl Proxy {
             let mut others = vec![vcpus.events_fd()];
             others.extend(ready);
             match wait_for_request(tell, &others) {
-                Ok(Received::Request(Request::Console { replay }, Some(client))) => {
+                Ok(Received::Request(Request::Console { first }, Some(client))) => {
                     if let Some(console) = &self.console {
-                        console.attach(client, replay);
+                        console.attach(client, first);
                     }
                 }
                 // There is no way to ask the guest to end that all guests know.

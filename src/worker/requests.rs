@@ -106,13 +106,13 @@ mod tests {
         };
         send(b"\"stop\"", &[]);
         send(b"nonsense", &[]);
-        send(br#"{"console":{"replay":9}}"#, &[passed.as_raw_fd()]);
+        send(br#"{"console":{"first":9}}"#, &[passed.as_raw_fd()]);
         drop(passed);
         let next = || wait_for_request(&tell, &[]).unwrap();
         assert!(matches!(next(), Received::Request(Request::Stop, None)));
         assert!(matches!(next(), Received::Nothing));
         match next() {
-            Received::Request(Request::Console { replay: 9 }, Some(fd)) => {
+            Received::Request(Request::Console { first: 9 }, Some(fd)) => {
                 UnixStream::from(fd).write_all(b"hi").unwrap();
             }
             other => panic!("{other:?}"),

@@ -64,7 +64,8 @@ impl Guest {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(Duration::from_secs(10)))
             .unwrap();
-        self.console.attach(theirs.into(), replay);
+        let first = self.ring.end().saturating_sub(replay);
+        self.console.attach(theirs.into(), first);
         Client {
             socket: ours,
             decoder: Decoder::default(),
