@@ -101,9 +101,17 @@ impl Code {
         self
     }
 
-    /// A store of 8 bytes that the host sees as an MMIO exit.
+    /// `lsr`: the upper half of `from`.
+    fn upper_half(self, to: Register, from: Register) -> Self {
+        self.push(0xd360_fc00 | from << 5 | to)
+    }
+
+    /// Two stores of 4 bytes, which every engine has as MMIO exits: the lower half, the upper half.
     pub fn tell(self, register: Register) -> Self {
-        self.set(9, MMIO).store(8, register, 9)
+        self.set(9, MMIO)
+            .store(4, register, 9)
+            .upper_half(10, register)
+            .store(4, 10, 9)
     }
 
     fn psci(self, function: u64) -> Self {
@@ -158,7 +166,8 @@ mod tests {
             .store_pair(2, 1) // stp x2, x3, [x1]
             .vectors(1) // msr vbar_el1, x1; isb
             .syndrome(3) // mrs x3, esr_el1
-            .up_to(52) // nop; nop
+            .upper_half(10, 2) // lsr x10, x2, #32
+            .up_to(56) // nop; nop
             .off(); // mov x0, #8; movk x0, #0x8400, lsl #16; hvc #0; b .
         assert_eq!(
             code.0,
@@ -174,6 +183,7 @@ mod tests {
                 0xd518_c001,
                 0xd503_3fdf,
                 0xd538_5203,
+                0xd360_fc4a,
                 0xd503_201f,
                 0xd503_201f,
                 0xd280_0100,
