@@ -110,6 +110,22 @@ fn steps(
         ));
     };
     let region = &vm.regions[main];
+    if settings.dialect.since_66() {
+        // The devicetree's pages are the first to be pinned.
+        let limit = vm
+            .creator
+            .memlock()
+            .map_err(|errno| refused(errno, "its maker is gone"))?;
+        if !limit.allows(0, dtb.size) {
+            return Err(refused(
+                Errno::ENOMEM,
+                format!(
+                    "{:#x} bytes of devicetree are beyond RLIMIT_MEMLOCK",
+                    dtb.size
+                ),
+            ));
+        }
+    }
     if settings.dialect.since_66() && region.pieces.iter().any(|piece| piece.hugetlb) {
         return Err(refused(
             Errno::EIO,
