@@ -4,7 +4,7 @@
 use crate::bench::Bench;
 use crate::device::{Answer, Vm};
 use crate::dialect::{NEWER, PINNING};
-use crate::guest::BASE;
+use crate::guest::{Guest, BASE};
 use crate::memory::{pages, Mapping, Memory};
 use crate::process::{self, eventually};
 use crate::rule::Rule;
@@ -78,6 +78,13 @@ pub const RULES: &[Rule] = &[
         "Registering counts nothing: it is taken whatever the limit.",
         newer,
     ),
+    Rule::read(
+        NEWER,
+        "memlock.newer-start",
+        "START counts the devicetree's pages: beyond the limit it is ENOMEM.",
+        newer_start,
+    )
+    .started(),
 ];
 
 /// Pages that the limit allows in these checks.
@@ -209,4 +216,11 @@ fn newer(bench: &Bench) -> Found {
     let (vm, memory) = (bench.vm()?, memory()?);
     let answer = register(bench, &vm, 1, memory.map.address(), 2 * LIMIT);
     succeeds("twice the limit", answer).map(drop)
+}
+
+fn newer_start(bench: &Bench) -> Found {
+    under_limit()?;
+    process::limit_locked_memory(pages(1))?;
+    let made = Guest::new(bench).make(bench)?;
+    fails("START", made.vm.start(), &[libc::ENOMEM])
 }
