@@ -49,8 +49,8 @@ impl Lifecycle {
                 } else {
                     ""
                 };
-                if self.last_end.is_none() || killed {
-                    self.last_end = Some(LastEnd {
+                if !self.end_told || killed {
+                    self.end_with(LastEnd {
                         reason: "asked".to_owned(),
                         detail: format!("{by}{how}"),
                     });
@@ -69,7 +69,7 @@ impl Lifecycle {
 
     fn lost(&mut self, death: Death) -> String {
         let detail = death.describe();
-        self.last_end = Some(LastEnd {
+        self.end_with(LastEnd {
             reason: "worker-died".to_owned(),
             detail: detail.clone(),
         });

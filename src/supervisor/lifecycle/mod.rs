@@ -100,6 +100,8 @@ pub struct Lifecycle {
     budget: Budget,
     hangup: Option<u64>,
     last_end: Option<LastEnd>,
+    /// `last_end` is this run's, and not an earlier one's.
+    end_told: bool,
     actions: Vec<Action>,
 }
 
@@ -115,6 +117,7 @@ impl Lifecycle {
             budget: Budget::default(),
             hangup: None,
             last_end: None,
+            end_told: false,
             actions: Vec::new(),
         }
     }
@@ -360,15 +363,21 @@ impl Lifecycle {
             deadline: now.saturating_add(self.rules.start_timeout),
         };
         self.hangup = None;
+        self.end_told = false;
         self.publish(State::Starting, "launching", now);
         self.actions.push(Action::Fork);
+    }
+
+    fn end_with(&mut self, end: LastEnd) {
+        self.last_end = Some(end);
+        self.end_told = true;
     }
 
     fn fork_failed(&mut self, why: &str, now: u64) {
         if !matches!(self.phase, Phase::Starting { .. }) {
             return;
         }
-        self.last_end = Some(LastEnd {
+        self.end_with(LastEnd {
             reason: "launch-failed".to_owned(),
             detail: why.to_owned(),
         });
@@ -404,7 +413,7 @@ impl Lifecycle {
             }
             Report::Ended { reason, detail } => self.ended(*reason, detail, now),
             Report::Failed(error) => {
-                self.last_end = Some(LastEnd {
+                self.end_with(LastEnd {
                     reason: "launch-failed".to_owned(),
                     detail: error.to_string(),
                 });
@@ -423,7 +432,7 @@ impl Lifecycle {
     }
 
     fn ended(&mut self, reason: EndReason, detail: &str, now: u64) {
-        self.last_end = Some(LastEnd {
+        self.end_with(LastEnd {
             reason: reason.to_string(),
             detail: detail.to_owned(),
         });
@@ -524,7 +533,7 @@ impl Lifecycle {
     }
 
     fn overdue(&mut self, push: Push, what: String, doing: &str, now: u64) {
-        self.last_end = Some(LastEnd {
+        self.end_with(LastEnd {
             reason: "timeout".to_owned(),
             detail: what.clone(),
         });

@@ -676,3 +676,18 @@ proptest! {
         prop_assert_eq!(budget.after_end(&rules, now), Next::GiveUp);
     }
 }
+
+#[test]
+fn a_stop_after_an_earlier_failure_ends_as_asked() {
+    let mut story = Story::running(rules());
+    story.crash();
+    assert_eq!(story.life.last_end().unwrap().reason, "worker-died");
+    story.sleep();
+    story.on(Event::Gates(&open())).report(&RUNNING);
+    // While it runs, the end before is the last one.
+    assert_eq!(story.life.last_end().unwrap().reason, "worker-died");
+    story
+        .on(Event::Stop("stop asked"))
+        .on(Event::Died(Death::Exit(0)));
+    assert_eq!(story.life.last_end().unwrap().reason, "asked");
+}
