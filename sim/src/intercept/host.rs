@@ -35,6 +35,7 @@ const CALLS: &[HostCall] = calls! {
     "prctl": SYS_prctl;
     "capset": SYS_capset;
     "seccomp": SYS_seccomp;
+    "rseq": SYS_rseq;
     "munmap": SYS_munmap;
     "exit": SYS_exit_group;
 };
