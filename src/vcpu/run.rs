@@ -216,7 +216,10 @@ pub(super) fn thread(shared: &Shared, index: usize, placement: Placement) {
         wrong.extend(kick::renice(placement.nice).err());
     }
     if placement.confined {
-        wrong.extend(confine::thread().err().map(|error| error.to_string()));
+        if let Err(error) = confine::thread() {
+            // Asked to be confined, the guest does not run otherwise.
+            shared.end(VcpuEvent::Failed(error));
+        }
     }
     // Dropped, it says that this thread needs nothing more from the host.
     drop(placement.placed);
