@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 pub enum Step {
     /// Reading and checking the VM's file.
     Config,
+    /// Making the VM's process.
+    Process,
     /// Opening kernel, initrd, devicetree and region files and reading their headers.
     Images,
     /// Deciding every address and size.
@@ -49,6 +51,7 @@ impl Step {
     pub fn as_str(self) -> &'static str {
         match self {
             Step::Config => "config",
+            Step::Process => "process",
             Step::Images => "images",
             Step::Plan => "plan",
             Step::Pool => "pool",

@@ -72,7 +72,7 @@ impl Worker {
             ForkResult::Child => {
                 drop(ours);
                 if let Err(errno) = settle_in(supervisor, config, &theirs, console.as_ref(), keep) {
-                    // Nobody to tell but the exit code; the supervisor's log names it.
+                    worker::report_unsettled(theirs, errno);
                     // SAFETY: as below.
                     unsafe { libc::_exit(errno as i32) }
                 }

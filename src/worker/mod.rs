@@ -10,9 +10,11 @@ mod requests;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use nix::errno::Errno;
+
 use crate::config::{Scheduling, VmConfig};
 use crate::confine;
-use crate::error::LaunchError;
+use crate::error::{LaunchError, Step};
 use crate::gunyah::Vm;
 
 use proxy::Proxy;
@@ -44,6 +46,12 @@ pub struct Start {
     pub console: Option<OwnedFd>,
     /// What the guest prints goes to the log, line by line.
     pub log_console: bool,
+}
+
+/// Tells that the freshly forked child could not become a worker.
+pub fn report_unsettled(channel: OwnedFd, errno: Errno) {
+    let error = LaunchError::new(Step::Process, "settling in after fork").errno(errno);
+    Reporter::new(channel).send(&Report::Failed(error));
 }
 
 /// Launches the VM and looks after it until it ends or is to stop; returns the exit code of the
