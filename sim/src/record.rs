@@ -32,6 +32,8 @@ pub struct CallLine {
     time_us: u64,
     /// Who called.
     pub caller: Caller,
+    /// The name of its process.
+    pub process: String,
     /// `device`, `vm`, `vcpu` or `path`.
     pub fd_kind: &'static str,
     /// The VM, once known.
@@ -75,6 +77,7 @@ impl Record {
             seq: self.take_seq(),
             time_us: self.now(),
             caller,
+            process: caller.process_name(),
             fd_kind,
             vm,
             call,
@@ -93,6 +96,7 @@ impl Record {
         );
         object.insert("pid".into(), json!(line.caller.pid));
         object.insert("tid".into(), json!(line.caller.tid));
+        object.insert("process".into(), json!(line.process));
         object.insert("fd-kind".into(), json!(line.fd_kind));
         object.insert("vm".into(), json!(line.vm));
         object.insert("call".into(), json!(line.call));

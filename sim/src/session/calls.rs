@@ -63,7 +63,7 @@ impl Session {
             return;
         };
         let line = *line;
-        match self.faults.next(line.call, &line.caller.process_name()) {
+        match self.faults.next(line.call, &line.process) {
             None => self.dispatch(notification, kind, line),
             Some(Fault::Errno(errno)) => {
                 self.answer_with(&notification, &line, Err(errno), Some("injected"));
@@ -128,7 +128,6 @@ impl Session {
         }
         let caller = Caller::of_thread(notification.tid).ok()?;
         let mut args = json!({"args": notification.args.map(|word| format!("{word:#x}"))});
-        args["process"] = json!(caller.process_name());
         if name == "openat" {
             let path = thread.read_string(notification.args[1], PATH_MAX).ok()?;
             args["path"] = json!(String::from_utf8_lossy(&path));
