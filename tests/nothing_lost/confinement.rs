@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A worker under its filter is made to call what it must not: by ptrace, which is how a guest that
+//! took the worker over would look from outside.
+#![cfg(target_arch = "x86_64")]
+
+use libc::{c_long, c_void};
+use serde_json::{json, Value};
+
+use crate::host::{folder, skip, Boot, Host, Stage};
+use crate::steps;
+
+/// What became of a call.
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    /// Its raw result.
+    Answered(i64),
+    /// The process is gone.
+    Died,
+}
+
+/// Stops the worker's main thread, which waits in poll, and has it make one system call.
+fn make_call(pid: i32, number: c_long, argument: u64) -> Option<Outcome> {
+    let ptrace = |request, data: *mut c_void| {
+        // SAFETY: each request below is given what ptrace(2) says: nothing, a signal number, or a
+        // live struct of registers.
+        unsafe { libc::ptrace(request, pid, std::ptr::null_mut::<c_void>(), data) }
+    };
+    let none = std::ptr::null_mut();
+    if ptrace(libc::PTRACE_SEIZE, none) != 0 {
+        return None;
+    }
+    assert_eq!(ptrace(libc::PTRACE_INTERRUPT, none), 0);
+    assert!(libc::WIFSTOPPED(wait(pid)));
+    // SAFETY: all-zero bytes are valid registers.
+    let mut registers: libc::user_regs_struct = unsafe { std::mem::zeroed() };
+    assert_eq!(ptrace(libc::PTRACE_GETREGS, (&raw mut registers).cast()), 0);
+    let before = registers;
+    // It stands behind a `syscall` instruction, which has two bytes.
+    registers.rip -= 2;
+    registers.rax = u64::try_from(number).unwrap();
+    // No call to be made again.
+    registers.orig_rax = u64::MAX;
+    registers.rdi = argument;
+    registers.rsi = argument;
+    registers.rdx = 0;
+    assert_eq!(ptrace(libc::PTRACE_SETREGS, (&raw mut registers).cast()), 0);
+    assert_eq!(ptrace(libc::PTRACE_SINGLESTEP, none), 0);
+    let status = wait(pid);
+    if libc::WIFSIGNALED(status) {
+        assert_eq!(libc::WTERMSIG(status), libc::SIGSYS);
+        return Some(Outcome::Died);
+    }
+    assert_eq!(ptrace(libc::PTRACE_GETREGS, (&raw mut registers).cast()), 0);
+    let result = i64::from_ne_bytes(registers.rax.to_ne_bytes());
+    let mut before = before;
+    assert_eq!(ptrace(libc::PTRACE_SETREGS, (&raw mut before).cast()), 0);
+    assert_eq!(ptrace(libc::PTRACE_DETACH, none), 0);
+    Some(Outcome::Answered(result))
+}
+
+fn wait(pid: i32) -> i32 {
+    let mut status = 0;
+    // SAFETY: `status` is live. A tracee that is no child of ours can be waited for as well.
+    let waited = unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) };
+    assert_eq!(waited, pid);
+    status
+}
+
+fn boot(stage: &Stage, test: &str, scheduling: &str, options: &[&str]) -> Host {
+    let mut vm = steps::bystanders()[0].clone();
+    vm["name"] = json!("vm");
+    vm["vcpus"] = json!({ "scheduling": scheduling });
+    let boot = Boot {
+        vms: &[vm],
+        watch: &[],
+        options,
+        ..Boot::default()
+    };
+    let host = Host::boot(stage, &folder(test), &boot);
+    host.wait_for("vm", &["running"]).unwrap();
+    host
+}
+
+fn worker(host: &Host) -> i32 {
+    // Running is told before the filter is in place.
+    let mut pid = 0;
+    crate::host::wait_until(
+        || {
+            pid = host.status("vm")["pid"].as_i64().unwrap_or(0);
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let filters = status
+                .lines()
+                .find_map(|line| line.strip_prefix("Seccomp_filters:"));
+            // The simulator's, the supervisor's, its own.
+            filters.is_some_and(|count| count.trim() == "3")
+        },
+        || "three filters".to_owned(),
+    )
+    .unwrap();
+    i32::try_from(pid).unwrap()
+}
+
+#[test]
+fn a_worker_that_makes_a_forbidden_call_dies_and_is_told() {
+    let Some(stage) = Stage::new() else { return };
+    for scheduling in ["hypervisor", "proxy"] {
+        let host = boot(&stage, "confined", scheduling, &[]);
+        for number in [
+            libc::SYS_execve,
+            libc::SYS_ptrace,
+            libc::SYS_clone,
+            libc::SYS_kill,
+            libc::SYS_memfd_create,
+        ] {
+            let Some(outcome) = make_call(worker(&host), number, 0) else {
+                return skip("ptrace is not allowed here: needs root");
+            };
+            assert_eq!(outcome, Outcome::Died, "{number}");
+            host.wait_for("vm", &["crashed"]).unwrap();
+            let status = host.status("vm");
+            let reason = "worker killed by SIGSYS: a system call that its filter forbids";
+            assert_eq!(status["state"], "crashed");
+            assert_eq!(status["reason"], reason);
+            assert_eq!(status["last_end"]["reason"], "worker-died");
+            let error = format!("E gunyahd: vm: crashed: {reason}\n");
+            assert!(host.log().contains(&error), "{}", host.log());
+            assert_eq!(host.order("start", "vm", true)["done"]["state"], "running");
+        }
+        host.end();
+    }
+}
+
+#[test]
+fn a_worker_may_try_what_libraries_try() {
+    let Some(stage) = Stage::new() else { return };
+    let host = boot(&stage, "refused", "hypervisor", &[]);
+    let pid = worker(&host);
+    for number in [libc::SYS_socket, libc::SYS_openat] {
+        let Some(outcome) = make_call(pid, number, 1) else {
+            return skip("ptrace is not allowed here: needs root");
+        };
+        assert_eq!(outcome, Outcome::Answered(-i64::from(libc::EPERM)));
+    }
+    // It lives on, and listens.
+    assert_eq!(host.status("vm")["pid"], Value::from(pid));
+    assert_eq!(host.order("stop", "vm", true)["done"]["state"], "stopped");
+    host.end();
+}
+
+#[test]
+fn no_confinement_says_so_and_is_so() {
+    let Some(stage) = Stage::new() else { return };
+    let host = boot(&stage, "free", "hypervisor", &["--no-confinement"]);
+    assert!(
+        host.log().contains("W gunyahd: --no-confinement"),
+        "{}",
+        host.log()
+    );
+    let pid = host.status("vm")["pid"].as_i64().unwrap();
+    let pid = i32::try_from(pid).unwrap();
+    // AF_UNIX, SOCK_STREAM.
+    let Some(outcome) = make_call(pid, libc::SYS_socket, 1) else {
+        return skip("ptrace is not allowed here: needs root");
+    };
+    assert!(
+        matches!(outcome, Outcome::Answered(fd) if fd >= 0),
+        "{outcome:?}"
+    );
+    host.end();
+}
+
+#[test]
+fn a_thread_that_begins_late_is_waited_for() {
+    let Some(stage) = Stage::new() else { return };
+    let mut vm = steps::bystanders()[1].clone();
+    vm["name"] = json!("vm");
+    vm["console"] = json!({});
+    vm["autostart"] = json!(false);
+    let boot = Boot {
+        vms: &[vm],
+        watch: &["rseq"],
+        options: &[],
+        ..Boot::default()
+    };
+    let mut host = Host::boot(&stage, &folder("late"), &boot);
+    // The console's thread; rseq is the first that a thread does.
+    host.tell_simulator("call rseq +1 delay 300 from vm:vm");
+    assert_eq!(host.order("start", "vm", true)["done"]["state"], "running");
+    worker_filters(&host);
+    assert_eq!(host.order("stop", "vm", true)["done"]["state"], "stopped");
+    host.end();
+}
+
+fn worker_filters(host: &Host) {
+    let _ = worker(host);
+}

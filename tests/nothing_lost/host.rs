@@ -1,0 +1,376 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `gunyahd boot` with several VMs on the simulator, told which call is to fail.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::{json, Value};
+
+use crate::left::{self, HugePages, Left};
+use crate::record::Record;
+
+/// Everything here takes milliseconds on a free machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Nothing tells of what is looked at by polling: fds, processes, the record's file.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
+/// Huge pages are counted for the whole machine, so one test at a time.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// The programs, and the turn to use them.
+pub struct Stage {
+    pub binaries: PathBuf,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Stage {
+    /// None, and a loud word, where the simulator is missing.
+    pub fn new() -> Option<Self> {
+        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let here = Path::new(env!("CARGO_BIN_EXE_gunyahd")).parent().unwrap();
+        let binaries = std::env::var_os("GUNYAHD_BIN_DIR").map_or(here.to_owned(), PathBuf::from);
+        if !binaries.join("gunyah-sim").is_file() {
+            skip("no gunyah-sim; cargo build -p gunyah-sim makes it");
+            return None;
+        }
+        Some(Self {
+            binaries,
+            _turn: turn,
+        })
+    }
+}
+
+/// Says on the real stderr that a test was skipped; a failure where nothing may be.
+pub fn skip(why: &str) {
+    assert!(
+        std::env::var_os("GUNYAHD_NO_SKIP").is_none(),
+        "may not be skipped: {why}"
+    );
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
+}
+
+/// What a host is booted with.
+#[derive(Default)]
+pub struct Boot<'a> {
+    /// Files of VMs; `dir` in a path stands for the host's folder.
+    pub vms: &'a [Value],
+    /// Host calls that may fail.
+    pub watch: &'a [&'a str],
+    /// More options of `gunyahd boot`.
+    pub options: &'a [&'a str],
+    /// Every call goes into a file.
+    pub record: bool,
+    /// RLIMIT_MEMLOCK in bytes, and no capability to exceed or raise it.
+    pub memlock: Option<u64>,
+}
+
+/// gunyahd on the simulator.
+pub struct Host {
+    binaries: PathBuf,
+    pub dir: PathBuf,
+    pub simulator: Child,
+    pub supervisor: u32,
+    control: BufReader<UnixStream>,
+    changes: Receiver<Value>,
+    pub record: Option<Record>,
+}
+
+/// The folder of a test, with the files that VMs are made of.
+pub fn folder(test: &str) -> PathBuf {
+    let dir = std::env::temp_dir().join(format!("gunyahd-{test}-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir_all(dir.join("config")).unwrap();
+    fs::write(dir.join("Image"), image()).unwrap();
+    fs::write(dir.join("initrd"), vec![0x5a; 70_000]).unwrap();
+    dir
+}
+
+impl Host {
+    /// Boots in `dir`, which [`folder`] made; there may have been another host there before.
+    pub fn boot(stage: &Stage, dir: &Path, boot: &Boot<'_>) -> Self {
+        for vm in boot.vms {
+            let name = vm["name"].as_str().unwrap();
+            let text = vm
+                .to_string()
+                .replace("dir/", &format!("{}/", dir.display()));
+            fs::write(dir.join(format!("config/{name}.json")), text).unwrap();
+        }
+        fs::write(
+            dir.join("script"),
+            format!("watch {}\n", boot.watch.join(" ")),
+        )
+        .unwrap();
+        let mut command = Command::new(stage.binaries.join("gunyah-sim"));
+        let path = |name: &str| dir.join(name);
+        if boot.record {
+            command.arg("--record").arg(path("record"));
+            let _ = fs::remove_file(path("record"));
+        }
+        let _ = fs::remove_file(path("sim"));
+        if let Some(bytes) = boot.memlock {
+            limit_memlock(&mut command, bytes);
+        }
+        let simulator = command
+            .arg("--script")
+            .arg(path("script"))
+            .arg("--control")
+            .arg(path("sim"))
+            .arg("--property-socket")
+            .arg(path("property"))
+            .env("GUNYAHD_PROPERTY_SOCKET", path("property"))
+            .arg("--")
+            .arg(stage.binaries.join("gunyahd"))
+            .arg("boot")
+            .arg("--config-dir")
+            .arg(path("config"))
+            .arg("--socket")
+            .arg(path("socket"))
+            .args(boot.options)
+            .stdin(Stdio::null())
+            .stderr(fs::File::create(path("log")).unwrap())
+            .spawn()
+            .unwrap();
+        let control = BufReader::new(connect(&path("sim")));
+        let changes = watch(&path("socket"));
+        let supervisor = left::children(simulator.id())[0];
+        let record = boot.record.then(|| Record::open(&path("record")));
+        Self {
+            binaries: stage.binaries.clone(),
+            dir: dir.to_owned(),
+            simulator,
+            supervisor,
+            control,
+            changes,
+            record,
+        }
+    }
+
+    /// A command to the simulator.
+    pub fn tell_simulator(&mut self, command: &str) {
+        writeln!(self.control.get_mut(), "{command}").unwrap();
+        let mut answer = String::new();
+        self.control.read_line(&mut answer).unwrap();
+        assert_eq!(answer, "ok\n", "{command}");
+    }
+
+    /// A request to gunyahd, and its answer.
+    pub fn ask(&self, request: &Value) -> Value {
+        let mut stream = connect(&self.dir.join("socket"));
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        writeln!(stream, "{request}").unwrap();
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer).unwrap();
+        serde_json::from_str(&answer).unwrap()
+    }
+
+    /// `start`, `stop` or `restart` of a VM.
+    pub fn order(&self, op: &str, vm: &str, wait: bool) -> Value {
+        self.ask(&json!({ "v": 1, "op": op, "vm": vm, "wait": wait }))
+    }
+
+    pub fn status(&self, vm: &str) -> Value {
+        let mut answer = self.ask(&json!({ "v": 1, "op": "status", "vm": vm }));
+        answer["vms"][0].take()
+    }
+
+    /// What `gunyahctl status --json` says of a VM.
+    pub fn gunyahctl_status(&self, vm: &str) -> Value {
+        let output = Command::new(self.binaries.join("gunyahctl"))
+            .arg("--socket")
+            .arg(self.dir.join("socket"))
+            .args(["status", vm, "--json"])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let mut answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+        answer["vms"][0].take()
+    }
+
+    /// Waits until the VM comes into one of `states`, and says into which; all changes since the
+    /// last call are looked at, in order.
+    pub fn wait_for(&self, vm: &str, states: &[&str]) -> Result<String, String> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Ok(change) = self.changes.recv_timeout(left) else {
+                return Err(format!("{vm} is not {states:?}: {:#}", self.status(vm)));
+            };
+            let state = change["state"].as_str().unwrap_or_default();
+            if change["vm"] == vm && states.contains(&state) {
+                return Ok(state.to_owned());
+            }
+        }
+    }
+
+    /// A VM's life without faults: started and stopped.
+    pub fn live(&self, vm: &str) -> Result<(), String> {
+        for (op, state) in [("start", "running"), ("stop", "stopped")] {
+            let answer = self.order(op, vm, true);
+            if answer["done"]["state"] != state {
+                return Err(format!("{op}: {answer}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops the changes so far.
+    pub fn forget_changes(&self) {
+        while self.changes.try_recv().is_ok() {}
+    }
+
+    /// gunyahd's log so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+
+    /// What there is now.
+    pub fn look(&self) -> Left {
+        let dir = self.dir.to_string_lossy();
+        left::look(self.simulator.id(), self.supervisor, &dir)
+    }
+
+    /// Waits until all is as it was; clients' connections, for example, end a little later.
+    pub fn wait_for_nothing_left(&self, before: &Left, huge: HugePages) -> Result<(), String> {
+        wait_until(
+            || self.look() == *before,
+            || format!("left behind {:#?}, before {before:#?}", self.look()),
+        )?;
+        let ours = left::family(self.simulator.id());
+        wait_until(
+            || HugePages::now() == huge || left::others_use_huge_pages(&ours),
+            || format!("{:?}, before {huge:?}", HugePages::now()),
+        )
+    }
+
+    /// SIGTERM to gunyahd, which stops its VMs; then nothing may be left.
+    pub fn end(mut self) {
+        let family = left::family(self.simulator.id());
+        signal(self.supervisor, libc::SIGTERM);
+        let status = self.simulator.wait().unwrap();
+        assert_eq!(status.code(), Some(0), "{}", self.log());
+        wait_until_gone(&family).unwrap();
+        for socket in ["socket", "sim", "property"] {
+            assert!(!self.dir.join(socket).exists(), "{socket}");
+        }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = self.simulator.kill();
+        let _ = self.simulator.wait();
+        if std::thread::panicking() {
+            let log = self.log();
+            let from = log.len().saturating_sub(6000);
+            eprintln!("end of gunyahd's log:\n{}", log.get(from..).unwrap_or(&log));
+        }
+    }
+}
+
+/// Waits for `done`, of which nothing tells; `what` is said if it does not come.
+pub fn wait_until(mut done: impl FnMut() -> bool, what: impl Fn() -> String) -> Result<(), String> {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        if Instant::now() > deadline {
+            return Err(what());
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    Ok(())
+}
+
+/// Waits until none of the processes is there, not even dead.
+pub fn wait_until_gone(pids: &[u32]) -> Result<(), String> {
+    let there = || -> Vec<String> {
+        let left = pids
+            .iter()
+            .filter(|pid| Path::new(&format!("/proc/{pid}")).exists());
+        left.map(|pid| format!("{pid} {}", left::name(*pid)))
+            .collect()
+    };
+    wait_until(
+        || there().is_empty(),
+        || format!("still there: {:?}", there()),
+    )
+}
+
+pub fn signal(pid: u32, signal: i32) {
+    let signal = nix::sys::signal::Signal::try_from(signal).unwrap();
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
+    nix::sys::signal::kill(pid, signal).unwrap();
+}
+
+fn connect(socket: &Path) -> UnixStream {
+    let mut stream = None;
+    wait_until(
+        || {
+            stream = UnixStream::connect(socket).ok();
+            stream.is_some()
+        },
+        || format!("nobody listens at {}", socket.display()),
+    )
+    .unwrap();
+    stream.unwrap()
+}
+
+/// Every change of state, from the states at the beginning on.
+fn watch(socket: &Path) -> Receiver<Value> {
+    let mut stream = connect(socket);
+    writeln!(stream, "{}", json!({ "v": 1, "op": "watch" })).unwrap();
+    let (sender, changes) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            let line: Value = serde_json::from_str(&line).unwrap();
+            let mut told = line["vms"].as_array().cloned().unwrap_or_default();
+            told.push(line["change"].clone());
+            for change in told {
+                if sender.send(change).is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    changes
+}
+
+/// The smallest arm64 Image: a branch to itself and the header that names its size.
+fn image() -> Vec<u8> {
+    let mut image = vec![0; 8192];
+    image[..4].copy_from_slice(&0x1400_0000u32.to_le_bytes());
+    image[16..24].copy_from_slice(&8192u64.to_le_bytes());
+    // Anywhere in memory, 4 KiB pages, little endian.
+    image[24..32].copy_from_slice(&0xau64.to_le_bytes());
+    image[56..60].copy_from_slice(b"ARM\x64");
+    image
+}
+
+/// Takes effect at exec: what is not in the bounding set is not gained there.
+fn limit_memlock(command: &mut Command, bytes: u64) {
+    // linux/capability.h.
+    const CAP_IPC_LOCK: libc::c_ulong = 14;
+    const CAP_SYS_RESOURCE: libc::c_ulong = 24;
+    // SAFETY: only system calls, on plain values.
+    unsafe {
+        command.pre_exec(move || {
+            let limit = libc::rlimit {
+                rlim_cur: bytes,
+                rlim_max: bytes,
+            };
+            let failed = libc::setrlimit(libc::RLIMIT_MEMLOCK, &limit) != 0
+                || libc::prctl(libc::PR_CAPBSET_DROP, CAP_IPC_LOCK, 0, 0, 0) != 0
+                || libc::prctl(libc::PR_CAPBSET_DROP, CAP_SYS_RESOURCE, 0, 0, 0) != 0;
+            if failed {
+                return Err(std::io::Error::last_os_error());
+            }
+            Ok(())
+        });
+    }
+}

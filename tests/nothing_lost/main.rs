@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Nothing is lost, whatever fails: every call of a launch with every failure, SIGKILL at every
+//! call, and many lives one after another.
+//!
+//! ```text
+//! host        gunyahd boot on the simulator, asked and watched
+//! record      what the simulator saw
+//! left        what there is of fds, processes, threads, memory and huge pages
+//! steps       the calls of a launch, what may fail them, and what is expected then
+//! ```
+#![allow(clippy::unwrap_used)] // A test ends there.
+
+mod confinement;
+mod cycles;
+mod fault_matrix;
+
+mod host;
+
+mod left;
+mod record;
+mod steps;
+mod table;

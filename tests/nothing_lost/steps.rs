@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The calls of a launch, what may fail them, and what is expected then.
+
+use std::fs;
+use std::path::Path;
+
+use gunyahd::config::parse;
+use gunyahd::dtb::{Draft, Seeds};
+use gunyahd::image::Images;
+use gunyahd::plan::{plan, Host};
+use serde_json::{json, Value};
+
+use crate::record::Call;
+
+/// Host calls that are looked at.
+pub const HOST_CALLS: &[&str] = &[
+    "memfd_create",
+    "ftruncate",
+    "mmap",
+    "madvise",
+    "socketpair",
+    "fork",
+    "thread",
+    "openat",
+    "statx",
+    "read",
+    "pread64",
+    "eventfd",
+    "epoll_create",
+    "epoll_ctl",
+    "timerfd_create",
+    "timerfd_settime",
+    "pidfd_open",
+    "close_range",
+    "capset",
+    "seccomp",
+];
+
+/// The VM in which everything fails: all kinds of files, regions and threads.
+pub fn victim(backing: &str) -> Value {
+    json!({
+        "name": "victim",
+        "autostart": false,
+        "memory": { "size": "4M", "backing": [backing] },
+        "regions": [{
+            "label": 9, "base": "0x90000000", "size": "64K",
+            "access": "share", "flags": "rw", "backing": "base",
+        }],
+        "kernel": { "path": "dir/Image" },
+        "initrd": { "path": "dir/initrd" },
+        "dtb": { "path": "dir/vm.dtb" },
+        "vcpus": { "count": 2, "scheduling": "proxy", "affinity": [[0]] },
+        "console": {},
+        "restart": { "policy": "never" },
+        "start": { "timeout": "50s" },
+    })
+}
+
+/// VMs that run beside it and must not notice: one of each scheduling.
+pub fn bystanders() -> [Value; 2] {
+    let vm = |name: &str, scheduling: &str| {
+        json!({
+            "name": name,
+            "memory": { "size": "4M", "backing": ["base"] },
+            "kernel": { "path": "dir/Image" },
+            "vcpus": { "scheduling": scheduling },
+            "restart": { "policy": "never" },
+        })
+    };
+    [vm("held", "hypervisor"), vm("looped", "proxy")]
+}
+
+/// Makes `vm.dtb` in the folder, for the victim.
+pub fn write_dtb(dir: &Path) {
+    let text = victim("base").to_string();
+    let text = text.replace("dir/", &format!("{}/", dir.display()));
+    let mut config = parse(Path::new("victim.json"), &text).unwrap();
+    config.dtb.path = None;
+    let images = Images::open(&config).unwrap();
+    let draft = Draft::generated(&config).unwrap();
+    let room = draft.facts().blob_len_max;
+    let plan = plan(&config, &images.info, room, &Host::PAGES_4K).unwrap();
+    let seeds = Seeds {
+        rng: [1; 32],
+        kaslr: 1,
+    };
+    fs::write(
+        dir.join("vm.dtb"),
+        draft.finish(&plan, &seeds).unwrap().blob,
+    )
+    .unwrap();
+}
+
+/// What becomes of the VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expected {
+    /// It fails in this step, told with the errno.
+    Fails(&'static str),
+    /// It fails in this step, told with these words instead of the errno.
+    Says(&'static str, &'static str),
+    /// No worker: the supervisor says so, with the errno.
+    NoWorker,
+    /// Its worker dies; only the signal is told.
+    Dies,
+    /// It runs: there is another way, or the call can be made again.
+    Runs,
+}
+
+/// The errnos of a call: the driver's documented ones, and the manual pages'.
+pub fn errnos(call: &str) -> &'static [&'static str] {
+    match call {
+        "OPEN" => &[
+            "ENOENT", "EACCES", "EPERM", "EBUSY", "ENODEV", "ENXIO", "EMFILE", "ENFILE", "EINTR",
+        ],
+        "CREATE_VM" => &[
+            "ENOTTY", "EINVAL", "ENODEV", "ENOMEM", "EPERM", "EACCES", "EMFILE", "ENFILE", "EINTR",
+        ],
+        "ANDROID_LEND_USER_MEM" | "SET_USER_MEM_REGION" => &[
+            "ENOMEM",
+            "EEXIST",
+            "EINVAL",
+            "EOVERFLOW",
+            "EPERM",
+            "EFAULT",
+            "EIO",
+            "EBUSY",
+            "ENOTTY",
+            "EINTR",
+        ],
+        "SET_DTB_CONFIG" => &["EINVAL", "EOVERFLOW", "EPERM", "EFAULT", "ENOTTY", "EINTR"],
+        "ADD_FUNCTION" => &[
+            "ENOENT",
+            "ENXIO",
+            "EOPNOTSUPP",
+            "EEXIST",
+            "ENOTTY",
+            "EINVAL",
+            "EFAULT",
+            "ENOMEM",
+            "EMFILE",
+            "EBADF",
+            "ENODEV",
+            "EINTR",
+        ],
+        "START" => &[
+            "ENODEV",
+            "EINVAL",
+            "ENOMEM",
+            "EIO",
+            "EPERM",
+            "ETIMEDOUT",
+            "EBUSY",
+            "EFAULT",
+            "EINTR",
+        ],
+        "VCPU_MMAP_SIZE" => &["EINVAL", "ENOTTY", "ENODEV"],
+        "VCPU_RUN" => &[
+            "EIO", "ENOMEM", "EFAULT", "EINVAL", "ENOTTY", "ENODEV", "EBUSY", "EAGAIN", "EINTR",
+        ],
+        "memfd_create" => &["ENOMEM", "EMFILE", "ENFILE", "EINVAL", "EPERM"],
+        "ftruncate" => &["ENOSPC", "EFBIG", "EINVAL", "ENOMEM"],
+        "mmap" => &["ENOMEM", "EAGAIN", "ENODEV"],
+        "madvise" => &["ENOMEM", "EFAULT", "EHWPOISON", "EINVAL", "EAGAIN"],
+        "socketpair" => &["EMFILE", "ENFILE", "ENOMEM"],
+        "fork" => &["EAGAIN", "ENOMEM"],
+        "thread" => &["EAGAIN", "ENOMEM"],
+        "openat" => &["ENOENT", "EACCES", "EMFILE", "ENFILE", "EIO", "EINTR"],
+        "statx" => &["EIO", "ENOMEM"],
+        "read" => &["EIO", "EINTR"],
+        "pread64" => &["EIO", "ESTALE", "EINTR"],
+        "eventfd" | "epoll_create" | "timerfd_create" => &["EMFILE", "ENFILE", "ENOMEM"],
+        "epoll_ctl" => &["ENOMEM", "ENOSPC"],
+        "timerfd_settime" => &["EINVAL"],
+        "pidfd_open" => &["EMFILE", "ENFILE", "ENODEV", "ENOSYS"],
+        "close_range" => &["ENOMEM", "EMFILE", "ENOSYS"],
+        "capset" => &["EPERM", "EINVAL"],
+        "seccomp" => &["EINVAL", "ENOMEM", "EACCES"],
+        _ => &[],
+    }
+}
+
+/// What is expected when `call`, which a script failed with `errno`, was the one.
+pub fn expected(call: &Call, errno: &str) -> Expected {
+    use Expected::*;
+    let name = call.name.as_str();
+    match (name, errno) {
+        ("ANDROID_LEND_USER_MEM", "ENOTTY") => return Runs,
+        // ENODEV is believed only if it stays.
+        ("VCPU_RUN", "EBUSY" | "EAGAIN" | "ENODEV") => return Runs,
+        ("socketpair" | "fork", _) => return NoWorker,
+        ("pidfd_open", _) | ("close_range", "ENOSYS") | (_, "EINTR") => return Runs,
+        _ => {}
+    }
+    match name {
+        "OPEN" => Fails("device"),
+        "CREATE_VM" => Fails("create-vm"),
+        "ANDROID_LEND_USER_MEM" | "SET_USER_MEM_REGION" => Fails("region"),
+        "SET_DTB_CONFIG" => Fails("dtb-config"),
+        "ADD_FUNCTION" | "VCPU_MMAP_SIZE" => Fails("functions"),
+        "START" => Fails("start"),
+        "VCPU_RUN" => Fails("run"),
+        "memfd_create" | "ftruncate" => Fails("memory"),
+        "mmap" => mapping(call, errno),
+        "madvise" => match (call.args[2], errno) {
+            // MADV_POPULATE_WRITE: of the console's ring, which is first of all, and of guest
+            // memory, where EAGAIN asks for another try.
+            (23, _) if call.nth == 1 => Fails("functions"),
+            (23, "EAGAIN") => Runs,
+            (23, _) => Fails("memory"),
+            _ => Runs,
+        },
+        // The console's thread is made before anything else, the vCPUs' after START.
+        // Rust's and the C library's EAGAIN stands for every failure to make a thread.
+        "thread" if !call.started => Says("functions", "EAGAIN"),
+        "thread" => Says("run", "EAGAIN"),
+        "eventfd" if !call.started => Fails("functions"),
+        "eventfd" | "epoll_create" | "epoll_ctl" | "timerfd_create" | "timerfd_settime"
+        | "capset" | "seccomp" => Fails("run"),
+        "openat" | "statx" | "read" | "pread64" => reading(call, errno),
+        "close_range" => Fails("process"),
+        _ => panic!("{call:?}: nothing is said of it"),
+    }
+}
+
+fn mapping(call: &Call, errno: &str) -> Expected {
+    use Expected::*;
+    let [_, length, protection, flags, ..] = call.args;
+    match (flags, protection) {
+        // Shared and fixed: guest memory. Private, reserved: its addresses.
+        (0x11, _) => Fails("memory"),
+        // malloc's arenas are 64 MiB and tried at twice that.
+        (0x4022, 0) if length < 64 << 20 => Fails("memory"),
+        (0x4022, 0) => Runs,
+        // Shared: the console's ring, a vCPU's page.
+        (0x1, _) => Fails("functions"),
+        // A thread's stack, made without access first.
+        (0x2_0022, 0) => {
+            let step = if call.started { "run" } else { "functions" };
+            match errno {
+                // pthread_create(3): EAGAIN for what is short.
+                "ENOMEM" => Says(step, "EAGAIN"),
+                _ => Fails(step),
+            }
+        }
+        // A thread's stack for signals, without which Rust aborts.
+        (0x2_0022, _) => Dies,
+        other => panic!("{call:?}: nothing is said of {other:x?}"),
+    }
+}
+
+fn reading(call: &Call, errno: &str) -> Expected {
+    use Expected::*;
+    let file = match call.name.as_str() {
+        "openat" => call.path.as_str(),
+        _ => call.opened.as_str(),
+    };
+    match (call.name.as_str(), file) {
+        // After all files are open: their bytes go into memory.
+        ("pread64", _) if call.nth == PREADS_OF_HEADERS + 1 => Fails("kernel"),
+        ("pread64", _) if call.nth == PREADS_OF_HEADERS + 2 => Fails("initrd"),
+        ("pread64", _) => Fails("images"),
+        (_, "Image" | "initrd" | "vm.dtb") => Fails("images"),
+        // Eventfds are read later.
+        ("openat" | "read", "urandom") if !call.started => Fails("dtb"),
+        ("openat", pool) if pool.ends_with("_hugepages") && errno == "ENOENT" => {
+            Says("pool", "this kernel has no huge pages of 2 MiB")
+        }
+        _ => Runs,
+    }
+}
+
+/// The kernel's header, and the devicetree.
+const PREADS_OF_HEADERS: u64 = 2;
