@@ -202,9 +202,9 @@ pub fn expected(call: &Call, errno: &str) -> Expected {
         "memfd_create" | "ftruncate" => Fails("memory"),
         "mmap" => mapping(call, errno),
         "madvise" => match (call.args[2], errno) {
-            // MADV_POPULATE_WRITE: of the console's ring, which is first of all, and of guest
-            // memory, where EAGAIN asks for another try.
-            (23, _) if call.nth == 1 => Fails("functions"),
+            // MADV_DONTFORK, of the console's ring; MADV_POPULATE_WRITE, of guest memory, where
+            // EAGAIN asks for another try.
+            (10, _) => Fails("functions"),
             (23, "EAGAIN") => Runs,
             (23, _) => Fails("memory"),
             _ => Runs,
