@@ -14,6 +14,7 @@ Runs COMMAND with a simulated /dev/gunyah and ends with its exit code.
   --dialect NAME          lkml, ack61 (default), ack66, ack612, none, qcom-b2
   --engine NAME           null (default): a VM lives until a script ends it
                           qemu: it boots in qemu-system-aarch64
+                          exec: its code is executed inside VCPU_RUN (feature `exec`)
   --rm KIND               debug (default), production (refuses shared main memory), off
   --rm-entries N          memory entries that the resource manager survives
   --device PATH           the device's path (default /dev/gunyah)

@@ -22,8 +22,13 @@ const IRQ_MASK: u64 = 1 << 7;
 const MODE: u64 = 0xf;
 const EL0T: u64 = 0;
 const EL1T: u64 = 4;
-// op0, op1, CRn, CRm, op2.
-const MPIDR_EL1: (u32, u32, u32, u32, u32) = (3, 0, 0, 0, 5);
+// SCR_EL3 and HCR_EL2: the next lower level is AArch64, and not secure.
+const SCR_RW: u64 = 1 << 10;
+const SCR_NS: u64 = 1;
+const HCR_RW: u64 = 1 << 31;
+/// op0, op1, CRn, CRm, op2.
+type SystemRegister = (u32, u32, u32, u32, u32);
+const MPIDR_EL1: SystemRegister = (3, 0, 0, 0, 5);
 const MPIDR_RES1: u64 = 1 << 31;
 
 /// Why the CPU stopped.
@@ -151,6 +156,9 @@ impl<'a> Cpu<'a> {
         }
         self.set_x(0, x0)?;
         self.set_pc(pc)?;
+        // As firmware and hypervisor leave it: EL1 is 64-bit and not secure.
+        self.set_system((3, 6, 1, 1, 0), SCR_RW | SCR_NS)?;
+        self.set_system((3, 4, 1, 1, 0), HCR_RW)?;
         self.set_el1(0)
     }
 
@@ -269,10 +277,20 @@ impl<'a> Cpu<'a> {
     /// To EL1 with its own stack pointer and everything masked; `spsr` is where it came from.
     fn set_el1(&mut self, spsr: u64) -> Result<()> {
         self.set(RegisterARM64::PSTATE, EL1H_MASKED)?;
-        // SPSR_EL1 is S3_0_C4_C0_0. Second, because such a write makes the emulator look at the
-        // exception level again.
-        let mut register = RegisterARM64CP::new().op0(3).op1(0).crn(4).crm(0).op2(0);
-        register.val = spsr;
+        // SPSR_EL1. Second, because such a write makes the emulator look at the exception level again.
+        self.set_system((3, 0, 4, 0, 0), spsr)
+    }
+
+    /// Sets a system register: op0, op1, CRn, CRm, op2.
+    fn set_system(&mut self, name: SystemRegister, value: u64) -> Result<()> {
+        let (op0, op1, crn, crm, op2) = name;
+        let mut register = RegisterARM64CP::new()
+            .op0(op0)
+            .op1(op1)
+            .crn(crn)
+            .crm(crm)
+            .op2(op2);
+        register.val = value;
         self.unicorn.reg_write_arm64_coproc(&register)
     }
 }

@@ -441,3 +441,39 @@ fn a_cpu_that_was_off_begins_anew() {
     guest.run(1);
     guest.vm.stop();
 }
+
+#[test]
+fn a_guest_translates_its_own_addresses() {
+    let mut guest = with_vector(&[
+        0x1007_ffc1, // adr x1, . + 0xfff8: a table for 39 bits of address
+        0xd280_80a2, // mov x2, #0x405: device memory at 0
+        0xf900_0022, // str x2, [x1]
+        0xd2b0_0002, // mov x2, #0x80000000
+        0xb240_0042, // orr x2, x2, #1
+        0xb276_0042, // orr x2, x2, #0x400
+        0xf900_0822, // str x2, [x1, #16]: and main memory
+        0xd280_1fe2, // mov x2, #0xff
+        0xd518_a202, // msr mair_el1, x2
+        0xd280_0322, // mov x2, #25
+        0xf2c0_0022, // movk x2, #1, lsl #32
+        0xd518_2042, // msr tcr_el1, x2
+        0xd518_2001, // msr ttbr0_el1, x1
+        0xd503_3fdf, // isb
+        0xd538_1002, // mrs x2, sctlr_el1
+        0xb240_0042, // orr x2, x2, #1
+        0xd518_1002, // msr sctlr_el1, x2
+        0xd503_3fdf, // isb
+        0xd2a1_2006, // mov x6, #0x9000000
+        0x5280_0822, // mov w2, #0x41
+        0x3900_00c2, // strb w2, [x6]
+        0xd538_4602, // mrs x2, S3_0_C4_C6_0: ICC_PMR_EL1
+        0xb900_00c2, // str w2, [x6]
+        0xd2c0_0023, // mov x3, #0x100000000
+        0xf940_0063, // ldr x3, [x3]: not in the table
+    ]);
+    assert_eq!(guest.mmio().written, Some(0x41));
+    assert_eq!(guest.mmio().written, Some(0));
+    // A data abort of the current level, without more.
+    assert_eq!(guest.mmio().written, Some(0x9600_0000));
+    guest.vm.stop();
+}
