@@ -320,6 +320,9 @@ fn four_busy_and_two_sleeping_vcpus_stop_at_once_and_leave_nothing() {
     }
     let shared = Arc::downgrade(&rig.vcpus.shared);
     assert_eq!(rig.vcpus.stop(BOUND), Vec::<u32>::new());
+    for page in &rig.pages {
+        assert_eq!(page.whole().immediate_exit, 1, "one may be about to go in");
+    }
     assert!(shared.upgrade().is_none(), "no thread holds anything");
 }
 
