@@ -11,6 +11,7 @@ mod exits;
 mod functions;
 mod main_memory;
 mod memlock;
+mod pinning;
 mod regions;
 mod start;
 mod teardown;
@@ -24,6 +25,7 @@ pub fn all() -> Vec<&'static Rule> {
         absent::RULES,
         calls::RULES,
         regions::RULES,
+        pinning::RULES,
         creator::RULES,
         memlock::RULES,
         config::RULES,

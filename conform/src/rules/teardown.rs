@@ -76,99 +76,52 @@ pub const RULES: &[Rule] = &[
 /// How long something must go on to be taken for lasting.
 const A_WHILE: Duration = Duration::from_millis(100);
 
-/// A VM with all pages that the limit allows, another without any, and the pages.
-struct Locked {
-    first: Vm,
-    second: Vm,
-    memory: Memory,
-}
-
-impl Locked {
-    fn new(bench: &Bench) -> Found<Self> {
-        under_limit()?;
-        let memory = succeeds("memfd", Memory::base_pages(LIMIT))?;
-        let (first, second) = (bench.vm()?, bench.vm()?);
-        let user = memory.map.address();
-        succeeds("the first VM", register(bench, &first, 1, user, LIMIT))?;
-        Ok(Self {
-            first,
-            second,
-            memory,
-        })
-    }
-
-    /// Whether the pages still count: the second VM can have none.
-    fn held(bench: &Bench, second: &Vm, memory: &Memory, by: &str) -> Found {
-        let user = memory.map.address();
-        let answer = eventually(A_WHILE, || register(bench, second, 1, user, LIMIT));
-        fails(
-            format!("a second VM while {by} is there"),
-            answer,
-            &[libc::ENOMEM],
-        )
-    }
-
-    fn given_back(bench: &Bench, second: &Vm, memory: &Memory) -> Found {
-        let user = memory.map.address();
-        let answer = eventually(bench.give_back, || register(bench, second, 1, user, LIMIT));
-        succeeds("a second VM after the last close", answer).map(drop)
-    }
+/// What `hold` makes of a VM holds it, and nothing else does: its pages are all that the limit allows,
+/// so a second VM can have none as long as they count.
+fn holds<T>(bench: &Bench, by: &str, hold: impl FnOnce(Vm) -> Found<T>) -> Found {
+    under_limit()?;
+    let memory = succeeds("memfd", Memory::base_pages(LIMIT))?;
+    let (first, second) = (bench.vm()?, bench.vm()?);
+    let user = memory.map.address();
+    succeeds("the first VM", register(bench, &first, 1, user, LIMIT))?;
+    let holder = hold(first)?;
+    let try_second = || register(bench, &second, 1, user, LIMIT);
+    let meanwhile = eventually(A_WHILE, try_second);
+    fails(
+        format!("a second VM while {by} is there"),
+        meanwhile,
+        &[libc::ENOMEM],
+    )?;
+    drop(holder);
+    let later = eventually(bench.give_back, try_second);
+    succeeds("a second VM after the last close", later).map(drop)
 }
 
 fn duplicate(bench: &Bench) -> Found {
-    let Locked {
-        first,
-        second,
-        memory,
-    } = Locked::new(bench)?;
-    let copy = succeeds("dup", first.duplicate())?;
-    drop(first);
-    Locked::held(bench, &second, &memory, "a second descriptor")?;
-    drop(copy);
-    Locked::given_back(bench, &second, &memory)
+    holds(bench, "a second descriptor", |vm| {
+        succeeds("dup", vm.duplicate())
+    })
 }
 
 fn child(bench: &Bench) -> Found {
-    let Locked {
-        first,
-        second,
-        memory,
-    } = Locked::new(bench)?;
-    let holder = succeeds(
-        "fork",
-        fork(|mut socket| process::await_parent(&mut socket)),
-    )?;
-    drop(first);
-    Locked::held(bench, &second, &memory, "a child's descriptor")?;
-    drop(holder);
-    Locked::given_back(bench, &second, &memory)
+    holds(bench, "a child's descriptor", |vm| {
+        let child = fork(|mut socket| process::await_parent(&mut socket));
+        drop(vm);
+        succeeds("fork", child)
+    })
 }
 
 fn vcpu(bench: &Bench) -> Found {
-    let Locked {
-        first,
-        second,
-        memory,
-    } = Locked::new(bench)?;
-    let vcpu = succeeds("vCPU", first.vcpu(0))?;
-    drop(first);
-    Locked::held(bench, &second, &memory, "a vCPU's descriptor")?;
-    drop(vcpu);
-    Locked::given_back(bench, &second, &memory)
+    holds(bench, "a vCPU's descriptor", |vm| {
+        succeeds("vCPU", vm.vcpu(0))
+    })
 }
 
 fn page(bench: &Bench) -> Found {
-    let Locked {
-        first,
-        second,
-        memory,
-    } = Locked::new(bench)?;
-    let vcpu = succeeds("vCPU", first.vcpu(0))?;
-    let map = succeeds("mmap", vcpu.map(1))?;
-    drop((first, vcpu));
-    Locked::held(bench, &second, &memory, "the page's mapping")?;
-    drop(map);
-    Locked::given_back(bench, &second, &memory)
+    holds(bench, "the page's mapping", |vm| {
+        let vcpu = succeeds("vCPU", vm.vcpu(0))?;
+        succeeds("mmap", vcpu.map(1))
+    })
 }
 
 /// START with the pages: EINVAL for as long as another VM has them.
