@@ -219,6 +219,45 @@ fn a_console_is_there_while_its_vm_runs() {
 }
 
 #[test]
+fn a_client_too_many_is_sent_away_and_does_not_come_back() {
+    let Some(host) = boot("many", "", &json!({ "console": {} })) else {
+        return;
+    };
+    host.wait_for("running");
+    let look_on = || {
+        let mut console = host.ctl(&["console", "vm", "--follow"]);
+        console.stdin(Stdio::null()).stderr(Stdio::piped());
+        console.spawn().unwrap()
+    };
+    let mut clients: Vec<_> = (0..gunyahd::console::MAX_CLIENTS)
+        .map(|_| look_on())
+        .collect();
+    // Only who comes to a full console is told so.
+    let refused = loop {
+        let mut client = look_on();
+        let mut told = String::new();
+        let deadline = Instant::now() + Duration::from_secs(3);
+        while client.try_wait().unwrap().is_none() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        if client.try_wait().unwrap().is_some() {
+            std::io::Read::read_to_string(&mut client.stderr.take().unwrap(), &mut told).unwrap();
+            break told;
+        }
+        clients.push(client);
+    };
+    assert_eq!(
+        refused.matches("16 clients already").count(),
+        1,
+        "{refused}"
+    );
+    for mut client in clients {
+        client.kill().unwrap();
+        client.wait().unwrap();
+    }
+}
+
+#[test]
 fn a_vm_without_a_console_says_so() {
     let Some(host) = boot("none", "", &json!({})) else {
         return;

@@ -45,6 +45,8 @@ pub enum Left {
 
 /// Between two looks at a VM that is to start again.
 const LOOK_AGAIN: u16 = 100;
+/// A console that ended while its VM lives on was refused to us; a worker's death is noticed sooner.
+const LOOKS_AT_THE_SAME_LIFE: u32 = 10;
 
 /// Asks for `vm`'s console and shows it; a VM that starts again is followed into its next life, but
 /// not by a pipe that does not follow.
@@ -82,38 +84,43 @@ pub fn console(
             Begin::At(first) => first,
         };
         begin = Begin::At(first.saturating_add(seen));
-        if let Some(left) = wait_for_next_life(socket, vm, &signals)? {
+        if let Some(left) = wait_for_next_life(socket, vm, status.pid, &signals)? {
             return Ok(Ok(left));
         }
     }
 }
 
-/// Waits until `vm` runs again; tells why not.
+/// Waits until `vm`, whose worker was `last`, runs again; tells why not.
 fn wait_for_next_life(
     socket: &Path,
     vm: &str,
+    last: Option<i32>,
     signals: &SignalFd,
 ) -> Result<Option<Left>, ClientError> {
     let mut told = false;
+    let mut same = 0;
     loop {
         let request = Request::Status {
             vm: Some(vm.to_owned()),
         };
         let state = match ask(socket, &request) {
-            Ok(Response::Vms(vms)) => vms.first().map(|vm| vm.state),
+            Ok(Response::Vms(vms)) => vms.first().map(|vm| (vm.state, vm.pid)),
             Ok(_) => None,
             // It went with its VM.
             Err(ClientError::Unreachable { .. } | ClientError::HungUp) => None,
             Err(error) => return Err(error),
         };
         match state {
-            Some(State::Running | State::Ready) => return Ok(None),
-            Some(State::Waiting | State::Starting | State::Stopping) => {}
+            Some((State::Running | State::Ready, pid)) if pid != last => return Ok(None),
+            Some((State::Running | State::Ready, _)) if same < LOOKS_AT_THE_SAME_LIFE => same += 1,
+            // A stop that is under way is no waiting.
+            Some((State::Stopping, _)) => {}
+            Some((State::Waiting | State::Starting, _)) => {
+                if !std::mem::replace(&mut told, true) {
+                    notice(vm, "waiting for it to start again; Ctrl-C leaves", false);
+                }
+            }
             _ => return Ok(Some(Left::Closed)),
-        }
-        // A stop that is under way is no waiting.
-        if state != Some(State::Stopping) && !std::mem::replace(&mut told, true) {
-            notice(vm, "waiting for it to start again; Ctrl-C leaves", false);
         }
         let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         let _ = poll(&mut fds, LOOK_AGAIN);
