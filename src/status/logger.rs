@@ -62,6 +62,11 @@ static LOGGER: OnceLock<Logger> = OnceLock::new();
 
 /// The fds that the log holds now: a forked worker, which logs by itself, must not close them.
 pub fn fds() -> Vec<RawFd> {
+    // liblog keeps its own to itself.
+    #[cfg(all(target_os = "android", gunyahd_android_logger))]
+    if LOGGER.get().is_none() {
+        return connected_to(DEFAULT_SOCKET.as_ref());
+    }
     let Some(logger) = LOGGER.get() else {
         return Vec::new();
     };
@@ -69,6 +74,19 @@ pub fn fds() -> Vec<RawFd> {
     let logd = sinks.logd.as_ref().and_then(Logd::fd);
     let kmsg = sinks.kmsg.as_ref().map(Kmsg::fd);
     logd.into_iter().chain(kmsg).collect()
+}
+
+/// This process's fds that are connected to the socket at `path`.
+#[cfg(any(test, all(target_os = "android", gunyahd_android_logger)))]
+fn connected_to(path: &std::path::Path) -> Vec<RawFd> {
+    use nix::sys::socket::{getpeername, UnixAddr};
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|fd| getpeername::<UnixAddr>(*fd).is_ok_and(|peer| peer.path() == Some(path)))
+        .collect()
 }
 
 /// The `log` backend.
@@ -243,6 +261,19 @@ pub(super) fn pieces(text: &str, limit: usize) -> impl Iterator<Item = &str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_librarys_own_connection_is_found() {
+        use std::os::fd::AsRawFd;
+        use std::os::unix::net::UnixDatagram;
+        let path = std::env::temp_dir().join(format!("gunyahd-logdw-{}", std::process::id()));
+        let _peer = UnixDatagram::bind(&path).unwrap();
+        let client = UnixDatagram::unbound().unwrap();
+        assert!(connected_to(&path).is_empty());
+        client.connect(&path).unwrap();
+        assert_eq!(connected_to(&path), [client.as_raw_fd()]);
+        std::fs::remove_file(&path).unwrap();
+    }
 
     #[test]
     fn tags_follow_targets() {
