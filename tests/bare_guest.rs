@@ -43,14 +43,17 @@ fn assemble() -> Option<Vec<u8>> {
             assert!(status.success(), "{tool} failed");
         })
     };
-    let made = run("as", &[&"-o", &object, &source.join("guest.S")])
-        .and_then(|()| {
-            let script = source.join("guest.ld");
-            // Its one segment is code and data; nothing maps it.
-            let quiet = "--no-warn-rwx-segments";
-            run("ld", &[&quiet, &"-T", &script, &"-o", &elf, &object])
-        })
-        .and_then(|()| run("objcopy", &[&"-O", &"binary", &elf, &image]));
+    let made = run(
+        "as",
+        &[&"-I", &source, &"-o", &object, &source.join("guest.S")],
+    )
+    .and_then(|()| {
+        let script = source.join("guest.ld");
+        // Its one segment is code and data; nothing maps it.
+        let quiet = "--no-warn-rwx-segments";
+        run("ld", &[&quiet, &"-T", &script, &"-o", &elf, &object])
+    })
+    .and_then(|()| run("objcopy", &[&"-O", &"binary", &elf, &image]));
     if let Err(error) = made {
         skip(&format!(
             "no arm64 binutils ({error}); the package is binutils-aarch64-linux-gnu"
