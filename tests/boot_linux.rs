@@ -5,6 +5,7 @@
 
 mod host;
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -79,7 +80,7 @@ impl Stage {
     fn config(&self, name: &str, cmdline: &str) -> Value {
         json!({
             "name": name,
-            "memory": { "size": "256M", "backing": ["hugetlb", "thp"] },
+            "memory": { "size": "128M", "backing": ["hugetlb", "thp"] },
             "kernel": { "path": self.guest.join("Image"), "cmdline": format!("panic=-1 {cmdline}") },
             "initrd": { "path": self.guest.join("initrd.cpio.gz") },
         })
@@ -96,6 +97,12 @@ struct Host {
 
 impl Host {
     fn boot(stage: &Stage, test: &str, configs: &[Value]) -> Self {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        Self::boot_with_path(stage, test, configs, &path)
+    }
+
+    /// With another search path of programs.
+    fn boot_with_path(stage: &Stage, test: &str, configs: &[Value], path: &OsStr) -> Self {
         let dir = std::env::temp_dir().join(format!("gunyahd-{test}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(dir.join("config")).expect("directory");
@@ -117,6 +124,7 @@ impl Host {
             .arg(dir.join("socket"))
             .arg("--run-dir")
             .arg(&dir)
+            .env("PATH", path)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -274,7 +282,7 @@ fn linux_boots_from_hugetlb_and_a_gzipped_kernel() {
         return skip("fewer than 256 MiB of huge pages are free");
     }
     let mut config = stage.config("huge", "");
-    config["memory"]["backing"] = json!("hugetlb");
+    config["memory"] = json!({ "size": "256M", "backing": "hugetlb" });
     config["kernel"]["path"] = json!(stage.guest.join("Image.gz"));
     config["vcpus"] = json!({ "count": 2 });
     let mut host = Host::boot(&stage, "huge", &[config]);
@@ -317,6 +325,19 @@ fn a_proxy_scheduled_guests_ends_are_told() {
     let status = host.wait_for_state("crash", "stopped");
     assert_eq!(status["last_end"]["reason"], "reset", "{status:#}");
     assert_eq!(host.end(), Some(0));
+}
+
+#[test]
+fn a_machine_without_qemu_is_told_what_to_install() {
+    let Some(stage) = Stage::new() else { return };
+    let mut config = stage.config("none", "");
+    config["restart"] = json!({ "policy": "never" });
+    let nowhere = OsStr::new("/nonexistent");
+    let mut host = Host::boot_with_path(&stage, "none", &[config], nowhere);
+    host.wait_for("gunyah-sim: qemu: qemu-system-aarch64 is not on PATH; in Debian: apt-get install qemu-system-arm");
+    let status = host.wait_for_state("none", "failed");
+    assert_eq!(status["last_end"]["reason"], "launch-failed", "{status:#}");
+    let _ = fs::remove_dir_all(&host.dir);
 }
 
 #[test]

@@ -75,7 +75,8 @@ fn build() -> Result<PathBuf> {
             "gunyahd-fuzz",
             "--features",
             "libfuzzer",
-            "--bins",
+            "--bin",
+            "fuzz",
             "--target",
             triple,
         ])

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, Context, Result};
 use nix::fcntl::{Flock, FlockArg};
 
+// Each finds some more pages where memory is fragmented.
+const ATTEMPTS: u32 = 8;
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The pool's counters, in pages of the default huge page size.
@@ -87,9 +89,17 @@ impl Reservation {
         let wanted = bytes.div_ceil(before.page);
         let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
         let present: u64 = text.trim().parse().context("nr_hugepages")?;
-        fs::write(&file, (present + wanted).to_string())
-            .with_context(|| file.display().to_string())?;
-        let added = Pool::now()?.total.saturating_sub(before.total);
+        let mut added = 0;
+        for _ in 0..ATTEMPTS {
+            fs::write(&file, (present + wanted).to_string())
+                .with_context(|| file.display().to_string())?;
+            added = Pool::now()?.total.saturating_sub(before.total);
+            if added >= wanted {
+                break;
+            }
+            // Page cache lies all over the memory; it moves, but not all at the first try.
+            let _ = fs::write("/proc/sys/vm/compact_memory", "1");
+        }
         let keeper = spawn_keeper(&file, added);
         drop(lock);
         let reservation = Self {

@@ -14,7 +14,7 @@ use crate::{setup, tree};
 // The demo and a plain build do without it, as it takes a minute to build.
 const EXECUTING_ENGINE: &str = "gunyah-sim/exec";
 // Room for the guests and worker tests that run side by side.
-const HUGE_PAGE_BYTES: u64 = 1 << 30;
+const HUGE_PAGE_BYTES: u64 = 512 << 20;
 
 /// Shared by all fuzz targets: enough to notice a new parser that panics at once.
 const FUZZ_SECONDS: u64 = 45;

@@ -35,21 +35,14 @@ pub fn cpus(tree: &Tree) -> Result<u32, Error> {
 pub fn fit(tree: &mut Tree, cpus: u32) -> Result<(), Error> {
     let mut gics = 0;
     let mut console = None;
-    let mut handle = next_phandle(tree);
-    let clock = handle;
+    let clock = next_phandle(tree);
     let mut clock_used = false;
     visit(&mut tree.root, "", &mut |node, path| {
         if node.is_compatible("arm,gic-v3") {
             fit_gic(node, cpus);
             gics += 1;
         } else if node.is_compatible("arm,pl011") && console.is_none() {
-            fit_pl011(node);
-            if !node.has("clocks") {
-                // The AMBA bus of Linux does not probe a device without one.
-                node.set_cells("clocks", &[clock, clock]);
-                node.set_strings("clock-names", &["uartclk", "apb_pclk"]);
-                clock_used = true;
-            }
+            clock_used = fit_pl011(node, clock);
             console = Some(path.to_owned());
         } else if node.is_compatible("ns16550a") || node.is_compatible("arm,pl011") {
             // Not on this board: probing it would hit another device.
@@ -66,10 +59,7 @@ pub fn fit(tree: &mut Tree, cpus: u32) -> Result<(), Error> {
     if console.is_none() {
         let mut node = Node::new("pl011@9000000");
         node.set_strings("compatible", &["arm,pl011", "arm,primecell"]);
-        fit_pl011(&mut node);
-        node.set_cells("clocks", &[clock, clock]);
-        node.set_strings("clock-names", &["uartclk", "apb_pclk"]);
-        clock_used = true;
+        clock_used = fit_pl011(&mut node, clock);
         tree.root.push(node);
     }
     if clock_used {
@@ -77,11 +67,9 @@ pub fn fit(tree: &mut Tree, cpus: u32) -> Result<(), Error> {
         node.set_str("compatible", "fixed-clock");
         node.set_u32("#clock-cells", 0);
         node.set_u32("clock-frequency", PL011_CLOCK_HZ);
-        node.set_u32("phandle", handle);
+        node.set_u32("phandle", clock);
         tree.root.push(node);
-        handle += 1;
     }
-    debug_assert!(handle >= clock);
     let chosen = tree.root.ensure_child("chosen", Position::First);
     let told = chosen.value("stdout-path").map(<[u8]>::to_vec);
     let path = console.unwrap_or_else(|| CONSOLE_PATH.to_owned());
@@ -112,9 +100,17 @@ fn fit_gic(node: &mut Node, cpus: u32) {
     }
 }
 
-fn fit_pl011(node: &mut Node) {
+/// True if it had no clock of its own and now names `clock`.
+fn fit_pl011(node: &mut Node, clock: u32) -> bool {
     node.set_u64s("reg", &[PL011, PL011_SIZE]);
     node.set_cells("interrupts", &[0, PL011_SPI, LEVEL_HIGH]);
+    if node.has("clocks") {
+        return false;
+    }
+    // The AMBA bus of Linux does not probe a device without one.
+    node.set_cells("clocks", &[clock, clock]);
+    node.set_strings("clock-names", &["uartclk", "apb_pclk"]);
+    true
 }
 
 fn next_phandle(tree: &Tree) -> u32 {
