@@ -49,6 +49,14 @@ pub(super) fn vm(config: VmConfig, options: &Options) -> (VmReport, Vec<Problem>
                 .iter()
                 .map(|warning| format!("devicetree: {}; {}", warning.what(), warning.cure())),
         );
+        report.warnings.extend(draft.mended().iter().map(|problem| {
+            format!(
+                "devicetree: mended: {} [{}]; {}",
+                problem.what(),
+                problem.rule(),
+                problem.cause()
+            )
+        }));
     }
     let planned = match (&images, &draft) {
         (Some(images), Some(draft)) => plan(config, &images.info, draft.facts().blob_len_max, host),

@@ -18,6 +18,7 @@ pub struct Draft {
     facts: DtbFacts,
     expected: Expected,
     warnings: Vec<DtbProblem>,
+    mended: Vec<DtbProblem>,
 }
 
 /// Random bytes for the guest, drawn by the caller so that finishing stays pure.
@@ -50,7 +51,17 @@ impl Draft {
     /// A given devicetree, checked against the config and completed.
     pub fn given(bytes: &[u8], config: &VmConfig) -> Result<Self, Vec<DtbProblem>> {
         let tree = Tree::parse(bytes).map_err(|error| vec![DtbProblem::Unreadable(error)])?;
-        Self::of(tree, config)
+        let expected = Expected::of_config(config);
+        let broken = rules::check(&tree, Some(&expected));
+        let mut draft = Self::of(tree, config)?;
+        let left = rules::check(&draft.tree, Some(&expected));
+        draft.mended = broken
+            .into_iter()
+            // A tree without /memory, which is added, breaks nothing by that.
+            .filter(|problem| !matches!(problem, DtbProblem::MemoryCells { .. }))
+            .filter(|problem| !left.contains(problem))
+            .collect();
+        Ok(draft)
     }
 
     /// A devicetree made from the config alone.
@@ -74,6 +85,7 @@ impl Draft {
                 facts,
                 expected,
                 warnings: problems,
+                mended: Vec::new(),
             })
         } else {
             Err(problems)
@@ -93,6 +105,11 @@ impl Draft {
     /// Problems that do not stop the launch.
     pub fn warnings(&self) -> &[DtbProblem] {
         &self.warnings
+    }
+
+    /// Rules that a given tree broke as it was, and that completing it has mended.
+    pub fn mended(&self) -> &[DtbProblem] {
+        &self.mended
     }
 
     /// Fills in the plan's addresses and the seeds.

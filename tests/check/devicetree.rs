@@ -167,7 +167,7 @@ fn of_hypervisor_scheduled_vms() {
 }
 
 #[test]
-fn what_completing_mends_is_no_problem_and_is_mended() {
+fn what_completing_mends_is_named_and_is_no_problem() {
     let vendor = Vendor::new();
     let good = tree(&vendor, PROXY);
     let expected = Expected::of_config(&load(&vendor.vm("a", PROXY)).unwrap());
@@ -178,6 +178,14 @@ fn what_completing_mends_is_no_problem_and_is_mended() {
         let named = as_it_is.iter().any(|problem| problem.rule() == *rule);
         assert!(named, "{rule}: {as_it_is:#?}");
         assert_eq!(told(&vendor, &broken, PROXY), [] as [String; 0], "{rule}");
+        let named = vendor.check(&["etc/given.json"]).stdout;
+        let note = named
+            .lines()
+            .find(|line| line.contains(&format!("[{rule}]")));
+        assert!(
+            note.is_some_and(|note| note.contains("mended: ")),
+            "{rule}: {named}"
+        );
     }
 }
 
