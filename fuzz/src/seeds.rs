@@ -16,6 +16,9 @@ const EXAMPLES: [&str; 4] = [
     include_str!("../../docs/examples/shared-memory.json"),
 ];
 
+/// Its examples are lines of their own.
+const PROTOCOL: &str = include_str!("../../docs/control-protocol.md");
+
 /// "gunyah", by `printf gunyah | gzip -n`, and its name stored by `gzip -N`.
 const GZIP: [&[u8]; 2] = [
     b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\x4b\x2f\xcd\xab\x4c\xcc\x00\x00\x9d\x91\x57\x2a\x06\x00\x00\x00",
@@ -33,15 +36,11 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
         "image" => vec![image()],
         "elf" => vec![elf()],
         "gzip" => GZIP.iter().map(|bytes| bytes.to_vec()).collect(),
-        "control" => [
-            &br#"{"v":1,"cmd":"status"}"#[..],
-            br#"{"v":1,"cmd":"start","vm":"a"}"#,
-            br#"{"v":1,"cmd":"watch"}"#,
-            br#"{"v":1,"ok":false,"error":{"kind":"unknown-vm","message":"no VM a"}}"#,
-        ]
-        .iter()
-        .map(|line| line.to_vec())
-        .collect(),
+        "control" => PROTOCOL
+            .lines()
+            .filter(|line| line.starts_with("{\"v\""))
+            .map(|line| line.as_bytes().to_vec())
+            .collect(),
         "console" => vec![frames()],
         "property" => vec![
             0u32.to_ne_bytes().to_vec(),

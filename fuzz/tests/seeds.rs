@@ -59,4 +59,6 @@ fn good_seeds_are_good() {
     let table = elf::header(file, file.len() as u64).unwrap();
     assert!(elf::program_headers(&table, &file[64..120], file.len() as u64).is_ok());
     assert!(!seeds("dtb").is_empty());
+    let understood = |line: &Vec<u8>| gunyahd::status::control::parse_request(line).is_ok();
+    assert!(seeds("control").iter().any(understood));
 }
