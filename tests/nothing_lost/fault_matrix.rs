@@ -17,6 +17,8 @@ pub struct Target {
     pub call: String,
     pub nth: u64,
     pub process: String,
+    /// After the VM was told to start.
+    pub started: bool,
 }
 
 /// A host on which the victim fails again and again.
@@ -29,18 +31,21 @@ pub struct Ground {
 }
 
 impl Ground {
-    /// Boots, lets the victim live once, and looks at what there is after it.
+    /// On huge pages where there are some.
     pub fn new(stage: &Stage, test: &str, with_bystanders: bool) -> Self {
+        // Two for its memory; the others of this machine may need some meanwhile.
+        if HugePages::now().available() >= 2 {
+            return Self::on(stage, test, with_bystanders, "hugetlb");
+        }
+        skip("no huge pages are free: the victim has base pages");
+        Self::on(stage, test, with_bystanders, "base")
+    }
+
+    /// Boots, lets the victim live once, and looks at what there is after it.
+    pub fn on(stage: &Stage, test: &str, with_bystanders: bool, backing: &str) -> Self {
         let dir = folder(test);
         steps::write_dtb(&dir);
         let huge = HugePages::now();
-        // Two for its memory; the others of this machine may need some meanwhile.
-        let backing = if huge.available() >= 2 {
-            "hugetlb"
-        } else {
-            skip("no huge pages are free: the victim has base pages");
-            "base"
-        };
         let mut vms = vec![steps::victim(backing)];
         if with_bystanders {
             vms.extend(steps::bystanders());
@@ -63,26 +68,12 @@ impl Ground {
         // What is made once and kept, such as the console's ring, is there after the first life.
         host.live("victim").unwrap();
         host.record.as_mut().unwrap().read();
-        let mut ground = Self {
-            before: host.look(),
+        Self {
+            before: host.look_when_settled(),
             host,
             huge,
             bystanders,
             logged: 0,
-        };
-        ground.settle_before();
-        ground
-    }
-
-    // The first life's last traces may still go.
-    fn settle_before(&mut self) {
-        loop {
-            let before = self.host.look();
-            std::thread::sleep(std::time::Duration::from_millis(50));
-            self.before = self.host.look();
-            if before == self.before {
-                return;
-            }
         }
     }
 
@@ -106,6 +97,7 @@ impl Ground {
                 call: call.name.clone(),
                 nth: call.nth,
                 process: call.process.clone(),
+                started: call.started,
             })
             .collect()
     }
@@ -134,7 +126,9 @@ impl Ground {
         self.record().read();
         self.record().forget();
         self.new_log();
-        let Target { call, nth, process } = target;
+        let Target {
+            call, nth, process, ..
+        } = target;
         self.host.tell_simulator("forgive");
         self.host
             .tell_simulator(&format!("call {call} +{nth} errno {errno} from {process}"));
@@ -167,6 +161,31 @@ impl Ground {
         self.check_told(&state, expected, hit.as_ref(), errno)?;
         self.check_rest()?;
         Ok(hit.map(|_| expected))
+    }
+
+    /// SIGKILL to the worker at one call of its launch, and sees what comes of it.
+    pub fn kill_worker(&mut self, target: &Target) -> Result<(), String> {
+        self.host.forget_changes();
+        self.new_log();
+        let Target {
+            call, nth, process, ..
+        } = target;
+        self.host.tell_simulator("forgive");
+        self.host
+            .tell_simulator(&format!("call {call} +{nth} kill caller from {process}"));
+        self.host.order("start", "victim", false);
+        self.host.wait_for("victim", &["crashed"])?;
+        let reason = "worker killed by SIGKILL";
+        let status = self.host.gunyahctl_status("victim");
+        if status["state"] != "crashed"
+            || status["reason"] != reason
+            || status["last_end"]["reason"] != "worker-died"
+        {
+            return Err(status.to_string());
+        }
+        self.check_log("crashed", reason)?;
+        self.wait_for_properties("crashed", reason)?;
+        self.check_rest()
     }
 
     /// After START: until the filter is in place nothing that is made for the loop is complete.

@@ -237,6 +237,19 @@ impl Host {
         left::look(self.simulator.id(), self.supervisor, &dir)
     }
 
+    /// What there is once nothing changes: connections come and go a little late.
+    pub fn look_when_settled(&self) -> Left {
+        let mut before = self.look();
+        loop {
+            std::thread::sleep(Duration::from_millis(50));
+            let now = self.look();
+            if now == before {
+                return now;
+            }
+            before = now;
+        }
+    }
+
     /// Waits until all is as it was; clients' connections, for example, end a little later.
     pub fn wait_for_nothing_left(&self, before: &Left, huge: HugePages) -> Result<(), String> {
         wait_until(

@@ -1,1 +1,226 @@
 // SPDX-License-Identifier: Apache-2.0
+//! What changes under a launch: files that shrink, pools that run out, limits, calls that hang.
+
+use serde_json::{json, Value};
+
+use crate::host::{folder, skip, wait_until, Boot, Host, Stage};
+use crate::left::HugePages;
+use crate::steps;
+
+fn plain(name: &str) -> Value {
+    let mut vm = steps::bystanders()[0].clone();
+    vm["name"] = json!(name);
+    vm["autostart"] = json!(false);
+    vm["initrd"] = json!({ "path": "dir/initrd" });
+    vm
+}
+
+fn boot(stage: &Stage, test: &str, vms: &[Value], watch: &[&str], memlock: Option<u64>) -> Host {
+    let boot = Boot {
+        vms,
+        watch,
+        memlock,
+        ..Boot::default()
+    };
+    Host::boot(stage, &folder(test), &boot)
+}
+
+/// Waits for a line that tells of a step.
+fn wait_for_step(host: &Host, step: &str) {
+    wait_until(
+        || host.log().contains(&format!("vm: {step}: ")),
+        || host.log(),
+    )
+    .unwrap();
+}
+
+#[test]
+fn files_that_shrink_while_they_are_loaded_are_told() {
+    let Some(stage) = Stage::new() else { return };
+    for (file, nth, step) in [("Image", 2, "kernel"), ("initrd", 3, "initrd")] {
+        let mut host = boot(&stage, "shrink", &[plain("vm")], &["pread64"], None);
+        let path = host.dir.join(file);
+        let bytes = std::fs::read(&path).unwrap();
+        host.tell_simulator(&format!("call pread64 +{nth} delay 400 from vm:vm"));
+        host.order("start", "vm", false);
+        wait_for_step(&host, if step == "kernel" { "memory" } else { "kernel" });
+        std::fs::write(&path, &bytes[..5000]).unwrap();
+        host.wait_for("vm", &["failed"]).unwrap();
+        let reason = host.status("vm")["reason"].as_str().unwrap().to_owned();
+        assert!(reason.starts_with(step), "{reason}");
+        assert!(reason.contains("has been cut since"), "{reason}");
+        std::fs::write(&path, &bytes).unwrap();
+        host.live("vm").unwrap();
+        host.end();
+    }
+}
+
+#[test]
+fn a_pool_that_is_short_or_runs_out_is_told() {
+    let Some(stage) = Stage::new() else { return };
+    let huge = HugePages::now();
+    if huge.available() < 2 {
+        return skip("no huge pages are free");
+    }
+    let mut short = plain("short");
+    let pages = huge.total + 1;
+    short["memory"] =
+        json!({ "size": format!("{}K", pages * huge.page_bytes / 1024), "backing": ["hugetlb"] });
+    let mut vm = plain("vm");
+    vm["memory"] = json!({ "size": "4M", "backing": ["hugetlb"] });
+    let mut host = boot(&stage, "pool", &[short, vm], &["memfd_create"], None);
+    host.order("start", "short", true);
+    let reason = host.status("short")["reason"].as_str().unwrap().to_owned();
+    assert!(reason.starts_with("pool: region 0 of "), "{reason}");
+    assert!(
+        reason.contains(&format!("needs {pages} pages of 2 MiB")),
+        "{reason}"
+    );
+
+    host.tell_simulator("call memfd_create +1 delay 400 from vm:vm");
+    host.order("start", "vm", false);
+    wait_for_step(&host, "pool");
+    let taken = Taken::all();
+    host.wait_for("vm", &["failed"]).unwrap();
+    drop(taken);
+    let reason = host.status("vm")["reason"].as_str().unwrap().to_owned();
+    assert!(reason.starts_with("memory: region 0"), "{reason}");
+    assert!(
+        reason.contains("ENOMEM") && reason.contains("another program took"),
+        "{reason}"
+    );
+    host.live("vm").unwrap();
+    host.end();
+}
+
+/// All huge pages that a mapping can have, promised to one that nobody touches.
+struct Taken {
+    address: *mut libc::c_void,
+    bytes: usize,
+}
+
+impl Taken {
+    fn all() -> Self {
+        let huge = HugePages::now();
+        let bytes = usize::try_from(huge.available() * huge.page_bytes).unwrap();
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB;
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let address = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                flags,
+                -1,
+                0,
+            )
+        };
+        assert_ne!(address, libc::MAP_FAILED);
+        Self { address, bytes }
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made above, which nothing points into.
+        unsafe { libc::munmap(self.address, self.bytes) };
+    }
+}
+
+#[test]
+fn a_limit_on_locked_memory_is_told_and_a_higher_one_is_enough() {
+    let Some(stage) = Stage::new() else { return };
+    if !nix::unistd::geteuid().is_root() {
+        return skip("only root has the capability to lose");
+    }
+    let host = boot(&stage, "memlock", &[plain("vm")], &[], Some(1 << 20));
+    host.order("start", "vm", true);
+    let status = host.status("vm");
+    assert_eq!(status["state"], "failed");
+    let reason = status["reason"].as_str().unwrap();
+    for words in [
+        "pool: the VM pins 4 MiB",
+        "RLIMIT_MEMLOCK allows 1 MiB",
+        "rlimit memlock",
+    ] {
+        assert!(reason.contains(words), "{words}: {reason}");
+    }
+    host.end();
+    let host = boot(&stage, "memlock", &[plain("vm")], &[], Some(6 << 20));
+    host.live("vm").unwrap();
+    host.end();
+}
+
+/// Each hangs one VM's launch for good, all at once; nothing but the timeout ends them.
+const HANGS: [&str; 11] = [
+    "openat",
+    "pread64",
+    "memfd_create",
+    "ftruncate",
+    "madvise",
+    "OPEN",
+    "CREATE_VM",
+    "ANDROID_LEND_USER_MEM",
+    "SET_DTB_CONFIG",
+    "ADD_FUNCTION",
+    "START",
+];
+
+#[test]
+fn a_launch_that_hangs_ends_with_its_timeout() {
+    let Some(stage) = Stage::new() else { return };
+    let mut vms: Vec<Value> = (0..HANGS.len())
+        .map(|index| {
+            let mut vm = plain(&format!("hang{index}"));
+            vm["vcpus"] = json!({ "scheduling": "proxy" });
+            vm["start"] = json!({ "timeout": "2s" });
+            vm
+        })
+        .collect();
+    let mut slow = plain("slow");
+    slow["start"] = json!({ "timeout": "20s" });
+    vms.push(slow);
+    let watch = ["openat", "pread64", "memfd_create", "ftruncate", "madvise"];
+    let mut host = boot(&stage, "hangs", &vms, &watch, None);
+    let before = host.look_when_settled();
+    let huge = HugePages::now();
+    for (index, call) in HANGS.iter().enumerate() {
+        host.tell_simulator(&format!("call {call} +1 hang from vm:hang{index}"));
+    }
+    host.tell_simulator("call START +1 delay 600 from vm:slow");
+    host.order("start", "slow", false);
+    for index in 0..HANGS.len() {
+        host.order("start", &format!("hang{index}"), false);
+    }
+    for (index, call) in HANGS.iter().enumerate() {
+        let name = format!("hang{index}");
+        wait_until(
+            || host.status(&name)["state"] == "crashed",
+            || host.status(&name).to_string(),
+        )
+        .unwrap();
+        let status = host.status(&name);
+        assert!(
+            status["reason"]
+                .as_str()
+                .unwrap()
+                .starts_with("no start within 2 s"),
+            "{call}: {status}"
+        );
+        assert_eq!(status["last_end"]["reason"], "timeout", "{call}");
+        let log = host.log();
+        let errors = log
+            .lines()
+            .filter(|line| line.contains(&format!("E gunyahd: {name}: ")));
+        assert_eq!(errors.count(), 1, "{call}: {log}");
+    }
+    assert_eq!(host.status("slow")["state"], "running");
+    assert_eq!(host.status("slow")["restarts"], 0);
+    host.order("stop", "slow", true);
+    host.wait_for_nothing_left(&before, huge).unwrap();
+    host.tell_simulator("forgive");
+    for index in 0..HANGS.len() {
+        host.live(&format!("hang{index}")).unwrap();
+    }
+    host.end();
+}

@@ -1,1 +1,149 @@
 // SPDX-License-Identifier: Apache-2.0
+//! SIGKILL of the worker and of the supervisor at every call of a launch.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use crate::fault_matrix::{Ground, Target};
+use crate::host::{folder, signal, wait_until, wait_until_gone, Boot, Host, Stage};
+use crate::left::HugePages;
+use crate::record::Record;
+use crate::steps;
+
+/// After START threads make calls in any order; these are the main one's alone, or every one's.
+fn is_definite(target: &Target) -> bool {
+    !target.started || !matches!(target.call.as_str(), "mmap" | "madvise" | "read")
+}
+
+fn targets(ground: &mut Ground) -> Vec<Target> {
+    let all = ground.targets();
+    // A caller that is the supervisor is no worker.
+    let workers =
+        |target: &Target| !matches!(target.call.as_str(), "socketpair" | "fork" | "pidfd_open");
+    all.into_iter()
+        .filter(|target| is_definite(target) && workers(target))
+        .collect()
+}
+
+#[test]
+fn a_worker_may_be_killed_at_every_call() {
+    let Some(stage) = Stage::new() else { return };
+    let mut ground = Ground::new(&stage, "kill-worker", true);
+    let targets = targets(&mut ground);
+    for target in &targets {
+        ground
+            .kill_worker(target)
+            .unwrap_or_else(|what| panic!("{target:?}: {what}"));
+    }
+    println!("killed a worker at {} calls", targets.len());
+    assert!(targets.len() > 60, "{targets:#?}");
+    ground.end();
+}
+
+#[test]
+fn a_supervisor_may_be_killed_at_every_call_of_its_worker() {
+    let Some(stage) = Stage::new() else { return };
+    let mut ground = Ground::on(&stage, "kill-targets", false, "base");
+    let targets = targets(&mut ground);
+    // Other memory is other calls; the pool of huge pages may be given back any time.
+    let mut vm = steps::victim("base");
+    ground.end();
+    let huge = HugePages::now();
+    let dir = folder("kill-supervisor");
+    steps::write_dtb(&dir);
+    vm["autostart"] = true.into();
+    let text = vm
+        .to_string()
+        .replace("dir/", &format!("{}/", dir.display()));
+    fs::write(dir.join("config/victim.json"), text).unwrap();
+    let reached = targets
+        .iter()
+        .filter(|target| kill_supervisor(&stage, &dir, target))
+        .count();
+    println!(
+        "killed a supervisor at {reached} of {} calls",
+        targets.len()
+    );
+    assert!(reached * 10 > targets.len() * 9, "{reached}");
+    // After all of them, the next one finds nothing in its way.
+    let boot = Boot {
+        vms: &[vm],
+        ..Boot::default()
+    };
+    let host = Host::boot(&stage, &dir, &boot);
+    host.wait_for("victim", &["running"]).unwrap();
+    let before = host.look();
+    host.order("stop", "victim", true);
+    host.order("start", "victim", true);
+    host.order("stop", "victim", true);
+    let ours = crate::left::family(host.simulator.id());
+    wait_until(
+        || HugePages::now() == huge || crate::left::others_use_huge_pages(&ours),
+        || format!("{:?}, before {huge:?}, {before:?}", HugePages::now()),
+    )
+    .unwrap();
+    host.end();
+}
+
+/// False where this life ran without making the call: the first launch makes a few less.
+fn kill_supervisor(stage: &Stage, dir: &std::path::Path, target: &Target) -> bool {
+    let Target {
+        call, nth, process, ..
+    } = target;
+    let script = format!(
+        "watch {}\ncall {call} +{nth} kill command from {process}\n",
+        steps::HOST_CALLS.join(" ")
+    );
+    fs::write(dir.join("script"), script).unwrap();
+    let path = |name: &str| dir.join(name);
+    let mut simulator = Command::new(stage.binaries.join("gunyah-sim"))
+        .arg("--script")
+        .arg(path("script"))
+        .arg("--record")
+        .arg(path("record"))
+        .arg("--")
+        .arg(stage.binaries.join("gunyahd"))
+        .args(["boot", "--config-dir"])
+        .arg(path("config"))
+        .arg("--socket")
+        .arg(path("socket"))
+        .stdin(Stdio::null())
+        .stderr(fs::File::create(path("log")).unwrap())
+        .spawn()
+        .unwrap();
+    let mut status = None;
+    wait_until(
+        || {
+            status = simulator.try_wait().unwrap();
+            let log = fs::read_to_string(path("log")).unwrap_or_default();
+            status.is_some() || (!target.started && log.contains(": victim: running"))
+        },
+        || format!("{target:?}: gunyahd still lives"),
+    )
+    .unwrap_or_else(|what| {
+        let _ = simulator.kill();
+        panic!("{what}");
+    });
+    let reached = status.is_some();
+    if !reached {
+        signal(simulator.id(), libc::SIGTERM);
+    }
+    // 128 and SIGKILL.
+    let code = simulator.wait().unwrap().code();
+    assert_eq!(code, Some(if reached { 137 } else { 0 }), "{target:?}");
+    let mut record = Record::open(&path("record"));
+    record.read();
+    assert_eq!(record.vms, 0, "{target:?}: VMs that the driver still has");
+    let mut pids: Vec<u32> = record
+        .calls
+        .iter()
+        .map(|call| u32::try_from(call.pid).unwrap())
+        .collect();
+    pids.sort_unstable();
+    pids.dedup();
+    wait_until_gone(&pids).unwrap();
+    let sockets = fs::read_to_string("/proc/net/unix").unwrap();
+    let dir = dir.to_string_lossy();
+    assert!(!sockets.contains(&*dir), "{target:?}: {sockets}");
+    reached
+}

@@ -15,6 +15,8 @@ mod cycles;
 mod fault_matrix;
 
 mod host;
+mod hostile_files;
+mod kill_matrix;
 
 mod left;
 mod record;
