@@ -2,6 +2,7 @@
 //! `cargo xtask …`: set-up, demo, tests and release builds. One file a command.
 
 mod cpio;
+mod cycles;
 mod demo;
 mod dist;
 mod fuzz;
@@ -19,6 +20,7 @@ const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
   setup    install what is missing, fetch an arm64 kernel and busybox for the guests
+  cycles   1,000 lives of four VMs and 200 crashes, and nothing left of them
   demo     two arm64 Linux guests, launched by gunyahd on the simulator
   test     everything: format, lints, unit tests, whole-program tests, real guests
   dist     static device binaries for arm64 and x86-64, with manifest and tarballs
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
+        ["cycles"] => cycles::run(),
         ["demo"] => demo::run(),
         ["setup"] => setup::run(),
         ["test"] => test::run(),

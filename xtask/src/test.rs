@@ -141,7 +141,38 @@ impl Counts {
     }
 }
 
+/// The tables that the fault matrix leaves in cargo's folder for tests.
+fn matrices(binaries: &Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(binaries.join("../tmp"));
+    let mut files: Vec<_> = entries
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with("matrix-")
+        })
+        .collect();
+    files.sort();
+    files
+}
+
+// One of an earlier run would tell of that.
+fn forget_matrices(binaries: &Path) {
+    for file in matrices(binaries) {
+        let _ = std::fs::remove_file(file);
+    }
+}
+
+fn print_matrices(binaries: &Path) {
+    for file in matrices(binaries) {
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        println!("\n== fault matrix: {text}");
+    }
+}
+
 fn tests(binaries: &Path, strict: bool) -> Result<String> {
+    forget_matrices(binaries);
     let mut command = cargo_command();
     command
         .args(["test", "--workspace", "--no-fail-fast"])
@@ -163,6 +194,7 @@ fn tests(binaries: &Path, strict: bool) -> Result<String> {
         counts.take(&line);
     }
     let status = child.wait()?;
+    print_matrices(binaries);
     let told = format!(
         "{} passed, {} failed, {} ignored in {} runs",
         counts.passed, counts.failed, counts.ignored, counts.binaries
