@@ -142,12 +142,14 @@ impl Counts {
 }
 
 /// The tables that the fault matrix leaves in cargo's folder for tests.
-fn matrices(binaries: &Path) -> Vec<std::path::PathBuf> {
-    let entries = std::fs::read_dir(binaries.join("../tmp"));
-    let mut files: Vec<_> = entries
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| Some(entry.ok()?.path()))
+fn matrices() -> Vec<std::path::PathBuf> {
+    let listed = |folder: std::path::PathBuf| {
+        let entries = std::fs::read_dir(folder).into_iter().flatten();
+        entries.filter_map(|entry| Some(entry.ok()?.path()))
+    };
+    // A folder a target, and cargo's for tests in it.
+    let mut files: Vec<_> = listed(tree::target())
+        .flat_map(|target| listed(target.join("tmp")))
         .filter(|path| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             name.starts_with("matrix-")
@@ -158,21 +160,21 @@ fn matrices(binaries: &Path) -> Vec<std::path::PathBuf> {
 }
 
 // One of an earlier run would tell of that.
-fn forget_matrices(binaries: &Path) {
-    for file in matrices(binaries) {
+fn forget_matrices() {
+    for file in matrices() {
         let _ = std::fs::remove_file(file);
     }
 }
 
-fn print_matrices(binaries: &Path) {
-    for file in matrices(binaries) {
+fn print_matrices() {
+    for file in matrices() {
         let text = std::fs::read_to_string(&file).unwrap_or_default();
         println!("\n== fault matrix: {text}");
     }
 }
 
 fn tests(binaries: &Path, strict: bool) -> Result<String> {
-    forget_matrices(binaries);
+    forget_matrices();
     let mut command = cargo_command();
     command
         .args(["test", "--workspace", "--no-fail-fast"])
@@ -194,7 +196,7 @@ fn tests(binaries: &Path, strict: bool) -> Result<String> {
         counts.take(&line);
     }
     let status = child.wait()?;
-    print_matrices(binaries);
+    print_matrices();
     let told = format!(
         "{} passed, {} failed, {} ignored in {} runs",
         counts.passed, counts.failed, counts.ignored, counts.binaries
