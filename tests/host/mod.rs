@@ -15,7 +15,7 @@ use serde_json::{json, Value};
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where the programs are, or a loud word about what is missing.
-fn binaries(engine: &str) -> Option<PathBuf> {
+pub fn binaries(engine: &str) -> Option<PathBuf> {
     let here = Path::new(env!("CARGO_BIN_EXE_gunyahd")).parent().unwrap();
     let binaries = std::env::var_os("GUNYAHD_BIN_DIR").map_or(here.to_owned(), PathBuf::from);
     let simulator = binaries.join("gunyah-sim");
