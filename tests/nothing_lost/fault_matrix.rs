@@ -303,8 +303,12 @@ impl Ground {
             .wait_for_nothing_left(&self.before, self.huge)
             .unwrap();
         self.record().read();
-        let running = i64::try_from(self.bystanders.len()).unwrap();
-        assert_eq!(self.record().vms, running, "VMs that the driver still has");
+        let running = self.bystanders.len();
+        assert_eq!(
+            self.record().vms(),
+            running,
+            "VMs that the driver still has"
+        );
         self.host.end();
     }
 }

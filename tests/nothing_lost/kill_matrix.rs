@@ -133,7 +133,7 @@ fn kill_supervisor(stage: &Stage, dir: &std::path::Path, target: &Target) -> boo
     assert_eq!(code, Some(if reached { 137 } else { 0 }), "{target:?}");
     let mut record = Record::open(&path("record"));
     record.read();
-    assert_eq!(record.vms, 0, "{target:?}: VMs that the driver still has");
+    assert_eq!(record.vms(), 0, "{target:?}: VMs that the driver still has");
     let mut pids: Vec<u32> = record
         .calls
         .iter()

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The simulator's record, read while it is written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -47,8 +47,10 @@ pub struct Record {
     pub calls: Vec<Call>,
     /// The properties' last values.
     pub properties: BTreeMap<String, String>,
-    /// VMs created and not given back.
-    pub vms: i64,
+    // By the simulator's numbers, because a VM whose creator was killed meanwhile is given back
+    // without ever having been answered for.
+    created: BTreeSet<u64>,
+    reclaimed: BTreeSet<u64>,
 }
 
 impl Record {
@@ -59,7 +61,8 @@ impl Record {
             processes: BTreeMap::new(),
             calls: Vec::new(),
             properties: BTreeMap::new(),
-            vms: 0,
+            created: BTreeSet::new(),
+            reclaimed: BTreeSet::new(),
         }
     }
 
@@ -84,7 +87,7 @@ impl Record {
                 let (name, value) = (text("name").unwrap(), text("value").unwrap());
                 self.properties.insert(name, value);
             }
-            Some("reclaimed") => self.vms -= 1,
+            Some("reclaimed") => self.reclaimed.extend(line["vm"].as_u64()),
             _ => {}
         }
         let Some(name) = text("call") else { return };
@@ -92,7 +95,7 @@ impl Record {
         let pid = line["pid"].as_i64().unwrap();
         let injected = line["note"] == "injected";
         if name == "CREATE_VM" && line["errno"].is_null() {
-            self.vms += 1;
+            self.created.extend(line["vm"].as_u64());
         }
         let word = |at: usize| {
             let text = line["args"]["args"][at].as_str()?;
@@ -118,6 +121,11 @@ impl Record {
             name,
         });
         process.started |= line["call"] == "VM_START";
+    }
+
+    /// VMs created and not given back.
+    pub fn vms(&self) -> usize {
+        self.created.difference(&self.reclaimed).count()
     }
 
     /// Drops the calls so far.
