@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `gunyahd boot` with several VMs on the simulator, told which call is to fail.
 
+use std::cell::RefCell;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -41,6 +42,8 @@ impl Stage {
             skip("no gunyah-sim; cargo build -p gunyah-sim makes it");
             return None;
         }
+        // Orphans come to us: an init may take seconds to wait for them.
+        nix::sys::prctl::set_child_subreaper(true).unwrap();
         Some(Self {
             binaries,
             _turn: turn,
@@ -80,6 +83,8 @@ pub struct Host {
     pub supervisor: u32,
     control: BufReader<UnixStream>,
     changes: Receiver<Value>,
+    /// Changes of VMs that nobody waited for yet.
+    set_aside: RefCell<Vec<Value>>,
     pub record: Option<Record>,
 }
 
@@ -149,6 +154,7 @@ impl Host {
             supervisor,
             control,
             changes,
+            set_aside: RefCell::default(),
             record,
         }
     }
@@ -194,18 +200,31 @@ impl Host {
         answer["vms"][0].take()
     }
 
-    /// Waits until the VM comes into one of `states`, and says into which; all changes since the
-    /// last call are looked at, in order.
+    /// Waits until the VM comes into one of `states`, and says into which; all its changes since
+    /// the last call are looked at, in order.
     pub fn wait_for(&self, vm: &str, states: &[&str]) -> Result<String, String> {
         let deadline = Instant::now() + PATIENCE;
+        let mut set_aside = self.set_aside.borrow_mut();
+        let (of_it, of_others) = set_aside.drain(..).partition(|change| change["vm"] == vm);
+        *set_aside = of_others;
+        let mut of_it: Vec<Value> = of_it;
         loop {
+            while !of_it.is_empty() {
+                let change = of_it.remove(0);
+                let state = change["state"].as_str().unwrap_or_default();
+                if states.contains(&state) {
+                    set_aside.append(&mut of_it);
+                    return Ok(state.to_owned());
+                }
+            }
             let left = deadline.saturating_duration_since(Instant::now());
             let Ok(change) = self.changes.recv_timeout(left) else {
                 return Err(format!("{vm} is not {states:?}: {:#}", self.status(vm)));
             };
-            let state = change["state"].as_str().unwrap_or_default();
-            if change["vm"] == vm && states.contains(&state) {
-                return Ok(state.to_owned());
+            if change["vm"] == vm {
+                of_it.push(change);
+            } else {
+                set_aside.push(change);
             }
         }
     }
@@ -224,6 +243,7 @@ impl Host {
     /// Drops the changes so far.
     pub fn forget_changes(&self) {
         while self.changes.try_recv().is_ok() {}
+        self.set_aside.borrow_mut().clear();
     }
 
     /// gunyahd's log so far.
@@ -303,6 +323,10 @@ pub fn wait_until(mut done: impl FnMut() -> bool, what: impl Fn() -> String) -> 
 /// Waits until none of the processes is there, not even dead.
 pub fn wait_until_gone(pids: &[u32]) -> Result<(), String> {
     let there = || -> Vec<String> {
+        for pid in pids {
+            let orphan = nix::unistd::Pid::from_raw(i32::try_from(*pid).unwrap());
+            let _ = nix::sys::wait::waitpid(orphan, Some(nix::sys::wait::WaitPidFlag::WNOHANG));
+        }
         let left = pids
             .iter()
             .filter(|pid| Path::new(&format!("/proc/{pid}")).exists());
