@@ -68,7 +68,10 @@ impl Lifecycle {
     }
 
     fn lost(&mut self, death: Death) -> String {
-        let detail = death.describe();
+        let mut detail = death.describe();
+        if self.last_step != Some(Step::Run) {
+            detail = format!("{detail}, while launching; {}", self.progress());
+        }
         self.end_with(LastEnd {
             reason: "worker-died".to_owned(),
             detail: detail.clone(),

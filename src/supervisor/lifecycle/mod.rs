@@ -21,7 +21,7 @@ mod events;
 #[cfg(test)]
 mod tests;
 
-use crate::error::LaunchError;
+use crate::error::{LaunchError, Step};
 use crate::status::control::LastEnd;
 use crate::status::{EndReason, State};
 use crate::worker::{Report, Request};
@@ -99,6 +99,8 @@ pub struct Lifecycle {
     since: u64,
     budget: Budget,
     hangup: Option<u64>,
+    /// The last step that this launch has done; [`Step::Run`] once the VM runs.
+    last_step: Option<Step>,
     last_end: Option<LastEnd>,
     /// `last_end` is this run's, and not an earlier one's.
     end_told: bool,
@@ -116,6 +118,7 @@ impl Lifecycle {
             since: now,
             budget: Budget::default(),
             hangup: None,
+            last_step: None,
             last_end: None,
             end_told: false,
             actions: Vec::new(),
@@ -363,6 +366,7 @@ impl Lifecycle {
             deadline: now.saturating_add(self.rules.start_timeout),
         };
         self.hangup = None;
+        self.last_step = None;
         self.end_told = false;
         self.publish(State::Starting, "launching", now);
         self.actions.push(Action::Fork);
@@ -386,6 +390,7 @@ impl Lifecycle {
 
     fn report(&mut self, report: &Report, now: u64) {
         match report {
+            Report::Step { step, .. } => self.last_step = Some(*step),
             Report::Running { end_visible } => {
                 if !matches!(self.phase, Phase::Starting { .. }) {
                     return;
@@ -395,6 +400,7 @@ impl Lifecycle {
                     Readiness::Untold | Readiness::AtOnce => None,
                 };
                 self.phase = Phase::Up { ready_deadline };
+                self.last_step = Some(Step::Run);
                 let reason = if *end_visible {
                     "started"
                 } else {
@@ -426,7 +432,7 @@ impl Lifecycle {
                     self.publish(State::Stopping, error.to_string(), now);
                 }
             }
-            // Steps and warnings are the journal's; the process's end says more than Closed.
+            // Warnings are the journal's; the process's end says more than Closed.
             _ => {}
         }
     }
@@ -479,7 +485,11 @@ impl Lifecycle {
             }
             Phase::Starting { deadline } if deadline <= now => {
                 // It may hang in START for good: nothing but the end of its process helps.
-                let what = format!("no start within {}", span(self.rules.start_timeout));
+                let what = format!(
+                    "no start within {} (start.timeout); {}",
+                    span(self.rules.start_timeout),
+                    self.progress()
+                );
                 self.actions.push(Action::Kill);
                 self.overdue(Push::Killed, what, "worker killed", now);
             }
@@ -529,6 +539,14 @@ impl Lifecycle {
                 self.publish(State::Stopping, reason, now);
             }
             _ => {}
+        }
+    }
+
+    /// How far the launch has come, for the one who asks what it hangs in.
+    fn progress(&self) -> String {
+        match self.last_step {
+            None => "no step of the launch was done".to_owned(),
+            Some(step) => format!("the last step done is {step}"),
         }
     }
 

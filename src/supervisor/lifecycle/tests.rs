@@ -356,18 +356,21 @@ fn a_restart_stops_and_starts() {
 fn a_start_that_hangs_is_killed() {
     let mut story = Story::new(rules());
     story.on(Event::Boot).on(Event::Gates(&open()));
+    story.on(Event::Report(&Report::Step {
+        step: Step::Functions,
+        micros: 1,
+        detail: String::new(),
+    }));
     assert_eq!(story.sleep(), 30_000);
     assert_eq!(story.asked, [Action::Fork, Action::Kill]);
+    let what = "no start within 30 s (start.timeout); the last step done is functions";
     assert_eq!(
         *story.last(),
-        (
-            State::Stopping,
-            "no start within 30 s; worker killed".to_owned()
-        )
+        (State::Stopping, format!("{what}; worker killed"))
     );
     story.crash();
     assert_eq!(story.published[2].0, State::Crashed);
-    assert_eq!(story.published[2].1, "no start within 30 s");
+    assert_eq!(story.published[2].1, what);
     assert_eq!(story.life.state(), State::Waiting);
 }
 
