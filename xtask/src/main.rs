@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cargo xtask …`: set-up, demo, tests and release builds. One file a command.
 
+mod bench;
 mod cpio;
 mod cycles;
 mod demo;
@@ -20,6 +21,7 @@ const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
   setup    install what is missing, fetch an arm64 kernel and busybox for the guests
+  bench    launches timed, against the floor
   cycles   1,000 lives of four VMs and 200 crashes, and nothing left of them
   demo     two arm64 Linux guests, launched by gunyahd on the simulator
   test     everything: format, lints, unit tests, whole-program tests, real guests
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
+        ["bench"] => bench::run(),
         ["cycles"] => cycles::run(),
         ["demo"] => demo::run(),
         ["setup"] => setup::run(),
