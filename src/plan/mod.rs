@@ -3,16 +3,17 @@
 //!
 //! ```text
 //! memory.base                                                     memory.base + memory.size
-//! | branch? | kernel, bss included |        free         | initrd |   dtb + room   | rest |
+//! | branch? | kernel, bss included |        free         | initrd |   dtb + room   | free |
 //! ```
 //!
 //! - Main memory is one region, because the resource manager takes the region that holds the DTB for
 //!   the guest's memory, and enters it at its first byte: where the kernel's entry is elsewhere, a
 //!   branch is written there.
 //! - The kernel lies at `kernel.offset` (default 0) plus its own text offset.
-//! - The DTB takes the highest 2 MiB boundary that leaves it room (large folios are looked up by
-//!   their start in newer drivers), else the highest page.
-//! - The initrd takes the highest free pages below that.
+//! - The DTB takes the highest boundary of a transparent huge page, counted from the base of main
+//!   memory, that leaves room for it and for the initrd (large folios are looked up by their start in
+//!   newer drivers), else the highest page.
+//! - The initrd takes the highest free pages that are left.
 
 mod entries;
 mod place;

@@ -8,8 +8,6 @@ use super::{
 use crate::config::{Permissions, VmConfig};
 use crate::image::{arm64, ImageInfo, KernelLayout};
 
-/// Where a large folio begins at the most.
-const FOLIO: u64 = 2 << 20;
 /// The kernel's page list of a region is one allocation, which may fail past this on a fragmented host.
 const LARGE_REGION: u64 = 2 << 30;
 /// booting.rst: an initrd lies in a 1 GiB aligned window of 32 GiB that covers the kernel.
@@ -72,9 +70,13 @@ pub fn plan(
         .as_ref()
         .and_then(|initrd| initrd.offset)
         .and_then(|offset| planner.take("initrd", "initrd.offset", offset, initrd_size));
+    let unplaced_initrd = match &config.initrd {
+        Some(initrd) if initrd.offset.is_none() => initrd_size,
+        _ => 0,
+    };
     let dtb = match config.dtb.offset {
         Some(_) => fixed_dtb,
-        None => planner.free_dtb(dtb_size),
+        None => planner.free_dtb(dtb_size, unplaced_initrd),
     };
     let initrd = config.initrd.as_ref().and_then(|initrd| {
         let base = match initrd.offset {
@@ -347,13 +349,12 @@ impl Planner<'_> {
         base
     }
 
+    /// The highest free `size` bytes whose offset in main memory is a multiple of `align`.
     fn find(&self, size: u64, align: u64) -> Option<u64> {
         let mut top = self.end;
         loop {
-            let base = top.checked_sub(size)? / align * align;
-            if base < self.base {
-                return None;
-            }
+            let offset = top.checked_sub(size)?.checked_sub(self.base)?;
+            let base = self.base + offset / align * align;
             // The lowest range in the way, so that the search goes down past all of them.
             match self
                 .taken
@@ -405,15 +406,31 @@ impl Planner<'_> {
         Some(PlannedDtb { base, size })
     }
 
-    fn free_dtb(&mut self, dtb_size: u64) -> Option<PlannedDtb> {
+    fn free_dtb(&mut self, dtb_size: u64, initrd_size: u64) -> Option<PlannedDtb> {
         let size = self.dtb_room(dtb_size)?;
-        let align = if self.find(size, FOLIO).is_some() {
-            FOLIO
-        } else {
-            self.host.page_size
+        let page = self.host.page_size;
+        // A mapping begins with a folio, so its folios are counted from the base of main memory.
+        let folio = self.host.thp_page.max(page);
+        let align = match self.find(size, folio) {
+            Some(base) if self.leaves_room(base, size, initrd_size) => folio,
+            _ => page,
         };
         let base = self.highest(size, align, "devicetree", "dtb")?;
         Some(PlannedDtb { base, size })
+    }
+
+    /// Whether the initrd still fits once `size` bytes at `base` are the devicetree's: a folio
+    /// boundary can lie in the middle of a small VM.
+    fn leaves_room(&mut self, base: u64, size: u64, initrd_size: u64) -> bool {
+        self.taken.push(Taken {
+            what: "devicetree",
+            key: "dtb",
+            base,
+            end: base + size,
+        });
+        let fits = initrd_size == 0 || self.find(initrd_size, self.host.page_size).is_some();
+        self.taken.pop();
+        fits
     }
 
     fn kernel(&mut self, images: &ImageInfo) -> Option<PlannedKernel> {

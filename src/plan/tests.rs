@@ -140,6 +140,33 @@ fn places_by_the_documented_rules() {
 }
 
 #[test]
+fn a_devicetree_begins_a_folio_of_the_host() {
+    let place = |config: &VmConfig, kernel| {
+        plan(config, &image(0, kernel), 5000, &Host::PAGES_16K).unwrap()
+    };
+    let folio = Host::PAGES_16K.thp_page;
+    assert_eq!(
+        place(&config(256 * MIB), 30 * MIB).dtb.base,
+        BASE + 7 * folio
+    );
+    // Folios are counted from main memory's base, wherever that is.
+    let mut moved = config(256 * MIB);
+    moved.memory.base += 2 * MIB;
+    assert_eq!(
+        place(&moved, 30 * MIB).dtb.base,
+        moved.memory.base + 7 * folio
+    );
+    // The only boundary is the kernel's.
+    let full = place(&config(64 * MIB), 40 * MIB);
+    assert_eq!(full.dtb.base, BASE + 64 * MIB - full.dtb.size);
+    // A devicetree in the middle would leave the initrd no room.
+    let mut images = image(0, 10 * MIB);
+    images.initrd = Some(40 * MIB);
+    let split = plan(&config(64 * MIB), &images, 5000, &Host::PAGES_16K).unwrap();
+    assert_eq!(split.dtb.base, BASE + 64 * MIB - split.dtb.size);
+}
+
+#[test]
 fn a_text_offset_gets_a_branch() {
     let plan = plan(
         &config(64 * MIB),
@@ -320,10 +347,12 @@ proptest! {
     }
 
     #[test]
-    fn free_places_are_found_whenever_there_is_room(kernel in 1u64..40, initrd in 1u64..20) {
+    fn free_places_are_found_whenever_there_is_room(kernel in 1u64..80, initrd in 1u64..80) {
         let mut images = image(0, kernel * MIB);
         images.initrd = Some(initrd * MIB);
         let size = (kernel + initrd + 4).next_multiple_of(2) * MIB;
-        prop_assert!(plan(&config(size), &images, 9000, &Host::PAGES_4K).is_ok());
+        for host in [Host::PAGES_4K, Host::PAGES_16K] {
+            prop_assert!(plan(&config(size), &images, 9000, &host).is_ok());
+        }
     }
 }
