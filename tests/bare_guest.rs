@@ -429,6 +429,21 @@ fn four_busy_cpus_are_stopped_in_time() {
 }
 
 #[test]
+fn a_guest_that_can_be_asked_ends_by_itself() {
+    let changes = json!({ "stop": { "console_line": "off" }, "stop_timeout": "1h" });
+    let Some(host) = boot("asked", "", &changes) else {
+        return;
+    };
+    wait_for_line(&host, "guest: ready");
+    assert!(host.ask(&["stop", "vm"]).status.success());
+    let status = host.status();
+    assert_eq!(status["state"], "stopped");
+    assert_eq!(status["reason"], "stop asked");
+    assert_eq!(status["last_end"]["reason"], "power-off");
+    assert!(printed(&host).contains(&"guest: off".to_owned()));
+}
+
+#[test]
 fn a_person_runs_it_in_the_foreground() {
     let Some(host) = boot("run", "", &json!({ "autostart": false })) else {
         return;

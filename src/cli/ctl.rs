@@ -21,7 +21,8 @@ usage: gunyahctl [--socket PATH] COMMAND
 
   status [VM] [--json]        all VMs, or one with the steps of its last launch
   start VM [--no-wait]        start it, and wait until it runs (or is ready, where it can say so)
-  stop VM [--no-wait]         ask the guest to end, close the VM after its stop_timeout, and wait
+  stop VM [--no-wait]         ask the guest to end, if its file says how, else or after its
+                              stop_timeout close the VM; and wait
   restart VM [--no-wait]      stop, then start
   log VM                      the last lines of its journal and of its console
   console VM [--replay BYTES] [--follow]

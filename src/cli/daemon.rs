@@ -47,8 +47,8 @@ usage: gunyahd run [--device PATH] FILE
 
 Starts the VM of FILE at once, without waiting for other VMs or properties, and tells on standard
 error what it does. Its console, where it has one, is on standard input and output. It is never
-restarted. Ctrl-C asks the guest to end and closes the VM after its
-stop_timeout; a second Ctrl-C closes it at once.
+restarted. Ctrl-C asks the guest to end, where its file says how, and closes the VM
+after its stop_timeout; a second Ctrl-C closes it at once.
 
   --device PATH     the driver's node (default /dev/gunyah)
   --no-confinement  keep all capabilities and system calls, for strace and debuggers

@@ -25,6 +25,7 @@ pub const KEYS: &[(&str, &[&str])] = &[
             "ready",
             "start",
             "restart",
+            "stop",
             "stop_timeout",
         ],
     ),
@@ -65,6 +66,7 @@ pub const KEYS: &[(&str, &[&str])] = &[
         "restart",
         &["policy", "max", "window", "backoff", "backoff_max"],
     ),
+    ("stop", &["console_line"]),
 ];
 
 /// One object, its keys sorted out.

@@ -52,6 +52,9 @@ pub fn render(config: &VmConfig) -> Value {
         "backoff_max": duration_text(config.restart.backoff_max),
     });
     root.insert("restart".into(), restart);
+    if let Some(stop) = &config.stop {
+        root.insert("stop".into(), json!({ "console_line": stop.console_line }));
+    }
     root.insert(
         "stop_timeout".into(),
         duration_text(config.stop_timeout).into(),

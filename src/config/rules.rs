@@ -203,6 +203,15 @@ pub(super) fn ready(ready: Option<&ReadyConfig>, console: bool, r: &mut Report) 
     }
 }
 
+/// A guest is asked to end on its console.
+pub(super) fn stop_without_console(r: &mut Report) {
+    r.problem_hint(
+        "stop.console_line",
+        "is typed on a console, and the VM has none",
+        "add `console` or remove `stop`: the VM is then closed without asking",
+    );
+}
+
 /// A VM does not wait for itself, nor for another one twice.
 pub(super) fn after(name: &VmName, start: &StartConfig, r: &mut Report) {
     for (index, dependency) in start.after.iter().enumerate() {

@@ -57,6 +57,7 @@ fn sections(file: &Path, fields: &Fields, r: &mut Report) -> Option<VmConfig> {
     let ready = fields.optional(r, "ready", ready);
     let start = fields.or(r, "start", StartConfig::default(), start);
     let restart = fields.or(r, "restart", RestartConfig::default(), restart);
+    let stop = fields.optional(r, "stop", stop);
     let ten_seconds = 10 * SECOND;
     let stop_timeout = fields.or(r, "stop_timeout", ten_seconds, duration(Duration::ZERO));
 
@@ -83,6 +84,9 @@ fn sections(file: &Path, fields: &Fields, r: &mut Report) -> Option<VmConfig> {
     if let (Some(ready), Some(console)) = (&ready, &console) {
         rules::ready(ready.as_ref(), console.is_some(), r);
     }
+    if let (Some(Some(_)), Some(None)) = (&stop, &console) {
+        rules::stop_without_console(r);
+    }
     if let (Some(name), Some(start)) = (&name, &start) {
         rules::after(name, start, r);
     }
@@ -102,6 +106,7 @@ fn sections(file: &Path, fields: &Fields, r: &mut Report) -> Option<VmConfig> {
         ready: ready?,
         start: start?,
         restart: restart?,
+        stop: stop?,
         stop_timeout: stop_timeout?,
     })
 }
@@ -370,6 +375,14 @@ fn ready(node: &Node, key: &str, r: &mut Report) -> Option<ReadyConfig> {
     Some(ReadyConfig {
         console_line: console_line?.map(str::to_owned),
         timeout: timeout?,
+    })
+}
+
+fn stop(node: &Node, key: &str, r: &mut Report) -> Option<StopConfig> {
+    let fields = Fields::open(node, key, key, r)?;
+    let console_line = fields.required(r, "console_line", line(limits::PATTERN));
+    Some(StopConfig {
+        console_line: console_line?.to_owned(),
     })
 }
 

@@ -176,6 +176,11 @@ fn one_mistake_each() {
             "console.base: 0x3ffb0000 lies in the interrupt controller",
         ),
         (r#""ready": { "console_line": "up" }"#, "the VM has none"),
+        (
+            r#""stop": { "console_line": "off" }"#,
+            "stop.console_line: is typed on a console, and the VM has none",
+        ),
+        (r#""stop": { }"#, "stop.console_line: missing"),
         // Start and restart.
         (r#""start": { "after": ["a"] }"#, "a would wait for itself"),
         (

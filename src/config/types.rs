@@ -38,6 +38,8 @@ pub struct VmConfig {
     pub start: StartConfig,
     /// `restart`
     pub restart: RestartConfig,
+    /// `stop`: how the guest is asked to end. Absent: it cannot be asked, and its VM is closed.
+    pub stop: Option<StopConfig>,
     /// `stop_timeout`: how long a guest may take to end by itself before its VM is closed. Default 10 s.
     pub stop_timeout: Duration,
 }
@@ -363,6 +365,13 @@ pub struct ReadyConfig {
     pub console_line: Option<String>,
     /// `timeout`: after it the VM counts as failed to become ready. Default 60 s.
     pub timeout: Duration,
+}
+
+/// `stop`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StopConfig {
+    /// `console_line`: what is typed on the guest's console, followed by a carriage return.
+    pub console_line: String,
 }
 
 impl ReadyConfig {

@@ -48,6 +48,8 @@ pub struct Console {
 struct Inbox {
     // With the sequence number of the first byte to show.
     clients: Vec<(OwnedFd, u64)>,
+    // To be typed, as if a client had.
+    line: Option<String>,
     farewell: Option<String>,
 }
 
@@ -138,6 +140,12 @@ impl Console {
         let kept = u64::try_from(self.ring.capacity()).unwrap_or(u64::MAX);
         let first = first.max(self.ring.end().saturating_sub(kept));
         self.inbox().clients.push((client, first));
+        self.port.wake();
+    }
+
+    /// Types `line` and Enter.
+    pub fn type_line(&self, line: &str) {
+        self.inbox().line = Some(format!("{line}\r"));
         self.port.wake();
     }
 
@@ -251,6 +259,10 @@ impl Life {
         let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
         for (client, first) in inbox.clients.drain(..) {
             self.clients.add(client, first, &self.ring);
+        }
+        // A guest that takes nothing of what is typed loses this too; its stop_timeout ends it.
+        if let Some(line) = inbox.line.take() {
+            self.port.type_in(line.as_bytes());
         }
         inbox.farewell.take()
     }

@@ -65,6 +65,7 @@ fn config(size: u64) -> VmConfig {
             backoff: Duration::ZERO,
             backoff_max: Duration::ZERO,
         },
+        stop: None,
         stop_timeout: Duration::from_secs(10),
     }
 }

@@ -92,7 +92,7 @@ impl Proxy {
         let (end, stuck) = match Vcpus::start(vcpus, Arc::clone(&self.bus), &options) {
             Ok(mut vcpus) => {
                 let end = match confine_if(confined) {
-                    Ok(()) => self.until_end(&mut vcpus, tell),
+                    Ok(()) => self.until_end(&mut vcpus, config, tell),
                     Err(error) => End::Failed(error),
                 };
                 (end, vcpus.stop(LEAVE_BOUND))
@@ -121,7 +121,7 @@ impl Proxy {
         code
     }
 
-    fn until_end(&self, vcpus: &mut Vcpus, tell: &Reporter) -> End {
+    fn until_end(&self, vcpus: &mut Vcpus, config: &VmConfig, tell: &Reporter) -> End {
         let mut ready = self.console.as_ref().map(Console::ready_fd);
         loop {
             while let Some(event) = vcpus.take_event() {
@@ -145,8 +145,12 @@ impl Proxy {
                         console.attach(client, first);
                     }
                 }
-                // There is no way to ask the guest to end that all guests know.
-                Ok(Received::Request(Request::Stop | Request::Close, _)) => return End::Asked,
+                Ok(Received::Request(Request::Stop, _)) => match (&self.console, &config.stop) {
+                    (Some(console), Some(stop)) => console.type_line(&stop.console_line),
+                    // There is no way to ask that all guests know.
+                    _ => return End::Asked,
+                },
+                Ok(Received::Request(Request::Close, _)) => return End::Asked,
                 Ok(Received::Request(Request::Console { .. }, None) | Received::Nothing) => {}
                 Ok(Received::Gone) => return End::Orphaned,
                 Err(error) => return End::Failed(error),

@@ -181,6 +181,7 @@ fn scheduling() -> impl Strategy<Value = Vec<(&'static str, Value)>> {
                 ("vcpus", vcpus),
                 ("console", console),
                 ("ready", json!({ "console_line": line })),
+                ("stop", json!({ "console_line": line })),
             ]
         })
 }

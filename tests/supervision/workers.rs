@@ -144,7 +144,16 @@ fn a_launch_that_fails_is_tried_again() {
 #[test]
 fn a_worker_that_does_not_listen_is_killed_after_its_time() {
     let mut host = Host::new();
-    host.vm("a", json!({"stop_timeout": "100ms"})).boot();
+    host.vm(
+        "a",
+        json!({
+            "vcpus": {"scheduling": "proxy"},
+            "console": {},
+            "stop": {"console_line": "off"},
+            "stop_timeout": "100ms",
+        }),
+    )
+    .boot();
     host.until("a", State::Running);
     kill(host.worker("a"), Signal::SIGSTOP).unwrap();
     let mut watch = host.watch();
@@ -161,4 +170,17 @@ fn a_worker_that_does_not_listen_is_killed_after_its_time() {
             "stop asked; its worker had to be killed",
         ]
     );
+}
+
+#[test]
+fn a_guest_that_cannot_be_asked_is_closed_at_once() {
+    let mut host = Host::new();
+    host.vm("a", json!({"stop_timeout": "1h"})).boot();
+    host.until("a", State::Running);
+    let mut watch = host.watch();
+    let (code, text) = host.told(&["stop", "a"]);
+    assert_eq!(code, 0, "{text}");
+    watch.until_next("a", State::Stopped);
+    let reasons: Vec<&str> = watch.changes.iter().map(|c| c.reason.as_str()).collect();
+    assert_eq!(reasons, ["stop asked; closing the VM", "stop asked"]);
 }

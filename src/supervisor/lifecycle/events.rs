@@ -25,8 +25,8 @@ pub struct Rules {
     pub restart: RestartRules,
     /// Milliseconds that `starting` may take.
     pub start_timeout: u64,
-    /// Milliseconds between asking the guest to end and closing its VM.
-    pub stop_timeout: u64,
+    /// Milliseconds between asking the guest to end and closing its VM; none: it cannot be asked.
+    pub stop_timeout: Option<u64>,
     /// How it becomes ready.
     pub ready: Readiness,
     /// The property waited for, as `name=value`, and milliseconds.
@@ -39,7 +39,7 @@ impl Rules {
         Self {
             restart: RestartRules::none(),
             start_timeout: 0,
-            stop_timeout: 0,
+            stop_timeout: None,
             ready: Readiness::Untold,
             property: None,
         }
@@ -50,7 +50,7 @@ impl Rules {
         Self {
             restart: RestartRules::of(&config.restart),
             start_timeout: millis(config.start.timeout),
-            stop_timeout: millis(config.stop_timeout),
+            stop_timeout: config.stop.as_ref().map(|_| millis(config.stop_timeout)),
             ready: match &config.ready {
                 None => Readiness::Untold,
                 Some(ready) if ready.console_line.is_none() => Readiness::AtOnce,

@@ -8,7 +8,7 @@
 //!    | fork
 //! starting ── running ── ready            a worker lives
 //!    |           |          |
-//! stopping   Stop ─ stop_timeout ─ Close ─ CLOSE_TIMEOUT ─ SIGKILL ─ the kernel's teardown
+//! stopping   Stop, where the guest can be asked ─ stop_timeout ─ Close ─ CLOSE_TIMEOUT ─ SIGKILL ─ the kernel's teardown
 //!    | the worker is gone
 //! stopped | crashed | failed | waiting (for its restart)
 //! ```
@@ -303,19 +303,27 @@ impl Lifecycle {
                 self.publish(State::Stopping, format!("{by} while starting"), now);
             }
             Phase::Up { .. } => {
-                self.actions.push(Action::Send(Request::Stop));
-                self.go_down(
-                    Push::Asked(now.saturating_add(self.rules.stop_timeout)),
-                    Verdict::Asked(by.to_owned()),
-                    after,
-                );
-                self.publish(
-                    State::Stopping,
-                    format!("{by}; asking the guest to end"),
-                    now,
-                );
+                let (push, doing) = self.push(now);
+                self.go_down(push, Verdict::Asked(by.to_owned()), after);
+                self.publish(State::Stopping, format!("{by}; {doing}"), now);
             }
             Phase::Down { wish, .. } => *wish = after,
+        }
+    }
+
+    /// Begins to end a VM that runs: asks its guest, where that can be asked, else closes it.
+    fn push(&mut self, now: u64) -> (Push, &'static str) {
+        match self.rules.stop_timeout {
+            Some(timeout) => {
+                self.actions.push(Action::Send(Request::Stop));
+                let due = now.saturating_add(timeout);
+                (Push::Asked(due), "asking the guest to end")
+            }
+            None => {
+                self.actions.push(Action::Send(Request::Close));
+                let due = now.saturating_add(CLOSE_TIMEOUT);
+                (Push::Closing(due), "closing the VM")
+            }
         }
     }
 
@@ -500,9 +508,8 @@ impl Lifecycle {
                     Readiness::Within(timeout) => format!("not ready within {}", span(timeout)),
                     Readiness::Untold | Readiness::AtOnce => "not ready".to_owned(),
                 };
-                self.actions.push(Action::Send(Request::Stop));
-                let push = Push::Asked(now.saturating_add(self.rules.stop_timeout));
-                self.overdue(push, what, "asking the guest to end", now);
+                let (push, doing) = self.push(now);
+                self.overdue(push, what, doing, now);
             }
             Phase::Down {
                 push: Push::Asked(due),
@@ -517,7 +524,7 @@ impl Lifecycle {
                 };
                 let reason = format!(
                     "the guest has not ended within {}; closing the VM",
-                    span(self.rules.stop_timeout)
+                    span(self.rules.stop_timeout.unwrap_or_default())
                 );
                 self.publish(State::Stopping, reason, now);
             }

@@ -18,7 +18,7 @@ fn rules() -> Rules {
             backoff_max: 3_000,
         },
         start_timeout: 30_000,
-        stop_timeout: 10_000,
+        stop_timeout: Some(10_000),
         ready: Readiness::Untold,
         property: None,
     }
