@@ -30,6 +30,6 @@ pub use fields::KEYS;
 pub use load::{load, parse};
 pub use problem::Problem;
 pub use render::{changed_keys, render};
-pub use set::{load_dirs, load_paths, ConfigFile, ConfigSet};
+pub use set::{load_dirs, load_paths, reload_dirs, ConfigFile, ConfigSet};
 pub use types::*;
 pub use values::Bytes;

@@ -51,6 +51,12 @@ impl ConfigSet {
 
 /// All `*.json` of some directories, held against each other.
 pub fn load_dirs(directories: &[PathBuf]) -> ConfigSet {
+    reload_dirs(directories, &BTreeMap::new())
+}
+
+/// The same, read again. `known` are the VMs that files described before: a file that has mistakes
+/// now is still its VM's.
+pub fn reload_dirs(directories: &[PathBuf], known: &BTreeMap<PathBuf, VmName>) -> ConfigSet {
     let mut set = ConfigSet::default();
     let mut paths = Vec::new();
     for directory in directories {
@@ -59,7 +65,7 @@ pub fn load_dirs(directories: &[PathBuf]) -> ConfigSet {
             Err(problem) => set.problems.push(*problem),
         }
     }
-    fill(&mut set, paths, true);
+    fill(&mut set, paths, true, known);
     set
 }
 
@@ -80,7 +86,7 @@ pub fn load_paths(given: &[PathBuf]) -> ConfigSet {
             Err(problem) => set.problems.push(*problem),
         }
     }
-    fill(&mut set, paths, whole);
+    fill(&mut set, paths, whole, &BTreeMap::new());
     set
 }
 
@@ -108,14 +114,15 @@ fn json_files(directory: &Path) -> Result<Vec<PathBuf>, Box<Problem>> {
     Ok(paths)
 }
 
-fn fill(set: &mut ConfigSet, paths: Vec<PathBuf>, whole: bool) {
+fn fill(set: &mut ConfigSet, paths: Vec<PathBuf>, whole: bool, known: &BTreeMap<PathBuf, VmName>) {
     let mut seen = BTreeSet::new();
     let mut loaded = Vec::new();
     for path in paths {
         // The same file by two ways is one file.
         let real = fs::canonicalize(&path).unwrap_or_else(|_| path.clone());
         if seen.insert(real) {
-            loaded.push(load_named(path));
+            let before = known.get(&path);
+            loaded.push(load_named(path, before));
         }
     }
     refuse_twins(&mut loaded);
@@ -125,21 +132,43 @@ fn fill(set: &mut ConfigSet, paths: Vec<PathBuf>, whole: bool) {
     refuse_cycles(&mut set.files);
 }
 
+/// What a file's right to its name rests on; the first is the best.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Claim {
+    /// It is good.
+    Good,
+    /// It has mistakes now, and was that VM's before.
+    Known,
+    /// It has mistakes, and says so.
+    Said,
+}
+
 struct Loaded {
     path: PathBuf,
     name: Option<VmName>,
+    claim: Claim,
     config: Result<VmConfig, Vec<Problem>>,
 }
 
-fn load_named(path: PathBuf) -> Loaded {
-    let (name, config) = match read(&path) {
+fn load_named(path: PathBuf, before: Option<&VmName>) -> Loaded {
+    let (said, config) = match read(&path) {
         Ok(text) => match parse(&path, &text) {
             Ok(config) => (Some(config.name.clone()), Ok(config)),
             Err(problems) => (name_in(&text), Err(problems)),
         },
         Err(problem) => (None, Err(vec![*problem])),
     };
-    Loaded { path, name, config }
+    let (name, claim) = match (&config, before) {
+        (Ok(_), _) => (said, Claim::Good),
+        (Err(_), Some(before)) => (Some(before.clone()), Claim::Known),
+        (Err(_), None) => (said, Claim::Said),
+    };
+    Loaded {
+        path,
+        name,
+        claim,
+        config,
+    }
 }
 
 // The name that a broken file gives.
@@ -154,11 +183,11 @@ fn name_in(text: &str) -> Option<VmName> {
     }
 }
 
-// The first file keeps a name; one that is otherwise broken keeps it only if no good one has it.
+// The first file of the best claim keeps a name: one that is otherwise broken only if no good one has it.
 fn refuse_twins(loaded: &mut [Loaded]) {
     let mut owners: BTreeMap<VmName, String> = BTreeMap::new();
-    for good in [true, false] {
-        for file in loaded.iter_mut().filter(|file| file.config.is_ok() == good) {
+    for claim in [Claim::Good, Claim::Known, Claim::Said] {
+        for file in loaded.iter_mut().filter(|file| file.claim == claim) {
             let Some(name) = file.name.clone() else {
                 continue;
             };

@@ -7,7 +7,7 @@
 
 use std::path::PathBuf;
 
-use crate::config::{changed_keys, load_dirs, ConfigFile, ConfigSet};
+use crate::config::{changed_keys, reload_dirs, ConfigFile, ConfigSet};
 use crate::status::State;
 
 use super::event_loop::Supervisor;
@@ -36,7 +36,9 @@ impl Supervisor {
     }
 
     fn read_files(&self) -> ConfigSet {
-        let set = load_dirs(&self.config_dirs);
+        let known = self.vms.iter().filter(|vm| !vm.removed);
+        let known = known.map(|vm| (vm.file.clone(), vm.name.clone())).collect();
+        let set = reload_dirs(&self.config_dirs, &known);
         for problem in set.all_problems() {
             log::error!("{problem}");
         }

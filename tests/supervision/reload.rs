@@ -67,6 +67,63 @@ fn a_file_that_breaks_is_told_and_its_vm_kept() {
 }
 
 #[test]
+fn a_file_that_cannot_be_read_is_still_its_vms() {
+    let mut host = Host::new();
+    host.vm("sensors", json!({}))
+        .vm("b", json!({"start": {"after": ["sensors"]}}));
+    let file = host.path("vms/10-sensors.json");
+    std::fs::rename(host.path("vms/sensors.json"), &file).unwrap();
+    let good = std::fs::read_to_string(&file).unwrap();
+    host.boot();
+    host.until("sensors", State::Running)
+        .until("b", State::Running);
+    let worker = host.worker("sensors");
+    let mut watch = host.watch();
+    let half = &good[..good.len() / 2];
+    let misnamed = good.replace("\"sensors\"", "\"Sensors\"");
+    let other = good.replace("\"sensors\"", "\"c\", \"colour\": 1");
+    for (text, word) in [
+        ("", "1:1"),
+        (half, "10-sensors.json"),
+        (&misnamed, "Sensors"),
+        (&other, "colour"),
+        ("\u{0}", "1:1"),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        host.signal(Signal::SIGHUP);
+        host.wait_until("its mistake is told", |host| {
+            let told = host.status("sensors").problems;
+            told.first().is_some_and(|problem| problem.contains(word))
+        });
+        // Back to good, so that the next mistake is news.
+        std::fs::write(&file, &good).unwrap();
+        host.signal(Signal::SIGHUP);
+        host.wait_until("it is good again", |host| {
+            host.status("sensors").problems.is_empty()
+        });
+    }
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    host.signal(Signal::SIGHUP);
+    host.wait_until("it is no file", |host| {
+        let told = host.status("sensors").problems;
+        told.iter().any(|problem| problem.contains("a directory"))
+    });
+    assert_eq!(host.worker("sensors"), worker);
+    assert_eq!(host.statuses().len(), 2);
+    assert!(host.status("b").problems.is_empty());
+    assert!(!host.log().contains("removed"));
+    host.shut_down();
+    watch.until_the_end();
+    assert_eq!(
+        watch.states_of("sensors"),
+        [State::Stopping, State::Stopped],
+        "{:?}",
+        watch.changes
+    );
+}
+
+#[test]
 fn a_directory_that_vanishes_stops_nothing() {
     let mut host = Host::new();
     host.vm("a", json!({})).boot();
