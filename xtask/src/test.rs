@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cargo xtask test`: everything, real guests included, and a summary.
 
-use std::io::{BufRead, BufReader};
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -25,22 +26,15 @@ pub fn run() -> Result<()> {
     let before = Pool::now()?;
     summary.step("set-up", || setup::run().map(|()| String::new()))?;
 
-    let huge_pages = match Reservation::add(HUGE_PAGE_BYTES) {
-        Ok(pages) => Some(pages),
-        Err(reason) => {
-            println!("  huge pages    none reserved: {reason:#}");
-            None
-        }
-    };
-    if let Some(pages) = &huge_pages {
-        println!(
-            "  huge pages    {} added to {}",
-            pages.added(),
-            before.total
-        );
-    }
-    // Where everything is at hand, a skipped test is a failed one.
-    let strict = huge_pages.is_some();
+    // Where everything can be had, nothing may be skipped; elsewhere the summary tells what was.
+    let strict = nix::unistd::geteuid().is_root();
+    let mut huge_pages = None;
+    let _ = summary.optional("huge pages", strict, || {
+        let pages = Reservation::add(HUGE_PAGE_BYTES)?;
+        let told = format!("{} added to {}", pages.added(), before.total);
+        huge_pages = Some(pages);
+        Ok(told)
+    });
 
     let _ = summary.step("format", || cargo(&["fmt", "--all", "--check"]));
     let _ = summary.step("lints", || {
@@ -63,7 +57,9 @@ pub fn run() -> Result<()> {
         Ok(sizes)
     });
     if let Some(binaries) = binaries {
-        let _ = summary.step("tests", || tests(&binaries, strict));
+        let mut skips = Skips::default();
+        let _ = summary.step("tests", || tests(&binaries, strict, &mut skips));
+        summary.skips = skips;
     }
     let _ = summary.step("fuzz", || crate::fuzz::attack(FUZZ_SECONDS, &[]));
 
@@ -173,7 +169,39 @@ fn print_matrices() {
     }
 }
 
-fn tests(binaries: &Path, strict: bool) -> Result<String> {
+/// What tests said that they skipped, and how often.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Skips(BTreeMap<String, u64>);
+
+impl Skips {
+    /// Takes in one line of stderr. Tests on several threads write beside the lines of others.
+    fn take(&mut self, line: &str) {
+        if let Some((_, why)) = line.split_once("SKIPPED: ") {
+            *self.0.entry(why.trim_end().to_owned()).or_default() += 1;
+        }
+    }
+
+    fn count(&self) -> u64 {
+        self.0.values().sum()
+    }
+}
+
+/// Passes stderr on, and keeps what it says of skips.
+fn pass_on(stderr: impl Read) -> Skips {
+    let mut skips = Skips::default();
+    // Whatever a test prints: bytes, not text.
+    for line in BufReader::new(stderr)
+        .split(b'\n')
+        .map_while(|line| line.ok())
+    {
+        let line = String::from_utf8_lossy(&line);
+        eprintln!("{line}");
+        skips.take(&line);
+    }
+    skips
+}
+
+fn tests(binaries: &Path, strict: bool, skips: &mut Skips) -> Result<String> {
     forget_matrices();
     let mut command = cargo_command();
     command
@@ -181,7 +209,8 @@ fn tests(binaries: &Path, strict: bool) -> Result<String> {
         .args(["--features", EXECUTING_ENGINE])
         .env("GUNYAHD_BIN_DIR", binaries)
         .env("GUNYAHD_GUEST_DIR", tree::guest())
-        .stdout(Stdio::piped());
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     if strict {
         command
             .env("GUNYAHD_NO_SKIP", "1")
@@ -190,16 +219,25 @@ fn tests(binaries: &Path, strict: bool) -> Result<String> {
     let mut child = command.spawn().context("cargo test")?;
     let mut counts = Counts::default();
     let output = child.stdout.take().context("cargo test has no output")?;
+    let errors = child.stderr.take().context("cargo test has no stderr")?;
+    let errors = std::thread::spawn(|| pass_on(errors));
     for line in BufReader::new(output).lines() {
         let line = line?;
         println!("{line}");
         counts.take(&line);
     }
     let status = child.wait()?;
+    if let Ok(said) = errors.join() {
+        *skips = said;
+    }
     print_matrices();
     let told = format!(
-        "{} passed, {} failed, {} ignored in {} runs",
-        counts.passed, counts.failed, counts.ignored, counts.binaries
+        "{} passed, {} failed, {} ignored, {} skips told in {} runs",
+        counts.passed,
+        counts.failed,
+        counts.ignored,
+        skips.count(),
+        counts.binaries
     );
     if !status.success() || counts.failed != 0 || counts.ignored != 0 {
         bail!("{told}; cargo test: {status}");
@@ -207,21 +245,45 @@ fn tests(binaries: &Path, strict: bool) -> Result<String> {
     Ok(told)
 }
 
+/// What became of a step.
+enum Outcome {
+    Passed(String),
+    Skipped(String),
+    Failed(String),
+}
+
 #[derive(Default)]
 struct Summary {
-    rows: Vec<(String, Duration, Result<String, String>)>,
+    rows: Vec<(String, Duration, Outcome)>,
+    skips: Skips,
 }
 
 impl Summary {
+    /// A step that may be missing on this machine, but not where it is `required`.
+    fn optional(
+        &mut self,
+        name: &str,
+        required: bool,
+        work: impl FnOnce() -> Result<String>,
+    ) -> Result<()> {
+        let result = self.step(name, work);
+        if let (false, Some((_, _, outcome))) = (required, self.rows.last_mut()) {
+            if let Outcome::Failed(why) = outcome {
+                *outcome = Outcome::Skipped(std::mem::take(why));
+            }
+        }
+        result
+    }
+
     fn step(&mut self, name: &str, work: impl FnOnce() -> Result<String>) -> Result<()> {
         println!("\n== {name}");
         let begin = Instant::now();
         let result = work();
         let row = match &result {
-            Ok(detail) => Ok(detail.clone()),
+            Ok(detail) => Outcome::Passed(detail.clone()),
             Err(error) => {
                 println!("{name}: {error:#}");
-                Err(format!("{error:#}"))
+                Outcome::Failed(format!("{error:#}"))
             }
         };
         self.rows.push((name.to_owned(), begin.elapsed(), row));
@@ -230,21 +292,33 @@ impl Summary {
 
     fn close(self) -> Result<()> {
         println!("\n== summary");
-        for (name, time, result) in &self.rows {
-            let (word, detail) = match result {
-                Ok(detail) => ("ok", detail),
-                Err(detail) => ("FAILED", detail),
+        for (name, time, outcome) in &self.rows {
+            let (word, detail) = match outcome {
+                Outcome::Passed(detail) => ("ok", detail),
+                Outcome::Skipped(detail) => ("skipped", detail),
+                Outcome::Failed(detail) => ("FAILED", detail),
             };
             println!(
                 "  {word:<7} {name:<22} {:>7.1} s  {detail}",
                 time.as_secs_f64()
             );
         }
-        let failed = self.rows.iter().filter(|row| row.2.is_err()).count();
+        for (why, count) in &self.skips.0 {
+            println!("  skipped {count:>3} x in tests: {why}");
+        }
+        let count = |is: fn(&Outcome) -> bool| self.rows.iter().filter(|row| is(&row.2)).count();
+        let failed = count(|outcome| matches!(outcome, Outcome::Failed(_)));
         if failed != 0 {
             bail!("{failed} of {} steps failed", self.rows.len());
         }
-        println!("  all {} steps passed", self.rows.len());
+        match count(|outcome| matches!(outcome, Outcome::Skipped(_))) {
+            0 => println!("  all {} steps passed", self.rows.len()),
+            skipped => println!(
+                "  {} of {} steps passed, {skipped} skipped",
+                self.rows.len() - skipped,
+                self.rows.len()
+            ),
+        }
         Ok(())
     }
 }
@@ -266,5 +340,28 @@ mod tests {
             binaries: 2,
         };
         assert_eq!(counts, expected);
+    }
+
+    #[test]
+    fn skips_are_kept_with_their_reasons() {
+        let skips = pass_on(
+            &b"SKIPPED: no huge pages are free\nwarning: \xff\ntest a ... SKIPPED: no cc\r\n\
+               SKIPPED: no huge pages are free\n"[..],
+        );
+        let expected = [
+            ("no cc".to_owned(), 1),
+            ("no huge pages are free".to_owned(), 2),
+        ];
+        assert_eq!(skips, Skips(expected.into()));
+        assert_eq!(skips.count(), 3);
+    }
+
+    #[test]
+    fn a_step_that_cannot_be_had_fails_only_where_it_is_required() {
+        for required in [false, true] {
+            let mut summary = Summary::default();
+            let _ = summary.optional("pages", required, || bail!("no room"));
+            assert_eq!(summary.close().is_err(), required);
+        }
     }
 }
