@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The files' bytes, read straight into guest memory.
 
-use super::open::ReadFrom;
+use super::open::{ReadFrom, REPLACE_BY_RENAME};
 use super::{gzip, Images};
 use crate::error::{LaunchError, Step};
 use crate::memory::GuestMemory;
@@ -47,8 +47,11 @@ impl Images {
             room,
         )
         .map_err(|error| {
-            LaunchError::new(Step::Kernel, format!("{}: {error}", what()))
-                .cure("pack it again: gzip -k Image")
+            let failed = LaunchError::new(Step::Kernel, format!("{}: {error}", what()));
+            match open.cut_since() {
+                Some(cause) => failed.cause(cause).cure(REPLACE_BY_RENAME),
+                None => failed.cure("pack it again: gzip -k Image"),
+            }
         })?;
         if size != room.len() {
             // The trailer was read once before and has another value now.
@@ -57,7 +60,7 @@ impl Images {
                     "it had {} unpacked bytes when it was opened, and has {size} now",
                     room.len()
                 ))
-                .cure("replace files by rename, not in place"));
+                .cure(REPLACE_BY_RENAME));
         }
         Ok(())
     }

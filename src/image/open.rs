@@ -15,6 +15,9 @@ use crate::error::{LaunchError, Step};
 /// Linux takes no devicetree over 2 MiB (booting.rst).
 pub const MAX_DTB: u64 = 2 << 20;
 
+/// The cure for a file that changed while it was read.
+pub(super) const REPLACE_BY_RENAME: &str = "replace files by rename, not in place";
+
 /// An open regular file and its size at the time.
 #[derive(Debug)]
 pub struct OpenFile {
@@ -114,15 +117,25 @@ impl OpenFile {
             );
             if error.kind() == io::ErrorKind::UnexpectedEof {
                 return LaunchError::new(step, what)
-                    .cause(format!(
-                        "the file had {} bytes when it was opened and has been cut since",
-                        self.size
-                    ))
-                    .cure("replace files by rename, not in place");
+                    .cause(self.cut())
+                    .cure(REPLACE_BY_RENAME);
             }
             LaunchError::new(step, what)
                 .errno(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
         })
+    }
+
+    fn cut(&self) -> String {
+        format!(
+            "the file had {} bytes when it was opened and has been cut since",
+            self.size
+        )
+    }
+
+    /// The cause to tell where the file has become shorter since it was opened.
+    pub(super) fn cut_since(&self) -> Option<String> {
+        let now = self.file.metadata().ok()?.len();
+        (now < self.size).then(|| self.cut())
     }
 }
 

@@ -93,7 +93,7 @@ pub fn folder(test: &str) -> PathBuf {
     let dir = std::env::temp_dir().join(format!("gunyahd-{test}-{}", std::process::id()));
     let _ = fs::remove_dir_all(&dir);
     fs::create_dir_all(dir.join("config")).unwrap();
-    fs::write(dir.join("Image"), image()).unwrap();
+    fs::write(dir.join("Image"), image(8192)).unwrap();
     fs::write(dir.join("initrd"), vec![0x5a; 70_000]).unwrap();
     dir
 }
@@ -378,11 +378,22 @@ fn watch(socket: &Path) -> Receiver<Value> {
     changes
 }
 
-/// The smallest arm64 Image: a branch to itself and the header that names its size.
-fn image() -> Vec<u8> {
-    let mut image = vec![0; 8192];
+/// An arm64 Image of so many bytes: a branch to itself, the header that names its size, and bytes
+/// that do not pack well.
+pub fn image(bytes: usize) -> Vec<u8> {
+    let mut image = Vec::with_capacity(bytes + 8);
+    let mut state = 1u64;
+    while image.len() < bytes {
+        // Knuth's MMIX generator.
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        image.extend(state.to_le_bytes());
+    }
+    image.truncate(bytes);
+    image[..64].fill(0);
     image[..4].copy_from_slice(&0x1400_0000u32.to_le_bytes());
-    image[16..24].copy_from_slice(&8192u64.to_le_bytes());
+    image[16..24].copy_from_slice(&u64::try_from(bytes).unwrap().to_le_bytes());
     // Anywhere in memory, 4 KiB pages, little endian.
     image[24..32].copy_from_slice(&0xau64.to_le_bytes());
     image[56..60].copy_from_slice(b"ARM\x64");

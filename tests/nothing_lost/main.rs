@@ -15,8 +15,9 @@ mod cycles;
 mod fault_matrix;
 
 mod host;
-mod hostile_files;
 mod kill_matrix;
+mod short_host;
+mod shrinking_files;
 
 mod left;
 mod record;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What changes under a launch: files that shrink, pools that run out, limits, calls that hang.
+//! What runs short under a launch: pools and limits; and calls that hang.
 
 use serde_json::{json, Value};
 
@@ -32,27 +32,6 @@ fn wait_for_step(host: &Host, step: &str) {
         || host.log(),
     )
     .unwrap();
-}
-
-#[test]
-fn files_that_shrink_while_they_are_loaded_are_told() {
-    let Some(stage) = Stage::new() else { return };
-    for (file, nth, step) in [("Image", 2, "kernel"), ("initrd", 3, "initrd")] {
-        let mut host = boot(&stage, "shrink", &[plain("vm")], &["pread64"], None);
-        let path = host.dir.join(file);
-        let bytes = std::fs::read(&path).unwrap();
-        host.tell_simulator(&format!("call pread64 +{nth} delay 400 from vm:vm"));
-        host.order("start", "vm", false);
-        wait_for_step(&host, if step == "kernel" { "memory" } else { "kernel" });
-        std::fs::write(&path, &bytes[..5000]).unwrap();
-        host.wait_for("vm", &["failed"]).unwrap();
-        let reason = host.status("vm")["reason"].as_str().unwrap().to_owned();
-        assert!(reason.starts_with(step), "{reason}");
-        assert!(reason.contains("has been cut since"), "{reason}");
-        std::fs::write(&path, &bytes).unwrap();
-        host.live("vm").unwrap();
-        host.end();
-    }
 }
 
 #[test]
