@@ -159,7 +159,7 @@ fn exhausted(region: &PlannedRegion, backing: Backing, errno: Errno) -> LaunchEr
         (Errno::ENOMEM, Backing::Hugetlb) => match Pool::read(region.huge_page) {
             Ok(pool) => error
                 .cause(format!("another program took huge pages in between: now {pool}"))
-                .cure("reserve more: hugepagesz= and hugepages= on the kernel command line, or init/hugepages.rc"),
+                .cure(pool.cure(region.size / region.huge_page.max(1))),
             Err(_) => error.cause("the pool of huge pages ran out"),
         },
         (Errno::ENOMEM | Errno::ENOSPC, _) => error

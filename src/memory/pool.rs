@@ -6,8 +6,13 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use crate::config::Bytes;
+
 /// A folder `hugepages-<KiB>kB` a pool (Documentation/admin-guide/mm/hugetlbpage.rst).
 pub const HUGE_PAGE_FOLDER: &str = "/sys/kernel/mm/hugepages";
+
+/// The pages that init/hugepages.rc can reserve, in bytes.
+const INIT_PAGE: u64 = 2 << 20;
 
 /// A pool, as it was when it was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +67,20 @@ impl Pool {
         self.free
             .saturating_sub(self.reserved)
             .saturating_add(self.spare)
+    }
+
+    /// What makes the pool large enough for `wanted` more pages, with the number filled in.
+    pub(super) fn cure(&self, wanted: u64) -> String {
+        let missing = wanted.saturating_sub(self.available());
+        let pages = self.total.saturating_add(missing);
+        let size = Bytes(self.page);
+        let by_init = match self.page {
+            INIT_PAGE => format!(", or ro.vendor.gunyah.hugepages={pages} (init/hugepages.rc)"),
+            _ => String::new(),
+        };
+        format!(
+            "`hugepagesz={size} hugepages={pages}` on the kernel command line{by_init}; `gunyahd check` adds up what all VMs need"
+        )
     }
 }
 
