@@ -12,6 +12,14 @@ const MEMLOCK_CURE: &str =
     "`rlimit memlock unlimited unlimited` or the capability IPC_LOCK in the service's .rc \
      (by hand: ulimit -l unlimited)";
 
+const FDS_CAUSE: &str =
+    "this process (EMFILE) or the whole host (ENFILE) has as many files open as it may";
+const FDS_CURE: &str =
+    "a higher `rlimit nofile` in the service's .rc, or fs.file-max; `ls /proc/PID/fd` shows who has them";
+const MEMORY_CAUSE: &str = "the host kernel, or this service's memory cgroup, is out of memory";
+const MEMORY_CURE: &str =
+    "less memory for other services, or a smaller VM; dmesg and the cgroup's memory.events say which it was";
+
 pub(super) fn open(path: &Path, errno: Errno) -> LaunchError {
     let error = LaunchError::new(Step::Device, format!("opening {}", path.display())).errno(errno);
     match errno {
@@ -24,6 +32,8 @@ pub(super) fn open(path: &Path, errno: Errno) -> LaunchError {
         Errno::EBUSY => error
             .cause("another program holds the device exclusively")
             .cure("stop the vendor's own VM service, or crosvm"),
+        Errno::EMFILE | Errno::ENFILE => error.cause(FDS_CAUSE).cure(FDS_CURE),
+        Errno::ENOMEM => error.cause(MEMORY_CAUSE).cure(MEMORY_CURE),
         Errno::ENODEV | Errno::ENXIO => error
             .cause("the node is there but no driver is behind it")
             .cure("look for `gunyah` in dmesg: the resource manager may not have answered"),
@@ -44,7 +54,11 @@ pub(super) fn create_vm(path: &Path, errno: Errno) -> LaunchError {
         Errno::ENODEV => error
             .cause("the resource manager has no VM id left or does not answer")
             .cure("look for gh_rm in dmesg; VMs that never came down hold their ids until a reboot"),
-        Errno::ENOMEM => error.cause("the host kernel is out of memory"),
+        Errno::EBUSY => error
+            .cause("the driver serves as many VMs as it can, another launcher's among them, or is still taking one down")
+            .cure("stop the vendor's own VM service, or crosvm; if there is none, look for gh_rm in dmesg"),
+        Errno::EMFILE | Errno::ENFILE => error.cause(FDS_CAUSE).cure(FDS_CURE),
+        Errno::ENOMEM => error.cause(MEMORY_CAUSE).cure(MEMORY_CURE),
         Errno::EPERM | Errno::EACCES => error
             .cause("SELinux: the ioctl is not in the domain's allowxperm list")
             .cure("use the policy of sepolicy/; look for avc: denied in dmesg"),
@@ -110,6 +124,8 @@ pub(super) fn add_function(what: &str, errno: Errno) -> LaunchError {
         Errno::ENOENT | Errno::ENXIO | Errno::EOPNOTSUPP => error
             .cause("the kernel has no support for this function")
             .cure("CONFIG_GUNYAH_VCPU and CONFIG_GUNYAH_IRQFD, or their modules loaded"),
+        Errno::EMFILE | Errno::ENFILE => error.cause(FDS_CAUSE).cure(FDS_CURE),
+        Errno::ENOMEM => error.cause(MEMORY_CAUSE).cure(MEMORY_CURE),
         Errno::EEXIST => error
             .cause("added twice")
             .cure("`gunyahd check` on the VM's file"),
@@ -142,5 +158,30 @@ pub(super) fn start(errno: Errno) -> LaunchError {
             .cause("the resource manager did not answer")
             .cure("gh_rm in dmesg; it handles one VM at a time, and a teardown may be under way"),
         _ => error.cure("gh_rm in dmesg"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_call_is_known_to_answer_has_a_cause_and_a_cure() {
+        use Errno::{
+            EACCES, EBUSY, EEXIST, EINVAL, EMFILE, ENFILE, ENODEV, ENOENT, ENOMEM, ENOTTY, EPERM,
+        };
+        let path = Path::new("/dev/gunyah");
+        let opened =
+            [ENOENT, EACCES, EPERM, EBUSY, EMFILE, ENFILE, ENOMEM, ENODEV].map(|e| open(path, e));
+        let created = [
+            ENOTTY, EINVAL, ENODEV, ENOMEM, EBUSY, EMFILE, ENFILE, EPERM, EACCES,
+        ]
+        .map(|errno| create_vm(path, errno));
+        let added =
+            [ENOENT, EEXIST, ENOTTY, EMFILE, ENOMEM].map(|errno| add_function("vCPU 0", errno));
+        for error in opened.iter().chain(&created).chain(&added) {
+            assert!(!error.cause.is_empty(), "{error}");
+            assert!(!error.cure.is_empty(), "{error}");
+        }
     }
 }
