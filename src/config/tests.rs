@@ -306,6 +306,14 @@ fn mistakes_of_main_memory() {
             "0x1001 is not a multiple of 4K; the nearest are 0x1000 and 0x2000",
         ),
         (
+            r#"{ "size": "64M", "base": "0xfffffffffff00000" }"#,
+            "0xfffffffffff00000 is not a multiple of 2M; and guest addresses end at 0x1000000000",
+        ),
+        (
+            r#"{ "size": "64M", "base": "0x100000" }"#,
+            "the nearest is 0x200000",
+        ),
+        (
             r#"{ "size": "64M", "base": "0x" }"#,
             "hexadecimal digits after 0x",
         ),

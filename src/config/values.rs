@@ -233,9 +233,14 @@ pub(super) fn multiple(value: u64, of: u64, key: &str, report: &mut Report) -> O
         return Some(value);
     }
     let below = value - over;
-    let hint = match below.checked_add(of) {
-        Some(above) if below > 0 => format!("the nearest are {below:#x} and {above:#x}"),
-        _ => format!("the nearest is {of:#x}"),
+    let above = below.saturating_add(of);
+    let hint = match below {
+        0 => format!("the nearest is {above:#x}"),
+        // Sizes are bounded before, so it is an address.
+        _ if below >= limits::ADDRESS_END => {
+            format!("and guest addresses end at {:#x}", limits::ADDRESS_END)
+        }
+        _ => format!("the nearest are {below:#x} and {above:#x}"),
     };
     report.problem_hint(
         key,
