@@ -5,7 +5,7 @@ use super::entries::{memory_entries, MAX_MEMORY_ENTRIES, MEMORY_ENTRIES_PER_MESS
 use super::{
     Host, LaunchPlan, PlanProblem, PlannedDtb, PlannedFile, PlannedKernel, PlannedRegion, Segment,
 };
-use crate::config::{Permissions, VmConfig};
+use crate::config::{Backing, Bytes, Permissions, VmConfig};
 use crate::image::{arm64, ImageInfo, KernelLayout};
 
 /// The kernel's page list of a region is one allocation, which may fail past this on a fragmented host.
@@ -109,6 +109,27 @@ pub fn plan(
     }
 }
 
+/// A region smaller than one huge page has none, whatever it asks for: it goes by its other choices,
+/// or by base pages where there are none. Says so.
+fn without_huge_page(region: &mut PlannedRegion) -> Option<String> {
+    if region.size >= region.huge_page || !region.backing.contains(&Backing::Hugetlb) {
+        return None;
+    }
+    region
+        .backing
+        .retain(|backing| *backing != Backing::Hugetlb);
+    if region.backing.is_empty() {
+        region.backing.push(Backing::Base);
+    }
+    Some(format!(
+        "region {} of {} is smaller than one huge page of {}: it is made of {} pages",
+        region.label,
+        Bytes(region.size),
+        Bytes(region.huge_page),
+        region.backing[0]
+    ))
+}
+
 impl Planner<'_> {
     fn problem(&mut self, key: impl Into<String>, what: String, cure: impl Into<String>) {
         self.problems.push(PlanProblem {
@@ -166,7 +187,7 @@ impl Planner<'_> {
                 self.pair(earlier, region, &keys[index]);
             }
         }
-        let warnings = regions
+        let mut warnings = regions
             .iter()
             .filter(|region| region.size > LARGE_REGION)
             .map(|region| format!(
@@ -174,6 +195,7 @@ impl Planner<'_> {
                 region.label
             ))
             .collect::<Vec<_>>();
+        warnings.extend(regions.iter_mut().filter_map(without_huge_page));
         let (entries, warnings) = self.entries(&regions, warnings);
         (regions, entries, warnings)
     }

@@ -283,6 +283,30 @@ fn regions_must_be_apart() {
 }
 
 #[test]
+fn a_region_below_one_huge_page_is_not_called_hugetlb() {
+    let mut small = config(16 * MIB);
+    small.memory.page_size = Some(1 << 30);
+    let images = image(0, 4 * MIB);
+    let planned = plan(&small, &images, 4000, &Host::PAGES_4K).unwrap();
+    assert_eq!(planned.main().backing, [Backing::Base]);
+    assert_eq!(
+        planned.warnings[0],
+        "region 0 of 16M is smaller than one huge page of 1G: it is made of base pages"
+    );
+    // The next choice is taken where there is one.
+    small.memory.backing = vec![Backing::Hugetlb, Backing::Thp];
+    let planned = plan(&small, &images, 4000, &Host::PAGES_4K).unwrap();
+    assert_eq!(planned.main().backing, [Backing::Thp]);
+    assert_eq!(planned.memory_entries, 8);
+    assert_eq!(planned.warnings.len(), 1, "{:?}", planned.warnings);
+    // One huge page is enough to be hugetlb.
+    small.memory.page_size = Some(2 * MIB);
+    let planned = plan(&small, &images, 4000, &Host::PAGES_4K).unwrap();
+    assert_eq!(planned.main().backing, [Backing::Hugetlb, Backing::Thp]);
+    assert_eq!(planned.warnings, Vec::<String>::new());
+}
+
+#[test]
 fn a_slow_start_is_foretold() {
     let mut config = config(16 * MIB);
     config.memory.backing = vec![Backing::Base];
