@@ -32,6 +32,7 @@ pub(super) fn report(report: &Report, dtb: bool) -> Value {
         "vms": report.vms.iter().map(|vm| of_vm(vm, dtb)).collect::<Vec<_>>(),
         "huge_pages": huge_pages,
         "problems": report.problems.iter().map(of_problem).collect::<Vec<_>>(),
+        "warnings": report.warnings,
     })
 }
 

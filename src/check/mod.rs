@@ -76,6 +76,8 @@ pub struct Report {
     pub vms: Vec<VmReport>,
     /// Every problem, by directory, file and place.
     pub problems: Vec<Problem>,
+    /// What a person should know of no VM in particular.
+    pub warnings: Vec<String>,
 }
 
 /// What is known of one VM.
@@ -133,6 +135,11 @@ pub fn check(options: &Options) -> Report {
         files: set.files.len(),
         vms: Vec::new(),
         problems: set.problems,
+        warnings: set
+            .empty
+            .iter()
+            .map(|directory| format!("{}: no *.json in it", directory.display()))
+            .collect(),
     };
     for file in set.files {
         match file.config {

@@ -119,6 +119,9 @@ fn summary(report: &Report) -> String {
             ),
         );
     }
+    for warning in &report.warnings {
+        line(&mut out, &format!("warning: {warning}"));
+    }
     if !report.problems.is_empty() {
         out.push('\n');
     }

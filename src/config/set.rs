@@ -29,6 +29,8 @@ pub struct ConfigSet {
     pub files: Vec<ConfigFile>,
     /// Directories that could not be read.
     pub problems: Vec<Problem>,
+    /// Directories that have no config in them.
+    pub empty: Vec<PathBuf>,
 }
 
 impl ConfigSet {
@@ -47,6 +49,22 @@ impl ConfigSet {
             .iter()
             .filter_map(|file| file.config.as_ref().ok())
     }
+
+    /// The configs in `directory`; notes if there are none, or if it cannot be read.
+    fn files_in(&mut self, directory: &Path) -> Vec<PathBuf> {
+        match json_files(directory) {
+            Ok(found) => {
+                if found.is_empty() {
+                    self.empty.push(directory.to_owned());
+                }
+                found
+            }
+            Err(problem) => {
+                self.problems.push(*problem);
+                Vec::new()
+            }
+        }
+    }
 }
 
 /// All `*.json` of some directories, held against each other.
@@ -60,10 +78,7 @@ pub fn reload_dirs(directories: &[PathBuf], known: &BTreeMap<PathBuf, VmName>) -
     let mut set = ConfigSet::default();
     let mut paths = Vec::new();
     for directory in directories {
-        match json_files(directory) {
-            Ok(found) => paths.extend(found),
-            Err(problem) => set.problems.push(*problem),
-        }
+        paths.extend(set.files_in(directory));
     }
     fill(&mut set, paths, true, known);
     set
@@ -81,10 +96,7 @@ pub fn load_paths(given: &[PathBuf]) -> ConfigSet {
             continue;
         }
         whole = true;
-        match json_files(path) {
-            Ok(found) => paths.extend(found),
-            Err(problem) => set.problems.push(*problem),
-        }
+        paths.extend(set.files_in(path));
     }
     fill(&mut set, paths, whole, &BTreeMap::new());
     set

@@ -102,6 +102,47 @@ fn waiting_for_a_vm_that_nobody_starts_is_a_warning() {
 }
 
 #[test]
+fn a_directory_without_configs_is_a_warning() {
+    let vendor = Vendor::new();
+    vendor.file("etc/a.json.orig", "not a config by its name");
+    let ran = vendor.check(&["etc"]);
+    assert!(
+        ran.stdout.contains("\nwarning: etc: no *.json in it\n"),
+        "{}",
+        ran.stdout
+    );
+    assert!(
+        ran.stdout
+            .ends_with("0 files, 0 can be launched, 0 problems\n\n"),
+        "{}",
+        ran.stdout
+    );
+    assert_eq!(ran.code, 0);
+    let json = vendor.check(&["--json", "etc"]).json();
+    assert_eq!(json["warnings"][0], "etc: no *.json in it");
+    vendor.vm("a", "");
+    let ran = vendor.check(&["etc"]);
+    assert!(!ran.stdout.contains("warning"), "{}", ran.stdout);
+}
+
+#[test]
+fn a_region_below_one_huge_page_is_shown_as_it_will_be() {
+    let vendor = Vendor::new();
+    let text = r#"{ "name": "a", "memory": { "size": "15M", "page_size": "1G" }, "kernel": { "path": "/vm/Image" } }"#;
+    vendor.file("etc/a.json", text);
+    let ran = vendor.check(&["etc/a.json"]);
+    assert!(
+        ran.stdout.contains("memory     label 0, rwx, auto, base\n"),
+        "{}",
+        ran.stdout
+    );
+    let warning = "  warning: region 0 of 15M is smaller than one huge page of 1G: it is made of base pages\n";
+    assert!(ran.stdout.contains(warning), "{}", ran.stdout);
+    assert!(ran.stdout.contains("huge pages needed in all: none\n"));
+    assert_eq!(ran.code, 0);
+}
+
+#[test]
 fn json_has_all_of_it() {
     let vendor = Vendor::new();
     vendor.vm("a", FULL);
