@@ -71,8 +71,17 @@ impl Supervisor {
             if !vm.removed && !set.files.iter().any(|file| file.vm == vm.name) {
                 vm.removed = true;
                 told += 1;
-                log::info!("{}: removed, {} is gone", vm.name, vm.file.display());
-                self.feed(index, Event::Stop("its file was removed"), now);
+                let path = vm.file.display();
+                // A new name in the same file is another VM.
+                let (what, by) = match set.files.iter().find(|file| file.path == vm.file) {
+                    Some(file) => (
+                        format!("{path} describes {} now", file.vm),
+                        "its file describes another VM",
+                    ),
+                    None => (format!("{path} is gone"), "its file was removed"),
+                };
+                log::info!("{}: removed, {what}", vm.name);
+                self.feed(index, Event::Stop(by), now);
             }
         }
         for file in set.files {

@@ -37,11 +37,11 @@ impl Supervisor {
             } else {
                 self.open_gates(now)
             };
-            if !moved {
+            // A forgotten one may be what another waits for.
+            if !self.forget_removed(now) && !moved {
                 break;
             }
         }
-        self.forget_removed(now);
         let overall = if self.stopping {
             Overall::Stopping
         } else {
@@ -66,8 +66,9 @@ impl Supervisor {
             let turn = order::turn(&peers, index);
             drop(peers);
             let stuck = unmet.as_ref().is_err_and(|unmet| unmet.stuck);
+            let dependencies = unmet.map_err(|unmet| unmet.reason);
             let gates = Gates {
-                dependencies: unmet.map_err(|unmet| unmet.reason),
+                dependencies: dependencies.and_then(|()| self.succession(index)),
                 property: !stuck && self.property_met(index),
                 turn,
             };
@@ -85,6 +86,23 @@ impl Supervisor {
             }
         }
         moved
+    }
+
+    /// The VM that its file described before is gone; else it is waited for, because the two share
+    /// whatever the file names.
+    fn succession(&self, index: usize) -> Result<(), String> {
+        let vm = &self.vms[index];
+        let before = self
+            .vms
+            .iter()
+            .find(|before| before.removed && before.file == vm.file && before.name != vm.name);
+        match before {
+            Some(before) => Err(format!(
+                "for the end of {}, which its file described before",
+                before.name
+            )),
+            None => Ok(()),
+        }
     }
 
     fn property_met(&self, index: usize) -> bool {
@@ -112,7 +130,9 @@ impl Supervisor {
         moved
     }
 
-    fn forget_removed(&mut self, now: u64) {
+    /// Whether there was one.
+    fn forget_removed(&mut self, now: u64) -> bool {
+        let mut forgotten = false;
         while let Some(index) = self
             .vms
             .iter()
@@ -122,6 +142,8 @@ impl Supervisor {
             self.wake_waiters(index, state, now);
             let vm = self.vms.remove(index);
             log::info!("{}: forgotten", vm.name);
+            forgotten = true;
         }
+        forgotten
     }
 }
