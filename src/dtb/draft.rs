@@ -77,6 +77,8 @@ impl Draft {
         match tree.to_blob() {
             // Every address has a fixed width, so this is the final length.
             Ok(blob) => facts.blob_len_max = u64::try_from(blob.len()).unwrap_or(u64::MAX),
+            // Told already, in words of their own.
+            Err(_) if problems.iter().any(DtbProblem::is_unwritable) => {}
             Err(error) => problems.push(DtbProblem::Unwritable(error)),
         }
         if problems.iter().all(DtbProblem::is_warning) {

@@ -130,6 +130,29 @@ pub enum DtbProblem {
         /// What is wrong.
         why: &'static str,
     },
+    /// A memory reservation that ends beyond 64 bits.
+    ReservationRange {
+        /// Its first byte.
+        base: u64,
+        /// Its bytes.
+        size: u64,
+    },
+    /// Two memory reservations that overlap.
+    ReservationsOverlap {
+        /// The lower one's first byte and bytes.
+        low: (u64, u64),
+        /// The other one's.
+        high: (u64, u64),
+    },
+    /// A memory reservation over what the plan puts there.
+    ReservationTaken {
+        /// Its first byte and bytes.
+        reserved: (u64, u64),
+        /// What is put there.
+        what: &'static str,
+        /// First byte of that and the one after its last.
+        range: (u64, u64),
+    },
     /// Tree and config name different physical CPUs.
     AffinityDiffers {
         /// The tree's map.
@@ -244,6 +267,16 @@ impl DtbProblem {
                 | DtbProblem::NoLabel(_)
                 | DtbProblem::MemoryReplaced
                 | DtbProblem::SymbolsDropped
+        )
+    }
+
+    /// Whether it keeps the tree from being written.
+    pub(super) fn is_unwritable(&self) -> bool {
+        matches!(
+            self,
+            DtbProblem::Unwritable(_)
+                | DtbProblem::ReservationRange { .. }
+                | DtbProblem::ReservationsOverlap { .. }
         )
     }
 

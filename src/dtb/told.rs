@@ -44,7 +44,7 @@ impl DtbProblem {
                 "unwritable",
                 format!("the devicetree cannot be written: {error}"),
                 "a name or a size is outside what a flattened devicetree may have",
-                "keep to the specification: names begin with a letter and have at most 31 characters",
+                "keep to the specification: names begin with a letter and have at most 31 characters, the whole has at most 2 MiB",
                 None,
             ),
             P::Property(error) => (
@@ -308,6 +308,33 @@ impl DtbProblem {
                 "the resource manager looks for a region behind every fixed range there",
                 "remove the node, give it size instead of reg, or make it a region of the config",
                 nodev,
+            ),
+            P::ReservationRange { base, size } => (
+                "memreserve-range",
+                format!("/memreserve/ {base:#x} {size:#x} goes past 64 bits"),
+                "readers differ in what is reserved then",
+                "correct its address and size",
+                None,
+            ),
+            P::ReservationsOverlap { low, high } => (
+                "memreserve-overlap",
+                format!(
+                    "/memreserve/ {:#x} {:#x} overlaps /memreserve/ {:#x} {:#x}",
+                    high.0, high.1, low.0, low.1
+                ),
+                "a devicetree with overlapping reservations cannot be written",
+                "make one /memreserve/ of them, or shorten one",
+                None,
+            ),
+            P::ReservationTaken { reserved, what, range } => (
+                "memreserve-taken",
+                format!(
+                    "/memreserve/ {:#x} {:#x} overlaps the {what} at {:#x}..{:#x}",
+                    reserved.0, reserved.1, range.0, range.1
+                ),
+                "what is reserved is not to be written to, and the guest would have this there",
+                "remove or move the /memreserve/, or move what it overlaps by kernel.offset, initrd.offset or dtb.offset",
+                None,
             ),
             P::DuplicatePhandle { path, handle } => (
                 "duplicate-phandle",

@@ -86,6 +86,10 @@ const OF_ANY_TREE: &[Break] = &[
     ("cpu-count", |tree| {
         node(tree, "/cpus").remove_child("cpu@1");
     }),
+    ("memreserve-taken", |tree| {
+        // All of main memory: the guest would have none.
+        tree.reservations.push((0x8000_0000, 64 << 20));
+    }),
 ];
 
 const OF_PROXY_TREES: &[Break] = &[

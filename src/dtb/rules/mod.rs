@@ -5,6 +5,7 @@
 
 mod agreement;
 mod devices;
+mod reservations;
 #[cfg(test)]
 mod tests;
 mod vm_config;
@@ -46,6 +47,8 @@ pub struct Expected {
     pub console: Option<ConsoleConfig>,
     /// The initrd's first byte and the one after its last, once it is planned.
     pub initrd: Option<(u64, u64)>,
+    /// What the plan puts into main memory: first byte and the one after the last.
+    pub placed: Vec<(&'static str, (u64, u64))>,
 }
 
 impl Expected {
@@ -67,6 +70,7 @@ impl Expected {
             },
             console: config.console.clone(),
             initrd: None,
+            placed: Vec::new(),
         }
     }
 
@@ -81,10 +85,21 @@ impl Expected {
                 .map(|region| (region.label, region.base, region.size))
                 .collect();
         }
+        let range = |base: u64, size: u64| (base, base.saturating_add(size));
         expected.initrd = plan
             .initrd
             .as_ref()
-            .map(|initrd| (initrd.base, initrd.base.saturating_add(initrd.size)));
+            .map(|initrd| range(initrd.base, initrd.size));
+        let segments = plan.kernel.segments.iter();
+        expected.placed = segments
+            .map(|segment| ("kernel", range(segment.base, segment.memory_size)))
+            .chain(plan.kernel.branch.map(|_| {
+                // One A64 instruction at the base of main memory.
+                ("branch to the kernel's entry", range(expected.base, 4))
+            }))
+            .chain(expected.initrd.map(|initrd| ("initrd", initrd)))
+            .chain([("devicetree", range(plan.dtb.base, plan.dtb.size))])
+            .collect();
         expected
     }
 }
@@ -93,10 +108,12 @@ impl Expected {
 pub fn check(tree: &Tree, expected: Option<&Expected>) -> Vec<DtbProblem> {
     let mut found = Vec::new();
     whole_tree(tree, &mut found);
+    reservations::check(tree, &mut found);
     vm_config::check(tree, &mut found);
     devices::check(tree, &mut found);
     if let Some(expected) = expected {
         agreement::check(tree, expected, &mut found);
+        reservations::against(tree, expected, &mut found);
     }
     found
 }

@@ -7,6 +7,7 @@ use super::super::complete::set_memory;
 use super::super::fixture;
 use super::super::{Draft, Node, Position, Seeds};
 use super::*;
+use crate::plan::Segment;
 
 /// The finished trees that everything here starts from: hypervisor-scheduled with two CPUs, and
 /// proxy-scheduled with console and a further region.
@@ -91,6 +92,88 @@ fn rules_of_the_whole_tree() {
     let (mut tree, _) = finished(&config);
     tree.root.push(Node::new(&"n".repeat(254)));
     assert_eq!(check(&tree, None), [], "255 bytes of path are allowed");
+}
+
+#[test]
+fn reservations_can_be_written_and_leave_alone_what_is_placed() {
+    let config = fixture::config();
+    let reserve =
+        |list: &'static [(u64, u64)]| move |tree: &mut Tree| tree.reservations = list.to_vec();
+    broken(
+        &config,
+        &["memreserve-range"],
+        None,
+        reserve(&[(u64::MAX, 1)]),
+    );
+    broken(
+        &config,
+        &["memreserve-overlap"],
+        None,
+        reserve(&[(0x9000_0000, 0x1000), (0x8f00_0000, 0x100_0001)]),
+    );
+    // The devicetree at the base of memory, with its room, and the initrd.
+    let taken = ["memreserve-taken"];
+    broken(&config, &taken, None, reserve(&[(0x8001_ffff, 0x10)]));
+    broken(&config, &taken, None, reserve(&[(0x80ff_f000, 0x1001)]));
+    broken(&config, &taken, None, reserve(&[(0x8100_0fff, 1)]));
+    broken(
+        &config,
+        &["memreserve-taken", "memreserve-taken"],
+        None,
+        reserve(&[(fixture::BASE, fixture::SIZE)]),
+    );
+    let (mut tree, expected) = finished(&config);
+    tree.reservations = vec![(0x8100_1000, 0x1000), (0x8002_0000, 0x1000), (0, 0x1000)];
+    assert_eq!(check(&tree, Some(&expected)), [], "all of them are beside");
+}
+
+#[test]
+fn a_planned_kernel_is_no_place_for_a_reservation() {
+    let config = fixture::config();
+    let mut plan = fixture::plan(&config, 0x8100_0000, 0x1000);
+    plan.kernel.segments.push(Segment {
+        file_offset: 0,
+        file_size: 0x1000,
+        base: 0x8200_0000,
+        memory_size: 0x2000,
+    });
+    let (mut tree, _) = finished(&config);
+    tree.reservations = vec![(0x8200_1fff, 1)];
+    let expected = Expected::of_config(&config).with_plan(&plan);
+    let problems = check(&tree, Some(&expected));
+    assert_eq!(
+        problems[0].what(),
+        "/memreserve/ 0x82001fff 0x1 overlaps the kernel at 0x82000000..0x82002000"
+    );
+    assert_eq!(problems.len(), 1);
+}
+
+#[test]
+fn overlapping_reservations_have_a_cure_of_their_own() {
+    let config = fixture::config();
+    let (mut tree, _) = finished(&config);
+    let blob = tree.to_blob().unwrap();
+    tree.reservations = vec![(0x9000_0000, 0x2000), (0x9000_1000, 0x1000)];
+    // Nothing of ours writes such a tree, so its entries are put into a good blob by hand.
+    let mut bytes = blob[..40].to_vec();
+    let entries = tree.reservations.iter().chain([&(0, 0)]);
+    for (base, size) in entries {
+        bytes.extend(base.to_be_bytes());
+        bytes.extend(size.to_be_bytes());
+    }
+    bytes.extend(&blob[56..]);
+    for at in [4, 8, 12] {
+        let mut field = [0; 4];
+        field.copy_from_slice(&bytes[at..at + 4]);
+        bytes[at..at + 4].copy_from_slice(&(u32::from_be_bytes(field) + 32).to_be_bytes());
+    }
+    let problems = Draft::given(&bytes, &config).unwrap_err();
+    assert_eq!(rules(&problems), ["memreserve-overlap"], "{problems:#?}");
+    assert_eq!(
+        problems[0].to_string(),
+        "/memreserve/ 0x90001000 0x1000 overlaps /memreserve/ 0x90000000 0x2000; a devicetree with \
+         overlapping reservations cannot be written; cure: make one /memreserve/ of them, or shorten one"
+    );
 }
 
 #[test]
