@@ -204,6 +204,19 @@ pub fn config(root: &mut Node) -> &mut Node {
     root.at(CONFIG)
 }
 
+/// Has the hypervisor schedule it, each CPU on a physical one of `map`: just below the host's
+/// priority, for 2 ms, with the idle state that PSCI needs there.
+pub fn by_the_hypervisor(root: &mut Node, map: &[u32]) {
+    let vcpus = config(root).at("vcpus");
+    vcpus.unset("affinity");
+    vcpus.set("affinity-map", cells(map));
+    vcpus.set("sched-priority", cells(&[u32::MAX]));
+    vcpus.set("sched-timeslice", cells(&[2000]));
+    for cpu in &mut root.at("cpus").children {
+        cpu.set("cpu-idle-states", []);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

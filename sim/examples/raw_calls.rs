@@ -95,6 +95,9 @@ fn devicetree() -> Result<Vec<u8>, vm_fdt::Error> {
     fdt.end_node(cpu)?;
     fdt.end_node(cpus)?;
     let intc = fdt.begin_node("interrupt-controller@3fff0000")?;
+    fdt.property_string("compatible", "arm,gic-v3")?;
+    fdt.property_null("interrupt-controller")?;
+    fdt.property_u32("#interrupt-cells", 3)?;
     fdt.property_phandle(1)?;
     fdt.end_node(intc)?;
     let config = fdt.begin_node("gunyah-vm-config")?;

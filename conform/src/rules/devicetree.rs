@@ -132,8 +132,22 @@ pub const RULES: &[Rule] = &[
     Rule::seen(
         GUNYAH,
         "tree.enable-method",
-        "A second CPU without enable-method starts, though that CPU never will.",
+        "A second CPU without enable-method is EINVAL.",
         no_enable_method,
+    )
+    .started(),
+    Rule::read(
+        GUNYAH,
+        "tree.enable-method-shared",
+        "An enable-method in /cpus is that of every CPU without one.",
+        shared_enable_method,
+    )
+    .started(),
+    Rule::seen(
+        GUNYAH,
+        "tree.idle-states",
+        "With PSCI and an affinity-map, a CPU without cpu-idle-states is EINVAL.",
+        no_idle_states,
     )
     .started(),
     Rule::seen(
@@ -269,11 +283,31 @@ fn no_psci(bench: &Bench) -> Found {
     taken(bench, |root| root.drop_child("psci"))
 }
 
+/// A second CPU that does not say how it is started.
+fn second_cpu() -> Node {
+    let mut second = tree::cpu(1);
+    second.unset("enable-method");
+    second
+}
+
 fn no_enable_method(bench: &Bench) -> Found {
+    refused(bench, &[libc::EINVAL], |root| {
+        root.at("cpus").children.push(second_cpu());
+    })
+}
+
+fn shared_enable_method(bench: &Bench) -> Found {
     taken(bench, |root| {
-        let mut second = tree::cpu(1);
-        second.unset("enable-method");
-        root.at("cpus").children.push(second);
+        let cpus = root.at("cpus");
+        cpus.set("enable-method", tree::strings(&["psci"]));
+        cpus.children.push(second_cpu());
+    })
+}
+
+fn no_idle_states(bench: &Bench) -> Found {
+    refused(bench, &[libc::EINVAL], |root| {
+        tree::by_the_hypervisor(root, &[0]);
+        root.at("cpus/cpu@0").unset("cpu-idle-states");
     })
 }
 

@@ -269,10 +269,6 @@ fn anew(bench: &Bench) -> Found {
 
 fn affinity_map(bench: &Bench) -> Found {
     let mut guest = without_vcpus(bench);
-    let vcpus = tree::config(&mut guest.tree).at("vcpus");
-    vcpus.unset("affinity");
-    vcpus.set("affinity-map", tree::cells(&[0]));
-    vcpus.set("sched-priority", tree::cells(&[0]));
-    vcpus.set("sched-timeslice", tree::cells(&[5]));
+    tree::by_the_hypervisor(&mut guest.tree, &[0]);
     guest.start(bench).map(drop)
 }

@@ -69,6 +69,9 @@ fn devicetree(base: u64, proxy: bool) -> Vec<u8> {
     fdt.end_node(cpu).unwrap();
     fdt.end_node(cpus).unwrap();
     let intc = fdt.begin_node("intc").unwrap();
+    fdt.property_string("compatible", "arm,gic-v3").unwrap();
+    fdt.property_null("interrupt-controller").unwrap();
+    fdt.property_u32("#interrupt-cells", 3).unwrap();
     fdt.property_phandle(1).unwrap();
     fdt.end_node(intc).unwrap();
     let config = fdt.begin_node("gunyah-vm-config").unwrap();
@@ -81,6 +84,8 @@ fn devicetree(base: u64, proxy: bool) -> Vec<u8> {
         fdt.property_string("affinity", "proxy").unwrap();
     } else {
         fdt.property_u32("affinity-map", 0).unwrap();
+        fdt.property_u32("sched-priority", u32::MAX).unwrap();
+        fdt.property_u32("sched-timeslice", 2000).unwrap();
     }
     fdt.end_node(vcpus).unwrap();
     fdt.end_node(config).unwrap();

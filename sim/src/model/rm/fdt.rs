@@ -66,16 +66,34 @@ impl Node {
         std::str::from_utf8(&bytes[..end]).ok()
     }
 
+    /// Whether a list of strings has this one.
+    pub fn lists(&self, property: &str, wanted: &str) -> bool {
+        self.property(property).is_some_and(|list| {
+            list.split(|&byte| byte == 0)
+                .any(|one| one == wanted.as_bytes())
+        })
+    }
+
+    /// Its phandle, in either spelling.
+    pub fn phandle(&self) -> Option<u32> {
+        self.cell("phandle").or_else(|| self.cell("linux,phandle"))
+    }
+
     /// A child by its full name.
     pub fn child(&self, name: &str) -> Option<&Node> {
         self.children.iter().find(|child| child.name == name)
     }
 
-    /// A node by its path from here, such as `/a/b`.
+    /// A node by its path from here, such as `/a/b`; names may go without their unit addresses.
     pub fn at(&self, path: &str) -> Option<&Node> {
+        let bare =
+            |name: &str, full: &str| full.split_once('@').is_some_and(|(bare, _)| bare == name);
         path.split('/')
             .filter(|name| !name.is_empty())
-            .try_fold(self, Node::child)
+            .try_fold(self, |node, name| {
+                let first = || node.children.iter().find(|child| bare(name, &child.name));
+                node.child(name).or_else(first)
+            })
     }
 
     /// This node and all below, parents first.

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use nix::errno::Errno;
 
 use super::fdt::Node;
+use super::vdevices::{Doorbell, SharedMemory};
+use super::{cpus, gic, vdevices};
 
 /// Bytes of the resource manager's buffer for the name, the final NUL included (its vm_config).
 const IMAGE_NAME_MAX: usize = 80;
@@ -13,24 +15,6 @@ const IMAGE_NAME_MAX: usize = 80;
 const TAKEN_BELOW: u64 = 0x4000_0000;
 const ADDRESS_BITS: u32 = 36;
 const BASE_ALIGNMENT: u64 = 2 << 20;
-
-/// A shm vdevice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SharedMemory {
-    /// Label of the parcel.
-    pub label: u32,
-    /// Where the guest sees it; None: wherever.
-    pub base: Option<u64>,
-}
-
-/// A doorbell vdevice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Doorbell {
-    /// Label of the irqfd.
-    pub label: u32,
-    /// Its interrupt's first two cells: kind (0 shared, 1 private) and number.
-    pub interrupt: Option<(u32, u32)>,
-}
 
 /// What a guest's devicetree asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,14 +64,14 @@ impl GuestDescription {
     }
 }
 
-type Refusal = (Errno, String);
+pub(super) type Refusal = (Errno, String);
 
-fn refusal<T>(errno: Errno, why: impl Into<String>) -> Result<T, Refusal> {
+pub(super) fn refusal<T>(errno: Errno, why: impl Into<String>) -> Result<T, Refusal> {
     Err((errno, why.into()))
 }
 
-/// Reads the tree; the strings are warnings.
-pub fn read(root: &Node) -> Result<(GuestDescription, Vec<String>), Refusal> {
+/// Reads the tree for a VM with `size` bytes of main memory; the strings are warnings.
+pub fn read(root: &Node, size: u64) -> Result<(GuestDescription, Vec<String>), Refusal> {
     let mut warnings = Vec::new();
     // The bug: the cells of the root's first child are taken for those of every node at depth 2.
     let address_cells = root
@@ -125,19 +109,15 @@ pub fn read(root: &Node) -> Result<(GuestDescription, Vec<String>), Refusal> {
         }
         None => return refusal(Errno::EINVAL, "no image-name"),
     };
-    let base_address = base_address(config, address_cells)?;
-    let proxy = scheduling(config)?;
-    interrupt_controller(root, config, &mut warnings)?;
-    let cpus = cpus(root, &mut warnings);
-    if root.child("psci").is_none() {
-        warnings.push("no psci node: the guest's PSCI calls return -1".to_string());
-    }
-    let (doorbells, shared_memory) = vdevices(config);
+    let base_address = base_address(config, address_cells, size)?;
+    let cpus = cpus::read(root, config, &mut warnings)?;
+    gic::find(root, config, &mut warnings)?;
+    let (doorbells, shared_memory) = vdevices::read(root)?;
     let guest = GuestDescription {
         image_name,
         base_address,
-        cpus,
-        proxy,
+        cpus: cpus.count,
+        proxy: cpus.proxy,
         doorbells,
         shared_memory,
         was_read: true,
@@ -156,7 +136,7 @@ fn vm_config(root: &Node) -> Option<&Node> {
     })
 }
 
-fn base_address(config: &Node, address_cells: u32) -> Result<u64, Refusal> {
+fn base_address(config: &Node, address_cells: u32, size: u64) -> Result<u64, Refusal> {
     let Some(bytes) = config
         .child("memory")
         .and_then(|memory| memory.property("base-address"))
@@ -184,114 +164,21 @@ fn base_address(config: &Node, address_cells: u32) -> Result<u64, Refusal> {
     let rounded = base
         .checked_next_multiple_of(BASE_ALIGNMENT)
         .unwrap_or(u64::MAX);
-    if base <= TAKEN_BELOW || rounded >> ADDRESS_BITS != 0 {
+    if base <= TAKEN_BELOW {
+        return refusal(Errno::ENODEV, format!("base-address {base:#x} is taken"));
+    }
+    let within = |end: u64| end <= 1 << ADDRESS_BITS;
+    if !rounded.checked_add(size).is_some_and(within) {
         return refusal(
             Errno::ENODEV,
-            format!("base-address {base:#x} is taken or beyond {ADDRESS_BITS} bits"),
+            format!("main memory at {base:#x}, {size:#x} bytes, is beyond {ADDRESS_BITS} bits"),
         );
     }
     Ok(rounded)
 }
 
-fn scheduling(config: &Node) -> Result<bool, Refusal> {
-    let Some(vcpus) = config.child("vcpus") else {
-        return refusal(Errno::ENODEV, "no vcpus node in the vm-config");
-    };
-    if vcpus.string("affinity") == Some("proxy") {
-        Ok(true)
-    } else if vcpus.property("affinity-map").is_some() {
-        Ok(false)
-    } else {
-        refusal(
-            Errno::EINVAL,
-            "vcpus has neither affinity = \"proxy\" nor an affinity-map",
-        )
-    }
-}
-
-fn interrupt_controller(
-    root: &Node,
-    config: &Node,
-    warnings: &mut Vec<String>,
-) -> Result<(), Refusal> {
-    let by_parent = root.cell("interrupt-parent").is_some_and(|phandle| {
-        root.walk()
-            .into_iter()
-            .any(|node| node.cell("phandle") == Some(phandle))
-    });
-    let interrupts = config.child("interrupts");
-    let by_path = interrupts
-        .and_then(|node| node.string("config"))
-        .filter(|path| path.starts_with('/'))
-        .is_some_and(|path| root.at(path).is_some());
-    if interrupts.is_some_and(|node| node.property("config").is_some()) && !by_path {
-        warnings.push("interrupts/config is not a path".to_string());
-    }
-    if by_parent || by_path {
-        Ok(())
-    } else {
-        refusal(
-            Errno::ENODEV,
-            "no GIC by the root's interrupt-parent or by interrupts/config",
-        )
-    }
-}
-
-fn cpus(root: &Node, warnings: &mut Vec<String>) -> u32 {
-    let Some(cpus) = root.child("cpus") else {
-        return 0;
-    };
-    let mut count = 0;
-    for cpu in &cpus.children {
-        if cpu.string("device_type") != Some("cpu") {
-            continue;
-        }
-        if count > 0 && cpu.property("enable-method").is_none() {
-            warnings.push(format!("{}: no enable-method, it never starts", cpu.name));
-        }
-        count += 1;
-    }
-    count
-}
-
-fn vdevices(config: &Node) -> (Vec<Doorbell>, Vec<SharedMemory>) {
-    let mut doorbells = Vec::new();
-    let mut shared = Vec::new();
-    for device in config
-        .child("vdevices")
-        .map_or(&[][..], |node| &node.children)
-    {
-        match device.string("vdevice-type") {
-            Some("doorbell") => {
-                let interrupt = device.property("interrupts").and_then(|cells| {
-                    let (kind, rest) = cells.split_at_checked(4)?;
-                    let first = |bytes: &[u8]| u32::try_from(number(bytes)?).ok();
-                    Some((first(kind)?, first(rest.get(..4)?)?))
-                });
-                doorbells.extend(
-                    device
-                        .cell("label")
-                        .map(|label| Doorbell { label, interrupt }),
-                );
-            }
-            Some("shm" | "shm-doorbell") => {
-                let memory = device.child("memory");
-                let label = memory
-                    .and_then(|memory| memory.cell("label"))
-                    .or_else(|| device.cell("label"));
-                let base = memory
-                    .and_then(|memory| memory.property("base"))
-                    .and_then(number);
-                shared.extend(label.map(|label| SharedMemory { label, base }));
-            }
-            _ => {}
-        }
-    }
-    (doorbells, shared)
-}
-
 /// One or two cells.
-fn number(bytes: &[u8]) -> Option<u64> {
+pub(super) fn number(bytes: &[u8]) -> Option<u64> {
     if bytes.len() != 4 && bytes.len() != 8 {
         return None;
     }

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The resource manager's part of a START: parcels, the guest's devicetree, its verdict.
 
+mod cpus;
 mod fdt;
+mod gic;
 mod guest;
 mod parcels;
+mod vdevices;
 
 use std::str::FromStr;
 
@@ -16,7 +19,8 @@ use crate::engine::{Access, StartRegion, StartVm};
 use super::{Settings, Vm};
 
 pub use fdt::{FdtError, Node};
-pub use guest::{Doorbell, GuestDescription, SharedMemory};
+pub use guest::GuestDescription;
+pub use vdevices::{Doorbell, SharedMemory};
 
 /// Entries after which the real one ran out of heap: 4096 worked, 16384 did not; between is a guess.
 pub const ENTRIES_SURVIVED: u64 = 8192;
@@ -156,7 +160,8 @@ fn steps(
         let blob = fdt::fetch(read, dtb.size)
             .map_err(|error| refused(Errno::ENODEV, error.to_string()))?;
         let root = fdt::parse(&blob).map_err(|error| refused(Errno::ENODEV, error.to_string()))?;
-        let (guest, warnings) = guest::read(&root).map_err(|(errno, why)| refused(errno, why))?;
+        let (guest, warnings) = guest::read(&root, region.given.memory_size)
+            .map_err(|(errno, why)| refused(errno, why))?;
         for warning in warnings {
             notes.push(json!({"event": "rm-warning", "what": warning}));
         }

@@ -17,6 +17,9 @@ fn cells<const N: usize>(cells: [u32; N]) -> Vec<u8> {
     cells.iter().flat_map(|cell| cell.to_be_bytes()).collect()
 }
 
+/// Bytes of main memory.
+const SIZE: u64 = 64 << 20;
+
 /// The tree that the real one took, without what does not matter to it.
 fn accepted() -> Node {
     let one = cells([1]);
@@ -28,13 +31,14 @@ fn accepted() -> Node {
         &[
             ("vdevice-type", b"doorbell\0"),
             ("label", &cells([5])),
+            ("peer-default", &[]),
             ("interrupts", &cells([0, 5, 4])),
         ],
         vec![],
     );
     let shm = node(
         "shm-7",
-        &[("vdevice-type", b"shm\0")],
+        &[("vdevice-type", b"shm\0"), ("peer-default", &[])],
         vec![node(
             "memory",
             &[("label", &cells([7])), ("base", &cells([0, 0xa000_0000]))],
@@ -62,8 +66,17 @@ fn accepted() -> Node {
                     ),
                 ],
             ),
-            node("psci", &[("method", b"hvc\0")], vec![]),
-            node("intc@3fff0000", &[("phandle", &one)], vec![]),
+            node("psci", &[("compatible", b"arm,psci-1.0\0")], vec![]),
+            node(
+                "intc@3fff0000",
+                &[
+                    ("compatible", b"arm,gic-v3\0"),
+                    ("interrupt-controller", &[]),
+                    ("#interrupt-cells", &cells([3])),
+                    ("phandle", &one),
+                ],
+                vec![],
+            ),
             node(
                 "gunyah-vm-config",
                 &[("image-name", b"lab-vm\0")],
@@ -105,7 +118,7 @@ fn remove(node: &mut Node, name: &str) {
 fn refusal_of(change: impl FnOnce(&mut Node)) -> Errno {
     let mut root = accepted();
     change(&mut root);
-    match read(&root) {
+    match read(&root, SIZE) {
         Err((errno, _)) => errno,
         Ok((guest, _)) => panic!("accepted: {guest:?}"),
     }
@@ -115,14 +128,14 @@ fn base_of(cells_of_base: [u32; 2]) -> Result<u64, Errno> {
     let mut root = accepted();
     let memory = child(config(&mut root), "memory");
     set(memory, "base-address", &cells(cells_of_base));
-    read(&root)
+    read(&root, SIZE)
         .map(|(guest, _)| guest.base_address)
         .map_err(|(errno, _)| errno)
 }
 
 #[test]
 fn the_accepted_tree_is_understood() {
-    let (guest, warnings) = read(&accepted()).unwrap();
+    let (guest, warnings) = read(&accepted(), SIZE).unwrap();
     assert_eq!(guest.image_name, "lab-vm");
     assert_eq!(guest.base_address, 0x8000_0000);
     assert!(guest.proxy && guest.was_read);
@@ -162,7 +175,7 @@ fn a_memory_node_has_no_unit_address() {
     assert_eq!(refused, Errno::EINVAL);
     let mut root = accepted();
     root.children.push(memory("memory"));
-    read(&root).unwrap();
+    read(&root, SIZE).unwrap();
 }
 
 #[test]
@@ -183,27 +196,203 @@ fn the_vm_config_has_all_its_parts() {
     assert_eq!(too_long, Errno::EINVAL);
 }
 
+/// Makes it a VM that the hypervisor schedules, as the real one took it.
+fn by_the_hypervisor(root: &mut Node) {
+    let vcpus = child(config(root), "vcpus");
+    remove(vcpus, "affinity");
+    set(vcpus, "affinity-map", &cells([0, 1]));
+    set(vcpus, "sched-priority", &cells([u32::MAX]));
+    set(vcpus, "sched-timeslice", &cells([2000]));
+    for cpu in &mut child(root, "cpus").children {
+        set(cpu, "cpu-idle-states", &[]);
+    }
+}
+
 #[test]
 fn scheduling_is_proxy_or_by_a_map() {
     let neither = refusal_of(|root| remove(child(config(root), "vcpus"), "affinity"));
     assert_eq!(neither, Errno::EINVAL);
     let mut root = accepted();
-    let vcpus = child(config(&mut root), "vcpus");
-    remove(vcpus, "affinity");
-    set(vcpus, "affinity-map", &cells([0]));
-    assert!(!read(&root).unwrap().0.proxy);
+    by_the_hypervisor(&mut root);
+    assert!(!read(&root, SIZE).unwrap().0.proxy);
+    for (name, value, errno) in [
+        ("affinity-map", 0, Errno::EINVAL),
+        ("sched-priority", 1, Errno::ENODEV),
+        ("sched-timeslice", 99, Errno::ENODEV),
+    ] {
+        let refused = refusal_of(|root| {
+            by_the_hypervisor(root);
+            set(child(config(root), "vcpus"), name, &cells([value]));
+        });
+        assert_eq!(refused, errno, "{name}");
+    }
+}
+
+#[test]
+fn psci_of_a_hypervisor_scheduled_vm_wants_idle_states_everywhere() {
+    let without = |cpu: &'static str| {
+        move |root: &mut Node| {
+            by_the_hypervisor(root);
+            remove(child(child(root, "cpus"), cpu), "cpu-idle-states");
+        }
+    };
+    assert_eq!(refusal_of(without("cpu@0")), Errno::EINVAL);
+    assert_eq!(refusal_of(without("cpu@1")), Errno::EINVAL);
+    // The enable-method alone means PSCI as well, and so does one CPU's idle state.
+    let by_method = refusal_of(|root| {
+        by_the_hypervisor(root);
+        root.children.retain(|node| node.name != "psci");
+        for cpu in &mut child(root, "cpus").children {
+            remove(cpu, "cpu-idle-states");
+        }
+    });
+    assert_eq!(by_method, Errno::EINVAL);
+    // Without any PSCI nobody asks for them, nor where VCPU_RUN schedules.
+    let mut root = accepted();
+    by_the_hypervisor(&mut root);
+    root.children.retain(|node| node.name != "psci");
+    for cpu in &mut child(&mut root, "cpus").children {
+        remove(cpu, "cpu-idle-states");
+        set(cpu, "enable-method", b"qcom,gunyah-hvc\0");
+    }
+    read(&root, SIZE).unwrap();
+}
+
+#[test]
+fn a_secondary_cpu_says_how_it_is_started() {
+    let second = |root: &mut Node, change: &dyn Fn(&mut Node)| {
+        change(child(child(root, "cpus"), "cpu@1"));
+    };
+    let without = refusal_of(|root| second(root, &|cpu| remove(cpu, "enable-method")));
+    assert_eq!(without, Errno::EINVAL);
+    let unknown =
+        refusal_of(|root| second(root, &|cpu| set(cpu, "enable-method", b"spin-table\0")));
+    assert_eq!(unknown, Errno::EINVAL);
+    // What stands in /cpus is every CPU's that has none of its own.
+    let mut root = accepted();
+    set(child(&mut root, "cpus"), "enable-method", b"psci\0");
+    second(&mut root, &|cpu| remove(cpu, "enable-method"));
+    assert_eq!(read(&root, SIZE).unwrap().0.cpus, 2);
+    // One that boots by itself needs none; the first may be off, and then it does.
+    let mut root = accepted();
+    second(&mut root, &|cpu| {
+        remove(cpu, "enable-method");
+        set(cpu, "status", b"okay\0");
+    });
+    assert_eq!(read(&root, SIZE).unwrap().0.cpus, 2);
+    let first_off = refusal_of(|root| {
+        set(child(child(root, "cpus"), "cpu@0"), "status", b"disabled\0");
+    });
+    assert_eq!(first_off, Errno::EINVAL);
+}
+
+#[test]
+fn a_cpus_status_is_looked_at() {
+    let status = |cpu: &'static str, status: &'static [u8]| {
+        move |root: &mut Node| set(child(child(root, "cpus"), cpu), "status", status)
+    };
+    assert_eq!(refusal_of(status("cpu@1", b"ok\0")), Errno::EINVAL);
+    let all_off = refusal_of(|root| {
+        status("cpu@0", b"fail\0")(root);
+        status("cpu@1", b"disabled\0")(root);
+    });
+    assert_eq!(all_off, Errno::EINVAL);
+    let mut root = accepted();
+    status("cpu@1", b"fail-broken\0")(&mut root);
+    assert_eq!(read(&root, SIZE).unwrap().0.cpus, 1);
+    assert_eq!(
+        refusal_of(|root| root.children.retain(|node| node.name != "cpus")),
+        Errno::EINVAL
+    );
+    let long = refusal_of(|root| {
+        child(child(root, "cpus"), "cpu@1").name = format!("cpu{}@1", "-".repeat(120));
+    });
+    assert_eq!(long, Errno::EINVAL, "a path of 128 bytes and more");
 }
 
 #[test]
 fn a_gic_is_found_by_parent_or_by_path() {
-    let neither = refusal_of(|root| remove(root, "interrupt-parent"));
+    let neither = refusal_of(|root| {
+        remove(root, "interrupt-parent");
+        remove(child(config(root), "interrupts"), "config");
+    });
     assert_eq!(neither, Errno::ENODEV);
+    // A phandle there is taken, with a warning.
+    let mut root = accepted();
+    remove(&mut root, "interrupt-parent");
+    read(&root, SIZE).unwrap();
     let mut root = accepted();
     remove(&mut root, "interrupt-parent");
     let interrupts = child(config(&mut root), "interrupts");
     set(interrupts, "config", b"/intc@3fff0000\0");
-    let (_, warnings) = read(&root).unwrap();
+    let (_, warnings) = read(&root, SIZE).unwrap();
     assert!(warnings.is_empty());
+    // A path may go without the unit address, and must lead somewhere.
+    set(child(config(&mut root), "interrupts"), "config", b"/intc\0");
+    read(&root, SIZE).unwrap();
+    let nowhere = refusal_of(|root| {
+        set(child(config(root), "interrupts"), "config", b"/gic\0");
+    });
+    assert_eq!(nowhere, Errno::EINVAL);
+}
+
+#[test]
+fn a_gic_is_a_gicv3() {
+    type Spoil = fn(&mut Node);
+    let spoils: [Spoil; 6] = [
+        |gic| set(gic, "compatible", b"arm,cortex-a15-gic\0"),
+        |gic| remove(gic, "interrupt-controller"),
+        |gic| set(gic, "#interrupt-cells", &cells([2])),
+        |gic| set(gic, "#redistributor-regions", &cells([2])),
+        |gic| set(gic, "redistributor-stride", &cells([0, 0x1_0000])),
+        |gic| set(gic, "reg", &cells([0, 0x3fff_0000, 0, 0x1_0000])),
+    ];
+    for spoil in spoils {
+        let named = refusal_of(|root| spoil(child(root, "intc@3fff0000")));
+        assert_eq!(named, Errno::EINVAL);
+        // By the root alone it is passed over, and none is left.
+        let by_the_root = refusal_of(|root| {
+            spoil(child(root, "intc@3fff0000"));
+            config(root)
+                .children
+                .retain(|node| node.name != "interrupts");
+        });
+        assert_eq!(by_the_root, Errno::ENODEV);
+    }
+    let off_a_frame = refusal_of(|root| {
+        let reg = [0, 0x3fff_1000, 0, 0x1_0000, 0, 0x3ffd_0000, 0, 0x2_0000];
+        set(child(root, "intc@3fff0000"), "reg", &cells(reg));
+    });
+    assert_eq!(off_a_frame, Errno::EINVAL);
+}
+
+#[test]
+fn vdevices_name_their_peer_and_a_memory_that_fits() {
+    let bell = |change: &dyn Fn(&mut Node)| {
+        refusal_of(|root| change(child(child(config(root), "vdevices"), "bell-5")))
+    };
+    assert_eq!(bell(&|bell| remove(bell, "peer-default")), Errno::EINVAL);
+    let twice = refusal_of(|root| {
+        let vdevices = child(config(root), "vdevices");
+        let mut twin = vdevices.children[0].clone();
+        twin.name = "bell-6".into();
+        vdevices.children.push(twin);
+    });
+    assert_eq!(twice, Errno::ENODEV);
+    let shm = |change: &dyn Fn(&mut Node)| {
+        refusal_of(|root| change(child(child(config(root), "vdevices"), "shm-7")))
+    };
+    let changes: [fn(&mut Node); 6] = [
+        |shm| remove(shm, "peer-default"),
+        |shm| shm.children.clear(),
+        |shm| remove(child(shm, "memory"), "label"),
+        |shm| remove(child(shm, "memory"), "base"),
+        |shm| set(child(shm, "memory"), "base", &cells([0xa000_0000])),
+        |shm| set(child(shm, "memory"), "base", &cells([0, 0xa000_0800])),
+    ];
+    for change in changes {
+        assert_eq!(shm(&change), Errno::EINVAL);
+    }
 }
 
 #[test]
@@ -215,6 +404,9 @@ fn the_base_address_is_rounded_refused_or_taken() {
     assert_eq!(base_of([0, 0x4000_0000]), Err(Errno::ENODEV));
     assert_eq!(base_of([0, 0x4000_1000]), Ok(0x4020_0000));
     assert_eq!(base_of([0xf, 0x8000_0000]), Ok(0xf_8000_0000));
+    // Its end counts too: 64 MiB that end at the limit, and 2 MiB beyond it.
+    assert_eq!(base_of([0xf, 0xfc00_0000]), Ok(0xf_fc00_0000));
+    assert_eq!(base_of([0xf, 0xfc20_0000]), Err(Errno::ENODEV));
     assert_eq!(base_of([0x10, 0]), Err(Errno::ENODEV));
 }
 
@@ -222,10 +414,7 @@ fn the_base_address_is_rounded_refused_or_taken() {
 fn what_the_guest_will_miss_is_a_warning() {
     let mut root = accepted();
     root.children.retain(|node| node.name != "psci");
-    let cpus = child(&mut root, "cpus");
-    remove(child(cpus, "cpu@1"), "enable-method");
-    let (guest, warnings) = read(&root).unwrap();
+    let (guest, warnings) = read(&root, SIZE).unwrap();
     assert_eq!(guest.cpus, 2);
     assert!(warnings.iter().any(|warning| warning.contains("psci")));
-    assert!(warnings.iter().any(|warning| warning.starts_with("cpu@1")));
 }

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The virtual devices that a guest's devicetree asks the resource manager for.
+
+use std::collections::BTreeSet;
+
+use nix::errno::Errno;
+
+use super::fdt::Node;
+use super::guest::{number, refusal, Refusal};
+
+/// A shm vdevice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SharedMemory {
+    /// Label of the parcel.
+    pub label: u32,
+    /// Where the guest sees it; None: wherever.
+    pub base: Option<u64>,
+}
+
+/// A doorbell vdevice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Doorbell {
+    /// Label of the irqfd.
+    pub label: u32,
+    /// Its interrupt's first two cells: kind (0 shared, 1 private) and number.
+    pub interrupt: Option<(u32, u32)>,
+}
+
+/// Reads the vdevices, which it takes from anywhere in the tree.
+pub fn read(root: &Node) -> Result<(Vec<Doorbell>, Vec<SharedMemory>), Refusal> {
+    let mut doorbells = Vec::new();
+    let mut shared = Vec::new();
+    let mut interrupts = BTreeSet::new();
+    for parent in root.walk() {
+        for device in &parent.children {
+            match device.string("vdevice-type") {
+                Some("doorbell") => {
+                    let bell = doorbell(device)?;
+                    if bell.interrupt.is_some_and(|irq| !interrupts.insert(irq)) {
+                        return refusal(
+                            Errno::ENODEV,
+                            format!("{}: its interrupt is another's already", device.name),
+                        );
+                    }
+                    doorbells.push(bell);
+                }
+                Some("shm" | "shm-doorbell") => shared.push(shared_memory(parent, device)?),
+                _ => {}
+            }
+        }
+    }
+    Ok((doorbells, shared))
+}
+
+fn label(node: &Node) -> Option<u32> {
+    node.cell("qcom,label").or_else(|| node.cell("label"))
+}
+
+fn doorbell(device: &Node) -> Result<Doorbell, Refusal> {
+    if device.property("peer-default").is_none() && device.string("peer").is_none() {
+        return refusal(Errno::EINVAL, format!("{}: no peer", device.name));
+    }
+    let interrupt = device.property("interrupts").and_then(|cells| {
+        let (kind, rest) = cells.split_at_checked(4)?;
+        let first = |bytes: &[u8]| u32::try_from(number(bytes)?).ok();
+        Some((first(kind)?, first(rest.get(..4)?)?))
+    });
+    Ok(Doorbell {
+        label: label(device).unwrap_or(0),
+        interrupt,
+    })
+}
+
+fn shared_memory(parent: &Node, device: &Node) -> Result<SharedMemory, Refusal> {
+    let wrong = |what: &str| refusal(Errno::EINVAL, format!("{}: {what}", device.name));
+    if device.property("peer-default").is_none() {
+        return wrong("no peer-default");
+    }
+    let [memory] = &device.children[..] else {
+        return wrong("not one child");
+    };
+    if memory.name != "memory" {
+        return wrong("its child is not named memory");
+    }
+    let Some(label) = label(memory) else {
+        return wrong("memory without a label");
+    };
+    // As at the root, the first sibling's cells are taken for all.
+    let cells = parent
+        .children
+        .first()
+        .and_then(|first| first.cell("#address-cells"))
+        .unwrap_or(2);
+    let base = match memory.property("base") {
+        None if memory.property("allocate-base").is_some() => None,
+        None => return wrong("memory with neither base nor allocate-base"),
+        Some(_) if memory.property("allocate-base").is_some() => {
+            return wrong("memory with both base and allocate-base")
+        }
+        Some(base) => {
+            let fits = usize::try_from(cells).is_ok_and(|cells| base.len() == cells * 4);
+            match number(base).filter(|_| fits) {
+                Some(base) if base % crate::page_size() == 0 => Some(base),
+                Some(_) => return wrong("memory with a base that is not page aligned"),
+                None => return wrong("memory with a base of other cells than its first sibling's"),
+            }
+        }
+    };
+    Ok(SharedMemory { label, base })
+}
