@@ -50,7 +50,7 @@ fn a_byte_costs_no_allocation_and_little_time() {
         };
         let vm = VmName::new("path").unwrap();
         let pattern = Some("a line * that never comes");
-        let console = Console::start(&vm, &config, &ring, pattern, true).unwrap();
+        let console = Console::start(&vm, &config, &ring, pattern, true, false).unwrap();
         let mut bus = Bus::new("test");
         console.connect(&mut bus, &config).unwrap();
 

@@ -28,10 +28,10 @@ const CAPABILITY_VERSION: u32 = 0x2008_0522;
 /// # Errors
 /// The call that failed.
 pub fn supervisor() -> Result<(), LaunchError> {
-    no_new_privileges().map_err(|error| failed("no_new_privs", &error))?;
+    no_new_privileges().map_err(|error| failed(Step::Run, "no_new_privs", &error))?;
     Filter::new(&calls::supervisor(), Otherwise::Refuse)
         .install()
-        .map_err(|errno| failed("the supervisor's seccomp filter", &errno.into()))
+        .map_err(|errno| failed(Step::Run, "the supervisor's seccomp filter", &errno.into()))
 }
 
 /// Confines a worker whose guest runs, all its threads included.
@@ -39,23 +39,25 @@ pub fn supervisor() -> Result<(), LaunchError> {
 /// # Errors
 /// The call that failed.
 pub fn worker() -> Result<(), LaunchError> {
-    thread()?;
-    no_new_privileges().map_err(|error| failed("no_new_privs", &error))?;
+    thread(Step::Run)?;
+    no_new_privileges().map_err(|error| failed(Step::Run, "no_new_privs", &error))?;
     Filter::new(&calls::worker(), Otherwise::Kill)
         .install()
-        .map_err(|errno| failed("the worker's seccomp filter", &errno.into()))
+        .map_err(|errno| failed(Step::Run, "the worker's seccomp filter", &errno.into()))
 }
 
-/// Gives up what the calling thread has of capabilities, all but the one to pin memory.
+/// Gives up what the calling thread has of capabilities, all but the one to pin memory. Each thread
+/// has its own: a worker's must all call this.
 ///
 /// # Errors
-/// The call that failed.
-pub fn thread() -> Result<(), LaunchError> {
-    drop_capabilities(1 << CAP_IPC_LOCK).map_err(|error| failed("dropping capabilities", &error))
+/// The call that failed, in `step`.
+pub fn thread(step: Step) -> Result<(), LaunchError> {
+    drop_capabilities(1 << CAP_IPC_LOCK)
+        .map_err(|error| failed(step, "dropping capabilities", &error))
 }
 
-fn failed(what: &str, error: &io::Error) -> LaunchError {
-    LaunchError::new(Step::Run, format!("confinement: {what}"))
+fn failed(step: Step, what: &str, error: &io::Error) -> LaunchError {
+    LaunchError::new(step, format!("confinement: {what}"))
         .errno(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
         .cause("the kernel has no CONFIG_SECCOMP_FILTER, or a policy forbids it")
         .cure("`--no-confinement` to go without it")

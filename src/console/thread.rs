@@ -17,6 +17,7 @@ use super::port::Port;
 use super::ready::LinePattern;
 use super::ring::Ring;
 use crate::config::{ConsoleConfig, VmName};
+use crate::confine;
 use crate::error::{LaunchError, Step};
 use crate::vcpu::{Bus, Device};
 
@@ -55,16 +56,18 @@ struct Inbox {
 
 impl Console {
     /// The console of `vm` that prints to `ring`; `ready` is the pattern of the line that makes the
-    /// guest ready, and `log` says whether its lines go to the log.
+    /// guest ready, `log` says whether its lines go to the log, and `confined` whether its thread
+    /// gives up its capabilities.
     ///
     /// # Errors
-    /// No eventfd or thread can be made.
+    /// No eventfd or thread can be made, or its capabilities cannot be given up.
     pub fn start(
         vm: &VmName,
         config: &ConsoleConfig,
         ring: &Arc<Ring>,
         ready: Option<&str>,
         log: bool,
+        confined: bool,
     ) -> Result<Self, LaunchError> {
         let failed = |what, errno| LaunchError::new(Step::Functions, what).errno(errno);
         let pattern = ready.map(LinePattern::new);
@@ -84,22 +87,33 @@ impl Console {
             limit: RateLimit::new(LOG_BURST, LOG_PER_SECOND, Instant::now()),
             raises: 0,
         };
-        let (up, is_up) = mpsc::channel::<()>();
+        let (up, is_up) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("console".to_owned())
             .stack_size(STACK)
             .spawn(move || {
                 // Signals are the worker's main thread's.
                 let _ = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
-                drop(up);
-                life.live();
+                let given_up = if confined {
+                    confine::thread(Step::Functions)
+                } else {
+                    Ok(())
+                };
+                let lives = given_up.is_ok();
+                // It is waited for below.
+                let _ = up.send(given_up);
+                if lives {
+                    life.live();
+                }
             })
             .map_err(|error| {
                 let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EAGAIN));
                 failed("making the console's thread", errno)
             })?;
         // What a thread needs to come up is given up before the guest runs.
-        let _ = is_up.recv();
+        is_up
+            .recv()
+            .map_err(|_| failed("the console's thread did not come up", Errno::ECHILD))??;
         Ok(Self {
             port,
             inbox,

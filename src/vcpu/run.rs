@@ -216,7 +216,7 @@ pub(super) fn thread(shared: &Shared, index: usize, placement: Placement) {
         wrong.extend(kick::renice(placement.nice).err());
     }
     if placement.confined {
-        if let Err(error) = confine::thread() {
+        if let Err(error) = confine::thread(Step::Run) {
             // Asked to be confined, the guest does not run otherwise.
             shared.end(VcpuEvent::Failed(error));
         }

@@ -61,10 +61,13 @@ pub fn run(start: Start) -> i32 {
     let config = &start.config;
     let mut proxy = match config.vcpus.scheduling {
         Scheduling::Hypervisor => None,
-        Scheduling::Proxy => match Proxy::prepare(config, start.console, start.log_console) {
-            Ok(proxy) => Some(proxy),
-            Err(error) => return fail(&tell, error),
-        },
+        Scheduling::Proxy => {
+            let (log, confined) = (start.log_console, start.setting.confined);
+            match Proxy::prepare(config, start.console, log, confined) {
+                Ok(proxy) => Some(proxy),
+                Err(error) => return fail(&tell, error),
+            }
+        }
     };
     let before_start = |vm: &Vm| match &proxy {
         Some(proxy) => proxy.connect(vm, config),

@@ -32,11 +32,12 @@ enum End {
 
 impl Proxy {
     /// Makes what the guest will meet; `ring` is the console's, and `log` says whether its lines go
-    /// to the log.
+    /// to the log, `confined` whether its console gives up what it does not need.
     pub(super) fn prepare(
         config: &VmConfig,
         ring: Option<OwnedFd>,
         log: bool,
+        confined: bool,
     ) -> Result<Self, LaunchError> {
         let mut bus = Bus::new(config.name.as_str());
         let console = match &config.console {
@@ -51,7 +52,8 @@ impl Proxy {
                 })?;
                 let ready = config.ready.as_ref();
                 let line = ready.and_then(|ready| ready.console_line.as_deref());
-                let console = Console::start(&config.name, settings, &Arc::new(ring), line, log)?;
+                let console =
+                    Console::start(&config.name, settings, &Arc::new(ring), line, log, confined)?;
                 console.connect(&mut bus, settings)?;
                 Some(console)
             }

@@ -130,6 +130,79 @@ fn a_worker_that_makes_a_forbidden_call_dies_and_is_told() {
     }
 }
 
+// linux/capability.h, as bits.
+const IPC_LOCK: u64 = 1 << 14;
+
+/// What the status file of a thread says.
+struct Thread {
+    name: String,
+    status: String,
+}
+
+impl Thread {
+    fn all(pid: i32) -> Vec<Self> {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        let threads = tasks.map(|task| {
+            let path = task.unwrap().path();
+            let read = |file: &str| std::fs::read_to_string(path.join(file)).unwrap();
+            Self {
+                name: read("comm").trim().to_owned(),
+                status: read("status"),
+            }
+        });
+        threads.collect()
+    }
+
+    fn field(&self, name: &str) -> &str {
+        let mut lines = self.status.lines();
+        lines
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+            .unwrap_or_else(|| panic!("no {name} in {}", self.status))
+            .trim()
+    }
+
+    fn capabilities(&self, set: &str) -> u64 {
+        u64::from_str_radix(self.field(set), 16).unwrap()
+    }
+}
+
+#[test]
+fn every_thread_of_a_worker_has_given_up_its_capabilities() {
+    let Some(stage) = Stage::new() else { return };
+    if Thread::all(i32::try_from(std::process::id()).unwrap())[0].capabilities("CapEff") == 0 {
+        return skip("only root has capabilities to lose");
+    }
+    let mut vm = steps::bystanders()[1].clone();
+    vm["name"] = json!("vm");
+    vm["vcpus"] = json!({ "scheduling": "proxy", "count": 2 });
+    vm["console"] = json!({});
+    let boot = Boot {
+        vms: &[vm],
+        ..Boot::default()
+    };
+    let host = Host::boot(&stage, &folder("threads"), &boot);
+    host.wait_for("vm", &["running"]).unwrap();
+    let threads = Thread::all(worker(&host));
+    let mut names: Vec<_> = threads.iter().map(|thread| thread.name.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["console", "vcpu0-vm", "vcpu1-vm", "vm:vm"]);
+    for thread in &threads {
+        let name = &thread.name;
+        for set in ["CapPrm", "CapEff"] {
+            let left = thread.capabilities(set);
+            assert_eq!(left & !IPC_LOCK, 0, "{name}: {set} {left:#x}");
+        }
+        for set in ["CapInh", "CapAmb"] {
+            assert_eq!(thread.capabilities(set), 0, "{name}: {set}");
+        }
+        let bound = thread.capabilities("CapBnd");
+        assert_eq!(bound & !IPC_LOCK, 0, "{name}: CapBnd {bound:#x}");
+        assert_eq!(thread.field("NoNewPrivs"), "1", "{name}");
+        assert_eq!(thread.field("Seccomp_filters"), "3", "{name}");
+    }
+    host.end();
+}
+
 #[test]
 fn a_worker_may_try_what_libraries_try() {
     let Some(stage) = Stage::new() else { return };

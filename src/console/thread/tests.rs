@@ -27,7 +27,7 @@ fn guest(ready: Option<&str>) -> Guest {
     };
     let ring = Arc::new(Ring::create("test", 64 << 10).unwrap());
     let vm = VmName::new("test").unwrap();
-    let console = Console::start(&vm, &config, &ring, ready, true).unwrap();
+    let console = Console::start(&vm, &config, &ring, ready, true, false).unwrap();
     let mut bus = Bus::new("test");
     console.connect(&mut bus, &config).unwrap();
     Guest { console, bus, ring }
