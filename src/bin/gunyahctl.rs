@@ -92,9 +92,9 @@ fn listen(mut conversation: Conversation, request: &Request, json: bool) -> u8 {
                 code_of(error.kind)
             }
             _ if json => 0,
-            Response::Vms(vms) => match (request, vms.as_slice()) {
+            Response::Vms(all) => match (request, all.vms.as_slice()) {
                 (Request::Status { vm: Some(_) }, [vm]) => print(&client::one(vm)),
-                _ => print(&client::table(vms)),
+                _ => print(&client::all(all)),
             },
             Response::Done(vm) => print(&client::table(std::slice::from_ref(vm))),
             Response::Lines(lines) => {

@@ -104,7 +104,7 @@ fn wait_for_next_life(
             vm: Some(vm.to_owned()),
         };
         let state = match ask(socket, &request) {
-            Ok(Response::Vms(vms)) => vms.first().map(|vm| (vm.state, vm.pid)),
+            Ok(Response::Vms(found)) => found.vms.first().map(|vm| (vm.state, vm.pid)),
             Ok(_) => None,
             // It went with its VM.
             Err(ClientError::Unreachable { .. } | ClientError::HungUp) => None,

@@ -13,7 +13,7 @@ use crate::status::control::{
     parse_response, request_line, ControlError, Request, Response, MAX_RESPONSE,
 };
 
-pub use show::{change, one, table};
+pub use show::{all, change, one, table};
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]

@@ -3,9 +3,19 @@
 
 use std::fmt::Write;
 
-use crate::status::control::{Change, VmStatus};
+use crate::status::control::{Change, VmStatus, Vms};
 
-/// All VMs as an aligned table.
+/// All VMs as a table, and what is wrong with the whole.
+pub fn all(all: &Vms) -> String {
+    let mut text = table(&all.vms);
+    for problem in &all.problems {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "problem: {problem}");
+    }
+    text
+}
+
+/// VMs as an aligned table.
 pub fn table(vms: &[VmStatus]) -> String {
     if vms.is_empty() {
         return "no VMs: gunyahd found no *.json in its config directories\n".to_owned();

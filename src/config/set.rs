@@ -43,6 +43,12 @@ impl ConfigSet {
         self.problems.iter().chain(of_files.flatten())
     }
 
+    /// Whether nothing is known of `file` now, because its directory could not be read.
+    pub fn is_unread(&self, file: &Path) -> bool {
+        let mut unread = self.problems.iter();
+        unread.any(|problem| file.parent() == Some(problem.file.as_path()))
+    }
+
     /// The configs without a problem.
     pub fn good(&self) -> impl Iterator<Item = &VmConfig> {
         self.files
@@ -73,14 +79,16 @@ pub fn load_dirs(directories: &[PathBuf]) -> ConfigSet {
 }
 
 /// The same, read again. `known` are the VMs that files described before: a file that has mistakes
-/// now is still its VM's.
+/// now is still its VM's, and the names of those in a directory that cannot be read are taken.
 pub fn reload_dirs(directories: &[PathBuf], known: &BTreeMap<PathBuf, VmName>) -> ConfigSet {
     let mut set = ConfigSet::default();
     let mut paths = Vec::new();
     for directory in directories {
         paths.extend(set.files_in(directory));
     }
-    fill(&mut set, paths, true, known);
+    // A VM that no file describes may stand in a directory that could not be read.
+    let whole = set.problems.is_empty();
+    fill(&mut set, paths, whole, known);
     set
 }
 
@@ -137,8 +145,15 @@ fn fill(set: &mut ConfigSet, paths: Vec<PathBuf>, whole: bool, known: &BTreeMap<
             loaded.push(load_named(path, before));
         }
     }
-    refuse_twins(&mut loaded);
-    set.files = name_all(loaded);
+    let unread: BTreeMap<VmName, String> = known
+        .iter()
+        .filter(|(path, _)| set.is_unread(path))
+        .map(|(path, vm)| (vm.clone(), path.display().to_string()))
+        .collect();
+    let mut taken: BTreeSet<VmName> = unread.keys().cloned().collect();
+    refuse_twins(&mut loaded, unread);
+    taken.extend(loaded.iter().filter_map(|file| file.name.clone()));
+    set.files = name_all(loaded, taken);
     refuse_unknown(&mut set.files, whole);
     refuse_unready(&mut set.files);
     refuse_cycles(&mut set.files);
@@ -196,8 +211,7 @@ fn name_in(text: &str) -> Option<VmName> {
 }
 
 // The first file of the best claim keeps a name: one that is otherwise broken only if no good one has it.
-fn refuse_twins(loaded: &mut [Loaded]) {
-    let mut owners: BTreeMap<VmName, String> = BTreeMap::new();
+fn refuse_twins(loaded: &mut [Loaded], mut owners: BTreeMap<VmName, String>) {
     for claim in [Claim::Good, Claim::Known, Claim::Said] {
         for file in loaded.iter_mut().filter(|file| file.claim == claim) {
             let Some(name) = file.name.clone() else {
@@ -232,8 +246,7 @@ fn problem_of(config: &VmConfig, key: &str, message: String) -> Problem {
 }
 
 // A file without a usable name is known by its own, made unique.
-fn name_all(loaded: Vec<Loaded>) -> Vec<ConfigFile> {
-    let mut taken: BTreeSet<VmName> = loaded.iter().filter_map(|file| file.name.clone()).collect();
+fn name_all(loaded: Vec<Loaded>, mut taken: BTreeSet<VmName>) -> Vec<ConfigFile> {
     let mut files = Vec::new();
     for file in loaded {
         let vm = match file.name {

@@ -235,12 +235,30 @@ pub struct Change {
     pub reason: String,
 }
 
+/// VMs, and what is wrong with the whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Vms {
+    /// All, or the one asked for.
+    pub vms: Vec<VmStatus>,
+    /// Config directories that could not be read the last time; a key of the line itself.
+    #[serde(skip)]
+    pub problems: Vec<String>,
+}
+
+impl From<Vec<VmStatus>> for Vms {
+    fn from(vms: Vec<VmStatus>) -> Self {
+        let problems = Vec::new();
+        Self { vms, problems }
+    }
+}
+
 /// What is answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Response {
     /// To `status`, and first to `watch`.
-    Vms(Vec<VmStatus>),
+    Vms(Vms),
     /// To `start`, `stop` and `restart`: the VM afterwards.
     Done(Box<VmStatus>),
     /// To `log`.
@@ -256,12 +274,30 @@ struct ResponseLine<'a> {
     v: u32,
     #[serde(flatten)]
     response: &'a Response,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    problems: &'a [String],
+}
+
+impl<'a> ResponseLine<'a> {
+    fn of(response: &'a Response) -> Self {
+        let problems = match response {
+            Response::Vms(all) => all.problems.as_slice(),
+            _ => &[],
+        };
+        Self {
+            v: VERSION,
+            response,
+            problems,
+        }
+    }
 }
 
 #[derive(Deserialize)]
 struct AnyResponse {
     #[serde(flatten)]
     response: Response,
+    #[serde(default)]
+    problems: Vec<String>,
 }
 
 fn bad(message: impl Into<String>) -> ControlError {
@@ -359,15 +395,18 @@ pub fn request_line(request: &Request) -> Vec<u8> {
 pub fn parse_response(line: &[u8]) -> Result<Response, ControlError> {
     version(line)?;
     let any: AnyResponse = serde_json::from_slice(line).map_err(|error| bad(error.to_string()))?;
-    Ok(any.response)
+    Ok(match any.response {
+        Response::Vms(Vms { vms, .. }) => Response::Vms(Vms {
+            vms,
+            problems: any.problems,
+        }),
+        other => other,
+    })
 }
 
 /// An answer's line with its newline; an error's line if it would be too long.
 pub fn response_line(response: &Response) -> Vec<u8> {
-    let whole = line(&ResponseLine {
-        v: VERSION,
-        response,
-    });
+    let whole = line(&ResponseLine::of(response));
     if whole.len() <= MAX_RESPONSE {
         return whole;
     }
@@ -378,10 +417,7 @@ pub fn response_line(response: &Response) -> Vec<u8> {
             whole.len()
         ),
     ));
-    line(&ResponseLine {
-        v: VERSION,
-        response: &error,
-    })
+    line(&ResponseLine::of(&error))
 }
 
 fn line(value: &impl Serialize) -> Vec<u8> {

@@ -4,7 +4,7 @@
 use std::os::fd::AsFd;
 
 use crate::config::VmName;
-use crate::status::control::{Begin, Change, ControlError, ErrorKind, Request, Response};
+use crate::status::control::{Begin, Change, ControlError, ErrorKind, Request, Response, Vms};
 use crate::status::State;
 
 use super::clients::ClientId;
@@ -51,13 +51,13 @@ impl Supervisor {
     pub(super) fn on_request(&mut self, client: ClientId, request: Request, now: u64) {
         match request {
             Request::Status { vm: None } => {
-                let all = Response::Vms(self.vms.iter().map(|vm| vm.status(now)).collect());
+                let all = self.all(now);
                 self.clients.answer(client, &all, now);
             }
             Request::Status { vm: Some(name) } => {
                 let answer = self
                     .find(&name)
-                    .map(|index| Response::Vms(vec![self.vms[index].status(now)]));
+                    .map(|index| Response::Vms(vec![self.vms[index].status(now)].into()));
                 self.reply(client, answer, now);
             }
             Request::Log { vm } => {
@@ -70,7 +70,7 @@ impl Supervisor {
                 self.reply(client, answer, now);
             }
             Request::Watch => {
-                let all = Response::Vms(self.vms.iter().map(|vm| vm.status(now)).collect());
+                let all = self.all(now);
                 self.clients.watch(client, &all, now);
             }
             Request::Console { vm, begin } => {
@@ -90,6 +90,13 @@ impl Supervisor {
                 self.change(client, &vm, event, Goal::Up, wait, now);
             }
         }
+    }
+
+    fn all(&self, now: u64) -> Response {
+        Response::Vms(Vms {
+            vms: self.vms.iter().map(|vm| vm.status(now)).collect(),
+            problems: self.dir_problems.clone(),
+        })
     }
 
     fn find(&self, name: &str) -> Result<usize, ControlError> {

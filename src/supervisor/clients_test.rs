@@ -2,7 +2,7 @@
 //! Clients of every kind, on socket pairs, with the time given.
 
 use super::*;
-use crate::status::control::{parse_response, request_line};
+use crate::status::control::{parse_response, request_line, Vms};
 
 /// One client's other end.
 struct Peer {
@@ -139,7 +139,7 @@ fn one_who_never_reads_is_dropped() {
     peer.send(&request_line(&Request::Watch));
     assert_eq!(peer.heard(0), Some(Request::Watch));
     let id = peer.id;
-    peer.clients.watch(id, &Response::Vms(vec![]), 0);
+    peer.clients.watch(id, &Response::Vms(Vms::default()), 0);
     let line = Response::Lines(vec!["x".repeat(60_000)]);
     let mut told = 0;
     while peer.is_served() {
@@ -152,7 +152,7 @@ fn one_who_never_reads_is_dropped() {
     peer.send(&request_line(&Request::Watch));
     peer.heard(0);
     let id = peer.id;
-    peer.clients.watch(id, &Response::Vms(vec![]), 0);
+    peer.clients.watch(id, &Response::Vms(Vms::default()), 0);
     while peer.clients.clients[0].output.is_empty() {
         peer.clients.tell_watchers(&line, 0);
     }
@@ -167,10 +167,10 @@ fn a_watcher_that_reads_stays() {
     peer.send(&request_line(&Request::Watch));
     peer.heard(0);
     let id = peer.id;
-    peer.clients.watch(id, &Response::Vms(vec![]), 0);
+    peer.clients.watch(id, &Response::Vms(Vms::default()), 0);
     let line = Response::Lines(vec!["x".repeat(60_000)]);
     let length = response_line(&line).len();
-    let mut first = vec![0; response_line(&Response::Vms(vec![])).len()];
+    let mut first = vec![0; response_line(&Response::Vms(Vms::default())).len()];
     peer.stream.read_exact(&mut first).unwrap();
     for now in 0..100 {
         peer.clients.tell_watchers(&line, now);

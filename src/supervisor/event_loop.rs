@@ -44,6 +44,8 @@ pub struct Supervisor {
     pub(super) clients: Clients,
     pub(super) waiters: Vec<Waiter>,
     pub(super) config_dirs: Vec<PathBuf>,
+    /// Those of them that could not be read the last time.
+    pub(super) dir_problems: Vec<String>,
     /// It is going down.
     pub(super) stopping: bool,
     setting: Setting,
@@ -91,6 +93,7 @@ impl Supervisor {
             clients: Clients::default(),
             waiters: Vec::new(),
             config_dirs: Vec::new(),
+            dir_problems: Vec::new(),
             stopping: false,
             setting,
             listener,

@@ -3,11 +3,12 @@
 //!
 //! A new file's VM is started if it wants to be. A changed file counts from its VM's next start. A
 //! VM whose file is gone is stopped, and forgotten once it has ended. A file that was good and now
-//! has mistakes is told and otherwise left: its VM keeps what it had.
+//! has mistakes is told and otherwise left: its VM keeps what it had. So do all VMs of a directory
+//! that cannot be read.
 
 use std::path::PathBuf;
 
-use crate::config::{changed_keys, reload_dirs, ConfigFile, ConfigSet};
+use crate::config::{changed_keys, reload_dirs, ConfigFile, ConfigSet, Problem};
 use crate::status::State;
 
 use super::event_loop::Supervisor;
@@ -35,13 +36,14 @@ impl Supervisor {
         }
     }
 
-    fn read_files(&self) -> ConfigSet {
+    fn read_files(&mut self) -> ConfigSet {
         let known = self.vms.iter().filter(|vm| !vm.removed);
         let known = known.map(|vm| (vm.file.clone(), vm.name.clone())).collect();
         let set = reload_dirs(&self.config_dirs, &known);
         for problem in set.all_problems() {
             log::error!("{problem}");
         }
+        self.dir_problems = set.problems.iter().map(told_of_dir).collect();
         set
     }
 
@@ -60,14 +62,17 @@ impl Supervisor {
     pub(super) fn reload(&mut self) {
         let set = self.read_files();
         let now = self.now();
-        if !set.problems.is_empty() {
-            // A directory that cannot be read for a moment must not stop its VMs.
-            log::error!("files not read again: nothing is added, changed or removed");
-            return;
+        for problem in &set.problems {
+            let dir = problem.file.display();
+            log::error!("{dir}: not read again: its VMs stay as they are");
         }
-        let mut told = 0usize;
+        let mut told = set.problems.len();
         for index in 0..self.vms.len() {
             let vm = &mut self.vms[index];
+            // A directory that cannot be read for a moment must not stop its VMs.
+            if set.is_unread(&vm.file) {
+                continue;
+            }
             if !vm.removed && !set.files.iter().any(|file| file.vm == vm.name) {
                 vm.removed = true;
                 told += 1;
@@ -141,4 +146,9 @@ impl Supervisor {
         }
         back || !changed.is_empty()
     }
+}
+
+/// A directory has no lines and columns.
+fn told_of_dir(problem: &Problem) -> String {
+    format!("{}: {}", problem.file.display(), problem.message)
 }

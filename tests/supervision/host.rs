@@ -121,8 +121,14 @@ impl Host {
 
     /// Boots, and returns once gunyahd answers.
     pub fn boot(&mut self) -> &mut Self {
+        self.boot_with(&[])
+    }
+
+    /// The same, with further arguments.
+    pub fn boot_with(&mut self, more: &[&str]) -> &mut Self {
         let arguments = self.boot_arguments();
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        arguments.extend(more);
         let log = std::fs::File::create(self.path("log")).unwrap();
         let mut command = self.command(&arguments);
         // No log daemon or property service of this machine.
@@ -208,7 +214,7 @@ impl Host {
     pub fn statuses(&self) -> Vec<VmStatus> {
         let request = Request::Status { vm: None };
         match gunyahd::client::ask(&self.socket(), &request).unwrap() {
-            Response::Vms(vms) => vms,
+            Response::Vms(all) => all.vms,
             other => panic!("{other:?}"),
         }
     }
@@ -268,7 +274,7 @@ impl Watch {
             changes: Vec::new(),
         };
         match watch.next() {
-            Some(Response::Vms(vms)) => watch.now = vms,
+            Some(Response::Vms(all)) => watch.now = all.vms,
             other => panic!("{other:?}"),
         }
         watch

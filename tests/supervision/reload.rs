@@ -156,19 +156,57 @@ fn a_new_name_in_a_file_waits_for_the_end_of_the_old_one() {
 }
 
 #[test]
-fn a_directory_that_vanishes_stops_nothing() {
+fn a_directory_that_vanishes_stops_nothing_and_holds_up_no_other() {
     let mut host = Host::new();
-    host.vm("a", json!({})).boot();
-    host.until("a", State::Running);
+    let more = host.path("more");
+    std::fs::create_dir(&more).unwrap();
+    host.vm("a", json!({}));
+    let moved = |host: &Host, name: &str| {
+        std::fs::rename(host.path("vms").join(name), more.join(name)).unwrap();
+    };
+    host.vm("b", json!({}));
+    moved(&host, "b.json");
+    // Missing from the beginning, it holds up nobody either; nor is waiting for its VMs a mistake.
+    let never = host.path("never").display().to_string();
+    host.vm("c", json!({"start": {"after": ["missing"]}}));
+    host.boot_with(&[
+        "--config-dir",
+        &never,
+        "--config-dir",
+        more.to_str().unwrap(),
+    ]);
+    host.until("a", State::Running).until("b", State::Running);
+    assert_eq!(host.status("c").state, State::Waiting);
+    let (_, text) = host.told(&["status"]);
+    let problem = format!("problem: {never}: the directory cannot be read: ENOENT");
+    assert!(text.contains(&problem), "{text}");
+
     let worker = host.worker("a");
     std::fs::rename(host.path("vms"), host.path("elsewhere")).unwrap();
+    std::fs::create_dir(host.path("never")).unwrap();
+    std::fs::remove_file(more.join("b.json")).unwrap();
+    // The name of a VM that cannot be looked at is taken.
+    std::fs::write(more.join("a.json"), "{").unwrap();
     host.signal(Signal::SIGHUP);
-    host.wait_until("it is told", |host| {
-        host.log().contains("files not read again")
+    host.wait_until("the other directory counts", |host| {
+        let names: Vec<String> = host.statuses().into_iter().map(|vm| vm.vm).collect();
+        names == ["a", "c", "a-2"]
     });
     assert_eq!(host.worker("a"), worker);
+    assert!(host.status("a").problems.is_empty());
+    let (_, text) = host.told(&["status"]);
+    let vms = host.path("vms").display().to_string();
+    assert!(
+        text.contains(&format!("problem: {vms}: the directory")),
+        "{text}"
+    );
+    assert!(!text.contains(&never), "{text}");
+    assert!(host.log().contains(&format!("{vms}: not read again")));
+
     std::fs::rename(host.path("elsewhere"), host.path("vms")).unwrap();
     host.signal(Signal::SIGHUP);
-    host.wait_until("it is told", |host| host.log().contains("nothing changed"));
+    host.wait_until("all is well again", |host| {
+        !host.told(&["status"]).1.contains("problem:")
+    });
     assert_eq!(host.worker("a"), worker);
 }
