@@ -34,6 +34,13 @@ pub(super) fn vm(config: VmConfig, options: &Options) -> (VmReport, Vec<Problem>
             None
         }
     };
+    if let Some(images) = &images {
+        // What is larger than its memory is the plan's to tell, and takes long to unpack.
+        if images.info.kernel.size <= config.memory.size {
+            let damaged = images.verify_kernel().err();
+            problems.extend(damaged.map(|wrong| of_image(config, &wrong)));
+        }
+    }
     let draft = match draft(&found, images.as_ref(), &problems) {
         Some(Ok(draft)) => Some(draft),
         Some(Err(wrong)) => {
@@ -67,6 +74,8 @@ pub(super) fn vm(config: VmConfig, options: &Options) -> (VmReport, Vec<Problem>
         Ok(plan) => {
             if let (Some(_), Some(draft)) = (&images, &draft) {
                 match draft.finish(&plan, &Seeds::PLACEHOLDER) {
+                    // Files can be wrong in ways that the plan does not see.
+                    Ok(_) if !problems.is_empty() => {}
                     Ok(finished) => {
                         report.dtb_source = Some(finished.tree.to_source());
                         report.warnings.extend(plan.warnings.iter().cloned());

@@ -132,21 +132,32 @@ pub fn unpack(source: &mut impl Read, room: &mut [u8]) -> Result<usize, UnpackEr
         Filled::End(unpacked) => unpacked,
         Filled::Room => return Err(UnpackError::TooLarge { room: room.len() }),
     };
-    let trailer = inflate.trailer(unpacked)?;
-    let wanted = u32::from_le_bytes([trailer[0], trailer[1], trailer[2], trailer[3]]);
-    let length = u32::from_le_bytes([trailer[4], trailer[5], trailer[6], trailer[7]]);
-    // ISIZE is the length modulo 2^32.
-    if unpacked as u64 & u64::from(u32::MAX) != u64::from(length) {
-        return Err(UnpackError::Length {
-            found: unpacked,
-            wanted: length,
-        });
-    }
-    let found = crc32(&room[..unpacked]);
-    if found != wanted {
-        return Err(UnpackError::Crc { found, wanted });
-    }
+    inflate.check_trailer(unpacked, || crc32(&room[..unpacked]))?;
     Ok(unpacked)
+}
+
+/// Unpacks as [`unpack`] does, to nowhere: says whether that would succeed with `room` bytes of
+/// room, without having them.
+///
+/// # Errors
+/// As [`unpack`].
+pub fn verify(source: &mut impl Read, room: usize) -> Result<usize, UnpackError> {
+    let mut inflate = Inflate::new(source);
+    let mut window = vec![0; WINDOW];
+    let mut sum = u32::MAX;
+    let mut unpacked = 0;
+    loop {
+        let (wrote, ended) = inflate.turn(&mut window, unpacked)?;
+        sum = crc32_of(sum, &window[..wrote]);
+        unpacked += wrote;
+        if unpacked > room {
+            return Err(UnpackError::TooLarge { room });
+        }
+        if ended {
+            inflate.check_trailer(unpacked, || !sum)?;
+            return Ok(unpacked);
+        }
+    }
 }
 
 /// The first bytes of the unpacked stream, as many as fit into `room` or as there are.
@@ -168,12 +179,18 @@ enum Filled {
 /// Bytes read from the file at a time.
 const CHUNK: usize = 64 << 10;
 
+/// Bytes unpacked at a time where they are not kept: a power of two, no less than the 32 KiB that
+/// deflate looks back.
+const WINDOW: usize = 64 << 10;
+
 struct Inflate<'a, R> {
     source: &'a mut R,
     state: Box<DecompressorOxide>,
     input: Box<[u8; CHUNK]>,
     begin: usize,
     end: usize,
+    /// The file may have more than `input`.
+    more: bool,
 }
 
 impl<'a, R: Read> Inflate<'a, R> {
@@ -184,6 +201,7 @@ impl<'a, R: Read> Inflate<'a, R> {
             input: Box::new([0; CHUNK]),
             begin: 0,
             end: 0,
+            more: true,
         }
     }
 
@@ -193,21 +211,40 @@ impl<'a, R: Read> Inflate<'a, R> {
     }
 
     fn fill(&mut self, room: &mut [u8]) -> Result<Filled, UnpackError> {
-        let mut unpacked = 0;
-        let mut more = true;
+        match self.go_on(room, 0, TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF)? {
+            (unpacked, true) => Ok(Filled::End(unpacked)),
+            (_, false) => Ok(Filled::Room),
+        }
+    }
+
+    /// Fills `window` once more from its start, which deflate looks back into. Returns how many
+    /// bytes that were, and whether they are the last.
+    fn turn(&mut self, window: &mut [u8], before: usize) -> Result<(usize, bool), UnpackError> {
+        self.go_on(window, before, 0)
+    }
+
+    /// Unpacks until `room` is full or the stream ends; `before` were unpacked already.
+    fn go_on(
+        &mut self,
+        room: &mut [u8],
+        before: usize,
+        flags: u32,
+    ) -> Result<(usize, bool), UnpackError> {
+        let mut wrote = 0;
         loop {
-            if self.begin == self.end && more {
-                more = self.refill()?;
+            if self.begin == self.end && self.more {
+                self.more = self.refill()?;
             }
-            let flags = TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF
-                | if more { TINFL_FLAG_HAS_MORE_INPUT } else { 0 };
+            let more = self.more;
+            let flags = flags | if more { TINFL_FLAG_HAS_MORE_INPUT } else { 0 };
             let input = &self.input[self.begin..self.end];
-            let (status, read, wrote) = decompress(&mut self.state, input, room, unpacked, flags);
+            let (status, read, new) = decompress(&mut self.state, input, room, wrote, flags);
             self.begin += read;
-            unpacked += wrote;
+            wrote += new;
+            let unpacked = before + wrote;
             match status {
-                TINFLStatus::Done => return Ok(Filled::End(unpacked)),
-                TINFLStatus::HasMoreOutput => return Ok(Filled::Room),
+                TINFLStatus::Done => return Ok((wrote, true)),
+                TINFLStatus::HasMoreOutput => return Ok((wrote, false)),
                 TINFLStatus::NeedsMoreInput if more => {}
                 TINFLStatus::NeedsMoreInput | TINFLStatus::FailedCannotMakeProgress => {
                     return Err(UnpackError::Truncated { unpacked })
@@ -215,6 +252,29 @@ impl<'a, R: Read> Inflate<'a, R> {
                 _ => return Err(UnpackError::Damaged { unpacked }),
             }
         }
+    }
+
+    /// Holds the trailer against what was unpacked.
+    fn check_trailer(
+        &mut self,
+        unpacked: usize,
+        sum: impl FnOnce() -> u32,
+    ) -> Result<(), UnpackError> {
+        let trailer = self.trailer(unpacked)?;
+        let wanted = u32::from_le_bytes([trailer[0], trailer[1], trailer[2], trailer[3]]);
+        let length = u32::from_le_bytes([trailer[4], trailer[5], trailer[6], trailer[7]]);
+        // ISIZE is the length modulo 2^32.
+        if unpacked as u64 & u64::from(u32::MAX) != u64::from(length) {
+            return Err(UnpackError::Length {
+                found: unpacked,
+                wanted: length,
+            });
+        }
+        let found = sum();
+        if found != wanted {
+            return Err(UnpackError::Crc { found, wanted });
+        }
+        Ok(())
     }
 
     fn trailer(&mut self, unpacked: usize) -> Result<[u8; 8], UnpackError> {
@@ -239,8 +299,13 @@ fn read_some(source: &mut impl Read, room: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-/// CRC32 of RFC 1952, a byte a step.
+/// CRC32 of RFC 1952.
 fn crc32(bytes: &[u8]) -> u32 {
+    !crc32_of(u32::MAX, bytes)
+}
+
+/// The sum of `bytes` after those of `before`, a byte a step; not yet inverted.
+fn crc32_of(before: u32, bytes: &[u8]) -> u32 {
     const POLYNOMIAL: u32 = 0xedb8_8320;
     const TABLE: [u32; 256] = {
         let mut table = [0; 256];
@@ -263,7 +328,7 @@ fn crc32(bytes: &[u8]) -> u32 {
         }
         table
     };
-    !bytes.iter().fold(u32::MAX, |crc, &byte| {
+    bytes.iter().fold(before, |crc, &byte| {
         let [low, ..] = crc.to_le_bytes();
         TABLE[usize::from(low ^ byte)] ^ (crc >> 8)
     })
@@ -320,41 +385,49 @@ mod tests {
         let mut room = vec![0; text.len()];
         assert_eq!(unpack(&mut &good[..], &mut room).unwrap(), text.len());
         assert_eq!(room, text);
-        assert!(matches!(
-            unpack(&mut &good[..good.len() / 2], &mut room),
-            Err(UnpackError::Truncated { .. })
-        ));
-        assert!(matches!(
-            unpack(&mut &good[..good.len() - 3], &mut room),
-            Err(UnpackError::Truncated { .. })
-        ));
+        let mut both = |bytes: &[u8], size: usize| {
+            let error = unpack(&mut &bytes[..], &mut room[..size]).unwrap_err();
+            let same = verify(&mut &bytes[..], size).unwrap_err();
+            assert_eq!(error.to_string(), same.to_string());
+            error
+        };
+        let size = text.len();
+        let cut = |by: usize| &good[..good.len() - by];
+        for cut in [cut(good.len() / 2), cut(20), cut(3)] {
+            assert!(matches!(both(cut, size), UnpackError::Truncated { .. }));
+        }
         let mut bad = good.clone();
         let at = bad.len() - 8;
         bad[at] ^= 1;
-        assert!(matches!(
-            unpack(&mut &bad[..], &mut room),
-            Err(UnpackError::Crc { .. })
-        ));
+        assert!(matches!(both(&bad, size), UnpackError::Crc { .. }));
         let mut bad = good.clone();
         let at = bad.len() - 1;
         bad[at] ^= 1;
+        assert!(matches!(both(&bad, size), UnpackError::Length { .. }));
         assert!(matches!(
-            unpack(&mut &bad[..], &mut room),
-            Err(UnpackError::Length { .. })
-        ));
-        let short = room.len() - 1;
-        assert!(matches!(
-            unpack(&mut &good[..], &mut room[..short]),
-            Err(UnpackError::TooLarge { .. })
+            both(&good, size - 1),
+            UnpackError::TooLarge { .. }
         ));
         assert_eq!(peek(&mut &good[..], &mut room[..64]).unwrap(), 64);
+    }
+
+    #[test]
+    fn verifies_what_is_larger_than_its_window() {
+        for length in [WINDOW - 1, WINDOW, WINDOW + 1, 2 * WINDOW, 3 * WINDOW + 7] {
+            let bytes: Vec<u8> = (0u32..)
+                .flat_map(|n| (n / 5).wrapping_mul(0x9e37_79b9).to_le_bytes())
+                .take(length)
+                .collect();
+            assert_eq!(verify(&mut &pack(&bytes)[..], length).unwrap(), length);
+        }
     }
 
     proptest! {
         #[test]
         fn never_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = header_size(&bytes);
-            let _ = unpack(&mut &bytes[..], &mut [0; 1000]);
+            let unpacked = unpack(&mut &bytes[..], &mut [0; 1000]);
+            prop_assert_eq!(unpacked.is_ok(), verify(&mut &bytes[..], 1000).is_ok());
         }
 
         #[test]
@@ -362,6 +435,7 @@ mod tests {
             let mut room = vec![0; bytes.len() + spare];
             prop_assert_eq!(unpack(&mut &pack(&bytes)[..], &mut room).unwrap(), bytes.len());
             prop_assert_eq!(&room[..bytes.len()], &bytes[..]);
+            prop_assert_eq!(verify(&mut &pack(&bytes)[..], room.len()).unwrap(), bytes.len());
         }
     }
 }

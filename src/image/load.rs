@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The files' bytes, read straight into guest memory.
 
-use super::open::{ReadFrom, REPLACE_BY_RENAME};
+use super::open::{ReadFrom, PACK_AGAIN, REPLACE_BY_RENAME};
 use super::{gzip, Images};
 use crate::error::{LaunchError, Step};
 use crate::memory::GuestMemory;
@@ -50,7 +50,7 @@ impl Images {
             let failed = LaunchError::new(Step::Kernel, format!("{}: {error}", what()));
             match open.cut_since() {
                 Some(cause) => failed.cause(cause).cure(REPLACE_BY_RENAME),
-                None => failed.cure("pack it again: gzip -k Image"),
+                None => failed.cure(PACK_AGAIN),
             }
         })?;
         if size != room.len() {

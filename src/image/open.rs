@@ -18,6 +18,9 @@ pub const MAX_DTB: u64 = 2 << 20;
 /// The cure for a file that changed while it was read.
 pub(super) const REPLACE_BY_RENAME: &str = "replace files by rename, not in place";
 
+/// The cure for a damaged gzip file.
+pub(super) const PACK_AGAIN: &str = "pack it again: gzip -k Image";
+
 /// An open regular file and its size at the time.
 #[derive(Debug)]
 pub struct OpenFile {
@@ -215,6 +218,35 @@ impl Images {
     }
 }
 
+impl Images {
+    /// Unpacks a gzip'ed kernel to nowhere, to know whether loading it would succeed.
+    ///
+    /// # Errors
+    /// A file that is damaged or cut.
+    pub fn verify_kernel(&self) -> Result<(), ImageProblem> {
+        if !self.info.kernel.gzip {
+            return Ok(());
+        }
+        let KernelFile { open, packed_at } = &self.kernel;
+        let room = usize::try_from(self.info.kernel.size).unwrap_or(usize::MAX);
+        let mut source = ReadFrom {
+            open,
+            at: *packed_at,
+        };
+        match gzip::verify(&mut source, room) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(ImageProblem {
+                key: "kernel.path".into(),
+                error: LaunchError::new(
+                    Step::Kernel,
+                    format!("kernel {}: {error}", open.path.display()),
+                )
+                .cure(PACK_AGAIN),
+            }),
+        }
+    }
+}
+
 fn read_dtb(open: &OpenFile) -> Result<Vec<u8>, LaunchError> {
     let size = usize::try_from(open.size)
         .ok()
@@ -298,7 +330,7 @@ fn look_inside(open: &OpenFile, packed_at: u64) -> Result<(u64, Vec<u8>), Launch
             Step::Images,
             format!("kernel {}: {problem}", open.path.display()),
         )
-        .cure("pack it again: gzip -k Image")
+        .cure(PACK_AGAIN)
     };
     let Some(trailer_at) = open
         .size
@@ -314,6 +346,12 @@ fn look_inside(open: &OpenFile, packed_at: u64) -> Result<(u64, Vec<u8>), Launch
     open.read_at(Step::Images, trailer_at, &mut trailer)?;
     let size = u32::from_le_bytes([trailer[4], trailer[5], trailer[6], trailer[7]]);
     let mut first = vec![0; arm64::HEADER_SIZE];
+    // A file that was cut ends with anything, mostly zeros.
+    if u64::from(size) < first.len() as u64 {
+        return Err(damaged(format!(
+            "its trailer says that it unpacks to {size} bytes, fewer than the header of an arm64 Image: the file is cut or damaged"
+        )));
+    }
     let length = gzip::peek(
         &mut ReadFrom {
             open,

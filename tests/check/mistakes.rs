@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A directory with mistakes of every kind: each is told once, with its place.
 
+use std::process::Command;
+
 use crate::Vendor;
 
 #[test]
@@ -112,6 +114,73 @@ fn a_missing_kernel_hides_nothing_else() {
         ["kernel.path", "dtb.path", "regions[0].base"],
         "{}",
         ran.stdout
+    );
+}
+
+/// An arm64 Image of 300 KiB that hardly packs, gzip'ed.
+fn packed(vendor: &Vendor) -> Vec<u8> {
+    let mut kernel = crate::image(8 << 20);
+    let noise = |n: u32| {
+        n.wrapping_mul(n)
+            .wrapping_mul(0x9e37_79b9)
+            .rotate_left(n % 31)
+    };
+    kernel.extend((0..75_000).flat_map(|n| noise(n).to_le_bytes()));
+    let plain = vendor.file("vm/plain", kernel);
+    let gzip = Command::new("gzip").arg("-c").arg(plain).output().unwrap();
+    assert!(gzip.status.success());
+    gzip.stdout
+}
+
+#[test]
+fn a_packed_kernel_is_unpacked_to_nowhere() {
+    let vendor = Vendor::new();
+    vendor.file(
+        "etc/a.json",
+        r#"{ "name": "a", "memory": { "size": "64M" }, "kernel": { "path": "/vm/Image.gz" } }"#,
+    );
+    let good = packed(&vendor);
+    let check = |bytes: &[u8]| {
+        vendor.file("vm/Image.gz", bytes);
+        let ran = vendor.check(&["etc/a.json"]);
+        let problems = ran.problems().join("\n");
+        assert_eq!(ran.code, i32::from(!problems.is_empty()), "{}", ran.stdout);
+        let launchable = ran.stdout.contains("1 can be launched");
+        assert_eq!(launchable, problems.is_empty(), "{}", ran.stdout);
+        problems
+    };
+    assert_eq!(check(&good), "");
+
+    let place = "etc/a.json:1:57: kernel.path: kernel ./vm/Image.gz: ";
+    let told = |problem: &str| format!("{place}{problem}; pack it again: gzip -k Image");
+    let end = good.len();
+    // The length in the trailer is right, so the end is missed only by unpacking.
+    let mut cut = good[..end - 50_000].to_vec();
+    cut.extend(&good[end - 8..]);
+    let problem = check(&cut);
+    assert!(problem.starts_with(place), "{problem}");
+    assert!(
+        problem.contains("the gzip'ed file is damaged after")
+            || problem.contains("the gzip'ed file ends after"),
+        "{problem}"
+    );
+    let mut sum = good.clone();
+    sum[end - 8..end - 4].fill(0);
+    assert!(check(&sum).contains("CRC32 is "), "{}", check(&sum));
+    let mut short = good.clone();
+    short[end - 4..].copy_from_slice(&63u32.to_le_bytes());
+    assert_eq!(
+        check(&short),
+        told(
+            "its trailer says that it unpacks to 63 bytes, fewer than the header of an arm64 Image: \
+             the file is cut or damaged"
+        )
+    );
+    let mut less = good.clone();
+    less[end - 4..].copy_from_slice(&200_000u32.to_le_bytes());
+    assert_eq!(
+        check(&less),
+        told("the gzip'ed file unpacks to more than the 200000 bytes that its own trailer says")
     );
 }
 
