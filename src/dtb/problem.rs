@@ -181,7 +181,12 @@ pub enum DtbProblem {
     /// Nested deeper than the resource manager's parser can go.
     Depth(String),
     /// A path longer than the resource manager's parser can hold.
-    PathLength(String),
+    PathLength {
+        /// The node.
+        path: String,
+        /// Bytes that it may have.
+        max: usize,
+    },
     /// The tree's base address is not the config's.
     BaseAddressDiffers {
         /// The tree's.

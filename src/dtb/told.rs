@@ -350,10 +350,10 @@ impl DtbProblem {
                 "flatten the tree",
                 None,
             ),
-            P::PathLength(path) => (
+            P::PathLength { path, max } => (
                 "path-length",
-                format!("the path of a node has {} bytes, 255 are allowed: {path}", path.len()),
-                "the resource manager's parser has room for 255",
+                format!("the path of a node has {} bytes, {max} are allowed: {path}", path.len()),
+                "the resource manager's parser has room for 255, and for 127 where it is a CPU's",
                 "shorten the names, or flatten the tree",
                 inval,
             ),

@@ -5,7 +5,7 @@ use super::entries::{memory_entries, MAX_MEMORY_ENTRIES, MEMORY_ENTRIES_PER_MESS
 use super::{
     Host, LaunchPlan, PlanProblem, PlannedDtb, PlannedFile, PlannedKernel, PlannedRegion, Segment,
 };
-use crate::config::{Backing, Bytes, Permissions, VmConfig};
+use crate::config::{Access, Backing, Bytes, Permissions, VmConfig};
 use crate::image::{arm64, ImageInfo, KernelLayout};
 
 /// The kernel's page list of a region is one allocation, which may fail past this on a fragmented host.
@@ -196,6 +196,12 @@ impl Planner<'_> {
             ))
             .collect::<Vec<_>>();
         warnings.extend(regions.iter_mut().filter_map(without_huge_page));
+        if memory.access == Access::Share {
+            warnings.push(
+                "main memory is shared (memory.access): a production resource manager answers START with ENODEV and takes lent memory alone; \"auto\" lends wherever the driver can"
+                    .to_owned(),
+            );
+        }
         let (entries, warnings) = self.entries(&regions, warnings);
         (regions, entries, warnings)
     }

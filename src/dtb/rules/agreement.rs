@@ -17,9 +17,14 @@ pub(super) fn check(tree: &Tree, expected: &Expected, found: &mut Vec<DtbProblem
             config: expected.base,
         });
     }
-    let end = expected.base.checked_add(expected.size);
-    if expected.base < HIGH_LIMIT && end.is_none_or(|end| end > HIGH_LIMIT) {
-        found.push(DtbProblem::BaseAddressLimit(expected.base));
+    // A base that is itself beyond is told of the vm-config alone.
+    let ends_beyond = |base: &u64| {
+        let end = base.checked_add(expected.size);
+        *base < HIGH_LIMIT && end.is_none_or(|end| end > HIGH_LIMIT)
+    };
+    let bases = [Some(expected.base), facts.base_address];
+    if let Some(base) = bases.into_iter().flatten().find(ends_beyond) {
+        found.push(DtbProblem::BaseAddressLimit(base));
     }
     if facts.memory != [(expected.base, expected.size)] {
         let (address, size) = child_cells(&NodeAt::root(&tree.root));

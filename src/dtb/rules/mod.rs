@@ -127,7 +127,8 @@ fn whole_tree(tree: &Tree, found: &mut Vec<DtbProblem>) {
         if at.depth() >= RM_DEPTH {
             deep = deep.or_else(|| Some(DtbProblem::Depth(path())));
         } else if at.path().len() >= RM_PATH {
-            long = long.or_else(|| Some(DtbProblem::PathLength(path())));
+            let max = RM_PATH - 1;
+            long = long.or_else(|| Some(DtbProblem::PathLength { path: path(), max }));
         }
         if at.lists("device_type", "memory") && at.path() != "/memory" {
             found.push(DtbProblem::MemoryNodeName(path()));

@@ -80,6 +80,13 @@ fn rules_of_the_whole_tree() {
     broken(&config, &["path-length"], INVAL, |tree| {
         tree.root.push(Node::new(&"n".repeat(255)));
     });
+    let cpu = |length: usize| format!("cpu{}@1", "-".repeat(length - "/cpus/cpu@1".len()));
+    broken(&config, &["path-length"], INVAL, |tree| {
+        node(tree, "/cpus/cpu@1").name = cpu(128);
+    });
+    let (mut tree, expected) = finished(&config);
+    node(&mut tree, "/cpus/cpu@1").name = cpu(127);
+    assert_eq!(check(&tree, Some(&expected)), [], "127 bytes are a CPU's");
     broken(&config, &["depth"], None, |tree| {
         let mut deep = Node::new("leaf");
         for level in 1..16 {

@@ -5,7 +5,7 @@ use super::super::facts::{child_cells, cpu_nodes, cpus_path, vm_configs};
 use super::super::problem::DtbProblem;
 use super::super::tree::Tree;
 use super::super::value::NodeAt;
-use super::{HIGH_LIMIT, PAGE};
+use super::{HIGH_LIMIT, PAGE, RM_PATH};
 
 /// Bytes of the longest `image-name`: the resource manager's buffer has 80 with the NUL.
 const IMAGE_NAME_MAX: usize = 79;
@@ -13,6 +13,8 @@ const IMAGE_NAME_MAX: usize = 79;
 const BASE_ALIGN: u64 = 2 << 20;
 /// Main memory begins above the page at this address.
 const LOW_LIMIT: u64 = 0x4000_0000;
+/// Bytes of a CPU's path: the resource manager's buffer for it has 128 with the NUL.
+const CPU_PATH_MAX: usize = 127;
 /// The hypervisor's shortest and longest timeslice in microseconds.
 const TIMESLICES: std::ops::RangeInclusive<u32> = 100..=100_000;
 
@@ -131,6 +133,13 @@ fn cpus(tree: &Tree, found: &mut Vec<DtbProblem>) {
     let mut booting = 0;
     for (place, cpu) in cpus.iter().enumerate() {
         let path = || cpu.path().to_owned();
+        // What is longer than any node's path may be is told of the whole tree.
+        if (CPU_PATH_MAX + 1..RM_PATH).contains(&cpu.path().len()) {
+            found.push(DtbProblem::PathLength {
+                path: path(),
+                max: CPU_PATH_MAX,
+            });
+        }
         let boots = match cpu.str("status") {
             // Without a status the first CPU boots; the resource manager counts only those.
             Err(_) => booting == 0,

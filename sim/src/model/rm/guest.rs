@@ -11,6 +11,8 @@ use super::{cpus, gic, vdevices};
 
 /// Bytes of the resource manager's buffer for the name, the final NUL included (its vm_config).
 const IMAGE_NAME_MAX: usize = 80;
+/// Bytes of its buffer for a path, the NUL included (its dtb_parser).
+const PATH: usize = 256;
 /// The real one, under QEMU, has this and all below in use, and the page after it.
 const TAKEN_BELOW: u64 = 0x4000_0000;
 const ADDRESS_BITS: u32 = 36;
@@ -80,6 +82,9 @@ pub fn read(root: &Node, size: u64) -> Result<(GuestDescription, Vec<String>), R
         .and_then(|first| first.cell("#address-cells"))
         .unwrap_or(2);
 
+    if let Some(path) = too_long(root, "") {
+        return refusal(Errno::EINVAL, format!("a path of {} bytes", path.len()));
+    }
     if root.child("chosen").is_none() {
         return refusal(Errno::ENODEV, "no /chosen, the overlay cannot be applied");
     }
@@ -123,6 +128,17 @@ pub fn read(root: &Node, size: u64) -> Result<(GuestDescription, Vec<String>), R
         was_read: true,
     };
     Ok((guest, warnings))
+}
+
+/// The path of a node below `node` that the parser has no room for. The tree's depth is bounded.
+fn too_long(node: &Node, above: &str) -> Option<String> {
+    node.children.iter().find_map(|child| {
+        let path = format!("{above}/{}", child.name);
+        if path.len() >= PATH {
+            return Some(path);
+        }
+        too_long(child, &path)
+    })
 }
 
 fn vm_config(root: &Node) -> Option<&Node> {

@@ -165,6 +165,15 @@ fn steps(
         for warning in warnings {
             notes.push(json!({"event": "rm-warning", "what": warning}));
         }
+        let further = vm.regions.iter().enumerate().filter(|(at, _)| *at != main);
+        let placed: Vec<_> = further
+            .filter_map(|(_, region)| {
+                let label = region.given.label;
+                let base = guest.shared_memory_base(label)?;
+                Some((label, base, region.given.memory_size))
+            })
+            .collect();
+        parcels::reserved(&root, &placed)?;
         guest
     };
     if guest.base_address != region.given.guest_phys_addr {

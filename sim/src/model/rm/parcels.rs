@@ -9,6 +9,8 @@ use crate::engine::Access;
 use crate::model::memory::Region;
 use crate::model::Settings;
 
+use super::fdt::Node;
+use super::guest::number;
 use super::{refused, Verdict, ENTRIES_PER_CALL};
 
 /// Lends or shares the regions in list order.
@@ -68,6 +70,42 @@ fn overlap(a: &Piece, b: &Piece) -> bool {
         && a.shared == b.shared
         && a.offset < b.offset.saturating_add(b.size)
         && b.offset < a.offset.saturating_add(a.size)
+}
+
+/// Looks for the parcel of each fixed range in `/reserved-memory`: by `qcom,label` and range, or by the
+/// range alone. `placed`: label, guest address and size of each further parcel.
+pub fn reserved(root: &Node, placed: &[(u32, u64, u64)]) -> Result<(), Verdict> {
+    let Some(reserved) = root.child("reserved-memory") else {
+        return Ok(());
+    };
+    let cells = |name, default| {
+        let cells = reserved.cell(name).unwrap_or(default);
+        usize::try_from(cells)
+            .unwrap_or(usize::MAX)
+            .saturating_mul(4)
+    };
+    let (address, size) = (cells("#address-cells", 2), cells("#size-cells", 1));
+    for node in &reserved.children {
+        let label = node.cell("qcom,label");
+        let reg = node.property("reg");
+        if label.is_none() && reg.is_none() && node.property("size").is_some() {
+            // Linux allocates it by itself.
+            continue;
+        }
+        let range = reg
+            .filter(|reg| Some(reg.len()) == address.checked_add(size))
+            .and_then(|reg| Some((number(&reg[..address])?, number(&reg[address..])?)));
+        let found = placed.iter().any(|&(own, base, size)| {
+            range == Some((base, size)) && label.is_none_or(|label| label == own)
+        });
+        if !found {
+            return Err(refused(
+                Errno::ENODEV,
+                format!("no parcel for /reserved-memory/{}", node.name),
+            ));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,0 +1,357 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The rules of the guest's devicetree.
+
+use gunyah_sim::model::Settings;
+use gunyahd::config::parse;
+use gunyahd::dtb::rules::{self, Expected};
+use gunyahd::dtb::{Draft, Node, Position, Seeds, Tree};
+use gunyahd::plan::LaunchPlan;
+use nix::errno::Errno;
+
+use crate::guest::{sentences, verdict, Calls, Region, Vendor, Verdict, DIALECTS};
+
+/// Which of the two VMs is broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Of {
+    /// Two CPUs run by VCPU_RUN, a console and a further region.
+    Proxy,
+    /// Two CPUs that the hypervisor schedules.
+    Hypervisor,
+}
+use Of::{Hypervisor, Proxy};
+
+const NODEV: Option<Errno> = Some(Errno::ENODEV);
+const INVAL: Option<Errno> = Some(Errno::EINVAL);
+/// START succeeds, and it is the guest that would be wrong.
+const STARTS: Option<Errno> = None;
+
+/// The rule, START's answer, the VM, what breaks the rule.
+type Row = (&'static str, Option<Errno>, Of, fn(&mut Tree));
+
+const CONFIG: &str = "/gunyah-vm-config";
+const BELL: &str = "/gunyah-vm-config/vdevices/bell-5";
+const SHM: &str = "/gunyah-vm-config/vdevices/shm-7";
+
+fn node<'a>(tree: &'a mut Tree, path: &str) -> &'a mut Node {
+    tree.find_mut(path).unwrap_or_else(|| panic!("no {path}"))
+}
+
+fn base(tree: &mut Tree, base: u64) {
+    node(tree, "/gunyah-vm-config/memory").set_u64("base-address", base);
+}
+
+fn gic(tree: &mut Tree) -> &mut Node {
+    node(tree, "/interrupt-controller")
+}
+
+fn reserved(tree: &mut Tree, reg: &[u64], label: u32) {
+    tree.root
+        .ensure_child("reserved-memory", Position::Last)
+        .set_u32("#address-cells", 2)
+        .set_u32("#size-cells", 2)
+        .set_empty("ranges")
+        .ensure_child("buffer", Position::Last)
+        .set_u64s("reg", reg)
+        .set_u32("qcom,label", label);
+}
+
+#[rustfmt::skip] // A table.
+const TABLE: &[Row] = &[
+    ("no-chosen", NODEV, Proxy, |tree| { tree.root.remove_child("chosen"); }),
+    ("first-child-cells", NODEV, Proxy, |tree| tree.root.move_first("cpus")),
+    ("first-child-cells", NODEV, Proxy, |tree| { node(tree, "/chosen").set_u32("#address-cells", 1); }),
+    ("hypervisor-node", NODEV, Proxy, |tree| { tree.root.push(Node::new("hypervisor")); }),
+    ("memory-node-name", INVAL, Proxy, |tree| {
+        tree.root.ensure_child("memory@80000000", Position::Last).set_str("device_type", "memory");
+    }),
+    ("reserved-memory", NODEV, Proxy, |tree| reserved(tree, &[0x8010_0000, 0x1000], 7)),
+    ("reserved-memory", NODEV, Proxy, |tree| reserved(tree, &[0xa000_0000, 0x10_0000], 8)),
+    ("path-length", INVAL, Proxy, |tree| { tree.root.push(Node::new(&"n".repeat(255))); }),
+    ("path-length", INVAL, Proxy, |tree| {
+        node(tree, "/cpus/cpu@1").name = format!("cpu{}@1", "-".repeat(120));
+    }),
+
+    ("no-vm-config", NODEV, Proxy, |tree| { tree.root.remove_child("gunyah-vm-config"); }),
+    ("no-image-name", INVAL, Proxy, |tree| { node(tree, CONFIG).remove("image-name"); }),
+    ("image-name-length", INVAL, Proxy, |tree| { node(tree, CONFIG).set_str("image-name", &"n".repeat(80)); }),
+    ("no-base-address", NODEV, Proxy, |tree| { node(tree, "/gunyah-vm-config/memory").remove("base-address"); }),
+    ("base-address-page", INVAL, Proxy, |tree| base(tree, 0x8000_0200)),
+    ("base-address-rounded", STARTS, Proxy, |tree| base(tree, 0x8000_1000)),
+    ("base-address-taken", NODEV, Proxy, |tree| base(tree, 0x3fe0_0000)),
+    ("base-address-taken", NODEV, Proxy, |tree| base(tree, 0x4000_0000)),
+    ("base-address-limit", NODEV, Proxy, |tree| base(tree, 1 << 36)),
+    ("base-address-limit", NODEV, Proxy, |tree| base(tree, (1 << 36) - (2 << 20))),
+    ("base-address-differs", STARTS, Proxy, |tree| base(tree, 0x9000_0000)),
+    ("no-vcpus", NODEV, Proxy, |tree| { node(tree, CONFIG).remove_child("vcpus"); }),
+    ("no-scheduling", INVAL, Proxy, |tree| { node(tree, "/gunyah-vm-config/vcpus").remove("affinity"); }),
+    ("affinity-map-length", INVAL, Hypervisor, |tree| {
+        node(tree, "/gunyah-vm-config/vcpus").set_cells("affinity-map", &[0]);
+    }),
+    ("sched-priority", NODEV, Hypervisor, |tree| {
+        node(tree, "/gunyah-vm-config/vcpus").set_u32("sched-priority", 1);
+    }),
+    ("sched-timeslice", NODEV, Hypervisor, |tree| {
+        node(tree, "/gunyah-vm-config/vcpus").set_u32("sched-timeslice", 99);
+    }),
+    ("scheduling-differs", STARTS, Proxy, |tree| {
+        let vcpus = node(tree, "/gunyah-vm-config/vcpus");
+        vcpus.remove("affinity");
+        vcpus.set_cells("affinity-map", &[0, 1]).set_u32("sched-priority", u32::MAX).set_u32("sched-timeslice", 2000);
+        for cpu in ["/cpus/cpu@0", "/cpus/cpu@1"] {
+            node(tree, cpu).set_empty("cpu-idle-states");
+        }
+    }),
+
+    ("no-cpus", INVAL, Proxy, |tree| {
+        for cpu in ["/cpus/cpu@0", "/cpus/cpu@1"] {
+            node(tree, cpu).set_str("status", "disabled");
+        }
+    }),
+    ("cpu-status", INVAL, Proxy, |tree| { node(tree, "/cpus/cpu@1").set_str("status", "ok"); }),
+    ("cpu-count", STARTS, Proxy, |tree| { node(tree, "/cpus").remove_child("cpu@1"); }),
+    ("enable-method", INVAL, Proxy, |tree| { node(tree, "/cpus/cpu@1").remove("enable-method"); }),
+    ("enable-method", INVAL, Hypervisor, |tree| {
+        node(tree, "/cpus/cpu@1").set_str("enable-method", "spin-table");
+    }),
+    ("enable-method", INVAL, Proxy, |tree| {
+        node(tree, "/cpus/cpu@1").remove("enable-method");
+        node(tree, "/cpus").set_str("enable-method", "spin-table");
+    }),
+    ("idle-states", INVAL, Hypervisor, |tree| { node(tree, "/cpus/cpu@0").remove("cpu-idle-states"); }),
+    ("no-psci", STARTS, Proxy, |tree| { tree.root.remove_child("psci"); }),
+
+    ("no-gic", NODEV, Proxy, |tree| {
+        node(tree, "/gunyah-vm-config/interrupts").remove("config");
+        tree.root.remove("interrupt-parent");
+    }),
+    ("gic-path", INVAL, Proxy, |tree| {
+        node(tree, "/gunyah-vm-config/interrupts").set_str("config", "/gic");
+    }),
+    ("gic-phandle", STARTS, Proxy, |tree| {
+        tree.root.remove("interrupt-parent");
+        node(tree, "/gunyah-vm-config/interrupts").set_u32("config", 1);
+    }),
+    ("gic-unusable", INVAL, Proxy, |tree| { gic(tree).set_str("compatible", "arm,cortex-a15-gic"); }),
+    ("gic-unusable", INVAL, Proxy, |tree| { gic(tree).remove("interrupt-controller"); }),
+    ("gic-unusable", INVAL, Proxy, |tree| { gic(tree).set_u32("#interrupt-cells", 2); }),
+    ("gic-unusable", INVAL, Proxy, |tree| { gic(tree).remove("phandle"); }),
+    ("gic-unusable", INVAL, Proxy, |tree| { gic(tree).set_u32("#redistributor-regions", 2); }),
+    ("gic-unusable", INVAL, Proxy, |tree| { gic(tree).set_u64("redistributor-stride", 0x1_0000); }),
+    ("gic-unusable", INVAL, Proxy, |tree| { gic(tree).set_u64s("reg", &[0x3fff_0000, 0x1_0000]); }),
+    ("gic-unusable", INVAL, Proxy, |tree| {
+        gic(tree).set_u64s("reg", &[0x3fff_1000, 0x1_0000, 0x3ffb_0000, 0x4_0000]);
+    }),
+    ("gic-unusable", NODEV, Proxy, |tree| {
+        node(tree, CONFIG).remove_child("interrupts");
+        gic(tree).remove("interrupt-controller");
+    }),
+
+    ("no-peer", INVAL, Proxy, |tree| { node(tree, BELL).remove("peer-default"); }),
+    ("no-peer", INVAL, Proxy, |tree| { node(tree, SHM).remove("peer-default"); }),
+    ("duplicate-interrupt", NODEV, Proxy, |tree| {
+        let mut twin = node(tree, BELL).clone();
+        twin.name = "bell-6".into();
+        twin.set_u32("label", 6);
+        node(tree, "/gunyah-vm-config/vdevices").push(twin);
+    }),
+    ("shm-memory", INVAL, Proxy, |tree| { node(tree, SHM).remove_child("memory"); }),
+    ("shm-memory", INVAL, Proxy, |tree| { node(tree, SHM).ensure_child("memory", Position::Last).remove("label"); }),
+    ("shm-memory", INVAL, Proxy, |tree| {
+        node(tree, SHM).ensure_child("memory", Position::Last).set_u32("base", 0xa000_0000);
+    }),
+    ("shm-memory", INVAL, Proxy, |tree| {
+        node(tree, SHM).ensure_child("memory", Position::Last).set_u64("base", 0xa000_0800);
+    }),
+    ("no-doorbell", STARTS, Proxy, |tree| { node(tree, "/gunyah-vm-config/vdevices").remove_child("bell-5"); }),
+    ("no-shm", STARTS, Proxy, |tree| { node(tree, "/gunyah-vm-config/vdevices").remove_child("shm-7"); }),
+    ("shm-base", STARTS, Proxy, |tree| {
+        node(tree, SHM).ensure_child("memory", Position::Last).set_u64("base", 0xb000_0000);
+    }),
+];
+
+/// A VM with a good tree, and all that is needed to break it.
+struct Good {
+    keys: String,
+    expected: Expected,
+    plan: LaunchPlan,
+    tree: Tree,
+}
+
+fn good(vendor: &Vendor, of: Of) -> Good {
+    let more = match of {
+        Proxy => {
+            r#""vcpus": { "count": 2, "scheduling": "proxy" }, "console": {},
+               "regions": [{ "label": 7, "base": "0xa0000000", "size": "1M" }]"#
+        }
+        Hypervisor => r#""vcpus": { "count": 2 }"#,
+    };
+    let keys = format!(r#""memory": {{ "size": "4M" }}, {more}"#);
+    let report = vendor.check(&keys);
+    assert_eq!(report.problems, []);
+    let plan = report.vms[0].plan.clone().unwrap();
+    let config = &report.vms[0].config;
+    let draft = Draft::generated(config).unwrap();
+    let tree = draft.finish(&plan, &Seeds::PLACEHOLDER).unwrap().tree;
+    Good {
+        expected: Expected::of_config(config).with_plan(&plan),
+        keys,
+        plan,
+        tree,
+    }
+}
+
+impl Good {
+    /// What the model says of this VM with another tree, in every dialect.
+    fn verdict(&self, tree: &Tree) -> Verdict {
+        let mut verdicts = DIALECTS.map(|(dialect, access)| {
+            let calls = Calls {
+                settings: Settings {
+                    dialect,
+                    ..Settings::default()
+                },
+                access,
+                regions: self
+                    .plan
+                    .regions
+                    .iter()
+                    .map(|region| Region {
+                        label: region.label,
+                        base: region.base,
+                        size: region.size,
+                        flags: 7,
+                    })
+                    .collect(),
+                dtb_offset: self.plan.dtb.base - self.plan.regions[0].base,
+                dtb_size: self.plan.dtb.size,
+                blob: tree.to_blob().unwrap_or_else(|_| long_names(tree)),
+            };
+            verdict(&calls, false)
+        });
+        verdicts.sort_by_key(|verdict| *verdict == Verdict::Runs);
+        assert_eq!(verdicts[0], verdicts[1], "the dialects differ");
+        verdicts[0]
+    }
+}
+
+/// The specification's names are too short for a path that is too long: a writer that lets them be.
+fn long_names(tree: &Tree) -> Vec<u8> {
+    let mut short = tree.clone();
+    let mut long = Vec::new();
+    shorten(&mut short.root, &mut long);
+    let mut source = short.to_source();
+    for (short, long) in long {
+        source = source.replace(&short, &long);
+    }
+    let mut dtc = std::process::Command::new("dtc")
+        .args(["-f", "-q", "-I", "dts", "-O", "dtb"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("dtc of Debian's device-tree-compiler");
+    std::io::Write::write_all(&mut dtc.stdin.take().unwrap(), source.as_bytes()).unwrap();
+    dtc.wait_with_output().unwrap().stdout
+}
+
+fn shorten(node: &mut Node, long: &mut Vec<(String, String)>) {
+    if node.name.len() > 31 {
+        let short = format!("short-{}", long.len());
+        long.push((short.clone(), std::mem::replace(&mut node.name, short)));
+    }
+    for child in &mut node.children {
+        shorten(child, long);
+    }
+}
+
+#[test]
+fn check_names_each_rule_and_the_model_answers_as_it_says() {
+    let vendor = Vendor::new();
+    let all = [Proxy, Hypervisor].map(|of| (of, good(&vendor, of)));
+    for (_, good) in &all {
+        assert_eq!(good.verdict(&good.tree), Verdict::Runs);
+    }
+    for (number, (rule, errno, of, breaks)) in TABLE.iter().enumerate() {
+        let row = format!("row {number}, {rule}");
+        let (_, good) = all.iter().find(|(have, _)| have == of).unwrap();
+        let mut broken = good.tree.clone();
+        breaks(&mut broken);
+        assert_ne!(broken, good.tree, "{row}: breaks nothing");
+
+        let found = rules::check(&broken, Some(&good.expected));
+        let problem = found
+            .iter()
+            .find(|problem| problem.rule() == *rule)
+            .unwrap_or_else(|| panic!("{row}: not named in {found:#?}"));
+        assert_eq!(problem.errno(), *errno, "{row}");
+        let wanted = errno.map_or(Verdict::Runs, Verdict::Start);
+        assert_eq!(good.verdict(&broken), wanted, "{row}: the model");
+
+        // The same file through the whole of `gunyahd check`.
+        let blob = broken.to_blob().unwrap_or_else(|_| long_names(&broken));
+        vendor.file("given.dtb", &blob);
+        let keys = format!(r#"{}, "dtb": {{ "path": "/given.dtb" }}"#, good.keys);
+        let report = vendor.check(&keys);
+        let told = sentences(&report);
+        let what = problem.what();
+        assert!(
+            told.iter().any(|told| told.contains(&what)),
+            "{row}: {told:#?}"
+        );
+        if report.problems.is_empty() {
+            // Completing it has mended it, or it is a warning: then it starts.
+            let text = format!(
+                r#"{{ "name": "vm", "kernel": {{ "path": "/Image" }}, {} }}"#,
+                good.keys
+            );
+            let config = parse(std::path::Path::new("vm.json"), &text).unwrap();
+            let draft = Draft::given(&blob, &config).unwrap();
+            let finished = draft.finish(&good.plan, &Seeds::PLACEHOLDER).unwrap();
+            assert_eq!(good.verdict(&finished.tree), Verdict::Runs, "{row}: mended");
+        }
+    }
+}
+
+/// A row of the rules' tables in the documentation.
+struct Documented<'a> {
+    rule: &'a str,
+    start: &'a str,
+    source: &'a str,
+}
+
+fn documented() -> Vec<Documented<'static>> {
+    let page = include_str!("../../../docs/devicetree.md");
+    page.lines()
+        .filter_map(|line| {
+            let cells: Vec<_> = line.split('|').map(str::trim).collect();
+            let rule = cells.get(1)?.strip_prefix('`')?.strip_suffix('`')?;
+            (cells.len() == 6).then(|| Documented {
+                rule,
+                start: cells[3],
+                source: cells[4],
+            })
+        })
+        .collect()
+}
+
+#[test]
+fn the_table_has_every_documented_answer_of_start() {
+    let documented = documented();
+    assert!(documented.len() > 50, "{}", documented.len());
+    for row in &documented {
+        let mut tried = TABLE
+            .iter()
+            .filter(|(rule, ..)| *rule == row.rule)
+            .peekable();
+        if row.start.is_empty() && !row.source.contains("seen") {
+            continue;
+        }
+        assert!(tried.peek().is_some(), "{} is not in the table", row.rule);
+        for (rule, errno, ..) in tried {
+            let answer = errno.map_or(String::new(), |errno| format!("{errno:?}"));
+            assert!(
+                row.start.contains(&answer) && row.start.is_empty() == answer.is_empty(),
+                "{rule}: {answer:?}, documented {:?}",
+                row.start
+            );
+        }
+    }
+}
