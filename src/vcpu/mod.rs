@@ -68,7 +68,8 @@ pub(crate) fn eventfd() -> Result<EventFd, Errno> {
 
 impl Vcpus {
     /// Maps the run pages of `vcpus` (id and fd) and runs each on a thread of its own. To be called
-    /// after START.
+    /// after START. `confine` is called when all threads are there and have what they need; no guest
+    /// runs before it has returned.
     ///
     /// # Errors
     /// The step that failed; no thread is left then.
@@ -76,6 +77,7 @@ impl Vcpus {
         vcpus: Vec<(u32, OwnedFd)>,
         bus: Arc<Bus>,
         options: &Options,
+        confine: impl FnOnce() -> Result<(), LaunchError>,
     ) -> Result<Self, LaunchError> {
         let slots = vcpus
             .into_iter()
@@ -84,13 +86,14 @@ impl Vcpus {
                 Ok(Slot::new(id, Box::new(DriverVcpu(fd)), Arc::new(page)))
             })
             .collect::<Result<_, LaunchError>>()?;
-        Self::start_slots(slots, bus, options)
+        Self::start_slots(slots, bus, options, confine)
     }
 
     fn start_slots(
         slots: Vec<Slot>,
         bus: Arc<Bus>,
         options: &Options,
+        confine: impl FnOnce() -> Result<(), LaunchError>,
     ) -> Result<Self, LaunchError> {
         let failed = |what: &str, errno| LaunchError::new(Step::Run, what).errno(errno);
         kick::install().map_err(|e| failed("handling the signal that stops vCPUs", e))?;
@@ -118,6 +121,8 @@ impl Vcpus {
         drop(placed);
         // What placing a thread takes is given up next; this ends with the last thread's sender.
         while all_placed.recv().is_ok() {}
+        confine()?;
+        vcpus.shared.let_go();
         Ok(vcpus)
     }
 

@@ -96,6 +96,8 @@ pub(super) struct Shared {
     ended: AtomicBool,
     events: Mutex<VecDeque<VcpuEvent>>,
     wake: EventFd,
+    // Open: the guest may run, or all leave.
+    gate: (Mutex<bool>, Condvar),
     leaving: (Mutex<()>, Condvar),
 }
 
@@ -108,6 +110,7 @@ impl Shared {
             ended: AtomicBool::new(false),
             events: Mutex::new(VecDeque::new()),
             wake: super::eventfd()?,
+            gate: (Mutex::new(false), Condvar::new()),
             leaving: (Mutex::new(()), Condvar::new()),
         })
     }
@@ -139,9 +142,21 @@ impl Shared {
         self.stop();
     }
 
+    /// Lets the threads into VCPU_RUN.
+    pub(super) fn let_go(&self) {
+        *lock(&self.gate.0) = true;
+        self.gate.1.notify_all();
+    }
+
+    fn wait_at_gate(&self) {
+        let guard = lock(&self.gate.0);
+        drop(self.gate.1.wait_while(guard, |open| !*open));
+    }
+
     /// Takes every thread out of VCPU_RUN. Again and again, until `wait_left` says that it worked.
     pub(super) fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
+        self.let_go();
         for slot in &self.slots {
             slot.page.set_immediate_exit(true);
             let tid = slot.tid.load(Ordering::SeqCst);
@@ -226,6 +241,7 @@ pub(super) fn thread(shared: &Shared, index: usize, placement: Placement) {
     for what in wrong {
         shared.tell(VcpuEvent::Warning(format!("vCPU {}: {what}", slot.id)));
     }
+    shared.wait_at_gate();
     RunLoop {
         shared,
         slot,

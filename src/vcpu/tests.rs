@@ -147,7 +147,7 @@ fn start(scripts: &[&[Answer]], options: &Options) -> Rig {
         Slot::new(id, Box::new(vcpu), page)
     });
     let slots = slots.collect();
-    let vcpus = Vcpus::start_slots(slots, Arc::new(bus), options).unwrap();
+    let vcpus = Vcpus::start_slots(slots, Arc::new(bus), options, || Ok(())).unwrap();
     Rig {
         vcpus,
         register,
@@ -344,7 +344,8 @@ fn a_thread_that_cannot_be_taken_out_is_named() {
     let let_go = Mutex::new(let_go);
     let deaf = Box::new(Deaf { inside, let_go });
     let slot = Slot::new(3, deaf, Arc::new(RunPage::detached()));
-    let vcpus = Vcpus::start_slots(vec![slot], Arc::new(Bus::new("test")), &options()).unwrap();
+    let bus = Arc::new(Bus::new("test"));
+    let vcpus = Vcpus::start_slots(vec![slot], bus, &options(), || Ok(())).unwrap();
     is_inside.recv_timeout(BOUND).unwrap();
     assert_eq!(vcpus.stop(Duration::from_millis(50)), vec![3]);
     drop(end);
@@ -380,4 +381,34 @@ fn an_impossible_cpu_is_a_warning_and_the_vcpu_runs() {
         other => panic!("{other:?}"),
     }
     assert_eq!(rig.end().0, EndReason::PowerOff);
+}
+
+#[test]
+fn no_guest_runs_before_its_worker_is_confined() {
+    struct Told(mpsc::Sender<()>);
+    impl Run for Told {
+        fn run(&self) -> Result<(), Errno> {
+            self.0.send(()).unwrap();
+            Err(Errno::EINTR)
+        }
+    }
+    let (inside, is_inside) = mpsc::channel();
+    let start = |confine: &dyn Fn() -> Result<(), LaunchError>| {
+        let vcpu = Box::new(Told(inside.clone()));
+        let slot = Slot::new(0, vcpu, Arc::new(RunPage::detached()));
+        let bus = Arc::new(Bus::new("test"));
+        Vcpus::start_slots(vec![slot], bus, &options(), confine)
+    };
+    // Long for a thread that does not wait.
+    let early = || is_inside.recv_timeout(Duration::from_millis(50)).is_ok();
+    let failed = LaunchError::new(Step::Run, "confinement");
+    let refused = start(&|| {
+        assert!(!early());
+        Err(failed.clone())
+    });
+    assert_eq!(refused.map(drop), Err(failed.clone()));
+    assert!(!early());
+    let vcpus = start(&|| Ok(())).unwrap();
+    is_inside.recv_timeout(BOUND).unwrap();
+    assert_eq!(vcpus.stop(BOUND), Vec::<u32>::new());
 }

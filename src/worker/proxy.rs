@@ -91,12 +91,12 @@ impl Proxy {
             confined,
         };
         let vcpus = (0..).zip(fds).collect();
-        let (end, stuck) = match Vcpus::start(vcpus, Arc::clone(&self.bus), &options) {
+        let started = Vcpus::start(vcpus, Arc::clone(&self.bus), &options, || {
+            confine_if(confined)
+        });
+        let (end, stuck) = match started {
             Ok(mut vcpus) => {
-                let end = match confine_if(confined) {
-                    Ok(()) => self.until_end(&mut vcpus, config, tell),
-                    Err(error) => End::Failed(error),
-                };
+                let end = self.until_end(&mut vcpus, config, tell);
                 (end, vcpus.stop(LEAVE_BOUND))
             }
             Err(error) => (End::Failed(error), Vec::new()),
