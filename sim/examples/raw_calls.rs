@@ -363,6 +363,54 @@ fn impatient() {
     let _ = vm.run();
 }
 
+/// Populating memory, reading a file, and giving memory to a VM, each of which may end half-way.
+fn halves() {
+    const COUNT: u64 = 8;
+    let size = usize::try_from(COUNT * page()).unwrap_or(0);
+    let present = |memory: u64| {
+        let mut pages = [0u8; 8];
+        // SAFETY: a mapping of COUNT pages, and a byte for each of them.
+        unsafe { libc::mincore(memory as *mut libc::c_void, size, pages.as_mut_ptr()) };
+        pages.iter().filter(|byte| **byte & 1 == 1).count()
+    };
+    let memory = map(memfd(COUNT * page()), COUNT * page());
+    let populate = || {
+        // SAFETY: the mapping just made; its bytes stay as they are.
+        let value =
+            unsafe { libc::madvise(memory as *mut libc::c_void, size, libc::MADV_POPULATE_WRITE) };
+        result(value)
+    };
+    let _ = told("populate", populate());
+    println!("present: {}", present(memory));
+    let _ = told("populate again", populate());
+    println!("present: {}", present(memory));
+
+    let zero = CString::new("/dev/zero").unwrap_or_default();
+    let mut bytes = [1u8; 16];
+    // SAFETY: a path with its NUL, and a buffer of its length.
+    let read = unsafe {
+        let fd = libc::open(zero.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+        libc::pread(fd, bytes.as_mut_ptr().cast(), bytes.len(), 0)
+    };
+    let zeros = bytes.iter().filter(|byte| **byte == 0).count();
+    println!("read size: {read}, zeros: {zeros}");
+
+    let device = told("open", open("/dev/gunyah")).unwrap_or_else(|_| exit(1));
+    let fd = told("create", ioctl(device, uapi::CREATE_VM, 0)).unwrap_or_else(|_| exit(1));
+    let memory = map(memfd(COUNT * page()), COUNT * page());
+    let region = UserMemoryRegion {
+        label: 1,
+        flags: 7,
+        guest_phys_addr: BASE,
+        memory_size: COUNT * page(),
+        userspace_addr: memory,
+    };
+    for _ in 0..2 {
+        let _ = told("region", with(fd, uapi::VM_SET_USER_MEM_REGION, &region));
+        println!("present: {}", present(memory));
+    }
+}
+
 fn main() {
     parent();
     match std::env::args().nth(1).as_deref() {
@@ -375,9 +423,10 @@ fn main() {
         Some("wait") => wait(),
         Some("signals") => signals(),
         Some("impatient") => impatient(),
+        Some("halves") => halves(),
         _ => {
             eprintln!(
-                "raw_calls life|run-first|mistakes|dup|vcpu-holds|fork|wait|signals|impatient"
+                "raw_calls life|run-first|mistakes|dup|vcpu-holds|fork|wait|signals|impatient|halves"
             );
             exit(2);
         }

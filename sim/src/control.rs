@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use nix::poll::{PollFd, PollFlags};
 
+use crate::peers::remove_leftover;
+
 #[derive(Debug)]
 struct Client {
     number: u64,
@@ -27,10 +29,7 @@ pub struct Control {
 impl Control {
     /// Makes the socket; a leftover of an earlier run is replaced.
     pub fn listen(path: &Path) -> io::Result<Self> {
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        remove_leftover(path)?;
         let listener = UnixListener::bind(path)?;
         listener.set_nonblocking(true)?;
         Ok(Self {
@@ -94,7 +93,7 @@ impl Control {
 
 impl Drop for Control {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        let _ = remove_leftover(&self.path);
     }
 }
 

@@ -21,6 +21,8 @@ use crate::model::errno_name;
 #[derive(Debug)]
 pub struct Record {
     file: Option<File>,
+    /// The first line that could not be written.
+    failed: Option<io::Error>,
     begin: Instant,
     next: u64,
 }
@@ -40,18 +42,32 @@ pub struct CallLine {
     pub vm: Option<VmId>,
     /// The call's name, without `GH_` or `GUNYAH_`.
     pub call: &'static str,
+    /// The narrower name by which scripts may mean it, too.
+    pub narrower: Option<&'static str>,
     /// Its arguments by name.
     pub args: Value,
 }
 
 impl Record {
     /// Opens the file, or records nothing.
-    pub fn open(path: Option<&Path>) -> io::Result<Self> {
+    pub fn open(path: Option<&Path>) -> Result<Self, String> {
+        let file = path
+            .map(|path| {
+                let what = |error| format!("record {}: {error}", path.display());
+                File::create(path).map_err(what)
+            })
+            .transpose()?;
         Ok(Self {
-            file: path.map(File::create).transpose()?,
+            file,
+            failed: None,
             begin: Instant::now(),
             next: 1,
         })
+    }
+
+    /// Why lines are missing, if any are.
+    pub fn failed(&self) -> Option<&io::Error> {
+        self.failed.as_ref()
     }
 
     fn now(&self) -> u64 {
@@ -81,6 +97,7 @@ impl Record {
             fd_kind,
             vm,
             call,
+            narrower: None,
             args,
         }
     }
@@ -134,7 +151,9 @@ impl Record {
     fn write(&mut self, line: &Value) {
         if let Some(file) = &mut self.file {
             // One write a line, so that a reader never sees half of one.
-            let _ = file.write_all(format!("{line}\n").as_bytes());
+            if let Err(error) = file.write_all(format!("{line}\n").as_bytes()) {
+                self.failed.get_or_insert(error);
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use gunyahd::gunyah::uapi;
 use nix::errno::Errno;
 
 use crate::engine::{Exit, VmId};
-use crate::intercept::host;
+use crate::intercept::{driver, host};
 
 /// Which of several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +40,10 @@ pub enum Fault {
     Hang,
     /// The model sees it later.
     Delay(Duration),
+    /// So many pages are faulted in, then it fails.
+    Partial(u64, Errno),
+    /// So many bytes are read, though there are more.
+    Short(u64),
     /// The caller dies by SIGKILL.
     KillCaller,
     /// COMMAND itself dies by SIGKILL.
@@ -57,8 +61,10 @@ pub enum PeerMode {
     Hang,
     /// The socket is gone.
     Vanish,
-    /// Answers with 64 KiB of nonsense.
+    /// The property service answers with 64 KiB of nonsense; the log daemon has no room for a line.
     Flood,
+    /// Its socket's file is there, but nobody listens.
+    Stale,
 }
 
 /// A command.
@@ -163,7 +169,8 @@ fn peer_mode(words: &[&str]) -> Result<PeerMode, String> {
         ["hang"] => Ok(PeerMode::Hang),
         ["vanish"] => Ok(PeerMode::Vanish),
         ["flood"] => Ok(PeerMode::Flood),
-        _ => Err("one of answer, refuse [CODE], hang, vanish, flood".to_string()),
+        ["stale"] => Ok(PeerMode::Stale),
+        _ => Err("one of answer, refuse [CODE], hang, vanish, flood, stale".to_string()),
     }
 }
 
@@ -200,7 +207,38 @@ fn vm_command(vm: &str, words: &[&str]) -> Result<Command, String> {
     Ok(Command::Exit { vm, exit, after })
 }
 
+/// The short form of a call that can be failed; all others are mistakes.
+fn known_call(word: &str) -> Result<String, String> {
+    let short = short_name(word);
+    let mut names = driver::names().chain(host::names());
+    if names.any(|name| short_name(name) == short) {
+        return Ok(short);
+    }
+    let names: Vec<_> = driver::names().chain(host::names()).collect();
+    Err(format!("call {word:?}: one of {}", names.join(", ")))
+}
+
+/// Calls that touch many pages, and those that read many bytes.
+const TOUCHING: [&str; 3] = ["SET_USER_MEM_REGION", "LEND_USER_MEM", "MADV_POPULATE"];
+const READING: [&str; 2] = ["READ", "PREAD64"];
+
+fn partial(call: &str, count: &str, errno: Option<Errno>) -> Result<Fault, String> {
+    let count = number(count)?;
+    if TOUCHING.contains(&call) {
+        Ok(Fault::Partial(count, errno.unwrap_or(Errno::ENOMEM)))
+    } else if READING.contains(&call) && errno.is_none() {
+        Ok(Fault::Short(count))
+    } else {
+        Err(format!(
+            "partial: for {} with an errno or without, for {} without",
+            TOUCHING.join(", "),
+            READING.join(", ")
+        ))
+    }
+}
+
 fn call_command(call: &str, nth: &str, words: &[&str]) -> Result<Command, String> {
+    let call = known_call(call)?;
     let nth = match (nth.strip_prefix('+'), nth.strip_suffix('+')) {
         _ if nth == "*" => Nth::From(1),
         (Some(next), _) => Nth::Next(number(next)?),
@@ -215,18 +253,20 @@ fn call_command(call: &str, nth: &str, words: &[&str]) -> Result<Command, String
         ["errno", name] => Fault::Errno(errno(name)?),
         ["hang"] => Fault::Hang,
         ["delay", ms] => Fault::Delay(milliseconds(ms)?),
+        ["partial", count] => partial(&call, count, None)?,
+        ["partial", count, "errno", name] => partial(&call, count, Some(errno(name)?))?,
         ["kill", "caller"] => Fault::KillCaller,
         ["kill", "command"] => Fault::KillCommand,
         _ => {
             return Err(
-                "call NAME NTH errno NAME | hang | delay MS | kill caller | kill command \
-                 [from PROCESS]"
+                "call NAME NTH errno NAME | hang | delay MS | partial N [errno NAME] | \
+                 kill caller | kill command [from PROCESS]"
                     .to_string(),
             )
         }
     };
     Ok(Command::Call {
-        call: short_name(call),
+        call,
         nth,
         from,
         fault,
@@ -302,6 +342,10 @@ mod tests {
             teardown delay 10\n\
             property refuse 0x18\n\
             logd vanish\n\
+            property stale\n\
+            call MADV_POPULATE 1 partial 7 errno EFAULT\n\
+            call VM_ANDROID_LEND_USER_MEM 1 partial 3\n\
+            call pread64 2 partial 100\n\
             list\n";
         let commands = parse(text).unwrap();
         assert_eq!(
@@ -362,6 +406,25 @@ mod tests {
                 Command::TeardownDelay(Duration::from_millis(10)),
                 Command::Property(PeerMode::Refuse(0x18)),
                 Command::Log(PeerMode::Vanish),
+                Command::Property(PeerMode::Stale),
+                Command::Call {
+                    call: "MADV_POPULATE".into(),
+                    nth: Nth::Only(1),
+                    from: None,
+                    fault: Fault::Partial(7, Errno::EFAULT)
+                },
+                Command::Call {
+                    call: "LEND_USER_MEM".into(),
+                    nth: Nth::Only(1),
+                    from: None,
+                    fault: Fault::Partial(3, Errno::ENOMEM)
+                },
+                Command::Call {
+                    call: "PREAD64".into(),
+                    nth: Nth::Only(2),
+                    from: None,
+                    fault: Fault::Short(100)
+                },
                 Command::List,
             ]
         );
@@ -372,6 +435,12 @@ mod tests {
         for (text, line) in [
             ("list\nfrob", "line 2: \"frob\""),
             ("call START one hang", "line 1: \"one\" is not a number"),
+            (
+                "call VM_STRAT 1 hang",
+                "line 1: call \"VM_STRAT\": one of OPEN",
+            ),
+            ("call START 1 partial 3", "line 1: partial: for SET_USER"),
+            ("logd drown", "line 1: one of answer"),
             ("call START 1 errno EWHAT", "line 1: errno \"EWHAT\""),
             ("vm 1 exit sideways", "line 1: exit type"),
             ("vm * busy 1", "line 1: vm N exit"),

@@ -353,6 +353,102 @@ fn scripted_faults_come_at_their_call() {
 }
 
 #[test]
+fn pages_run_out_half_way_and_reads_are_short() {
+    let place = Place::new("halves");
+    let script = "\
+        call madv_populate 1 partial 3 errno EFAULT\n\
+        call pread64 1 partial 5\n\
+        call SET_USER_MEM_REGION 1 partial 2";
+    let output = place.sim(&[], script, "halves").output().unwrap();
+    assert_eq!(
+        lines(&output),
+        [
+            "populate: EFAULT",
+            "present: 3",
+            "populate again: 0",
+            "present: 8",
+            "read size: 5, zeros: 5",
+            "open: fd",
+            "create: fd",
+            "region: ENOMEM",
+            "present: 2",
+            "region: 0",
+            "present: 8",
+        ]
+    );
+    let record = place.record();
+    let populate = record
+        .iter()
+        .find(|line| line["call"] == "madv_populate")
+        .unwrap();
+    assert_eq!(populate["note"], "injected");
+}
+
+#[test]
+fn a_misspelt_call_is_told_before_anything_begins() {
+    let place = Place::new("misspelt");
+    let output = place
+        .sim(&[], "call VM_STRAT 1 errno EIO", "life")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(125));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        told.contains("line 1: call \"VM_STRAT\": one of OPEN"),
+        "{told}"
+    );
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn every_host_call_can_be_watched_from_the_programs_first_one() {
+    let place = Place::new("watched");
+    let names: Vec<_> = gunyah_sim::intercept::host::names().collect();
+    let script = format!("watch {}\nvm 1 exit off", names.join(" "));
+    let output = place.sim(&[], &script, "life").output().unwrap();
+    assert_eq!(after_ready(&lines(&output)).first().unwrap(), "start: 0");
+    assert!(output.status.success());
+    let record = place.record();
+    for name in ["mmap", "mprotect", "prlimit64", "write", "exit"] {
+        assert!(calls(&record).contains(&name), "{name}");
+    }
+}
+
+#[test]
+fn a_program_that_is_not_there_is_told() {
+    let place = Place::new("absent");
+    for script in ["", "watch exit write sendmsg"] {
+        std::fs::write(place.path("script"), script).unwrap();
+        let mut sim = Command::new(SIM);
+        sim.arg("--script").arg(place.path("script"));
+        let output = sim.args(["--", "/no/such/program"]).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(told.contains("/no/such/program: "), "{told}");
+        assert!(told.contains("No such file"), "{told}");
+        assert_eq!(output.status.code(), Some(125));
+    }
+}
+
+#[test]
+fn a_record_that_is_lost_is_told() {
+    let place = Place::new("lost-record");
+    let run = |record: &Path| {
+        let mut sim = Command::new(SIM);
+        sim.arg("--record").arg(record).arg("--").arg(raw_calls());
+        let output = sim.arg("mistakes").stdout(Stdio::null()).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), told)
+    };
+    let (code, told) = run(Path::new("/dev/full"));
+    assert_eq!(code, Some(125));
+    assert!(told.contains("No space left"), "{told}");
+    let nowhere = place.path("no/folder");
+    let (code, told) = run(&nowhere);
+    assert_eq!(code, Some(125));
+    assert!(told.contains(&*nowhere.to_string_lossy()), "{told}");
+}
+
+#[test]
 fn without_the_device_open_is_enoent() {
     let place = Place::new("none");
     let output = place

@@ -91,6 +91,21 @@ impl Caller {
         Ok(state)
     }
 
+    /// Faults the first `pages` of the range in, of the size that they have there; stops at the
+    /// first that there is none for.
+    pub fn touch_first(&self, address: u64, size: u64, pages: u64) {
+        let of = |piece: super::Piece| {
+            (piece.address..piece.address + piece.size).step_by(step(piece.page_size))
+        };
+        let pieces = self.pieces(address, size).unwrap_or_default();
+        let firsts = pieces.into_iter().flat_map(of);
+        for at in firsts.take(usize::try_from(pages).unwrap_or(usize::MAX)) {
+            if self.touch(at).is_err() {
+                break;
+            }
+        }
+    }
+
     /// Write-faults one page without changing it. The caller waits in its ioctl meanwhile.
     fn touch(&self, address: u64) -> Result<(), Errno> {
         let mut byte = [0];

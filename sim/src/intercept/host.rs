@@ -37,8 +37,32 @@ const CALLS: &[HostCall] = calls! {
     "seccomp": SYS_seccomp;
     "rseq": SYS_rseq;
     "munmap": SYS_munmap;
+    "mprotect": SYS_mprotect;
+    "sendmsg": SYS_sendmsg;
+    "recvmsg": SYS_recvmsg;
+    "sendto": SYS_sendto;
+    "write": SYS_write | SYS_writev;
+    "fcntl": SYS_fcntl;
+    "getrandom": SYS_getrandom;
+    "prlimit64": SYS_prlimit64;
+    "getppid": SYS_getppid;
+    "capget": SYS_capget;
+    "sched_getaffinity": SYS_sched_getaffinity;
+    "sched_setaffinity": SYS_sched_setaffinity;
+    "rt_sigaction": SYS_rt_sigaction;
+    "rt_sigprocmask": SYS_rt_sigprocmask;
+    "sigaltstack": SYS_sigaltstack;
+    "socket": SYS_socket;
+    "connect": SYS_connect;
+    "fstat": SYS_fstat | SYS_newfstatat;
+    "getdents64": SYS_getdents64;
     "exit": SYS_exit_group;
 };
+
+/// madvise that faults pages in, which can be meant by itself.
+const POPULATE: &str = "madv_populate";
+// linux/mman.h: MADV_POPULATE_READ and MADV_POPULATE_WRITE.
+const POPULATES: [u64; 2] = [22, 23];
 
 /// Both are made by the same calls; the flags tell them apart.
 const FORK: &str = "fork";
@@ -55,7 +79,10 @@ const MAKING: &[c_long] = &[libc::SYS_clone, libc::SYS_clone3];
 
 /// All names, for messages.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    CALLS.iter().map(|call| call.name).chain([FORK, THREAD])
+    CALLS
+        .iter()
+        .map(|call| call.name)
+        .chain([FORK, THREAD, POPULATE])
 }
 
 /// The name as it is in the list, if it is a host call.
@@ -67,6 +94,7 @@ pub fn known(name: &str) -> Option<&'static str> {
 pub fn numbers(name: &str) -> &'static [c_long] {
     match known(name) {
         Some(FORK | THREAD) => MAKING,
+        Some(POPULATE) => &[libc::SYS_madvise],
         known => CALLS
             .iter()
             .find(|call| Some(call.name) == known)
@@ -89,6 +117,11 @@ pub fn name(nr: i32, clone_flags: impl FnOnce() -> u64) -> Option<&'static str> 
         .iter()
         .find(|call| call.numbers.contains(&nr))
         .map(|call| call.name)
+}
+
+/// The narrower name of some calls of that name.
+pub fn narrower(name: &str, args: &[u64; 6]) -> Option<&'static str> {
+    (name == "madvise" && POPULATES.contains(&args[2])).then_some(POPULATE)
 }
 
 /// Where the clone flags of a call stand.
@@ -118,6 +151,12 @@ mod tests {
         let nr = |number: c_long| i32::try_from(number).unwrap();
         assert_eq!(numbers("MEMFD_CREATE"), [libc::SYS_memfd_create]);
         assert_eq!(numbers("frobnicate"), [0; 0]);
+        assert_eq!(numbers("madv_populate"), [libc::SYS_madvise]);
+        assert_eq!(
+            narrower("madvise", &[0, 0, 23, 0, 0, 0]),
+            Some("madv_populate")
+        );
+        assert_eq!(narrower("madvise", &[0, 0, 4, 0, 0, 0]), None);
         assert_eq!(name(nr(libc::SYS_madvise), || 0), Some("madvise"));
         assert_eq!(name(nr(libc::SYS_clone3), || 0x3d_0f00), Some("thread"));
         assert_eq!(name(nr(libc::SYS_clone), || 0x0120_0011), Some("fork"));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The system-call boundary: a filter on the program that runs, and its listener here.
 
+pub mod driver;
 mod filter;
 pub mod host;
 mod launch;

@@ -17,6 +17,8 @@ use super::remove_leftover;
 const HEADER: usize = 11;
 /// LOGGER_ENTRY_MAX_PAYLOAD of liblog: priority, tag and message with their NULs.
 const PAYLOAD_MAX: usize = 4068;
+/// A line of the flood; it stays out of the record.
+const FLOOD: &[u8] = b"others have more to say";
 const PRIORITIES: [&str; 6] = ["V", "D", "I", "W", "E", "F"];
 
 /// The daemon.
@@ -80,9 +82,18 @@ impl Logd {
     /// Changes its behaviour.
     pub fn set_mode(&mut self, mode: PeerMode) -> io::Result<()> {
         self.mode = mode;
-        if mode == PeerMode::Vanish {
-            self.socket = None;
-            return remove_leftover(&self.path);
+        match mode {
+            PeerMode::Vanish => {
+                self.socket = None;
+                return remove_leftover(&self.path);
+            }
+            // The file stays, but what connects to it is refused.
+            PeerMode::Stale if self.socket.take().is_some() => return Ok(()),
+            PeerMode::Stale => {
+                remove_leftover(&self.path)?;
+                return UnixDatagram::bind(&self.path).map(drop);
+            }
+            _ => {}
         }
         if self.socket.is_none() {
             remove_leftover(&self.path)?;
@@ -90,13 +101,33 @@ impl Logd {
             socket.set_nonblocking(true)?;
             self.socket = Some(socket);
         }
+        if mode == PeerMode::Flood {
+            self.fill()?;
+        }
         Ok(())
+    }
+
+    /// Fills the socket up with others' lines, so that there is no room for any more.
+    fn fill(&self) -> io::Result<()> {
+        let other = UnixDatagram::unbound()?;
+        other.set_nonblocking(true)?;
+        loop {
+            match other.send_to(FLOOD, &self.path) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+                Ok(_) => {}
+            }
+        }
+    }
+
+    fn reads(&self) -> bool {
+        !matches!(self.mode, PeerMode::Hang | PeerMode::Flood)
     }
 
     /// What to poll.
     pub fn poll_fds(&self) -> Vec<PollFd<'_>> {
         match &self.socket {
-            Some(socket) if self.mode != PeerMode::Hang => {
+            Some(socket) if self.reads() => {
                 vec![PollFd::new(socket.as_fd(), PollFlags::POLLIN)]
             }
             _ => Vec::new(),
@@ -105,12 +136,12 @@ impl Logd {
 
     /// Takes what came.
     pub fn serve(&mut self, events: &mut Vec<Value>) {
-        if self.mode == PeerMode::Hang {
+        if !self.reads() {
             return;
         }
         let mut datagram = vec![0; 2 * PAYLOAD_MAX];
         while let Some(Ok(length)) = self.socket.as_ref().map(|of| of.recv(&mut datagram)) {
-            if matches!(self.mode, PeerMode::Refuse(_)) {
+            if matches!(self.mode, PeerMode::Refuse(_)) || datagram[..length] == *FLOOD {
                 continue;
             }
             events.push(
@@ -124,7 +155,7 @@ impl Logd {
 
 impl Drop for Logd {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        let _ = remove_leftover(&self.path);
     }
 }
 
@@ -184,5 +215,36 @@ mod tests {
         client.send(&datagram(6, b"t\0dropped\0")).unwrap();
         logd.serve(&mut events);
         assert_eq!(events.len(), 1);
+    }
+
+    #[test]
+    fn a_flood_leaves_no_room_and_a_stale_socket_refuses() {
+        let path = std::env::temp_dir().join(format!("gunyah-sim-flood-{}", std::process::id()));
+        let mut logd = Logd::listen(&path).unwrap();
+        let client = UnixDatagram::unbound().unwrap();
+        client.set_nonblocking(true).unwrap();
+        client.connect(&path).unwrap();
+        let line = datagram(6, b"t\0late\0");
+        logd.set_mode(PeerMode::Flood).unwrap();
+        let error = client.send(&line).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        logd.set_mode(PeerMode::Answer).unwrap();
+        let mut events = Vec::new();
+        logd.serve(&mut events);
+        assert!(events.is_empty(), "{events:?}");
+        client.send(&line).unwrap();
+        logd.serve(&mut events);
+        assert_eq!(events[0]["message"], "late");
+
+        logd.set_mode(PeerMode::Stale).unwrap();
+        let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+        assert!(refused(client.send(&line).unwrap_err()));
+        assert!(refused(client.connect(&path).unwrap_err()));
+        logd.set_mode(PeerMode::Answer).unwrap();
+        client.connect(&path).unwrap();
+        client.send(&line).unwrap();
+        logd.set_mode(PeerMode::Vanish).unwrap();
+        logd.set_mode(PeerMode::Stale).unwrap();
+        assert!(refused(client.connect(&path).unwrap_err()));
     }
 }

@@ -5,6 +5,7 @@ mod logd;
 mod property;
 
 use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use nix::poll::PollFd;
@@ -70,10 +71,36 @@ impl Peers {
     }
 }
 
-/// Removes a socket file of an earlier run.
-fn remove_leftover(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
+/// Removes the socket of an earlier run; whatever else has that name is somebody's and stays.
+pub(crate) fn remove_leftover(path: &Path) -> io::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path),
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        // bind tells of what is there.
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixDatagram;
+
+    #[test]
+    fn only_a_socket_is_removed() {
+        let path = std::env::temp_dir().join(format!("gunyah-sim-left-{}", std::process::id()));
+        std::fs::write(&path, "precious").unwrap();
+        for listened in [
+            Peers::listen(Some(&path), None).map(drop),
+            Peers::listen(None, Some(&path)).map(drop),
+            crate::control::Control::listen(&path).map(drop),
+        ] {
+            assert_eq!(listened.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+        std::fs::remove_file(&path).unwrap();
+        drop(UnixDatagram::bind(&path).unwrap());
+        drop(Peers::listen(None, Some(&path)).unwrap());
+        assert!(!path.exists());
     }
 }

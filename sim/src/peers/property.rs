@@ -145,10 +145,20 @@ impl PropertyService {
     /// Changes its behaviour.
     pub fn set_mode(&mut self, mode: PeerMode) -> io::Result<()> {
         self.mode = mode;
-        if mode == PeerMode::Vanish {
-            self.listener = None;
-            self.clients.clear();
-            return remove_leftover(&self.path);
+        match mode {
+            PeerMode::Vanish => {
+                self.listener = None;
+                self.clients.clear();
+                return remove_leftover(&self.path);
+            }
+            // The file stays, but what connects to it is refused.
+            PeerMode::Stale => {
+                self.clients.clear();
+                self.listener = None;
+                remove_leftover(&self.path)?;
+                return UnixListener::bind(&self.path).map(drop);
+            }
+            _ => {}
         }
         if self.listener.is_none() {
             remove_leftover(&self.path)?;
@@ -265,7 +275,7 @@ fn receive(client: &mut Client) -> bool {
 
 impl Drop for PropertyService {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        let _ = remove_leftover(&self.path);
     }
 }
 
@@ -345,6 +355,9 @@ mod tests {
         assert_eq!((code, &events[0]["reply"]), (0x18, &0x18.into()));
         service.set_mode(PeerMode::Vanish).unwrap();
         assert!(UnixStream::connect(&service.path).is_err());
+        service.set_mode(PeerMode::Stale).unwrap();
+        let refused = UnixStream::connect(&service.path).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
         service.set_mode(PeerMode::Hang).unwrap();
         let _waiting = UnixStream::connect(&service.path).unwrap();
         let mut events = Vec::new();

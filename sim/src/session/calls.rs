@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::caller::Caller;
 use crate::engine::{Access, VmId};
-use crate::intercept::{host, Notification};
+use crate::intercept::{driver, host, Notification};
 use crate::model::{legacy, Added, Dialect, StartStep};
 use crate::record::{self, CallLine};
 use crate::script::Fault;
@@ -22,30 +22,6 @@ use super::{fd_value, Due, FileKind, Held, Session, Waits};
 
 /// PATH_MAX of linux/limits.h.
 const PATH_MAX: usize = 4096;
-
-/// The call's name on a file, or None where the file has no such call.
-fn call_name(kind: FileKind, command: u32) -> Option<&'static str> {
-    let name = match (kind, command) {
-        (FileKind::Device, uapi::CREATE_VM) => "CREATE_VM",
-        (FileKind::Vm(_), uapi::VM_SET_USER_MEM_REGION) => "VM_SET_USER_MEM_REGION",
-        (FileKind::Vm(_), uapi::VM_ANDROID_LEND_USER_MEM) => "VM_ANDROID_LEND_USER_MEM",
-        (FileKind::Vm(_), uapi::VM_SET_DTB_CONFIG) => "VM_SET_DTB_CONFIG",
-        (FileKind::Vm(_), uapi::VM_ANDROID_SET_FW_CONFIG) => "VM_ANDROID_SET_FW_CONFIG",
-        (FileKind::Vm(_), uapi::VM_SET_BOOT_CONTEXT) => "VM_SET_BOOT_CONTEXT",
-        (FileKind::Vm(_), uapi::VM_START) => "VM_START",
-        (FileKind::Vm(_), uapi::VM_ADD_FUNCTION) => "VM_ADD_FUNCTION",
-        (FileKind::Vm(_), uapi::VM_REMOVE_FUNCTION) => "VM_REMOVE_FUNCTION",
-        (FileKind::Vcpu(..), uapi::VCPU_RUN) => "VCPU_RUN",
-        (FileKind::Vcpu(..), uapi::VCPU_MMAP_SIZE) => "VCPU_MMAP_SIZE",
-        (FileKind::Device, legacy::CREATE_VM) => "LEGACY_CREATE_VM",
-        (FileKind::Vm(_), legacy::SET_FW_NAME) => "LEGACY_SET_FW_NAME",
-        (FileKind::Vm(_), legacy::GET_VCPU_COUNT) => "LEGACY_GET_VCPU_COUNT",
-        (FileKind::Vm(_), legacy::CREATE_VCPU) => "LEGACY_CREATE_VCPU",
-        (FileKind::Vcpu(..), legacy::VCPU_RUN) => "LEGACY_VCPU_RUN",
-        _ => return None,
-    };
-    Some(name)
-}
 
 impl Session {
     /// A call came in.
@@ -63,7 +39,8 @@ impl Session {
             return;
         };
         let line = *line;
-        match self.faults.next(line.call, &line.process) {
+        let names = [line.call].into_iter().chain(line.narrower);
+        match self.faults.next(names, &line.process) {
             None => self.dispatch(notification, kind, line),
             Some(Fault::Errno(errno)) => {
                 self.answer_with(&notification, &line, Err(errno), Some("injected"));
@@ -73,6 +50,14 @@ impl Session {
                 let at = Instant::now() + delay;
                 self.due.push((at, Due::Call(notification, kind, line)));
             }
+            Some(Fault::Partial(pages, errno)) => {
+                self.touch_some(&notification, kind, line.caller, pages);
+                self.answer_with(&notification, &line, Err(errno), Some("injected"));
+            }
+            Some(Fault::Short(bytes)) => {
+                let result = read_some(&notification, &line, bytes);
+                self.answer_with(&notification, &line, result, Some("injected"));
+            }
             Some(Fault::KillCaller) => {
                 let _ = kill(Pid::from_raw(line.caller.pid), Signal::SIGKILL);
                 self.hold(notification, line, Waits::Forever);
@@ -81,6 +66,21 @@ impl Session {
                 let _ = kill(self.command_pid(), Signal::SIGKILL);
                 self.dispatch(notification, kind, line);
             }
+        }
+    }
+
+    /// Faults in the first pages of what the call is about, as far as there are any.
+    fn touch_some(&self, notification: &Notification, kind: FileKind, caller: Caller, pages: u64) {
+        let range = match kind {
+            FileKind::Host => Some((notification.args[0], notification.args[1])),
+            _ if self.model.settings().dialect.pins_at_ioctl() => caller
+                .read::<uapi::UserMemoryRegion>(notification.args[2])
+                .ok()
+                .map(|region| (region.userspace_addr, region.memory_size)),
+            _ => None,
+        };
+        if let Some((address, size)) = range {
+            caller.touch_first(address, size, pages);
         }
     }
 
@@ -103,7 +103,9 @@ impl Session {
         }
         let caller = Caller::of_thread(notification.tid).ok()?;
         let args = json!({"path": self.device.to_string_lossy()});
-        let line = self.record.arrived(caller, "path", None, "OPEN", args);
+        let line = self
+            .record
+            .arrived(caller, "path", None, driver::OPEN, args);
         Some((FileKind::Device, Box::new(line)))
     }
 
@@ -123,16 +125,21 @@ impl Session {
             }
         };
         let name = host::name(notification.nr, flags)?;
-        if !self.watched.contains(&name) {
-            return None;
-        }
+        let mut narrower = host::narrower(name, &notification.args);
+        let name = match narrower {
+            _ if self.watched.contains(&name) => name,
+            // Watched by its narrower name alone, it has that one alone.
+            Some(_) => narrower.take().filter(|of| self.watched.contains(of))?,
+            None => return None,
+        };
         let caller = Caller::of_thread(notification.tid).ok()?;
         let mut args = json!({"args": notification.args.map(|word| format!("{word:#x}"))});
         if name == "openat" {
             let path = thread.read_string(notification.args[1], PATH_MAX).ok()?;
             args["path"] = json!(String::from_utf8_lossy(&path));
         }
-        let line = self.record.arrived(caller, "host", None, name, args);
+        let mut line = self.record.arrived(caller, "host", None, name, args);
+        line.narrower = narrower;
         Some((FileKind::Host, Box::new(line)))
     }
 
@@ -147,7 +154,7 @@ impl Session {
         let caller = Caller::of_thread(notification.tid).ok()?;
         let command = command_of(notification);
         let argument = notification.args[2];
-        let (name, args) = match call_name(kind, command) {
+        let (name, args) = match driver::name(kind.as_str(), command) {
             Some(name) => (name, record::arguments(name, &caller, argument)),
             None => (
                 "UNKNOWN",
@@ -177,7 +184,7 @@ impl Session {
 
     /// Brings a call to the model and answers or holds it.
     pub(super) fn dispatch(&mut self, notification: Notification, kind: FileKind, line: CallLine) {
-        if line.call == "OPEN" {
+        if line.call == driver::OPEN {
             self.open_device(&notification, &line);
             return;
         }
@@ -441,6 +448,23 @@ impl Session {
             }
         }
     }
+}
+
+/// A read of fewer bytes than there are.
+fn read_some(notification: &Notification, line: &CallLine, bytes: u64) -> Result<i64, Errno> {
+    let [fd, address, wanted, offset, ..] = notification.args;
+    let fd = i32::try_from(fd).map_err(|_| Errno::EBADF)?;
+    let file = line.caller.take_fd(fd)?;
+    let length = usize::try_from(bytes.min(wanted)).map_err(|_| Errno::EINVAL)?;
+    let mut buffer = vec![0; length];
+    let read = if line.call == "read" {
+        nix::unistd::read(&file, &mut buffer)?
+    } else {
+        let offset = i64::try_from(offset).map_err(|_| Errno::EINVAL)?;
+        nix::sys::uio::pread(&file, &mut buffer, offset)?
+    };
+    line.caller.write_bytes(address, &buffer[..read])?;
+    i64::try_from(read).map_err(|_| Errno::EOVERFLOW)
 }
 
 /// An ioctl's number is 32 bits, whatever the register's upper half holds.

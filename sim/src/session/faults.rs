@@ -61,12 +61,16 @@ impl Faults {
         self.rules.clear();
     }
 
-    /// Counts a call of a process and tells its fault, the last rule first.
-    pub fn next(&mut self, call: &str, process: &str) -> Option<Fault> {
-        let name = short_name(call);
+    /// Counts a call of a process by all of its names and tells its fault, the last rule first.
+    pub fn next<'a>(
+        &mut self,
+        calls: impl IntoIterator<Item = &'a str>,
+        process: &str,
+    ) -> Option<Fault> {
+        let names: Vec<_> = calls.into_iter().map(short_name).collect();
         let mut fault = None;
         for rule in &mut self.rules {
-            if rule.is_for(&name, process) {
+            if names.iter().any(|name| rule.is_for(name, process)) {
                 rule.seen += 1;
                 if rule.nth.matches(rule.seen) {
                     fault = Some(rule.fault);
@@ -74,7 +78,9 @@ impl Faults {
             }
         }
         self.rules.retain(|rule| !rule.is_over());
-        *self.counts.entry((name, process.to_owned())).or_insert(0) += 1;
+        for name in names {
+            *self.counts.entry((name, process.to_owned())).or_insert(0) += 1;
+        }
         fault
     }
 }
@@ -89,38 +95,53 @@ mod tests {
         let mut faults = Faults::default();
         faults.add("START".into(), Nth::Only(2), None, Fault::Errno(Errno::EIO));
         faults.add("OPEN".into(), Nth::From(2), None, Fault::Hang);
-        assert_eq!(faults.next("VM_START", "a"), None);
-        assert_eq!(faults.next("OPEN", "a"), None);
-        assert_eq!(faults.next("VM_START", "b"), Some(Fault::Errno(Errno::EIO)));
-        assert_eq!(faults.next("VM_START", "a"), None);
-        assert_eq!(faults.next("OPEN", "a"), Some(Fault::Hang));
-        assert_eq!(faults.next("OPEN", "a"), Some(Fault::Hang));
+        assert_eq!(faults.next(["VM_START"], "a"), None);
+        assert_eq!(faults.next(["OPEN"], "a"), None);
+        assert_eq!(
+            faults.next(["VM_START"], "b"),
+            Some(Fault::Errno(Errno::EIO))
+        );
+        assert_eq!(faults.next(["VM_START"], "a"), None);
+        assert_eq!(faults.next(["OPEN"], "a"), Some(Fault::Hang));
+        assert_eq!(faults.next(["OPEN"], "a"), Some(Fault::Hang));
         faults.add("START".into(), Nth::Only(4), None, Fault::Hang);
-        assert_eq!(faults.next("START", "a"), Some(Fault::Hang));
+        assert_eq!(faults.next(["START"], "a"), Some(Fault::Hang));
         faults.forgive();
-        assert_eq!(faults.next("OPEN", "a"), None);
+        assert_eq!(faults.next(["OPEN"], "a"), None);
     }
 
     #[test]
     fn a_process_and_a_beginning_can_be_meant() {
         let mut faults = Faults::default();
-        assert_eq!(faults.next("MMAP", "vm:a"), None);
+        assert_eq!(faults.next(["MMAP"], "vm:a"), None);
         faults.add(
             "MMAP".into(),
             Nth::Next(2),
             Some("vm:a".into()),
             Fault::Hang,
         );
-        assert_eq!(faults.next("MMAP", "vm:a"), None);
-        assert_eq!(faults.next("MMAP", "vm:b"), None);
-        assert_eq!(faults.next("MMAP", "vm:a"), Some(Fault::Hang));
-        assert_eq!(faults.next("MMAP", "vm:a"), None);
+        assert_eq!(faults.next(["MMAP"], "vm:a"), None);
+        assert_eq!(faults.next(["MMAP"], "vm:b"), None);
+        assert_eq!(faults.next(["MMAP"], "vm:a"), Some(Fault::Hang));
+        assert_eq!(faults.next(["MMAP"], "vm:a"), None);
         faults.add(
             "MMAP".into(),
             Nth::Only(5),
             Some("vm:a".into()),
             Fault::Hang,
         );
-        assert_eq!(faults.next("MMAP", "vm:a"), Some(Fault::Hang));
+        assert_eq!(faults.next(["MMAP"], "vm:a"), Some(Fault::Hang));
+    }
+
+    #[test]
+    fn a_call_of_two_names_is_counted_by_both() {
+        let mut faults = Faults::default();
+        let populate = ["madvise", "madv_populate"];
+        faults.add("MADV_POPULATE".into(), Nth::Only(2), None, Fault::Hang);
+        assert_eq!(faults.next(["madvise"], "a"), None);
+        assert_eq!(faults.next(populate, "a"), None);
+        assert_eq!(faults.next(populate, "a"), Some(Fault::Hang));
+        faults.add("MADVISE".into(), Nth::Only(4), None, Fault::Hang);
+        assert_eq!(faults.next(populate, "a"), Some(Fault::Hang));
     }
 }

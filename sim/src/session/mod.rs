@@ -115,7 +115,7 @@ pub fn run(options: Options) -> Result<u8, String> {
         }
         None => Vec::new(),
     };
-    let record = Record::open(options.record.as_deref()).map_err(|error| what("record", &error))?;
+    let record = Record::open(options.record.as_deref())?;
     let console = options
         .console
         .as_deref()
@@ -185,7 +185,10 @@ pub fn run(options: Options) -> Result<u8, String> {
     session
         .serve()
         .map_err(|error| what("serving", &error.desc()))?;
-    Ok(session.exit_code())
+    match session.record.failed() {
+        Some(error) => Err(what("the record has not every line", error)),
+        None => Ok(session.exit_code()),
+    }
 }
 
 /// The host calls that a script names.
