@@ -1,24 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One VM: its files' headers, its devicetree and its plan, every problem at its key's place.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
 use super::{Options, VmReport};
-use crate::config::{Backing, Problem, VmConfig};
+use crate::config::{Problem, VmConfig};
 use crate::dtb::{Draft, DtbProblem, Seeds};
 use crate::error::Step;
 use crate::image::{arm64, ImageInfo, ImageProblem, Images, KernelInfo, KernelLayout, OpenFile};
-use crate::plan::{plan, Host, PlanProblem};
+use crate::plan::{plan, PlanProblem};
 
 /// All that can be known of a VM, and all that is wrong with it.
 pub(super) fn vm(config: VmConfig, options: &Options) -> (VmReport, Vec<Problem>) {
     let host = &options.host;
     let mut problems = Vec::new();
     let mut report = VmReport {
-        huge_pages: huge_pages(&config, host),
+        huge_pages: config.huge_pages(host.huge_page),
         plan: None,
         dtb_source: None,
         warnings: Vec::new(),
@@ -154,24 +153,6 @@ fn stand_in(config: &VmConfig) -> ImageInfo {
         initrd: None,
         regions: vec![None; config.regions.len()],
     }
-}
-
-fn huge_pages(config: &VmConfig, host: &Host) -> BTreeMap<u64, u64> {
-    let memory = &config.memory;
-    let main = (memory.size, memory.page_size, memory.backing.first());
-    let further = config
-        .regions
-        .iter()
-        .map(|region| (region.size, region.page_size, region.backing.first()));
-    let mut pages = BTreeMap::new();
-    for (size, page_size, backing) in std::iter::once(main).chain(further) {
-        let page = page_size.unwrap_or(host.huge_page);
-        // What is left over is made of base pages.
-        if backing == Some(&Backing::Hugetlb) && size >= page {
-            *pages.entry(page).or_insert(0) += size / page;
-        }
-    }
-    pages
 }
 
 fn problem(config: &VmConfig, key: &str, message: String, hint: &str) -> Problem {

@@ -44,6 +44,28 @@ pub struct VmConfig {
     pub stop_timeout: Duration,
 }
 
+impl VmConfig {
+    /// Pages that its regions take of the pools, by page size in bytes, where each gets the backing that
+    /// it would like best. `huge_page`: the size where the file names none.
+    pub fn huge_pages(&self, huge_page: u64) -> BTreeMap<u64, u64> {
+        let memory = &self.memory;
+        let main = (memory.size, memory.page_size, memory.backing.first());
+        let further = self
+            .regions
+            .iter()
+            .map(|region| (region.size, region.page_size, region.backing.first()));
+        let mut pages = BTreeMap::new();
+        for (size, page_size, backing) in std::iter::once(main).chain(further) {
+            let page = page_size.unwrap_or(huge_page);
+            // What is left over is made of base pages.
+            if backing == Some(&Backing::Hugetlb) && size >= page {
+                *pages.entry(page).or_insert(0) += size / page;
+            }
+        }
+        pages
+    }
+}
+
 /// A VM's name: 1 to 31 bytes of `[a-z0-9_-]`, first one a letter. Short, because the resource
 /// manager limits `image-name`; no dots, because property names are split at them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -14,6 +14,7 @@ use nix::unistd::Uid;
 
 use crate::config::{ConfigFile, VmConfig};
 use crate::confine;
+use crate::memory;
 use crate::status::{logger, State};
 use crate::worker::Setting;
 
@@ -23,14 +24,15 @@ use super::foreground::Foreground;
 use super::journal::shorten;
 use super::lifecycle::{Action, Event};
 use super::listen::Listener;
+use super::pages::Returns;
 use super::sinks::{Overall, Sinks};
 use super::spawn::{Heard, Worker};
 use super::vm::{Vm, MAX_REASON};
 use super::{Outcome, SupervisorError};
 
-/// Milliseconds between two looks at a property that a VM waits for: reading the shared property
-/// area costs microseconds, and there is no fd to wait on without a thread.
-const PROPERTY_INTERVAL: u64 = 50;
+/// Milliseconds between two looks at a property or a pool that a VM waits for: reading the shared
+/// property area or a file of sysfs costs microseconds, and there is no fd to wait on without a thread.
+const LOOK_INTERVAL: u64 = 50;
 
 /// Reports taken from one worker before others get their turn.
 const REPORTS_A_TURN: usize = 64;
@@ -48,6 +50,10 @@ pub struct Supervisor {
     pub(super) dir_problems: Vec<String>,
     /// It is going down.
     pub(super) stopping: bool,
+    /// Pages of runs that have ended.
+    pub(super) returns: Returns,
+    /// Bytes of a huge page, where a file does not say.
+    pub(super) huge_page: u64,
     setting: Setting,
     listener: Option<Listener>,
     rights: Rights,
@@ -95,6 +101,8 @@ impl Supervisor {
             config_dirs: Vec::new(),
             dir_problems: Vec::new(),
             stopping: false,
+            returns: Returns::default(),
+            huge_page: memory::host().huge_page,
             setting,
             listener,
             rights: Rights::new(Uid::effective().as_raw(), inherited),
@@ -322,8 +330,11 @@ impl Supervisor {
 
     fn timeout(&self) -> PollTimeout {
         let now = self.now();
-        let looking = self.vms.iter().any(|vm| vm.life.awaits_property());
-        let property = looking.then(|| now.saturating_add(PROPERTY_INTERVAL));
+        let looking = self
+            .vms
+            .iter()
+            .any(|vm| vm.life.awaits_property() || (vm.life.at_gate() && vm.awaits_pages));
+        let look = looking.then(|| now.saturating_add(LOOK_INTERVAL));
         let setting = self.sinks.properties.deadline().map(|due| {
             let left = due.saturating_duration_since(Instant::now());
             now.saturating_add(super::lifecycle::millis(left))
@@ -334,7 +345,7 @@ impl Supervisor {
             .iter()
             .filter_map(|vm| vm.life.deadline())
             .chain(self.clients.deadline())
-            .chain(property)
+            .chain(look)
             .chain(setting)
             .min();
         match due {
@@ -376,7 +387,10 @@ impl Supervisor {
             }
         }
         if let Some(death) = death {
-            self.vms[index].worker = None;
+            let vm = &mut self.vms[index];
+            vm.worker = None;
+            self.returns
+                .expect(vm.name.as_str(), vm.launch.take_pages(), now);
             self.feed(index, Event::Died(death), now);
         }
     }

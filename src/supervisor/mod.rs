@@ -4,6 +4,7 @@
 //! ```text
 //! lifecycle, restart   one VM: event and time in, actions out       pure
 //! order                all VMs: who may start, who may stop         pure
+//! pages                huge pages that ended runs have not given back   pure
 //! vm, journal          what is known of a VM
 //! spawn                fork a worker, hear it, learn of its end
 //! listen, clients      the control socket and who is connected
@@ -22,6 +23,7 @@ mod journal;
 mod lifecycle;
 mod listen;
 mod order;
+mod pages;
 mod reload;
 mod restart;
 mod settle;

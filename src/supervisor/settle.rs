@@ -3,9 +3,13 @@
 
 use std::time::Instant;
 
+use crate::memory::Pool;
+use crate::status::State;
+
 use super::event_loop::Supervisor;
 use super::lifecycle::{Event, Gates, Rules};
 use super::order;
+use super::pages::HugePages;
 use super::sinks::Overall;
 use super::vm::Vm;
 
@@ -13,6 +17,7 @@ impl Supervisor {
     /// Does everything that is due, until nothing more follows from it.
     pub(super) fn settle(&mut self, now: u64) {
         self.clients.expire(now);
+        self.returns.expire(now);
         if self
             .sinks
             .properties
@@ -71,8 +76,10 @@ impl Supervisor {
                 dependencies: dependencies.and_then(|()| self.succession(index)),
                 property: !stuck && self.property_met(index),
                 turn,
+                pages: self.pages_back(index),
             };
             let vm = &mut self.vms[index];
+            vm.awaits_pages = gates.pages.is_err();
             if let Some(config) = &vm.config {
                 vm.life.set_rules(&Rules::of(config));
             }
@@ -103,6 +110,27 @@ impl Supervisor {
             )),
             None => Ok(()),
         }
+    }
+
+    /// The pages that it needs are in the pool, or none of them is on its way there.
+    fn pages_back(&self, index: usize) -> Result<(), String> {
+        let vm = &self.vms[index];
+        let needs = self.huge_pages(vm);
+        self.returns.back_for(vm.name.as_str(), &needs, |page| {
+            let free = Pool::read(page).ok()?.available();
+            // A launch that has not come to its memory yet will take its own.
+            let promised = self
+                .vms
+                .iter()
+                .filter(|vm| vm.life.state() == State::Starting && !vm.launch.has_memory())
+                .filter_map(|vm| self.huge_pages(vm).get(&page).copied());
+            Some(promised.fold(free, u64::saturating_sub))
+        })
+    }
+
+    fn huge_pages(&self, vm: &Vm) -> HugePages {
+        let config = vm.config.as_ref();
+        config.map_or_else(HugePages::new, |config| config.huge_pages(self.huge_page))
     }
 
     fn property_met(&self, index: usize) -> bool {

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use crate::config::{ConfigFile, VmConfig, VmName};
 use crate::console::{lines, Ring, DEFAULT_CAPACITY};
+use crate::error::Step;
 use crate::status::control::{LastEnd, StepTime, VmStatus};
 use crate::status::State;
 use crate::worker::Report;
@@ -15,6 +16,7 @@ use crate::worker::Report;
 use super::journal::{shorten, Journal};
 use super::lifecycle::{Lifecycle, Rules};
 use super::order::Peer;
+use super::pages::HugePages;
 use super::spawn::Worker;
 
 /// Steps kept of a launch: every region and function may have its own.
@@ -40,6 +42,20 @@ pub struct Launch {
     steps: Vec<StepTime>,
     micros: Option<u64>,
     end_visible: bool,
+    huge_pages: HugePages,
+}
+
+impl Launch {
+    /// It has taken its memory.
+    pub fn has_memory(&self) -> bool {
+        let memory = Step::Memory.as_str();
+        self.steps.iter().any(|step| step.step == memory)
+    }
+
+    /// The huge pages that it took, once.
+    pub fn take_pages(&mut self) -> HugePages {
+        std::mem::take(&mut self.huge_pages)
+    }
 }
 
 /// One VM.
@@ -65,6 +81,8 @@ pub struct Vm {
     pub removed: bool,
     /// It waits for what will not come by itself.
     pub stuck: bool,
+    /// It waits for huge pages to come back.
+    pub awaits_pages: bool,
     /// What its guest printed, over all launches.
     console: Option<Arc<Ring>>,
 }
@@ -88,6 +106,7 @@ impl Vm {
             launch: Launch::default(),
             removed: false,
             stuck: false,
+            awaits_pages: false,
             console: None,
         }
     }
@@ -183,6 +202,10 @@ impl Vm {
                     .launch
                     .begun
                     .map(|begun| u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX));
+                None
+            }
+            Report::HugePages(pages) => {
+                self.launch.huge_pages = pages.clone();
                 None
             }
             _ => None,

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What supervisor and worker say to each other.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{LaunchError, Step};
@@ -19,6 +21,8 @@ pub enum Report {
         /// For the log: "256 MiB hugetlb, 128 pages of 2 MiB".
         detail: String,
     },
+    /// Huge pages that the VM has taken, by page size in bytes.
+    HugePages(BTreeMap<u64, u64>),
     /// Something that a person should know and that does not stop the launch.
     Warning(String),
     /// START has returned.

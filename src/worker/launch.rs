@@ -8,6 +8,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
+use super::channel::Report;
 use super::reporter::Reporter;
 use crate::config::{Scheduling, VmConfig};
 use crate::dtb::{Draft, DtbProblem, Seeds};
@@ -113,6 +114,9 @@ pub fn launch(
         },
     )?;
     tell.warn(warnings);
+    if !choice.huge_pages.is_empty() {
+        tell.send(&Report::HugePages(choice.huge_pages));
+    }
 
     tell.step(
         Step::Kernel,

@@ -9,6 +9,7 @@ mod control;
 mod docs;
 mod host;
 mod order;
+mod pages;
 mod properties;
 mod reload;
 mod run;

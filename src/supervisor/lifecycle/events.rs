@@ -108,6 +108,8 @@ pub struct Gates {
     pub property: bool,
     /// No VM of higher priority is starting; else what it waits for.
     pub turn: Result<(), String>,
+    /// The huge pages of the last runs are back; else what it waits for.
+    pub pages: Result<(), String>,
 }
 
 /// What happens to a VM.

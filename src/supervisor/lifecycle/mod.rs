@@ -4,7 +4,7 @@
 //! ```text
 //! disabled, stopped, crashed, failed      no worker, nothing happens by itself
 //!    | boot, start
-//! waiting    gate: dependencies, then the property, then its turn
+//! waiting    gate: dependencies, then the property, then its turn, then huge pages
 //!    | fork
 //! starting ── running ── ready            a worker lives
 //!    |           |          |
@@ -14,7 +14,7 @@
 //! ```
 //!
 //! The verdict (why a VM is going) is made once, when it starts to go; what follows from it is
-//! decided when the worker is gone, because only then is the memory back.
+//! decided when the worker is gone, because its memory cannot be back before.
 
 mod aftermath;
 mod events;
@@ -155,7 +155,7 @@ impl Lifecycle {
         self.last_end.as_ref()
     }
 
-    /// It waits for dependencies, the property or its turn, and wants to hear of [`Gates`].
+    /// It waits for dependencies, the property, its turn or huge pages, and wants to hear of [`Gates`].
     pub fn at_gate(&self) -> bool {
         matches!(self.phase, Phase::Gate { .. })
     }
@@ -364,7 +364,7 @@ impl Lifecycle {
             self.publish(State::Waiting, reason, now);
             return;
         }
-        if let Err(reason) = &gates.turn {
+        if let Err(reason) = gates.turn.as_ref().and(gates.pages.as_ref()) {
             // The property was seen: its clock no longer runs.
             *property_deadline = None;
             self.publish(State::Waiting, reason, now);

@@ -29,6 +29,7 @@ fn open() -> Gates {
         dependencies: Ok(()),
         property: true,
         turn: Ok(()),
+        pages: Ok(()),
     }
 }
 
@@ -410,6 +411,7 @@ fn what_is_waited_for_is_the_reason() {
         dependencies: Err("for x to be running".to_owned()),
         property: false,
         turn: Err("for its turn".to_owned()),
+        pages: Err("for its pages".to_owned()),
     };
     story.on(Event::Boot).on(Event::Gates(&gates));
     assert_eq!(story.last().1, "for x to be running");
@@ -427,6 +429,10 @@ fn what_is_waited_for_is_the_reason() {
     story.on(Event::Gates(&gates));
     assert_eq!(story.last().1, "for its turn");
     assert_eq!(story.life.deadline(), None);
+    gates.turn = Ok(());
+    story.on(Event::Gates(&gates));
+    assert_eq!(story.last().1, "for its pages");
+    assert!(story.life.at_gate() && story.asked.is_empty());
     gates.property = false;
     story.on(Event::Gates(&gates));
     story.sleep();
@@ -503,12 +509,12 @@ fn any_event() -> impl Strategy<Value = Any> {
         Just(EndReason::Watchdog),
         Just(EndReason::Unreported),
     ];
-    let gates =
-        (any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(after, property, turn)| Gates {
-            dependencies: if after { Ok(()) } else { Err("x".to_owned()) },
-            property,
-            turn: if turn { Ok(()) } else { Err("y".to_owned()) },
-        });
+    let gates = any::<[bool; 4]>().prop_map(|[after, property, turn, pages]| Gates {
+        dependencies: if after { Ok(()) } else { Err("x".to_owned()) },
+        property,
+        turn: if turn { Ok(()) } else { Err("y".to_owned()) },
+        pages: if pages { Ok(()) } else { Err("z".to_owned()) },
+    });
     prop_oneof![
         1 => Just(Any::Boot),
         1 => Just(Any::Start),

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Huge pages that come back late, as from a kernel that takes a VM down after its worker is gone.
+
+use std::io::Write;
+
+use gunyahd::memory::Pool;
+use gunyahd::status::State;
+use serde_json::json;
+
+use crate::host::{Host, Watch};
+
+const PAGE: u64 = 2 << 20;
+
+/// Milliseconds; several looks at the pool.
+const TEARDOWN: u64 = 300;
+
+/// More than half of the pool: two runs at a time do not fit. `None`, and a loud word, without one.
+fn most_of_the_pool() -> Option<u64> {
+    let free = Pool::read(PAGE).map_or(0, |pool| pool.available());
+    if free < 2 {
+        let why = "no two free huge pages of 2 MiB";
+        assert!(
+            std::env::var_os("GUNYAHD_NO_SKIP").is_none(),
+            "may not be skipped: {why}"
+        );
+        let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
+        return None;
+    }
+    Some((free / 2 + 1).max(2))
+}
+
+fn runs_on_huge_pages(host: &Host, vm: &str) {
+    let status = host.status(vm);
+    let memory = status.steps.iter().find(|step| step.step == "memory");
+    let detail = &memory.expect("a memory step").detail;
+    assert!(detail.ends_with("hugetlb"), "{detail}");
+    assert_eq!(status.restarts, 0, "{status:?}");
+}
+
+fn waited_for(watch: &Watch, reason: &str) {
+    let mut reasons = watch.changes.iter().map(|change| change.reason.as_str());
+    assert!(
+        reasons.any(|told| told.starts_with(reason)),
+        "never {reason}: {:?}",
+        watch.changes
+    );
+}
+
+#[test]
+fn a_launch_waits_for_the_pages_of_the_run_before() {
+    let Some(pages) = most_of_the_pool() else {
+        return;
+    };
+    let mut host = Host::new();
+    let config = json!({
+        "memory": {"size": pages * PAGE, "page_size": "2M", "backing": ["hugetlb", "thp"]},
+        "vcpus": {"scheduling": "proxy"},
+    });
+    host.vm("a", config)
+        .script(&format!(
+            "teardown delay {TEARDOWN}\nvm 1 exit reset after 20\n"
+        ))
+        .boot();
+    // The guest's own reset.
+    let mut watch = host.watch();
+    host.wait_until("it was reset", |host| host.status("a").resets == 1);
+    host.until("a", State::Running);
+    runs_on_huge_pages(&host, "a");
+    // Asked for by somebody.
+    let (code, text) = host.told(&["restart", "a"]);
+    assert_eq!(code, 0, "{text}");
+    runs_on_huge_pages(&host, "a");
+    // Another VM in the same file.
+    let text = std::fs::read_to_string(host.path("vms/a.json")).unwrap();
+    host.file("a.json", &text.replace("\"a\"", "\"b\""));
+    host.signal(nix::sys::signal::Signal::SIGHUP);
+    watch.until_next("b", State::Running);
+    runs_on_huge_pages(&host, "b");
+
+    waited_for(&watch, "for the pages of its last run: needs ");
+    waited_for(&watch, "for the pages of a's last run: needs ");
+    // While pages are on their way, gunyahd ends all the same.
+    host.ctl(&["restart", "b", "--no-wait"]);
+    assert_eq!(host.shut_down(), Some(0));
+}
