@@ -91,6 +91,9 @@ pub struct LaunchError {
     pub cause: String,
     /// What to do.
     pub cure: String,
+    /// No waiting mends it: the same files give the same answer.
+    #[serde(default)]
+    pub lasting: bool,
 }
 
 impl LaunchError {
@@ -102,7 +105,14 @@ impl LaunchError {
             errno: None,
             cause: String::new(),
             cure: String::new(),
+            lasting: matches!(step, Step::Config | Step::Images | Step::Plan),
         }
+    }
+
+    /// The same files would give the same answer.
+    pub fn lasting(mut self) -> Self {
+        self.lasting = true;
+        self
     }
 
     /// Adds the system's answer.

@@ -48,9 +48,10 @@ impl Images {
         )
         .map_err(|error| {
             let failed = LaunchError::new(Step::Kernel, format!("{}: {error}", what()));
-            match open.cut_since() {
-                Some(cause) => failed.cause(cause).cure(REPLACE_BY_RENAME),
-                None => failed.cure(PACK_AGAIN),
+            match (open.cut_since(), error) {
+                (Some(cause), _) => failed.cause(cause).cure(REPLACE_BY_RENAME),
+                (None, gzip::UnpackError::Read(_)) => failed,
+                (None, _) => failed.cure(PACK_AGAIN).lasting(),
             }
         })?;
         if size != room.len() {

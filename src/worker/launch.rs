@@ -216,6 +216,7 @@ fn dtb_error(problems: &[DtbProblem]) -> LaunchError {
             .filter(|problem| !problem.is_warning())
             .map(ToString::to_string),
     )
+    .lasting()
 }
 
 // A launch tells the first problem; all of them are what `gunyahd check` is for.

@@ -41,6 +41,32 @@ fn one_good_file_runs_beside_three_broken_ones() {
 }
 
 #[test]
+fn faulty_files_are_given_up_at_once() {
+    let mut host = Host::new();
+    std::fs::write(host.path("rubbish.dtb"), [0xd0; 64]).unwrap();
+    // A gzip'ed kernel whose sum is wrong: seen only when all of it was unpacked.
+    let packed = Command::new("gzip")
+        .arg("-kn")
+        .arg(host.path("Image"))
+        .status();
+    assert!(packed.unwrap().success());
+    let gzip = host.path("Image.gz");
+    let mut bytes = std::fs::read(&gzip).unwrap();
+    let sum = bytes.len() - 8;
+    bytes[sum] ^= 1;
+    std::fs::write(&gzip, bytes).unwrap();
+    host.vm("dtb", json!({"dtb": {"path": host.path("rubbish.dtb")}}))
+        .vm("gzip", json!({"kernel": {"path": gzip}}))
+        .boot();
+    for (vm, word) in [("dtb", "dtb: "), ("gzip", "CRC32")] {
+        host.until(vm, State::Failed);
+        let status = host.status(vm);
+        assert!(status.reason.contains(word), "{status:?}");
+        assert_eq!(status.restarts, 0, "{status:?}");
+    }
+}
+
+#[test]
 fn no_vms_is_fine_and_said() {
     let mut host = Host::new();
     host.bare().boot();

@@ -2,7 +2,7 @@
 //! What follows when a VM's worker is gone.
 
 use crate::config::RestartPolicy;
-use crate::error::{LaunchError, Step};
+use crate::error::Step;
 use crate::status::control::LastEnd;
 use crate::status::{EndReason, State};
 
@@ -89,7 +89,7 @@ impl Lifecycle {
                 }
             }
             Verdict::Ended(EndReason::Reset, detail) => self.after_reset(&detail, now),
-            Verdict::LaunchFailed(error) if is_lasting(&error) => {
+            Verdict::LaunchFailed(error) if error.lasting => {
                 self.publish(State::Failed, error.to_string(), now);
             }
             Verdict::LaunchFailed(error) => self.after_failed_launch(&error.to_string(), now),
@@ -167,11 +167,6 @@ impl Lifecycle {
             }
         }
     }
-}
-
-/// What no waiting mends: the same files give the same answer.
-fn is_lasting(error: &LaunchError) -> bool {
-    matches!(error.step, Step::Config | Step::Images | Step::Plan)
 }
 
 /// A guest's end for people.
