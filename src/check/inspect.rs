@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 use super::{Options, VmReport};
-use crate::config::{Problem, VmConfig};
-use crate::dtb::{Draft, DtbProblem, Seeds};
+use crate::config::{Partial, Places, Problem, VmConfig};
+use crate::dtb::{Draft, DtbProblem, Seeds, Tree};
 use crate::error::Step;
-use crate::image::{arm64, ImageInfo, ImageProblem, Images, KernelInfo, KernelLayout, OpenFile};
+use crate::image::{
+    arm64, probe, ImageInfo, ImageProblem, Images, KernelInfo, KernelLayout, OpenFile,
+};
 use crate::plan::{plan, PlanProblem};
 
 /// All that can be known of a VM, and all that is wrong with it.
@@ -25,11 +27,12 @@ pub(super) fn vm(config: VmConfig, options: &Options) -> (VmReport, Vec<Problem>
     };
     let found = below(&report.config, options.root.as_deref());
     let config = &report.config;
+    let at = At::of(config);
 
     let images = match Images::open(&found) {
         Ok(images) => Some(images),
         Err(wrong) => {
-            problems.extend(wrong.iter().map(|wrong| of_image(config, wrong)));
+            problems.extend(wrong.iter().map(|wrong| of_image(at, wrong)));
             None
         }
     };
@@ -37,13 +40,13 @@ pub(super) fn vm(config: VmConfig, options: &Options) -> (VmReport, Vec<Problem>
         // What is larger than its memory is the plan's to tell, and takes long to unpack.
         if images.info.kernel.size <= config.memory.size {
             let damaged = images.verify_kernel().err();
-            problems.extend(damaged.map(|wrong| of_image(config, &wrong)));
+            problems.extend(damaged.map(|wrong| of_image(at, &wrong)));
         }
     }
     let draft = match draft(&found, images.as_ref(), &problems) {
         Some(Ok(draft)) => Some(draft),
         Some(Err(wrong)) => {
-            problems.extend(of_dtb(config, &wrong));
+            problems.extend(of_dtb(at, &wrong));
             None
         }
         None => None,
@@ -66,8 +69,10 @@ pub(super) fn vm(config: VmConfig, options: &Options) -> (VmReport, Vec<Problem>
     }
     let planned = match (&images, &draft) {
         (Some(images), Some(draft)) => plan(config, &images.info, draft.facts().blob_len_max, host),
-        // What is wrong with the regions shows without files as well.
-        _ => plan(config, &stand_in(config), 0, host),
+        // What is wrong without a devicetree is wrong with any.
+        (Some(images), None) => plan(config, &images.info, 0, host),
+        // So are regions, and files that do not fit beside the smallest kernel.
+        (None, _) => plan(config, &stand_in(&found), 0, host),
     };
     match planned {
         Ok(plan) => {
@@ -80,16 +85,15 @@ pub(super) fn vm(config: VmConfig, options: &Options) -> (VmReport, Vec<Problem>
                         report.warnings.extend(plan.warnings.iter().cloned());
                         report.plan = Some(plan);
                     }
-                    Err(wrong) => problems.extend(of_dtb(config, &wrong)),
+                    Err(wrong) => problems.extend(of_dtb(at, &wrong)),
                 }
             }
         }
         Err(wrong) => {
-            let known = images.is_some() && draft.is_some();
-            let told = wrong.iter().filter(|wrong| {
-                known || wrong.key.starts_with("memory") || wrong.key.starts_with("regions")
-            });
-            problems.extend(told.map(|wrong| of_plan(config, wrong)));
+            // What is not there, or no kernel, is told already.
+            let stood_in = |key: &str| images.is_none() && key.starts_with("kernel");
+            let told = wrong.iter().filter(|wrong| !stood_in(&wrong.key));
+            problems.extend(told.map(|wrong| of_plan(at, wrong)));
         }
     }
     problems.sort_by_key(|problem| problem.place);
@@ -97,10 +101,73 @@ pub(super) fn vm(config: VmConfig, options: &Options) -> (VmReport, Vec<Problem>
     (report, problems)
 }
 
+/// All that is wrong with a VM whose file has mistakes, the ones that are `told` already included.
+pub(super) fn flawed(
+    file: &Path,
+    mut partial: Partial,
+    mut told: Vec<Problem>,
+    options: &Options,
+) -> Vec<Problem> {
+    let found = match partial.config.take() {
+        Some(config) => vm(*config, options).1,
+        None => files(file, &partial, options.root.as_deref()),
+    };
+    // A mistake shows in what follows from it once more, by the same key or one around it.
+    let news: Vec<Problem> = found
+        .into_iter()
+        .filter(|problem| !told.iter().any(|told| covers(&told.key, &problem.key)))
+        .collect();
+    for problem in news {
+        let after = |other: &Problem| other.place > problem.place;
+        let at = told.iter().position(after).unwrap_or(told.len());
+        told.insert(at, problem);
+    }
+    told
+}
+
+/// Whether a mistake of the key `told` can be the reason for one of `key`.
+fn covers(told: &str, key: &str) -> bool {
+    let within = |inner: &str, outer: &str| {
+        inner
+            .strip_prefix(outer)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    };
+    // Where a file goes is told by the plan at the file's path.
+    let placed = told.strip_suffix(".offset");
+    within(told, key) || within(key, told) || placed.is_some_and(|file| within(key, file))
+}
+
+/// What is wrong with the files of a VM of which nothing else is known.
+fn files(file: &Path, partial: &Partial, root: Option<&Path>) -> Vec<Problem> {
+    let at = At {
+        file,
+        places: &partial.places,
+    };
+    let mut problems = Vec::new();
+    for (key, path) in &partial.files {
+        match probe(key, &on_device(path, root), partial.kernel_format) {
+            Ok(None) => {}
+            Ok(Some(dtb)) => {
+                let unreadable = Tree::parse(&dtb).err().map(DtbProblem::Unreadable);
+                problems.extend(of_dtb(at, unreadable.as_slice()));
+            }
+            Err(wrong) => problems.push(of_image(at, &wrong)),
+        }
+    }
+    problems
+}
+
+/// Where a path of the device is found.
+fn on_device(path: &Path, root: Option<&Path>) -> PathBuf {
+    match root {
+        Some(root) => root.join(path.strip_prefix("/").unwrap_or(path)),
+        None => path.to_owned(),
+    }
+}
+
 /// The config with its paths below `root`.
 fn below(config: &VmConfig, root: Option<&Path>) -> VmConfig {
     let mut config = config.clone();
-    let Some(root) = root else { return config };
     let mut paths: Vec<&mut PathBuf> = vec![&mut config.kernel.path];
     paths.extend(config.initrd.as_mut().map(|initrd| &mut initrd.path));
     paths.extend(config.dtb.path.as_mut());
@@ -111,7 +178,7 @@ fn below(config: &VmConfig, root: Option<&Path>) -> VmConfig {
             .filter_map(|region| region.file.as_mut()),
     );
     for path in paths {
-        *path = root.join(path.strip_prefix("/").unwrap_or(path));
+        *path = on_device(path, root);
     }
     config
 }
@@ -138,8 +205,9 @@ fn draft(
     Some(Draft::given(&bytes, config))
 }
 
-/// Files that fit everywhere, for a plan of the regions alone.
+/// Files of which one is missing or no kernel: the smallest kernel, and the others as they are.
 fn stand_in(config: &VmConfig) -> ImageInfo {
+    let size = |path: &PathBuf| OpenFile::open(path).ok().map(|open| open.size);
     let header = arm64::Header {
         text_offset: 0,
         image_size: 1,
@@ -150,24 +218,44 @@ fn stand_in(config: &VmConfig) -> ImageInfo {
             size: 1,
             layout: KernelLayout::Image(header),
         },
-        initrd: None,
-        regions: vec![None; config.regions.len()],
+        initrd: config.initrd.as_ref().and_then(|initrd| size(&initrd.path)),
+        regions: config
+            .regions
+            .iter()
+            .map(|region| size(region.file.as_ref()?))
+            .collect(),
     }
 }
 
-fn problem(config: &VmConfig, key: &str, message: String, hint: &str) -> Problem {
-    let problem = Problem {
-        place: config.places.of(key),
-        key: key.to_owned(),
-        ..Problem::of_file(&config.file, message)
-    };
-    match hint {
-        "" => problem,
-        hint => problem.hint(hint),
+/// A file and its keys.
+#[derive(Clone, Copy)]
+struct At<'a> {
+    file: &'a Path,
+    places: &'a Places,
+}
+
+impl<'a> At<'a> {
+    fn of(config: &'a VmConfig) -> Self {
+        Self {
+            file: &config.file,
+            places: &config.places,
+        }
+    }
+
+    fn problem(self, key: &str, message: String, hint: &str) -> Problem {
+        let problem = Problem {
+            place: self.places.of(key),
+            key: key.to_owned(),
+            ..Problem::of_file(self.file, message)
+        };
+        match hint {
+            "" => problem,
+            hint => problem.hint(hint),
+        }
     }
 }
 
-fn of_image(config: &VmConfig, wrong: &ImageProblem) -> Problem {
+fn of_image(at: At<'_>, wrong: &ImageProblem) -> Problem {
     let error = &wrong.error;
     let mut message = error.what.clone();
     if let Some(raw) = error.errno {
@@ -177,21 +265,21 @@ fn of_image(config: &VmConfig, wrong: &ImageProblem) -> Problem {
     if !error.cause.is_empty() {
         message.push_str(&format!("; {}", error.cause));
     }
-    problem(config, &wrong.key, message, &error.cure)
+    at.problem(&wrong.key, message, &error.cure)
 }
 
 /// Named by its rule, so that it can be looked up in `docs/devicetree.md`.
-fn of_dtb<'a>(config: &'a VmConfig, wrong: &'a [DtbProblem]) -> impl Iterator<Item = Problem> + 'a {
+fn of_dtb<'a>(at: At<'a>, wrong: &'a [DtbProblem]) -> impl Iterator<Item = Problem> + 'a {
     let stops = wrong.iter().filter(|wrong| !wrong.is_warning());
-    stops.map(|wrong| {
+    stops.map(move |wrong| {
         let mut message = format!("[{}] {} ({})", wrong.rule(), wrong.what(), wrong.cause());
         if let Some(errno) = wrong.errno() {
             message.push_str(&format!(", START would answer {errno:?}"));
         }
-        problem(config, wrong.key(), message, wrong.cure())
+        at.problem(wrong.key(), message, wrong.cure())
     })
 }
 
-fn of_plan(config: &VmConfig, wrong: &PlanProblem) -> Problem {
-    problem(config, &wrong.key, wrong.what.clone(), &wrong.cure)
+fn of_plan(at: At<'_>, wrong: &PlanProblem) -> Problem {
+    at.problem(&wrong.key, wrong.what.clone(), &wrong.cure)
 }

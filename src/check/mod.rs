@@ -141,7 +141,7 @@ pub fn check(options: &Options) -> Report {
             .map(|directory| format!("{}: no *.json in it", directory.display()))
             .collect(),
     };
-    for file in set.files {
+    for (file, partial) in set.files.into_iter().zip(set.partial) {
         match file.config {
             Ok(config) => {
                 let (mut vm, problems) = inspect::vm(config, options);
@@ -149,7 +149,11 @@ pub fn check(options: &Options) -> Report {
                 report.vms.push(vm);
                 report.problems.extend(problems);
             }
-            Err(problems) => report.problems.extend(problems),
+            // A mistake must not hide the others.
+            Err(problems) => {
+                let all = inspect::flawed(&file.path, partial, problems, options);
+                report.problems.extend(all);
+            }
         }
     }
     report

@@ -117,7 +117,7 @@ impl<'a> Fields<'a> {
                 report.at(member.place, &full, "unknown key", hint);
                 continue;
             }
-            report.places.0.insert(full, member.place);
+            report.read.places.0.insert(full, member.place);
             fields.members.insert(key, &member.value);
         }
         Some(fields)

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 
 use super::json;
 use super::limits;
+use super::partial::Partial;
 use super::problem::{Problem, Report};
 use super::sections;
 use super::types::VmConfig;
@@ -23,12 +24,21 @@ pub fn load(path: &Path) -> Result<VmConfig, Vec<Problem>> {
 
 /// Reads the text of a file; `path` is for messages.
 pub fn parse(path: &Path, text: &str) -> Result<VmConfig, Vec<Problem>> {
+    let (partial, problems) = parse_partly(path, text);
+    match partial.config {
+        Some(config) if problems.is_empty() => Ok(*config),
+        _ => Err(problems),
+    }
+}
+
+/// The same, with what could be read of a file with mistakes.
+pub(super) fn parse_partly(path: &Path, text: &str) -> (Partial, Vec<Problem>) {
     let mut report = Report::new(path);
     match json::read(text) {
         Ok(root) => sections::vm(path, &root, report),
         Err(error) => {
             report.at(error.place, "", error.message, error.hint);
-            Err(report.end().0)
+            report.end(None)
         }
     }
 }

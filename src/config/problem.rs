@@ -4,7 +4,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::types::{Place, Places};
+use super::partial::Partial;
+use super::types::{Place, VmConfig};
 
 /// A mistake in a config file: where it is, what it is and, where it can be told, what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +64,8 @@ const MAX_PROBLEMS: usize = 100;
 /// What the reading of one file has found so far.
 pub(super) struct Report {
     file: PathBuf,
-    pub places: Places,
+    /// What could be read, wherever else the mistakes are.
+    pub read: Partial,
     problems: Vec<Problem>,
     left_out: usize,
 }
@@ -72,7 +74,7 @@ impl Report {
     pub fn new(file: &Path) -> Self {
         Self {
             file: file.to_owned(),
-            places: Places::default(),
+            read: Partial::default(),
             problems: Vec::new(),
             left_out: 0,
         }
@@ -80,12 +82,12 @@ impl Report {
 
     /// A problem of `key`, at its place or the nearest one above it.
     pub fn problem(&mut self, key: &str, message: impl Into<String>) {
-        self.at(self.places.of(key), key, message, None);
+        self.at(self.read.places.of(key), key, message, None);
     }
 
     /// The same, with what to do.
     pub fn problem_hint(&mut self, key: &str, message: impl Into<String>, hint: impl Into<String>) {
-        self.at(self.places.of(key), key, message, Some(hint.into()));
+        self.at(self.read.places.of(key), key, message, Some(hint.into()));
     }
 
     /// A problem at a place of its own.
@@ -114,13 +116,15 @@ impl Report {
         self.problems.len() >= MAX_PROBLEMS
     }
 
-    /// The problems by their place, and the places of all keys.
-    pub fn end(mut self) -> (Vec<Problem>, Places) {
+    /// What could be read, and the problems by their place. `config` is there if every value could be.
+    pub fn end(mut self, config: Option<VmConfig>) -> (Partial, Vec<Problem>) {
         self.problems.sort_by_key(|problem| problem.place);
         if self.left_out > 0 {
             let more = format!("and {} more problems", self.left_out);
             self.problems.push(Problem::of_file(&self.file, more));
         }
-        (self.problems, self.places)
+        let places = self.read.places.clone();
+        self.read.config = config.map(|config| Box::new(VmConfig { places, ..config }));
+        (self.read, self.problems)
     }
 }

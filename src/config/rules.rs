@@ -213,17 +213,15 @@ pub(super) fn stop_without_console(r: &mut Report) {
 }
 
 /// A VM does not wait for itself, nor for another one twice.
-pub(super) fn after(name: &VmName, start: &StartConfig, r: &mut Report) {
-    for (index, dependency) in start.after.iter().enumerate() {
-        let key = item_key("start.after", index);
-        if dependency.vm == *name {
-            r.problem(&key, format!("{name} would wait for itself"));
+pub(super) fn after(r: &mut Report) {
+    let after = r.read.after.clone();
+    for (index, (key, dependency)) in after.iter().enumerate() {
+        let vm = &dependency.vm;
+        if r.read.name.as_ref() == Some(vm) {
+            r.problem(key, format!("{vm} would wait for itself"));
         }
-        if start.after[..index]
-            .iter()
-            .any(|other| other.vm == dependency.vm)
-        {
-            r.problem(&key, format!("names {} twice", dependency.vm));
+        if after[..index].iter().any(|(_, other)| other.vm == *vm) {
+            r.problem(key, format!("names {vm} twice"));
         }
     }
 }

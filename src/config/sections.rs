@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::fields::Fields;
 use super::json::{Node, Value};
 use super::limits;
+use super::partial::Partial;
 use super::problem::{Problem, Report};
 use super::rules;
 use super::types::*;
@@ -32,15 +33,11 @@ const OFFSET: SizeRule = SizeRule {
 };
 
 /// The whole file.
-pub(super) fn vm(file: &Path, root: &Node, mut report: Report) -> Result<VmConfig, Vec<Problem>> {
-    report.places.0.insert(String::new(), root.place);
+pub(super) fn vm(file: &Path, root: &Node, mut report: Report) -> (Partial, Vec<Problem>) {
+    report.read.places.0.insert(String::new(), root.place);
     let config = Fields::open(root, "", "", &mut report)
         .and_then(|fields| sections(file, &fields, &mut report));
-    let (problems, places) = report.end();
-    match config {
-        Some(config) if problems.is_empty() => Ok(VmConfig { places, ..config }),
-        _ => Err(problems),
-    }
+    report.end(config)
 }
 
 // Every section is read before the first `?`, so that all problems of a file are told at once.
@@ -87,9 +84,7 @@ fn sections(file: &Path, fields: &Fields, r: &mut Report) -> Option<VmConfig> {
     if let (Some(Some(_)), Some(None)) = (&stop, &console) {
         rules::stop_without_console(r);
     }
-    if let (Some(name), Some(start)) = (&name, &start) {
-        rules::after(name, start, r);
-    }
+    rules::after(r);
 
     Some(VmConfig {
         file: file.to_owned(),
@@ -122,6 +117,7 @@ fn vm_name(node: &Node, key: &str, r: &mut Report) -> Option<VmName> {
         );
         r.problem(key, message);
     }
+    r.read.name.clone_from(&name);
     name
 }
 
@@ -259,6 +255,7 @@ fn kernel(node: &Node, key: &str, r: &mut Report) -> Option<KernelConfig> {
     let fields = Fields::open(node, key, key, r)?;
     let path = fields.required(r, "path", path);
     let format = fields.or(r, "format", KernelFormat::Auto, word(words::KERNEL_FORMAT));
+    r.read.kernel_format = format.unwrap_or(KernelFormat::Auto);
     let offset = fields.optional(r, "offset", size(OFFSET));
     let cmdline = fields.or(r, "cmdline", "", line_or_empty(limits::CMDLINE));
     Some(KernelConfig {
@@ -408,7 +405,11 @@ fn dependency(node: &Node, key: &str, r: &mut Report) -> Option<Dependency> {
         None => (text, false),
     };
     match VmName::new(name) {
-        Some(vm) => Some(Dependency { vm, ready }),
+        Some(vm) => {
+            let dependency = Dependency { vm, ready };
+            r.read.after.push((key.to_owned(), dependency.clone()));
+            Some(dependency)
+        }
         None => {
             let message = format!(
                 "wants a VM's name, or \"name:ready\", found \"{}\"",

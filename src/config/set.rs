@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::json::{self, Value};
-use super::load::{errno, parse, read};
+use super::between::{self, Files};
+use super::load::{errno, parse_partly, read};
+use super::partial::Partial;
 use super::problem::Problem;
 use super::types::{VmConfig, VmName};
 
@@ -31,6 +32,8 @@ pub struct ConfigSet {
     pub problems: Vec<Problem>,
     /// Directories that have no config in them.
     pub empty: Vec<PathBuf>,
+    /// What could be read of each of `files`, in their order. The config of a good one is with its file.
+    pub partial: Vec<Partial>,
 }
 
 impl ConfigSet {
@@ -153,10 +156,14 @@ fn fill(set: &mut ConfigSet, paths: Vec<PathBuf>, whole: bool, known: &BTreeMap<
     let mut taken: BTreeSet<VmName> = unread.keys().cloned().collect();
     refuse_twins(&mut loaded, unread);
     taken.extend(loaded.iter().filter_map(|file| file.name.clone()));
-    set.files = name_all(loaded, taken);
-    refuse_unknown(&mut set.files, whole);
-    refuse_unready(&mut set.files);
-    refuse_cycles(&mut set.files);
+    (set.files, set.partial) = name_all(loaded, taken);
+    let mut files = Files {
+        files: &mut set.files,
+        partial: &mut set.partial,
+    };
+    files.refuse_unknown(whole);
+    files.refuse_unready();
+    files.refuse_cycles();
 }
 
 /// What a file's right to its name rests on; the first is the best.
@@ -174,17 +181,23 @@ struct Loaded {
     path: PathBuf,
     name: Option<VmName>,
     claim: Claim,
+    partial: Partial,
     config: Result<VmConfig, Vec<Problem>>,
 }
 
 fn load_named(path: PathBuf, before: Option<&VmName>) -> Loaded {
-    let (said, config) = match read(&path) {
-        Ok(text) => match parse(&path, &text) {
-            Ok(config) => (Some(config.name.clone()), Ok(config)),
-            Err(problems) => (name_in(&text), Err(problems)),
-        },
-        Err(problem) => (None, Err(vec![*problem])),
+    let (mut partial, problems) = match read(&path) {
+        Ok(text) => parse_partly(&path, &text),
+        Err(problem) => (Partial::default(), vec![*problem]),
     };
+    let config = match partial.config.take() {
+        Some(config) if problems.is_empty() => Ok(*config),
+        flawed => {
+            partial.config = flawed;
+            Err(problems)
+        }
+    };
+    let said = partial.name.clone();
     let (name, claim) = match (&config, before) {
         (Ok(_), _) => (said, Claim::Good),
         (Err(_), Some(before)) => (Some(before.clone()), Claim::Known),
@@ -194,19 +207,8 @@ fn load_named(path: PathBuf, before: Option<&VmName>) -> Loaded {
         path,
         name,
         claim,
+        partial,
         config,
-    }
-}
-
-// The name that a broken file gives.
-fn name_in(text: &str) -> Option<VmName> {
-    let Value::Object(members) = json::read(text).ok()?.value else {
-        return None;
-    };
-    let member = members.iter().find(|member| member.key == "name")?;
-    match &member.value.value {
-        Value::String(name) => VmName::new(name),
-        _ => None,
     }
 }
 
@@ -229,25 +231,24 @@ fn refuse_twins(loaded: &mut [Loaded], mut owners: BTreeMap<VmName, String>) {
                 continue;
             };
             file.name = None;
-            if let Ok(config) = &file.config {
+            // A file that says nothing now may be known by a name that has gone to another.
+            if file.partial.name.as_ref() == Some(&name) {
                 let message = format!("\"{name}\" is the name of another VM, in {owner}");
-                file.config = Err(vec![problem_of(config, "name", message)]);
+                let problem = Problem {
+                    place: file.partial.places.of("name"),
+                    key: "name".to_owned(),
+                    ..Problem::of_file(&file.path, message)
+                };
+                between::add(&mut file.config, &mut file.partial, problem);
             }
         }
     }
 }
 
-fn problem_of(config: &VmConfig, key: &str, message: String) -> Problem {
-    Problem {
-        place: config.places.of(key),
-        key: key.to_owned(),
-        ..Problem::of_file(&config.file, message)
-    }
-}
-
 // A file without a usable name is known by its own, made unique.
-fn name_all(loaded: Vec<Loaded>, mut taken: BTreeSet<VmName>) -> Vec<ConfigFile> {
+fn name_all(loaded: Vec<Loaded>, mut taken: BTreeSet<VmName>) -> (Vec<ConfigFile>, Vec<Partial>) {
     let mut files = Vec::new();
+    let mut partial = Vec::new();
     for file in loaded {
         let vm = match file.name {
             Some(name) => Some(name),
@@ -260,9 +261,10 @@ fn name_all(loaded: Vec<Loaded>, mut taken: BTreeSet<VmName>) -> Vec<ConfigFile>
                 vm,
                 config: file.config,
             });
+            partial.push(file.partial);
         }
     }
-    files
+    (files, partial)
 }
 
 fn name_of_path(path: &Path, taken: &BTreeSet<VmName>) -> Option<VmName> {
@@ -286,122 +288,4 @@ fn name_of_path(path: &Path, taken: &BTreeSet<VmName>) -> Option<VmName> {
         })
         .filter_map(|text| VmName::new(&text))
         .find(|name| !taken.contains(name))
-}
-
-fn refuse(files: &mut [ConfigFile], problems: Vec<(usize, Problem)>) {
-    for (index, problem) in problems {
-        match &mut files[index].config {
-            Err(problems) => problems.push(problem),
-            config => *config = Err(vec![problem]),
-        }
-    }
-}
-
-/// The good configs with their index.
-fn good(files: &[ConfigFile]) -> impl Iterator<Item = (usize, &VmConfig)> {
-    files
-        .iter()
-        .enumerate()
-        .filter_map(|(index, file)| Some((index, file.config.as_ref().ok()?)))
-}
-
-fn refuse_unknown(files: &mut [ConfigFile], whole: bool) {
-    if !whole {
-        return;
-    }
-    let names: BTreeSet<&VmName> = files.iter().map(|file| &file.vm).collect();
-    let mut problems = Vec::new();
-    for (file, config) in good(files) {
-        for (index, dependency) in config.start.after.iter().enumerate() {
-            if names.contains(&dependency.vm) {
-                continue;
-            }
-            let key = format!("start.after[{index}]");
-            let message = format!("waits for \"{}\", which no file describes", dependency.vm);
-            let mut problem = problem_of(config, &key, message);
-            let known = names.iter().map(|name| name.as_str());
-            if let Some(near) = super::fields::nearest(dependency.vm.as_str(), known) {
-                problem = problem.hint(format!("did you mean \"{near}\"?"));
-            }
-            problems.push((file, problem));
-        }
-    }
-    refuse(files, problems);
-}
-
-// Who waits for `x:ready` would wait for ever if nothing ever made x ready.
-fn refuse_unready(files: &mut [ConfigFile]) {
-    let unready: BTreeSet<&VmName> = good(files)
-        .filter(|(_, config)| config.ready.is_none())
-        .map(|(_, config)| &config.name)
-        .collect();
-    let mut problems = Vec::new();
-    for (file, config) in good(files) {
-        for (index, dependency) in config.start.after.iter().enumerate() {
-            if dependency.ready && unready.contains(&dependency.vm) {
-                let vm = &dependency.vm;
-                let key = format!("start.after[{index}]");
-                let message = format!("waits for {vm} to be ready, and {vm} has no `ready`");
-                let hint = format!("give {vm} a `ready`, or wait for \"{vm}\" to run");
-                problems.push((file, problem_of(config, &key, message).hint(hint)));
-            }
-        }
-    }
-    refuse(files, problems);
-}
-
-fn refuse_cycles(files: &mut [ConfigFile]) {
-    let waits: BTreeMap<&VmName, Vec<&VmName>> = good(files)
-        .map(|(_, config)| {
-            let after = config.start.after.iter().map(|dependency| &dependency.vm);
-            (&config.name, after.collect())
-        })
-        .collect();
-    let mut problems = Vec::new();
-    for (file, config) in good(files) {
-        let Some(cycle) = cycle(&config.name, &waits) else {
-            continue;
-        };
-        let next = cycle.get(1).copied();
-        let index = config
-            .start
-            .after
-            .iter()
-            .position(|dependency| Some(&dependency.vm) == next)
-            .unwrap_or(0);
-        let names: Vec<&str> = cycle.iter().map(|name| name.as_str()).collect();
-        let message = format!("these VMs wait for each other: {}", names.join(" -> "));
-        problems.push((
-            file,
-            problem_of(config, &format!("start.after[{index}]"), message),
-        ));
-    }
-    refuse(files, problems);
-}
-
-/// The shortest way from `start` back to itself.
-fn cycle<'a>(
-    start: &'a VmName,
-    waits: &BTreeMap<&'a VmName, Vec<&'a VmName>>,
-) -> Option<Vec<&'a VmName>> {
-    let mut came_from: BTreeMap<&VmName, &VmName> = BTreeMap::new();
-    let mut queue = std::collections::VecDeque::from([start]);
-    while let Some(vm) = queue.pop_front() {
-        for next in waits.get(vm).into_iter().flatten() {
-            if *next == start {
-                let mut way = vec![start, vm];
-                // Only `start` itself came from nowhere.
-                while let Some(before) = way.last().and_then(|last| came_from.get(last)) {
-                    way.push(before);
-                }
-                way.reverse();
-                return Some(way);
-            }
-            if !came_from.contains_key(next) {
-                came_from.insert(next, vm);
-                queue.push_back(next);
-            }
-        }
-    }
-    None
 }

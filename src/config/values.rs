@@ -121,7 +121,9 @@ pub(super) fn path(node: &Node, key: &str, report: &mut Report) -> Option<PathBu
     } else if text.len() > limits::PATH {
         "is longer than 4095 bytes"
     } else {
-        return Some(PathBuf::from(text));
+        let path = PathBuf::from(text);
+        report.read.files.insert(key.to_owned(), path.clone());
+        return Some(path);
     };
     report.problem(key, format!("{wrong}, found \"{}\"", shown(text)));
     None
@@ -411,7 +413,11 @@ pub(super) fn items<'a>(
         return None;
     }
     for (index, item) in items.iter().enumerate() {
-        report.places.0.insert(item_key(key, index), item.place);
+        report
+            .read
+            .places
+            .0
+            .insert(item_key(key, index), item.place);
     }
     Some(items)
 }

@@ -9,7 +9,7 @@ mod open;
 
 use thiserror::Error;
 
-pub use open::{ImageProblem, Images, KernelFile, OpenFile};
+pub use open::{probe, ImageProblem, Images, KernelFile, OpenFile};
 
 /// What the plan has to know of a kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -247,6 +247,30 @@ impl Images {
     }
 }
 
+/// Opens the file that a config names by `key` and reads its header, where the rest of the config is
+/// not known. Returns the bytes of a devicetree.
+///
+/// # Errors
+/// As [`Images::open`].
+pub fn probe(
+    key: &str,
+    path: &Path,
+    format: KernelFormat,
+) -> Result<Option<Vec<u8>>, ImageProblem> {
+    let look = || {
+        let open = OpenFile::open(path)?;
+        match key {
+            "kernel.path" => read_kernel(open, format).map(|_| None),
+            "dtb.path" => read_dtb(&open).map(Some),
+            _ => Ok(None),
+        }
+    };
+    look().map_err(|error| ImageProblem {
+        key: key.to_owned(),
+        error,
+    })
+}
+
 fn read_dtb(open: &OpenFile) -> Result<Vec<u8>, LaunchError> {
     let size = usize::try_from(open.size)
         .ok()

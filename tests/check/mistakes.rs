@@ -58,6 +58,7 @@ fn every_kind_of_mistake_is_told_with_its_place() {
         "etc/f-name.json:2:3: name: \"a-good\" is the name of another VM, in etc/a-good.json:2:3",
         "etc/g-regions.json:6:7: regions[0].label: 0 is the label of memory too",
         "etc/g-regions.json:6:19: regions[0].base: 0x83000000+5M overlaps 0x80000000+64M of memory",
+        "etc/g-regions.json:7:55: regions[1].file: /vm/large has 5242880 bytes, the region 4194304",
         "etc/h-file.json:5:15: initrd.path: opening ./vm/none: ENOENT (No such file or directory); is the file in the vendor image, and its partition mounted?",
         "etc/i-kernel.json:2:14: kernel.path: kernel ./vm/text: ",
         "etc/j-room.json:5:15: initrd.path: no room for the initrd",
@@ -78,7 +79,7 @@ fn every_kind_of_mistake_is_told_with_its_place() {
     assert_eq!(found.len(), expected.len(), "{found:#?}");
     assert!(
         ran.stdout
-            .ends_with("16 files, 1 can be launched, 17 problems\n\n"),
+            .ends_with("16 files, 1 can be launched, 18 problems\n\n"),
         "{}",
         ran.stdout
     );
@@ -112,6 +113,153 @@ fn a_missing_kernel_hides_nothing_else() {
     assert_eq!(
         keys,
         ["kernel.path", "dtb.path", "regions[0].base"],
+        "{}",
+        ran.stdout
+    );
+}
+
+/// Keys of the problems of `file`, in their order.
+fn keys(ran: &crate::Ran, file: &str) -> Vec<String> {
+    let problems = ran.problems();
+    let of_file = problems.iter().filter(|line| line.starts_with(file));
+    of_file
+        .map(|line| line.split(": ").nth(1).unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn one_mistake_hides_no_other() {
+    let vendor = Vendor::new();
+    let files = "\"kernel\": { \"path\": \"/vm/none-1\" },\n  \"initrd\": { \"path\": \"/vm/none-2\" },\n  \
+        \"dtb\": { \"path\": \"/vm/none-3\" },\n  \"start\": { \"after\": [\"nobody\"] }";
+    let all = ["kernel.path", "initrd.path", "dtb.path", "start.after[0]"];
+    let config = |more: &str| {
+        let text = format!(
+            "{{ \"name\": \"a\", \"memory\": {{ \"size\": \"64M\" }},\n  {files}{more} }}\n"
+        );
+        vendor.file("etc/a.json", text);
+        let ran = vendor.check(&["etc"]);
+        assert!(ran.stdout.contains("0 can be launched"), "{}", ran.stdout);
+        keys(&ran, "etc/a.json")
+    };
+    assert_eq!(config(""), all);
+    // A key too many: everything else is known.
+    let mut with_key = all.to_vec();
+    with_key.push("bad");
+    assert_eq!(config(",\n  \"bad\": 1"), with_key);
+    // A value that cannot be read: what does not hang on it is told all the same.
+    let mut with_value = all.to_vec();
+    with_value.push("vcpus.count");
+    assert_eq!(config(",\n  \"vcpus\": { \"count\": 0 }"), with_value);
+
+    // The plan and the devicetree too, if no value is wrong.
+    vendor.file("vm/initrd-64M", vec![0; 64 << 20]);
+    vendor.vm(
+        "a",
+        "\"initrd\": { \"path\": \"/vm/initrd-64M\" },\n  \"bad\": 1",
+    );
+    let ran = vendor.check(&["etc"]);
+    assert_eq!(keys(&ran, "etc/a.json"), ["initrd.path", "bad"]);
+    // And beside a kernel that is missing.
+    std::fs::remove_file(vendor.0.join("vm/Image")).unwrap();
+    let ran = vendor.check(&["etc"]);
+    assert_eq!(
+        keys(&ran, "etc/a.json"),
+        ["kernel.path", "initrd.path", "bad"]
+    );
+}
+
+#[test]
+fn a_wrong_value_beside_a_path_hides_no_rubbish_in_its_file() {
+    let vendor = Vendor::new();
+    vendor.file("vm/text", "neither kernel nor devicetree");
+    vendor.file(
+        "etc/a.json",
+        r#"{ "name": "a", "memory": {},
+ "kernel": { "path": "/vm/text", "format": "zip" },
+ "dtb": { "path": "/vm/text", "room": 1 },
+ "regions": [{ "label": -1, "base": "0xa0000000", "size": "4M", "file": "/vm/none" }] }"#,
+    );
+    let ran = vendor.check(&["etc"]);
+    assert_eq!(
+        keys(&ran, "etc/a.json"),
+        [
+            "memory.size",
+            "kernel.path",
+            "kernel.format",
+            "dtb.path",
+            "dtb.room",
+            "regions[0].label",
+            "regions[0].file"
+        ],
+        "{}",
+        ran.stdout
+    );
+}
+
+#[test]
+fn what_follows_from_a_mistake_is_not_told_again() {
+    let vendor = Vendor::new();
+    vendor.vm(
+        "a",
+        "\"regions\": [{ \"label\": 0, \"base\": \"0x83000000\", \"size\": \"4M\" }],\n  \
+         \"dtb\": { \"offset\": \"64M\" },\n  \"console\": {}",
+    );
+    let ran = vendor.check(&["etc"]);
+    assert_eq!(
+        keys(&ran, "etc/a.json"),
+        [
+            "regions[0].label",
+            "regions[0].base",
+            "dtb.offset",
+            "console"
+        ],
+        "{}",
+        ran.stdout
+    );
+}
+
+#[test]
+fn a_file_with_mistakes_is_held_against_the_others() {
+    let vendor = Vendor::new();
+    vendor.vm("a", "\"start\": { \"after\": [\"b:ready\", \"c\"] }");
+    vendor.vm("b", "\"start\": { \"after\": [\"a\"] }");
+    vendor.vm(
+        "c",
+        "\"ready\": {},\n  \"bad\": 1,\n  \"start\": { \"after\": [\"d\"] }",
+    );
+    vendor.vm(
+        "d",
+        "\"autostart\": 1,\n  \"start\": { \"after\": [\"c\", \"c\", \"d\", 7, \"nobody\"] }",
+    );
+    // A name that is taken, in a file that is wrong in another way too.
+    vendor.file(
+        "etc/e.json",
+        r#"{ "name": "b", "memory": { "size": "1T" }, "kernel": { "path": "/vm/Image" } }"#,
+    );
+    let ran = vendor.check(&["etc"]);
+    let told: Vec<String> = ran
+        .problems()
+        .iter()
+        .map(|line| line.split("; ").next().unwrap().to_owned())
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "etc/a.json:5:24: start.after[0]: waits for b to be ready, and b has no `ready`",
+            "etc/a.json:5:24: start.after[0]: these VMs wait for each other: a -> b -> a",
+            "etc/b.json:5:24: start.after[0]: these VMs wait for each other: b -> a -> b",
+            "etc/c.json:6:3: bad: unknown key",
+            "etc/c.json:7:24: start.after[0]: these VMs wait for each other: c -> d -> c",
+            "etc/d.json:5:3: autostart: wants true or false, found the number 1",
+            "etc/d.json:6:24: start.after[0]: these VMs wait for each other: d -> c -> d",
+            "etc/d.json:6:29: start.after[1]: names c twice",
+            "etc/d.json:6:34: start.after[2]: d would wait for itself",
+            "etc/d.json:6:39: start.after[3]: wants a string, found the number 7",
+            "etc/d.json:6:42: start.after[4]: waits for \"nobody\", which no file describes",
+            "etc/e.json:1:3: name: \"b\" is the name of another VM, in etc/b.json:2:3",
+            "etc/e.json:1:28: memory.size: wants a size, an integer or a string like \"256M\", found \"1T\"",
+        ],
         "{}",
         ran.stdout
     );
