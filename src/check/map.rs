@@ -3,6 +3,7 @@
 
 use super::VmReport;
 use crate::config::{Access, Backing, Bytes};
+use crate::console::Port;
 use crate::plan::{LaunchPlan, PlannedRegion};
 
 /// One row of an address map.
@@ -41,7 +42,7 @@ pub(super) fn map(vm: &VmReport, plan: &LaunchPlan) -> Vec<Row> {
         rows.push(Row {
             depth: 0,
             base: console.base,
-            size: 4096,
+            size: Port::size(console.device),
             what: "console",
             detail: format!("doorbell {}, SPI {}", console.label, console.interrupt),
         });

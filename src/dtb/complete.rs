@@ -2,8 +2,11 @@
 //! Adds to a tree what the config and the resource manager want, with room for the addresses.
 //! A tree that has everything already comes out unchanged but for the values that are ours.
 
-use crate::config::{ConsoleConfig, ConsoleDevice, Scheduling, VmConfig};
+use std::collections::HashSet;
 
+use crate::config::{Scheduling, VmConfig};
+
+use super::console;
 use super::draft::Seeds;
 use super::facts::{child_cells, gic_node, vm_configs, DtbFacts, VM_CONFIG_NAMES};
 use super::problem::DtbProblem;
@@ -32,7 +35,7 @@ pub(super) fn complete(tree: &mut Tree, config: &VmConfig) -> Vec<DtbProblem> {
     memory(tree, config, &mut told);
     vm_config(tree, config);
     if let Some(console) = &config.console {
-        serial(tree, console);
+        console::complete(tree, console);
     }
     told
 }
@@ -75,7 +78,7 @@ pub(super) fn set_memory(tree: &mut Tree, base: u64, size: u64) {
 }
 
 /// The lowest `count` cells of a number.
-fn cells_of(number: u64, count: usize) -> Vec<u32> {
+pub(super) fn cells_of(number: u64, count: usize) -> Vec<u32> {
     let bytes = number.to_be_bytes();
     let pair: Vec<u32> = bytes
         .chunks_exact(4)
@@ -118,21 +121,48 @@ fn vm_config(tree: &mut Tree, config: &VmConfig) {
     if node.child("vcpus").is_none() {
         vcpus(node.ensure_child("vcpus", Position::Last), config);
     }
+    let generated = generated(tree);
+    let node = tree.root.ensure_child(&name, Position::Last);
     let vdevices = node.ensure_child("vdevices", Position::Last);
     if !vdevices.has("generate") {
         vdevices.set_str("generate", "/hypervisor");
     }
     for region in &config.regions {
         if !facts.shm.iter().any(|shm| shm.label == region.label) {
-            vdevices.push(shm(region.label, region.base));
+            let name = vdevice_name(vdevices, &generated, &format!("shm-{}", region.label));
+            vdevices.push(shm(&name, region.label, region.base));
         }
     }
     if let Some(console) = &config.console {
         let known = |label| facts.doorbells.iter().any(|bell| bell.label == label);
         if !known(console.label) {
-            vdevices.push(doorbell(console));
+            let name = vdevice_name(vdevices, &generated, &format!("bell-{}", console.label));
+            vdevices.push(console::doorbell(&name, console));
         }
     }
+}
+
+/// `wanted`, or the first of `wanted-2`, `wanted-3`, … that is free.
+pub(super) fn free_name(wanted: &str, taken: impl Fn(&str) -> bool) -> String {
+    let numbered = (2..).map(|number: u32| format!("{wanted}-{number}"));
+    std::iter::once(wanted.to_owned())
+        .chain(numbered)
+        .find(|name| !taken(name))
+        .unwrap_or_default()
+}
+
+/// Where the tree's vdevices will be: two of one path would be one too many.
+fn generated(tree: &Tree) -> HashSet<String> {
+    let walk = tree.walk();
+    let paths = walk.iter().filter_map(|at| at.str("generate").ok());
+    paths.map(str::to_owned).collect()
+}
+
+/// A free name for one more vdevice, free below `/hypervisor` too.
+fn vdevice_name(vdevices: &Node, generated: &HashSet<String>, wanted: &str) -> String {
+    free_name(wanted, |name| {
+        vdevices.child(name).is_some() || generated.contains(&format!("/hypervisor/{name}"))
+    })
 }
 
 fn first_gic(tree: &Tree) -> Option<String> {
@@ -166,98 +196,19 @@ fn vcpus(node: &mut Node, config: &VmConfig) {
 }
 
 /// A region's vdevice: the resource manager maps the region with this label at `base`.
-fn shm(label: u32, base: u64) -> Node {
+fn shm(name: &str, label: u32, base: u64) -> Node {
     let mut memory = Node::new("memory");
     memory
         .set_u32("label", label)
         .set_u32("#address-cells", 2)
         .set_u32("#size-cells", 2)
         .set_u64("base", base);
-    let mut node = Node::new(&format!("shm-{label}"));
+    let mut node = Node::new(name);
     node.set_str("vdevice-type", "shm")
-        .set_str("generate", &format!("/hypervisor/shm-{label}"))
+        .set_str("generate", &format!("/hypervisor/{name}"))
         .set_u32("label", label)
         .set_empty("peer-default")
         .set_u64("dma_base", 0)
         .push(memory);
     node
-}
-
-/// The console's doorbell: an irqfd with its label raises the level interrupt.
-fn doorbell(console: &ConsoleConfig) -> Node {
-    let mut node = Node::new(&format!("bell-{}", console.label));
-    node.set_str("vdevice-type", "doorbell")
-        .set_str("generate", &format!("/hypervisor/bell-{}", console.label))
-        .set_u32("label", console.label)
-        .set_empty("peer-default")
-        .set_empty("source-can-clear")
-        .set_cells("interrupts", &[0, console.interrupt, LEVEL_HIGH]);
-    node
-}
-
-/// Trigger cell of a level interrupt.
-const LEVEL_HIGH: u32 = 4;
-
-/// The console's serial port, unless one is at its address.
-fn serial(tree: &mut Tree, console: &ConsoleConfig) {
-    let facts = DtbFacts::of(tree);
-    let path = match facts
-        .serials
-        .iter()
-        .find(|serial| serial.base == console.base)
-    {
-        Some(serial) => serial.path.clone(),
-        None => add_serial(tree, console),
-    };
-    let chosen = tree.root.ensure_child("chosen", Position::First);
-    if !chosen.has("stdout-path") {
-        chosen.set_str("stdout-path", &path);
-    }
-}
-
-fn add_serial(tree: &mut Tree, console: &ConsoleConfig) -> String {
-    let (address_cells, size_cells) = child_cells(&NodeAt::root(&tree.root));
-    let mut node = Node::new(&format!("serial@{:x}", console.base));
-    let size = match console.device {
-        ConsoleDevice::Pl011 => {
-            let clock = clock(tree);
-            node.set_strings("compatible", &["arm,pl011", "arm,primecell"])
-                .set_cells("clocks", &[clock, clock])
-                .set_strings("clock-names", &["uartclk", "apb_pclk"]);
-            0x1000
-        }
-        ConsoleDevice::Ns16550 => {
-            // 1.8432 MHz and 115200 baud: what the part had in the PC; nothing depends on it here.
-            node.set_str("compatible", "ns16550a")
-                .set_u32("clock-frequency", 1_843_200)
-                .set_u32("current-speed", 115_200);
-            0x100
-        }
-    };
-    let mut reg = cells_of(console.base, address_cells);
-    reg.append(&mut cells_of(size, size_cells));
-    node.set_cells("reg", &reg)
-        .set_cells("interrupts", &[0, console.interrupt, LEVEL_HIGH]);
-    let path = format!("/{}", node.name);
-    tree.root.push(node);
-    path
-}
-
-/// The phandle of the clock that Linux wants for a PL011, 24 MHz as on Arm's boards.
-fn clock(tree: &mut Tree) -> u32 {
-    let next = tree
-        .walk()
-        .iter()
-        .filter_map(|at| at.phandle())
-        .max()
-        .map_or(1, |highest| highest.saturating_add(1));
-    let node = tree.root.ensure_child("apb-pclk", Position::Last);
-    if node.phandle().is_none() {
-        node.set_u32("phandle", next);
-    }
-    node.set_str("compatible", "fixed-clock")
-        .set_u32("#clock-cells", 0)
-        .set_u32("clock-frequency", 24_000_000)
-        .set_str("clock-output-names", "clk24mhz");
-    node.phandle().unwrap_or(next)
 }

@@ -10,6 +10,7 @@ use super::generate;
 use super::problem::DtbProblem;
 use super::rules::{self, Expected};
 use super::tree::{Position, Tree};
+use super::write::WriteError;
 
 /// A devicetree that lacks only the plan's addresses and the seeds. Its blob has its final length.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,13 +123,30 @@ impl Draft {
         let mut problems = rules::check(&tree, Some(&expected));
         problems.retain(|problem| !problem.is_warning());
         match tree.to_blob() {
-            Ok(blob) if problems.is_empty() => Ok(Finished { tree, blob }),
-            Ok(_) => Err(problems),
+            Ok(blob) => {
+                problems.extend(unlike(&blob, &tree));
+                if problems.is_empty() {
+                    return Ok(Finished { tree, blob });
+                }
+                Err(problems)
+            }
             Err(error) => {
                 problems.push(DtbProblem::Unwritable(error));
                 Err(problems)
             }
         }
+    }
+}
+
+/// What a reader finds wrong with the blob of `tree`: nothing, or the guest must not get it.
+fn unlike(blob: &[u8], tree: &Tree) -> Option<DtbProblem> {
+    match Tree::parse(blob) {
+        Ok(read) if read == *tree => None,
+        Ok(_) => Some(DtbProblem::Unwritable(WriteError {
+            place: "/".to_owned(),
+            fault: "what was written reads back as another tree".to_owned(),
+        })),
+        Err(error) => Some(DtbProblem::Unreadable(error)),
     }
 }
 

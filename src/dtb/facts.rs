@@ -74,7 +74,7 @@ pub struct Gic {
 pub struct Serial {
     /// Path of its node.
     pub path: String,
-    /// First string of `compatible`.
+    /// First string of `compatible` that names a model of serial port.
     pub compatible: String,
     /// Guest address.
     pub base: u64,
@@ -252,12 +252,13 @@ impl DtbFacts {
 
 fn serial(tree: &Tree, at: &NodeAt<'_>) -> Option<Serial> {
     const MODELS: [&str; 4] = ["arm,pl011", "arm,sbsa-uart", "ns16550a", "ns16550"];
-    MODELS.iter().find(|model| at.is_compatible(model))?;
+    let listed = at.strings("compatible").ok()?;
+    let compatible = listed.into_iter().find(|model| MODELS.contains(model))?;
     let (address, size) = cells_around(tree, at.path());
     let (base, size) = at.ranges("reg", address, size).ok()?.first().copied()?;
     Some(Serial {
         path: at.path().to_owned(),
-        compatible: at.str("compatible").ok()?.to_owned(),
+        compatible: compatible.to_owned(),
         base,
         size,
         spi: spi(at),

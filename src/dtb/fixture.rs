@@ -30,6 +30,11 @@ pub fn proxy() -> VmConfig {
     )
 }
 
+/// One proxy-scheduled CPU with a 16550 as its console.
+pub fn ns16550() -> VmConfig {
+    read(r#""vcpus": {"scheduling": "proxy"}, "console": {"device": "16550"}"#)
+}
+
 /// A plan that fits `config`, with the initrd where the caller likes.
 pub fn plan(config: &VmConfig, initrd: u64, initrd_size: u64) -> LaunchPlan {
     let planned = |label, base, size| PlannedRegion {

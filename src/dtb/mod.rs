@@ -5,6 +5,7 @@
 //! plan's addresses. [`rules`] has what the resource manager demands of both kinds.
 
 mod complete;
+mod console;
 mod draft;
 mod facts;
 #[cfg(test)]

@@ -171,6 +171,8 @@ pub enum DtbProblem {
         /// SPI number.
         spi: u32,
     },
+    /// A node whose name another child of its parent has.
+    DuplicateNode(String),
     /// A phandle used twice.
     DuplicatePhandle {
         /// The second node.

@@ -336,6 +336,13 @@ impl DtbProblem {
                 "remove or move the /memreserve/, or move what it overlaps by kernel.offset, initrd.offset or dtb.offset",
                 None,
             ),
+            P::DuplicateNode(path) => (
+                "duplicate-node",
+                format!("{path} is there twice"),
+                "readers differ in which one they take, and the kernel drops the second",
+                "rename one of them",
+                None,
+            ),
             P::DuplicatePhandle { path, handle } => (
                 "duplicate-phandle",
                 format!("{path} has phandle {handle:#x}, as another node has"),

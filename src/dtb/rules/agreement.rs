@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the tree must have in common with config and plan.
 
-use crate::config::{ConsoleConfig, ConsoleDevice};
-
 use super::super::facts::{child_cells, cpu_nodes, DtbFacts};
 use super::super::problem::DtbProblem;
 use super::super::tree::Tree;
 use super::super::value::NodeAt;
-use super::{Expected, HIGH_LIMIT};
+use super::{console, Expected, HIGH_LIMIT};
 
 pub(super) fn check(tree: &Tree, expected: &Expected, found: &mut Vec<DtbProblem>) {
     let facts = DtbFacts::of(tree);
@@ -64,7 +62,7 @@ pub(super) fn check(tree: &Tree, expected: &Expected, found: &mut Vec<DtbProblem
         }
     }
     if let Some(console) = &expected.console {
-        serial(&facts, console, found);
+        console::check(tree, &facts, console, found);
     }
     if expected.initrd.is_some() && facts.initrd != expected.initrd {
         found.push(DtbProblem::InitrdDiffers);
@@ -101,47 +99,6 @@ fn reserved(tree: &Tree, expected: &Expected, found: &mut Vec<DtbProblem>) {
                 why,
             });
         }
-    }
-}
-
-fn serial(facts: &DtbFacts, console: &ConsoleConfig, found: &mut Vec<DtbProblem>) {
-    let bell = facts
-        .doorbells
-        .iter()
-        .find(|bell| bell.label == console.label);
-    match bell {
-        None => found.push(DtbProblem::NoDoorbell(console.label)),
-        Some(bell) if bell.spi != Some((console.interrupt, 4)) => {
-            found.push(DtbProblem::DoorbellInterrupt {
-                label: console.label,
-                tree: bell.spi,
-                config: console.interrupt,
-            });
-        }
-        Some(_) => {}
-    }
-    let Some(serial) = facts
-        .serials
-        .iter()
-        .find(|serial| serial.base == console.base)
-    else {
-        return;
-    };
-    let (names, why): (&[&str], _) = match console.device {
-        ConsoleDevice::Pl011 => (&["arm,pl011", "arm,sbsa-uart"], "is no PL011"),
-        ConsoleDevice::Ns16550 => (&["ns16550a", "ns16550"], "is no 16550"),
-    };
-    let mut differs = |why| {
-        found.push(DtbProblem::ConsoleDiffers {
-            path: serial.path.clone(),
-            why,
-        });
-    };
-    if !names.contains(&serial.compatible.as_str()) {
-        differs(why);
-    }
-    if serial.spi.is_some_and(|spi| spi != (console.interrupt, 4)) {
-        differs("has another interrupt than the console");
     }
 }
 

@@ -4,6 +4,7 @@
 //! `docs/devicetree.md` has the list with the source of each.
 
 mod agreement;
+mod console;
 mod devices;
 mod reservations;
 #[cfg(test)]
@@ -11,6 +12,8 @@ mod tests;
 mod vm_config;
 
 use std::collections::HashSet;
+
+pub(super) use console::devices_at;
 
 use crate::config::{ConsoleConfig, Scheduling, VmConfig};
 use crate::plan::LaunchPlan;
@@ -121,9 +124,22 @@ pub fn check(tree: &Tree, expected: Option<&Expected>) -> Vec<DtbProblem> {
 fn whole_tree(tree: &Tree, found: &mut Vec<DtbProblem>) {
     let mut handles = HashSet::new();
     // One of each is enough: a hostile tree could have thousands.
-    let (mut deep, mut long) = (None, None);
+    let (mut deep, mut long, mut twin) = (None, None, None);
     for at in tree.walk() {
         let path = || at.path().to_owned();
+        let mut names = HashSet::new();
+        let twice = at
+            .node
+            .children
+            .iter()
+            .find(|child| !names.insert(&child.name));
+        twin = twin.or_else(|| {
+            let above = at.path().trim_end_matches('/');
+            Some(DtbProblem::DuplicateNode(format!(
+                "{above}/{}",
+                twice?.name
+            )))
+        });
         if at.depth() >= RM_DEPTH {
             deep = deep.or_else(|| Some(DtbProblem::Depth(path())));
         } else if at.path().len() >= RM_PATH {
@@ -142,7 +158,7 @@ fn whole_tree(tree: &Tree, found: &mut Vec<DtbProblem>) {
             }
         }
     }
-    found.extend(deep.into_iter().chain(long));
+    found.extend(deep.into_iter().chain(long).chain(twin));
     if tree.root.child("chosen").is_none() {
         found.push(DtbProblem::NoChosen);
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The flattened form: round trips, and blobs that mean harm.
 
+mod console;
 mod hostile;
 mod round_trips;
 
