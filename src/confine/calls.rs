@@ -4,7 +4,7 @@
 use libc::{c_long, *};
 use nix::errno::Errno;
 
-use super::filter::Rule;
+use super::filter::{Condition, Rule};
 use crate::gunyah::uapi;
 
 // Of arm64's calls, the crate libc lacks these for Android (include/uapi/asm-generic/unistd.h).
@@ -36,16 +36,15 @@ const LOOP: &[c_long] = &[
     SYS_timerfd_settime,
     SYS_close,
     SYS_shutdown,
-    SYS_fcntl,
     SYS_lseek,
     SYS_futex,
     SYS_brk,
     SYS_munmap,
     SYS_mremap,
     SYS_madvise,
-    SYS_tgkill,
     SYS_getpid,
     SYS_gettid,
+    SYS_getuid,
     SYS_sched_yield,
     SYS_clock_gettime,
     SYS_clock_nanosleep,
@@ -56,6 +55,9 @@ const LOOP: &[c_long] = &[
     SYS_rt_sigreturn,
     SYS_sigaltstack,
     SYS_restart_syscall,
+    // A thread's own end in musl, where nobody joins it.
+    SYS_set_robust_list,
+    SYS_set_tid_address,
     SYS_exit,
     SYS_exit_group,
 ];
@@ -96,8 +98,6 @@ const LAUNCH: &[c_long] = &[
     SYS_getsockname,
     SYS_clone,
     SYS_clone3,
-    SYS_set_robust_list,
-    SYS_set_tid_address,
     SYS_wait4,
     SYS_waitid,
     SYS_kill,
@@ -106,7 +106,6 @@ const LAUNCH: &[c_long] = &[
     SYS_getppid,
     SYS_getpgid,
     SYS_geteuid,
-    SYS_getuid,
     SYS_getegid,
     SYS_getgid,
     SYS_prctl,
@@ -158,17 +157,46 @@ const LAUNCH_HERE: &[c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const LAUNCH_HERE: &[c_long] = &[SYS_getrlimit, SYS_setrlimit];
 
-/// What a library tries and lives without: a log that reconnects, a panic's backtrace.
+/// What a library tries and lives without: a log that reconnects, a panic's backtrace, glibc's count
+/// of CPUs for its allocator.
 const TRIED: &[c_long] = &[
     SYS_socket,
     SYS_connect,
     SYS_openat,
+    SYS_faccessat,
+    SYS_fstat,
+    SYS_newfstatat,
     SYS_readlinkat,
     SYS_statx,
+    SYS_getcwd,
+    SYS_sched_getaffinity,
     // Bionic's allocator names its mappings.
     #[cfg(target_os = "android")]
     SYS_prctl,
 ];
+
+#[cfg(target_arch = "x86_64")]
+const TRIED_HERE: &[c_long] = &[SYS_open, SYS_stat, SYS_lstat, SYS_access, SYS_readlink];
+#[cfg(not(target_arch = "x86_64"))]
+const TRIED_HERE: &[c_long] = &[];
+
+/// fcntl commands without a say over other processes: F_SETOWN and F_SETSIG make the kernel send any
+/// signal to any process of the same user. musl's open makes F_SETFD of O_CLOEXEC.
+const FCNTL: &[c_int] = &[F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC];
+
+// Signals, commands and flags are small and positive, or sets of bits.
+#[allow(clippy::cast_sign_loss)]
+fn words(values: &[c_int]) -> Vec<u32> {
+    values.iter().map(|value| *value as u32).collect()
+}
+
+fn no_code() -> [Rule; 2] {
+    let no_code = vec![Condition::Without(2, PROT_EXEC.unsigned_abs())];
+    [
+        Rule::When(SYS_mmap, no_code.clone()),
+        Rule::When(SYS_mprotect, no_code),
+    ]
+}
 
 fn allow(lists: &[&[c_long]]) -> Vec<Rule> {
     lists
@@ -178,19 +206,35 @@ fn allow(lists: &[&[c_long]]) -> Vec<Rule> {
         .collect()
 }
 
-/// A worker whose guest runs.
-pub fn worker() -> Vec<Rule> {
+/// A worker whose guest runs: process `pid` with these `threads`.
+pub fn worker(pid: u32, threads: &[u32]) -> Vec<Rule> {
     // The run loop first: it is what runs often.
-    let mut rules = vec![Rule::Ioctls(vec![uapi::VCPU_RUN])];
+    let run = vec![Condition::Among(1, vec![uapi::VCPU_RUN])];
+    let mut rules = vec![Rule::When(SYS_ioctl, run)];
     rules.extend(allow(&[LOOP, LOOP_HERE]));
-    rules.extend([Rule::NoExec(SYS_mmap), Rule::NoExec(SYS_mprotect)]);
-    rules.extend(TRIED.iter().map(|nr| Rule::Refuse(*nr, Errno::EPERM)));
+    rules.extend(no_code());
+    rules.push(Rule::When(
+        SYS_fcntl,
+        vec![Condition::Among(1, words(FCNTL))],
+    ));
+    // The same user has other workers. glibc's abort and what stops vCPUs; bionic's abort; musl's,
+    // which names no process.
+    let own = Condition::Among(0, vec![pid]);
+    rules.push(Rule::When(SYS_tgkill, vec![own.clone()]));
+    rules.push(Rule::When(SYS_rt_tgsigqueueinfo, vec![own]));
+    let aborting = [
+        Condition::Among(0, threads.to_vec()),
+        Condition::Among(1, words(&[SIGABRT])),
+    ];
+    rules.push(Rule::When(SYS_tkill, aborting.to_vec()));
+    let tried = TRIED.iter().chain(TRIED_HERE);
+    rules.extend(tried.map(|nr| Rule::Refuse(*nr, Errno::EPERM)));
     rules
 }
 
 /// The supervisor and, until its guest runs, a worker.
 pub fn supervisor() -> Vec<Rule> {
-    let mut rules = vec![Rule::Ioctls(vec![
+    let requests = vec![
         uapi::VCPU_RUN,
         uapi::VCPU_MMAP_SIZE,
         uapi::CREATE_VM,
@@ -208,9 +252,18 @@ pub fn supervisor() -> Vec<Rule> {
         request(TCSETSW),
         request(TCGETS2),
         request(TCSETSW2),
-    ])];
+    ];
+    let mut rules = vec![Rule::When(SYS_ioctl, vec![Condition::Among(1, requests)])];
     rules.extend(allow(&[LOOP, LOOP_HERE, LAUNCH, LAUNCH_HERE]));
-    rules.extend([Rule::NoExec(SYS_mmap), Rule::NoExec(SYS_mprotect)]);
+    rules.extend(no_code());
+    // A worker has another number, and its threads are yet to come: the signals alone are known.
+    let signals = |at| vec![Condition::Among(at, words(&[SIGABRT, SIGURG]))];
+    rules.push(Rule::When(SYS_tgkill, signals(2)));
+    rules.push(Rule::When(SYS_rt_tgsigqueueinfo, signals(2)));
+    rules.push(Rule::When(SYS_tkill, signals(1)));
+    // F_ADD_SEALS: the console's ring keeps its size.
+    let commands = words(&[FCNTL, &[F_ADD_SEALS]].concat());
+    rules.push(Rule::When(SYS_fcntl, vec![Condition::Among(1, commands)]));
     rules
 }
 
@@ -220,7 +273,7 @@ mod tests {
 
     #[test]
     fn nobody_runs_a_program_or_looks_into_another_process() {
-        for rules in [worker(), supervisor()] {
+        for rules in [worker(7, &[7, 8]), supervisor()] {
             for nr in [
                 SYS_execve,
                 SYS_execveat,
@@ -241,7 +294,7 @@ mod tests {
             SYS_memfd_create,
             SYS_kill,
         ] {
-            assert!(!worker().contains(&Rule::Allow(nr)), "{nr}");
+            assert!(!worker(7, &[7]).contains(&Rule::Allow(nr)), "{nr}");
         }
     }
 }

@@ -11,10 +11,18 @@ pub enum Rule {
     Allow(c_long),
     /// Refused with an errno: what a library tries and lives without.
     Refuse(c_long, Errno),
-    /// ioctl with one of these requests; others get EPERM.
-    Ioctls(Vec<u32>),
-    /// Allowed without PROT_EXEC in its third argument; else EPERM.
-    NoExec(c_long),
+    /// Allowed where all of these hold; else EPERM.
+    When(c_long, Vec<Condition>),
+}
+
+/// What an argument must be. Arguments count from 0; all that are looked at here have 32 bits for the
+/// kernel, too, so that their low words say everything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// One of these values.
+    Among(u32, Vec<u32>),
+    /// None of these bits.
+    Without(u32, u32),
 }
 
 /// What becomes of a call that no rule names.
@@ -39,17 +47,18 @@ mod bpf {
     pub const RET: u32 = 0x06;
     pub const W: u32 = 0x00;
     pub const ABS: u32 = 0x20;
+    pub const JA: u32 = 0x00;
     pub const JEQ: u32 = 0x10;
     pub const JGE: u32 = 0x30;
     pub const JSET: u32 = 0x40;
     pub const K: u32 = 0x00;
 }
 
-// Offsets in struct seccomp_data (linux/seccomp.h); arguments are read by their low words.
+// Offsets in struct seccomp_data (linux/seccomp.h); arguments are 64 bits each, little endian.
 const NR: u32 = 0;
 const ARCH: u32 = 4;
-const ARGUMENT_1: u32 = 24;
-const ARGUMENT_2: u32 = 32;
+const ARGUMENTS: u32 = 16;
+const ARGUMENT: u32 = 8;
 
 /// AUDIT_ARCH_* (linux/audit.h): the ELF machine, 64 bit, little endian.
 #[cfg(target_arch = "x86_64")]
@@ -63,9 +72,7 @@ const X32_BIT: u32 = 0x4000_0000;
 impl Filter {
     /// Builds the program.
     pub fn new(rules: &[Rule], otherwise: Otherwise) -> Self {
-        let mut filter = Self {
-            program: Vec::new(),
-        };
+        let mut filter = Self::empty();
         filter.load(ARCH);
         filter.jump_equal(AUDIT_ARCH, 1, 0);
         filter.answer(libc::SECCOMP_RET_KILL_PROCESS);
@@ -80,6 +87,12 @@ impl Filter {
             Otherwise::Refuse => refuse(Errno::EPERM),
         });
         filter
+    }
+
+    fn empty() -> Self {
+        Self {
+            program: Vec::new(),
+        }
     }
 
     fn push(&mut self, code: u32, jt: u8, jf: u8, k: u32) {
@@ -111,25 +124,45 @@ impl Filter {
                 self.jump_equal(number(*nr), 0, 1);
                 self.answer(refuse(*errno));
             }
-            Rule::Ioctls(requests) => {
-                // The whole block is skipped for other calls, which need their number kept.
-                let length = u8::try_from(2 * requests.len() + 2).unwrap_or(u8::MAX);
-                self.jump_equal(number(libc::SYS_ioctl), 0, length);
-                self.load(ARGUMENT_1);
-                for request in requests {
-                    self.jump_equal(*request, 0, 1);
-                    self.answer(libc::SECCOMP_RET_ALLOW);
+            Rule::When(nr, conditions) => {
+                let mut block = Self::empty();
+                for condition in conditions {
+                    block.condition(condition);
                 }
-                self.answer(refuse(Errno::EPERM));
-            }
-            Rule::NoExec(nr) => {
-                self.jump_equal(number(*nr), 0, 4);
-                self.load(ARGUMENT_2);
-                self.push(bpf::JMP | bpf::JSET | bpf::K, 0, 1, 4); // PROT_EXEC
-                self.answer(refuse(Errno::EPERM));
-                self.answer(libc::SECCOMP_RET_ALLOW);
+                block.answer(libc::SECCOMP_RET_ALLOW);
+                // The whole block is skipped for other calls, which need their number kept.
+                self.jump_equal(number(*nr), 1, 0);
+                self.jump(block.program.len());
+                self.program.extend(block.program);
             }
         }
+    }
+
+    // Goes on behind it where the condition holds.
+    fn condition(&mut self, condition: &Condition) {
+        let argument = match condition {
+            Condition::Among(argument, _) | Condition::Without(argument, _) => *argument,
+        };
+        self.load(ARGUMENTS + ARGUMENT * argument);
+        match condition {
+            Condition::Among(_, values) => {
+                for (at, value) in values.iter().enumerate() {
+                    self.jump_equal(*value, 0, 1);
+                    // Two instructions for each value to come, and the refusal.
+                    self.jump(2 * (values.len() - 1 - at) + 1);
+                }
+            }
+            Condition::Without(_, bits) => {
+                self.push(bpf::JMP | bpf::JSET | bpf::K, 0, 1, *bits);
+            }
+        }
+        self.answer(refuse(Errno::EPERM));
+    }
+
+    // Unconditional jumps reach far, unlike the others.
+    fn jump(&mut self, over: usize) {
+        let over = u32::try_from(over).unwrap_or(u32::MAX);
+        self.push(bpf::JMP | bpf::JA, 0, 0, over);
     }
 
     /// Puts it in place for all threads of this process, for good.
@@ -164,7 +197,7 @@ impl Filter {
         let data = |at: u32| match at {
             NR => nr,
             ARCH => arch,
-            at => arguments[(at as usize - 16) / 8],
+            at => arguments[((at - ARGUMENTS) / ARGUMENT) as usize],
         };
         let (mut accumulator, mut at) = (0, 0);
         loop {
@@ -173,6 +206,7 @@ impl Filter {
             let jump = |taken: bool| usize::from(if taken { step.jt } else { step.jf });
             match u32::from(step.code) {
                 code if code == bpf::LD | bpf::W | bpf::ABS => accumulator = data(step.k),
+                code if code == bpf::JMP | bpf::JA => at += step.k as usize,
                 code if code == bpf::JMP | bpf::JEQ | bpf::K => at += jump(accumulator == step.k),
                 code if code == bpf::JMP | bpf::JGE | bpf::K => at += jump(accumulator >= step.k),
                 code if code == bpf::JMP | bpf::JSET | bpf::K => {
@@ -198,8 +232,19 @@ mod tests {
     fn answers_by_the_rules() {
         let rules = [
             Rule::Allow(libc::SYS_read),
-            Rule::Ioctls(vec![0x4705, 0x4706]),
-            Rule::NoExec(libc::SYS_mmap),
+            Rule::When(
+                libc::SYS_ioctl,
+                vec![Condition::Among(1, vec![0x4705, 0x4706])],
+            ),
+            Rule::When(libc::SYS_mmap, vec![Condition::Without(2, 4)]),
+            Rule::When(
+                libc::SYS_tgkill,
+                vec![
+                    Condition::Among(0, vec![7]),
+                    Condition::Among(2, (1..300).collect()),
+                    Condition::Without(1, 1 << 31),
+                ],
+            ),
             Rule::Refuse(libc::SYS_socket, Errno::EPERM),
             Rule::Allow(libc::SYS_write),
         ];
@@ -213,6 +258,11 @@ mod tests {
         assert_eq!(run(libc::SYS_ioctl, [3, 0x4703, 0]), refuse(Errno::EPERM));
         assert_eq!(run(libc::SYS_mmap, [0, 4096, 3]), SECCOMP_RET_ALLOW);
         assert_eq!(run(libc::SYS_mmap, [0, 4096, 5]), refuse(Errno::EPERM));
+        assert_eq!(run(libc::SYS_tgkill, [7, 9, 1]), SECCOMP_RET_ALLOW);
+        assert_eq!(run(libc::SYS_tgkill, [7, 9, 299]), SECCOMP_RET_ALLOW);
+        for refused in [[8, 9, 1], [7, 9, 300], [7, 1 << 31, 1]] {
+            assert_eq!(run(libc::SYS_tgkill, refused), refuse(Errno::EPERM));
+        }
         assert_eq!(run(libc::SYS_socket, [0; 3]), refuse(Errno::EPERM));
         assert_eq!(run(libc::SYS_execve, [0; 3]), SECCOMP_RET_KILL_PROCESS);
         assert_eq!(

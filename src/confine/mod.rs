@@ -41,9 +41,24 @@ pub fn supervisor() -> Result<(), LaunchError> {
 pub fn worker() -> Result<(), LaunchError> {
     thread(Step::Run)?;
     no_new_privileges().map_err(|error| failed(Step::Run, "no_new_privs", &error))?;
-    Filter::new(&calls::worker(), Otherwise::Kill)
-        .install()
-        .map_err(|errno| failed(Step::Run, "the worker's seccomp filter", &errno.into()))
+    Filter::new(
+        &calls::worker(std::process::id(), &threads()),
+        Otherwise::Kill,
+    )
+    .install()
+    .map_err(|errno| failed(Step::Run, "the worker's seccomp filter", &errno.into()))
+}
+
+/// The threads of this process. What cannot be read is no thread of ours: it only loses the right to
+/// abort.
+fn threads() -> Vec<u32> {
+    let names = std::fs::read_dir("/proc/self/task").into_iter().flatten();
+    let name = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse().ok();
+    let mut threads: Vec<u32> = names.flatten().filter_map(name).collect();
+    if threads.is_empty() {
+        threads.push(std::process::id());
+    }
+    threads
 }
 
 /// Gives up what the calling thread has of capabilities, all but the one to pin memory. Each thread

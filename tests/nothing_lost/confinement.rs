@@ -19,7 +19,7 @@ enum Outcome {
 }
 
 /// Stops the worker's main thread, which waits in poll, and has it make one system call.
-fn make_call(pid: i32, number: c_long, argument: u64) -> Option<Outcome> {
+fn make_call(pid: i32, number: c_long, arguments: [u64; 3]) -> Option<Outcome> {
     let ptrace = |request, data: *mut c_void| {
         // SAFETY: each request below is given what ptrace(2) says: nothing, a signal number, or a
         // live struct of registers.
@@ -40,9 +40,8 @@ fn make_call(pid: i32, number: c_long, argument: u64) -> Option<Outcome> {
     registers.rax = u64::try_from(number).unwrap();
     // No call to be made again.
     registers.orig_rax = u64::MAX;
-    registers.rdi = argument;
-    registers.rsi = argument;
-    registers.rdx = 0;
+    [registers.rdi, registers.rsi, registers.rdx] = arguments;
+    registers.r10 = 0;
     assert_eq!(ptrace(libc::PTRACE_SETREGS, (&raw mut registers).cast()), 0);
     assert_eq!(ptrace(libc::PTRACE_SINGLESTEP, none), 0);
     let status = wait(pid);
@@ -54,7 +53,13 @@ fn make_call(pid: i32, number: c_long, argument: u64) -> Option<Outcome> {
     let result = i64::from_ne_bytes(registers.rax.to_ne_bytes());
     let mut before = before;
     assert_eq!(ptrace(libc::PTRACE_SETREGS, (&raw mut before).cast()), 0);
-    assert_eq!(ptrace(libc::PTRACE_DETACH, none), 0);
+    // A signal that came meanwhile is handed on.
+    let signal = match libc::WSTOPSIG(status) {
+        libc::SIGTRAP => 0,
+        signal => usize::try_from(signal).unwrap(),
+    };
+    let signal = std::ptr::without_provenance_mut(signal);
+    assert_eq!(ptrace(libc::PTRACE_DETACH, signal), 0);
     Some(Outcome::Answered(result))
 }
 
@@ -81,12 +86,12 @@ fn boot(stage: &Stage, test: &str, scheduling: &str, options: &[&str]) -> Host {
     host
 }
 
-fn worker(host: &Host) -> i32 {
+fn worker(host: &Host, vm: &str) -> i32 {
     // Running is told before the filter is in place.
     let mut pid = 0;
     crate::host::wait_until(
         || {
-            pid = host.status("vm")["pid"].as_i64().unwrap_or(0);
+            pid = host.status(vm)["pid"].as_i64().unwrap_or(0);
             let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
             let filters = status
                 .lines()
@@ -112,7 +117,7 @@ fn a_worker_that_makes_a_forbidden_call_dies_and_is_told() {
             libc::SYS_kill,
             libc::SYS_memfd_create,
         ] {
-            let Some(outcome) = make_call(worker(&host), number, 0) else {
+            let Some(outcome) = make_call(worker(&host, "vm"), number, [0; 3]) else {
                 return skip("ptrace is not allowed here: needs root");
             };
             assert_eq!(outcome, Outcome::Died, "{number}");
@@ -182,7 +187,7 @@ fn every_thread_of_a_worker_has_given_up_its_capabilities() {
     };
     let host = Host::boot(&stage, &folder("threads"), &boot);
     host.wait_for("vm", &["running"]).unwrap();
-    let threads = Thread::all(worker(&host));
+    let threads = Thread::all(worker(&host, "vm"));
     let mut names: Vec<_> = threads.iter().map(|thread| thread.name.as_str()).collect();
     names.sort_unstable();
     assert_eq!(names, ["console", "vcpu0-vm", "vcpu1-vm", "vm:vm"]);
@@ -207,16 +212,98 @@ fn every_thread_of_a_worker_has_given_up_its_capabilities() {
 fn a_worker_may_try_what_libraries_try() {
     let Some(stage) = Stage::new() else { return };
     let host = boot(&stage, "refused", "hypervisor", &[]);
-    let pid = worker(&host);
-    for number in [libc::SYS_socket, libc::SYS_openat] {
-        let Some(outcome) = make_call(pid, number, 1) else {
+    let pid = worker(&host, "vm");
+    for number in [
+        libc::SYS_socket,
+        libc::SYS_openat,
+        libc::SYS_readlink,
+        libc::SYS_getcwd,
+        libc::SYS_sched_getaffinity,
+    ] {
+        let Some(outcome) = make_call(pid, number, [1, 1, 0]) else {
             return skip("ptrace is not allowed here: needs root");
         };
-        assert_eq!(outcome, Outcome::Answered(-i64::from(libc::EPERM)));
+        assert_eq!(outcome, EPERM, "{number}");
     }
     // It lives on, and listens.
     assert_eq!(host.status("vm")["pid"], Value::from(pid));
     assert_eq!(host.order("stop", "vm", true)["done"]["state"], "stopped");
+    host.end();
+}
+
+const EPERM: Outcome = Outcome::Answered(-libc::EPERM as i64);
+
+fn word(value: i32) -> u64 {
+    u64::try_from(value).unwrap()
+}
+
+#[test]
+fn a_worker_cannot_signal_its_neighbour() {
+    let Some(stage) = Stage::new() else { return };
+    let vms = steps::bystanders();
+    let boot = Boot {
+        vms: &vms,
+        ..Boot::default()
+    };
+    let host = Host::boot(&stage, &folder("neighbours"), &boot);
+    for vm in ["held", "looped"] {
+        host.wait_for(vm, &["running"]).unwrap();
+    }
+    let (pid, other) = (worker(&host, "held"), worker(&host, "looped"));
+    let (own, neighbour) = (word(pid), word(other));
+    let [kill, abort] = [libc::SIGKILL, libc::SIGABRT].map(word);
+    for (number, arguments) in [
+        (libc::SYS_tgkill, [neighbour, neighbour, kill]),
+        (libc::SYS_tgkill, [neighbour, neighbour, abort]),
+        (libc::SYS_rt_tgsigqueueinfo, [neighbour, neighbour, abort]),
+        (libc::SYS_tkill, [neighbour, abort, 0]),
+        (libc::SYS_tkill, [own, kill, 0]),
+        // The owner of an fd, and its signal: the kernel would do the killing.
+        (libc::SYS_fcntl, [0, word(libc::F_SETOWN), neighbour]),
+        (libc::SYS_fcntl, [0, 10, kill]), // F_SETSIG
+        (libc::SYS_fcntl, [0, 15, 0]),    // F_SETOWN_EX
+    ] {
+        let Some(outcome) = make_call(pid, number, arguments) else {
+            return skip("ptrace is not allowed here: needs root");
+        };
+        assert_eq!(outcome, EPERM, "{number} {arguments:?}");
+    }
+    // Its own threads are its own: one that it does not have, and a signal without its details.
+    for (number, arguments, errno) in [
+        (libc::SYS_tgkill, [own, neighbour, abort], libc::ESRCH),
+        (libc::SYS_rt_tgsigqueueinfo, [own, own, abort], libc::EFAULT),
+    ] {
+        let outcome = make_call(pid, number, arguments);
+        let expected = Outcome::Answered(-i64::from(errno));
+        assert_eq!(outcome, Some(expected), "{number}");
+    }
+    for (vm, pid) in [("held", pid), ("looped", other)] {
+        assert_eq!(host.status(vm)["state"], "running");
+        assert_eq!(host.status(vm)["pid"], pid);
+    }
+    host.end();
+}
+
+#[test]
+fn a_worker_that_aborts_is_told_so() {
+    let Some(stage) = Stage::new() else { return };
+    let host = boot(&stage, "abort", "hypervisor", &[]);
+    // As glibc does it, and as musl.
+    for number in [libc::SYS_tgkill, libc::SYS_tkill] {
+        let pid = worker(&host, "vm");
+        let (own, abort) = (word(pid), word(libc::SIGABRT));
+        let arguments = match number {
+            libc::SYS_tgkill => [own, own, abort],
+            _ => [own, abort, 0],
+        };
+        let Some(outcome) = make_call(pid, number, arguments) else {
+            return skip("ptrace is not allowed here: needs root");
+        };
+        assert_eq!(outcome, Outcome::Answered(0), "{number}");
+        host.wait_for("vm", &["crashed"]).unwrap();
+        assert_eq!(host.status("vm")["reason"], "worker killed by SIGABRT");
+        assert_eq!(host.order("start", "vm", true)["done"]["state"], "running");
+    }
     host.end();
 }
 
@@ -232,7 +319,7 @@ fn no_confinement_says_so_and_is_so() {
     let pid = host.status("vm")["pid"].as_i64().unwrap();
     let pid = i32::try_from(pid).unwrap();
     // AF_UNIX, SOCK_STREAM.
-    let Some(outcome) = make_call(pid, libc::SYS_socket, 1) else {
+    let Some(outcome) = make_call(pid, libc::SYS_socket, [1, 1, 0]) else {
         return skip("ptrace is not allowed here: needs root");
     };
     assert!(
@@ -259,7 +346,7 @@ fn a_thread_that_begins_late_is_waited_for() {
     // The console's thread; rseq is the first that a thread does.
     host.tell_simulator("call rseq +1 delay 300 from vm:vm");
     assert_eq!(host.order("start", "vm", true)["done"]["state"], "running");
-    let _ = worker(&host);
+    let _ = worker(&host, "vm");
     assert_eq!(host.order("stop", "vm", true)["done"]["state"], "stopped");
     host.end();
 }
