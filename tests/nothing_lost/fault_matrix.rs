@@ -30,23 +30,23 @@ pub struct Ground {
     logged: usize,
 }
 
-impl Ground {
-    /// On huge pages where there are some.
-    pub fn new(stage: &Stage, test: &str, with_bystanders: bool) -> Self {
-        // Two for its memory; the others of this machine may need some meanwhile.
-        if HugePages::now().available() >= 2 {
-            return Self::on(stage, test, with_bystanders, "hugetlb");
-        }
-        skip("no huge pages are free: the victim has base pages");
-        Self::on(stage, test, with_bystanders, "base")
+/// Huge pages where there are some.
+pub fn backing() -> &'static str {
+    // Two for the victim's memory.
+    if HugePages::now().available() >= 2 {
+        return "hugetlb";
     }
+    skip("no huge pages are free: the victim has base pages");
+    "base"
+}
 
+impl Ground {
     /// Boots, lets the victim live once, and looks at what there is after it.
-    pub fn on(stage: &Stage, test: &str, with_bystanders: bool, backing: &str) -> Self {
+    pub fn new(stage: &Stage, test: &str, with_bystanders: bool) -> Self {
         let dir = folder(test);
         steps::write_dtb(&dir);
         let huge = HugePages::now();
-        let mut vms = vec![steps::victim(backing)];
+        let mut vms = vec![steps::victim(backing())];
         if with_bystanders {
             vms.extend(steps::bystanders());
         }

@@ -276,11 +276,7 @@ impl Host {
             || self.look() == *before,
             || format!("left behind {:#?}, before {before:#?}", self.look()),
         )?;
-        let ours = left::family(self.simulator.id());
-        wait_until(
-            || HugePages::now() == huge || left::others_use_huge_pages(&ours),
-            || format!("{:?}, before {huge:?}", HugePages::now()),
-        )
+        left::wait_for_pool(huge)
     }
 
     /// SIGTERM to gunyahd, which stops its VMs; then nothing may be left.

@@ -4,9 +4,9 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use crate::fault_matrix::{Ground, Target};
+use crate::fault_matrix::{backing, Ground, Target};
 use crate::host::{folder, signal, wait_until, wait_until_gone, Boot, Host, Stage};
-use crate::left::HugePages;
+use crate::left::{wait_for_pool, HugePages};
 use crate::record::Record;
 use crate::steps;
 
@@ -43,12 +43,12 @@ fn a_worker_may_be_killed_at_every_call() {
 #[test]
 fn a_supervisor_may_be_killed_at_every_call_of_its_worker() {
     let Some(stage) = Stage::new() else { return };
-    let mut ground = Ground::on(&stage, "kill-targets", false, "base");
-    let targets = targets(&mut ground);
-    // Other memory is other calls; the pool of huge pages may be given back any time.
-    let mut vm = steps::victim("base");
-    ground.end();
     let huge = HugePages::now();
+    let mut ground = Ground::new(&stage, "kill-targets", false);
+    let targets = targets(&mut ground);
+    // The same memory, because other memory is other calls.
+    let mut vm = steps::victim(backing());
+    ground.end();
     let dir = folder("kill-supervisor");
     steps::write_dtb(&dir);
     vm["autostart"] = true.into();
@@ -58,7 +58,11 @@ fn a_supervisor_may_be_killed_at_every_call_of_its_worker() {
     fs::write(dir.join("config/victim.json"), text).unwrap();
     let reached = targets
         .iter()
-        .filter(|target| kill_supervisor(&stage, &dir, target))
+        .filter(|target| {
+            let reached = kill_supervisor(&stage, &dir, target);
+            wait_for_pool(huge).unwrap_or_else(|what| panic!("{target:?}: {what}"));
+            reached
+        })
         .count();
     println!(
         "killed a supervisor at {reached} of {} calls",
@@ -72,16 +76,9 @@ fn a_supervisor_may_be_killed_at_every_call_of_its_worker() {
     };
     let host = Host::boot(&stage, &dir, &boot);
     host.wait_for("victim", &["running"]).unwrap();
-    let before = host.look();
     host.order("stop", "victim", true);
-    host.order("start", "victim", true);
-    host.order("stop", "victim", true);
-    let ours = crate::left::family(host.simulator.id());
-    wait_until(
-        || HugePages::now() == huge || crate::left::others_use_huge_pages(&ours),
-        || format!("{:?}, before {huge:?}, {before:?}", HugePages::now()),
-    )
-    .unwrap();
+    host.live("victim").unwrap();
+    wait_for_pool(huge).unwrap();
     host.end();
 }
 

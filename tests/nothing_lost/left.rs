@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 
+use crate::host::{skip, wait_until};
+
 /// Everything that a VM could leave behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Left {
@@ -161,12 +163,38 @@ impl HugePages {
     }
 }
 
-/// Somebody outside our family has huge pages, or might be about to: the pool's counters are then
-/// not ours to judge by.
-pub fn others_use_huge_pages(ours: &[u32]) -> bool {
-    numbers("/proc").into_iter().any(|pid| {
-        !ours.contains(&pid)
-            && (status_kib(pid, "HugetlbPages:") > 0
-                || matches!(name(pid).as_str(), "gunyahd" | "gunyah-sim"))
-    })
+/// Who outside our family has huge pages, or might be about to: the pool's counters are then not
+/// ours to judge by.
+fn other_user_of_huge_pages() -> Option<String> {
+    // Orphans of the family come to this process, so a worker that nobody ended is ours.
+    let ours = family(std::process::id());
+    let other = numbers("/proc").into_iter().find(|pid| {
+        !ours.contains(pid)
+            && (status_kib(*pid, "HugetlbPages:") > 0
+                || matches!(name(*pid).as_str(), "gunyahd" | "gunyah-sim"))
+    });
+    other.map(|pid| format!("{} ({pid})", name(pid)))
+}
+
+/// Waits until the pool is as it was. With another program in it nothing can be said, which is a
+/// skipped test.
+pub fn wait_for_pool(before: HugePages) -> Result<(), String> {
+    let mut other = None;
+    wait_until(
+        || {
+            if HugePages::now() == before {
+                other = None;
+                return true;
+            }
+            other = other_user_of_huge_pages();
+            other.is_some()
+        },
+        || format!("{:?}, before {before:?}", HugePages::now()),
+    )?;
+    if let Some(other) = other {
+        skip(&format!(
+            "huge pages are not compared: {other} may have some"
+        ));
+    }
+    Ok(())
 }
