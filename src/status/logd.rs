@@ -8,9 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
 use nix::errno::Errno;
-use nix::sys::socket::{
-    connect, send, socket, AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr,
-};
+use nix::sys::socket::{sendto, socket, AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr};
 use nix::time::{clock_gettime, ClockId};
 use nix::unistd::gettid;
 
@@ -24,7 +22,8 @@ const PAYLOAD_MAX: usize = 4068;
 // LOG_ID_MAIN.
 const LOG_ID: u8 = 0;
 
-/// A connection to logd, opened when first needed.
+/// A way to logd. Its socket is never connected: each datagram finds the logd that is there now, also
+/// from a confined worker, which could make no new socket.
 pub struct Logd {
     path: PathBuf,
     fd: Option<OwnedFd>,
@@ -35,17 +34,22 @@ impl Logd {
         Self { path, fd: None }
     }
 
-    /// The connection's fd, while there is one.
+    /// The socket's fd, once there is one.
     pub fn fd(&self) -> Option<RawFd> {
         self.fd.as_ref().map(AsRawFd::as_raw_fd)
     }
 
-    /// Connects if there is no connection; true if there is one now.
-    pub fn connect(&mut self) -> bool {
-        if self.fd.is_none() {
-            self.fd = open(&self.path).ok();
+    fn socket(&mut self) -> nix::Result<RawFd> {
+        if let Some(fd) = self.fd() {
+            return Ok(fd);
         }
-        self.fd.is_some()
+        let fd = socket(
+            AddressFamily::Unix,
+            SockType::Datagram,
+            SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC,
+            None,
+        )?;
+        Ok(self.fd.insert(fd).as_raw_fd())
     }
 
     /// Sends one record in as many datagrams as it needs.
@@ -61,39 +65,19 @@ impl Logd {
         Sent::Whole
     }
 
-    // One reconnect, because logd may have restarted; never for EAGAIN, which means that it is slow.
     fn send_datagram(&mut self, bytes: &[u8]) -> Sent {
-        for _ in 0..2 {
-            if !self.connect() {
-                return Sent::Absent;
-            }
-            let Some(fd) = &self.fd else {
-                return Sent::Absent;
-            };
-            match send(
-                fd.as_raw_fd(),
-                bytes,
-                MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
-            ) {
-                Ok(_) => return Sent::Whole,
-                Err(Errno::EAGAIN) => return Sent::Lost,
-                Err(_) => self.fd = None,
-            }
+        let sent = self.socket().and_then(|fd| {
+            let address = UnixAddr::new(&self.path)?;
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+            sendto(fd, bytes, &address, flags)
+        });
+        match sent {
+            Ok(_) => Sent::Whole,
+            // It is there and slow.
+            Err(Errno::EAGAIN) => Sent::Lost,
+            Err(_) => Sent::Absent,
         }
-        Sent::Absent
     }
-}
-
-fn open(path: &PathBuf) -> nix::Result<OwnedFd> {
-    let address = UnixAddr::new(path)?;
-    let fd = socket(
-        AddressFamily::Unix,
-        SockType::Datagram,
-        SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC,
-        None,
-    )?;
-    connect(fd.as_raw_fd(), &address)?;
-    Ok(fd)
 }
 
 fn cut(text: &str, limit: usize) -> &str {

@@ -53,9 +53,8 @@ impl Ground {
         let boot = Boot {
             vms: &vms,
             watch: steps::HOST_CALLS,
-            options: &[],
             record: true,
-            memlock: None,
+            ..Boot::default()
         };
         let mut host = Host::boot(stage, &dir, &boot);
         let names = vms[1..].iter().map(|vm| vm["name"].as_str().unwrap());

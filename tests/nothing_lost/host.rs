@@ -67,6 +67,10 @@ pub struct Boot<'a> {
     pub vms: &'a [Value],
     /// Host calls that may fail.
     pub watch: &'a [&'a str],
+    /// More commands for the simulator to begin with.
+    pub script: &'a [&'a str],
+    /// There is a log daemon.
+    pub logd: bool,
     /// More options of `gunyahd boot`.
     pub options: &'a [&'a str],
     /// Every call goes into a file.
@@ -110,7 +114,11 @@ impl Host {
         }
         fs::write(
             dir.join("script"),
-            format!("watch {}\n", boot.watch.join(" ")),
+            format!(
+                "watch {}\n{}\n",
+                boot.watch.join(" "),
+                boot.script.join("\n")
+            ),
         )
         .unwrap();
         let mut command = Command::new(stage.binaries.join("gunyah-sim"));
@@ -118,6 +126,9 @@ impl Host {
         if boot.record {
             command.arg("--record").arg(path("record"));
             let _ = fs::remove_file(path("record"));
+        }
+        if boot.logd {
+            command.arg("--logd-socket").arg(path("logd"));
         }
         let _ = fs::remove_file(path("sim"));
         if let Some(bytes) = boot.memlock {
@@ -131,6 +142,7 @@ impl Host {
             .arg("--property-socket")
             .arg(path("property"))
             .env("GUNYAHD_PROPERTY_SOCKET", path("property"))
+            .env("GUNYAHD_LOGD_SOCKET", path("logd"))
             .arg("--")
             .arg(stage.binaries.join("gunyahd"))
             .arg("boot")
@@ -286,7 +298,7 @@ impl Host {
         let status = self.simulator.wait().unwrap();
         assert_eq!(status.code(), Some(0), "{}", self.log());
         wait_until_gone(&family).unwrap();
-        for socket in ["socket", "sim", "property"] {
+        for socket in ["socket", "sim", "property", "logd"] {
             assert!(!self.dir.join(socket).exists(), "{socket}");
         }
     }

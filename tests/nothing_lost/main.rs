@@ -20,6 +20,7 @@ mod short_host;
 mod shrinking_files;
 
 mod left;
+mod peers;
 mod record;
 mod steps;
 mod table;

@@ -47,6 +47,8 @@ pub struct Record {
     pub calls: Vec<Call>,
     /// The properties' last values.
     pub properties: BTreeMap<String, String>,
+    /// What the log daemon was told.
+    pub log: Vec<String>,
     // By the simulator's numbers, because a VM whose creator was killed meanwhile is given back
     // without ever having been answered for.
     created: BTreeSet<u64>,
@@ -61,6 +63,7 @@ impl Record {
             processes: BTreeMap::new(),
             calls: Vec::new(),
             properties: BTreeMap::new(),
+            log: Vec::new(),
             created: BTreeSet::new(),
             reclaimed: BTreeSet::new(),
         }
@@ -87,6 +90,7 @@ impl Record {
                 let (name, value) = (text("name").unwrap(), text("value").unwrap());
                 self.properties.insert(name, value);
             }
+            Some("log") => self.log.extend(text("message")),
             Some("reclaimed") => self.reclaimed.extend(line["vm"].as_u64()),
             _ => {}
         }
