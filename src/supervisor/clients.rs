@@ -182,8 +182,13 @@ impl Clients {
 
     /// Drops those that took too long.
     pub fn expire(&mut self, now: u64) {
-        self.clients
-            .retain(|client| client.deadline.is_none_or(|due| due > now));
+        self.clients.retain(|client| {
+            let late = client.deadline.is_some_and(|due| due <= now);
+            if late && client.sent < client.output.len() {
+                log::info!("control client {} does not read; dropped", client.id);
+            }
+            !late
+        });
         self.deaf_until = self.deaf_until.filter(|due| *due > now);
     }
 

@@ -6,6 +6,7 @@
 
 mod boot;
 mod control;
+mod deaf;
 mod docs;
 mod host;
 mod order;
