@@ -411,6 +411,49 @@ fn halves() {
     }
 }
 
+/// How long the last close takes, of a kind: by close, by unmapping, by the end of a child.
+fn last_close(kind: &str) {
+    let timed = |what: &str, call: &dyn Fn()| {
+        let begin = std::time::Instant::now();
+        call();
+        let late = begin.elapsed() >= std::time::Duration::from_millis(100);
+        println!("{what}: {}", if late { "waits" } else { "at once" });
+    };
+    let unmap = |page_at: u64| {
+        let length = usize::try_from(page()).unwrap_or(0);
+        // SAFETY: the vCPU's page, which is not used any more.
+        unsafe { libc::munmap(page_at as *mut libc::c_void, length) };
+    };
+    if kind == "exit" {
+        // SAFETY: this program has one thread.
+        match unsafe { libc::fork() } {
+            0 => {
+                let vm = ready();
+                let _ = vm.start();
+            }
+            child => timed("end", &|| {
+                // SAFETY: waits for the child by its pid, and wants no status.
+                unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
+            }),
+        }
+        return;
+    }
+    let vm = ready();
+    let _ = vm.start();
+    // SAFETY: a plain duplicate.
+    let copy = unsafe { libc::dup(vm.fd) };
+    timed("close of one of two", &|| close(copy));
+    timed("close of the vm", &|| close(vm.fd));
+    if kind == "unmap" {
+        timed("close of the vcpu", &|| close(vm.vcpu));
+        timed("unmapping", &|| unmap(vm.page));
+    } else {
+        timed("unmapping", &|| unmap(vm.page));
+        timed("close of the vcpu", &|| close(vm.vcpu));
+    }
+    timed("close of the device", &|| close(vm.device));
+}
+
 fn main() {
     parent();
     match std::env::args().nth(1).as_deref() {
@@ -424,9 +467,13 @@ fn main() {
         Some("signals") => signals(),
         Some("impatient") => impatient(),
         Some("halves") => halves(),
+        Some("last-close") => last_close("close"),
+        Some("last-unmap") => last_close("unmap"),
+        Some("last-exit") => last_close("exit"),
         _ => {
             eprintln!(
-                "raw_calls life|run-first|mistakes|dup|vcpu-holds|fork|wait|signals|impatient|halves"
+                "raw_calls life|run-first|mistakes|dup|vcpu-holds|fork|wait|signals|impatient|halves|\
+                 last-close|last-unmap|last-exit"
             );
             exit(2);
         }

@@ -101,8 +101,13 @@ pub enum Command {
     Watch(Vec<&'static str>),
     /// No call fails any more.
     Forgive,
-    /// Teardown takes this long.
-    TeardownDelay(Duration),
+    /// How VMs are torn down.
+    Teardown {
+        /// How long it takes.
+        delay: Duration,
+        /// Behind the last close, which is back at once.
+        behind: bool,
+    },
     /// The property service's behaviour.
     Property(PeerMode),
     /// The log daemon's behaviour.
@@ -297,7 +302,13 @@ pub fn parse_line(line: &str) -> Result<Option<Command>, String> {
         ["call", call, nth, rest @ ..] => call_command(call, nth, rest)?,
         ["watch", rest @ ..] => watch_command(rest)?,
         ["forgive"] => Command::Forgive,
-        ["teardown", "delay", ms] => Command::TeardownDelay(milliseconds(ms)?),
+        ["teardown", "delay", ms, rest @ ..] if matches!(rest, [] | ["behind"]) => {
+            Command::Teardown {
+                delay: milliseconds(ms)?,
+                behind: !rest.is_empty(),
+            }
+        }
+        ["teardown", ..] => return Err("teardown delay MS [behind]".to_string()),
         ["property", rest @ ..] => Command::Property(peer_mode(rest)?),
         ["logd", rest @ ..] => Command::Log(peer_mode(rest)?),
         ["list"] => Command::List,
@@ -340,6 +351,7 @@ mod tests {
             call memfd_create +2 errno EMFILE from vm:a\n\
             forgive\n\
             teardown delay 10\n\
+            teardown delay 20 behind\n\
             property refuse 0x18\n\
             logd vanish\n\
             property stale\n\
@@ -403,7 +415,14 @@ mod tests {
                     fault: Fault::Errno(Errno::EMFILE)
                 },
                 Command::Forgive,
-                Command::TeardownDelay(Duration::from_millis(10)),
+                Command::Teardown {
+                    delay: Duration::from_millis(10),
+                    behind: false
+                },
+                Command::Teardown {
+                    delay: Duration::from_millis(20),
+                    behind: true
+                },
                 Command::Property(PeerMode::Refuse(0x18)),
                 Command::Log(PeerMode::Vanish),
                 Command::Property(PeerMode::Stale),
@@ -440,6 +459,7 @@ mod tests {
                 "line 1: call \"VM_STRAT\": one of OPEN",
             ),
             ("call START 1 partial 3", "line 1: partial: for SET_USER"),
+            ("teardown delay 3 beside", "line 1: teardown delay MS"),
             ("logd drown", "line 1: one of answer"),
             ("call START 1 errno EWHAT", "line 1: errno \"EWHAT\""),
             ("vm 1 exit sideways", "line 1: exit type"),

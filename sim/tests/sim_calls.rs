@@ -448,6 +448,60 @@ fn a_record_that_is_lost_is_told() {
     assert!(told.contains(&*nowhere.to_string_lossy()), "{told}");
 }
 
+/// What of a scenario says how long it took.
+fn times(script: &str, scenario: &str) -> (Vec<String>, Vec<Value>) {
+    let place = Place::new(&format!("{scenario}-{}", script.len()));
+    let output = place.sim(&[], script, scenario).output().unwrap();
+    let times = lines(&output)
+        .into_iter()
+        .filter(|line| line.ends_with("waits") || line.ends_with("at once"))
+        .collect();
+    (times, place.record())
+}
+
+#[test]
+fn the_last_close_waits_for_the_teardown() {
+    let (told, _) = times("teardown delay 150", "last-close");
+    assert_eq!(
+        told,
+        [
+            "close of one of two: at once",
+            "close of the vm: at once",
+            "unmapping: at once",
+            "close of the vcpu: waits",
+            "close of the device: at once",
+        ]
+    );
+    let (told, record) = times("teardown delay 150", "last-unmap");
+    assert_eq!(
+        told[2..],
+        [
+            "close of the vcpu: at once",
+            "unmapping: waits",
+            "close of the device: at once",
+        ]
+    );
+    assert_eq!(events(&record, "teardown").len(), 1);
+    assert_eq!(events(&record, "reclaimed").len(), 1);
+    // Exit closes what is open.
+    let (told, _) = times("teardown delay 150", "last-exit");
+    assert_eq!(told, ["end: waits"]);
+}
+
+#[test]
+fn a_kernel_may_tear_down_behind_the_last_close() {
+    for (scenario, count) in [("last-close", 5), ("last-exit", 1)] {
+        let (told, record) = times("teardown delay 150 behind", scenario);
+        assert_eq!(told.len(), count);
+        assert!(
+            told.iter().all(|line| line.ends_with("at once")),
+            "{told:?}"
+        );
+        let time = |event| events(&record, event)[0]["time_us"].as_u64().unwrap();
+        assert!(time("reclaimed") - time("teardown") >= 150_000);
+    }
+}
+
 #[test]
 fn without_the_device_open_is_enoent() {
     let place = Place::new("none");

@@ -58,7 +58,7 @@ fn a_launch_waits_for_the_pages_of_the_run_before() {
     });
     host.vm("a", config)
         .script(&format!(
-            "teardown delay {TEARDOWN}\nvm 1 exit reset after 20\n"
+            "teardown delay {TEARDOWN} behind\nvm 1 exit reset after 20\n"
         ))
         .boot();
     // The guest's own reset.

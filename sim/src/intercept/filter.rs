@@ -46,6 +46,9 @@ fn opening_calls() -> Vec<u32> {
     calls
 }
 
+/// System calls that may be a file's last close, all seen.
+const CLOSING: [libc::c_long; 2] = [libc::SYS_close, libc::SYS_exit_group];
+
 /// The filter's program; `more` are system calls that are seen besides.
 pub fn program(more: &[libc::c_long]) -> Vec<libc::sock_filter> {
     let allow = step(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0);
@@ -56,11 +59,18 @@ pub fn program(more: &[libc::c_long]) -> Vec<libc::sock_filter> {
         allow,
         step(LOAD_WORD, OFFSET_NR, 0, 0),
     ];
-    let more = more.iter().map(|nr| number(*nr));
+    let more = CLOSING.iter().chain(more).map(|nr| number(*nr));
     for nr in opening_calls().into_iter().chain(more) {
         steps.push(step(JUMP_EQUAL, nr, 0, 1));
         steps.push(notify);
     }
+    // A vCPU's page, whose unmapping may be a last close, is one page; nearly nothing else is.
+    let page = u32::try_from(crate::page_size()).unwrap_or(0);
+    steps.push(step(JUMP_EQUAL, number(libc::SYS_munmap), 0, 4));
+    steps.push(step(LOAD_WORD, OFFSET_ARG1, 0, 0));
+    steps.push(step(JUMP_EQUAL, page, 0, 1));
+    steps.push(notify);
+    steps.push(allow);
     steps.push(step(JUMP_EQUAL, number(libc::SYS_ioctl), 1, 0));
     steps.push(allow);
     steps.push(step(LOAD_WORD, OFFSET_ARG1, 0, 0));
@@ -156,6 +166,11 @@ mod tests {
         assert_eq!(run(ioctl, ARCH, 0x5401), not); // TCGETS
         assert_eq!(run(number(libc::SYS_read), ARCH, 0x4700), not);
         assert_eq!(run(number(libc::SYS_memfd_create), ARCH, 0), seen);
+        assert_eq!(run(number(libc::SYS_close), ARCH, 0), seen);
+        assert_eq!(run(number(libc::SYS_exit_group), ARCH, 0), seen);
+        let page = u32::try_from(crate::page_size()).unwrap();
+        assert_eq!(run(number(libc::SYS_munmap), ARCH, page), seen);
+        assert_eq!(run(number(libc::SYS_munmap), ARCH, 2 * page), not);
         assert_eq!(run(ioctl, ARCH ^ 1, 0x4700), not);
     }
 }

@@ -56,6 +56,7 @@ const CALLS: &[HostCall] = calls! {
     "connect": SYS_connect;
     "fstat": SYS_fstat | SYS_newfstatat;
     "getdents64": SYS_getdents64;
+    "close": SYS_close;
     "exit": SYS_exit_group;
 };
 

@@ -439,10 +439,16 @@ impl Model {
         match self.get(id) {
             Ok(vm) => {
                 vm.open_files = vm.open_files.saturating_sub(1);
-                vm.open_files == 0
+                vm.open_files == 0 && !std::mem::replace(&mut vm.closing, true)
             }
             Err(_) => false,
         }
+    }
+
+    /// The last close of all its files is known to come. True: teardown begins.
+    pub fn closed(&mut self, id: VmId) -> bool {
+        self.get(id)
+            .is_ok_and(|vm| !std::mem::replace(&mut vm.closing, true))
     }
 
     /// Teardown is done: everything is given back.

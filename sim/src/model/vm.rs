@@ -73,6 +73,8 @@ pub struct Vm {
     pub proxy: bool,
     /// Open VM and vCPU files; at 0 the VM is torn down.
     pub open_files: u32,
+    /// Its last close has come.
+    pub closing: bool,
 }
 
 impl Vm {
@@ -93,6 +95,7 @@ impl Vm {
             cpus: 0,
             proxy: false,
             open_files: 1,
+            closing: false,
         }
     }
 

@@ -35,7 +35,7 @@ impl Session {
         };
         let seen = seen.or_else(|| self.seen_host_call(&notification));
         let Some((kind, line)) = seen else {
-            let _ = self.launched.listener.let_go(notification.id);
+            self.let_go(notification);
             return;
         };
         let line = *line;
@@ -191,7 +191,7 @@ impl Session {
         if kind == FileKind::Host {
             // Its result is the kernel's affair.
             self.record.answered(&line, Ok(0), Some("let go"));
-            let _ = self.launched.listener.let_go(notification.id);
+            self.let_go(notification);
             return;
         }
         let argument = notification.args[2];
@@ -436,6 +436,7 @@ impl Session {
 
     /// Forgets calls whose caller was interrupted: the kernel answered them, or will ask again.
     pub(super) fn drop_interrupted(&mut self) {
+        self.drop_interrupted_closing();
         let (waiting, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.held)
             .into_iter()
             .partition(|held| self.launched.listener.waits(held.notification.id));

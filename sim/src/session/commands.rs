@@ -10,7 +10,7 @@ use crate::intercept::host;
 use crate::model::State;
 use crate::script::{self, Command};
 
-use super::{Due, Session};
+use super::{Due, Session, Teardown};
 
 impl Session {
     /// Does one command; the answer is a line.
@@ -54,7 +54,7 @@ impl Session {
                 }
             }
             Command::Forgive => self.faults.forgive(),
-            Command::TeardownDelay(delay) => self.teardown_delay = delay,
+            Command::Teardown { delay, behind } => self.teardown = Teardown { delay, behind },
             Command::Property(mode) if self.peers.set_property_mode(mode) => {}
             Command::Log(mode) if self.peers.set_log_mode(mode) => {}
             Command::Property(_) | Command::Log(_) => {
@@ -90,7 +90,7 @@ impl Session {
                 json!({
                     "vm": vm.id,
                     "pid": vm.creator.pid,
-                    "state": if vm.open_files == 0 { "teardown" } else { vm.state.as_str() },
+                    "state": if vm.closing { "teardown" } else { vm.state.as_str() },
                     "regions": vm.regions.len(),
                     "vcpus": vm.vcpus.len(),
                     "pinned": vm.charged(),

@@ -135,6 +135,11 @@ impl Files {
         })
     }
 
+    /// All, with what they are.
+    pub fn all(&self) -> impl Iterator<Item = (Inode, FileKind)> + '_ {
+        self.open.iter().map(|(inode, (kind, _))| (*inode, *kind))
+    }
+
     /// What to poll.
     pub fn poll_fds(&self) -> Vec<PollFd<'_>> {
         let mut fds = vec![PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN)];

@@ -2,6 +2,7 @@
 //! The loop that brings interception, model, engine, record and script together.
 
 mod calls;
+mod closing;
 mod commands;
 mod faults;
 mod files;
@@ -30,6 +31,7 @@ use crate::peers::Peers;
 use crate::record::{CallLine, Record};
 use crate::script::{self, Command};
 
+use closing::{Closing, Teardown};
 use faults::Faults;
 use files::{FileKind, Files};
 
@@ -74,13 +76,15 @@ struct Session {
     vcpus: vcpus::Vcpus,
     files: Files,
     held: Vec<Held>,
+    /// Last closes that wait for their VM's teardown.
+    closing: Vec<Closing>,
     due: Vec<(Instant, Due)>,
     /// Scripted ends of VMs that do not run yet.
     ends: Vec<(Option<VmId>, Exit, Duration)>,
     faults: Faults,
     /// Host calls that are looked at.
     watched: Vec<&'static str>,
-    teardown_delay: Duration,
+    teardown: Teardown,
     record: Record,
     console: Option<Console>,
     control: Option<Control>,
@@ -165,11 +169,12 @@ pub fn run(options: Options) -> Result<u8, String> {
         vcpus: vcpus::Vcpus::default(),
         files: Files::new().map_err(|error| what("inotify", &error))?,
         held: Vec::new(),
+        closing: Vec::new(),
         due: Vec::new(),
         ends: Vec::new(),
         faults: Faults::default(),
         watched,
-        teardown_delay: Duration::ZERO,
+        teardown: Teardown::default(),
         record,
         console,
         control,
@@ -302,7 +307,7 @@ impl Session {
             .iter()
             .map(|(at, _)| at.saturating_duration_since(now))
             .min();
-        let poll = (!self.held.is_empty()).then_some(INTERRUPTION_POLL);
+        let poll = (!self.held.is_empty() || self.closes()).then_some(INTERRUPTION_POLL);
         match next.into_iter().chain(poll).min() {
             // Rounded up: waking too early would only spin.
             Some(wait) => {
@@ -396,6 +401,7 @@ impl Session {
                     }
                     self.vcpus.forget(vm);
                     self.record.event(Some(vm), json!({"event": "reclaimed"}));
+                    self.end_closing(vm);
                 }
             }
         }
@@ -447,7 +453,7 @@ impl Session {
         self.due
             .retain(|(_, due)| !matches!(due, Due::Exit(of, _) if *of == vm));
         let engine_vm = self.running.remove(&vm);
-        let delay = self.teardown_delay;
+        let delay = self.teardown.delay;
         let events = self.events.sender(vm);
         if engine_vm.is_none() && delay.is_zero() {
             events.send(Event::Stopped);
