@@ -178,8 +178,8 @@ pub struct LastEnd {
     pub detail: String,
 }
 
-/// A VM, as status tells it. Times are milliseconds of the host's monotonic clock, the one that
-/// the kernel log counts in.
+/// A VM, as status tells it. Times are milliseconds of the host's CLOCK_MONOTONIC, as in the
+/// journals.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmStatus {
     /// Its name.

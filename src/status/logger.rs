@@ -15,8 +15,8 @@ use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
-use nix::time::{clock_gettime, ClockId};
 
+use super::clock;
 use super::kmsg::{self, Kmsg};
 use super::logd::{Logd, DEFAULT_SOCKET};
 
@@ -210,12 +210,10 @@ impl Stderr {
         }
     }
 
-    // Time since boot, as the kernel's log has it, so that both can be laid side by side.
+    // By the clock of the journals, so that both can be laid side by side.
     fn line(&self, level: Level, tag: &str, message: &str) -> String {
-        let (seconds, micros) = match clock_gettime(ClockId::CLOCK_BOOTTIME) {
-            Ok(now) => (now.tv_sec(), now.tv_nsec() / 1000),
-            Err(_) => (0, 0),
-        };
+        let now = clock::now();
+        let (seconds, micros) = (now.as_secs(), now.subsec_micros());
         let (on, off) = match (self.colour, level) {
             (true, Level::Error) => ("\x1b[31m", "\x1b[0m"),
             (true, Level::Warn) => ("\x1b[33m", "\x1b[0m"),

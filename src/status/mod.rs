@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is told: a VM's state, and the sinks that it goes to.
 
+pub mod clock;
 pub mod control;
 mod kmsg;
 mod logd;

@@ -9,13 +9,12 @@ use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::time::{clock_gettime, ClockId};
 use nix::unistd::Uid;
 
 use crate::config::{ConfigFile, VmConfig};
 use crate::confine;
 use crate::memory;
-use crate::status::{logger, State};
+use crate::status::{clock, logger, State};
 use crate::worker::Setting;
 
 use super::answer::Waiter;
@@ -143,11 +142,9 @@ impl Supervisor {
         })
     }
 
-    /// Milliseconds of the monotonic clock, the kernel log's.
+    /// Milliseconds of [`clock`].
     pub(super) fn now(&self) -> u64 {
-        // It cannot fail for this clock.
-        clock_gettime(ClockId::CLOCK_MONOTONIC)
-            .map_or(0, |time| super::lifecycle::millis(Duration::from(time)))
+        super::lifecycle::millis(clock::now())
     }
 
     /// Serves until all is stopped.

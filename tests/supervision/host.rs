@@ -36,6 +36,8 @@ pub struct Host {
     pub dir: PathBuf,
     daemon: Option<Child>,
     simulated: bool,
+    /// A program and its arguments that gunyahd is run by.
+    runner: Vec<String>,
 }
 
 impl Host {
@@ -51,6 +53,7 @@ impl Host {
             dir,
             daemon: None,
             simulated: true,
+            runner: Vec::new(),
         }
     }
 
@@ -90,8 +93,9 @@ impl Host {
     /// `gunyahd` with `arguments`, under the simulator.
     pub fn command(&self, arguments: &[&str]) -> Command {
         if !self.simulated {
-            let mut command = Command::new(GUNYAHD);
-            command.args(arguments);
+            let mut words = self.runner.iter().map(String::as_str).chain([GUNYAHD]);
+            let mut command = Command::new(words.next().unwrap());
+            command.args(words).args(arguments);
             return command;
         }
         let mut command = Command::new(simulator());
@@ -106,6 +110,12 @@ impl Host {
     pub fn bare(&mut self) -> &mut Self {
         self.simulated = false;
         self
+    }
+
+    /// The same, run by another program.
+    pub fn bare_by(&mut self, runner: &[&str]) -> &mut Self {
+        self.runner = runner.iter().map(|word| (*word).to_owned()).collect();
+        self.bare()
     }
 
     pub fn boot_arguments(&self) -> Vec<String> {

@@ -9,6 +9,7 @@ mod control;
 mod deaf;
 mod docs;
 mod host;
+mod log;
 mod order;
 mod pages;
 mod properties;

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The one clock of states, journals and the log on stderr.
+
+use std::time::Duration;
+
+use nix::time::{clock_gettime, ClockId};
+
+/// Time since boot by CLOCK_MONOTONIC, which stands still while the host sleeps. So does the clock of
+/// the kernel's log, which is near it but not the same: it is not slewed, and begins a little apart.
+pub fn now() -> Duration {
+    // It cannot fail for this clock.
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
+}
