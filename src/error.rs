@@ -2,6 +2,7 @@
 //! The error of a launch: which step, which value, which errno, why, and what to do.
 
 use std::fmt;
+use std::io;
 
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
@@ -159,5 +160,13 @@ impl fmt::Display for Clause<'_> {
             return Ok(());
         }
         write!(f, "; {}: {}", self.0, self.1)
+    }
+}
+
+/// A failed call's answer by its name and meaning: "ENOENT (No such file or directory)".
+pub fn errno_text(error: &io::Error) -> String {
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(errno) => format!("{errno:?} ({})", errno.desc()),
+        None => error.to_string(),
     }
 }

@@ -9,6 +9,7 @@ use gunyahd::check;
 use gunyahd::cli::daemon::{self, Command};
 use gunyahd::config;
 use gunyahd::status::logger::{self, Audience};
+use gunyahd::status::printable;
 use gunyahd::supervisor::{self, BootOptions};
 use gunyahd::worker::Setting;
 
@@ -41,7 +42,7 @@ fn print(text: &str) -> ExitCode {
 
 // A closed standard error is no reason to panic.
 fn complain(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(std::io::stderr(), "{}", printable(text));
 }
 
 fn boot(options: BootOptions) -> ExitCode {

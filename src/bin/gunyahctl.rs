@@ -9,6 +9,7 @@ use gunyahd::cli::ctl::{self, Command};
 use gunyahd::client::console::{self, Left, View};
 use gunyahd::client::{self, ClientError, Conversation};
 use gunyahd::status::control::{response_line, ErrorKind, Request, Response};
+use gunyahd::status::printable;
 
 /// The VM is unknown, or it failed.
 const VM_FAILED: u8 = 1;
@@ -134,5 +135,5 @@ fn print(text: &str) -> u8 {
 }
 
 fn complain(text: &str) {
-    let _ = writeln!(io::stderr(), "gunyahctl: {text}");
+    let _ = writeln!(io::stderr(), "gunyahctl: {}", printable(text));
 }

@@ -9,6 +9,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use crate::error::errno_text;
 use crate::status::control::{
     parse_response, request_line, ControlError, Request, Response, MAX_RESPONSE,
 };
@@ -19,7 +20,7 @@ pub use show::{all, change, one, table};
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// No connection.
-    #[error("gunyahd cannot be reached at {}: {error}; {}", .socket.display(), check(.error))]
+    #[error("gunyahd cannot be reached at {}: {}; {}", .socket.display(), errno_text(.error), check(.error))]
     Unreachable {
         /// The socket.
         socket: PathBuf,
@@ -27,7 +28,7 @@ pub enum ClientError {
         error: io::Error,
     },
     /// The connection broke.
-    #[error("the connection to gunyahd broke: {0}; see its log")]
+    #[error("the connection to gunyahd broke: {}; see its log", errno_text(.0))]
     Broken(io::Error),
     /// It hung up without an answer.
     #[error("gunyahd hung up without an answer; see its log")]

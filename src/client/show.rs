@@ -4,13 +4,14 @@
 use std::fmt::Write;
 
 use crate::status::control::{Change, VmStatus, Vms};
+use crate::status::printable;
 
 /// All VMs as a table, and what is wrong with the whole.
 pub fn all(all: &Vms) -> String {
     let mut text = table(&all.vms);
     for problem in &all.problems {
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "problem: {problem}");
+        let _ = writeln!(text, "problem: {}", printable(problem));
     }
     text
 }
@@ -63,7 +64,7 @@ pub fn one(vm: &VmStatus) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: &str| {
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "{name:<10}{value}");
+        let _ = writeln!(text, "{name:<10}{}", printable(value));
     };
     line("vm", &vm.vm);
     line("state", &format!("{} for {}", vm.state, age(vm.age_ms)));
@@ -187,6 +188,15 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
+    }
+
+    #[test]
+    fn a_files_name_stays_in_its_line() {
+        let mut vm = vm("a", State::Failed);
+        vm.file = "/x\ny\x1b[2J.json".to_owned();
+        let text = one(&vm);
+        let told = "file      /x\\ny\\u{1b}[2J.json";
+        assert!(text.lines().any(|found| found == told), "{text}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use nix::errno::Errno;
+pub(super) use crate::error::errno_text as errno;
 
 use super::json;
 use super::limits;
@@ -85,14 +85,6 @@ pub(super) fn read(path: &Path) -> Result<String, Box<Problem>> {
         problem.place = json::place_of(&text, text.len());
         Box::new(problem)
     })
-}
-
-/// An error of the system by name and meaning.
-pub(super) fn errno(error: &io::Error) -> String {
-    match error.raw_os_error().map(Errno::from_raw) {
-        Some(errno) => format!("{errno:?} ({})", errno.desc()),
-        None => error.to_string(),
-    }
 }
 
 fn kind(file: &File) -> &'static str {

@@ -7,7 +7,7 @@ use std::io;
 
 use super::pool::{size_text, Pool};
 use crate::config::Backing;
-use crate::error::{LaunchError, Step};
+use crate::error::{errno_text, LaunchError, Step};
 use crate::plan::{memory_entries, Host, LaunchPlan, PlannedRegion, MAX_MEMORY_ENTRIES};
 
 /// The backing of each region, and what it takes.
@@ -163,8 +163,9 @@ impl Choice {
             Err(error) => {
                 // Mapping will tell: the pages are set aside then, or ENOMEM.
                 self.warnings.push(format!(
-                    "the pool of {} pages cannot be read: {error}",
-                    size_text(page)
+                    "the pool of {} pages cannot be read: {}",
+                    size_text(page),
+                    errno_text(&error)
                 ));
                 Ok(())
             }

@@ -19,6 +19,7 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use super::clock;
 use super::kmsg::{self, Kmsg};
 use super::logd::{Logd, DEFAULT_SOCKET};
+use super::printable::{printable, printable_lines};
 
 /// Names another socket than logd's own, for tests.
 pub const SOCKET_VARIABLE: &str = "GUNYAHD_LOGD_SOCKET";
@@ -139,6 +140,7 @@ impl Log for Logger {
             return;
         }
         let message = record.args().to_string();
+        let message = printable_lines(&message);
         // A thread that panicked while it logged leaves nothing half done that matters.
         self.sinks
             .lock()
@@ -221,8 +223,9 @@ impl Stderr {
             _ => ("", ""),
         };
         format!(
-            "[{seconds:5}.{micros:06}] {on}{} {tag}: {message}{off}\n",
-            &level.as_str()[..1]
+            "[{seconds:5}.{micros:06}] {on}{} {tag}: {}{off}\n",
+            &level.as_str()[..1],
+            printable(message)
         )
     }
 }
@@ -309,6 +312,8 @@ mod tests {
         let line = Stderr { colour: false }.line(Level::Error, "gunyahd", "x");
         assert!(line.ends_with("] E gunyahd: x\n"), "{line}");
         assert!(!line.contains('\x1b'));
+        let line = Stderr { colour: false }.line(Level::Error, "t", "x\n[0] E t: y\x1b[2J");
+        assert!(line.ends_with("x\\n[0] E t: y\\u{1b}[2J\n"), "{line}");
         assert!(Stderr { colour: true }
             .line(Level::Error, "t", "x")
             .contains("\x1b[31m"));

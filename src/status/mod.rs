@@ -6,6 +6,7 @@ pub mod control;
 mod kmsg;
 mod logd;
 pub mod logger;
+mod printable;
 pub mod properties;
 pub mod property_area;
 mod property_error;
@@ -13,4 +14,5 @@ mod property_info;
 mod state;
 pub mod trace;
 
+pub use printable::printable;
 pub use state::{EndReason, State};

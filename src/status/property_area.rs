@@ -12,6 +12,8 @@ use std::io::{ErrorKind, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use crate::error::errno_text;
+
 use super::property_info::PropertyInfo;
 
 /// Where init keeps the area files.
@@ -41,7 +43,7 @@ const RETRIES: usize = 100;
 #[derive(Debug, thiserror::Error)]
 pub enum AreaError {
     /// A file could not be read.
-    #[error("property {name}: read {}: {error}; {}", .file.display(), cure_of(.error))]
+    #[error("property {name}: read {}: {}; {}", .file.display(), errno_text(.error), cure_of(.error))]
     Io {
         /// The property.
         name: String,

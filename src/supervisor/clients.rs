@@ -10,6 +10,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use nix::poll::PollFlags;
 use nix::sys::socket::{getsockopt, sockopt};
 
+use crate::error::errno_text;
 use crate::status::control::{
     parse_request, response_line, ControlError, ErrorKind, Request, Response, MAX_REQUEST,
     MAX_RESPONSE,
@@ -114,7 +115,7 @@ impl Clients {
                     ) {
                         // No fd to be had: the connection stays readable, and asking again at once
                         // would be all that gunyahd does.
-                        log::warn!("accept on the control socket: {error}");
+                        log::warn!("accept on the control socket: {}", errno_text(&error));
                         self.deaf_until = Some(now.saturating_add(ACCEPT_PAUSE));
                     }
                     return;

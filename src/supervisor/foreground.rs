@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::console::{show, View};
 use crate::config::VmName;
+use crate::error::errno_text;
 
 use super::spawn::Worker;
 
@@ -22,7 +23,9 @@ impl Foreground {
     pub fn show(vm: &VmName, worker: &Worker) -> Option<Self> {
         let name = vm.to_string();
         let failed = |what: &dyn std::fmt::Display| log::warn!("{vm}: no console here: {what}");
-        let (ours, theirs) = UnixStream::pair().map_err(|error| failed(&error)).ok()?;
+        let (ours, theirs) = UnixStream::pair()
+            .map_err(|error| failed(&errno_text(&error)))
+            .ok()?;
         worker
             .send_console(theirs.as_fd(), 0)
             .map_err(|errno| failed(&errno))
@@ -36,10 +39,10 @@ impl Foreground {
         let thread = std::thread::Builder::new().name("terminal".to_owned());
         let thread = thread.spawn(move || {
             if let Err(error) = show(ours, &name, view) {
-                log::warn!("{name}: console: {error}");
+                log::warn!("{name}: console: {}", errno_text(&error));
             }
         });
-        let thread = thread.map_err(|error| failed(&error)).ok()?;
+        let thread = thread.map_err(|error| failed(&errno_text(&error))).ok()?;
         Some(Self { thread })
     }
 

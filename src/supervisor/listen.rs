@@ -13,6 +13,8 @@ use nix::fcntl::{fcntl, FcntlArg, FdFlag, Flock, FlockArg};
 use nix::sys::socket::{self, sockopt, Backlog};
 use nix::sys::stat::{umask, Mode};
 
+use crate::error::errno_text;
+
 /// Names the inherited fd, as init's `socket gunyahd stream+listen …` gives it.
 pub const SOCKET_VARIABLE: &str = "ANDROID_SOCKET_gunyahd";
 
@@ -34,7 +36,7 @@ pub enum ListenError {
     #[error("{} has {} bytes, a socket's path has at most 107", .0.display(), .0.as_os_str().len())]
     TooLong(PathBuf),
     /// A call failed.
-    #[error("{call} {}: {error}{}", .path.display(), advice(.error))]
+    #[error("{call} {}: {}{}", .path.display(), errno_text(.error), advice(.error))]
     Io {
         /// What was tried.
         call: &'static str,
@@ -98,7 +100,7 @@ impl Listener {
             socket::listen(&fd, backlog).map_err(explain)?;
         }
         let socket = UnixListener::from(fd);
-        socket.set_nonblocking(true).map_err(|e| e.to_string())?;
+        socket.set_nonblocking(true).map_err(|e| errno_text(&e))?;
         Ok(Self { socket, own: None })
     }
 
@@ -191,7 +193,7 @@ impl Drop for Listener {
         if let Some((path, _lock)) = &self.own {
             // The lock's file stays: removing it would let two later ones lock two different files.
             if let Err(error) = std::fs::remove_file(path) {
-                log::debug!("remove {}: {error}", path.display());
+                log::debug!("remove {}: {}", path.display(), errno_text(&error));
             }
         }
     }
@@ -259,7 +261,9 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
         let error = Listener::bind(&dir.join("absent/s"), &dir.join("absent")).unwrap_err();
         assert!(
-            error.to_string().contains("directory must exist"),
+            error
+                .to_string()
+                .contains("ENOENT (No such file or directory); its directory must exist"),
             "{error}"
         );
         let error = Listener::bind(&dir.join("x".repeat(108)), &dir).unwrap_err();

@@ -103,7 +103,10 @@ fn exit_codes_say_what_went_wrong() {
     host.shut_down();
     let (code, text) = host.told(&["status"]);
     assert_eq!(code, 3);
-    assert!(text.contains("is it running?"), "{text}");
+    assert!(
+        text.contains("ENOENT (No such file or directory); is it running?"),
+        "{text}"
+    );
 }
 
 #[test]

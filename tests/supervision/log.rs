@@ -25,3 +25,19 @@ fn log_and_status_tell_the_same_time() {
     assert!(apart < 60e3, "logged at {logged} s, told at {told} ms");
     assert_eq!(host.shut_down(), Some(0));
 }
+
+#[test]
+fn a_files_name_forges_no_line() {
+    let mut host = Host::new();
+    host.file("a\n[0] I gunyahd: forged\u{1b}[2J.json", "{")
+        .bare()
+        .boot();
+    let (code, text) = host.told(&["status"]);
+    assert_eq!(code, 0, "{text}");
+    for told in [host.log(), text] {
+        assert!(told.contains("forged"), "{told}");
+        assert!(!told.contains('\u{1b}'), "{told}");
+        let mut lines = told.lines();
+        assert!(!lines.any(|line| line.starts_with("[0]")), "{told}");
+    }
+}
