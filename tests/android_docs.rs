@@ -106,8 +106,9 @@ fn modules_and_properties_have_their_names() {
         "early_hal",
         "gentle_kill",
     ] {
-        let scripts =
-            read("init/hugepages.rc") + &read("init/gunyahd.rc") + &read("init/ueventd.gunyahd.rc");
+        let scripts = read("init/gunyah-hugepages.rc")
+            + &read("init/gunyahd.rc")
+            + &read("init/ueventd.gunyahd.rc");
         assert!(page.contains(word) && scripts.contains(word), "{word}");
     }
     // The states of one VM, by the code's own words.

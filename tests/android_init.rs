@@ -24,7 +24,7 @@ fn script(name: &str) -> Script {
 fn our_scripts_have_no_mistakes() {
     let services = script("init/gunyahd.rc").services;
     assert_eq!(services.len(), 1);
-    assert_eq!(script("init/hugepages.rc").actions.len(), 1);
+    assert_eq!(script("init/gunyah-hugepages.rc").actions.len(), 1);
     assert_eq!(check_ueventd(&read("init/ueventd.gunyahd.rc")), []);
 }
 
@@ -101,6 +101,25 @@ fn the_device_belongs_to_the_services_user() {
     assert_eq!(words[2], user);
 }
 
+/// Service::Reap of AOSP's system/core/init/service.cpp: a service that died by itself is `restarting` and its
+/// `onrestart` runs; only one that was stopped, or is disabled, becomes `stopped`.
+#[test]
+fn no_gunyahd_that_is_gone_is_still_up() {
+    let script = script("init/gunyahd.rc");
+    let service = &script.services[0];
+    assert_eq!(service.option("disabled"), None);
+    // A value that gunyahd itself would set.
+    assert!(read("src/supervisor/sinks.rs").contains("Overall::Stopped => \"stopped\""));
+    let told = ["setprop", "vendor.gunyah.state", "stopped"];
+    assert_eq!(service.option("onrestart").unwrap(), told);
+    let action = &script.actions[0];
+    assert_eq!(
+        action.triggers,
+        [format!("property:init.svc.{}=stopped", service.name)]
+    );
+    assert_eq!(action.commands, [told]);
+}
+
 #[test]
 fn triggers_and_properties_have_names_that_others_use() {
     let actions = script("init/gunyahd.rc").actions;
@@ -117,7 +136,7 @@ fn triggers_and_properties_have_names_that_others_use() {
         .collect();
     let mut names = vec![actions[0].commands[0][1].clone()];
     names.push("ro.vendor.gunyah.hugepages".into());
-    assert!(read("init/hugepages.rc").contains(&names[1]));
+    assert!(read("init/gunyah-hugepages.rc").contains(&names[1]));
     for name in names {
         assert!(
             labelled.iter().any(|prefix| name.starts_with(prefix)),

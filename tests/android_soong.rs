@@ -259,9 +259,9 @@ fn planted_mistakes_are_found() {
             "init/gunyahdx.rc does not exist",
         ),
         (
-            "init/hugepages.rc",
+            "init/gunyah-hugepages.rc",
             "init/gunyahd.rc",
-            "init/hugepages.rc is in no module",
+            "init/gunyah-hugepages.rc is in no module",
         ),
         (
             "docs/examples/full.json",

@@ -264,7 +264,7 @@ mod tests {
         );
         assert_eq!(
             error.cure,
-            "`hugepagesz=2M hugepages=161` on the kernel command line, or ro.vendor.gunyah.hugepages=161 (init/hugepages.rc); `gunyahd check` adds up what all VMs need"
+            "`hugepagesz=2M hugepages=161` on the kernel command line, or ro.vendor.gunyah.hugepages=161 (init/gunyah-hugepages.rc); `gunyahd check` adds up what all VMs need"
         );
     }
 

@@ -11,7 +11,7 @@ use crate::config::Bytes;
 /// A folder `hugepages-<KiB>kB` a pool (Documentation/admin-guide/mm/hugetlbpage.rst).
 pub const HUGE_PAGE_FOLDER: &str = "/sys/kernel/mm/hugepages";
 
-/// The pages that init/hugepages.rc can reserve, in bytes.
+/// The pages that init/gunyah-hugepages.rc can reserve, in bytes.
 const INIT_PAGE: u64 = 2 << 20;
 
 /// A pool, as it was when it was read.
@@ -75,7 +75,9 @@ impl Pool {
         let pages = self.total.saturating_add(missing);
         let size = Bytes(self.page);
         let by_init = match self.page {
-            INIT_PAGE => format!(", or ro.vendor.gunyah.hugepages={pages} (init/hugepages.rc)"),
+            INIT_PAGE => {
+                format!(", or ro.vendor.gunyah.hugepages={pages} (init/gunyah-hugepages.rc)")
+            }
             _ => String::new(),
         };
         format!(

@@ -138,7 +138,7 @@ fn initramfs(host: &Host, binaries: &Path) -> Result<Vec<u8>> {
             &fs::read(binaries.join(from)).with_context(|| from.to_owned())?,
         )?;
     }
-    for script in ["gunyahd.rc", "hugepages.rc"] {
+    for script in ["gunyahd.rc", "gunyah-hugepages.rc"] {
         let text =
             fs::read(tree::root().join("init").join(script)).with_context(|| script.to_owned())?;
         archive.executable(&format!("vendor/etc/init/{script}"), &text)?;

@@ -36,7 +36,7 @@ pub struct Action {
     pub commands: Vec<Vec<String>>,
 }
 
-const OPTIONS: [&str; 16] = [
+const OPTIONS: [&str; 17] = [
     "class",
     "user",
     "group",
@@ -51,6 +51,7 @@ const OPTIONS: [&str; 16] = [
     "shutdown",
     "disabled",
     "oneshot",
+    "onrestart",
     "priority",
     "seclabel",
 ];

@@ -21,7 +21,7 @@ const BINARIES: [&str; 3] = ["gunyahd", "gunyahctl", "gunyah-conform"];
 /// Other files of the tarball: below the source tree, and below /vendor.
 const FILES: [(&str, &str); 5] = [
     ("init/gunyahd.rc", "etc/init/gunyahd.rc"),
-    ("init/hugepages.rc", "etc/init/gunyah-hugepages.rc"),
+    ("init/gunyah-hugepages.rc", "etc/init/gunyah-hugepages.rc"),
     ("init/ueventd.gunyahd.rc", "etc/ueventd.gunyahd.rc"),
     ("docs/examples", "etc/gunyah/examples"),
     // Beside the VMs' files gunyahd would take it for one.
