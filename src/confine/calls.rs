@@ -87,8 +87,6 @@ const LAUNCH: &[c_long] = &[
     SYS_epoll_ctl,
     SYS_timerfd_create,
     SYS_signalfd4,
-    SYS_socket,
-    SYS_socketpair,
     SYS_connect,
     SYS_bind,
     SYS_listen,
@@ -96,13 +94,9 @@ const LAUNCH: &[c_long] = &[
     SYS_getsockopt,
     SYS_setsockopt,
     SYS_getsockname,
-    SYS_clone,
-    SYS_clone3,
     SYS_wait4,
     SYS_waitid,
-    SYS_kill,
     SYS_pidfd_open,
-    SYS_pidfd_send_signal,
     SYS_getppid,
     SYS_getpgid,
     SYS_geteuid,
@@ -112,10 +106,7 @@ const LAUNCH: &[c_long] = &[
     SYS_capget,
     SYS_capset,
     SYS_seccomp,
-    SYS_prlimit64,
-    SYS_setpriority,
     SYS_getpriority,
-    SYS_sched_setaffinity,
     SYS_sched_getaffinity,
     SYS_rseq,
     SYS_umask,
@@ -183,6 +174,23 @@ const TRIED_HERE: &[c_long] = &[];
 /// fcntl commands without a say over other processes: F_SETOWN and F_SETSIG make the kernel send any
 /// signal to any process of the same user. musl's open makes F_SETFD of O_CLOEXEC.
 const FCNTL: &[c_int] = &[F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC];
+
+/// What fork and a thread of glibc, musl and bionic are made with; the low byte is the signal of the
+/// end. All else, such as namespaces, is nothing that a launch takes.
+const CLONE: &[c_int] = &[
+    0xff,
+    CLONE_VM,
+    CLONE_FS,
+    CLONE_FILES,
+    CLONE_SIGHAND,
+    CLONE_THREAD,
+    CLONE_SYSVSEM,
+    CLONE_SETTLS,
+    CLONE_PARENT_SETTID,
+    CLONE_CHILD_CLEARTID,
+    CLONE_CHILD_SETTID,
+    CLONE_DETACHED,
+];
 
 // Signals, commands and flags are small and positive, or sets of bits.
 #[allow(clippy::cast_sign_loss)]
@@ -264,6 +272,29 @@ pub fn supervisor() -> Vec<Rule> {
     // F_ADD_SEALS: the console's ring keeps its size.
     let commands = words(&[FCNTL, &[F_ADD_SEALS]].concat());
     rules.push(Rule::When(SYS_fcntl, vec![Condition::Among(1, commands)]));
+    for nr in [SYS_socket, SYS_socketpair] {
+        let family = Condition::Among(0, words(&[AF_UNIX]));
+        rules.push(Rule::When(nr, vec![family]));
+    }
+    let flags = words(CLONE).into_iter().fold(0, |all, flag| all | flag);
+    rules.push(Rule::When(SYS_clone, vec![Condition::Without(0, !flags)]));
+    // Its flags are in memory, where a filter cannot look; C libraries then take clone.
+    rules.push(Rule::Refuse(SYS_clone3, Errno::ENOSYS));
+    // Workers have numbers that are not known yet. Negative: whole groups, or everybody.
+    let stop_worker = [
+        Condition::Without(0, 1 << 31),
+        Condition::Among(1, words(&[SIGKILL])),
+    ];
+    rules.push(Rule::When(SYS_kill, stop_worker.to_vec()));
+    // Of the caller alone: its limits, its niceness, its CPUs.
+    for (nr, process) in [
+        (SYS_prlimit64, 0),
+        (SYS_setpriority, 1),
+        (SYS_sched_setaffinity, 0),
+    ] {
+        let caller = Condition::Among(process, vec![0]);
+        rules.push(Rule::When(nr, vec![caller]));
+    }
     rules
 }
 

@@ -274,4 +274,24 @@ mod tests {
             SECCOMP_RET_KILL_PROCESS
         );
     }
+
+    #[test]
+    fn a_supervisor_kills_one_process_at_a_time_and_makes_plain_ones() {
+        let filter = Filter::new(&crate::confine::calls::supervisor(), Otherwise::Refuse);
+        let run =
+            |nr: c_long, arguments| filter.run(AUDIT_ARCH, u32::try_from(nr).unwrap(), arguments);
+        let allowed = |nr, arguments| run(nr, arguments) == SECCOMP_RET_ALLOW;
+        assert!(allowed(libc::SYS_kill, [1234, 9, 0]));
+        assert!(!allowed(libc::SYS_kill, [1234, 15, 0]));
+        assert!(!allowed(libc::SYS_kill, [u32::MAX, 9, 0]));
+        // Forks of glibc and musl; threads of glibc and musl (clone(2), by strace).
+        for flags in [0x0120_0011, 0x11, 0x003d_0f00, 0x007d_0f00] {
+            assert!(allowed(libc::SYS_clone, [flags, 0, 0]), "{flags:#x}");
+        }
+        for flag in [libc::CLONE_NEWNS, libc::CLONE_NEWUSER, libc::CLONE_PARENT] {
+            let flags = 0x11 | flag.unsigned_abs();
+            assert_eq!(run(libc::SYS_clone, [flags, 0, 0]), refuse(Errno::EPERM));
+        }
+        assert_eq!(run(libc::SYS_clone3, [0; 3]), refuse(Errno::ENOSYS));
+    }
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a process gives up once it has what it needs: capabilities, new privileges, system calls.
 //!
-//! Two filters. The supervisor's, put in place when it is up, holds for the workers that it forks
-//! too: it has what launching takes, and nothing that runs another program or looks into another
-//! process. A worker adds its own when its guest runs: what the run loop and the console take.
+//! Two steps. The supervisor's, when it is up, holds for the workers that it forks too: they have what
+//! launching takes, and nothing that runs another program or looks into another process. A worker's,
+//! before the first VCPU_RUN of its guest, leaves what the run loop and the console take.
 
 mod calls;
 mod filter;
@@ -15,8 +15,24 @@ use nix::errno::Errno;
 use crate::error::{LaunchError, Step};
 use filter::{Filter, Otherwise};
 
-/// Bit of CAP_IPC_LOCK (linux/capability.h): newer drivers pin a guest's pages when it touches them.
+// Bits of linux/capability.h.
+/// Newer drivers pin a guest's pages when it touches them.
 const CAP_IPC_LOCK: u32 = 14;
+/// Niceness of vCPU threads below 0.
+const CAP_SYS_NICE: u32 = 23;
+/// A higher RLIMIT_MEMLOCK.
+const CAP_SYS_RESOURCE: u32 = 24;
+/// Files of any owner. Where gunyahd has these, as root on a workstation, images and devices may need
+/// them at every launch.
+const CAP_DAC_OVERRIDE: u32 = 1;
+const CAP_DAC_READ_SEARCH: u32 = 2;
+
+/// What launching takes, of what this process has.
+const LAUNCHING: u64 = 1 << CAP_IPC_LOCK
+    | 1 << CAP_SYS_NICE
+    | 1 << CAP_SYS_RESOURCE
+    | 1 << CAP_DAC_OVERRIDE
+    | 1 << CAP_DAC_READ_SEARCH;
 /// Highest capability bit that a kernel can have in the 64-bit sets.
 const CAP_MAX: u32 = 63;
 /// _LINUX_CAPABILITY_VERSION_3 (linux/capability.h).
@@ -28,6 +44,9 @@ const CAPABILITY_VERSION: u32 = 0x2008_0522;
 /// # Errors
 /// The call that failed.
 pub fn supervisor() -> Result<(), LaunchError> {
+    bound_capabilities(LAUNCHING);
+    drop_capabilities(LAUNCHING)
+        .map_err(|error| failed(Step::Run, "dropping capabilities", &error))?;
     no_new_privileges().map_err(|error| failed(Step::Run, "no_new_privs", &error))?;
     Filter::new(&calls::supervisor(), Otherwise::Refuse)
         .install()
@@ -82,6 +101,16 @@ fn no_new_privileges() -> io::Result<()> {
     crate::prctl::set_no_new_privs().map_err(Into::into)
 }
 
+/// Takes from what this thread and its children could ever have all but `keep`.
+fn bound_capabilities(keep: u64) {
+    for bit in (0..=CAP_MAX).filter(|bit| keep & (1 << bit) == 0) {
+        // Needs CAP_SETPCAP, and ends with EINVAL past the kernel's last capability: without new
+        // privileges the bounding set has no say anyway.
+        // SAFETY: takes a number.
+        let _ = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(bit), 0, 0, 0) };
+    }
+}
+
 /// Keeps of the calling thread's capabilities only those in `keep`.
 fn drop_capabilities(keep: u64) -> io::Result<()> {
     #[repr(C)]
@@ -103,15 +132,6 @@ fn drop_capabilities(keep: u64) -> io::Result<()> {
     let mut data = [Data::default(); 2];
     // SAFETY: version 3 reads the header and writes two of these.
     Errno::result(unsafe { libc::syscall(libc::SYS_capget, &header, data.as_mut_ptr()) })?;
-    for bit in 0..=CAP_MAX {
-        if keep & (1 << bit) == 0 {
-            // Needs CAP_SETPCAP, and ends with EINVAL past the kernel's last capability: without new
-            // privileges the bounding set has no say anyway.
-            // SAFETY: takes a number.
-            let _ =
-                unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(bit), 0, 0, 0) };
-        }
-    }
     for (index, half) in data.iter_mut().enumerate() {
         let word = (keep >> (32 * index)) & u64::from(u32::MAX);
         let mask = u32::try_from(word).unwrap_or(0);

@@ -137,6 +137,8 @@ fn a_worker_that_makes_a_forbidden_call_dies_and_is_told() {
 
 // linux/capability.h, as bits.
 const IPC_LOCK: u64 = 1 << 14;
+// DAC_OVERRIDE, DAC_READ_SEARCH, IPC_LOCK, SYS_NICE, SYS_RESOURCE.
+const LAUNCHING: u64 = 1 << 1 | 1 << 2 | IPC_LOCK | 1 << 23 | 1 << 24;
 
 /// What the status file of a thread says.
 struct Thread {
@@ -201,10 +203,55 @@ fn every_thread_of_a_worker_has_given_up_its_capabilities() {
             assert_eq!(thread.capabilities(set), 0, "{name}: {set}");
         }
         let bound = thread.capabilities("CapBnd");
-        assert_eq!(bound & !IPC_LOCK, 0, "{name}: CapBnd {bound:#x}");
+        assert_eq!(bound & !LAUNCHING, 0, "{name}: CapBnd {bound:#x}");
         assert_eq!(thread.field("NoNewPrivs"), "1", "{name}");
         assert_eq!(thread.field("Seccomp_filters"), "3", "{name}");
     }
+    host.end();
+}
+
+#[test]
+fn a_supervisor_keeps_what_launching_takes() {
+    let Some(stage) = Stage::new() else { return };
+    let host = boot(&stage, "supervisor", "proxy", &[]);
+    let pid = i32::try_from(host.supervisor).unwrap();
+    for thread in Thread::all(pid) {
+        for set in ["CapPrm", "CapEff", "CapBnd"] {
+            let left = thread.capabilities(set);
+            if nix::unistd::geteuid().is_root() {
+                assert_eq!(left & !LAUNCHING, 0, "{set} {left:#x}");
+            }
+        }
+        assert_eq!(thread.field("NoNewPrivs"), "1");
+    }
+    let me = u64::from(std::process::id());
+    let shared = word(libc::CLONE_FS);
+    for (number, arguments) in [
+        (libc::SYS_socket, [word(libc::AF_INET), 2, 0]),
+        (libc::SYS_socket, [word(libc::AF_NETLINK), 2, 0]),
+        (libc::SYS_socketpair, [word(libc::AF_TIPC), 2, 0]),
+        // For these the kernel itself says EINVAL: new namespaces do not share the root directory.
+        (libc::SYS_clone, [shared | word(libc::CLONE_NEWUSER), 0, 0]),
+        (libc::SYS_clone, [shared | word(libc::CLONE_NEWNS), 0, 0]),
+        (libc::SYS_unshare, [0, 0, 0]),
+        (libc::SYS_kill, [me, 0, 0]),
+        (libc::SYS_pidfd_send_signal, [0, 0, 0]),
+        (libc::SYS_prlimit64, [me, 0, 0]),
+        (libc::SYS_setpriority, [0, me, 0]),
+        (libc::SYS_sched_setaffinity, [me, 0, 0]),
+        (libc::SYS_execve, [0, 0, 0]),
+    ] {
+        let Some(outcome) = make_call(pid, number, arguments) else {
+            return skip("ptrace is not allowed here: needs root");
+        };
+        assert_eq!(outcome, EPERM, "{number} {arguments:x?}");
+    }
+    // C libraries make threads with clone then.
+    let outcome = make_call(pid, libc::SYS_clone3, [0; 3]);
+    assert_eq!(outcome, Some(Outcome::Answered(-i64::from(libc::ENOSYS))));
+    // It still launches, and ends what does not end by itself.
+    assert_eq!(host.order("stop", "vm", true)["done"]["state"], "stopped");
+    host.live("vm").unwrap();
     host.end();
 }
 
