@@ -5,7 +5,7 @@ use std::fmt::{Display, Write};
 
 use super::map::map;
 use super::{Report, VmReport};
-use crate::config::{Bytes, Scheduling};
+use crate::config::{visible, Bytes, Scheduling};
 use crate::plan::Host;
 
 /// The whole report. With `dtb` everything but the devicetrees is a comment, so that what is printed
@@ -143,7 +143,7 @@ fn summary(report: &Report) -> String {
 
 fn line(out: &mut String, text: &str) {
     // Writing to a String does not fail.
-    let _ = writeln!(out, "{text}");
+    let _ = writeln!(out, "{}", visible(text));
 }
 
 fn counted(number: impl Display, noun: &str) -> String {

@@ -44,7 +44,8 @@ impl Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Place { line, column } = self.place;
-        write!(f, "{}:{line}:{column}: ", self.file.display())?;
+        let file = visible(&self.file.display().to_string());
+        write!(f, "{file}:{line}:{column}: ")?;
         if !self.key.is_empty() {
             write!(f, "{}: ", self.key)?;
         }
@@ -54,6 +55,20 @@ impl fmt::Display for Problem {
             None => Ok(()),
         }
     }
+}
+
+/// `text` with its control characters escaped: a file's name must neither forge a line of the log nor
+/// drive the terminal.
+pub(crate) fn visible(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
 }
 
 impl std::error::Error for Problem {}

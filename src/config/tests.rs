@@ -138,6 +138,10 @@ fn one_mistake_each() {
         (r#""initrd": { }"#, "initrd.path: missing"),
         (r#""initrd": { "path": "/a/../b" }"#, "must not have `..`"),
         (r#""initrd": { "path": "/a\u0000b" }"#, "has a NUL"),
+        (
+            r#""initrd": { "path": "/a\nb\u001b[31m" }"#,
+            "has a control character, which is not allowed, found \"/a\\nb\\u{1b}[31m\"",
+        ),
         (r#""initrd": { "path": "/a/" }"#, "not a directory"),
         // vCPUs, console, ready.
         (

@@ -112,6 +112,8 @@ pub(super) fn path(node: &Node, key: &str, report: &mut Report) -> Option<PathBu
         "must not be empty"
     } else if text.contains('\0') {
         "has a NUL, which no path can have"
+    } else if text.chars().any(char::is_control) {
+        "has a control character, which is not allowed"
     } else if !text.starts_with('/') {
         "wants an absolute path, one that begins with /"
     } else if text.split('/').any(|part| part == "..") {

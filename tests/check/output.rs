@@ -11,6 +11,9 @@ const FULL: &str = "\"initrd\": { \"path\": \"/vm/initrd\" },\n  \
     \"regions\": [{ \"label\": 7, \"base\": \"0xa0000000\", \"size\": \"5M\", \
     \"backing\": [\"hugetlb\", \"base\"], \"page_size\": \"2M\", \"access\": \"share\" }]";
 
+const GOOD: &str =
+    r#"{ "name": "b", "memory": { "size": "64M" }, "kernel": { "path": "/vm/Image" } }"#;
+
 #[test]
 fn the_address_map_is_a_table() {
     let vendor = Vendor::new();
@@ -123,6 +126,22 @@ fn a_directory_without_configs_is_a_warning() {
     vendor.vm("a", "");
     let ran = vendor.check(&["etc"]);
     assert!(!ran.stdout.contains("warning"), "{}", ran.stdout);
+}
+
+#[test]
+fn a_files_name_drives_no_terminal_and_forges_no_line() {
+    let vendor = Vendor::new();
+    for (name, text) in [("a\nforged;\x1b[31m", "{"), ("b\n\x1b[2J", GOOD)] {
+        vendor.file(&format!("etc/{name}.json"), text);
+    }
+    for arguments in [&["etc"][..], &["--dtb", "etc"]] {
+        let ran = vendor.check(arguments);
+        assert!(!ran.stdout.contains('\x1b'), "{}", ran.stdout);
+        let named = "etc/a\\nforged;\\u{1b}[31m.json:1:1: not JSON";
+        assert!(ran.stdout.contains(named), "{}", ran.stdout);
+        let vm = "b  etc/b\\n\\u{1b}[2J.json\n";
+        assert!(ran.stdout.contains(vm), "{}", ran.stdout);
+    }
 }
 
 #[test]
