@@ -9,6 +9,9 @@ use std::sync::OnceLock;
 use crate::dir::Dir;
 use crate::tools::root;
 
+/// The source that a test adds.
+pub const PLANTED: &str = "planted.te";
+
 /// A compiled policy, read back.
 pub struct Policy {
     pub rules: Vec<Rule>,
@@ -31,24 +34,9 @@ impl Policy {
     /// Compiles our policy with `extra` among its rules; the compiler's words if it refuses.
     pub fn compile(extra: &str) -> Result<Self, String> {
         let dir = Dir::new("sepolicy");
-        let base = root().join("tests/sepolicy-base");
-        let ours = root().join("sepolicy/vendor");
-        let extra_file = dir.0.join("extra.te");
-        std::fs::write(&extra_file, extra).unwrap();
-        let mut files: Vec<PathBuf> = ["classes", "macros", "attributes", "platform.te"]
-            .map(|name| base.join(name))
-            .into();
-        files.extend(te_files());
-        files.push(extra_file);
-        files.push(base.join("roles_contexts"));
-        files.push(ours.join("genfs_contexts"));
-        let text = run(Command::new("m4")
-            .args(["--fatal-warnings", "-D", "target_build_variant=user", "-s"])
-            .args(files))?;
-        std::fs::write(dir.0.join("policy.conf"), text).unwrap();
-        run(Command::new("checkpolicy")
-            .args(["-M", "-c", "30", "-o", "policy", "policy.conf"])
-            .current_dir(&dir.0))?;
+        let mut sources = sources();
+        sources.insert(PLANTED.into(), extra.into());
+        build(&dir, &sources)?;
         let binary = dir.0.join("policy");
         let text = run(Command::new("sesearch").args(["-A", "-T"]).arg(&binary))?;
         let (allows, others): (Vec<&str>, Vec<&str>) =
@@ -130,6 +118,110 @@ fn run(command: &mut Command) -> Result<String, String> {
     } else {
         Err(String::from_utf8_lossy(&output.stderr).into_owned())
     }
+}
+
+/// Rules and labels of `sepolicy/vendor` by file name: what is compiled.
+pub fn sources() -> BTreeMap<String, String> {
+    let mut files: Vec<PathBuf> = te_files();
+    files.push(root().join("sepolicy/vendor/genfs_contexts"));
+    files
+        .iter()
+        .map(|file| {
+            let name = file.file_name().unwrap().to_str().unwrap().to_owned();
+            (name, std::fs::read_to_string(file).unwrap())
+        })
+        .collect()
+}
+
+/// Compiles the base with `sources` to the file `policy` in a folder.
+fn build(dir: &Dir, sources: &BTreeMap<String, String>) -> Result<(), String> {
+    let base = root().join("tests/sepolicy-base");
+    let mut files: Vec<PathBuf> = ["classes", "macros", "attributes", "platform.te"]
+        .map(|name| base.join(name))
+        .into();
+    let place = |name: &String| dir.0.join(name);
+    for (name, text) in sources {
+        std::fs::write(place(name), text).unwrap();
+    }
+    // Rules that a test adds come last, because they name our types.
+    let (mut rules, labels): (Vec<&String>, Vec<&String>) =
+        sources.keys().partition(|name| name.ends_with(".te"));
+    rules.sort_by_key(|name| name.as_str() == PLANTED);
+    files.extend(rules.into_iter().map(place));
+    files.push(base.join("roles_contexts"));
+    files.extend(labels.into_iter().map(place));
+    let text = run(Command::new("m4")
+        .args(["--fatal-warnings", "-D", "target_build_variant=user", "-s"])
+        .args(files))?;
+    std::fs::write(dir.0.join("policy.conf"), text).unwrap();
+    run(Command::new("checkpolicy")
+        .args(["-M", "-c", "30", "-o", "policy", "policy.conf"])
+        .current_dir(&dir.0))?;
+    Ok(())
+}
+
+/// What `sources` add to the base, a permission or attribute a line, as checkpolicy writes a policy out.
+pub fn added(sources: &BTreeMap<String, String>) -> Result<BTreeSet<String>, String> {
+    static BASE: OnceLock<BTreeSet<String>> = OnceLock::new();
+    let base = BASE.get_or_init(|| written_out(&BTreeMap::new()).unwrap());
+    // A line of the base that is not whole any more shows too.
+    let all = written_out(sources)?;
+    let lost = base.difference(&all).map(|line| format!("not {line}"));
+    Ok(all
+        .difference(base)
+        .filter(|line| !of_every_domain(base, line))
+        .cloned()
+        .chain(lost)
+        .collect())
+}
+
+/// True for a rule of a domain on itself that the base gives all.
+fn of_every_domain(base: &BTreeSet<String>, line: &str) -> bool {
+    let words: Vec<&str> = line.split(' ').collect();
+    words.len() > 2
+        && words[0] == "allow"
+        && words[2].starts_with("self:")
+        && base.contains(&format!("allow hal_other_default {}", words[2..].join(" ")))
+}
+
+fn written_out(sources: &BTreeMap<String, String>) -> Result<BTreeSet<String>, String> {
+    let dir = Dir::new("sepolicy");
+    build(&dir, sources)?;
+    run(Command::new("checkpolicy")
+        .args(["-M", "-c", "30", "-b", "-F", "-o", "rules", "policy"])
+        .current_dir(&dir.0))?;
+    Ok(lines(
+        &std::fs::read_to_string(dir.0.join("rules")).unwrap(),
+    ))
+}
+
+/// Lines of a policy without comments, one for each word of every list in braces.
+pub fn lines(text: &str) -> BTreeSet<String> {
+    text.lines()
+        .map(|line| line.trim().trim_end_matches(';'))
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .flat_map(|line| match line.strip_prefix("typeattribute ") {
+            // The compiler's lists of attributes have commas instead of braces.
+            Some(rest) if !rest.contains('{') => {
+                let (name, attributes) = rest.split_once(' ').unwrap();
+                one_each(&format!(
+                    "typeattribute {name} {{ {} }}",
+                    attributes.replace(',', "")
+                ))
+            }
+            _ => one_each(line),
+        })
+        .collect()
+}
+
+fn one_each(line: &str) -> Vec<String> {
+    let Some((before, rest)) = line.split_once("{ ") else {
+        return vec![line.to_owned()];
+    };
+    let (list, after) = rest.split_once(" }").unwrap();
+    list.split(' ')
+        .flat_map(|word| one_each(&format!("{before}{word}{after}")))
+        .collect()
 }
 
 pub fn te_files() -> Vec<PathBuf> {
