@@ -9,17 +9,16 @@
 //! crate `android_logger` instead of our own datagrams. Only the dynamically linked variant can.
 
 use std::fs::File;
-use std::io::{IsTerminal, Write};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-use super::clock;
 use super::kmsg::{self, Kmsg};
 use super::logd::{Logd, DEFAULT_SOCKET};
-use super::printable::{printable, printable_lines};
+use super::printable::printable_lines;
+use super::stderr::Stderr;
 
 /// Names another socket than logd's own, for tests.
 pub const SOCKET_VARIABLE: &str = "GUNYAHD_LOGD_SOCKET";
@@ -74,7 +73,8 @@ pub fn fds() -> Vec<RawFd> {
     let sinks = logger.sinks.lock().unwrap_or_else(PoisonError::into_inner);
     let logd = sinks.logd.as_ref().and_then(Logd::fd);
     let kmsg = sinks.kmsg.as_ref().map(Kmsg::fd);
-    logd.into_iter().chain(kmsg).collect()
+    let stderr = sinks.stderr.fd();
+    logd.into_iter().chain(kmsg).chain(stderr).collect()
 }
 
 /// This process's fds that are connected to the socket at `path`.
@@ -193,43 +193,6 @@ fn tag(target: &str) -> &str {
     }
 }
 
-struct Stderr {
-    colour: bool,
-}
-
-impl Stderr {
-    fn new() -> Self {
-        Self {
-            colour: std::io::stderr().is_terminal(),
-        }
-    }
-
-    fn send(&self, level: Level, tag: &str, message: &str) -> Sent {
-        let line = self.line(level, tag, message);
-        match std::io::stderr().write_all(line.as_bytes()) {
-            Ok(()) => Sent::Whole,
-            Err(_) => Sent::Lost,
-        }
-    }
-
-    // By the clock of the journals, so that both can be laid side by side.
-    fn line(&self, level: Level, tag: &str, message: &str) -> String {
-        let now = clock::now();
-        let (seconds, micros) = (now.as_secs(), now.subsec_micros());
-        let (on, off) = match (self.colour, level) {
-            (true, Level::Error) => ("\x1b[31m", "\x1b[0m"),
-            (true, Level::Warn) => ("\x1b[33m", "\x1b[0m"),
-            (true, Level::Debug | Level::Trace) => ("\x1b[2m", "\x1b[0m"),
-            _ => ("", ""),
-        };
-        format!(
-            "[{seconds:5}.{micros:06}] {on}{} {tag}: {}{off}\n",
-            &level.as_str()[..1],
-            printable(message)
-        )
-    }
-}
-
 /// `text` in pieces of at most `limit` bytes: cut at line ends where there are any, else between
 /// characters. A text that fits is one piece, with its lines.
 pub(super) fn pieces(text: &str, limit: usize) -> impl Iterator<Item = &str> {
@@ -305,17 +268,5 @@ mod tests {
             let strip = |s: &str| s.replace('\n', "");
             proptest::prop_assert_eq!(strip(&cut.concat()), strip(&text));
         }
-    }
-
-    #[test]
-    fn stderr_lines_say_time_level_and_tag() {
-        let line = Stderr { colour: false }.line(Level::Error, "gunyahd", "x");
-        assert!(line.ends_with("] E gunyahd: x\n"), "{line}");
-        assert!(!line.contains('\x1b'));
-        let line = Stderr { colour: false }.line(Level::Error, "t", "x\n[0] E t: y\x1b[2J");
-        assert!(line.ends_with("x\\n[0] E t: y\\u{1b}[2J\n"), "{line}");
-        assert!(Stderr { colour: true }
-            .line(Level::Error, "t", "x")
-            .contains("\x1b[31m"));
     }
 }

@@ -12,6 +12,7 @@ pub mod property_area;
 mod property_error;
 mod property_info;
 mod state;
+mod stderr;
 pub mod trace;
 
 pub use printable::printable;

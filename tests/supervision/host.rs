@@ -136,10 +136,19 @@ impl Host {
 
     /// The same, with further arguments.
     pub fn boot_with(&mut self, more: &[&str]) -> &mut Self {
+        let log = std::fs::File::create(self.path("log")).unwrap();
+        self.start(more, log.into())
+    }
+
+    /// The same, with its log somewhere else.
+    pub fn boot_logging(&mut self, log: Stdio) -> &mut Self {
+        self.start(&[], log)
+    }
+
+    fn start(&mut self, more: &[&str], log: Stdio) -> &mut Self {
         let arguments = self.boot_arguments();
         let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         arguments.extend(more);
-        let log = std::fs::File::create(self.path("log")).unwrap();
         let mut command = self.command(&arguments);
         // No log daemon or property service of this machine.
         command
@@ -147,7 +156,7 @@ impl Host {
             .env("GUNYAHD_PROPERTY_SOCKET", self.path("properties"))
             .env("GUNYAHD_PROPERTY_AREA", self.path("area"))
             .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
+            .stdout(Stdio::null())
             .stderr(log);
         // SAFETY: prctl is a bare system call. Whatever a failing test leaves dies with it.
         unsafe {
@@ -155,6 +164,7 @@ impl Host {
                 .pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(Into::into));
         }
         self.daemon = Some(command.spawn().unwrap());
+        drop(command);
         self.wait_until("gunyahd answers", |host| {
             UnixStream::connect(host.socket()).is_ok()
         });
