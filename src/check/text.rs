@@ -5,8 +5,9 @@ use std::fmt::{Display, Write};
 
 use super::map::map;
 use super::{Report, VmReport};
-use crate::config::{visible, Bytes, Scheduling};
+use crate::config::{Bytes, Scheduling};
 use crate::plan::Host;
+use crate::status::printable;
 
 /// The whole report. With `dtb` everything but the devicetrees is a comment, so that what is printed
 /// for one VM is devicetree source.
@@ -143,7 +144,7 @@ fn summary(report: &Report) -> String {
 
 fn line(out: &mut String, text: &str) {
     // Writing to a String does not fail.
-    let _ = writeln!(out, "{}", visible(text));
+    let _ = writeln!(out, "{}", printable(text));
 }
 
 fn counted(number: impl Display, noun: &str) -> String {

@@ -33,7 +33,6 @@ mod words;
 pub use fields::KEYS;
 pub use load::{load, parse};
 pub use partial::Partial;
-pub(crate) use problem::visible;
 pub use problem::Problem;
 pub use render::{changed_keys, render};
 pub use set::{load_dirs, load_paths, reload_dirs, ConfigFile, ConfigSet};

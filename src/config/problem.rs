@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::partial::Partial;
 use super::types::{Place, VmConfig};
+use crate::status::printable;
 
 /// A mistake in a config file: where it is, what it is and, where it can be told, what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,8 +45,9 @@ impl Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Place { line, column } = self.place;
-        let file = visible(&self.file.display().to_string());
-        write!(f, "{file}:{line}:{column}: ")?;
+        // A file's name must neither forge a line of the log nor drive the terminal.
+        let file = self.file.display().to_string();
+        write!(f, "{}:{line}:{column}: ", printable(&file))?;
         if !self.key.is_empty() {
             write!(f, "{}: ", self.key)?;
         }
@@ -55,20 +57,6 @@ impl fmt::Display for Problem {
             None => Ok(()),
         }
     }
-}
-
-/// `text` with its control characters escaped: a file's name must neither forge a line of the log nor
-/// drive the terminal.
-pub(crate) fn visible(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() {
-            shown.extend(c.escape_default());
-        } else {
-            shown.push(c);
-        }
-    }
-    shown
 }
 
 impl std::error::Error for Problem {}
