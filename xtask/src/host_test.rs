@@ -145,7 +145,10 @@ fn initramfs(host: &Host, binaries: &Path) -> Result<Vec<u8>> {
     }
     archive.executable("vendor/vm/Image", &image())?;
     for (name, extra) in [
-        ("a", r#""vcpus": { "count": 2, "scheduling": "proxy" }"#),
+        (
+            "a",
+            r#""vcpus": { "count": 2, "scheduling": "proxy" }, "console": {}"#,
+        ),
         ("b", r#""start": { "after": ["a"] }"#),
     ] {
         let config = format!(

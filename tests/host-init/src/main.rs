@@ -9,6 +9,7 @@ mod rc;
 mod service;
 mod story;
 mod syslog;
+mod worker;
 
 use std::ffi::CString;
 use std::fs;

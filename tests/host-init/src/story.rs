@@ -12,7 +12,7 @@ use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::{property, rc, syslog};
+use crate::{property, rc, syslog, worker};
 
 /// The longest that an emulated host takes for anything here.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -51,6 +51,18 @@ pub fn tell() -> Result<()> {
             bail!("b was started again too");
         }
         Ok(())
+    });
+    story.chapter("a worker has given up what it does not need", || {
+        let worker = pid_of(&wait_for("a", "running")?)?;
+        // Running is told a moment before.
+        wait(|| worker::confined(worker).map(Some))
+    });
+    story.chapter("a worker that aborts says so", || {
+        let worker = pid_of(&wait_for("a", "running")?)?;
+        worker::abort(worker)?;
+        journal(syslog::JOURNAL, "a: crashed: worker killed by SIGABRT")?;
+        wait(|| Ok((!alive(worker)).then_some(())))?;
+        wait_for("a", "running").map(drop)
     });
     story.chapter("stop gives every huge page back", || {
         let free = huge_pages("HugePages_Free")?;
@@ -225,7 +237,8 @@ fn supervisor() -> Result<Pid> {
     Ok(Pid::from_raw(parent.parse()?))
 }
 
-fn field(pid: Pid, name: &str) -> Result<String> {
+/// What the status file of a process or thread says behind `name`.
+pub fn field(pid: Pid, name: &str) -> Result<String> {
     let told = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = told
         .lines()
@@ -245,8 +258,7 @@ fn identity() -> Result<()> {
         bail!("user {uid}, not system (1000)");
     }
     let capabilities = u64::from_str_radix(&field(pid, "CapEff:")?, 16)?;
-    // IPC_LOCK 14, SYS_NICE 23, SYS_RESOURCE 24 (linux/capability.h).
-    let wanted = (1 << 14) | (1 << 23) | (1 << 24);
+    let wanted = worker::LAUNCHING;
     if capabilities & !wanted != 0 {
         bail!("capabilities {capabilities:#x}, {wanted:#x} are wanted at most");
     }
