@@ -5,6 +5,9 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -140,6 +143,137 @@ fn the_imported_crate_is_the_locked_one() {
         page.contains(&format!("cargo_pkg_version: \"{version}\"")),
         "{version}"
     );
+    let metadata = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version=1", "--offline"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    let metadata: Value = serde_json::from_slice(&metadata.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    let package = packages.iter().find(|p| p["name"] == "vm-fdt").unwrap();
+    let edition = package["edition"].as_str().unwrap();
+    assert!(
+        page.contains(&format!("edition: \"{edition}\",")),
+        "{edition}"
+    );
+    assert!(page.contains("features: [\"std\"],"));
+    assert!(package["features"].get("std").is_some());
+}
+
+/// What the programs and Cargo know, and the page's commands of them.
+#[test]
+fn every_command_is_one_that_exists() {
+    let usage = |program: &str| {
+        let output = Command::new(program).arg("--help").output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let tools = [
+        ("gunyahd ", usage(env!("CARGO_BIN_EXE_gunyahd")), "gunyahd "),
+        ("gunyahctl ", usage(env!("CARGO_BIN_EXE_gunyahctl")), "  "),
+        ("cargo xtask ", read("xtask/src/main.rs"), "  "),
+    ];
+    let page = read("docs/porting.md");
+    let mut seen = 0;
+    for command in commands(&page) {
+        for (tool, usage, before) in &tools {
+            for (at, _) in command.match_indices(tool) {
+                // The end of a longer word, or of a path.
+                let before_it = command[..at].chars().next_back();
+                if before_it.is_some_and(|c| c.is_alphanumeric() || "/-_.".contains(c)) {
+                    continue;
+                }
+                let verb = command[at + tool.len()..].split(' ').next().unwrap();
+                if !verb.starts_with(|c: char| c.is_ascii_lowercase()) {
+                    continue;
+                }
+                let known = usage.lines().any(|line| {
+                    let rest = line
+                        .trim_start_matches("usage:")
+                        .split_once(before)
+                        .map(|(_, rest)| rest);
+                    rest.is_some_and(|rest| rest.split([' ', '\n']).next() == Some(verb))
+                });
+                assert!(known, "{command}: {tool}has no {verb}");
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen >= 12, "{seen}");
+}
+
+/// Lines that stand apart, and code within lines.
+fn commands(page: &str) -> Vec<String> {
+    let apart = page.lines().filter(|line| line.starts_with("    "));
+    let mut found: Vec<String> = apart.map(|line| line.trim().to_owned()).collect();
+    for line in page.lines().filter(|line| !line.starts_with("    ")) {
+        found.extend(line.split('`').skip(1).step_by(2).map(str::to_owned));
+    }
+    found
+}
+
+#[test]
+fn folders_and_files_of_the_tree_have_their_paths() {
+    let page = read("docs/porting.md");
+    let (_, rest) = page.split_once("BOARD_VENDOR_SEPOLICY_DIRS += ").unwrap();
+    let dir = rest.lines().next().unwrap();
+    let dir = dir.strip_prefix("vendor/acme/gunyahd/").unwrap();
+    assert!(root().join(dir).join("gunyahd.te").is_file(), "{dir}");
+    for install in [
+        "vendor/etc/init/gunyahd.rc",
+        "/vendor/etc/ueventd.gunyahd.rc",
+    ] {
+        let name = install.rsplit('/').next().unwrap();
+        assert!(page.contains(install) && root().join("init").join(name).is_file());
+    }
+}
+
+/// Whoever follows the page from step 7 to step 8 has a VM that starts at boot and stays.
+#[test]
+fn the_first_boot_is_that_of_its_example() {
+    let page = read("docs/porting.md");
+    let text = read("docs/examples/first-boot.json");
+    let example: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(page.matches("(examples/first-boot.json)").count(), 2);
+    let name = example["name"].as_str().unwrap();
+    let mut asked = 0;
+    for command in commands(&page) {
+        for verb in ["status", "console", "start", "run"] {
+            let tools = [
+                format!("gunyahctl {verb} "),
+                format!("gunyahd {verb} /vendor/etc/gunyah/"),
+            ];
+            for tool in tools {
+                let Some((_, rest)) = command.split_once(&tool) else {
+                    continue;
+                };
+                let vm = rest.split([' ', '.', '\'']).next().unwrap();
+                if vm != "VM" && !vm.starts_with('-') {
+                    assert_eq!(vm, name, "{command}");
+                    asked += 1;
+                }
+            }
+        }
+    }
+    assert_eq!(asked, 4);
+    // The files that the page copies are those that the VM names.
+    for path in [&example["kernel"]["path"], &example["initrd"]["path"]] {
+        let below = path.as_str().unwrap().strip_prefix("/vendor/").unwrap();
+        assert!(
+            page.contains(&format!("$(TARGET_COPY_OUT_VENDOR)/{below}")),
+            "{below}"
+        );
+    }
+    assert!(page.contains(&format!("$(TARGET_COPY_OUT_VENDOR)/etc/gunyah/{name}.json")));
+    assert_eq!(example.get("autostart"), None, "the default is true");
+    assert_eq!(example.get("ready"), None);
+    // Step 2 reserves what it needs, in both ways.
+    assert_eq!(example["memory"]["size"], "256M");
+    for pages in [
+        "hugepagesz=2M hugepages=128",
+        "ro.vendor.gunyah.hugepages=128",
+    ] {
+        assert!(page.contains(pages), "{pages}");
+    }
 }
 
 #[test]

@@ -9,10 +9,11 @@ use gunyahd::dtb::Draft;
 use gunyahd::gunyah::uapi::{EXIT_MMIO, EXIT_PAGE_FAULT, EXIT_STATUS};
 
 /// The documentation's examples.
-const EXAMPLES: [&str; 4] = [
+const EXAMPLES: [&str; 5] = [
     include_str!("../../docs/examples/small.json"),
     include_str!("../../docs/examples/full.json"),
     include_str!("../../docs/examples/console.json"),
+    include_str!("../../docs/examples/first-boot.json"),
     include_str!("../../docs/examples/shared-memory.json"),
 ];
 
