@@ -230,6 +230,7 @@ pub fn worker(pid: u32, threads: &[u32]) -> Vec<Rule> {
     let own = Condition::Among(0, vec![pid]);
     rules.push(Rule::When(SYS_tgkill, vec![own.clone()]));
     rules.push(Rule::When(SYS_rt_tgsigqueueinfo, vec![own]));
+    // A thread that ends may leave its number to a stranger, so that no other signal is allowed.
     let aborting = [
         Condition::Among(0, threads.to_vec()),
         Condition::Among(1, words(&[SIGABRT])),
