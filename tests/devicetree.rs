@@ -205,3 +205,30 @@ fn a_board_tree_becomes_a_guests() {
     let interrupts = tree.at("/gunyah-vm-config/interrupts").unwrap();
     assert_eq!(interrupts.str("config"), Ok("/interrupt-controller"));
 }
+
+/// The short names of all problems, from the source of their words.
+fn rules(words: &str) -> Vec<&str> {
+    words
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix('"')?.strip_suffix("\","))
+        .filter(|word| {
+            word.bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte == b'-')
+        })
+        .collect()
+}
+
+/// Here and not beside the source: Soong does not know of the pages when it builds the unit tests.
+#[test]
+fn every_rule_is_documented_once() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let words = std::fs::read_to_string(root.join("src/dtb/told.rs")).unwrap();
+    let page = std::fs::read_to_string(root.join("docs/devicetree.md")).unwrap();
+    let rules = rules(&words);
+    assert!(rules.contains(&"no-chosen"));
+    for rule in &rules {
+        let start = format!("| `{rule}` |");
+        let count = page.lines().filter(|line| line.starts_with(&start)).count();
+        assert_eq!(count, 1, "{rule} in docs/devicetree.md");
+    }
+}

@@ -358,34 +358,6 @@ impl fmt::Display for DtbProblem {
 mod tests {
     use super::*;
 
-    /// The first words of every entry in `told`.
-    fn rules() -> Vec<&'static str> {
-        include_str!("told.rs")
-            .lines()
-            .filter_map(|line| line.trim().strip_prefix('"')?.strip_suffix("\","))
-            .filter(|word| {
-                word.bytes()
-                    .all(|byte| byte.is_ascii_lowercase() || byte == b'-')
-            })
-            .collect()
-    }
-
-    #[test]
-    fn every_rule_is_documented_once() {
-        let page = include_str!("../../docs/devicetree.md");
-        let rules = rules();
-        assert!(rules.contains(&"no-chosen"));
-        let rows: Vec<_> = page
-            .lines()
-            .filter(|line| line.starts_with("| `"))
-            .collect();
-        for rule in &rules {
-            let start = format!("| `{rule}` |");
-            let count = rows.iter().filter(|row| row.starts_with(&start)).count();
-            assert_eq!(count, 1, "{rule} in docs/devicetree.md");
-        }
-    }
-
     #[test]
     fn a_problem_reads_as_one_sentence_with_its_cure() {
         let problem = DtbProblem::CpuCount { tree: 1, config: 2 };
