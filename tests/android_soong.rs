@@ -5,6 +5,8 @@
 
 #[path = "android/bp.rs"]
 mod bp;
+#[path = "android/bp_shape.rs"]
+mod bp_shape;
 #[path = "android/dir.rs"]
 mod dir;
 #[path = "android/tools.rs"]
@@ -45,7 +47,7 @@ fn mistakes(text: &str) -> Vec<String> {
         Ok(modules) => modules,
         Err(what) => return vec![what],
     };
-    let mut found = Vec::new();
+    let mut found = shape_mistakes(&modules);
     let names: BTreeSet<&str> = modules.iter().map(Module::name).collect();
     if names.len()
         != modules
@@ -146,6 +148,34 @@ fn mistakes(text: &str) -> Vec<String> {
     found
 }
 
+/// In what modules are not what Soong takes and a device needs.
+fn shape_mistakes(modules: &[Module]) -> Vec<String> {
+    let cargo = read("Cargo.toml");
+    let value = |name: &str| {
+        let line = cargo.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap()
+            .trim_matches(|c| " =\"".contains(c))
+            .to_owned()
+    };
+    let (version, edition) = (value("version"), value("edition"));
+    let crates = dependencies("[dependencies]");
+    let shipped = std::fs::read_dir(root().join("docs/examples")).unwrap();
+    let examples = shipped
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .map(|name| format!("docs/examples/{name}"))
+        .chain(["docs/gunyah-vm.schema.json".into()]);
+    let given = bp_shape::Given {
+        version: &version,
+        edition: &edition,
+        crates: crates
+            .iter()
+            .map(|name| aosp_crates()[name.as_str()])
+            .collect(),
+        examples: examples.collect(),
+    };
+    bp_shape::mistakes(modules, &given)
+}
+
 /// Paths that modules name.
 fn files_of(modules: &[Module]) -> BTreeSet<String> {
     modules
@@ -163,14 +193,11 @@ fn files_of(modules: &[Module]) -> BTreeSet<String> {
 
 /// Names under `[dependencies]` and the tables for one target.
 fn cargo_dependencies() -> Vec<String> {
-    let mut within = false;
-    let mut names = Vec::new();
-    for line in read("Cargo.toml").lines() {
-        if line.starts_with('[') {
-            within = line == "[dependencies]"
-                || (line.starts_with("[target.") && line.ends_with(".dependencies]"));
-        } else if let Some((name, _)) = line.split_once(" = ").filter(|_| within) {
-            names.push(name.to_owned());
+    let mut names = dependencies("[dependencies]");
+    let tables = read("Cargo.toml");
+    for table in tables.lines().filter(|line| line.starts_with("[target.")) {
+        if table.ends_with(".dependencies]") {
+            names.extend(dependencies(table));
         }
     }
     assert!(names.len() >= 8, "{names:?}");
@@ -181,6 +208,17 @@ fn cargo_dependencies() -> Vec<String> {
         );
     }
     names
+}
+
+/// Names of a table of Cargo.toml.
+fn dependencies(table: &str) -> Vec<String> {
+    read("Cargo.toml")
+        .lines()
+        .skip_while(|line| *line != table)
+        .skip(1)
+        .take_while(|line| !line.starts_with('['))
+        .filter_map(|line| Some(line.split_once(" = ")?.0.to_owned()))
+        .collect()
 }
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
@@ -325,13 +363,190 @@ fn planted_mistakes_are_found() {
             ", or } expected",
         ),
     ];
-    for (from, to, expected) in planted {
+    for (from, to, expected) in planted.into_iter().chain(WRONG_SHAPES) {
         assert!(good.contains(from), "{from:?}");
         let found = mistakes(&good.replace(from, to));
         assert!(
             found.iter().any(|what| what.contains(expected)),
             "{from:?} -> {to:?}: {found:?}"
         );
+    }
+}
+
+/// What builds, and is then wrong or absent on the device, or what Soong refuses and bpfmt does not.
+const WRONG_SHAPES: [(&str, &str, &str); 24] = [
+    (
+        ":gunyahctl_static",
+        ":gunyahd_static",
+        "gunyahctl has srcs: :gunyahd_static",
+    ),
+    (
+        "        \"init/gunyahd.rc\",\n",
+        "",
+        "gunyahd lacks init_rc: init/gunyahd.rc",
+    ),
+    (
+        "    init_rc: [",
+        "    init_rcs: [",
+        "gunyahd: cc_prebuilt_binary has no init_rcs",
+    ),
+    (
+        "        \"ueventd.gunyahd.rc\",\n",
+        "",
+        "gunyahd lacks required: ueventd.gunyahd.rc",
+    ),
+    (
+        "        \"gunyahctl\",\n",
+        "",
+        "gunyahd lacks required: gunyahctl",
+    ),
+    (
+        "src: \"init/ueventd.gunyahd.rc\",\n    vendor: true,",
+        "src: \"init/ueventd.gunyahd.rc\",",
+        "ueventd.gunyahd.rc lacks vendor = true",
+    ),
+    (
+        "    check_elf_files: false,\n",
+        "",
+        "gunyahd lacks check_elf_files = false",
+    ),
+    (
+        "    stem: \"gunyahd\",\n",
+        "",
+        "gunyahd_dynamic lacks stem = gunyahd",
+    ),
+    (
+        "gunyahd_android_logger",
+        "gunyahd_android_log",
+        "libgunyahd_liblog lacks cfgs: gunyahd_android_logger",
+    ),
+    (
+        "    cfgs: [\"gunyahd_android_logger\"],\n",
+        "",
+        "libgunyahd_liblog lacks cfgs: gunyahd_android_logger",
+    ),
+    ("rust_binary {", "rust_binry {", "Soong has no rust_binry"),
+    (
+        "prefer_rlib:",
+        "prefer_rlibs:",
+        "gunyahd_dynamic: rust_binary has no prefer_rlibs",
+    ),
+    (
+        "edition: \"2021\"",
+        "edition: \"2015\"",
+        "gunyahd_static has edition = 2015",
+    ),
+    (
+        "gunyah/examples",
+        "gunyah",
+        "gunyahd_examples has sub_dir = gunyah",
+    ),
+    (
+        "        \"docs/gunyah-vm.schema.json\",\n",
+        "",
+        "gunyahd_examples lacks srcs: docs/gunyah-vm.schema.json",
+    ),
+    (
+        "tools: [\"dtc\"]",
+        "tools: [\"dtx\"]",
+        "gunyahd_host_dtbo has tools: dtx",
+    ),
+    (
+        "-W no-label_is_string",
+        "-W no-label",
+        "gunyahd_host_dtbo lacks cmd",
+    ),
+    (
+        "out: [\"proxy-guest.dtb\"]",
+        "out: [\"minimal-guest.dtb\"]",
+        "gunyahd_proxy_guest_dtb has out: minimal-guest.dtb",
+    ),
+    (
+        "    rustlibs: [\"libgunyahd\"],\n",
+        "",
+        "gunyahctl_static lacks rustlibs: libgunyahd",
+    ),
+    (
+        "    static_executable: true,\n",
+        "",
+        "gunyahd_static lacks static_executable = true",
+    ),
+    (
+        "    installable: false,\n",
+        "",
+        "gunyahctl_static lacks installable = false",
+    ),
+    (
+        "    compile_multilib: \"64\",\n",
+        "",
+        "gunyahd lacks compile_multilib = 64",
+    ),
+    (
+        "    test_suites: [\"general-tests\"],\n",
+        "",
+        "gunyahd_test lacks test_suites: general-tests",
+    ),
+    (
+        "cargo_pkg_version: \"",
+        "cargo_pkg_version: \"9",
+        "libgunyahd lacks cargo_pkg_version",
+    ),
+];
+
+/// No property, item or word of the blueprint can be another without being told.
+#[test]
+fn every_small_step_away_is_told() {
+    let modules = bp::parse(&read("Android.bp")).unwrap();
+    assert_eq!(shape_mistakes(&modules), [""; 0]);
+    let steps = bp_shape::small_steps(&modules);
+    assert!(steps.len() >= 250, "{}", steps.len());
+    for (what, changed) in steps {
+        assert!(!shape_mistakes(&changed).is_empty(), "{what}");
+    }
+}
+
+/// Files outside src/ that a source there takes in when it is compiled.
+fn taken_from_elsewhere(source: &Path, text: &str) -> Vec<String> {
+    [
+        "include_str!(\"",
+        "include_bytes!(\"",
+        "include!(\"",
+        "#[path = \"",
+    ]
+    .iter()
+    .flat_map(|start| text.split(start).skip(1))
+    .filter_map(|rest| rest.split('"').next())
+    .filter(|path| {
+        let file = source.parent().unwrap().join(path).canonicalize();
+        !file.is_ok_and(|file| file.starts_with(root().join("src")))
+    })
+    .map(str::to_owned)
+    .collect()
+}
+
+/// Soong compiles from the sources that it knows of, and it knows of src/ alone.
+#[test]
+fn no_source_takes_in_a_file_from_elsewhere() {
+    for source in sources(&root().join("src")) {
+        let text = std::fs::read_to_string(&source).unwrap();
+        assert_eq!(
+            taken_from_elsewhere(&source, &text),
+            [""; 0],
+            "{}",
+            source.display()
+        );
+    }
+    let source = root().join("src/dtb/problem.rs");
+    for (text, expected) in [
+        ("let page = include_str!(\"../../docs/devicetree.md\");", 1),
+        ("let page = include_bytes!(\"../../Cargo.toml\");", 1),
+        ("#[path = \"../../tests/proxy.rs\"]", 1),
+        ("include!(\"no-such-file.rs\");", 1),
+        ("let words = include_str!(\"told.rs\");", 0),
+        ("#[path = \"../lib.rs\"]", 0),
+    ] {
+        let found = taken_from_elsewhere(&source, text);
+        assert_eq!(found.len(), expected, "{text}");
     }
 }
 
