@@ -74,7 +74,11 @@ impl Supervisor {
             let dependencies = unmet.map_err(|unmet| unmet.reason);
             let gates = Gates {
                 dependencies: dependencies.and_then(|()| self.succession(index)),
-                property: !stuck && self.property_met(index),
+                property: if stuck {
+                    Ok(false)
+                } else {
+                    self.property_met(index)
+                },
                 turn,
                 pages: self.pages_back(index),
             };
@@ -133,12 +137,15 @@ impl Supervisor {
         config.map_or_else(HugePages::new, |config| config.huge_pages(self.huge_page))
     }
 
-    fn property_met(&self, index: usize) -> bool {
-        let wait = self.vms[index]
-            .config
-            .as_ref()
-            .and_then(|config| config.start.property.as_ref());
-        wait.is_none_or(|wait| self.sinks.property_is(&wait.name, &wait.value))
+    fn property_met(&mut self, index: usize) -> Result<bool, String> {
+        let vm = &self.vms[index];
+        let start = vm.config.as_ref().map(|config| &config.start);
+        match start.and_then(|start| start.property.as_ref()) {
+            Some(wait) => self
+                .sinks
+                .property_is(vm.name.as_str(), &wait.name, &wait.value),
+            None => Ok(true),
+        }
     }
 
     /// Asks those VMs to end that nothing alive depends on; whether there was one.

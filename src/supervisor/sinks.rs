@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Where states go besides the control socket: system properties and the log.
 
+use std::collections::BTreeMap;
+
 use crate::status::properties::PropertyClient;
 use crate::status::property_area::PropertyArea;
 use crate::status::State;
@@ -56,6 +58,8 @@ pub struct Sinks {
     /// For the poll loop.
     pub properties: PropertyClient,
     area: PropertyArea,
+    /// What each VM was last warned of.
+    warned: BTreeMap<String, String>,
     overall: Option<Overall>,
 }
 
@@ -65,6 +69,7 @@ impl Sinks {
         Self {
             properties: PropertyClient::from_environment(),
             area: PropertyArea::from_environment(),
+            warned: BTreeMap::new(),
             overall: None,
         }
     }
@@ -84,15 +89,20 @@ impl Sinks {
             .set(&format!("{PREFIX}.{vm}.state"), state.as_str());
     }
 
-    /// Whether a property has a value now.
-    pub fn property_is(&self, name: &str, value: &str) -> bool {
-        match self.area.get(name) {
-            Ok(found) => found.as_deref() == Some(value),
-            Err(error) => {
-                log::debug!("{error}");
-                false
-            }
+    /// Whether the property that a VM waits for has its value now.
+    ///
+    /// # Errors
+    /// Why it cannot be read, with the cure; each reason is also a warning in the log, once per VM.
+    pub fn property_is(&mut self, vm: &str, name: &str, value: &str) -> Result<bool, String> {
+        let error = match self.area.get(name) {
+            Ok(found) => return Ok(found.as_deref() == Some(value)),
+            Err(error) => error.to_string(),
+        };
+        if self.warned.get(vm) != Some(&error) {
+            log::warn!("{vm}: {error}");
+            self.warned.insert(vm.to_owned(), error.clone());
         }
+        Err(error)
     }
 
     /// How the whole does; told only if it is new.

@@ -81,6 +81,7 @@ fn all_are_stopped_against_the_order_of_dependency() {
 #[test]
 fn a_property_that_never_comes_fails_its_vm_alone() {
     let mut host = Host::new();
+    std::fs::create_dir(host.path("area")).unwrap();
     let property = json!({"name": "vendor.disk", "value": "up", "timeout": "200ms"});
     host.vm("a", json!({"start": {"property": property}}))
         .vm("b", json!({}))
@@ -92,4 +93,28 @@ fn a_property_that_never_comes_fails_its_vm_alone() {
         "property vendor.disk=up did not come within 200 ms"
     );
     host.until("b", State::Running);
+}
+
+#[test]
+fn a_property_that_cannot_be_read_is_told_with_its_cure_and_warned_of_once() {
+    let mut host = Host::new();
+    let property = json!({"name": "vendor.disk", "value": "up", "timeout": "200ms"});
+    host.vm("a", json!({"start": {"property": property}}))
+        .boot();
+    let mut watch = host.watch();
+    watch.until("a", State::Failed);
+    let why = format!(
+        "property vendor.disk: read {}: ENOENT (No such file or directory); likely cause: not an \
+         Android host, or init has not made the areas yet",
+        host.path("area").display()
+    );
+    let wanted = "property vendor.disk=up";
+    assert_eq!(
+        watch.changes.last().unwrap().reason,
+        format!("{wanted} did not come within 200 ms; it cannot be read: {why}")
+    );
+    let log = host.log();
+    let waiting = format!("a: waiting: for {wanted}, which cannot be read: {why}");
+    assert!(log.contains(&waiting), "{log}");
+    assert_eq!(log.matches(&format!("a: {why}")).count(), 1, "{log}");
 }

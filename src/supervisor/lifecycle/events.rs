@@ -104,8 +104,8 @@ fn signal_name(number: i32) -> String {
 pub struct Gates {
     /// `start.after`; else what it waits for.
     pub dependencies: Result<(), String>,
-    /// The property has its value.
-    pub property: bool,
+    /// The property has its value, or why nobody can know.
+    pub property: Result<bool, String>,
     /// No VM of higher priority is starting; else what it waits for.
     pub turn: Result<(), String>,
     /// The huge pages of the last runs are back; else what it waits for.

@@ -102,6 +102,8 @@ pub struct Lifecycle {
     /// The last step that this launch has done; [`Step::Run`] once the VM runs.
     last_step: Option<Step>,
     last_end: Option<LastEnd>,
+    /// Why its property cannot be read.
+    unread: Option<String>,
     /// `last_end` is this run's, and not an earlier one's.
     end_told: bool,
     actions: Vec<Action>,
@@ -120,6 +122,7 @@ impl Lifecycle {
             hangup: None,
             last_step: None,
             last_end: None,
+            unread: None,
             end_told: false,
             actions: Vec::new(),
         }
@@ -356,11 +359,16 @@ impl Lifecycle {
             self.publish(State::Waiting, reason, now);
             return;
         }
-        if let (false, Some((wanted, timeout))) = (gates.property, &self.rules.property) {
+        if let (false, Some((wanted, timeout))) = (gates.property == Ok(true), &self.rules.property)
+        {
             if property_deadline.is_none() {
                 *property_deadline = Some(now.saturating_add(*timeout));
             }
-            let reason = format!("for property {wanted}");
+            self.unread = gates.property.clone().err();
+            let reason = match &self.unread {
+                None => format!("for property {wanted}"),
+                Some(why) => format!("for property {wanted}, which cannot be read: {why}"),
+            };
             self.publish(State::Waiting, reason, now);
             return;
         }
@@ -481,11 +489,11 @@ impl Lifecycle {
             } if due <= now => {
                 let (wanted, timeout) = self.rules.property.clone().unwrap_or_default();
                 self.phase = Phase::Idle;
-                self.publish(
-                    State::Failed,
-                    format!("property {wanted} did not come within {}", span(timeout)),
-                    now,
-                );
+                let mut reason = format!("property {wanted} did not come within {}", span(timeout));
+                if let Some(why) = self.unread.take() {
+                    reason = format!("{reason}; it cannot be read: {why}");
+                }
+                self.publish(State::Failed, reason, now);
             }
             Phase::Backoff { until } if until <= now => {
                 self.budget.restarts = self.budget.restarts.saturating_add(1);

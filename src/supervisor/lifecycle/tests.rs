@@ -27,7 +27,7 @@ fn rules() -> Rules {
 fn open() -> Gates {
     Gates {
         dependencies: Ok(()),
-        property: true,
+        property: Ok(true),
         turn: Ok(()),
         pages: Ok(()),
     }
@@ -409,7 +409,7 @@ fn what_is_waited_for_is_the_reason() {
     let mut story = Story::new(rules);
     let mut gates = Gates {
         dependencies: Err("for x to be running".to_owned()),
-        property: false,
+        property: Ok(false),
         turn: Err("for its turn".to_owned()),
         pages: Err("for its pages".to_owned()),
     };
@@ -425,7 +425,13 @@ fn what_is_waited_for_is_the_reason() {
     assert_eq!(story.last().1, "for property a.b=1");
     assert!(story.life.awaits_property());
     assert_eq!(story.published.len(), 2, "told once");
-    gates.property = true;
+    gates.property = Err("no area".to_owned());
+    story.on(Event::Gates(&gates));
+    assert_eq!(
+        story.last().1,
+        "for property a.b=1, which cannot be read: no area"
+    );
+    gates.property = Ok(true);
     story.on(Event::Gates(&gates));
     assert_eq!(story.last().1, "for its turn");
     assert_eq!(story.life.deadline(), None);
@@ -433,16 +439,19 @@ fn what_is_waited_for_is_the_reason() {
     story.on(Event::Gates(&gates));
     assert_eq!(story.last().1, "for its pages");
     assert!(story.life.at_gate() && story.asked.is_empty());
-    gates.property = false;
-    story.on(Event::Gates(&gates));
-    story.sleep();
-    assert_eq!(
-        *story.last(),
-        (
-            State::Failed,
-            "property a.b=1 did not come within 2 s".to_owned()
-        )
-    );
+    let late = "property a.b=1 did not come within 2 s";
+    let unread = format!("{late}; it cannot be read: no area");
+    for (last_seen, failure) in [
+        (Err("no area".to_owned()), unread.as_str()),
+        (Ok(false), late),
+    ] {
+        gates.property = Err("no area".to_owned());
+        story.on(Event::Start).on(Event::Gates(&gates));
+        gates.property = last_seen;
+        story.on(Event::Gates(&gates));
+        story.sleep();
+        assert_eq!(*story.last(), (State::Failed, failure.to_owned()));
+    }
 }
 
 #[test]
@@ -511,7 +520,7 @@ fn any_event() -> impl Strategy<Value = Any> {
     ];
     let gates = any::<[bool; 4]>().prop_map(|[after, property, turn, pages]| Gates {
         dependencies: if after { Ok(()) } else { Err("x".to_owned()) },
-        property,
+        property: if property { Ok(true) } else { Ok(false) },
         turn: if turn { Ok(()) } else { Err("y".to_owned()) },
         pages: if pages { Ok(()) } else { Err("z".to_owned()) },
     });
