@@ -28,6 +28,70 @@ fn our_scripts_have_no_mistakes() {
     assert_eq!(check_ueventd(&read("init/ueventd.gunyahd.rc")), []);
 }
 
+/// Every option with its values, so that none is lost, added or changed by accident; the script says why each is
+/// there.
+#[test]
+fn the_service_is_what_was_decided() {
+    let script = script("init/gunyahd.rc");
+    let service = &script.services[0];
+    assert_eq!(service.name, "vendor.gunyahd");
+    let mut options: Vec<String> = service
+        .options
+        .iter()
+        .map(|words| words.join(" "))
+        .collect();
+    options.sort();
+    assert_eq!(
+        options,
+        [
+            "capabilities IPC_LOCK SYS_NICE",
+            "class early_hal",
+            "file /dev/kmsg w",
+            "gentle_kill",
+            "group system",
+            "onrestart setprop vendor.gunyah.state stopped",
+            "oom_score_adjust -1000",
+            "rlimit memlock unlimited unlimited",
+            "socket gunyahd stream+listen 0660 system shell",
+            "task_profiles ProcessCapacityHigh",
+            "user system",
+        ]
+    );
+    let actions = script.actions.iter().map(|action| {
+        let commands = action.commands.iter().map(|words| words.join(" "));
+        (action.triggers.join(" "), commands.collect::<Vec<_>>())
+    });
+    let expected = (
+        "property:init.svc.vendor.gunyahd=stopped".to_owned(),
+        vec!["setprop vendor.gunyah.state stopped".to_owned()],
+    );
+    assert_eq!(actions.collect::<Vec<_>>(), [expected]);
+}
+
+/// Documentation/admin-guide/mm/hugetlbpage.rst for the file; the property's label and the errors' advice for
+/// its name.
+#[test]
+fn huge_pages_are_reserved_where_the_kernel_and_the_errors_say() {
+    let script = script("init/gunyah-hugepages.rc");
+    assert!(script.services.is_empty());
+    let [action] = script.actions.as_slice() else {
+        panic!("{:?}", script.actions);
+    };
+    let property = "ro.vendor.gunyah.hugepages";
+    assert_eq!(
+        action.triggers,
+        ["early-init", "&&", &format!("property:{property}=*")]
+    );
+    let pool = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+    assert_eq!(
+        action.commands,
+        [["write", pool, &format!("${{{property}}}")]]
+    );
+    assert!(read("src/memory/pool.rs").contains(&format!("{property}={{pages}}")));
+    let contexts = read("sepolicy/vendor/genfs_contexts");
+    assert!(contexts.contains("genfscon sysfs /kernel/mm/hugepages "));
+}
+
 #[test]
 fn the_service_fits_the_program() {
     let script = script("init/gunyahd.rc");
@@ -99,6 +163,9 @@ fn the_device_belongs_to_the_services_user() {
         .split_whitespace()
         .collect();
     assert_eq!(words[2], user);
+    // The group is the service's too: a shell must not reach the hypervisor.
+    let group = &script.services[0].option("group").unwrap()[0];
+    assert_eq!(words, ["/dev/gunyah", "0660", user, group]);
 }
 
 /// Service::Reap of AOSP's system/core/init/service.cpp: a service that died by itself is `restarting` and its
@@ -187,6 +254,7 @@ fn planted_mistakes_are_found() {
         ("oom_score_adjust -1001", "-1001 is not between"),
         ("restart_period -1", "-1 is not between"),
         ("shutdown never", "shutdown never is not critical"),
+        ("task_profiles ProcessCapacityHihg", "is no task profile"),
         ("gentle_kill 200", "gentle_kill with 1 arguments"),
         ("onrestart reboot", "reboot is no command"),
         ("setenv A ${}", "an expansion without a name"),
@@ -225,6 +293,20 @@ fn planted_mistakes_are_found() {
             "not for a vendor's trigger",
         ),
         ("on post fs\n start vendor.x", "is not &&"),
+        ("on erly-init\n start vendor.x", "erly-init is no event"),
+        ("on boot\n start vendor.xx", "no such service"),
+        (
+            "on property:init.svc.vendor.x=stoped\n start vendor.x",
+            "stoped is no state of a service",
+        ),
+        (
+            "on property:init.svc.vendor.z=stopped\n start vendor.x",
+            "no service vendor.z",
+        ),
+        (
+            "on property:ro.vendor.a=*\n write /sys/a ${ro.vendor.b}",
+            "ro.vendor.b is no property of the trigger",
+        ),
         ("on init\n user system", "user is no command of an action"),
         ("on init\n start", "start with 0 arguments"),
         ("on init\n start logd", "not a vendor's service"),

@@ -121,6 +121,40 @@ const COMMANDS: [(&str, usize, usize); 15] = [
     ("write", 2, 2),
 ];
 
+/// Events that init, or AOSP's init.rc, triggers on each boot.
+const EVENTS: [&str; 14] = [
+    "boot",
+    "charger",
+    "early-boot",
+    "early-fs",
+    "early-init",
+    "firmware_mounts_complete",
+    "fs",
+    "init",
+    "late-fs",
+    "late-init",
+    "nonencrypted",
+    "post-fs",
+    "post-fs-data",
+    "zygote-start",
+];
+
+/// Profiles for processes of AOSP's `task_profiles.json` that a service may take.
+const PROFILES: [&str; 12] = [
+    "HighIoPriority",
+    "HighPerformance",
+    "MaxIoPriority",
+    "MaxPerformance",
+    "NormalIoPriority",
+    "NormalPerformance",
+    "ProcessCapacityHigh",
+    "ProcessCapacityLow",
+    "ProcessCapacityMax",
+    "ProcessCapacityNormal",
+    "ServiceCapacityLow",
+    "ServicePerformance",
+];
+
 /// Properties that a vendor's trigger may name.
 const ACTIONABLE: [&str; 9] = [
     "init.svc.vendor.",
@@ -245,8 +279,41 @@ pub fn check_script(text: &str) -> (Script, Vec<Mistake>) {
         }
     }
     for action in &script.actions {
+        let on = action.triggers.join(" ");
+        let mut whole = |what: String| mistakes.push((0, format!("on {on}: {what}")));
         if action.commands.is_empty() {
-            mistakes.push((0, format!("on {}: no command", action.triggers.join(" "))));
+            whole("no command".into());
+        }
+        for trigger in &action.triggers {
+            if let Some((service, state)) = trigger
+                .strip_prefix("property:init.svc.")
+                .and_then(|rest| rest.split_once('='))
+            {
+                let states = ["running", "restarting", "stopping", "stopped", "*"];
+                if !states.contains(&state) {
+                    whole(format!("{state} is no state of a service"));
+                }
+                if !script.services.iter().any(|known| known.name == service) {
+                    whole(format!("no service {service} in this script"));
+                }
+            }
+        }
+        for words in &action.commands {
+            let on_services = ["start", "stop", "restart", "enable", "exec_start"];
+            let known = |name: &String| script.services.iter().any(|service| service.name == *name);
+            if on_services.contains(&words[0].as_str()) && !words.get(1).is_some_and(known) {
+                whole(format!(
+                    "{}: no such service in this script",
+                    words.join(" ")
+                ));
+            }
+            for name in words.iter().flat_map(|word| expanded(word)) {
+                // Else it could be unset, and the command would fail.
+                let waited = format!("property:{name}=");
+                if !action.triggers.iter().any(|word| word.starts_with(&waited)) {
+                    whole(format!("{name} is no property of the trigger"));
+                }
+            }
         }
     }
     (script, mistakes)
@@ -371,6 +438,12 @@ fn option(words: &[String], service: &Service) -> Vec<String> {
         "shutdown" if arguments[0] != "critical" => {
             mistakes.push(format!("shutdown {} is not critical", arguments[0]));
         }
+        "task_profiles" => mistakes.extend(
+            arguments
+                .iter()
+                .filter(|name| !PROFILES.contains(name))
+                .map(|name| format!("{name} is no task profile")),
+        ),
         "onrestart" => mistakes.extend(command(&words[1..])),
         _ => {}
     }
@@ -406,10 +479,7 @@ fn triggers(words: &[String]) -> Vec<String> {
             }
         } else {
             events += 1;
-            if !word
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || "_-".contains(c))
-            {
+            if !EVENTS.contains(&word.as_str()) {
                 mistakes.push(format!("{word} is no event"));
             }
         }
@@ -465,6 +535,14 @@ fn expansions(word: &str) -> Vec<String> {
         }
     }
     mistakes
+}
+
+/// The properties that a word expands, without those that have a default.
+fn expanded(word: &str) -> impl Iterator<Item = &str> {
+    let parts = word.split("${").skip(1);
+    parts
+        .filter_map(|part| part.split_once('}').map(|(name, _)| name))
+        .filter(|name| !name.contains(":-"))
 }
 
 /// Lists every mistake of a ueventd script.
