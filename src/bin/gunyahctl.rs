@@ -58,6 +58,10 @@ fn show_console(socket: &Path, vm: &str, replay: u64, follow: bool) -> u8 {
     };
     match console::console(socket, vm, replay, view) {
         Ok(Ok(Left::ByUser | Left::Closed)) => 0,
+        Ok(Ok(Left::Refused)) => {
+            complain("standard input was not typed: the console is read only here");
+            REFUSED
+        }
         // As a shell tells it.
         Ok(Ok(Left::Signal(number))) => u8::try_from(number).map_or(1, |n| n.saturating_add(128)),
         Ok(Err(error)) => {

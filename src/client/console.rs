@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A guest's console on this terminal, or through this pipe.
 
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Read};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -14,6 +15,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{send, MsgFlags};
 use nix::unistd::read;
 
+use super::screen::{Screen, To};
 use super::terminal::{Escapes, Terminal};
 use super::{ask, ClientError, Conversation};
 use crate::console::wire::{Decoder, Kind};
@@ -39,10 +41,14 @@ pub enum Left {
     ByUser,
     /// The console was closed: the guest has ended, or gunyahd.
     Closed,
+    /// Piped input was not typed: another client has the keyboard, or no more are let in.
+    Refused,
     /// A signal came.
     Signal(i32),
 }
 
+/// Keys that wait for the guest; what is over is lost, so that those that leave are always read.
+const KEYS: usize = 4096;
 /// Between two looks at a VM that is to start again.
 const LOOK_AGAIN: u16 = 100;
 /// A console that ended while its VM lives on was refused to us; a worker's death is noticed sooner.
@@ -60,6 +66,7 @@ pub fn console(
     view: View,
 ) -> Result<Result<Left, ControlError>, ClientError> {
     let signals = take_signals().map_err(|errno| ClientError::Broken(errno.into()))?;
+    let screen = Screen::start().map_err(ClientError::Broken)?;
     let stays = view.follow || io::stdin().is_terminal();
     let mut begin = Begin::Replay(replay);
     loop {
@@ -75,7 +82,7 @@ pub fn console(
         };
         let (stream, early) = conversation.into_stream();
         let (left, seen) =
-            look(stream, &early, vm, view, Some(&signals)).map_err(ClientError::Broken)?;
+            look(stream, &early, vm, view, &screen, Some(&signals)).map_err(ClientError::Broken)?;
         if left != Left::Closed || !stays {
             return Ok(Ok(left));
         }
@@ -84,7 +91,7 @@ pub fn console(
             Begin::At(first) => first,
         };
         begin = Begin::At(first.saturating_add(seen));
-        if let Some(left) = wait_for_next_life(socket, vm, status.pid, &signals)? {
+        if let Some(left) = wait_for_next_life(socket, vm, status.pid, &screen, &signals)? {
             return Ok(Ok(left));
         }
     }
@@ -95,6 +102,7 @@ fn wait_for_next_life(
     socket: &Path,
     vm: &str,
     last: Option<i32>,
+    screen: &Screen,
     signals: &SignalFd,
 ) -> Result<Option<Left>, ClientError> {
     let mut told = false;
@@ -117,7 +125,7 @@ fn wait_for_next_life(
             Some((State::Stopping, _)) => {}
             Some((State::Waiting | State::Starting, _)) => {
                 if !std::mem::replace(&mut told, true) {
-                    notice(vm, "waiting for it to start again; Ctrl-C leaves", false);
+                    screen.notice(vm, "waiting for it to start again; Ctrl-C leaves", false);
                 }
             }
             _ => return Ok(Some(Left::Closed)),
@@ -135,7 +143,8 @@ fn wait_for_next_life(
 /// # Errors
 /// The connection broke.
 pub fn show(stream: UnixStream, vm: &str, view: View) -> io::Result<Left> {
-    look(stream, &[], vm, view, None).map(|(left, _)| left)
+    let screen = Screen::start()?;
+    look(stream, &[], vm, view, &screen, None).map(|(left, _)| left)
 }
 
 // Shows a console of which `early` was read already; why it was left, and how many bytes were seen.
@@ -144,13 +153,14 @@ fn look(
     early: &[u8],
     vm: &str,
     view: View,
+    screen: &Screen,
     signals: Option<&SignalFd>,
 ) -> io::Result<(Left, u64)> {
     stream.set_nonblocking(true)?;
     let terminal = Terminal::take(view.foreground)?;
     let raw = terminal.is_some() && !view.foreground;
     if raw {
-        notice(
+        screen.notice(
             vm,
             "connected; Ctrl-] leaves, as does ~. at the beginning of a line",
             raw,
@@ -159,7 +169,11 @@ fn look(
     let mut session = Session {
         stream,
         vm,
+        screen,
         raw,
+        keyboard: None,
+        given_up: false,
+        ended: false,
         keys: raw.then(Escapes::default),
         decoder: Decoder::default(),
         typed: Vec::new(),
@@ -168,12 +182,10 @@ fn look(
         heard: Instant::now(),
         seen: 0,
     };
-    let left = match session.print(early)? {
-        Some(left) => left,
-        None => session.run(signals, view.follow || view.foreground)?,
-    };
+    session.print(early)?;
+    let left = session.run(signals, view.follow || view.foreground)?;
     if raw && left != Left::Closed {
-        notice(vm, "left", raw);
+        screen.notice(vm, "left", raw);
     }
     Ok((left, session.seen))
 }
@@ -201,7 +213,14 @@ fn signal(signals: &SignalFd) -> Option<Left> {
 struct Session<'a> {
     stream: UnixStream,
     vm: &'a str,
+    screen: &'a Screen,
     raw: bool,
+    // Whether what is sent is typed; unknown before the console's first word.
+    keyboard: Option<bool>,
+    // The sending side is shut down: the keyboard is for others.
+    given_up: bool,
+    // The console is closed; what it said is still being shown.
+    ended: bool,
     keys: Option<Escapes>,
     decoder: Decoder,
     // Read from standard input and not sent yet.
@@ -216,8 +235,17 @@ struct Session<'a> {
 impl Session<'_> {
     fn run(&mut self, signals: Option<&SignalFd>, follow: bool) -> io::Result<Left> {
         loop {
+            self.screen.rearm();
+            if self.screen.is_broken() {
+                // A reader that went away (`| head`) has seen enough.
+                return Ok(Left::ByUser);
+            }
+            let shown = self.screen.is_empty();
+            if self.ended && shown {
+                return Ok(Left::Closed);
+            }
             let stdin = io::stdin();
-            let quiet = (!self.input_open && self.typed.is_empty() && !follow)
+            let quiet = (!self.input_open && self.typed.is_empty() && !follow && shown)
                 .then(|| QUIET.saturating_sub(self.heard.elapsed()));
             if quiet == Some(Duration::ZERO) {
                 return Ok(Left::ByUser);
@@ -230,104 +258,119 @@ impl Session<'_> {
                     .and_then(|ms| PollTimeout::try_from(ms).ok())
                     .unwrap_or(PollTimeout::MAX),
             };
-            let [socket, input, signal] = self.wait(&stdin.as_fd(), signals, timeout)?;
-            if let (true, Some(signals)) = (signal, signals) {
+            let happened = self.wait(&stdin.as_fd(), signals, timeout)?;
+            if let (true, Some(signals)) = (happened.signal, signals) {
                 if let Some(left) = self::signal(signals) {
                     return Ok(left);
                 }
             }
-            if socket {
-                if let Some(left) = self.hear()? {
+            if happened.input {
+                if let Some(left) = self.take_input(&stdin.as_fd())? {
                     return Ok(left);
                 }
             }
-            if input && self.take_input(&stdin.as_fd())? {
-                return Ok(Left::ByUser);
+            if happened.socket {
+                self.hear()?;
             }
             self.send_typed()?;
         }
     }
 
-    // Which of socket, standard input and signals has something.
+    // Whether standard input is to be read now.
+    fn reads(&self) -> bool {
+        self.input_open
+            && match self.keys {
+                // One of them may leave.
+                Some(_) => true,
+                // What the guest does not take yet is not read yet.
+                None => self.typed.is_empty() && self.keyboard.is_some() && !self.ended,
+            }
+    }
+
     fn wait(
         &self,
         stdin: &BorrowedFd<'_>,
         signals: Option<&SignalFd>,
         timeout: PollTimeout,
-    ) -> io::Result<[bool; 3]> {
-        let mut socket_events = PollFlags::POLLIN;
-        socket_events.set(PollFlags::POLLOUT, !self.typed.is_empty());
-        let mut fds = vec![PollFd::new(self.stream.as_fd(), socket_events)];
-        // What the guest does not take yet is not read yet.
-        let reads = self.input_open && self.typed.is_empty();
-        if reads {
-            fds.push(PollFd::new(*stdin, PollFlags::POLLIN));
-        }
-        if let Some(signals) = signals {
-            fds.push(PollFd::new(signals.as_fd(), PollFlags::POLLIN));
-        }
+    ) -> io::Result<Happened> {
+        let mut socket_events = PollFlags::empty();
+        socket_events.set(PollFlags::POLLIN, !self.screen.is_full());
+        let sends = self.keyboard == Some(true) && !self.typed.is_empty();
+        socket_events.set(PollFlags::POLLOUT, sends);
+        let listens = !self.ended && !socket_events.is_empty();
+        let (screen, socket) = (self.screen.wake_fd(), self.stream.as_fd());
+        // In order: what is not waited for is left out, for a hang-up is always told.
+        let mut fds = vec![PollFd::new(screen, PollFlags::POLLIN)];
+        fds.extend(listens.then(|| PollFd::new(socket, socket_events)));
+        let reads = self.reads();
+        fds.extend(reads.then(|| PollFd::new(*stdin, PollFlags::POLLIN)));
+        fds.extend(signals.map(|signals| PollFd::new(signals.as_fd(), PollFlags::POLLIN)));
         match poll(&mut fds, timeout) {
             Ok(_) => {}
-            Err(Errno::EINTR) => return Ok([false; 3]),
+            Err(Errno::EINTR) => return Ok(Happened::default()),
             Err(errno) => return Err(errno.into()),
         }
-        let happened = |at: usize| {
-            fds.get(at)
-                .and_then(PollFd::revents)
-                .is_some_and(|events| !events.is_empty())
+        let mut events = fds.iter().skip(1);
+        let mut next = |waited: bool| {
+            let fd = if waited { events.next() } else { None };
+            let revents = fd.and_then(PollFd::revents);
+            revents.is_some_and(|events| !events.is_empty())
         };
-        Ok([
-            happened(0),
-            reads && happened(1),
-            signals.is_some() && happened(fds.len() - 1),
-        ])
+        Ok(Happened {
+            socket: next(listens),
+            input: next(reads),
+            signal: next(signals.is_some()),
+        })
     }
 
-    fn hear(&mut self) -> io::Result<Option<Left>> {
+    fn hear(&mut self) -> io::Result<()> {
         let mut bytes = [0; 16 << 10];
-        loop {
+        while !self.screen.is_full() {
             match self.stream.read(&mut bytes) {
-                Ok(0) => return Ok(Some(Left::Closed)),
+                Ok(0) => {
+                    self.ended = true;
+                    return Ok(());
+                }
                 Ok(len) => {
                     self.heard = Instant::now();
-                    if let Some(left) = self.print(&bytes[..len])? {
-                        return Ok(Some(left));
-                    }
+                    self.print(&bytes[..len])?;
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // The worker was killed with typed text unread.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-                    return Ok(Some(Left::Closed))
+                    self.ended = true;
+                    return Ok(());
                 }
                 Err(error) => return Err(error),
             }
         }
+        Ok(())
     }
 
-    fn print(&mut self, bytes: &[u8]) -> io::Result<Option<Left>> {
-        let mut out = io::stdout().lock();
-        let mut written = Ok(());
-        let (vm, raw, seen) = (self.vm, self.raw, &mut self.seen);
+    fn print(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let (vm, raw, screen) = (self.vm, self.raw, self.screen);
+        let (seen, keyboard) = (&mut self.seen, &mut self.keyboard);
         self.decoder
-            .feed(bytes, |kind, payload| match kind {
-                Kind::Output if written.is_ok() => {
-                    *seen = seen.saturating_add(u64::try_from(payload.len()).unwrap_or(0));
-                    written = out.write_all(payload);
+            .feed(bytes, |kind, payload| {
+                match kind {
+                    Kind::Output => {
+                        *seen = seen.saturating_add(u64::try_from(payload.len()).unwrap_or(0));
+                        screen.show(To::Output, payload);
+                        return;
+                    }
+                    Kind::Keyboard => *keyboard = Some(true),
+                    Kind::ReadOnly => *keyboard = Some(false),
+                    Kind::Notice => {}
                 }
-                Kind::Output => {}
-                Kind::Notice => notice(vm, &String::from_utf8_lossy(payload), raw),
+                if !payload.is_empty() {
+                    screen.notice(vm, &String::from_utf8_lossy(payload), raw);
+                }
             })
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        match written.and_then(|()| out.flush()) {
-            Ok(()) => Ok(None),
-            // A reader that went away (`| head`) has seen enough.
-            Err(_) => Ok(Some(Left::ByUser)),
-        }
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
 
-    // Whether the user leaves.
-    fn take_input(&mut self, stdin: &BorrowedFd<'_>) -> io::Result<bool> {
+    fn take_input(&mut self, stdin: &BorrowedFd<'_>) -> io::Result<Option<Left>> {
         let mut bytes = [0; 1024];
         match read(stdin, &mut bytes) {
             // A terminal that is gone ends with EIO.
@@ -335,19 +378,22 @@ impl Session<'_> {
                 self.input_open = false;
                 // From here the silence is counted.
                 self.heard = Instant::now();
-                Ok(self.keys.is_some())
+                Ok(self.keys.is_some().then_some(Left::ByUser))
             }
             Ok(len) => match &mut self.keys {
                 Some(keys) => {
                     let leaves = keys.filter(&bytes[..len], &mut self.typed);
-                    Ok(leaves)
+                    self.typed.truncate(KEYS);
+                    Ok(leaves.then_some(Left::ByUser))
                 }
+                // A script must not take it for typed.
+                None if self.keyboard == Some(false) => Ok(Some(Left::Refused)),
                 None => {
                     self.typed.extend_from_slice(&bytes[..len]);
-                    Ok(false)
+                    Ok(None)
                 }
             },
-            Err(Errno::EAGAIN | Errno::EINTR) => Ok(false),
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
             Err(errno) => Err(errno.into()),
         }
     }
@@ -355,7 +401,15 @@ impl Session<'_> {
     fn send_typed(&mut self) -> io::Result<()> {
         use std::os::fd::AsRawFd;
         let fd = self.stream.as_raw_fd();
-        while !self.typed.is_empty() {
+        if self.keyboard == Some(false) {
+            self.typed.clear();
+        }
+        if self.typed.is_empty() && !self.input_open && !self.given_up {
+            self.given_up = true;
+            // It may be closed already.
+            let _ = self.stream.shutdown(Shutdown::Write);
+        }
+        while self.keyboard == Some(true) && !self.typed.is_empty() {
             match send(
                 fd,
                 &self.typed,
@@ -376,9 +430,10 @@ impl Session<'_> {
     }
 }
 
-// On standard error: scripts get the guest's bytes and nothing else.
-fn notice(vm: &str, text: &str, raw: bool) {
-    let end = if raw { "\r\n" } else { "\n" };
-    let begin = if raw { "\r\n" } else { "" };
-    let _ = write!(io::stderr(), "{begin}[{vm}: {text}]{end}");
+/// What a wait ended for.
+#[derive(Debug, Default)]
+struct Happened {
+    socket: bool,
+    input: bool,
+    signal: bool,
 }

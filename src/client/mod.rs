@@ -2,6 +2,7 @@
 //! gunyahd's client: connects, asks, reads answers, and shows them to people.
 
 pub mod console;
+mod screen;
 mod show;
 pub mod terminal;
 

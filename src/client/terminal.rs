@@ -38,14 +38,15 @@ impl Terminal {
         } else {
             cfmakeraw(&mut new);
         }
-        tcsetattr(&input, SetArg::TCSADRAIN, &new)?;
+        // Not drained: a terminal that is stopped would hold us for good.
+        tcsetattr(&input, SetArg::TCSANOW, &new)?;
         Ok(Some(Self { before }))
     }
 }
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        let _ = tcsetattr(stdin(), SetArg::TCSADRAIN, &self.before);
+        let _ = tcsetattr(stdin(), SetArg::TCSANOW, &self.before);
     }
 }
 

@@ -21,7 +21,7 @@ pub const MAX_CLIENTS: usize = 16;
 /// All clients of a console.
 #[derive(Debug, Default)]
 pub(super) struct Clients {
-    // In the order of their coming: the first one types.
+    // In the order of their coming: the first one whose input is open types.
     clients: Vec<Client>,
 }
 
@@ -32,7 +32,11 @@ struct Client {
     next: u64,
     frame: Vec<u8>,
     sent: usize,
-    notices: VecDeque<String>,
+    notices: VecDeque<(Kind, String)>,
+    // It has shut down its side: it sends nothing more, and so it needs no keyboard.
+    input_ended: bool,
+    // What it was told last of the keyboard.
+    has_keyboard: Option<bool>,
     gone: bool,
 }
 
@@ -45,22 +49,44 @@ impl Clients {
             frame: Vec::new(),
             sent: 0,
             notices: VecDeque::new(),
+            input_ended: false,
+            has_keyboard: None,
             gone: false,
         };
+        // One that has just left makes room, and leaves its keyboard.
+        self.clients.retain(|client| !client.gone);
         if self.clients.len() >= MAX_CLIENTS {
-            client.notices.push_back(format!(
-                "this console has {MAX_CLIENTS} clients already, and no more are let in"
-            ));
+            let full =
+                format!("this console has {MAX_CLIENTS} clients already, and no more are let in");
+            client.notices.push_back((Kind::ReadOnly, full));
             client.next = ring.end();
             client.send_all(ring);
             return;
         }
-        if !self.clients.is_empty() {
-            client
-                .notices
-                .push_back("read only: another client has the keyboard".to_owned());
-        }
         self.clients.push(client);
+        self.tell_keyboard();
+    }
+
+    /// Who types.
+    fn typist(&self) -> Option<usize> {
+        self.clients.iter().position(|client| !client.input_ended)
+    }
+
+    // Tells each client that may type, once, whether it does.
+    fn tell_keyboard(&mut self) {
+        let typist = self.typist();
+        for (at, client) in self.clients.iter_mut().enumerate() {
+            let has = typist == Some(at);
+            if client.input_ended || client.has_keyboard == Some(has) {
+                continue;
+            }
+            let told = match (client.has_keyboard.replace(has), has) {
+                (None, true) => (Kind::Keyboard, ""),
+                (Some(_), true) => (Kind::Keyboard, "the keyboard is yours now"),
+                (_, false) => (Kind::ReadOnly, "read only: another client has the keyboard"),
+            };
+            client.notices.push_back((told.0, told.1.to_owned()));
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -72,10 +98,13 @@ impl Clients {
         &self,
         room: bool,
     ) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
+        let typist = self.typist();
         self.clients.iter().enumerate().map(move |(at, client)| {
             let mut flags = PollFlags::empty();
-            // Readers' typing is read and thrown away, else their hanging up would stay unseen.
-            flags.set(PollFlags::POLLIN, at > 0 || room);
+            // Readers' typing is read and thrown away: else it would be typed when they get the
+            // keyboard.
+            let takes = !client.input_ended && (typist != Some(at) || room);
+            flags.set(PollFlags::POLLIN, takes);
             flags.set(PollFlags::POLLOUT, client.sent < client.frame.len());
             (client.fd.as_fd(), flags)
         })
@@ -83,13 +112,14 @@ impl Clients {
 
     /// Takes what client `at` has typed.
     pub(super) fn receive(&mut self, at: usize, port: &Port) {
+        let types = self.typist() == Some(at);
         let Some(client) = self.clients.get_mut(at) else {
             return;
         };
         let mut bytes = [0; 1024];
-        let wanted = match at {
-            0 => port.room().min(bytes.len()),
-            _ => bytes.len(),
+        let wanted = match types {
+            true => port.room().min(bytes.len()),
+            false => bytes.len(),
         };
         if wanted == 0 {
             return;
@@ -99,8 +129,9 @@ impl Clients {
             &mut bytes[..wanted],
             MsgFlags::MSG_DONTWAIT,
         ) {
-            Ok(0) => client.gone = true,
-            Ok(len) if at == 0 => {
+            // It may read on; one that is gone altogether hangs up as well.
+            Ok(0) => client.input_ended = true,
+            Ok(len) if types => {
                 // It fits: room only grows between the question and here.
                 port.type_in(&bytes[..len]);
             }
@@ -120,19 +151,17 @@ impl Clients {
         for client in &mut self.clients {
             client.send_all(ring);
         }
-        let writer_gone = self.clients.first().is_some_and(|client| client.gone);
         self.clients.retain(|client| !client.gone);
-        if let (true, Some(next)) = (writer_gone, self.clients.first_mut()) {
-            next.notices
-                .push_back("the keyboard is yours now".to_owned());
-            next.send_all(ring);
+        self.tell_keyboard();
+        for client in &mut self.clients {
+            client.send_all(ring);
         }
     }
 
     /// Tells everyone something.
     pub(super) fn notice(&mut self, text: &str) {
         for client in &mut self.clients {
-            client.notices.push_back(text.to_owned());
+            client.notices.push_back((Kind::Notice, text.to_owned()));
         }
     }
 
@@ -172,8 +201,8 @@ impl Client {
     }
 
     fn fill(&mut self, ring: &Ring) {
-        if let Some(notice) = self.notices.pop_front() {
-            encode(Kind::Notice, notice.as_bytes(), &mut self.frame);
+        if let Some((kind, notice)) = self.notices.pop_front() {
+            encode(kind, notice.as_bytes(), &mut self.frame);
             return;
         }
         let mut bytes = [0; MAX_PAYLOAD];

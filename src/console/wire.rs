@@ -17,6 +17,11 @@ pub enum Kind {
     Output,
     /// A word about the console, for a person: UTF-8, no line end.
     Notice,
+    /// What the client sends is typed from here on. The first word of every console is this or
+    /// [`Kind::ReadOnly`]. The payload is a notice, or empty.
+    Keyboard,
+    /// What the client sends is thrown away, and why: a notice.
+    ReadOnly,
 }
 
 impl Kind {
@@ -24,6 +29,8 @@ impl Kind {
         match self {
             Kind::Output => b'o',
             Kind::Notice => b'n',
+            Kind::Keyboard => b'k',
+            Kind::ReadOnly => b'r',
         }
     }
 
@@ -31,6 +38,8 @@ impl Kind {
         match code {
             b'o' => Some(Kind::Output),
             b'n' => Some(Kind::Notice),
+            b'k' => Some(Kind::Keyboard),
+            b'r' => Some(Kind::ReadOnly),
             _ => None,
         }
     }

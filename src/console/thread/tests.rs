@@ -71,6 +71,7 @@ impl Guest {
             decoder: Decoder::default(),
             output: Vec::new(),
             notices: Vec::new(),
+            types: None,
         }
     }
 }
@@ -80,6 +81,8 @@ struct Client {
     decoder: Decoder,
     output: Vec<u8>,
     notices: Vec<String>,
+    /// What it was told last of the keyboard.
+    types: Option<bool>,
 }
 
 impl Client {
@@ -92,10 +95,20 @@ impl Client {
                 return false;
             }
             let (output, notices) = (&mut self.output, &mut self.notices);
+            let types = &mut self.types;
             self.decoder
                 .feed(&bytes[..len], |kind, payload| match kind {
                     Kind::Output => output.extend_from_slice(payload),
-                    Kind::Notice => notices.push(String::from_utf8(payload.to_vec()).unwrap()),
+                    Kind::Keyboard | Kind::ReadOnly | Kind::Notice => {
+                        *types = match kind {
+                            Kind::Keyboard => Some(true),
+                            Kind::ReadOnly => Some(false),
+                            _ => *types,
+                        };
+                        if !payload.is_empty() {
+                            notices.push(String::from_utf8(payload.to_vec()).unwrap());
+                        }
+                    }
                 })
                 .unwrap();
         }
@@ -142,6 +155,36 @@ fn the_first_client_types_the_others_read_until_it_leaves() {
     second.socket.write_all(b"now").unwrap();
     assert_eq!(guest.typed(3), b"now");
     assert_eq!(guest.flags() & 0x10, 0x10, "nothing else was typed");
+}
+
+#[test]
+fn a_client_without_input_leaves_the_keyboard_to_others() {
+    let guest = guest(None);
+    let mut follower = guest.client(0);
+    assert!(follower.read_until(|client| client.types == Some(true)));
+    // What it sent before its end is typed, and then it only reads.
+    follower.socket.write_all(b"a").unwrap();
+    let end = std::net::Shutdown::Write;
+    follower.socket.shutdown(end).unwrap();
+    assert_eq!(guest.typed(1), b"a");
+    guest.print(b"x");
+    follower.expect(b"x");
+    let mut typist = guest.client(0);
+    assert!(typist.read_until(|client| client.types.is_some()));
+    // Where it came before the end was seen, it was told so a moment later.
+    assert!(typist.read_until(|client| client.types == Some(true)));
+    typist.socket.write_all(b"typed").unwrap();
+    assert_eq!(guest.typed(5), b"typed");
+    guest.print(b"y");
+    follower.expect(b"y");
+    typist.expect(b"y");
+    // Gone altogether, it makes room for another.
+    drop(follower);
+    let mut clients: Vec<Client> = (1..MAX_CLIENTS).map(|_| guest.client(1)).collect();
+    for client in &mut clients {
+        client.expect(b"y");
+        assert_eq!(client.types, Some(false));
+    }
 }
 
 #[test]
