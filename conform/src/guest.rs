@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A guest of a few pages, whole and good unless a check spoils it first.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use crate::bench::Bench;
@@ -203,6 +204,28 @@ pub fn run_until_exit(vcpu: &Vcpu, patience: Duration) -> Result<bool, Errno> {
             Err(Errno(libc::EINTR | libc::EBUSY)) if Instant::now() < end => {}
             Err(Errno(libc::EINTR)) => return Ok(false),
             Err(errno) => return Err(errno),
+        }
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Not => write!(f, "VCPU_RUN is not back in time"),
+            Self::Mmio {
+                address,
+                len,
+                write,
+                ..
+            } => {
+                let what = if *write { "a store" } else { "a load" };
+                write!(f, "{what} of {len} bytes at {address:#x}")
+            }
+            Self::Status { status, kind } => write!(f, "status {status}, exit type {kind}"),
+            Self::Fault { attempt } => {
+                write!(f, "a page fault with {}", Errno(attempt.saturating_neg()))
+            }
+            Self::Other(reason) => write!(f, "exit reason {reason}"),
         }
     }
 }

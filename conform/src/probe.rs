@@ -62,7 +62,7 @@ fn ends(bench: &Bench, tells: bool) -> Found {
             Exit::Mmio { .. } => told = true,
             Exit::Status { .. } if told || !tells => return Ok(()),
             Exit::Status { .. } => return crate::verdict::differs("it ended without a store"),
-            other => return crate::verdict::differs(format!("{other:?}")),
+            other => return crate::verdict::differs(other),
         }
     }
     crate::verdict::differs("it did not power off")

@@ -108,22 +108,22 @@ fn all_of(dialect: &str, at_least: usize) {
 
 #[test]
 fn lkml_conforms() {
-    all_of("lkml", 163);
+    all_of("lkml", 168);
 }
 
 #[test]
 fn ack61_conforms() {
-    all_of("ack61", 169);
+    all_of("ack61", 174);
 }
 
 #[test]
 fn ack66_conforms() {
-    all_of("ack66", 157);
+    all_of("ack66", 166);
 }
 
 #[test]
 fn ack612_conforms() {
-    all_of("ack612", 157);
+    all_of("ack612", 166);
 }
 
 #[test]

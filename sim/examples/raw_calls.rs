@@ -454,6 +454,26 @@ fn last_close(kind: &str) {
     timed("close of the device", &|| close(vm.device));
 }
 
+/// A VM that runs is closed, and the next one started.
+fn one_after_the_other() {
+    let first = ready();
+    let _ = first.start();
+    // SAFETY: the vCPU's page, which is not used any more.
+    unsafe {
+        libc::munmap(
+            first.page as *mut libc::c_void,
+            usize::try_from(page()).unwrap_or(0),
+        )
+    };
+    close(first.vcpu);
+    close(first.fd);
+    let second = ready();
+    let begin = std::time::Instant::now();
+    let _ = second.start();
+    let late = begin.elapsed() >= std::time::Duration::from_millis(100);
+    println!("second start: {}", if late { "waits" } else { "at once" });
+}
+
 fn main() {
     parent();
     match std::env::args().nth(1).as_deref() {
@@ -467,13 +487,14 @@ fn main() {
         Some("signals") => signals(),
         Some("impatient") => impatient(),
         Some("halves") => halves(),
+        Some("one-after-the-other") => one_after_the_other(),
         Some("last-close") => last_close("close"),
         Some("last-unmap") => last_close("unmap"),
         Some("last-exit") => last_close("exit"),
         _ => {
             eprintln!(
                 "raw_calls life|run-first|mistakes|dup|vcpu-holds|fork|wait|signals|impatient|halves|\
-                 last-close|last-unmap|last-exit"
+                 one-after-the-other|last-close|last-unmap|last-exit"
             );
             exit(2);
         }

@@ -22,6 +22,7 @@ pub mod peers;
 pub mod record;
 pub mod script;
 pub mod session;
+pub mod uevents;
 
 /// Bytes of a base page here.
 pub fn page_size() -> u64 {

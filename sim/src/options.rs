@@ -15,7 +15,9 @@ Runs COMMAND with a simulated /dev/gunyah and ends with its exit code.
   --engine NAME           null (default): a VM lives until a script ends it
                           qemu: it boots in qemu-system-aarch64
                           exec: its code is executed inside VCPU_RUN (feature `exec`)
-  --rm KIND               debug (default), production (refuses shared main memory), off
+  --rm KIND               debug (default), production (refuses shared main memory),
+                          fragile (debug that dies when a running VM without proxy
+                          scheduling is stopped), off
   --rm-entries N          memory entries that the resource manager survives
   --device PATH           the device's path (default /dev/gunyah)
   --record FILE           every call and event as a line of JSON
@@ -24,6 +26,7 @@ Runs COMMAND with a simulated /dev/gunyah and ends with its exit code.
   --control SOCKET        a socket for commands meanwhile
   --property-socket PATH  plays a property service there
   --logd-socket PATH      plays a log daemon there
+  --uevents PATH          sends what newer drivers tell udev to the datagram socket there
   --help                  this text
 ";
 
@@ -48,6 +51,8 @@ pub struct Options {
     pub property_socket: Option<PathBuf>,
     /// Log daemon's path.
     pub logd_socket: Option<PathBuf>,
+    /// Where uevents go.
+    pub uevents: Option<PathBuf>,
     /// Program and arguments.
     pub command: Vec<OsString>,
 }
@@ -65,6 +70,7 @@ impl Options {
             control: None,
             property_socket: None,
             logd_socket: None,
+            uevents: None,
             command: Vec::new(),
         };
         let mut arguments = arguments.into_iter();
@@ -116,6 +122,7 @@ impl Options {
             "--control" => self.control = path,
             "--property-socket" => self.property_socket = path,
             "--logd-socket" => self.logd_socket = path,
+            "--uevents" => self.uevents = path,
             _ => return Err(format!("unknown option {name}")),
         }
         Ok(())

@@ -86,6 +86,22 @@ pub enum Command {
         /// How many.
         count: u64,
     },
+    /// A VM's next VCPU_RUN comes back with a page fault (6.6 and later).
+    PageFault {
+        /// The VM.
+        vm: VmId,
+        /// What became of it.
+        errno: Errno,
+        /// Guest address.
+        address: u64,
+    },
+    /// A VM's START fails late, when the resource manager has everything.
+    Refuse {
+        /// The VM.
+        vm: VmId,
+        /// START's answer.
+        errno: Errno,
+    },
     /// A call fails, hangs, is slow or kills.
     Call {
         /// Its name, in the short form.
@@ -108,6 +124,8 @@ pub enum Command {
         /// Behind the last close, which is back at once.
         behind: bool,
     },
+    /// The resource manager dies.
+    RmDead,
     /// The property service's behaviour.
     Property(PeerMode),
     /// The log daemon's behaviour.
@@ -190,6 +208,24 @@ fn vm_command(vm: &str, words: &[&str]) -> Result<Command, String> {
             count: number(count)?,
         });
     }
+    match (vm, words) {
+        (Some(vm), ["fault", name, address]) => {
+            let digits = address.strip_prefix("0x").unwrap_or(address);
+            return Ok(Command::PageFault {
+                vm,
+                errno: errno(name)?,
+                address: u64::from_str_radix(digits, 16)
+                    .map_err(|_| format!("address {address:?} is not hexadecimal"))?,
+            });
+        }
+        (Some(vm), ["refuse", name]) => {
+            return Ok(Command::Refuse {
+                vm,
+                errno: errno(name)?,
+            })
+        }
+        _ => {}
+    }
     let (words, after) = match words {
         [rest @ .., "after", ms] => (rest, milliseconds(ms)?),
         all => (all, Duration::ZERO),
@@ -204,7 +240,7 @@ fn vm_command(vm: &str, words: &[&str]) -> Result<Command, String> {
         _ => {
             return Err(
                 "vm N exit TYPE [after MS] | crash [after MS] | end STATUS TYPE [after MS] | \
-                 busy COUNT"
+                 busy COUNT | fault ERRNO ADDRESS | refuse ERRNO"
                     .to_string(),
             )
         }
@@ -309,12 +345,13 @@ pub fn parse_line(line: &str) -> Result<Option<Command>, String> {
             }
         }
         ["teardown", ..] => return Err("teardown delay MS [behind]".to_string()),
+        ["rm", "dead"] => Command::RmDead,
         ["property", rest @ ..] => Command::Property(peer_mode(rest)?),
         ["logd", rest @ ..] => Command::Log(peer_mode(rest)?),
         ["list"] => Command::List,
         [word, ..] => {
             return Err(format!(
-                "{word:?}: one of vm, call, watch, forgive, teardown, property, logd, list"
+                "{word:?}: one of vm, call, watch, forgive, teardown, rm dead, property, logd, list"
             ))
         }
     };
@@ -332,145 +369,4 @@ pub fn parse(text: &str) -> Result<Vec<Command>, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_form() {
-        let text = "\
-            # a comment\n\
-            vm 1 exit off after 200   # and one behind\n\
-            vm * crash\n\
-            vm 2 end 3 error after 5\n\
-            vm 2 busy 3\n\
-            call VM_SET_USER_MEM_REGION 2 errno ENOMEM\n\
-            call lend_user_mem * hang\n\
-            call START 1 delay 50\n\
-            call OPEN 3+ kill caller\n\
-            watch memfd_create fork\n\
-            call memfd_create +2 errno EMFILE from vm:a\n\
-            forgive\n\
-            teardown delay 10\n\
-            teardown delay 20 behind\n\
-            property refuse 0x18\n\
-            logd vanish\n\
-            property stale\n\
-            call MADV_POPULATE 1 partial 7 errno EFAULT\n\
-            call VM_ANDROID_LEND_USER_MEM 1 partial 3\n\
-            call pread64 2 partial 100\n\
-            list\n";
-        let commands = parse(text).unwrap();
-        assert_eq!(
-            commands,
-            [
-                Command::Exit {
-                    vm: Some(1),
-                    exit: Exit::of_type(1),
-                    after: Duration::from_millis(200)
-                },
-                Command::Exit {
-                    vm: None,
-                    exit: Exit::of_type(5),
-                    after: Duration::ZERO
-                },
-                Command::Exit {
-                    vm: Some(2),
-                    exit: Exit {
-                        status: 3,
-                        exit_type: 5,
-                        reason: 0
-                    },
-                    after: Duration::from_millis(5)
-                },
-                Command::Busy { vm: 2, count: 3 },
-                Command::Call {
-                    call: "SET_USER_MEM_REGION".into(),
-                    nth: Nth::Only(2),
-                    from: None,
-                    fault: Fault::Errno(Errno::ENOMEM)
-                },
-                Command::Call {
-                    call: "LEND_USER_MEM".into(),
-                    nth: Nth::From(1),
-                    from: None,
-                    fault: Fault::Hang
-                },
-                Command::Call {
-                    call: "START".into(),
-                    nth: Nth::Only(1),
-                    from: None,
-                    fault: Fault::Delay(Duration::from_millis(50))
-                },
-                Command::Call {
-                    call: "OPEN".into(),
-                    nth: Nth::From(3),
-                    from: None,
-                    fault: Fault::KillCaller
-                },
-                Command::Watch(vec!["memfd_create", "fork"]),
-                Command::Call {
-                    call: "MEMFD_CREATE".into(),
-                    nth: Nth::Next(2),
-                    from: Some("vm:a".into()),
-                    fault: Fault::Errno(Errno::EMFILE)
-                },
-                Command::Forgive,
-                Command::Teardown {
-                    delay: Duration::from_millis(10),
-                    behind: false
-                },
-                Command::Teardown {
-                    delay: Duration::from_millis(20),
-                    behind: true
-                },
-                Command::Property(PeerMode::Refuse(0x18)),
-                Command::Log(PeerMode::Vanish),
-                Command::Property(PeerMode::Stale),
-                Command::Call {
-                    call: "MADV_POPULATE".into(),
-                    nth: Nth::Only(1),
-                    from: None,
-                    fault: Fault::Partial(7, Errno::EFAULT)
-                },
-                Command::Call {
-                    call: "LEND_USER_MEM".into(),
-                    nth: Nth::Only(1),
-                    from: None,
-                    fault: Fault::Partial(3, Errno::ENOMEM)
-                },
-                Command::Call {
-                    call: "PREAD64".into(),
-                    nth: Nth::Only(2),
-                    from: None,
-                    fault: Fault::Short(100)
-                },
-                Command::List,
-            ]
-        );
-    }
-
-    #[test]
-    fn mistakes_name_their_line() {
-        for (text, line) in [
-            ("list\nfrob", "line 2: \"frob\""),
-            ("call START one hang", "line 1: \"one\" is not a number"),
-            (
-                "call VM_STRAT 1 hang",
-                "line 1: call \"VM_STRAT\": one of OPEN",
-            ),
-            ("call START 1 partial 3", "line 1: partial: for SET_USER"),
-            ("teardown delay 3 beside", "line 1: teardown delay MS"),
-            ("logd drown", "line 1: one of answer"),
-            ("call START 1 errno EWHAT", "line 1: errno \"EWHAT\""),
-            ("vm 1 exit sideways", "line 1: exit type"),
-            ("vm * busy 1", "line 1: vm N exit"),
-            (
-                "watch getpid",
-                "line 1: host call \"getpid\": one of memfd_create",
-            ),
-        ] {
-            let error = parse(text).unwrap_err();
-            assert!(error.starts_with(line), "{error}");
-        }
-    }
-}
+mod tests;

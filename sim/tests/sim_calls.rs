@@ -503,6 +503,105 @@ fn a_kernel_may_tear_down_behind_the_last_close() {
 }
 
 #[test]
+fn a_start_waits_for_the_end_of_another_vm() {
+    let (told, record) = times("teardown delay 150 behind", "one-after-the-other");
+    assert_eq!(told, ["second start: waits"]);
+    assert_eq!(events(&record, "reclaimed").len(), 2);
+}
+
+#[test]
+fn with_a_dead_resource_manager_nothing_is_given_back() {
+    let place = Place::new("rm-dead");
+    let (mut sim, mut control, _out) = waiting(&place, "");
+    assert_eq!(ask(&mut control, "rm dead"), "ok");
+    let list: Value = serde_json::from_str(&ask(&mut control, "list")).unwrap();
+    let pid = i32::try_from(list["vms"][0]["pid"].as_i64().unwrap()).unwrap();
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(pid),
+        nix::sys::signal::Signal::SIGKILL,
+    )
+    .unwrap();
+    assert_eq!(sim.wait().unwrap().code(), Some(128 + 9));
+    let record = place.record();
+    assert_eq!(events(&record, "rm-dead").len(), 1);
+    assert_eq!(events(&record, "teardown").len(), 1);
+    assert_eq!(events(&record, "reclaimed").len(), 0);
+}
+
+#[test]
+fn newer_drivers_tell_udev() {
+    let place = Place::new("uevents");
+    let heard = std::os::unix::net::UnixDatagram::bind(place.path("feed")).unwrap();
+    let feed = place.path("feed");
+    let options = ["--dialect", "ack66", "--uevents", feed.to_str().unwrap()];
+    let run = |script: &str, scenario: &str| {
+        place.sim(&options, script, scenario).output().unwrap();
+        heard.set_nonblocking(true).unwrap();
+        let mut all = Vec::new();
+        let mut datagram = [0; 1024];
+        while let Ok(length) = heard.recv(&mut datagram) {
+            let text = String::from_utf8_lossy(&datagram[..length]).into_owned();
+            assert!(text.starts_with("change@/devices/virtual/misc/gunyah\0"));
+            let word = |name: &str| {
+                let words = text.split('\0');
+                words
+                    .filter_map(|word| word.strip_prefix(name))
+                    .next()
+                    .map(str::to_string)
+            };
+            all.push((
+                word("EVENT=").unwrap(),
+                word("vm_id=").unwrap(),
+                word("vm_exit="),
+            ));
+        }
+        all
+    };
+    let event = |name: &str, exit: Option<&str>| {
+        (name.to_string(), "1".to_string(), exit.map(str::to_string))
+    };
+    assert_eq!(
+        run("vm 1 exit reset", "life"),
+        [event("create", None), event("destroy", Some("2"))]
+    );
+    // Closed while it ran; a second VM there never started.
+    assert_eq!(
+        run("", "dup"),
+        [event("create", None), event("destroy", Some("7"))]
+    );
+}
+
+#[test]
+fn faults_and_late_failures_come_as_scripted() {
+    let place = Place::new("page-fault");
+    let output = place
+        .sim(
+            &["--dialect", "ack66"],
+            "vm 1 fault ENOMEM 0x80001000\nvm 1 exit off",
+            "life",
+        )
+        .output()
+        .unwrap();
+    let told = lines(&output);
+    let told = after_ready(&told);
+    assert_eq!(told[2], "run: 0");
+    assert!(told[3].starts_with("exit: reason 3 "), "{told:?}");
+    assert_eq!(told[5], "exit: reason 2 status 2 type 1");
+
+    let output = place.sim(&[], "vm 1 refuse EIO", "life").output().unwrap();
+    let told = lines(&output);
+    assert_eq!(
+        after_ready(&told)[..4],
+        [
+            "start: EIO",
+            "start: ENODEV",
+            "run: 0",
+            "exit: reason 2 status 3 type 0",
+        ]
+    );
+}
+
+#[test]
 fn without_the_device_open_is_enoent() {
     let place = Place::new("none");
     let output = place

@@ -6,7 +6,7 @@ use crate::dialect::GUNYAH;
 use crate::guest::Guest;
 use crate::rule::Rule;
 use crate::tree::{self, Node};
-use crate::verdict::{fails, succeeds, Found};
+use crate::verdict::{fails, skip, succeeds, Found};
 
 pub const RULES: &[Rule] = &[
     Rule::seen(
@@ -157,6 +157,13 @@ pub const RULES: &[Rule] = &[
         no_vdevices,
     )
     .started(),
+    Rule::inferred(
+        GUNYAH,
+        "tree.room",
+        "Without room for what the resource manager adds START fails.",
+        no_room,
+    )
+    .started(),
 ];
 
 fn refused(bench: &Bench, wanted: &[i32], spoil: impl FnOnce(&mut Node)) -> Found {
@@ -169,6 +176,19 @@ fn taken(bench: &Bench, change: impl FnOnce(&mut Node)) -> Found {
     let mut guest = Guest::new(bench);
     change(&mut guest.tree);
     succeeds("START", guest.try_start(bench)?).map(drop)
+}
+
+fn no_room(bench: &Bench) -> Found {
+    let mut guest = Guest::new(bench);
+    let blob = guest.tree.blob();
+    let Ok(room) = usize::try_from(guest.dtb.1) else {
+        return skip("the room has no size");
+    };
+    // The property's own head and name take some, too.
+    let used = blob.map_or(room, |blob| blob.len() + 64);
+    let filler = vec![0; room.saturating_sub(used)];
+    guest.tree.at("chosen").set("filler", filler);
+    fails("START", guest.try_start(bench)?, &[])
 }
 
 fn cpus_first(bench: &Bench) -> Found {

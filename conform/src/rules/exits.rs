@@ -142,7 +142,7 @@ pub const RULES: &[Rule] = &[
     )
     .executed(),
     Rule::seen(
-        GUNYAH,
+        PINNING,
         "share.coherent",
         "What the host wrote to shared memory the guest reads, and the other way round.",
         coherent,

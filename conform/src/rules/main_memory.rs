@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use crate::bench::Bench;
+use crate::code::Code;
 use crate::dialect::{ANDROID, GUNYAH, NEWER, PINNING};
 use crate::errno::Errno;
 use crate::guest::{Exit, Guest, Made, BASE, MAIN_LABEL};
@@ -127,7 +128,86 @@ pub const RULES: &[Rule] = &[
         hugetlb_newer,
     )
     .started(),
+    Rule::inferred(
+        NEWER,
+        "memory.newer-records",
+        "A further region only records: the same pages again, or no permissions, do not keep START \
+         from success.",
+        records_only,
+    )
+    .started(),
+    Rule::inferred(
+        NEWER,
+        "memory.newer-shared",
+        "Shared main memory is mapped without execution: it starts, and ends with type 5.",
+        shared_newer,
+    )
+    .executed(),
+    Rule::inferred(
+        NEWER,
+        "memory.newer-unmapped",
+        "Memory that is unmapped after START is not there for the guest: its fault fails with EFAULT.",
+        unmapped,
+    )
+    .started(),
 ];
+
+/// On newer drivers: what only START of the whole, or the guest's faults, can tell.
+fn records_only(bench: &Bench) -> Found {
+    let made = Guest::new(bench).make(bench)?;
+    let again = succeeds("mmap", made.memory.again())?;
+    let region = Region {
+        label: MAIN_LABEL + 1,
+        flags: 0,
+        guest: FURTHER,
+        size: again.map.size(),
+        user: again.map.address(),
+    };
+    let answer = made.vm.region(bench.main_memory_call(), &region);
+    succeeds("a region without permissions", answer)?;
+    succeeds("START", made.vm.start()).map(drop)
+}
+
+fn shared_newer(bench: &Bench) -> Found {
+    let guest = Guest {
+        call: uapi::SET_USER_MEM_REGION,
+        ..Guest::running(bench, Code::new().off())
+    };
+    let made = guest.make(bench)?;
+    match made.vm.start() {
+        Ok(_) => {}
+        Err(Errno(libc::ENODEV)) => return skip("shared main memory is refused here"),
+        Err(errno) => return differs(format!("START: {errno}, expected success")),
+    }
+    let ends = Exit::Status {
+        status: uapi::STATUS_EXITED,
+        kind: uapi::TYPE_ERROR,
+    };
+    match made.run(bench)? {
+        exit if exit == ends => Ok(()),
+        other => differs(format!("{other}, expected {ends}")),
+    }
+}
+
+fn unmapped(bench: &Bench) -> Found {
+    let mut made = Guest::new(bench).start(bench)?;
+    made.memory.map.cut(0);
+    faults(bench, &made, libc::EFAULT)
+}
+
+/// The guest's first instruction is a fault, which fails with this: as an exit or as an answer.
+pub fn faults(bench: &Bench, made: &Made, errno: i32) -> Found {
+    let wanted = Errno(errno);
+    match crate::guest::run_until_exit(&made.vcpus[0].0, bench.patience) {
+        Err(got) if got == wanted => Ok(()),
+        Err(got) => differs(format!("VCPU_RUN: {got}, expected {wanted}")),
+        Ok(false) => differs(format!("the guest runs, expected a fault with {wanted}")),
+        Ok(true) => match Exit::read(&made.vcpus[0].1) {
+            Exit::Fault { attempt } if attempt == -errno => Ok(()),
+            other => differs(format!("{other}, expected a fault with {wanted}")),
+        },
+    }
+}
 
 fn lent(bench: &Bench) -> Found {
     let guest = Guest {
@@ -360,7 +440,7 @@ fn hugetlb_newer(bench: &Bench) -> Found {
         Ok(false) => differs("the guest runs"),
         Ok(true) => match Exit::read(&made.vcpus[0].1) {
             Exit::Fault { attempt } if attempt == -libc::EIO => Ok(()),
-            other => differs(format!("{other:?}, expected a fault with EIO")),
+            other => differs(format!("{other}, expected a fault with EIO")),
         },
     }
 }

@@ -4,10 +4,11 @@
 use crate::bench::Bench;
 use crate::device::{Answer, Vm};
 use crate::dialect::{NEWER, PINNING};
-use crate::guest::{Guest, BASE};
+use crate::guest::{Guest, BASE, DTB_PAGES};
 use crate::memory::{pages, Mapping, Memory};
 use crate::process::{self, eventually};
 use crate::rule::Rule;
+use crate::rules::main_memory::faults;
 use crate::uapi::{self, Region};
 use crate::verdict::{fails, skip, succeeds, Found};
 
@@ -83,6 +84,20 @@ pub const RULES: &[Rule] = &[
         "memlock.newer-start",
         "START counts the devicetree's pages: beyond the limit it is ENOMEM.",
         newer_start,
+    )
+    .started(),
+    Rule::inferred(
+        NEWER,
+        "memlock.newer-vms",
+        "Those of the VMs of a process count together.",
+        newer_vms,
+    )
+    .started(),
+    Rule::inferred(
+        NEWER,
+        "memlock.newer-fault",
+        "So do the pages that the guest touches: a fault beyond the limit fails with ENOMEM.",
+        newer_fault,
     )
     .started(),
 ];
@@ -223,4 +238,23 @@ fn newer_start(bench: &Bench) -> Found {
     process::limit_locked_memory(pages(1))?;
     let made = Guest::new(bench).make(bench)?;
     fails("START", made.vm.start(), &[libc::ENOMEM])
+}
+
+/// Without privilege and with a limit of so many pages.
+fn limited_to(count: u64) -> Found {
+    process::give_up_ipc_lock()?;
+    process::limit_locked_memory(pages(count))
+}
+
+fn newer_vms(bench: &Bench) -> Found {
+    limited_to(2 * DTB_PAGES - 1)?;
+    let _first = Guest::new(bench).start(bench)?;
+    let second = Guest::new(bench).make(bench)?;
+    fails("START of the second VM", second.vm.start(), &[libc::ENOMEM])
+}
+
+fn newer_fault(bench: &Bench) -> Found {
+    limited_to(DTB_PAGES)?;
+    let made = Guest::new(bench).start(bench)?;
+    faults(bench, &made, libc::ENOMEM)
 }

@@ -114,6 +114,29 @@ impl Caller {
     }
 }
 
+// include/uapi/linux/kernel-page-flags.h.
+const COMPOUND_TAIL: u64 = 1 << 16;
+/// Base pages of the largest folio that is looked through: 32 MiB of 4 KiB.
+const FOLIO_MAX: u64 = 8192;
+
+impl Caller {
+    /// How far inside a large folio the page at `address` lies; 0 where frames are not shown to us.
+    pub fn folio_offset(&self, address: u64) -> u64 {
+        let page = crate::page_size();
+        let first = |path: &str, index| {
+            let file = File::open(path).ok()?;
+            read_entries(&file, index, 1).ok()?.first().copied()
+        };
+        let frame = first(&format!("/proc/{}/pagemap", self.pid), address / page)
+            .filter(|entry| entry & PRESENT != 0)
+            .map_or(0, |entry| entry & FRAME);
+        let tails = (0..FOLIO_MAX.min(frame)).take_while(|back| {
+            first("/proc/kpageflags", frame - back).is_some_and(|flags| flags & COMPOUND_TAIL != 0)
+        });
+        u64::try_from(tails.count()).unwrap_or(0) * page
+    }
+}
+
 fn step(page: u64) -> usize {
     usize::try_from(page).unwrap_or(4096)
 }
@@ -183,6 +206,42 @@ mod tests {
                 address: address + page
             })
         );
+        // SAFETY: unmaps what was mapped above.
+        unsafe { munmap(at, length) }.unwrap();
+    }
+
+    #[test]
+    fn a_page_inside_a_large_folio_is_found_where_frames_are_shown() {
+        let huge = 2 << 20;
+        let length = usize::try_from(2 * huge).unwrap();
+        // SAFETY: a fresh private mapping, unmapped below.
+        let at = unsafe {
+            mmap_anonymous(
+                None,
+                NonZeroUsize::new(length).unwrap(),
+                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+                MapFlags::MAP_PRIVATE,
+            )
+        }
+        .unwrap();
+        let first = (at.as_ptr() as u64).next_multiple_of(huge);
+        // SAFETY: advice for the mapping above.
+        let advised = unsafe { libc::madvise(at.as_ptr(), length, libc::MADV_HUGEPAGE) };
+        let me = Caller::myself();
+        me.touch(first).unwrap();
+        let third = first + 3 * crate::page_size();
+        me.touch(third).unwrap();
+        assert_eq!(me.folio_offset(first), 0);
+        let inside = me.folio_offset(third);
+        let shown = me.pin(third, crate::page_size()).unwrap().runs.is_some();
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let huge_pages = smaps
+            .lines()
+            .filter_map(|line| line.strip_prefix("AnonHugePages:"))
+            .any(|rest| !rest.trim().starts_with("0 "));
+        if advised == 0 && shown && huge_pages {
+            assert_eq!(inside, 3 * crate::page_size());
+        }
         // SAFETY: unmaps what was mapped above.
         unsafe { munmap(at, length) }.unwrap();
     }

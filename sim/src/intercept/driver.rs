@@ -44,9 +44,12 @@ pub fn name(kind: &str, command: u32) -> Option<&'static str> {
         .map(|(_, _, name)| *name)
 }
 
+/// Any other command on our files.
+pub const UNKNOWN: &str = "UNKNOWN";
+
 /// All names, in the long form.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    [OPEN]
+    [OPEN, UNKNOWN]
         .into_iter()
         .chain(CALLS.iter().map(|(_, _, name)| *name))
 }

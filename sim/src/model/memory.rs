@@ -51,6 +51,22 @@ impl Region {
     }
 }
 
+/// The part of a region that begins at `offset`, as the resource manager gets it where it gets no more.
+pub fn part(region: &Region, offset: u64, size: u64) -> Region {
+    let begin = region.given.userspace_addr.saturating_add(offset);
+    let end = begin.saturating_add(size);
+    let mut part = region.clone();
+    part.pieces.retain_mut(|piece| {
+        let first = piece.address.max(begin);
+        let last = piece.address.saturating_add(piece.size).min(end);
+        piece.offset = piece.offset.saturating_add(first - piece.address);
+        piece.address = first;
+        piece.size = last.saturating_sub(first);
+        piece.size > 0
+    });
+    part
+}
+
 /// The checks that need only the argument: flags first, as the ioctl's switch does, then the range.
 pub fn check_argument(region: &UserMemoryRegion) -> Result<(), Errno> {
     if region.flags & !KNOWN_FLAGS != 0 {

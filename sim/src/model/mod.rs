@@ -13,7 +13,9 @@ mod vm;
 
 use std::collections::BTreeMap;
 
-use gunyahd::gunyah::uapi::{BootContext, DtbConfig, FunctionDesc, FwConfig, UserMemoryRegion};
+use gunyahd::gunyah::uapi::{
+    self, BootContext, DtbConfig, FunctionDesc, FwConfig, UserMemoryRegion,
+};
 use nix::errno::Errno;
 use serde_json::{json, Value};
 
@@ -44,6 +46,8 @@ pub enum RunStep {
     Errno(Errno),
     /// It answers 0 with the VM's end in the page.
     Ended(Exit),
+    /// It answers 0 with a fault at this guest address, which was not to be had.
+    Fault(u64, Errno),
     /// The VM is not started yet: the driver starts it first.
     StartFirst,
     /// The guest runs.
@@ -319,6 +323,7 @@ impl Model {
             .filter(|vm| vm.id != id && vm.state != State::Configuring)
             .flat_map(|vm| vm.regions.iter().flat_map(|region| region.pieces.clone()))
             .collect();
+        let charged = self.vm(id).map_or(0, |vm| self.charged(vm.creator.pid));
         let vm = match self.get(id) {
             Ok(vm) => vm,
             Err(errno) => return StartStep::Answer(Err(errno)),
@@ -328,9 +333,11 @@ impl Model {
             State::Running => return StartStep::Answer(Ok(0)),
             State::Starting => return StartStep::Wait,
             State::Hung => return StartStep::Hang,
-            State::Failed | State::Exited(_) => return StartStep::Answer(Err(Errno::ENODEV)),
+            State::Failed | State::FailedLate | State::Exited(_) => {
+                return StartStep::Answer(Err(Errno::ENODEV))
+            }
         }
-        let (verdict, mut notes) = rm::start(&settings, vm, &taken);
+        let (verdict, mut notes) = rm::start(&settings, vm, &taken, charged);
         let step = match verdict {
             rm::Verdict::Refused { errno, why } => {
                 vm.state = State::Failed;
@@ -346,12 +353,25 @@ impl Model {
                 vm.state = State::Starting;
                 vm.proxy = start.guest.proxy;
                 vm.cpus = start.guest.cpus;
+                vm.entry = start
+                    .regions
+                    .iter()
+                    .find(|region| region.main)
+                    .map(|main| (main.userspace_addr, start.guest.base_address));
+                if settings.dialect.since_66() {
+                    vm.pinned_later = start.dtb_size;
+                }
                 for (vcpu, present) in &mut vm.vcpus {
                     *present = start.guest.has_vcpu(*vcpu);
                 }
                 StartStep::Go(start)
             }
         };
+        if settings.dialect.since_66() {
+            // Told as soon as the VM has its number, before anything can go wrong.
+            let create = json!({"event": "uevent", "EVENT": "create", "vm_id": id});
+            self.note(id, create);
+        }
         for note in notes {
             self.note(id, note);
         }
@@ -370,7 +390,7 @@ impl Model {
     /// The engine refused it.
     pub fn refused(&mut self, id: VmId) {
         if let Ok(vm) = self.get(id) {
-            vm.state = State::Failed;
+            vm.state = State::FailedLate;
         }
     }
 
@@ -394,6 +414,7 @@ impl Model {
         immediate_exit: bool,
     ) -> RunStep {
         let dialect = self.settings.dialect;
+        let charged = self.vm(id).map_or(0, |vm| self.charged(vm.creator.pid));
         let vm = match self.get(id) {
             Ok(vm) => vm,
             Err(errno) => return RunStep::Errno(errno),
@@ -411,6 +432,7 @@ impl Model {
                 return RunStep::Errno(Errno::ENODEV)
             }
             State::Exited(exit) => return RunStep::Ended(exit),
+            State::FailedLate => return RunStep::Ended(FAILED_LATE),
             State::Running => {}
         }
         // A vCPU that the devicetree lacks, or of a VM that the hypervisor schedules, got no resource.
@@ -424,14 +446,25 @@ impl Model {
         if immediate_exit {
             return RunStep::Errno(Errno::EINTR);
         }
-        // The first fault on a page that is not swap-backed.
-        let lent_hugetlb = |region: &memory::Region| {
-            region.access == Access::Lend && region.pieces.iter().any(|piece| piece.hugetlb)
-        };
-        if dialect.since_66() && vm.regions.iter().any(lent_hugetlb) {
+        if !dialect.since_66() {
+            return RunStep::Run;
+        }
+        // The first fault on a page that is not swap-backed, shared or lent.
+        let hugetlb = |region: &memory::Region| region.pieces.iter().any(|piece| piece.hugetlb);
+        if vm.regions.iter().any(hugetlb) {
             return RunStep::Errno(Errno::EIO);
         }
-        RunStep::Run
+        match vm.entry {
+            Some((host, guest)) if !vm.touched => match first_touch(&vm.creator, host, charged) {
+                Ok(pinned) => {
+                    vm.touched = true;
+                    vm.pinned_later = vm.pinned_later.saturating_add(pinned);
+                    RunStep::Run
+                }
+                Err(errno) => RunStep::Fault(guest, errno),
+            },
+            _ => RunStep::Run,
+        }
     }
 
     /// A VM or vCPU file saw its last close. True: it was the VM's last, teardown begins.
@@ -451,9 +484,58 @@ impl Model {
             .is_ok_and(|vm| !std::mem::replace(&mut vm.closing, true))
     }
 
+    /// What the driver tells udev at the end of a VM's release, if it told of the VM at all.
+    pub fn farewell(&self, id: VmId) -> Option<Value> {
+        let vm = self.vm(id)?;
+        let exit_type = match vm.state {
+            State::Configuring => return None,
+            State::Exited(exit) => exit.exit_type,
+            State::Running => uapi::EXIT_TYPE_FORCE_STOPPED,
+            State::Starting | State::Hung | State::Failed | State::FailedLate => 0,
+        };
+        self.settings.dialect.since_66().then(
+            || json!({"event": "uevent", "EVENT": "destroy", "vm_exit": exit_type, "vm_id": id}),
+        )
+    }
+
+    /// Whether a START has to wait: the resource manager does one thing after the other.
+    pub fn rm_is_busy(&self, id: VmId) -> bool {
+        let known = |vm: &Vm| vm.closing && vm.state != State::Configuring;
+        self.settings.rm != rm::Kind::Off
+            && self.vm(id).is_some_and(|vm| vm.state == State::Configuring)
+            && self.vms().any(known)
+    }
+
+    /// Whether a resource manager of this kind survives that the VM is stopped.
+    pub fn stop_kills_rm(&self, id: VmId) -> bool {
+        self.settings.rm == rm::Kind::Fragile
+            && self
+                .vm(id)
+                .is_some_and(|vm| vm.state == State::Running && !vm.proxy)
+    }
+
     /// Teardown is done: everything is given back.
     pub fn remove(&mut self, id: VmId) {
         self.vms.remove(&id);
+    }
+}
+
+/// What vCPUs are told where START failed late.
+const FAILED_LATE: Exit = Exit {
+    status: uapi::STATUS_CRASHED,
+    exit_type: uapi::EXIT_TYPE_VM_EXIT,
+    reason: 0,
+};
+
+/// The guest's first instruction is a fault on newer drivers: its page is looked up in the creator's
+/// memory, as it is by then, and charged. Answers the bytes that are pinned.
+fn first_touch(creator: &Caller, address: u64, charged: u64) -> Result<u64, Errno> {
+    let page = crate::page_size();
+    creator.mappings(address, page)?;
+    if creator.memlock()?.allows(charged, page) {
+        Ok(page)
+    } else {
+        Err(Errno::ENOMEM)
     }
 }
 

@@ -448,3 +448,5 @@ fn a_function_is_removed_once() {
         Err(Errno::ENOENT)
     );
 }
+
+mod facts;

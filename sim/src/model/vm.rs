@@ -24,6 +24,8 @@ pub enum State {
     Running,
     /// START failed; nothing brings it back.
     Failed,
+    /// It failed when the resource manager had everything already; vCPUs are told of a crash.
+    FailedLate,
     /// The guest ended.
     Exited(Exit),
 }
@@ -36,7 +38,7 @@ impl State {
             State::Starting => "starting",
             State::Hung => "hung",
             State::Running => "running",
-            State::Failed => "failed",
+            State::Failed | State::FailedLate => "failed",
             State::Exited(_) => "exited",
         }
     }
@@ -67,6 +69,12 @@ pub struct Vm {
     pub ioeventfds: Vec<Ioeventfd>,
     /// reg -> value.
     pub boot_context: BTreeMap<u32, u64>,
+    /// Where the guest begins: address in its creator, guest address. Known from START on.
+    pub entry: Option<(u64, u64)>,
+    /// Bytes that are pinned where the dialect pins later: the devicetree's, and the guest's faults.
+    pub pinned_later: u64,
+    /// The guest has touched its first page.
+    pub touched: bool,
     /// CPUs of the devicetree; 0 until START has read it.
     pub cpus: u32,
     /// The guest runs only inside VCPU_RUN.
@@ -92,6 +100,9 @@ impl Vm {
             irqfds: BTreeMap::new(),
             ioeventfds: Vec::new(),
             boot_context: BTreeMap::new(),
+            entry: None,
+            pinned_later: 0,
+            touched: false,
             cpus: 0,
             proxy: false,
             open_files: 1,
@@ -99,8 +110,17 @@ impl Vm {
         }
     }
 
+    /// A vCPU was run that the devicetree does not have: the host's kernel oopses at the VM's end.
+    pub fn oopses(&self) -> bool {
+        !matches!(
+            self.state,
+            State::Configuring | State::Failed | State::FailedLate
+        ) && self.vcpus.values().any(|present| !present)
+    }
+
     /// Bytes charged to its creator.
     pub fn charged(&self) -> u64 {
-        self.regions.iter().map(Region::charged).sum()
+        let at_ioctl: u64 = self.regions.iter().map(Region::charged).sum();
+        at_ioctl.saturating_add(self.pinned_later)
     }
 }

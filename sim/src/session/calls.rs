@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::caller::Caller;
-use crate::engine::{Access, VmId};
+use crate::engine::{Access, Event, VmId};
 use crate::intercept::{driver, host, Notification};
 use crate::model::{legacy, Added, Dialect, StartStep};
 use crate::record::{self, CallLine};
@@ -157,7 +157,7 @@ impl Session {
         let (name, args) = match driver::name(kind.as_str(), command) {
             Some(name) => (name, record::arguments(name, &caller, argument)),
             None => (
-                "UNKNOWN",
+                driver::UNKNOWN,
                 json!({"cmd": format!("{command:#x}"), "arg": format!("{argument:#x}")}),
             ),
         };
@@ -275,7 +275,7 @@ impl Session {
             (FileKind::Vcpu(vm, vcpu), legacy::VCPU_RUN) => match self.model.boot_legacy(vm) {
                 Ok(booted) => {
                     if booted {
-                        self.events.sender(vm).send(crate::engine::Event::Started);
+                        self.events.sender(vm).send(Event::Started);
                     }
                     self.hold(notification, line, Waits::Run(vm, vcpu));
                     return;
@@ -388,6 +388,14 @@ impl Session {
 
     /// START, or a VCPU_RUN that starts first: `line` is held until the engine answers.
     pub(super) fn start(&mut self, notification: Notification, line: CallLine, vm: VmId) {
+        if self.rm_dead {
+            self.hold(notification, line, Waits::Forever);
+            return;
+        }
+        if self.model.rm_is_busy(vm) {
+            self.hold(notification, line, Waits::Turn(vm));
+            return;
+        }
         match self.model.start(vm) {
             StartStep::Answer(result) => self.answer(&notification, &line, result),
             StartStep::Wait => self.hold(notification, line, Waits::Start(vm)),
@@ -397,6 +405,11 @@ impl Session {
                 self.take_notes();
                 if let Some(console) = &mut self.console {
                     console.name(vm, &start.guest.image_name);
+                }
+                if let Some(errno) = self.refusals.remove(&vm) {
+                    let why = "a script says so".to_string();
+                    self.events.sender(vm).send(Event::Refused(errno, why));
+                    return;
                 }
                 let engine_vm = self.engine.start(*start, self.events.sender(vm));
                 self.running.insert(vm, engine_vm);

@@ -114,7 +114,7 @@ impl Session {
         let id = self.files.kind(inode)?.vm()?;
         let vm = self.model.vm(id)?;
         // A call that waits holds its file, too.
-        let waited = |waits| matches!(waits, Waits::Start(of) | Waits::Run(of, _) if of == id);
+        let waited = |waits| matches!(waits, Waits::Start(of) | Waits::Turn(of) | Waits::Run(of, _) if of == id);
         let last = vm.open_files == 1
             && !self.held.iter().any(|held| waited(held.waits))
             && holders(inode).iter().map(|of| of.count).sum::<usize>() == 1;

@@ -38,6 +38,12 @@ impl Session {
             Command::Busy { vm, count } => {
                 self.vcpus.busy.insert(vm, count);
             }
+            Command::PageFault { vm, errno, address } => {
+                self.vcpus.faults.insert(vm, (address, errno));
+            }
+            Command::Refuse { vm, errno } => {
+                self.refusals.insert(vm, errno);
+            }
             Command::Call { call, .. } if self.is_unwatched(&call) => {
                 return format!("error: {call} is not watched: the script has to say so");
             }
@@ -55,6 +61,7 @@ impl Session {
             }
             Command::Forgive => self.faults.forgive(),
             Command::Teardown { delay, behind } => self.teardown = Teardown { delay, behind },
+            Command::RmDead => self.kill_rm("a script says so"),
             Command::Property(mode) if self.peers.set_property_mode(mode) => {}
             Command::Log(mode) if self.peers.set_log_mode(mode) => {}
             Command::Property(_) | Command::Log(_) => {

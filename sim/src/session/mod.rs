@@ -30,6 +30,7 @@ use crate::options::Options;
 use crate::peers::Peers;
 use crate::record::{CallLine, Record};
 use crate::script::{self, Command};
+use crate::uevents::Uevents;
 
 use closing::{Closing, Teardown};
 use faults::Faults;
@@ -43,6 +44,8 @@ const INTERRUPTION_POLL: Duration = Duration::from_millis(20);
 enum Waits {
     /// START's end.
     Start(VmId),
+    /// The resource manager, which is busy with another VM's end, for a START.
+    Turn(VmId),
     /// An exit of a vCPU.
     Run(VmId, u32),
     /// Nothing.
@@ -81,6 +84,8 @@ struct Session {
     due: Vec<(Instant, Due)>,
     /// Scripted ends of VMs that do not run yet.
     ends: Vec<(Option<VmId>, Exit, Duration)>,
+    /// VMs whose START fails late.
+    refusals: BTreeMap<VmId, Errno>,
     faults: Faults,
     /// Host calls that are looked at.
     watched: Vec<&'static str>,
@@ -88,6 +93,9 @@ struct Session {
     record: Record,
     console: Option<Console>,
     control: Option<Control>,
+    uevents: Option<Uevents>,
+    /// The resource manager is dead: no VM starts or ends any more.
+    rm_dead: bool,
     peers: Peers,
     signals: SignalFd,
     status: Option<ExitStatus>,
@@ -133,6 +141,13 @@ pub fn run(options: Options) -> Result<u8, String> {
         .transpose()
         .map_err(|error| what("control socket", &error))?;
 
+    let uevents = options
+        .uevents
+        .as_deref()
+        .map(Uevents::to)
+        .transpose()
+        .map_err(|error| what("uevents", &error))?;
+
     let peers = Peers::listen(
         options.property_socket.as_deref(),
         options.logd_socket.as_deref(),
@@ -172,12 +187,15 @@ pub fn run(options: Options) -> Result<u8, String> {
         closing: Vec::new(),
         due: Vec::new(),
         ends: Vec::new(),
+        refusals: BTreeMap::new(),
         faults: Faults::default(),
         watched,
         teardown: Teardown::default(),
         record,
         console,
         control,
+        uevents,
+        rm_dead: false,
         peers,
         signals,
         status: None,
@@ -218,7 +236,8 @@ impl Session {
             self.take_events();
             self.close_files();
             self.take_notes();
-            let done = self.status.is_some() && self.model.vms().next().is_none();
+            let done =
+                self.status.is_some() && self.model.vms().all(|vm| self.rm_dead && vm.closing);
             if self.abandoned || (done && self.unwatched) {
                 self.serve_peers();
                 return Ok(());
@@ -368,7 +387,6 @@ impl Session {
                 Event::Started => {
                     self.model.started(vm);
                     self.record.event(Some(vm), json!({"event": "started"}));
-                    self.uevent(vm, "create", None);
                     self.end_start(vm, Ok(0));
                     self.schedule_ends(vm);
                 }
@@ -395,6 +413,9 @@ impl Session {
                     .record
                     .event(Some(vm), json!({"event": "engine", "what": what})),
                 Event::Stopped => {
+                    if let Some(farewell) = self.model.farewell(vm) {
+                        self.tell(Some(vm), farewell);
+                    }
                     self.model.remove(vm);
                     if let Some(console) = &mut self.console {
                         console.forget(vm);
@@ -402,6 +423,7 @@ impl Session {
                     self.vcpus.forget(vm);
                     self.record.event(Some(vm), json!({"event": "reclaimed"}));
                     self.end_closing(vm);
+                    self.next_start();
                 }
             }
         }
@@ -409,8 +431,16 @@ impl Session {
 
     fn take_notes(&mut self) {
         for (vm, note) in self.model.take_notes() {
-            self.record.event(Some(vm), note);
+            self.tell(Some(vm), note);
         }
+    }
+
+    /// To the record, and where it is one, to those who listen for uevents.
+    fn tell(&mut self, vm: Option<VmId>, what: serde_json::Value) {
+        if let Some(uevents) = self.uevents.as_mut().filter(|_| what["event"] == "uevent") {
+            uevents.send(&what);
+        }
+        self.record.event(vm, what);
     }
 
     /// Ends a VM as the guest would.
@@ -422,17 +452,22 @@ impl Session {
             Some(vm),
             json!({"event": "exit", "status": exit.status, "exit_type": exit.exit_type}),
         );
-        self.uevent(vm, "destroy", Some(exit.exit_type));
         self.tell_end(vm, exit);
     }
 
-    /// What newer drivers tell udev.
-    fn uevent(&mut self, vm: VmId, event: &str, exit_type: Option<u16>) {
-        if self.model.settings().dialect.since_66() {
-            self.record.event(
-                Some(vm),
-                json!({"event": "uevent", "EVENT": event, "vm_id": vm, "vm_exit": exit_type}),
-            );
+    /// From now on STARTs and teardowns hang.
+    fn kill_rm(&mut self, why: &str) {
+        self.rm_dead = true;
+        self.record
+            .event(None, json!({"event": "rm-dead", "why": why}));
+    }
+
+    /// The resource manager has time for a START that waited.
+    fn next_start(&mut self) {
+        for held in self.take_held(|waits| matches!(waits, Waits::Turn(_))) {
+            if let Waits::Turn(vm) = held.waits {
+                self.start(held.notification, held.line, vm);
+            }
         }
     }
 
@@ -452,9 +487,25 @@ impl Session {
             .event(Some(vm), json!({"event": "teardown", "state": state}));
         self.due
             .retain(|(_, due)| !matches!(due, Due::Exit(of, _) if *of == vm));
+        if self.model.vm(vm).is_some_and(|vm| vm.oopses()) {
+            let why = "a vCPU that the devicetree does not have";
+            self.record
+                .event(Some(vm), json!({"event": "host-oops", "why": why}));
+        }
+        if self.model.stop_kills_rm(vm) {
+            self.kill_rm("a running VM without proxy scheduling was stopped");
+        }
+        let hangs = self.rm_dead && state.is_some_and(|state| state != "configuring");
         let engine_vm = self.running.remove(&vm);
         let delay = self.teardown.delay;
         let events = self.events.sender(vm);
+        if hangs {
+            // Only the engine's side ends; the pages stay where they are.
+            if let Some(engine_vm) = engine_vm {
+                std::thread::spawn(move || engine_vm.stop());
+            }
+            return;
+        }
         if engine_vm.is_none() && delay.is_zero() {
             events.send(Event::Stopped);
             return;

@@ -23,6 +23,8 @@ pub struct Vcpus {
     pending: BTreeSet<(VmId, u32)>,
     /// How many VCPU_RUNs answer EBUSY.
     pub(super) busy: BTreeMap<VmId, u64>,
+    /// The page fault that a VCPU_RUN comes back with: guest address and what became of it.
+    pub(super) faults: BTreeMap<VmId, (u64, Errno)>,
 }
 
 impl Vcpus {
@@ -31,6 +33,7 @@ impl Vcpus {
         self.running.retain(|(of, _)| *of != vm);
         self.pending.retain(|(of, _)| *of != vm);
         self.busy.remove(&vm);
+        self.faults.remove(&vm);
     }
 }
 
@@ -52,6 +55,13 @@ impl Session {
             self.answer(&notification, &line, Err(Errno::EBUSY));
             return;
         }
+        let due = self.vcpus.faults.get(&vm).copied();
+        if let Some((address, errno)) = due.filter(|_| self.model.settings().dialect.since_66()) {
+            self.vcpus.faults.remove(&vm);
+            page.set_page_fault(address, errno);
+            self.answer(&notification, &line, Ok(0));
+            return;
+        }
         match self
             .model
             .vcpu_run(vm, line.caller, vcpu, page.immediate_exit())
@@ -64,6 +74,10 @@ impl Session {
             }
             RunStep::Ended(exit) => {
                 page.set_status(&exit);
+                self.answer(&notification, &line, Ok(0));
+            }
+            RunStep::Fault(address, errno) => {
+                page.set_page_fault(address, errno);
                 self.answer(&notification, &line, Ok(0));
             }
             RunStep::StartFirst => self.start(notification, line, vm),

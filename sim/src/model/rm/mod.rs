@@ -10,13 +10,16 @@ mod vdevices;
 
 use std::str::FromStr;
 
+use gunyahd::dtb::Tree;
+use gunyahd::gunyah::uapi::MEM_ALLOW_EXEC;
 use nix::errno::Errno;
 use serde_json::{json, Value};
 
 use crate::caller::{self, Piece};
+use crate::engine::overlay::{self, Placed};
 use crate::engine::{Access, StartRegion, StartVm};
 
-use super::{Settings, Vm};
+use super::{memory, Settings, Vm};
 
 pub use fdt::{FdtError, Node};
 pub use guest::GuestDescription;
@@ -33,6 +36,8 @@ const ENTRIES_PER_CALL: u64 = 512;
 pub enum Kind {
     /// Takes shared main memory.
     Debug,
+    /// A debug one that dies when a VM that the hypervisor schedules is stopped while it runs.
+    Fragile,
     /// Refuses shared main memory.
     Production,
     /// Not there: START looks at nothing but the driver's own checks.
@@ -45,10 +50,11 @@ impl FromStr for Kind {
     fn from_str(word: &str) -> Result<Self, String> {
         match word {
             "debug" => Ok(Self::Debug),
+            "fragile" => Ok(Self::Fragile),
             "production" => Ok(Self::Production),
             "off" => Ok(Self::Off),
             _ => Err(format!(
-                "resource manager {word:?}: one of debug, production, off"
+                "resource manager {word:?}: one of debug, fragile, production, off"
             )),
         }
     }
@@ -80,29 +86,68 @@ fn refused(errno: Errno, why: impl Into<String>) -> Verdict {
     }
 }
 
-/// Goes through a START in the driver's order. `taken`: pieces of other VMs that have started.
-pub fn start(settings: &Settings, vm: &Vm, taken: &[Piece]) -> (Verdict, Vec<Value>) {
+/// Goes through a START in the driver's order. `taken`: pieces of other VMs that have started;
+/// `charged`: bytes that the creator's VMs have pinned.
+pub fn start(settings: &Settings, vm: &Vm, taken: &[Piece], charged: u64) -> (Verdict, Vec<Value>) {
     let mut notes = Vec::new();
-    let verdict = steps(settings, vm, taken, &mut notes).unwrap_or_else(|verdict| verdict);
+    let verdict = steps(settings, vm, taken, charged, &mut notes).unwrap_or_else(|verdict| verdict);
     (verdict, notes)
+}
+
+/// What the resource manager adds has to fit behind the tree.
+fn room_for_overlay(
+    blob: &[u8],
+    placed: impl Iterator<Item = (u32, u64, u64)>,
+    room: u64,
+) -> Result<(), Verdict> {
+    let placed: Vec<_> = placed
+        .map(|(label, base, size)| Placed { label, base, size })
+        .collect();
+    let with_overlay = Tree::parse(blob).ok().and_then(|mut tree| {
+        overlay::apply(&mut tree, &placed, 0).ok()?;
+        tree.to_blob().ok()
+    });
+    // What only the engines' reading cannot follow is for them to say.
+    match with_overlay.and_then(|blob| u64::try_from(blob.len()).ok()) {
+        Some(bytes) if bytes > room => Err(refused(
+            Errno::ENODEV,
+            format!(
+                "the devicetree has {bytes:#x} bytes with the overlay, {room:#x} bytes of room"
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The devicetree's size as the driver looks it up: old ones cut it to 32 bits, newer ones round up.
+fn looked_up(since_66: bool, size: u64) -> u64 {
+    if since_66 {
+        size.checked_next_multiple_of(crate::page_size())
+            .unwrap_or(size)
+    } else {
+        size & u64::from(u32::MAX)
+    }
 }
 
 fn steps(
     settings: &Settings,
     vm: &Vm,
     taken: &[Piece],
+    charged: u64,
     notes: &mut Vec<Value>,
 ) -> Result<Verdict, Verdict> {
-    if settings.rm != Kind::Off {
+    let since_66 = settings.dialect.since_66();
+    if settings.rm != Kind::Off && !since_66 {
         parcels::hand_over(settings, &vm.regions, taken, notes)?;
     }
 
     // The driver's look-up of the parcel that holds the devicetree.
     let dtb = vm.dtb;
+    let size = looked_up(since_66, dtb.size);
     let Some(main) = vm
         .regions
         .iter()
-        .position(|region| region.contains(dtb.guest_phys_addr, dtb.size))
+        .position(|region| region.contains(dtb.guest_phys_addr, size))
     else {
         notes.push(json!({"event": "vmid-leaked"}));
         return Err(refused(
@@ -114,13 +159,13 @@ fn steps(
         ));
     };
     let region = &vm.regions[main];
-    if settings.dialect.since_66() {
+    if since_66 {
         // The devicetree's pages are the first to be pinned.
         let limit = vm
             .creator
             .memlock()
             .map_err(|errno| refused(errno, "its maker is gone"))?;
-        if !limit.allows(0, dtb.size) {
+        if !limit.allows(charged, size) {
             return Err(refused(
                 Errno::ENOMEM,
                 format!(
@@ -130,11 +175,17 @@ fn steps(
             ));
         }
     }
-    if settings.dialect.since_66() && region.pieces.iter().any(|piece| piece.hugetlb) {
+    if since_66 && region.pieces.iter().any(|piece| piece.hugetlb) {
         return Err(refused(
             Errno::EIO,
             "the devicetree's pages are not swap-backed (hugetlb)",
         ));
+    }
+    let offset = dtb.guest_phys_addr - region.given.guest_phys_addr;
+    if since_66 && settings.rm != Kind::Off {
+        // The rest goes over page by page as the guest faults.
+        let part = memory::part(region, offset, size);
+        parcels::hand_over(settings, &[part], taken, notes)?;
     }
     if settings.rm == Kind::Production && region.access == Access::Share {
         return Err(refused(Errno::ENODEV, "main memory is shared, not lent"));
@@ -144,7 +195,6 @@ fn steps(
         GuestDescription::unread(region.given.guest_phys_addr, &vm.vcpus)
     } else {
         let page = crate::page_size();
-        let offset = dtb.guest_phys_addr - region.given.guest_phys_addr;
         if offset % page != 0 || dtb.size % page != 0 {
             return Err(refused(
                 Errno::EINVAL,
@@ -154,7 +204,30 @@ fn steps(
                 ),
             ));
         }
-        let address = region.given.userspace_addr + offset;
+        if !region.contains(dtb.guest_phys_addr, dtb.size) {
+            // The driver's cut size was in it.
+            return Err(refused(
+                Errno::EINVAL,
+                format!(
+                    "a devicetree of {:#x} bytes ends behind its parcel",
+                    dtb.size
+                ),
+            ));
+        }
+        let mut address = region.given.userspace_addr + offset;
+        if since_66 {
+            let inside = vm.creator.folio_offset(address);
+            if inside != 0 {
+                notes.push(json!({
+                    "event": "rm-warning",
+                    "what": format!("the devicetree lies {inside:#x} bytes inside a large folio"),
+                }));
+                // The parcel is made of whole folios, and the tree is looked for at its begin [i].
+                address = address
+                    .saturating_sub(inside)
+                    .max(region.given.userspace_addr);
+            }
+        }
         let read =
             |into: &mut [u8]| caller::read_pieces(&vm.creator, &region.pieces, address, into);
         let blob = fdt::fetch(read, dtb.size)
@@ -174,6 +247,12 @@ fn steps(
             })
             .collect();
         parcels::reserved(&root, &placed)?;
+        let all = std::iter::once((
+            region.given.label,
+            guest.base_address,
+            region.given.memory_size,
+        ));
+        room_for_overlay(&blob, all.chain(placed), dtb.size)?;
         guest
     };
     if guest.base_address != region.given.guest_phys_addr {
@@ -200,7 +279,11 @@ fn steps(
         .enumerate()
         .map(|(index, region)| StartRegion {
             label: region.given.label,
-            flags: region.given.flags,
+            // Newer drivers map what is shared without execution, whatever was asked for.
+            flags: match region.access {
+                Access::Share if since_66 => region.given.flags & !MEM_ALLOW_EXEC,
+                _ => region.given.flags,
+            },
             access: region.access,
             guest_phys_addr: region.given.guest_phys_addr,
             placed_at: if index == main {
