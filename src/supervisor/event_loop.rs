@@ -49,6 +49,8 @@ pub struct Supervisor {
     pub(super) dir_problems: Vec<String>,
     /// It is going down.
     pub(super) stopping: bool,
+    /// Whoever stops it does not want to wait for guests.
+    pub(super) impatient: bool,
     /// Pages of runs that have ended.
     pub(super) returns: Returns,
     /// Bytes of a huge page, where a file does not say.
@@ -84,6 +86,7 @@ impl Supervisor {
         for signal in [
             Signal::SIGTERM,
             Signal::SIGINT,
+            Signal::SIGQUIT,
             Signal::SIGHUP,
             Signal::SIGCHLD,
         ] {
@@ -100,6 +103,7 @@ impl Supervisor {
             config_dirs: Vec::new(),
             dir_problems: Vec::new(),
             stopping: false,
+            impatient: false,
             returns: Returns::default(),
             huge_page: memory::host().huge_page,
             setting,
@@ -424,6 +428,10 @@ impl Supervisor {
                 }
                 Ok(Ok(Signal::SIGTERM)) => self.go_down("SIGTERM", now),
                 Ok(Ok(Signal::SIGINT)) => self.go_down("SIGINT", now),
+                Ok(Ok(Signal::SIGQUIT)) => {
+                    self.go_down("SIGQUIT", now);
+                    self.hurry("SIGQUIT", now);
+                }
                 // One SIGCHLD may stand for several: look at everybody.
                 Ok(Ok(Signal::SIGCHLD)) => {
                     for index in 0..self.vms.len() {
@@ -442,13 +450,22 @@ impl Supervisor {
             self.stopping = true;
             return;
         }
-        if signal != "SIGINT" {
-            return;
+        if signal == "SIGINT" {
+            self.hurry("SIGINT again", now);
         }
-        log::info!("{signal} again: closing what has not ended");
+    }
+
+    /// Closes what has not ended, and what comes to be stopped later.
+    fn hurry(&mut self, why: &str, now: u64) {
+        log::info!("{why}: closing what has not ended");
+        self.impatient = true;
         for index in 0..self.vms.len() {
-            let actions = self.vms[index].life.hurry(now);
-            self.act(index, actions, now);
+            self.hurry_one(index, now);
         }
+    }
+
+    pub(super) fn hurry_one(&mut self, index: usize, now: u64) {
+        let actions = self.vms[index].life.hurry(now);
+        self.act(index, actions, now);
     }
 }

@@ -160,6 +160,9 @@ impl Supervisor {
                 continue;
             }
             self.feed(index, Event::Stop("gunyahd is going down"), now);
+            if self.impatient {
+                self.hurry_one(index, now);
+            }
             moved = true;
         }
         moved

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `gunyahd run`: one VM in the foreground, and what its exit code tells.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Stdio};
 
+use nix::pty::openpty;
 use nix::sys::signal::{kill, Signal};
+use nix::sys::termios::tcgetattr;
 use nix::unistd::Pid;
 use serde_json::{json, Value};
 
@@ -58,6 +60,49 @@ fn a_signal_stops_it() {
     kill(group, Signal::SIGINT).unwrap();
     until(&mut lines, "a: stopped: gunyahd is going down");
     assert_eq!(code(child, lines), Some(6));
+}
+
+#[test]
+fn ctrl_backslash_stops_it_and_leaves_the_terminal_as_it_was() {
+    let mut host = Host::new();
+    host.vm(
+        "a",
+        json!({"vcpus": {"scheduling": "proxy"}, "console": {"device": "pl011"}}),
+    );
+    let pty = openpty(None, None).unwrap();
+    let own = || pty.slave.try_clone().unwrap();
+    let file = host.path("vms/a.json");
+    let mut command = host.command(&["run", file.to_str().unwrap()]);
+    command.stdin(own()).stdout(own()).stderr(own());
+    // SAFETY: all three are bare system calls.
+    unsafe {
+        command.pre_exec(|| {
+            nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+            nix::unistd::setsid()?;
+            match libc::ioctl(0, libc::TIOCSCTTY, 0) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        });
+    }
+    let before = tcgetattr(&pty.slave).unwrap().local_flags;
+    let mut child = command.spawn().unwrap();
+    host.wait_until("the terminal is the guest's", |_| {
+        tcgetattr(&pty.slave).unwrap().local_flags != before
+    });
+    let mut master = std::fs::File::from(pty.master);
+    master.write_all(b"\x1c").unwrap();
+    let reading = std::thread::spawn(move || {
+        // Until the last slave is closed; else it could not write to the end.
+        let mut shown = Vec::new();
+        let _ = master.read_to_end(&mut shown);
+        String::from_utf8_lossy(&shown).into_owned()
+    });
+    assert_eq!(child.wait().unwrap().code(), Some(6));
+    assert_eq!(tcgetattr(&pty.slave).unwrap().local_flags, before);
+    drop((command, pty.slave));
+    let shown = reading.join().unwrap();
+    assert!(shown.contains("SIGQUIT: closing"), "{shown}");
 }
 
 #[test]
