@@ -22,12 +22,17 @@ struct Piece {
     fallback: Vec<usize>,
 }
 
-// Colours are no part of the text: "\x1b[32mOK\x1b[0m" contains "OK".
+// Colours and the like are no part of the text: "\x1b[32mOK\x1b[0m" contains "OK".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Escape {
     No,
     Begun,
+    // `ESC [`, up to its final byte.
     Sequence,
+    // `ESC (` and the like: a character set's name follows.
+    Short,
+    // `ESC ]` and the like: text for the terminal, up to BEL or `ESC \`.
+    Text,
 }
 
 impl LinePattern {
@@ -48,22 +53,25 @@ impl LinePattern {
 
     /// Takes the next byte of output; true once the pattern is complete.
     pub fn feed(&mut self, byte: u8) -> bool {
-        match (self.escape, byte) {
-            (Escape::No, 0x1b) => {
-                self.escape = Escape::Begun;
-                return false;
-            }
-            (Escape::Begun, b'[') => {
-                self.escape = Escape::Sequence;
-                return false;
-            }
-            // Parameters and intermediates of a control sequence, then its final byte.
-            (Escape::Sequence, 0x20..=0x3f) => return false,
-            (Escape::Begun | Escape::Sequence, 0x30..=0x7e) => {
+        self.escape = match (self.escape, byte) {
+            // A string that never ends must not hide the lines after it.
+            (_, b'\n') => Escape::No,
+            (_, 0x1b) => Escape::Begun,
+            (Escape::Begun, b'[') => Escape::Sequence,
+            // OSC, DCS, SOS, PM and APC.
+            (Escape::Begun, b']' | b'P' | b'X' | b'^' | b'_') => Escape::Text,
+            (Escape::Begun | Escape::Short, 0x20..=0x2f) => Escape::Short,
+            (Escape::Sequence, 0x20..=0x3f) => Escape::Sequence,
+            (Escape::Begun | Escape::Sequence | Escape::Short, 0x30..=0x7e)
+            | (Escape::Text, 0x07) => {
                 self.escape = Escape::No;
                 return false;
             }
-            _ => self.escape = Escape::No,
+            (Escape::Text, _) => Escape::Text,
+            _ => Escape::No,
+        };
+        if self.escape != Escape::No {
+            return false;
         }
         if byte == b'\n' {
             self.piece = 0;
@@ -119,6 +127,27 @@ mod tests {
     fn matches(pattern: &str, output: &str) -> bool {
         let mut pattern = LinePattern::new(pattern);
         output.bytes().any(|byte| pattern.feed(byte))
+    }
+
+    #[test]
+    fn what_is_for_the_terminal_is_no_text() {
+        for between in [
+            "\x1b[1;31m",
+            "\x1b(B",
+            "\x1b(B\x1b[m",
+            "\x1b7",
+            "\x1b]0;a title\x07",
+            "\x1b]3008;start=0;machineid=1\x1b\\",
+            "\x1bP+q\x1b\\",
+        ] {
+            assert!(
+                matches("guest ready", &format!("guest {between}ready")),
+                "{between:?}"
+            );
+            assert!(!matches("title", between), "{between:?}");
+        }
+        assert!(matches("ready", "\x1b]never ends\nready"), "a line ends it");
+        assert!(!matches("title", "\x1b]0;a title\x07"));
     }
 
     #[test]

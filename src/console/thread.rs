@@ -23,12 +23,13 @@ use crate::vcpu::{Bus, Device};
 
 /// A byte is shown at once, those that follow it within this time together: a guest that prints
 /// makes a wake-up for many bytes, not one each.
-const GATHER: u16 = 4;
+const GATHER: Duration = Duration::from_millis(4);
 /// A line that stays up is told to the guest again: its driver may have answered a doorbell and
 /// gone on before it had taken everything.
-const RAISE_AGAIN: u16 = 20;
+const RAISE_AGAIN: Duration = Duration::from_millis(20);
 /// After so many times in a row only every second.
 const RAISES_IN_HASTE: u32 = 50;
+const RAISE_AT_LEISURE: Duration = Duration::from_secs(1);
 /// A boot's messages at once, then no more than a person can read.
 const LOG_BURST: u32 = 2000;
 const LOG_PER_SECOND: u32 = 100;
@@ -86,6 +87,7 @@ impl Console {
             lines: LineSplitter::default(),
             limit: RateLimit::new(LOG_BURST, LOG_PER_SECOND, Instant::now()),
             raises: 0,
+            raise_at: None,
         };
         let (up, is_up) = mpsc::channel();
         let thread = std::thread::Builder::new()
@@ -202,6 +204,8 @@ struct Life {
     limit: RateLimit,
     // How often in a row the line was told to be still up.
     raises: u32,
+    // When that is due the next time; none: the line is down.
+    raise_at: Option<Instant>,
 }
 
 impl Life {
@@ -226,14 +230,21 @@ impl Life {
 
     // Until something happens. While `gathering`, output is nothing new.
     fn wait(&mut self, gathering: bool) {
-        let timeout: PollTimeout = if gathering {
-            GATHER.into()
-        } else if !self.port.raised() {
-            PollTimeout::NONE
-        } else if self.raises < RAISES_IN_HASTE {
-            RAISE_AGAIN.into()
-        } else {
-            1000u16.into()
+        let now = Instant::now();
+        if !self.port.raised() {
+            self.raises = 0;
+            self.raise_at = None;
+        } else if self.raise_at.is_none() {
+            self.raise_at = now.checked_add(RAISE_AGAIN);
+        }
+        let due = self.raise_at.map(|at| at.saturating_duration_since(now));
+        let longest = gathering.then_some(GATHER);
+        let timeout = match due.into_iter().chain(longest).min() {
+            None => PollTimeout::NONE,
+            // Rounded up: not woken too early.
+            Some(time) => u16::try_from(time.as_micros().div_ceil(1000))
+                .unwrap_or(u16::MAX)
+                .into(),
         };
         let room = self.clients.len() > 0 && self.port.room() > 0;
         let wake = if gathering {
@@ -247,7 +258,7 @@ impl Life {
                 .interests(room)
                 .map(|(fd, flags)| PollFd::new(fd, flags)),
         );
-        let happened = poll(&mut fds, timeout);
+        let _ = poll(&mut fds, timeout);
         let events: Vec<PollFlags> = fds
             .iter()
             .skip(1)
@@ -261,11 +272,16 @@ impl Life {
                 self.clients.hung_up(at);
             }
         }
-        if !self.port.raised() {
-            self.raises = 0;
-        } else if happened == Ok(0) && !gathering {
+        // By the clock alone: a guest that prints steadily waits for its interrupt all the same.
+        let now = Instant::now();
+        if self.port.raised() && self.raise_at.is_some_and(|at| now >= at) {
             self.raises = self.raises.saturating_add(1);
             self.port.raise_again();
+            let pause = match self.raises < RAISES_IN_HASTE {
+                true => RAISE_AGAIN,
+                false => RAISE_AT_LEISURE,
+            };
+            self.raise_at = now.checked_add(pause);
         }
     }
 

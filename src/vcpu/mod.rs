@@ -8,6 +8,7 @@ mod kick;
 mod page;
 mod progress;
 mod run;
+mod trouble;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;

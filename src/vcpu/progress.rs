@@ -12,7 +12,8 @@ pub(super) type Done = (u64, u64);
 /// What is to be told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Stall {
-    /// All vCPUs are still. Told each time it begins.
+    /// All vCPUs are still. Told again only after twice as long, for a guest that wakes up once a
+    /// minute is healthy.
     All,
     /// Some are. Each is told once, because a CPU that sleeps for long is nothing unusual.
     Some(Vec<u32>),
@@ -24,9 +25,14 @@ pub(super) enum Stall {
 #[derive(Debug)]
 pub(super) struct Progress {
     after: Duration,
+    // The next time that the whole VM is told to be still.
+    all_after: Duration,
     vcpus: Vec<Seen>,
     all_told: bool,
 }
+
+/// A guest that is still for so long is told however often it was.
+const LONGEST: Duration = Duration::from_secs(3600);
 
 #[derive(Debug)]
 struct Seen {
@@ -46,6 +52,7 @@ impl Progress {
         };
         Self {
             after,
+            all_after: after,
             vcpus: ids.into_iter().map(seen).collect(),
             all_told: false,
         }
@@ -67,7 +74,15 @@ impl Progress {
             }
         }
         if still.len() == self.vcpus.len() {
-            return (!std::mem::replace(&mut self.all_told, true)).then_some(Stall::All);
+            let last = self.vcpus.iter().map(|seen| seen.since).max();
+            let still_for = last.map(|since| now.saturating_duration_since(since));
+            if self.all_told || still_for.is_some_and(|time| time < self.all_after) {
+                return None;
+            }
+            self.all_told = true;
+            let longest = LONGEST.max(self.after);
+            self.all_after = self.all_after.saturating_mul(2).min(longest);
+            return Some(Stall::All);
         }
         if std::mem::take(&mut self.all_told) {
             return Some(Stall::Over);
@@ -101,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wholly_still_vm_is_told_each_time_and_its_going_on_too() {
+    fn a_wholly_still_vm_is_told_and_its_going_on_too() {
         let (mut progress, at) = progress();
         assert_eq!(progress.look(at(0), &[(1, 5), (0, 9)]), None);
         assert_eq!(progress.look(at(10), &[(1, 5), (0, 9)]), Some(Stall::All));
@@ -111,6 +126,25 @@ mod tests {
             Some(Stall::Over),
             "CPU time alone is progress"
         );
-        assert_eq!(progress.look(at(41), &[(1, 6), (0, 9)]), Some(Stall::All));
+        // The next time after twice as long, and so on.
+        assert_eq!(progress.look(at(50), &[(1, 6), (0, 9)]), None);
+        assert_eq!(progress.look(at(51), &[(1, 6), (0, 9)]), Some(Stall::All));
+        assert_eq!(progress.look(at(52), &[(1, 7), (0, 9)]), Some(Stall::Over));
+        assert_eq!(progress.look(at(91), &[(1, 7), (0, 9)]), None);
+        assert_eq!(progress.look(at(92), &[(1, 7), (0, 9)]), Some(Stall::All));
+    }
+
+    #[test]
+    fn a_guest_that_wakes_once_a_minute_is_told_a_few_times_and_a_hang_still_is() {
+        let start = Instant::now();
+        let at = |second| start + Duration::from_secs(second);
+        let mut progress = Progress::new([0], Duration::from_secs(30), start);
+        let mut told = 0;
+        for second in 0..24 * 3600 {
+            told += u32::from(progress.look(at(second), &[(second / 60, 0)]).is_some());
+        }
+        assert!((1..=4).contains(&told), "{told} times a day");
+        let hang = (24 * 3600..27 * 3600).find_map(|second| progress.look(at(second), &[(0, 0)]));
+        assert_eq!(hang, Some(Stall::All));
     }
 }

@@ -15,15 +15,12 @@ use super::bus::Bus;
 use super::exit::Exit;
 use super::kick;
 use super::page::RunPage;
+use super::trouble::Trouble;
 use crate::confine;
 use crate::error::{LaunchError, Step};
 use crate::gunyah::{ioctl_once, uapi};
 use crate::status::EndReason;
 
-/// After the first ENODEV the end may still be told, to this vCPU or another: so long is waited.
-const UNREPORTED_GRACE: Duration = Duration::from_secs(1);
-/// EBUSY comes around the VM's end and is worth another try; for so long.
-const BUSY_GRACE: Duration = Duration::from_secs(5);
 /// Between two tries: the first ones at once, then with growing naps up to this one.
 const LONGEST_NAP: Duration = Duration::from_millis(10);
 const TRIES_AT_ONCE: u32 = 8;
@@ -262,13 +259,6 @@ struct RunLoop<'a> {
     bad_told: bool,
 }
 
-/// What VCPU_RUN answers again and again, since when, and how often.
-struct Trouble {
-    errno: Errno,
-    since: Instant,
-    times: u32,
-}
-
 impl RunLoop<'_> {
     fn run(&mut self) {
         let mut trouble: Option<Trouble> = None;
@@ -283,15 +273,14 @@ impl RunLoop<'_> {
                 }
                 Err(Errno::EINTR) => {}
                 Err(errno @ (Errno::EBUSY | Errno::EAGAIN | Errno::ENODEV)) => {
+                    let now = Instant::now();
                     let trouble = match &mut trouble {
-                        Some(trouble) if trouble.errno == errno => trouble,
-                        other => other.insert(Trouble {
-                            errno,
-                            since: Instant::now(),
-                            times: 0,
-                        }),
+                        Some(trouble) => {
+                            trouble.again(errno, now);
+                            trouble
+                        }
+                        none => none.insert(Trouble::new(errno, now)),
                     };
-                    trouble.times = trouble.times.saturating_add(1);
                     if let Some(event) = self.given_up(trouble) {
                         return self.shared.end(event);
                     }
@@ -306,13 +295,7 @@ impl RunLoop<'_> {
     }
 
     fn given_up(&self, trouble: &Trouble) -> Option<VcpuEvent> {
-        let grace = match trouble.errno {
-            Errno::ENODEV => UNREPORTED_GRACE,
-            _ => BUSY_GRACE,
-        };
-        if trouble.since.elapsed() < grace {
-            return None;
-        }
+        let time = trouble.too_long(Instant::now())?;
         let others: Vec<String> = self
             .shared
             .still_there()
@@ -324,7 +307,7 @@ impl RunLoop<'_> {
             "VCPU_RUN of vCPU {} answers {:?} for {} ms and no end was reported{}{}",
             self.slot.id,
             trouble.errno,
-            trouble.since.elapsed().as_millis(),
+            time.as_millis(),
             if others.is_empty() {
                 ""
             } else {

@@ -266,6 +266,28 @@ fn a_line_that_stays_up_is_told_again() {
 }
 
 #[test]
+fn a_line_that_stays_up_is_told_again_to_a_guest_that_prints_without_a_pause() {
+    let guest = guest(None);
+    guest.bus.write(BASE + 0x38, Width::Word, 0x50);
+    let mut client = guest.client(0);
+    client.socket.write_all(b"x").unwrap();
+    let mut fds = [PollFd::new(guest.console.interrupt_fd(), PollFlags::POLLIN)];
+    assert_eq!(poll(&mut fds, 10_000u16), Ok(1));
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let mut seen = 0;
+    while seen < 4 {
+        assert!(Instant::now() < deadline, "told {seen} times");
+        guest.print(b".");
+        let mut fds = [PollFd::new(guest.console.interrupt_fd(), PollFlags::POLLIN)];
+        if poll(&mut fds, 0u16) == Ok(1) {
+            let mut count = [0; 8];
+            nix::unistd::read(guest.console.interrupt_fd(), &mut count).unwrap();
+            seen += 1;
+        }
+    }
+}
+
+#[test]
 fn one_client_too_many_is_told_so() {
     let guest = guest(None);
     guest.print(b"x");
