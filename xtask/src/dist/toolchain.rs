@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The toolchain for a device's architecture: rustup's musl target where it is at hand, else Debian's
-//! compiler, which builds std for musl from its own sources.
+//! compiler, which builds std for musl from its own sources, else the std for glibc of either.
 
 use std::fmt;
 use std::fs;
@@ -52,8 +52,8 @@ impl Architecture {
         }
     }
 
-    fn triple(self) -> String {
-        format!("{}-unknown-linux-musl", self.name())
+    fn triple(self, libc: &str) -> String {
+        format!("{}-unknown-linux-{libc}", self.name())
     }
 
     fn gcc(self) -> String {
@@ -74,6 +74,19 @@ enum Kind {
     Rustup,
     /// Debian's rustc and musl; `support` has the libraries, the specs and the stub of libunwind.
     Debian { support: PathBuf },
+    /// Someone's std for glibc and Debian's linker: larger, and as static.
+    Gnu {
+        of: Rustc,
+        /// Why it is not musl.
+        because: String,
+    },
+}
+
+/// Whose compiler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rustc {
+    Rustup,
+    Debian,
 }
 
 impl fmt::Display for Toolchain {
@@ -85,6 +98,12 @@ impl fmt::Display for Toolchain {
                 f,
                 "{triple}, Debian's rustc with std built from its sources"
             ),
+            Kind::Gnu { of, because } => {
+                write!(
+                    f,
+                    "{triple}, {of:?}'s std, larger than musl's would be; no musl: {because}"
+                )
+            }
         }
     }
 }
@@ -92,29 +111,35 @@ impl fmt::Display for Toolchain {
 impl Toolchain {
     /// Looks for one, and gets Debian's where there is none.
     pub fn find(architecture: Architecture) -> Result<Self> {
-        let kind = if rustup_has(&architecture.triple()) {
-            Kind::Rustup
-        } else {
-            Kind::Debian {
-                support: debian(architecture)?,
-            }
-        };
+        let kind = choose(
+            rustup_has(&architecture.triple("musl")),
+            || debian(architecture),
+            || gnu(architecture),
+        )?;
         Ok(Self { architecture, kind })
     }
 
     /// The target.
     pub fn triple(&self) -> String {
-        self.architecture.triple()
+        let libc = match self.kind {
+            Kind::Rustup | Kind::Debian { .. } => "musl",
+            Kind::Gnu { .. } => "gnu",
+        };
+        self.architecture.triple(libc)
     }
 
     /// Builds the binaries of `packages` from `sources` and says where they are.
     pub fn build(&self, sources: &Path, target: &Path, packages: &[&str]) -> Result<PathBuf> {
         let triple = self.triple();
         let mut command = match &self.kind {
-            Kind::Rustup => {
-                Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-            }
-            Kind::Debian { .. } => debian_cargo(),
+            Kind::Rustup
+            | Kind::Gnu {
+                of: Rustc::Rustup, ..
+            } => Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())),
+            Kind::Debian { .. }
+            | Kind::Gnu {
+                of: Rustc::Debian, ..
+            } => debian_cargo(),
         };
         command
             .current_dir(sources)
@@ -164,6 +189,10 @@ impl Toolchain {
                 "-Clink-arg=-z".to_owned(),
                 format!("-Clink-arg=max-page-size={PAGE_ALIGNMENT}"),
             ]),
+            Kind::Gnu { .. } => flags.extend([
+                format!("-Clinker={}", self.architecture.gcc()),
+                format!("-Clink-arg=-Wl,--build-id=none,-z,max-page-size={PAGE_ALIGNMENT}"),
+            ]),
             Kind::Debian { support } => {
                 let sysroot =
                     tree::quiet(Command::new("/usr/bin/rustc").args(["--print", "sysroot"]))?;
@@ -182,6 +211,42 @@ impl Toolchain {
         }
         Ok(flags)
     }
+}
+
+/// musl where a toolchain for it is at hand or can be got, else glibc.
+fn choose(
+    rustup_musl: bool,
+    debian_musl: impl FnOnce() -> Result<PathBuf>,
+    gnu: impl FnOnce() -> Option<Rustc>,
+) -> Result<Kind> {
+    if rustup_musl {
+        return Ok(Kind::Rustup);
+    }
+    match debian_musl() {
+        Ok(support) => Ok(Kind::Debian { support }),
+        Err(error) => match gnu() {
+            Some(of) => Ok(Kind::Gnu {
+                of,
+                because: format!("{error:#}"),
+            }),
+            None => Err(error.context("no toolchain, neither for musl nor for glibc")),
+        },
+    }
+}
+
+/// Who has std for glibc, where there is a linker and a static glibc for it.
+fn gnu(architecture: Architecture) -> Option<Rustc> {
+    let libc = tree::quiet(Command::new(architecture.gcc()).arg("-print-file-name=libc.a")).ok()?;
+    // gcc answers with the bare name if it has none.
+    if !Path::new(libc.trim()).is_absolute() {
+        return None;
+    }
+    let triple = architecture.triple("gnu");
+    if rustup_has(&triple) {
+        return Some(Rustc::Rustup);
+    }
+    let std = Path::new("/usr/lib/rustlib").join(triple).join("lib");
+    (std.is_dir() && tree::has_program("/usr/bin/cargo")).then_some(Rustc::Debian)
 }
 
 fn rustup_has(triple: &str) -> bool {
@@ -293,4 +358,62 @@ fn stub(architecture: Architecture, support: &Path) -> Result<()> {
             .arg(&object),
     )?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SUPPORT: &str = "target/dist/support";
+
+    /// What is chosen, by what there is: rustup's musl, Debian's musl, and whose glibc.
+    fn chosen(rustup: bool, debian: bool, gnu: Option<Rustc>) -> Result<Toolchain> {
+        let debian = || match debian {
+            true => Ok(PathBuf::from(SUPPORT)),
+            false => bail!("apt-get cannot reach its mirror"),
+        };
+        Ok(Toolchain {
+            architecture: Architecture::Aarch64,
+            kind: choose(rustup, debian, || gnu)?,
+        })
+    }
+
+    #[test]
+    fn musl_comes_first_and_glibc_only_with_its_reason() {
+        let rows = [
+            (true, true, Some(Rustc::Rustup), "musl, rustup's std"),
+            (true, false, None, "musl, rustup's std"),
+            (false, true, Some(Rustc::Rustup), "musl, Debian's rustc"),
+            (false, true, None, "musl, Debian's rustc"),
+            (false, false, Some(Rustc::Rustup), "gnu, Rustup's std"),
+            (false, false, Some(Rustc::Debian), "gnu, Debian's std"),
+        ];
+        for (rustup, debian, gnu, expected) in rows {
+            let toolchain = chosen(rustup, debian, gnu).unwrap();
+            let told = toolchain.to_string();
+            let start = format!("aarch64-unknown-linux-{expected}");
+            assert!(told.starts_with(&start), "{told}");
+            assert!(told.starts_with(&toolchain.triple()), "{told}");
+            let because = told.ends_with("no musl: apt-get cannot reach its mirror");
+            assert_eq!(because, expected.starts_with("gnu"), "{told}");
+        }
+        let error = format!("{:#}", chosen(false, false, None).unwrap_err());
+        assert_eq!(
+            error,
+            "no toolchain, neither for musl nor for glibc: apt-get cannot reach its mirror"
+        );
+    }
+
+    #[test]
+    fn glibc_is_linked_statically_and_for_16_kib_pages() {
+        let toolchain = chosen(false, false, Some(Rustc::Debian)).unwrap();
+        let flags = toolchain.flags(Path::new("/sources")).unwrap();
+        for flag in [
+            "-Ctarget-feature=+crt-static",
+            "-Clinker=aarch64-linux-gnu-gcc",
+            "-Clink-arg=-Wl,--build-id=none,-z,max-page-size=16384",
+        ] {
+            assert!(flags.iter().any(|has| has == flag), "{flag}: {flags:?}");
+        }
+    }
 }
