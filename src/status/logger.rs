@@ -6,7 +6,8 @@
 //! all, so processes never mix within one.
 //!
 //! Builds by Soong may set `--cfg gunyahd_android_logger`: then logd is reached through liblog by the
-//! crate `android_logger` instead of our own datagrams. Only the dynamically linked variant can.
+//! crate `android_logger` instead of our own datagrams, and by kmsg before it is there. Only the dynamically
+//! linked variant can.
 
 use std::fs::File;
 use std::os::fd::RawFd;
@@ -15,6 +16,8 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
+#[cfg(all(target_os = "android", gunyahd_android_logger))]
+use super::early::Early;
 use super::kmsg::{self, Kmsg};
 use super::logd::{Logd, DEFAULT_SOCKET};
 use super::printable::printable_lines;
@@ -48,11 +51,20 @@ pub fn start(audience: Audience, level: LevelFilter) {
     log::set_max_level(level);
     #[cfg(all(target_os = "android", gunyahd_android_logger))]
     if audience == Audience::Service {
-        return android_logger::init_once(
-            android_logger::Config::default()
+        let early = EARLY.get_or_init(|| {
+            let config = android_logger::Config::default()
                 .with_max_level(level)
-                .with_tag("gunyahd"),
-        );
+                .with_tag("gunyahd");
+            let liblog = android_logger::AndroidLogger::new(config);
+            Early::new(
+                liblog,
+                DEFAULT_SOCKET.into(),
+                kmsg::inherited().map(Kmsg::new),
+            )
+        });
+        // Fails only if a logger is there already, which then stays.
+        let _ = log::set_logger(early);
+        return;
     }
     // Fails only if a logger is there already, which then stays.
     let _ = log::set_logger(LOGGER.get_or_init(|| Logger::from_environment(audience)));
@@ -60,12 +72,19 @@ pub fn start(audience: Audience, level: LevelFilter) {
 
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
+#[cfg(all(target_os = "android", gunyahd_android_logger))]
+static EARLY: OnceLock<Early<android_logger::AndroidLogger>> = OnceLock::new();
+
 /// The fds that the log holds now: a forked worker, which logs by itself, must not close them.
 pub fn fds() -> Vec<RawFd> {
     // liblog keeps its own to itself.
     #[cfg(all(target_os = "android", gunyahd_android_logger))]
     if LOGGER.get().is_none() {
-        return connected_to(DEFAULT_SOCKET.as_ref());
+        let kmsg = EARLY.get().and_then(Early::fd);
+        return connected_to(DEFAULT_SOCKET.as_ref())
+            .into_iter()
+            .chain(kmsg)
+            .collect();
     }
     let Some(logger) = LOGGER.get() else {
         return Vec::new();
@@ -186,7 +205,7 @@ impl Sinks {
     }
 }
 
-fn tag(target: &str) -> &str {
+pub(super) fn tag(target: &str) -> &str {
     match target.split("::").next() {
         Some(root @ ("gunyahd" | "gunyahctl" | "gunyah_sim")) => root,
         _ => target,

@@ -3,6 +3,9 @@
 
 pub mod clock;
 pub mod control;
+// For the build that logs by liblog: see logger.
+#[cfg(any(test, all(target_os = "android", gunyahd_android_logger)))]
+mod early;
 mod kmsg;
 mod logd;
 pub mod logger;
