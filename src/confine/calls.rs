@@ -258,9 +258,9 @@ pub fn supervisor() -> Vec<Rule> {
         request(TIOCGWINSZ),
         request(TIOCGPGRP),
         request(TCGETS),
-        request(TCSETSW),
+        request(TCSETS),
         request(TCGETS2),
-        request(TCSETSW2),
+        request(TCSETS2),
     ];
     let mut rules = vec![Rule::When(SYS_ioctl, vec![Condition::Among(1, requests)])];
     rules.extend(allow(&[LOOP, LOOP_HERE, LAUNCH, LAUNCH_HERE]));
