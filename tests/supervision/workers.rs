@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Workers that die, hang or take their time.
 
+use std::time::Duration;
+
 use gunyahd::status::State;
 use nix::sys::signal::{kill, Signal};
 use serde_json::json;
@@ -183,4 +185,32 @@ fn a_guest_that_cannot_be_asked_is_closed_at_once() {
     watch.until_next("a", State::Stopped);
     let reasons: Vec<&str> = watch.changes.iter().map(|c| c.reason.as_str()).collect();
     assert_eq!(reasons, ["stop asked; closing the VM", "stop asked"]);
+}
+
+#[test]
+fn a_stop_lasts_until_the_kernel_has_taken_the_vm_down() {
+    /// Milliseconds of a teardown inside the last close.
+    const TEARDOWN: u64 = 1000;
+    let mut host = Host::new();
+    host.vm("a", json!({}))
+        .vm("b", json!({}))
+        .script(&format!("teardown delay {TEARDOWN}\n"))
+        .boot();
+    host.until("a", State::Running).until("b", State::Running);
+    let (worker, other) = (host.worker("a"), host.worker("b"));
+    let mut watch = host.watch();
+    host.ctl(&["stop", "a", "--no-wait"]);
+    watch.until_next("a", State::Stopping);
+    let begin = std::time::Instant::now();
+    // The worker blocks in its last close, gunyahd does not.
+    assert_eq!(host.status("a").state, State::Stopping);
+    assert_eq!(host.worker("b"), other);
+    assert!(begin.elapsed() < Duration::from_millis(TEARDOWN / 2));
+    kill(worker, None).unwrap();
+    watch.until_next("a", State::Stopped);
+    assert!(begin.elapsed() >= Duration::from_millis(TEARDOWN / 2));
+    // What comes next finds the resource manager free.
+    let (code, text) = host.told(&["start", "a"]);
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(host.worker("b"), other);
 }
