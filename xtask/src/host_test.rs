@@ -20,8 +20,12 @@ struct Host {
     name: &'static str,
     /// QEMU's model: the Cortex-A57 has no 16 KiB granule.
     cpu: &'static str,
-    /// Reserves the huge pages, as a device's boot loader would.
+    /// Reserves the huge pages, as a device's boot loader would; empty where init does.
     command_line: &'static str,
+    /// The vendor's properties.
+    properties: &'static str,
+    /// Bytes of a page, and the huge pages that both VMs take.
+    expected: &'static str,
     /// `memory.page_size` of the VMs.
     page_size: &'static str,
     /// Bytes of each VM.
@@ -32,7 +36,9 @@ const HOSTS: [Host; 2] = [
     Host {
         name: "4k",
         cpu: "cortex-a57",
-        command_line: "hugepagesz=2M hugepages=40",
+        command_line: "",
+        properties: "ro.vendor.gunyah.hugepages=40\n",
+        expected: "4096 32",
         page_size: "2M",
         vm_size: "32M",
     },
@@ -40,6 +46,8 @@ const HOSTS: [Host; 2] = [
         name: "16k",
         cpu: "cortex-a76",
         command_line: "default_hugepagesz=32M hugepagesz=32M hugepages=4",
+        properties: "",
+        expected: "16384 4",
         page_size: "32M",
         vm_size: "64M",
     },
@@ -143,7 +151,15 @@ fn initramfs(host: &Host, binaries: &Path) -> Result<Vec<u8>> {
             fs::read(tree::root().join("init").join(script)).with_context(|| script.to_owned())?;
         archive.executable(&format!("vendor/etc/init/{script}"), &text)?;
     }
-    archive.executable("vendor/vm/Image", &image())?;
+    let ueventd = fs::read(tree::root().join("init/ueventd.gunyahd.rc"))?;
+    for (to, bytes) in [
+        ("vendor/etc/ueventd.gunyahd.rc", ueventd.as_slice()),
+        ("vendor/build.prop", host.properties.as_bytes()),
+        ("vendor/expected", host.expected.as_bytes()),
+        ("vendor/vm/Image", &image()),
+    ] {
+        archive.executable(to, bytes)?;
+    }
     for (name, extra) in [
         (
             "a",

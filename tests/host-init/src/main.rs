@@ -21,14 +21,18 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, Context, Result};
 use nix::mount::{mount, MsFlags};
 use nix::sys::reboot::{reboot, RebootMode};
+use nix::sys::stat::{mknod, Mode, SFlag};
 use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
 use nix::unistd::{fork, ForkResult, Pid};
 
-use rc::Script;
+use property::Change;
+use rc::{Action, Script};
 use service::Running;
 
 /// Where the product's .rc files are.
 const SCRIPTS: &str = "/vendor/etc/init";
+/// The driver's.
+const DEVICE: &str = "/dev/gunyah";
 /// How long a service may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(20);
 
@@ -39,6 +43,10 @@ fn main() -> ExitCode {
         // What a service's command is wrapped in: becomes the service's user and runs it.
         ["exec", name] => service::exec(name).map(|never| match never {}),
         ["story"] => story::tell(),
+        // A process that a service left behind.
+        ["linger"] => loop {
+            nix::unistd::pause();
+        },
         _ if std::process::id() == 1 => {
             let result = init();
             if let Err(error) = &result {
@@ -67,8 +75,18 @@ fn bail_usage() -> Result<()> {
 fn init() -> Result<()> {
     mounts()?;
     let script = scripts()?;
-    property::serve(Path::new("/dev/socket/property_service"))?;
-    syslog::serve(Path::new("/dev/socket/logdw"))?;
+    property::load(Path::new("/vendor/build.prop"))?;
+    property::serve(Path::new(property::SOCKET))?;
+    // The simulator answers for the device; its node is here for owner and mode alone.
+    let device = nix::sys::stat::makedev(1, 3);
+    mknod(
+        DEVICE,
+        SFlag::S_IFCHR,
+        Mode::from_bits_truncate(0o600),
+        device,
+    )?;
+    rc::ueventd(&fs::read_to_string("/vendor/etc/ueventd.gunyahd.rc")?)?;
+    let mut running = Vec::new();
     for trigger in [
         "early-init",
         "init",
@@ -83,25 +101,21 @@ fn init() -> Result<()> {
         for action in script
             .actions
             .iter()
-            .filter(|action| action.trigger == [trigger])
+            .filter(|action| action.at_event(trigger, &property::get))
         {
-            println!("init: on {trigger}");
-            for command in &action.commands {
-                rc::run(command)
-                    .unwrap_or_else(|error| println!("init: {}: {error:#}", command.join(" ")));
-            }
+            act(action);
+        }
+        // AOSP's init.rc starts the class on late-fs, the others later.
+        for service in script.services.iter().filter(|service| {
+            let class = service.all("class").next().and_then(|names| names.first());
+            let early = class.is_some_and(|name| name == "early_hal");
+            !service.has("disabled") && trigger == if early { "late-fs" } else { "boot" }
+        }) {
+            running.push(Running::start(service)?);
         }
     }
-    let mut running = Vec::new();
-    for service in script
-        .services
-        .iter()
-        .filter(|service| !service.has("disabled"))
-    {
-        running.push(Running::start(service)?);
-    }
     let story = spawn_story()?;
-    let passed = supervise(&mut running, story)?;
+    let passed = supervise(&script, &mut running, story)?;
     for service in &mut running {
         service.stop(GRACE)?;
     }
@@ -114,6 +128,39 @@ fn init() -> Result<()> {
             "FAIL the story broke off"
         }
     );
+    Ok(())
+}
+
+fn act(action: &Action) {
+    println!("init: on {}", action.trigger.join(" "));
+    for command in &action.commands {
+        rc::run(command).unwrap_or_else(|error| println!("init: {}: {error:#}", command.join(" ")));
+    }
+}
+
+/// Does what properties that were set ask for.
+fn follow_properties(script: &Script, running: &mut [Running]) -> Result<()> {
+    for change in property::changes() {
+        match change {
+            Change::Set(name) => script
+                .actions
+                .iter()
+                .filter(|action| action.at_change(&name, &property::get))
+                .for_each(act),
+            Change::Control { start, service } if service == "logd" && start => {
+                syslog::serve(Path::new("/dev/socket/logdw"))?;
+            }
+            Change::Control { start, service } => {
+                for one in running.iter_mut().filter(|one| one.name() == service) {
+                    if start {
+                        one.start_again()?;
+                    } else {
+                        one.stop_now()?;
+                    }
+                }
+            }
+        }
+    }
     Ok(())
 }
 
@@ -165,7 +212,7 @@ fn spawn_story() -> Result<Pid> {
 }
 
 /// Reaps and restarts until the story ends; says whether it ended well.
-fn supervise(running: &mut [Running], story: Pid) -> Result<bool> {
+fn supervise(script: &Script, running: &mut [Running], story: Pid) -> Result<bool> {
     loop {
         while let Some(pid) = reap()? {
             match pid {
@@ -183,6 +230,7 @@ fn supervise(running: &mut [Running], story: Pid) -> Result<bool> {
                 }
             }
         }
+        follow_properties(script, running)?;
         for service in running.iter_mut() {
             service.restart_if_due(Instant::now())?;
         }

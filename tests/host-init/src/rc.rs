@@ -7,6 +7,8 @@ use std::path::Path;
 
 use anyhow::{bail, Context, Result};
 
+use crate::property;
+
 /// What .rc files say.
 #[derive(Debug, Default)]
 pub struct Script {
@@ -69,6 +71,71 @@ impl Service {
             .filter(move |words| words[0] == option)
             .map(|words| &words[1..])
     }
+}
+
+/// Looks up a property.
+pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+impl Action {
+    /// Whether it runs at an event (AOSP, system/core/init/action.cpp: CheckEvent).
+    pub fn at_event(&self, event: &str, get: Lookup<'_>) -> bool {
+        self.event() == Some(event) && self.conditions_hold(get)
+    }
+
+    /// Whether it runs when the property `name` was set. One that has an event waits for that.
+    pub fn at_change(&self, name: &str, get: Lookup<'_>) -> bool {
+        self.event().is_none()
+            && self.conditions().any(|(of, _)| of == name)
+            && self.conditions_hold(get)
+    }
+
+    fn event(&self) -> Option<&str> {
+        let words = self.trigger.iter().map(String::as_str);
+        words
+            .filter(|word| *word != "&&")
+            .find(|word| !word.starts_with("property:"))
+    }
+
+    fn conditions(&self) -> impl Iterator<Item = (&str, &str)> {
+        let words = self.trigger.iter();
+        words.filter_map(|word| word.strip_prefix("property:")?.split_once('='))
+    }
+
+    fn conditions_hold(&self, get: Lookup<'_>) -> bool {
+        self.conditions().all(|(name, wanted)| match get(name) {
+            Some(value) => value == wanted || (wanted == "*" && !value.is_empty()),
+            None => wanted.is_empty(),
+        })
+    }
+}
+
+/// A word with its `${property}` replaced; one that is not set makes the command fail.
+fn expand(word: &str, get: Lookup<'_>) -> Result<String> {
+    let mut parts = word.split("${");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (name, rest) = part
+            .split_once('}')
+            .with_context(|| format!("{word} is not closed"))?;
+        text += &get(name).with_context(|| format!("property {name} is not set"))?;
+        text += rest;
+    }
+    Ok(text)
+}
+
+/// Carries out the lines of a ueventd script for files that are there.
+pub fn ueventd(text: &str) -> Result<()> {
+    for line in text.lines().filter(|line| line.starts_with("/dev/")) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [path, mode, user, group] = words[..] else {
+            bail!("{line:?} is not known here")
+        };
+        for command in [vec!["chmod", mode, path], vec!["chown", user, group, path]] {
+            run(&command.into_iter().map(str::to_owned).collect::<Vec<_>>())?;
+        }
+        println!("init: ueventd: {line}");
+    }
+    Ok(())
 }
 
 impl Script {
@@ -135,8 +202,13 @@ pub fn aid(name: &str) -> Result<u32> {
 
 /// Runs a command of an action.
 pub fn run(command: &[String]) -> Result<()> {
-    let words: Vec<&str> = command.iter().map(String::as_str).collect();
+    let words = command
+        .iter()
+        .map(|word| expand(word, &property::get))
+        .collect::<Result<Vec<_>>>()?;
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words.as_slice() {
+        ["setprop", name, value] => property::set(name, value)?,
         ["write", path, value] => fs::write(path, value)?,
         ["mkdir", path] => fs::create_dir_all(path)?,
         ["mkdir", path, mode, rest @ ..] => {
@@ -158,8 +230,6 @@ pub fn run(command: &[String]) -> Result<()> {
                 fs::Permissions::from_mode(u32::from_str_radix(mode, 8)?),
             )?;
         }
-        // The host starts every service that is not disabled when its actions are done.
-        ["start" | "enable" | "class_start" | "trigger" | "setprop", ..] => {}
         _ => bail!("this command is not known here"),
     }
     Ok(())
@@ -180,6 +250,25 @@ mod tests {
         assert_eq!(service.command, ["/bin/x", "--flag"]);
         assert_eq!(service.all("user").next().unwrap(), ["system"]);
         assert_eq!(service.all("socket").next().unwrap()[1], "stream+listen");
+    }
+
+    #[test]
+    fn actions_wait_for_their_event_and_all_their_properties() {
+        let action = |trigger: &str| Action {
+            trigger: trigger.split(' ').map(str::to_owned).collect(),
+            commands: Vec::new(),
+        };
+        let get = |name: &str| (name == "a").then(|| "1".to_owned());
+        let both = action("boot && property:a=*");
+        assert!(both.at_event("boot", &get) && !both.at_event("init", &get));
+        assert!(!both.at_change("a", &get));
+        assert!(!action("boot && property:b=*").at_event("boot", &get));
+        assert!(action("property:a=1").at_change("a", &get));
+        assert!(!action("property:a=1").at_change("b", &get));
+        assert!(!action("property:a=2").at_change("a", &get));
+        assert!(!action("property:a=1 && property:b=1").at_change("a", &get));
+        assert_eq!(expand("x${a}y", &get).unwrap(), "x1y");
+        assert!(expand("${b}", &get).is_err() && expand("${a", &get).is_err());
     }
 
     #[test]

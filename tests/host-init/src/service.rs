@@ -33,6 +33,9 @@ const SIMULATOR: [&str; 7] = [
     "/init",
 ];
 
+/// How long `gentle_kill` waits.
+const GENTLE: Duration = Duration::from_millis(200);
+
 /// A service that runs, or waits for its restart.
 #[derive(Debug)]
 pub struct Running {
@@ -46,6 +49,7 @@ impl Running {
     /// Starts it.
     pub fn start(service: &Service) -> Result<Self> {
         let pid = spawn(service)?;
+        tell(service, "running")?;
         println!("init: started service {} (pid {pid})", service.name);
         Ok(Self {
             service: service.clone(),
@@ -69,6 +73,11 @@ impl Running {
     pub fn ended(&mut self) -> Result<()> {
         self.pid = None;
         self.kill_cgroup()?;
+        // Before the state is told, and before anything of the next process (Service::Reap).
+        for words in self.service.all("onrestart") {
+            crate::rc::run(words)?;
+        }
+        tell(&self.service, "restarting")?;
         if !self.service.has("oneshot") {
             let period = match self.service.all("restart_period").next() {
                 Some([seconds]) => Duration::from_secs(seconds.parse()?),
@@ -82,6 +91,38 @@ impl Running {
     /// Starts it again when its time has come.
     pub fn restart_if_due(&mut self, now: Instant) -> Result<()> {
         if self.restart_at.is_some_and(|at| at <= now) {
+            *self = Self::start(&self.service)?;
+        }
+        Ok(())
+    }
+
+    /// `stop` by a script or a person: with `gentle_kill` 200 ms to say something, and then SIGKILL for all
+    /// (Service::StopOrReset).
+    pub fn stop_now(&mut self) -> Result<()> {
+        self.restart_at = None;
+        let Some(pid) = self.pid.take() else {
+            return Ok(());
+        };
+        tell(&self.service, "stopping")?;
+        let mut ended = false;
+        if self.service.has("gentle_kill") {
+            kill(pid, Signal::SIGTERM)?;
+            let begin = Instant::now();
+            while !ended && begin.elapsed() < GENTLE {
+                std::thread::sleep(Duration::from_millis(10));
+                ended = waitpid(pid, Some(WaitPidFlag::WNOHANG))? != WaitStatus::StillAlive;
+            }
+        }
+        self.kill_cgroup()?;
+        if !ended {
+            waitpid(pid, None)?;
+        }
+        tell(&self.service, "stopped")
+    }
+
+    /// `start`.
+    pub fn start_again(&mut self) -> Result<()> {
+        if self.pid.is_none() {
             *self = Self::start(&self.service)?;
         }
         Ok(())
@@ -128,6 +169,10 @@ impl Running {
         );
         fs::write(folder.join("cgroup.kill"), "1").context("cgroup.kill")
     }
+}
+
+fn tell(service: &Service, state: &str) -> Result<()> {
+    crate::property::set(&format!("init.svc.{}", service.name), state)
 }
 
 fn cgroup(service: &Service) -> PathBuf {

@@ -2,9 +2,11 @@
 //! What is tried on the host, as a person with `adb shell` would: boot, status, crash, restart,
 //! stop, shutdown.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context, Result};
@@ -27,15 +29,18 @@ pub fn tell() -> Result<()> {
     story.chapter("the service is who its .rc file says", identity);
     story.chapter("properties were set", || {
         journal(property::JOURNAL, "vendor.gunyah.a.state=running")?;
-        journal(property::JOURNAL, "vendor.gunyah.state=")
+        journal(property::JOURNAL, "vendor.gunyah.state=up\n")
     });
-    story.chapter("log lines arrived", || {
-        journal(syslog::JOURNAL, "a: running")
-    });
-    story.chapter("page sizes are the host's", || {
-        let report = text(gunyah("gunyahctl", &["status"])?)?;
-        println!("{report}");
-        Ok(())
+    story.chapter("the device belongs to the service alone", device);
+    story.chapter("page sizes are the host's", page_sizes);
+    story.chapter("before logd runs, the kernel's log has it all", || {
+        let told = kernel_log()?;
+        for line in ["gunyahd: a: running", "gunyahd: b: running"] {
+            if !told.contains(line) {
+                bail!("no {line:?} in {told}");
+            }
+        }
+        property::ask("ctl.start", "logd")
     });
     story.chapter("a killed worker is started again", || {
         let before = wait_for("a", "running")?;
@@ -51,6 +56,9 @@ pub fn tell() -> Result<()> {
             bail!("b was started again too");
         }
         Ok(())
+    });
+    story.chapter("log lines arrive once logd runs", || {
+        journal(syslog::JOURNAL, "a: running")
     });
     story.chapter("a worker has given up what it does not need", || {
         let worker = pid_of(&wait_for("a", "running")?)?;
@@ -80,6 +88,8 @@ pub fn tell() -> Result<()> {
         || {
             let workers = [wait_for("a", "running")?, wait_for("b", "running")?];
             let supervisor = supervisor()?;
+            let mut left = left_behind(supervisor)?;
+            let before = fs::read_to_string(property::JOURNAL)?.len();
             kill(supervisor, Signal::SIGKILL)?;
             wait(|| Ok((!alive(supervisor)).then_some(())))?;
             for worker in &workers {
@@ -87,10 +97,40 @@ pub fn tell() -> Result<()> {
                 wait(|| Ok((!alive(pid)).then_some(())))
                     .context("a worker outlived its supervisor")?;
             }
+            wait(|| Ok(left.try_wait()?.map(drop))).context("its cgroup was not killed")?;
             wait_for("a", "running")?;
-            wait_for("b", "running").map(drop)
+            wait_for("b", "running")?;
+            // At no time does a gunyahd that is gone say that all is well.
+            in_order(
+                before,
+                &[
+                    "vendor.gunyah.state=stopped",
+                    "init.svc.vendor.gunyahd=restarting",
+                    "init.svc.vendor.gunyahd=running",
+                    "vendor.gunyah.state=up",
+                ],
+            )
         },
     );
+    story.chapter("stopped by init, it is stopped and says so", || {
+        let before = fs::read_to_string(property::JOURNAL)?.len();
+        property::ask("ctl.stop", "vendor.gunyahd")?;
+        in_order(
+            before,
+            &[
+                "init.svc.vendor.gunyahd=stopping",
+                "init.svc.vendor.gunyahd=stopped",
+                "vendor.gunyah.state=stopped",
+            ],
+        )?;
+        wait(|| {
+            Ok((huge_pages("HugePages_Free")? == huge_pages("HugePages_Total")?).then_some(()))
+        })
+        .context("huge pages to be free")?;
+        property::ask("ctl.start", "vendor.gunyahd")?;
+        wait_for("a", "running")?;
+        wait_for("b", "running").map(drop)
+    });
     story.chapter("check finds nothing wrong", || {
         text(gunyah("gunyahd", &["check", "/vendor/etc/gunyah"])?).map(|told| println!("{told}"))
     });
@@ -230,6 +270,72 @@ fn alive(pid: Pid) -> bool {
     kill(pid, None).is_ok()
 }
 
+/// Waits until the journal of properties has these lines, in their order, behind its byte `from`.
+fn in_order(from: usize, wanted: &[&str]) -> Result<()> {
+    let mut seen = String::new();
+    let found = wait(|| {
+        let text = fs::read_to_string(property::JOURNAL)?;
+        seen = text.get(from..).unwrap_or_default().to_owned();
+        let mut lines = seen.lines();
+        let all = wanted.iter().all(|line| lines.any(|seen| seen == *line));
+        Ok(all.then_some(()))
+    });
+    found.with_context(|| format!("{wanted:?} in {seen}"))
+}
+
+/// A process in the cgroup of the service, as a program that it had run would be.
+fn left_behind(service: Pid) -> Result<Child> {
+    let child = Command::new("/init").arg("linger").spawn()?;
+    let told = fs::read_to_string(format!("/proc/{service}/cgroup"))?;
+    let (_, group) = told.trim().split_once("::").context("no cgroup")?;
+    let file = format!("/sys/fs/cgroup{group}/cgroup.procs");
+    fs::write(&file, child.id().to_string()).context(file)?;
+    Ok(child)
+}
+
+/// Owner and mode are those of the ueventd script.
+fn device() -> Result<()> {
+    let node = fs::metadata(crate::DEVICE)?;
+    let found = (node.uid(), node.gid(), node.mode() & 0o7777);
+    let system = rc::aid("system")?;
+    if found != (system, system, 0o660) {
+        bail!("{found:?}");
+    }
+    Ok(())
+}
+
+/// The host's page size, and the huge pages in use, as xtask wrote them down.
+fn page_sizes() -> Result<()> {
+    println!("{}", text(gunyah("gunyahctl", &["status"])?)?);
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)?.context("page size")?;
+    let used = huge_pages("HugePages_Total")? - huge_pages("HugePages_Free")?;
+    let found = format!("{page} {used}");
+    let wanted = fs::read_to_string("/vendor/expected")?;
+    if found != wanted.trim() {
+        bail!("page size and huge pages in use: {found}, not {wanted}");
+    }
+    Ok(())
+}
+
+/// All that the kernel's log has now.
+fn kernel_log() -> Result<String> {
+    let mut file = OpenOptions::new()
+        .read(true)
+        .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
+        .open("/dev/kmsg")?;
+    let mut told = String::new();
+    let mut record = vec![0; 8192];
+    loop {
+        match file.read(&mut record) {
+            Ok(length) => told += &String::from_utf8_lossy(&record[..length]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(told),
+            // Overwritten before it was read: the next one follows.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 /// The process that runs gunyahd and whose parent does not.
 fn supervisor() -> Result<Pid> {
     let worker = pid_of(&status("a")?)?;
@@ -259,8 +365,12 @@ fn identity() -> Result<()> {
     }
     let capabilities = u64::from_str_radix(&field(pid, "CapEff:")?, 16)?;
     let wanted = worker::LAUNCHING;
-    if capabilities & !wanted != 0 {
-        bail!("capabilities {capabilities:#x}, {wanted:#x} are wanted at most");
+    if capabilities != wanted {
+        bail!("capabilities {capabilities:#x}, not {wanted:#x}");
+    }
+    let score = fs::read_to_string(format!("/proc/{pid}/oom_score_adj"))?;
+    if score.trim() != "-1000" {
+        bail!("OOM score {score}");
     }
     let limits = fs::read_to_string(format!("/proc/{pid}/limits"))?;
     let memlock = limits

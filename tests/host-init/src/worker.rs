@@ -9,10 +9,10 @@ use nix::unistd::Pid;
 
 use crate::story::field;
 
-// linux/capability.h: IPC_LOCK, SYS_NICE, SYS_RESOURCE.
+// linux/capability.h: IPC_LOCK, SYS_NICE.
 const PINNING: u64 = 1 << 14;
-/// What the service has at most.
-pub const LAUNCHING: u64 = PINNING | 1 << 23 | 1 << 24;
+/// What the service has.
+pub const LAUNCHING: u64 = PINNING | 1 << 23;
 
 /// Every thread has given up its capabilities and stands under all filters: the simulator's, the
 /// supervisor's, its own.
