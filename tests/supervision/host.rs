@@ -155,6 +155,8 @@ impl Host {
             .env("GUNYAHD_LOGD_SOCKET", self.path("no-logd"))
             .env("GUNYAHD_PROPERTY_SOCKET", self.path("properties"))
             .env("GUNYAHD_PROPERTY_AREA", self.path("area"))
+            // No trace, unless the test made the file.
+            .env("GUNYAHD_TRACE_MARKER", self.path("trace"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);

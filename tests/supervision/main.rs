@@ -15,4 +15,5 @@ mod pages;
 mod properties;
 mod reload;
 mod run;
+mod trace;
 mod workers;
