@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `gunyahd`: the init service, one VM in the foreground, and the check without a device.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
 use gunyahd::check;
 use gunyahd::cli::daemon::{self, Command};
 use gunyahd::config;
+use gunyahd::error::errno_text;
 use gunyahd::status::logger::{self, Audience};
 use gunyahd::status::printable;
 use gunyahd::supervisor::{self, BootOptions};
@@ -36,8 +37,18 @@ fn main() -> ExitCode {
 fn print(text: &str) -> ExitCode {
     match std::io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::from(BROKEN),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => unwritable(&error),
     }
+}
+
+// A reader that went away (`| head`) knows why it sees no more.
+fn unwritable(error: &std::io::Error) -> ExitCode {
+    if error.kind() != ErrorKind::BrokenPipe {
+        let text = format!("gunyahd: standard output: {}", errno_text(error));
+        complain(&text);
+    }
+    ExitCode::from(BROKEN)
 }
 
 // A closed standard error is no reason to panic.
@@ -60,7 +71,8 @@ fn check(options: &check::Options) -> ExitCode {
     logger::start(Audience::Foreground, log::LevelFilter::Warn);
     match check::run(options, &mut std::io::stdout().lock()) {
         Ok(0) => ExitCode::SUCCESS,
-        Ok(_) | Err(_) => ExitCode::from(BROKEN),
+        Ok(_) => ExitCode::from(BROKEN),
+        Err(error) => unwritable(&error),
     }
 }
 

@@ -2,12 +2,14 @@
 //! `gunyahctl`: asks gunyahd and tells it what to do.
 
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 
 use gunyahd::cli::ctl::{self, Command};
 use gunyahd::client::console::{self, Left, View};
-use gunyahd::client::{self, ClientError, Conversation};
+use gunyahd::client::{self, ClientError, Conversation, Waited};
+use gunyahd::error::errno_text;
 use gunyahd::status::control::{response_line, ErrorKind, Request, Response};
 use gunyahd::status::printable;
 
@@ -21,6 +23,8 @@ const UNREACHABLE: u8 = 3;
 const REFUSED: u8 = 4;
 /// gunyahd's answer cannot be understood.
 const GARBLED: u8 = 5;
+/// Standard output does not take what is to be shown.
+const UNWRITABLE: u8 = 6;
 
 fn main() -> ExitCode {
     let socket = std::env::var_os(ctl::SOCKET_VARIABLE);
@@ -32,7 +36,7 @@ fn main() -> ExitCode {
         }
     };
     let code = match command {
-        Command::Print(text) => print(&text),
+        Command::Print(text) => print(text.as_bytes()).err().unwrap_or(0),
         Command::Console {
             socket,
             vm,
@@ -44,7 +48,9 @@ fn main() -> ExitCode {
             request,
             json,
         } => match Conversation::begin(&socket, &request) {
-            Ok(conversation) => listen(conversation, &request, json),
+            Ok(conversation) => match listen(conversation, &request, json) {
+                Ok(code) | Err(code) => code,
+            },
             Err(error) => fail(&error),
         },
     };
@@ -72,23 +78,27 @@ fn show_console(socket: &Path, vm: &str, replay: u64, follow: bool) -> u8 {
     }
 }
 
-/// Shows answers until there are no more of them.
-fn listen(mut conversation: Conversation, request: &Request, json: bool) -> u8 {
+/// Shows answers until there are no more of them; `Err` if it ends before.
+fn listen(mut conversation: Conversation, request: &Request, json: bool) -> Result<u8, u8> {
     let mut answered = false;
     loop {
+        // The next change may be far off: who has read enough is not to wait for it.
+        match conversation.wait_unless_closed(io::stdout().as_fd()) {
+            Ok(Waited::Answer) => {}
+            Ok(Waited::NobodyReads) => return Ok(0),
+            Err(error) => return Err(fail(&error)),
+        }
         let response = match conversation.answer() {
             Ok(Some(response)) => response,
-            Ok(None) if answered => return 0,
-            Ok(None) => return fail(&ClientError::HungUp),
-            Err(error) => return fail(&error),
+            Ok(None) if answered => return Err(fail(&ClientError::Gone)),
+            Ok(None) => return Err(fail(&ClientError::HungUp)),
+            Err(error) => return Err(fail(&error)),
         };
         answered = true;
         if json {
-            let line = response_line(&response);
-            if io::stdout().write_all(&line).is_err() {
-                return 0;
-            }
+            print(&response_line(&response))?;
         }
+        let show = |text: String| print(text.as_bytes()).map(|()| 0);
         let code = match &response {
             Response::Error(error) => {
                 if !json {
@@ -98,17 +108,15 @@ fn listen(mut conversation: Conversation, request: &Request, json: bool) -> u8 {
             }
             _ if json => 0,
             Response::Vms(all) => match (request, all.vms.as_slice()) {
-                (Request::Status { vm: Some(_) }, [vm]) => print(&client::one(vm)),
-                _ => print(&client::all(all)),
+                (Request::Status { vm: Some(_) }, [vm]) => show(client::one(vm))?,
+                _ => show(client::all(all))?,
             },
-            Response::Done(vm) => print(&client::table(std::slice::from_ref(vm))),
-            Response::Lines(lines) => {
-                print(&lines.iter().map(|l| format!("{l}\n")).collect::<String>())
-            }
-            Response::Change(change) => print(&client::change(change)),
+            Response::Done(vm) => show(client::table(std::slice::from_ref(vm)))?,
+            Response::Lines(lines) => show(lines.iter().map(|l| format!("{l}\n")).collect())?,
+            Response::Change(change) => show(client::change(change))?,
         };
         if code != 0 || *request != Request::Watch {
-            return code;
+            return Ok(code);
         }
     }
 }
@@ -124,18 +132,29 @@ fn code_of(kind: ErrorKind) -> u8 {
 fn fail(error: &ClientError) -> u8 {
     complain(&error.to_string());
     match error {
-        ClientError::Unreachable { .. } | ClientError::Broken(_) | ClientError::HungUp => {
-            UNREACHABLE
-        }
+        ClientError::Unreachable { .. }
+        | ClientError::Broken(_)
+        | ClientError::HungUp
+        | ClientError::Gone => UNREACHABLE,
         ClientError::Garbled(_) => GARBLED,
     }
 }
 
-// A reader that went away (`| head`) is no failure.
-fn print(text: &str) -> u8 {
+/// Shows it; `Err` is how to end if that cannot be.
+fn print(text: &[u8]) -> Result<(), u8> {
     let mut out = io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    0
+    out.write_all(text)
+        .and_then(|()| out.flush())
+        .map_err(|error| unwritable(&error))
+}
+
+// A reader that went away (`| head`) is no failure.
+fn unwritable(error: &io::Error) -> u8 {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return 0;
+    }
+    complain(&format!("standard output: {}", errno_text(error)));
+    UNWRITABLE
 }
 
 fn complain(text: &str) {

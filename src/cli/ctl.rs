@@ -30,7 +30,7 @@ usage: gunyahctl [--socket PATH] COMMAND
                               first client types, the others read. In a pipe it types its input and
                               leaves when the guest has been silent for a second (--follow: stays).
                               --replay shows so many bytes of earlier output first (default 4096)
-  watch [--json]              every change of state, until Ctrl-C
+  watch [--json]              every change of state, until Ctrl-C or gunyahd's end (3)
 
   --socket PATH   gunyahd's socket (default: $GUNYAHD_SOCKET, else /dev/socket/gunyahd)
   --version, --help
@@ -38,6 +38,7 @@ usage: gunyahctl [--socket PATH] COMMAND
 exit: 0 done                                 3 gunyahd cannot be reached
       1 the VM is unknown, or it failed      4 gunyahd refused: no right to, or too busy
       2 usage                                5 gunyahd answered what cannot be understood
+                                             6 standard output cannot be written
 ";
 
 /// What is to be done.

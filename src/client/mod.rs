@@ -7,8 +7,12 @@ mod show;
 pub mod terminal;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 
 use crate::error::errno_text;
 use crate::status::control::{
@@ -34,6 +38,9 @@ pub enum ClientError {
     /// It hung up without an answer.
     #[error("gunyahd hung up without an answer; see its log")]
     HungUp,
+    /// It hung up on a watch.
+    #[error("gunyahd has hung up: it has ended, or this watch did not keep up; see its log")]
+    Gone,
     /// Its answer is not of this protocol.
     #[error("gunyahd's answer cannot be understood: {0}")]
     Garbled(String),
@@ -46,6 +53,15 @@ fn check(error: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied => "this user may not connect; from adb shell only /vendor/bin/gunyahctl may, by its SELinux domain",
         _ => "check that gunyahd runs",
     }
+}
+
+/// What [`Conversation::wait_unless_closed`] saw.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waited {
+    /// An answer, or the end of the connection.
+    Answer,
+    /// Nobody reads any more what is shown.
+    NobodyReads,
 }
 
 /// A connection with its one request sent.
@@ -76,6 +92,32 @@ impl Conversation {
     pub fn into_stream(self) -> (UnixStream, Vec<u8>) {
         let early = self.answers.buffer().to_vec();
         (self.answers.into_inner(), early)
+    }
+
+    /// Waits for the next answer, or until nobody can read from `out` any more.
+    pub fn wait_unless_closed(&self, out: BorrowedFd<'_>) -> Result<Waited, ClientError> {
+        if !self.answers.buffer().is_empty() {
+            return Ok(Waited::Answer);
+        }
+        loop {
+            let mut fds = [
+                PollFd::new(self.answers.get_ref().as_fd(), PollFlags::POLLIN),
+                // Errors and hang-ups are told unasked.
+                PollFd::new(out, PollFlags::empty()),
+            ];
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) => {}
+                Err(Errno::EINTR) => continue,
+                Err(errno) => return Err(ClientError::Broken(errno.into())),
+            }
+            let [answer, closed] = fds.map(|fd| fd.any().unwrap_or(true));
+            if answer {
+                return Ok(Waited::Answer);
+            }
+            if closed {
+                return Ok(Waited::NobodyReads);
+            }
+        }
     }
 
     /// The next answer; `None` when gunyahd has hung up.

@@ -13,7 +13,7 @@ use gunyahd::status::State;
 use nix::sys::signal::{kill, Signal};
 use serde_json::{json, Value};
 
-use crate::host::{Host, GUNYAHCTL, PATIENCE};
+use crate::host::{Host, GUNYAHCTL, GUNYAHD, PATIENCE};
 
 /// A host with a VM that nobody starts.
 fn quiet() -> Host {
@@ -107,6 +107,67 @@ fn exit_codes_say_what_went_wrong() {
         text.contains("ENOENT (No such file or directory); is it running?"),
         "{text}"
     );
+}
+
+#[test]
+fn output_that_cannot_be_written_is_told() {
+    let host = quiet();
+    let full = || std::fs::File::options().write(true).open("/dev/full");
+    for arguments in [
+        &["status"][..],
+        &["status", "--json"],
+        &["log", "a"],
+        &["watch"],
+        &["--help"],
+    ] {
+        let mut command = Command::new(GUNYAHCTL);
+        command.arg("--socket").arg(host.socket()).args(arguments);
+        let output = command.stdout(full().unwrap()).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(6), "{arguments:?}: {said}");
+        assert!(said.contains("standard output: ENOSPC"), "{said}");
+    }
+    for arguments in [&["check", "/no/such"][..], &["--help"]] {
+        let mut command = Command::new(GUNYAHD);
+        let output = command.args(arguments).stdout(full().unwrap()).output();
+        let output = output.unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+        assert!(said.contains("standard output: ENOSPC"), "{said}");
+    }
+}
+
+#[test]
+fn a_watch_ends_with_its_reader_and_with_gunyahd() {
+    let mut host = quiet();
+    let watch = || {
+        let mut command = Command::new(GUNYAHCTL);
+        command.arg("--socket").arg(host.socket()).arg("watch");
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let (mut left, mut stays) = (watch(), watch());
+    for child in [&mut left, &mut stays] {
+        let mut first = [0; 2];
+        child
+            .stdout
+            .as_mut()
+            .unwrap()
+            .read_exact(&mut first)
+            .unwrap();
+        assert_eq!(&first, b"VM");
+    }
+    // Nothing changes, and yet it goes at once.
+    drop(left.stdout.take());
+    let output = left.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(output.stderr.is_empty(), "{output:?}");
+    host.signal(Signal::SIGKILL);
+    host.wait();
+    let output = stays.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("gunyahd has hung up"), "{said}");
 }
 
 #[test]
@@ -235,7 +296,7 @@ fn watch_shows_changes_as_they_come() {
     for word in ["a crashed: worker killed by SIGKILL", "a stopped: "] {
         assert!(shown.contains(word), "{shown}");
     }
-    assert!(watcher.wait().unwrap().success());
+    assert_eq!(watcher.wait().unwrap().code(), Some(3));
 }
 
 #[test]
