@@ -49,6 +49,7 @@ pub fn run() -> Result<()> {
             "warnings",
         ])
     });
+    let _ = summary.step("bionic", bionic);
     let mut binaries = None;
     let _ = summary.step("programs", || {
         let dir = tree::build(&[EXECUTING_ENGINE])?;
@@ -92,6 +93,35 @@ fn cargo_command() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(tree::root());
     command
+}
+
+/// What Soong builds for devices, as far as it can be had without bionic's own files: compiled, not linked.
+fn bionic() -> Result<String> {
+    const TARGET: &str = "aarch64-linux-android";
+    let sysroot = tree::quiet(Command::new("rustc").args(["--print", "sysroot"]))?;
+    let std = Path::new(sysroot.trim()).join("lib/rustlib").join(TARGET);
+    if !std.is_dir() {
+        return Ok(format!("not tried: no std for {TARGET} here"));
+    }
+    for flags in ["", "--cfg gunyahd_android_logger"] {
+        let status = cargo_command()
+            .args([
+                "check",
+                "--package",
+                "gunyahd",
+                "--lib",
+                "--bins",
+                "--target",
+                TARGET,
+            ])
+            .env("CARGO_TARGET_DIR", tree::target().join("bionic"))
+            .env("RUSTFLAGS", flags)
+            .status()?;
+        if !status.success() {
+            bail!("cargo check for {TARGET} with {flags:?}: {status}");
+        }
+    }
+    Ok(format!("{TARGET}, with and without liblog"))
 }
 
 fn sizes(binaries: &Path) -> Result<String> {
