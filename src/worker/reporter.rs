@@ -3,7 +3,7 @@
 
 use std::io::IoSlice;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{sendmsg, MsgFlags};
@@ -11,6 +11,11 @@ use nix::sys::socket::{sendmsg, MsgFlags};
 use super::Report;
 use crate::error::{LaunchError, Step};
 use crate::status::trace::Trace;
+
+/// How often a report is sent at most, and the time between: a supervisor that is gone for good is
+/// not waited for.
+const TRIES: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// Sends reports. A supervisor that is gone takes its workers with it, so sending cannot fail in a
 /// way that matters.
@@ -40,13 +45,16 @@ impl Reporter {
             return;
         };
         let parts = [IoSlice::new(&message)];
-        while let Err(Errno::EINTR) = sendmsg::<()>(
-            self.channel.as_raw_fd(),
-            &parts,
-            &[],
-            MsgFlags::MSG_NOSIGNAL,
-            None,
-        ) {}
+        let channel = self.channel.as_raw_fd();
+        for _ in 0..TRIES {
+            match sendmsg::<()>(channel, &parts, &[], MsgFlags::MSG_NOSIGNAL, None) {
+                Ok(_) => return,
+                Err(Errno::EINTR) => {}
+                // The kernel may be short of memory for a moment, and a worker whose word of running
+                // is lost would be taken for one that hangs.
+                Err(_) => std::thread::sleep(PAUSE),
+            }
+        }
     }
 
     /// Sends warnings.

@@ -43,6 +43,10 @@ pub fn backing() -> &'static str {
 impl Ground {
     /// Boots, lets the victim live once, and looks at what there is after it.
     pub fn new(stage: &Stage, test: &str, with_bystanders: bool) -> Self {
+        Self::watching(stage, test, with_bystanders, steps::HOST_CALLS)
+    }
+
+    fn watching(stage: &Stage, test: &str, with_bystanders: bool, watch: &[&str]) -> Self {
         let dir = folder(test);
         steps::write_dtb(&dir);
         let huge = HugePages::now();
@@ -52,7 +56,7 @@ impl Ground {
         }
         let boot = Boot {
             vms: &vms,
-            watch: steps::HOST_CALLS,
+            watch,
             record: true,
             ..Boot::default()
         };
@@ -89,9 +93,9 @@ impl Ground {
             "socketpair" | "fork" | "pidfd_open" => call.pid == supervisor,
             _ => call.pid != supervisor,
         };
-        let calls: Vec<_> = record.calls.iter().filter(meant).collect();
+        let calls = record.calls.iter().filter(meant);
         calls
-            .iter()
+            .filter(|call| !steps::is_repetition(call))
             .map(|call| Target {
                 call: call.name.clone(),
                 nth: call.nth,
@@ -317,13 +321,18 @@ impl Ground {
 
 fn every_call_with_every_failure(test: &str, title: &str, with_bystanders: bool) {
     let Some(stage) = Stage::new() else { return };
-    let mut ground = Ground::new(&stage, test, with_bystanders);
+    let mut ground = if with_bystanders {
+        Ground::new(&stage, test, true)
+    } else {
+        let all = [steps::HOST_CALLS, steps::MANY_CALLS].concat();
+        Ground::watching(&stage, test, false, &all)
+    };
     let mut table = Table::new(title);
     let mut wrong = Vec::new();
     for target in ground.targets() {
         for errno in steps::errnos(&target.call) {
             match ground.try_fault(&target, errno) {
-                Ok(outcome) => table.add(&target.call, target.nth, errno, outcome),
+                Ok(outcome) => table.add(&target, errno, outcome),
                 Err(what) => {
                     wrong.push(format!("{target:?} {errno}: {what}"));
                     eprintln!("{}", wrong[wrong.len() - 1]);

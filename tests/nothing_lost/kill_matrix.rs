@@ -10,18 +10,13 @@ use crate::left::{wait_for_pool, HugePages};
 use crate::record::Record;
 use crate::steps;
 
-/// After START threads make calls in any order; these are the main one's alone, or every one's.
-fn is_definite(target: &Target) -> bool {
-    !target.started || !matches!(target.call.as_str(), "mmap" | "madvise" | "read")
-}
-
 fn targets(ground: &mut Ground) -> Vec<Target> {
     let all = ground.targets();
     // A caller that is the supervisor is no worker.
     let workers =
         |target: &Target| !matches!(target.call.as_str(), "socketpair" | "fork" | "pidfd_open");
     all.into_iter()
-        .filter(|target| is_definite(target) && workers(target))
+        .filter(|target| steps::is_definite(&target.call, target.started) && workers(target))
         .collect()
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::time::{Duration, Instant};
 
 use crate::host::{skip, wait_until};
 
@@ -176,9 +177,13 @@ fn other_user_of_huge_pages() -> Option<String> {
     other.map(|pid| format!("{} ({pid})", name(pid)))
 }
 
+/// What is there of another program after this is not ours to wait for.
+const OWN_PAGES_ARE_BACK: Duration = Duration::from_secs(5);
+
 /// Waits until the pool is as it was. With another program in it nothing can be said, which is a
 /// skipped test.
 pub fn wait_for_pool(before: HugePages) -> Result<(), String> {
+    let begun = Instant::now();
     let mut other = None;
     wait_until(
         || {
@@ -187,7 +192,7 @@ pub fn wait_for_pool(before: HugePages) -> Result<(), String> {
                 return true;
             }
             other = other_user_of_huge_pages();
-            other.is_some()
+            other.is_some() && begun.elapsed() > OWN_PAGES_ARE_BACK
         },
         || format!("{:?}, before {before:?}", HugePages::now()),
     )?;

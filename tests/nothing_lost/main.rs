@@ -15,6 +15,7 @@ mod cycles;
 mod fault_matrix;
 
 mod host;
+mod hostile_configs;
 mod kill_matrix;
 mod short_host;
 mod shrinking_files;

@@ -14,7 +14,7 @@ pub struct Call {
     /// As scripts name it.
     pub name: String,
     pub pid: i64,
-    /// Which of its name in its process.
+    /// Which of its name in its process, while that has this name.
     pub nth: u64,
     /// Its process's name.
     pub process: String,
@@ -33,7 +33,8 @@ pub struct Call {
 /// What is known of a process.
 #[derive(Default)]
 struct Process {
-    counts: BTreeMap<String, u64>,
+    /// By call and the process's name at the time.
+    counts: BTreeMap<(String, String), u64>,
     opened: String,
     started: bool,
 }
@@ -108,7 +109,11 @@ impl Record {
         let path = line["args"]["path"].as_str().unwrap_or_default();
         let path = path.rsplit('/').next().unwrap_or_default();
         let process = self.processes.entry(pid).or_default();
-        let count = process.counts.entry(name.clone()).or_insert(0);
+        let called = line["process"].as_str().unwrap_or_default().to_owned();
+        let count = process
+            .counts
+            .entry((name.clone(), called.clone()))
+            .or_insert(0);
         *count += 1;
         if name == "openat" {
             path.clone_into(&mut process.opened);
@@ -116,7 +121,7 @@ impl Record {
         self.calls.push(Call {
             pid,
             nth: *count,
-            process: line["process"].as_str().unwrap_or_default().to_owned(),
+            process: called,
             args: std::array::from_fn(|at| word(at).unwrap_or(0)),
             path: path.to_owned(),
             opened: process.opened.clone(),

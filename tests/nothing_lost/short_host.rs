@@ -72,6 +72,51 @@ fn a_pool_that_is_short_or_runs_out_is_told() {
     host.end();
 }
 
+#[test]
+fn pages_that_run_out_in_the_middle_of_a_region_are_given_back() {
+    let Some(stage) = Stage::new() else { return };
+    let huge = HugePages::now();
+    let mut vms = vec![plain("vm")];
+    if huge.available() >= 2 {
+        vms[0]["memory"] = json!({ "size": "4M", "backing": ["hugetlb"] });
+    } else {
+        skip("no huge pages are free");
+    }
+    let mut second = plain("second");
+    second["regions"] = steps::victim("base")["regions"].clone();
+    vms.push(second);
+    let mut host = boot(&stage, "middle", &vms, &["madv_populate"], None);
+    for vm in ["vm", "second"] {
+        host.live(vm).unwrap();
+    }
+    let before = host.look_when_settled();
+    // One page of two, a part of a region of small ones, and the second region after a whole first.
+    for (vm, fault, step) in [
+        ("vm", "madv_populate +1 partial 1", "memory"),
+        ("vm", "ANDROID_LEND_USER_MEM +1 partial 1", "region"),
+        ("second", "madv_populate +1 partial 600", "memory"),
+        ("second", "madv_populate +2 partial 7", "memory"),
+        ("second", "ANDROID_LEND_USER_MEM +1 partial 600", "region"),
+        ("second", "SET_USER_MEM_REGION +1 partial 7", "region"),
+    ] {
+        host.forget_changes();
+        host.tell_simulator(&format!("call {fault} from vm:{vm}"));
+        host.order("start", vm, false);
+        let state = host.wait_for(vm, &["failed", "running"]).unwrap();
+        let reason = host.status(vm)["reason"].to_string();
+        assert_eq!(state, "failed", "{fault}: {reason}");
+        assert!(
+            reason.starts_with(&format!("\"{step}: ")),
+            "{fault}: {reason}"
+        );
+        assert!(reason.contains("ENOMEM"), "{fault}: {reason}");
+        host.wait_for_nothing_left(&before, huge).unwrap();
+        host.tell_simulator("forgive");
+        host.live(vm).unwrap();
+    }
+    host.end();
+}
+
 /// All huge pages that a mapping can have, promised to one that nobody touches.
 struct Taken {
     address: *mut libc::c_void,

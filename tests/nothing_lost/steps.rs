@@ -12,7 +12,10 @@ use serde_json::{json, Value};
 
 use crate::record::Call;
 
-/// Host calls that are looked at.
+/// Host calls that are looked at: all that a launch makes, but for those that cannot fail or that
+/// nobody looks at for their failing (close, gettid, futex, set_robust_list), what belongs to the stop
+/// (poll, recvmsg, write), and fcntl, which is Rust's own check in builds for debugging. getppid cannot fail, but is a step to be
+/// killed at.
 pub const HOST_CALLS: &[&str] = &[
     "memfd_create",
     "ftruncate",
@@ -34,7 +37,24 @@ pub const HOST_CALLS: &[&str] = &[
     "close_range",
     "capset",
     "seccomp",
+    "munmap",
+    "mprotect",
+    "sendmsg",
+    "getrandom",
+    "prlimit64",
+    "getppid",
+    "capget",
+    "sched_getaffinity",
+    "sched_setaffinity",
+    "rt_sigprocmask",
+    "sigaltstack",
+    "rseq",
+    "fstat",
+    "getdents64",
 ];
+
+/// Made by hundreds in each life, which takes its time: only a VM by itself is looked at so closely.
+pub const MANY_CALLS: &[&str] = &["prctl", "rt_sigaction"];
 
 /// The VM in which everything fails: all kinds of files, regions and threads.
 pub fn victim(backing: &str) -> Value {
@@ -175,8 +195,54 @@ pub fn errnos(call: &str) -> &'static [&'static str] {
         "close_range" => &["ENOMEM", "EMFILE", "ENOSYS"],
         "capset" => &["EPERM", "EINVAL"],
         "seccomp" => &["EINVAL", "ENOMEM", "EACCES"],
+        "prctl" => &["EPERM"],
+        "munmap" => &["ENOMEM"],
+        "mprotect" => &["ENOMEM"],
+        "sendmsg" => &["ENOBUFS", "ENOMEM", "EPIPE", "EAGAIN", "EINTR"],
+        "getrandom" => &["ENOSYS", "EINTR"],
+        "prlimit64" => &["EPERM", "ENOSYS"],
+        "capget" => &["EPERM"],
+        "sched_getaffinity" => &["ENOMEM"],
+        "sched_setaffinity" => &["EINVAL", "EPERM"],
+        "rt_sigaction" => &["EINVAL"],
+        "rt_sigprocmask" => &["EINVAL"],
+        "sigaltstack" => &["ENOMEM"],
+        "rseq" => &["ENOSYS", "EINVAL"],
+        "fstat" => &["ENOMEM"],
+        "getdents64" => &["EIO"],
         _ => &[],
     }
+}
+
+// linux/prctl.h.
+const NO_NEW_PRIVS: u64 = 38;
+const CAPBSET_DROP: u64 = 24;
+
+/// In the middle of a loop that makes the same call for every capability or signal: its first and its
+/// last turn stand for all of them.
+pub fn is_repetition(call: &Call) -> bool {
+    let [first, second, ..] = call.args;
+    match call.name.as_str() {
+        "prctl" => first == CAPBSET_DROP && (1..63).contains(&second),
+        "rt_sigaction" => call.process == "gunyahd" && (2..31).contains(&first),
+        _ => false,
+    }
+}
+
+/// After START the threads of a VM make calls in any order. These are made by several of them, so
+/// that one life's nth may be another's last but one; of the others the nth is always there.
+pub fn is_definite(call: &str, started: bool) -> bool {
+    let of_threads = [
+        "mmap",
+        "madvise",
+        "mprotect",
+        "munmap",
+        "read",
+        "rt_sigprocmask",
+        "sigaltstack",
+        "prctl",
+    ];
+    !started || !of_threads.contains(&call)
 }
 
 /// What is expected when `call`, which a script failed with `errno`, was the one.
@@ -215,11 +281,42 @@ pub fn expected(call: &Call, errno: &str) -> Expected {
         "thread" => Says("run", "EAGAIN"),
         // The console's thread, before its VM is made.
         "eventfd" | "capset" if !call.started => Fails("functions"),
+        // Of the console's thread, or its ring.
+        "capget" | "capset" | "fstat" if !call.started => Fails("functions"),
+        "fstat" => Runs,
         "eventfd" | "epoll_create" | "epoll_ctl" | "timerfd_create" | "timerfd_settime"
-        | "capset" | "seccomp" => Fails("run"),
+        | "capget" | "capset" | "seccomp" => Fails("run"),
         "openat" | "statx" | "read" | "pread64" => reading(call, errno),
         "close_range" => Fails("process"),
+        // Before the worker has its own name, it settles in; later ones are in making a thread.
+        "rt_sigprocmask" | "rt_sigaction" | "prctl" if call.process == "gunyahd" => {
+            Fails("process")
+        }
+        // The loop's own, to stop vCPUs; the other is the C library's, for its threads.
+        "rt_sigaction" if call.started => Fails("run"),
+        "mprotect" => protecting(call),
+        // The C library takes a kernel that has it for some threads alone for broken.
+        "rseq" => Dies,
+        "prctl" if call.args[0] == NO_NEW_PRIVS => Fails("run"),
+        // A report is sent again; the rest is done without, or there is nothing to be done about it.
+        "sendmsg" | "getrandom" | "prlimit64" | "sched_getaffinity" | "sched_setaffinity"
+        | "rt_sigaction" | "rt_sigprocmask" | "sigaltstack" | "munmap" | "getdents64" | "prctl" => {
+            Runs
+        }
         _ => panic!("{call:?}: nothing is said of it"),
+    }
+}
+
+fn protecting(call: &Call) -> Expected {
+    use Expected::*;
+    match call.args[1] {
+        // The guard page of a stack for signals, without which Rust aborts.
+        0x1000 => Dies,
+        // The beginning of one of malloc's arenas: there are others.
+        0x2_1000 => Runs,
+        // A thread's stack.
+        _ if call.started => Says("run", "EAGAIN"),
+        _ => Says("functions", "EAGAIN"),
     }
 }
 
