@@ -18,7 +18,7 @@ enum Outcome {
     Died,
 }
 
-/// Stops the worker's main thread, which waits in poll, and has it make one system call.
+/// Stops a process's main thread as soon as it waits in poll, and has it make one system call.
 fn make_call(pid: i32, number: c_long, arguments: [u64; 3]) -> Option<Outcome> {
     let ptrace = |request, data: *mut c_void| {
         // SAFETY: each request below is given what ptrace(2) says: nothing, a signal number, or a
@@ -26,14 +26,27 @@ fn make_call(pid: i32, number: c_long, arguments: [u64; 3]) -> Option<Outcome> {
         unsafe { libc::ptrace(request, pid, std::ptr::null_mut::<c_void>(), data) }
     };
     let none = std::ptr::null_mut();
-    if ptrace(libc::PTRACE_SEIZE, none) != 0 {
-        return None;
-    }
-    assert_eq!(ptrace(libc::PTRACE_INTERRUPT, none), 0);
-    assert!(libc::WIFSTOPPED(wait(pid)));
     // SAFETY: all-zero bytes are valid registers.
     let mut registers: libc::user_regs_struct = unsafe { std::mem::zeroed() };
-    assert_eq!(ptrace(libc::PTRACE_GETREGS, (&raw mut registers).cast()), 0);
+    loop {
+        if ptrace(libc::PTRACE_SEIZE, none) != 0 {
+            return None;
+        }
+        assert_eq!(ptrace(libc::PTRACE_INTERRUPT, none), 0);
+        assert!(libc::WIFSTOPPED(wait(pid)));
+        assert_eq!(ptrace(libc::PTRACE_GETREGS, (&raw mut registers).cast()), 0);
+        // The kernel goes on with an interrupted one by restart_syscall.
+        let waits = [libc::SYS_poll, libc::SYS_restart_syscall];
+        if waits
+            .map(|call| u64::try_from(call).unwrap())
+            .contains(&registers.orig_rax)
+        {
+            break;
+        }
+        // It was on its way to the next poll.
+        assert_eq!(ptrace(libc::PTRACE_DETACH, none), 0);
+        std::thread::yield_now();
+    }
     let before = registers;
     // It stands behind a `syscall` instruction, which has two bytes.
     registers.rip -= 2;
