@@ -107,11 +107,6 @@ impl Listener {
         }
     }
 }
-#[cfg(target_env = "musl")]
-#[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)] // 32 bits either way.
-fn request(command: libc::Ioctl) -> libc::c_int {
-    command as libc::c_int
-}
 
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
