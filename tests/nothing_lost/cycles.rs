@@ -11,7 +11,8 @@ const VARIABLE: &str = "GUNYAHD_CYCLES";
 const FEW: u32 = 20;
 
 /// What malloc keeps may differ by a little; a leak of a page a cycle would be far more.
-const RSS_SLACK_KIB: u64 = 256;
+// On huge pages it was seen to grow once by 330 KiB, the same after 500 and after 1,000 cycles.
+const RSS_SLACK_KIB: u64 = 512;
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 
