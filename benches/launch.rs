@@ -17,9 +17,9 @@ use std::process::{Child, Command, Stdio};
 use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
+use gunyah::uapi;
 use gunyahd::config;
 use gunyahd::dtb::{Draft, Seeds};
-use gunyahd::gunyah::uapi;
 use gunyahd::image::Images;
 use gunyahd::memory;
 use gunyahd::plan::{plan, LaunchPlan};

@@ -7,76 +7,8 @@ use std::io;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
-/// A step of a launch, in the order of the way through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Step {
-    /// Reading and checking the VM's file.
-    Config,
-    /// Making the VM's process.
-    Process,
-    /// Opening kernel, initrd, devicetree and region files and reading their headers.
-    Images,
-    /// Deciding every address and size.
-    Plan,
-    /// Checking huge page pools and limits.
-    Pool,
-    /// Mapping and populating guest memory.
-    Memory,
-    /// Reading the kernel into guest memory.
-    Kernel,
-    /// Reading the initrd into guest memory.
-    Initrd,
-    /// Writing the devicetree into guest memory.
-    Dtb,
-    /// Opening the Gunyah device.
-    Device,
-    /// CREATE_VM.
-    CreateVm,
-    /// Registering a region.
-    Region,
-    /// SET_DTB_CONFIG.
-    DtbConfig,
-    /// Adding vCPUs and interrupt lines.
-    Functions,
-    /// START.
-    Start,
-    /// Running: the vCPU loop, or holding the fds.
-    Run,
-    /// Closing the VM.
-    Stop,
-}
-
-impl Step {
-    /// The word in messages.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Step::Config => "config",
-            Step::Process => "process",
-            Step::Images => "images",
-            Step::Plan => "plan",
-            Step::Pool => "pool",
-            Step::Memory => "memory",
-            Step::Kernel => "kernel",
-            Step::Initrd => "initrd",
-            Step::Dtb => "dtb",
-            Step::Device => "device",
-            Step::CreateVm => "create-vm",
-            Step::Region => "region",
-            Step::DtbConfig => "dtb-config",
-            Step::Functions => "functions",
-            Step::Start => "start",
-            Step::Run => "run",
-            Step::Stop => "stop",
-        }
-    }
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
+use crate::diagnostic::Diagnostic;
+pub use crate::diagnostic::Step;
 
 /// Why a launch failed. The VM's name is added by whoever reports it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
@@ -132,6 +64,17 @@ impl LaunchError {
     pub fn cure(mut self, cure: impl Into<String>) -> Self {
         self.cure = cure.into();
         self
+    }
+}
+
+impl From<Diagnostic> for LaunchError {
+    fn from(of: Diagnostic) -> Self {
+        let mut error = Self::new(of.step, of.what.clone());
+        error.errno = of.errno;
+        error.cause = of.cause.into_owned();
+        error.cure = format!("{} [{}]", of.cure, of.name);
+        error.lasting = of.lasting;
+        error
     }
 }
 

@@ -10,8 +10,8 @@ use gunyahd::cli::daemon::{self, Command};
 use gunyahd::config;
 use gunyahd::error::errno_text;
 use gunyahd::status::logger::{self, Audience};
-use gunyahd::status::printable;
 use gunyahd::supervisor::{self, BootOptions};
+use gunyahd::text::printable;
 use gunyahd::worker::Setting;
 
 /// Could not work.

@@ -172,7 +172,7 @@ fn allowed_ioctls(policy: &Policy) -> BTreeSet<u32> {
 
 /// The low 16 bits of every ioctl number in uapi.rs: what SELinux looks at.
 fn uapi_ioctls() -> BTreeMap<String, u32> {
-    use gunyahd::gunyah::uapi::*;
+    use gunyah::uapi::*;
     let known = BTreeMap::from([
         ("CREATE_VM", CREATE_VM),
         ("VM_SET_USER_MEM_REGION", VM_SET_USER_MEM_REGION),

@@ -13,7 +13,7 @@ use std::mem::offset_of;
 use std::path::Path;
 use std::process::Command;
 
-use gunyahd::gunyah::uapi::{self, VcpuExit, VcpuRun};
+use gunyah::uapi::{self, VcpuExit, VcpuRun};
 
 /// What C says it is, what Rust says it is.
 struct Fact {

@@ -3,10 +3,10 @@
 
 use std::path::Path;
 
+use gunyah::uapi::{EXIT_MMIO, EXIT_PAGE_FAULT, EXIT_STATUS};
 use gunyahd::config;
 use gunyahd::console::wire::{self, Kind};
 use gunyahd::dtb::Draft;
-use gunyahd::gunyah::uapi::{EXIT_MMIO, EXIT_PAGE_FAULT, EXIT_STATUS};
 
 /// The documentation's examples.
 const EXAMPLES: [&str; 5] = [

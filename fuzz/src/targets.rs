@@ -6,11 +6,11 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Duration;
 
+use gunyah::uapi::VcpuRun;
 use gunyahd::config;
 use gunyahd::console::wire::{self, Decoder};
 use gunyahd::console::LinePattern;
 use gunyahd::dtb::{Draft, Tree};
-use gunyahd::gunyah::uapi::VcpuRun;
 use gunyahd::image::{arm64, elf, gzip};
 use gunyahd::status::control;
 use gunyahd::status::properties::PropertyClient;

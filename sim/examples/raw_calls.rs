@@ -7,7 +7,7 @@ use std::ffi::CString;
 use std::process::exit;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use gunyahd::gunyah::uapi::{self, DtbConfig, FunctionDesc, FunctionVcpu, UserMemoryRegion};
+use gunyah::uapi::{self, DtbConfig, FunctionDesc, FunctionVcpu, UserMemoryRegion};
 use nix::errno::Errno;
 use vm_fdt::FdtWriter;
 

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::Instant;
 
-use gunyahd::gunyah::uapi::{
+use gunyah::uapi::{
     BootContext, DtbConfig, FunctionDesc, FunctionIoeventfd, FunctionIrqfd, FunctionVcpu, FwConfig,
     UserMemoryRegion, FUNCTION_IOEVENTFD, FUNCTION_IRQFD, FUNCTION_VCPU,
 };

@@ -4,7 +4,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use gunyahd::gunyah::uapi;
+use gunyah::uapi;
 use nix::errno::Errno;
 
 use crate::engine::{Exit, VmId};

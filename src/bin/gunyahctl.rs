@@ -11,7 +11,7 @@ use gunyahd::client::console::{self, Left, View};
 use gunyahd::client::{self, ClientError, Conversation, Waited};
 use gunyahd::error::errno_text;
 use gunyahd::status::control::{response_line, ErrorKind, Request, Response};
-use gunyahd::status::printable;
+use gunyahd::text::printable;
 
 /// The VM is unknown, or it failed.
 const VM_FAILED: u8 = 1;

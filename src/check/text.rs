@@ -7,7 +7,7 @@ use super::map::map;
 use super::{Report, VmReport};
 use crate::config::{Bytes, Scheduling};
 use crate::plan::Host;
-use crate::status::printable;
+use crate::text::printable;
 
 /// The whole report. With `dtb` everything but the devicetrees is a comment, so that what is printed
 /// for one VM is devicetree source.

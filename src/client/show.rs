@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use crate::status::control::{Change, VmStatus, Vms};
-use crate::status::printable;
+use crate::text::printable;
 
 /// All VMs as a table, and what is wrong with the whole.
 pub fn all(all: &Vms) -> String {

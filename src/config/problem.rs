@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::partial::Partial;
 use super::types::{Place, VmConfig};
-use crate::status::printable;
+use crate::text::printable;
 
 /// A mistake in a config file: where it is, what it is and, where it can be told, what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]

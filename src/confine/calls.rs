@@ -5,7 +5,7 @@ use libc::{c_long, *};
 use nix::errno::Errno;
 
 use super::filter::{Condition, Rule};
-use crate::gunyah::uapi;
+use gunyah::uapi;
 
 // Of arm64's calls, the crate libc lacks these for Android (include/uapi/asm-generic/unistd.h).
 #[cfg(all(target_os = "android", target_arch = "aarch64"))]

@@ -10,8 +10,8 @@ mod pool;
 use nix::errno::Errno;
 
 use crate::config::Backing;
+use crate::driver;
 use crate::error::{LaunchError, Step};
-use crate::gunyah;
 use crate::plan::{Host, LaunchPlan, PlannedRegion, MAX_MEMORY_ENTRIES};
 
 pub use choice::{choose, Choice};
@@ -104,9 +104,9 @@ impl GuestMemory {
     }
 
     /// What the driver is told, in the order of registration.
-    pub fn regions(&self) -> impl Iterator<Item = (gunyah::Region, &PlannedRegion)> {
+    pub fn regions(&self) -> impl Iterator<Item = (driver::Region, &PlannedRegion)> {
         self.regions.iter().map(|region| {
-            let told = gunyah::Region {
+            let told = driver::Region {
                 label: region.plan.label,
                 flags: region.plan.flags,
                 base: region.plan.base,

@@ -12,7 +12,7 @@ use log::{Log, Metadata, Record};
 
 use super::kmsg::Kmsg;
 use super::logger::tag;
-use super::printable::printable_lines;
+use crate::text::printable_lines;
 
 /// A logger with kmsg before it.
 pub(super) struct Early<L> {

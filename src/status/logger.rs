@@ -20,8 +20,8 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use super::early::Early;
 use super::kmsg::{self, Kmsg};
 use super::logd::{Logd, DEFAULT_SOCKET};
-use super::printable::printable_lines;
 use super::stderr::Stderr;
+use crate::text::printable_lines;
 
 /// Names another socket than logd's own, for tests.
 pub const SOCKET_VARIABLE: &str = "GUNYAHD_LOGD_SOCKET";

@@ -9,7 +9,6 @@ mod early;
 mod kmsg;
 mod logd;
 pub mod logger;
-mod printable;
 pub mod properties;
 pub mod property_area;
 mod property_error;
@@ -18,5 +17,4 @@ mod state;
 mod stderr;
 pub mod trace;
 
-pub use printable::printable;
 pub use state::{EndReason, State};

@@ -13,7 +13,7 @@ use nix::sys::socket::{send, MsgFlags};
 
 use super::clock;
 use super::logger::Sent;
-use super::printable::printable;
+use crate::text::printable;
 
 /// A pipe that is ready for output takes so much at once: PIPE_BUF of linux/limits.h.
 const PIPE_BUF: usize = 4096;

@@ -4,8 +4,8 @@
 use nix::errno::Errno;
 
 use super::bus::Width;
-use crate::gunyah::uapi::{self, ExitMmio, ExitStatus, VcpuRun};
 use crate::status::EndReason;
+use gunyah::uapi::{self, ExitMmio, ExitStatus, VcpuRun};
 
 /// Why VCPU_RUN came back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -154,7 +154,7 @@ fn end_detail(end: &ExitStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gunyah::uapi::{ExitPageFault, VcpuExit};
+    use gunyah::uapi::{ExitPageFault, VcpuExit};
     use proptest::prelude::*;
 
     fn run(exit_reason: u32, exit: VcpuExit) -> VcpuRun {

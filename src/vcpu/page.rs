@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use nix::sys::mman::{mmap, munmap, MapFlags, ProtFlags};
 
 use super::exit::{decode, Exit};
+use crate::driver::ioctl;
 use crate::error::{LaunchError, Step};
-use crate::gunyah::ioctl;
-use crate::gunyah::uapi::{self, ExitMmio, ExitPageFault, VcpuRun};
+use gunyah::uapi::{self, ExitMmio, ExitPageFault, VcpuRun};
 
 const DATA: usize = offset_of!(VcpuRun, exit) + offset_of!(ExitMmio, data);
 const MMIO_RESUME: usize = offset_of!(VcpuRun, exit) + offset_of!(ExitMmio, resume_action);

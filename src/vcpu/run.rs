@@ -17,9 +17,10 @@ use super::kick;
 use super::page::RunPage;
 use super::trouble::Trouble;
 use crate::confine;
+use crate::driver::ioctl_once;
 use crate::error::{LaunchError, Step};
-use crate::gunyah::{ioctl_once, uapi};
 use crate::status::EndReason;
+use gunyah::uapi;
 
 /// Between two tries: the first ones at once, then with growing naps up to this one.
 const LONGEST_NAP: Duration = Duration::from_millis(10);

@@ -8,8 +8,8 @@ use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 
 use super::run::Run;
 use super::*;
-use crate::gunyah::uapi::{self, ExitMmio, ExitPageFault, ExitStatus, VcpuExit};
 use crate::status::EndReason;
+use gunyah::uapi::{self, ExitMmio, ExitPageFault, ExitStatus, VcpuExit};
 
 /// One answer of VCPU_RUN.
 #[derive(Clone, Copy)]

@@ -14,8 +14,8 @@ use nix::errno::Errno;
 
 use crate::config::{Scheduling, VmConfig};
 use crate::confine;
+use crate::driver::Vm;
 use crate::error::{LaunchError, Step};
-use crate::gunyah::Vm;
 
 use proxy::Proxy;
 use requests::{wait_for_request, Received};

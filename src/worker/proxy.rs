@@ -9,8 +9,8 @@ use super::requests::{wait_for_request, Received};
 use super::{confine_if, Report, Reporter, Request};
 use crate::config::VmConfig;
 use crate::console::{Console, Ring, DEFAULT_CAPACITY};
+use crate::driver::Vm;
 use crate::error::{LaunchError, Step};
-use crate::gunyah::Vm;
 use crate::vcpu::{Bus, Options, VcpuEvent, Vcpus, STALL};
 
 /// A vCPU that does not leave VCPU_RUN within this stays in it until the process ends.

@@ -122,7 +122,7 @@ impl Exit {
     /// An orderly report of the resource manager: status EXITED with a type.
     pub fn of_type(exit_type: u16) -> Self {
         Self {
-            status: gunyahd::gunyah::uapi::STATUS_EXITED,
+            status: gunyah::uapi::STATUS_EXITED,
             exit_type,
             reason: 0,
         }

@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
 
-use gunyahd::gunyah::uapi::{self, ExitMmio, ExitPageFault, ExitStatus, VcpuRun};
+use gunyah::uapi::{self, ExitMmio, ExitPageFault, ExitStatus, VcpuRun};
 use nix::errno::Errno;
 use nix::sys::mman::{mmap, munmap, MapFlags, ProtFlags};
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The driver's calls by name, as scripts and the record have them.
 
-use gunyahd::gunyah::uapi;
+use gunyah::uapi;
 
 use crate::model::legacy;
 

@@ -7,8 +7,8 @@ use nix::errno::Errno;
 
 /// ioctl types that are seen: the driver's, Android's additions, the legacy vendor driver's.
 pub const IOCTL_TYPES: [u8; 3] = [
-    gunyahd::gunyah::uapi::IOCTL_TYPE,
-    gunyahd::gunyah::uapi::ANDROID_IOCTL_TYPE,
+    gunyah::uapi::IOCTL_TYPE,
+    gunyah::uapi::ANDROID_IOCTL_TYPE,
     0xb2,
 ];
 
@@ -160,7 +160,7 @@ mod tests {
         let ioctl = number(libc::SYS_ioctl);
         assert_eq!(run(number(libc::SYS_openat), ARCH, 0), seen);
         assert_eq!(run(number(libc::SYS_openat2), ARCH, 0), seen);
-        assert_eq!(run(ioctl, ARCH, gunyahd::gunyah::uapi::VM_START), seen);
+        assert_eq!(run(ioctl, ARCH, gunyah::uapi::VM_START), seen);
         assert_eq!(run(ioctl, ARCH, 0x4020_4111), seen);
         assert_eq!(run(ioctl, ARCH, 0xb201), seen);
         assert_eq!(run(ioctl, ARCH, 0x5401), not); // TCGETS

@@ -3,7 +3,7 @@
 
 use std::os::fd::OwnedFd;
 
-use gunyahd::gunyah::uapi::{
+use gunyah::uapi::{
     self, FunctionDesc, FunctionIoeventfd, FunctionIrqfd, FunctionVcpu, FUNCTION_MAX_ARG_SIZE,
     IOEVENTFD_FLAGS_DATAMATCH, IRQFD_FLAGS_LEVEL,
 };

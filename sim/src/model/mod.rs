@@ -13,9 +13,7 @@ mod vm;
 
 use std::collections::BTreeMap;
 
-use gunyahd::gunyah::uapi::{
-    self, BootContext, DtbConfig, FunctionDesc, FwConfig, UserMemoryRegion,
-};
+use gunyah::uapi::{self, BootContext, DtbConfig, FunctionDesc, FwConfig, UserMemoryRegion};
 use nix::errno::Errno;
 use serde_json::{json, Value};
 

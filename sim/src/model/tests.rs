@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 use super::*;
-use gunyahd::gunyah::uapi;
+use gunyah::uapi;
 use nix::sys::mman::{mmap_anonymous, munmap, MapFlags, ProtFlags};
 use std::ffi::c_void;
 use std::num::NonZeroUsize;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use gunyahd::gunyah::uapi::{DtbConfig, FwConfig};
+use gunyah::uapi::{DtbConfig, FwConfig};
 
 use crate::caller::Caller;
 use crate::engine::{Exit, VmId};

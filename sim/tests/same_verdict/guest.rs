@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use gunyah::uapi::{DtbConfig, UserMemoryRegion};
 use gunyah_sim::caller::Caller;
 use gunyah_sim::engine::Access;
 use gunyah_sim::model::dialect::Dialect;
 use gunyah_sim::model::{Model, Settings, StartStep};
 use gunyahd::check::{check, Options, Report};
-use gunyahd::gunyah::uapi::{DtbConfig, UserMemoryRegion};
 use nix::errno::Errno;
 use nix::sys::mman::{mmap_anonymous, munmap, MapFlags, ProtFlags};
 

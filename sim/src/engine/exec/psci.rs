@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! PSCI 1.1 by HVC or SMC (Arm DEN 0022), as far as a hypervisor's guest uses it.
 
-use gunyahd::gunyah::uapi;
+use gunyah::uapi;
 
 use crate::engine::Exit;
 

@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
 
-use gunyahd::gunyah::uapi::{MEM_ALLOW_EXEC, MEM_ALLOW_READ, MEM_ALLOW_WRITE};
+use gunyah::uapi::{MEM_ALLOW_EXEC, MEM_ALLOW_READ, MEM_ALLOW_WRITE};
 use nix::sys::mman::{mmap, mmap_anonymous, munmap, MapFlags, ProtFlags};
 
 use crate::engine::{StartRegion, StartVm};

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use gunyahd::gunyah::uapi;
+use gunyah::uapi;
 
 use crate::engine::{Event, Exit, MmioAccess, RunPage, VcpuExit};
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use gunyahd::gunyah::uapi;
+use gunyah::uapi;
 use nix::errno::Errno;
 
 use super::{End, Guest, Piece, Region, Report, Running, Shutdown};

@@ -10,8 +10,8 @@ mod vdevices;
 
 use std::str::FromStr;
 
+use gunyah::uapi::MEM_ALLOW_EXEC;
 use gunyahd::dtb::Tree;
-use gunyahd::gunyah::uapi::MEM_ALLOW_EXEC;
 use nix::errno::Errno;
 use serde_json::{json, Value};
 

@@ -112,7 +112,7 @@ pub fn reserved(root: &Node, placed: &[(u32, u64, u64)]) -> Result<(), Verdict> 
 mod tests {
     use super::*;
     use crate::caller::{Backing, Inode, PageState};
-    use gunyahd::gunyah::uapi::UserMemoryRegion;
+    use gunyah::uapi::UserMemoryRegion;
 
     fn piece(ino: u64, offset: u64, size: u64) -> Piece {
         Piece {

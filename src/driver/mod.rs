@@ -3,7 +3,6 @@
 
 mod advice;
 mod device;
-pub mod uapi;
 
 pub(crate) use device::{ioctl, ioctl_once};
 pub use device::{Granted, Gunyah, Region, Vm};

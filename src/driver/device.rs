@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 use super::advice;
-use super::uapi;
 use crate::config::{Access, Permissions};
 use crate::error::LaunchError;
+use gunyah::uapi;
 
 /// The open device node.
 #[derive(Debug)]

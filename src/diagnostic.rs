@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Everything that can be wrong, in one type: a stable name, the place, what is wrong with its values,
+//! the likely cause, the cure.
+//!
+//! A rule declares its [`Kind`] in the file where it finds the fault, by [`kinds!`], and raises it with
+//! the values of the case. [`crate::explain`] collects the kinds: `gunyahd explain NAME` and
+//! `docs/errors.md` come from them.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::text::{errno_name, printable};
+
+/// A step of a launch, in the order of the way through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Step {
+    /// Reading and checking the VM's file.
+    Config,
+    /// Making the VM's process.
+    Process,
+    /// Opening kernel, initrd, devicetree and region files and reading their headers.
+    Images,
+    /// Deciding every address and size.
+    Plan,
+    /// Checking huge page pools and limits.
+    Pool,
+    /// Mapping and populating guest memory.
+    Memory,
+    /// Reading the kernel into guest memory.
+    Kernel,
+    /// Reading the initrd into guest memory.
+    Initrd,
+    /// Checking the devicetree and writing it into guest memory.
+    Dtb,
+    /// Opening the Gunyah device.
+    Device,
+    /// CREATE_VM.
+    CreateVm,
+    /// Registering a region.
+    Region,
+    /// SET_DTB_CONFIG.
+    DtbConfig,
+    /// Adding vCPUs and interrupt lines.
+    Functions,
+    /// START.
+    Start,
+    /// Running: the vCPU loop, or holding the fds.
+    Run,
+    /// Closing the VM.
+    Stop,
+}
+
+impl Step {
+    /// The word in messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Step::Config => "config",
+            Step::Process => "process",
+            Step::Images => "images",
+            Step::Plan => "plan",
+            Step::Pool => "pool",
+            Step::Memory => "memory",
+            Step::Kernel => "kernel",
+            Step::Initrd => "initrd",
+            Step::Dtb => "dtb",
+            Step::Device => "device",
+            Step::CreateVm => "create-vm",
+            Step::Region => "region",
+            Step::DtbConfig => "dtb-config",
+            Step::Functions => "functions",
+            Step::Start => "start",
+            Step::Run => "run",
+            Step::Stop => "stop",
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Whether it stops the launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// It does.
+    Error,
+    /// A person should know of it.
+    Warning,
+}
+
+/// What can be wrong, without the values of a case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kind {
+    /// Never changes its meaning: `dtb-no-chosen`.
+    pub name: &'static str,
+    /// The step that finds it.
+    pub step: Step,
+    /// Whether it stops the launch.
+    pub severity: Severity,
+    /// What START would answer, for a fault found before it.
+    pub start_answers: Option<Errno>,
+    /// What is wrong, in a sentence without values.
+    pub summary: &'static str,
+    /// The likely cause; may be empty where the summary says it all.
+    pub cause: &'static str,
+    /// What to do.
+    pub cure: &'static str,
+}
+
+impl Kind {
+    /// A case of it.
+    pub fn case(&self, what: impl Into<String>) -> Diagnostic {
+        Diagnostic {
+            name: self.name.into(),
+            severity: self.severity,
+            step: self.step,
+            place: None,
+            what: what.into(),
+            errno: None,
+            start_answers: self.start_answers.map(|errno| errno as i32),
+            cause: self.cause.into(),
+            cure: self.cure.into(),
+            lasting: matches!(self.step, Step::Config | Step::Images | Step::Plan),
+        }
+    }
+}
+
+/// Declares [`Kind`]s as constants, and `KINDS`, the list of them:
+///
+/// ```ignore
+/// kinds! {
+///     NO_CHOSEN: Error "dtb-no-chosen" in Dtb, START answers ENODEV {
+///         "the devicetree has no /chosen node",
+///         cause: "the resource manager's overlay adds to /chosen and fails without it",
+///         cure: "add /chosen as the root's first child",
+///     }
+/// }
+/// ```
+macro_rules! kinds {
+    ($($constant:ident: $severity:ident $name:literal in $step:ident $(, START answers $errno:ident)? {
+        $summary:expr, cause: $cause:expr, cure: $cure:expr $(,)?
+    })*) => {
+        $(pub(crate) const $constant: $crate::diagnostic::Kind = $crate::diagnostic::Kind {
+            name: $name,
+            step: $crate::diagnostic::Step::$step,
+            severity: $crate::diagnostic::Severity::$severity,
+            start_answers: $crate::diagnostic::kinds!(@errno $($errno)?),
+            summary: $summary,
+            cause: $cause,
+            cure: $cure,
+        };)*
+        /// Every kind that this file declares.
+        pub(crate) const KINDS: &[$crate::diagnostic::Kind] = &[$($constant),*];
+    };
+    (@errno) => { None };
+    (@errno $errno:ident) => { Some(nix::errno::Errno::$errno) };
+}
+pub(crate) use kinds;
+
+/// A place in a VM's file. Line and column count from 1; columns count characters.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Place {
+    /// The file.
+    pub file: PathBuf,
+    /// Line.
+    pub line: usize,
+    /// Column.
+    pub column: usize,
+    /// The key's path, `memory.size`; empty for the whole file.
+    pub key: String,
+}
+
+/// One thing that is wrong. The VM's name is added by whoever reports it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub struct Diagnostic {
+    /// The [`Kind`]'s name.
+    pub name: Cow<'static, str>,
+    /// Whether it stops the launch.
+    pub severity: Severity,
+    /// The step that found it.
+    pub step: Step,
+    /// Where in the VM's file, if the file is at fault.
+    pub place: Option<Place>,
+    /// What is wrong, or what was tried, with its values.
+    pub what: String,
+    /// The system's answer, as a raw errno.
+    pub errno: Option<i32>,
+    /// What START would answer, as a raw errno, for a fault found before it.
+    pub start_answers: Option<i32>,
+    /// The likely cause.
+    pub cause: Cow<'static, str>,
+    /// What to do.
+    pub cure: Cow<'static, str>,
+    /// Waiting does not help: the same files give the same answer.
+    pub lasting: bool,
+}
+
+impl Diagnostic {
+    /// Adds the system's answer.
+    pub fn errno(mut self, errno: Errno) -> Self {
+        self.errno = Some(errno as i32);
+        self.start_answers = None;
+        self
+    }
+
+    /// Adds the place in the VM's file.
+    pub fn at(mut self, place: Place) -> Self {
+        self.place = Some(place);
+        self
+    }
+
+    /// A cause with the values of the case.
+    pub fn cause(mut self, cause: impl Into<Cow<'static, str>>) -> Self {
+        self.cause = cause.into();
+        self
+    }
+
+    /// A cure with the values of the case.
+    pub fn cure(mut self, cure: impl Into<Cow<'static, str>>) -> Self {
+        self.cure = cure.into();
+        self
+    }
+
+    /// Waiting does not help.
+    pub fn lasting(mut self) -> Self {
+        self.lasting = true;
+        self
+    }
+
+    /// Whether it stops the launch.
+    pub fn is_error(&self) -> bool {
+        self.severity == Severity::Error
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Some(place) => {
+                // A file's name must neither forge a line of the log nor drive the terminal.
+                let file = place.file.display().to_string();
+                write!(f, "{}:{}:{}: ", printable(&file), place.line, place.column)?;
+                if !place.key.is_empty() {
+                    write!(f, "{}: ", place.key)?;
+                }
+            }
+            None => write!(f, "{}: ", self.step)?,
+        }
+        f.write_str(&self.what)?;
+        if let Some(raw) = self.errno {
+            write!(f, ": {}", errno_name(Errno::from_raw(raw)))?;
+        }
+        if let Some(raw) = self.start_answers {
+            write!(f, "; START would answer {:?}", Errno::from_raw(raw))?;
+        }
+        if !self.cause.is_empty() {
+            write!(f, "; likely cause: {}", self.cause)?;
+        }
+        if !self.cure.is_empty() {
+            write!(f, "; cure: {}", self.cure)?;
+        }
+        write!(f, " [{}]", self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    kinds! {
+        NO_CHOSEN: Error "test-no-chosen" in Dtb, START answers ENODEV {
+            "the devicetree has no /chosen node",
+            cause: "the overlay adds to it",
+            cure: "add it",
+        }
+        TORN: Warning "test-torn" in Memory {
+            "the pages are torn",
+            cause: "",
+            cure: "mend them",
+        }
+    }
+
+    #[test]
+    fn a_line_has_place_values_cause_cure_and_name() {
+        let place = Place {
+            file: "a\n.json".into(),
+            line: 3,
+            column: 5,
+            key: "dtb.path".to_owned(),
+        };
+        assert_eq!(
+            NO_CHOSEN.case("there is no /chosen").at(place).to_string(),
+            "a\\n.json:3:5: dtb.path: there is no /chosen; START would answer ENODEV; \
+             likely cause: the overlay adds to it; cure: add it [test-no-chosen]"
+        );
+        assert_eq!(
+            TORN.case("3 pages are torn").errno(Errno::EIO).to_string(),
+            "memory: 3 pages are torn: EIO (I/O error); cure: mend them [test-torn]"
+        );
+        assert_eq!(KINDS.len(), 2);
+    }
+
+    #[test]
+    fn it_crosses_a_channel_whole() {
+        let sent = NO_CHOSEN.case("there is none").lasting();
+        let text = serde_json::to_string(&sent).unwrap();
+        assert_eq!(serde_json::from_str::<Diagnostic>(&text).unwrap(), sent);
+    }
+}

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The guest's address space: every fixed address, size and alignment, each with its source.
+//!
+//! ```text
+//! 0x0000_0000  device space: accesses trap to the worker (proxy-scheduled VMs)
+//! 0x0900_0000  serial port, where the config does not move it
+//! 0x3ffd_0000  GIC redistributors, 128 KiB for each CPU, from here down
+//! 0x3fff_0000  GIC distributor, 64 KiB
+//! 0x4000_0000  a page that belongs to the platform
+//! 0x4000_1000  memory may begin
+//! 0x8000_0000  main memory, where the config does not move it
+//! 0x10_0000_0000  end of the guest's address space
+//! ```
+
+/// The smallest page of an arm64 host, and the hypervisor's own. Sizes and addresses are multiples of
+/// it; a host with larger pages asks for more, which the plan checks.
+pub const PAGE: u64 = 4 << 10;
+
+/// Main memory and arm64 Images begin at a multiple of this. The resource manager rounds other
+/// addresses up without a word; Linux asks for it (Documentation/arch/arm64/booting.rst).
+pub const MEMORY_ALIGN: u64 = 2 << 20;
+
+/// Where main memory begins by default: where arm64 VMMs for Gunyah put it.
+pub const MEMORY_BASE: u64 = 0x8000_0000;
+
+/// Guest addresses below trap to the worker or belong to the interrupt controller; the resource manager
+/// refuses memory there (START answers ENODEV).
+pub const DEVICE_SPACE_END: u64 = 1 << 30;
+
+/// The first guest address for memory: the platform has the page at the end of device space.
+pub const MEMORY_START: u64 = DEVICE_SPACE_END + PAGE;
+
+/// Guest addresses have 36 bits.
+pub const ADDRESS_END: u64 = 1 << 36;
+
+/// The largest devicetree that arm64 Linux takes (booting.rst).
+pub const DTB_MAX: u64 = 2 << 20;
+
+/// The GIC distributor, where crosvm puts it.
+pub const GICD_BASE: u64 = 0x3fff_0000;
+/// Bytes of the distributor (GICv3 architecture).
+pub const GICD_SIZE: u64 = 0x1_0000;
+/// Bytes of one CPU's redistributor: two frames of 64 KiB (GICv3 without virtual LPIs). They lie below
+/// the distributor, one beneath the other.
+pub const GICR_SIZE: u64 = 0x2_0000;
+
+/// Shared peripheral interrupts of a GIC: 1020 less the 32 private ones.
+pub const SPIS: u32 = 988;

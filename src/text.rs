@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How sizes, durations, errnos and text from elsewhere are written for people, each in one place.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use nix::errno::Errno;
+
+/// A number of bytes: `64 MiB`; with `{:#}` as a config file writes it, `64M`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (letter, shift) in [("G", 30), ("M", 20), ("K", 10)] {
+            if self.0 >> shift > 0 && self.0 % (1 << shift) == 0 {
+                let number = self.0 >> shift;
+                return match f.alternate() {
+                    true => write!(f, "{number}{letter}"),
+                    false => write!(f, "{number} {letter}iB"),
+                };
+            }
+        }
+        match f.alternate() {
+            true => write!(f, "{}", self.0),
+            false => write!(f, "{} bytes", self.0),
+        }
+    }
+}
+
+/// A duration: `850 µs`, `1.5 s`, `10 min`; with `{:#}` as a config file writes it, exact to the
+/// millisecond: `1500ms`, `10m`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span(pub Duration);
+
+impl Span {
+    /// A span of milliseconds.
+    pub fn millis(millis: u64) -> Self {
+        Self(Duration::from_millis(millis))
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let micros = self.0.as_micros();
+        let millis = self.0.as_millis();
+        if f.alternate() {
+            for (unit, name) in [(3_600_000, "h"), (60_000, "m"), (1000, "s")] {
+                if millis >= unit && millis % unit == 0 {
+                    return write!(f, "{}{name}", millis / unit);
+                }
+            }
+            return write!(f, "{millis}ms");
+        }
+        match millis {
+            0 if micros > 0 => write!(f, "{micros} µs"),
+            0..=9 if micros % 1000 != 0 => write!(f, "{millis}.{} ms", micros % 1000 / 100),
+            0..=999 => write!(f, "{millis} ms"),
+            1_000..=119_999 if millis % 1_000 < 100 => write!(f, "{} s", millis / 1_000),
+            1_000..=119_999 => write!(f, "{}.{} s", millis / 1_000, millis % 1_000 / 100),
+            _ => write!(f, "{} min", millis / 60_000),
+        }
+    }
+}
+
+/// The answer of a failed call by its name and meaning: `ENOENT (No such file or directory)`.
+pub fn failure(error: &io::Error) -> String {
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(errno) => errno_name(errno),
+        None => error.to_string(),
+    }
+}
+
+/// An errno by its name, which is what people search for, and its meaning.
+pub fn errno_name(errno: Errno) -> String {
+    format!("{errno:?} ({})", errno.desc())
+}
+
+/// `text` with every control character written out, as in `\n` and `\u{1b}`: none of it forges a line
+/// or moves a terminal's cursor.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    written_out(text, char::is_control)
+}
+
+/// The same, but lines stay lines.
+pub fn printable_lines(text: &str) -> Cow<'_, str> {
+    written_out(text, |c| c.is_control() && c != '\n')
+}
+
+/// The beginning of `text`, printable, for quoting it in a message.
+pub fn excerpt(text: &str) -> String {
+    const LONGEST: usize = 48;
+    let mut short: String = text
+        .chars()
+        .take(LONGEST)
+        .flat_map(char::escape_debug)
+        .collect();
+    if text.chars().nth(LONGEST).is_some() {
+        short.push('…');
+    }
+    short
+}
+
+fn written_out(text: &str, what: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if !text.contains(&what) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if what(c) {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    Cow::Owned(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_written_out() {
+        assert!(matches!(printable("plain ü"), Cow::Borrowed(_)));
+        assert_eq!(printable("a\nb\x1b[31m\u{9b}"), "a\\nb\\u{1b}[31m\\u{9b}");
+        assert_eq!(printable_lines("a\nb\r\x07"), "a\nb\\r\\u{7}");
+    }
+
+    #[test]
+    fn sizes_for_people_and_for_files() {
+        for (bytes, people, file) in [
+            (0, "0 bytes", "0"),
+            (17, "17 bytes", "17"),
+            (4 << 10, "4 KiB", "4K"),
+            (1025, "1025 bytes", "1025"),
+            (64 << 20, "64 MiB", "64M"),
+            (3 << 30, "3 GiB", "3G"),
+        ] {
+            assert_eq!(Size(bytes).to_string(), people);
+            assert_eq!(format!("{:#}", Size(bytes)), file);
+        }
+    }
+
+    #[test]
+    fn spans_for_people_and_for_files() {
+        for (micros, people, file) in [
+            (0, "0 ms", "0ms"),
+            (850, "850 µs", "0ms"),
+            (1_200, "1.2 ms", "1ms"),
+            (50_000, "50 ms", "50ms"),
+            (1_500_000, "1.5 s", "1500ms"),
+            (10_000_000, "10 s", "10s"),
+            (600_000_000, "10 min", "10m"),
+        ] {
+            let span = Span(Duration::from_micros(micros));
+            assert_eq!(span.to_string(), people);
+            assert_eq!(format!("{span:#}"), file);
+        }
+    }
+}
