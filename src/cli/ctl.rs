@@ -4,7 +4,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
-use crate::status::control::{Begin, Request};
+use crate::status::control::Request;
 use crate::supervisor::DEFAULT_SOCKET;
 
 use super::words::{unexpected, unknown, Word, Words};
@@ -113,7 +113,7 @@ pub fn parse(
         return Err(unexpected(more.as_ref()));
     }
     let request = request(&command, vm, wait)?;
-    if json && !matches!(request, Request::Status { .. } | Request::Watch) {
+    if json && !matches!(request, Request::Status { .. } | Request::Watch { .. }) {
         return Err(UsageError(format!("--json has no meaning for {command}")));
     }
     let is_console = matches!(request, Request::Console { .. });
@@ -170,10 +170,11 @@ fn request(command: &str, vm: Option<String>, wait: bool) -> Result<Request, Usa
         "log" => Request::Log { vm: named(vm)? },
         "console" => Request::Console {
             vm: named(vm)?,
-            begin: Begin::Replay(0),
+            replay: None,
+            at: None,
         },
         "watch" => match vm {
-            None => Request::Watch,
+            None => Request::Watch {},
             Some(vm) => return Err(unexpected(vm.as_ref())),
         },
         _ => return Err(UsageError(format!("unknown command {command}"))),
@@ -209,7 +210,7 @@ mod tests {
         };
         assert_eq!(parse_line("stop a"), ask(stop(true), false));
         assert_eq!(parse_line("stop --no-wait a"), ask(stop(false), false));
-        assert_eq!(parse_line("watch --json"), ask(Request::Watch, true));
+        assert_eq!(parse_line("watch --json"), ask(Request::Watch {}, true));
     }
 
     #[test]

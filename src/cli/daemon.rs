@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use crate::check;
+use crate::status::EndReason;
 use crate::supervisor::{BootOptions, Outcome, DEFAULT_CONFIG_DIR, DEFAULT_DEVICE, DEFAULT_SOCKET};
-
 use crate::worker::Setting;
 
 use super::words::{unexpected, unknown, Word, Words};
@@ -198,10 +198,10 @@ fn check(mut words: Words) -> Result<Command, UsageError> {
 /// Exit code of `gunyahd run`.
 pub fn exit_code(outcome: Outcome) -> u8 {
     match outcome {
-        Outcome::PowerOff => 0,
-        Outcome::LaunchFailed => 3,
-        Outcome::Crashed => 4,
-        Outcome::Reset => 5,
+        Outcome::Ended(EndReason::PowerOff) => 0,
+        Outcome::Ended(EndReason::LaunchFailed) => 3,
+        Outcome::Ended(EndReason::Reset) => 5,
+        Outcome::Ended(_) => 4,
         Outcome::Stopped => 6,
     }
 }

@@ -17,6 +17,15 @@ use nix::sys::socket::{
 };
 
 pub use super::property_error::{PropertyError, Reply};
+use super::{shorten, Overall, State};
+
+/// How gunyahd as a whole does.
+const OVERALL: &str = "vendor.gunyah.state";
+
+/// The property of a VM: its `state`, the `reason` for it, its `restarts`.
+fn of_vm(vm: &str, what: &str) -> String {
+    format!("vendor.gunyah.{vm}.{what}")
+}
 
 /// Where init listens.
 pub const DEFAULT_SOCKET: &str = "/dev/socket/property_service";
@@ -35,8 +44,13 @@ const SETPROP2: u32 = 0x0002_0001;
 // A full backlog answers EAGAIN at once, and no poll event tells when there is room again.
 const CONNECT_RETRY: Duration = Duration::from_millis(20);
 
+/// The socket of the host's service, or the one that [`SOCKET_VARIABLE`] names.
+pub fn socket_path() -> PathBuf {
+    std::env::var_os(SOCKET_VARIABLE).map_or(DEFAULT_SOCKET.into(), PathBuf::from)
+}
+
 /// Checks a property's name as init does.
-pub fn check_name(name: &str) -> Result<(), PropertyError> {
+fn check_name(name: &str) -> Result<(), PropertyError> {
     let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'@' | b':' | b'-');
     let why = if name.is_empty() {
         "it is empty"
@@ -55,19 +69,6 @@ pub fn check_name(name: &str) -> Result<(), PropertyError> {
         name: name.into(),
         why,
     })
-}
-
-/// `value` as it is sent: at most [`VALUE_MAX`] bytes, cut between characters, control characters
-/// (which break the lines of a bug report) as spaces.
-pub fn fit_value(value: &str) -> String {
-    let mut end = value.len().min(VALUE_MAX);
-    while !value.is_char_boundary(end) {
-        end -= 1;
-    }
-    value[..end]
-        .chars()
-        .map(|c| if c.is_ascii_control() { ' ' } else { c })
-        .collect()
 }
 
 /// What became of the values so far.
@@ -148,9 +149,17 @@ impl PropertyClient {
         }
     }
 
-    /// A client of the host's service, or of the one that [`SOCKET_VARIABLE`] names.
-    pub fn from_environment() -> Self {
-        Self::new(std::env::var_os(SOCKET_VARIABLE).map_or(DEFAULT_SOCKET.into(), PathBuf::from))
+    /// Sets the properties of a VM. The state comes last: who waits for it finds the reason that belongs
+    /// to it.
+    pub fn set_vm(&mut self, vm: &str, state: State, reason: &str, restarts: u32) {
+        self.set(&of_vm(vm, "reason"), reason);
+        self.set(&of_vm(vm, "restarts"), &restarts.to_string());
+        self.set(&of_vm(vm, "state"), state.as_str());
+    }
+
+    /// Sets the property of the whole.
+    pub fn set_overall(&mut self, overall: Overall) {
+        self.set(OVERALL, overall.as_str());
     }
 
     /// Queues a value and sends what can be sent at once. Never blocks.
@@ -163,7 +172,7 @@ impl PropertyClient {
         }
         self.queue.push_back(Assignment {
             name: name.into(),
-            value: fit_value(value),
+            value: shorten(value, VALUE_MAX),
         });
         self.on_ready();
     }

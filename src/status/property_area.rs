@@ -12,9 +12,8 @@ use std::io::{ErrorKind, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::error::errno_text;
-
 use super::property_info::PropertyInfo;
+use crate::text::failure;
 
 /// Where init keeps the area files.
 pub const DEFAULT_DIR: &str = "/dev/__properties__";
@@ -43,7 +42,7 @@ const RETRIES: usize = 100;
 #[derive(Debug, thiserror::Error)]
 pub enum AreaError {
     /// A file could not be read.
-    #[error("property {name}: read {}: {}; {}", .file.display(), errno_text(.error), cure_of(.error))]
+    #[error("property {name}: read {}: {}; {}", .file.display(), failure(.error), cure_of(.error))]
     Io {
         /// The property.
         name: String,

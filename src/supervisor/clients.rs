@@ -10,11 +10,11 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use nix::poll::PollFlags;
 use nix::sys::socket::{getsockopt, sockopt};
 
-use crate::error::errno_text;
 use crate::status::control::{
     parse_request, response_line, ControlError, ErrorKind, Request, Response, MAX_REQUEST,
     MAX_RESPONSE,
 };
+use crate::text::failure;
 
 /// Clients served at once; more are told that gunyahd is busy.
 const MAX_CLIENTS: usize = 32;
@@ -115,7 +115,7 @@ impl Clients {
                     ) {
                         // No fd to be had: the connection stays readable, and asking again at once
                         // would be all that gunyahd does.
-                        log::warn!("accept on the control socket: {}", errno_text(&error));
+                        log::warn!("accept on the control socket: {}", failure(&error));
                         self.deaf_until = Some(now.saturating_add(ACCEPT_PAUSE));
                     }
                     return;
@@ -126,6 +126,15 @@ impl Clients {
             }
             self.add(stream, now);
         }
+    }
+
+    /// A client on a socket pair: its end, and its number here.
+    #[cfg(test)]
+    pub fn pair(&mut self) -> (UnixStream, ClientId) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        self.add(ours, 0);
+        (theirs, self.next_id)
     }
 
     fn add(&mut self, mut stream: UnixStream, now: u64) {

@@ -57,7 +57,7 @@ pub fn launch(
                     )
                 },
             )?;
-            Ok((draft, plan))
+            Ok::<_, LaunchError>((draft, plan))
         },
         |(_, plan)| describe_plan(plan),
     )?;
@@ -95,7 +95,7 @@ pub fn launch(
         || {
             let (mut memory, warnings) = GuestMemory::allocate(&plan, &choice, &host)?;
             images.load_regions(&plan, &mut memory)?;
-            Ok((memory, warnings))
+            Ok::<_, LaunchError>((memory, warnings))
         },
         |_| {
             let each: Vec<_> = plan

@@ -11,6 +11,7 @@ use crate::config::VmConfig;
 use crate::console::{Console, Ring, DEFAULT_CAPACITY};
 use crate::driver::Vm;
 use crate::error::{LaunchError, Step};
+use crate::status::End as RunEnd;
 use crate::vcpu::{Bus, Options, VcpuEvent, Vcpus, STALL};
 
 /// A vCPU that does not leave VCPU_RUN within this stays in it until the process ends.
@@ -113,7 +114,7 @@ impl Proxy {
             End::Guest(how) => (format!("the guest has ended: {how}"), 0),
             End::Failed(error) => {
                 let farewell = format!("the VM failed: {error}");
-                tell.send(&Report::Failed(error));
+                tell.send(&Report::Failed(error.into()));
                 (farewell, 1)
             }
         };
@@ -134,7 +135,7 @@ impl Proxy {
                         self.tell_ready(tell);
                         let how = reason.to_string();
                         // Told first: what follows takes its time.
-                        tell.send(&Report::Ended { reason, detail });
+                        tell.send(&Report::Ended(RunEnd { reason, detail }));
                         return End::Guest(how);
                     }
                 }

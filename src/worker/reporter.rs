@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The worker's voice: reports to the supervisor and marks in the trace.
+//! Reports to the supervisor, and marks in the trace.
 
 use std::io::IoSlice;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{sendmsg, MsgFlags};
 
 use super::Report;
-use crate::error::{LaunchError, Step};
+use crate::diagnostic::Step;
 use crate::status::trace::Trace;
 
 /// How often a report is sent at most, and the time between: a supervisor that is gone for good is
@@ -26,7 +26,7 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// Takes the worker's end of the channel.
+    /// Reports to `channel`.
     pub fn new(channel: OwnedFd) -> Self {
         Self {
             channel,
@@ -34,7 +34,6 @@ impl Reporter {
         }
     }
 
-    /// The worker's end of the channel.
     pub fn channel(&self) -> &OwnedFd {
         &self.channel
     }
@@ -64,17 +63,14 @@ impl Reporter {
         }
     }
 
-    /// Does one step, marks it in the trace and, when it went well, reports its time and what `tell`
-    /// says of it.
-    ///
-    /// # Errors
-    /// The step's own.
-    pub fn step<T>(
+    /// Does one step and marks it in the trace; if it went well, reports its time and what `tell` says
+    /// of it.
+    pub fn step<T, E>(
         &self,
         step: Step,
-        work: impl FnOnce() -> Result<T, LaunchError>,
+        work: impl FnOnce() -> Result<T, E>,
         tell: impl FnOnce(&T) -> String,
-    ) -> Result<T, LaunchError> {
+    ) -> Result<T, E> {
         let begin = Instant::now();
         let slice = self.trace.slice(step.as_str());
         let done = work()?;

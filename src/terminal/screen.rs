@@ -22,7 +22,7 @@ const STACK: usize = 64 << 10;
 
 /// Where something is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum To {
+pub enum To {
     /// Standard output: the guest's bytes and nothing else.
     Output,
     /// Standard error: words about the console. Nobody needs to read them.
@@ -31,7 +31,7 @@ pub(super) enum To {
 
 /// What is to be shown, in order.
 #[derive(Debug)]
-pub(super) struct Screen {
+pub struct Screen {
     shared: Arc<Shared>,
 }
 
@@ -110,7 +110,7 @@ fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
 impl Screen {
     /// # Errors
     /// No eventfd or thread can be made.
-    pub(super) fn start() -> std::io::Result<Self> {
+    pub fn start() -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
             more: Condvar::new(),
@@ -127,7 +127,7 @@ impl Screen {
     }
 
     /// Adds bytes; the caller heeds [`Screen::is_full`].
-    pub(super) fn show(&self, to: To, bytes: &[u8]) {
+    pub fn show(&self, to: To, bytes: &[u8]) {
         let mut queue = self.shared.queue();
         if queue.broken || bytes.is_empty() {
             return;
@@ -141,34 +141,34 @@ impl Screen {
     }
 
     /// A line about the console, on standard error: scripts get the guest's bytes and nothing else.
-    pub(super) fn notice(&self, vm: &str, text: &str, raw: bool) {
+    pub fn notice(&self, vm: &str, text: &str, raw: bool) {
         let end = if raw { "\r\n" } else { "\n" };
         let begin = if raw { "\r\n" } else { "" };
         let line = format!("{begin}[{vm}: {text}]{end}");
         self.show(To::Error, line.as_bytes());
     }
 
-    pub(super) fn is_full(&self) -> bool {
+    pub fn is_full(&self) -> bool {
         self.shared.queue().bytes >= FULL
     }
 
     /// Everything was shown.
-    pub(super) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.shared.queue().bytes == 0
     }
 
     /// Standard output takes nothing more: its reader went away.
-    pub(super) fn is_broken(&self) -> bool {
+    pub fn is_broken(&self) -> bool {
         self.shared.queue().broken
     }
 
     /// Becomes readable when there is less to be shown.
-    pub(super) fn wake_fd(&self) -> BorrowedFd<'_> {
+    pub fn wake_fd(&self) -> BorrowedFd<'_> {
         self.shared.wake.as_fd()
     }
 
     /// Forgets that there was less.
-    pub(super) fn rearm(&self) {
+    pub fn rearm(&self) {
         let _ = self.shared.wake.read();
     }
 }
