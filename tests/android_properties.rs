@@ -77,7 +77,7 @@ fn values_are_cut_at_91_bytes_between_characters() {
     client.set("vendor.gunyah.a.reason", "two\nlines");
     assert!(client.finish(Duration::from_secs(20)));
     let seen = service.join().unwrap();
-    assert_eq!(seen[0].1, "é".repeat(45));
+    assert_eq!(seen[0].1, "é".repeat(44) + "…");
     assert_eq!(seen[1].1, "two lines");
 }
 
