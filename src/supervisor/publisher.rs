@@ -100,7 +100,7 @@ mod tests {
         service.set_nonblocking(true).unwrap();
         let mut out = Publisher::to(dir.join("properties"));
         let rights = Rights::new(0, false);
-        let mut ask = |out: &mut Publisher, request| {
+        let ask = |out: &mut Publisher, request| {
             let (client, id) = out.clients.pair();
             use std::io::Write;
             (&client)
@@ -128,7 +128,7 @@ mod tests {
         });
         out.publish(&mut vm, State::Failed, "a\nb", 7);
         assert_eq!(vm.journal.lines(), ["[    0.007] failed: a b"]);
-        let mut read = |stream: &mut UnixStream| {
+        let read = |stream: &mut UnixStream| {
             let mut bytes = vec![0; 4096];
             let length = stream.read(&mut bytes).unwrap();
             String::from_utf8(bytes[..length].to_vec()).unwrap()

@@ -119,7 +119,10 @@ fn a_start_that_hangs_is_killed_in_time() {
         watch.changes.last().unwrap().reason,
         "no start within 200 ms (start.timeout); the last step done is dtb-config"
     );
-    assert_eq!(host.status("a").last_end.unwrap().reason, EndReason::Timeout);
+    assert_eq!(
+        host.status("a").last_end.unwrap().reason,
+        EndReason::Timeout
+    );
     assert!(children(host.pid()).is_empty());
     let (code, text) = host.told(&["start", "a"]);
     assert_eq!(code, 0, "{text}");
