@@ -2,10 +2,11 @@
 //! Standard output and error on a thread of their own, behind a bounded buffer: a terminal that is
 //! stopped, or a reader that is slow, holds back the guest's output and never the keys that leave.
 
-use std::collections::VecDeque;
 use std::io::{stderr, stdout};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{channel, Receiver, Sender};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -32,59 +33,32 @@ pub enum To {
 /// What is to be shown, in order.
 #[derive(Debug)]
 pub struct Screen {
-    shared: Arc<Shared>,
+    pieces: Sender<(To, Vec<u8>)>,
+    shown: Arc<Shown>,
 }
 
+/// How far the thread is.
 #[derive(Debug)]
-struct Shared {
-    queue: Mutex<Queue>,
-    more: Condvar,
-    less: Condvar,
-    // For a poll: written whenever there is less.
+struct Shown {
+    /// Bytes that wait or are being written.
+    waiting: AtomicUsize,
+    broken: AtomicBool,
+    /// For a poll: written whenever there is less.
     wake: EventFd,
 }
 
-#[derive(Debug, Default)]
-struct Queue {
-    pieces: VecDeque<(To, Vec<u8>)>,
-    // Of `pieces`, and of the piece that is being written.
-    bytes: usize,
-    broken: bool,
-    closed: bool,
-}
-
-impl Shared {
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    // The thread's life.
-    fn show(&self) {
-        let mut queue = self.queue();
-        loop {
-            let Some((to, piece)) = queue.pieces.pop_front() else {
-                if queue.closed {
-                    return;
-                }
-                queue = self
-                    .more
-                    .wait(queue)
-                    .unwrap_or_else(PoisonError::into_inner);
-                continue;
-            };
-            drop(queue);
-            let written = match to {
-                To::Output => write_all(stdout().as_fd(), &piece),
-                To::Error => write_all(stderr().as_fd(), &piece).or(Ok(())),
-            };
-            queue = self.queue();
-            queue.bytes = queue.bytes.saturating_sub(piece.len());
-            if written.is_err() {
-                queue.broken = true;
-                queue.pieces.clear();
-                queue.bytes = 0;
+impl Shown {
+    /// The thread's life, which ends with the screen.
+    fn show(&self, pieces: Receiver<(To, Vec<u8>)>) {
+        for (to, piece) in pieces {
+            if !self.broken.load(Ordering::Acquire) {
+                let written = match to {
+                    To::Output => write_all(stdout().as_fd(), &piece),
+                    To::Error => write_all(stderr().as_fd(), &piece).or(Ok(())),
+                };
+                self.broken.store(written.is_err(), Ordering::Release);
             }
-            self.less.notify_all();
+            self.waiting.fetch_sub(piece.len(), Ordering::AcqRel);
             // Full only after 2^64 writes that nobody looked at.
             let _ = self.wake.write(1);
         }
@@ -108,84 +82,75 @@ fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
 }
 
 impl Screen {
-    /// # Errors
-    /// No eventfd or thread can be made.
     pub fn start() -> std::io::Result<Self> {
-        let shared = Arc::new(Shared {
-            queue: Mutex::default(),
-            more: Condvar::new(),
-            less: Condvar::new(),
+        let shown = Arc::new(Shown {
+            waiting: AtomicUsize::new(0),
+            broken: AtomicBool::new(false),
             wake: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
         });
-        let its = Arc::clone(&shared);
+        let (pieces, to_show) = channel();
+        let its = Arc::clone(&shown);
         // Not joined: it may never come back from a terminal that is stopped.
         std::thread::Builder::new()
             .name("screen".to_owned())
             .stack_size(STACK)
-            .spawn(move || its.show())?;
-        Ok(Self { shared })
+            .spawn(move || its.show(to_show))?;
+        Ok(Self { pieces, shown })
     }
 
     /// Adds bytes; the caller heeds [`Screen::is_full`].
     pub fn show(&self, to: To, bytes: &[u8]) {
-        let mut queue = self.shared.queue();
-        if queue.broken || bytes.is_empty() {
-            return;
+        if !bytes.is_empty() && !self.is_broken() {
+            self.shown.waiting.fetch_add(bytes.len(), Ordering::AcqRel);
+            // The thread ends after us.
+            let _ = self.pieces.send((to, bytes.to_vec()));
         }
-        queue.bytes = queue.bytes.saturating_add(bytes.len());
-        match queue.pieces.back_mut() {
-            Some((last, piece)) if *last == to => piece.extend_from_slice(bytes),
-            _ => queue.pieces.push_back((to, bytes.to_vec())),
-        }
-        self.shared.more.notify_one();
     }
 
     /// A line about the console, on standard error: scripts get the guest's bytes and nothing else.
     pub fn notice(&self, vm: &str, text: &str, raw: bool) {
-        let end = if raw { "\r\n" } else { "\n" };
-        let begin = if raw { "\r\n" } else { "" };
-        let line = format!("{begin}[{vm}: {text}]{end}");
-        self.show(To::Error, line.as_bytes());
+        let (begin, end) = if raw { ("\r\n", "\r\n") } else { ("", "\n") };
+        self.show(To::Error, format!("{begin}[{vm}: {text}]{end}").as_bytes());
     }
 
+    /// Too much waits to be shown.
     pub fn is_full(&self) -> bool {
-        self.shared.queue().bytes >= FULL
+        self.shown.waiting.load(Ordering::Acquire) >= FULL
     }
 
     /// Everything was shown.
     pub fn is_empty(&self) -> bool {
-        self.shared.queue().bytes == 0
+        self.shown.waiting.load(Ordering::Acquire) == 0
     }
 
     /// Standard output takes nothing more: its reader went away.
     pub fn is_broken(&self) -> bool {
-        self.shared.queue().broken
+        self.shown.broken.load(Ordering::Acquire)
     }
 
     /// Becomes readable when there is less to be shown.
     pub fn wake_fd(&self) -> BorrowedFd<'_> {
-        self.shared.wake.as_fd()
+        self.shown.wake.as_fd()
     }
 
     /// Forgets that there was less.
     pub fn rearm(&self) {
-        let _ = self.shared.wake.read();
+        let _ = self.shown.wake.read();
     }
 }
 
 impl Drop for Screen {
     fn drop(&mut self) {
         let end = Instant::now() + FAREWELL;
-        let mut queue = self.shared.queue();
-        queue.closed = true;
-        self.shared.more.notify_one();
-        while queue.bytes > 0 {
+        self.rearm();
+        while !self.is_empty() && Instant::now() < end {
             let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return;
-            }
-            let waited = self.shared.less.wait_timeout(queue, left);
-            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+            let _ = poll(
+                &mut [PollFd::new(self.wake_fd(), PollFlags::POLLIN)],
+                timeout,
+            );
+            self.rearm();
         }
     }
 }
