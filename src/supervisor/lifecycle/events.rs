@@ -6,17 +6,16 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::config::VmConfig;
+use crate::config::{RestartConfig, VmConfig};
 use crate::diagnostic::Diagnostic;
 use crate::status::State;
 use crate::worker::{Report, Request};
 
-use super::super::restart::RestartRules;
-
 /// How a VM becomes ready.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Readiness {
     /// Its file says nothing of it: it stays `running`.
+    #[default]
     Unknown,
     /// As soon as it runs.
     AtOnce,
@@ -24,10 +23,11 @@ pub enum Readiness {
     Within(u64),
 }
 
-/// What a VM's file says about its life.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a VM's file says about its life. The default is for a VM without a good file, which never
+/// starts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rules {
-    pub restart: RestartRules,
+    pub restart: RestartConfig,
     /// Milliseconds that `starting` may take.
     pub start_timeout: u64,
     /// Milliseconds between asking the guest to end and closing its VM; none: it cannot be asked.
@@ -38,20 +38,9 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// For a VM that has no good file.
-    pub fn none() -> Self {
-        Self {
-            restart: RestartRules::none(),
-            start_timeout: 0,
-            stop_timeout: None,
-            ready: Readiness::Unknown,
-            property: None,
-        }
-    }
-
     pub fn of(config: &VmConfig) -> Self {
         Self {
-            restart: RestartRules::of(&config.restart),
+            restart: config.restart.clone(),
             start_timeout: millis(config.start.timeout),
             stop_timeout: config.stop.as_ref().map(|_| millis(config.stop_timeout)),
             ready: match &config.ready {

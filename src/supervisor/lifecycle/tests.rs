@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The lifecycle, told as stories, and held to its promises under any order of events.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::ending::CLOSE_TIMEOUT;
 use super::*;
-use crate::config::RestartPolicy;
+use crate::config::{RestartConfig, RestartPolicy};
 use crate::diagnostic::{kinds, Diagnostic, Step};
-use crate::supervisor::restart::{Next, RestartRules};
+use crate::supervisor::restart::Next;
 use crate::worker::Request;
 
 kinds! {
@@ -28,12 +30,12 @@ fn failed(step: Step) -> Report {
 
 fn rules() -> Rules {
     Rules {
-        restart: RestartRules {
+        restart: RestartConfig {
             policy: RestartPolicy::OnFailure,
             max: 3,
-            window: 600_000,
-            backoff: 1_000,
-            backoff_max: 3_000,
+            window: Duration::from_secs(600),
+            backoff: Duration::from_secs(1),
+            backoff_max: Duration::from_secs(3),
         },
         start_timeout: 30_000,
         stop_timeout: Some(10_000),
@@ -678,12 +680,12 @@ proptest! {
     /// The waits double from the first to the longest, and their number is bounded.
     #[test]
     fn waits_double_and_end(backoff in 1u64..5_000, max in 0u32..20, longest in 1u64..100_000) {
-        let rules = RestartRules {
+        let rules = RestartConfig {
             policy: RestartPolicy::OnFailure,
             max,
-            window: u64::MAX,
-            backoff,
-            backoff_max: longest,
+            window: Duration::MAX,
+            backoff: Duration::from_millis(backoff),
+            backoff_max: Duration::from_millis(longest),
         };
         let mut budget = Budget::default();
         let mut now = 0;
