@@ -11,8 +11,9 @@ use nix::errno::Errno;
 use super::channel::Report;
 use super::reporter::Reporter;
 use crate::config::{Scheduling, VmConfig};
+use crate::diagnostic::Diagnostic;
 use crate::driver::{Granted, Gunyah, Vm};
-use crate::dtb::{Draft, DtbProblem, Seeds};
+use crate::dtb::{self, Devicetree, Seeds};
 use crate::error::{LaunchError, Step};
 use crate::image::{Images, KernelLayout};
 use crate::memory::{self, size_text, GuestMemory, Pool};
@@ -43,11 +44,11 @@ pub fn launch(
 ) -> Result<Launched, LaunchError> {
     let images = tell.step(Step::Images, || open(config), describe_images)?;
     let host = memory::host();
-    let (draft, plan) = tell.step(
+    let (plan, devicetree) = tell.step(
         Step::Plan,
         || {
-            let draft = draft(config, &images)?;
-            let plan = plan(config, &images.info, draft.facts().blob_len_max, &host).map_err(
+            let given = images.dtb.as_deref();
+            let plan = plan(config, &images.info, dtb::len_max(config, given), &host).map_err(
                 |problems| {
                     first_of(
                         Step::Plan,
@@ -57,11 +58,12 @@ pub fn launch(
                     )
                 },
             )?;
-            Ok((draft, plan))
+            let devicetree = dtb::build(config, given, &plan, &seeds()?).map_err(dtb_error)?;
+            Ok((plan, devicetree))
         },
-        |(_, plan)| describe_plan(plan),
+        |(plan, _)| describe_plan(plan),
     )?;
-    tell.warn(draft.warnings().iter().map(ToString::to_string));
+    tell.warn(devicetree.warnings.iter().map(ToString::to_string));
     tell.warn(plan.warnings.iter().cloned());
 
     let choice = tell.step(
@@ -132,7 +134,7 @@ pub fn launch(
     }
     tell.step(
         Step::Dtb,
-        || write_dtb(&draft, &plan, &mut memory),
+        || write_dtb(&devicetree, &plan, &mut memory),
         |size| format!("{size} bytes, {} with room for the overlay", plan.dtb.size),
     )?;
     // The files' bytes are in guest memory; their fds need not live as long as the guest.
@@ -200,23 +202,19 @@ fn open(config: &VmConfig) -> Result<Images, LaunchError> {
     })
 }
 
-fn draft(config: &VmConfig, images: &Images) -> Result<Draft, LaunchError> {
-    match &images.dtb {
-        Some(bytes) => Draft::given(bytes, config),
-        None => Draft::generated(config),
+fn dtb_error(errors: Vec<Diagnostic>) -> LaunchError {
+    let more = errors.len().saturating_sub(1);
+    let mut first = match errors.into_iter().next() {
+        Some(error) => LaunchError::from(error),
+        None => LaunchError::new(Step::Dtb, "the devicetree cannot be used"),
+    };
+    if more > 0 {
+        first.what = format!(
+            "{} (and {more} more: `gunyahd check` lists all)",
+            first.what
+        );
     }
-    .map_err(|problems| dtb_error(&problems))
-}
-
-fn dtb_error(problems: &[DtbProblem]) -> LaunchError {
-    first_of(
-        Step::Dtb,
-        problems
-            .iter()
-            .filter(|problem| !problem.is_warning())
-            .map(ToString::to_string),
-    )
-    .lasting()
+    first
 }
 
 // A launch tells the first problem; all of them are what `gunyahd check` is for.
@@ -233,14 +231,11 @@ fn first_of(step: Step, problems: impl Iterator<Item = String>) -> LaunchError {
 }
 
 fn write_dtb(
-    draft: &Draft,
+    devicetree: &Devicetree,
     plan: &LaunchPlan,
     memory: &mut GuestMemory,
 ) -> Result<usize, LaunchError> {
-    let finished = draft
-        .finish(plan, &seeds()?)
-        .map_err(|problems| dtb_error(&problems))?;
-    let size = finished.blob.len();
+    let size = devicetree.blob.len();
     let room = memory.bytes_mut(Step::Dtb, plan.dtb.base, plan.dtb.size)?;
     let Some(start) = room.get_mut(..size) else {
         return Err(LaunchError::new(
@@ -251,7 +246,7 @@ fn write_dtb(
             ),
         ));
     };
-    start.copy_from_slice(&finished.blob);
+    start.copy_from_slice(&devicetree.blob);
     Ok(size)
 }
 
