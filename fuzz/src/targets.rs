@@ -7,11 +7,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use gunyah::uapi::VcpuRun;
-use gunyahd::config;
+use gunyahd::config::{self, VmConfig};
 use gunyahd::console::wire::{self, Decoder};
 use gunyahd::console::LinePattern;
-use gunyahd::dtb::{Draft, Tree};
-use gunyahd::image::{arm64, elf, gzip};
+use gunyahd::diagnostic::Diagnostic;
+use gunyahd::dtb::{self, Seeds, Tree};
+use gunyahd::image::{arm64, elf, gzip, ImageInfo, KernelInfo, KernelLayout};
+use gunyahd::plan::{plan, Host};
 use gunyahd::status::control;
 use gunyahd::status::properties::PropertyClient;
 use gunyahd::status::property_area::PropertyArea;
@@ -46,12 +48,36 @@ pub fn dtb(bytes: &[u8]) {
     }
     let text = include_str!("../../docs/examples/small.json");
     let config = config::parse(Path::new("small.json"), text).expect("the example is good");
-    match Draft::given(bytes, &config) {
-        Ok(draft) => drop(draft.facts().blob_len_max),
-        Err(problems) => problems
-            .iter()
-            .for_each(|problem| drop(problem.to_string())),
+    match devicetree(&config, Some(bytes)) {
+        Ok(blob) => assert!(blob.len() as u64 <= dtb::len_max(&config, Some(bytes))),
+        Err(faults) => {
+            assert!(!faults.is_empty());
+            faults.iter().for_each(|fault| drop(fault.to_string()));
+        }
     }
+}
+
+/// The blob for a VM with a small kernel.
+pub(crate) fn devicetree(
+    config: &VmConfig,
+    given: Option<&[u8]>,
+) -> Result<Vec<u8>, Vec<Diagnostic>> {
+    let header = arm64::Header {
+        text_offset: 0,
+        image_size: 4096,
+    };
+    let images = ImageInfo {
+        kernel: KernelInfo {
+            gzip: false,
+            size: 4096,
+            layout: KernelLayout::Image(header),
+        },
+        initrd: config.initrd.as_ref().map(|_| 4096),
+        regions: config.regions.iter().map(|_| None).collect(),
+    };
+    let len_max = dtb::len_max(config, given);
+    let plan = plan(config, &images, len_max, &Host::PAGES_4K).expect("there is room");
+    dtb::build(config, given, &plan, &Seeds::default()).map(|built| built.blob)
 }
 
 /// The first bytes of an arm64 Image, behind its size.

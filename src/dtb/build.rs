@@ -119,12 +119,20 @@ impl<'a> Faults<'a> {
         faults.found
     }
 
-    /// Adds a fault of the tree.
+    /// Adds a fault of the given tree.
     pub fn add(&mut self, fault: Diagnostic) {
         self.add_at("dtb.path", fault);
     }
 
-    /// Adds a fault that another key has to do with.
+    /// Adds a fault of the tree that comes from `key` where the tree is generated.
+    pub fn add_from(&mut self, key: &str, fault: Diagnostic) {
+        match self.config.dtb.path {
+            Some(_) => self.add(fault),
+            None => self.add_at(key, fault),
+        }
+    }
+
+    /// Adds a fault that tree and `key` share.
     pub fn add_at(&mut self, key: &str, fault: Diagnostic) {
         // The same files give the same tree.
         self.found.push(fault.at(self.config.place(key)).lasting());

@@ -53,11 +53,6 @@ impl Tree {
         path.starts_with('/').then_some(at)
     }
 
-    /// The node alone.
-    pub fn find(&self, path: &str) -> Option<&Node> {
-        self.at(path).map(|at| at.node)
-    }
-
     /// As [`Tree::at`], to change it.
     pub fn find_mut(&mut self, path: &str) -> Option<&mut Node> {
         let mut node = &mut self.root;

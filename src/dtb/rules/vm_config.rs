@@ -129,19 +129,19 @@ fn base_address(tree: &Tree, memory: &NodeAt<'_>, plan: &LaunchPlan, faults: &mu
     };
     if base % PAGE != 0 {
         let what = format!("base-address {base:#x} is not a multiple of the 4 KiB page");
-        faults.add(BASE_ADDRESS_PAGE.case(what));
+        faults.add_from("memory.base", BASE_ADDRESS_PAGE.case(what));
     } else if base % MEMORY_ALIGN != 0 {
         let what = format!("base-address {base:#x} is not a multiple of 2 MiB");
-        faults.add(BASE_ADDRESS_ROUNDED.case(what));
+        faults.add_from("memory.base", BASE_ADDRESS_ROUNDED.case(what));
     }
     if base < MEMORY_START {
         let what = format!("base-address {base:#x} is not above the page at {DEVICE_SPACE_END:#x}");
-        faults.add(BASE_ADDRESS_TAKEN.case(what));
+        faults.add_from("memory.base", BASE_ADDRESS_TAKEN.case(what));
     }
     let end = base.checked_add(main.size);
     if end.is_none_or(|end| end > ADDRESS_END) {
         let what = format!("main memory at {base:#x} does not end within 36 bits of address");
-        faults.add(BASE_ADDRESS_LIMIT.case(what));
+        faults.add_from("memory.base", BASE_ADDRESS_LIMIT.case(what));
     }
     if base != main.base {
         let what = format!(

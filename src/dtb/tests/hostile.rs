@@ -324,7 +324,7 @@ fn hostile_values_break_nothing() {
     for path in &paths {
         // Every property, and those that lead elsewhere: cells, phandles that point at themselves.
         let names: Vec<String> = good
-            .find(path)
+            .at(path)
             .unwrap()
             .properties
             .iter()
