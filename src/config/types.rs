@@ -45,6 +45,17 @@ pub struct VmConfig {
 }
 
 impl VmConfig {
+    /// Where `key` stands in the file, for what is wrong with its value.
+    pub fn place(&self, key: &str) -> crate::diagnostic::Place {
+        let Place { line, column } = self.places.of(key);
+        crate::diagnostic::Place {
+            file: self.file.clone(),
+            line,
+            column,
+            key: key.to_owned(),
+        }
+    }
+
     /// Pages that its regions take of the pools, by page size in bytes, where each gets the backing that
     /// it would like best. `huge_page`: the size where the file names none.
     pub fn huge_pages(&self, huge_page: u64) -> BTreeMap<u64, u64> {
