@@ -6,13 +6,12 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 use super::{Options, VmReport};
-use crate::config::{Partial, Places, Problem, VmConfig};
+use crate::config::{KernelConfig, KernelFormat, Partial, Places, Problem, VmConfig};
+use crate::diagnostic::Diagnostic;
 use crate::dtb::{Draft, DtbProblem, Seeds, Tree};
 use crate::error::Step;
-use crate::image::{
-    arm64, probe, ImageInfo, ImageProblem, Images, KernelInfo, KernelLayout, OpenFile,
-};
-use crate::plan::{plan, PlanProblem};
+use crate::image::{arm64, ImageInfo, Images, Kernel, KernelInfo, KernelLayout, OpenFile};
+use crate::plan::plan;
 
 /// All that can be known of a VM, and all that is wrong with it.
 pub(super) fn vm(config: VmConfig, options: &Options) -> (VmReport, Vec<Problem>) {
@@ -32,15 +31,15 @@ pub(super) fn vm(config: VmConfig, options: &Options) -> (VmReport, Vec<Problem>
     let images = match Images::open(&found) {
         Ok(images) => Some(images),
         Err(wrong) => {
-            problems.extend(wrong.iter().map(|wrong| of_image(at, wrong)));
+            problems.extend(wrong.iter().map(|wrong| of(at, wrong)));
             None
         }
     };
     if let Some(images) = &images {
         // What is larger than its memory is the plan's to tell, and takes long to unpack.
         if images.info.kernel.size <= config.memory.size {
-            let damaged = images.verify_kernel().err();
-            problems.extend(damaged.map(|wrong| of_image(at, &wrong)));
+            let damaged = images.verify_kernel(config).err();
+            problems.extend(damaged.map(|wrong| of(at, &wrong)));
         }
     }
     let draft = match draft(&found, images.as_ref(), &problems) {
@@ -82,7 +81,9 @@ pub(super) fn vm(config: VmConfig, options: &Options) -> (VmReport, Vec<Problem>
                     Ok(_) if !problems.is_empty() => {}
                     Ok(finished) => {
                         report.dtb_source = Some(finished.tree.to_source());
-                        report.warnings.extend(plan.warnings.iter().cloned());
+                        report
+                            .warnings
+                            .extend(plan.warnings.iter().map(|w| w.what.clone()));
                         report.plan = Some(plan);
                     }
                     Err(wrong) => problems.extend(of_dtb(at, &wrong)),
@@ -92,8 +93,13 @@ pub(super) fn vm(config: VmConfig, options: &Options) -> (VmReport, Vec<Problem>
         Err(wrong) => {
             // What is not there, or no kernel, is told already.
             let stood_in = |key: &str| images.is_none() && key.starts_with("kernel");
-            let told = wrong.iter().filter(|wrong| !stood_in(&wrong.key));
-            problems.extend(told.map(|wrong| of_plan(at, wrong)));
+            let told = wrong.iter().filter(|wrong| {
+                !wrong
+                    .place
+                    .as_ref()
+                    .is_some_and(|place| stood_in(&place.key))
+            });
+            problems.extend(told.map(|wrong| of(at, wrong)));
         }
     }
     problems.sort_by_key(|problem| problem.place);
@@ -145,16 +151,33 @@ fn files(file: &Path, partial: &Partial, root: Option<&Path>) -> Vec<Problem> {
     };
     let mut problems = Vec::new();
     for (key, path) in &partial.files {
-        match probe(key, &on_device(path, root), partial.kernel_format) {
+        match look(key, &on_device(path, root), partial.kernel_format) {
             Ok(None) => {}
             Ok(Some(dtb)) => {
                 let unreadable = Tree::parse(&dtb).err().map(DtbProblem::Unreadable);
                 problems.extend(of_dtb(at, unreadable.as_slice()));
             }
-            Err(wrong) => problems.push(of_image(at, &wrong)),
+            Err(wrong) => problems.push(of_key(at, key, &wrong)),
         }
     }
     problems
+}
+
+/// Reads the header of one file; the bytes of a devicetree.
+fn look(key: &str, path: &Path, format: KernelFormat) -> Result<Option<Vec<u8>>, Diagnostic> {
+    match key {
+        "kernel.path" => {
+            let config = KernelConfig {
+                path: path.to_owned(),
+                format,
+                offset: None,
+                cmdline: String::new(),
+            };
+            Kernel::open(&config).map(|_| None)
+        }
+        "dtb.path" => OpenFile::open(path)?.read_dtb().map(Some),
+        _ => OpenFile::open(path).map(|_| None),
+    }
 }
 
 /// Where a path of the device is found.
@@ -255,17 +278,21 @@ impl<'a> At<'a> {
     }
 }
 
-fn of_image(at: At<'_>, wrong: &ImageProblem) -> Problem {
-    let error = &wrong.error;
-    let mut message = error.what.clone();
-    if let Some(raw) = error.errno {
+fn of(at: At<'_>, wrong: &Diagnostic) -> Problem {
+    let key = wrong.place.as_ref().map_or("", |place| &place.key);
+    of_key(at, key, wrong)
+}
+
+fn of_key(at: At<'_>, key: &str, wrong: &Diagnostic) -> Problem {
+    let mut message = wrong.what.clone();
+    if let Some(raw) = wrong.errno {
         let errno = Errno::from_raw(raw);
         message.push_str(&format!(": {errno:?} ({})", errno.desc()));
     }
-    if !error.cause.is_empty() {
-        message.push_str(&format!("; {}", error.cause));
+    if !wrong.cause.is_empty() {
+        message.push_str(&format!("; {}", wrong.cause));
     }
-    at.problem(&wrong.key, message, &error.cure)
+    at.problem(key, message, &wrong.cure)
 }
 
 /// Named by its rule, so that it can be looked up in `docs/devicetree.md`.
@@ -278,8 +305,4 @@ fn of_dtb<'a>(at: At<'a>, wrong: &'a [DtbProblem]) -> impl Iterator<Item = Probl
         }
         at.problem(wrong.key(), message, wrong.cure())
     })
-}
-
-fn of_plan(at: At<'_>, wrong: &PlanProblem) -> Problem {
-    at.problem(&wrong.key, wrong.what.clone(), &wrong.cure)
 }

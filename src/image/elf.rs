@@ -170,9 +170,7 @@ fn load(header: &[u8], file_size: u64) -> Result<Option<Load>, Diagnostic> {
 }
 
 fn inside(offset: u64, size: u64, file_size: u64) -> bool {
-    offset
-        .checked_add(size)
-        .is_some_and(|end| end <= file_size)
+    offset.checked_add(size).is_some_and(|end| end <= file_size)
 }
 
 #[cfg(test)]

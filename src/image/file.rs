@@ -113,7 +113,7 @@ impl OpenFile {
     }
 
     /// Reads all of a devicetree.
-    pub(super) fn read_dtb(&self) -> Result<Vec<u8>, Diagnostic> {
+    pub fn read_dtb(&self) -> Result<Vec<u8>, Diagnostic> {
         let size = usize::try_from(self.size).ok();
         let Some(size) = size.filter(|_| self.size <= DTB_MAX) else {
             let (path, size, max) = (self.path.display(), self.size, Size(DTB_MAX));

@@ -124,7 +124,9 @@ impl<R: Read> Unpacker<R> {
             return UNREADABLE.case(what).errno(Errno::from_raw(raw));
         }
         match error.kind() {
-            io::ErrorKind::UnexpectedEof => CUT.case(format!("ends after {unpacked} unpacked bytes")),
+            io::ErrorKind::UnexpectedEof => {
+                CUT.case(format!("ends after {unpacked} unpacked bytes"))
+            }
             _ if self.decoder.header().is_none() => HEADER.case("has no valid gzip header"),
             _ if unpacked == self.size => {
                 CRC.case("the CRC32 of its unpacked bytes is not the one in its trailer")

@@ -50,7 +50,7 @@ pub struct Kernel {
 
 impl Kernel {
     /// Opens the file and reads its headers.
-    pub(super) fn open(config: &KernelConfig) -> Result<(Self, KernelInfo), Diagnostic> {
+    pub fn open(config: &KernelConfig) -> Result<(Self, KernelInfo), Diagnostic> {
         let file = OpenFile::open(&config.path)?;
         let mut kernel = Self {
             file,
@@ -63,8 +63,7 @@ impl Kernel {
     fn info(&mut self, wanted: KernelFormat) -> Result<KernelInfo, Diagnostic> {
         let mut start = [0; arm64::HEADER_SIZE];
         let length = usize::try_from(self.file.size).map_or(start.len(), |n| n.min(start.len()));
-        self.file
-            .read_at(Step::Images, 0, &mut start[..length])?;
+        self.file.read_at(Step::Images, 0, &mut start[..length])?;
         let found = format(&start[..length]);
         if wanted != KernelFormat::Auto && found != Some(wanted) {
             return Err(self.wrong(OTHER_FORMAT.case(format!(

@@ -70,7 +70,8 @@ pub fn choose(
     }
     if entries > MAX_MEMORY_ENTRIES {
         let why = joined(&choice.warnings);
-        let what = format!("the backings that are left make up to {entries} memory entries ({why})");
+        let what =
+            format!("the backings that are left make up to {entries} memory entries ({why})");
         return Err(TOO_MANY_ENTRIES.case(what));
     }
     Ok(choice)
@@ -103,7 +104,11 @@ impl Choice {
             self.warnings.extend(refused.into_iter().map(passed_over));
             return Ok(backing);
         }
-        let what = format!("region {label} of {}: {}", Size(region.size), joined(&refused));
+        let what = format!(
+            "region {label} of {}: {}",
+            Size(region.size),
+            joined(&refused)
+        );
         let first = refused.into_iter().next();
         Err(Diagnostic {
             what,

@@ -235,10 +235,7 @@ fn every_mistake_has_a_name_and_a_key() {
         ),
     ] {
         let images = image(0, kernel * MIB);
-        assert_eq!(
-            faults(&config(changes), &images, &Host::PAGES_4K),
-            [wrong]
-        );
+        assert_eq!(faults(&config(changes), &images, &Host::PAGES_4K), [wrong]);
     }
     let faults = plan(&sized(64 * MIB), &fits, 3 * MIB, &Host::PAGES_4K).unwrap_err();
     assert_eq!(faults[0].name, "plan-dtb-size");

@@ -1,0 +1,348 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One launch, from a config to a VM that runs: the whole way in one place.
+//!
+//! ```text
+//! progress   what it says on its way
+//! load       files' bytes into guest memory
+//! answers    what the driver's errnos mean
+//! ```
+
+mod answers;
+mod load;
+mod progress;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use gunyah::uapi::{self, UserMemoryRegion};
+use nix::errno::Errno;
+
+use crate::config::{Access, Scheduling, VmConfig};
+use crate::diagnostic::{Diagnostic, Kind, Step};
+use crate::driver::{Gunyah, Vm};
+use crate::dtb::{Draft, DtbProblem};
+use crate::image::{Images, KernelLayout};
+use crate::memory::{self, Choice, GuestMemory, Pool};
+use crate::plan::{plan, LaunchPlan, PlannedRegion};
+use crate::text::Size;
+
+use progress::Progress;
+
+pub(crate) use answers::refused;
+pub use progress::Event;
+
+/// A VM that runs, and everything that it needs to go on.
+#[derive(Debug)]
+pub struct Launched {
+    pub vm: Vm,
+    /// Mapped for as long as the VM lives.
+    pub memory: GuestMemory,
+    /// Proxy-scheduled vCPUs, by their index.
+    pub vcpus: Vec<OwnedFd>,
+}
+
+/// Launches `config` on the driver of `device`; `say` hears of every step. `before_start` adds what
+/// has to be there when the guest begins, such as interrupt lines.
+///
+/// An error is the step's that failed. Everything that was made before it is given back.
+pub fn launch(
+    config: &VmConfig,
+    device: &Path,
+    say: &dyn Fn(Event),
+    before_start: impl FnOnce(&Vm) -> Result<(), Diagnostic>,
+) -> Result<Launched, Diagnostic> {
+    let progress = Progress::new(say);
+    let images = progress.step(Step::Images, || open(config), describe_images)?;
+    let (draft, plan) = progress.step(
+        Step::Plan,
+        || decide(config, &images),
+        |(_, plan)| describe_plan(plan),
+    )?;
+    progress.warn(draft.warnings().iter().map(|of| of_dtb(config, of)));
+    progress.warn(plan.warnings.iter().cloned());
+
+    let mut memory = take_memory(&images, &plan, &progress)?;
+    load(config, &images, &draft, &plan, &mut memory, &progress)?;
+    // The files' bytes are in guest memory; their fds need not live as long as the guest.
+    drop(images);
+
+    let vm = create(device, &memory, &plan, &progress)?;
+    let vcpus = match plan.scheduling {
+        Scheduling::Hypervisor => Vec::new(),
+        Scheduling::Proxy => progress.step(
+            Step::Functions,
+            || (0..plan.vcpus).map(|id| add_vcpu(&vm, id)).collect(),
+            |vcpus: &Vec<_>| format!("{} vCPUs", vcpus.len()),
+        )?,
+    };
+    before_start(&vm)?;
+    let start = || vm.start().map_err(answer(Step::Start, "VM_START"));
+    progress.step(Step::Start, start, |()| String::new())?;
+    Ok(Launched { vm, memory, vcpus })
+}
+
+fn open(config: &VmConfig) -> Result<Images, Diagnostic> {
+    Images::open(config).map_err(first_of)
+}
+
+fn decide(config: &VmConfig, images: &Images) -> Result<(Draft, LaunchPlan), Diagnostic> {
+    let draft = match &images.dtb {
+        Some(bytes) => Draft::given(bytes, config),
+        None => Draft::generated(config),
+    }
+    .map_err(|problems| first_of_dtb(config, &problems))?;
+    let len_max = draft.facts().blob_len_max;
+    let plan = plan(config, &images.info, len_max, &memory::host()).map_err(first_of)?;
+    Ok((draft, plan))
+}
+
+/// Checks limits and pools, then maps and populates the plan's regions and loads their files.
+fn take_memory(
+    images: &Images,
+    plan: &LaunchPlan,
+    progress: &Progress<'_>,
+) -> Result<GuestMemory, Diagnostic> {
+    let host = memory::host();
+    let choose = || {
+        let sizes = plan.regions.iter().map(|region| region.size);
+        memory::raise_memlock(sizes.fold(0, u64::saturating_add))?;
+        memory::choose(plan, &host, Pool::read)
+    };
+    let choice = progress.step(Step::Pool, choose, describe_pool)?;
+    progress.warn(choice.warnings.iter().cloned());
+
+    let allocate = || {
+        let (mut memory, warnings) = GuestMemory::allocate(plan, &choice, &host)?;
+        load::regions(images, plan, &mut memory)?;
+        Ok((memory, warnings))
+    };
+    let describe = |_: &_| describe_memory(plan, &choice);
+    let (memory, warnings) = progress.step(Step::Memory, allocate, describe)?;
+    progress.warn(warnings);
+    if !choice.huge_pages.is_empty() {
+        progress.say(Event::HugePages(choice.huge_pages));
+    }
+    Ok(memory)
+}
+
+/// Puts kernel, initrd and devicetree into guest memory.
+fn load(
+    config: &VmConfig,
+    images: &Images,
+    draft: &Draft,
+    plan: &LaunchPlan,
+    memory: &mut GuestMemory,
+    progress: &Progress<'_>,
+) -> Result<(), Diagnostic> {
+    progress.step(
+        Step::Kernel,
+        || load::kernel(images, plan, memory),
+        |()| plan.kernel.path.display().to_string(),
+    )?;
+    if let Some(initrd) = &plan.initrd {
+        progress.step(
+            Step::Initrd,
+            || load::initrd(images, plan, memory),
+            |()| initrd.path.display().to_string(),
+        )?;
+    }
+    let write_dtb = || {
+        let finished = draft.finish(plan, &load::seeds()?);
+        let blob = finished
+            .map_err(|problems| first_of_dtb(config, &problems))?
+            .blob;
+        load::dtb(&blob, plan, memory)?;
+        Ok(blob.len())
+    };
+    let room = plan.dtb.size;
+    progress.step(Step::Dtb, write_dtb, |size| {
+        format!("{size} bytes, {room} with room for the overlay")
+    })?;
+    Ok(())
+}
+
+/// Creates the VM and gives it its memory and its devicetree.
+fn create(
+    device: &Path,
+    memory: &GuestMemory,
+    plan: &LaunchPlan,
+    progress: &Progress<'_>,
+) -> Result<Vm, Diagnostic> {
+    let path = device.display();
+    let gunyah = progress.step(
+        Step::Device,
+        || Gunyah::open(device).map_err(answer(Step::Device, format!("opening {path}"))),
+        |_| path.to_string(),
+    )?;
+    let vm = progress.step(
+        Step::CreateVm,
+        || {
+            let call = format!("CREATE_VM on {path}");
+            gunyah.create_vm().map_err(answer(Step::CreateVm, call))
+        },
+        |_| String::new(),
+    )?;
+    for (index, (region, address)) in memory.regions().enumerate() {
+        progress.step(
+            Step::Region,
+            || register(&vm, region, address, index == 0),
+            |how| {
+                let (label, base, size) = (region.label, region.base, Size(region.size));
+                format!("region {label} at {base:#x}, {size}, {how}")
+            },
+        )?;
+    }
+    let (base, size) = (plan.dtb.base, plan.dtb.size);
+    progress.step(
+        Step::DtbConfig,
+        || {
+            let call = format!("VM_SET_DTB_CONFIG of {size:#x} bytes at guest {base:#x}");
+            vm.set_dtb_config(base, size)
+                .map_err(answer(Step::DtbConfig, call))
+        },
+        |()| format!("{base:#x}+{size:#x}"),
+    )?;
+    Ok(vm)
+}
+
+/// Registers `region`, mapped at `address`; says how. With [`Access::Auto`], main memory is lent where
+/// the driver can lend, because a production resource manager refuses it shared; other regions are
+/// shared.
+fn register(
+    vm: &Vm,
+    region: &PlannedRegion,
+    address: u64,
+    main: bool,
+) -> Result<&'static str, Diagnostic> {
+    let bit = |set: bool, bit: u32| if set { bit } else { 0 };
+    let argument = UserMemoryRegion {
+        label: region.label,
+        flags: bit(region.flags.read, uapi::MEM_ALLOW_READ)
+            | bit(region.flags.write, uapi::MEM_ALLOW_WRITE)
+            | bit(region.flags.execute, uapi::MEM_ALLOW_EXEC),
+        guest_phys_addr: region.base,
+        memory_size: region.size,
+        userspace_addr: address,
+    };
+    let of = || {
+        let (label, size, base) = (region.label, region.size, region.base);
+        format!("region {label} ({size:#x} bytes at guest {base:#x}, mapped at {address:#x})")
+    };
+    let lend = match region.access {
+        Access::Auto => main,
+        Access::Lend => true,
+        Access::Share => false,
+    };
+    if lend {
+        match vm.lend(&argument) {
+            Ok(()) => return Ok("lent"),
+            Err(error) if region.access == Access::Auto && is(&error, Errno::ENOTTY) => {}
+            Err(error) => {
+                let call = format!("VM_ANDROID_LEND_USER_MEM of {}", of());
+                return Err(refused(Step::Region, call, &error));
+            }
+        }
+    }
+    let call = || format!("VM_SET_USER_MEM_REGION of {}", of());
+    vm.share(&argument)
+        .map_err(|error| refused(Step::Region, call(), &error))?;
+    Ok("shared")
+}
+
+fn add_vcpu(vm: &Vm, id: u32) -> Result<OwnedFd, Diagnostic> {
+    let call = format!("VM_ADD_FUNCTION of vCPU {id}");
+    vm.add_vcpu(id).map_err(answer(Step::Functions, call))
+}
+
+fn answer(step: Step, call: impl Into<String>) -> impl FnOnce(io::Error) -> Diagnostic {
+    move |error| refused(step, call, &error)
+}
+
+fn is(error: &io::Error, errno: Errno) -> bool {
+    error.raw_os_error() == Some(errno as i32)
+}
+
+/// A launch reports the first fault; `gunyahd check` is for all of them.
+fn first_of(faults: Vec<Diagnostic>) -> Diagnostic {
+    let more = faults.len().saturating_sub(1);
+    let first = faults.into_iter().next();
+    let mut first = first.unwrap_or_else(|| answers::OTHER.case("nothing is known to be wrong"));
+    if more > 0 {
+        let what = &mut first.what;
+        what.push_str(&format!(" (and {more} more: `gunyahd check` lists all)"));
+    }
+    first
+}
+
+fn first_of_dtb(config: &VmConfig, problems: &[DtbProblem]) -> Diagnostic {
+    let errors = problems.iter().filter(|problem| !problem.is_warning());
+    first_of(errors.map(|problem| of_dtb(config, problem)).collect())
+}
+
+fn of_dtb(config: &VmConfig, problem: &DtbProblem) -> Diagnostic {
+    let severity = match problem.is_warning() {
+        true => crate::diagnostic::Severity::Warning,
+        false => crate::diagnostic::Severity::Error,
+    };
+    Diagnostic {
+        name: problem.rule().into(),
+        severity,
+        step: Step::Dtb,
+        place: Some(config.place(problem.key())),
+        what: problem.what(),
+        errno: None,
+        start_answers: problem.errno().map(|errno| errno as i32),
+        cause: problem.cause().into(),
+        cure: problem.cure().into(),
+        lasting: true,
+    }
+}
+
+fn describe_images(images: &Images) -> String {
+    let kernel = &images.info.kernel;
+    let format = match (&kernel.layout, kernel.gzip) {
+        (_, true) => "gzip'ed arm64 Image",
+        (KernelLayout::Image(_), false) => "arm64 Image",
+        (KernelLayout::Elf(_), false) => "ELF",
+    };
+    let mut text = format!("{format} of {} bytes", kernel.size);
+    if let Some(size) = images.info.initrd {
+        text.push_str(&format!(", initrd of {size} bytes"));
+    }
+    text
+}
+
+fn describe_plan(plan: &LaunchPlan) -> String {
+    let mut text = format!("entry {:#x}, ", plan.kernel.entry);
+    if let Some(initrd) = &plan.initrd {
+        text.push_str(&format!("initrd {:#x}, ", initrd.base));
+    }
+    let (dtb, entries) = (plan.dtb.base, plan.memory_entries);
+    format!("{text}dtb {dtb:#x}, {entries} memory entries at most")
+}
+
+fn describe_pool(choice: &Choice) -> String {
+    if choice.huge_pages.is_empty() {
+        return "no huge pages of the pool needed".to_owned();
+    }
+    let pages = choice.huge_pages.iter();
+    let each: Vec<_> = pages
+        .map(|(page, count)| format!("{count} pages of {}", Size(*page)))
+        .collect();
+    each.join(", ")
+}
+
+fn describe_memory(plan: &LaunchPlan, choice: &Choice) -> String {
+    let regions = plan.regions.iter().zip(&choice.backings);
+    let each: Vec<_> = regions
+        .map(|(region, backing)| {
+            let (label, size) = (region.label, Size(region.size));
+            format!("region {label} {size} {backing}")
+        })
+        .collect();
+    each.join(", ")
+}
+
+/// Everything that this folder finds.
+pub(crate) const KINDS: &[&[Kind]] = &[load::KINDS, answers::KINDS];
