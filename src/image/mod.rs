@@ -121,3 +121,98 @@ pub(crate) const KINDS: &[&[Kind]] = &[
     elf::KINDS,
     gzip::KINDS,
 ];
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+    use crate::config::parse;
+    use crate::layout::DTB_MAX;
+
+    fn folder(test: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("gunyahd-{test}-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        folder
+    }
+
+    /// A VM of these files; its JSON's other keys are `rest`.
+    fn open(folder: &Path, kernel: &str, rest: &str) -> Result<Images, Vec<Diagnostic>> {
+        let folder = folder.display();
+        let text = format!(
+            r#"{{"name": "vm", "memory": {{"size": "64M"}}, "kernel": {{"path": "{folder}/Image"{kernel}}}{rest}}}"#
+        );
+        let text = text.replace("dir/", &format!("{folder}/"));
+        Images::open(&parse(Path::new("vm.json"), &text).unwrap())
+    }
+
+    fn names(faults: Vec<Diagnostic>) -> Vec<String> {
+        let text = |fault: Diagnostic| format!("{} at {}", fault.name, fault.place.unwrap().key);
+        faults.into_iter().map(text).collect()
+    }
+
+    #[test]
+    fn every_file_is_reported_at_its_key() {
+        let folder = folder("images");
+        fs::write(folder.join("Image"), "#!/bin/sh\n").unwrap();
+        let dtb = fs::File::create(folder.join("dtb")).unwrap();
+        dtb.set_len(DTB_MAX + 1).unwrap();
+        let rest = r#", "initrd": {"path": "dir/none"}, "dtb": {"path": "dir/dtb"},
+            "regions": [{"label": 1, "base": "0xa0000000", "size": "4K", "file": "dir/none"}]"#;
+        assert_eq!(
+            names(open(&folder, "", rest).unwrap_err()),
+            [
+                "image-not-a-kernel at kernel.path",
+                "image-missing at initrd.path",
+                "image-dtb-too-large at dtb.path",
+                "image-missing at regions[0].file",
+            ]
+        );
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_kernel_is_what_its_first_bytes_say() {
+        let folder = folder("kernel");
+        let mut image = vec![0; 4096];
+        image[16..24].copy_from_slice(&0x20_0000u64.to_le_bytes());
+        image[56..60].copy_from_slice(b"ARM\x64");
+        fs::write(folder.join("Image"), &image).unwrap();
+        let images = open(&folder, "", "").unwrap();
+        assert_eq!(
+            (images.info.kernel.gzip, images.info.kernel.size),
+            (false, 4096)
+        );
+        let named = open(&folder, r#", "format": "elf""#, "").unwrap_err();
+        let what = "it is an arm64 Image, kernel.format says an ELF executable";
+        assert!(named[0].what.ends_with(what), "{}", named[0]);
+        assert_eq!(names(named), ["image-other-format at kernel.path"]);
+
+        let mut packed = flate2::GzBuilder::new().write(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut packed, &image).unwrap();
+        let packed = packed.finish().unwrap();
+        fs::write(folder.join("Image"), &packed).unwrap();
+        let images = open(&folder, "", "").unwrap();
+        assert_eq!(
+            (images.info.kernel.gzip, images.info.kernel.size),
+            (true, 4096)
+        );
+        let mut room = vec![0; 4096];
+        images.kernel.read(0, &mut room).unwrap();
+        assert_eq!(room, image);
+        let mut short = packed.clone();
+        let end = short.len();
+        short[end - 4..].copy_from_slice(&10u32.to_le_bytes());
+        for (bytes, name) in [
+            (&packed[..5], "image-gzip-cut"),
+            (&short[..], "image-gzip-length"),
+            (&image[..40], "image-not-a-kernel"),
+        ] {
+            fs::write(folder.join("Image"), bytes).unwrap();
+            let faults = open(&folder, "", "").unwrap_err();
+            assert_eq!(faults[0].name, name);
+        }
+        fs::remove_dir_all(folder).unwrap();
+    }
+}

@@ -89,8 +89,12 @@ pub(super) fn dtb(
 }
 
 pub(super) fn seeds() -> Result<Seeds, Diagnostic> {
+    seeds_from(RANDOM)
+}
+
+fn seeds_from(source: &str) -> Result<Seeds, Diagnostic> {
     let (mut rng, mut kaslr) = ([0; 32], [0; 8]);
-    File::open(RANDOM)
+    File::open(source)
         .and_then(|mut file| {
             file.read_exact(&mut rng)?;
             file.read_exact(&mut kaslr)
@@ -98,11 +102,57 @@ pub(super) fn seeds() -> Result<Seeds, Diagnostic> {
         .map_err(|error| {
             let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
             NO_SEEDS
-                .case(format!("reading {RANDOM} for the guest's seeds"))
+                .case(format!("reading {source} for the guest's seeds"))
                 .errno(errno)
         })?;
     Ok(Seeds {
         rng,
         kaslr: u64::from_ne_bytes(kaslr),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::parse;
+    use crate::image::{arm64, ImageInfo, KernelInfo, KernelLayout};
+    use crate::memory::{choose, Pool};
+    use crate::plan::{plan, Host};
+
+    #[test]
+    fn a_devicetree_stays_in_its_range() {
+        let text = r#"{"name": "vm", "kernel": {"path": "/Image"}, "memory": {"size": "4M", "backing": "base"}}"#;
+        let images = ImageInfo {
+            kernel: KernelInfo {
+                gzip: false,
+                size: 4096,
+                layout: KernelLayout::Image(arm64::Header {
+                    text_offset: 0,
+                    image_size: 4096,
+                }),
+            },
+            initrd: None,
+            regions: Vec::new(),
+        };
+        let host = Host::PAGES_4K;
+        let config = parse(Path::new("vm.json"), text).unwrap();
+        let plan = plan(&config, &images, 4096, &host).unwrap();
+        let choice = choose(&plan, &host, Pool::read).unwrap();
+        let (mut memory, _) = GuestMemory::allocate(&plan, &choice, &host).unwrap();
+        let size = usize::try_from(plan.dtb.size).unwrap();
+        dtb(&vec![1; size], &plan, &mut memory).unwrap();
+        assert_eq!(memory.bytes_mut(plan.dtb.base, 1).unwrap(), [1]);
+        let long = dtb(&vec![1; size + 1], &plan, &mut memory).unwrap_err();
+        assert_eq!(long.name, "load-dtb-too-long");
+    }
+
+    #[test]
+    fn seeds_are_random_or_an_error() {
+        let (one, other) = (seeds().unwrap(), seeds().unwrap());
+        assert_ne!(one.rng, other.rng);
+        let none = seeds_from("/no/such/device").map(|_| ()).unwrap_err();
+        assert_eq!(none.name, "load-no-seeds");
+    }
 }

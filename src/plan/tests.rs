@@ -224,7 +224,7 @@ fn every_mistake_has_a_name_and_a_key() {
             "plan-kernel-entry at kernel.offset",
         ),
         (
-            json!({ "memory": { "size": "40G" }, "initrd": { "offset": "36G" } }),
+            json!({ "memory": { "size": "40G", "page_size": "1G" }, "initrd": { "offset": "36G" } }),
             30,
             "plan-initrd-window at initrd",
         ),
