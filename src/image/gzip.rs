@@ -75,7 +75,9 @@ impl<R: Read> Unpacker<R> {
             match self.decoder.read(room) {
                 Ok(0) => {
                     let (unpacked, size) = (self.unpacked, self.size);
-                    let what = format!("unpacks to {unpacked} bytes, its trailer says {size}");
+                    let what = format!(
+                        "the gzip'ed file unpacks to {unpacked} bytes, its trailer says {size}"
+                    );
                     return Err(LENGTH.case(what));
                 }
                 Ok(length) => {
@@ -96,7 +98,7 @@ impl<R: Read> Unpacker<R> {
                 Ok(0) => Ok(()),
                 Ok(_) => {
                     let what = format!(
-                        "unpacks to more than the {} bytes that its trailer says",
+                        "the gzip'ed file unpacks to more than the {} bytes that its trailer says",
                         self.size
                     );
                     Err(LENGTH.case(what))
@@ -120,18 +122,22 @@ impl<R: Read> Unpacker<R> {
     fn fault(&self, error: io::Error) -> Diagnostic {
         let unpacked = self.unpacked;
         if let Some(raw) = error.raw_os_error() {
-            let what = format!("cannot be read after {unpacked} unpacked bytes");
+            let what = format!("the gzip'ed file cannot be read after {unpacked} unpacked bytes");
             return UNREADABLE.case(what).errno(Errno::from_raw(raw));
         }
         match error.kind() {
-            io::ErrorKind::UnexpectedEof => {
-                CUT.case(format!("ends after {unpacked} unpacked bytes"))
+            io::ErrorKind::UnexpectedEof => CUT.case(format!(
+                "the gzip'ed file ends after {unpacked} unpacked bytes"
+            )),
+            _ if self.decoder.header().is_none() => {
+                HEADER.case("the gzip'ed file has no valid header")
             }
-            _ if self.decoder.header().is_none() => HEADER.case("has no valid gzip header"),
-            _ if unpacked == self.size => {
-                CRC.case("the CRC32 of its unpacked bytes is not the one in its trailer")
-            }
-            _ => DAMAGED.case(format!("is damaged after {unpacked} unpacked bytes")),
+            _ if unpacked == self.size => CRC.case(
+                "the CRC32 of the unpacked bytes is not the one in the gzip'ed file's trailer",
+            ),
+            _ => DAMAGED.case(format!(
+                "the gzip'ed file is damaged after {unpacked} unpacked bytes"
+            )),
         }
     }
 }

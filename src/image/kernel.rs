@@ -102,7 +102,7 @@ impl Kernel {
         // A file that was cut ends with anything, mostly zeros.
         if size < start.len() as u64 {
             return Err(gzip::LENGTH.case(format!(
-                "unpacks to {size} bytes by its trailer, fewer than the header of an arm64 Image"
+                "the gzip'ed file's trailer says that it unpacks to {size} bytes, fewer than the header of an arm64 Image"
             )));
         }
         self.unpacked = Some(size);

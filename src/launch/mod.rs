@@ -53,7 +53,8 @@ pub fn launch(
     before_start: impl FnOnce(&Vm) -> Result<(), Diagnostic>,
 ) -> Result<Launched, Diagnostic> {
     let progress = Progress::new(say);
-    let images = progress.step(Step::Images, || open(config), describe_images)?;
+    let open = || Images::open(config).map_err(first_of);
+    let images = progress.step(Step::Images, open, describe_images)?;
     let (draft, plan) = progress.step(
         Step::Plan,
         || decide(config, &images),
@@ -77,13 +78,8 @@ pub fn launch(
         )?,
     };
     before_start(&vm)?;
-    let start = || vm.start().map_err(answer(Step::Start, "VM_START"));
-    progress.step(Step::Start, start, |()| String::new())?;
+    progress.call(Step::Start, "VM_START", || vm.start(), |()| String::new())?;
     Ok(Launched { vm, memory, vcpus })
-}
-
-fn open(config: &VmConfig) -> Result<Images, Diagnostic> {
-    Images::open(config).map_err(first_of)
 }
 
 fn decide(config: &VmConfig, images: &Images) -> Result<(Draft, LaunchPlan), Diagnostic> {
@@ -170,17 +166,14 @@ fn create(
     progress: &Progress<'_>,
 ) -> Result<Vm, Diagnostic> {
     let path = device.display();
-    let gunyah = progress.step(
-        Step::Device,
-        || Gunyah::open(device).map_err(answer(Step::Device, format!("opening {path}"))),
-        |_| path.to_string(),
-    )?;
-    let vm = progress.step(
+    let call = format!("opening {path}");
+    let open = || Gunyah::open(device);
+    let gunyah = progress.call(Step::Device, call, open, |_| path.to_string())?;
+    let call = format!("CREATE_VM on {path}");
+    let vm = progress.call(
         Step::CreateVm,
-        || {
-            let call = format!("CREATE_VM on {path}");
-            gunyah.create_vm().map_err(answer(Step::CreateVm, call))
-        },
+        call,
+        || gunyah.create_vm(),
         |_| String::new(),
     )?;
     for (index, (region, address)) in memory.regions().enumerate() {
@@ -194,13 +187,10 @@ fn create(
         )?;
     }
     let (base, size) = (plan.dtb.base, plan.dtb.size);
-    progress.step(
+    progress.call(
         Step::DtbConfig,
-        || {
-            let call = format!("VM_SET_DTB_CONFIG of {size:#x} bytes at guest {base:#x}");
-            vm.set_dtb_config(base, size)
-                .map_err(answer(Step::DtbConfig, call))
-        },
+        format!("VM_SET_DTB_CONFIG of {size:#x} bytes at guest {base:#x}"),
+        || vm.set_dtb_config(base, size),
         |()| format!("{base:#x}+{size:#x}"),
     )?;
     Ok(vm)
@@ -225,9 +215,12 @@ fn register(
         memory_size: region.size,
         userspace_addr: address,
     };
-    let of = || {
+    let failed = |call: &str, error: io::Error| {
         let (label, size, base) = (region.label, region.size, region.base);
-        format!("region {label} ({size:#x} bytes at guest {base:#x}, mapped at {address:#x})")
+        let call = format!(
+            "{call} of region {label} ({size:#x} bytes at guest {base:#x}, mapped at {address:#x})"
+        );
+        refused(Step::Region, call, &error)
     };
     let lend = match region.access {
         Access::Auto => main,
@@ -237,30 +230,23 @@ fn register(
     if lend {
         match vm.lend(&argument) {
             Ok(()) => return Ok("lent"),
-            Err(error) if region.access == Access::Auto && is(&error, Errno::ENOTTY) => {}
-            Err(error) => {
-                let call = format!("VM_ANDROID_LEND_USER_MEM of {}", of());
-                return Err(refused(Step::Region, call, &error));
-            }
+            Err(error)
+                if region.access == Access::Auto
+                    && error.raw_os_error() == Some(Errno::ENOTTY as i32) => {}
+            Err(error) => return Err(failed("VM_ANDROID_LEND_USER_MEM", error)),
         }
     }
-    let call = || format!("VM_SET_USER_MEM_REGION of {}", of());
-    vm.share(&argument)
-        .map_err(|error| refused(Step::Region, call(), &error))?;
-    Ok("shared")
+    match vm.share(&argument) {
+        Ok(()) => Ok("shared"),
+        Err(error) => Err(failed("VM_SET_USER_MEM_REGION", error)),
+    }
 }
 
 fn add_vcpu(vm: &Vm, id: u32) -> Result<OwnedFd, Diagnostic> {
-    let call = format!("VM_ADD_FUNCTION of vCPU {id}");
-    vm.add_vcpu(id).map_err(answer(Step::Functions, call))
-}
-
-fn answer(step: Step, call: impl Into<String>) -> impl FnOnce(io::Error) -> Diagnostic {
-    move |error| refused(step, call, &error)
-}
-
-fn is(error: &io::Error, errno: Errno) -> bool {
-    error.raw_os_error() == Some(errno as i32)
+    vm.add_vcpu(id).map_err(|error| {
+        let call = format!("VM_ADD_FUNCTION of vCPU {id}");
+        refused(Step::Functions, call, &error)
+    })
 }
 
 /// A launch reports the first fault; `gunyahd check` is for all of them.

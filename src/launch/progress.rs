@@ -2,8 +2,10 @@
 //! What a launch says on its way.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::time::{Duration, Instant};
 
+use super::answers::refused;
 use crate::diagnostic::{Diagnostic, Step};
 use crate::status::trace::Trace;
 
@@ -65,5 +67,17 @@ impl<'a> Progress<'a> {
             detail: describe(&done),
         });
         Ok(done)
+    }
+
+    /// As [`Progress::step`], for one call of the driver.
+    pub fn call<T>(
+        &self,
+        step: Step,
+        call: impl Into<String>,
+        work: impl FnOnce() -> io::Result<T>,
+        describe: impl FnOnce(&T) -> String,
+    ) -> Result<T, Diagnostic> {
+        let work = || work().map_err(|error| refused(step, call, &error));
+        self.step(step, work, describe)
     }
 }
