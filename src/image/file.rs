@@ -16,12 +16,12 @@ kinds! {
     MISSING: Error "image-missing" in Images {
         "a file that the config names does not exist",
         cause: "",
-        cure: "is the file in the vendor image, and its partition mounted?",
+        cure: "check that the file is in the vendor image and that its partition is mounted",
     }
     FORBIDDEN: Error "image-forbidden" in Images {
         "a file that the config names may not be opened",
         cause: "",
-        cure: "mode and SELinux label of the file and its folders (ls -lZ)",
+        cure: "check mode and SELinux label of the file and its folders (ls -lZ)",
     }
     UNOPENED: Error "image-unopened" in Images {
         "a file that the config names cannot be opened",
@@ -68,16 +68,7 @@ pub struct OpenFile {
 impl OpenFile {
     /// Opens a regular file that is not empty; never waits for the writer of a fifo.
     pub fn open(path: &Path) -> Result<Self, Diagnostic> {
-        let failed = |error: io::Error| {
-            let errno = errno_of(&error);
-            let kind = match errno {
-                Errno::ENOENT => MISSING,
-                Errno::EACCES => FORBIDDEN,
-                _ => UNOPENED,
-            };
-            kind.case(format!("opening {}", path.display()))
-                .errno(errno)
-        };
+        let failed = |error: io::Error| unopened(path, &error);
         let file = OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
@@ -149,6 +140,17 @@ impl OpenFile {
     }
 }
 
+fn unopened(path: &Path, error: &io::Error) -> Diagnostic {
+    let errno = errno_of(error);
+    let kind = match errno {
+        Errno::ENOENT => MISSING,
+        Errno::EACCES => FORBIDDEN,
+        _ => UNOPENED,
+    };
+    kind.case(format!("opening {}", path.display()))
+        .errno(errno)
+}
+
 /// A file that is read for a later step may be whole again at the next launch.
 fn during(step: Step, mut fault: Diagnostic) -> Diagnostic {
     fault.step = step;
@@ -191,6 +193,9 @@ mod tests {
         assert_eq!(refused(&path), "image-empty");
         assert_eq!(refused(&path.join("below")), "image-unopened");
         std::fs::remove_dir_all(&folder).unwrap();
+        // Root may open everything.
+        let denied = io::Error::from_raw_os_error(libc::EACCES);
+        assert_eq!(unopened(&path, &denied).name, "image-forbidden");
     }
 
     #[test]

@@ -10,10 +10,10 @@ use crate::diagnostic::{kinds, Diagnostic, Kind, Step};
 const NO_FILES: &str =
     "this process (EMFILE) or the whole host (ENFILE) has as many files open as it may";
 const MORE_FILES: &str =
-    "a higher `rlimit nofile` in the service's .rc, or fs.file-max; `ls /proc/PID/fd` shows who has them";
+    "raise `rlimit nofile` in the service's .rc, or fs.file-max; `ls /proc/PID/fd` shows who has them";
 const NO_MEMORY: &str = "the host kernel, or this service's memory cgroup, is out of memory";
 const MORE_MEMORY: &str =
-    "less memory for other services, or a smaller VM; dmesg and the cgroup's memory.events say which it was";
+    "leave more memory free, or give the VM less; dmesg and the cgroup's memory.events say which it was";
 const SELINUX: &str =
     "the ioctl is not in the SELinux domain's allowxperm list, or another process made the VM";
 const POLICY: &str = "use the policy of sepolicy/; look for avc: denied in dmesg";
@@ -22,9 +22,9 @@ const OTHER_DRIVERS: &str =
 const STOP_OTHERS: &str =
     "stop the vendor's own VM service, or crosvm; if there is none, look for gh_rm in dmesg";
 const SWAP_BACKED: &str = "this driver takes swap-backed pages alone, and hugetlb pages are not";
-const OTHER_BACKING: &str = "\"backing\": [\"thp\", \"base\"]";
-const CHECK: &str = "`gunyahd check` on the VM's file";
-const CHECK_DTB: &str = "`gunyahd check --dtb` on the VM's file; look for gh_rm in dmesg";
+const OTHER_BACKING: &str = "use \"backing\": [\"thp\", \"base\"]";
+const CHECK: &str = "run `gunyahd check` on the VM's file";
+const CHECK_DTB: &str = "run `gunyahd check --dtb` on the VM's file; look for gh_rm in dmesg";
 
 kinds! {
     DEVICE_ENOENT: Error "device-enoent" in Device { "there is no Gunyah device",
@@ -32,7 +32,7 @@ kinds! {
         cure: "look for `gunyah` in dmesg and /proc/misc; on a workstation run under gunyah-sim" }
     DEVICE_EACCES: Error "device-eacces" in Device { "the device may not be opened",
         cause: "owner, mode or SELinux label of the node",
-        cure: "`/dev/gunyah 0660 system system` in ueventd.rc, the policy of sepolicy/, then `ls -lZ` the node" }
+        cure: "put `/dev/gunyah 0660 system system` into ueventd.rc, use the policy of sepolicy/, then check `ls -lZ` the node" }
     DEVICE_EBUSY: Error "device-ebusy" in Device { "the device is in use",
         cause: "another program holds it exclusively",
         cure: STOP_OTHERS }
@@ -60,17 +60,17 @@ kinds! {
 
     REGION_ENOMEM: Error "region-enomem" in Region { "the region's pages cannot be pinned",
         cause: "they exceed RLIMIT_MEMLOCK, or the kernel found no room for its list of pages (regions over 2 GiB)",
-        cure: "`rlimit memlock unlimited unlimited` or the capability IPC_LOCK in the service's .rc (by hand: ulimit -l unlimited); split what is over 2 GiB into several regions" }
+        cure: "put `rlimit memlock unlimited unlimited` or the capability IPC_LOCK into the service's .rc (by hand: ulimit -l unlimited); split what is over 2 GiB into several regions" }
     REGION_EEXIST: Error "region-eexist" in Region { "the region is there already",
         cause: "a label used twice, or guest addresses that overlap",
         cure: CHECK }
     REGION_EINVAL: Error "region-einval" in Region { "the driver refuses the region's values",
         cause: "an address or size that is not a multiple of the host's page, or flags that this dialect does not have",
-        cure: "`gunyahd check --page-size` with the host's page size" }
+        cure: "run `gunyahd check --page-size` with the host's page size" }
     REGION_EOVERFLOW: Error "region-eoverflow" in Region { "guest address and size go past 64 bits", cause: "", cure: CHECK }
     REGION_ENOTTY: Error "region-enotty" in Region { "the driver does not know the call",
         cause: "this dialect cannot lend",
-        cure: "\"access\": \"share\", or \"auto\"" }
+        cure: "use \"access\": \"share\" or \"auto\"" }
     REGION_EACCES: Error "region-eacces" in Region { "registering memory is not permitted", cause: SELINUX, cure: POLICY }
     REGION_EFAULT: Error "region-efault" in Region { "the mapping is not there or not writable",
         cause: "pages ran out, or memory failed",
@@ -85,23 +85,23 @@ kinds! {
 
     FUNCTIONS_ENOENT: Error "functions-enoent" in Functions { "the kernel has no support for this function",
         cause: "CONFIG_GUNYAH_VCPU or CONFIG_GUNYAH_IRQFD is off, or its module is not loaded",
-        cure: "turn them on, or load the modules" }
+        cure: "build them in, or load the modules" }
     FUNCTIONS_ENOTTY: Error "functions-enotty" in Functions { "the driver has no VM functions",
         cause: "it is the first part of the driver alone, without vCPUs",
-        cure: "\"scheduling\": \"hypervisor\", or a kernel with CONFIG_GUNYAH_VCPU" }
+        cure: "use \"scheduling\": \"hypervisor\", or a kernel with CONFIG_GUNYAH_VCPU" }
     FUNCTIONS_EEXIST: Error "functions-eexist" in Functions { "the function is there already", cause: "it was added twice", cure: CHECK }
     FUNCTIONS_EMFILE: Error "functions-emfile" in Functions { "no file can be opened", cause: NO_FILES, cure: MORE_FILES }
     FUNCTIONS_ENOMEM: Error "functions-enomem" in Functions { "the host is out of memory", cause: NO_MEMORY, cure: MORE_MEMORY }
 
     START_ENODEV: Error "start-enodev" in Start { "the resource manager refused the VM",
         cause: "its devicetree (/chosen first, /gunyah-vm-config/vcpus, a GIC), its address, or main memory that is shared where only lent is taken",
-        cure: "`gunyahd check --dtb` on the VM's file; \"access\": \"lend\"; look for gh_rm in dmesg" }
+        cure: "run `gunyahd check --dtb` on the VM's file; use \"access\": \"lend\"; look for gh_rm in dmesg" }
     START_EINVAL: Error "start-einval" in Start { "the driver or the resource manager refused the VM's values",
         cause: "the devicetree's range is not inside one region, a region has no permissions, or the devicetree breaks a rule of the resource manager",
         cure: CHECK_DTB }
     START_ENOMEM: Error "start-enomem" in Start { "there is no memory for this VM's memory entries",
         cause: "the resource manager or the kernel ran out of it",
-        cure: "huge pages (\"backing\": [\"hugetlb\"]), fewer regions, a reboot after many teardowns" }
+        cure: "use huge pages (\"backing\": [\"hugetlb\"]) or fewer regions; reboot after many teardowns" }
     START_EIO: Error "start-eio" in Start { "the driver refuses the VM's pages", cause: SWAP_BACKED, cure: OTHER_BACKING }
     START_EACCES: Error "start-eacces" in Start { "START is not permitted", cause: SELINUX, cure: POLICY }
     START_ETIMEDOUT: Error "start-etimedout" in Start { "the resource manager did not answer",

@@ -18,7 +18,7 @@ kinds! {
     NO_SEEDS: Error "load-no-seeds" in Dtb {
         "there is no randomness for the guest's seeds",
         cause: "/dev/urandom is missing, or SELinux denies it",
-        cure: "`ls -lZ /dev/urandom`; look for avc: denied in dmesg",
+        cure: "check `ls -lZ /dev/urandom`; look for avc: denied in dmesg",
     }
     DTB_TOO_LONG: Error "load-dtb-too-long" in Dtb {
         "the devicetree is longer than was planned",

@@ -2,7 +2,7 @@
 //! One launch, from a config to a VM that runs: the whole way in one place.
 //!
 //! ```text
-//! progress   what it says on its way
+//! progress   what it reports on its way
 //! load       files' bytes into guest memory
 //! answers    what the driver's errnos mean
 //! ```
@@ -42,17 +42,17 @@ pub struct Launched {
     pub vcpus: Vec<OwnedFd>,
 }
 
-/// Launches `config` on the driver of `device`; `say` hears of every step. `before_start` adds what
+/// Launches `config` on the driver of `device`; `report` hears of every step. `before_start` adds what
 /// has to be there when the guest begins, such as interrupt lines.
 ///
 /// An error is the step's that failed. Everything that was made before it is given back.
 pub fn launch(
     config: &VmConfig,
     device: &Path,
-    say: &dyn Fn(Event),
+    report: &dyn Fn(Event),
     before_start: impl FnOnce(&Vm) -> Result<(), Diagnostic>,
 ) -> Result<Launched, Diagnostic> {
-    let progress = Progress::new(say);
+    let progress = Progress::new(report);
     let open = || Images::open(config).map_err(first_of);
     let images = progress.step(Step::Images, open, describe_images)?;
     let (draft, plan) = progress.step(
@@ -117,7 +117,7 @@ fn take_memory(
     let (memory, warnings) = progress.step(Step::Memory, allocate, describe)?;
     progress.warn(warnings);
     if !choice.huge_pages.is_empty() {
-        progress.say(Event::HugePages(choice.huge_pages));
+        progress.report(Event::HugePages(choice.huge_pages));
     }
     Ok(memory)
 }

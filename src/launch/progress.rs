@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a launch says on its way.
+//! What a launch reports on its way.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -25,31 +25,31 @@ pub enum Event {
     Warning(Diagnostic),
 }
 
-/// Where a launch says what happens.
+/// Where a launch reports what happens.
 pub(super) struct Progress<'a> {
     trace: Trace,
-    say: &'a dyn Fn(Event),
+    report: &'a dyn Fn(Event),
 }
 
 impl<'a> Progress<'a> {
-    pub fn new(say: &'a dyn Fn(Event)) -> Self {
+    pub fn new(report: &'a dyn Fn(Event)) -> Self {
         Self {
             trace: Trace::open(),
-            say,
+            report,
         }
     }
 
-    pub fn say(&self, event: Event) {
-        (self.say)(event);
+    pub fn report(&self, event: Event) {
+        (self.report)(event);
     }
 
     pub fn warn(&self, warnings: impl IntoIterator<Item = Diagnostic>) {
         for warning in warnings {
-            self.say(Event::Warning(warning));
+            self.report(Event::Warning(warning));
         }
     }
 
-    /// Does one step, marks it in the trace and, when it went well, says its time and what `describe`
+    /// Does one step, marks it in the trace and, when it went well, reports its time and what `describe`
     /// has about it.
     pub fn step<T>(
         &self,
@@ -61,7 +61,7 @@ impl<'a> Progress<'a> {
         let slice = self.trace.slice(step.as_str());
         let done = work()?;
         drop(slice);
-        self.say(Event::Step {
+        self.report(Event::Step {
             step,
             took: begin.elapsed(),
             detail: describe(&done),

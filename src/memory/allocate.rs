@@ -19,12 +19,12 @@ kinds! {
     OUT: Error "memory-out" in Memory {
         "the host has no memory left for a region",
         cause: "the host, or this service's memory cgroup, is out of memory",
-        cure: "less memory for the VM, or huge pages reserved at boot (\"backing\": [\"hugetlb\"])",
+        cure: "give the VM less memory, or reserve huge pages at boot (\"backing\": [\"hugetlb\"])",
     }
     NO_SUCH_PAGES: Error "memory-no-such-pages" in Memory {
         "the kernel refuses huge pages of the wanted size",
         cause: "the kernel has no such pages",
-        cure: "a page_size that is listed in /sys/kernel/mm/hugepages, or CONFIG_HUGETLBFS",
+        cure: "give a page_size that is listed in /sys/kernel/mm/hugepages, or turn on CONFIG_HUGETLBFS",
     }
     NOT_POPULATED: Error "memory-not-populated" in Memory {
         "a page could not be made present",
@@ -39,12 +39,12 @@ kinds! {
     FRAGMENTED: Error "memory-fragmented" in Memory {
         "too few transparent huge pages came",
         cause: "memory is fragmented or shmem_enabled is `never`; so many small pages would hang the resource manager",
-        cure: "echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled early at boot, or \"backing\": [\"hugetlb\"]",
+        cure: "write `advise` to /sys/kernel/mm/transparent_hugepage/shmem_enabled early at boot, or use \"backing\": [\"hugetlb\"]",
     }
     FEW_HUGE_PAGES: Warning "memory-few-huge-pages" in Memory {
         "fewer transparent huge pages came than there could be",
         cause: "memory is fragmented, or shmem_enabled is `never`; START takes longer",
-        cure: "echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled early at boot",
+        cure: "write `advise` to /sys/kernel/mm/transparent_hugepage/shmem_enabled early at boot",
     }
 }
 

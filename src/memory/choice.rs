@@ -14,17 +14,17 @@ kinds! {
     SHORT: Error "pool-short" in Pool {
         "a pool has too few huge pages",
         cause: "too few were reserved, or other VMs have them",
-        cure: "`hugepagesz=2M hugepages=N` on the kernel command line, or ro.vendor.gunyah.hugepages=N",
+        cure: "put `hugepagesz=2M hugepages=N` on the kernel command line, or set ro.vendor.gunyah.hugepages",
     }
     NO_SUCH_PAGES: Error "pool-no-such-pages" in Pool {
         "this kernel has no huge pages of the wanted size",
         cause: "another base page size than the VM was written for, or CONFIG_HUGETLBFS is off",
-        cure: "a page_size that is listed in /sys/kernel/mm/hugepages, or \"thp\" in `backing`",
+        cure: "give a page_size that is listed in /sys/kernel/mm/hugepages, or \"thp\" in `backing`",
     }
     TOO_MANY_ENTRIES: Error "pool-memory-entries" in Pool {
         "without huge pages the VM's memory would be made of too many pieces",
         cause: "a resource manager was seen to take 4096 memory entries, and to hang START for good at four times that",
-        cure: "reserve huge pages, or less memory",
+        cure: "reserve huge pages, or give the VM less memory",
     }
     OTHER_BACKING: Warning "pool-other-backing" in Pool {
         "a region does not get the backing that it would like best",
@@ -34,7 +34,7 @@ kinds! {
     UNREADABLE: Warning "pool-unreadable" in Pool {
         "a pool of huge pages cannot be read",
         cause: "",
-        cure: "mode and SELinux label of /sys/kernel/mm/hugepages",
+        cure: "check mode and SELinux label of /sys/kernel/mm/hugepages",
     }
 }
 
@@ -221,7 +221,7 @@ mod tests {
         );
         assert_eq!(
             error.cure,
-            "`hugepagesz=1G hugepages=4` on the kernel command line; `gunyahd check` adds up what all VMs need"
+            "put `hugepagesz=1G hugepages=4` on the kernel command line; `gunyahd check` adds up what all VMs need"
         );
         // What all regions of the VM want, not only the one that found too few.
         let error = refused(
@@ -235,7 +235,7 @@ mod tests {
         );
         assert_eq!(
             error.cure,
-            "`hugepagesz=2M hugepages=161` on the kernel command line, or ro.vendor.gunyah.hugepages=161 (init/gunyah-hugepages.rc); `gunyahd check` adds up what all VMs need"
+            "put `hugepagesz=2M hugepages=161` on the kernel command line, or set ro.vendor.gunyah.hugepages=161 (init/gunyah-hugepages.rc); `gunyahd check` adds up what all VMs need"
         );
     }
 

@@ -15,7 +15,7 @@ kinds! {
     LOW: Error "memlock-low" in Pool {
         "RLIMIT_MEMLOCK is too low for the VM's pages, and may not be raised",
         cause: "the service has neither the limit nor the capability",
-        cure: "`rlimit memlock unlimited unlimited` or the capability IPC_LOCK in the service's .rc (by hand: ulimit -l unlimited)",
+        cure: "put `rlimit memlock unlimited unlimited` or the capability IPC_LOCK into the service's .rc (by hand: ulimit -l unlimited)",
     }
 }
 

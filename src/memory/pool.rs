@@ -69,12 +69,12 @@ impl Pool {
         let size = Size(self.page);
         let by_init = match self.page {
             INIT_PAGE => {
-                format!(", or ro.vendor.gunyah.hugepages={pages} (init/gunyah-hugepages.rc)")
+                format!(", or set ro.vendor.gunyah.hugepages={pages} (init/gunyah-hugepages.rc)")
             }
             _ => String::new(),
         };
         format!(
-            "`hugepagesz={size:#} hugepages={pages}` on the kernel command line{by_init}; `gunyahd check` adds up what all VMs need"
+            "put `hugepagesz={size:#} hugepages={pages}` on the kernel command line{by_init}; `gunyahd check` adds up what all VMs need"
         )
     }
 }

@@ -19,12 +19,12 @@ kinds! {
     OUTSIDE: Error "plan-outside" in Plan {
         "something goes past the end of main memory",
         cause: "",
-        cure: "a larger memory.size, or a smaller offset",
+        cure: "give a larger memory.size or a smaller offset",
     }
     NO_ROOM: Error "plan-no-room" in Plan {
         "main memory has no room left",
         cause: "",
-        cure: "a larger memory.size",
+        cure: "give a larger memory.size",
     }
     OVERLAP: Error "plan-overlap" in Plan {
         "two pieces of main memory overlap",
@@ -49,7 +49,7 @@ kinds! {
     ENTRY: Error "plan-kernel-entry" in Plan {
         "the kernel's entry is too far from the base of main memory, or not a multiple of 4",
         cause: "the guest begins at the base of main memory, from where a branch reaches 128 MiB",
-        cure: "a smaller kernel.offset",
+        cure: "give a smaller kernel.offset",
     }
     WINDOW: Error "plan-initrd-window" in Plan {
         "the initrd is too far from the kernel",

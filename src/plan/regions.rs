@@ -25,12 +25,12 @@ kinds! {
     TOO_MANY_ENTRIES: Error "plan-memory-entries" in Plan {
         "the VM's memory is made of too many pieces",
         cause: "a resource manager was seen to take 4096 memory entries, and to hang START for good at four times that",
-        cure: "\"hugetlb\" or \"thp\" backing, larger huge pages, or less memory",
+        cure: "use \"hugetlb\" or \"thp\" in memory.backing, larger huge pages, or less memory",
     }
     SLOW_START: Warning "plan-slow-start" in Plan {
         "the VM's memory is made of so many pieces that START takes long",
         cause: "the resource manager takes 512 memory entries a message",
-        cure: "larger pages make fewer entries",
+        cure: "use larger pages: they make fewer entries",
     }
     LARGE: Warning "plan-large-region" in Plan {
         "a region is over 2 GiB",
@@ -40,12 +40,12 @@ kinds! {
     NO_HUGE_PAGE: Warning "plan-no-huge-page" in Plan {
         "a region is smaller than one huge page",
         cause: "",
-        cure: "a smaller page_size, or another backing",
+        cure: "give a smaller page_size or another backing",
     }
     SHARED: Warning "plan-shared-memory" in Plan {
         "main memory is shared",
         cause: "a production resource manager takes lent memory alone, and START answers ENODEV",
-        cure: "\"access\": \"auto\" lends wherever the driver can",
+        cure: "use \"access\": \"auto\", which lends wherever the driver can",
     }
 }
 

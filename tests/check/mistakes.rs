@@ -59,7 +59,7 @@ fn every_kind_of_mistake_is_told_with_its_place() {
         "etc/g-regions.json:6:7: regions[0].label: 0 is the label of memory too",
         "etc/g-regions.json:6:19: regions[0].base: 0x83000000+5M overlaps 0x80000000+64M of memory",
         "etc/g-regions.json:7:55: regions[1].file: /vm/large has 5242880 bytes, the region 4194304",
-        "etc/h-file.json:5:15: initrd.path: opening ./vm/none: ENOENT (No such file or directory); is the file in the vendor image, and its partition mounted?",
+        "etc/h-file.json:5:15: initrd.path: opening ./vm/none: ENOENT (No such file or directory); check that the file is in the vendor image and that its partition is mounted",
         "etc/i-kernel.json:2:14: kernel.path: kernel ./vm/text: ",
         "etc/j-room.json:5:15: initrd.path: no room for the initrd",
         "etc/k-unknown.json:5:24: start.after[0]: waits for \"a-god\", which no file describes; did you mean \"a-good\"?",
