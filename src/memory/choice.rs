@@ -7,7 +7,7 @@ use std::io;
 use super::pool::Pool;
 use crate::config::Backing;
 use crate::diagnostic::{kinds, Diagnostic};
-use crate::plan::{memory_entries, Host, LaunchPlan, PlannedRegion, MAX_MEMORY_ENTRIES};
+use crate::plan::{self, memory_entries, Host, LaunchPlan, PlannedRegion, MAX_MEMORY_ENTRIES};
 use crate::text::{failure, Size};
 
 kinds! {
@@ -23,7 +23,7 @@ kinds! {
     }
     TOO_MANY_ENTRIES: Error "pool-memory-entries" in Pool {
         "without huge pages the VM's memory would be made of too many pieces",
-        cause: "a resource manager was seen to take 4096 memory entries, and to hang START for good at four times that",
+        cause: plan::TOO_MANY_ENTRIES,
         cure: "reserve huge pages, or give the VM less memory",
     }
     OTHER_BACKING: Warning "pool-other-backing" in Pool {

@@ -11,6 +11,10 @@ pub(super) const MEMORY_ENTRIES_PER_MESSAGE: u64 = 512;
 /// seconds, 16384 ran it out of heap and hung START for good.
 pub const MAX_MEMORY_ENTRIES: u64 = 4096;
 
+/// Why there may not be more.
+pub const TOO_MANY_ENTRIES: &str =
+    "a resource manager was seen to take 4096 memory entries, and to hang START for good at four times that";
+
 /// Entries that `size` bytes of `backing` make at most. `huge_page` is the region's own, in bytes.
 pub fn memory_entries(size: u64, backing: Backing, huge_page: u64, host: &Host) -> u64 {
     let unit = match backing {

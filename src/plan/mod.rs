@@ -23,7 +23,7 @@ mod tests;
 
 use std::path::PathBuf;
 
-pub use entries::{memory_entries, MAX_MEMORY_ENTRIES};
+pub use entries::{memory_entries, MAX_MEMORY_ENTRIES, TOO_MANY_ENTRIES};
 pub use place::plan;
 
 use crate::config::{Access, Backing, Permissions, Scheduling, VmName};

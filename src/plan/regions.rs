@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The regions: what they are made of, and whether this host can register them.
 
-use super::entries::{memory_entries, MAX_MEMORY_ENTRIES, MEMORY_ENTRIES_PER_MESSAGE};
+use super::entries::{self, memory_entries, MAX_MEMORY_ENTRIES, MEMORY_ENTRIES_PER_MESSAGE};
 use super::{Host, PlannedRegion};
 use crate::config::{Access, Backing, Permissions, VmConfig};
 use crate::diagnostic::{kinds, Diagnostic};
@@ -24,7 +24,7 @@ kinds! {
     }
     TOO_MANY_ENTRIES: Error "plan-memory-entries" in Plan {
         "the VM's memory is made of too many pieces",
-        cause: "a resource manager was seen to take 4096 memory entries, and to hang START for good at four times that",
+        cause: entries::TOO_MANY_ENTRIES,
         cure: "use \"hugetlb\" or \"thp\" in memory.backing, larger huge pages, or less memory",
     }
     SLOW_START: Warning "plan-slow-start" in Plan {
