@@ -24,7 +24,7 @@ use crate::driver::{Gunyah, Vm};
 use crate::dtb::{Draft, DtbProblem};
 use crate::image::{Images, KernelLayout};
 use crate::memory::{self, Choice, GuestMemory, Pool};
-use crate::plan::{plan, LaunchPlan, PlannedRegion};
+use crate::plan::{plan, Host, LaunchPlan, PlannedRegion};
 use crate::text::Size;
 
 use progress::Progress;
@@ -52,148 +52,149 @@ pub fn launch(
     report: &dyn Fn(Event),
     before_start: impl FnOnce(&Vm) -> Result<(), Diagnostic>,
 ) -> Result<Launched, Diagnostic> {
-    let progress = Progress::new(report);
+    let launch = Launch {
+        config,
+        host: memory::host(),
+        progress: Progress::new(report),
+    };
     let open = || Images::open(config).map_err(first_of);
-    let images = progress.step(Step::Images, open, describe_images)?;
-    let (draft, plan) = progress.step(
-        Step::Plan,
-        || decide(config, &images),
-        |(_, plan)| describe_plan(plan),
-    )?;
-    progress.warn(draft.warnings().iter().map(|of| of_dtb(config, of)));
-    progress.warn(plan.warnings.iter().cloned());
-
-    let mut memory = take_memory(&images, &plan, &progress)?;
-    load(config, &images, &draft, &plan, &mut memory, &progress)?;
+    let images = launch.progress.step(Step::Images, open, describe_images)?;
+    let (draft, plan) = launch.decide(&images)?;
+    let mut memory = launch.take_memory(&images, &plan)?;
+    launch.load(&images, &draft, &plan, &mut memory)?;
     // The files' bytes are in guest memory; their fds need not live as long as the guest.
     drop(images);
 
-    let vm = create(device, &memory, &plan, &progress)?;
-    let vcpus = match plan.scheduling {
-        Scheduling::Hypervisor => Vec::new(),
-        Scheduling::Proxy => progress.step(
-            Step::Functions,
-            || (0..plan.vcpus).map(|id| add_vcpu(&vm, id)).collect(),
-            |vcpus: &Vec<_>| format!("{} vCPUs", vcpus.len()),
-        )?,
-    };
+    let vm = launch.create(device, &memory, &plan)?;
+    let vcpus = launch.add_vcpus(&vm, &plan)?;
     before_start(&vm)?;
-    progress.call(Step::Start, "VM_START", || vm.start(), |()| String::new())?;
+    let start = || vm.start();
+    launch
+        .progress
+        .call(Step::Start, "VM_START", start, |()| String::new())?;
     Ok(Launched { vm, memory, vcpus })
 }
 
-fn decide(config: &VmConfig, images: &Images) -> Result<(Draft, LaunchPlan), Diagnostic> {
-    let draft = match &images.dtb {
-        Some(bytes) => Draft::given(bytes, config),
-        None => Draft::generated(config),
-    }
-    .map_err(|problems| first_of_dtb(config, &problems))?;
-    let len_max = draft.facts().blob_len_max;
-    let plan = plan(config, &images.info, len_max, &memory::host()).map_err(first_of)?;
-    Ok((draft, plan))
+struct Launch<'a> {
+    config: &'a VmConfig,
+    host: Host,
+    progress: Progress<'a>,
 }
 
-/// Checks limits and pools, then maps and populates the plan's regions and loads their files.
-fn take_memory(
-    images: &Images,
-    plan: &LaunchPlan,
-    progress: &Progress<'_>,
-) -> Result<GuestMemory, Diagnostic> {
-    let host = memory::host();
-    let choose = || {
-        let sizes = plan.regions.iter().map(|region| region.size);
-        memory::raise_memlock(sizes.fold(0, u64::saturating_add))?;
-        memory::choose(plan, &host, Pool::read)
-    };
-    let choice = progress.step(Step::Pool, choose, describe_pool)?;
-    progress.warn(choice.warnings.iter().cloned());
-
-    let allocate = || {
-        let (mut memory, warnings) = GuestMemory::allocate(plan, &choice, &host)?;
-        load::regions(images, plan, &mut memory)?;
-        Ok((memory, warnings))
-    };
-    let describe = |_: &_| describe_memory(plan, &choice);
-    let (memory, warnings) = progress.step(Step::Memory, allocate, describe)?;
-    progress.warn(warnings);
-    if !choice.huge_pages.is_empty() {
-        progress.report(Event::HugePages(choice.huge_pages));
+impl Launch<'_> {
+    fn decide(&self, images: &Images) -> Result<(Draft, LaunchPlan), Diagnostic> {
+        let config = self.config;
+        let decide = || {
+            let draft = match &images.dtb {
+                Some(bytes) => Draft::given(bytes, config),
+                None => Draft::generated(config),
+            };
+            let draft = draft.map_err(|problems| first_of_dtb(config, &problems))?;
+            let len_max = draft.facts().blob_len_max;
+            let plan = plan(config, &images.info, len_max, &self.host).map_err(first_of)?;
+            Ok((draft, plan))
+        };
+        let describe = |(_, plan): &_| describe_plan(plan);
+        let (draft, plan) = self.progress.step(Step::Plan, decide, describe)?;
+        let warnings = draft.warnings().iter();
+        self.progress.warn(warnings.map(|of| of_dtb(config, of)));
+        self.progress.warn(plan.warnings.iter().cloned());
+        Ok((draft, plan))
     }
-    Ok(memory)
-}
 
-/// Puts kernel, initrd and devicetree into guest memory.
-fn load(
-    config: &VmConfig,
-    images: &Images,
-    draft: &Draft,
-    plan: &LaunchPlan,
-    memory: &mut GuestMemory,
-    progress: &Progress<'_>,
-) -> Result<(), Diagnostic> {
-    progress.step(
-        Step::Kernel,
-        || load::kernel(images, plan, memory),
-        |()| plan.kernel.path.display().to_string(),
-    )?;
-    if let Some(initrd) = &plan.initrd {
-        progress.step(
-            Step::Initrd,
-            || load::initrd(images, plan, memory),
-            |()| initrd.path.display().to_string(),
-        )?;
-    }
-    let write_dtb = || {
-        let finished = draft.finish(plan, &load::seeds()?);
-        let blob = finished
-            .map_err(|problems| first_of_dtb(config, &problems))?
-            .blob;
-        load::dtb(&blob, plan, memory)?;
-        Ok(blob.len())
-    };
-    let room = plan.dtb.size;
-    progress.step(Step::Dtb, write_dtb, |size| {
-        format!("{size} bytes, {room} with room for the overlay")
-    })?;
-    Ok(())
-}
+    /// Checks limits and pools, then maps and populates the plan's regions and loads their files.
+    fn take_memory(&self, images: &Images, plan: &LaunchPlan) -> Result<GuestMemory, Diagnostic> {
+        let choose = || {
+            let sizes = plan.regions.iter().map(|region| region.size);
+            memory::raise_memlock(sizes.fold(0, u64::saturating_add))?;
+            memory::choose(plan, &self.host, Pool::read)
+        };
+        let choice = self.progress.step(Step::Pool, choose, describe_pool)?;
+        self.progress.warn(choice.warnings.iter().cloned());
 
-/// Creates the VM and gives it its memory and its devicetree.
-fn create(
-    device: &Path,
-    memory: &GuestMemory,
-    plan: &LaunchPlan,
-    progress: &Progress<'_>,
-) -> Result<Vm, Diagnostic> {
-    let path = device.display();
-    let call = format!("opening {path}");
-    let open = || Gunyah::open(device);
-    let gunyah = progress.call(Step::Device, call, open, |_| path.to_string())?;
-    let call = format!("CREATE_VM on {path}");
-    let vm = progress.call(
-        Step::CreateVm,
-        call,
-        || gunyah.create_vm(),
-        |_| String::new(),
-    )?;
-    for (index, (region, address)) in memory.regions().enumerate() {
-        progress.step(
-            Step::Region,
-            || register(&vm, region, address, index == 0),
-            |how| {
-                let (label, base, size) = (region.label, region.base, Size(region.size));
-                format!("region {label} at {base:#x}, {size}, {how}")
-            },
-        )?;
+        let allocate = || {
+            let (mut memory, warnings) = GuestMemory::allocate(plan, &choice, &self.host)?;
+            load::regions(images, plan, &mut memory)?;
+            Ok((memory, warnings))
+        };
+        let describe = |_: &_| describe_memory(plan, &choice);
+        let (memory, warnings) = self.progress.step(Step::Memory, allocate, describe)?;
+        self.progress.warn(warnings);
+        if !choice.huge_pages.is_empty() {
+            self.progress.report(Event::HugePages(choice.huge_pages));
+        }
+        Ok(memory)
     }
-    let (base, size) = (plan.dtb.base, plan.dtb.size);
-    progress.call(
-        Step::DtbConfig,
-        format!("VM_SET_DTB_CONFIG of {size:#x} bytes at guest {base:#x}"),
-        || vm.set_dtb_config(base, size),
-        |()| format!("{base:#x}+{size:#x}"),
-    )?;
-    Ok(vm)
+
+    /// Puts kernel, initrd and devicetree into guest memory.
+    fn load(
+        &self,
+        images: &Images,
+        draft: &Draft,
+        plan: &LaunchPlan,
+        memory: &mut GuestMemory,
+    ) -> Result<(), Diagnostic> {
+        let kernel = || load::kernel(images, plan, memory);
+        let path = plan.kernel.path.display();
+        self.progress
+            .step(Step::Kernel, kernel, |()| path.to_string())?;
+        if let Some(planned) = &plan.initrd {
+            let initrd = || load::initrd(images, plan, memory);
+            let path = planned.path.display();
+            self.progress
+                .step(Step::Initrd, initrd, |()| path.to_string())?;
+        }
+        let dtb = || {
+            let finished = draft.finish(plan, &load::seeds()?);
+            let blob = finished
+                .map_err(|problems| first_of_dtb(self.config, &problems))?
+                .blob;
+            load::dtb(&blob, plan, memory)?;
+            Ok(blob.len())
+        };
+        let room = plan.dtb.size;
+        let describe = |size: &_| format!("{size} bytes, {room} with room for the overlay");
+        self.progress.step(Step::Dtb, dtb, describe)?;
+        Ok(())
+    }
+
+    /// Creates the VM and gives it its memory and its devicetree.
+    fn create(
+        &self,
+        device: &Path,
+        memory: &GuestMemory,
+        plan: &LaunchPlan,
+    ) -> Result<Vm, Diagnostic> {
+        let progress = &self.progress;
+        let path = device.display();
+        let open = || Gunyah::open(device);
+        let call = format!("opening {path}");
+        let gunyah = progress.call(Step::Device, call, open, |_| path.to_string())?;
+        let create = || gunyah.create_vm();
+        let call = format!("CREATE_VM on {path}");
+        let vm = progress.call(Step::CreateVm, call, create, |_| String::new())?;
+        for (index, (region, address)) in memory.regions().enumerate() {
+            let register = || register(&vm, region, address, index == 0);
+            let (label, base, size) = (region.label, region.base, Size(region.size));
+            let describe = |how: &_| format!("region {label} at {base:#x}, {size}, {how}");
+            progress.step(Step::Region, register, describe)?;
+        }
+        let (base, size) = (plan.dtb.base, plan.dtb.size);
+        let configure = || vm.set_dtb_config(base, size);
+        let call = format!("VM_SET_DTB_CONFIG of {size:#x} bytes at guest {base:#x}");
+        let describe = |_: &()| format!("{base:#x}+{size:#x}");
+        progress.call(Step::DtbConfig, call, configure, describe)?;
+        Ok(vm)
+    }
+
+    fn add_vcpus(&self, vm: &Vm, plan: &LaunchPlan) -> Result<Vec<OwnedFd>, Diagnostic> {
+        if plan.scheduling == Scheduling::Hypervisor {
+            return Ok(Vec::new());
+        }
+        let add = || (0..plan.vcpus).map(|id| add_vcpu(vm, id)).collect();
+        let describe = |vcpus: &Vec<_>| format!("{} vCPUs", vcpus.len());
+        self.progress.step(Step::Functions, add, describe)
+    }
 }
 
 /// Registers `region`, mapped at `address`; says how. With [`Access::Auto`], main memory is lent where
