@@ -25,6 +25,7 @@ pub mod driver;
 pub mod dtb;
 pub mod error;
 pub mod image;
+pub mod launch;
 pub mod layout;
 pub mod memory;
 pub mod plan;

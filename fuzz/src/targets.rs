@@ -13,6 +13,7 @@ use gunyahd::console::LinePattern;
 use gunyahd::diagnostic::Diagnostic;
 use gunyahd::dtb::{self, Seeds, Tree};
 use gunyahd::image::{arm64, elf, gzip, ImageInfo, KernelInfo, KernelLayout};
+use gunyahd::layout;
 use gunyahd::plan::{plan, Host};
 use gunyahd::status::control;
 use gunyahd::status::properties::PropertyClient;
@@ -83,19 +84,26 @@ pub(crate) fn devicetree(
 /// The first bytes of an arm64 Image, behind its size.
 pub fn image(bytes: &[u8]) {
     let (size, start) = sized(bytes);
+    let Some(start) = start.first_chunk() else {
+        return;
+    };
     if let Ok(header) = arm64::Header::parse(start, size) {
-        assert!(header.image_size >= size && header.text_offset < arm64::BASE_ALIGNMENT);
+        assert!(header.image_size >= size && header.text_offset < layout::MEMORY_ALIGN);
     }
 }
 
 /// An ELF file: segments that are taken do not overlap, wrap, or lie outside the file.
 pub fn elf(bytes: &[u8]) {
     let size = bytes.len() as u64;
-    let Ok(table) = elf::header(bytes, size) else {
+    let Some(start) = bytes.first_chunk() else {
         return;
     };
-    let from = usize::try_from(table.offset).expect("inside the file");
-    let Ok(parsed) = elf::program_headers(&table, &bytes[from..from + table.size()], size) else {
+    let read = |offset, room: &mut [u8]| {
+        let from = usize::try_from(offset).expect("inside the file");
+        room.copy_from_slice(&bytes[from..from + room.len()]);
+        Ok(())
+    };
+    let Ok(parsed) = elf::Executable::parse(start, size, read) else {
         return;
     };
     for load in &parsed.loads {
@@ -106,16 +114,18 @@ pub fn elf(bytes: &[u8]) {
     }
 }
 
-/// A gzip file, into little room: a bomb ends there.
+/// A gzip file, into the room that its trailer asks for, at most 4 KiB: a bomb ends there. Unpacked
+/// to nowhere it is judged the same.
 pub fn gzip(bytes: &[u8]) {
-    if let Ok(header) = gzip::header_size(bytes) {
-        let mut room = [0; 4096];
-        let packed = &bytes[header..];
-        let _ = gzip::peek(&mut &packed[..], &mut room[..64]);
-        if let Ok(size) = gzip::unpack(&mut &packed[..], &mut room) {
-            assert!(size <= room.len());
-        }
-    }
+    let Some(trailer) = bytes.last_chunk() else {
+        return;
+    };
+    let size = usize::try_from(u32::from_le_bytes(*trailer)).map_or(4096, |size| size.min(4096));
+    let mut room = vec![0; size];
+    let mut unpacker = gzip::Unpacker::new(bytes, size as u64);
+    let unpacked = unpacker.fill(&mut room).and_then(|()| unpacker.end());
+    let verified = gzip::Unpacker::new(bytes, size as u64).verify();
+    assert_eq!(unpacked, verified);
 }
 
 /// A line of either side of the control socket.
