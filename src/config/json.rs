@@ -1,21 +1,60 @@
 // SPDX-License-Identifier: Apache-2.0
-//! JSON text to a tree in which every key and value knows its place.
+//! JSON text to a tree in which every key and value knows its position.
 //!
-//! `serde_json` judges the syntax; this walks text that is already known to be JSON, because the
-//! messages need places and duplicate keys, which its own values do not keep.
+//! `serde_json` judges the syntax; this walks text that is already known to be JSON, because messages
+//! need positions and duplicate keys, which the values of `serde_json` do not keep.
+
+use std::path::Path;
 
 use serde::de::IgnoredAny;
 
-use super::types::Place;
+use crate::diagnostic::{kinds, Diagnostic, Place};
 
 /// Deepest nesting: a config has 4 levels.
 const MAX_DEPTH: usize = 16;
 
+kinds! {
+    NOT_JSON: Error "config-json" in Config {
+        "a file is not JSON",
+        cause: "",
+        cure: "correct the text at this place",
+    }
+}
+
+/// A position in a text. Line and column count from 1; columns count characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Position {
+    pub line: usize,
+    pub column: usize,
+}
+
+impl Position {
+    pub const START: Self = Self { line: 1, column: 1 };
+
+    /// The place of `key`, which stands here, in `file`.
+    pub fn place(self, file: &Path, key: &str) -> Place {
+        Place {
+            file: file.to_owned(),
+            line: self.line,
+            column: self.column,
+            key: key.to_owned(),
+        }
+    }
+}
+
 /// A value and where it begins.
 #[derive(Debug)]
 pub(super) struct Node<'a> {
-    pub place: Place,
+    pub position: Position,
     pub value: Value<'a>,
+}
+
+impl Node<'_> {
+    /// `{}`, which stands for a section that a file does not have.
+    pub const EMPTY: Self = Self {
+        position: Position::START,
+        value: Value::Object(Vec::new()),
+    };
 }
 
 /// A JSON value. Numbers keep their text, so that messages can show what was written.
@@ -33,16 +72,26 @@ pub(super) enum Value<'a> {
 #[derive(Debug)]
 pub(super) struct Member<'a> {
     pub key: String,
-    pub place: Place,
+    pub position: Position,
     pub value: Node<'a>,
 }
 
 /// Why a text is not JSON.
 #[derive(Debug)]
 pub(super) struct Syntax {
-    pub place: Place,
-    pub message: String,
-    pub hint: Option<String>,
+    pub position: Position,
+    message: String,
+    cure: Option<&'static str>,
+}
+
+impl Syntax {
+    pub fn diagnostic(self) -> Diagnostic {
+        let wrong = NOT_JSON.case(self.message);
+        match self.cure {
+            Some(cure) => wrong.cure(cure),
+            None => wrong,
+        }
+    }
 }
 
 /// Reads a whole text. A leading byte order mark is skipped.
@@ -54,16 +103,16 @@ pub(super) fn read(text: &str) -> Result<Node<'_>, Syntax> {
     let mut walk = Walk {
         text,
         at: 0,
-        place: Place { line: 1, column: 1 },
+        position: Position::START,
     };
     walk.value(0)
 }
 
-/// The place of the byte at `offset`.
-pub(super) fn place_of(text: &str, offset: usize) -> Place {
+/// The position of the byte at `offset`.
+pub(super) fn position_of(text: &str, offset: usize) -> Position {
     let before = text.get(..offset).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    Place {
+    Position {
         line: before.matches('\n').count() + 1,
         column: before[line_start..].chars().count() + 1,
     }
@@ -83,24 +132,24 @@ fn syntax(text: &str, error: &serde_json::Error) -> Syntax {
     let full = error.to_string();
     let message = full.split(" at line ").next().unwrap_or(&full);
     Syntax {
-        place: place_of(text, offset),
+        position: position_of(text, offset),
         message: if text.trim().is_empty() {
             "the file is empty".to_owned()
         } else {
             format!("not JSON: {message}")
         },
-        hint: syntax_hint(text, offset).map(str::to_owned),
+        cure: syntax_cure(text, offset),
     }
 }
 
-fn syntax_hint(text: &str, offset: usize) -> Option<&'static str> {
+fn syntax_cure(text: &str, offset: usize) -> Option<&'static str> {
     let rest = text.get(offset..).unwrap_or("");
     let before = text.get(..offset).unwrap_or("").trim_end();
     if rest.starts_with(['/', '#']) {
-        return Some("JSON has no comments");
+        return Some("remove the comment: JSON has none");
     }
     if rest.starts_with('\'') {
-        return Some("strings and keys stand in double quotes");
+        return Some("write strings and keys in double quotes");
     }
     if rest.starts_with(['x', 'X']) && before.ends_with('0') {
         return Some("write an address as a string: \"0x80000000\"");
@@ -114,7 +163,7 @@ fn syntax_hint(text: &str, offset: usize) -> Option<&'static str> {
         return Some("remove the comma before it");
     }
     if rest.starts_with('"') && before.ends_with(['"', '}', ']', 'e']) {
-        return Some("a comma is missing before it");
+        return Some("add a comma before it");
     }
     None
 }
@@ -122,13 +171,13 @@ fn syntax_hint(text: &str, offset: usize) -> Option<&'static str> {
 struct Walk<'a> {
     text: &'a str,
     at: usize,
-    place: Place,
+    position: Position,
 }
 
 impl<'a> Walk<'a> {
     fn value(&mut self, depth: usize) -> Result<Node<'a>, Syntax> {
         self.space();
-        let place = self.place;
+        let position = self.position;
         if depth > MAX_DEPTH {
             return Err(self.wrong(format!("nested deeper than {MAX_DEPTH} levels")));
         }
@@ -142,7 +191,7 @@ impl<'a> Walk<'a> {
             Some(b'-' | b'0'..=b'9') => Value::Number(self.number()),
             _ => return Err(self.wrong("not JSON: expected value")),
         };
-        Ok(Node { place, value })
+        Ok(Node { position, value })
     }
 
     fn object(&mut self, depth: usize) -> Result<Value<'a>, Syntax> {
@@ -154,12 +203,16 @@ impl<'a> Walk<'a> {
                 Some(b'}') => break,
                 Some(b',') => self.advance(1),
                 Some(b'"') => {
-                    let place = self.place;
+                    let position = self.position;
                     let key = self.string()?;
                     self.space();
                     self.advance(1); // the colon
                     let value = self.value(depth + 1)?;
-                    members.push(Member { key, place, value });
+                    members.push(Member {
+                        key,
+                        position,
+                        value,
+                    });
                 }
                 _ => return Err(self.wrong("not JSON: expected a key")),
             }
@@ -195,8 +248,9 @@ impl<'a> Walk<'a> {
         }
         let token = self.text.get(self.at..=end).unwrap_or("");
         // The syntax check lets lone surrogates pass; here they are found.
-        let text = serde_json::from_str(token)
-            .map_err(|_| self.wrong("not JSON: the string has an escape that is no character"))?;
+        let text = serde_json::from_str(token).map_err(|_| {
+            self.wrong("not JSON: the string has an escape that is not a character")
+        })?;
         self.advance(token.len());
         Ok(text)
     }
@@ -229,10 +283,10 @@ impl<'a> Walk<'a> {
         let passed = self.text.get(self.at..self.at + bytes).unwrap_or("");
         for character in passed.chars() {
             if character == '\n' {
-                self.place.line += 1;
-                self.place.column = 1;
+                self.position.line += 1;
+                self.position.column = 1;
             } else {
-                self.place.column += 1;
+                self.position.column += 1;
             }
         }
         self.at += bytes;
@@ -240,9 +294,9 @@ impl<'a> Walk<'a> {
 
     fn wrong(&self, message: impl Into<String>) -> Syntax {
         Syntax {
-            place: self.place,
+            position: self.position,
             message: message.into(),
-            hint: None,
+            cure: None,
         }
     }
 }
@@ -251,50 +305,50 @@ impl<'a> Walk<'a> {
 mod tests {
     use super::*;
 
-    fn at(line: usize, column: usize) -> Place {
-        Place { line, column }
+    fn at(line: usize, column: usize) -> Position {
+        Position { line, column }
     }
 
     #[test]
-    fn places_count_lines_and_characters() {
+    fn positions_count_lines_and_characters() {
         let root = read("{ \"ä\": 1,\r\n  \"b\": [true, null] }").unwrap();
         let Value::Object(members) = root.value else {
             panic!("{root:?}")
         };
-        assert_eq!(members[0].place, at(1, 3));
-        assert_eq!(members[0].value.place, at(1, 8));
-        assert_eq!(members[1].place, at(2, 3));
+        assert_eq!(members[0].position, at(1, 3));
+        assert_eq!(members[0].value.position, at(1, 8));
+        assert_eq!(members[1].position, at(2, 3));
         let Value::List(items) = &members[1].value.value else {
             panic!("{members:?}")
         };
-        assert_eq!(items[1].place, at(2, 15));
+        assert_eq!(items[1].position, at(2, 15));
         assert!(matches!(items[1].value, Value::Null));
     }
 
     #[test]
-    fn syntax_errors_have_place_and_hint() {
-        for (text, place, hint) in [
+    fn syntax_errors_have_a_position_and_a_cure() {
+        for (text, position, cure) in [
             ("", at(1, 1), None),
             ("{\n  \"a\": 0x80 }", at(2, 9), Some("write an address")),
             ("{\n  \"a\": 256M }", at(2, 11), Some("with a unit")),
-            ("{ // no\n}", at(1, 3), Some("no comments")),
+            ("{ // no\n}", at(1, 3), Some("the comment")),
             ("{ 'a': 1 }", at(1, 3), Some("double quotes")),
             ("{ \"a\": 1, }", at(1, 11), Some("remove the comma")),
             (
                 "{ \"a\": \"1\"\n  \"b\": 2 }",
                 at(2, 3),
-                Some("comma is missing"),
+                Some("add a comma"),
             ),
             ("{ \"ä\": }", at(1, 8), None),
         ] {
             let error = read(text).unwrap_err();
-            assert_eq!(error.place, place, "{text:?}: {error:?}");
-            match hint {
-                Some(hint) => assert!(
-                    error.hint.as_deref().unwrap_or("").contains(hint),
+            assert_eq!(error.position, position, "{text:?}: {error:?}");
+            match cure {
+                Some(cure) => assert!(
+                    error.cure.unwrap_or("").contains(cure),
                     "{text:?}: {error:?}"
                 ),
-                None => assert_eq!(error.hint, None, "{text:?}"),
+                None => assert_eq!(error.cure, None, "{text:?}"),
             }
         }
     }
@@ -316,6 +370,6 @@ mod tests {
 
     #[test]
     fn a_byte_order_mark_is_skipped() {
-        assert_eq!(read("\u{feff}{}").unwrap().place, at(1, 1));
+        assert_eq!(read("\u{feff}{}").unwrap().position, at(1, 1));
     }
 }

@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use crate::config::Bytes;
+use crate::text::Size;
 
 /// A folder `hugepages-<KiB>kB` a pool (Documentation/admin-guide/mm/hugetlbpage.rst).
 pub const HUGE_PAGE_FOLDER: &str = "/sys/kernel/mm/hugepages";
@@ -73,7 +73,7 @@ impl Pool {
     pub(super) fn cure(&self, wanted: u64) -> String {
         let missing = wanted.saturating_sub(self.available());
         let pages = self.total.saturating_add(missing);
-        let size = Bytes(self.page);
+        let size = Size(self.page);
         let by_init = match self.page {
             INIT_PAGE => {
                 format!(", or ro.vendor.gunyah.hugepages={pages} (init/gunyah-hugepages.rc)")
@@ -81,7 +81,7 @@ impl Pool {
             _ => String::new(),
         };
         format!(
-            "`hugepagesz={size} hugepages={pages}` on the kernel command line{by_init}; `gunyahd check` adds up what all VMs need"
+            "`hugepagesz={size:#} hugepages={pages}` on the kernel command line{by_init}; `gunyahd check` adds up what all VMs need"
         )
     }
 }

@@ -5,8 +5,9 @@ use super::entries::{memory_entries, MAX_MEMORY_ENTRIES, MEMORY_ENTRIES_PER_MESS
 use super::{
     Host, LaunchPlan, PlanProblem, PlannedDtb, PlannedFile, PlannedKernel, PlannedRegion, Segment,
 };
-use crate::config::{Access, Backing, Bytes, Permissions, VmConfig};
+use crate::config::{Access, Backing, Permissions, VmConfig};
 use crate::image::{arm64, ImageInfo, KernelLayout};
+use crate::text::Size;
 
 /// The kernel's page list of a region is one allocation, which may fail past this on a fragmented host.
 const LARGE_REGION: u64 = 2 << 30;
@@ -122,10 +123,10 @@ fn without_huge_page(region: &mut PlannedRegion) -> Option<String> {
         region.backing.push(Backing::Base);
     }
     Some(format!(
-        "region {} of {} is smaller than one huge page of {}: it is made of {} pages",
+        "region {} of {:#} is smaller than one huge page of {:#}: it is made of {} pages",
         region.label,
-        Bytes(region.size),
-        Bytes(region.huge_page),
+        Size(region.size),
+        Size(region.huge_page),
         region.backing[0]
     ))
 }

@@ -2,7 +2,6 @@
 //! Plans by the thousand: what holds for every one, and what each mistake is called.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -14,60 +13,9 @@ const BASE: u64 = 0x8000_0000;
 const MIB: u64 = 1 << 20;
 
 fn config(size: u64) -> VmConfig {
-    VmConfig {
-        file: "vm.json".into(),
-        places: Places::default(),
-        name: VmName::new("vm").unwrap(),
-        autostart: true,
-        memory: MemoryConfig {
-            base: BASE,
-            size,
-            label: 0,
-            backing: vec![Backing::Hugetlb],
-            page_size: None,
-            access: Access::Auto,
-            prefault: true,
-        },
-        regions: Vec::new(),
-        kernel: KernelConfig {
-            path: "Image".into(),
-            format: KernelFormat::Auto,
-            offset: None,
-            cmdline: String::new(),
-        },
-        initrd: Some(InitrdConfig {
-            path: "initrd".into(),
-            offset: None,
-        }),
-        dtb: DtbConfig {
-            path: None,
-            room: 64 << 10,
-            offset: None,
-        },
-        vcpus: VcpuConfig {
-            count: 1,
-            scheduling: Scheduling::Hypervisor,
-            affinity: Vec::new(),
-            nice: 0,
-        },
-        console: None,
-        ready: None,
-        start: StartConfig {
-            after: Vec::new(),
-            property: None,
-            priority: 0,
-            timeout: Duration::from_secs(30),
-        },
-        restart: RestartConfig {
-            policy: RestartPolicy::Never,
-            max: 0,
-            window: Duration::ZERO,
-            backoff: Duration::ZERO,
-            backoff_max: Duration::ZERO,
-        },
-        stop: None,
-        stop_timeout: Duration::from_secs(10),
-    }
+    let mut config = fixture(r#""initrd": { "path": "/initrd" }"#);
+    config.memory.size = size;
+    config
 }
 
 fn image(text_offset: u64, image_size: u64) -> ImageInfo {
