@@ -21,12 +21,12 @@ kinds! {
     TYPE: Error "config-type" in Config {
         "a value has the wrong type",
         cause: "",
-        cure: "write the value as docs/config.md shows it for this key",
+        cure: "see the type of the key in docs/config.md",
     }
     VALUE: Error "config-value" in Config {
         "a value is outside the limits of its key",
         cause: "",
-        cure: "docs/config.md has the limits of this key",
+        cure: "see the limits of the key in docs/config.md",
     }
 }
 
@@ -207,12 +207,11 @@ impl Type for Bytes {
 
     fn describe(&self) -> Description {
         let Self { min, max, multiple } = *self;
-        let limits = format!(
-            "{} to {}, a multiple of {}",
-            Size(min),
-            Size(max),
-            Size(multiple)
-        );
+        let from = match min {
+            0 => "at most".to_owned(),
+            _ => format!("{} to", Size(min)),
+        };
+        let limits = format!("{from} {}, a multiple of {}", Size(max), Size(multiple));
         let schema = json!({ "oneOf": [
             { "type": "integer", "minimum": min, "maximum": max },
             { "type": "string", "pattern": SIZE_PATTERN },
@@ -609,7 +608,10 @@ impl<T: Type> Type for List<T> {
             (limits, true) => format!("at most {}; {limits}", self.most),
         };
         Description {
-            name: format!("list of {}s", item.name),
+            name: match item.name.contains(' ') {
+                true => "list".to_owned(),
+                false => format!("list of {}s", item.name),
+            },
             limits,
             schema: json!({ "type": "array", "maxItems": self.most, "items": item.schema }),
             rows: item.rows,
