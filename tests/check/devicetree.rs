@@ -152,7 +152,7 @@ fn each_is_named(breaks: &[&[Break]], more: &str) {
         let problems = told(&vendor, &broken, more);
         let named = problems
             .iter()
-            .any(|line| line.contains(&format!("[{rule}]")));
+            .any(|line| line.contains(&format!("[dtb-{rule}]")));
         assert!(named, "{rule}: {problems:#?}");
         for line in &problems {
             assert!(line.starts_with("etc/given.json:"), "{line}");
@@ -185,7 +185,7 @@ fn what_completing_mends_is_named_and_is_no_problem() {
         let named = vendor.check(&["etc/given.json"]).stdout;
         let note = named
             .lines()
-            .find(|line| line.contains(&format!("[{rule}]")));
+            .find(|line| line.contains(&format!("[dtb-{rule}]")));
         assert!(
             note.is_some_and(|note| note.contains("mended: ")),
             "{rule}: {named}"
@@ -205,12 +205,12 @@ fn of_the_layout() {
         (
             r#""size": "64M", "base": "0x40000000""#,
             "",
-            "is device space",
+            "is not in guest memory",
         ),
         (
             r#""size": "1G", "base": "0xfe0000000""#,
             "",
-            "beyond the 36 bits",
+            "ends beyond the guest's addresses",
         ),
         (r#""size": 67108865"#, "", "is not a multiple of 4K"),
         (
