@@ -76,26 +76,11 @@ pub(super) struct Member<'a> {
     pub value: Node<'a>,
 }
 
-/// Why a text is not JSON.
-#[derive(Debug)]
-pub(super) struct Syntax {
-    pub position: Position,
-    message: String,
-    cure: Option<&'static str>,
-}
-
-impl Syntax {
-    pub fn diagnostic(self) -> Diagnostic {
-        let wrong = NOT_JSON.case(self.message);
-        match self.cure {
-            Some(cure) => wrong.cure(cure),
-            None => wrong,
-        }
-    }
-}
+/// Where and why a text is not JSON.
+type Wrong = (Position, Box<Diagnostic>);
 
 /// Reads a whole text. A leading byte order mark is skipped.
-pub(super) fn read(text: &str) -> Result<Node<'_>, Syntax> {
+pub(super) fn read(text: &str) -> Result<Node<'_>, Wrong> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if let Err(error) = serde_json::from_str::<IgnoredAny>(text) {
         return Err(syntax(text, &error));
@@ -118,7 +103,7 @@ pub(super) fn position_of(text: &str, offset: usize) -> Position {
     }
 }
 
-fn syntax(text: &str, error: &serde_json::Error) -> Syntax {
+fn syntax(text: &str, error: &serde_json::Error) -> Wrong {
     let line_start = text
         .split_inclusive('\n')
         .take(error.line().saturating_sub(1))
@@ -130,16 +115,19 @@ fn syntax(text: &str, error: &serde_json::Error) -> Syntax {
         offset -= 1;
     }
     let full = error.to_string();
-    let message = full.split(" at line ").next().unwrap_or(&full);
-    Syntax {
-        position: position_of(text, offset),
-        message: if text.trim().is_empty() {
-            "the file is empty".to_owned()
-        } else {
-            format!("not JSON: {message}")
-        },
-        cure: syntax_cure(text, offset),
-    }
+    let what = match text.trim().is_empty() {
+        true => "the file is empty".to_owned(),
+        false => format!(
+            "not JSON: {}",
+            full.split(" at line ").next().unwrap_or(&full)
+        ),
+    };
+    let wrong = NOT_JSON.case(what);
+    let wrong = match syntax_cure(text, offset) {
+        Some(cure) => wrong.cure(cure),
+        None => wrong,
+    };
+    (position_of(text, offset), Box::new(wrong))
 }
 
 fn syntax_cure(text: &str, offset: usize) -> Option<&'static str> {
@@ -175,7 +163,7 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    fn value(&mut self, depth: usize) -> Result<Node<'a>, Syntax> {
+    fn value(&mut self, depth: usize) -> Result<Node<'a>, Wrong> {
         self.space();
         let position = self.position;
         if depth > MAX_DEPTH {
@@ -194,7 +182,7 @@ impl<'a> Walk<'a> {
         Ok(Node { position, value })
     }
 
-    fn object(&mut self, depth: usize) -> Result<Value<'a>, Syntax> {
+    fn object(&mut self, depth: usize) -> Result<Value<'a>, Wrong> {
         let mut members = Vec::new();
         self.advance(1);
         loop {
@@ -221,7 +209,7 @@ impl<'a> Walk<'a> {
         Ok(Value::Object(members))
     }
 
-    fn list(&mut self, depth: usize) -> Result<Value<'a>, Syntax> {
+    fn list(&mut self, depth: usize) -> Result<Value<'a>, Wrong> {
         let mut items = Vec::new();
         self.advance(1);
         loop {
@@ -236,7 +224,7 @@ impl<'a> Walk<'a> {
         Ok(Value::List(items))
     }
 
-    fn string(&mut self) -> Result<String, Syntax> {
+    fn string(&mut self) -> Result<String, Wrong> {
         let bytes = self.text.as_bytes();
         let mut end = self.at + 1;
         while let Some(byte) = bytes.get(end) {
@@ -292,12 +280,8 @@ impl<'a> Walk<'a> {
         self.at += bytes;
     }
 
-    fn wrong(&self, message: impl Into<String>) -> Syntax {
-        Syntax {
-            position: self.position,
-            message: message.into(),
-            cure: None,
-        }
+    fn wrong(&self, what: impl Into<String>) -> Wrong {
+        (self.position, Box::new(NOT_JSON.case(what)))
     }
 }
 
@@ -341,14 +325,11 @@ mod tests {
             ),
             ("{ \"ä\": }", at(1, 8), None),
         ] {
-            let error = read(text).unwrap_err();
-            assert_eq!(error.position, position, "{text:?}: {error:?}");
+            let (found, error) = read(text).unwrap_err();
+            assert_eq!(found, position, "{text:?}: {error:?}");
             match cure {
-                Some(cure) => assert!(
-                    error.cure.unwrap_or("").contains(cure),
-                    "{text:?}: {error:?}"
-                ),
-                None => assert_eq!(error.cure, None, "{text:?}"),
+                Some(cure) => assert!(error.cure.contains(cure), "{text:?}: {error:?}"),
+                None => assert_eq!(error.cure, NOT_JSON.cure, "{text:?}"),
             }
         }
     }
@@ -356,16 +337,14 @@ mod tests {
     #[test]
     fn nesting_is_bounded() {
         let deep = "[".repeat(100_000) + &"]".repeat(100_000);
-        let error = read(&deep).unwrap_err();
-        assert!(error.message.contains("nested deeper"), "{error:?}");
+        let (_, error) = read(&deep).unwrap_err();
+        assert!(error.what.contains("nested deeper"), "{error:?}");
     }
 
     #[test]
     fn a_lone_surrogate_is_found() {
-        assert!(read(r#"{ "a": "\ud800" }"#)
-            .unwrap_err()
-            .message
-            .contains("escape"));
+        let (_, error) = read(r#"{ "a": "\ud800" }"#).unwrap_err();
+        assert!(error.what.contains("escape"), "{error:?}");
     }
 
     #[test]

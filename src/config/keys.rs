@@ -8,7 +8,7 @@ use super::report::Report;
 use super::sections::VmConfig;
 use super::table::Section;
 use super::types::mismatch;
-use crate::diagnostic::kinds;
+use crate::diagnostic::{kinds, Diagnostic};
 use crate::text::excerpt;
 
 kinds! {
@@ -70,6 +70,17 @@ impl<'a> Keys<'a> {
     /// The full path of `key`.
     pub fn path_of(&self, key: &str) -> String {
         join(&self.path, key)
+    }
+
+    /// Adds mistakes of keys to the report.
+    pub fn add_all(
+        &self,
+        mistakes: impl IntoIterator<Item = (String, Diagnostic)>,
+        report: &mut Report,
+    ) {
+        for (key, mistake) in mistakes {
+            report.add(&self.path_of(&key), mistake);
+        }
     }
 
     /// The value of `key`, if the file has it.

@@ -57,8 +57,8 @@ pub(super) fn parse_named(
     let mut report = Report::new(path);
     let root = match json::read(text) {
         Ok(root) => root,
-        Err(error) => {
-            report.add_at(error.position, "", error.diagnostic());
+        Err((position, wrong)) => {
+            report.add_at(position, "", *wrong);
             return (None, Err(report.end()));
         }
     };

@@ -95,11 +95,6 @@ impl Report {
         }
     }
 
-    /// The value of `key`, or `None` and its mistake noted.
-    pub fn keep<T>(&mut self, key: &str, value: Result<T, Wrong>) -> Option<T> {
-        value.map_err(|wrong| self.add(key, *wrong)).ok()
-    }
-
     /// Further mistakes are only counted, so looking for their cure is wasted work.
     pub fn is_full(&self) -> bool {
         self.mistakes.len() >= MAX_MISTAKES

@@ -190,7 +190,7 @@ pub(super) fn key<V>(presence: impl Presence<Value = V>) -> impl Presence<Value 
 
 /// Makes a struct and its [`Section`] from a table: a row is a key, its Rust type, its [`Presence`] and
 /// type in the file, and what it says. A rule is a function of the keys that it names; it is called
-/// where all of these could be read. `beside` are fields that are not keys, filled from the report.
+/// where all of these could be read, and returns mistakes. `beside` are fields that are not keys, filled from the report.
 macro_rules! section {
     (
         $(#[$about:meta])*
@@ -215,7 +215,7 @@ macro_rules! section {
                 $(let $key = key::<$rust>($presence).read(keys, stringify!($key), report);)*
                 $($(
                     if let ($(Some($of),)+) = ($($of.as_ref(),)+) {
-                        rules::$rule($($of,)+ keys, report);
+                        keys.add_all(rules::$rule($($of),+), report);
                     }
                 )*)?
                 Some(Self {

@@ -61,6 +61,13 @@ fn described(name: impl Into<String>, limits: impl Into<String>, schema: Json) -
     }
 }
 
+fn integer_or_string(min: u64, max: u64, pattern: &str) -> Json {
+    json!({ "oneOf": [
+        { "type": "integer", "minimum": min, "maximum": max },
+        { "type": "string", "pattern": pattern },
+    ] })
+}
+
 /// A type of values.
 pub(super) trait Type: Sized {
     type Value;
@@ -75,6 +82,35 @@ pub(super) trait Type: Sized {
 
     /// Adds the sections at `path` and below, with their keys.
     fn sections(&self, _path: &str, _found: &mut Vec<(String, &'static [&'static str])>) {}
+}
+
+/// A type whose values have no keys and items inside.
+pub(super) trait Leaf {
+    type Value;
+
+    fn parse(&self, node: &Node) -> Result<Self::Value, Wrong>;
+
+    fn write(&self, value: &Self::Value) -> Json;
+
+    fn describe(&self) -> Description;
+}
+
+impl<T: Leaf> Type for T {
+    type Value = T::Value;
+
+    fn read(&self, node: &Node, key: &str, report: &mut Report) -> Option<T::Value> {
+        self.parse(node)
+            .map_err(|wrong| report.add(key, *wrong))
+            .ok()
+    }
+
+    fn write(&self, value: &T::Value) -> Json {
+        Leaf::write(self, value)
+    }
+
+    fn describe(&self) -> Description {
+        Leaf::describe(self)
+    }
 }
 
 /// A value of another type than `expected`.
@@ -101,15 +137,14 @@ fn outside_cure(what: impl Into<String>, cure: impl Into<String>) -> Wrong {
 /// `true` or `false`.
 pub(super) struct Boolean;
 
-impl Type for Boolean {
+impl Leaf for Boolean {
     type Value = bool;
 
-    fn read(&self, node: &Node, key: &str, report: &mut Report) -> Option<bool> {
-        let value = match node.value {
+    fn parse(&self, node: &Node) -> Result<bool, Wrong> {
+        match node.value {
             Value::Bool(value) => Ok(value),
             _ => Err(mismatch("true or false", node)),
-        };
-        report.keep(key, value)
+        }
     }
 
     fn write(&self, value: &bool) -> Json {
@@ -132,16 +167,16 @@ pub(super) fn whole<T>(min: T, max: T) -> Whole<T> {
     Whole { min, max }
 }
 
-impl<T> Type for Whole<T>
+impl<T> Leaf for Whole<T>
 where
     T: Copy + Display + Into<i128> + TryFrom<i128> + Into<Json>,
 {
     type Value = T;
 
-    fn read(&self, node: &Node, key: &str, report: &mut Report) -> Option<T> {
+    fn parse(&self, node: &Node) -> Result<T, Wrong> {
         let Self { min, max } = *self;
         let expected = format!("a whole number from {min} to {max}");
-        let value = match node.value {
+        match node.value {
             Value::Number(text) => text
                 .parse::<i128>()
                 .ok()
@@ -149,8 +184,7 @@ where
                 .and_then(|value| T::try_from(value).ok())
                 .ok_or_else(|| outside(format!("expected {expected}, found {}", excerpt(text)))),
             _ => Err(mismatch(&expected, node)),
-        };
-        report.keep(key, value)
+        }
     }
 
     fn write(&self, value: &T) -> Json {
@@ -180,7 +214,9 @@ pub(super) fn size(min: u64, max: u64, multiple: u64) -> Bytes {
 const SIZE: &str = "a size, which is an integer or a string like \"256M\"";
 const SIZE_PATTERN: &str = "^([0-9]+([KMG](iB)?)?|0x[0-9a-fA-F]+)$";
 
-impl Bytes {
+impl Leaf for Bytes {
+    type Value = u64;
+
     fn parse(&self, node: &Node) -> Result<u64, Wrong> {
         let value = bytes(node)?;
         let (min, max) = (Size(self.min), Size(self.max));
@@ -191,14 +227,6 @@ impl Bytes {
             )));
         }
         multiple_of(self.multiple, value)
-    }
-}
-
-impl Type for Bytes {
-    type Value = u64;
-
-    fn read(&self, node: &Node, key: &str, report: &mut Report) -> Option<u64> {
-        report.keep(key, self.parse(node))
     }
 
     fn write(&self, value: &u64) -> Json {
@@ -212,10 +240,7 @@ impl Type for Bytes {
             _ => format!("{} to", Size(min)),
         };
         let limits = format!("{from} {}, a multiple of {}", Size(max), Size(multiple));
-        let schema = json!({ "oneOf": [
-            { "type": "integer", "minimum": min, "maximum": max },
-            { "type": "string", "pattern": SIZE_PATTERN },
-        ] });
+        let schema = integer_or_string(min, max, SIZE_PATTERN);
         described("size", limits, schema)
     }
 }
@@ -223,11 +248,11 @@ impl Type for Bytes {
 /// The size of a huge page.
 pub(super) struct HugePage;
 
-impl Type for HugePage {
+impl Leaf for HugePage {
     type Value = u64;
 
-    fn read(&self, node: &Node, key: &str, report: &mut Report) -> Option<u64> {
-        let value = bytes(node).and_then(|value| match HUGE_PAGES.contains(&value) {
+    fn parse(&self, node: &Node) -> Result<u64, Wrong> {
+        bytes(node).and_then(|value| match HUGE_PAGES.contains(&value) {
             true => Ok(value),
             false => Err(outside(format!(
                 "{:#} is not a huge page size; use one of {}",
@@ -236,8 +261,7 @@ impl Type for HugePage {
                     .map(|page| format!("{:#}", Size(page)))
                     .join(", ")
             ))),
-        });
-        report.keep(key, value)
+        })
     }
 
     fn write(&self, value: &u64) -> Json {
@@ -289,7 +313,9 @@ pub(super) fn address(space: Space, multiple: u64) -> Address {
 
 const ADDRESS: &str = "an address, which is an integer or a string like \"0x80000000\"";
 
-impl Address {
+impl Leaf for Address {
+    type Value = u64;
+
     fn parse(&self, node: &Node) -> Result<u64, Wrong> {
         let value = match &node.value {
             Value::Number(text) => unsigned(text)?,
@@ -316,14 +342,6 @@ impl Address {
         }
         multiple_of(self.multiple, value)
     }
-}
-
-impl Type for Address {
-    type Value = u64;
-
-    fn read(&self, node: &Node, key: &str, report: &mut Report) -> Option<u64> {
-        report.keep(key, self.parse(node))
-    }
 
     fn write(&self, value: &u64) -> Json {
         format!("{value:#x}").into()
@@ -334,10 +352,7 @@ impl Type for Address {
         let last = end - 1;
         let multiple = Size(self.multiple);
         let limits = format!("in {name}, {start:#x} to {last:#x}; a multiple of {multiple}");
-        let schema = json!({ "oneOf": [
-            { "type": "integer", "minimum": start, "maximum": last },
-            { "type": "string", "pattern": "^0[xX][0-9a-fA-F]+$" },
-        ] });
+        let schema = integer_or_string(start, last, "^0[xX][0-9a-fA-F]+$");
         described("address", limits, schema)
     }
 }
@@ -352,7 +367,9 @@ pub(super) fn duration(min: Duration) -> Time {
     Time { min }
 }
 
-impl Time {
+impl Leaf for Time {
+    type Value = Duration;
+
     fn parse(&self, node: &Node) -> Result<Duration, Wrong> {
         const EXPECTED: &str =
             "a duration, which is a number of milliseconds or a string like \"500ms\", \"10s\", \"5m\"";
@@ -387,14 +404,6 @@ impl Time {
         }
         Ok(value)
     }
-}
-
-impl Type for Time {
-    type Value = Duration;
-
-    fn read(&self, node: &Node, key: &str, report: &mut Report) -> Option<Duration> {
-        report.keep(key, self.parse(node))
-    }
 
     fn write(&self, value: &Duration) -> Json {
         format!("{:#}", Span(*value)).into()
@@ -405,10 +414,7 @@ impl Type for Time {
             true => String::new(),
             false => format!("at least {}", Span(self.min)),
         };
-        let schema = json!({ "oneOf": [
-            { "type": "integer", "minimum": millis(self.min), "maximum": millis(DAY) },
-            { "type": "string", "pattern": "^[0-9]+(ms|s|m|h)$" },
-        ] });
+        let schema = integer_or_string(millis(self.min), millis(DAY), "^[0-9]+(ms|s|m|h)$");
         described("duration", limits, schema)
     }
 }
@@ -425,13 +431,13 @@ pub(super) fn word<T: Words>() -> Word<T> {
     Word(PhantomData)
 }
 
-impl<T: Words> Type for Word<T> {
+impl<T: Words> Leaf for Word<T> {
     type Value = T;
 
-    fn read(&self, node: &Node, key: &str, report: &mut Report) -> Option<T> {
+    fn parse(&self, node: &Node) -> Result<T, Wrong> {
         let all = || T::WORDS.iter().map(|(word, _)| *word);
         let expected = format!("one of \"{}\"", all().collect::<Vec<_>>().join("\", \""));
-        let value = match &node.value {
+        match &node.value {
             Value::String(text) => match T::WORDS.iter().find(|(word, _)| word == text) {
                 Some((_, value)) => Ok(*value),
                 None => {
@@ -443,8 +449,7 @@ impl<T: Words> Type for Word<T> {
                 }
             },
             _ => Err(mismatch(&expected, node)),
-        };
-        report.keep(key, value)
+        }
     }
 
     fn write(&self, value: &T) -> Json {
@@ -508,7 +513,9 @@ pub(super) fn path() -> Text<PathBuf> {
     }
 }
 
-impl<T> Text<T> {
+impl<T> Leaf for Text<T> {
+    type Value = T;
+
     fn parse(&self, node: &Node) -> Result<T, Wrong> {
         let Value::String(text) = &node.value else {
             return Err(mismatch("a string", node));
@@ -527,14 +534,6 @@ impl<T> Text<T> {
             }
         };
         Err(outside(format!("{wrong}, found \"{}\"", excerpt(text))))
-    }
-}
-
-impl<T> Type for Text<T> {
-    type Value = T;
-
-    fn read(&self, node: &Node, key: &str, report: &mut Report) -> Option<T> {
-        report.keep(key, self.parse(node))
     }
 
     fn write(&self, value: &T) -> Json {
