@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The numbers and layouts of `src/gunyah/uapi.rs`, held against a C compiler's view of our own header
+//! The numbers and layouts of `src/uapi.rs`, held against a C compiler's view of our own header
 //! (`tests/uapi/gunyah_facts.h`) and, for the calls, against the numbers as they are documented.
 //!
 //! Without a C compiler this says so and checks nothing of C; GUNYAHD_REQUIRE_TOOLS=1 or
@@ -55,10 +55,11 @@ fn facts() -> Vec<Fact> {
     let mut facts = Vec::new();
     constants!(facts:
         CREATE_VM, VM_SET_USER_MEM_REGION, VM_SET_DTB_CONFIG, VM_START, VM_ADD_FUNCTION, VCPU_RUN,
-        VCPU_MMAP_SIZE, VM_REMOVE_FUNCTION, VM_SET_BOOT_CONTEXT, VM_ANDROID_LEND_USER_MEM,
-        VM_ANDROID_SET_FW_CONFIG,
+        VCPU_MMAP_SIZE, VM_REMOVE_FUNCTION, VM_MAP_MEM, VM_SET_BOOT_CONTEXT,
+        VM_ANDROID_LEND_USER_MEM, VM_ANDROID_SET_FW_CONFIG, VM_ANDROID_RECLAIM_REGION,
+        ANDROID_CREATE_CMA_MEM_FD, VM_ANDROID_MAP_CMA_MEM, VM_ANDROID_SET_AUTH_TYPE, CHECK_EXTENSION,
         GUNYAH_IOCTL_TYPE = IOCTL_TYPE, GUNYAH_ANDROID_IOCTL_TYPE = ANDROID_IOCTL_TYPE,
-        MEM_ALLOW_READ, MEM_ALLOW_WRITE, MEM_ALLOW_EXEC,
+        MEM_ALLOW_READ, MEM_ALLOW_WRITE, MEM_ALLOW_EXEC, MEM_LEND, AUTH_TYPE_QTVM,
         FN_MAX_ARG_SIZE = FUNCTION_MAX_ARG_SIZE, FN_VCPU = FUNCTION_VCPU,
         FN_IRQFD = FUNCTION_IRQFD, FN_IOEVENTFD = FUNCTION_IOEVENTFD,
         IRQFD_LEVEL = IRQFD_FLAGS_LEVEL, IOEVENTFD_DATAMATCH = IOEVENTFD_FLAGS_DATAMATCH,
@@ -75,6 +76,13 @@ fn facts() -> Vec<Fact> {
     });
     layout!(facts: "struct dtb_config" = DtbConfig { guest_phys_addr, size });
     layout!(facts: "struct fw_config" = FwConfig { guest_phys_addr, size });
+    layout!(facts: "struct reclaim_region" = ReclaimRegion { guest_phys_addr, size });
+    layout!(facts: "struct map_cma_mem" = MapCmaMem {
+        label, padding, guest_phys_addr, flags, guest_mem_fd, offset, size,
+    });
+    layout!(facts: "struct map_mem" = MapMem { guest_addr, flags, guest_mem_fd, offset, size });
+    layout!(facts: "struct auth_type" = AuthType { kind = type, size, arg });
+    layout!(facts: "struct qtvm_auth" = QtvmAuth { vm_id, padding, pas_id, guest_phys_addr, size });
     layout!(facts: "struct fn_desc" = FunctionDesc { kind = type, arg_size, arg });
     layout!(facts: "struct fn_vcpu_arg" = FunctionVcpu { id });
     layout!(facts: "struct fn_irqfd_arg" = FunctionIrqfd { fd, label, flags, padding });
@@ -230,6 +238,28 @@ fn the_calls_have_their_documented_numbers() {
             uapi::VM_ANDROID_SET_FW_CONFIG,
             0x4010_4112,
         ),
+        ("VM_MAP_MEM", uapi::VM_MAP_MEM, 0x4020_4709),
+        (
+            "VM_ANDROID_RECLAIM_REGION",
+            uapi::VM_ANDROID_RECLAIM_REGION,
+            0x4010_4113,
+        ),
+        (
+            "ANDROID_CREATE_CMA_MEM_FD",
+            uapi::ANDROID_CREATE_CMA_MEM_FD,
+            0x4114,
+        ),
+        (
+            "VM_ANDROID_MAP_CMA_MEM",
+            uapi::VM_ANDROID_MAP_CMA_MEM,
+            0x4028_4115,
+        ),
+        (
+            "VM_ANDROID_SET_AUTH_TYPE",
+            uapi::VM_ANDROID_SET_AUTH_TYPE,
+            0x4010_4116,
+        ),
+        ("CHECK_EXTENSION", uapi::CHECK_EXTENSION, 0x4117),
     ] {
         assert_eq!(
             ours, documented,

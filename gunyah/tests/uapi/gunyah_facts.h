@@ -2,7 +2,7 @@
 /*
  * The driver's userspace API as kernels in the field have it, written down by us from what is public
  * of LKML v7 to v14 (GH_*), android14-6.1 (GH_*) and android15-6.6 and later (GUNYAH_*).
- * tests/uapi_layout.rs holds src/gunyah/uapi.rs against it. Product code does not use this file.
+ * tests/uapi_layout.rs holds src/uapi.rs against it. Product code does not use this file.
  */
 #ifndef GUNYAH_FACTS_H
 #define GUNYAH_FACTS_H
@@ -31,6 +31,47 @@ struct dtb_config {
 };
 
 struct fw_config {
+	uint64_t guest_phys_addr;
+	uint64_t size;
+};
+
+struct reclaim_region { /* android16-6.12 */
+	uint64_t guest_phys_addr;
+	uint64_t size;
+};
+
+struct map_cma_mem { /* android16-6.12 */
+	uint32_t label;
+	uint32_t padding;
+	uint64_t guest_phys_addr;
+	uint32_t flags;
+	uint32_t guest_mem_fd;
+	uint64_t offset;
+	uint64_t size;
+};
+
+#define MEM_LEND (1u << 4)
+
+struct map_mem { /* LKML v15 */
+	uint64_t guest_addr;
+	uint32_t flags;
+	uint32_t guest_mem_fd;
+	uint64_t offset;
+	uint64_t size;
+};
+
+struct auth_type { /* android16-6.12 */
+	uint32_t type;
+	uint32_t size;
+	uint64_t arg;
+};
+
+#define AUTH_TYPE_QTVM 1
+
+struct qtvm_auth {
+	uint16_t vm_id;
+	uint16_t padding;
+	uint32_t pas_id;
 	uint64_t guest_phys_addr;
 	uint64_t size;
 };
@@ -138,8 +179,14 @@ enum {
 #define VCPU_RUN _IO(GUNYAH_IOCTL_TYPE, 0x5)
 #define VCPU_MMAP_SIZE _IO(GUNYAH_IOCTL_TYPE, 0x6)
 #define VM_REMOVE_FUNCTION _IOW(GUNYAH_IOCTL_TYPE, 0x7, struct fn_desc)
+#define VM_MAP_MEM _IOW(GUNYAH_IOCTL_TYPE, 0x9, struct map_mem)
 #define VM_SET_BOOT_CONTEXT _IOW(GUNYAH_IOCTL_TYPE, 0xa, struct boot_context)
 #define VM_ANDROID_LEND_USER_MEM _IOW(GUNYAH_ANDROID_IOCTL_TYPE, 0x11, struct user_mem_region)
 #define VM_ANDROID_SET_FW_CONFIG _IOW(GUNYAH_ANDROID_IOCTL_TYPE, 0x12, struct fw_config)
+#define VM_ANDROID_RECLAIM_REGION _IOW(GUNYAH_ANDROID_IOCTL_TYPE, 0x13, struct reclaim_region)
+#define ANDROID_CREATE_CMA_MEM_FD _IO(GUNYAH_ANDROID_IOCTL_TYPE, 0x14)
+#define VM_ANDROID_MAP_CMA_MEM _IOW(GUNYAH_ANDROID_IOCTL_TYPE, 0x15, struct map_cma_mem)
+#define VM_ANDROID_SET_AUTH_TYPE _IOW(GUNYAH_ANDROID_IOCTL_TYPE, 0x16, struct auth_type)
+#define CHECK_EXTENSION _IO(GUNYAH_ANDROID_IOCTL_TYPE, 0x17)
 
 #endif
