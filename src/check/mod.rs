@@ -77,7 +77,7 @@ pub struct Report {
     pub vms: Vec<VmReport>,
     /// Every problem, by directory, file and place.
     pub problems: Vec<Diagnostic>,
-    /// What a person should know of no VM in particular.
+    /// Warnings of no VM in particular.
     pub warnings: Vec<Diagnostic>,
 }
 
@@ -90,7 +90,7 @@ pub struct VmReport {
     pub plan: Option<LaunchPlan>,
     /// Devicetree source, if it can be launched.
     pub dtb_source: Option<String>,
-    /// What a person should know and that stops nothing.
+    /// Warnings, which do not stop a launch.
     pub warnings: Vec<Diagnostic>,
     /// Huge pages that its first choice of backing takes from the pools, by page size in bytes.
     pub huge_pages: BTreeMap<u64, u64>,

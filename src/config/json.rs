@@ -31,7 +31,7 @@ pub(super) struct Position {
 impl Position {
     pub const START: Self = Self { line: 1, column: 1 };
 
-    /// The place of `key`, which stands here, in `file`.
+    /// The place of `key` in `file`, at this position.
     pub fn place(self, file: &Path, key: &str) -> Place {
         Place {
             file: file.to_owned(),
@@ -50,7 +50,7 @@ pub(super) struct Node<'a> {
 }
 
 impl Node<'_> {
-    /// `{}`, which stands for a section that a file does not have.
+    /// `{}`: what is read for a section that the file does not have.
     pub const EMPTY: Self = Self {
         position: Position::START,
         value: Value::Object(Vec::new()),

@@ -120,7 +120,7 @@ pub(super) fn read(path: &Path) -> Result<String, Wrong> {
     })
 }
 
-/// What stands in place of a regular file.
+/// What the file is, if not a regular file.
 fn kind(file: &File) -> io::Result<Option<&'static str>> {
     let kind = file.metadata()?.file_type();
     Ok(match kind {

@@ -15,7 +15,9 @@ use super::keys::{join, Keys};
 use super::names::{dependency, name, permissions, property_name, Dependency, Permissions, VmName};
 use super::report::{Places, Report};
 use super::rules;
-use super::table::{key, optional, or, or_empty, required, section, Presence, Row, Section};
+use super::table::{
+    key, optional, or, or_empty, required, section, Presence, Row, Section, Sections,
+};
 use super::types::{
     address, duration, line, list, one_or_list, path, section, size, whole, word, Boolean,
     HugePage, DEVICE_SPACE, GUEST_MEMORY,
@@ -88,7 +90,7 @@ section! {
     }
     beside {
         file: PathBuf = Report::file, "The file that this came from.";
-        places: Places = Report::places, "Where each key stands in the file.";
+        places: Places = Report::places, "Where each key is in the file.";
     }
 }
 
@@ -154,7 +156,7 @@ section! {
     /// `initrd`
     InitrdConfig {
         path: PathBuf = required(path()),
-            "The file, as the kernel wants it.";
+            "The file, in a format that the kernel reads.";
         offset: Option<u64> = optional(size(0, ADDRESS_END, PAGE)),
             "Bytes from the base of main memory; inside main memory. Absent: the highest free place.";
     }

@@ -56,8 +56,8 @@ kinds! {
 pub struct ConfigFile {
     /// The file.
     pub path: PathBuf,
-    /// The VM's name: the config's own, or for a broken file that which it can be known by. No two
-    /// files of a set have the same.
+    /// The VM's name: the one in the config; for a file with mistakes the one it had before, or one made
+    /// of the file's name. No two files of a set have the same.
     pub vm: VmName,
     /// The config, or everything that is wrong with it.
     pub config: Result<VmConfig, Vec<Diagnostic>>,
@@ -124,27 +124,27 @@ impl ConfigSet {
     }
 }
 
-/// All `*.json` of some directories, held against each other.
+/// Reads all `*.json` of some directories and checks them together.
 pub fn load_dirs(directories: &[PathBuf]) -> ConfigSet {
     reload_dirs(directories, &BTreeMap::new())
 }
 
-/// The same, read again. `known` are the VMs that files described before: a file that has mistakes
-/// now is still its VM's, and the names of those in a directory that cannot be read are taken.
+/// Reads them again. `known` are the VMs that files described before: a file that has mistakes now still
+/// belongs to its VM, and the names of VMs in a directory that cannot be read are taken.
 pub fn reload_dirs(directories: &[PathBuf], known: &BTreeMap<PathBuf, VmName>) -> ConfigSet {
     let mut set = ConfigSet::default();
     let mut paths = Vec::new();
     for directory in directories {
         paths.extend(set.files_in(directory));
     }
-    // A VM that no file describes may stand in a directory that could not be read.
+    // A VM that no file describes may be in a directory that could not be read.
     let whole = set.problems.is_empty();
     fill(&mut set, paths, whole, known);
     set
 }
 
-/// Files and directories, held against each other. Where only files are given, a VM that none of
-/// them describes may stand in another file, so waiting for it is no mistake.
+/// Reads files and directories and checks them together. Where only files are given, a VM that none of
+/// them describes may have another file, so waiting for it is not a mistake.
 pub fn load_paths(given: &[PathBuf]) -> ConfigSet {
     let mut set = ConfigSet::default();
     let mut paths = Vec::new();
@@ -202,7 +202,7 @@ fn fill(set: &mut ConfigSet, paths: Vec<PathBuf>, whole: bool, known: &BTreeMap<
     refuse_waits(&mut set.files, whole);
 }
 
-/// What a file's right to its name rests on; the first is the best.
+/// Why a file may have its name; the first is the best reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Claim {
     /// It is good.
@@ -308,8 +308,8 @@ fn name_of_path(path: &Path, taken: &BTreeSet<VmName>) -> Option<VmName> {
         .find(|name| !taken.contains(name))
 }
 
-/// Nobody waits for what never comes. Held against all good files at once, so that one mistake does not
-/// hide another. Where the files are not the `whole`, a VM without a file may have one elsewhere.
+/// Refuses files that wait for what never comes. All are looked at before any is refused, so that one
+/// mistake does not hide another. Where the files are not the `whole`, a VM may have its file elsewhere.
 fn refuse_waits(files: &mut [ConfigFile], whole: bool) {
     let waits: Vec<Vec<Diagnostic>> = files
         .iter()

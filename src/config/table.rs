@@ -17,6 +17,9 @@ kinds! {
     }
 }
 
+/// The paths of sections, each with its keys.
+pub(super) type Sections = Vec<(String, &'static [&'static str])>;
+
 /// A section: an object with keys of its own. Made by [`section!`].
 pub(super) trait Section: Sized {
     /// Its keys, in the order of the table.
@@ -31,8 +34,8 @@ pub(super) trait Section: Sized {
     /// The table.
     fn rows() -> Vec<Row>;
 
-    /// Adds the sections inside, which is itself at `path`.
-    fn sections(path: &str, found: &mut Vec<(String, &'static [&'static str])>);
+    /// Adds the sections inside this one, which is at `path`.
+    fn sections(path: &str, found: &mut Sections);
 }
 
 /// A row of a section's table, for the reference and the schema.
@@ -43,7 +46,7 @@ pub struct Row {
     pub text: &'static str,
     /// The file is refused without it.
     pub required: bool,
-    /// What the key stands at where it is absent.
+    /// Its value where the file does not have it.
     pub default: Option<Json>,
     /// Its type.
     pub of: Description,
@@ -61,7 +64,7 @@ impl Row {
     }
 }
 
-/// How a key stands in its section: with a value always, or only where the file has it.
+/// Whether a key has a value always, or only where the file has it.
 pub(super) trait Presence {
     type Value;
 
@@ -72,7 +75,7 @@ pub(super) trait Presence {
 
     fn row(&self, key: &'static str, text: &'static str) -> Row;
 
-    fn sections(&self, path: &str, found: &mut Vec<(String, &'static [&'static str])>);
+    fn sections(&self, path: &str, found: &mut Sections);
 }
 
 /// A key that always has a value.
@@ -81,7 +84,7 @@ pub(super) struct Always<T: Type> {
     absent: Absent<T::Value>,
 }
 
-/// What stands for a key that the file does not have.
+/// The value of a key that the file does not have.
 enum Absent<V> {
     Nothing,
     Value(V),
@@ -141,7 +144,7 @@ impl<T: Type> Presence for Always<T> {
         }
     }
 
-    fn sections(&self, path: &str, found: &mut Vec<(String, &'static [&'static str])>) {
+    fn sections(&self, path: &str, found: &mut Sections) {
         self.of.sections(path, found);
     }
 }
@@ -178,7 +181,7 @@ impl<T: Type> Presence for Optional<T> {
         }
     }
 
-    fn sections(&self, path: &str, found: &mut Vec<(String, &'static [&'static str])>) {
+    fn sections(&self, path: &str, found: &mut Sections) {
         self.0.sections(path, found);
     }
 }
@@ -190,7 +193,8 @@ pub(super) fn key<V>(presence: impl Presence<Value = V>) -> impl Presence<Value 
 
 /// Makes a struct and its [`Section`] from a table: a row is a key, its Rust type, its [`Presence`] and
 /// type in the file, and what it says. A rule is a function of the keys that it names; it is called
-/// where all of these could be read, and returns mistakes. `beside` are fields that are not keys, filled from the report.
+/// where all of these could be read, and returns mistakes. `beside` are fields that are not keys; they
+/// are filled from the report.
 macro_rules! section {
     (
         $(#[$about:meta])*
@@ -236,7 +240,7 @@ macro_rules! section {
                 vec![$(key::<$rust>($presence).row(stringify!($key), $text)),*]
             }
 
-            fn sections(path: &str, found: &mut Vec<(String, &'static [&'static str])>) {
+            fn sections(path: &str, found: &mut Sections) {
                 $(key::<$rust>($presence).sections(&join(path, stringify!($key)), found);)*
             }
         }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whole files: what is read, and what is said about mistakes.
+//! Whole files: what is read, and what is reported of mistakes.
 
 use std::path::Path;
 use std::time::Duration;
@@ -60,7 +60,7 @@ fn a_small_file_gets_the_defaults() {
 }
 
 #[test]
-fn every_mistake_is_told_at_once() {
+fn every_mistake_is_reported_at_once() {
     let text = r#"{
   "name": "Loud",
   "autostart": "yes",
@@ -306,7 +306,7 @@ fn regions_may_touch_and_not_overlap() {
 }
 
 #[test]
-fn names_that_are_none() {
+fn names_that_are_not_valid() {
     let long = "a".repeat(32);
     let huge = "a".repeat(4096);
     for name in [

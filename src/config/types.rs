@@ -11,7 +11,7 @@ use serde_json::{json, Value as Json};
 use super::json::{Node, Value};
 use super::keys::{nearest, Keys, TWICE};
 use super::report::{Report, Wrong};
-use super::table::{Row, Section};
+use super::table::{Row, Section, Sections};
 use super::words::Words;
 use crate::diagnostic::kinds;
 use crate::layout;
@@ -81,7 +81,7 @@ pub(super) trait Type: Sized {
     fn describe(&self) -> Description;
 
     /// Adds the sections at `path` and below, with their keys.
-    fn sections(&self, _path: &str, _found: &mut Vec<(String, &'static [&'static str])>) {}
+    fn sections(&self, _path: &str, _found: &mut Sections) {}
 }
 
 /// A type whose values have no keys and items inside.
@@ -426,7 +426,7 @@ fn millis(duration: Duration) -> u64 {
 /// One word of a list.
 pub(super) struct Word<T>(PhantomData<T>);
 
-/// One word of those that stand for `T`.
+/// One of the words of `T`.
 pub(super) fn word<T: Words>() -> Word<T> {
     Word(PhantomData)
 }
@@ -463,7 +463,7 @@ impl<T: Words> Leaf for Word<T> {
     }
 }
 
-/// A string of one line that stands for a `T`.
+/// A string of one line, read as a `T`.
 pub(super) struct Text<T> {
     pub name: &'static str,
     /// For the reference; empty: the number of bytes.
@@ -617,7 +617,7 @@ impl<T: Type> Type for List<T> {
         }
     }
 
-    fn sections(&self, path: &str, found: &mut Vec<(String, &'static [&'static str])>) {
+    fn sections(&self, path: &str, found: &mut Sections) {
         self.item.sections(&format!("{path}[]"), found);
     }
 }
@@ -739,7 +739,7 @@ impl<S: Section> Type for Object<S> {
         }
     }
 
-    fn sections(&self, path: &str, found: &mut Vec<(String, &'static [&'static str])>) {
+    fn sections(&self, path: &str, found: &mut Sections) {
         found.push((path.to_owned(), S::KEYS));
         S::sections(path, found);
     }

@@ -203,7 +203,7 @@ fn a_packed_kernel_is_unpacked_to_nowhere() {
     assert_eq!(check(&good), "");
 
     let place = "etc/a.json:1:57: kernel.path: kernel ./vm/Image.gz: ";
-    let told = |problem: &str| format!("{place}{problem}; cure: pack it again: gzip -k Image");
+    let line = |problem: &str| format!("{place}{problem}; cure: pack it again: gzip -k Image");
     let end = good.len();
     // The length in the trailer is right, so the end is missed only by unpacking.
     let mut cut = good[..end - 50_000].to_vec();
@@ -222,7 +222,7 @@ fn a_packed_kernel_is_unpacked_to_nowhere() {
     short[end - 4..].copy_from_slice(&63u32.to_le_bytes());
     let problem = check(&short);
     assert!(
-        problem.starts_with(&told(
+        problem.starts_with(&line(
             "its trailer says that it unpacks to 63 bytes, fewer than the header of an arm64 Image: \
              the file is cut or damaged"
         )),
@@ -232,7 +232,7 @@ fn a_packed_kernel_is_unpacked_to_nowhere() {
     less[end - 4..].copy_from_slice(&200_000u32.to_le_bytes());
     let problem = check(&less);
     assert!(
-        problem.starts_with(&told(
+        problem.starts_with(&line(
             "the gzip'ed file unpacks to more than the 200000 bytes that its own trailer says"
         )),
         "{problem}"

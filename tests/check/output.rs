@@ -73,7 +73,7 @@ fn huge_pages_add_up_by_size() {
 }
 
 #[test]
-fn the_host_is_told_and_can_be_another() {
+fn the_host_is_named_and_can_be_another() {
     let vendor = Vendor::new();
     vendor.vm("a", "");
     let ran = vendor.check(&["--page-size", "16K", "etc"]);
