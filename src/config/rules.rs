@@ -63,8 +63,9 @@ pub(super) fn ranges(memory: &MemoryConfig, regions: &[RegionConfig]) -> Vec<Mis
             mistakes.push((format!("{}.label", range.key), mistake));
         }
         if range.end() > ADDRESS_END {
-            let what =
-                format!("{range} ends beyond the guest's addresses, which end at {ADDRESS_END:#x}");
+            let what = format!(
+                "{range} ends beyond the 36 bits of guest addresses, which end at {ADDRESS_END:#x}"
+            );
             mistakes.push((base, BEYOND.case(what)));
             continue;
         }

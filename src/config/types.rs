@@ -282,6 +282,9 @@ impl Leaf for HugePage {
 /// A part of the guest's address space.
 pub(super) struct Space {
     name: &'static str,
+    /// What is wrong with addresses below and above.
+    below: &'static str,
+    above: &'static str,
     start: u64,
     end: u64,
 }
@@ -289,6 +292,8 @@ pub(super) struct Space {
 /// Where memory may be.
 pub(super) const GUEST_MEMORY: Space = Space {
     name: "guest memory",
+    below: "is device space",
+    above: "is beyond the 36 bits of guest addresses",
     start: layout::MEMORY_START,
     end: layout::ADDRESS_END,
 };
@@ -296,6 +301,8 @@ pub(super) const GUEST_MEMORY: Space = Space {
 /// Where accesses come to the host.
 pub(super) const DEVICE_SPACE: Space = Space {
     name: "device space",
+    below: "",
+    above: "is not in device space",
     start: 0,
     end: layout::DEVICE_SPACE_END,
 };
@@ -334,10 +341,16 @@ impl Leaf for Address {
             },
             _ => return Err(mismatch(ADDRESS, node)),
         };
-        let Space { name, start, end } = self.space;
+        let Space {
+            name, start, end, ..
+        } = self.space;
         if !(start..end).contains(&value) {
+            let wrong = match value < start {
+                true => self.space.below,
+                false => self.space.above,
+            };
             let last = end - 1;
-            let what = format!("{value:#x} is not in {name}, {start:#x} to {last:#x}");
+            let what = format!("{value:#x} {wrong}; {name} is {start:#x} to {last:#x}");
             return Err(outside(what));
         }
         multiple_of(self.multiple, value)
@@ -348,7 +361,9 @@ impl Leaf for Address {
     }
 
     fn describe(&self) -> Description {
-        let Space { name, start, end } = self.space;
+        let Space {
+            name, start, end, ..
+        } = self.space;
         let last = end - 1;
         let multiple = Size(self.multiple);
         let limits = format!("in {name}, {start:#x} to {last:#x}; a multiple of {multiple}");

@@ -205,12 +205,12 @@ fn of_the_layout() {
         (
             r#""size": "64M", "base": "0x40000000""#,
             "",
-            "is not in guest memory",
+            "is device space",
         ),
         (
             r#""size": "1G", "base": "0xfe0000000""#,
             "",
-            "ends beyond the guest's addresses",
+            "beyond the 36 bits",
         ),
         (r#""size": 67108865"#, "", "is not a multiple of 4K"),
         (
