@@ -8,11 +8,12 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
+use super::compound::section;
 use super::json::{self, position_of, Position, Value};
 use super::names::VmName;
 use super::report::{Report, Wrong};
 use super::sections::VmConfig;
-use super::types::{section, Type};
+use super::types::Type;
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::text::Size;
 

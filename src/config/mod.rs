@@ -6,7 +6,9 @@
 //! json        text -> tree of nodes, each with its position
 //! sections    the tables: every section, every key with its type, default and meaning
 //! table       how parser, writer, schema and reference are made from a table
-//! types       sizes, addresses, durations, words, lists: how each is read, written and described
+//! types       booleans, integers, words, texts: how each is read, written and described
+//! measures    sizes, addresses, durations
+//! compound    lists and sections
 //! names       texts of a form of their own: VM names, dependencies, permissions
 //! words       values given by a word: backing, access, scheduling
 //! keys        the keys of one object: unknown, given twice
@@ -17,9 +19,11 @@
 //! ```
 
 mod circle;
+mod compound;
 mod json;
 mod keys;
 mod load;
+mod measures;
 mod names;
 pub mod reference;
 mod render;

@@ -45,7 +45,7 @@ const NAME: &str = "1 to 31 of a-z, 0-9, _ and -, a letter first";
 pub(super) fn name() -> Text<VmName> {
     Text {
         name: "name",
-        limits: NAME,
+        limits: Some(NAME),
         bytes: (1, LONGEST),
         pattern: "^[a-z][a-z0-9_-]{0,30}$",
         parse: |text| VmName::new(text).ok_or(format!("expected {NAME}")),
@@ -73,7 +73,7 @@ impl fmt::Display for Dependency {
 pub(super) fn dependency() -> Text<Dependency> {
     Text {
         name: "name",
-        limits: "a VM's name, or `name:ready`",
+        limits: Some("a VM's name, or `name:ready`"),
         bytes: (1, LONGEST),
         pattern: "^[a-z][a-z0-9_-]{0,30}(:ready)?$",
         parse: |text| {
@@ -144,7 +144,7 @@ pub(super) fn permissions() -> Text<Permissions> {
     }
     Text {
         name: "text",
-        limits: "letters of `rwx`, each at most once",
+        limits: Some("letters of `rwx`, each at most once"),
         bytes: (1, LONGEST),
         pattern: "^[rwx]{1,3}$",
         parse,
@@ -171,7 +171,7 @@ pub(super) fn property_name() -> Text<String> {
     }
     Text {
         name: "text",
-        limits: "1 to 255 of `a-z`, `A-Z`, `0-9`, `.`, `_`, `@`, `:` and `-`; no dot first, last or twice in a row",
+        limits: Some("1 to 255 of `a-z`, `A-Z`, `0-9`, `.`, `_`, `@`, `:` and `-`; no dot first, last or twice in a row"),
         bytes: (1, 255),
         pattern: "^[A-Za-z0-9_@:-]+(\\.[A-Za-z0-9_@:-]+)*$",
         parse,

@@ -3,10 +3,11 @@
 
 use serde_json::{json, Value};
 
+use super::compound::section;
 use super::keys::join;
 use super::sections::VmConfig;
 use super::table::{Row, Section};
-use super::types::{section, Type};
+use super::types::Type;
 
 /// The JSON Schema of a config file.
 pub fn schema() -> Value {

@@ -5,10 +5,10 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::compound::item_key;
 use super::keys::TWICE;
 use super::names::VmName;
 use super::sections::*;
-use super::types::item_key;
 use super::words::{Backing, Scheduling};
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::layout::{ADDRESS_END, GICD_BASE, GICD_SIZE, GICR_SIZE, PAGE};

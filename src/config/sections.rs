@@ -11,17 +11,16 @@ use std::time::Duration;
 
 use serde_json::{Map, Value as Json};
 
+use super::compound::{list, one_or_list, section};
 use super::keys::{join, Keys};
+use super::measures::{address, duration, size, HugePage, DEVICE_SPACE, GUEST_MEMORY};
 use super::names::{dependency, name, permissions, property_name, Dependency, Permissions, VmName};
 use super::report::{Places, Report};
 use super::rules;
 use super::table::{
     key, optional, or, or_empty, required, section, Presence, Row, Section, Sections,
 };
-use super::types::{
-    address, duration, line, list, one_or_list, path, section, size, whole, word, Boolean,
-    HugePage, DEVICE_SPACE, GUEST_MEMORY,
-};
+use super::types::{line, path, whole, word, Boolean};
 use super::words::{Access, Backing, ConsoleDevice, KernelFormat, RestartPolicy, Scheduling};
 use crate::diagnostic::Place;
 use crate::layout::{ADDRESS_END, MEMORY_ALIGN, MEMORY_BASE, PAGE, SERIAL_BASE, SPIS};

@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 use super::circle::circle;
+use super::compound::item_key;
 use super::json::Position;
 use super::keys::nearest;
 use super::load::{parse_named, read};
 use super::names::{Dependency, VmName};
 use super::report::sort;
 use super::sections::VmConfig;
-use super::types::item_key;
 use crate::diagnostic::{kinds, Diagnostic};
 
 kinds! {

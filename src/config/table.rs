@@ -3,10 +3,11 @@
 
 use serde_json::{Map, Value as Json};
 
+use super::compound::Object;
 use super::json::Node;
 use super::keys::Keys;
 use super::report::Report;
-use super::types::{Description, Object, Type};
+use super::types::{Description, Type};
 use crate::diagnostic::kinds;
 
 kinds! {
