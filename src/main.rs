@@ -8,10 +8,9 @@ use std::process::ExitCode;
 use gunyahd::check;
 use gunyahd::cli::daemon::{self, Command};
 use gunyahd::config;
-use gunyahd::error::errno_text;
 use gunyahd::status::logger::{self, Audience};
 use gunyahd::supervisor::{self, BootOptions};
-use gunyahd::text::printable;
+use gunyahd::text::{failure, printable};
 use gunyahd::worker::Setting;
 
 /// Could not work.
@@ -45,7 +44,7 @@ fn print(text: &str) -> ExitCode {
 // A reader that went away (`| head`) knows why it sees no more.
 fn unwritable(error: &std::io::Error) -> ExitCode {
     if error.kind() != ErrorKind::BrokenPipe {
-        let text = format!("gunyahd: standard output: {}", errno_text(error));
+        let text = format!("gunyahd: standard output: {}", failure(error));
         complain(&text);
     }
     ExitCode::from(BROKEN)
