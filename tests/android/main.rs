@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What an Android tree gets of this one: policy, init scripts, Android.bp, devicetrees and the pages about them.
+
+#![allow(clippy::unwrap_used)]
+
+mod aosp;
+mod dir;
+mod docs;
+mod dts;
+mod init;
+mod labels;
+mod policy;
+mod soong;
+mod tools;
