@@ -3,38 +3,41 @@
 
 use crate::tools::{read, root};
 
-const FILES: [(&str, &str); 18] = [
-    ("/vendor/bin/gunyahd", "gunyahd_exec"),
-    ("/system/vendor/bin/gunyahd", "gunyahd_exec"),
-    ("/vendor/bin/gunyahctl", "gunyahctl_exec"),
-    ("/system/vendor/bin/gunyahctl", "gunyahctl_exec"),
-    ("/vendor/bin/gunyahdx", ""),
-    ("/system/bin/gunyahd", ""),
-    ("/vendor/etc/gunyah", "vendor_gunyah_config_file"),
-    ("/vendor/etc/gunyah/a.json", "vendor_gunyah_config_file"),
-    ("/system/vendor/etc/gunyah/a/b", "vendor_gunyah_config_file"),
-    ("/vendor/etc/gunyahx", ""),
-    ("/vendor/vm", "vendor_gunyah_image_file"),
-    ("/vendor/vm/sensors/Image", "vendor_gunyah_image_file"),
-    (
-        "/system/vendor/vm/sensors/Image",
-        "vendor_gunyah_image_file",
-    ),
-    ("/vendor/vmlinux", ""),
-    ("/dev/gunyah", "vendor_gunyah_device"),
-    ("/dev/gunyah0", ""),
-    ("/dev/socket/gunyahd", "vendor_gunyahd_socket"),
-    ("/dev/socket/gunyahd2", ""),
-];
+const FILES: &str = "
+    /vendor/bin/gunyahd gunyahd_exec
+    /system/vendor/bin/gunyahd gunyahd_exec
+    /vendor/bin/gunyahctl gunyahctl_exec
+    /system/vendor/bin/gunyahctl gunyahctl_exec
+    /vendor/bin/gunyahdx
+    /system/bin/gunyahd
+    /vendor/etc/gunyah vendor_gunyah_config_file
+    /vendor/etc/gunyah/a.json vendor_gunyah_config_file
+    /system/vendor/etc/gunyah/a/b vendor_gunyah_config_file
+    /vendor/etc/gunyahx
+    /vendor/vm vendor_gunyah_image_file
+    /vendor/vm/sensors/Image vendor_gunyah_image_file
+    /system/vendor/vm/sensors/Image vendor_gunyah_image_file
+    /vendor/vmlinux
+    /dev/gunyah vendor_gunyah_device
+    /dev/gunyah0
+    /dev/socket/gunyahd vendor_gunyahd_socket
+    /dev/socket/gunyahd2
+";
 
-const PROPERTIES: [(&str, &str); 6] = [
-    ("vendor.gunyah.state", "vendor_gunyah_prop"),
-    ("vendor.gunyah.sensors.state", "vendor_gunyah_prop"),
-    ("vendor.gunyahd", ""),
-    ("ro.vendor.gunyah.hugepages", "vendor_gunyah_config_prop"),
-    ("ro.vendor.gunyahd", ""),
-    ("persist.vendor.gunyah.x", ""),
-];
+const PROPERTIES: &str = "
+    vendor.gunyah.state vendor_gunyah_prop
+    vendor.gunyah.sensors.state vendor_gunyah_prop
+    vendor.gunyahd
+    ro.vendor.gunyah.hugepages vendor_gunyah_config_prop
+    ro.vendor.gunyahd
+    persist.vendor.gunyah.x
+";
+
+/// Lines of the tables: a path or name, and its label or nothing.
+fn table(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines.map(|line| line.split_once(' ').unwrap_or((line, "")))
+}
 
 /// The words of each line; the second of each line is its context, and the answer has the type in its place.
 fn entries(text: &str) -> Vec<Vec<String>> {
@@ -68,7 +71,7 @@ fn files_get_their_labels() {
                 (pattern, words[1].clone())
             })
             .collect();
-        for (path, expected) in FILES {
+        for (path, expected) in table(FILES) {
             let matching: Vec<&str> = lines
                 .iter()
                 .filter(|(pattern, _)| pattern.is_match(path))
@@ -77,7 +80,7 @@ fn files_get_their_labels() {
             assert_eq!(matching.concat(), expected, "{path}");
         }
         for (pattern, label) in &lines {
-            let used = FILES.iter().any(|(path, _)| pattern.is_match(path));
+            let used = table(FILES).any(|(path, _)| pattern.is_match(path));
             assert!(
                 used,
                 "{pattern} gives {label} to what this test does not know"
@@ -91,12 +94,10 @@ fn properties_get_their_labels() {
     let lines = entries(&read("sepolicy/vendor/property_contexts"));
     for words in &lines {
         assert_eq!(words[2..], ["prefix", "string"], "{words:?}");
-        let used = PROPERTIES
-            .iter()
-            .any(|(name, _)| name.starts_with(&words[0]));
+        let used = table(PROPERTIES).any(|(name, _)| name.starts_with(&words[0]));
         assert!(used, "{words:?} labels what this test does not know");
     }
-    for (name, expected) in PROPERTIES {
+    for (name, expected) in table(PROPERTIES) {
         // The longest prefix wins.
         let matching = lines.iter().filter(|words| name.starts_with(&words[0]));
         let label = matching.max_by_key(|words| words[0].len());

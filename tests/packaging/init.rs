@@ -39,108 +39,66 @@ fn sections(text: &str) -> Vec<Section> {
     found
 }
 
-/// Options of a service (AOSP, system/core/init/service_parser.cpp): fewest and most arguments.
-const OPTIONS: [(&str, usize, usize); 22] = [
-    ("capabilities", 0, 41),
-    ("class", 1, 99),
-    ("console", 0, 1),
-    ("critical", 0, 2),
-    ("disabled", 0, 0),
-    ("file", 2, 2),
-    ("gentle_kill", 0, 0),
-    ("group", 1, 13),
-    ("ioprio", 2, 2),
-    ("oneshot", 0, 0),
-    ("onrestart", 1, 99),
-    ("oom_score_adjust", 1, 1),
-    ("priority", 1, 1),
-    ("restart_period", 1, 1),
-    ("rlimit", 3, 3),
-    ("seclabel", 1, 1),
-    ("setenv", 2, 2),
-    ("shutdown", 1, 1),
-    ("socket", 3, 6),
-    ("stdio_to_kmsg", 0, 0),
-    ("task_profiles", 1, 99),
-    ("user", 1, 1),
-];
+/// Options of a service with their fewest and most arguments (AOSP, system/core/init/service_parser.cpp).
+const OPTIONS: &str = "capabilities:0-41 class:1-99 console:0-1 critical:0-2 disabled:0-0 file:2-2 \
+    gentle_kill:0-0 group:1-13 ioprio:2-2 oneshot:0-0 onrestart:1-99 oom_score_adjust:1-1 priority:1-1 \
+    restart_period:1-1 rlimit:3-3 seclabel:1-1 setenv:2-2 shutdown:1-1 socket:3-6 stdio_to_kmsg:0-0 \
+    task_profiles:1-99 user:1-1";
 
-/// Commands (AOSP, system/core/init/builtins.cpp) that a vendor's script may use.
-const COMMANDS: [(&str, usize, usize); 9] = [
-    ("chmod", 2, 2),
-    ("chown", 2, 3),
-    ("mkdir", 1, 6),
-    ("restart", 1, 2),
-    ("setprop", 2, 2),
-    ("start", 1, 1),
-    ("stop", 1, 1),
-    ("wait", 1, 2),
-    ("write", 2, 2),
-];
+/// Commands that a vendor's script may use (AOSP, system/core/init/builtins.cpp).
+const COMMANDS: &str = "chmod:2-2 chown:2-3 mkdir:1-6 restart:1-2 setprop:2-2 start:1-1 stop:1-1 \
+    wait:1-2 write:2-2";
 
-/// Words that must be one of AOSP's where they stand; a wrong one is an error only on the device.
-const KNOWN: [(&str, &[&str]); 5] = [
-    ("user", &["root", "system", "shell", "log", "nobody"]),
-    (
-        "group",
-        &["root", "system", "shell", "log", "readproc", "readtracefs"],
-    ),
-    (
-        "capabilities",
-        &[
-            "IPC_LOCK",
-            "SYS_NICE",
-            "SYS_RESOURCE",
-            "NET_ADMIN",
-            "WAKE_ALARM",
-        ],
-    ),
-    ("class", &["early_hal", "hal", "core", "main", "late_start"]),
+/// The fewest and most arguments of a keyword.
+fn counts(table: &str, keyword: &str) -> Option<(usize, usize)> {
+    let mut entries = table.split(' ').filter_map(|entry| entry.split_once(':'));
+    let (_, range) = entries.find(|(name, _)| *name == keyword)?;
+    let (fewest, most) = range.split_once('-')?;
+    Some((fewest.parse().ok()?, most.parse().ok()?))
+}
+
+/// Words that must be one of AOSP's where they stand; init finds a wrong one only on the device.
+const KNOWN: [(&str, &str); 9] = [
+    ("user", "system"),
+    ("group", "system shell readproc readtracefs"),
+    ("capabilities", "IPC_LOCK SYS_NICE SYS_RESOURCE"),
+    ("class", "early_hal hal core main late_start"),
     (
         "task_profiles",
-        &[
-            "ProcessCapacityHigh",
-            "ProcessCapacityMax",
-            "HighPerformance",
-            "MaxPerformance",
-        ],
+        "ProcessCapacityHigh ProcessCapacityMax HighPerformance",
     ),
+    ("rlimit", "memlock nofile rtprio unlimited"),
+    (
+        "socket",
+        "gunyahd stream stream+listen seqpacket 0660 0666 system shell",
+    ),
+    ("file", "/dev/kmsg r w rw"),
+    ("shutdown", "critical"),
 ];
 
-const EVENTS: [&str; 10] = [
-    "early-init",
-    "init",
-    "late-init",
-    "early-fs",
-    "fs",
-    "post-fs",
-    "late-fs",
-    "post-fs-data",
-    "early-boot",
-    "boot",
-];
+const EVENTS: &str =
+    "early-init init late-init early-fs fs post-fs late-fs post-fs-data early-boot boot";
 
 /// Every mistake of a script.
 fn mistakes(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for Section { head, lines } in sections(text) {
-        let table: &[_] = if head[0] == "service" {
-            &OPTIONS
+        let table = if head[0] == "service" {
+            OPTIONS
         } else {
-            &COMMANDS
+            COMMANDS
         };
         if head[0] == "on" {
             triggers(&head[1..], &mut found);
         }
-        let mut checked: Vec<(&[String], &[(&str, usize, usize)])> =
-            lines.iter().map(|words| (&words[..], table)).collect();
-        let nested = lines.iter().filter(|words| words[0] == "onrestart");
-        checked.extend(nested.map(|words| (&words[1..], &COMMANDS[..])));
-        for (words, table) in checked {
+        let all = lines.iter().map(|words| (&words[..], table));
+        let restarts = lines.iter().filter(|words| words[0] == "onrestart");
+        let nested = restarts.map(|words| (&words[1..], COMMANDS));
+        for (words, table) in all.chain(nested) {
             let line = words.join(" ");
-            match table.iter().find(|(name, ..)| *name == words[0]) {
+            match counts(table, &words[0]) {
                 None => found.push(format!("{line}: {} is not a keyword here", words[0])),
-                Some((_, fewest, most)) if !(*fewest..=*most).contains(&(words.len() - 1)) => {
+                Some((fewest, most)) if !(fewest..=most).contains(&(words.len() - 1)) => {
                     found.push(format!("{line}: takes {fewest} to {most} arguments"));
                 }
                 Some(_) => arguments(words, &mut found),
@@ -177,7 +135,7 @@ fn triggers(words: &[String], found: &mut Vec<String>) {
                 ];
                 property.contains('=') && prefixes.iter().any(|prefix| property.starts_with(prefix))
             }
-            None => EVENTS.contains(&word.as_str()),
+            None => EVENTS.split(' ').any(|event| event == word),
         };
         if !known {
             found.push(format!("on {}: {word} is not a trigger", words.join(" ")));
@@ -186,55 +144,22 @@ fn triggers(words: &[String], found: &mut Vec<String>) {
 }
 
 fn arguments(words: &[String], found: &mut Vec<String>) {
-    let line = words.join(" ");
-    let [keyword, arguments @ ..] = words else {
-        return;
-    };
-    let argument = |index: usize| arguments.get(index).map_or("", String::as_str);
-    let starts = |prefixes: &[&str]| {
-        prefixes
-            .iter()
-            .any(|prefix| argument(0).starts_with(prefix))
-    };
-    let number = |text: &str| text.parse::<i64>().is_ok();
-    let known = KNOWN.iter().find(|(name, _)| name == keyword);
-    let good = match keyword.as_str() {
-        "rlimit" => {
-            let limit = |text: &str| text == "unlimited" || number(text);
-            ["memlock", "nofile", "rtprio"].contains(&argument(0))
-                && limit(argument(1))
-                && limit(argument(2))
-        }
-        "socket" => {
-            let kinds = [
-                "stream",
-                "stream+listen",
-                "dgram",
-                "seqpacket",
-                "seqpacket+listen",
-            ];
-            let octal = argument(2).len() == 4 && u32::from_str_radix(argument(2), 8).is_ok();
-            let ids = KNOWN[1].1;
-            kinds.contains(&argument(1))
-                && octal
-                && arguments[3..].iter().all(|id| ids.contains(&id.as_str()))
-        }
-        "file" => argument(0).starts_with('/') && ["r", "w", "rw"].contains(&argument(1)),
-        "oom_score_adjust" => argument(0)
-            .parse()
-            .is_ok_and(|score: i32| (-1000..=1000).contains(&score)),
-        "restart_period" | "priority" => number(argument(0)),
-        "shutdown" => argument(0) == "critical",
+    let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| words[1].starts_with(prefix));
+    let good = match words[0].as_str() {
         // vendor_init may write sysfs, no file of /proc, and properties of the vendor's alone.
         "write" => starts(&["/sys/"]),
         "setprop" => starts(&["vendor.", "persist.vendor.", "ro.vendor."]),
         "start" | "stop" | "restart" => starts(&["vendor."]),
-        _ => {
-            known.is_none_or(|(_, list)| arguments.iter().all(|word| list.contains(&word.as_str())))
-        }
+        keyword => KNOWN
+            .iter()
+            .filter(|(name, _)| *name == keyword)
+            .all(|(_, known)| {
+                let mut arguments = words[1..].iter();
+                arguments.all(|word| known.split(' ').any(|known| known == word))
+            }),
     };
     if !good {
-        found.push(format!("{line}: wrong arguments"));
+        found.push(format!("{}: wrong arguments", words.join(" ")));
     }
 }
 
@@ -255,13 +180,8 @@ fn the_checker_of_scripts_finds_mistakes() {
         "user",
         "group sytem",
         "rlimit memlok 1 1",
-        "socket a stream+listening 0660",
-        "socket a stream 0980 system",
-        "socket a stream 0660 system shel",
-        "file dev/kmsg w",
-        "oom_score_adjust -1001",
+        "socket gunyahd stream+listening 0660",
         "gentle_kill 200",
-        "task_profiles ProcessCapacityHihg",
         "onrestart setprop sys.x 1",
         "onrestart reboot",
     ] {

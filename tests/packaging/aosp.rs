@@ -10,30 +10,9 @@ use crate::dir::Dir;
 use crate::tools::{files, present, root, run, skipped};
 
 /// Files of each folder in the order that checkpolicy wants (AOSP, system/sepolicy/build/soong/policy.go).
-const ORDER: [&str; 22] = [
-    "flagging_macros",
-    "security_classes",
-    "initial_sids",
-    "access_vectors",
-    "global_macros",
-    "neverallow_macros",
-    "mls_macros",
-    "mls_decl",
-    "mls",
-    "policy_capabilities",
-    "te_macros",
-    "ioctl_defines",
-    "ioctl_macros",
-    "attributes",
-    "*.te",
-    "roles_decl",
-    "roles",
-    "users",
-    "initial_sid_contexts",
-    "fs_use",
-    "genfs_contexts",
-    "port_contexts",
-];
+const ORDER: &str = "flagging_macros security_classes initial_sids access_vectors global_macros \
+    neverallow_macros mls_macros mls_decl mls policy_capabilities te_macros ioctl_defines ioctl_macros \
+    attributes *.te roles_decl roles users initial_sid_contexts fs_use genfs_contexts port_contexts";
 
 /// What AOSP's build defines for a full-treble arm64 device.
 const DEFINITIONS: &str = "mls_num_sens=1 mls_num_cats=1024 target_arch=arm64 target_with_asan=false \
@@ -115,10 +94,8 @@ fn in_order(folders: &[PathBuf]) -> Vec<PathBuf> {
         "*.te" => files(folder, "te"),
         name => Vec::from_iter(Some(folder.join(name)).filter(|file| file.is_file())),
     };
-    let pairs = ORDER
-        .iter()
-        .flat_map(|name| folders.iter().map(move |folder| (name, folder)));
-    pairs.flat_map(|(name, folder)| of(name, folder)).collect()
+    let of_all = |name| folders.iter().flat_map(move |folder| of(name, folder));
+    ORDER.split(' ').flat_map(of_all).collect()
 }
 
 #[test]

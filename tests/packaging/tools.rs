@@ -51,6 +51,22 @@ pub fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
     found
 }
 
+/// Names in the tables of Cargo.toml whose headings begin with one of `tables`.
+pub fn dependencies(tables: &[&str]) -> Vec<String> {
+    let mut within = false;
+    let mut found = Vec::new();
+    for line in read("Cargo.toml").lines() {
+        if line.starts_with('[') {
+            let chosen = tables.iter().any(|table| line.starts_with(table));
+            within = chosen && line.ends_with("dependencies]");
+        } else if let (true, Some((name, _))) = (within, line.split_once(" = ")) {
+            found.push(name.to_owned());
+        }
+    }
+    assert!(found.len() >= 8, "{found:?}");
+    found
+}
+
 /// Runs a program; what it prints, or what it complains about.
 pub fn run(command: &mut Command) -> Result<String, String> {
     let output = command.output().unwrap();

@@ -3,8 +3,10 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod aosp;
+#[path = "../android/dir.rs"]
 mod dir;
+
+mod aosp;
 mod docs;
 mod dts;
 mod init;
