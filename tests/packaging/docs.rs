@@ -127,13 +127,18 @@ fn every_dependency_has_a_line() {
 
 /// Lines of code, and code within lines.
 fn commands(page: &str) -> Vec<String> {
-    let (blocks, lines): (Vec<&str>, Vec<&str>) =
-        page.lines().partition(|line| line.starts_with("    "));
-    let blocks = blocks.iter().map(|line| line.trim().to_owned());
-    let within = lines
-        .iter()
-        .flat_map(|line| line.split('`').skip(1).step_by(2).map(str::to_owned));
-    blocks.chain(within).collect()
+    let mut found = Vec::new();
+    let mut fenced = false;
+    for line in page.lines() {
+        if line.starts_with("```") {
+            fenced = !fenced;
+        } else if fenced || line.starts_with("    ") {
+            found.push(line.trim().to_owned());
+        } else {
+            found.extend(line.split('`').skip(1).step_by(2).map(str::to_owned));
+        }
+    }
+    found
 }
 
 /// Every command of the page is one that the program knows.

@@ -4,8 +4,9 @@
 mod binaries;
 mod summary;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{bail, Context, Result};
 
@@ -20,7 +21,7 @@ const HUGE_PAGE_BYTES: u64 = 512 << 20;
 /// Shared by all fuzz targets: enough to notice a new parser that panics at once.
 const FUZZ_SECONDS: u64 = 45;
 
-/// The parts that are not test crates, in the order in which they run.
+/// The parts that are not test crates.
 const PARTS: [(&str, &str); 6] = [
     ("format", "cargo fmt --check"),
     ("lints", "clippy on everything; a warning is an error"),
@@ -32,6 +33,9 @@ const PARTS: [(&str, &str); 6] = [
     ),
     ("fuzz", "the parsers under libFuzzer, 45 seconds in all"),
 ];
+
+/// What keeps the processors busy. The tests of whole programs mostly wait, so they run at the same time.
+const BESIDE: [&str; 5] = ["lints", "unit", "doc", "bionic", "fuzz"];
 
 /// The one launch of `--quick`, with the engine that runs no guest.
 const QUICK_LAUNCH: &str = "launch_order";
@@ -108,84 +112,120 @@ pub fn run(words: &[&str]) -> Result<()> {
         }
         return Ok(());
     }
-    let selection = Selection::from(words, &crates)?;
+    let mut selection = Selection::from(words, &crates)?;
     let mut summary = Summary::default();
     let before = Pool::now()?;
     summary.step("set-up", || match selection.guests {
         true => setup::run().map(|()| String::new()),
         false => packages::ensure(packages::TEST_TOOLS),
     })?;
-
     if selection.has("format") {
         let _ = summary.step("format", || cargo(&["fmt", "--all", "--check"]));
     }
-    if selection.has("lints") {
-        let _ = summary.step("lints", || {
-            let clippy = [
-                "clippy",
-                "--workspace",
-                "--features",
-                tree::EXECUTING_ENGINE,
-            ];
-            cargo(&[&clippy[..], &["--all-targets", "--", "-D", "warnings"]].concat())
-        });
+    let mut beside = None;
+    let whole = !selection.crates(&crates).is_empty();
+    let built = if words.is_empty() {
+        // Both sides need it, and cargo builds one thing at a time.
+        let built = build(&selection, &crates, &mut summary);
+        selection
+            .parts
+            .retain(|part| !BESIDE.contains(&part.as_str()));
+        beside = Some(Beside::start(&BESIDE)?);
+        built
+    } else {
+        for part in &selection.parts {
+            let _ = match part.as_str() {
+                "lints" => summary.step(part, lints),
+                "doc" => summary.step(part, doc),
+                "bionic" => summary.step(part, bionic),
+                "fuzz" => summary.step(part, || crate::fuzz::attack(FUZZ_SECONDS, &[])),
+                _ => Ok(()),
+            };
+        }
+        match whole || selection.has("unit") {
+            true => build(&selection, &crates, &mut summary),
+            false => None,
+        }
+    };
+    if let Some(built) = built {
+        test_programs(&built, &selection, &crates, &mut summary);
     }
-    if selection.has("bionic") {
-        let _ = summary.step("bionic", bionic);
+    if let Some(beside) = beside {
+        let _ = summary.step(&BESIDE.join(", "), || beside.end());
     }
-    test_programs(&selection, &crates, &mut summary)?;
-    if selection.has("doc") {
-        let _ = summary.step("doc", || {
-            cargo(&[
-                "test",
-                "--workspace",
-                "--doc",
-                "--features",
-                tree::EXECUTING_ENGINE,
-            ])
-        });
-    }
-    if selection.has("fuzz") {
-        let _ = summary.step("fuzz", || crate::fuzz::attack(FUZZ_SECONDS, &[]));
-    }
-    if !selection.crates(&crates).is_empty() {
+    if whole {
         let _ = summary.step("huge pages given back", || {
             let after = Pool::settled(before)?;
+            let counts = |pool: Pool| format!("{} of {} free", pool.free, pool.total);
             if after != before {
-                bail!(
-                    "{} of {} free before, {} of {} after",
-                    before.free,
-                    before.total,
-                    after.free,
-                    after.total
-                );
+                bail!("{} before, {} after", counts(before), counts(after));
             }
-            Ok(format!("{} of {} free, as before", after.free, after.total))
+            Ok(format!("{}, as before", counts(after)))
         });
     }
     summary.close()
 }
 
-/// Unit tests and whole-program tests.
-fn test_programs(selection: &Selection, crates: &[String], summary: &mut Summary) -> Result<()> {
+/// Other parts, in a process of their own whose output appears when it ends.
+struct Beside {
+    child: Child,
+    output: PathBuf,
+}
+
+impl Beside {
+    fn start(parts: &[&str]) -> Result<Self> {
+        let output = tree::target().join("test-beside.log");
+        let file = File::create(&output).with_context(|| output.display().to_string())?;
+        let child = Command::new(std::env::current_exe()?)
+            .arg("test")
+            .args(parts)
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .spawn()?;
+        Ok(Self { child, output })
+    }
+
+    fn end(mut self) -> Result<String> {
+        let status = self.child.wait()?;
+        let text = std::fs::read(&self.output)?;
+        println!("{}", String::from_utf8_lossy(&text));
+        if !status.success() {
+            bail!("{status}; its summary is above");
+        }
+        Ok("its summary is above".to_owned())
+    }
+}
+
+/// The programs of the tests, and where the programs are that they run.
+struct Built {
+    binaries: Vec<Binary>,
+    programs: PathBuf,
+}
+
+fn build(selection: &Selection, crates: &[String], summary: &mut Summary) -> Option<Built> {
     let chosen = selection.crates(crates);
-    let unit = selection.has("unit");
-    if chosen.is_empty() && !unit {
-        return Ok(());
-    }
-    let mut built = Vec::new();
-    let mut programs = PathBuf::new();
-    let built_all = summary.step("build", || {
-        built = binaries::build(unit, &chosen)?;
-        programs = match selection.released {
-            true => tree::programs(&binaries::programs(&built))?,
-            false => binaries::folder(&built)?,
+    let mut built = None;
+    let _ = summary.step("build", || {
+        let binaries = binaries::build(selection.has("unit"), &chosen)?;
+        let programs = match (chosen.is_empty(), selection.released) {
+            (true, _) => PathBuf::new(),
+            (_, true) => tree::programs(&binaries::programs(&binaries))?,
+            (_, false) => binaries::folder(&binaries)?,
         };
-        sizes(&programs)
+        let about = match chosen.is_empty() {
+            true => String::new(),
+            false => sizes(&programs)?,
+        };
+        built = Some(Built { binaries, programs });
+        Ok(about)
     });
-    if built_all.is_err() {
-        return Ok(());
-    }
+    built
+}
+
+/// Unit tests and whole-program tests.
+fn test_programs(built: &Built, selection: &Selection, crates: &[String], summary: &mut Summary) {
+    let chosen = selection.crates(crates);
     // As root everything can be had, so no test may skip; the summary reports what others skip.
     let strict = nix::unistd::geteuid().is_root() && selection.guests;
     let mut huge_pages = None;
@@ -199,29 +239,47 @@ fn test_programs(selection: &Selection, crates: &[String], summary: &mut Summary
         });
     }
     forget_matrices();
-    let (units, whole): (Vec<&Binary>, Vec<&Binary>) = built
-        .iter()
-        .filter(|binary| binary.test)
-        .partition(|binary| !binary.whole_programs);
-    let run = |summary: &mut Summary, name: &str, tests: &[&Binary]| {
+    let tests = built.binaries.iter().filter(|binary| binary.test);
+    let (whole, units): (Vec<&Binary>, Vec<&Binary>) =
+        tests.partition(|binary| binary.whole_programs);
+    let mut run = |name: &str, tests: &[&Binary]| {
         let mut skips = Vec::new();
-        let _ = summary.step(name, || binaries::run(tests, &programs, strict, &mut skips));
+        let _ = summary.step(name, || {
+            binaries::run(tests, &built.programs, strict, &mut skips)
+        });
         summary.skipped(skips);
     };
-    if unit {
-        run(summary, "unit", &units);
+    if selection.has("unit") {
+        run("unit", &units);
     }
-    for binary in whole
-        .iter()
-        .filter(|binary| chosen.contains(&binary.name.as_str()))
-    {
-        run(summary, &binary.name, &[binary]);
+    for name in chosen {
+        let tests = whole.iter().copied().filter(|binary| binary.name == name);
+        run(name, &tests.collect::<Vec<_>>());
     }
     for file in matrices() {
         let text = std::fs::read_to_string(&file).unwrap_or_default();
         println!("\n== fault matrix: {text}");
     }
-    Ok(())
+}
+
+fn lints() -> Result<String> {
+    let clippy = [
+        "clippy",
+        "--workspace",
+        "--features",
+        tree::EXECUTING_ENGINE,
+    ];
+    cargo(&[&clippy[..], &["--all-targets", "--", "-D", "warnings"]].concat())
+}
+
+fn doc() -> Result<String> {
+    cargo(&[
+        "test",
+        "--workspace",
+        "--doc",
+        "--features",
+        tree::EXECUTING_ENGINE,
+    ])
 }
 
 fn cargo(arguments: &[&str]) -> Result<String> {
