@@ -36,9 +36,7 @@ impl Files {
         for problem in set.all_problems() {
             log::error!("{problem}");
         }
-        // A directory has no lines and columns.
-        let problem = |p: &crate::config::Problem| format!("{}: {}", p.file.display(), p.message);
-        self.problems = set.problems.iter().map(problem).collect();
+        self.problems = set.problems.iter().map(ToString::to_string).collect();
         set
     }
 
@@ -59,8 +57,8 @@ impl Files {
     /// Reads them again.
     pub fn reload(&mut self, fleet: &mut Fleet, now: u64, out: &mut Publisher) {
         let set = self.read(fleet);
-        for problem in &set.problems {
-            let dir = problem.file.display();
+        for place in set.problems.iter().filter_map(|p| p.place.as_ref()) {
+            let dir = place.file.display();
             log::error!("{dir}: not read again: its VMs stay as they are");
         }
         let mut news = set.problems.len();

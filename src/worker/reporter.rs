@@ -3,14 +3,12 @@
 
 use std::io::IoSlice;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{sendmsg, MsgFlags};
 
 use super::Report;
-use crate::diagnostic::Step;
-use crate::status::trace::Trace;
 
 /// How often a report is sent at most, and the time between: a supervisor that is gone for good is
 /// not waited for.
@@ -22,16 +20,12 @@ const PAUSE: Duration = Duration::from_millis(2);
 #[derive(Debug)]
 pub struct Reporter {
     channel: OwnedFd,
-    trace: Trace,
 }
 
 impl Reporter {
     /// Reports to `channel`.
     pub fn new(channel: OwnedFd) -> Self {
-        Self {
-            channel,
-            trace: Trace::open(),
-        }
+        Self { channel }
     }
 
     pub fn channel(&self) -> &OwnedFd {
@@ -54,33 +48,5 @@ impl Reporter {
                 Err(_) => std::thread::sleep(PAUSE),
             }
         }
-    }
-
-    /// Sends warnings.
-    pub fn warn(&self, warnings: impl IntoIterator<Item = String>) {
-        for warning in warnings {
-            self.send(&Report::Warning(warning));
-        }
-    }
-
-    /// Does one step and marks it in the trace; if it went well, reports its time and what `tell` says
-    /// of it.
-    pub fn step<T, E>(
-        &self,
-        step: Step,
-        work: impl FnOnce() -> Result<T, E>,
-        tell: impl FnOnce(&T) -> String,
-    ) -> Result<T, E> {
-        let begin = Instant::now();
-        let slice = self.trace.slice(step.as_str());
-        let done = work()?;
-        drop(slice);
-        let micros = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.send(&Report::Step {
-            step,
-            micros,
-            detail: tell(&done),
-        });
-        Ok(done)
     }
 }
