@@ -286,7 +286,7 @@ fn first_life(config: Option<&VmConfig>, problems: &[String], now: u64) -> Lifec
         Some(config) if config.autostart => (State::Waiting, "to be started".to_owned()),
         Some(_) => (State::Disabled, "autostart is off".to_owned()),
     };
-    let rules = config.map(Rules::of).unwrap_or_default();
+    let rules = config.map_or_else(Rules::none, Rules::of);
     Lifecycle::new(rules, state, &reason, now)
 }
 

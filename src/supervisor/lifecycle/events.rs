@@ -6,16 +6,15 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::config::{RestartConfig, VmConfig};
+use crate::config::{RestartConfig, RestartPolicy, VmConfig};
 use crate::diagnostic::Diagnostic;
 use crate::status::State;
 use crate::worker::{Report, Request};
 
 /// How a VM becomes ready.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readiness {
     /// Its file says nothing of it: it stays `running`.
-    #[default]
     Unknown,
     /// As soon as it runs.
     AtOnce,
@@ -23,9 +22,8 @@ pub enum Readiness {
     Within(u64),
 }
 
-/// What a VM's file says about its life. The default is for a VM without a good file, which never
-/// starts.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// What a VM's file says about its life.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
     pub restart: RestartConfig,
     /// Milliseconds that `starting` may take.
@@ -38,6 +36,24 @@ pub struct Rules {
 }
 
 impl Rules {
+    /// For a VM without a good file, which never starts.
+    pub fn none() -> Self {
+        let none = Duration::ZERO;
+        Self {
+            restart: RestartConfig {
+                policy: RestartPolicy::Never,
+                max: 0,
+                window: none,
+                backoff: none,
+                backoff_max: none,
+            },
+            start_timeout: 0,
+            stop_timeout: None,
+            ready: Readiness::Unknown,
+            property: None,
+        }
+    }
+
     pub fn of(config: &VmConfig) -> Self {
         Self {
             restart: config.restart.clone(),

@@ -12,6 +12,7 @@ use crate::diagnostic::{kinds, Diagnostic, Step};
 use crate::supervisor::restart::Next;
 use crate::worker::Request;
 
+// Only its constants are used.
 kinds! {
     SHORT: Error "test-short" in Pool {
         "the pool is short",
