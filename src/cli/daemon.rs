@@ -26,11 +26,11 @@ usage: gunyahd boot [options]        the init service: all VMs, until SIGTERM
 pub const BOOT_HELP: &str = "\
 usage: gunyahd boot [--config-dir DIR]… [--socket PATH] [--run-dir DIR] [--device PATH]
 
-Reads every *.json of the config directories, starts the VMs that want it, looks after them and
-answers gunyahctl. A bad file or a failed VM stops no other: gunyahctl status shows why it failed.
+Reads every *.json of the config directories, starts the VMs that have autostart, supervises them
+and answers gunyahctl. A bad file or a failed VM stops no other: gunyahctl status shows why it failed.
 
   --config-dir DIR  VMs' files; may be given again (default /vendor/etc/gunyah)
-  --socket PATH     control socket, where init hands none down in ANDROID_SOCKET_gunyahd
+  --socket PATH     control socket, if init hands none down in ANDROID_SOCKET_gunyahd
                     (default /dev/socket/gunyahd)
   --run-dir DIR     where the socket's lock is (default: the socket's directory)
   --device PATH     the driver's node (default /dev/gunyah)
@@ -45,10 +45,10 @@ exit:    0 all VMs are stopped; 1 cannot serve (the log says why); 2 usage
 pub const RUN_HELP: &str = "\
 usage: gunyahd run [--device PATH] FILE
 
-Starts the VM of FILE at once, without waiting for other VMs or properties, and tells on standard
-error what it does. Its console, where it has one, is on standard input and output. It is never
-restarted. Ctrl-C asks the guest to end, where its file says how, and closes the VM
-after its stop_timeout; a second Ctrl-C closes it at once.
+Starts the VM of FILE at once, without waiting for other VMs or properties, and logs to standard
+error. Its console, if it has one, is on standard input and output. It is never restarted. Ctrl-C
+asks the guest to end, if its file says how, and closes the VM after its stop_timeout; a second
+Ctrl-C closes it at once.
 
   --device PATH     the driver's node (default /dev/gunyah)
   --no-confinement  keep all capabilities and system calls, for strace and debuggers

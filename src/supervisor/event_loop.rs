@@ -257,11 +257,10 @@ impl Supervisor {
                     fleet.hear(index, now, out);
                 }
             }
+            (Signal::SIGHUP, Some(_)) if fleet.shutdown.is_some() => {}
             (Signal::SIGHUP, Some(files)) => {
-                if fleet.shutdown.is_none() {
-                    log::info!("SIGHUP: reading the files again");
-                    files.reload(fleet, now, out);
-                }
+                log::info!("SIGHUP: reading the files again");
+                files.reload(fleet, now, out);
             }
             (Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT | Signal::SIGHUP, _) => {
                 let again = fleet.shutdown.is_some();

@@ -8,22 +8,14 @@ use proptest::prelude::*;
 use super::ending::CLOSE_TIMEOUT;
 use super::*;
 use crate::config::{RestartConfig, RestartPolicy};
-use crate::diagnostic::{kinds, Diagnostic, Step};
+use crate::diagnostic::{Diagnostic, Step};
 use crate::supervisor::restart::Next;
+use crate::supervisor::spawn::FORK;
 use crate::worker::Request;
-
-// Only its constants are used.
-kinds! {
-    SHORT: Error "test-short" in Pool {
-        "the pool is short",
-        cause: "",
-        cure: "",
-    }
-}
 
 /// An error of a step of the launch.
 fn failed(step: Step) -> Report {
-    let mut error: Diagnostic = SHORT.case("p");
+    let mut error: Diagnostic = FORK.case("p");
     error.step = step;
     error.lasting = matches!(step, Step::Images | Step::Plan);
     Report::Failed(error)
@@ -275,7 +267,11 @@ fn a_launch_that_cannot_succeed_is_not_tried_again() {
             .report(&failed(step))
             .on(Event::Died(Death::Exit(1)));
         assert_eq!(story.life.state(), state, "{step}");
-        assert!(story.last().1.contains("test-short"), "{:?}", story.last());
+        assert!(
+            story.last().1.contains("process-fork"),
+            "{:?}",
+            story.last()
+        );
         assert_eq!(
             story.life.last_end().unwrap().reason,
             EndReason::LaunchFailed
@@ -497,7 +493,7 @@ fn a_fork_that_fails_is_a_crash() {
     let mut story = Story::new(rules());
     story
         .on(Event::Gates(&open()))
-        .on(Event::ForkFailed(&SHORT.case("fork")));
+        .on(Event::ForkFailed(&FORK.case("fork")));
     assert_eq!(
         story.states(),
         [State::Starting, State::Crashed, State::Waiting]
@@ -614,7 +610,7 @@ proptest! {
                     Action::Fork => {
                         prop_assert!(!worker, "a second worker");
                         if fork_fails {
-                            more = life.on(Event::ForkFailed(&SHORT.case("f")), now);
+                            more = life.on(Event::ForkFailed(&FORK.case("f")), now);
                         } else {
                             worker = true;
                         }
