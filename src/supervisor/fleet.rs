@@ -15,6 +15,7 @@ use super::pages::{HugePages, Returns};
 use super::publisher::Publisher;
 use super::spawn::{Heard, Spawner};
 use super::vm::Vm;
+use super::waiters::Goal;
 
 /// Milliseconds between two looks at a property or a pool that a VM waits for: reading the shared
 /// property area or a file of sysfs costs microseconds, and there is no fd to wait on without a thread.
@@ -126,7 +127,7 @@ impl Fleet {
             moved |= before.0 != vm.life.state() || before.1 != vm.life.reason();
             if vm.stuck {
                 // A start that cannot come is not waited for.
-                out.wake_by(vm, |goal| goal.hopeless(), now);
+                out.wake_by(vm, |goal| (goal == Goal::Up).then_some(false), now);
             }
         }
         moved
@@ -301,7 +302,7 @@ impl Fleet {
     pub fn finish(&mut self, patience: Duration, now: u64, out: &mut Publisher) {
         for vm in &self.vms {
             let at_rest = vm.life.at_rest();
-            out.wake_by(vm, |goal| Some(goal.ends(at_rest)), now);
+            out.wake_by(vm, |goal| Some(goal == Goal::Down && at_rest), now);
         }
         if self.shutdown.is_some() {
             out.overall(Overall::Stopped);
@@ -319,7 +320,7 @@ mod tests {
 
     use super::*;
     use crate::config::{ConfigFile, VmConfig, VmName};
-    use crate::supervisor::waiters::{Goal, Waiter};
+    use crate::supervisor::waiters::Waiter;
     use crate::worker::Setting;
 
     /// A VM that a person has to start, and which waits for those in `after`.
