@@ -319,22 +319,17 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::config::{ConfigFile, VmConfig, VmName};
+    use crate::config::{fixture, ConfigFile, VmName};
     use crate::supervisor::waiters::Waiter;
     use crate::worker::Setting;
 
     /// A VM that a person has to start, and which waits for those in `after`.
     fn vm(name: &str, after: &[&str]) -> Vm {
-        let text = serde_json::json!({
-            "name": name,
-            "memory": {"size": "4M"},
-            "kernel": {"path": "/no/such/Image"},
-            "start": {"after": after},
-        });
-        let config: VmConfig = crate::config::parse("x.json".as_ref(), &text.to_string()).unwrap();
+        let mut config = fixture(&format!(r#""start": {{ "after": {after:?} }}"#));
+        config.name = VmName::new(name).unwrap();
         let file = ConfigFile {
             path: PathBuf::from(format!("{name}.json")),
-            vm: VmName::new(name).unwrap(),
+            vm: config.name.clone(),
             config: Ok(config),
         };
         Vm::of_file(file, 0)
