@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Calls on this process and its children that nix has not, or not for Android: fork, pidfds, prctl,
-//! inherited fds. What is `unsafe` about them is here.
+//! inherited and received fds. What is `unsafe` about them is here.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::io::IoSliceMut;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use libc::{c_int, c_ulong};
+use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::fcntl::{fcntl, FcntlArg, FdFlag};
 use nix::sys::signal::{sigaction, SaFlags, SigAction, SigHandler, SigSet, Signal};
+use nix::sys::socket::{recvmsg, ControlMessageOwned, MsgFlags};
 use nix::unistd::{ForkResult, Pid};
 
 use crate::text::errno_name;
@@ -54,11 +57,31 @@ fn adopt(number: &str) -> Result<OwnedFd, String> {
     if raw < 3 {
         return Err("not an inherited fd".to_owned());
     }
-    // SAFETY: fcntl on a number that is no open fd only answers EBADF.
+    // SAFETY: fcntl on a number that is not open only answers EBADF.
     let borrowed = unsafe { BorrowedFd::borrow_raw(raw) };
     fcntl(borrowed.as_fd(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(errno_name)?;
     // SAFETY: it is open, and by init's convention it is ours alone.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// Receives a packet, and the fd that came with it, without waiting.
+pub fn receive(
+    socket: BorrowedFd<'_>,
+    packet: &mut [u8],
+) -> Result<(usize, Option<OwnedFd>), Errno> {
+    let mut parts = [IoSliceMut::new(packet)];
+    let mut space = cmsg_space!(RawFd);
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
+    let fds = message.cmsgs()?.flat_map(|message| match message {
+        ControlMessageOwned::ScmRights(fds) => fds,
+        _ => Vec::new(),
+    });
+    // SAFETY: the kernel has just put these fds into our table, and nobody else knows of them.
+    let fds = fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+    // More than one would not have fitted.
+    let fd = fds.last();
+    Ok((message.bytes, fd))
 }
 
 /// Closes every fd above standard error that is not in `keep`. In a fresh child, whose owners of those

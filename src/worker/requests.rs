@@ -1,16 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The worker's ear: requests of the supervisor, some with a client's socket.
+//! Receives the supervisor's requests, some with a client's socket.
 
-use std::io::IoSliceMut;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
-use nix::sys::socket::{recvmsg, ControlMessageOwned, MsgFlags};
 
 use super::{Reporter, Request};
 use crate::error::{LaunchError, Step};
+use crate::process;
 
 /// Longest request in bytes; they are a few words each.
 const MAX_REQUEST: usize = 4096;
@@ -47,11 +45,8 @@ fn failed(errno: Errno) -> LaunchError {
 
 fn receive(channel: BorrowedFd<'_>) -> Result<Received, LaunchError> {
     let mut packet = [0; MAX_REQUEST];
-    let mut parts = [IoSliceMut::new(&mut packet)];
-    let mut space = cmsg_space!(RawFd);
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-    let (size, fd) = match recvmsg::<()>(channel.as_raw_fd(), &mut parts, Some(&mut space), flags) {
-        Ok(message) => (message.bytes, passed_fd(message.cmsgs().map_err(failed)?)),
+    let (size, fd) = match process::receive(channel, &mut packet) {
+        Ok(received) => received,
         Err(Errno::EAGAIN | Errno::EINTR) => return Ok(Received::Nothing),
         Err(Errno::ECONNRESET) => return Ok(Received::Gone),
         Err(errno) => return Err(failed(errno)),
@@ -68,23 +63,14 @@ fn receive(channel: BorrowedFd<'_>) -> Result<Received, LaunchError> {
     }
 }
 
-fn passed_fd(messages: impl Iterator<Item = ControlMessageOwned>) -> Option<OwnedFd> {
-    let mut fds = messages.flat_map(|message| match message {
-        ControlMessageOwned::ScmRights(fds) => fds,
-        _ => Vec::new(),
-    });
-    let fd = fds.next()?;
-    // SAFETY: the kernel has just put this fd into our table, and nobody else knows of it.
-    Some(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use nix::sys::socket::{
-        sendmsg, socketpair, AddressFamily, ControlMessage, SockFlag, SockType,
+        sendmsg, socketpair, AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType,
     };
     use std::io::{IoSlice, Read, Write};
+    use std::os::fd::{AsRawFd, RawFd};
     use std::os::unix::net::UnixStream;
 
     #[test]
