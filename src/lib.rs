@@ -20,6 +20,7 @@ pub mod client;
 pub mod config;
 pub mod confine;
 pub mod console;
+mod descriptor;
 pub mod diagnostic;
 pub mod driver;
 pub mod dtb;

@@ -33,6 +33,7 @@ fn aosp_crates() -> BTreeMap<&'static str, &'static str> {
         ("miniz_oxide", "libminiz_oxide"),
         ("nix", "libnix"),
         ("proptest", "libproptest"),
+        ("rustix", "librustix"),
         ("serde", "libserde"),
         ("serde_json", "libserde_json"),
         ("thiserror", "libthiserror"),

@@ -97,7 +97,7 @@ impl Console {
                 // Signals are the worker's main thread's.
                 let _ = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
                 let given_up = if confined {
-                    confine::thread(Step::Functions)
+                    confine::thread().map_err(LaunchError::from)
                 } else {
                     Ok(())
                 };
@@ -131,8 +131,7 @@ impl Console {
     pub fn connect(&self, bus: &mut Bus, config: &ConsoleConfig) -> Result<(), LaunchError> {
         let size = Port::size(config.device);
         let device: Arc<dyn Device> = self.port.clone();
-        bus.add("console", config.base, size, device)
-            .map_err(|error| LaunchError::new(Step::Functions, error.to_string()))
+        Ok(bus.add("console", config.base, size, device)?)
     }
 
     /// The eventfd of its interrupt line, for the driver's irqfd.

@@ -1,31 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The device node and a VM's fd, one method a call.
+//! The crate `gunyah` with this program's errors and its choice between sharing and lending.
 
-use std::fs::OpenOptions;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
+use gunyah::uapi::{self, UserMemoryRegion};
+use gunyah::{Trigger, Vcpu};
 use nix::errno::Errno;
 
 use super::advice;
 use crate::config::{Access, Permissions};
 use crate::error::LaunchError;
-use gunyah::uapi;
 
 /// The open device node.
 #[derive(Debug)]
 pub struct Gunyah {
-    fd: OwnedFd,
+    device: gunyah::Gunyah,
     path: PathBuf,
 }
 
-/// A VM's fd. Its last close, in whichever process, stops the VM and blocks until the resource
-/// manager has given the memory back.
+/// A VM.
 #[derive(Debug)]
-pub struct Vm {
-    fd: OwnedFd,
-}
+pub struct Vm(gunyah::Vm);
 
 /// A region as the driver is told of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,33 +50,21 @@ pub enum Granted {
 
 impl Gunyah {
     /// Opens the device node.
-    ///
-    /// # Errors
-    /// Missing node, no permission, busy: each with its own cure.
     pub fn open(path: &Path) -> Result<Self, LaunchError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_CLOEXEC)
-            .open(path)
-            .map_err(|error| {
-                let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
-                advice::open(path, errno)
-            })?;
+        let device =
+            gunyah::Gunyah::open(path).map_err(|error| advice::open(path, errno(&error)))?;
         Ok(Self {
-            fd: file.into(),
+            device,
             path: path.to_owned(),
         })
     }
 
     /// CREATE_VM.
-    ///
-    /// # Errors
-    /// The driver's answer; ENOTTY tells that another vendor's driver sits on the node.
     pub fn create_vm(&self) -> Result<Vm, LaunchError> {
-        let raw = ioctl(self.fd.as_fd(), uapi::CREATE_VM, 0)
-            .map_err(|errno| advice::create_vm(&self.path, errno))?;
-        Ok(Vm { fd: owned(raw) })
+        let created = self.device.create_vm();
+        created
+            .map(Vm)
+            .map_err(|error| advice::create_vm(&self.path, errno(&error)))
     }
 }
 
@@ -87,144 +72,64 @@ impl Vm {
     /// Registers `region`. With [`Access::Auto`], main memory is lent where the dialect can lend and
     /// shared where not, because a production resource manager refuses shared main memory; other
     /// regions are shared.
-    ///
-    /// # Errors
-    /// The driver's answer, with the region's values.
     pub fn register(
         &self,
         region: &Region,
         access: Access,
         main: bool,
     ) -> Result<Granted, LaunchError> {
-        match (access, main) {
-            (Access::Share, _) | (Access::Auto, false) => self.share(region),
-            (Access::Lend, _) => match self.lend(region) {
-                Ok(granted) => Ok(granted),
-                Err(errno) => Err(advice::region("VM_ANDROID_LEND_USER_MEM", region, errno)),
-            },
-            (Access::Auto, true) => match self.lend(region) {
-                Err(Errno::ENOTTY) => self.share(region),
-                Err(errno) => Err(advice::region("VM_ANDROID_LEND_USER_MEM", region, errno)),
-                Ok(granted) => Ok(granted),
-            },
-        }
-    }
-
-    fn share(&self, region: &Region) -> Result<Granted, LaunchError> {
         let argument = argument_of(region);
-        ioctl(
-            self.fd.as_fd(),
-            uapi::VM_SET_USER_MEM_REGION,
-            address_of(&argument),
-        )
-        .map_err(|errno| advice::region("VM_SET_USER_MEM_REGION", region, errno))?;
+        if access == Access::Lend || (access == Access::Auto && main) {
+            // SAFETY: regions are mappings of GuestMemory, which outlives the VM and is not touched
+            // between START and the VM's end.
+            match unsafe { self.0.lend(&argument) }.map_err(|error| errno(&error)) {
+                Err(Errno::ENOTTY) if access == Access::Auto => {}
+                Err(errno) => {
+                    return Err(advice::region("VM_ANDROID_LEND_USER_MEM", region, errno))
+                }
+                Ok(()) => return Ok(Granted::Lent),
+            }
+        }
+        // SAFETY: as above.
+        unsafe { self.0.share(&argument) }
+            .map_err(|error| advice::region("VM_SET_USER_MEM_REGION", region, errno(&error)))?;
         Ok(Granted::Shared)
     }
 
-    fn lend(&self, region: &Region) -> Result<Granted, Errno> {
-        let argument = argument_of(region);
-        ioctl(
-            self.fd.as_fd(),
-            uapi::VM_ANDROID_LEND_USER_MEM,
-            address_of(&argument),
-        )?;
-        Ok(Granted::Lent)
-    }
-
     /// SET_DTB_CONFIG: the devicetree's range with its room, both page aligned.
-    ///
-    /// # Errors
-    /// The driver's answer, with the range.
     pub fn set_dtb_config(&self, base: u64, size: u64) -> Result<(), LaunchError> {
-        let argument = uapi::DtbConfig {
-            guest_phys_addr: base,
-            size,
-        };
-        ioctl(
-            self.fd.as_fd(),
-            uapi::VM_SET_DTB_CONFIG,
-            address_of(&argument),
-        )
-        .map_err(|errno| advice::dtb_config(base, size, errno))?;
-        Ok(())
+        let set = self.0.set_dtb_config(base, size);
+        set.map_err(|error| advice::dtb_config(base, size, errno(&error)))
     }
 
-    /// Adds vCPU `id`, which the devicetree must have: running one that it has not makes the host's
-    /// kernel fail at the VM's end.
-    ///
-    /// # Errors
-    /// The driver's answer, with the id.
-    pub fn add_vcpu(&self, id: u32) -> Result<OwnedFd, LaunchError> {
-        let vcpu = uapi::FunctionVcpu { id };
-        let raw = self
-            .add_function(uapi::FUNCTION_VCPU, size_of_val(&vcpu), address_of(&vcpu))
-            .map_err(|errno| advice::add_function(&format!("vCPU {id}"), errno))?;
-        Ok(owned(raw))
+    /// Adds vCPU `id`, which the devicetree must have.
+    pub fn add_vcpu(&self, id: u32) -> Result<Vcpu, LaunchError> {
+        let added = self.0.add_vcpu(id);
+        added.map_err(|error| advice::add_function(&format!("vCPU {id}"), errno(&error)))
     }
 
-    /// Binds an eventfd to the doorbell `label`, which the devicetree must have: the driver takes an
-    /// unknown one in silence.
-    ///
-    /// # Errors
-    /// The driver's answer, with the label.
+    /// Binds an eventfd to the doorbell `label`, which the devicetree must have.
     pub fn add_irqfd(
         &self,
         eventfd: BorrowedFd<'_>,
         label: u32,
-        level: bool,
+        trigger: Trigger,
     ) -> Result<(), LaunchError> {
-        let what = || format!("irqfd of doorbell {label}");
-        let fd = u32::try_from(eventfd.as_raw_fd())
-            .map_err(|_| advice::add_function(&what(), Errno::EBADF))?;
-        let flags = if level { uapi::IRQFD_FLAGS_LEVEL } else { 0 };
-        let irqfd = uapi::FunctionIrqfd {
-            fd,
-            label,
-            flags,
-            padding: 0,
-        };
-        self.add_function(
-            uapi::FUNCTION_IRQFD,
-            size_of_val(&irqfd),
-            address_of(&irqfd),
-        )
-        .map_err(|errno| advice::add_function(&what(), errno))?;
-        Ok(())
-    }
-
-    fn add_function(&self, kind: u32, arg_size: usize, arg: u64) -> Result<i32, Errno> {
-        let arg_size = u32::try_from(arg_size).map_err(|_| Errno::EINVAL)?;
-        let function = uapi::FunctionDesc {
-            kind,
-            arg_size,
-            arg,
-        };
-        ioctl(
-            self.fd.as_fd(),
-            uapi::VM_ADD_FUNCTION,
-            address_of(&function),
-        )
+        let added = self.0.add_irqfd(eventfd, label, trigger);
+        let what = format!("irqfd of doorbell {label}");
+        added.map_err(|error| advice::add_function(&what, errno(&error)))
     }
 
     /// START: returns once the VM runs. After a failure nothing but closing every fd helps.
-    ///
-    /// # Errors
-    /// The driver's and the resource manager's answer.
     pub fn start(&self) -> Result<(), LaunchError> {
-        ioctl(self.fd.as_fd(), uapi::VM_START, 0).map_err(advice::start)?;
-        Ok(())
+        let started = self.0.start();
+        started.map_err(|error| advice::start(errno(&error)))
     }
 }
 
-impl AsFd for Vm {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-}
-
-fn argument_of(region: &Region) -> uapi::UserMemoryRegion {
+fn argument_of(region: &Region) -> UserMemoryRegion {
     let bit = |set: bool, bit: u32| if set { bit } else { 0 };
-    uapi::UserMemoryRegion {
+    UserMemoryRegion {
         label: region.label,
         flags: bit(region.flags.read, uapi::MEM_ALLOW_READ)
             | bit(region.flags.write, uapi::MEM_ALLOW_WRITE)
@@ -235,32 +140,7 @@ fn argument_of(region: &Region) -> uapi::UserMemoryRegion {
     }
 }
 
-fn address_of<T>(value: &T) -> u64 {
-    std::ptr::from_ref(value).addr() as u64
-}
-
-/// An ioctl whose result is not negative unless it failed; again after EINTR.
-pub(crate) fn ioctl(fd: BorrowedFd<'_>, request: u32, argument: u64) -> Result<i32, Errno> {
-    loop {
-        let result = ioctl_once(fd, request, argument);
-        if result != Err(Errno::EINTR) {
-            return result;
-        }
-    }
-}
-
-/// An ioctl that tells of EINTR.
-pub(crate) fn ioctl_once(fd: BorrowedFd<'_>, request: u32, argument: u64) -> Result<i32, Errno> {
-    // musl's request is an i32; the driver's numbers are below 2^31.
-    #[allow(clippy::cast_possible_wrap)]
-    let request = request as libc::Ioctl;
-    // SAFETY: callers in this module and in `vcpu` pass 0 or the address of a live argument of the
-    // request's own type; the driver reads no more than its size.
-    let result = unsafe { libc::ioctl(fd.as_raw_fd(), request, argument) };
-    Errno::result(result)
-}
-
-fn owned(raw: i32) -> OwnedFd {
-    // SAFETY: the driver has just made this fd for us and nobody else has seen it.
-    unsafe { OwnedFd::from_raw_fd(raw) }
+fn errno(error: &io::Error) -> Errno {
+    // A run page of another size is the only error without one.
+    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EOPNOTSUPP))
 }

@@ -4,5 +4,4 @@
 mod advice;
 mod device;
 
-pub(crate) use device::{ioctl, ioctl_once};
 pub use device::{Granted, Gunyah, Region, Vm};

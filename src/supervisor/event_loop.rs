@@ -119,7 +119,7 @@ impl Supervisor {
     /// Gives up what only starting up took, for this process and every worker.
     pub(super) fn confine(&self) -> Result<(), SupervisorError> {
         if self.setting.confined {
-            confine::supervisor()?;
+            confine::supervisor().map_err(crate::error::LaunchError::from)?;
         } else {
             log::warn!("--no-confinement: system calls and capabilities stay as they were");
         }

@@ -3,7 +3,6 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -25,8 +24,8 @@ pub struct Launched {
     pub vm: Vm,
     /// Its memory, mapped for as long as it lives.
     pub memory: GuestMemory,
-    /// The fds of proxy-scheduled vCPUs, by their index.
-    pub vcpus: Vec<OwnedFd>,
+    /// Proxy-scheduled vCPUs, by their index.
+    pub vcpus: Vec<gunyah::Vcpu>,
 }
 
 /// Launches `config`, telling every step.

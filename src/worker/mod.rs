@@ -14,6 +14,7 @@ use nix::errno::Errno;
 
 use crate::config::{Scheduling, VmConfig};
 use crate::confine;
+use crate::diagnostic::Diagnostic;
 use crate::driver::Vm;
 use crate::error::{LaunchError, Step};
 
@@ -86,7 +87,7 @@ pub fn run(start: Start) -> i32 {
         None => match confine_if(start.setting.confined) {
             Ok(()) => hold(&tell),
             Err(error) => {
-                tell.send(&Report::Failed(error));
+                tell.send(&Report::Failed(error.into()));
                 1
             }
         },
@@ -99,11 +100,11 @@ pub fn run(start: Start) -> i32 {
 }
 
 /// From here on only what the rest of a worker's life takes.
-fn confine_if(confined: bool) -> Result<(), LaunchError> {
-    if confined {
-        confine::worker()?;
+fn confine_if(confined: bool) -> Result<(), Diagnostic> {
+    match confined {
+        true => confine::worker(),
+        false => Ok(()),
     }
-    Ok(())
 }
 
 fn fail(tell: &Reporter, error: LaunchError) -> i32 {

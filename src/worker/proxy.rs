@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use super::requests::{wait_for_request, Received};
 use super::{confine_if, Report, Reporter, Request};
+use gunyah::Trigger;
+
 use crate::config::VmConfig;
 use crate::console::{Console, Ring, DEFAULT_CAPACITY};
 use crate::driver::Vm;
@@ -68,7 +70,7 @@ impl Proxy {
     pub(super) fn connect(&self, vm: &Vm, config: &VmConfig) -> Result<(), LaunchError> {
         match (&self.console, &config.console) {
             (Some(console), Some(settings)) => {
-                vm.add_irqfd(console.interrupt_fd(), settings.label, true)
+                vm.add_irqfd(console.interrupt_fd(), settings.label, Trigger::Level)
             }
             _ => Ok(()),
         }
@@ -78,7 +80,7 @@ impl Proxy {
     /// closed then.
     pub(super) fn run(
         self,
-        fds: Vec<OwnedFd>,
+        vcpus: Vec<gunyah::Vcpu>,
         config: &VmConfig,
         confined: bool,
         tell: &Reporter,
@@ -90,7 +92,6 @@ impl Proxy {
             stall: STALL,
             confined,
         };
-        let vcpus = (0..).zip(fds).collect();
         let started = Vcpus::start(vcpus, Arc::clone(&self.bus), &options, || {
             confine_if(confined)
         });
@@ -99,7 +100,7 @@ impl Proxy {
                 let end = self.until_end(&mut vcpus, config, tell);
                 (end, vcpus.stop(LEAVE_BOUND))
             }
-            Err(error) => (End::Failed(error), Vec::new()),
+            Err(error) => (End::Failed(error.into()), Vec::new()),
         };
         if !stuck.is_empty() {
             tell.send(&Report::Warning(format!(
@@ -128,8 +129,8 @@ impl Proxy {
         loop {
             while let Some(event) = vcpus.take_event() {
                 match event {
-                    VcpuEvent::Warning(text) => tell.send(&Report::Warning(text)),
-                    VcpuEvent::Failed(error) => return End::Failed(error),
+                    VcpuEvent::Warning(warning) => tell.send(&Report::Warning(warning.to_string())),
+                    VcpuEvent::Failed(error) => return End::Failed(error.into()),
                     VcpuEvent::Ended { reason, detail } => {
                         self.tell_ready(tell);
                         let how = reason.to_string();
@@ -139,7 +140,7 @@ impl Proxy {
                     }
                 }
             }
-            let mut others = vec![vcpus.events_fd()];
+            let mut others = vcpus.events_fds().to_vec();
             others.extend(ready);
             match wait_for_request(tell, &others) {
                 Ok(Received::Request(Request::Console { first }, Some(client))) => {

@@ -2,7 +2,7 @@
 //! The worker's ear: requests of the supervisor, some with a client's socket.
 
 use std::io::IoSliceMut;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::cmsg_space;
 use nix::errno::Errno;
@@ -10,6 +10,7 @@ use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{recvmsg, ControlMessageOwned, MsgFlags};
 
 use super::{Reporter, Request};
+use crate::descriptor;
 use crate::error::{LaunchError, Step};
 
 /// Longest request in bytes; they are a few words each.
@@ -73,9 +74,7 @@ fn passed_fd(messages: impl Iterator<Item = ControlMessageOwned>) -> Option<Owne
         ControlMessageOwned::ScmRights(fds) => fds,
         _ => Vec::new(),
     });
-    let fd = fds.next()?;
-    // SAFETY: the kernel has just put this fd into our table, and nobody else knows of it.
-    Some(unsafe { OwnedFd::from_raw_fd(fd) })
+    descriptor::owned(fds.next()?).ok()
 }
 
 #[cfg(test)]
