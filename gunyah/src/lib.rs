@@ -11,6 +11,7 @@
 //! | --- | --- | --- |
 //! | [`Gunyah`] | the open device | [`Gunyah::open`] |
 //! | [`Vm`] | a virtual machine | [`Gunyah::create_vm`] |
+//! | [`Dialect`] | which driver this is | [`Vm::dialect`] |
 //! | [`Vcpu`] | one of its CPUs, with its run page | [`Vm::add_vcpu`] |
 //! | [`Exit`] | why a CPU came back to the host | [`Vcpu::run`] |
 //! | [`ImmediateExit`] | how another thread takes a CPU out of the guest | [`Vcpu::immediate_exit`] |
@@ -53,7 +54,7 @@
 //!
 //! The driver was posted to the Linux kernel mailing list (v7 to v14 have this API) and ships in Android's
 //! kernels: `GH_*` in android14-6.1, `GUNYAH_*` in android15-6.6 and android16-6.12. The calls that not
-//! all of them have say so; a kernel without a call answers ENOTTY. Qualcomm's earlier driver of the same
+//! all of them have say so; a kernel without a call answers ENOTTY. [`Vm::dialect`] finds out which kernel it is. Qualcomm's earlier driver of the same
 //! name (ioctl type 0xB2) is another API.
 //!
 //! # Example
@@ -106,6 +107,7 @@
 
 #![warn(missing_docs)]
 
+mod dialect;
 mod ioctl;
 pub mod uapi;
 mod vcpu;
@@ -116,6 +118,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+pub use dialect::Dialect;
 pub use vcpu::{Exit, ImmediateExit, Resume, Vcpu};
 pub use vm::{BootRegister, Trigger, Vm};
 
