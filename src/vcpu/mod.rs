@@ -9,7 +9,8 @@ mod run_loop;
 mod stall;
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -51,7 +52,8 @@ pub struct Options {
 /// The running vCPUs of one VM. Dropped, they are stopped.
 pub struct Vcpus {
     shared: Arc<Shared>,
-    threads: Vec<(u32, JoinHandle<()>)>,
+    events: Receiver<VcpuEvent>,
+    threads: Vec<JoinHandle<()>>,
     timer: TimerFd,
     stalls: StallWatch,
 }
@@ -98,37 +100,48 @@ impl Vcpus {
         };
         let (exits, cpus): (Vec<_>, Vec<_>) = cpus.unzip();
         let slots: Vec<Slot> = (0..).zip(exits).map(slot).collect();
-        let stalls = StallWatch::new(
-            slots.iter().map(|slot| slot.id),
-            options.stall,
-            Instant::now(),
-        );
+        let ids = slots.iter().map(|slot| slot.id);
+        let stalls = StallWatch::new(ids, options.stall, Instant::now());
         host_thread::handle_kicks().map_err(failed("handling the signal that stops vCPUs"))?;
-        let shared = Shared::new(slots, bus).map_err(failed("an eventfd for the vCPUs"))?;
+        let (sender, events) = mpsc::channel();
+        let shared = Shared {
+            slots,
+            bus,
+            events: sender,
+            wake: eventfd().map_err(failed("an eventfd for the vCPUs"))?,
+            stopping: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+        };
+        // On failure its drop stops the threads that there are.
         let mut vcpus = Self {
             shared: Arc::new(shared),
+            events,
             threads: Vec::new(),
             timer: stall_timer(options.stall).map_err(failed("a timer for the vCPUs"))?,
             stalls,
         };
+        let (placed, all_placed) = mpsc::channel();
+        let mut gates = Vec::new();
         for (index, cpu) in cpus.into_iter().enumerate() {
-            // On failure the drop of `vcpus` stops those that run already.
-            vcpus.spawn(index, cpu, options)?;
+            gates.push(vcpus.spawn(index, cpu, options, placed.clone())?);
         }
+        drop(placed);
         // What it takes to place a thread is given up next.
-        vcpus.shared.wait_placed();
+        all_placed.iter().collect::<Result<(), _>>()?;
         confine()?;
-        vcpus.shared.open_gate();
+        // Fails only where the thread has panicked.
+        gates.iter().for_each(|gate| gate.send(()).unwrap_or(()));
         Ok(vcpus)
     }
 
+    /// Makes a thread; the guest runs on it once the sender says so.
     fn spawn(
         &mut self,
         index: usize,
         cpu: Box<dyn Cpu>,
         options: &Options,
-    ) -> Result<(), Diagnostic> {
-        let id = u32::try_from(index).unwrap_or(u32::MAX);
+        placed: Sender<Result<(), Diagnostic>>,
+    ) -> Result<Sender<()>, Diagnostic> {
         let cpus = match options.affinity.as_slice() {
             [all] => Some(all),
             each => each.get(index),
@@ -139,36 +152,36 @@ impl Vcpus {
             confined: options.confined,
         };
         let shared = Arc::clone(&self.shared);
-        self.shared.expect(id);
+        let (gate, go) = mpsc::channel();
         let spawned = std::thread::Builder::new()
             // The kernel keeps 15 bytes: the number comes first.
-            .name(format!("vcpu{id}-{}", options.name))
+            .name(format!("vcpu{index}-{}", options.name))
             .stack_size(STACK)
-            .spawn(move || run_loop::thread(&shared, index, cpu, &placement));
-        match spawned {
-            Ok(thread) => {
-                self.threads.push((id, thread));
-                Ok(())
-            }
-            Err(error) => {
-                self.shared.expect_not(id);
-                let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EAGAIN));
-                Err(failed("making a vCPU's thread")(errno))
-            }
-        }
+            .spawn(move || {
+                if let Some(slot) = shared.slots.get(index) {
+                    run_loop::thread(&shared, slot, cpu, &placement, placed, &go);
+                }
+            });
+        let thread = spawned.map_err(|error| {
+            let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EAGAIN));
+            failed("making a vCPU's thread")(errno)
+        })?;
+        self.threads.push(thread);
+        Ok(gate)
     }
 
     /// One of these is readable when [`Vcpus::take_event`] may have something to say.
     pub fn events_fds(&self) -> [BorrowedFd<'_>; 2] {
-        [self.shared.wake().as_fd(), self.timer.as_fd()]
+        [self.shared.wake.as_fd(), self.timer.as_fd()]
     }
 
     /// What happened, oldest first. To be called until it says `None`.
     pub fn take_event(&mut self) -> Option<VcpuEvent> {
-        if let Some(event) = self.shared.take_event() {
+        // Neither blocks: where there is nothing, they answer EAGAIN.
+        let _ = self.shared.wake.read();
+        if let Ok(event) = self.events.try_recv() {
             return Some(event);
         }
-        // It does not block: where it has not expired, this is EAGAIN.
         self.timer.wait().ok()?;
         let done: Vec<Done> = self.shared.slots.iter().map(done).collect();
         let stall = self.stalls.look(Instant::now(), &done)?;
@@ -183,17 +196,19 @@ impl Vcpus {
 
     fn halt(&mut self, bound: Duration) -> Vec<u32> {
         let started = Instant::now();
-        let left = loop {
+        loop {
             self.shared.stop();
-            let left = self.shared.wait_left(Duration::from_millis(10));
-            if left.is_empty() || started.elapsed() >= bound {
-                break left;
+            if self.threads.iter().all(JoinHandle::is_finished) || started.elapsed() >= bound {
+                break;
             }
-        };
-        for (id, thread) in self.threads.drain(..) {
-            if !left.contains(&id) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let mut left = Vec::new();
+        for (id, thread) in (0..).zip(self.threads.drain(..)) {
+            match thread.is_finished() {
                 // A panic was reported on stderr; there is nothing more to do about it.
-                let _ = thread.join();
+                true => drop(thread.join()),
+                false => left.push(id),
             }
         }
         left
@@ -202,9 +217,7 @@ impl Vcpus {
 
 impl Drop for Vcpus {
     fn drop(&mut self) {
-        if !self.threads.is_empty() {
-            let _ = self.halt(Duration::from_secs(1));
-        }
+        self.halt(Duration::from_secs(1));
     }
 }
 

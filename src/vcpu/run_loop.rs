@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The run loop: one thread for each vCPU, in VCPU_RUN and back.
 
-use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::{Receiver, Sender};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gunyah::uapi::{self, ExitStatus};
@@ -134,107 +134,33 @@ pub(super) struct Slot {
 /// What all vCPU threads of a VM share.
 pub(super) struct Shared {
     pub(super) slots: Vec<Slot>,
-    bus: Arc<Bus>,
-    stopping: AtomicBool,
-    state: Mutex<State>,
-    changed: Condvar,
-    // Readable while there are events.
-    wake: EventFd,
-}
-
-#[derive(Default)]
-struct State {
-    events: VecDeque<VcpuEvent>,
-    ended: bool,
-    /// The guest may run, or all are to leave.
-    gate_open: bool,
-    /// Threads that do not yet run where and as they should.
-    unplaced: usize,
-    /// vCPUs whose threads have not ended.
-    alive: Vec<u32>,
+    pub(super) bus: Arc<Bus>,
+    pub(super) events: Sender<VcpuEvent>,
+    /// Readable while there are events.
+    pub(super) wake: EventFd,
+    pub(super) stopping: AtomicBool,
+    pub(super) ended: AtomicBool,
 }
 
 impl Shared {
-    pub(super) fn new(slots: Vec<Slot>, bus: Arc<Bus>) -> Result<Self, Errno> {
-        Ok(Self {
-            slots,
-            bus,
-            stopping: AtomicBool::new(false),
-            state: Mutex::default(),
-            changed: Condvar::new(),
-            wake: super::eventfd()?,
-        })
-    }
-
-    pub(super) fn wake(&self) -> &EventFd {
-        &self.wake
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        // A thread that panicked leaves nothing half done behind the lock.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn take_event(&self) -> Option<VcpuEvent> {
-        let mut state = self.state();
-        if state.events.is_empty() {
-            // It does not block; there may be nothing to read.
-            let _ = self.wake.read();
-        }
-        state.events.pop_front()
-    }
-
-    fn report(&self, state: &mut State, event: VcpuEvent) {
-        state.events.push_back(event);
-        // Fails only where the count is full, and then it is readable, too.
+    pub(super) fn report(&self, event: VcpuEvent) {
+        // Nobody listens any more, or the count is full, and then it is readable, too.
+        let _ = self.events.send(event);
         let _ = self.wake.write(1);
-    }
-
-    fn warn(&self, warning: Diagnostic) {
-        self.report(&mut self.state(), VcpuEvent::Warning(warning));
     }
 
     /// The first end that is seen is the VM's; every vCPU leaves.
     fn end(&self, event: VcpuEvent) {
-        let mut state = self.state();
-        if !std::mem::replace(&mut state.ended, true) {
-            self.report(&mut state, event);
+        if !self.ended.swap(true, Ordering::SeqCst) {
+            self.report(event);
         }
-        drop(state);
         self.stop();
     }
 
-    /// Counts a thread that is about to be made.
-    pub(super) fn expect(&self, id: u32) {
-        let mut state = self.state();
-        state.unplaced += 1;
-        state.alive.push(id);
-    }
-
-    /// Takes it back: the thread could not be made.
-    pub(super) fn expect_not(&self, id: u32) {
-        let mut state = self.state();
-        state.unplaced -= 1;
-        state.alive.retain(|alive| *alive != id);
-    }
-
-    /// Waits until each thread runs where and as it should.
-    pub(super) fn wait_placed(&self) {
-        let state = self.state();
-        drop(self.changed.wait_while(state, |state| state.unplaced > 0));
-    }
-
-    /// Lets the threads into VCPU_RUN.
-    pub(super) fn open_gate(&self) {
-        self.state().gate_open = true;
-        self.changed.notify_all();
-    }
-
-    /// Takes every thread out of VCPU_RUN. Again and again, until `wait_left` says that it worked: one
-    /// may be just on its way in.
+    /// Takes every thread out of VCPU_RUN. To be repeated until all have ended: one may be just on its
+    /// way in.
     pub(super) fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
-        self.open_gate();
         for slot in &self.slots {
             (slot.exit_now)();
             match slot.tid.load(Ordering::SeqCst) {
@@ -242,20 +168,6 @@ impl Shared {
                 tid => host_thread::kick(tid),
             }
         }
-    }
-
-    /// The vCPUs whose threads still run after `wait` at most.
-    pub(super) fn wait_left(&self, wait: Duration) -> Vec<u32> {
-        let state = self.state();
-        let waited = self
-            .changed
-            .wait_timeout_while(state, wait, |state| !state.alive.is_empty());
-        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        state.alive.clone()
-    }
-
-    fn alive(&self) -> Vec<u32> {
-        self.state().alive.clone()
     }
 }
 
@@ -269,37 +181,39 @@ pub(super) struct Placement {
     pub(super) confined: bool,
 }
 
-/// A vCPU thread's life.
-pub(super) fn thread(shared: &Shared, index: usize, mut cpu: Box<dyn Cpu>, placement: &Placement) {
-    let Some(slot) = shared.slots.get(index) else {
-        return;
-    };
+/// A vCPU thread's life: it answers `placed` once it runs where and as it should, and lets the guest run
+/// when `go` says so. If `go` is dropped, the guest never runs.
+pub(super) fn thread(
+    shared: &Shared,
+    slot: &Slot,
+    mut cpu: Box<dyn Cpu>,
+    placement: &Placement,
+    placed: Sender<Result<(), Diagnostic>>,
+    go: &Receiver<()>,
+) {
     slot.tid
         .store(nix::unistd::gettid().as_raw(), Ordering::SeqCst);
-    place(shared, slot, placement);
-    let mut state = shared.state();
-    state.unplaced -= 1;
-    shared.changed.notify_all();
-    drop(shared.changed.wait_while(state, |state| !state.gate_open));
-    let mut run_loop = RunLoop {
-        shared,
-        slot,
-        cpu: &mut *cpu,
-        faults: 0,
-        last_fault: 0,
-        warned: false,
-    };
-    if let Err(event) = run_loop.run() {
-        shared.end(event);
+    let _ = placed.send(place(shared, slot, placement));
+    drop(placed);
+    if go.recv().is_ok() {
+        let mut run_loop = RunLoop {
+            shared,
+            slot,
+            cpu: &mut *cpu,
+            faults: 0,
+            last_fault: 0,
+            warned: false,
+        };
+        if let Err(event) = run_loop.run() {
+            shared.end(event);
+        }
     }
     // The VM lives as long as its page is mapped.
     drop(cpu);
     slot.tid.store(0, Ordering::SeqCst);
-    shared.state().alive.retain(|alive| *alive != slot.id);
-    shared.changed.notify_all();
 }
 
-fn place(shared: &Shared, slot: &Slot, placement: &Placement) {
+fn place(shared: &Shared, slot: &Slot, placement: &Placement) -> Result<(), Diagnostic> {
     host_thread::accept_kicks();
     let bound = match placement.cpus.as_slice() {
         [] => Ok(()),
@@ -311,13 +225,11 @@ fn place(shared: &Shared, slot: &Slot, placement: &Placement) {
     };
     for mut warning in [bound.err(), reniced.err()].into_iter().flatten() {
         warning.what = format!("vCPU {}: {}", slot.id, warning.what);
-        shared.warn(warning);
+        shared.report(VcpuEvent::Warning(warning));
     }
-    if placement.confined {
-        if let Err(error) = confine::thread() {
-            // Asked to be confined, the guest does not run otherwise.
-            shared.end(VcpuEvent::Failed(error));
-        }
+    match placement.confined {
+        true => confine::thread(),
+        false => Ok(()),
     }
 }
 
@@ -368,9 +280,10 @@ impl RunLoop<'_> {
     }
 
     fn unreported_end(&self, errno: Errno, time: Duration) -> VcpuEvent {
-        let mut others = self.shared.alive();
-        others.retain(|id| *id != self.slot.id);
-        let others: Vec<String> = others.iter().map(u32::to_string).collect();
+        let inside =
+            |other: &&Slot| other.id != self.slot.id && other.tid.load(Ordering::SeqCst) != 0;
+        let others = self.shared.slots.iter().filter(inside);
+        let others: Vec<String> = others.map(|slot| slot.id.to_string()).collect();
         let detail = format!(
             "VCPU_RUN of vCPU {} answers {errno:?} for {} ms and no end was reported{}{}",
             self.slot.id,
@@ -478,7 +391,7 @@ impl RunLoop<'_> {
     fn warn_once(&mut self, mut warning: Diagnostic) {
         if !std::mem::replace(&mut self.warned, true) {
             warning.what = format!("vCPU {}: {}; reported once", self.slot.id, warning.what);
-            self.shared.warn(warning);
+            self.shared.report(VcpuEvent::Warning(warning));
         }
     }
 }

@@ -3,8 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::AtomicBool;
-use std::sync::{mpsc, Mutex};
+use std::sync::Mutex;
 
 use gunyah::uapi::{self, ExitStatus};
 use gunyah::{Exit, Resume};

@@ -10,9 +10,9 @@ use super::{confine_if, Report, Reporter, Request};
 use gunyah::Trigger;
 
 use crate::config::VmConfig;
-use crate::console::{Console, Ring, DEFAULT_CAPACITY};
+use crate::console::{self, Console, Ring};
 use crate::driver::Vm;
-use crate::error::{LaunchError, Step};
+use crate::error::LaunchError;
 use crate::vcpu::{Bus, Options, VcpuEvent, Vcpus, STALL};
 
 /// A vCPU that does not leave VCPU_RUN within this stays in it until the process ends.
@@ -45,17 +45,14 @@ impl Proxy {
         let console = match &config.console {
             None => None,
             Some(settings) => {
-                let ring = match ring {
-                    Some(fd) => Ring::map(fd),
-                    None => Ring::create(config.name.as_str(), DEFAULT_CAPACITY),
-                };
-                let ring = ring.map_err(|errno| {
-                    LaunchError::new(Step::Functions, "mapping the console's ring").errno(errno)
-                })?;
+                let ring = Arc::new(Ring::for_worker(ring, config.name.as_str())?);
                 let ready = config.ready.as_ref();
-                let line = ready.and_then(|ready| ready.console_line.as_deref());
-                let console =
-                    Console::start(&config.name, settings, &Arc::new(ring), line, log, confined)?;
+                let options = console::Options {
+                    ready: ready.and_then(|ready| ready.console_line.as_deref()),
+                    log,
+                    confined,
+                };
+                let console = Console::start(config.name.as_str(), settings, &ring, options)?;
                 console.connect(&mut bus, settings)?;
                 Some(console)
             }
