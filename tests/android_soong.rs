@@ -28,9 +28,9 @@ fn read(name: &str) -> String {
 fn aosp_crates() -> BTreeMap<&'static str, &'static str> {
     BTreeMap::from([
         ("android_logger", "libandroid_logger"),
+        ("flate2", "libflate2"),
         ("libc", "liblibc"),
         ("log", "liblog_rust"),
-        ("miniz_oxide", "libminiz_oxide"),
         ("nix", "libnix"),
         ("proptest", "libproptest"),
         ("rustix", "librustix"),

@@ -7,8 +7,8 @@ use nix::errno::Errno;
 
 use super::{Options, VmReport};
 use crate::config::{Partial, Places, Problem, VmConfig};
-use crate::dtb::{Draft, DtbProblem, Seeds, Tree};
-use crate::error::Step;
+use crate::diagnostic::Diagnostic;
+use crate::dtb::{self, Seeds};
 use crate::image::{
     arm64, probe, ImageInfo, ImageProblem, Images, KernelInfo, KernelLayout, OpenFile,
 };
@@ -43,52 +43,28 @@ pub(super) fn vm(config: VmConfig, options: &Options) -> (VmReport, Vec<Problem>
             problems.extend(damaged.map(|wrong| of_image(at, &wrong)));
         }
     }
-    let draft = match draft(&found, images.as_ref(), &problems) {
-        Some(Ok(draft)) => Some(draft),
-        Some(Err(wrong)) => {
-            problems.extend(of_dtb(at, &wrong));
-            None
-        }
-        None => None,
-    };
-    if let Some(draft) = &draft {
-        report.warnings.extend(
-            draft
-                .warnings()
-                .iter()
-                .map(|warning| format!("devicetree: {}; {}", warning.what(), warning.cure())),
-        );
-        report.warnings.extend(draft.mended().iter().map(|problem| {
-            format!(
-                "devicetree: mended: {} [{}]; {}",
-                problem.what(),
-                problem.rule(),
-                problem.cause()
-            )
-        }));
-    }
-    let planned = match (&images, &draft) {
-        (Some(images), Some(draft)) => plan(config, &images.info, draft.facts().blob_len_max, host),
-        // What is wrong without a devicetree is wrong with any.
-        (Some(images), None) => plan(config, &images.info, 0, host),
-        // So are regions, and files that do not fit beside the smallest kernel.
-        (None, _) => plan(config, &stand_in(&found), 0, host),
+    let given = images.as_ref().and_then(|images| images.dtb.as_deref());
+    let planned = match &images {
+        Some(images) => plan(config, &images.info, dtb::len_max(config, given), host),
+        // Regions, and files that do not fit beside the smallest kernel, are wrong without it too.
+        None => plan(config, &stand_in(&found), 0, host),
     };
     match planned {
-        Ok(plan) => {
-            if let (Some(_), Some(draft)) = (&images, &draft) {
-                match draft.finish(&plan, &Seeds::PLACEHOLDER) {
-                    // Files can be wrong in ways that the plan does not see.
-                    Ok(_) if !problems.is_empty() => {}
-                    Ok(finished) => {
-                        report.dtb_source = Some(finished.tree.to_source());
-                        report.warnings.extend(plan.warnings.iter().cloned());
-                        report.plan = Some(plan);
-                    }
-                    Err(wrong) => problems.extend(of_dtb(at, &wrong)),
+        Ok(plan) if images.is_some() => {
+            match dtb::build(config, given, &plan, &Seeds::default()) {
+                // Files can be wrong in ways that the plan does not see.
+                Ok(built) if problems.is_empty() => {
+                    report.dtb_source = Some(built.tree.to_source());
+                    let warnings = built.warnings.iter().map(ToString::to_string);
+                    report.warnings.extend(warnings);
+                    report.warnings.extend(plan.warnings.iter().cloned());
+                    report.plan = Some(plan);
                 }
+                Ok(_) => {}
+                Err(wrong) => problems.extend(of_dtb(at, &wrong)),
             }
         }
+        Ok(_) => {}
         Err(wrong) => {
             // What is not there, or no kernel, is told already.
             let stood_in = |key: &str| images.is_none() && key.starts_with("kernel");
@@ -146,11 +122,7 @@ fn files(file: &Path, partial: &Partial, root: Option<&Path>) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (key, path) in &partial.files {
         match probe(key, &on_device(path, root), partial.kernel_format) {
-            Ok(None) => {}
-            Ok(Some(dtb)) => {
-                let unreadable = Tree::parse(&dtb).err().map(DtbProblem::Unreadable);
-                problems.extend(of_dtb(at, unreadable.as_slice()));
-            }
+            Ok(_) => {}
             Err(wrong) => problems.push(of_image(at, &wrong)),
         }
     }
@@ -181,28 +153,6 @@ fn below(config: &VmConfig, root: Option<&Path>) -> VmConfig {
         *path = on_device(path, root);
     }
     config
-}
-
-/// The devicetree before the plan; `None` where its file cannot be had, which is told already.
-fn draft(
-    config: &VmConfig,
-    images: Option<&Images>,
-    told: &[Problem],
-) -> Option<Result<Draft, Vec<DtbProblem>>> {
-    let Some(path) = &config.dtb.path else {
-        return Some(Draft::generated(config));
-    };
-    if let Some(images) = images {
-        return Some(Draft::given(images.dtb.as_deref()?, config));
-    }
-    if told.iter().any(|problem| problem.key == "dtb.path") {
-        return None;
-    }
-    // Another file is missing; this one can be judged all the same.
-    let open = OpenFile::open(path).ok()?;
-    let mut bytes = vec![0; usize::try_from(open.size).ok()?];
-    open.read_at(Step::Images, 0, &mut bytes).ok()?;
-    Some(Draft::given(&bytes, config))
 }
 
 /// Files of which one is missing or no kernel: the smallest kernel, and the others as they are.
@@ -268,15 +218,15 @@ fn of_image(at: At<'_>, wrong: &ImageProblem) -> Problem {
     at.problem(&wrong.key, message, &error.cure)
 }
 
-/// Named by its rule, so that it can be looked up in `docs/devicetree.md`.
-fn of_dtb<'a>(at: At<'a>, wrong: &'a [DtbProblem]) -> impl Iterator<Item = Problem> + 'a {
-    let stops = wrong.iter().filter(|wrong| !wrong.is_warning());
-    stops.map(move |wrong| {
-        let mut message = format!("[{}] {} ({})", wrong.rule(), wrong.what(), wrong.cause());
-        if let Some(errno) = wrong.errno() {
+fn of_dtb<'a>(at: At<'a>, wrong: &'a [Diagnostic]) -> impl Iterator<Item = Problem> + 'a {
+    wrong.iter().map(move |wrong| {
+        let key = wrong.place.as_ref().map_or("", |place| place.key.as_str());
+        let mut message = format!("{} ({})", wrong.what, wrong.cause);
+        if let Some(raw) = wrong.start_answers {
+            let errno = Errno::from_raw(raw);
             message.push_str(&format!(", START would answer {errno:?}"));
         }
-        at.problem(wrong.key(), message, wrong.cure())
+        at.problem(key, format!("{message} [{}]", wrong.name), &wrong.cure)
     })
 }
 

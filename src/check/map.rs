@@ -3,7 +3,6 @@
 
 use super::VmReport;
 use crate::config::{Access, Backing, Bytes};
-use crate::console::Port;
 use crate::plan::{LaunchPlan, PlannedRegion};
 
 /// One row of an address map.
@@ -42,7 +41,7 @@ pub(super) fn map(vm: &VmReport, plan: &LaunchPlan) -> Vec<Row> {
         rows.push(Row {
             depth: 0,
             base: console.base,
-            size: Port::size(console.device),
+            size: console.device.frame(),
             what: "console",
             detail: format!("doorbell {}, SPI {}", console.label, console.interrupt),
         });

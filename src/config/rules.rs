@@ -8,7 +8,7 @@ use super::limits;
 use super::problem::Report;
 use super::types::*;
 use super::values::{duration_text, item_key, Bytes};
-use crate::dtb::{GICD_BASE, GICD_SIZE, GICR_SIZE};
+use crate::layout::{GICD_BASE, GICD_SIZE, GICR_SIZE};
 
 /// Labels are unique, ranges are guest memory and do not overlap. Regions come with their index.
 pub(super) fn regions(

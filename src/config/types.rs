@@ -6,6 +6,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::diagnostic;
+
 /// One VM, as its file describes it. Made only by the parser, so every field keeps its own rules;
 /// rules between fields are `plan`'s.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +47,17 @@ pub struct VmConfig {
 }
 
 impl VmConfig {
+    /// Where `key` stands in the file, or else the nearest key around it.
+    pub fn place(&self, key: &str) -> diagnostic::Place {
+        let Place { line, column } = self.places.of(key);
+        diagnostic::Place {
+            file: self.file.clone(),
+            line,
+            column,
+            key: key.to_owned(),
+        }
+    }
+
     /// Pages that its regions take of the pools, by page size in bytes, where each gets the backing that
     /// it would like best. `huge_page`: the size where the file names none.
     pub fn huge_pages(&self, huge_page: u64) -> BTreeMap<u64, u64> {

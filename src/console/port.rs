@@ -90,11 +90,6 @@ impl Port {
         })
     }
 
-    /// Bytes of the register frame of `device`.
-    pub fn size(device: ConsoleDevice) -> u64 {
-        device.frame()
-    }
-
     /// The eventfd of the interrupt line, for the driver's irqfd.
     pub fn interrupt_fd(&self) -> BorrowedFd<'_> {
         self.interrupt.as_fd()

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The worker's ear: requests of the supervisor, some with a client's socket.
+//! Requests of the supervisor to its worker, some with a client's socket.
 
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -11,7 +11,15 @@ use nix::sys::socket::{recvmsg, ControlMessageOwned, MsgFlags};
 
 use super::{Reporter, Request};
 use crate::descriptor;
-use crate::error::{LaunchError, Step};
+use crate::diagnostic::{kinds, Diagnostic};
+
+kinds! {
+    CHANNEL: Error "run-channel" in Run {
+        "the worker cannot hear the supervisor",
+        cause: "the host kernel is out of memory",
+        cure: "look for gunyahd in dmesg",
+    }
+}
 
 /// Longest request in bytes; they are a few words each.
 const MAX_REQUEST: usize = 4096;
@@ -31,7 +39,7 @@ pub(super) enum Received {
 pub(super) fn wait_for_request(
     tell: &Reporter,
     others: &[BorrowedFd<'_>],
-) -> Result<Received, LaunchError> {
+) -> Result<Received, Diagnostic> {
     let mut fds = vec![PollFd::new(tell.channel().as_fd(), PollFlags::POLLIN)];
     fds.extend(others.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)));
     match poll(&mut fds, PollTimeout::NONE) {
@@ -42,11 +50,11 @@ pub(super) fn wait_for_request(
     receive(tell.channel().as_fd())
 }
 
-fn failed(errno: Errno) -> LaunchError {
-    LaunchError::new(Step::Run, "waiting for the supervisor").errno(errno)
+fn failed(errno: Errno) -> Diagnostic {
+    CHANNEL.case("waiting for the supervisor").errno(errno)
 }
 
-fn receive(channel: BorrowedFd<'_>) -> Result<Received, LaunchError> {
+fn receive(channel: BorrowedFd<'_>) -> Result<Received, Diagnostic> {
     let mut packet = [0; MAX_REQUEST];
     let mut parts = [IoSliceMut::new(&mut packet)];
     let mut space = cmsg_space!(RawFd);
@@ -63,7 +71,7 @@ fn receive(channel: BorrowedFd<'_>) -> Result<Received, LaunchError> {
     match serde_json::from_slice(&packet[..size]) {
         Ok(request) => Ok(Received::Request(request, fd)),
         Err(error) => {
-            log::warn!("a request that is not understood: {error}");
+            log::warn!("ignoring a request that cannot be read: {error}");
             Ok(Received::Nothing)
         }
     }
@@ -124,5 +132,10 @@ mod tests {
             wait_for_request(&tell, &[]).unwrap(),
             Received::Gone
         ));
+    }
+
+    #[test]
+    fn a_channel_that_fails_has_a_name() {
+        assert_eq!(failed(Errno::ENOMEM).name, "run-channel");
     }
 }
