@@ -6,7 +6,19 @@ use std::fmt::Write as _;
 use crate::diagnostic::{Kind, Severity};
 
 /// The kinds of each folder, in the order of the way through.
-const FOLDERS: &[&[&[Kind]]] = &[];
+const FOLDERS: &[&[&[Kind]]] = &[
+    crate::config::KINDS,
+    crate::image::KINDS,
+    crate::plan::KINDS,
+    crate::memory::KINDS,
+    crate::dtb::KINDS,
+    crate::launch::KINDS,
+    crate::confine::KINDS,
+    crate::vcpu::KINDS,
+    crate::console::KINDS,
+    crate::worker::KINDS,
+    crate::check::KINDS,
+];
 
 const HEAD: &str = "\
 <!-- SPDX-License-Identifier: Apache-2.0 -->
@@ -25,7 +37,13 @@ time. `gunyahd check FILE` on a workstation finds everything that needs no devic
 
 /// Every kind, in the order of the steps.
 pub fn kinds() -> Vec<&'static Kind> {
-    let mut kinds: Vec<&Kind> = FOLDERS.iter().copied().flatten().copied().flatten().collect();
+    let mut kinds: Vec<&Kind> = FOLDERS
+        .iter()
+        .copied()
+        .flatten()
+        .copied()
+        .flatten()
+        .collect();
     kinds.sort_by_key(|kind| kind.step);
     kinds
 }

@@ -24,6 +24,7 @@ mod descriptor;
 pub mod diagnostic;
 pub mod dtb;
 pub mod error;
+pub mod explain;
 pub mod image;
 pub mod launch;
 pub mod layout;

@@ -4,7 +4,7 @@
 //! A VM starts when all of `start.after` are up, its property has its value, and no VM of higher
 //! priority is on its way. It is stopped, when all are, after everything that was started after it.
 
-use crate::config::Dependency;
+use crate::config::{circle, Dependency};
 use crate::status::State;
 
 /// What the others need to know of a VM.
@@ -56,9 +56,15 @@ pub fn dependencies(peers: &[Peer<'_>], index: usize) -> Result<(), Unmet> {
         if up {
             continue;
         }
-        if let Some(circle) = circle(peers, index) {
+        let after = |name: &str| {
+            peers
+                .iter()
+                .find(|peer| peer.name == name)
+                .map_or(&[][..], |peer| peer.after)
+        };
+        if let Some(circle) = circle(own.name, after) {
             return Err(Unmet {
-                reason: format!("in a circle: {circle}"),
+                reason: format!("in a circle: {}", circle.join(" -> ")),
                 stuck: true,
             });
         }
@@ -83,30 +89,6 @@ fn unmet(peer: &Peer<'_>, ready: bool) -> Unmet {
         _ => format!("for {name} to be {goal}; it is {state}"),
     };
     Unmet { reason, stuck }
-}
-
-/// The circle of dependencies that the VM at `index` is part of: `a -> b -> a`.
-fn circle(peers: &[Peer<'_>], index: usize) -> Option<String> {
-    let start = peers.get(index)?.name;
-    // Each entry: a VM and the way to it. Every VM is entered once, so this ends.
-    let mut seen = vec![start];
-    let mut open = vec![(start, start.to_owned())];
-    while let Some((name, way)) = open.pop() {
-        let Some(peer) = peers.iter().find(|peer| peer.name == name) else {
-            continue;
-        };
-        for next in peer.after {
-            let next = next.vm.as_str();
-            if next == start {
-                return Some(format!("{way} -> {start}"));
-            }
-            if !seen.contains(&next) {
-                seen.push(next);
-                open.push((next, format!("{way} -> {next}")));
-            }
-        }
-    }
-    None
 }
 
 /// Whether it is the turn of the VM at `index`: `Err` says which VM of higher priority is starting.

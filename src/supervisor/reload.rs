@@ -8,8 +8,12 @@
 
 use std::path::PathBuf;
 
-use crate::config::{changed_keys, reload_dirs, ConfigFile, ConfigSet, Problem};
+use nix::errno::Errno;
+
+use crate::config::{changed_keys, reload_dirs, ConfigFile, ConfigSet};
+use crate::diagnostic::Diagnostic;
 use crate::status::State;
+use crate::text::errno_name;
 
 use super::event_loop::Supervisor;
 use super::lifecycle::Event;
@@ -62,8 +66,12 @@ impl Supervisor {
     pub(super) fn reload(&mut self) {
         let set = self.read_files();
         let now = self.now();
-        for problem in &set.problems {
-            let dir = problem.file.display();
+        for place in set
+            .problems
+            .iter()
+            .filter_map(|problem| problem.place.as_ref())
+        {
+            let dir = place.file.display();
             log::error!("{dir}: not read again: its VMs stay as they are");
         }
         let mut told = set.problems.len();
@@ -149,6 +157,14 @@ impl Supervisor {
 }
 
 /// A directory has no lines and columns.
-fn told_of_dir(problem: &Problem) -> String {
-    format!("{}: {}", problem.file.display(), problem.message)
+fn told_of_dir(problem: &Diagnostic) -> String {
+    let dir = problem
+        .place
+        .as_ref()
+        .map(|place| place.file.display().to_string());
+    let errno = problem
+        .errno
+        .map(|raw| format!(": {}", errno_name(Errno::from_raw(raw))));
+    let (dir, errno) = (dir.unwrap_or_default(), errno.unwrap_or_default());
+    format!("{dir}: {}{errno}", problem.what)
 }
