@@ -84,7 +84,7 @@ impl Console {
     ) -> Result<Self, Diagnostic> {
         let pattern = options.ready.map(LinePattern::new);
         let port = Port::new(config.device, ring.writer(), pattern)
-            .map_err(|errno| THREAD.case("an eventfd for the console").errno(errno))?;
+            .map_err(|errno| failed("an eventfd for the console", errno))?;
         let port = Arc::new(port);
         let (orders, taken) = mpsc::channel();
         let life = Life {
@@ -168,8 +168,12 @@ impl Drop for Console {
     }
 }
 
+fn failed(what: &str, errno: Errno) -> Diagnostic {
+    THREAD.case(what).errno(errno)
+}
+
 fn spawn(mut life: Life, confined: bool) -> Result<JoinHandle<()>, Diagnostic> {
-    let failed = |errno| THREAD.case("making the console's thread").errno(errno);
+    let failed = |errno| failed("making the console's thread", errno);
     let (up, is_up) = mpsc::channel();
     let thread = std::thread::Builder::new()
         .name("console".to_owned())

@@ -58,7 +58,7 @@ pub trait Device: Send + Sync {
 kinds! {
     OVERLAP: Error "vcpu-device-overlap" in Functions {
         "two of the guest's devices are at one address",
-        cause: "",
+        cause: "the file gives both the same addresses",
         cure: "give one of them another `base`",
     }
 }

@@ -58,7 +58,7 @@ kinds! {
     }
     RUN_FAILED: Error "run-failed" in Run {
         "the driver cannot run a vCPU any longer",
-        cause: "",
+        cause: "the driver or the hypervisor no longer knows this vCPU",
         cure: "look for gunyah in dmesg",
     }
     UNKNOWN_EXIT: Error "run-unknown-exit" in Run {
@@ -68,13 +68,13 @@ kinds! {
     }
     ACCESS_WIDTH: Warning "run-access-width" in Run {
         "the guest accesses a device in a width that does not exist; it reads zero",
-        cause: "",
-        cure: "accesses of 1, 2, 4 and 8 bytes are supported",
+        cause: "a driver of the guest that accesses 3 bytes or several registers at once",
+        cure: "correct the guest's driver: accesses of 1, 2, 4 and 8 bytes are supported",
     }
     NO_REGION: Warning "run-no-region" in Run {
         "the guest touched an address that has no memory, and got an exception",
         cause: "a mistake of the guest, or a devicetree that promises memory that is not there",
-        cure: "",
+        cure: "compare the address with the map of `gunyahd check`",
     }
 }
 

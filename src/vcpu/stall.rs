@@ -17,12 +17,12 @@ kinds! {
     VCPUS_STALLED: Warning "vcpu-stalled" in Run {
         "a vCPU makes no progress: it has neither an exit nor CPU time",
         cause: "the guest switched it off, it sleeps, or it hangs",
-        cure: "",
+        cure: "nothing, if the guest is well; otherwise look at its console",
     }
     PROGRESS: Warning "vcpu-progress" in Run {
         "the vCPUs make progress again",
-        cause: "",
-        cure: "",
+        cause: "the guest slept",
+        cure: "nothing is to be done",
     }
 }
 

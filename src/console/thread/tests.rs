@@ -316,3 +316,8 @@ fn what_was_printed_outlives_the_console() {
     drop(console);
     assert_eq!(ring.tail(100), b"kept\n");
 }
+
+#[test]
+fn a_thread_that_cannot_be_made_has_a_name() {
+    assert_eq!(failed("a thread", Errno::EAGAIN).name, "console-thread");
+}
