@@ -10,12 +10,10 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use gunyah::Vm;
-use nix::errno::Errno;
 
 use crate::config::{Scheduling, VmConfig};
 use crate::confine;
 use crate::diagnostic::{Diagnostic, Kind};
-use crate::error::{LaunchError, Step};
 use crate::launch::{launch, Event, Launched};
 
 use proxy::Proxy;
@@ -48,12 +46,6 @@ pub struct Start {
     pub log_console: bool,
 }
 
-/// Tells that the freshly forked child could not become a worker.
-pub fn report_unsettled(channel: OwnedFd, errno: Errno) {
-    let error = LaunchError::new(Step::Process, "settling in after fork").errno(errno);
-    Reporter::new(channel).send(&Report::Failed(error));
-}
-
 /// Launches the VM and looks after it until it ends or is to stop; returns the exit code of the
 /// process. Called in the freshly forked, single-threaded child.
 pub fn run(start: Start) -> i32 {
@@ -74,7 +66,7 @@ pub fn run(start: Start) -> i32 {
     let (proxy, Launched { vm, memory, vcpus }) = match launched {
         Ok(launched) => launched,
         Err(error) => {
-            tell.send(&Report::Failed(error.into()));
+            tell.send(&Report::Failed(error));
             tell.send(&Report::Closed);
             return 1;
         }
@@ -87,7 +79,7 @@ pub fn run(start: Start) -> i32 {
         None => confine_if(confined)
             .and_then(|()| hold(&tell))
             .unwrap_or_else(|error| {
-                tell.send(&Report::Failed(error.into()));
+                tell.send(&Report::Failed(error));
                 1
             }),
     };

@@ -13,6 +13,7 @@ use crate::config::VmConfig;
 use crate::console::{self, Console, Ring};
 use crate::diagnostic::{kinds, Diagnostic, Step};
 use crate::launch::refused;
+use crate::status::End as RunEnd;
 use crate::vcpu::{self, Bus, VcpuEvent, Vcpus, STALL};
 
 kinds! {
@@ -115,7 +116,7 @@ impl<'a> Proxy<'a> {
             End::Guest(how) => (format!("the guest has ended: {how}"), 0),
             End::Failed(error) => {
                 let farewell = format!("the VM failed: {error}");
-                tell.send(&Report::Failed(error.into()));
+                tell.send(&Report::Failed(error));
                 (farewell, 1)
             }
         };
@@ -136,7 +137,7 @@ impl<'a> Proxy<'a> {
                         self.report_ready(tell);
                         let how = reason.to_string();
                         // Reported first: what follows takes its time.
-                        tell.send(&Report::Ended { reason, detail });
+                        tell.send(&Report::Ended(RunEnd { reason, detail }));
                         return End::Guest(how);
                     }
                 }

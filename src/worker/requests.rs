@@ -10,8 +10,8 @@ use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{recvmsg, ControlMessageOwned, MsgFlags};
 
 use super::{Reporter, Request};
-use crate::descriptor;
 use crate::diagnostic::{kinds, Diagnostic};
+use crate::process;
 
 kinds! {
     CHANNEL: Error "run-channel" in Run {
@@ -82,7 +82,7 @@ fn passed_fd(messages: impl Iterator<Item = ControlMessageOwned>) -> Option<Owne
         ControlMessageOwned::ScmRights(fds) => fds,
         _ => Vec::new(),
     });
-    descriptor::owned(fds.next()?).ok()
+    process::own_fd(fds.next()?).ok()
 }
 
 #[cfg(test)]
