@@ -22,7 +22,6 @@ pub mod confine;
 pub mod console;
 pub mod diagnostic;
 pub mod dtb;
-pub mod error;
 pub mod explain;
 pub mod image;
 pub mod launch;
