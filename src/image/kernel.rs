@@ -50,7 +50,7 @@ pub struct Kernel {
 
 impl Kernel {
     /// Opens the file and reads its headers.
-    pub fn open(config: &KernelConfig) -> Result<(Self, KernelInfo), Diagnostic> {
+    pub(super) fn open(config: &KernelConfig) -> Result<(Self, KernelInfo), Diagnostic> {
         let file = OpenFile::open(&config.path)?;
         let mut kernel = Self {
             file,

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Where kernel, initrd and devicetree lie in main memory.
 
+use std::fmt;
+
 use super::regions::{self, not_a_multiple};
 use super::{Host, LaunchPlan, PlannedDtb, PlannedFile, PlannedKernel, Segment};
 use crate::config::VmConfig;
@@ -83,7 +85,7 @@ pub fn plan(
     // What has an offset goes first: the rest lies around it.
     let fixed_dtb = memory.fixed_dtb(dtb_size);
     let fixed_initrd = initrd_offset
-        .and_then(|offset| memory.take("initrd", "initrd.offset", offset, initrd_size));
+        .and_then(|offset| memory.take(("initrd", "initrd.offset"), offset, initrd_size));
     let dtb = match config.dtb.offset {
         Some(_) => fixed_dtb,
         None if initrd_offset.is_some() => memory.free_dtb(dtb_size, 0),
@@ -92,7 +94,7 @@ pub fn plan(
     let initrd = config.initrd.as_ref().and_then(|initrd| {
         let base = match initrd.offset {
             Some(_) => fixed_initrd,
-            None => memory.take_highest("initrd", "initrd.path", initrd_size, host.page_size),
+            None => memory.take_highest(("initrd", "initrd.path"), initrd_size, host.page_size),
         };
         Some(PlannedFile {
             path: initrd.path.clone(),
@@ -120,13 +122,22 @@ pub fn plan(
     }
 }
 
+/// What lies in main memory, and the key that places it.
+type Piece = (&'static str, &'static str);
+
 /// A range of guest addresses that is taken.
 #[derive(Debug, Clone, Copy)]
 struct Taken {
-    what: &'static str,
-    key: &'static str,
+    piece: Piece,
     base: u64,
     end: u64,
+}
+
+impl fmt::Display for Taken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (what, _) = self.piece;
+        write!(f, "{what} at {:#x}..{:#x}", self.base, self.end)
+    }
 }
 
 /// Main memory, as it fills up.
@@ -152,14 +163,8 @@ impl MainMemory<'_> {
     }
 
     /// Takes `size` bytes at `offset`; returns their guest address.
-    fn take(
-        &mut self,
-        what: &'static str,
-        key: &'static str,
-        offset: u64,
-        size: u64,
-    ) -> Option<u64> {
-        let all = self.config.memory.size;
+    fn take(&mut self, piece: Piece, offset: u64, size: u64) -> Option<u64> {
+        let ((what, key), all) = (piece, self.config.memory.size);
         if offset.checked_add(size).is_none_or(|end| end > all) {
             let what = format!(
                 "{what} of {size:#x} bytes at offset {offset:#x} goes past the {all:#x} bytes of main memory"
@@ -168,22 +173,17 @@ impl MainMemory<'_> {
             return None;
         }
         let base = self.base() + offset;
-        self.push(what, key, base, size);
+        self.push(piece, base, size);
         Some(base)
     }
 
     /// Takes the highest free `size` bytes at a multiple of `align` from the base of main memory.
-    fn take_highest(
-        &mut self,
-        what: &'static str,
-        key: &'static str,
-        size: u64,
-        align: u64,
-    ) -> Option<u64> {
+    fn take_highest(&mut self, piece: Piece, size: u64, align: u64) -> Option<u64> {
         let base = self.find(size, align);
         if let Some(base) = base {
-            self.push(what, key, base, size);
+            self.push(piece, base, size);
         } else {
+            let (what, key) = piece;
             let taken = self.taken.iter().map(|range| range.end - range.base);
             let what = format!(
                 "no room for the {what}: it needs {size:#x} bytes, and {:#x} of the {:#x} bytes of main memory are taken",
@@ -195,14 +195,9 @@ impl MainMemory<'_> {
         base
     }
 
-    fn push(&mut self, what: &'static str, key: &'static str, base: u64, size: u64) {
+    fn push(&mut self, piece: Piece, base: u64, size: u64) {
         let end = base + size;
-        self.taken.push(Taken {
-            what,
-            key,
-            base,
-            end,
-        });
+        self.taken.push(Taken { piece, base, end });
     }
 
     fn find(&self, size: u64, align: u64) -> Option<u64> {
@@ -241,7 +236,7 @@ impl MainMemory<'_> {
             self.fault(DTB_OFFSET.case(what), "dtb.offset");
             return None;
         }
-        let base = self.take("devicetree", "dtb.offset", offset, size)?;
+        let base = self.take(("devicetree", "dtb.offset"), offset, size)?;
         Some(PlannedDtb { base, size })
     }
 
@@ -252,13 +247,13 @@ impl MainMemory<'_> {
         // A mapping begins with a folio, so its folios are counted from the base of main memory.
         let folio = self.host.thp_page.max(page);
         let fits = self.find(size, folio).is_some_and(|base| {
-            self.push("devicetree", "dtb", base, size);
+            self.push(("devicetree", "dtb"), base, size);
             let fits = initrd_size == 0 || self.find(initrd_size, page).is_some();
             self.taken.pop();
             fits
         });
         let align = if fits { folio } else { page };
-        let base = self.take_highest("devicetree", "dtb", size, align)?;
+        let base = self.take_highest(("devicetree", "dtb"), size, align)?;
         Some(PlannedDtb { base, size })
     }
 
@@ -273,7 +268,7 @@ impl MainMemory<'_> {
             }
             KernelLayout::Image(header) => {
                 let at = offset.saturating_add(header.text_offset);
-                let base = self.take("kernel", "kernel.path", at, header.image_size)?;
+                let base = self.take(("kernel", "kernel.path"), at, header.image_size)?;
                 let segment = Segment {
                     file_offset: 0,
                     file_size: info.size,
@@ -311,7 +306,7 @@ impl MainMemory<'_> {
             segments.push(Segment {
                 file_offset: load.file_offset,
                 file_size: load.file_size,
-                base: self.take("kernel segment", "kernel.path", at, load.memory_size)?,
+                base: self.take(("kernel segment", "kernel.path"), at, load.memory_size)?,
                 memory_size: load.memory_size,
             });
         }
@@ -333,7 +328,7 @@ impl MainMemory<'_> {
             self.fault(ENTRY.case(what), "kernel.offset");
             return None;
         };
-        self.take("branch to the kernel's entry", "kernel.offset", 0, 4)?;
+        self.take(("branch to the kernel's entry", "kernel.offset"), 0, 4)?;
         // `b`, its distance in words.
         Some(Some(0x1400_0000 | words))
     }
@@ -344,11 +339,8 @@ impl MainMemory<'_> {
         for pair in taken.windows(2) {
             let (low, high) = (pair[0], pair[1]);
             if low.end > high.base {
-                let what = format!(
-                    "{} at {:#x}..{:#x} overlaps {} at {:#x}..{:#x}",
-                    high.what, high.base, high.end, low.what, low.base, low.end
-                );
-                self.fault(OVERLAP.case(what), high.key);
+                let what = format!("{high} overlaps {low}");
+                self.fault(OVERLAP.case(what), high.piece.1);
             }
         }
     }
