@@ -72,40 +72,39 @@ impl<R: Read> Unpacker<R> {
     /// Fills all of `room` with the next bytes.
     pub fn fill(&mut self, mut room: &mut [u8]) -> Result<(), Diagnostic> {
         while !room.is_empty() {
-            match self.decoder.read(room) {
-                Ok(0) => {
-                    let (unpacked, size) = (self.unpacked, self.size);
-                    let what = format!(
-                        "the gzip'ed file unpacks to {unpacked} bytes, its trailer says {size}"
-                    );
-                    return Err(LENGTH.case(what));
-                }
-                Ok(length) => {
-                    self.unpacked += length as u64;
-                    room = &mut room[length..];
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.fault(error)),
+            let length = self.read(room)?;
+            if length == 0 {
+                let (unpacked, size) = (self.unpacked, self.size);
+                return Err(LENGTH.case(format!(
+                    "the gzip'ed file unpacks to {unpacked} bytes, its trailer says {size}"
+                )));
             }
+            room = &mut room[length..];
         }
         Ok(())
     }
 
     /// Checks that this is the end, and the sum of all bytes.
     pub fn end(mut self) -> Result<(), Diagnostic> {
+        let size = self.size;
+        if self.read(&mut [0])? == 0 {
+            return Ok(());
+        }
+        Err(LENGTH.case(format!(
+            "the gzip'ed file unpacks to more than the {size} bytes that its trailer says"
+        )))
+    }
+
+    fn read(&mut self, room: &mut [u8]) -> Result<usize, Diagnostic> {
         loop {
-            return match self.decoder.read(&mut [0]) {
-                Ok(0) => Ok(()),
-                Ok(_) => {
-                    let what = format!(
-                        "the gzip'ed file unpacks to more than the {} bytes that its trailer says",
-                        self.size
-                    );
-                    Err(LENGTH.case(what))
+            match self.decoder.read(room) {
+                Ok(length) => {
+                    self.unpacked += length as u64;
+                    return Ok(length);
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => Err(self.fault(error)),
-            };
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.fault(error)),
+            }
         }
     }
 

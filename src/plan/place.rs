@@ -4,7 +4,7 @@
 use std::fmt;
 
 use super::regions::{self, not_a_multiple};
-use super::{Host, LaunchPlan, PlannedDtb, PlannedFile, PlannedKernel, Segment};
+use super::{Host, LaunchPlan, PlannedKernel, Range};
 use crate::config::VmConfig;
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::image::{elf, ImageInfo, KernelInfo, KernelLayout};
@@ -91,16 +91,16 @@ pub fn plan(
         None if initrd_offset.is_some() => memory.free_dtb(dtb_size, 0),
         None => memory.free_dtb(dtb_size, initrd_size),
     };
-    let initrd = config.initrd.as_ref().and_then(|initrd| {
-        let base = match initrd.offset {
-            Some(_) => fixed_initrd,
-            None => memory.take_highest(("initrd", "initrd.path"), initrd_size, host.page_size),
-        };
-        Some(PlannedFile {
-            path: initrd.path.clone(),
-            base: base?,
-            size: initrd_size,
-        })
+    let initrd_base = match (&config.initrd, initrd_offset) {
+        (None, _) => None,
+        (Some(_), Some(_)) => fixed_initrd,
+        (Some(_), None) => {
+            memory.take_highest(("initrd", "initrd.path"), initrd_size, host.page_size)
+        }
+    };
+    let initrd = initrd_base.map(|base| Range {
+        base,
+        size: initrd_size,
     });
     memory.check_overlaps();
     if let (Some(kernel), Some(initrd)) = (&kernel, &initrd) {
@@ -113,8 +113,6 @@ pub fn plan(
             kernel,
             initrd,
             dtb,
-            vcpus: config.vcpus.count,
-            scheduling: config.vcpus.scheduling,
             memory_entries,
             warnings,
         }),
@@ -229,7 +227,7 @@ impl MainMemory<'_> {
             .checked_next_multiple_of(self.host.page_size)
     }
 
-    fn fixed_dtb(&mut self, size: Option<u64>) -> Option<PlannedDtb> {
+    fn fixed_dtb(&mut self, size: Option<u64>) -> Option<Range> {
         let (offset, size) = self.config.dtb.offset.zip(size)?;
         if offset % self.host.page_size != 0 {
             let what = not_a_multiple(offset, self.host);
@@ -237,12 +235,12 @@ impl MainMemory<'_> {
             return None;
         }
         let base = self.take(("devicetree", "dtb.offset"), offset, size)?;
-        Some(PlannedDtb { base, size })
+        Some(Range { base, size })
     }
 
     /// On a boundary of a large folio, unless that would leave the initrd no room: it can lie in the
     /// middle of a small VM.
-    fn free_dtb(&mut self, size: Option<u64>, initrd_size: u64) -> Option<PlannedDtb> {
+    fn free_dtb(&mut self, size: Option<u64>, initrd_size: u64) -> Option<Range> {
         let (size, page) = (size?, self.host.page_size);
         // A mapping begins with a folio, so its folios are counted from the base of main memory.
         let folio = self.host.thp_page.max(page);
@@ -254,7 +252,7 @@ impl MainMemory<'_> {
         });
         let align = if fits { folio } else { page };
         let base = self.take_highest(("devicetree", "dtb"), size, align)?;
-        Some(PlannedDtb { base, size })
+        Some(Range { base, size })
     }
 
     fn kernel(&mut self, info: &KernelInfo) -> Option<PlannedKernel> {
@@ -269,18 +267,16 @@ impl MainMemory<'_> {
             KernelLayout::Image(header) => {
                 let at = offset.saturating_add(header.text_offset);
                 let base = self.take(("kernel", "kernel.path"), at, header.image_size)?;
-                let segment = Segment {
+                let segment = elf::Load {
                     file_offset: 0,
                     file_size: info.size,
-                    base,
+                    address: base,
                     memory_size: header.image_size,
                 };
                 (vec![segment], base)
             }
         };
         Some(PlannedKernel {
-            path: self.config.kernel.path.clone(),
-            gzip: info.gzip,
             segments,
             entry,
             branch: self.branch(entry)?,
@@ -289,7 +285,7 @@ impl MainMemory<'_> {
 
     /// Addresses inside main memory are kept; others are moved so that the lowest segment lies at the
     /// offset (a vmlinux has its virtual ones there).
-    fn elf(&mut self, executable: &elf::Executable, offset: u64) -> Option<(Vec<Segment>, u64)> {
+    fn elf(&mut self, executable: &elf::Executable, offset: u64) -> Option<(Vec<elf::Load>, u64)> {
         let (first, last) = (executable.loads.first()?, executable.loads.last()?);
         let kept = self.config.kernel.offset.is_none()
             && first.address >= self.base()
@@ -302,13 +298,9 @@ impl MainMemory<'_> {
         let moved = |address: u64| address.saturating_sub(from).saturating_add(offset);
         let mut segments = Vec::new();
         for load in &executable.loads {
-            let at = moved(load.address);
-            segments.push(Segment {
-                file_offset: load.file_offset,
-                file_size: load.file_size,
-                base: self.take(("kernel segment", "kernel.path"), at, load.memory_size)?,
-                memory_size: load.memory_size,
-            });
+            let piece = ("kernel segment", "kernel.path");
+            let address = self.take(piece, moved(load.address), load.memory_size)?;
+            segments.push(elf::Load { address, ..*load });
         }
         Some((segments, self.base().checked_add(moved(executable.entry))?))
     }
@@ -345,16 +337,16 @@ impl MainMemory<'_> {
         }
     }
 
-    fn check_window(&mut self, kernel: &PlannedKernel, initrd: &PlannedFile) {
+    fn check_window(&mut self, kernel: &PlannedKernel, initrd: &Range) {
         let (Some(first), Some(last)) = (kernel.segments.first(), kernel.segments.last()) else {
             return;
         };
-        let low = first.base.min(initrd.base) / INITRD_WINDOW_ALIGN * INITRD_WINDOW_ALIGN;
-        let high = (last.base + last.memory_size).max(initrd.base + initrd.size);
+        let low = first.address.min(initrd.base) / INITRD_WINDOW_ALIGN * INITRD_WINDOW_ALIGN;
+        let high = (last.address + last.memory_size).max(initrd.base + initrd.size);
         if high - low > INITRD_WINDOW {
             let what = format!(
                 "initrd at {:#x} is not within 32 GiB of the kernel at {:#x}",
-                initrd.base, first.base
+                initrd.base, first.address
             );
             self.fault(WINDOW.case(what), "initrd");
         }
