@@ -65,7 +65,7 @@ pub fn launch(
     drop(images);
 
     let vm = launch.create(device, &memory, &plan)?;
-    let vcpus = launch.add_vcpus(&vm, &plan)?;
+    let vcpus = launch.add_vcpus(&vm)?;
     before_start(&vm)?;
     let start = || vm.start();
     launch
@@ -131,12 +131,12 @@ impl Launch<'_> {
         memory: &mut GuestMemory,
     ) -> Result<(), Diagnostic> {
         let kernel = || load::kernel(images, plan, memory);
-        let path = plan.kernel.path.display();
+        let path = images.kernel.file.path.display();
         self.progress
             .step(Step::Kernel, kernel, |()| path.to_string())?;
-        if let Some(planned) = &plan.initrd {
+        if let Some(file) = &images.initrd {
             let initrd = || load::initrd(images, plan, memory);
-            let path = planned.path.display();
+            let path = file.path.display();
             self.progress
                 .step(Step::Initrd, initrd, |()| path.to_string())?;
         }
@@ -176,11 +176,12 @@ impl Launch<'_> {
         Ok(vm)
     }
 
-    fn add_vcpus(&self, vm: &Vm, plan: &LaunchPlan) -> Result<Vec<Vcpu>, Diagnostic> {
-        if plan.scheduling == Scheduling::Hypervisor {
+    fn add_vcpus(&self, vm: &Vm) -> Result<Vec<Vcpu>, Diagnostic> {
+        let vcpus = &self.config.vcpus;
+        if vcpus.scheduling == Scheduling::Hypervisor {
             return Ok(Vec::new());
         }
-        let add = || (0..plan.vcpus).map(|id| add_vcpu(vm, id)).collect();
+        let add = || (0..vcpus.count).map(|id| add_vcpu(vm, id)).collect();
         let describe = |vcpus: &Vec<_>| format!("{} vCPUs", vcpus.len());
         self.progress.step(Step::Functions, add, describe)
     }
