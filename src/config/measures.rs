@@ -65,6 +65,11 @@ impl Leaf for Bytes {
     }
 }
 
+/// The sizes as a file has them.
+fn huge_pages() -> [String; 4] {
+    HUGE_PAGES.map(|page| format!("{:#}", Size(page)))
+}
+
 /// The size of a huge page.
 pub(super) struct HugePage;
 
@@ -72,16 +77,13 @@ impl Leaf for HugePage {
     type Value = u64;
 
     fn parse(&self, node: &Node) -> Result<u64, Wrong> {
-        bytes(node).and_then(|value| match HUGE_PAGES.contains(&value) {
-            true => Ok(value),
-            false => Err(outside(format!(
-                "{:#} is not a huge page size; use one of {}",
-                Size(value),
-                HUGE_PAGES
-                    .map(|page| format!("{:#}", Size(page)))
-                    .join(", ")
-            ))),
-        })
+        let value = bytes(node)?;
+        if HUGE_PAGES.contains(&value) {
+            return Ok(value);
+        }
+        let (value, pages) = (Size(value), huge_pages().join(", "));
+        let what = format!("{value:#} is not a huge page size; use one of {pages}");
+        Err(outside(what))
     }
 
     fn write(&self, value: &u64) -> Json {
@@ -89,7 +91,7 @@ impl Leaf for HugePage {
     }
 
     fn describe(&self) -> Description {
-        let short = HUGE_PAGES.map(|page| format!("{:#}", Size(page)));
+        let short = huge_pages();
         let limits = format!("`{}`", short.join("`, `"));
         let mut values: Vec<Json> = Vec::new();
         for (page, short) in HUGE_PAGES.iter().zip(short) {
