@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use gunyah::uapi;
 use gunyahd::config;
-use gunyahd::dtb::{Draft, Seeds};
+use gunyahd::dtb::{build, len_max, Seeds};
 use gunyahd::image::Images;
 use gunyahd::memory;
 use gunyahd::plan::{plan, LaunchPlan};
@@ -200,9 +200,8 @@ fn floor(file: &Path) {
     let config = config::load(file).unwrap();
     let images = Images::open(&config).unwrap();
     let host = memory::host();
-    let draft = Draft::generated(&config).unwrap();
-    let plan = plan(&config, &images.info, draft.facts().blob_len_max, &host).unwrap();
-    let blob = draft.finish(&plan, &Seeds::PLACEHOLDER).unwrap().blob;
+    let plan = plan(&config, &images.info, len_max(&config, None), &host).unwrap();
+    let blob = build(&config, None, &plan, &Seeds::default()).unwrap().blob;
     drop(images);
     for _ in 0..ROUNDS {
         let begin = Instant::now();

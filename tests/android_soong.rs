@@ -28,11 +28,12 @@ fn read(name: &str) -> String {
 fn aosp_crates() -> BTreeMap<&'static str, &'static str> {
     BTreeMap::from([
         ("android_logger", "libandroid_logger"),
+        ("flate2", "libflate2"),
         ("libc", "liblibc"),
         ("log", "liblog_rust"),
-        ("miniz_oxide", "libminiz_oxide"),
         ("nix", "libnix"),
         ("proptest", "libproptest"),
+        ("rustix", "librustix"),
         ("serde", "libserde"),
         ("serde_json", "libserde_json"),
         ("thiserror", "libthiserror"),

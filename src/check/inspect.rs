@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::{Options, VmReport};
 use crate::config::{VmConfig, VmName};
 use crate::diagnostic::{kinds, Diagnostic};
-use crate::dtb::{Draft, Seeds};
+use crate::dtb::{self, Seeds};
 use crate::image::Images;
 use crate::plan::{plan, Host, LaunchPlan};
 
@@ -51,24 +51,17 @@ fn launch(
     host: &Host,
     warnings: &mut Vec<Diagnostic>,
 ) -> Result<(LaunchPlan, String), Vec<Diagnostic>> {
-    let images = Images::open(found).map_err(|wrong| old::images(config, wrong))?;
+    let images = Images::open(found)?;
     // A file that is larger than its memory is the plan's to refuse, and takes long to unpack.
     if images.info.kernel.size <= config.memory.size {
-        let verified = images.verify_kernel();
-        verified.map_err(|wrong| old::images(config, vec![wrong]))?;
+        images.verify_kernel(config).map_err(|wrong| vec![wrong])?;
     }
-    let draft = match &images.dtb {
-        Some(bytes) => Draft::given(bytes, found),
-        None => Draft::generated(found),
-    };
-    let draft = draft.map_err(|wrong| old::dtb(config, &wrong))?;
-    warnings.extend(old::dtb_warnings(config, &draft));
-    let plan = plan(config, &images.info, draft.facts().blob_len_max, host)
-        .map_err(|wrong| old::plan(config, wrong))?;
-    let finished = draft.finish(&plan, &Seeds::PLACEHOLDER);
-    let finished = finished.map_err(|wrong| old::dtb(config, &wrong))?;
-    warnings.extend(old::plan_warnings(config, &plan));
-    Ok((plan, finished.tree.to_source()))
+    let given = images.dtb.as_deref();
+    let plan = plan(config, &images.info, dtb::len_max(config, given), host)?;
+    let built = dtb::build(config, given, &plan, &Seeds::default())?;
+    warnings.extend(built.warnings);
+    warnings.extend(plan.warnings.iter().cloned());
+    Ok((plan, built.tree.to_source()))
 }
 
 /// The config with its paths below `root`.
@@ -97,80 +90,4 @@ pub(super) fn waits(config: &VmConfig, asleep: &BTreeSet<VmName>) -> Vec<Diagnos
             NOT_STARTED.case(what).at(place)
         })
         .collect()
-}
-
-/// Problems of the folders that do not speak in diagnostics yet.
-#[allow(dead_code)]
-mod old {
-    use nix::errno::Errno;
-
-    use crate::config::VmConfig;
-    use crate::diagnostic::{kinds, Diagnostic};
-    use crate::dtb::{Draft, DtbProblem};
-    use crate::image::ImageProblem;
-    use crate::plan::{LaunchPlan, PlanProblem};
-
-    kinds! {
-        IMAGE: Error "image" in Images { "", cause: "", cure: "" }
-        PLAN: Error "plan" in Plan { "", cause: "", cure: "" }
-        DTB: Error "dtb" in Dtb { "", cause: "", cure: "" }
-        PLANNED: Warning "plan" in Plan { "", cause: "", cure: "" }
-        MENDED: Warning "dtb" in Dtb { "", cause: "", cure: "" }
-    }
-
-    pub fn images(config: &VmConfig, wrong: Vec<ImageProblem>) -> Vec<Diagnostic> {
-        let of = |wrong: ImageProblem| {
-            let error = wrong.error;
-            let problem = IMAGE.case(error.what).cause(error.cause).cure(error.cure);
-            let problem = match error.errno {
-                Some(raw) => problem.errno(Errno::from_raw(raw)),
-                None => problem,
-            };
-            problem.at(config.place(&wrong.key))
-        };
-        wrong.into_iter().map(of).collect()
-    }
-
-    pub fn plan(config: &VmConfig, wrong: Vec<PlanProblem>) -> Vec<Diagnostic> {
-        let of = |wrong: PlanProblem| {
-            let problem = PLAN.case(wrong.what).cure(wrong.cure);
-            problem.at(config.place(&wrong.key))
-        };
-        wrong.into_iter().map(of).collect()
-    }
-
-    pub fn plan_warnings<'a>(
-        config: &'a VmConfig,
-        plan: &'a LaunchPlan,
-    ) -> impl Iterator<Item = Diagnostic> + 'a {
-        let warnings = plan.warnings.iter();
-        warnings.map(|warning| PLANNED.case(warning).at(config.place("memory")))
-    }
-
-    pub fn dtb(config: &VmConfig, wrong: &[DtbProblem]) -> Vec<Diagnostic> {
-        let stops = wrong.iter().filter(|wrong| !wrong.is_warning());
-        stops
-            .map(|wrong| {
-                let mut problem = named(DTB.case(wrong.what()), wrong);
-                problem.start_answers = wrong.errno().map(|errno| errno as i32);
-                problem.at(config.place(wrong.key()))
-            })
-            .collect()
-    }
-
-    pub fn dtb_warnings(config: &VmConfig, draft: &Draft) -> Vec<Diagnostic> {
-        let at = |problem: Diagnostic, wrong: &DtbProblem| problem.at(config.place(wrong.key()));
-        let warnings = draft.warnings().iter();
-        let warnings = warnings.map(|wrong| at(named(MENDED.case(wrong.what()), wrong), wrong));
-        let mended = draft.mended().iter().map(|wrong| {
-            let mended = MENDED.case(format!("mended: {}", wrong.what()));
-            at(named(mended, wrong), wrong)
-        });
-        warnings.chain(mended).collect()
-    }
-
-    fn named(mut problem: Diagnostic, wrong: &DtbProblem) -> Diagnostic {
-        problem.name = format!("dtb-{}", wrong.rule()).into();
-        problem.cause(wrong.cause()).cure(wrong.cure())
-    }
 }

@@ -3,7 +3,6 @@
 
 use super::VmReport;
 use crate::config::Backing;
-use crate::console::Port;
 use crate::plan::{LaunchPlan, PlannedRegion};
 use crate::text::Size;
 
@@ -43,7 +42,7 @@ pub(super) fn map(vm: &VmReport, plan: &LaunchPlan) -> Vec<Row> {
         rows.push(Row {
             depth: 0,
             base: console.base,
-            size: Port::size(console.device),
+            size: console.device.frame(),
             what: "console",
             detail: format!("doorbell {}, SPI {}", console.label, console.interrupt),
         });

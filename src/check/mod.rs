@@ -169,5 +169,4 @@ pub fn run(options: &Options, out: &mut impl Write) -> io::Result<i32> {
 }
 
 /// Every kind of mistake that this folder finds.
-#[allow(dead_code)]
 pub(crate) const KINDS: &[&[Kind]] = &[inspect::KINDS];

@@ -49,7 +49,6 @@ pub use words::{Access, Backing, ConsoleDevice, KernelFormat, RestartPolicy, Sch
 use crate::diagnostic::Kind;
 
 /// Every kind of mistake that this folder finds.
-#[allow(dead_code)]
 pub(crate) const KINDS: &[&[Kind]] = &[
     json::KINDS,
     keys::KINDS,

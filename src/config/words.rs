@@ -97,6 +97,16 @@ words! {
     }
 }
 
+impl ConsoleDevice {
+    /// Bytes of the register frame: a PL011 has a page (Arm DDI 0183), a 16550 what devicetrees give it.
+    pub fn frame(self) -> u64 {
+        match self {
+            ConsoleDevice::Pl011 => 0x1000,
+            ConsoleDevice::Ns16550 => 0x100,
+        }
+    }
+}
+
 words! {
     /// When a VM that ended is started again.
     RestartPolicy {

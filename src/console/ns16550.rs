@@ -5,9 +5,6 @@
 
 use super::fifo::Fifo;
 
-/// Bytes of the register frame, as the devicetree has it; past the eighth all reads as zero.
-pub const SIZE: u64 = 0x100;
-
 // Receive FIFO of the 16550A.
 const FIFO_DEPTH: usize = 16;
 

@@ -7,9 +7,6 @@
 
 use super::fifo::Fifo;
 
-/// Bytes of the register frame.
-pub const SIZE: u64 = 0x1000;
-
 // Receive FIFO of revision r1p5; Linux's amba-pl011 takes 32 for revisions from 3 on.
 const FIFO_DEPTH: usize = 32;
 

@@ -13,8 +13,8 @@ use nix::errno::Errno;
 use nix::sys::eventfd::EventFd;
 
 use super::fifo::Fifo;
-use super::ns16550::{self, Ns16550};
-use super::pl011::{self, Pl011};
+use super::ns16550::Ns16550;
+use super::pl011::Pl011;
 use super::ready::LinePattern;
 use super::ring::RingWriter;
 use crate::config::ConsoleDevice;
@@ -79,14 +79,6 @@ impl Port {
             wants_room: AtomicBool::new(false),
             ready: eventfd()?,
         })
-    }
-
-    /// Bytes of the register frame of `device`.
-    pub fn size(device: ConsoleDevice) -> u64 {
-        match device {
-            ConsoleDevice::Pl011 => pl011::SIZE,
-            ConsoleDevice::Ns16550 => ns16550::SIZE,
-        }
     }
 
     /// The eventfd of the interrupt line, for the driver's irqfd.

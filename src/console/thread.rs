@@ -129,7 +129,7 @@ impl Console {
     /// # Errors
     /// Another device is there.
     pub fn connect(&self, bus: &mut Bus, config: &ConsoleConfig) -> Result<(), LaunchError> {
-        let size = Port::size(config.device);
+        let size = config.device.frame();
         let device: Arc<dyn Device> = self.port.clone();
         bus.add("console", config.base, size, device)
             .map_err(|error| LaunchError::new(Step::Functions, error.to_string()))

@@ -2,22 +2,18 @@
 //! The device node and a VM's fd, one method a call.
 
 use std::fs::OpenOptions;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::errno::Errno;
 
-use super::advice;
-use crate::config::{Access, Permissions};
-use crate::error::LaunchError;
 use gunyah::uapi;
 
 /// The open device node.
 #[derive(Debug)]
 pub struct Gunyah {
     fd: OwnedFd,
-    path: PathBuf,
 }
 
 /// A VM's fd. Its last close, in whichever process, stops the VM and blocks until the resource
@@ -27,115 +23,40 @@ pub struct Vm {
     fd: OwnedFd,
 }
 
-/// A region as the driver is told of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Region {
-    /// Unique in the VM.
-    pub label: u32,
-    /// What the guest may do.
-    pub flags: Permissions,
-    /// Guest address, page aligned.
-    pub base: u64,
-    /// Bytes, a multiple of the page.
-    pub size: u64,
-    /// Address of its mapping in this process, page aligned.
-    pub address: u64,
-}
-
-/// What became of a region.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Granted {
-    /// The host keeps access.
-    Shared,
-    /// The host loses access at START.
-    Lent,
-}
-
 impl Gunyah {
     /// Opens the device node.
-    ///
-    /// # Errors
-    /// Missing node, no permission, busy: each with its own cure.
-    pub fn open(path: &Path) -> Result<Self, LaunchError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_CLOEXEC)
-            .open(path)
-            .map_err(|error| {
-                let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
-                advice::open(path, errno)
-            })?;
-        Ok(Self {
-            fd: file.into(),
-            path: path.to_owned(),
-        })
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        Ok(Self { fd: file.into() })
     }
 
     /// CREATE_VM.
-    ///
-    /// # Errors
-    /// The driver's answer; ENOTTY tells that another vendor's driver sits on the node.
-    pub fn create_vm(&self) -> Result<Vm, LaunchError> {
-        let raw = ioctl(self.fd.as_fd(), uapi::CREATE_VM, 0)
-            .map_err(|errno| advice::create_vm(&self.path, errno))?;
+    pub fn create_vm(&self) -> io::Result<Vm> {
+        let raw = ioctl(self.fd.as_fd(), uapi::CREATE_VM, 0)?;
         Ok(Vm { fd: owned(raw) })
     }
 }
 
 impl Vm {
-    /// Registers `region`. With [`Access::Auto`], main memory is lent where the dialect can lend and
-    /// shared where not, because a production resource manager refuses shared main memory; other
-    /// regions are shared.
-    ///
-    /// # Errors
-    /// The driver's answer, with the region's values.
-    pub fn register(
-        &self,
-        region: &Region,
-        access: Access,
-        main: bool,
-    ) -> Result<Granted, LaunchError> {
-        match (access, main) {
-            (Access::Share, _) | (Access::Auto, false) => self.share(region),
-            (Access::Lend, _) => match self.lend(region) {
-                Ok(granted) => Ok(granted),
-                Err(errno) => Err(advice::region("VM_ANDROID_LEND_USER_MEM", region, errno)),
-            },
-            (Access::Auto, true) => match self.lend(region) {
-                Err(Errno::ENOTTY) => self.share(region),
-                Err(errno) => Err(advice::region("VM_ANDROID_LEND_USER_MEM", region, errno)),
-                Ok(granted) => Ok(granted),
-            },
-        }
+    /// VM_SET_USER_MEM_REGION.
+    pub fn share(&self, region: &uapi::UserMemoryRegion) -> io::Result<()> {
+        let argument = address_of(region);
+        ioctl(self.fd.as_fd(), uapi::VM_SET_USER_MEM_REGION, argument)?;
+        Ok(())
     }
 
-    fn share(&self, region: &Region) -> Result<Granted, LaunchError> {
-        let argument = argument_of(region);
-        ioctl(
-            self.fd.as_fd(),
-            uapi::VM_SET_USER_MEM_REGION,
-            address_of(&argument),
-        )
-        .map_err(|errno| advice::region("VM_SET_USER_MEM_REGION", region, errno))?;
-        Ok(Granted::Shared)
-    }
-
-    fn lend(&self, region: &Region) -> Result<Granted, Errno> {
-        let argument = argument_of(region);
-        ioctl(
-            self.fd.as_fd(),
-            uapi::VM_ANDROID_LEND_USER_MEM,
-            address_of(&argument),
-        )?;
-        Ok(Granted::Lent)
+    /// VM_ANDROID_LEND_USER_MEM.
+    pub fn lend(&self, region: &uapi::UserMemoryRegion) -> io::Result<()> {
+        let argument = address_of(region);
+        ioctl(self.fd.as_fd(), uapi::VM_ANDROID_LEND_USER_MEM, argument)?;
+        Ok(())
     }
 
     /// SET_DTB_CONFIG: the devicetree's range with its room, both page aligned.
     ///
     /// # Errors
     /// The driver's answer, with the range.
-    pub fn set_dtb_config(&self, base: u64, size: u64) -> Result<(), LaunchError> {
+    pub fn set_dtb_config(&self, base: u64, size: u64) -> Result<(), io::Error> {
         let argument = uapi::DtbConfig {
             guest_phys_addr: base,
             size,
@@ -144,8 +65,7 @@ impl Vm {
             self.fd.as_fd(),
             uapi::VM_SET_DTB_CONFIG,
             address_of(&argument),
-        )
-        .map_err(|errno| advice::dtb_config(base, size, errno))?;
+        )?;
         Ok(())
     }
 
@@ -154,11 +74,9 @@ impl Vm {
     ///
     /// # Errors
     /// The driver's answer, with the id.
-    pub fn add_vcpu(&self, id: u32) -> Result<OwnedFd, LaunchError> {
+    pub fn add_vcpu(&self, id: u32) -> Result<OwnedFd, io::Error> {
         let vcpu = uapi::FunctionVcpu { id };
-        let raw = self
-            .add_function(uapi::FUNCTION_VCPU, size_of_val(&vcpu), address_of(&vcpu))
-            .map_err(|errno| advice::add_function(&format!("vCPU {id}"), errno))?;
+        let raw = self.add_function(uapi::FUNCTION_VCPU, size_of_val(&vcpu), address_of(&vcpu))?;
         Ok(owned(raw))
     }
 
@@ -172,10 +90,8 @@ impl Vm {
         eventfd: BorrowedFd<'_>,
         label: u32,
         level: bool,
-    ) -> Result<(), LaunchError> {
-        let what = || format!("irqfd of doorbell {label}");
-        let fd = u32::try_from(eventfd.as_raw_fd())
-            .map_err(|_| advice::add_function(&what(), Errno::EBADF))?;
+    ) -> Result<(), io::Error> {
+        let fd = u32::try_from(eventfd.as_raw_fd()).map_err(|_| Errno::EBADF)?;
         let flags = if level { uapi::IRQFD_FLAGS_LEVEL } else { 0 };
         let irqfd = uapi::FunctionIrqfd {
             fd,
@@ -187,8 +103,7 @@ impl Vm {
             uapi::FUNCTION_IRQFD,
             size_of_val(&irqfd),
             address_of(&irqfd),
-        )
-        .map_err(|errno| advice::add_function(&what(), errno))?;
+        )?;
         Ok(())
     }
 
@@ -210,8 +125,8 @@ impl Vm {
     ///
     /// # Errors
     /// The driver's and the resource manager's answer.
-    pub fn start(&self) -> Result<(), LaunchError> {
-        ioctl(self.fd.as_fd(), uapi::VM_START, 0).map_err(advice::start)?;
+    pub fn start(&self) -> Result<(), io::Error> {
+        ioctl(self.fd.as_fd(), uapi::VM_START, 0)?;
         Ok(())
     }
 }
@@ -219,19 +134,6 @@ impl Vm {
 impl AsFd for Vm {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
-    }
-}
-
-fn argument_of(region: &Region) -> uapi::UserMemoryRegion {
-    let bit = |set: bool, bit: u32| if set { bit } else { 0 };
-    uapi::UserMemoryRegion {
-        label: region.label,
-        flags: bit(region.flags.read, uapi::MEM_ALLOW_READ)
-            | bit(region.flags.write, uapi::MEM_ALLOW_WRITE)
-            | bit(region.flags.execute, uapi::MEM_ALLOW_EXEC),
-        guest_phys_addr: region.base,
-        memory_size: region.size,
-        userspace_addr: region.address,
     }
 }
 

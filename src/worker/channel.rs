@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{LaunchError, Step};
+use crate::launch::Event;
 use crate::status::EndReason;
 
 /// Worker to supervisor.
@@ -43,6 +44,20 @@ pub enum Report {
     Failed(LaunchError),
     /// All fds are closed and the memory is given back; the worker exits.
     Closed,
+}
+
+impl From<Event> for Report {
+    fn from(event: Event) -> Self {
+        match event {
+            Event::Step { step, took, detail } => Report::Step {
+                step,
+                micros: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+                detail,
+            },
+            Event::HugePages(pages) => Report::HugePages(pages),
+            Event::Warning(warning) => Report::Warning(warning.to_string()),
+        }
+    }
 }
 
 /// Supervisor to worker.

@@ -2,7 +2,6 @@
 //! The one process that owns one VM: it launches it, holds its fds and ends with it.
 
 mod channel;
-mod launch;
 mod proxy;
 mod reporter;
 mod requests;
@@ -14,14 +13,15 @@ use nix::errno::Errno;
 
 use crate::config::{Scheduling, VmConfig};
 use crate::confine;
+use crate::diagnostic::Diagnostic;
 use crate::driver::Vm;
 use crate::error::{LaunchError, Step};
+use crate::launch::{launch, Launched};
 
 use proxy::Proxy;
 use requests::{wait_for_request, Received};
 
 pub use channel::{Report, Request};
-pub use launch::{launch, Launched};
 pub use reporter::Reporter;
 
 /// What all workers of a gunyahd have in common.
@@ -69,13 +69,20 @@ pub fn run(start: Start) -> i32 {
             }
         }
     };
-    let before_start = |vm: &Vm| match &proxy {
-        Some(proxy) => proxy.connect(vm, config),
-        None => Ok(()),
+    let before_start = |vm: &Vm| -> Result<(), Diagnostic> {
+        match &proxy {
+            Some(proxy) => proxy.connect(vm, config),
+            None => Ok(()),
+        }
     };
-    let launched = match launch(config, &start.setting.device, &tell, before_start) {
+    let launched = match launch(
+        config,
+        &start.setting.device,
+        &|event| tell.send(&event.into()),
+        before_start,
+    ) {
         Ok(launched) => launched,
-        Err(error) => return fail(&tell, error),
+        Err(error) => return fail(&tell, error.into()),
     };
     tell.send(&Report::Running {
         end_visible: proxy.is_some(),

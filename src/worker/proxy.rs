@@ -9,8 +9,10 @@ use super::requests::{wait_for_request, Received};
 use super::{confine_if, Report, Reporter, Request};
 use crate::config::VmConfig;
 use crate::console::{Console, Ring, DEFAULT_CAPACITY};
+use crate::diagnostic::Diagnostic;
 use crate::driver::Vm;
 use crate::error::{LaunchError, Step};
+use crate::launch::refused;
 use crate::vcpu::{Bus, Options, VcpuEvent, Vcpus, STALL};
 
 /// A vCPU that does not leave VCPU_RUN within this stays in it until the process ends.
@@ -65,10 +67,15 @@ impl Proxy {
     }
 
     /// Binds the interrupt lines; before START.
-    pub(super) fn connect(&self, vm: &Vm, config: &VmConfig) -> Result<(), LaunchError> {
+    pub(super) fn connect(&self, vm: &Vm, config: &VmConfig) -> Result<(), Diagnostic> {
         match (&self.console, &config.console) {
             (Some(console), Some(settings)) => {
-                vm.add_irqfd(console.interrupt_fd(), settings.label, true)
+                let label = settings.label;
+                vm.add_irqfd(console.interrupt_fd(), label, true)
+                    .map_err(|error| {
+                        let call = format!("VM_ADD_FUNCTION of irqfd of doorbell {label}");
+                        refused(Step::Functions, call, &error)
+                    })
             }
             _ => Ok(()),
         }

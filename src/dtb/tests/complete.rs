@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The console in a given tree: what is added, under which names, and what may be there already.
+//! A given tree: what is added, under which names, and what may be there already.
 
-use super::super::fixture;
-use super::super::{Draft, DtbFacts, DtbProblem, Node, Position, Seeds, Tree};
-use crate::config::VmConfig;
+use super::*;
 
 const CONFIG: &str = "/gunyah-vm-config";
 
 /// A proxy-scheduled VM's generated tree without the console's serial port, clock and doorbell.
 fn without_console(config: &VmConfig) -> Tree {
-    let mut tree = Draft::generated(config).unwrap().tree().clone();
+    let mut tree = generated(config);
     let serial = tree.at("/serial").unwrap().name.clone();
     tree.root.remove_child(&serial);
     tree.root.remove_child("apb-pclk");
@@ -19,12 +17,13 @@ fn without_console(config: &VmConfig) -> Tree {
     tree
 }
 
-fn given(tree: &Tree, config: &VmConfig) -> Result<Draft, Vec<DtbProblem>> {
-    Draft::given(&tree.to_blob().unwrap(), config)
+fn given(tree: &Tree, config: &VmConfig) -> Result<Devicetree, Vec<Diagnostic>> {
+    built(config, Some(&tree.to_blob().unwrap()))
 }
 
-fn rules(given: Result<Draft, Vec<DtbProblem>>) -> Vec<&'static str> {
-    given.unwrap_err().iter().map(DtbProblem::rule).collect()
+fn refused(tree: &Tree, config: &VmConfig, what: &str) {
+    let faults = given(tree, config).unwrap_err();
+    assert_eq!(names(&faults), ["dtb-console-differs"], "{what}");
 }
 
 /// A node with registers of two cells each at the root.
@@ -45,7 +44,7 @@ fn another_device_at_the_consoles_registers_is_named_and_nothing_is_added_over_i
         ] {
             let mut tree = without_console(&config);
             device(&mut tree, name, "snps,dw-apb-uart", &[base, size]);
-            assert_eq!(rules(given(&tree, &config)), ["console-differs"], "{name}");
+            refused(&tree, &config, "another device");
         }
         // Right below and right above there is room, and so there is where addresses are not ours.
         let mut tree = without_console(&config);
@@ -56,8 +55,8 @@ fn another_device_at_the_consoles_registers_is_named_and_nothing_is_added_over_i
         bus.set_u64s("ranges", &[0x900_0000, 0x2000_0000, 0x1000]);
         bus.ensure_child("rtc@9000000", Position::Last)
             .set_u64s("reg", &[0x900_0000, 0x1000]);
-        let draft = given(&tree, &config).unwrap();
-        let serial = draft.tree().at("/serial@9000000").unwrap();
+        let completed = given(&tree, &config).unwrap();
+        let serial = completed.tree.at("/serial@9000000").unwrap();
         assert!(serial.has("interrupts"));
     }
     // A bus that hands addresses on as they are has the guest's.
@@ -68,7 +67,7 @@ fn another_device_at_the_consoles_registers_is_named_and_nothing_is_added_over_i
     bus.set_empty("ranges");
     bus.ensure_child("rtc@9000000", Position::Last)
         .set_u64s("reg", &[0x900_0000, 0x1000]);
-    assert_eq!(rules(given(&tree, &config)), ["console-differs"]);
+    refused(&tree, &config, "another device");
 }
 
 #[test]
@@ -78,7 +77,7 @@ fn a_gic_at_the_consoles_registers_is_named() {
     tree.find_mut("/interrupt-controller")
         .unwrap()
         .set_u64s("reg", &[0x900_0000, 0x1_0000, 0x3ffd_0000, 0x2_0000]);
-    assert_eq!(rules(given(&tree, &config)), ["console-differs"]);
+    refused(&tree, &config, "another device");
 }
 
 #[test]
@@ -101,28 +100,22 @@ fn what_is_added_takes_names_that_are_free() {
         .set_u32("label", 6)
         .set_empty("peer-default")
         .set_cells("interrupts", &[0, 7, 4]);
-    let draft = given(&tree, &config).unwrap();
-    let done = draft
-        .finish(
-            &fixture::plan(&config, 0x8100_0000, 0x1000),
-            &Seeds::PLACEHOLDER,
-        )
-        .unwrap();
-    let read = Tree::parse(&done.blob).unwrap();
+    let completed = given(&tree, &config).unwrap();
+    let read = Tree::parse(&completed.blob).unwrap();
     assert!(read
         .at("/serial-2@9000000")
         .unwrap()
         .is_compatible("arm,pl011"));
     assert_eq!(
         read.at("/chosen").unwrap().str("stdout-path"),
-        Ok("/serial-2@9000000")
+        Some("/serial-2@9000000")
     );
     let shm = read.at("/gunyah-vm-config/vdevices/shm-7-2").unwrap();
-    assert_eq!(shm.str("generate"), Ok("/hypervisor/shm-7-2"));
+    assert_eq!(shm.str("generate"), Some("/hypervisor/shm-7-2"));
     // bell-5-2 is what another one generates.
     let bell = read.at("/gunyah-vm-config/vdevices/bell-5-3").unwrap();
-    assert_eq!(bell.str("generate"), Ok("/hypervisor/bell-5-3"));
-    assert_eq!(bell.u32("label"), Ok(5));
+    assert_eq!(bell.str("generate"), Some("/hypervisor/bell-5-3"));
+    assert_eq!(bell.u32("label"), Some(5));
 }
 
 #[test]
@@ -136,20 +129,20 @@ fn a_clock_of_the_tree_stays_as_it_is() {
         .set_u32("clock-frequency", 48_000_000)
         .set_u32("phandle", u32::MAX - 1);
     let own = tree.at("/apb-pclk").unwrap().node.clone();
-    let draft = given(&tree, &config).unwrap();
-    assert_eq!(draft.tree().at("/apb-pclk").unwrap().node, &own);
-    let serial = draft.tree().at("/serial").unwrap();
-    assert_eq!(serial.cells("clocks"), Ok(vec![u32::MAX - 1; 2]));
+    let completed = given(&tree, &config).unwrap();
+    assert_eq!(completed.tree.at("/apb-pclk").unwrap().node, &own);
+    let serial = completed.tree.at("/serial").unwrap();
+    assert_eq!(serial.cells("clocks"), Some(vec![u32::MAX - 1; 2]));
 
     // One that is no clock to be had is left alone too; ours goes beside it, with a free phandle.
     let clock = tree.find_mut("/apb-pclk").unwrap();
     clock.set_str("compatible", "acme,clock");
-    let draft = given(&tree, &config).unwrap();
-    let beside = draft.tree().at("/apb-pclk-2").unwrap();
-    assert_eq!(beside.u32("clock-frequency"), Ok(24_000_000));
+    let completed = given(&tree, &config).unwrap();
+    let beside = completed.tree.at("/apb-pclk-2").unwrap();
+    assert_eq!(beside.u32("clock-frequency"), Some(24_000_000));
     assert_eq!(beside.phandle(), Some(2), "1 is the GIC's");
-    let kept = draft.tree().at("/apb-pclk").unwrap();
-    assert_eq!(kept.u32("clock-frequency"), Ok(48_000_000));
+    let kept = completed.tree.at("/apb-pclk").unwrap();
+    assert_eq!(kept.u32("clock-frequency"), Some(48_000_000));
 }
 
 #[test]
@@ -157,11 +150,11 @@ fn a_serial_port_must_be_one_that_the_console_can_be() {
     type Change = fn(&mut Node);
     let config = fixture::ns16550();
     let changed = |change: Change| {
-        let mut tree = Draft::generated(&config).unwrap().tree().clone();
+        let mut tree = generated(&config);
         change(tree.find_mut("/serial").unwrap());
-        given(&tree, &config)
+        tree
     };
-    let refused: [Change; 9] = [
+    let wrong: [Change; 9] = [
         |port| {
             port.set_u32("reg-shift", 2);
         },
@@ -190,10 +183,10 @@ fn a_serial_port_must_be_one_that_the_console_can_be() {
             port.set_str("compatible", "snps,dw-apb-uart");
         },
     ];
-    for (number, change) in refused.into_iter().enumerate() {
-        assert_eq!(rules(changed(change)), ["console-differs"], "{number}");
+    for (number, change) in wrong.into_iter().enumerate() {
+        refused(&changed(change), &config, &number.to_string());
     }
-    let taken: [Change; 4] = [
+    let fitting: [Change; 4] = [
         |port| {
             port.set_strings("compatible", &["acme,uart", "ns16550a"]);
         },
@@ -208,31 +201,41 @@ fn a_serial_port_must_be_one_that_the_console_can_be() {
             port.set_cells("interrupts-extended", &[1, 0, 5, 4]);
         },
     ];
-    for (number, change) in taken.into_iter().enumerate() {
-        let draft = changed(change).unwrap_or_else(|found| panic!("{number}: {found:#?}"));
-        assert_eq!(draft.warnings(), [], "{number}");
-        let serials = DtbFacts::of(draft.tree()).serials;
-        assert_eq!(serials[0].compatible, "ns16550a", "{number}");
+    for (number, change) in fitting.into_iter().enumerate() {
+        let completed = given(&changed(change), &config).unwrap();
+        assert_eq!(completed.warnings, [], "{number}");
     }
     // A PL011's registers have no such properties.
     let config = fixture::proxy();
-    let mut tree = Draft::generated(&config).unwrap().tree().clone();
+    let mut tree = generated(&config);
     tree.find_mut("/serial")
         .unwrap()
         .set_str("status", "disabled");
-    assert_eq!(rules(given(&tree, &config)), ["console-differs"]);
+    refused(&tree, &config, "another device");
 }
 
 #[test]
 fn two_nodes_of_one_name_are_named() {
     let config = fixture::proxy();
-    let mut tree = Draft::generated(&config).unwrap().tree().clone();
+    let mut tree = generated(&config);
     let twin = tree.at("/serial").unwrap().node.clone();
     tree.root.push(twin);
-    let found = super::super::rules::check(&tree, None);
-    let path = format!("/{}", tree.at("/serial").unwrap().name);
-    assert!(
-        found.contains(&DtbProblem::DuplicateNode(path)),
-        "{found:?}"
-    );
+    let plan = fixture::plan(&config, 0x8100_0000, 0x1000);
+    let faults = rules::check(&tree, &config, &plan);
+    assert!(names(&faults).contains(&"dtb-duplicate-node"), "{faults:?}");
+}
+
+#[test]
+fn an_initrd_that_the_config_does_not_have_is_refused() {
+    let config = fixture::ns16550();
+    let mut tree = generated(&config);
+    assert!(config.initrd.is_some());
+    let mut without = config.clone();
+    without.initrd = None;
+    let faults = given(&tree, &without).unwrap_err();
+    assert_eq!(names(&faults), ["dtb-stray-initrd"]);
+    let chosen = tree.find_mut("/chosen").unwrap();
+    chosen.remove("linux,initrd-start");
+    chosen.remove("linux,initrd-end");
+    assert!(given(&tree, &without).is_ok());
 }
