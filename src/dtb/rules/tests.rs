@@ -602,7 +602,7 @@ fn reserved_memory_is_a_region_or_linuxs_own() {
     );
     broken(&config, &wrong, NODEV, reserved(&[0xa000_0000], None));
     let region = reserved(&[0xa000_0000, 0x20_0000], Some(7));
-    good(&config, &region);
+    good(&config, region);
     good(&config, |tree| {
         region(tree);
         let node = node(tree, "/reserved-memory/buffer");
