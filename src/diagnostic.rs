@@ -165,7 +165,7 @@ macro_rules! kinds {
 }
 pub(crate) use kinds;
 
-/// A place in a VM's file. Line and column count from 1; columns count characters.
+/// A place in a VM's file. Line and column count from 1; columns count characters. A directory has line 0.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Place {
     /// The file.
@@ -247,7 +247,10 @@ impl fmt::Display for Diagnostic {
             Some(place) => {
                 // A file's name must neither forge a line of the log nor drive the terminal.
                 let file = place.file.display().to_string();
-                write!(f, "{}:{}:{}: ", printable(&file), place.line, place.column)?;
+                match place.line {
+                    0 => write!(f, "{}: ", printable(&file))?,
+                    line => write!(f, "{}:{line}:{}: ", printable(&file), place.column)?,
+                }
                 if !place.key.is_empty() {
                     write!(f, "{}: ", place.key)?;
                 }

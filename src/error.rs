@@ -7,8 +7,8 @@ use std::io;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::diagnostic::Diagnostic;
 pub use crate::diagnostic::Step;
+use crate::diagnostic::{Diagnostic, Severity};
 
 /// Why a launch failed. The VM's name is added by whoever reports it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
@@ -75,6 +75,28 @@ impl From<Diagnostic> for LaunchError {
         error.cure = format!("{} [{}]", of.cure, of.name);
         error.lasting = of.lasting;
         error
+    }
+}
+
+// Only for the way to the supervisor: the name that the other direction put behind the cure.
+impl From<LaunchError> for Diagnostic {
+    fn from(of: LaunchError) -> Self {
+        let (cure, name) = match of.cure.strip_suffix(']').and_then(|c| c.rsplit_once(" [")) {
+            Some((cure, name)) => (cure.to_owned(), name.to_owned()),
+            None => (of.cure, format!("{}-failed", of.step)),
+        };
+        Self {
+            name: name.into(),
+            severity: Severity::Error,
+            step: of.step,
+            place: None,
+            what: of.what,
+            errno: of.errno,
+            start_answers: None,
+            cause: of.cause.into(),
+            cure: cure.into(),
+            lasting: of.lasting,
+        }
     }
 }
 

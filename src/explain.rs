@@ -13,6 +13,7 @@ const FOLDERS: &[&[&[Kind]]] = &[
     crate::memory::KINDS,
     crate::dtb::KINDS,
     crate::launch::KINDS,
+    crate::supervisor::KINDS,
     crate::check::KINDS,
 ];
 

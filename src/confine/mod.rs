@@ -98,7 +98,7 @@ fn failed(step: Step, what: &str, error: &io::Error) -> LaunchError {
 }
 
 fn no_new_privileges() -> io::Result<()> {
-    crate::prctl::set_no_new_privs().map_err(Into::into)
+    crate::process::set_no_new_privs().map_err(Into::into)
 }
 
 /// Takes from what this thread and its children could ever have all but `keep`.

@@ -3,17 +3,18 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{fcntl, FcntlArg, FdFlag, Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{self, sockopt, Backlog};
 use nix::sys::stat::{umask, Mode};
 
-use crate::error::errno_text;
+use crate::process::inherited_fd;
+use crate::text::{errno_name, failure};
 
 /// Names the inherited fd, as init's `socket gunyahd stream+listen …` gives it.
 pub const SOCKET_VARIABLE: &str = "ANDROID_SOCKET_gunyahd";
@@ -36,7 +37,7 @@ pub enum ListenError {
     #[error("{} has {} bytes, a socket's path has at most 107", .0.display(), .0.as_os_str().len())]
     TooLong(PathBuf),
     /// A call failed.
-    #[error("{call} {}: {}{}", .path.display(), errno_text(.error), advice(.error))]
+    #[error("{call} {}: {}{}", .path.display(), failure(.error), advice(.error))]
     Io {
         /// What was tried.
         call: &'static str,
@@ -80,27 +81,20 @@ pub struct Listener {
 impl Listener {
     /// The socket that init made, if it made one.
     pub fn inherited() -> Option<Result<Self, ListenError>> {
-        let value = std::env::var(SOCKET_VARIABLE).ok()?;
-        Some(Self::from_inherited(&value).map_err(|why| ListenError::Inherited { value, why }))
+        let listener = inherited_fd(SOCKET_VARIABLE)?.and_then(Self::of);
+        Some(listener.map_err(|why| ListenError::Inherited {
+            value: std::env::var(SOCKET_VARIABLE).unwrap_or_default(),
+            why,
+        }))
     }
 
-    fn from_inherited(value: &str) -> Result<Self, String> {
-        let raw: RawFd = value.parse().map_err(|_| "not a number".to_owned())?;
-        if raw < 3 {
-            return Err("not an inherited fd".to_owned());
-        }
-        let explain = |errno: Errno| format!("{errno:?} ({})", errno.desc());
-        // SAFETY: fcntl on a number that may be no fd at all only answers EBADF.
-        let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(raw) };
-        fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(explain)?;
-        // SAFETY: it is open, and by init's convention it is ours alone.
-        let fd = unsafe { OwnedFd::from_raw_fd(raw) };
-        if !socket::getsockopt(&fd, sockopt::AcceptConn).map_err(explain)? {
-            let backlog = Backlog::new(8).map_err(explain)?;
-            socket::listen(&fd, backlog).map_err(explain)?;
+    fn of(fd: OwnedFd) -> Result<Self, String> {
+        if !socket::getsockopt(&fd, sockopt::AcceptConn).map_err(errno_name)? {
+            let backlog = Backlog::new(8).map_err(errno_name)?;
+            socket::listen(&fd, backlog).map_err(errno_name)?;
         }
         let socket = UnixListener::from(fd);
-        socket.set_nonblocking(true).map_err(|e| errno_text(&e))?;
+        socket.set_nonblocking(true).map_err(|e| failure(&e))?;
         Ok(Self { socket, own: None })
     }
 
@@ -111,60 +105,15 @@ impl Listener {
         if path.as_os_str().len() > 107 {
             return Err(ListenError::TooLong(path.to_owned()));
         }
-        let failed = |call, at: &Path, error| ListenError::Io {
-            call,
-            path: at.to_owned(),
-            error,
-        };
-        let mut lock_name = path.file_name().unwrap_or_default().to_owned();
-        lock_name.push(".lock");
-        let lock_path = run_dir.join(lock_name);
-        let lock_file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&lock_path)
-            .map_err(|error| failed("open lock", &lock_path, error))?;
-        let busy = |found| ListenError::Busy {
-            socket: path.to_owned(),
-            found,
-        };
-        let lock = match Flock::lock(lock_file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => lock,
-            Err((_, Errno::EWOULDBLOCK)) => return Err(busy("its lock is held")),
-            Err((_, errno)) => return Err(failed("lock", &lock_path, errno.into())),
-        };
-        match std::fs::symlink_metadata(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(failed("stat", path, error)),
-            Ok(found) => {
-                use std::os::unix::fs::FileTypeExt;
-                if !found.file_type().is_socket() {
-                    return Err(ListenError::NotASocket(path.to_owned()));
-                }
-                // Another --run-dir means another lock: ask the socket itself.
-                match UnixStream::connect(path) {
-                    Ok(_) => return Err(busy("it answers")),
-                    Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-                    Err(error) => return Err(failed("connect", path, error)),
-                }
-                log::info!(
-                    "replacing {}, left by a gunyahd that was killed",
-                    path.display()
-                );
-                std::fs::remove_file(path).map_err(|error| failed("remove", path, error))?;
-            }
-        }
+        let lock = lock(path, run_dir)?;
+        make_way(path)?;
         // 0660, with no moment in which it is more.
         let before = umask(Mode::from_bits_truncate(0o117));
         let bound = UnixListener::bind(path);
         umask(before);
-        let socket = bound.map_err(|error| failed("bind", path, error))?;
-        socket
-            .set_nonblocking(true)
-            .map_err(|error| failed("set non-blocking", path, error))?;
+        let socket = bound.map_err(failed("bind", path))?;
+        let set = socket.set_nonblocking(true);
+        set.map_err(failed("set non-blocking", path))?;
         Ok(Self {
             socket,
             own: Some((path.to_owned(), lock)),
@@ -182,10 +131,56 @@ impl Listener {
     }
 }
 
-impl AsRawFd for Listener {
-    fn as_raw_fd(&self) -> RawFd {
-        self.socket.as_raw_fd()
+fn failed<'a>(call: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> ListenError + 'a {
+    let path = path.to_owned();
+    move |error| ListenError::Io { call, path, error }
+}
+
+fn busy(socket: &Path, found: &'static str) -> ListenError {
+    ListenError::Busy {
+        socket: socket.to_owned(),
+        found,
     }
+}
+
+/// Keeps other gunyahds away from the socket at `path`, by a file in `run_dir`.
+fn lock(path: &Path, run_dir: &Path) -> Result<Flock<File>, ListenError> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".lock");
+    let lock_path = run_dir.join(name);
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(&lock_path)
+        .map_err(failed("open lock", &lock_path))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        Errno::EWOULDBLOCK => busy(path, "its lock is held"),
+        errno => failed("lock", &lock_path)(errno.into()),
+    })
+}
+
+/// Removes what a killed gunyahd left at `path`, and nothing else.
+fn make_way(path: &Path) -> Result<(), ListenError> {
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed("stat", path)(error)),
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(ListenError::NotASocket(path.to_owned()))
+        }
+        Ok(_) => {}
+    }
+    // Another --run-dir means another lock: ask the socket itself.
+    match UnixStream::connect(path) {
+        Ok(_) => return Err(busy(path, "it answers")),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+        Err(error) => return Err(failed("connect", path)(error)),
+    }
+    let path_text = path.display();
+    log::info!("replacing {path_text}, left by a gunyahd that was killed");
+    std::fs::remove_file(path).map_err(failed("remove", path))
 }
 
 impl Drop for Listener {
@@ -193,7 +188,7 @@ impl Drop for Listener {
         if let Some((path, _lock)) = &self.own {
             // The lock's file stays: removing it would let two later ones lock two different files.
             if let Err(error) = std::fs::remove_file(path) {
-                log::debug!("remove {}: {}", path.display(), errno_text(&error));
+                log::debug!("remove {}: {}", path.display(), failure(&error));
             }
         }
     }
@@ -273,18 +268,10 @@ mod tests {
 
     #[test]
     fn what_is_inherited_must_be_a_listening_socket() {
-        for (value, word) in [("x", "number"), ("1", "inherited"), ("999999", "EBADF")] {
-            let why = Listener::from_inherited(value).unwrap_err();
-            assert!(why.contains(word), "{value}: {why}");
-        }
         let dir = dir("inherited");
         let socket = UnixListener::bind(dir.join("s")).unwrap();
-        let raw = std::os::fd::IntoRawFd::into_raw_fd(socket);
-        let listener = Listener::from_inherited(&raw.to_string()).unwrap();
-        assert!(listener.is_inherited());
-        let file = File::open("/dev/null").unwrap();
-        let raw = std::os::fd::IntoRawFd::into_raw_fd(file);
-        let why = Listener::from_inherited(&raw.to_string()).unwrap_err();
+        assert!(Listener::of(socket.into()).unwrap().is_inherited());
+        let why = Listener::of(File::open("/dev/null").unwrap().into()).unwrap_err();
         assert!(why.contains("ENOTSOCK"), "{why}");
         std::fs::remove_dir_all(&dir).unwrap();
     }

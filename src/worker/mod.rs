@@ -9,13 +9,11 @@ mod requests;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use nix::errno::Errno;
-
 use crate::config::{Scheduling, VmConfig};
 use crate::confine;
 use crate::diagnostic::Diagnostic;
 use crate::driver::Vm;
-use crate::error::{LaunchError, Step};
+use crate::error::LaunchError;
 use crate::launch::{launch, Launched};
 
 use proxy::Proxy;
@@ -46,12 +44,6 @@ pub struct Start {
     pub console: Option<OwnedFd>,
     /// What the guest prints goes to the log, line by line.
     pub log_console: bool,
-}
-
-/// Tells that the freshly forked child could not become a worker.
-pub fn report_unsettled(channel: OwnedFd, errno: Errno) {
-    let error = LaunchError::new(Step::Process, "settling in after fork").errno(errno);
-    Reporter::new(channel).send(&Report::Failed(error));
 }
 
 /// Launches the VM and looks after it until it ends or is to stop; returns the exit code of the
@@ -93,7 +85,7 @@ pub fn run(start: Start) -> i32 {
         None => match confine_if(start.setting.confined) {
             Ok(()) => hold(&tell),
             Err(error) => {
-                tell.send(&Report::Failed(error));
+                tell.send(&Report::Failed(error.into()));
                 1
             }
         },
@@ -114,7 +106,7 @@ fn confine_if(confined: bool) -> Result<(), LaunchError> {
 }
 
 fn fail(tell: &Reporter, error: LaunchError) -> i32 {
-    tell.send(&Report::Failed(error));
+    tell.send(&Report::Failed(error.into()));
     tell.send(&Report::Closed);
     1
 }
@@ -130,7 +122,7 @@ fn hold(tell: &Reporter) -> i32 {
             // The supervisor is gone, and so is everyone who could want this VM.
             Ok(Received::Gone) => return 1,
             Err(error) => {
-                tell.send(&Report::Failed(error));
+                tell.send(&Report::Failed(error.into()));
                 return 1;
             }
         }

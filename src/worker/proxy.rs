@@ -13,6 +13,7 @@ use crate::diagnostic::Diagnostic;
 use crate::driver::Vm;
 use crate::error::{LaunchError, Step};
 use crate::launch::refused;
+use crate::status::End as RunEnd;
 use crate::vcpu::{Bus, Options, VcpuEvent, Vcpus, STALL};
 
 /// A vCPU that does not leave VCPU_RUN within this stays in it until the process ends.
@@ -120,7 +121,7 @@ impl Proxy {
             End::Guest(how) => (format!("the guest has ended: {how}"), 0),
             End::Failed(error) => {
                 let farewell = format!("the VM failed: {error}");
-                tell.send(&Report::Failed(error));
+                tell.send(&Report::Failed(error.into()));
                 (farewell, 1)
             }
         };
@@ -141,7 +142,7 @@ impl Proxy {
                         self.tell_ready(tell);
                         let how = reason.to_string();
                         // Told first: what follows takes its time.
-                        tell.send(&Report::Ended { reason, detail });
+                        tell.send(&Report::Ended(RunEnd { reason, detail }));
                         return End::Guest(how);
                     }
                 }

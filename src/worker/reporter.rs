@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The worker's voice: reports to the supervisor.
+//! Reports to the supervisor, and marks in the trace.
 
 use std::io::IoSlice;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -23,12 +23,11 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// Takes the worker's end of the channel.
+    /// Reports to `channel`.
     pub fn new(channel: OwnedFd) -> Self {
         Self { channel }
     }
 
-    /// The worker's end of the channel.
     pub fn channel(&self) -> &OwnedFd {
         &self.channel
     }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What lies where in the guest's memory: `/memory`, reserved ranges, the initrd, registers.
 
-use super::super::build::Faults;
-use super::super::lookup::{gic, serial_ports};
-use super::super::property::{Cells, NodeAt};
-use super::super::tree::Tree;
 use crate::config::VmConfig;
 use crate::diagnostic::kinds;
+use crate::dtb::build::Faults;
+use crate::dtb::lookup::{gic, serial_ports};
+use crate::dtb::property::{Cells, NodeAt};
+use crate::dtb::tree::Tree;
 use crate::plan::LaunchPlan;
 
 kinds! {

@@ -4,7 +4,7 @@
 use nix::errno::Errno;
 
 use super::super::fixture;
-use super::super::{build, Node, Position, Seeds};
+use super::super::{build, Node, Seeds};
 use super::*;
 use crate::plan::Segment;
 
@@ -81,12 +81,12 @@ fn rules_of_the_whole_tree() {
     });
     broken(&config, &["dtb-memory-node-name"], INVAL, |tree| {
         tree.root
-            .ensure_child("memory@80000000", Position::Last)
+            .ensure_child("memory@80000000")
             .set_str("device_type", "memory");
     });
     broken(&config, &["dtb-memory-node-name"], INVAL, |tree| {
         node(tree, "/psci")
-            .ensure_child("memory", Position::Last)
+            .ensure_child("memory")
             .set_str("device_type", "memory");
     });
     broken(
@@ -324,7 +324,7 @@ fn rules_of_vcpus() {
         None,
         |tree| {
             node(tree, "/cpus")
-                .ensure_child("cpu@1", Position::Last)
+                .ensure_child("cpu@1")
                 .set_str("device_type", "cpu")
                 .set_u32("reg", 1)
                 .set_str("enable-method", "psci");
@@ -558,7 +558,7 @@ fn rules_of_agreement() {
     });
     broken(&config, &["dtb-device-in-memory"], None, |tree| {
         tree.root
-            .ensure_child("serial@a0000000", Position::Last)
+            .ensure_child("serial@a0000000")
             .set_str("compatible", "ns16550a")
             .set_u64s("reg", &[0xa000_0000, 0x100]);
     });
@@ -569,12 +569,12 @@ fn reserved_memory_is_a_region_or_linuxs_own() {
     let config = fixture::proxy();
     let reserved = |reg: &'static [u64], label: Option<u32>| {
         move |tree: &mut Tree| {
-            let parent = tree.root.ensure_child("reserved-memory", Position::Last);
+            let parent = tree.root.ensure_child("reserved-memory");
             parent
                 .set_u32("#address-cells", 2)
                 .set_u32("#size-cells", 2)
                 .set_empty("ranges");
-            let node = parent.ensure_child("buffer", Position::Last);
+            let node = parent.ensure_child("buffer");
             node.set_u64s("reg", reg);
             if let Some(label) = label {
                 node.set_u32("qcom,label", label);

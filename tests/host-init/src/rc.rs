@@ -38,7 +38,7 @@ pub struct Action {
     pub commands: Vec<Vec<String>>,
 }
 
-const OPTIONS: [&str; 17] = [
+const OPTIONS: [&str; 18] = [
     "class",
     "user",
     "group",
@@ -47,6 +47,7 @@ const OPTIONS: [&str; 17] = [
     "socket",
     "file",
     "gentle_kill",
+    "stdio_to_kmsg",
     "task_profiles",
     "oom_score_adjust",
     "restart_period",

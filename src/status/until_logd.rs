@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The kernel's log until logd is there, for a logger that knows logd alone: liblog drops what it is
-//! given before.
+//! The kernel's log until logd runs, for a logger that knows logd alone: liblog drops what it is given
+//! before.
 
 use std::os::fd::RawFd;
 use std::os::unix::net::UnixDatagram;
@@ -14,8 +14,8 @@ use super::kmsg::Kmsg;
 use super::logger::tag;
 use crate::text::printable_lines;
 
-/// A logger with kmsg before it.
-pub(super) struct Early<L> {
+/// A logger with the kernel's log before it.
+pub(super) struct UntilLogd<L> {
     logger: L,
     /// logd's socket.
     socket: PathBuf,
@@ -24,7 +24,7 @@ pub(super) struct Early<L> {
     kmsg: Option<Mutex<Kmsg>>,
 }
 
-impl<L: Log> Early<L> {
+impl<L: Log> UntilLogd<L> {
     /// `logger`, and `kmsg` as long as nobody listens at `socket`.
     pub fn new(logger: L, socket: PathBuf, kmsg: Option<Kmsg>) -> Self {
         Self {
@@ -52,7 +52,7 @@ impl<L: Log> Early<L> {
     }
 }
 
-impl<L: Log> Log for Early<L> {
+impl<L: Log> Log for UntilLogd<L> {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         self.logger.enabled(metadata)
     }
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn kmsg_has_what_is_said_before_logd_and_logd_the_rest() {
-        let path = std::env::temp_dir().join(format!("gunyahd-early-{}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("gunyahd-until-logd-{}", std::process::id()));
         let (socket, kept) = (path.with_extension("logdw"), Kept::default());
         let mut file = std::fs::File::options()
             .create(true)
@@ -118,16 +118,16 @@ mod tests {
             .open(&path)
             .unwrap();
         let kmsg = Kmsg::new(file.try_clone().unwrap());
-        let early = Early::new(&kept, socket.clone(), Some(kmsg));
-        assert!(early.fd().is_some());
-        say(&early, log::Level::Info, "too early");
-        say(&early, log::Level::Debug, "not enabled");
+        let logger = UntilLogd::new(&kept, socket.clone(), Some(kmsg));
+        assert!(logger.fd().is_some());
+        say(&logger, log::Level::Info, "too early");
+        say(&logger, log::Level::Debug, "not enabled");
         let logd = UnixDatagram::bind(&socket).unwrap();
-        say(&early, log::Level::Warn, "in time");
+        say(&logger, log::Level::Warn, "in time");
         // A logd that restarts is liblog's matter.
         drop(logd);
         std::fs::remove_file(&socket).unwrap();
-        say(&early, log::Level::Error, "once more");
+        say(&logger, log::Level::Error, "once more");
         let mut said = String::new();
         file.rewind().unwrap();
         file.read_to_string(&mut said).unwrap();
@@ -139,9 +139,9 @@ mod tests {
     #[test]
     fn without_kmsg_all_is_the_loggers() {
         let kept = Kept::default();
-        let early = Early::new(&kept, "/no/such/socket".into(), None);
-        say(&early, log::Level::Info, "heard");
-        assert_eq!(early.fd(), None);
+        let logger = UntilLogd::new(&kept, "/no/such/socket".into(), None);
+        say(&logger, log::Level::Info, "heard");
+        assert_eq!(logger.fd(), None);
         assert_eq!(*kept.0.lock().unwrap(), ["heard"]);
     }
 }
