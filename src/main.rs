@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use gunyahd::check;
 use gunyahd::cli::daemon::{self, Command};
 use gunyahd::config;
+use gunyahd::explain;
 use gunyahd::status::logger::{self, Audience};
 use gunyahd::supervisor::{self, BootOptions};
 use gunyahd::text::{failure, printable};
@@ -26,8 +27,9 @@ fn main() -> ExitCode {
         Ok(Command::Boot(options)) => boot(options),
         Ok(Command::Run { file, setting }) => run(&file, setting),
         Ok(Command::Check(options)) => check(&options),
+        Ok(Command::Explain(name)) => explain(name.as_deref()),
         Err(error) => {
-            complain(&format!("gunyahd: {error}; gunyahd --help tells more"));
+            complain(&format!("gunyahd: {error}; see gunyahd --help"));
             ExitCode::from(USAGE)
         }
     }
@@ -38,6 +40,16 @@ fn print(text: &str) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => unwritable(&error),
+    }
+}
+
+fn explain(name: Option<&str>) -> ExitCode {
+    match name.map_or_else(|| Ok(explain::list()), explain::explain) {
+        Ok(text) => print(&text),
+        Err(unknown) => {
+            complain(&format!("gunyahd: {unknown}"));
+            ExitCode::from(BROKEN)
+        }
     }
 }
 

@@ -19,6 +19,7 @@ Launches and supervises virtual machines on the Gunyah hypervisor.
 usage: gunyahd boot [options]        the init service: all VMs, until SIGTERM
        gunyahd run [options] FILE    one VM in the foreground; Ctrl-C stops it
        gunyahd check [options] PATH… what is wrong with files, without a device
+       gunyahd explain [NAME]        the error or warning of that name; all names
        gunyahd --version | --help    also: gunyahd COMMAND --help
 ";
 
@@ -45,7 +46,7 @@ exit:    0 all VMs are stopped; 1 cannot serve (the log says why); 2 usage
 pub const RUN_HELP: &str = "\
 usage: gunyahd run [--device PATH] FILE
 
-Starts the VM of FILE at once, without waiting for other VMs or properties, and tells on standard
+Starts the VM of FILE at once, without waiting for other VMs or properties, and reports on standard
 error what it does. Its console, where it has one, is on standard input and output. It is never
 restarted. Ctrl-C asks the guest to end, where its file says how, and closes the VM
 after its stop_timeout; a second Ctrl-C closes it at once.
@@ -63,7 +64,7 @@ exit: 0 the guest powered off     3 the file has mistakes, or the launch failed
 pub const CHECK_HELP: &str = "\
 usage: gunyahd check [--dtb] [--json] [--page-size SIZE] [--root DIR] PATH…
 
-Tells everything that can be known of VMs' files without a device: their mistakes, those of the
+Reports everything that can be known of VMs' files without a device: their mistakes, those of the
 images that they name, what clashes between them, the address map, and huge pages needed in all.
 
   --dtb             print each VM's devicetree as source
@@ -71,7 +72,17 @@ images that they name, what clashes between them, the address map, and huge page
   --page-size SIZE  the host's pages: 4K (default), 16K or 64K
   --root DIR        where the device's files are: /vendor/x is looked for in DIR/vendor/x
 
-exit: 0 nothing is wrong; 1 something is, or cannot be told; 2 usage
+exit: 0 nothing is wrong; 1 something is, or it cannot be printed; 2 usage
+";
+
+/// `gunyahd explain --help`.
+pub const EXPLAIN_HELP: &str = "\
+usage: gunyahd explain [NAME]
+
+Prints what the error or warning NAME means, its likely cause and its cure. NAME stands in brackets
+at the end of each message. Without NAME, lists all names.
+
+exit: 0 printed; 1 there is no such name; 2 usage
 ";
 
 /// What is to be done.
@@ -90,6 +101,8 @@ pub enum Command {
     },
     /// `check`
     Check(check::Options),
+    /// `explain`, with the name; without one, all names
+    Explain(Option<String>),
 }
 
 /// Reads the command line, without the program's name.
@@ -101,6 +114,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, Usage
         Some("boot") => boot(words),
         Some("run") => run(words),
         Some("check") => check(words),
+        Some("explain") => explain(words),
         Some("help" | "--help" | "-h") => Ok(Command::Print(HELP.to_owned())),
         Some("--version" | "-V") => Ok(Command::Print(super::version("gunyahd"))),
         _ => {
@@ -155,6 +169,18 @@ fn run(words: impl Iterator<Item = OsString>) -> Result<Command, UsageError> {
             file: file.into(),
             setting: setting(&args),
         }),
+        [_, word, ..] => Err(unexpected(word)),
+    }
+}
+
+fn explain(words: impl Iterator<Item = OsString>) -> Result<Command, UsageError> {
+    let args = Args::parse(words, &[], &[])?;
+    if args.help {
+        return Ok(Command::Print(EXPLAIN_HELP.to_owned()));
+    }
+    match args.plain.as_slice() {
+        [] => Ok(Command::Explain(None)),
+        [name] => Ok(Command::Explain(Some(name.to_string_lossy().into_owned()))),
         [_, word, ..] => Err(unexpected(word)),
     }
 }

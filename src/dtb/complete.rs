@@ -12,7 +12,7 @@ use super::build::{Faults, Seeds};
 use super::console;
 use super::lookup::{gic, shm_label, vdevices, vm_configs, VM_CONFIG_NAMES};
 use super::property::{Cells, NodeAt};
-use super::tree::{Node, Position, Tree};
+use super::tree::{Node, Tree};
 
 kinds! {
     SYMBOLS_DROPPED: Warning "dtb-symbols-dropped" in Dtb {
@@ -68,7 +68,7 @@ fn chosen(
     seeds: &Seeds,
     faults: &mut Faults<'_>,
 ) {
-    let chosen = tree.root.ensure_child("chosen", Position::First);
+    let chosen = tree.root.ensure_child("chosen");
     if !config.kernel.cmdline.is_empty() || !chosen.has("bootargs") {
         chosen.set_str("bootargs", &config.kernel.cmdline);
     }
@@ -100,7 +100,7 @@ fn memory(tree: &mut Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
     }
     let reg = Cells::below(&tree.root).range(main.base, main.size);
     tree.root
-        .ensure_child("memory", Position::Last)
+        .ensure_child("memory")
         .set_str("device_type", "memory")
         .set("reg", reg);
 }
@@ -114,14 +114,14 @@ fn vm_config(tree: &mut Tree, config: &VmConfig) {
     });
     let gic = gic.map(|at| at.path().to_owned());
 
-    let node = tree.root.ensure_child(&name, Position::Last);
+    let node = tree.root.ensure_child(&name);
     if !node.has("image-name") {
         node.set_str("image-name", config.name.as_str());
     }
     if !node.has("os-type") {
         node.set_str("os-type", "linux");
     }
-    let memory = node.ensure_child("memory", Position::Last);
+    let memory = node.ensure_child("memory");
     if !memory.has("base-address") {
         memory
             .set_u32("#address-cells", 2)
@@ -129,15 +129,15 @@ fn vm_config(tree: &mut Tree, config: &VmConfig) {
             .set_u64("base-address", config.memory.base);
     }
     if let Some(gic) = gic {
-        let interrupts = node.ensure_child("interrupts", Position::Last);
+        let interrupts = node.ensure_child("interrupts");
         if !interrupts.has("config") {
             interrupts.set_str("config", &gic);
         }
     }
     if node.child("vcpus").is_none() {
-        vcpus(node.ensure_child("vcpus", Position::Last), config);
+        vcpus(node.ensure_child("vcpus"), config);
     }
-    let node = node.ensure_child("vdevices", Position::Last);
+    let node = node.ensure_child("vdevices");
     if !node.has("generate") {
         node.set_str("generate", "/hypervisor");
     }

@@ -8,7 +8,7 @@ use crate::config::{ConsoleConfig, ConsoleDevice};
 use super::complete::free_name;
 use super::lookup::{devices_at, label, serial_ports, vdevices};
 use super::property::{Cells, NodeAt};
-use super::tree::{Node, Position, Tree};
+use super::tree::{Node, Tree};
 
 /// Trigger cell of a level interrupt.
 pub(super) const LEVEL_HIGH: u32 = 4;
@@ -49,7 +49,7 @@ pub(super) fn complete(tree: &mut Tree, console: &ConsoleConfig) {
         }
         None => return,
     };
-    let chosen = tree.root.ensure_child("chosen", Position::First);
+    let chosen = tree.root.ensure_child("chosen");
     if !chosen.has("stdout-path") {
         chosen.set_str("stdout-path", &path);
     }

@@ -7,7 +7,7 @@
 use crate::config::{Scheduling, VmConfig};
 use crate::layout::{GICD_BASE, GICD_SIZE, GICR_SIZE};
 
-use super::tree::{Node, Position, Tree};
+use super::tree::{Node, Tree};
 
 const GIC_PHANDLE: u32 = 1;
 /// Interrupt specifier cells: a private interrupt, level low.
@@ -24,7 +24,7 @@ pub(super) fn hardware(config: &VmConfig) -> Tree {
         .set_str("model", "gunyahd guest")
         .set_str("compatible", "linux,dummy-virt");
     // First, because the resource manager takes the cells of depth 2 from the root's first child.
-    tree.root.ensure_child("chosen", Position::First);
+    tree.root.ensure_child("chosen");
     tree.root
         .push(cpus(config))
         .push(psci())

@@ -29,7 +29,7 @@ mod write;
 pub use build::{build, len_max, Devicetree, Seeds};
 pub use parse::ParseError;
 pub use property::NodeAt;
-pub use tree::{Node, Position, Property, Tree};
+pub use tree::{Node, Property, Tree};
 pub use write::WriteError;
 
 use crate::diagnostic::Kind;

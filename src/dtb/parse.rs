@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 
+use super::property::number;
 use super::tree::{Node, Property, Tree};
 use crate::diagnostic::kinds;
 use crate::layout::DTB_MAX;
@@ -51,10 +52,15 @@ impl Tree {
     /// are refused, because readers differ in which one they take.
     pub fn parse(bytes: &[u8]) -> Result<Tree, ParseError> {
         let blocks = Blocks::find(bytes)?;
+        let reader = Reader {
+            structure: blocks.structure,
+            strings: blocks.strings,
+            ..Reader::default()
+        };
         Ok(Tree {
             reservations: reservations(blocks.reservations)?,
             boot_cpu: blocks.boot_cpu,
-            root: Reader::new(&blocks).root()?,
+            root: reader.root()?,
         })
     }
 }
@@ -161,10 +167,6 @@ fn reservations_len(blob: &[u8], offset: usize) -> Option<usize> {
 }
 
 fn reservations(block: &[u8]) -> Result<Vec<(u64, u64)>, ParseError> {
-    let number = |bytes: &[u8]| {
-        let join = |number, byte: &u8| (number << 8) | u64::from(*byte);
-        bytes.iter().fold(0, join)
-    };
     let mut entries: Vec<(u64, u64)> = block
         .chunks_exact(16)
         .map(|entry| entry.split_at(8))
@@ -193,6 +195,7 @@ pub(super) fn rewritten_len_max(blob: &[u8]) -> Option<usize> {
 }
 
 /// Walks the structure block. No recursion: the open nodes are a stack of their own.
+#[derive(Default)]
 struct Reader<'a> {
     structure: &'a [u8],
     strings: &'a [u8],
@@ -203,6 +206,7 @@ struct Reader<'a> {
 }
 
 /// A node whose end has not come yet.
+#[derive(Default)]
 struct Open {
     node: Node,
     path_len: usize,
@@ -210,18 +214,7 @@ struct Open {
     property_names: HashSet<String>,
 }
 
-impl<'a> Reader<'a> {
-    fn new(blocks: &Blocks<'a>) -> Self {
-        Self {
-            structure: blocks.structure,
-            strings: blocks.strings,
-            at: 0,
-            open: Vec::new(),
-            nodes: 0,
-            properties: 0,
-        }
-    }
-
+impl Reader<'_> {
     fn root(mut self) -> Result<Node, ParseError> {
         let mut root = None;
         loop {
@@ -283,8 +276,7 @@ impl<'a> Reader<'a> {
         self.open.push(Open {
             node: Node::new(&name),
             path_len,
-            child_names: HashSet::new(),
-            property_names: HashSet::new(),
+            ..Open::default()
         });
         Ok(())
     }

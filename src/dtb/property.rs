@@ -16,7 +16,7 @@ pub(super) fn text(value: &[u8]) -> Option<Vec<&str>> {
 }
 
 /// Up to eight big endian bytes as a number.
-fn number(bytes: &[u8]) -> u64 {
+pub(super) fn number(bytes: &[u8]) -> u64 {
     let join = |number, byte: &u8| (number << 8) | u64::from(*byte);
     bytes.iter().fold(0, join)
 }
@@ -200,15 +200,14 @@ impl<'a> NodeAt<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tree::Position;
     use super::*;
 
     fn tree() -> Tree {
         let mut tree = Tree::default();
         tree.root
-            .ensure_child("a", Position::Last)
+            .ensure_child("a")
             .set_u32("#size-cells", 2)
-            .ensure_child("b@1", Position::Last)
+            .ensure_child("b@1")
             .set_cells("reg", &[1, 2, 3, 4])
             .set_u32("one", 5)
             .set_strings("names", &["x", "", "y"])

@@ -126,12 +126,8 @@ mod tests {
         let mut tree = Tree::default();
         tree.reservations.push((0x8000_0000, 0x1000));
         tree.root.set_u32("#address-cells", 2);
-        tree.root
-            .push(Node::new("chosen"))
-            .push(Node::new("psci"))
-            .child_mut("psci")
-            .unwrap()
-            .set_str("method", "hvc");
+        tree.root.ensure_child("chosen");
+        tree.root.ensure_child("psci").set_str("method", "hvc");
         assert_eq!(
             tree.to_source(),
             "/dts-v1/;\n/memreserve/ 0x80000000 0x1000;\n\n/ {\n\t#address-cells = <0x2>;\n\n\

@@ -30,13 +30,6 @@ pub struct Property {
     pub value: Vec<u8>,
 }
 
-/// Where a new child goes among its siblings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Position {
-    First,
-    Last,
-}
-
 fn parts(path: &str) -> impl Iterator<Item = &str> {
     path.split('/').filter(|part| !part.is_empty())
 }
@@ -103,25 +96,13 @@ impl Node {
         self.children.iter().find(|child| child.name == name)
     }
 
-    /// As [`Node::child`], to change it.
-    pub fn child_mut(&mut self, name: &str) -> Option<&mut Node> {
-        self.children.iter_mut().find(|child| child.name == name)
-    }
-
-    /// The child of exactly this name. If it is missing, it is made at `position`; one that is there
-    /// stays where it is.
-    pub fn ensure_child(&mut self, name: &str, position: Position) -> &mut Node {
-        let at = match self.children.iter().position(|child| child.name == name) {
-            Some(at) => at,
-            None => {
-                let at = match position {
-                    Position::First => 0,
-                    Position::Last => self.children.len(),
-                };
-                self.children.insert(at, Node::new(name));
-                at
-            }
-        };
+    /// The child of exactly this name, appended if it is missing.
+    pub fn ensure_child(&mut self, name: &str) -> &mut Node {
+        let found = self.children.iter().position(|child| child.name == name);
+        let at = found.unwrap_or_else(|| {
+            self.children.push(Node::new(name));
+            self.children.len() - 1
+        });
         &mut self.children[at]
     }
 
@@ -212,10 +193,9 @@ mod tests {
 
     fn two_cpus() -> Tree {
         let mut tree = Tree::default();
-        let cpus = tree.root.ensure_child("cpus", Position::Last);
-        cpus.ensure_child("cpu@0", Position::Last)
-            .set_u32("phandle", 7);
-        cpus.ensure_child("cpu@1", Position::Last).set_u32("reg", 1);
+        let cpus = tree.root.ensure_child("cpus");
+        cpus.ensure_child("cpu@0").set_u32("phandle", 7);
+        cpus.ensure_child("cpu@1").set_u32("reg", 1);
         tree
     }
 
@@ -253,14 +233,12 @@ mod tests {
     #[test]
     fn children_keep_their_places() {
         let mut root = Node::default();
-        for name in ["a", "b", "c"] {
-            root.ensure_child(name, Position::Last);
+        for name in ["a", "b", "c", "b", "z"] {
+            root.ensure_child(name);
         }
-        root.ensure_child("b", Position::First);
-        root.ensure_child("z", Position::First);
         root.move_first("c");
         let names: Vec<_> = root.children.iter().map(|child| &child.name[..]).collect();
-        assert_eq!(names, ["c", "z", "a", "b"]);
+        assert_eq!(names, ["c", "a", "b", "z"]);
         assert_eq!(root.remove_child("a").unwrap().name, "a");
         assert!(root.remove_child("a").is_none());
     }

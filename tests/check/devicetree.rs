@@ -4,7 +4,7 @@
 
 use gunyahd::check::{check, Options};
 use gunyahd::config::load;
-use gunyahd::dtb::{build, rules, Node, Position, Seeds, Tree};
+use gunyahd::dtb::{build, rules, Node, Seeds, Tree};
 use gunyahd::plan::LaunchPlan;
 
 use crate::Vendor;
@@ -59,7 +59,7 @@ const OF_ANY_TREE: &[Break] = &[
     }),
     ("dtb-memory-node-name", |tree| {
         tree.root
-            .ensure_child("memory@80000000", Position::Last)
+            .ensure_child("memory@80000000")
             .set_str("device_type", "memory");
     }),
     ("dtb-image-name-length", |tree| {

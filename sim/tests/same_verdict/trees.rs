@@ -3,7 +3,7 @@
 
 use gunyah_sim::model::Settings;
 use gunyahd::config::VmConfig;
-use gunyahd::dtb::{build, rules, Node, Position, Seeds, Tree, KINDS};
+use gunyahd::dtb::{build, rules, Node, Seeds, Tree, KINDS};
 use gunyahd::plan::LaunchPlan;
 use nix::errno::Errno;
 
@@ -45,11 +45,11 @@ fn gic(tree: &mut Tree) -> &mut Node {
 
 fn reserved(tree: &mut Tree, reg: &[u64], label: u32) {
     tree.root
-        .ensure_child("reserved-memory", Position::Last)
+        .ensure_child("reserved-memory")
         .set_u32("#address-cells", 2)
         .set_u32("#size-cells", 2)
         .set_empty("ranges")
-        .ensure_child("buffer", Position::Last)
+        .ensure_child("buffer")
         .set_u64s("reg", reg)
         .set_u32("qcom,label", label);
 }
@@ -61,7 +61,7 @@ const TABLE: &[Row] = &[
     ("dtb-first-child-cells", NODEV, Proxy, |tree| { node(tree, "/chosen").set_u32("#address-cells", 1); }),
     ("dtb-hypervisor-node", NODEV, Proxy, |tree| { tree.root.push(Node::new("hypervisor")); }),
     ("dtb-memory-node-name", INVAL, Proxy, |tree| {
-        tree.root.ensure_child("memory@80000000", Position::Last).set_str("device_type", "memory");
+        tree.root.ensure_child("memory@80000000").set_str("device_type", "memory");
     }),
     ("dtb-reserved-memory", NODEV, Proxy, |tree| reserved(tree, &[0x8010_0000, 0x1000], 7)),
     ("dtb-reserved-memory", NODEV, Proxy, |tree| reserved(tree, &[0xa000_0000, 0x10_0000], 8)),
@@ -154,17 +154,17 @@ const TABLE: &[Row] = &[
         node(tree, "/gunyah-vm-config/vdevices").push(twin);
     }),
     ("dtb-shm-memory", INVAL, Proxy, |tree| { node(tree, SHM).remove_child("memory"); }),
-    ("dtb-shm-memory", INVAL, Proxy, |tree| { node(tree, SHM).ensure_child("memory", Position::Last).remove("label"); }),
+    ("dtb-shm-memory", INVAL, Proxy, |tree| { node(tree, SHM).ensure_child("memory").remove("label"); }),
     ("dtb-shm-memory", INVAL, Proxy, |tree| {
-        node(tree, SHM).ensure_child("memory", Position::Last).set_u32("base", 0xa000_0000);
+        node(tree, SHM).ensure_child("memory").set_u32("base", 0xa000_0000);
     }),
     ("dtb-shm-memory", INVAL, Proxy, |tree| {
-        node(tree, SHM).ensure_child("memory", Position::Last).set_u64("base", 0xa000_0800);
+        node(tree, SHM).ensure_child("memory").set_u64("base", 0xa000_0800);
     }),
     ("dtb-no-doorbell", STARTS, Proxy, |tree| { node(tree, "/gunyah-vm-config/vdevices").remove_child("bell-5"); }),
     ("dtb-no-shm", STARTS, Proxy, |tree| { node(tree, "/gunyah-vm-config/vdevices").remove_child("shm-7"); }),
     ("dtb-shm-base", STARTS, Proxy, |tree| {
-        node(tree, SHM).ensure_child("memory", Position::Last).set_u64("base", 0xb000_0000);
+        node(tree, SHM).ensure_child("memory").set_u64("base", 0xb000_0000);
     }),
 ];
 

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The console: its doorbell, and the serial port that the device model has to be.
 
-use super::super::build::Faults;
-use super::super::console::{doorbell, serial_port, LEVEL_HIGH};
-use super::super::lookup::{devices_at, models, spi};
-use super::super::property::NodeAt;
-use super::super::tree::Tree;
 use crate::config::{ConsoleConfig, ConsoleDevice};
 use crate::diagnostic::kinds;
+use crate::dtb::build::Faults;
+use crate::dtb::console::{doorbell, serial_port, LEVEL_HIGH};
+use crate::dtb::lookup::{devices_at, models, spi};
+use crate::dtb::property::NodeAt;
+use crate::dtb::tree::Tree;
 
 const AGREE: &str = "make devicetree and config agree";
 

@@ -3,13 +3,14 @@
 
 use nix::errno::Errno;
 
-use super::super::build::Faults;
-use super::super::lookup::{cpu_nodes, gic, vm_config_part};
-use super::super::property::NodeAt;
-use super::super::tree::Tree;
 use super::vm_config::property;
 use crate::diagnostic::kinds;
+use crate::dtb::build::Faults;
+use crate::dtb::lookup::{cpu_nodes, gic, vm_config_part};
+use crate::dtb::property::NodeAt;
+use crate::dtb::tree::Tree;
 use crate::layout::GICR_SIZE;
+use crate::text::excerpt;
 
 kinds! {
     // Seen.
@@ -55,7 +56,8 @@ pub(super) fn check(tree: &Tree, faults: &mut Faults<'_>) {
                 if path.starts_with('/') && path.len() > 1 && tree.at(path).is_some() => {}
             (Some(path), cell) if path.starts_with('/') || cell.is_none() => {
                 return faults.add(GIC_PATH.case(format!(
-                    "the vm-config's interrupts/config {path:?} leads to no node"
+                    "the vm-config's interrupts/config {} leads to no node",
+                    excerpt(path)
                 )));
             }
             (_, Some(phandle)) => faults.add(GIC_PHANDLE.case(format!(

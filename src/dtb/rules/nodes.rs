@@ -3,9 +3,9 @@
 
 use std::collections::HashSet;
 
-use super::super::build::Faults;
-use super::super::tree::Tree;
 use crate::diagnostic::kinds;
+use crate::dtb::build::Faults;
+use crate::dtb::tree::Tree;
 
 kinds! {
     // Seen.

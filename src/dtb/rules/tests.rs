@@ -4,9 +4,9 @@
 use nix::errno::Errno;
 
 use super::super::fixture;
-use super::super::{build, Node, Position, Seeds};
+use super::super::{build, Node, Seeds};
 use super::*;
-use crate::plan::Segment;
+use crate::image::elf::Load;
 
 /// The built trees that everything here starts from: hypervisor-scheduled with two CPUs, and
 /// proxy-scheduled with console and a further region.
@@ -81,12 +81,12 @@ fn rules_of_the_whole_tree() {
     });
     broken(&config, &["dtb-memory-node-name"], INVAL, |tree| {
         tree.root
-            .ensure_child("memory@80000000", Position::Last)
+            .ensure_child("memory@80000000")
             .set_str("device_type", "memory");
     });
     broken(&config, &["dtb-memory-node-name"], INVAL, |tree| {
         node(tree, "/psci")
-            .ensure_child("memory", Position::Last)
+            .ensure_child("memory")
             .set_str("device_type", "memory");
     });
     broken(
@@ -161,10 +161,10 @@ fn reservations_can_be_written_and_leave_alone_what_is_placed() {
 fn a_planned_kernel_is_no_place_for_a_reservation() {
     let config = fixture::config();
     let mut plan = fixture::plan(&config, 0x8100_0000, 0x1000);
-    plan.kernel.segments.push(Segment {
+    plan.kernel.segments.push(Load {
         file_offset: 0,
         file_size: 0x1000,
-        base: 0x8200_0000,
+        address: 0x8200_0000,
         memory_size: 0x2000,
     });
     let (mut tree, _) = built(&config);
@@ -324,7 +324,7 @@ fn rules_of_vcpus() {
         None,
         |tree| {
             node(tree, "/cpus")
-                .ensure_child("cpu@1", Position::Last)
+                .ensure_child("cpu@1")
                 .set_str("device_type", "cpu")
                 .set_u32("reg", 1)
                 .set_str("enable-method", "psci");
@@ -558,7 +558,7 @@ fn rules_of_agreement() {
     });
     broken(&config, &["dtb-device-in-memory"], None, |tree| {
         tree.root
-            .ensure_child("serial@a0000000", Position::Last)
+            .ensure_child("serial@a0000000")
             .set_str("compatible", "ns16550a")
             .set_u64s("reg", &[0xa000_0000, 0x100]);
     });
@@ -569,12 +569,12 @@ fn reserved_memory_is_a_region_or_linuxs_own() {
     let config = fixture::proxy();
     let reserved = |reg: &'static [u64], label: Option<u32>| {
         move |tree: &mut Tree| {
-            let parent = tree.root.ensure_child("reserved-memory", Position::Last);
+            let parent = tree.root.ensure_child("reserved-memory");
             parent
                 .set_u32("#address-cells", 2)
                 .set_u32("#size-cells", 2)
                 .set_empty("ranges");
-            let node = parent.ensure_child("buffer", Position::Last);
+            let node = parent.ensure_child("buffer");
             node.set_u64s("reg", reg);
             if let Some(label) = label {
                 node.set_u32("qcom,label", label);
@@ -602,7 +602,7 @@ fn reserved_memory_is_a_region_or_linuxs_own() {
     );
     broken(&config, &wrong, NODEV, reserved(&[0xa000_0000], None));
     let region = reserved(&[0xa000_0000, 0x20_0000], Some(7));
-    good(&config, &region);
+    good(&config, region);
     good(&config, |tree| {
         region(tree);
         let node = node(tree, "/reserved-memory/buffer");

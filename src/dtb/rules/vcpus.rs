@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! CPUs, and who schedules them.
 
-use super::super::build::Faults;
-use super::super::complete::affinity_map;
-use super::super::lookup::{cpu_nodes, cpus_node, scheduling, vm_config_part, vm_configs};
-use super::super::property::NodeAt;
-use super::super::tree::Tree;
 use super::nodes::{path_length, PATH_MAX};
 use super::vm_config::{property, COMPLETE_IT};
 use crate::config::{Scheduling, VmConfig};
 use crate::diagnostic::kinds;
+use crate::dtb::build::Faults;
+use crate::dtb::complete::affinity_map;
+use crate::dtb::lookup::{cpu_nodes, cpus_node, scheduling, vm_config_part, vm_configs};
+use crate::dtb::property::NodeAt;
+use crate::dtb::tree::Tree;
+use crate::text::excerpt;
 
 const AGREE: &str = "make devicetree and config agree";
 
@@ -174,8 +175,8 @@ fn physical_cpus(tree: &Tree, map: &[u32], config: &VmConfig, faults: &mut Fault
     let wanted = affinity_map(config);
     let by_hypervisor = config.vcpus.scheduling == Scheduling::Hypervisor;
     if by_hypervisor && !wanted.is_empty() && wanted != map {
-        let what =
-            format!("the devicetree's affinity-map is {map:?}, vcpus.affinity says {wanted:?}");
+        let [map, wanted] = [map, &wanted].map(|cpus| excerpt(&format!("{cpus:?}")));
+        let what = format!("the devicetree's affinity-map is {map}, vcpus.affinity says {wanted}");
         faults.add_at("vcpus.affinity", AFFINITY_DIFFERS.case(what));
     }
 }
@@ -204,11 +205,12 @@ fn cpus_enabled(tree: &Tree, cpus: &[NodeAt<'_>], faults: &mut Faults<'_>) -> bo
                 }
             }
             Some(status) => {
-                faults.add(CPU_STATUS.case(format!("{path} has the unknown status {status:?}")));
+                let status = excerpt(status);
+                faults.add(CPU_STATUS.case(format!("{path} has the unknown status {status}")));
                 continue;
             }
         }
-        if cpu.value("reg").is_some_and(|reg| number(reg) != place) {
+        if cpu.has("reg") && cpu.number("reg") != u64::try_from(place).ok() {
             faults.add(CPU_NUMBER.case(format!(
                 "{path} is CPU {place} in order, and its reg says otherwise"
             )));
@@ -245,10 +247,4 @@ fn power(tree: &Tree, cpus: &[NodeAt<'_>], by_psci: bool, faults: &mut Faults<'_
             cpu.path()
         )));
     }
-}
-
-/// A `reg` of one or two cells as a number; what does not fit is no CPU's.
-fn number(bytes: &[u8]) -> usize {
-    let join = |number: usize, byte: &u8| Some(number.checked_mul(256)? | usize::from(*byte));
-    bytes.iter().try_fold(0, join).unwrap_or(usize::MAX)
 }

@@ -3,12 +3,12 @@
 
 use std::collections::HashSet;
 
-use super::super::build::Faults;
-use super::super::lookup::{label, shm_label, spi, vdevices};
-use super::super::property::{Cells, NodeAt};
-use super::super::tree::Tree;
 use crate::config::VmConfig;
 use crate::diagnostic::kinds;
+use crate::dtb::build::Faults;
+use crate::dtb::lookup::{label, shm_label, spi, vdevices};
+use crate::dtb::property::{Cells, NodeAt};
+use crate::dtb::tree::Tree;
 use crate::layout::PAGE;
 
 const BY_LABEL: &str = "the driver finds doorbells and memory by their labels";

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The vm-config node, which the resource manager takes the VM's settings from.
 
-use super::super::build::Faults;
-use super::super::lookup::vm_configs;
-use super::super::property::{Cells, NodeAt};
-use super::super::tree::Tree;
 use crate::diagnostic::{kinds, Diagnostic};
+use crate::dtb::build::Faults;
+use crate::dtb::lookup::vm_configs;
+use crate::dtb::property::{Cells, NodeAt};
+use crate::dtb::tree::Tree;
 use crate::layout::{ADDRESS_END, DEVICE_SPACE_END, MEMORY_ALIGN, MEMORY_START, PAGE};
 use crate::plan::LaunchPlan;
 

@@ -29,7 +29,7 @@ fn refused(tree: &Tree, config: &VmConfig, what: &str) {
 /// A node with registers of two cells each at the root.
 fn device<'a>(tree: &'a mut Tree, name: &str, model: &str, reg: &[u64]) -> &'a mut Node {
     tree.root
-        .ensure_child(name, Position::Last)
+        .ensure_child(name)
         .set_str("compatible", model)
         .set_u64s("reg", reg)
 }
@@ -53,7 +53,7 @@ fn another_device_at_the_consoles_registers_is_named_and_nothing_is_added_over_i
         let bus = device(&mut tree, "bus@20000000", "simple-bus", &[0x2000_0000, 1]);
         bus.set_u32("#address-cells", 2).set_u32("#size-cells", 2);
         bus.set_u64s("ranges", &[0x900_0000, 0x2000_0000, 0x1000]);
-        bus.ensure_child("rtc@9000000", Position::Last)
+        bus.ensure_child("rtc@9000000")
             .set_u64s("reg", &[0x900_0000, 0x1000]);
         let completed = given(&tree, &config).unwrap();
         let serial = completed.tree.at("/serial@9000000").unwrap();
@@ -62,10 +62,10 @@ fn another_device_at_the_consoles_registers_is_named_and_nothing_is_added_over_i
     // A bus that hands addresses on as they are has the guest's.
     let config = fixture::proxy();
     let mut tree = without_console(&config);
-    let bus = tree.root.ensure_child("soc", Position::Last);
+    let bus = tree.root.ensure_child("soc");
     bus.set_u32("#address-cells", 2).set_u32("#size-cells", 2);
     bus.set_empty("ranges");
-    bus.ensure_child("rtc@9000000", Position::Last)
+    bus.ensure_child("rtc@9000000")
         .set_u64s("reg", &[0x900_0000, 0x1000]);
     refused(&tree, &config, "another device");
 }
@@ -91,10 +91,10 @@ fn what_is_added_takes_names_that_are_free() {
         &[0xa00_0000, 0x100],
     );
     let vdevices = tree.find_mut("/gunyah-vm-config/vdevices").unwrap();
-    let shm = vdevices.child_mut("shm-7").unwrap();
+    let shm = vdevices.ensure_child("shm-7");
     shm.set_u32("label", 8);
-    shm.child_mut("memory").unwrap().set_u32("label", 8);
-    let bell = vdevices.ensure_child("bell-5", Position::Last);
+    shm.ensure_child("memory").set_u32("label", 8);
+    let bell = vdevices.ensure_child("bell-5");
     bell.set_str("vdevice-type", "doorbell")
         .set_str("generate", "/hypervisor/bell-5-2")
         .set_u32("label", 6)
@@ -123,7 +123,7 @@ fn a_clock_of_the_tree_stays_as_it_is() {
     let config = fixture::proxy();
     let mut tree = without_console(&config);
     tree.root
-        .ensure_child("apb-pclk", Position::Last)
+        .ensure_child("apb-pclk")
         .set_str("compatible", "fixed-clock")
         .set_u32("#clock-cells", 0)
         .set_u32("clock-frequency", 48_000_000)

@@ -360,9 +360,7 @@ fn what_cannot_be_written_is_named() {
     };
     unwritable(&tree, "/__symbols__: ");
     let mut tree = Tree::default();
-    tree.root
-        .ensure_child("a", Position::Last)
-        .set_u32(&"p".repeat(32), 1);
+    tree.root.ensure_child("a").set_u32(&"p".repeat(32), 1);
     unwritable(&tree, "/a: property pppp");
     let mut tree = Tree::default();
     tree.root.set("big", vec![0; 2 << 20]);
