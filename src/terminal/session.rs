@@ -148,10 +148,7 @@ impl Session<'_> {
         // What is not waited for is left out, for a hang-up is always reported.
         let mut fds = vec![PollFd::new(self.screen.wake_fd(), input)];
         fds.extend(listens.then(|| PollFd::new(self.stream.as_fd(), socket)));
-        fds.extend(
-            self.signals
-                .map(|signals| PollFd::new(signals.as_fd(), input)),
-        );
+        fds.extend(self.signals.map(|signals| PollFd::new(signals.as_fd(), input)));
         fds.extend(reads.then(|| PollFd::new(stdin, input)));
         match poll(&mut fds, timeout) {
             Ok(_) => Ok(reads && fds.last().is_some_and(|fd| fd.any() != Some(false))),

@@ -7,8 +7,16 @@ use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 
 use super::{Reporter, Request};
-use crate::error::{LaunchError, Step};
+use crate::diagnostic::{kinds, Diagnostic};
 use crate::process;
+
+kinds! {
+    CHANNEL: Error "run-channel" in Run {
+        "the worker cannot hear the supervisor",
+        cause: "the host kernel is out of memory",
+        cure: "look for gunyahd in dmesg",
+    }
+}
 
 /// Longest request in bytes; they are a few words each.
 const MAX_REQUEST: usize = 4096;
@@ -28,7 +36,7 @@ pub(super) enum Received {
 pub(super) fn wait_for_request(
     tell: &Reporter,
     others: &[BorrowedFd<'_>],
-) -> Result<Received, LaunchError> {
+) -> Result<Received, Diagnostic> {
     let mut fds = vec![PollFd::new(tell.channel().as_fd(), PollFlags::POLLIN)];
     fds.extend(others.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)));
     match poll(&mut fds, PollTimeout::NONE) {
@@ -39,11 +47,11 @@ pub(super) fn wait_for_request(
     receive(tell.channel().as_fd())
 }
 
-fn failed(errno: Errno) -> LaunchError {
-    LaunchError::new(Step::Run, "waiting for the supervisor").errno(errno)
+fn failed(errno: Errno) -> Diagnostic {
+    CHANNEL.case("waiting for the supervisor").errno(errno)
 }
 
-fn receive(channel: BorrowedFd<'_>) -> Result<Received, LaunchError> {
+fn receive(channel: BorrowedFd<'_>) -> Result<Received, Diagnostic> {
     let mut packet = [0; MAX_REQUEST];
     let (size, fd) = match process::receive(channel, &mut packet) {
         Ok(received) => received,
@@ -57,7 +65,7 @@ fn receive(channel: BorrowedFd<'_>) -> Result<Received, LaunchError> {
     match serde_json::from_slice(&packet[..size]) {
         Ok(request) => Ok(Received::Request(request, fd)),
         Err(error) => {
-            log::warn!("a request that is not understood: {error}");
+            log::warn!("ignoring a request that cannot be read: {error}");
             Ok(Received::Nothing)
         }
     }
@@ -75,13 +83,9 @@ mod tests {
 
     #[test]
     fn requests_come_with_their_sockets() {
-        let (theirs, ours) = socketpair(
-            AddressFamily::Unix,
-            SockType::SeqPacket,
-            None,
-            SockFlag::SOCK_CLOEXEC,
-        )
-        .unwrap();
+        let (theirs, ours) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+                .unwrap();
         let tell = Reporter::new(ours);
         let (mut client, passed) = UnixStream::pair().unwrap();
         let send = |bytes: &[u8], fds: &[RawFd]| {
@@ -107,9 +111,11 @@ mod tests {
         client.read_to_string(&mut text).unwrap();
         assert_eq!(text, "hi");
         drop(theirs);
-        assert!(matches!(
-            wait_for_request(&tell, &[]).unwrap(),
-            Received::Gone
-        ));
+        assert!(matches!(wait_for_request(&tell, &[]).unwrap(), Received::Gone));
+    }
+
+    #[test]
+    fn a_channel_that_fails_has_a_name() {
+        assert_eq!(failed(Errno::ENOMEM).name, "run-channel");
     }
 }
