@@ -82,7 +82,7 @@ pub(super) fn parse_named(
 
 /// The text of a config file.
 pub(super) fn read(path: &Path) -> Result<String, Diagnostic> {
-    let wrong = |mistake: Diagnostic| mistake.at(Position::START.place(path, ""));
+    let wrong = |mistake: Diagnostic| mistake.at(Position::WHOLE.place(path, ""));
     let failed = |what: &str, error: io::Error| {
         let mistake = UNREADABLE.case(what);
         wrong(match error.raw_os_error() {

@@ -103,7 +103,7 @@ impl Report {
         if self.left_out > 0 {
             let more = MORE.case(format!("the file has {} more mistakes", self.left_out));
             self.mistakes
-                .push(more.at(Position::START.place(&self.file, "")));
+                .push(more.at(Position::WHOLE.place(&self.file, "")));
         }
         self.mistakes
     }

@@ -107,7 +107,7 @@ impl ConfigSet {
                 if found.is_empty() {
                     let empty = EMPTY.case("there is no *.json in the directory");
                     self.warnings
-                        .push(empty.at(Position::START.place(directory, "")));
+                        .push(empty.at(Position::WHOLE.place(directory, "")));
                 }
                 found
             }
@@ -117,21 +117,17 @@ impl ConfigSet {
                     problem = problem.errno(Errno::from_raw(raw));
                 }
                 self.problems
-                    .push(problem.at(Position::START.place(directory, "")));
+                    .push(problem.at(Position::WHOLE.place(directory, "")));
                 Vec::new()
             }
         }
     }
 }
 
-/// Reads all `*.json` of some directories and checks them together.
-pub fn load_dirs(directories: &[PathBuf]) -> ConfigSet {
-    reload_dirs(directories, &BTreeMap::new())
-}
-
-/// Reads them again. `known` are the VMs that files described before: a file that has mistakes now still
-/// belongs to its VM, and the names of VMs in a directory that cannot be read are taken.
-pub fn reload_dirs(directories: &[PathBuf], known: &BTreeMap<PathBuf, VmName>) -> ConfigSet {
+/// Reads all `*.json` of some directories and checks them together. `known` are the VMs that files
+/// described before: a file that has mistakes now still belongs to its VM, and the names of VMs in a
+/// directory that cannot be read are taken.
+pub fn load_dirs(directories: &[PathBuf], known: &BTreeMap<PathBuf, VmName>) -> ConfigSet {
     let mut set = ConfigSet::default();
     let mut paths = Vec::new();
     for directory in directories {

@@ -218,7 +218,7 @@ impl<T: Words> Leaf for Word<T> {
     }
 
     fn write(&self, value: &T) -> Json {
-        value.word().into()
+        value.to_string().into()
     }
 
     fn describe(&self) -> Description {

@@ -8,7 +8,7 @@
 
 use std::path::PathBuf;
 
-use crate::config::{changed_keys, reload_dirs, ConfigFile, ConfigSet};
+use crate::config::{changed_keys, load_dirs, ConfigFile, ConfigSet};
 
 use super::fleet::Fleet;
 use super::lifecycle::Event;
@@ -32,7 +32,7 @@ impl Files {
     fn read(&mut self, fleet: &Fleet) -> ConfigSet {
         let known = fleet.vms.iter().filter(|vm| !vm.removed);
         let known = known.map(|vm| (vm.file.clone(), vm.name.clone())).collect();
-        let set = reload_dirs(&self.dirs, &known);
+        let set = load_dirs(&self.dirs, &known);
         for problem in set.all_problems() {
             log::error!("{problem}");
         }
