@@ -83,13 +83,7 @@ pub(super) fn parse_named(
 /// The text of a config file.
 pub(super) fn read(path: &Path) -> Result<String, Diagnostic> {
     let wrong = |mistake: Diagnostic| mistake.at(Position::WHOLE.place(path, ""));
-    let failed = |what: &str, error: io::Error| {
-        let mistake = UNREADABLE.case(what);
-        wrong(match error.raw_os_error() {
-            Some(raw) => mistake.errno(Errno::from_raw(raw)),
-            None => mistake,
-        })
-    };
+    let failed = |what: &str, error| wrong(UNREADABLE.case(what).errno(errno(&error)));
     // O_NONBLOCK: opening a fifo would wait for its writer.
     let file = OpenOptions::new()
         .read(true)
@@ -117,6 +111,10 @@ pub(super) fn read(path: &Path) -> Result<String, Diagnostic> {
             .case("is not UTF-8 text")
             .at(position.place(path, ""))
     })
+}
+
+pub(super) fn errno(error: &io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
 /// What the file is, if not a regular file.
