@@ -12,9 +12,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gunyahd::config::{parse, ConsoleConfig, VmName};
+use gunyahd::config::{parse, ConsoleConfig};
 use gunyahd::console::wire::{Decoder, Kind};
-use gunyahd::console::{Console, Ring};
+use gunyahd::console::{Console, Options, Ring};
 use gunyahd::status::control::{response_line, Response, VmStatus};
 use gunyahd::status::State;
 use gunyahd::vcpu::{Bus, Width};
@@ -46,18 +46,10 @@ impl Host {
             "vcpus": { "scheduling": "proxy" }, "console": {} }"#;
         let config = parse("vm.json".as_ref(), file).unwrap().console.unwrap();
         let ring = Arc::new(Ring::create("client", RING).unwrap());
-        let vm = VmName::new("vm").unwrap();
-        let console = Console::start(&vm, &config, &ring, None, false, false).unwrap();
+        let console = Console::start("vm", &config, &ring, Options::default()).unwrap();
         let mut bus = Bus::new("test");
         console.connect(&mut bus, &config).unwrap();
-        Self {
-            listener: UnixListener::bind(&socket).unwrap(),
-            socket,
-            console,
-            config,
-            bus,
-            ring,
-        }
+        Self { listener: UnixListener::bind(&socket).unwrap(), socket, console, config, bus, ring }
     }
 
     fn ctl(&self, words: &[&str]) -> Command {
@@ -137,9 +129,7 @@ impl Host {
         let mut bytes = [0; 256];
         while !types {
             let len = (&ours).read(&mut bytes).expect("no keyboard");
-            decoder
-                .feed(&bytes[..len], |kind, _| types |= kind == Kind::Keyboard)
-                .unwrap();
+            decoder.feed(&bytes[..len], |kind, _| types |= kind == Kind::Keyboard).unwrap();
         }
         ours
     }
@@ -208,13 +198,7 @@ fn a_follower_without_input_leaves_the_keyboard_to_others() {
     host.print(b"up 3 days\n");
     assert_eq!(script.ends(), Some(0));
     let mut answer = [0; 10];
-    script
-        .0
-        .stdout
-        .take()
-        .unwrap()
-        .read_exact(&mut answer)
-        .unwrap();
+    script.0.stdout.take().unwrap().read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"up 3 days\n");
     heard.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"up 3 days\n", "the follower is still there");
@@ -227,13 +211,7 @@ fn piped_input_that_is_not_typed_is_an_error() {
     let mut script = piped(&host, b"reboot\r");
     assert_eq!(script.ends(), Some(4));
     let mut told = String::new();
-    script
-        .0
-        .stderr
-        .take()
-        .unwrap()
-        .read_to_string(&mut told)
-        .unwrap();
+    script.0.stderr.take().unwrap().read_to_string(&mut told).unwrap();
     assert!(told.contains("another client has the keyboard"), "{told}");
     assert!(told.contains("was not typed"), "{told}");
     assert_eq!(host.typed(), b"");

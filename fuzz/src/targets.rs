@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use gunyah::uapi::VcpuRun;
+use gunyah::Exit;
 use gunyahd::config::{self, VmConfig};
 use gunyahd::console::wire::{self, Decoder};
 use gunyahd::console::LinePattern;
@@ -18,7 +19,6 @@ use gunyahd::plan::{plan, Host};
 use gunyahd::status::control;
 use gunyahd::status::properties::PropertyClient;
 use gunyahd::status::property_area::PropertyArea;
-use gunyahd::vcpu;
 
 /// A file of a VM: text of any kind, problems in any number; a good one is the same when it is
 /// written and read again.
@@ -63,16 +63,9 @@ pub(crate) fn devicetree(
     config: &VmConfig,
     given: Option<&[u8]>,
 ) -> Result<Vec<u8>, Vec<Diagnostic>> {
-    let header = arm64::Header {
-        text_offset: 0,
-        image_size: 4096,
-    };
+    let header = arm64::Header { text_offset: 0, image_size: 4096 };
     let images = ImageInfo {
-        kernel: KernelInfo {
-            gzip: false,
-            size: 4096,
-            layout: KernelLayout::Image(header),
-        },
+        kernel: KernelInfo { gzip: false, size: 4096, layout: KernelLayout::Image(header) },
         initrd: config.initrd.as_ref().map(|_| 4096),
         regions: config.regions.iter().map(|_| None).collect(),
     };
@@ -132,10 +125,7 @@ pub fn gzip(bytes: &[u8]) {
 pub fn control(bytes: &[u8]) {
     if let Ok(request) = control::parse_request(bytes) {
         let line = control::request_line(&request);
-        assert_eq!(
-            control::parse_request(line.trim_ascii_end()).as_ref(),
-            Ok(&request)
-        );
+        assert_eq!(control::parse_request(line.trim_ascii_end()).as_ref(), Ok(&request));
     }
     if let Ok(response) = control::parse_response(bytes) {
         let _ = control::response_line(&response);
@@ -148,11 +138,8 @@ pub fn console(bytes: &[u8]) {
     let mut decoder = Decoder::default();
     let mut whole = true;
     for piece in bytes.chunks(7) {
-        whole &= decoder
-            .feed(piece, |kind, payload| {
-                wire::encode(kind, payload, &mut again)
-            })
-            .is_ok();
+        whole &=
+            decoder.feed(piece, |kind, payload| wire::encode(kind, payload, &mut again)).is_ok();
         if !whole {
             break;
         }
@@ -199,7 +186,9 @@ pub fn vcpu_run(bytes: &[u8]) {
     page[..length].copy_from_slice(&bytes[..length]);
     // SAFETY: every bit pattern of its size is a valid VcpuRun; an unaligned read copies it.
     let run = unsafe { page.as_ptr().cast::<VcpuRun>().read_unaligned() };
-    let _ = format!("{:?}", vcpu::decode(&run));
+    if let Exit::Status(status) = Exit::decode(&run) {
+        let _ = status.to_string();
+    }
 }
 
 /// A size of a file, made up by the first eight bytes.

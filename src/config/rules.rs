@@ -146,10 +146,7 @@ pub(super) fn affinity(
     let given = affinity.len();
     let all = usize::try_from(*count).is_ok_and(|count| count == given);
     let (fits, cure) = match scheduling {
-        Scheduling::Proxy => (
-            all || given <= 1,
-            "give one entry for all vCPUs or one for each",
-        ),
+        Scheduling::Proxy => (all || given <= 1, "give one entry for all vCPUs or one for each"),
         Scheduling::Hypervisor => (all || given == 0, "give one entry for each vCPU"),
     };
     let mut mistakes = Vec::new();

@@ -75,10 +75,7 @@ pub struct ConfigSet {
 impl ConfigSet {
     /// Every problem: of directories, then of files.
     pub fn all_problems(&self) -> impl Iterator<Item = &Diagnostic> {
-        let of_files = self
-            .files
-            .iter()
-            .filter_map(|file| file.config.as_ref().err());
+        let of_files = self.files.iter().filter_map(|file| file.config.as_ref().err());
         self.problems.iter().chain(of_files.flatten())
     }
 
@@ -93,9 +90,7 @@ impl ConfigSet {
 
     /// The configs without a problem.
     pub fn good(&self) -> impl Iterator<Item = &VmConfig> {
-        self.files
-            .iter()
-            .filter_map(|file| file.config.as_ref().ok())
+        self.files.iter().filter_map(|file| file.config.as_ref().ok())
     }
 
     /// The configs in `directory`; notes if there are none, or if it cannot be read.
@@ -212,12 +207,7 @@ fn load_named(path: PathBuf, before: Option<&VmName>) -> Loaded {
         (Err(_), Some(before)) => (Some(before.clone()), Claim::Known),
         (Err(_), None) => (said, Claim::Said),
     };
-    Loaded {
-        path,
-        name,
-        claim,
-        config,
-    }
+    Loaded { path, name, claim, config }
 }
 
 /// Gives each file a name of its own. `owners` are the names that are taken, and where. The first file
@@ -247,10 +237,7 @@ fn name_all(mut loaded: Vec<Loaded>, mut owners: BTreeMap<VmName, String>) -> Ve
     }
     let mut taken: BTreeSet<VmName> = owners.into_keys().collect();
     let mut files = Vec::new();
-    for Loaded {
-        path, name, config, ..
-    } in loaded
-    {
+    for Loaded { path, name, config, .. } in loaded {
         let Some(vm) = name.or_else(|| name_of_path(&path, &taken)) else {
             continue;
         };
@@ -320,9 +307,7 @@ fn wrong_waits(config: &VmConfig, files: &[ConfigFile], whole: bool) -> Vec<Diag
             }
             Some(Ok(other)) if *ready && other.ready.is_none() => {
                 let mistake = NEVER_READY
-                    .case(format!(
-                        "waits for {vm} to be ready, and {vm} has no `ready`"
-                    ))
+                    .case(format!("waits for {vm} to be ready, and {vm} has no `ready`"))
                     .cure(format!("give {vm} a `ready`, or wait for \"{vm}\" to run"));
                 mistakes.push(mistake.at(place));
             }
@@ -336,9 +321,7 @@ fn wrong_waits(config: &VmConfig, files: &[ConfigFile], whole: bool) -> Vec<Diag
     };
     if let Some(circle) = circle(config.name.as_str(), after_of) {
         let next = after.iter().position(|wait| wait.vm.as_str() == circle[1]);
-        let key = next.map_or("start.after".to_owned(), |index| {
-            item_key("start.after", index)
-        });
+        let key = next.map_or("start.after".to_owned(), |index| item_key("start.after", index));
         let what = format!("these VMs wait for each other: {}", circle.join(" -> "));
         mistakes.push(CIRCLE.case(what).at(config.place(&key)));
     }

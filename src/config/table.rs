@@ -66,12 +66,7 @@ pub(super) trait Presence {
     fn absent(&self) -> Absent<Json>;
 
     fn row(&self, key: &'static str, text: &'static str) -> Row {
-        Row {
-            key,
-            text,
-            absent: self.absent(),
-            of: self.of().describe(),
-        }
+        Row { key, text, absent: self.absent(), of: self.of().describe() }
     }
 }
 

@@ -49,12 +49,7 @@ pub(super) fn described(
     limits: impl Into<String>,
     schema: Json,
 ) -> Description {
-    Description {
-        name: name.into(),
-        limits: limits.into(),
-        schema,
-        rows: Vec::new(),
-    }
+    Description { name: name.into(), limits: limits.into(), schema, rows: Vec::new() }
 }
 
 /// A type of values. It has its own `parse`, or its own `read` if there are keys or items inside.

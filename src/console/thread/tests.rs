@@ -6,8 +6,8 @@ use std::os::unix::net::UnixStream;
 
 use super::*;
 use crate::config::ConsoleDevice;
+use crate::console::clients::MAX_CLIENTS;
 use crate::console::wire::{Decoder, Kind};
-use crate::console::MAX_CLIENTS;
 use crate::vcpu::Width;
 
 const BASE: u64 = 0x0900_0000;
@@ -19,15 +19,10 @@ struct Guest {
 }
 
 fn guest(ready: Option<&str>) -> Guest {
-    let config = ConsoleConfig {
-        device: ConsoleDevice::Pl011,
-        base: BASE,
-        label: 5,
-        interrupt: 5,
-    };
+    let config = ConsoleConfig { device: ConsoleDevice::Pl011, base: BASE, label: 5, interrupt: 5 };
     let ring = Arc::new(Ring::create("test", 64 << 10).unwrap());
-    let vm = VmName::new("test").unwrap();
-    let console = Console::start(&vm, &config, &ring, ready, true, false).unwrap();
+    let options = Options { ready, log: true, confined: false };
+    let console = Console::start("test", &config, &ring, options).unwrap();
     let mut bus = Bus::new("test");
     console.connect(&mut bus, &config).unwrap();
     Guest { console, bus, ring }
@@ -62,8 +57,7 @@ impl Guest {
 
     fn client(&self, replay: u64) -> Client {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        ours.set_read_timeout(Some(Duration::from_secs(10)))
-            .unwrap();
+        ours.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let first = self.ring.end().saturating_sub(replay);
         self.console.attach(theirs.into(), first);
         Client {
@@ -142,10 +136,7 @@ fn the_first_client_types_the_others_read_until_it_leaves() {
     first.expect(b"x");
     let mut second = guest.client(1);
     second.expect(b"x");
-    assert_eq!(
-        second.notices,
-        ["read only: another client has the keyboard"]
-    );
+    assert_eq!(second.notices, ["read only: another client has the keyboard"]);
     second.socket.write_all(b"no").unwrap();
     first.socket.write_all(b"yes").unwrap();
     assert_eq!(guest.typed(3), b"yes");
@@ -204,10 +195,7 @@ fn a_client_that_does_not_read_loses_output_and_stalls_nobody() {
     slow.expect(b"end");
     let marker = slow.notices.iter().find(|text| text.contains("bytes lost"));
     assert!(marker.is_some(), "{:?}", slow.notices);
-    let lost = quick
-        .notices
-        .iter()
-        .find(|text| text.contains("bytes lost"));
+    let lost = quick.notices.iter().find(|text| text.contains("bytes lost"));
     assert_eq!(lost, None);
 }
 
@@ -311,4 +299,9 @@ fn what_was_printed_outlives_the_console() {
     };
     drop(console);
     assert_eq!(ring.tail(100), b"kept\n");
+}
+
+#[test]
+fn a_thread_that_cannot_be_made_has_a_name() {
+    assert_eq!(failed("a thread", Errno::EAGAIN).name, "console-thread");
 }
