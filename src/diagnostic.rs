@@ -19,6 +19,8 @@ use crate::text::{errno_name, printable};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Step {
+    /// Serving: the supervisor's socket and signals.
+    Serve,
     /// Reading and checking the VM's file.
     Config,
     /// Making the VM's process.
@@ -59,6 +61,7 @@ impl Step {
     /// The word in messages.
     pub fn as_str(self) -> &'static str {
         match self {
+            Step::Serve => "serve",
             Step::Config => "config",
             Step::Process => "process",
             Step::Images => "images",

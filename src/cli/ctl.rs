@@ -15,7 +15,7 @@ pub const SOCKET_VARIABLE: &str = "GUNYAHD_SOCKET";
 
 /// `gunyahctl --help`.
 pub const HELP: &str = "\
-Asks gunyahd, and tells it what to do.
+Shows and controls the VMs of gunyahd.
 
 usage: gunyahctl [--socket PATH] COMMAND
 
@@ -28,16 +28,16 @@ usage: gunyahctl [--socket PATH] COMMAND
   console VM [--replay BYTES] [--follow]
                               its console: Ctrl-] leaves, as does ~. at the beginning of a line; the
                               first client types, the others read. In a pipe it types its input and
-                              leaves when the guest has been silent for a second (--follow: stays).
-                              --replay shows so many bytes of earlier output first (default 4096)
+                              exits when the guest has been silent for a second (--follow: stays).
+                              --replay shows that many bytes of earlier output first (default 4096)
   watch [--json]              every change of state, until Ctrl-C or gunyahd's end (3)
 
   --socket PATH   gunyahd's socket (default: $GUNYAHD_SOCKET, else /dev/socket/gunyahd)
   --version, --help
 
 exit: 0 done                                 3 gunyahd cannot be reached
-      1 the VM is unknown, or it failed      4 gunyahd refused: no right to, or too busy
-      2 usage                                5 gunyahd answered what cannot be understood
+      1 the VM is unknown, or it failed      4 gunyahd refused: not allowed, or too busy
+      2 usage                                5 gunyahd's answer cannot be understood
                                              6 standard output cannot be written
 ";
 

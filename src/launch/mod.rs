@@ -12,15 +12,14 @@ mod load;
 mod progress;
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use gunyah::uapi::{self, UserMemoryRegion};
+use gunyah::{Gunyah, Vcpu, Vm};
 use nix::errno::Errno;
 
 use crate::config::{Access, Scheduling, VmConfig};
 use crate::diagnostic::{Diagnostic, Kind, Step};
-use crate::driver::{Gunyah, Vm};
 use crate::dtb::{self, Devicetree};
 use crate::image::{Images, KernelLayout};
 use crate::memory::{self, Choice, GuestMemory, Pool};
@@ -39,7 +38,7 @@ pub struct Launched {
     /// Mapped for as long as the VM lives.
     pub memory: GuestMemory,
     /// Proxy-scheduled vCPUs, by their index.
-    pub vcpus: Vec<OwnedFd>,
+    pub vcpus: Vec<Vcpu>,
 }
 
 /// Launches `config` on the driver of `device`; `report` hears of every step. `before_start` adds what
@@ -177,7 +176,7 @@ impl Launch<'_> {
         Ok(vm)
     }
 
-    fn add_vcpus(&self, vm: &Vm) -> Result<Vec<OwnedFd>, Diagnostic> {
+    fn add_vcpus(&self, vm: &Vm) -> Result<Vec<Vcpu>, Diagnostic> {
         let vcpus = &self.config.vcpus;
         if vcpus.scheduling == Scheduling::Hypervisor {
             return Ok(Vec::new());
@@ -220,7 +219,9 @@ fn register(
         Access::Share => false,
     };
     if lend {
-        match vm.lend(&argument) {
+        // SAFETY: GuestMemory keeps the mapping until the VM is gone, and nobody touches it between START
+        // and then.
+        match unsafe { vm.lend(&argument) } {
             Ok(()) => return Ok("lent"),
             Err(error)
                 if region.access == Access::Auto
@@ -228,13 +229,14 @@ fn register(
             Err(error) => return Err(failed("VM_ANDROID_LEND_USER_MEM", error)),
         }
     }
-    match vm.share(&argument) {
+    // SAFETY: as above.
+    match unsafe { vm.share(&argument) } {
         Ok(()) => Ok("shared"),
         Err(error) => Err(failed("VM_SET_USER_MEM_REGION", error)),
     }
 }
 
-fn add_vcpu(vm: &Vm, id: u32) -> Result<OwnedFd, Diagnostic> {
+fn add_vcpu(vm: &Vm, id: u32) -> Result<Vcpu, Diagnostic> {
     vm.add_vcpu(id).map_err(|error| {
         let call = format!("VM_ADD_FUNCTION of vCPU {id}");
         refused(Step::Functions, call, &error)

@@ -13,6 +13,7 @@ use nix::unistd::Uid;
 
 use crate::config::{ConfigFile, VmConfig};
 use crate::confine;
+use crate::diagnostic::{kinds, Diagnostic};
 use crate::status::{clock, properties};
 use crate::worker::Setting;
 
@@ -25,7 +26,18 @@ use super::publisher::Publisher;
 use super::requests::Server;
 use super::spawn::Spawner;
 use super::vm::Vm;
-use super::SupervisorError;
+
+kinds! {
+    CALL: Error "serve-call" in Serve {
+        "a system call that every kernel has failed",
+        cause: "the host is short of memory or fds, or a seccomp filter or limit forbids the call",
+        cure: "look at the limits of the service and at `dmesg | grep -e avc -e audit`",
+    }
+}
+
+fn failed(call: &'static str) -> impl FnOnce(Errno) -> Diagnostic {
+    move |errno| CALL.case(call).errno(errno)
+}
 
 /// For the last properties and output, before gunyahd ends.
 const FAREWELL: Duration = Duration::from_millis(500);
@@ -51,8 +63,7 @@ enum Source {
 
 impl Supervisor {
     /// Takes over signals, and gives up what only starting up took, for this process and every worker.
-    fn new(setting: Setting, listener: Option<Listener>) -> Result<Self, SupervisorError> {
-        let failed = |call| move |errno| SupervisorError::System { call, errno };
+    fn new(setting: Setting, listener: Option<Listener>) -> Result<Self, Diagnostic> {
         let mut mask = SigSet::empty();
         for signal in [
             Signal::SIGTERM,
@@ -67,7 +78,7 @@ impl Supervisor {
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
             .map_err(failed("signalfd"))?;
         if setting.confined {
-            confine::supervisor().map_err(|error| SupervisorError::Confinement(error.into()))?;
+            confine::supervisor()?;
         } else {
             log::warn!("--no-confinement: system calls and capabilities stay as they were");
         }
@@ -92,7 +103,7 @@ impl Supervisor {
         setting: Setting,
         listener: Listener,
         dirs: Vec<PathBuf>,
-    ) -> Result<Self, SupervisorError> {
+    ) -> Result<Self, Diagnostic> {
         let mut supervisor = Self::new(setting, Some(listener))?;
         let mut files = Files::of(dirs);
         files.load(&mut supervisor.fleet, now(), &mut supervisor.out);
@@ -101,7 +112,7 @@ impl Supervisor {
     }
 
     /// For the one VM of `gunyahd run`.
-    pub fn alone(setting: Setting, config: VmConfig) -> Result<Self, SupervisorError> {
+    pub fn alone(setting: Setting, config: VmConfig) -> Result<Self, Diagnostic> {
         let mut supervisor = Self::new(setting, None)?;
         let file = ConfigFile {
             path: config.file.clone(),
@@ -116,7 +127,7 @@ impl Supervisor {
     }
 
     /// Serves until all is stopped.
-    pub fn serve(&mut self) -> Result<(), SupervisorError> {
+    pub fn serve(&mut self) -> Result<(), Diagnostic> {
         loop {
             let now = now();
             self.out.clients.expire(now);
@@ -141,7 +152,7 @@ impl Supervisor {
     }
 
     /// Sleeps until something happens.
-    fn wait(&self) -> Result<Vec<(Source, PollFlags)>, SupervisorError> {
+    fn wait(&self) -> Result<Vec<(Source, PollFlags)>, Diagnostic> {
         let (sources, mut fds): (Vec<Source>, Vec<PollFd<'_>>) = self
             .poll_set()
             .map(|(source, fd, events)| (source, PollFd::new(fd, events)))
@@ -149,12 +160,7 @@ impl Supervisor {
         match poll(&mut fds, self.timeout()) {
             Ok(_) => {}
             Err(Errno::EINTR) => return Ok(Vec::new()),
-            Err(errno) => {
-                return Err(SupervisorError::System {
-                    call: "poll",
-                    errno,
-                })
-            }
+            Err(errno) => return Err(failed("poll")(errno)),
         }
         let happened = sources.into_iter().zip(&fds).filter_map(|(source, fd)| {
             let events = fd.revents().unwrap_or(PollFlags::empty());
@@ -251,11 +257,10 @@ impl Supervisor {
                     fleet.hear(index, now, out);
                 }
             }
+            (Signal::SIGHUP, Some(_)) if fleet.shutdown.is_some() => {}
             (Signal::SIGHUP, Some(files)) => {
-                if fleet.shutdown.is_none() {
-                    log::info!("SIGHUP: reading the files again");
-                    files.reload(fleet, now, out);
-                }
+                log::info!("SIGHUP: reading the files again");
+                files.reload(fleet, now, out);
             }
             (Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT | Signal::SIGHUP, _) => {
                 let again = fleet.shutdown.is_some();
@@ -277,4 +282,16 @@ impl Supervisor {
 /// Milliseconds of [`clock`].
 fn now() -> u64 {
     millis(clock::now())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_fails_is_named() {
+        let error = failed("signalfd")(Errno::EMFILE);
+        assert_eq!(error.name, "serve-call");
+        assert!(error.to_string().starts_with("serve: signalfd: EMFILE"));
+    }
 }

@@ -33,10 +33,7 @@ pub struct Unmet {
 
 /// Whether all that the VM at `index` depends on is up.
 pub fn dependencies(peers: &[Peer<'_>], index: usize) -> Result<(), Unmet> {
-    let Some(own) = peers.get(index) else {
-        return Ok(());
-    };
-    for wanted in own.after {
+    for wanted in peers[index].after {
         let name = wanted.vm.as_str();
         let Some(at) = peers.iter().position(|peer| peer.name == name) else {
             return Err(Unmet {
@@ -98,33 +95,25 @@ fn coming(peers: &[Peer<'_>]) -> Vec<bool> {
 
 /// Whether it is the turn of the VM at `index`: `Err` says which VM of higher priority is starting.
 pub fn turn(peers: &[Peer<'_>], index: usize) -> Result<(), String> {
-    let Some(own) = peers.get(index) else {
-        return Ok(());
-    };
-    match peers
-        .iter()
-        .find(|peer| peer.priority > own.priority && peer.state == State::Starting)
-    {
-        Some(first) => Err(format!(
-            "for its turn, after {} (priority {})",
-            first.name, first.priority
-        )),
+    let own = peers[index].priority;
+    let mut starting = peers.iter().filter(|peer| peer.state == State::Starting);
+    match starting.find(|peer| peer.priority > own) {
         None => Ok(()),
+        Some(Peer { name, priority, .. }) => {
+            Err(format!("for its turn, after {name} (priority {priority})"))
+        }
     }
 }
 
 /// Whether the VM at `index` may be stopped now, when all are: nothing alive depends on it.
 pub fn may_stop(peers: &[Peer<'_>], index: usize) -> bool {
-    let Some(own) = peers.get(index) else {
-        return true;
-    };
-    !peers.iter().any(|peer| {
-        peer.state.has_worker()
-            && peer.name != own.name
-            && peer.after.iter().any(|wanted| wanted.vm.as_str() == own.name)
-            // Two that name each other would wait for ever.
-            && !own.after.iter().any(|wanted| wanted.vm.as_str() == peer.name)
-    })
+    let waits = |peer: &Peer<'_>, name: &str| peer.after.iter().any(|w| w.vm.as_str() == name);
+    let own = &peers[index];
+    // Two that name each other would wait for ever.
+    let depends = |peer: &Peer<'_>| waits(peer, own.name) && !waits(own, peer.name);
+    !peers
+        .iter()
+        .any(|peer| peer.state.has_worker() && depends(peer))
 }
 
 /// The order in which VMs are looked at: higher priority first, then by name.

@@ -298,7 +298,7 @@ impl Lifecycle {
         let max = rules.max;
         match self.budget.after_end(rules, now) {
             Next::GiveUp => {
-                let window = Span::millis(rules.window);
+                let window = Span(rules.window);
                 let reason = format!("gave up after {max} restarts within {window}; last: {last}");
                 self.enter(Phase::Rest(State::Failed), reason, now);
             }

@@ -1,26 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The lifecycle, told as stories, and held to its promises under any order of events.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::ending::CLOSE_TIMEOUT;
 use super::*;
-use crate::config::RestartPolicy;
-use crate::diagnostic::{kinds, Diagnostic, Step};
-use crate::supervisor::restart::{Next, RestartRules};
+use crate::config::{RestartConfig, RestartPolicy};
+use crate::diagnostic::{Diagnostic, Step};
+use crate::supervisor::restart::Next;
+use crate::supervisor::spawn::FORK;
 use crate::worker::Request;
-
-kinds! {
-    SHORT: Error "test-short" in Pool {
-        "the pool is short",
-        cause: "",
-        cure: "",
-    }
-}
 
 /// An error of a step of the launch.
 fn failed(step: Step) -> Report {
-    let mut error: Diagnostic = SHORT.case("p");
+    let mut error: Diagnostic = FORK.case("p");
     error.step = step;
     error.lasting = matches!(step, Step::Images | Step::Plan);
     Report::Failed(error)
@@ -28,12 +23,12 @@ fn failed(step: Step) -> Report {
 
 fn rules() -> Rules {
     Rules {
-        restart: RestartRules {
+        restart: RestartConfig {
             policy: RestartPolicy::OnFailure,
             max: 3,
-            window: 600_000,
-            backoff: 1_000,
-            backoff_max: 3_000,
+            window: Duration::from_secs(600),
+            backoff: Duration::from_secs(1),
+            backoff_max: Duration::from_secs(3),
         },
         start_timeout: 30_000,
         stop_timeout: Some(10_000),
@@ -272,7 +267,11 @@ fn a_launch_that_cannot_succeed_is_not_tried_again() {
             .report(&failed(step))
             .on(Event::Died(Death::Exit(1)));
         assert_eq!(story.life.state(), state, "{step}");
-        assert!(story.last().1.contains("test-short"), "{:?}", story.last());
+        assert!(
+            story.last().1.contains("process-fork"),
+            "{:?}",
+            story.last()
+        );
         assert_eq!(
             story.life.last_end().unwrap().reason,
             EndReason::LaunchFailed
@@ -494,7 +493,7 @@ fn a_fork_that_fails_is_a_crash() {
     let mut story = Story::new(rules());
     story
         .on(Event::Gates(&open()))
-        .on(Event::ForkFailed(&SHORT.case("fork")));
+        .on(Event::ForkFailed(&FORK.case("fork")));
     assert_eq!(
         story.states(),
         [State::Starting, State::Crashed, State::Waiting]
@@ -611,7 +610,7 @@ proptest! {
                     Action::Fork => {
                         prop_assert!(!worker, "a second worker");
                         if fork_fails {
-                            more = life.on(Event::ForkFailed(&SHORT.case("f")), now);
+                            more = life.on(Event::ForkFailed(&FORK.case("f")), now);
                         } else {
                             worker = true;
                         }
@@ -678,12 +677,12 @@ proptest! {
     /// The waits double from the first to the longest, and their number is bounded.
     #[test]
     fn waits_double_and_end(backoff in 1u64..5_000, max in 0u32..20, longest in 1u64..100_000) {
-        let rules = RestartRules {
+        let rules = RestartConfig {
             policy: RestartPolicy::OnFailure,
             max,
-            window: u64::MAX,
-            backoff,
-            backoff_max: longest,
+            window: Duration::MAX,
+            backoff: Duration::from_millis(backoff),
+            backoff_max: Duration::from_millis(longest),
         };
         let mut budget = Budget::default();
         let mut now = 0;

@@ -124,6 +124,7 @@ pub fn run(words: &[&str]) -> Result<()> {
     }
     let mut beside = None;
     let whole = !selection.crates(&crates).is_empty();
+    let pages = whole && selection.guests;
     let built = if words.is_empty() {
         // Both sides need it, and cargo builds one thing at a time.
         let built = build(&selection, &crates, &mut summary);
@@ -153,7 +154,7 @@ pub fn run(words: &[&str]) -> Result<()> {
     if let Some(beside) = beside {
         let _ = summary.step(&BESIDE.join(", "), || beside.end());
     }
-    if whole {
+    if pages {
         let _ = summary.step("huge pages given back", || {
             let after = Pool::settled(before)?;
             let counts = |pool: Pool| format!("{} of {} free", pool.free, pool.total);
@@ -229,7 +230,7 @@ fn test_programs(built: &Built, selection: &Selection, crates: &[String], summar
     // As root everything can be had, so no test may skip; the summary reports what others skip.
     let strict = nix::unistd::geteuid().is_root() && selection.guests;
     let mut huge_pages = None;
-    if !chosen.is_empty() {
+    if !chosen.is_empty() && selection.guests {
         let _ = summary.optional("huge pages", strict, || {
             let before = Pool::now()?;
             let pages = Reservation::add(HUGE_PAGE_BYTES)?;
