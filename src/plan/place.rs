@@ -71,12 +71,7 @@ pub fn plan(
     let mut warnings = Vec::new();
     // Addresses mean nothing before the regions are right.
     let (regions, memory_entries) = regions::regions(config, images, host, &mut warnings)?;
-    let mut memory = MainMemory {
-        config,
-        host,
-        taken: Vec::new(),
-        faults: Vec::new(),
-    };
+    let mut memory = MainMemory { config, host, taken: Vec::new(), faults: Vec::new() };
     let kernel = memory.kernel(&images.kernel);
     let dtb_size = memory.dtb_size(dtb_len_max);
     let initrd_offset = config.initrd.as_ref().and_then(|initrd| initrd.offset);
@@ -193,10 +188,8 @@ impl MainMemory<'_> {
         loop {
             let offset = top.checked_sub(size)?.checked_sub(self.base())?;
             let base = self.base() + offset / align * align;
-            let in_the_way = self
-                .taken
-                .iter()
-                .filter(|range| range.base < base + size && base < range.end);
+            let in_the_way =
+                self.taken.iter().filter(|range| range.base < base + size && base < range.end);
             // Below the lowest of them, so that the search goes down past all.
             match in_the_way.map(|range| range.base).min() {
                 None => return Some(base),
@@ -212,9 +205,7 @@ impl MainMemory<'_> {
             self.fault(DTB_SIZE.case(what), "dtb");
             return None;
         }
-        len_max
-            .checked_add(self.config.dtb.room)?
-            .checked_next_multiple_of(self.host.page_size)
+        len_max.checked_add(self.config.dtb.room)?.checked_next_multiple_of(self.host.page_size)
     }
 
     fn fixed_dtb(&mut self, size: Option<u64>) -> Option<Range> {
@@ -254,9 +245,7 @@ impl MainMemory<'_> {
             }
             KernelLayout::Image(header) => {
                 let at = offset.saturating_add(header.text_offset);
-                let base = self
-                    .take(("kernel", "kernel.path"), at, header.image_size)?
-                    .base;
+                let base = self.take(("kernel", "kernel.path"), at, header.image_size)?.base;
                 let segment = elf::Load {
                     file_offset: 0,
                     file_size: info.size,
@@ -266,11 +255,7 @@ impl MainMemory<'_> {
                 (vec![segment], base)
             }
         };
-        Some(PlannedKernel {
-            segments,
-            entry,
-            branch: self.branch(entry)?,
-        })
+        Some(PlannedKernel { segments, entry, branch: self.branch(entry)? })
     }
 
     /// Addresses inside main memory are kept; others are moved so that the lowest segment lies at the
@@ -280,20 +265,13 @@ impl MainMemory<'_> {
         let kept = self.config.kernel.offset.is_none()
             && first.address >= self.base()
             && last.address.saturating_add(last.memory_size) <= self.end();
-        let (from, offset) = if kept {
-            (self.base(), 0)
-        } else {
-            (first.address, offset)
-        };
+        let (from, offset) = if kept { (self.base(), 0) } else { (first.address, offset) };
         let moved = |address: u64| address.saturating_sub(from).saturating_add(offset);
         let mut segments = Vec::new();
         for load in &executable.loads {
             let piece = ("kernel segment", "kernel.path");
             let range = self.take(piece, moved(load.address), load.memory_size)?;
-            segments.push(elf::Load {
-                address: range.base,
-                ..*load
-            });
+            segments.push(elf::Load { address: range.base, ..*load });
         }
         Some((segments, self.base().checked_add(moved(executable.entry))?))
     }
