@@ -32,7 +32,12 @@ const CODE: [u32; 9] = [
 const TEXT: &[u8] = b"hello from the guest\n\0";
 
 fn main() -> Result<()> {
-    let dtb = std::fs::read(std::env::args().nth(1).expect("usage: start_vm DTB"))?;
+    let path = std::env::args().nth(1).expect("usage: start_vm DTB");
+    start(&std::fs::read(path)?)
+}
+
+/// Starts the VM with this devicetree and shows what its guest writes, until it ends.
+pub fn start(dtb: &[u8]) -> Result<()> {
     assert!(dtb.len() < SIZE - DTB, "the devicetree is too large");
     let memory = guest_memory()?;
     let code = CODE.iter().flat_map(|word| word.to_le_bytes());

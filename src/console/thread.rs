@@ -19,7 +19,7 @@ use super::ready::LinePattern;
 use super::ring::Ring;
 use crate::config::ConsoleConfig;
 use crate::confine;
-use crate::diagnostic::{kinds, Diagnostic};
+use crate::diagnostic::{kinds, Diagnostic, Step};
 use crate::vcpu::{Bus, Device};
 
 kinds! {
@@ -182,7 +182,11 @@ fn spawn(mut life: Life, confined: bool) -> Result<JoinHandle<()>, Diagnostic> {
             // Signals are the worker's main thread's.
             let _ = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
             let given_up = match confined {
-                true => confine::thread(),
+                // Before the VM runs, other than the vCPUs'.
+                true => confine::thread().map_err(|error| Diagnostic {
+                    step: Step::Functions,
+                    ..error
+                }),
                 false => Ok(()),
             };
             let lives = given_up.is_ok();
