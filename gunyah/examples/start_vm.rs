@@ -43,9 +43,7 @@ pub fn start(dtb: &[u8]) -> Result<()> {
     // SAFETY: both fit into the SIZE bytes of the mapping, which nobody else uses yet.
     unsafe {
         memory.copy_from_nonoverlapping(image.as_ptr(), image.len());
-        memory
-            .add(DTB)
-            .copy_from_nonoverlapping(dtb.as_ptr(), dtb.len());
+        memory.add(DTB).copy_from_nonoverlapping(dtb.as_ptr(), dtb.len());
     }
 
     let vm = Gunyah::open("/dev/gunyah")?.create_vm()?;
@@ -71,11 +69,7 @@ pub fn start(dtb: &[u8]) -> Result<()> {
     vm.start()?;
     loop {
         match vcpu.run()? {
-            Exit::MmioWrite {
-                address: SERIAL,
-                data,
-                ..
-            } => {
+            Exit::MmioWrite { address: SERIAL, data, .. } => {
                 print!("{}", char::from(data[0]));
                 vcpu.resume(Resume::Handled);
             }

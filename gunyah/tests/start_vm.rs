@@ -22,10 +22,7 @@ fn the_example_runs_on_each_dialect() {
     }
     let (Some(simulator), Some(dtb)) = (simulator(), devicetree()) else {
         let required = std::env::var_os("GUNYAHD_NO_SKIP").is_some();
-        assert!(
-            !required,
-            "gunyah-sim with its feature exec, or dtc, is missing"
-        );
+        assert!(!required, "gunyah-sim with its feature exec, or dtc, is missing");
         return eprintln!("SKIPPED: gunyah-sim with its feature exec, or dtc, is missing");
     };
     for dialect in ["lkml", "ack61", "ack66", "ack612"] {
@@ -49,12 +46,8 @@ fn simulator() -> Option<PathBuf> {
     let beside = here.parent()?.parent()?.to_owned();
     let folder = std::env::var_os("GUNYAHD_BIN_DIR").map_or(beside, PathBuf::from);
     let simulator = folder.join("gunyah-sim");
-    let tried = Command::new(&simulator)
-        .args(["--engine", "exec", "--", "/bin/true"])
-        .output();
-    tried
-        .is_ok_and(|ran| ran.status.success())
-        .then_some(simulator)
+    let tried = Command::new(&simulator).args(["--engine", "exec", "--", "/bin/true"]).output();
+    tried.is_ok_and(|ran| ran.status.success()).then_some(simulator)
 }
 
 fn devicetree() -> Option<PathBuf> {
@@ -62,8 +55,5 @@ fn devicetree() -> Option<PathBuf> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/start_vm.dts");
     let mut dtc = Command::new("dtc");
     let compiled = dtc.args(["-q", "-O", "dtb", "-o"]).arg(&dtb).arg(source);
-    compiled
-        .status()
-        .is_ok_and(|status| status.success())
-        .then_some(dtb)
+    compiled.status().is_ok_and(|status| status.success()).then_some(dtb)
 }

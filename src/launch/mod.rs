@@ -51,11 +51,7 @@ pub fn launch(
     report: &dyn Fn(Event),
     before_start: impl FnOnce(&Vm) -> Result<(), Diagnostic>,
 ) -> Result<Launched, Diagnostic> {
-    let launch = Launch {
-        config,
-        host: memory::host(),
-        progress: Progress::new(report),
-    };
+    let launch = Launch { config, host: memory::host(), progress: Progress::new(report) };
     let open = || Images::open(config).map_err(first_of);
     let images = launch.progress.step(Step::Images, open, describe_images)?;
     let (plan, tree) = launch.decide(&images)?;
@@ -65,12 +61,10 @@ pub fn launch(
     drop(images);
 
     let vm = launch.create(device, &memory, &plan)?;
-    let vcpus = launch.add_vcpus(&vm, &plan)?;
+    let vcpus = launch.add_vcpus(&vm)?;
     before_start(&vm)?;
     let start = || vm.start();
-    launch
-        .progress
-        .call(Step::Start, "VM_START", start, |()| String::new())?;
+    launch.progress.call(Step::Start, "VM_START", start, |()| String::new())?;
     Ok(Launched { vm, memory, vcpus })
 }
 
@@ -131,14 +125,12 @@ impl Launch<'_> {
         memory: &mut GuestMemory,
     ) -> Result<(), Diagnostic> {
         let kernel = || load::kernel(images, plan, memory);
-        let path = plan.kernel.path.display();
-        self.progress
-            .step(Step::Kernel, kernel, |()| path.to_string())?;
-        if let Some(planned) = &plan.initrd {
+        let path = images.kernel.file.path.display();
+        self.progress.step(Step::Kernel, kernel, |()| path.to_string())?;
+        if let Some(file) = &images.initrd {
             let initrd = || load::initrd(images, plan, memory);
-            let path = planned.path.display();
-            self.progress
-                .step(Step::Initrd, initrd, |()| path.to_string())?;
+            let path = file.path.display();
+            self.progress.step(Step::Initrd, initrd, |()| path.to_string())?;
         }
         let dtb = || load::dtb(blob, plan, memory);
         let size = blob.len();
@@ -176,11 +168,12 @@ impl Launch<'_> {
         Ok(vm)
     }
 
-    fn add_vcpus(&self, vm: &Vm, plan: &LaunchPlan) -> Result<Vec<Vcpu>, Diagnostic> {
-        if plan.scheduling == Scheduling::Hypervisor {
+    fn add_vcpus(&self, vm: &Vm) -> Result<Vec<Vcpu>, Diagnostic> {
+        let vcpus = &self.config.vcpus;
+        if vcpus.scheduling == Scheduling::Hypervisor {
             return Ok(Vec::new());
         }
-        let add = || (0..plan.vcpus).map(|id| add_vcpu(vm, id)).collect();
+        let add = || (0..vcpus.count).map(|id| add_vcpu(vm, id)).collect();
         let describe = |vcpus: &Vec<_>| format!("{} vCPUs", vcpus.len());
         self.progress.step(Step::Functions, add, describe)
     }
@@ -282,9 +275,8 @@ fn describe_pool(choice: &Choice) -> String {
         return "no huge pages of the pool needed".to_owned();
     }
     let pages = choice.huge_pages.iter();
-    let each: Vec<_> = pages
-        .map(|(page, count)| format!("{count} pages of {}", Size(*page)))
-        .collect();
+    let each: Vec<_> =
+        pages.map(|(page, count)| format!("{count} pages of {}", Size(*page))).collect();
     each.join(", ")
 }
 
