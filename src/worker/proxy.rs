@@ -78,7 +78,7 @@ impl<'a> Proxy<'a> {
             return Ok(());
         };
         let label = settings.label;
-        vm.add_irqfd(console.interrupt_fd(), label, Trigger::Level).map_err(|error| {
+        vm.add_irqfd(console.port().interrupt_fd(), label, Trigger::Level).map_err(|error| {
             let call = format!("VM_ADD_FUNCTION of irqfd of doorbell {label}");
             refused(Step::Functions, call, &error)
         })
@@ -121,7 +121,7 @@ impl<'a> Proxy<'a> {
     }
 
     fn until_end(&self, vcpus: &mut Vcpus, reporter: &Reporter) -> End {
-        let mut ready = self.console.as_ref().map(Console::ready_fd);
+        let mut ready = self.console.as_ref().map(|console| console.port().ready_fd());
         loop {
             while let Some(event) = vcpus.take_event() {
                 match event {
@@ -165,7 +165,7 @@ impl<'a> Proxy<'a> {
     }
 
     fn report_ready(&self, reporter: &Reporter) -> bool {
-        let ready = self.console.as_ref().is_some_and(Console::take_ready);
+        let ready = self.console.as_ref().is_some_and(|console| console.port().take_ready());
         if ready {
             reporter.send(&Report::Ready);
         }
