@@ -1,13 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Requests of the supervisor to its worker, some with a client's socket.
+//! Receives the supervisor's requests, some with a client's socket.
 
-use std::io::IoSliceMut;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
-use nix::sys::socket::{recvmsg, ControlMessageOwned, MsgFlags};
 
 use super::{Reporter, Request};
 use crate::diagnostic::{kinds, Diagnostic};
@@ -56,11 +53,8 @@ fn failed(errno: Errno) -> Diagnostic {
 
 fn receive(channel: BorrowedFd<'_>) -> Result<Received, Diagnostic> {
     let mut packet = [0; MAX_REQUEST];
-    let mut parts = [IoSliceMut::new(&mut packet)];
-    let mut space = cmsg_space!(RawFd);
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-    let (size, fd) = match recvmsg::<()>(channel.as_raw_fd(), &mut parts, Some(&mut space), flags) {
-        Ok(message) => (message.bytes, passed_fd(message.cmsgs().map_err(failed)?)),
+    let (size, fd) = match process::receive(channel, &mut packet) {
+        Ok(received) => received,
         Err(Errno::EAGAIN | Errno::EINTR) => return Ok(Received::Nothing),
         Err(Errno::ECONNRESET) => return Ok(Received::Gone),
         Err(errno) => return Err(failed(errno)),
@@ -77,21 +71,14 @@ fn receive(channel: BorrowedFd<'_>) -> Result<Received, Diagnostic> {
     }
 }
 
-fn passed_fd(messages: impl Iterator<Item = ControlMessageOwned>) -> Option<OwnedFd> {
-    let mut fds = messages.flat_map(|message| match message {
-        ControlMessageOwned::ScmRights(fds) => fds,
-        _ => Vec::new(),
-    });
-    process::own_fd(fds.next()?).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use nix::sys::socket::{
-        sendmsg, socketpair, AddressFamily, ControlMessage, SockFlag, SockType,
+        sendmsg, socketpair, AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType,
     };
     use std::io::{IoSlice, Read, Write};
+    use std::os::fd::{AsRawFd, RawFd};
     use std::os::unix::net::UnixStream;
 
     #[test]
