@@ -96,11 +96,7 @@ fn is_unseen(c: char) -> bool {
 /// The beginning of `text`, printable, for quoting it in a message.
 pub fn excerpt(text: &str) -> String {
     const LONGEST: usize = 48;
-    let mut short: String = text
-        .chars()
-        .take(LONGEST)
-        .flat_map(char::escape_debug)
-        .collect();
+    let mut short: String = text.chars().take(LONGEST).flat_map(char::escape_debug).collect();
     if text.chars().nth(LONGEST).is_some() {
         short.push('…');
     }
@@ -129,10 +125,7 @@ mod tests {
     #[test]
     fn control_characters_are_written_out() {
         assert!(matches!(printable("plain ü"), Cow::Borrowed(_)));
-        assert_eq!(
-            printable("a\nb\x1b[31m\u{9b}\u{202e}"),
-            "a\\nb\\u{1b}[31m\\u{9b}\\u{202e}"
-        );
+        assert_eq!(printable("a\nb\x1b[31m\u{9b}\u{202e}"), "a\\nb\\u{1b}[31m\\u{9b}\\u{202e}");
         assert_eq!(printable_lines("a\nb\r\x07"), "a\nb\\r\\u{7}");
     }
 

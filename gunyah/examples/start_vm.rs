@@ -40,9 +40,7 @@ fn main() -> Result<()> {
     // SAFETY: both fit into the SIZE bytes of the mapping, which nobody else uses yet.
     unsafe {
         memory.copy_from_nonoverlapping(image.as_ptr(), image.len());
-        memory
-            .add(DTB)
-            .copy_from_nonoverlapping(dtb.as_ptr(), dtb.len());
+        memory.add(DTB).copy_from_nonoverlapping(dtb.as_ptr(), dtb.len());
     }
 
     let vm = Gunyah::open("/dev/gunyah")?.create_vm()?;
@@ -68,11 +66,7 @@ fn main() -> Result<()> {
     vm.start()?;
     loop {
         match vcpu.run()? {
-            Exit::MmioWrite {
-                address: SERIAL,
-                data,
-                ..
-            } => {
+            Exit::MmioWrite { address: SERIAL, data, .. } => {
                 print!("{}", char::from(data[0]));
                 vcpu.resume(Resume::Handled);
             }

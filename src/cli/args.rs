@@ -52,9 +52,7 @@ impl Args {
             }
             if let Some(value) = attached {
                 let value = value.to_string_lossy();
-                return Err(UsageError(format!(
-                    "{name} takes no value, but has {value}"
-                )));
+                return Err(UsageError(format!("{name} takes no value, but has {value}")));
             }
             match name {
                 "--help" | "-h" => {

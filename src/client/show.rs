@@ -39,12 +39,8 @@ pub fn table(vms: &[VmStatus]) -> String {
 
 /// Columns two spaces apart, the last one as wide as it likes.
 fn align<const N: usize>(rows: &[[String; N]]) -> String {
-    let width = |column: usize| {
-        rows.iter()
-            .map(|row| row[column].chars().count())
-            .max()
-            .unwrap_or(0)
-    };
+    let width =
+        |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..N).map(width).collect();
     let mut text = String::new();
     for row in rows {
@@ -74,10 +70,7 @@ pub fn one(vm: &VmStatus) -> String {
     if let Some(pid) = vm.pid {
         line("pid", &pid.to_string());
     }
-    line(
-        "restarts",
-        &format!("{}, and {} resets", vm.restarts, vm.resets),
-    );
+    line("restarts", &format!("{}, and {} resets", vm.restarts, vm.resets));
     if let Some(end) = &vm.last_end {
         line("last end", &format!("{}: {}", end.reason, end.detail));
     }
@@ -90,13 +83,7 @@ pub fn one(vm: &VmStatus) -> String {
     let rows: Vec<[String; 3]> = vm
         .steps
         .iter()
-        .map(|step| {
-            [
-                format!("  {}", step.step),
-                took(step.micros),
-                step.detail.clone(),
-            ]
-        })
+        .map(|step| [format!("  {}", step.step), took(step.micros), step.detail.clone()])
         .collect();
     text + &align(&rows)
 }

@@ -92,10 +92,7 @@ pub(super) struct OneOrList<T> {
 
 /// An item or a list of 1 to `most`.
 pub(super) fn one_or_list<T: Type>(most: usize, item: T) -> OneOrList<T> {
-    OneOrList {
-        list: list(most, item),
-        distinct: false,
-    }
+    OneOrList { list: list(most, item), distinct: false }
 }
 
 impl<T> OneOrList<T> {
@@ -117,10 +114,7 @@ where
         };
         let values = self.list.items(items, key, report)?;
         if values.is_empty() {
-            report.add(
-                key,
-                outside("expected at least one item, found an empty list"),
-            );
+            report.add(key, outside("expected at least one item, found an empty list"));
             return None;
         }
         for (index, value) in values.iter().enumerate() {
@@ -189,10 +183,7 @@ impl<S: Section> Type for Object<S> {
             "required": required.map(|row| row.key).collect::<Vec<_>>(),
             "properties": properties,
         });
-        Description {
-            rows,
-            ..described("object", "", schema)
-        }
+        Description { rows, ..described("object", "", schema) }
     }
 
     fn sections(&self, path: &str, found: &mut Sections) {

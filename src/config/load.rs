@@ -102,9 +102,7 @@ pub(super) fn read(path: &Path) -> Result<String, Diagnostic> {
     }
     let mut bytes = Vec::new();
     // One byte more than allowed, because the file may grow while it is read.
-    file.take(FILE_MAX + 1)
-        .read_to_end(&mut bytes)
-        .map_err(unreadable)?;
+    file.take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if u64::try_from(bytes.len()).map_or(true, |length| length > FILE_MAX) {
         let what = format!("has more than {}, too much for a config", Size(FILE_MAX));
         return Err(wrong(NOT_TEXT.case(what)));
@@ -113,9 +111,7 @@ pub(super) fn read(path: &Path) -> Result<String, Diagnostic> {
         let valid = error.utf8_error().valid_up_to();
         let text = String::from_utf8_lossy(&error.as_bytes()[..valid]).into_owned();
         let position = position_of(&text, text.len());
-        NOT_TEXT
-            .case("is not UTF-8 text")
-            .at(position.place(path, ""))
+        NOT_TEXT.case("is not UTF-8 text").at(position.place(path, ""))
     })
 }
 

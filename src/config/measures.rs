@@ -42,9 +42,7 @@ impl Leaf for Bytes {
         let (min, max) = (Size(self.min), Size(self.max));
         if value < self.min || value > self.max {
             let found = Size(value);
-            return Err(outside(format!(
-                "expected {min:#} to {max:#}, found {found:#}"
-            )));
+            return Err(outside(format!("expected {min:#} to {max:#}, found {found:#}")));
         }
         multiple_of(self.multiple, value)
     }
@@ -163,9 +161,7 @@ impl Leaf for Address {
             },
             _ => return Err(mismatch(ADDRESS, node)),
         };
-        let Space {
-            name, start, end, ..
-        } = self.space;
+        let Space { name, start, end, .. } = self.space;
         if !(start..end).contains(&value) {
             let wrong = match value < start {
                 true => self.space.below,
@@ -183,9 +179,7 @@ impl Leaf for Address {
     }
 
     fn describe(&self) -> Description {
-        let Space {
-            name, start, end, ..
-        } = self.space;
+        let Space { name, start, end, .. } = self.space;
         let last = end - 1;
         let multiple = Size(self.multiple);
         let limits = format!("in {name}, {start:#x} to {last:#x}; a multiple of {multiple}");
@@ -235,9 +229,7 @@ impl Leaf for Time {
         let value = Duration::from_millis(millis);
         if value < self.min || value > DAY {
             let (min, max) = (Span(self.min), Span(DAY));
-            return Err(outside(format!(
-                "expected {min:#} to {max:#}, found {found}"
-            )));
+            return Err(outside(format!("expected {min:#} to {max:#}, found {found}")));
         }
         Ok(value)
     }

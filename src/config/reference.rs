@@ -43,11 +43,8 @@ pub fn table(of: &str) -> String {
     let mut table = String::from(
         "| Key | Type | Default | Limits | What it says |\n| --- | --- | --- | --- | --- |\n",
     );
-    let sections: Vec<&str> = VmConfig::rows()
-        .iter()
-        .filter(|row| !row.of.rows.is_empty())
-        .map(|row| row.key)
-        .collect();
+    let sections: Vec<&str> =
+        VmConfig::rows().iter().filter(|row| !row.of.rows.is_empty()).map(|row| row.key).collect();
     for (path, row) in keys() {
         let top = path.split(['.', '[']).next().unwrap_or_default();
         let group = if sections.contains(&top) { top } else { "" };
@@ -59,13 +56,7 @@ pub fn table(of: &str) -> String {
             None if row.required => "required".to_owned(),
             None => "none".to_owned(),
         };
-        let cells = [
-            &format!("`{path}`"),
-            &row.of.name,
-            &default,
-            &row.of.limits,
-            row.text,
-        ];
+        let cells = [&format!("`{path}`"), &row.of.name, &default, &row.of.limits, row.text];
         table.push_str(&format!("| {} |\n", cells.join(" | ")).replace("|  |", "| |"));
     }
     table

@@ -142,10 +142,7 @@ pub(super) fn affinity(
     let given = affinity.len();
     let all = usize::try_from(*count).is_ok_and(|count| count == given);
     let (fits, cure) = match scheduling {
-        Scheduling::Proxy => (
-            all || given <= 1,
-            "give one entry for all vCPUs or one for each",
-        ),
+        Scheduling::Proxy => (all || given <= 1, "give one entry for all vCPUs or one for each"),
         Scheduling::Hypervisor => (all || given == 0, "give one entry for each vCPU"),
     };
     let mut mistakes = Vec::new();
@@ -254,9 +251,6 @@ pub(super) fn backoff(first: &Duration, longest: &Duration) -> Option<Mistake> {
     (first > longest).then(|| {
         let (first, longest) = (Span(*first), Span(*longest));
         let mistake = CONFLICT.case(format!("{first:#} is more than backoff_max, {longest:#}"));
-        of(
-            "backoff",
-            mistake.cure("make it shorter, or backoff_max longer"),
-        )
+        of("backoff", mistake.cure("make it shorter, or backoff_max longer"))
     })
 }

@@ -77,27 +77,19 @@ pub struct ConfigSet {
 impl ConfigSet {
     /// Every problem: of directories, then of files.
     pub fn all_problems(&self) -> impl Iterator<Item = &Diagnostic> {
-        let of_files = self
-            .files
-            .iter()
-            .filter_map(|file| file.config.as_ref().err());
+        let of_files = self.files.iter().filter_map(|file| file.config.as_ref().err());
         self.problems.iter().chain(of_files.flatten())
     }
 
     /// Whether nothing is known of `file` now, because its directory could not be read.
     pub fn is_unread(&self, file: &Path) -> bool {
-        let mut unread = self
-            .problems
-            .iter()
-            .filter_map(|problem| problem.place.as_ref());
+        let mut unread = self.problems.iter().filter_map(|problem| problem.place.as_ref());
         unread.any(|place| file.parent() == Some(&place.file))
     }
 
     /// The configs without a problem.
     pub fn good(&self) -> impl Iterator<Item = &VmConfig> {
-        self.files
-            .iter()
-            .filter_map(|file| file.config.as_ref().ok())
+        self.files.iter().filter_map(|file| file.config.as_ref().ok())
     }
 
     /// The configs in `directory`; notes if there are none, or if it cannot be read.
@@ -106,8 +98,7 @@ impl ConfigSet {
             Ok(found) => {
                 if found.is_empty() {
                     let empty = EMPTY.case("there is no *.json in the directory");
-                    self.warnings
-                        .push(empty.at(Position::START.place(directory, "")));
+                    self.warnings.push(empty.at(Position::START.place(directory, "")));
                 }
                 found
             }
@@ -116,8 +107,7 @@ impl ConfigSet {
                 if let Some(raw) = error.raw_os_error() {
                     problem = problem.errno(Errno::from_raw(raw));
                 }
-                self.problems
-                    .push(problem.at(Position::START.place(directory, "")));
+                self.problems.push(problem.at(Position::START.place(directory, "")));
                 Vec::new()
             }
         }
@@ -167,10 +157,7 @@ fn json_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().as_encoded_bytes();
-        if !name.starts_with(b".")
-            && path
-                .extension()
-                .is_some_and(|extension| extension == "json")
+        if !name.starts_with(b".") && path.extension().is_some_and(|extension| extension == "json")
         {
             paths.push(path);
         }
@@ -231,12 +218,7 @@ fn load_named(path: PathBuf, before: Option<&VmName>) -> Loaded {
         (Err(_), Some(before)) => (Some(before.clone()), Claim::Known),
         (Err(_), None) => (said, Claim::Said),
     };
-    Loaded {
-        path,
-        name,
-        claim,
-        config,
-    }
+    Loaded { path, name, claim, config }
 }
 
 /// The first file of the best claim keeps a name; a good file that comes later is refused.
@@ -275,11 +257,7 @@ fn name_all(loaded: Vec<Loaded>, mut taken: BTreeSet<VmName>) -> Vec<ConfigFile>
         let name = file.name.or_else(|| name_of_path(&file.path, &taken));
         if let Some(vm) = name {
             taken.insert(vm.clone());
-            files.push(ConfigFile {
-                path: file.path,
-                vm,
-                config: file.config,
-            });
+            files.push(ConfigFile { path: file.path, vm, config: file.config });
         }
     }
     files
@@ -345,9 +323,7 @@ fn wrong_waits(config: &VmConfig, files: &[ConfigFile], whole: bool) -> Vec<Diag
             }
             Some(Ok(other)) if *ready && other.ready.is_none() => {
                 let mistake = NEVER_READY
-                    .case(format!(
-                        "waits for {vm} to be ready, and {vm} has no `ready`"
-                    ))
+                    .case(format!("waits for {vm} to be ready, and {vm} has no `ready`"))
                     .cure(format!("give {vm} a `ready`, or wait for \"{vm}\" to run"));
                 mistakes.push(mistake.at(place));
             }
@@ -361,9 +337,7 @@ fn wrong_waits(config: &VmConfig, files: &[ConfigFile], whole: bool) -> Vec<Diag
     };
     if let Some(circle) = circle(config.name.as_str(), after_of) {
         let next = after.iter().position(|wait| wait.vm.as_str() == circle[1]);
-        let key = next.map_or("start.after".to_owned(), |index| {
-            item_key("start.after", index)
-        });
+        let key = next.map_or("start.after".to_owned(), |index| item_key("start.after", index));
         let what = format!("these VMs wait for each other: {}", circle.join(" -> "));
         mistakes.push(CIRCLE.case(what).at(config.place(&key)));
     }

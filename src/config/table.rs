@@ -173,13 +173,7 @@ impl<T: Type> Presence for Optional<T> {
     }
 
     fn row(&self, key: &'static str, text: &'static str) -> Row {
-        Row {
-            key,
-            text,
-            required: false,
-            default: None,
-            of: self.0.describe(),
-        }
+        Row { key, text, required: false, default: None, of: self.0.describe() }
     }
 
     fn sections(&self, path: &str, found: &mut Sections) {

@@ -49,12 +49,7 @@ pub(super) fn described(
     limits: impl Into<String>,
     schema: Json,
 ) -> Description {
-    Description {
-        name: name.into(),
-        limits: limits.into(),
-        schema,
-        rows: Vec::new(),
-    }
+    Description { name: name.into(), limits: limits.into(), schema, rows: Vec::new() }
 }
 
 /// A type of values.
@@ -88,9 +83,7 @@ impl<T: Leaf> Type for T {
     type Value = T::Value;
 
     fn read(&self, node: &Node, key: &str, report: &mut Report) -> Option<T::Value> {
-        self.parse(node)
-            .map_err(|wrong| report.add(key, wrong))
-            .ok()
+        self.parse(node).map_err(|wrong| report.add(key, wrong)).ok()
     }
 
     fn write(&self, value: &T::Value) -> Json {

@@ -150,10 +150,7 @@ impl Uart for Ns16550 {
 
 impl Ns16550 {
     pub fn new() -> Self {
-        Self {
-            received: VecDeque::with_capacity(FIFO_DEPTH),
-            ..Self::default()
-        }
+        Self { received: VecDeque::with_capacity(FIFO_DEPTH), ..Self::default() }
     }
 
     fn depth(&self) -> usize {

@@ -98,11 +98,7 @@ impl Console {
             ring_at: None,
         };
         let thread = spawn(life, options.confined)?;
-        Ok(Self {
-            port,
-            orders,
-            thread: Some(thread),
-        })
+        Ok(Self { port, orders, thread: Some(thread) })
     }
 
     /// Puts its UART on `bus` where `config` says.
@@ -192,11 +188,7 @@ fn spawn(mut life: Life, confined: bool) -> Result<JoinHandle<()>, Diagnostic> {
                 life.live();
             }
         })
-        .map_err(|error| {
-            failed(Errno::from_raw(
-                error.raw_os_error().unwrap_or(libc::EAGAIN),
-            ))
-        })?;
+        .map_err(|error| failed(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EAGAIN))))?;
     // What a thread needs to come up is given up before the guest runs.
     is_up.recv().map_err(|_| failed(Errno::ECHILD))??;
     Ok(thread)
@@ -258,9 +250,7 @@ impl Life {
         let timeout = match due.into_iter().chain(longest).min() {
             None => PollTimeout::NONE,
             // Rounded up: not woken too early.
-            Some(time) => u16::try_from(time.as_micros().div_ceil(1000))
-                .unwrap_or(u16::MAX)
-                .into(),
+            Some(time) => u16::try_from(time.as_micros().div_ceil(1000)).unwrap_or(u16::MAX).into(),
         };
         let room = !self.clients.is_empty() && self.port.room() > 0;
         let wake = match gathering {
@@ -271,10 +261,8 @@ impl Life {
         let interests = self.clients.interests(room);
         fds.extend(interests.map(|(fd, flags)| PollFd::new(fd, flags)));
         let _ = poll(&mut fds, timeout);
-        let events: Vec<PollFlags> = fds[1..]
-            .iter()
-            .map(|fd| fd.revents().unwrap_or(PollFlags::empty()))
-            .collect();
+        let events: Vec<PollFlags> =
+            fds[1..].iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect();
         for (at, events) in events.into_iter().enumerate() {
             self.clients.receive(at, events, &self.port);
         }
@@ -318,9 +306,8 @@ impl Life {
                 return;
             }
             let interests = self.clients.interests(false);
-            let mut fds: Vec<PollFd<'_>> = interests
-                .map(|(fd, _)| PollFd::new(fd, PollFlags::POLLOUT))
-                .collect();
+            let mut fds: Vec<PollFd<'_>> =
+                interests.map(|(fd, _)| PollFd::new(fd, PollFlags::POLLOUT)).collect();
             let _ = poll(&mut fds, 50u16);
         }
     }

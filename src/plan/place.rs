@@ -71,12 +71,7 @@ pub fn plan(
     let mut warnings = Vec::new();
     // Addresses mean nothing before the regions are right.
     let (regions, memory_entries) = regions::regions(config, images, host, &mut warnings)?;
-    let mut memory = MainMemory {
-        config,
-        host,
-        taken: Vec::new(),
-        faults: Vec::new(),
-    };
+    let mut memory = MainMemory { config, host, taken: Vec::new(), faults: Vec::new() };
     let kernel = memory.kernel(&images.kernel);
     let dtb_size = memory.dtb_size(dtb_len_max);
     let initrd_size = images.initrd.unwrap_or(0);
@@ -98,10 +93,7 @@ pub fn plan(
             memory.take_highest(("initrd", "initrd.path"), initrd_size, host.page_size)
         }
     };
-    let initrd = initrd_base.map(|base| Range {
-        base,
-        size: initrd_size,
-    });
+    let initrd = initrd_base.map(|base| Range { base, size: initrd_size });
     memory.check_overlaps();
     if let (Some(kernel), Some(initrd)) = (&kernel, &initrd) {
         memory.check_window(kernel, initrd);
@@ -203,10 +195,8 @@ impl MainMemory<'_> {
         loop {
             let offset = top.checked_sub(size)?.checked_sub(self.base())?;
             let base = self.base() + offset / align * align;
-            let in_the_way = self
-                .taken
-                .iter()
-                .filter(|range| range.base < base + size && base < range.end);
+            let in_the_way =
+                self.taken.iter().filter(|range| range.base < base + size && base < range.end);
             // Below the lowest of them, so that the search goes down past all.
             match in_the_way.map(|range| range.base).min() {
                 None => return Some(base),
@@ -222,9 +212,7 @@ impl MainMemory<'_> {
             self.fault(DTB_SIZE.case(what), "dtb");
             return None;
         }
-        len_max
-            .checked_add(self.config.dtb.room)?
-            .checked_next_multiple_of(self.host.page_size)
+        len_max.checked_add(self.config.dtb.room)?.checked_next_multiple_of(self.host.page_size)
     }
 
     fn fixed_dtb(&mut self, size: Option<u64>) -> Option<Range> {
@@ -276,11 +264,7 @@ impl MainMemory<'_> {
                 (vec![segment], base)
             }
         };
-        Some(PlannedKernel {
-            segments,
-            entry,
-            branch: self.branch(entry)?,
-        })
+        Some(PlannedKernel { segments, entry, branch: self.branch(entry)? })
     }
 
     /// Addresses inside main memory are kept; others are moved so that the lowest segment lies at the
@@ -290,11 +274,7 @@ impl MainMemory<'_> {
         let kept = self.config.kernel.offset.is_none()
             && first.address >= self.base()
             && last.address.saturating_add(last.memory_size) <= self.end();
-        let (from, offset) = if kept {
-            (self.base(), 0)
-        } else {
-            (first.address, offset)
-        };
+        let (from, offset) = if kept { (self.base(), 0) } else { (first.address, offset) };
         let moved = |address: u64| address.saturating_sub(from).saturating_add(offset);
         let mut segments = Vec::new();
         for load in &executable.loads {

@@ -116,11 +116,7 @@ impl PropertyArea {
 
     /// The value of `name`; `None` if it is not set.
     pub fn get(&self, name: &str) -> Result<Option<String>, AreaError> {
-        let failed = |(file, fault)| AreaError {
-            name: name.to_owned(),
-            file,
-            fault,
-        };
+        let failed = |(file, fault)| AreaError { name: name.to_owned(), file, fault };
         let info = self.dir.join("property_info");
         match std::fs::read(&info) {
             Ok(bytes) => match PropertyInfo::new(&bytes).and_then(|info| info.context_of(name)) {
@@ -129,10 +125,9 @@ impl PropertyArea {
                     let file = self.dir.join(context);
                     return get_from(name, &file).map_err(|fault| failed((file, fault)));
                 }
-                Err(what) => log::debug!(
-                    "{} is unreadable ({what}): every area is searched",
-                    info.display()
-                ),
+                Err(what) => {
+                    log::debug!("{} is unreadable ({what}): every area is searched", info.display())
+                }
             },
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(failed((info, error.into()))),

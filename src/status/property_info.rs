@@ -24,11 +24,7 @@ type Broken = &'static str;
 impl<'a> PropertyInfo<'a> {
     /// Checks the header.
     pub fn new(bytes: &'a [u8]) -> Result<Self, Broken> {
-        let info = Self {
-            bytes,
-            contexts: word(bytes, 12)?,
-            root: word(bytes, 20)?,
-        };
+        let info = Self { bytes, contexts: word(bytes, 12)?, root: word(bytes, 20)? };
         if info.word(4)? > VERSION {
             return Err("its version is unknown");
         }

@@ -46,11 +46,7 @@ impl Stderr {
     }
 
     fn by(way: Way, colour: bool) -> Self {
-        Self {
-            colour,
-            way,
-            cut: false,
-        }
+        Self { colour, way, cut: false }
     }
 
     /// The fd of its own, if it has one.

@@ -9,6 +9,7 @@
 use std::path::PathBuf;
 
 use crate::config::{changed_keys, reload_dirs, ConfigFile, ConfigSet};
+use crate::diagnostic::Diagnostic;
 
 use super::fleet::Fleet;
 use super::lifecycle::Event;
@@ -36,7 +37,7 @@ impl Files {
         for problem in set.all_problems() {
             log::error!("{problem}");
         }
-        self.problems = set.problems.iter().map(ToString::to_string).collect();
+        self.problems = set.problems.iter().map(of_directory).collect();
         set
     }
 
@@ -79,6 +80,16 @@ impl Files {
             log::info!("files read again: nothing changed");
         }
     }
+}
+
+/// A directory has no lines and columns.
+fn of_directory(problem: &Diagnostic) -> String {
+    let Some(place) = &problem.place else {
+        return problem.to_string();
+    };
+    let place_less = Diagnostic { place: None, ..problem.clone() };
+    let text = place_less.to_string().replacen(problem.step.as_str(), "", 1);
+    format!("{}{text}", place.file.display())
 }
 
 /// A VM that was not there before.
@@ -177,10 +188,7 @@ mod tests {
             )
         };
         let spawner = Spawner {
-            setting: Setting {
-                device: "/no/such/device".into(),
-                confined: false,
-            },
+            setting: Setting { device: "/no/such/device".into(), confined: false },
             log_console: false,
         };
         let mut fleet = Fleet::new(spawner, false);
@@ -188,16 +196,12 @@ mod tests {
         let mut files = Files::of(vec![dir.clone()]);
         let states = |fleet: &Fleet| -> Vec<(String, State)> {
             let vms = fleet.vms.iter();
-            vms.map(|vm| (vm.name.to_string(), vm.life.state()))
-                .collect()
+            vms.map(|vm| (vm.name.to_string(), vm.life.state())).collect()
         };
         write("a.json", &good("4M"));
         write("b.json", "{");
         files.load(&mut fleet, 0, &mut out);
-        let wanted = [
-            ("a".to_owned(), State::Disabled),
-            ("b".to_owned(), State::Failed),
-        ];
+        let wanted = [("a".to_owned(), State::Disabled), ("b".to_owned(), State::Failed)];
         assert_eq!(states(&fleet), wanted);
 
         write("a.json", &good("6M"));

@@ -149,12 +149,7 @@ impl Fleet {
         let vm = &mut self.vms[index];
         vm.stuck = stuck;
         vm.awaits_pages = pages.is_err();
-        Gates {
-            dependencies,
-            property,
-            turn,
-            pages,
-        }
+        Gates { dependencies, property, turn, pages }
     }
 
     /// The VM that its file described before is gone; else it is waited for, because the two share
@@ -163,10 +158,9 @@ impl Fleet {
         let vm = &self.vms[index];
         let mut others = self.vms.iter();
         match others.find(|other| other.removed && other.file == vm.file && other.name != vm.name) {
-            Some(before) => Err(format!(
-                "for the end of {}, which its file described before",
-                before.name
-            )),
+            Some(before) => {
+                Err(format!("for the end of {}, which its file described before", before.name))
+            }
             None => Ok(()),
         }
     }
@@ -341,10 +335,7 @@ mod tests {
 
     fn fleet(vms: Vec<Vm>) -> (Fleet, Publisher) {
         let spawner = Spawner {
-            setting: Setting {
-                device: "/no/such/device".into(),
-                confined: false,
-            },
+            setting: Setting { device: "/no/such/device".into(), confined: false },
             log_console: false,
         };
         let mut fleet = Fleet::new(spawner, false);
@@ -356,11 +347,7 @@ mod tests {
     #[test]
     fn one_who_waits_for_what_cannot_come_is_stuck_and_says_so() {
         let (mut fleet, mut out) = fleet(vec![vm("a", &["b"]), vm("b", &["a"]), vm("c", &["b"])]);
-        out.waiters.add(Waiter {
-            client: 1,
-            vm: fleet.vms[2].name.clone(),
-            goal: Goal::Up,
-        });
+        out.waiters.add(Waiter { client: 1, vm: fleet.vms[2].name.clone(), goal: Goal::Up });
         fleet.advance(0, &mut out);
         for vm in &fleet.vms {
             assert!(vm.stuck, "{vm:?}");

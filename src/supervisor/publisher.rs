@@ -41,14 +41,9 @@ impl Publisher {
         };
         log::log!(level, "{}: {state}: {reason}", vm.name);
         let restarts = vm.life.restarts();
-        self.properties
-            .set_vm(vm.name.as_str(), state, &reason, restarts);
-        let change = Response::Change(Change {
-            at_ms: now,
-            vm: vm.name.to_string(),
-            state,
-            reason,
-        });
+        self.properties.set_vm(vm.name.as_str(), state, &reason, restarts);
+        let change =
+            Response::Change(Change { at_ms: now, vm: vm.name.to_string(), state, reason });
         self.clients.tell_watchers(&change, now);
         self.wake(vm, state, now);
     }
@@ -67,8 +62,7 @@ impl Publisher {
 
     /// Answers those who wait for `vm` as `reached` says.
     pub fn wake_by(&mut self, vm: &Vm, reached: impl Fn(Goal) -> Option<bool>, now: u64) {
-        self.waiters
-            .retain(|client| self.clients.is_waiting(client));
+        self.waiters.retain(|client| self.clients.is_waiting(client));
         for (client, reached) in self.waiters.take(&vm.name, reached) {
             self.clients.answer(client, &vm.answer(reached, now), now);
         }
@@ -103,11 +97,8 @@ mod tests {
         let ask = |out: &mut Publisher, request| {
             let (client, id) = out.clients.pair();
             use std::io::Write;
-            (&client)
-                .write_all(&crate::status::control::request_line(&request))
-                .unwrap();
-            out.clients
-                .on_ready(id, nix::poll::PollFlags::POLLIN, &rights, 0);
+            (&client).write_all(&crate::status::control::request_line(&request)).unwrap();
+            out.clients.on_ready(id, nix::poll::PollFlags::POLLIN, &rights, 0);
             (client, id)
         };
         let (mut watcher, id) = ask(&mut out, Request::Watch {});

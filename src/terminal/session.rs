@@ -154,10 +154,7 @@ impl Session<'_> {
         fds.extend(listens.then(|| PollFd::new(socket, socket_events)));
         let reads = self.reads();
         fds.extend(reads.then(|| PollFd::new(stdin, PollFlags::POLLIN)));
-        fds.extend(
-            self.signals
-                .map(|signals| PollFd::new(signals.as_fd(), PollFlags::POLLIN)),
-        );
+        fds.extend(self.signals.map(|signals| PollFd::new(signals.as_fd(), PollFlags::POLLIN)));
         match poll(&mut fds, timeout) {
             Ok(_) => {}
             Err(Errno::EINTR) => return Ok(Happened::default()),

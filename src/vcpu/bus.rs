@@ -89,11 +89,7 @@ struct Misses {
 impl Bus {
     /// A bus of `vm` without devices.
     pub fn new(vm: impl Into<String>) -> Self {
-        Self {
-            vm: vm.into(),
-            slots: Vec::new(),
-            misses: Mutex::default(),
-        }
+        Self { vm: vm.into(), slots: Vec::new(), misses: Mutex::default() }
     }
 
     /// Puts a device at `base`, `size` bytes long.
@@ -115,11 +111,7 @@ impl Bus {
         match (end, clash) {
             (Some(end), None) => {
                 let range = base..end;
-                self.slots.push(Slot {
-                    range,
-                    name,
-                    device,
-                });
+                self.slots.push(Slot { range, name, device });
                 Ok(())
             }
             (_, clash) => Err(OVERLAP.case(format!(
@@ -171,11 +163,7 @@ impl Bus {
             "{}: the guest's {what} of {} bytes at {address:#x} finds no device{}",
             self.vm,
             width.bytes(),
-            if last {
-                "; further addresses are counted but not logged"
-            } else {
-                ""
-            }
+            if last { "; further addresses are counted but not logged" } else { "" }
         );
     }
 }
@@ -199,8 +187,7 @@ mod tests {
     fn bus() -> (Bus, Arc<Last>) {
         let device = Arc::new(Last(Mutex::new((0, 0))));
         let mut bus = Bus::new("vm");
-        bus.add("last", 0x0900_0000, 0x1000, device.clone())
-            .unwrap();
+        bus.add("last", 0x0900_0000, 0x1000, device.clone()).unwrap();
         (bus, device)
     }
 

@@ -25,12 +25,7 @@ pub(super) struct RunErrors {
 impl RunErrors {
     /// The first error after an exit.
     pub(super) fn new(errno: Errno, now: Instant) -> Self {
-        Self {
-            errno,
-            count: 1,
-            begun: now,
-            same_since: now,
-        }
+        Self { errno, count: 1, begun: now, same_since: now }
     }
 
     /// One more, of the same errno or another.

@@ -191,19 +191,12 @@ pub(super) fn thread(
     placed: Sender<Result<(), Diagnostic>>,
     go: &Receiver<()>,
 ) {
-    slot.tid
-        .store(nix::unistd::gettid().as_raw(), Ordering::SeqCst);
+    slot.tid.store(nix::unistd::gettid().as_raw(), Ordering::SeqCst);
     let _ = placed.send(place(shared, slot, placement));
     drop(placed);
     if go.recv().is_ok() {
-        let mut run_loop = RunLoop {
-            shared,
-            slot,
-            cpu: &mut *cpu,
-            faults: 0,
-            last_fault: 0,
-            warned: false,
-        };
+        let mut run_loop =
+            RunLoop { shared, slot, cpu: &mut *cpu, faults: 0, last_fault: 0, warned: false };
         if let Err(event) = run_loop.run() {
             shared.end(event);
         }
@@ -288,17 +281,10 @@ impl RunLoop<'_> {
             "VCPU_RUN of vCPU {} answers {errno:?} for {} ms and no end was reported{}{}",
             self.slot.id,
             time.as_millis(),
-            if others.is_empty() {
-                ""
-            } else {
-                "; still inside: vCPU "
-            },
+            if others.is_empty() { "" } else { "; still inside: vCPU " },
             others.join(", ")
         );
-        VcpuEvent::Ended {
-            reason: EndReason::Unreported,
-            detail,
-        }
+        VcpuEvent::Ended { reason: EndReason::Unreported, detail }
     }
 
     // The way of a console's byte: page, bus, device, page.
@@ -347,11 +333,7 @@ impl RunLoop<'_> {
     // Drivers from 6.6 on make it the guest's own exception. Those before do not look at it: there such
     // a read is zero, and such a write is lost.
     fn resume(&mut self, found: bool) {
-        self.cpu.resume(if found {
-            Resume::Handled
-        } else {
-            Resume::Fault
-        });
+        self.cpu.resume(if found { Resume::Handled } else { Resume::Fault });
     }
 
     fn bad_width(&mut self, address: u64, len: u32) -> bool {
@@ -379,11 +361,7 @@ impl RunLoop<'_> {
                 self.cpu.resume(Resume::Retry);
                 Ok(())
             }
-            errno => Err(VcpuEvent::Failed(fault_failed(
-                self.slot.id,
-                address,
-                errno,
-            ))),
+            errno => Err(VcpuEvent::Failed(fault_failed(self.slot.id, address, errno))),
         }
     }
 

@@ -71,17 +71,13 @@ pub fn run(start: Start) -> i32 {
             return 1;
         }
     };
-    tell.send(&Report::Running {
-        end_visible: proxy.is_some(),
-    });
+    tell.send(&Report::Running { end_visible: proxy.is_some() });
     let code = match proxy {
         Some(proxy) => proxy.run(vcpus, &tell),
-        None => confine_if(confined)
-            .and_then(|()| hold(&tell))
-            .unwrap_or_else(|error| {
-                tell.send(&Report::Failed(error));
-                1
-            }),
+        None => confine_if(confined).and_then(|()| hold(&tell)).unwrap_or_else(|error| {
+            tell.send(&Report::Failed(error));
+            1
+        }),
     };
     // The last close of the VM's fds stops the guest and may block; the memory goes after it.
     drop(vm);

@@ -69,12 +69,7 @@ impl<'a> Proxy<'a> {
                 Some(console)
             }
         };
-        Ok(Self {
-            config,
-            confined,
-            console,
-            bus: Arc::new(bus),
-        })
+        Ok(Self { config, confined, console, bus: Arc::new(bus) })
     }
 
     /// Binds the interrupt lines; before START.
@@ -83,11 +78,10 @@ impl<'a> Proxy<'a> {
             return Ok(());
         };
         let label = settings.label;
-        vm.add_irqfd(console.interrupt_fd(), label, Trigger::Level)
-            .map_err(|error| {
-                let call = format!("VM_ADD_FUNCTION of irqfd of doorbell {label}");
-                refused(Step::Functions, call, &error)
-            })
+        vm.add_irqfd(console.interrupt_fd(), label, Trigger::Level).map_err(|error| {
+            let call = format!("VM_ADD_FUNCTION of irqfd of doorbell {label}");
+            refused(Step::Functions, call, &error)
+        })
     }
 
     /// Runs the guest until it ends or is to stop; returns the exit code of the worker. All vCPUs are

@@ -96,13 +96,9 @@ mod tests {
 
     #[test]
     fn requests_come_with_their_sockets() {
-        let (theirs, ours) = socketpair(
-            AddressFamily::Unix,
-            SockType::SeqPacket,
-            None,
-            SockFlag::SOCK_CLOEXEC,
-        )
-        .unwrap();
+        let (theirs, ours) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+                .unwrap();
         let tell = Reporter::new(ours);
         let (mut client, passed) = UnixStream::pair().unwrap();
         let send = |bytes: &[u8], fds: &[RawFd]| {
@@ -128,10 +124,7 @@ mod tests {
         client.read_to_string(&mut text).unwrap();
         assert_eq!(text, "hi");
         drop(theirs);
-        assert!(matches!(
-            wait_for_request(&tell, &[]).unwrap(),
-            Received::Gone
-        ));
+        assert!(matches!(wait_for_request(&tell, &[]).unwrap(), Received::Gone));
     }
 
     #[test]

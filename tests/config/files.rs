@@ -19,17 +19,13 @@ fn small(name: &str, more: &str) -> String {
 fn one_problem(path: &Path) -> String {
     let problems = load(path).expect_err("was read");
     assert_eq!(problems.len(), 1, "{problems:#?}");
-    problems[0]
-        .to_string()
-        .replace(&path.display().to_string(), "FILE")
+    problems[0].to_string().replace(&path.display().to_string(), "FILE")
 }
 
 /// The problems of a set, the scratch directory's own path left out.
 fn problems(set: &ConfigSet, scratch: &Scratch) -> Vec<String> {
     let prefix = format!("{}/", scratch.0.display());
-    set.all_problems()
-        .map(|problem| problem.to_string().replace(&prefix, ""))
-        .collect()
+    set.all_problems().map(|problem| problem.to_string().replace(&prefix, "")).collect()
 }
 
 #[test]
@@ -42,10 +38,7 @@ fn files_that_are_no_config() {
     let socket = scratch.path("s.json");
     let listener = UnixListener::bind(&socket);
     let large = scratch.path("large.json");
-    fs::File::create(&large)
-        .unwrap()
-        .set_len((1 << 20) + 1)
-        .unwrap();
+    fs::File::create(&large).unwrap().set_len((1 << 20) + 1).unwrap();
 
     let cure = "; cure: name one JSON file for each VM [config-not-text]";
     for (file, what) in [
@@ -112,21 +105,12 @@ fn broken_files_are_known_by_their_name_or_their_own() {
     scratch.write("good.json", "rubbish");
     scratch.write("z.json", small("good", ""));
     let set = load_dirs(std::slice::from_ref(&scratch.0));
-    let names: Vec<(&str, bool)> = set
-        .files
-        .iter()
-        .map(|file| (file.vm.as_str(), file.config.is_ok()))
-        .collect();
+    let names: Vec<(&str, bool)> =
+        set.files.iter().map(|file| (file.vm.as_str(), file.config.is_ok())).collect();
     // A good file keeps its name, whatever a broken one says.
     assert_eq!(
         names,
-        [
-            ("f1", false),
-            ("f2-gr--e", false),
-            ("named", true),
-            ("good-2", false),
-            ("good", true)
-        ]
+        [("f1", false), ("f2-gr--e", false), ("named", true), ("good-2", false), ("good", true)]
     );
 }
 
@@ -140,10 +124,8 @@ fn two_files_with_one_name() {
     assert_eq!(set.files[1].vm.as_str(), "b");
     assert_eq!(
         problems(&set, &scratch),
-        [
-            "b.json:1:3: name: \"x\" is the name of another VM, in a.json:1:3; \
-          cure: give each VM its own name [config-name-taken]"
-        ]
+        ["b.json:1:3: name: \"x\" is the name of another VM, in a.json:1:3; \
+          cure: give each VM its own name [config-name-taken]"]
     );
 }
 

@@ -19,18 +19,9 @@ struct Guest {
 }
 
 fn guest(ready: Option<&str>) -> Guest {
-    let config = ConsoleConfig {
-        device: ConsoleDevice::Pl011,
-        base: BASE,
-        label: 5,
-        interrupt: 5,
-    };
+    let config = ConsoleConfig { device: ConsoleDevice::Pl011, base: BASE, label: 5, interrupt: 5 };
     let ring = Arc::new(Ring::create("test", 64 << 10).unwrap());
-    let options = Options {
-        ready,
-        log: true,
-        confined: false,
-    };
+    let options = Options { ready, log: true, confined: false };
     let console = Console::start("test", &config, &ring, options).unwrap();
     let mut bus = Bus::new("test");
     console.connect(&mut bus, &config).unwrap();
@@ -66,8 +57,7 @@ impl Guest {
 
     fn client(&self, replay: u64) -> Client {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        ours.set_read_timeout(Some(Duration::from_secs(10)))
-            .unwrap();
+        ours.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let first = self.ring.end().saturating_sub(replay);
         self.console.attach(theirs.into(), first);
         Client {
@@ -146,10 +136,7 @@ fn the_first_client_types_the_others_read_until_it_leaves() {
     first.expect(b"x");
     let mut second = guest.client(1);
     second.expect(b"x");
-    assert_eq!(
-        second.notices,
-        ["read only: another client has the keyboard"]
-    );
+    assert_eq!(second.notices, ["read only: another client has the keyboard"]);
     second.socket.write_all(b"no").unwrap();
     first.socket.write_all(b"yes").unwrap();
     assert_eq!(guest.typed(3), b"yes");
@@ -208,10 +195,7 @@ fn a_client_that_does_not_read_loses_output_and_stalls_nobody() {
     slow.expect(b"end");
     let marker = slow.notices.iter().find(|text| text.contains("bytes lost"));
     assert!(marker.is_some(), "{:?}", slow.notices);
-    let lost = quick
-        .notices
-        .iter()
-        .find(|text| text.contains("bytes lost"));
+    let lost = quick.notices.iter().find(|text| text.contains("bytes lost"));
     assert_eq!(lost, None);
 }
 
