@@ -34,17 +34,17 @@ pub(super) enum Received {
 
 /// Waits until there is a request, or one of `others` is readable.
 pub(super) fn wait_for_request(
-    tell: &Reporter,
+    reporter: &Reporter,
     others: &[BorrowedFd<'_>],
 ) -> Result<Received, Diagnostic> {
-    let mut fds = vec![PollFd::new(tell.channel().as_fd(), PollFlags::POLLIN)];
+    let mut fds = vec![PollFd::new(reporter.channel().as_fd(), PollFlags::POLLIN)];
     fds.extend(others.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)));
     match poll(&mut fds, PollTimeout::NONE) {
         Ok(_) => {}
         Err(Errno::EINTR) => return Ok(Received::Nothing),
         Err(errno) => return Err(failed(errno)),
     }
-    receive(tell.channel().as_fd())
+    receive(reporter.channel().as_fd())
 }
 
 fn failed(errno: Errno) -> Diagnostic {
@@ -86,7 +86,7 @@ mod tests {
         let (theirs, ours) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
                 .unwrap();
-        let tell = Reporter::new(ours);
+        let reporter = Reporter::new(ours);
         let (mut client, passed) = UnixStream::pair().unwrap();
         let send = |bytes: &[u8], fds: &[RawFd]| {
             let rights = [ControlMessage::ScmRights(fds)];
@@ -98,7 +98,7 @@ mod tests {
         send(b"nonsense", &[]);
         send(br#"{"console":{"first":9}}"#, &[passed.as_raw_fd()]);
         drop(passed);
-        let next = || wait_for_request(&tell, &[]).unwrap();
+        let next = || wait_for_request(&reporter, &[]).unwrap();
         assert!(matches!(next(), Received::Request(Request::Stop, None)));
         assert!(matches!(next(), Received::Nothing));
         match next() {
@@ -111,7 +111,7 @@ mod tests {
         client.read_to_string(&mut text).unwrap();
         assert_eq!(text, "hi");
         drop(theirs);
-        assert!(matches!(wait_for_request(&tell, &[]).unwrap(), Received::Gone));
+        assert!(matches!(wait_for_request(&reporter, &[]).unwrap(), Received::Gone));
     }
 
     #[test]
