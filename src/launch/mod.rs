@@ -235,14 +235,17 @@ fn add_vcpu(vm: &Vm, id: u32) -> Result<Vcpu, Diagnostic> {
     })
 }
 
-/// A launch reports the first fault; `gunyahd check` is for all of them.
+/// A launch reports the first fault; `gunyahd check` is for all of them. It begins with its step: of a
+/// place in the VM's file only the key is kept, because a property has room for 91 bytes.
 fn first_of(faults: Vec<Diagnostic>) -> Diagnostic {
     let more = faults.len().saturating_sub(1);
     let first = faults.into_iter().next();
     let mut first = first.unwrap_or_else(|| answers::OTHER.case("nothing is known to be wrong"));
+    if let Some(place) = first.place.take().filter(|place| !place.key.is_empty()) {
+        first.what = format!("{}: {}", place.key, first.what);
+    }
     if more > 0 {
-        let what = &mut first.what;
-        what.push_str(&format!(" (and {more} more: `gunyahd check` lists all)"));
+        first.what.push_str(&format!(" (and {more} more: `gunyahd check` lists all)"));
     }
     first
 }
@@ -293,3 +296,19 @@ fn describe_memory(plan: &LaunchPlan, choice: &Choice) -> String {
 
 /// Everything that this folder finds.
 pub(crate) const KINDS: &[&[Kind]] = &[load::KINDS, answers::KINDS];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::fixture;
+
+    #[test]
+    fn a_launch_reports_its_first_fault_by_step_and_key() {
+        let config = fixture("");
+        let fault = |what: &str| answers::OTHER.case(what).at(config.place("memory.size"));
+        let first = first_of(vec![fault("one"), fault("two"), fault("three")]);
+        let text = first.to_string();
+        let begin = "device: memory.size: one (and 2 more: `gunyahd check` lists all); ";
+        assert!(text.starts_with(begin), "{text}");
+    }
+}
