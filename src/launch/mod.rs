@@ -300,11 +300,12 @@ pub(crate) const KINDS: &[&[Kind]] = &[load::KINDS, answers::KINDS];
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::fixture;
+    use crate::config::parse;
 
     #[test]
     fn a_launch_reports_its_first_fault_by_step_and_key() {
-        let config = fixture("");
+        let text = r#"{"name": "vm", "memory": {"size": "4M"}, "kernel": {"path": "/Image"}}"#;
+        let config = parse(Path::new("vm.json"), text).unwrap();
         let fault = |what: &str| answers::OTHER.case(what).at(config.place("memory.size"));
         let first = first_of(vec![fault("one"), fault("two"), fault("three")]);
         let text = first.to_string();
