@@ -82,14 +82,8 @@ pub(super) fn parse_named(
 
 /// The text of a config file.
 pub(super) fn read(path: &Path) -> Result<String, Diagnostic> {
-    let wrong = |mistake: Diagnostic| mistake.at(Position::START.place(path, ""));
-    let failed = |what: &str, error: io::Error| {
-        let mistake = UNREADABLE.case(what);
-        wrong(match error.raw_os_error() {
-            Some(raw) => mistake.errno(Errno::from_raw(raw)),
-            None => mistake,
-        })
-    };
+    let wrong = |mistake: Diagnostic| mistake.at(Position::WHOLE.place(path, ""));
+    let failed = |what: &str, error| wrong(UNREADABLE.case(what).errno(errno(&error)));
     // O_NONBLOCK: opening a fifo would wait for its writer.
     let file = OpenOptions::new()
         .read(true)
@@ -113,6 +107,10 @@ pub(super) fn read(path: &Path) -> Result<String, Diagnostic> {
         let position = position_of(&text, text.len());
         NOT_TEXT.case("is not UTF-8 text").at(position.place(path, ""))
     })
+}
+
+pub(super) fn errno(error: &io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
 /// What the file is, if not a regular file.

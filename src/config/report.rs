@@ -96,7 +96,7 @@ impl Report {
         sort(&mut self.mistakes);
         if self.left_out > 0 {
             let more = MORE.case(format!("the file has {} more mistakes", self.left_out));
-            self.mistakes.push(more.at(Position::START.place(&self.file, "")));
+            self.mistakes.push(more.at(Position::WHOLE.place(&self.file, "")));
         }
         self.mistakes
     }

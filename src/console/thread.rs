@@ -2,7 +2,7 @@
 //! The console's own thread: it brings output to the log and to the clients, and typed text to the
 //! guest, so that vCPU threads never wait for either.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -19,7 +19,7 @@ use super::ready::LinePattern;
 use super::ring::Ring;
 use crate::config::ConsoleConfig;
 use crate::confine;
-use crate::diagnostic::{kinds, Diagnostic};
+use crate::diagnostic::{kinds, Diagnostic, Step};
 use crate::vcpu::{Bus, Device};
 
 kinds! {
@@ -110,19 +110,9 @@ impl Console {
         bus.add("console", config.base, config.device.frame(), device)
     }
 
-    /// The eventfd of its interrupt line, for the driver's irqfd.
-    pub fn interrupt_fd(&self) -> BorrowedFd<'_> {
-        self.port.interrupt_fd()
-    }
-
-    /// Becomes readable once the guest has printed the line that makes it ready.
-    pub fn ready_fd(&self) -> BorrowedFd<'_> {
-        self.port.ready_fd()
-    }
-
-    /// Whether the guest has become ready; true once.
-    pub fn take_ready(&self) -> bool {
-        self.port.take_ready()
+    /// Its UART.
+    pub fn port(&self) -> &Port {
+        &self.port
     }
 
     /// Lets a client look on, beginning with sequence number `first` of the ring or what of it is still
@@ -178,7 +168,10 @@ fn spawn(mut life: Life, confined: bool) -> Result<JoinHandle<()>, Diagnostic> {
             // Signals are the worker's main thread's.
             let _ = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
             let given_up = match confined {
-                true => confine::thread(),
+                // Before the VM runs, other than the vCPUs'.
+                true => {
+                    confine::thread().map_err(|error| Diagnostic { step: Step::Functions, ..error })
+                }
                 false => Ok(()),
             };
             let lives = given_up.is_ok();

@@ -41,7 +41,7 @@ const RETRIES: usize = 100;
 /// For offsets and counts.
 pub(super) const BEYOND: &str = "an offset points beyond its end";
 
-/// Why a property could not be read. A property that is not set is no error.
+/// Why a property could not be read. A property that is not set is not an error.
 #[derive(Debug, thiserror::Error)]
 #[error("property {name}: {}", .fault.of(.file))]
 pub struct AreaError {
@@ -65,7 +65,7 @@ impl Fault {
         match self {
             Fault::Io(error) => format!("read {file}: {}; {}", failure(error), cure(error)),
             Fault::Broken(what) => format!(
-                "{file} is no property area: {what}; likely cause: another Android version's layout; let \
+                "{file} is not a property area: {what}; likely cause: another Android version's layout; let \
                  init start the VM with `on property:` instead"
             ),
         }

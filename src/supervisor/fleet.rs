@@ -15,6 +15,7 @@ use super::pages::{HugePages, Returns};
 use super::publisher::Publisher;
 use super::spawn::{Heard, Spawner};
 use super::vm::Vm;
+use super::waiters::Goal;
 
 /// Milliseconds between two looks at a property or a pool that a VM waits for: reading the shared
 /// property area or a file of sysfs costs microseconds, and there is no fd to wait on without a thread.
@@ -126,7 +127,7 @@ impl Fleet {
             moved |= before.0 != vm.life.state() || before.1 != vm.life.reason();
             if vm.stuck {
                 // A start that cannot come is not waited for.
-                out.wake_by(vm, |goal| goal.hopeless(), now);
+                out.wake_by(vm, |goal| (goal == Goal::Up).then_some(false), now);
             }
         }
         moved
@@ -295,7 +296,7 @@ impl Fleet {
     pub fn finish(&mut self, patience: Duration, now: u64, out: &mut Publisher) {
         for vm in &self.vms {
             let at_rest = vm.life.at_rest();
-            out.wake_by(vm, |goal| Some(goal.ends(at_rest)), now);
+            out.wake_by(vm, |goal| Some(goal == Goal::Down && at_rest), now);
         }
         if self.shutdown.is_some() {
             out.overall(Overall::Stopped);
@@ -312,8 +313,8 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::config::{ConfigFile, VmConfig, VmName};
-    use crate::supervisor::waiters::{Goal, Waiter};
+    use crate::config::{parse, ConfigFile};
+    use crate::supervisor::waiters::Waiter;
     use crate::worker::Setting;
 
     /// A VM that a person has to start, and which waits for those in `after`.
@@ -324,10 +325,10 @@ mod tests {
             "kernel": {"path": "/no/such/Image"},
             "start": {"after": after},
         });
-        let config: VmConfig = crate::config::parse("x.json".as_ref(), &text.to_string()).unwrap();
+        let config = parse("x.json".as_ref(), &text.to_string()).unwrap();
         let file = ConfigFile {
             path: PathBuf::from(format!("{name}.json")),
-            vm: VmName::new(name).unwrap(),
+            vm: config.name.clone(),
             config: Ok(config),
         };
         Vm::of_file(file, 0)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Tells everybody of every change: the VM's journal, the log, system properties, and the clients that
+//! Publishes every change: the VM's journal, the log, system properties, and the clients that
 //! watch or wait.
 
 use std::path::PathBuf;
@@ -31,7 +31,7 @@ impl Publisher {
         }
     }
 
-    /// Tells a state that `vm` has come into; it may have left it already.
+    /// Publishes a state that `vm` has come into; it may have left it already.
     pub fn publish(&mut self, vm: &mut Vm, state: State, reason: &str, now: u64) {
         let reason = shorten(reason, MAX_REASON);
         vm.journal.add(now, &format!("{state}: {reason}"));
@@ -48,7 +48,7 @@ impl Publisher {
         self.wake(vm, state, now);
     }
 
-    /// Tells the state that `vm` is in.
+    /// Publishes the state that `vm` is in.
     pub fn publish_state(&mut self, vm: &mut Vm, now: u64) {
         let reason = vm.life.reason().to_owned();
         self.publish(vm, vm.life.state(), &reason, now);
@@ -68,7 +68,7 @@ impl Publisher {
         }
     }
 
-    /// How the whole does; told only if it is new.
+    /// How gunyahd as a whole does; published only if it changed.
     pub fn overall(&mut self, overall: Overall) {
         if self.overall.replace(overall) != Some(overall) {
             self.properties.set_overall(overall);

@@ -30,16 +30,6 @@ impl Goal {
             (Goal::Down, _) => Some(true),
         }
     }
-
-    /// The end of waiting for a VM that waits itself for what will not come.
-    pub fn hopeless(self) -> Option<bool> {
-        (self == Goal::Up).then_some(false)
-    }
-
-    /// Whether it is reached when there will be no more changes.
-    pub fn ends(self, at_rest: bool) -> bool {
-        self == Goal::Down && at_rest
-    }
 }
 
 /// A client that waits for a VM.

@@ -6,39 +6,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::diagnostic::{kinds, Diagnostic};
 
-/// Width of an access.
+/// Width of an access in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Width {
-    /// 1 byte.
-    Byte,
-    /// 2 bytes.
-    Half,
-    /// 4 bytes.
-    Word,
-    /// 8 bytes.
-    Double,
+    Byte = 1,
+    Half = 2,
+    Word = 4,
+    Double = 8,
 }
 
 impl Width {
     /// `None` unless `bytes` is 1, 2, 4 or 8.
     pub fn from_bytes(bytes: u32) -> Option<Self> {
-        match bytes {
-            1 => Some(Self::Byte),
-            2 => Some(Self::Half),
-            4 => Some(Self::Word),
-            8 => Some(Self::Double),
-            _ => None,
-        }
+        let widths = [Self::Byte, Self::Half, Self::Word, Self::Double];
+        widths.into_iter().find(|width| *width as u32 == bytes)
     }
 
-    /// In bytes.
     pub fn bytes(self) -> u64 {
-        match self {
-            Self::Byte => 1,
-            Self::Half => 2,
-            Self::Word => 4,
-            Self::Double => 8,
-        }
+        self as u64
     }
 
     /// The bits of a value that an access of this width carries.

@@ -239,11 +239,11 @@ struct RunLoop<'a> {
 impl RunLoop<'_> {
     /// Runs the guest until all are to leave, or for a reason that makes all leave.
     fn run(&mut self) -> Result<(), VcpuEvent> {
-        let mut errors: Option<RunErrors> = None;
+        let mut errors = RunErrors::default();
         while !self.shared.stopping.load(Ordering::SeqCst) {
             let error = match self.cpu.run() {
                 Ok(exit) => {
-                    errors = None;
+                    errors = RunErrors::default();
                     self.slot.exits.fetch_add(1, Ordering::Relaxed);
                     self.handle(exit)?;
                     continue;
@@ -253,18 +253,10 @@ impl RunLoop<'_> {
             match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
                 Errno::EINTR => {}
                 errno @ (Errno::EBUSY | Errno::EAGAIN | Errno::ENODEV) => {
-                    let now = Instant::now();
-                    let errors = match &mut errors {
-                        Some(errors) => {
-                            errors.add(errno, now);
-                            errors
-                        }
-                        none => none.insert(RunErrors::new(errno, now)),
-                    };
-                    if let Some(time) = errors.too_long(now) {
+                    if let Some(time) = errors.add(errno, Instant::now()) {
                         return Err(self.unreported_end(errno, time));
                     }
-                    nap(errors.count);
+                    nap(errors.count());
                 }
                 errno => return Err(VcpuEvent::Failed(run_failed(self.slot.id, errno))),
             }
@@ -291,23 +283,14 @@ impl RunLoop<'_> {
     fn handle(&mut self, exit: Exit) -> Result<(), VcpuEvent> {
         match exit {
             Exit::MmioWrite { address, len, data } => {
-                let found = match Width::from_bytes(len) {
-                    Some(width) => {
-                        let value = u64::from_le_bytes(data);
-                        self.shared.bus.write(address, width, value)
-                    }
-                    None => self.bad_width(address, len),
-                };
+                let value = u64::from_le_bytes(data);
+                let width = self.width(address, len);
+                let found = width.is_some_and(|width| self.shared.bus.write(address, width, value));
                 self.resume(found);
             }
             Exit::MmioRead { address, len } => {
-                let value = match Width::from_bytes(len) {
-                    Some(width) => self.shared.bus.read(address, width),
-                    None => {
-                        self.bad_width(address, len);
-                        None
-                    }
-                };
+                let width = self.width(address, len);
+                let value = width.and_then(|width| self.shared.bus.read(address, width));
                 self.cpu.set_read_data(value.unwrap_or(0).to_le_bytes());
                 self.resume(value.is_some());
             }
@@ -336,10 +319,13 @@ impl RunLoop<'_> {
         self.cpu.resume(if found { Resume::Handled } else { Resume::Fault });
     }
 
-    fn bad_width(&mut self, address: u64, len: u32) -> bool {
-        let what = format!("access at {address:#x}: accesses of {len} bytes are not supported");
-        self.warn_once(ACCESS_WIDTH.case(what));
-        false
+    fn width(&mut self, address: u64, len: u32) -> Option<Width> {
+        let width = Width::from_bytes(len);
+        if width.is_none() {
+            let what = format!("access at {address:#x}: accesses of {len} bytes are not supported");
+            self.warn_once(ACCESS_WIDTH.case(what));
+        }
+        width
     }
 
     fn page_fault(&mut self, address: u64, errno: Errno) -> Result<(), VcpuEvent> {
