@@ -127,8 +127,8 @@ impl Launch<'_> {
         let kernel = || load::kernel(images, plan, memory);
         let path = images.kernel.file.path.display();
         self.progress.step(Step::Kernel, kernel, |()| path.to_string())?;
-        if let Some(file) = &images.initrd {
-            let initrd = || load::initrd(images, plan, memory);
+        if let (Some(file), Some(range)) = (&images.initrd, plan.initrd) {
+            let initrd = || load::file(file, Step::Initrd, range, memory);
             let path = file.path.display();
             self.progress.step(Step::Initrd, initrd, |()| path.to_string())?;
         }
