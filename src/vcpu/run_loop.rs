@@ -13,8 +13,8 @@ use nix::errno::Errno;
 use nix::sys::eventfd::EventFd;
 
 use super::bus::{Bus, Width};
-use super::host_thread;
 use super::run_errors::RunErrors;
+use super::{host_thread, Options};
 use crate::confine;
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::status::EndReason;
@@ -171,28 +171,18 @@ impl Shared {
     }
 }
 
-/// Where and how urgently a thread runs.
-#[derive(Debug)]
-pub(super) struct Placement {
-    /// Host CPUs; empty: any.
-    pub(super) cpus: Vec<u32>,
-    pub(super) nice: i8,
-    /// It gives up its capabilities.
-    pub(super) confined: bool,
-}
-
 /// A vCPU thread's life: it answers `placed` once it runs where and as it should, and lets the guest run
 /// when `go` says so. If `go` is dropped, the guest never runs.
 pub(super) fn thread(
     shared: &Shared,
     slot: &Slot,
     mut cpu: Box<dyn Cpu>,
-    placement: &Placement,
+    options: &Options,
     placed: Sender<Result<(), Diagnostic>>,
     go: &Receiver<()>,
 ) {
     slot.tid.store(nix::unistd::gettid().as_raw(), Ordering::SeqCst);
-    let _ = placed.send(place(shared, slot, placement));
+    let _ = placed.send(place(shared, slot, options));
     drop(placed);
     if go.recv().is_ok() {
         let mut run_loop =
@@ -206,13 +196,18 @@ pub(super) fn thread(
     slot.tid.store(0, Ordering::SeqCst);
 }
 
-fn place(shared: &Shared, slot: &Slot, placement: &Placement) -> Result<(), Diagnostic> {
+/// Puts the calling thread where and how urgently it is to run.
+fn place(shared: &Shared, slot: &Slot, options: &Options) -> Result<(), Diagnostic> {
     host_thread::accept_kicks();
-    let bound = match placement.cpus.as_slice() {
-        [] => Ok(()),
-        cpus => host_thread::bind(cpus),
+    let cpus = match options.affinity.as_slice() {
+        [all] => Some(all),
+        each => usize::try_from(slot.id).ok().and_then(|index| each.get(index)),
     };
-    let reniced = match placement.nice {
+    let bound = match cpus.map(Vec::as_slice) {
+        None | Some([]) => Ok(()),
+        Some(cpus) => host_thread::bind(cpus),
+    };
+    let reniced = match options.nice {
         0 => Ok(()),
         nice => host_thread::renice(nice),
     };
@@ -220,7 +215,7 @@ fn place(shared: &Shared, slot: &Slot, placement: &Placement) -> Result<(), Diag
         warning.what = format!("vCPU {}: {}", slot.id, warning.what);
         shared.report(VcpuEvent::Warning(warning));
     }
-    match placement.confined {
+    match options.confined {
         true => confine::thread(),
         false => Ok(()),
     }
