@@ -13,12 +13,12 @@ kinds! {
     CAPABILITIES: Error "confine-capabilities" in Run {
         "capabilities cannot be given up",
         cause: "a policy forbids it",
-        cure: "`--no-confinement` to go without it",
+        cure: "mend the kernel or the policy, or go without: --no-confinement",
     }
     FILTER: Error "confine-filter" in Run {
         "system calls cannot be given up",
         cause: "the kernel has no CONFIG_SECCOMP_FILTER, or a policy forbids it",
-        cure: "`--no-confinement` to go without it",
+        cure: "mend the kernel or the policy, or go without: --no-confinement",
     }
 }
 

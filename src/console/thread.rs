@@ -26,7 +26,7 @@ kinds! {
     THREAD: Error "console-thread" in Functions {
         "the console's thread cannot be made",
         cause: "this process has as many files or threads as it may, or the host is out of memory",
-        cure: "a higher `rlimit nofile` or `rlimit nproc` in the service's .rc, or more memory",
+        cure: "raise `rlimit nofile` or `rlimit nproc` in the service's .rc, or free memory",
     }
 }
 

@@ -23,33 +23,33 @@ kinds! {
     THREADS: Error "vcpu-threads" in Run {
         "the threads that run the guest cannot be made",
         cause: "this process has as many files or threads as it may, or the host is out of memory",
-        cure: "a higher `rlimit nofile` or `rlimit nproc` in the service's .rc, or more memory",
+        cure: "raise `rlimit nofile` or `rlimit nproc` in the service's .rc, or free memory",
     }
     RUN_EIO: Error "run-eio" in Run {
         "the driver cannot give the guest a page that is not swap-backed, such as one of hugetlb",
         cause: "this driver gives pages when the guest touches them, and takes only swap-backed ones; \
                 hugetlb pages are not",
-        cure: "\"backing\": [\"thp\", \"base\"] for the VM's memory",
+        cure: "give the VM's memory \"backing\": [\"thp\", \"base\"]",
     }
     RUN_ENOMEM: Error "run-enomem" in Run {
         "there is no memory for a page that the guest touched",
         cause: "the host has no memory, or RLIMIT_MEMLOCK is reached",
-        cure: "\"prefault\": true; `rlimit memlock unlimited unlimited` in the service's .rc",
+        cure: "set `memory.prefault`; put `rlimit memlock unlimited unlimited` into the service's .rc",
     }
     RUN_ENOTTY: Error "run-enotty" in Run {
         "the driver cannot run a vCPU",
         cause: "the VM is not proxy-scheduled, or the driver is of another dialect",
-        cure: "\"scheduling\": \"hypervisor\"",
+        cure: "use \"scheduling\": \"hypervisor\"",
     }
     RUN_EPERM: Error "run-eperm" in Run {
-        "the host forbids to run a vCPU",
+        "this process may not run a vCPU",
         cause: "SELinux: the ioctl is not in the domain's allowxperm list",
         cure: "use the policy of sepolicy/; look for avc: denied in dmesg",
     }
     FAULT_EPERM: Error "run-fault-eperm" in Run {
         "the guest touched memory in a way that its region forbids",
         cause: "the guest writes to a region without the permission, or another process made the VM",
-        cure: "correct the region's `permissions`, or the guest",
+        cure: "correct the region's `flags`, or the guest",
     }
     FAULT_EFAULT: Error "run-fault-efault" in Run {
         "nothing is mapped where the guest's memory should be",
