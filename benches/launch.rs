@@ -18,7 +18,7 @@ use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
 use gunyah::uapi;
-use gunyahd::config;
+use gunyahd::config::{self, VmConfig};
 use gunyahd::dtb::{build, len_max, Seeds};
 use gunyahd::image::Images;
 use gunyahd::memory;
@@ -205,7 +205,7 @@ fn floor(file: &Path) {
     drop(images);
     for _ in 0..ROUNDS {
         let begin = Instant::now();
-        let running = bare(&plan, &blob);
+        let running = bare(&config, &plan, &blob);
         println!("{}", begin.elapsed().as_nanos());
         drop(running);
     }
@@ -225,7 +225,7 @@ impl Drop for Bare {
     }
 }
 
-fn bare(plan: &LaunchPlan, blob: &[u8]) -> Bare {
+fn bare(config: &VmConfig, plan: &LaunchPlan, blob: &[u8]) -> Bare {
     let main = plan.main();
     let size = usize::try_from(main.size).unwrap();
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_HUGETLB;
@@ -247,11 +247,11 @@ fn bare(plan: &LaunchPlan, blob: &[u8]) -> Bare {
         unsafe { &mut *std::ptr::from_mut(&mut bytes[from..from + length]) }
     };
     let initrd = plan.initrd.as_ref().unwrap();
-    File::open(initrd.path.with_file_name("Image"))
+    File::open(&config.kernel.path)
         .unwrap()
         .read_exact(place(plan.kernel.entry, KERNEL))
         .unwrap();
-    File::open(&initrd.path)
+    File::open(&config.initrd.as_ref().unwrap().path)
         .unwrap()
         .read_exact(place(initrd.base, INITRD))
         .unwrap();

@@ -13,6 +13,10 @@ const FOLDERS: &[&[&[Kind]]] = &[
     crate::memory::KINDS,
     crate::dtb::KINDS,
     crate::launch::KINDS,
+    crate::confine::KINDS,
+    crate::vcpu::KINDS,
+    crate::console::KINDS,
+    crate::worker::KINDS,
     crate::supervisor::KINDS,
     crate::check::KINDS,
 ];

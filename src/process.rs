@@ -2,10 +2,9 @@
 //! Calls on this process and its children that nix has not, or not for Android: fork, pidfds, prctl,
 //! inherited fds. What is `unsafe` about them is here.
 
-use std::ffi::CStr;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use libc::{c_int, c_ulong};
+use libc::c_ulong;
 use nix::errno::Errno;
 use nix::fcntl::{fcntl, FcntlArg, FdFlag};
 use nix::sys::signal::{sigaction, SaFlags, SigAction, SigHandler, SigSet, Signal};
@@ -46,18 +45,21 @@ pub fn pidfd_open(pid: Pid) -> Result<OwnedFd, Errno> {
 /// once: a second owner would close it twice.
 pub fn inherited_fd(variable: &str) -> Option<Result<OwnedFd, String>> {
     let number = std::env::var(variable).ok()?;
-    Some(adopt(&number))
+    let raw = number.parse().map_err(|_| "not a number".to_owned());
+    Some(raw.and_then(|raw| own_fd(raw).map_err(errno_name)))
 }
 
-fn adopt(number: &str) -> Result<OwnedFd, String> {
-    let raw: RawFd = number.parse().map_err(|_| "not a number".to_owned())?;
-    if raw < 3 {
-        return Err("not an inherited fd".to_owned());
+/// Takes an fd of which this process got the number alone, from init or in a message; close-on-exec.
+/// EBADF: it is not open, or it is a standard one.
+pub fn own_fd(raw: RawFd) -> Result<OwnedFd, Errno> {
+    if raw <= libc::STDERR_FILENO {
+        return Err(Errno::EBADF);
     }
-    // SAFETY: fcntl on a number that is no open fd only answers EBADF.
+    // SAFETY: fcntl on a number that is not an open fd only answers EBADF.
     let borrowed = unsafe { BorrowedFd::borrow_raw(raw) };
-    fcntl(borrowed.as_fd(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(errno_name)?;
-    // SAFETY: it is open, and by init's convention it is ours alone.
+    fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    // SAFETY: it is open. init opened it for this program, or the kernel has just put it into our table;
+    // nobody else in this process owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
@@ -113,26 +115,13 @@ pub fn reset_signals(ignored: &[Signal]) -> Result<(), Errno> {
     SigSet::empty().thread_set_mask()
 }
 
-/// The signal that this process gets when the thread that forked it ends.
+/// The signal that this process gets when the thread that forked it ends. nix has the call for Linux and
+/// not for Android, rustix in a feature that AOSP's build of it may lack.
 pub fn set_pdeathsig(signal: Signal) -> Result<(), Errno> {
-    prctl(libc::PR_SET_PDEATHSIG, c_ulong::from(signal as u32))
-}
-
-/// The calling thread's name; the kernel keeps 15 bytes.
-pub fn set_name(name: &CStr) -> Result<(), Errno> {
-    // SAFETY: the kernel reads up to 16 bytes, and no further than the NUL.
-    Errno::result(unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) }).map(drop)
-}
-
-/// From here on no program that this thread runs gets more rights than it has.
-pub fn set_no_new_privs() -> Result<(), Errno> {
-    prctl(libc::PR_SET_NO_NEW_PRIVS, 1)
-}
-
-fn prctl(option: c_int, value: c_ulong) -> Result<(), Errno> {
-    let none: c_ulong = 0;
-    // SAFETY: both options take a number.
-    Errno::result(unsafe { libc::prctl(option, value, none, none, none) }).map(drop)
+    let (signal, none) = (c_ulong::from(signal as u32), 0 as c_ulong);
+    // SAFETY: the option takes a number.
+    let result = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal, none, none, none) };
+    Errno::result(result).map(drop)
 }
 
 #[cfg(test)]
@@ -140,24 +129,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thread_gets_its_name() {
-        std::thread::spawn(|| {
-            set_name(c"vm:a-long-name-indeed").unwrap();
-            let name = std::fs::read_to_string("/proc/thread-self/comm").unwrap();
-            assert_eq!(name, "vm:a-long-name-\n");
-        })
-        .join()
-        .unwrap();
-    }
-
-    #[test]
     fn the_signal_of_a_parents_end_is_kept() {
         std::thread::spawn(|| {
             set_pdeathsig(Signal::SIGUSR1).unwrap();
-            let mut signal: c_int = 0;
+            let mut signal: libc::c_int = 0;
             // SAFETY: the kernel writes one int.
             let done = unsafe { libc::prctl(libc::PR_GET_PDEATHSIG, &mut signal) };
-            assert_eq!((done, signal), (0, Signal::SIGUSR1 as c_int));
+            assert_eq!((done, signal), (0, Signal::SIGUSR1 as libc::c_int));
         })
         .join()
         .unwrap();
@@ -170,13 +148,13 @@ mod tests {
     }
 
     #[test]
-    fn only_open_fds_are_adopted() {
-        for (number, word) in [("x", "number"), ("1", "inherited"), ("999999", "EBADF")] {
-            let why = adopt(number).unwrap_err();
-            assert!(why.contains(word), "{number}: {why}");
+    fn only_open_fds_are_taken() {
+        for wrong in [-1, 0, 2, RawFd::MAX] {
+            assert_eq!(own_fd(wrong).map(drop), Err(Errno::EBADF));
         }
         let file = std::fs::File::open("/dev/null").unwrap();
-        let raw = std::os::fd::IntoRawFd::into_raw_fd(file);
-        assert!(adopt(&raw.to_string()).is_ok());
+        let fd = own_fd(std::os::fd::IntoRawFd::into_raw_fd(file)).unwrap();
+        let flags = fcntl(&fd, FcntlArg::F_GETFD).unwrap();
+        assert_eq!(FdFlag::from_bits_retain(flags), FdFlag::FD_CLOEXEC);
     }
 }

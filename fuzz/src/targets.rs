@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use gunyah::uapi::VcpuRun;
+use gunyah::Exit;
 use gunyahd::config::{self, VmConfig};
 use gunyahd::console::wire::{self, Decoder};
 use gunyahd::console::LinePattern;
@@ -18,7 +19,6 @@ use gunyahd::plan::{plan, Host};
 use gunyahd::status::control;
 use gunyahd::status::properties::PropertyClient;
 use gunyahd::status::property_area::PropertyArea;
-use gunyahd::vcpu;
 
 /// A file of a VM: text of any kind, problems in any number; a good one is the same when it is
 /// written and read again.
@@ -199,7 +199,9 @@ pub fn vcpu_run(bytes: &[u8]) {
     page[..length].copy_from_slice(&bytes[..length]);
     // SAFETY: every bit pattern of its size is a valid VcpuRun; an unaligned read copies it.
     let run = unsafe { page.as_ptr().cast::<VcpuRun>().read_unaligned() };
-    let _ = format!("{:?}", vcpu::decode(&run));
+    if let Exit::Status(status) = Exit::decode(&run) {
+        let _ = status.to_string();
+    }
 }
 
 /// A size of a file, made up by the first eight bytes.

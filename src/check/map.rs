@@ -69,7 +69,7 @@ fn contents(vm: &VmReport, plan: &LaunchPlan) -> Vec<Row> {
     }
     for segment in &plan.kernel.segments {
         let detail = config.kernel.path.display().to_string();
-        add(segment.base, segment.memory_size, "kernel", detail);
+        add(segment.address, segment.memory_size, "kernel", detail);
     }
     if let (Some(initrd), Some(config)) = (&plan.initrd, &config.initrd) {
         add(

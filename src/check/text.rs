@@ -66,7 +66,7 @@ fn planned(out: &mut String, vm: &VmReport, plan: &LaunchPlan) {
         line(out, row.trim_end());
     }
     let vcpus = counted(vm.config.vcpus.count, "vCPU");
-    let (scheduling, entries) = (plan.scheduling, plan.memory_entries);
+    let (scheduling, entries) = (vm.config.vcpus.scheduling, plan.memory_entries);
     line(
         out,
         format!("  {vcpus}, scheduled by {scheduling}; at most {entries} memory entries"),

@@ -28,7 +28,7 @@ impl<T: Type> List<T> {
         if items.len() > self.most {
             let (found, most) = (items.len(), self.most);
             let what = format!("has {found} items; at most {most} are possible");
-            report.add(key, *outside(what));
+            report.add(key, outside(what));
             return None;
         }
         let mut values = Vec::new();
@@ -46,7 +46,7 @@ impl<T: Type> Type for List<T> {
 
     fn read(&self, node: &Node, key: &str, report: &mut Report) -> Option<Self::Value> {
         let Value::List(items) = &node.value else {
-            report.add(key, *mismatch("a list […]", node));
+            report.add(key, mismatch("a list […]", node));
             return None;
         };
         self.items(items, key, report)
@@ -119,7 +119,7 @@ where
         if values.is_empty() {
             report.add(
                 key,
-                *outside("expected at least one item, found an empty list"),
+                outside("expected at least one item, found an empty list"),
             );
             return None;
         }

@@ -77,7 +77,7 @@ pub(super) struct Member<'a> {
 }
 
 /// Where and why a text is not JSON.
-type Wrong = (Position, Box<Diagnostic>);
+type Wrong = (Position, Diagnostic);
 
 /// Reads a whole text. A leading byte order mark is skipped.
 pub(super) fn read(text: &str) -> Result<Node<'_>, Wrong> {
@@ -127,7 +127,7 @@ fn syntax(text: &str, error: &serde_json::Error) -> Wrong {
         Some(cure) => wrong.cure(cure),
         None => wrong,
     };
-    (position_of(text, offset), Box::new(wrong))
+    (position_of(text, offset), wrong)
 }
 
 fn syntax_cure(text: &str, offset: usize) -> Option<&'static str> {
@@ -281,7 +281,7 @@ impl<'a> Walk<'a> {
     }
 
     fn wrong(&self, what: impl Into<String>) -> Wrong {
-        (self.position, Box::new(NOT_JSON.case(what)))
+        (self.position, NOT_JSON.case(what))
     }
 }
 

@@ -34,7 +34,7 @@ impl<'a> Keys<'a> {
     /// The keys of the object at `path`, of which `known` exist. `None` if it is not an object.
     pub fn of(node: &'a Node<'a>, path: &str, known: &[&str], report: &mut Report) -> Option<Self> {
         let Value::Object(members) = &node.value else {
-            report.add(path, *mismatch("an object {…}", node));
+            report.add(path, mismatch("an object {…}", node));
             return None;
         };
         let mut keys = Self {

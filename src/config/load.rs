@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use super::compound::section;
 use super::json::{self, position_of, Position, Value};
 use super::names::VmName;
-use super::report::{Report, Wrong};
+use super::report::Report;
 use super::sections::VmConfig;
 use super::types::Type;
 use crate::diagnostic::{kinds, Diagnostic};
@@ -38,7 +38,7 @@ kinds! {
 /// # Errors
 /// Every mistake in it.
 pub fn load(path: &Path) -> Result<VmConfig, Vec<Diagnostic>> {
-    let text = read(path).map_err(|wrong| vec![*wrong])?;
+    let text = read(path).map_err(|wrong| vec![wrong])?;
     parse(path, &text)
 }
 
@@ -59,7 +59,7 @@ pub(super) fn parse_named(
     let root = match json::read(text) {
         Ok(root) => root,
         Err((position, wrong)) => {
-            report.add_at(position, "", *wrong);
+            report.add_at(position, "", wrong);
             return (None, Err(report.end()));
         }
     };
@@ -81,8 +81,8 @@ pub(super) fn parse_named(
 }
 
 /// The text of a config file.
-pub(super) fn read(path: &Path) -> Result<String, Wrong> {
-    let wrong = |mistake: Diagnostic| Box::new(mistake.at(Position::START.place(path, "")));
+pub(super) fn read(path: &Path) -> Result<String, Diagnostic> {
+    let wrong = |mistake: Diagnostic| mistake.at(Position::START.place(path, ""));
     let failed = |what: &str, error: io::Error| {
         let mistake = UNREADABLE.case(what);
         wrong(match error.raw_os_error() {
@@ -113,11 +113,9 @@ pub(super) fn read(path: &Path) -> Result<String, Wrong> {
         let valid = error.utf8_error().valid_up_to();
         let text = String::from_utf8_lossy(&error.as_bytes()[..valid]).into_owned();
         let position = position_of(&text, text.len());
-        Box::new(
-            NOT_TEXT
-                .case("is not UTF-8 text")
-                .at(position.place(path, "")),
-        )
+        NOT_TEXT
+            .case("is not UTF-8 text")
+            .at(position.place(path, ""))
     })
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde_json::{json, Value as Json};
 
 use super::json::{Node, Value};
-use super::report::Wrong;
 use super::types::{described, mismatch, outside, outside_cure, Description, Leaf};
+use crate::diagnostic::Diagnostic;
 use crate::layout;
 use crate::text::{excerpt, Size, Span};
 
@@ -37,7 +37,7 @@ const SIZE_PATTERN: &str = "^([0-9]+([KMG](iB)?)?|0x[0-9a-fA-F]+)$";
 impl Leaf for Bytes {
     type Value = u64;
 
-    fn parse(&self, node: &Node) -> Result<u64, Wrong> {
+    fn parse(&self, node: &Node) -> Result<u64, Diagnostic> {
         let value = bytes(node)?;
         let (min, max) = (Size(self.min), Size(self.max));
         if value < self.min || value > self.max {
@@ -65,23 +65,25 @@ impl Leaf for Bytes {
     }
 }
 
+/// The sizes as a file has them.
+fn huge_pages() -> [String; 4] {
+    HUGE_PAGES.map(|page| format!("{:#}", Size(page)))
+}
+
 /// The size of a huge page.
 pub(super) struct HugePage;
 
 impl Leaf for HugePage {
     type Value = u64;
 
-    fn parse(&self, node: &Node) -> Result<u64, Wrong> {
-        bytes(node).and_then(|value| match HUGE_PAGES.contains(&value) {
-            true => Ok(value),
-            false => Err(outside(format!(
-                "{:#} is not a huge page size; use one of {}",
-                Size(value),
-                HUGE_PAGES
-                    .map(|page| format!("{:#}", Size(page)))
-                    .join(", ")
-            ))),
-        })
+    fn parse(&self, node: &Node) -> Result<u64, Diagnostic> {
+        let value = bytes(node)?;
+        if HUGE_PAGES.contains(&value) {
+            return Ok(value);
+        }
+        let (value, pages) = (Size(value), huge_pages().join(", "));
+        let what = format!("{value:#} is not a huge page size; use one of {pages}");
+        Err(outside(what))
     }
 
     fn write(&self, value: &u64) -> Json {
@@ -89,7 +91,7 @@ impl Leaf for HugePage {
     }
 
     fn describe(&self) -> Description {
-        let short = HUGE_PAGES.map(|page| format!("{:#}", Size(page)));
+        let short = huge_pages();
         let limits = format!("`{}`", short.join("`, `"));
         let mut values: Vec<Json> = Vec::new();
         for (page, short) in HUGE_PAGES.iter().zip(short) {
@@ -143,7 +145,7 @@ const ADDRESS: &str = "an address, which is an integer or a string like \"0x8000
 impl Leaf for Address {
     type Value = u64;
 
-    fn parse(&self, node: &Node) -> Result<u64, Wrong> {
+    fn parse(&self, node: &Node) -> Result<u64, Diagnostic> {
         let value = match &node.value {
             Value::Number(text) => unsigned(text)?,
             Value::String(text) => match text.strip_prefix("0x").or(text.strip_prefix("0X")) {
@@ -205,7 +207,7 @@ pub(super) fn duration(min: Duration) -> Time {
 impl Leaf for Time {
     type Value = Duration;
 
-    fn parse(&self, node: &Node) -> Result<Duration, Wrong> {
+    fn parse(&self, node: &Node) -> Result<Duration, Diagnostic> {
         const EXPECTED: &str =
             "a duration, which is a number of milliseconds or a string like \"500ms\", \"10s\", \"5m\"";
         let (millis, found) = match &node.value {
@@ -259,7 +261,7 @@ fn millis(duration: Duration) -> u64 {
 }
 
 /// `value`, if it is a multiple of `of`.
-fn multiple_of(of: u64, value: u64) -> Result<u64, Wrong> {
+fn multiple_of(of: u64, value: u64) -> Result<u64, Diagnostic> {
     let over = value % of;
     if over == 0 {
         return Ok(value);
@@ -276,12 +278,12 @@ fn multiple_of(of: u64, value: u64) -> Result<u64, Wrong> {
     ))
 }
 
-fn too_large(found: impl Display) -> Wrong {
+fn too_large(found: impl Display) -> Diagnostic {
     outside(format!("is larger than 64 bits can hold, found {found}"))
 }
 
 /// An integer as the file has it.
-fn unsigned(text: &str) -> Result<u64, Wrong> {
+fn unsigned(text: &str) -> Result<u64, Diagnostic> {
     let wrong = if text.starts_with('-') {
         "must not be negative"
     } else if text.contains(['.', 'e', 'E']) {
@@ -292,7 +294,7 @@ fn unsigned(text: &str) -> Result<u64, Wrong> {
     Err(outside(format!("{wrong}, found {}", excerpt(text))))
 }
 
-fn hexadecimal(text: &str, digits: &str) -> Result<u64, Wrong> {
+fn hexadecimal(text: &str, digits: &str) -> Result<u64, Diagnostic> {
     let found = format!("\"{}\"", excerpt(text));
     if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
         let what = format!("expected hexadecimal digits after 0x, found {found}");
@@ -308,7 +310,7 @@ fn split_unit(text: &str) -> (&str, &str) {
 }
 
 /// A number of bytes of any size.
-fn bytes(node: &Node) -> Result<u64, Wrong> {
+fn bytes(node: &Node) -> Result<u64, Diagnostic> {
     let text = match &node.value {
         Value::Number(text) => return unsigned(text),
         Value::String(text) => text,

@@ -59,13 +59,3 @@ pub(crate) const KINDS: &[&[Kind]] = &[
     table::KINDS,
     types::KINDS,
 ];
-
-/// A VM with 64 MiB, of a file with further keys, for tests: `fixture(r#""vcpus": {"count": 2}"#)`.
-#[cfg(test)]
-pub(crate) fn fixture(keys: &str) -> VmConfig {
-    let more = if keys.is_empty() { "" } else { ", " };
-    let text = format!(
-        r#"{{ "name": "vm", "memory": {{ "size": "64M" }}, "kernel": {{ "path": "/Image" }}{more}{keys} }}"#
-    );
-    parse(std::path::Path::new("vm.json"), &text).unwrap_or_else(|wrong| panic!("{wrong:#?}"))
-}

@@ -36,9 +36,6 @@ impl fmt::Display for VmName {
     }
 }
 
-/// Longer texts are refused before they are looked at.
-const LONGEST: usize = 255;
-
 const NAME: &str = "1 to 31 of a-z, 0-9, _ and -, a letter first";
 
 /// `name`
@@ -46,7 +43,7 @@ pub(super) fn name() -> Text<VmName> {
     Text {
         name: "name",
         limits: Some(NAME),
-        bytes: (1, LONGEST),
+        bytes: (1, VmName::MAX_LEN),
         pattern: "^[a-z][a-z0-9_-]{0,30}$",
         parse: |text| VmName::new(text).ok_or(format!("expected {NAME}")),
         show: VmName::to_string,
@@ -74,7 +71,7 @@ pub(super) fn dependency() -> Text<Dependency> {
     Text {
         name: "name",
         limits: Some("a VM's name, or `name:ready`"),
-        bytes: (1, LONGEST),
+        bytes: (1, VmName::MAX_LEN + ":ready".len()),
         pattern: "^[a-z][a-z0-9_-]{0,30}(:ready)?$",
         parse: |text| {
             let (name, ready) = match text.strip_suffix(":ready") {
@@ -145,7 +142,7 @@ pub(super) fn permissions() -> Text<Permissions> {
     Text {
         name: "text",
         limits: Some("letters of `rwx`, each at most once"),
-        bytes: (1, LONGEST),
+        bytes: (1, 3),
         pattern: "^[rwx]{1,3}$",
         parse,
         show: Permissions::to_string,

@@ -18,9 +18,6 @@ kinds! {
     }
 }
 
-/// A mistake on its way to the report.
-pub(super) type Wrong = Box<Diagnostic>;
-
 /// Where the keys of a file stand, by their path: `memory.size`, `regions[1].label`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Places(BTreeMap<String, Position>);

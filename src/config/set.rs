@@ -224,7 +224,7 @@ struct Loaded {
 fn load_named(path: PathBuf, before: Option<&VmName>) -> Loaded {
     let (said, config) = match read(&path) {
         Ok(text) => parse_named(&path, &text),
-        Err(problem) => (None, Err(vec![*problem])),
+        Err(problem) => (None, Err(vec![problem])),
     };
     let (name, claim) = match (&config, before) {
         (Ok(_), _) => (said, Claim::Good),

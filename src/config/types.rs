@@ -10,10 +10,10 @@ use serde_json::{json, Value as Json};
 
 use super::json::{Node, Value};
 use super::keys::nearest;
-use super::report::{Report, Wrong};
+use super::report::Report;
 use super::table::{Row, Sections};
 use super::words::Words;
-use crate::diagnostic::kinds;
+use crate::diagnostic::{kinds, Diagnostic};
 use crate::text::excerpt;
 
 kinds! {
@@ -77,7 +77,7 @@ pub(super) trait Type: Sized {
 pub(super) trait Leaf {
     type Value;
 
-    fn parse(&self, node: &Node) -> Result<Self::Value, Wrong>;
+    fn parse(&self, node: &Node) -> Result<Self::Value, Diagnostic>;
 
     fn write(&self, value: &Self::Value) -> Json;
 
@@ -89,7 +89,7 @@ impl<T: Leaf> Type for T {
 
     fn read(&self, node: &Node, key: &str, report: &mut Report) -> Option<T::Value> {
         self.parse(node)
-            .map_err(|wrong| report.add(key, *wrong))
+            .map_err(|wrong| report.add(key, wrong))
             .ok()
     }
 
@@ -103,7 +103,7 @@ impl<T: Leaf> Type for T {
 }
 
 /// A value of another type than `expected`.
-pub(super) fn mismatch(expected: &str, found: &Node) -> Wrong {
+pub(super) fn mismatch(expected: &str, found: &Node) -> Diagnostic {
     let found = match &found.value {
         Value::Null => "null (leave the key out to get its default)".to_owned(),
         Value::Bool(value) => format!("the boolean {value}"),
@@ -112,15 +112,15 @@ pub(super) fn mismatch(expected: &str, found: &Node) -> Wrong {
         Value::List(items) => format!("a list of {}", items.len()),
         Value::Object(_) => "an object".to_owned(),
     };
-    Box::new(TYPE.case(format!("expected {expected}, found {found}")))
+    TYPE.case(format!("expected {expected}, found {found}"))
 }
 
-pub(super) fn outside(what: impl Into<String>) -> Wrong {
-    Box::new(VALUE.case(what))
+pub(super) fn outside(what: impl Into<String>) -> Diagnostic {
+    VALUE.case(what)
 }
 
-pub(super) fn outside_cure(what: impl Into<String>, cure: impl Into<String>) -> Wrong {
-    Box::new(VALUE.case(what).cure(cure.into()))
+pub(super) fn outside_cure(what: impl Into<String>, cure: impl Into<String>) -> Diagnostic {
+    VALUE.case(what).cure(cure.into())
 }
 
 /// `true` or `false`.
@@ -129,7 +129,7 @@ pub(super) struct Boolean;
 impl Leaf for Boolean {
     type Value = bool;
 
-    fn parse(&self, node: &Node) -> Result<bool, Wrong> {
+    fn parse(&self, node: &Node) -> Result<bool, Diagnostic> {
         match node.value {
             Value::Bool(value) => Ok(value),
             _ => Err(mismatch("true or false", node)),
@@ -162,7 +162,7 @@ where
 {
     type Value = T;
 
-    fn parse(&self, node: &Node) -> Result<T, Wrong> {
+    fn parse(&self, node: &Node) -> Result<T, Diagnostic> {
         let Self { min, max } = *self;
         let expected = format!("a whole number from {min} to {max}");
         match node.value {
@@ -199,7 +199,7 @@ pub(super) fn word<T: Words>() -> Word<T> {
 impl<T: Words> Leaf for Word<T> {
     type Value = T;
 
-    fn parse(&self, node: &Node) -> Result<T, Wrong> {
+    fn parse(&self, node: &Node) -> Result<T, Diagnostic> {
         let all = || T::WORDS.iter().map(|(word, _)| *word);
         let expected = format!("one of \"{}\"", all().collect::<Vec<_>>().join("\", \""));
         match &node.value {
@@ -281,7 +281,7 @@ pub(super) fn path() -> Text<PathBuf> {
 impl<T> Leaf for Text<T> {
     type Value = T;
 
-    fn parse(&self, node: &Node) -> Result<T, Wrong> {
+    fn parse(&self, node: &Node) -> Result<T, Diagnostic> {
         let Value::String(text) = &node.value else {
             return Err(mismatch("a string", node));
         };

@@ -67,7 +67,7 @@ pub struct OpenFile {
 
 impl OpenFile {
     /// Opens a regular file that is not empty; never waits for the writer of a fifo.
-    pub fn open(path: &Path) -> Result<Self, Diagnostic> {
+    pub(super) fn open(path: &Path) -> Result<Self, Diagnostic> {
         let failed = |error: io::Error| unopened(path, &error);
         let file = OpenOptions::new()
             .read(true)
@@ -104,7 +104,7 @@ impl OpenFile {
     }
 
     /// Reads all of a devicetree.
-    pub fn read_dtb(&self) -> Result<Vec<u8>, Diagnostic> {
+    pub(super) fn read_dtb(&self) -> Result<Vec<u8>, Diagnostic> {
         let size = usize::try_from(self.size).ok();
         let Some(size) = size.filter(|_| self.size <= DTB_MAX) else {
             let (path, size, max) = (self.path.display(), self.size, Size(DTB_MAX));

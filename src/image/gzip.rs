@@ -16,33 +16,16 @@ pub(super) const TRAILER_SIZE: u64 = 8;
 /// Bytes read from the file at a time, and unpacked at a time where they are not kept.
 const CHUNK: usize = 64 << 10;
 
-const PACK_AGAIN: &str = "pack it again: gzip -k Image";
-
 kinds! {
-    HEADER: Error "image-gzip-header" in Images {
-        "a gzip'ed kernel has no valid gzip header",
-        cause: "",
-        cure: PACK_AGAIN,
-    }
     CUT: Error "image-gzip-cut" in Images {
         "a gzip'ed kernel ends too early",
         cause: "it was not copied to its end",
-        cure: PACK_AGAIN,
+        cure: "copy it again, or pack it again: gzip -k Image",
     }
     DAMAGED: Error "image-gzip-damaged" in Images {
-        "a gzip'ed kernel cannot be unpacked",
-        cause: "",
-        cure: PACK_AGAIN,
-    }
-    CRC: Error "image-gzip-crc" in Images {
-        "a gzip'ed kernel unpacks to other bytes than were packed",
-        cause: "some of its bytes have changed",
-        cure: PACK_AGAIN,
-    }
-    LENGTH: Error "image-gzip-length" in Images {
-        "a gzip'ed kernel has another length than its trailer says",
-        cause: "it is cut or damaged, or bytes were added to it",
-        cure: PACK_AGAIN,
+        "a gzip'ed kernel cannot be unpacked, or not to the bytes that were packed",
+        cause: "some of its bytes have changed, are missing or were added",
+        cure: "copy it again, or pack it again: gzip -k Image",
     }
 }
 
@@ -72,40 +55,39 @@ impl<R: Read> Unpacker<R> {
     /// Fills all of `room` with the next bytes.
     pub fn fill(&mut self, mut room: &mut [u8]) -> Result<(), Diagnostic> {
         while !room.is_empty() {
-            match self.decoder.read(room) {
-                Ok(0) => {
-                    let (unpacked, size) = (self.unpacked, self.size);
-                    let what = format!(
-                        "the gzip'ed file unpacks to {unpacked} bytes, its trailer says {size}"
-                    );
-                    return Err(LENGTH.case(what));
-                }
-                Ok(length) => {
-                    self.unpacked += length as u64;
-                    room = &mut room[length..];
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.fault(error)),
+            let length = self.read(room)?;
+            if length == 0 {
+                let (unpacked, size) = (self.unpacked, self.size);
+                return Err(DAMAGED.case(format!(
+                    "the gzip'ed file unpacks to {unpacked} bytes, its trailer says {size}"
+                )));
             }
+            room = &mut room[length..];
         }
         Ok(())
     }
 
     /// Checks that this is the end, and the sum of all bytes.
     pub fn end(mut self) -> Result<(), Diagnostic> {
+        let size = self.size;
+        if self.read(&mut [0])? == 0 {
+            return Ok(());
+        }
+        Err(DAMAGED.case(format!(
+            "the gzip'ed file unpacks to more than the {size} bytes that its trailer says"
+        )))
+    }
+
+    fn read(&mut self, room: &mut [u8]) -> Result<usize, Diagnostic> {
         loop {
-            return match self.decoder.read(&mut [0]) {
-                Ok(0) => Ok(()),
-                Ok(_) => {
-                    let what = format!(
-                        "the gzip'ed file unpacks to more than the {} bytes that its trailer says",
-                        self.size
-                    );
-                    Err(LENGTH.case(what))
+            match self.decoder.read(room) {
+                Ok(length) => {
+                    self.unpacked += length as u64;
+                    return Ok(length);
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => Err(self.fault(error)),
-            };
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.fault(error)),
+            }
         }
     }
 
@@ -130,9 +112,9 @@ impl<R: Read> Unpacker<R> {
                 "the gzip'ed file ends after {unpacked} unpacked bytes"
             )),
             _ if self.decoder.header().is_none() => {
-                HEADER.case("the gzip'ed file has no valid header")
+                DAMAGED.case("the gzip'ed file has no valid header")
             }
-            _ if unpacked == self.size => CRC.case(
+            _ if unpacked == self.size => DAMAGED.case(
                 "the CRC32 of the unpacked bytes is not the one in the gzip'ed file's trailer",
             ),
             _ => DAMAGED.case(format!(
@@ -163,13 +145,13 @@ mod tests {
         unpacker.end().map(|()| room)
     }
 
-    /// The name of what is wrong, however it is unpacked.
-    fn refused(packed: &[u8], size: usize) -> String {
+    /// What is wrong, however it is unpacked.
+    fn refused(packed: &[u8], size: usize) -> Diagnostic {
         let verified = Unpacker::new(packed, size as u64).verify();
         match (unpack(packed, size), verified) {
             (Err(one), Err(other)) => {
                 assert_eq!(one, other);
-                one.name.into_owned()
+                one
             }
             other => panic!("{other:?}"),
         }
@@ -184,19 +166,29 @@ mod tests {
         let size = text.len();
         assert_eq!(unpack(&good, size).unwrap(), text);
         for cut in [5, good.len() / 2, good.len() - 20, good.len() - 3] {
-            assert_eq!(refused(&good[..cut], size), "image-gzip-cut");
+            assert_eq!(refused(&good[..cut], size).name, "image-gzip-cut");
         }
         let with = |at: usize, bits: u8| {
             let mut bad = good.clone();
             bad[at] ^= bits;
             bad
         };
-        assert_eq!(refused(&with(2, 1), size), "image-gzip-header");
-        assert_eq!(refused(&with(3, 0x80), size), "image-gzip-header");
-        assert_eq!(refused(&with(good.len() - 8, 1), size), "image-gzip-crc");
-        assert_eq!(refused(&with(10, 6), size), "image-gzip-damaged");
-        assert_eq!(refused(&good, size - 1), "image-gzip-length");
-        assert_eq!(refused(&good, size + 1), "image-gzip-length");
+        for (bad, size, words) in [
+            (with(2, 1), size, "no valid header"),
+            (with(3, 0x80), size, "no valid header"),
+            (with(good.len() - 8, 1), size, "the CRC32 of"),
+            (with(10, 6), size, "is damaged after 0 unpacked bytes"),
+            (good.clone(), size - 1, "more than the 799999 bytes"),
+            (
+                good.clone(),
+                size + 1,
+                "800000 bytes, its trailer says 800001",
+            ),
+        ] {
+            let wrong = refused(&bad, size);
+            assert_eq!(wrong.name, "image-gzip-damaged");
+            assert!(wrong.what.contains(words), "{wrong}");
+        }
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub struct Kernel {
 
 impl Kernel {
     /// Opens the file and reads its headers.
-    pub fn open(config: &KernelConfig) -> Result<(Self, KernelInfo), Diagnostic> {
+    pub(super) fn open(config: &KernelConfig) -> Result<(Self, KernelInfo), Diagnostic> {
         let file = OpenFile::open(&config.path)?;
         let mut kernel = Self {
             file,
@@ -101,7 +101,7 @@ impl Kernel {
         let mut start = [0; arm64::HEADER_SIZE];
         // A file that was cut ends with anything, mostly zeros.
         if size < start.len() as u64 {
-            return Err(gzip::LENGTH.case(format!(
+            return Err(gzip::DAMAGED.case(format!(
                 "the gzip'ed file's trailer says that it unpacks to {size} bytes, fewer than the header of an arm64 Image"
             )));
         }

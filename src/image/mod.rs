@@ -206,7 +206,7 @@ mod tests {
         short[end - 4..].copy_from_slice(&10u32.to_le_bytes());
         for (bytes, name) in [
             (&packed[..5], "image-gzip-cut"),
-            (&short[..], "image-gzip-length"),
+            (&short[..], "image-gzip-damaged"),
             (&image[..40], "image-not-a-kernel"),
         ] {
             fs::write(folder.join("Image"), bytes).unwrap();

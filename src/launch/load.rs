@@ -34,7 +34,7 @@ pub(super) fn kernel(
     memory: &mut GuestMemory,
 ) -> Result<(), Diagnostic> {
     for segment in &plan.kernel.segments {
-        let room = memory.bytes_mut(segment.base, segment.file_size)?;
+        let room = memory.bytes_mut(segment.address, segment.file_size)?;
         images.kernel.read(segment.file_offset, room)?;
     }
     if let Some(branch) = plan.kernel.branch {

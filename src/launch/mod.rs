@@ -12,15 +12,14 @@ mod load;
 mod progress;
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use gunyah::uapi::{self, UserMemoryRegion};
+use gunyah::{Gunyah, Vcpu, Vm};
 use nix::errno::Errno;
 
 use crate::config::{Access, Scheduling, VmConfig};
 use crate::diagnostic::{Diagnostic, Kind, Step};
-use crate::driver::{Gunyah, Vm};
 use crate::dtb::{self, Devicetree};
 use crate::image::{Images, KernelLayout};
 use crate::memory::{self, Choice, GuestMemory, Pool};
@@ -39,7 +38,7 @@ pub struct Launched {
     /// Mapped for as long as the VM lives.
     pub memory: GuestMemory,
     /// Proxy-scheduled vCPUs, by their index.
-    pub vcpus: Vec<OwnedFd>,
+    pub vcpus: Vec<Vcpu>,
 }
 
 /// Launches `config` on the driver of `device`; `report` hears of every step. `before_start` adds what
@@ -66,7 +65,7 @@ pub fn launch(
     drop(images);
 
     let vm = launch.create(device, &memory, &plan)?;
-    let vcpus = launch.add_vcpus(&vm, &plan)?;
+    let vcpus = launch.add_vcpus(&vm)?;
     before_start(&vm)?;
     let start = || vm.start();
     launch
@@ -132,12 +131,12 @@ impl Launch<'_> {
         memory: &mut GuestMemory,
     ) -> Result<(), Diagnostic> {
         let kernel = || load::kernel(images, plan, memory);
-        let path = plan.kernel.path.display();
+        let path = images.kernel.file.path.display();
         self.progress
             .step(Step::Kernel, kernel, |()| path.to_string())?;
-        if let Some(planned) = &plan.initrd {
+        if let Some(file) = &images.initrd {
             let initrd = || load::initrd(images, plan, memory);
-            let path = planned.path.display();
+            let path = file.path.display();
             self.progress
                 .step(Step::Initrd, initrd, |()| path.to_string())?;
         }
@@ -177,11 +176,12 @@ impl Launch<'_> {
         Ok(vm)
     }
 
-    fn add_vcpus(&self, vm: &Vm, plan: &LaunchPlan) -> Result<Vec<OwnedFd>, Diagnostic> {
-        if plan.scheduling == Scheduling::Hypervisor {
+    fn add_vcpus(&self, vm: &Vm) -> Result<Vec<Vcpu>, Diagnostic> {
+        let vcpus = &self.config.vcpus;
+        if vcpus.scheduling == Scheduling::Hypervisor {
             return Ok(Vec::new());
         }
-        let add = || (0..plan.vcpus).map(|id| add_vcpu(vm, id)).collect();
+        let add = || (0..vcpus.count).map(|id| add_vcpu(vm, id)).collect();
         let describe = |vcpus: &Vec<_>| format!("{} vCPUs", vcpus.len());
         self.progress.step(Step::Functions, add, describe)
     }
@@ -219,7 +219,9 @@ fn register(
         Access::Share => false,
     };
     if lend {
-        match vm.lend(&argument) {
+        // SAFETY: GuestMemory keeps the mapping until the VM is gone, and nobody touches it between START
+        // and then.
+        match unsafe { vm.lend(&argument) } {
             Ok(()) => return Ok("lent"),
             Err(error)
                 if region.access == Access::Auto
@@ -227,13 +229,14 @@ fn register(
             Err(error) => return Err(failed("VM_ANDROID_LEND_USER_MEM", error)),
         }
     }
-    match vm.share(&argument) {
+    // SAFETY: as above.
+    match unsafe { vm.share(&argument) } {
         Ok(()) => Ok("shared"),
         Err(error) => Err(failed("VM_SET_USER_MEM_REGION", error)),
     }
 }
 
-fn add_vcpu(vm: &Vm, id: u32) -> Result<OwnedFd, Diagnostic> {
+fn add_vcpu(vm: &Vm, id: u32) -> Result<Vcpu, Diagnostic> {
     vm.add_vcpu(id).map_err(|error| {
         let call = format!("VM_ADD_FUNCTION of vCPU {id}");
         refused(Step::Functions, call, &error)

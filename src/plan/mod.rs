@@ -26,8 +26,9 @@ use std::path::PathBuf;
 pub use entries::{memory_entries, MAX_MEMORY_ENTRIES, TOO_MANY_ENTRIES};
 pub use place::plan;
 
-use crate::config::{Access, Backing, Permissions, Scheduling, VmName};
+use crate::config::{Access, Backing, Permissions, VmName};
 use crate::diagnostic::{Diagnostic, Kind};
+use crate::image::elf::Load;
 
 /// What of the host the plan depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,10 +63,9 @@ pub struct LaunchPlan {
     /// Regions in the order of registration; the first is the guest's main memory.
     pub regions: Vec<PlannedRegion>,
     pub kernel: PlannedKernel,
-    pub initrd: Option<PlannedFile>,
-    pub dtb: PlannedDtb,
-    pub vcpus: u32,
-    pub scheduling: Scheduling,
+    pub initrd: Option<Range>,
+    /// For SET_DTB_CONFIG: whole pages, with the room for the overlay.
+    pub dtb: Range,
     /// Memory entries that the resource manager gets at most, with the first backing of each region.
     pub memory_entries: u64,
     /// What a person should know and that stops nothing.
@@ -100,47 +100,22 @@ pub struct PlannedRegion {
     pub file: Option<(PathBuf, u64)>,
 }
 
-/// Bytes of a file at a guest address.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PlannedFile {
-    pub path: PathBuf,
+/// A range of guest memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Range {
     pub base: u64,
     pub size: u64,
-}
-
-/// A piece of a kernel's file at a guest address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Segment {
-    /// Where it begins in the (unpacked) file.
-    pub file_offset: u64,
-    /// Bytes in the file.
-    pub file_size: u64,
-    pub base: u64,
-    /// Bytes in memory; those past `file_size` are zero.
-    pub memory_size: u64,
 }
 
 /// The kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedKernel {
-    pub path: PathBuf,
-    /// The file is gzip'ed, and `segments` are of the unpacked bytes.
-    pub gzip: bool,
-    /// In rising order.
-    pub segments: Vec<Segment>,
+    /// Pieces of the (unpacked) file, in rising order, at their guest addresses.
+    pub segments: Vec<Load>,
     /// Guest address of its first instruction.
     pub entry: u64,
     /// The A64 branch at the base of main memory, where that is not the entry.
     pub branch: Option<u32>,
-}
-
-/// The devicetree's range, for SET_DTB_CONFIG.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PlannedDtb {
-    /// Guest address, page aligned.
-    pub base: u64,
-    /// Bytes with the room for the overlay, a multiple of the page.
-    pub size: u64,
 }
 
 /// Everything that this folder finds.

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Where kernel, initrd and devicetree lie in main memory.
 
+use std::fmt;
+
 use super::regions::{self, not_a_multiple};
-use super::{Host, LaunchPlan, PlannedDtb, PlannedFile, PlannedKernel, Segment};
+use super::{Host, LaunchPlan, PlannedKernel, Range};
 use crate::config::VmConfig;
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::image::{elf, ImageInfo, KernelInfo, KernelLayout};
@@ -83,22 +85,22 @@ pub fn plan(
     // What has an offset goes first: the rest lies around it.
     let fixed_dtb = memory.fixed_dtb(dtb_size);
     let fixed_initrd = initrd_offset
-        .and_then(|offset| memory.take("initrd", "initrd.offset", offset, initrd_size));
+        .and_then(|offset| memory.take(("initrd", "initrd.offset"), offset, initrd_size));
     let dtb = match config.dtb.offset {
         Some(_) => fixed_dtb,
         None if initrd_offset.is_some() => memory.free_dtb(dtb_size, 0),
         None => memory.free_dtb(dtb_size, initrd_size),
     };
-    let initrd = config.initrd.as_ref().and_then(|initrd| {
-        let base = match initrd.offset {
-            Some(_) => fixed_initrd,
-            None => memory.take_highest("initrd", "initrd.path", initrd_size, host.page_size),
-        };
-        Some(PlannedFile {
-            path: initrd.path.clone(),
-            base: base?,
-            size: initrd_size,
-        })
+    let initrd_base = match (&config.initrd, initrd_offset) {
+        (None, _) => None,
+        (Some(_), Some(_)) => fixed_initrd,
+        (Some(_), None) => {
+            memory.take_highest(("initrd", "initrd.path"), initrd_size, host.page_size)
+        }
+    };
+    let initrd = initrd_base.map(|base| Range {
+        base,
+        size: initrd_size,
     });
     memory.check_overlaps();
     if let (Some(kernel), Some(initrd)) = (&kernel, &initrd) {
@@ -111,8 +113,6 @@ pub fn plan(
             kernel,
             initrd,
             dtb,
-            vcpus: config.vcpus.count,
-            scheduling: config.vcpus.scheduling,
             memory_entries,
             warnings,
         }),
@@ -120,13 +120,22 @@ pub fn plan(
     }
 }
 
+/// What lies in main memory, and the key that places it.
+type Piece = (&'static str, &'static str);
+
 /// A range of guest addresses that is taken.
 #[derive(Debug, Clone, Copy)]
 struct Taken {
-    what: &'static str,
-    key: &'static str,
+    piece: Piece,
     base: u64,
     end: u64,
+}
+
+impl fmt::Display for Taken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (what, _) = self.piece;
+        write!(f, "{what} at {:#x}..{:#x}", self.base, self.end)
+    }
 }
 
 /// Main memory, as it fills up.
@@ -152,14 +161,8 @@ impl MainMemory<'_> {
     }
 
     /// Takes `size` bytes at `offset`; returns their guest address.
-    fn take(
-        &mut self,
-        what: &'static str,
-        key: &'static str,
-        offset: u64,
-        size: u64,
-    ) -> Option<u64> {
-        let all = self.config.memory.size;
+    fn take(&mut self, piece: Piece, offset: u64, size: u64) -> Option<u64> {
+        let ((what, key), all) = (piece, self.config.memory.size);
         if offset.checked_add(size).is_none_or(|end| end > all) {
             let what = format!(
                 "{what} of {size:#x} bytes at offset {offset:#x} goes past the {all:#x} bytes of main memory"
@@ -168,22 +171,17 @@ impl MainMemory<'_> {
             return None;
         }
         let base = self.base() + offset;
-        self.push(what, key, base, size);
+        self.push(piece, base, size);
         Some(base)
     }
 
     /// Takes the highest free `size` bytes at a multiple of `align` from the base of main memory.
-    fn take_highest(
-        &mut self,
-        what: &'static str,
-        key: &'static str,
-        size: u64,
-        align: u64,
-    ) -> Option<u64> {
+    fn take_highest(&mut self, piece: Piece, size: u64, align: u64) -> Option<u64> {
         let base = self.find(size, align);
         if let Some(base) = base {
-            self.push(what, key, base, size);
+            self.push(piece, base, size);
         } else {
+            let (what, key) = piece;
             let taken = self.taken.iter().map(|range| range.end - range.base);
             let what = format!(
                 "no room for the {what}: it needs {size:#x} bytes, and {:#x} of the {:#x} bytes of main memory are taken",
@@ -195,14 +193,9 @@ impl MainMemory<'_> {
         base
     }
 
-    fn push(&mut self, what: &'static str, key: &'static str, base: u64, size: u64) {
+    fn push(&mut self, piece: Piece, base: u64, size: u64) {
         let end = base + size;
-        self.taken.push(Taken {
-            what,
-            key,
-            base,
-            end,
-        });
+        self.taken.push(Taken { piece, base, end });
     }
 
     fn find(&self, size: u64, align: u64) -> Option<u64> {
@@ -234,32 +227,32 @@ impl MainMemory<'_> {
             .checked_next_multiple_of(self.host.page_size)
     }
 
-    fn fixed_dtb(&mut self, size: Option<u64>) -> Option<PlannedDtb> {
+    fn fixed_dtb(&mut self, size: Option<u64>) -> Option<Range> {
         let (offset, size) = self.config.dtb.offset.zip(size)?;
         if offset % self.host.page_size != 0 {
             let what = not_a_multiple(offset, self.host);
             self.fault(DTB_OFFSET.case(what), "dtb.offset");
             return None;
         }
-        let base = self.take("devicetree", "dtb.offset", offset, size)?;
-        Some(PlannedDtb { base, size })
+        let base = self.take(("devicetree", "dtb.offset"), offset, size)?;
+        Some(Range { base, size })
     }
 
     /// On a boundary of a large folio, unless that would leave the initrd no room: it can lie in the
     /// middle of a small VM.
-    fn free_dtb(&mut self, size: Option<u64>, initrd_size: u64) -> Option<PlannedDtb> {
+    fn free_dtb(&mut self, size: Option<u64>, initrd_size: u64) -> Option<Range> {
         let (size, page) = (size?, self.host.page_size);
         // A mapping begins with a folio, so its folios are counted from the base of main memory.
         let folio = self.host.thp_page.max(page);
         let fits = self.find(size, folio).is_some_and(|base| {
-            self.push("devicetree", "dtb", base, size);
+            self.push(("devicetree", "dtb"), base, size);
             let fits = initrd_size == 0 || self.find(initrd_size, page).is_some();
             self.taken.pop();
             fits
         });
         let align = if fits { folio } else { page };
-        let base = self.take_highest("devicetree", "dtb", size, align)?;
-        Some(PlannedDtb { base, size })
+        let base = self.take_highest(("devicetree", "dtb"), size, align)?;
+        Some(Range { base, size })
     }
 
     fn kernel(&mut self, info: &KernelInfo) -> Option<PlannedKernel> {
@@ -273,19 +266,17 @@ impl MainMemory<'_> {
             }
             KernelLayout::Image(header) => {
                 let at = offset.saturating_add(header.text_offset);
-                let base = self.take("kernel", "kernel.path", at, header.image_size)?;
-                let segment = Segment {
+                let base = self.take(("kernel", "kernel.path"), at, header.image_size)?;
+                let segment = elf::Load {
                     file_offset: 0,
                     file_size: info.size,
-                    base,
+                    address: base,
                     memory_size: header.image_size,
                 };
                 (vec![segment], base)
             }
         };
         Some(PlannedKernel {
-            path: self.config.kernel.path.clone(),
-            gzip: info.gzip,
             segments,
             entry,
             branch: self.branch(entry)?,
@@ -294,7 +285,7 @@ impl MainMemory<'_> {
 
     /// Addresses inside main memory are kept; others are moved so that the lowest segment lies at the
     /// offset (a vmlinux has its virtual ones there).
-    fn elf(&mut self, executable: &elf::Executable, offset: u64) -> Option<(Vec<Segment>, u64)> {
+    fn elf(&mut self, executable: &elf::Executable, offset: u64) -> Option<(Vec<elf::Load>, u64)> {
         let (first, last) = (executable.loads.first()?, executable.loads.last()?);
         let kept = self.config.kernel.offset.is_none()
             && first.address >= self.base()
@@ -307,13 +298,9 @@ impl MainMemory<'_> {
         let moved = |address: u64| address.saturating_sub(from).saturating_add(offset);
         let mut segments = Vec::new();
         for load in &executable.loads {
-            let at = moved(load.address);
-            segments.push(Segment {
-                file_offset: load.file_offset,
-                file_size: load.file_size,
-                base: self.take("kernel segment", "kernel.path", at, load.memory_size)?,
-                memory_size: load.memory_size,
-            });
+            let piece = ("kernel segment", "kernel.path");
+            let address = self.take(piece, moved(load.address), load.memory_size)?;
+            segments.push(elf::Load { address, ..*load });
         }
         Some((segments, self.base().checked_add(moved(executable.entry))?))
     }
@@ -333,7 +320,7 @@ impl MainMemory<'_> {
             self.fault(ENTRY.case(what), "kernel.offset");
             return None;
         };
-        self.take("branch to the kernel's entry", "kernel.offset", 0, 4)?;
+        self.take(("branch to the kernel's entry", "kernel.offset"), 0, 4)?;
         // `b`, its distance in words.
         Some(Some(0x1400_0000 | words))
     }
@@ -344,25 +331,22 @@ impl MainMemory<'_> {
         for pair in taken.windows(2) {
             let (low, high) = (pair[0], pair[1]);
             if low.end > high.base {
-                let what = format!(
-                    "{} at {:#x}..{:#x} overlaps {} at {:#x}..{:#x}",
-                    high.what, high.base, high.end, low.what, low.base, low.end
-                );
-                self.fault(OVERLAP.case(what), high.key);
+                let what = format!("{high} overlaps {low}");
+                self.fault(OVERLAP.case(what), high.piece.1);
             }
         }
     }
 
-    fn check_window(&mut self, kernel: &PlannedKernel, initrd: &PlannedFile) {
+    fn check_window(&mut self, kernel: &PlannedKernel, initrd: &Range) {
         let (Some(first), Some(last)) = (kernel.segments.first(), kernel.segments.last()) else {
             return;
         };
-        let low = first.base.min(initrd.base) / INITRD_WINDOW_ALIGN * INITRD_WINDOW_ALIGN;
-        let high = (last.base + last.memory_size).max(initrd.base + initrd.size);
+        let low = first.address.min(initrd.base) / INITRD_WINDOW_ALIGN * INITRD_WINDOW_ALIGN;
+        let high = (last.address + last.memory_size).max(initrd.base + initrd.size);
         if high - low > INITRD_WINDOW {
             let what = format!(
                 "initrd at {:#x} is not within 32 GiB of the kernel at {:#x}",
-                initrd.base, first.base
+                initrd.base, first.address
             );
             self.fault(WINDOW.case(what), "initrd");
         }

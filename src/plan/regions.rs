@@ -59,16 +59,29 @@ pub(super) fn regions(
 ) -> Result<(Vec<PlannedRegion>, u64), Vec<Diagnostic>> {
     let mut regions = from_config(config, images, host);
     let mut faults = Vec::new();
-    for (index, region) in regions.iter().enumerate() {
-        check(config, &key(index), region, host, &mut faults);
-    }
     for (index, region) in regions.iter_mut().enumerate() {
+        let key = match index.checked_sub(1) {
+            None => "memory".to_owned(),
+            Some(further) => format!("regions[{further}]"),
+        };
+        let place = |field: &str| config.place(&format!("{key}{field}"));
+        for (field, value) in [(".base", region.base), (".size", region.size)] {
+            if value % host.page_size != 0 {
+                let what = not_a_multiple(value, host);
+                faults.push(UNALIGNED.case(what).at(place(field)));
+            }
+        }
+        if let Some((path, size)) = region.file.as_ref().filter(|(_, size)| *size > region.size) {
+            let (path, room) = (path.display(), region.size);
+            let what = format!("{path} has {size} bytes, the region {room}");
+            faults.push(FILE_TOO_LARGE.case(what).at(place(".file")));
+        }
         if region.size > LARGE_REGION {
             let what = format!("region {} has {}", region.label, Size(region.size));
-            warnings.push(LARGE.case(what).at(config.place(&key(index))));
+            warnings.push(LARGE.case(what).at(place("")));
         }
         let replaced = without_huge_page(region);
-        warnings.extend(replaced.map(|warning| warning.at(config.place(&key(index)))));
+        warnings.extend(replaced.map(|warning| warning.at(place(""))));
     }
     if config.memory.access == Access::Share {
         let warning = SHARED.case("main memory is shared");
@@ -79,14 +92,6 @@ pub(super) fn regions(
         Ok((regions, entries))
     } else {
         Err(faults)
-    }
-}
-
-/// The config's key of a region, by its index in the plan.
-fn key(index: usize) -> String {
-    match index.checked_sub(1) {
-        None => "memory".to_owned(),
-        Some(further) => format!("regions[{further}]"),
     }
 }
 
@@ -118,30 +123,6 @@ fn from_config(config: &VmConfig, images: &ImageInfo, host: &Host) -> Vec<Planne
         });
     }
     regions
-}
-
-fn check(
-    config: &VmConfig,
-    key: &str,
-    region: &PlannedRegion,
-    host: &Host,
-    faults: &mut Vec<Diagnostic>,
-) {
-    for (field, value) in [("base", region.base), ("size", region.size)] {
-        if value % host.page_size != 0 {
-            let what = not_a_multiple(value, host);
-            let place = config.place(&format!("{key}.{field}"));
-            faults.push(UNALIGNED.case(what).at(place));
-        }
-    }
-    if let Some((path, size)) = &region.file {
-        if *size > region.size {
-            let (path, room) = (path.display(), region.size);
-            let what = format!("{path} has {size} bytes, the region {room}");
-            let place = config.place(&format!("{key}.file"));
-            faults.push(FILE_TOO_LARGE.case(what).at(place));
-        }
-    }
 }
 
 pub(super) fn not_a_multiple(value: u64, host: &Host) -> String {

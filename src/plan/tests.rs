@@ -111,7 +111,7 @@ fn places_by_the_documented_rules() {
     assert_eq!(plan.kernel.branch, None);
     assert_eq!(
         plan.dtb,
-        PlannedDtb {
+        Range {
             base: BASE + 254 * MIB,
             size: 0x1_2000
         }
@@ -166,7 +166,7 @@ fn a_text_offset_gets_a_branch() {
 fn elf_addresses_in_memory_are_meant_and_others_are_moved() {
     let config = sized(64 * MIB);
     let meant = plan(&config, &elf_at(BASE + 0x20_0000, 8), 4000, &Host::PAGES_4K).unwrap();
-    assert_eq!(meant.kernel.segments[1].base, BASE + 0x30_0000);
+    assert_eq!(meant.kernel.segments[1].address, BASE + 0x30_0000);
     assert_eq!(meant.kernel.entry, BASE + 0x20_0008);
     assert!(meant.kernel.branch.is_some());
     let moved = plan(
@@ -176,7 +176,7 @@ fn elf_addresses_in_memory_are_meant_and_others_are_moved() {
         &Host::PAGES_4K,
     )
     .unwrap();
-    assert_eq!(moved.kernel.segments[0].base, BASE);
+    assert_eq!(moved.kernel.segments[0].address, BASE);
     assert_eq!(moved.kernel.branch, None);
 }
 
@@ -340,7 +340,7 @@ proptest! {
         images.initrd = initrd;
         let Ok(plan) = plan(&config, &images, dtb_size, &host) else { return Ok(()) };
         let mut ranges: Vec<_> =
-            plan.kernel.segments.iter().map(|s| (s.base, s.base + s.memory_size)).collect();
+            plan.kernel.segments.iter().map(|s| (s.address, s.address + s.memory_size)).collect();
         ranges.push((plan.dtb.base, plan.dtb.base + plan.dtb.size));
         ranges.extend(plan.initrd.iter().map(|i| (i.base, i.base + i.size)));
         ranges.extend(plan.kernel.branch.map(|_| (BASE, BASE + 4)));

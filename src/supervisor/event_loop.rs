@@ -67,7 +67,7 @@ impl Supervisor {
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
             .map_err(failed("signalfd"))?;
         if setting.confined {
-            confine::supervisor().map_err(|error| SupervisorError::Confinement(error.into()))?;
+            confine::supervisor().map_err(SupervisorError::Confinement)?;
         } else {
             log::warn!("--no-confinement: system calls and capabilities stay as they were");
         }

@@ -131,7 +131,8 @@ fn set_up(
     process::close_all_but(&kept)?;
     process::reset_signals(&IGNORED)?;
     // The kernel keeps 15 bytes: what tells VMs apart comes first.
-    process::set_name(&CString::new(format!("vm:{}", config.name)).unwrap_or_default())
+    let name = CString::new(format!("vm:{}", config.name)).unwrap_or_default();
+    rustix::thread::set_name(&name).map_err(|error| Errno::from_raw(error.raw_os_error()))
 }
 
 /// The supervisor's end and the worker's.

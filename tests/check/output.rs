@@ -159,7 +159,8 @@ fn a_region_below_one_huge_page_is_shown_as_it_will_be() {
         "{}",
         ran.stdout
     );
-    let warning = "region 0 of 15M is smaller than one huge page of 1G: it is made of base pages";
+    let warning =
+        "region 0 of 15 MiB is smaller than one huge page of 1 GiB and is made of base pages";
     assert!(ran.stdout.contains(warning), "{}", ran.stdout);
     assert!(ran.stdout.contains("huge pages needed in all: none\n"));
     assert_eq!(ran.code, 0);

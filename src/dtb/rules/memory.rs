@@ -159,7 +159,7 @@ fn reservations(tree: &Tree, faults: &mut Faults<'_>) {
 /// Reservations over what the plan puts into memory, one for each thing.
 fn reservations_and_plan(tree: &Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
     let segments = plan.kernel.segments.iter();
-    let kernel = segments.map(|segment| ("kernel", (segment.base, segment.memory_size)));
+    let kernel = segments.map(|segment| ("kernel", (segment.address, segment.memory_size)));
     // One A64 instruction at the base of main memory.
     let branch = plan.kernel.branch.map(|_| (plan.main().base, 4));
     let branch = branch.map(|range| ("branch to the kernel's entry", range));

@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use super::super::fixture;
 use super::super::{build, Node, Seeds};
 use super::*;
-use crate::plan::Segment;
+use crate::image::elf::Load;
 
 /// The built trees that everything here starts from: hypervisor-scheduled with two CPUs, and
 /// proxy-scheduled with console and a further region.
@@ -161,10 +161,10 @@ fn reservations_can_be_written_and_leave_alone_what_is_placed() {
 fn a_planned_kernel_is_no_place_for_a_reservation() {
     let config = fixture::config();
     let mut plan = fixture::plan(&config, 0x8100_0000, 0x1000);
-    plan.kernel.segments.push(Segment {
+    plan.kernel.segments.push(Load {
         file_offset: 0,
         file_size: 0x1000,
-        base: 0x8200_0000,
+        address: 0x8200_0000,
         memory_size: 0x2000,
     });
     let (mut tree, _) = built(&config);

@@ -1,41 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A VCPU_RUN that answers errors in place of exits: for how long that may go on.
+//! Errors of VCPU_RUN that may pass, without an exit between them, and how long they may go on.
 
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-/// So long ENODEV in a row is an end that the driver has not reported.
+/// So long nothing but ENODEV means an end that the driver has not reported.
 const UNREPORTED_GRACE: Duration = Duration::from_secs(1);
-/// So long any errors without an exit between them: EBUSY is usual around an exit.
+/// So long any errors may go on: EBUSY is usual around an exit.
 const BUSY_GRACE: Duration = Duration::from_secs(5);
 
-/// What VCPU_RUN answers since its last success.
+/// What VCPU_RUN has answered since the last exit.
 #[derive(Debug)]
-pub(super) struct Trouble {
+pub(super) struct RunErrors {
     /// The last answer.
-    pub errno: Errno,
-    /// How often there was one.
-    pub times: u32,
+    pub(super) errno: Errno,
+    /// How many there were.
+    pub(super) count: u32,
     begun: Instant,
     // Since when it is `errno`.
     same_since: Instant,
 }
 
-impl Trouble {
-    /// The first error after a success.
+impl RunErrors {
+    /// The first error after an exit.
     pub(super) fn new(errno: Errno, now: Instant) -> Self {
         Self {
             errno,
-            times: 1,
+            count: 1,
             begun: now,
             same_since: now,
         }
     }
 
-    /// One more. Another errno is the same trouble.
-    pub(super) fn again(&mut self, errno: Errno, now: Instant) {
-        self.times = self.times.saturating_add(1);
+    /// One more, of the same errno or another.
+    pub(super) fn add(&mut self, errno: Errno, now: Instant) {
+        self.count = self.count.saturating_add(1);
         if self.errno != errno {
             self.errno = errno;
             self.same_since = now;
@@ -59,12 +59,12 @@ mod tests {
     fn patience(answer: impl Fn(u64) -> Errno) -> u64 {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
-        let mut trouble = Trouble::new(answer(0), start);
+        let mut errors = RunErrors::new(answer(0), start);
         (1..1000)
             .map(|step| step * 10)
             .find(|ms| {
-                trouble.again(answer(*ms), at(*ms));
-                trouble.too_long(at(*ms)).is_some()
+                errors.add(answer(*ms), at(*ms));
+                errors.too_long(at(*ms)).is_some()
             })
             .unwrap()
     }
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn errnos_that_change_are_one_trouble() {
+    fn errnos_that_change_are_one_row() {
         let turns = [Errno::ENODEV, Errno::EBUSY, Errno::EAGAIN];
         let turn = |ms: u64| turns[usize::try_from(ms / 10).unwrap() % 3];
         assert_eq!(patience(turn), 5000);

@@ -4,7 +4,6 @@
 //! A client has a place in the ring and no buffer beyond one frame. One that reads too slowly falls
 //! out of the ring, loses output and is told how much; neither the guest nor another client waits.
 
-use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -30,9 +29,9 @@ struct Client {
     fd: OwnedFd,
     // Sequence number of the next byte to send.
     next: u64,
-    frame: Vec<u8>,
+    // Frames that wait to be sent, of which `sent` bytes are.
+    frames: Vec<u8>,
     sent: usize,
-    notices: VecDeque<(Kind, String)>,
     // It has shut down its side: it sends nothing more, and so it needs no keyboard.
     input_ended: bool,
     // What it was told last of the keyboard.
@@ -43,28 +42,27 @@ struct Client {
 impl Clients {
     /// Adds a client, whose output begins with sequence number `first`.
     pub(super) fn add(&mut self, fd: OwnedFd, first: u64, ring: &Ring) {
+        let kept = u64::try_from(ring.capacity()).unwrap_or(u64::MAX);
         let mut client = Client {
             fd,
-            next: first,
-            frame: Vec::new(),
+            next: first.max(ring.end().saturating_sub(kept)),
+            frames: Vec::new(),
             sent: 0,
-            notices: VecDeque::new(),
             input_ended: false,
             has_keyboard: None,
             gone: false,
         };
         // One that has just left makes room, and leaves its keyboard.
         self.clients.retain(|client| !client.gone);
-        if self.clients.len() >= MAX_CLIENTS {
-            let full =
-                format!("this console has {MAX_CLIENTS} clients already, and no more are let in");
-            client.notices.push_back((Kind::ReadOnly, full));
-            client.next = ring.end();
-            client.send_all(ring);
+        if self.clients.len() < MAX_CLIENTS {
+            self.clients.push(client);
+            self.share_keyboard();
             return;
         }
-        self.clients.push(client);
-        self.tell_keyboard();
+        let full = format!("this console has {MAX_CLIENTS} clients already; no more are let in");
+        encode(Kind::ReadOnly, full.as_bytes(), &mut client.frames);
+        client.next = ring.end();
+        client.send(ring);
     }
 
     /// Who types.
@@ -73,24 +71,24 @@ impl Clients {
     }
 
     // Tells each client that may type, once, whether it does.
-    fn tell_keyboard(&mut self) {
+    fn share_keyboard(&mut self) {
         let typist = self.typist();
         for (at, client) in self.clients.iter_mut().enumerate() {
             let has = typist == Some(at);
             if client.input_ended || client.has_keyboard == Some(has) {
                 continue;
             }
-            let told = match (client.has_keyboard.replace(has), has) {
+            let (kind, text) = match (client.has_keyboard.replace(has), has) {
                 (None, true) => (Kind::Keyboard, ""),
                 (Some(_), true) => (Kind::Keyboard, "the keyboard is yours now"),
                 (_, false) => (Kind::ReadOnly, "read only: another client has the keyboard"),
             };
-            client.notices.push_back((told.0, told.1.to_owned()));
+            encode(kind, text.as_bytes(), &mut client.frames);
         }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.clients.len()
+    pub(super) fn is_empty(&self) -> bool {
+        self.clients.is_empty()
     }
 
     /// What to poll for, client by client; `room`: whether typed text would be taken.
@@ -105,17 +103,21 @@ impl Clients {
             // keyboard.
             let takes = !client.input_ended && (typist != Some(at) || room);
             flags.set(PollFlags::POLLIN, takes);
-            flags.set(PollFlags::POLLOUT, client.sent < client.frame.len());
+            flags.set(PollFlags::POLLOUT, client.sent < client.frames.len());
             (client.fd.as_fd(), flags)
         })
     }
 
-    /// Takes what client `at` has typed.
-    pub(super) fn receive(&mut self, at: usize, port: &Port) {
+    /// Takes what client `at` has typed, or its end.
+    pub(super) fn receive(&mut self, at: usize, events: PollFlags, port: &Port) {
         let types = self.typist() == Some(at);
         let Some(client) = self.clients.get_mut(at) else {
             return;
         };
+        if !events.contains(PollFlags::POLLIN) {
+            client.gone |= events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR);
+            return;
+        }
         let mut bytes = [0; 1024];
         let wanted = match types {
             true => port.room().min(bytes.len()),
@@ -124,11 +126,8 @@ impl Clients {
         if wanted == 0 {
             return;
         }
-        match recv(
-            client.fd.as_raw_fd(),
-            &mut bytes[..wanted],
-            MsgFlags::MSG_DONTWAIT,
-        ) {
+        let buffer = &mut bytes[..wanted];
+        match recv(client.fd.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
             // It may read on; one that is gone altogether hangs up as well.
             Ok(0) => client.input_ended = true,
             Ok(len) if types => {
@@ -140,58 +139,42 @@ impl Clients {
         }
     }
 
-    pub(super) fn hung_up(&mut self, at: usize) {
-        if let Some(client) = self.clients.get_mut(at) {
-            client.gone = true;
-        }
-    }
-
     /// Sends every client what it takes without waiting, and forgets those that are gone.
     pub(super) fn send(&mut self, ring: &Ring) {
-        for client in &mut self.clients {
-            client.send_all(ring);
-        }
+        self.clients.iter_mut().for_each(|client| client.send(ring));
         self.clients.retain(|client| !client.gone);
-        self.tell_keyboard();
-        for client in &mut self.clients {
-            client.send_all(ring);
-        }
+        self.share_keyboard();
+        self.clients.iter_mut().for_each(|client| client.send(ring));
     }
 
     /// Tells everyone something.
     pub(super) fn notice(&mut self, text: &str) {
         for client in &mut self.clients {
-            client.notices.push_back((Kind::Notice, text.to_owned()));
+            encode(Kind::Notice, text.as_bytes(), &mut client.frames);
         }
     }
 
     /// Nothing is left to be sent.
     pub(super) fn idle(&self, ring: &Ring) -> bool {
-        self.clients.iter().all(|client| {
-            client.sent == client.frame.len()
-                && client.notices.is_empty()
-                && client.next == ring.end()
-        })
+        let mut clients = self.clients.iter();
+        clients.all(|client| client.sent == client.frames.len() && client.next == ring.end())
     }
 }
 
 impl Client {
-    fn send_all(&mut self, ring: &Ring) {
+    fn send(&mut self, ring: &Ring) {
         while !self.gone {
-            if self.sent == self.frame.len() {
-                self.frame.clear();
+            if self.sent == self.frames.len() {
+                self.frames.clear();
                 self.sent = 0;
-                self.fill(ring);
+                self.take_output(ring);
             }
-            let rest = &self.frame[self.sent..];
+            let rest = &self.frames[self.sent..];
             if rest.is_empty() {
                 return;
             }
-            match send(
-                self.fd.as_raw_fd(),
-                rest,
-                MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
-            ) {
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+            match send(self.fd.as_raw_fd(), rest, flags) {
                 Ok(len) => self.sent += len,
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return,
@@ -200,20 +183,16 @@ impl Client {
         }
     }
 
-    fn fill(&mut self, ring: &Ring) {
-        if let Some((kind, notice)) = self.notices.pop_front() {
-            encode(kind, notice.as_bytes(), &mut self.frame);
-            return;
-        }
+    fn take_output(&mut self, ring: &Ring) {
         let mut bytes = [0; MAX_PAYLOAD];
         let chunk = ring.read(self.next, &mut bytes);
         self.next = chunk.next;
         if chunk.lost > 0 {
             let notice = format!("{} bytes lost: read too slowly", chunk.lost);
-            encode(Kind::Notice, notice.as_bytes(), &mut self.frame);
+            encode(Kind::Notice, notice.as_bytes(), &mut self.frames);
         }
         if chunk.len > 0 {
-            encode(Kind::Output, &bytes[..chunk.len], &mut self.frame);
+            encode(Kind::Output, &bytes[..chunk.len], &mut self.frames);
         }
     }
 }
