@@ -1,14 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A config and a plan for the tests of this folder.
 
-use crate::config::{fixture, Access, Backing, Permissions, VmConfig};
+use std::path::Path;
+
+use crate::config::{parse, Access, Backing, Permissions, VmConfig};
 use crate::plan::*;
 
 pub const BASE: u64 = 0x8000_0000;
 pub const SIZE: u64 = 64 << 20;
 
 fn with_initrd(keys: &str) -> VmConfig {
-    fixture(&format!(r#""initrd": {{"path": "/initrd"}}, {keys}"#))
+    let text = format!(
+        r#"{{"name": "vm", "memory": {{"size": "64M"}}, "kernel": {{"path": "/Image"}},
+             "initrd": {{"path": "/initrd"}}, {keys}}}"#
+    );
+    parse(Path::new("vm.json"), &text).unwrap()
 }
 
 /// Two hypervisor-scheduled CPUs with an initrd.
