@@ -19,6 +19,8 @@ use crate::text::{errno_name, printable};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Step {
+    /// Serving: the supervisor's socket and signals.
+    Serve,
     /// Reading and checking the VM's file.
     Config,
     /// Making the VM's process.
@@ -59,6 +61,7 @@ impl Step {
     /// The word in messages.
     pub fn as_str(self) -> &'static str {
         match self {
+            Step::Serve => "serve",
             Step::Config => "config",
             Step::Process => "process",
             Step::Images => "images",
@@ -293,12 +296,8 @@ mod tests {
 
     #[test]
     fn a_line_has_place_values_cause_cure_and_name() {
-        let place = Place {
-            file: "a\n.json".into(),
-            line: 3,
-            column: 5,
-            key: "dtb.path".to_owned(),
-        };
+        let place =
+            Place { file: "a\n.json".into(), line: 3, column: 5, key: "dtb.path".to_owned() };
         assert_eq!(
             NO_CHOSEN.case("there is no /chosen").at(place).to_string(),
             "a\\n.json:3:5: dtb.path: there is no /chosen; START would answer ENODEV; \

@@ -80,17 +80,9 @@ impl Dialect {
             Ok(_) => true,
         };
         if knows(uapi::SET_BOOT_CONTEXT) {
-            return Ok(if kernel_is_612_or_later() {
-                Ack612
-            } else {
-                Ack66
-            });
+            return Ok(if kernel_is_612_or_later() { Ack612 } else { Ack66 });
         }
-        Ok(if knows(uapi::LEND_USER_MEM) {
-            Ack61
-        } else {
-            Lkml
-        })
+        Ok(if knows(uapi::LEND_USER_MEM) { Ack61 } else { Lkml })
     }
 }
 
@@ -112,12 +104,9 @@ impl FromStr for Dialect {
     type Err = String;
 
     fn from_str(word: &str) -> Result<Self, String> {
-        Self::ALL
-            .into_iter()
-            .find(|dialect| dialect.as_str() == word)
-            .ok_or_else(|| {
-                let known: Vec<_> = Self::ALL.iter().map(|dialect| dialect.as_str()).collect();
-                format!("dialect {word:?}: one of auto, {}", known.join(", "))
-            })
+        Self::ALL.into_iter().find(|dialect| dialect.as_str() == word).ok_or_else(|| {
+            let known: Vec<_> = Self::ALL.iter().map(|dialect| dialect.as_str()).collect();
+            format!("dialect {word:?}: one of auto, {}", known.join(", "))
+        })
     }
 }

@@ -29,10 +29,7 @@ fn main() -> ExitCode {
     if options.list {
         return list();
     }
-    let chosen: Vec<_> = rules::all()
-        .into_iter()
-        .filter(|rule| options.wants(rule.id))
-        .collect();
+    let chosen: Vec<_> = rules::all().into_iter().filter(|rule| options.wants(rule.id)).collect();
     if chosen.is_empty() {
         return cannot_begin("no rule of that name; --list tells them");
     }
@@ -82,10 +79,7 @@ fn try_all(bench: &Bench, options: &Options, chosen: &[&Rule]) -> Counts {
     eprintln!("{}: dialect {}", bench.device.display(), bench.dialect);
     let mut counts = Counts::default();
     let mut reach = None;
-    for rule in chosen
-        .iter()
-        .filter(|rule| rule.dialects.contains(&bench.dialect))
-    {
+    for rule in chosen.iter().filter(|rule| rule.dialects.contains(&bench.dialect)) {
         let found = match rule.danger {
             Some(why) if !options.dangerous => skip(format!("only by --unsafe: {why}")),
             _ => check(bench, options, rule, &mut reach),
@@ -131,11 +125,7 @@ fn tell(options: &Options, rule: &Rule, found: &Found) {
 }
 
 fn summary(bench: &Bench, options: &Options, counts: &Counts) {
-    let Counts {
-        passed,
-        failed,
-        skipped,
-    } = counts;
+    let Counts { passed, failed, skipped } = counts;
     if options.json {
         let line = serde_json::json!({
             "dialect": bench.dialect.as_str(), "device": bench.device.to_string_lossy(),

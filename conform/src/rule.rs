@@ -67,15 +67,7 @@ impl Rule {
         sentence: &'static str,
         check: fn(&Bench) -> Found,
     ) -> Self {
-        Self {
-            id,
-            sentence,
-            source,
-            dialects,
-            needs: Needs::Driver,
-            danger: None,
-            check,
-        }
+        Self { id, sentence, source, dialects, needs: Needs::Driver, danger: None, check }
     }
 
     /// One that was read in sources.
@@ -134,11 +126,7 @@ impl Rule {
 
     /// Its row in the list and in `docs/conformance.md`.
     pub fn row(&self) -> String {
-        let dialects: Vec<_> = self
-            .dialects
-            .iter()
-            .map(|dialect| dialect.as_str())
-            .collect();
+        let dialects: Vec<_> = self.dialects.iter().map(|dialect| dialect.as_str()).collect();
         let note = match self.danger {
             Some(why) => format!(" Only by `--unsafe`: {why}."),
             None => String::new(),

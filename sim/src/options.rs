@@ -89,9 +89,7 @@ impl Options {
             let (name, value) = match word.split_once('=') {
                 Some((name, value)) => (name.to_string(), OsString::from(value)),
                 None => {
-                    let value = arguments
-                        .next()
-                        .ok_or_else(|| format!("{word} wants a value"))?;
+                    let value = arguments.next().ok_or_else(|| format!("{word} wants a value"))?;
                     (word, value)
                 }
             };
@@ -140,9 +138,7 @@ mod tests {
 
     #[test]
     fn the_command_begins_at_the_first_word_or_after_the_dashes() {
-        let options = parse("--dialect lkml --record=r.json prog --flag")
-            .unwrap()
-            .unwrap();
+        let options = parse("--dialect lkml --record=r.json prog --flag").unwrap().unwrap();
         assert_eq!(options.settings.dialect, Dialect::Lkml);
         assert_eq!(options.record, Some(PathBuf::from("r.json")));
         assert_eq!(options.command, ["prog", "--flag"]);

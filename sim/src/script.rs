@@ -171,8 +171,7 @@ fn exit_type(word: &str) -> Result<u16, String> {
 }
 
 fn number<T: FromStr>(word: &str) -> Result<T, String> {
-    word.parse()
-        .map_err(|_| format!("{word:?} is not a number"))
+    word.parse().map_err(|_| format!("{word:?} is not a number"))
 }
 
 fn milliseconds(word: &str) -> Result<Duration, String> {
@@ -203,10 +202,7 @@ fn vm_command(vm: &str, words: &[&str]) -> Result<Command, String> {
         number_word => Some(number(number_word)?),
     };
     if let (Some(vm), ["busy", count]) = (vm, words) {
-        return Ok(Command::Busy {
-            vm,
-            count: number(count)?,
-        });
+        return Ok(Command::Busy { vm, count: number(count)? });
     }
     match (vm, words) {
         (Some(vm), ["fault", name, address]) => {
@@ -218,12 +214,7 @@ fn vm_command(vm: &str, words: &[&str]) -> Result<Command, String> {
                     .map_err(|_| format!("address {address:?} is not hexadecimal"))?,
             });
         }
-        (Some(vm), ["refuse", name]) => {
-            return Ok(Command::Refuse {
-                vm,
-                errno: errno(name)?,
-            })
-        }
+        (Some(vm), ["refuse", name]) => return Ok(Command::Refuse { vm, errno: errno(name)? }),
         _ => {}
     }
     let (words, after) = match words {
@@ -233,10 +224,9 @@ fn vm_command(vm: &str, words: &[&str]) -> Result<Command, String> {
     let exit = match words {
         ["exit", kind] => Exit::of_type(exit_type(kind)?),
         ["crash"] => Exit::of_type(uapi::EXIT_TYPE_HYP_ERROR),
-        ["end", status, kind] => Exit {
-            status: number(status)?,
-            ..Exit::of_type(exit_type(kind)?)
-        },
+        ["end", status, kind] => {
+            Exit { status: number(status)?, ..Exit::of_type(exit_type(kind)?) }
+        }
         _ => {
             return Err(
                 "vm N exit TYPE [after MS] | crash [after MS] | end STATUS TYPE [after MS] | \
@@ -299,19 +289,12 @@ fn call_command(call: &str, nth: &str, words: &[&str]) -> Result<Command, String
         ["kill", "caller"] => Fault::KillCaller,
         ["kill", "command"] => Fault::KillCommand,
         _ => {
-            return Err(
-                "call NAME NTH errno NAME | hang | delay MS | partial N [errno NAME] | \
+            return Err("call NAME NTH errno NAME | hang | delay MS | partial N [errno NAME] | \
                  kill caller | kill command [from PROCESS]"
-                    .to_string(),
-            )
+                .to_string())
         }
     };
-    Ok(Command::Call {
-        call,
-        nth,
-        from,
-        fault,
-    })
+    Ok(Command::Call { call, nth, from, fault })
 }
 
 fn watch_command(words: &[&str]) -> Result<Command, String> {
@@ -321,11 +304,7 @@ fn watch_command(words: &[&str]) -> Result<Command, String> {
             format!("host call {word:?}: one of {}", names.join(", "))
         })
     };
-    words
-        .iter()
-        .map(known)
-        .collect::<Result<_, _>>()
-        .map(Command::Watch)
+    words.iter().map(known).collect::<Result<_, _>>().map(Command::Watch)
 }
 
 /// One line; None: empty or a comment.
@@ -339,10 +318,7 @@ pub fn parse_line(line: &str) -> Result<Option<Command>, String> {
         ["watch", rest @ ..] => watch_command(rest)?,
         ["forgive"] => Command::Forgive,
         ["teardown", "delay", ms, rest @ ..] if matches!(rest, [] | ["behind"]) => {
-            Command::Teardown {
-                delay: milliseconds(ms)?,
-                behind: !rest.is_empty(),
-            }
+            Command::Teardown { delay: milliseconds(ms)?, behind: !rest.is_empty() }
         }
         ["teardown", ..] => return Err("teardown delay MS [behind]".to_string()),
         ["rm", "dead"] => Command::RmDead,

@@ -27,11 +27,11 @@ usage: gunyahd boot [options]        the init service: all VMs, until SIGTERM
 pub const BOOT_HELP: &str = "\
 usage: gunyahd boot [--config-dir DIR]… [--socket PATH] [--run-dir DIR] [--device PATH]
 
-Reads every *.json of the config directories, starts the VMs that want it, looks after them and
-answers gunyahctl. A bad file or a failed VM stops no other: gunyahctl status shows why it failed.
+Reads every *.json of the config directories, starts the VMs that have autostart, supervises them
+and answers gunyahctl. A bad file or a failed VM stops no other: gunyahctl status shows why it failed.
 
   --config-dir DIR  VMs' files; may be given again (default /vendor/etc/gunyah)
-  --socket PATH     control socket, where init hands none down in ANDROID_SOCKET_gunyahd
+  --socket PATH     control socket, if init hands none down in ANDROID_SOCKET_gunyahd
                     (default /dev/socket/gunyahd)
   --run-dir DIR     where the socket's lock is (default: the socket's directory)
   --device PATH     the driver's node (default /dev/gunyah)
@@ -46,10 +46,10 @@ exit:    0 all VMs are stopped; 1 cannot serve (the log says why); 2 usage
 pub const RUN_HELP: &str = "\
 usage: gunyahd run [--device PATH] FILE
 
-Starts the VM of FILE at once, without waiting for other VMs or properties, and reports on standard
-error what it does. Its console, where it has one, is on standard input and output. It is never
-restarted. Ctrl-C asks the guest to end, where its file says how, and closes the VM
-after its stop_timeout; a second Ctrl-C closes it at once.
+Starts the VM of FILE at once, without waiting for other VMs or properties, and logs to standard
+error. Its console, if it has one, is on standard input and output. It is never restarted. Ctrl-C
+asks the guest to end, if its file says how, and closes the VM after its stop_timeout; a second
+Ctrl-C closes it at once.
 
   --device PATH     the driver's node (default /dev/gunyah)
   --no-confinement  keep all capabilities and system calls, for strace and debuggers
@@ -64,7 +64,7 @@ exit: 0 the guest powered off     3 the file has mistakes, or the launch failed
 pub const CHECK_HELP: &str = "\
 usage: gunyahd check [--dtb] [--json] [--page-size SIZE] [--root DIR] PATH…
 
-Reports everything that can be known of VMs' files without a device: their mistakes, those of the
+Tells everything that can be known of VMs' files without a device: their mistakes, those of the
 images that they name, what clashes between them, the address map, and huge pages needed in all.
 
   --dtb             print each VM's devicetree as source
@@ -72,7 +72,7 @@ images that they name, what clashes between them, the address map, and huge page
   --page-size SIZE  the host's pages: 4K (default), 16K or 64K
   --root DIR        where the device's files are: /vendor/x is looked for in DIR/vendor/x
 
-exit: 0 nothing is wrong; 1 something is, or it cannot be printed; 2 usage
+exit: 0 nothing is wrong; 1 something is, or cannot be told; 2 usage
 ";
 
 /// `gunyahd explain --help`.
@@ -101,7 +101,7 @@ pub enum Command {
     },
     /// `check`
     Check(check::Options),
-    /// `explain`, with the name; without one, all names
+    /// With the name; without one, all names.
     Explain(Option<String>),
 }
 
@@ -165,10 +165,7 @@ fn run(words: impl Iterator<Item = OsString>) -> Result<Command, UsageError> {
     }
     match args.plain.as_slice() {
         [] => Err(UsageError("run needs a VM's FILE".to_owned())),
-        [file] => Ok(Command::Run {
-            file: file.into(),
-            setting: setting(&args),
-        }),
+        [file] => Ok(Command::Run { file: file.into(), setting: setting(&args) }),
         [_, word, ..] => Err(unexpected(word)),
     }
 }
@@ -247,10 +244,7 @@ mod tests {
                 config_dirs: vec!["a".into(), "b".into()],
                 socket: "s".into(),
                 run_dir: Some("r".into()),
-                setting: Setting {
-                    device: "d".into(),
-                    confined: false,
-                },
+                setting: Setting { device: "d".into(), confined: false },
             }))
         );
     }
@@ -261,10 +255,7 @@ mod tests {
             parse_line("run --device=d f.json"),
             Ok(Command::Run {
                 file: "f.json".into(),
-                setting: Setting {
-                    device: "d".into(),
-                    confined: true,
-                },
+                setting: Setting { device: "d".into(), confined: true },
             })
         );
     }
@@ -274,10 +265,7 @@ mod tests {
         let mut options = check::Options::new(vec!["a".into(), "b".into()]);
         options.dtb = true;
         options.host = check::host_with_pages("16K").unwrap();
-        assert_eq!(
-            parse_line("check a --dtb --page-size 16K b"),
-            Ok(Command::Check(options))
-        );
+        assert_eq!(parse_line("check a --dtb --page-size 16K b"), Ok(Command::Check(options)));
     }
 
     #[test]

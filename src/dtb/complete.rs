@@ -76,10 +76,8 @@ fn chosen(
         chosen.set_u64("linux,initrd-start", initrd.base);
         chosen.set_u64("linux,initrd-end", initrd.base.saturating_add(initrd.size));
     } else if chosen.has("linux,initrd-start") || chosen.has("linux,initrd-end") {
-        faults.add_at(
-            "initrd",
-            STRAY_INITRD.case("/chosen names an initrd and the config has none"),
-        );
+        faults
+            .add_at("initrd", STRAY_INITRD.case("/chosen names an initrd and the config has none"));
     }
     chosen.set("rng-seed", seeds.rng.to_vec());
     chosen.set_u64("kaslr-seed", seeds.kaslr);
@@ -99,10 +97,7 @@ fn memory(tree: &mut Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
         )));
     }
     let reg = Cells::below(&tree.root).range(main.base, main.size);
-    tree.root
-        .ensure_child("memory")
-        .set_str("device_type", "memory")
-        .set("reg", reg);
+    tree.root.ensure_child("memory").set_str("device_type", "memory").set("reg", reg);
 }
 
 fn vm_config(tree: &mut Tree, config: &VmConfig) {
@@ -175,10 +170,7 @@ fn add_vdevices(tree: &mut Tree, config: &VmConfig, vm_config: &str) {
 /// `wanted`, or the first of `wanted-2`, `wanted-3`, … that is free.
 pub(super) fn free_name(wanted: &str, taken: impl Fn(&str) -> bool) -> String {
     let numbered = (2..).map(|number: u32| format!("{wanted}-{number}"));
-    std::iter::once(wanted.to_owned())
-        .chain(numbered)
-        .find(|name| !taken(name))
-        .unwrap_or_default()
+    std::iter::once(wanted.to_owned()).chain(numbered).find(|name| !taken(name)).unwrap_or_default()
 }
 
 /// The physical CPU of each vCPU that the config names; empty if it names none.

@@ -13,6 +13,7 @@ use nix::unistd::Uid;
 
 use crate::config::{ConfigFile, VmConfig};
 use crate::confine;
+use crate::diagnostic::{kinds, Diagnostic};
 use crate::status::{clock, properties};
 use crate::worker::Setting;
 
@@ -25,7 +26,18 @@ use super::publisher::Publisher;
 use super::requests::Server;
 use super::spawn::Spawner;
 use super::vm::Vm;
-use super::SupervisorError;
+
+kinds! {
+    CALL: Error "serve-call" in Serve {
+        "a system call that every kernel has failed",
+        cause: "the host is short of memory or fds, or a seccomp filter or limit forbids the call",
+        cure: "look at the limits of the service and at `dmesg | grep -e avc -e audit`",
+    }
+}
+
+fn failed(call: &'static str) -> impl FnOnce(Errno) -> Diagnostic {
+    move |errno| CALL.case(call).errno(errno)
+}
 
 /// For the last properties and output, before gunyahd ends.
 const FAREWELL: Duration = Duration::from_millis(500);
@@ -51,32 +63,24 @@ enum Source {
 
 impl Supervisor {
     /// Takes over signals, and gives up what only starting up took, for this process and every worker.
-    fn new(setting: Setting, listener: Option<Listener>) -> Result<Self, SupervisorError> {
-        let failed = |call| move |errno| SupervisorError::System { call, errno };
+    fn new(setting: Setting, listener: Option<Listener>) -> Result<Self, Diagnostic> {
         let mut mask = SigSet::empty();
-        for signal in [
-            Signal::SIGTERM,
-            Signal::SIGINT,
-            Signal::SIGQUIT,
-            Signal::SIGHUP,
-            Signal::SIGCHLD,
-        ] {
+        for signal in
+            [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGCHLD]
+        {
             mask.add(signal);
         }
         mask.thread_block().map_err(failed("sigprocmask"))?;
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
             .map_err(failed("signalfd"))?;
         if setting.confined {
-            confine::supervisor().map_err(SupervisorError::Confinement)?;
+            confine::supervisor()?;
         } else {
             log::warn!("--no-confinement: system calls and capabilities stay as they were");
         }
         let inherited = listener.as_ref().is_some_and(Listener::is_inherited);
         let alone = listener.is_none();
-        let spawner = Spawner {
-            setting,
-            log_console: !alone,
-        };
+        let spawner = Spawner { setting, log_console: !alone };
         Ok(Self {
             fleet: Fleet::new(spawner, alone),
             out: Publisher::to(properties::socket_path()),
@@ -92,7 +96,7 @@ impl Supervisor {
         setting: Setting,
         listener: Listener,
         dirs: Vec<PathBuf>,
-    ) -> Result<Self, SupervisorError> {
+    ) -> Result<Self, Diagnostic> {
         let mut supervisor = Self::new(setting, Some(listener))?;
         let mut files = Files::of(dirs);
         files.load(&mut supervisor.fleet, now(), &mut supervisor.out);
@@ -101,13 +105,10 @@ impl Supervisor {
     }
 
     /// For the one VM of `gunyahd run`.
-    pub fn alone(setting: Setting, config: VmConfig) -> Result<Self, SupervisorError> {
+    pub fn alone(setting: Setting, config: VmConfig) -> Result<Self, Diagnostic> {
         let mut supervisor = Self::new(setting, None)?;
-        let file = ConfigFile {
-            path: config.file.clone(),
-            vm: config.name.clone(),
-            config: Ok(config),
-        };
+        let file =
+            ConfigFile { path: config.file.clone(), vm: config.name.clone(), config: Ok(config) };
         let now = now();
         supervisor.fleet.vms.push(Vm::of_file(file, now));
         let out = &mut supervisor.out;
@@ -116,15 +117,12 @@ impl Supervisor {
     }
 
     /// Serves until all is stopped.
-    pub fn serve(&mut self) -> Result<(), SupervisorError> {
+    pub fn serve(&mut self) -> Result<(), Diagnostic> {
         loop {
             let now = now();
             self.out.clients.expire(now);
             let properties = &mut self.out.properties;
-            if properties
-                .deadline()
-                .is_some_and(|due| due <= Instant::now())
-            {
+            if properties.deadline().is_some_and(|due| due <= Instant::now()) {
                 properties.on_ready();
             }
             self.fleet.advance(now, &mut self.out);
@@ -141,20 +139,13 @@ impl Supervisor {
     }
 
     /// Sleeps until something happens.
-    fn wait(&self) -> Result<Vec<(Source, PollFlags)>, SupervisorError> {
-        let (sources, mut fds): (Vec<Source>, Vec<PollFd<'_>>) = self
-            .poll_set()
-            .map(|(source, fd, events)| (source, PollFd::new(fd, events)))
-            .unzip();
+    fn wait(&self) -> Result<Vec<(Source, PollFlags)>, Diagnostic> {
+        let (sources, mut fds): (Vec<Source>, Vec<PollFd<'_>>) =
+            self.poll_set().map(|(source, fd, events)| (source, PollFd::new(fd, events))).unzip();
         match poll(&mut fds, self.timeout()) {
             Ok(_) => {}
             Err(Errno::EINTR) => return Ok(Vec::new()),
-            Err(errno) => {
-                return Err(SupervisorError::System {
-                    call: "poll",
-                    errno,
-                })
-            }
+            Err(errno) => return Err(failed("poll")(errno)),
         }
         let happened = sources.into_iter().zip(&fds).filter_map(|(source, fd)| {
             let events = fd.revents().unwrap_or(PollFlags::empty());
@@ -167,15 +158,10 @@ impl Supervisor {
     // reading the files again changes which VMs there are.
     fn poll_set(&self) -> impl Iterator<Item = (Source, BorrowedFd<'_>, PollFlags)> {
         let input = PollFlags::POLLIN;
-        let workers = self
-            .fleet
-            .vms
-            .iter()
-            .enumerate()
-            .flat_map(move |(index, vm)| {
-                let fds = vm.worker.iter().flat_map(|worker| worker.poll_fds());
-                fds.map(move |fd| (Source::Worker(index), fd, input))
-            });
+        let workers = self.fleet.vms.iter().enumerate().flat_map(move |(index, vm)| {
+            let fds = vm.worker.iter().flat_map(|worker| worker.poll_fds());
+            fds.map(move |fd| (Source::Worker(index), fd, input))
+        });
         let properties = self.out.properties.poll_fd().into_iter();
         let properties = properties.map(|(fd, events)| (Source::Properties, fd, events));
         let clients = self.out.clients.poll_fds();
@@ -183,11 +169,11 @@ impl Supervisor {
         let listener = self.listener.as_ref();
         let listener = listener.filter(|_| self.out.clients.is_accepting());
         let listener = listener.map(|l| (Source::Listener, l.socket().as_fd(), input));
-        workers
-            .chain(properties)
-            .chain(clients)
-            .chain(listener)
-            .chain([(Source::Signals, self.signals.as_fd(), input)])
+        workers.chain(properties).chain(clients).chain(listener).chain([(
+            Source::Signals,
+            self.signals.as_fd(),
+            input,
+        )])
     }
 
     fn timeout(&self) -> PollTimeout {
@@ -217,13 +203,7 @@ impl Supervisor {
                 if let Some(request) = out.clients.on_ready(id, events, &self.rights, now) {
                     let problems = self.files.as_ref().map_or(&[][..], |f| &f.problems);
                     let fleet = &mut self.fleet;
-                    Server {
-                        fleet,
-                        out,
-                        problems,
-                        now,
-                    }
-                    .serve(id, request);
+                    Server { fleet, out, problems, now }.serve(id, request);
                 }
             }
             Source::Listener => {
@@ -251,11 +231,10 @@ impl Supervisor {
                     fleet.hear(index, now, out);
                 }
             }
+            (Signal::SIGHUP, Some(_)) if fleet.shutdown.is_some() => {}
             (Signal::SIGHUP, Some(files)) => {
-                if fleet.shutdown.is_none() {
-                    log::info!("SIGHUP: reading the files again");
-                    files.reload(fleet, now, out);
-                }
+                log::info!("SIGHUP: reading the files again");
+                files.reload(fleet, now, out);
             }
             (Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT | Signal::SIGHUP, _) => {
                 let again = fleet.shutdown.is_some();
@@ -277,4 +256,16 @@ impl Supervisor {
 /// Milliseconds of [`clock`].
 fn now() -> u64 {
     millis(clock::now())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_fails_is_named() {
+        let error = failed("signalfd")(Errno::EMFILE);
+        assert_eq!(error.name, "serve-call");
+        assert!(error.to_string().starts_with("serve: signalfd: EMFILE"));
+    }
 }

@@ -13,60 +13,38 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{self, sockopt, Backlog};
 use nix::sys::stat::{umask, Mode};
 
+use crate::diagnostic::{kinds, Diagnostic};
 use crate::process::inherited_fd;
 use crate::text::{errno_name, failure};
 
 /// Names the inherited fd, as init's `socket gunyahd stream+listen …` gives it.
 pub const SOCKET_VARIABLE: &str = "ANDROID_SOCKET_gunyahd";
 
-/// Why there is no control socket.
-#[derive(Debug, thiserror::Error)]
-pub enum ListenError {
-    /// Another gunyahd serves it.
-    #[error("another gunyahd serves {}: {found}; stop it, or give this one its own --socket", .socket.display())]
-    Busy {
-        /// The socket.
-        socket: PathBuf,
-        /// What showed it.
-        found: &'static str,
-    },
-    /// Something that is no socket of ours is in the way.
-    #[error("{} is not a socket: remove it, or give another --socket", .0.display())]
-    NotASocket(PathBuf),
-    /// The path is too long for a socket.
-    #[error("{} has {} bytes, a socket's path has at most 107", .0.display(), .0.as_os_str().len())]
-    TooLong(PathBuf),
-    /// A call failed.
-    #[error("{call} {}: {}{}", .path.display(), failure(.error), advice(.error))]
-    Io {
-        /// What was tried.
-        call: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// The system's answer.
-        error: io::Error,
-    },
-    /// The inherited fd is no listening socket.
-    #[error(
-        "{SOCKET_VARIABLE}={value}: {why}; the service needs `socket gunyahd stream+listen …`"
-    )]
-    Inherited {
-        /// What the variable says.
-        value: String,
-        /// What is wrong.
-        why: String,
-    },
-}
-
-fn advice(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::NotFound => {
-            "; its directory must exist: make it, or give --socket and --run-dir"
-        }
-        io::ErrorKind::PermissionDenied => {
-            "; give --socket and --run-dir where this user may write"
-        }
-        _ => "",
+kinds! {
+    BUSY: Error "socket-busy" in Serve {
+        "another gunyahd serves the control socket",
+        cause: "",
+        cure: "stop it, or give this one its own --socket",
+    }
+    NOT_A_SOCKET: Error "socket-other-file" in Serve {
+        "a file that is not a socket is where the control socket should be",
+        cause: "",
+        cure: "remove it, or give another --socket",
+    }
+    TOO_LONG: Error "socket-path-too-long" in Serve {
+        "the path of the control socket is longer than a socket's can be",
+        cause: "",
+        cure: "give a --socket of at most 107 bytes",
+    }
+    SETUP: Error "socket-setup" in Serve {
+        "the control socket or its lock cannot be made",
+        cause: "its directory does not exist, or this user may not write there",
+        cure: "make the directory, or give --socket and --run-dir where this user may write",
+    }
+    INHERITED: Error "socket-inherited" in Serve {
+        "what init handed down as the control socket is not a listening socket",
+        cause: "the service's .rc file declares no such socket",
+        cure: "give the service `socket gunyahd stream+listen …`",
     }
 }
 
@@ -80,11 +58,11 @@ pub struct Listener {
 
 impl Listener {
     /// The socket that init made, if it made one.
-    pub fn inherited() -> Option<Result<Self, ListenError>> {
+    pub fn inherited() -> Option<Result<Self, Diagnostic>> {
         let listener = inherited_fd(SOCKET_VARIABLE)?.and_then(Self::of);
-        Some(listener.map_err(|why| ListenError::Inherited {
-            value: std::env::var(SOCKET_VARIABLE).unwrap_or_default(),
-            why,
+        Some(listener.map_err(|why| {
+            let value = std::env::var(SOCKET_VARIABLE).unwrap_or_default();
+            INHERITED.case(format!("{SOCKET_VARIABLE}={value}: {why}"))
         }))
     }
 
@@ -100,10 +78,13 @@ impl Listener {
 
     /// Our own socket at `path`, locked by a file in `run_dir`. A socket that a killed gunyahd left
     /// is replaced.
-    pub fn bind(path: &Path, run_dir: &Path) -> Result<Self, ListenError> {
+    pub fn bind(path: &Path, run_dir: &Path) -> Result<Self, Diagnostic> {
         // sun_path has 108 bytes with its NUL.
-        if path.as_os_str().len() > 107 {
-            return Err(ListenError::TooLong(path.to_owned()));
+        let length = path.as_os_str().len();
+        if length > 107 {
+            let path = path.display();
+            let text = format!("{path} has {length} bytes, a socket's path has at most 107");
+            return Err(TOO_LONG.case(text));
         }
         let lock = lock(path, run_dir)?;
         make_way(path)?;
@@ -114,10 +95,7 @@ impl Listener {
         let socket = bound.map_err(failed("bind", path))?;
         let set = socket.set_nonblocking(true);
         set.map_err(failed("set non-blocking", path))?;
-        Ok(Self {
-            socket,
-            own: Some((path.to_owned(), lock)),
-        })
+        Ok(Self { socket, own: Some((path.to_owned(), lock)) })
     }
 
     /// It came from init.
@@ -131,20 +109,20 @@ impl Listener {
     }
 }
 
-fn failed<'a>(call: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> ListenError + 'a {
-    let path = path.to_owned();
-    move |error| ListenError::Io { call, path, error }
-}
-
-fn busy(socket: &Path, found: &'static str) -> ListenError {
-    ListenError::Busy {
-        socket: socket.to_owned(),
-        found,
+fn failed<'a>(call: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Diagnostic + 'a {
+    move |error| {
+        let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+        SETUP.case(format!("{call} {}", path.display())).errno(errno)
     }
 }
 
+fn busy(socket: &Path, found: &str) -> Diagnostic {
+    let socket = socket.display();
+    BUSY.case(format!("another gunyahd serves {socket}: {found}"))
+}
+
 /// Keeps other gunyahds away from the socket at `path`, by a file in `run_dir`.
-fn lock(path: &Path, run_dir: &Path) -> Result<Flock<File>, ListenError> {
+fn lock(path: &Path, run_dir: &Path) -> Result<Flock<File>, Diagnostic> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".lock");
     let lock_path = run_dir.join(name);
@@ -163,12 +141,13 @@ fn lock(path: &Path, run_dir: &Path) -> Result<Flock<File>, ListenError> {
 }
 
 /// Removes what a killed gunyahd left at `path`, and nothing else.
-fn make_way(path: &Path) -> Result<(), ListenError> {
+fn make_way(path: &Path) -> Result<(), Diagnostic> {
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed("stat", path)(error)),
         Ok(found) if !found.file_type().is_socket() => {
-            return Err(ListenError::NotASocket(path.to_owned()))
+            let path = path.display();
+            return Err(NOT_A_SOCKET.case(format!("{path} is not a socket")));
         }
         Ok(_) => {}
     }
@@ -211,30 +190,14 @@ mod tests {
         let path = dir.join("s");
         let first = Listener::bind(&path, &dir).unwrap();
         let error = Listener::bind(&path, &dir).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                ListenError::Busy {
-                    found: "its lock is held",
-                    ..
-                }
-            ),
-            "{error}"
-        );
+        assert_eq!(error.name, "socket-busy");
+        assert!(error.what.ends_with("its lock is held"), "{error}");
         // Another run-dir has another lock, yet the socket answers.
         let other = dir.join("other");
         std::fs::create_dir_all(&other).unwrap();
         let error = Listener::bind(&path, &other).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                ListenError::Busy {
-                    found: "it answers",
-                    ..
-                }
-            ),
-            "{error}"
-        );
+        assert_eq!(error.name, "socket-busy");
+        assert!(error.what.ends_with("it answers"), "{error}");
         drop(first);
         assert!(!path.exists());
         // What a killed one leaves: a socket file that nobody serves.
@@ -252,17 +215,13 @@ mod tests {
         let path = dir.join("s");
         std::fs::write(&path, "precious").unwrap();
         let error = Listener::bind(&path, &dir).unwrap_err();
-        assert!(matches!(error, ListenError::NotASocket(_)), "{error}");
+        assert_eq!(error.name, "socket-other-file");
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
         let error = Listener::bind(&dir.join("absent/s"), &dir.join("absent")).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .contains("ENOENT (No such file or directory); its directory must exist"),
-            "{error}"
-        );
+        assert_eq!(error.name, "socket-setup");
+        assert!(error.to_string().contains("ENOENT"), "{error}");
         let error = Listener::bind(&dir.join("x".repeat(108)), &dir).unwrap_err();
-        assert!(matches!(error, ListenError::TooLong(_)), "{error}");
+        assert_eq!(error.name, "socket-path-too-long");
         std::fs::remove_dir_all(&dir).unwrap();
     }
 

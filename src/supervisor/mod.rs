@@ -36,8 +36,6 @@ mod waiters;
 
 use std::path::PathBuf;
 
-use nix::errno::Errno;
-
 use crate::config::{RestartPolicy, VmConfig};
 use crate::diagnostic::{Diagnostic, Kind};
 use crate::status::EndReason;
@@ -45,10 +43,9 @@ use crate::worker::Setting;
 
 use event_loop::Supervisor;
 
-pub use listen::ListenError;
-
-/// Every kind of fault that is found here.
-pub(crate) const KINDS: &[&[Kind]] = &[spawn::KINDS];
+/// Every kind of fault that this folder finds.
+#[allow(dead_code)]
+pub(crate) const KINDS: &[&[Kind]] = &[event_loop::KINDS, listen::KINDS, spawn::KINDS];
 
 /// Where gunyahd's socket is on a device.
 pub const DEFAULT_SOCKET: &str = "/dev/socket/gunyahd";
@@ -72,25 +69,6 @@ pub struct BootOptions {
     pub setting: Setting,
 }
 
-/// Why the supervisor could not work.
-#[derive(Debug, thiserror::Error)]
-pub enum SupervisorError {
-    /// No control socket.
-    #[error(transparent)]
-    Listen(#[from] ListenError),
-    /// No confinement.
-    #[error(transparent)]
-    Confinement(Diagnostic),
-    /// A call that cannot fail on a sound host did.
-    #[error("{call}: {errno:?} ({})", .errno.desc())]
-    System {
-        /// The call.
-        call: &'static str,
-        /// The system's answer.
-        errno: Errno,
-    },
-}
-
 /// How a VM in the foreground ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -101,7 +79,7 @@ pub enum Outcome {
 }
 
 /// `gunyahd boot`: serves until SIGTERM.
-pub fn boot(options: BootOptions) -> Result<(), SupervisorError> {
+pub fn boot(options: BootOptions) -> Result<(), Diagnostic> {
     let listener = match listen::Listener::inherited() {
         Some(inherited) => inherited?,
         None => {
@@ -115,18 +93,14 @@ pub fn boot(options: BootOptions) -> Result<(), SupervisorError> {
 
 /// `gunyahd run`: one VM, until it ends. It is started at once, whatever its file says of others, of
 /// properties and of restarts.
-pub fn run(mut config: VmConfig, setting: Setting) -> Result<Outcome, SupervisorError> {
+pub fn run(mut config: VmConfig, setting: Setting) -> Result<Outcome, Diagnostic> {
     config.autostart = false;
     config.start.after.clear();
     config.start.property = None;
     config.restart.policy = RestartPolicy::Never;
     let mut supervisor = Supervisor::alone(setting, config)?;
     supervisor.serve()?;
-    let end = supervisor
-        .fleet
-        .vms
-        .first()
-        .and_then(|vm| vm.life.last_end());
+    let end = supervisor.fleet.vms.first().and_then(|vm| vm.life.last_end());
     Ok(match end {
         Some(end) if supervisor.fleet.shutdown.is_none() => Outcome::Ended(end.reason),
         _ => Outcome::Stopped,

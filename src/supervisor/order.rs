@@ -33,10 +33,7 @@ pub struct Unmet {
 
 /// Whether all that the VM at `index` depends on is up.
 pub fn dependencies(peers: &[Peer<'_>], index: usize) -> Result<(), Unmet> {
-    let Some(own) = peers.get(index) else {
-        return Ok(());
-    };
-    for wanted in own.after {
+    for wanted in peers[index].after {
         let name = wanted.vm.as_str();
         let Some(at) = peers.iter().position(|peer| peer.name == name) else {
             return Err(Unmet {
@@ -98,33 +95,23 @@ fn coming(peers: &[Peer<'_>]) -> Vec<bool> {
 
 /// Whether it is the turn of the VM at `index`: `Err` says which VM of higher priority is starting.
 pub fn turn(peers: &[Peer<'_>], index: usize) -> Result<(), String> {
-    let Some(own) = peers.get(index) else {
-        return Ok(());
-    };
-    match peers
-        .iter()
-        .find(|peer| peer.priority > own.priority && peer.state == State::Starting)
-    {
-        Some(first) => Err(format!(
-            "for its turn, after {} (priority {})",
-            first.name, first.priority
-        )),
+    let own = peers[index].priority;
+    let mut starting = peers.iter().filter(|peer| peer.state == State::Starting);
+    match starting.find(|peer| peer.priority > own) {
         None => Ok(()),
+        Some(Peer { name, priority, .. }) => {
+            Err(format!("for its turn, after {name} (priority {priority})"))
+        }
     }
 }
 
 /// Whether the VM at `index` may be stopped now, when all are: nothing alive depends on it.
 pub fn may_stop(peers: &[Peer<'_>], index: usize) -> bool {
-    let Some(own) = peers.get(index) else {
-        return true;
-    };
-    !peers.iter().any(|peer| {
-        peer.state.has_worker()
-            && peer.name != own.name
-            && peer.after.iter().any(|wanted| wanted.vm.as_str() == own.name)
-            // Two that name each other would wait for ever.
-            && !own.after.iter().any(|wanted| wanted.vm.as_str() == peer.name)
-    })
+    let waits = |peer: &Peer<'_>, name: &str| peer.after.iter().any(|w| w.vm.as_str() == name);
+    let own = &peers[index];
+    // Two that name each other would wait for ever.
+    let depends = |peer: &Peer<'_>| waits(peer, own.name) && !waits(own, peer.name);
+    !peers.iter().any(|peer| peer.state.has_worker() && depends(peer))
 }
 
 /// The order in which VMs are looked at: higher priority first, then by name.
@@ -150,10 +137,7 @@ mod tests {
                     Some(vm) => (vm, true),
                     None => (*word, false),
                 };
-                Dependency {
-                    vm: VmName::new(vm).unwrap(),
-                    ready,
-                }
+                Dependency { vm: VmName::new(vm).unwrap(), ready }
             })
             .collect()
     }
@@ -172,18 +156,12 @@ mod tests {
     #[test]
     fn a_running_dependency_is_met_and_a_failed_one_says_so() {
         let on_a = after(&["a"]);
-        let mut peers = [
-            peer("a", State::Running, &[]),
-            peer("b", State::Waiting, &on_a),
-        ];
+        let mut peers = [peer("a", State::Running, &[]), peer("b", State::Waiting, &on_a)];
         assert_eq!(dependencies(&peers, 1), Ok(()));
         peers[0] = peer("a", State::Failed, &[]);
         let unmet = dependencies(&peers, 1).unwrap_err();
         assert!(unmet.stuck);
-        assert_eq!(
-            unmet.reason,
-            "for a to be running; it is failed and needs a start"
-        );
+        assert_eq!(unmet.reason, "for a to be running; it is failed and needs a start");
         peers[0] = peer("a", State::Starting, &[]);
         assert!(!dependencies(&peers, 1).unwrap_err().stuck);
     }
@@ -191,14 +169,8 @@ mod tests {
     #[test]
     fn ready_is_more_than_running() {
         let on_a = after(&["a:ready"]);
-        let mut peers = [
-            peer("a", State::Running, &[]),
-            peer("b", State::Waiting, &on_a),
-        ];
-        assert!(dependencies(&peers, 1)
-            .unwrap_err()
-            .reason
-            .contains("no `ready`"));
+        let mut peers = [peer("a", State::Running, &[]), peer("b", State::Waiting, &on_a)];
+        assert!(dependencies(&peers, 1).unwrap_err().reason.contains("no `ready`"));
         peers[0].tells_ready = true;
         let unmet = dependencies(&peers, 1).unwrap_err();
         assert!(!unmet.stuck, "{unmet:?}");
@@ -227,9 +199,7 @@ mod tests {
         for index in 0..5 {
             let unmet = dependencies(&peers, index).unwrap_err();
             assert!(unmet.stuck, "{unmet:?}");
-            assert!(unmet
-                .reason
-                .ends_with("it waits itself, for what will not come"));
+            assert!(unmet.reason.ends_with("it waits itself, for what will not come"));
         }
         let unmet = dependencies(&peers, 5).unwrap_err();
         assert!(unmet.stuck && unmet.reason.contains("no file describes"));
@@ -240,16 +210,10 @@ mod tests {
 
     #[test]
     fn higher_priority_goes_first() {
-        let mut peers = [
-            peer("low", State::Waiting, &[]),
-            peer("high", State::Starting, &[]),
-        ];
+        let mut peers = [peer("low", State::Waiting, &[]), peer("high", State::Starting, &[])];
         peers[1].priority = 10;
         assert_eq!(by_priority(&peers), [1, 0]);
-        assert_eq!(
-            turn(&peers, 0),
-            Err("for its turn, after high (priority 10)".to_owned())
-        );
+        assert_eq!(turn(&peers, 0), Err("for its turn, after high (priority 10)".to_owned()));
         peers[1].state = State::Running;
         assert_eq!(turn(&peers, 0), Ok(()));
     }
@@ -263,14 +227,8 @@ mod tests {
             peer("b", State::Running, &on_a),
             peer("c", State::Stopping, &on_b),
         ];
-        assert_eq!(
-            [0, 1, 2].map(|index| may_stop(&peers, index)),
-            [false, false, true]
-        );
+        assert_eq!([0, 1, 2].map(|index| may_stop(&peers, index)), [false, false, true]);
         peers[2].state = State::Stopped;
-        assert_eq!(
-            [0, 1, 2].map(|index| may_stop(&peers, index)),
-            [false, true, true]
-        );
+        assert_eq!([0, 1, 2].map(|index| may_stop(&peers, index)), [false, true, true]);
     }
 }

@@ -11,18 +11,8 @@ use crate::uapi::{self, Region};
 use crate::verdict::{fails, same, succeeds, Found};
 
 pub const RULES: &[Rule] = &[
-    Rule::read(
-        GUNYAH,
-        "device.open",
-        "The device opens for reading and writing.",
-        opens,
-    ),
-    Rule::read(
-        GUNYAH,
-        "device.twice",
-        "It can be open many times at once.",
-        opens_twice,
-    ),
+    Rule::read(GUNYAH, "device.open", "The device opens for reading and writing.", opens),
+    Rule::read(GUNYAH, "device.twice", "It can be open many times at once.", opens_twice),
     Rule::read(
         GUNYAH,
         "device.unknown-call",
@@ -152,19 +142,11 @@ fn create_descriptor(bench: &Bench) -> Found {
     let node = bench.open()?;
     let first = succeeds("CREATE_VM", node.create_vm(0))?;
     let second = succeeds("CREATE_VM again", node.create_vm(0))?;
-    same(
-        "both have one descriptor",
-        first.raw() == second.raw(),
-        false,
-    )
+    same("both have one descriptor", first.raw() == second.raw(), false)
 }
 
 fn create_close_on_exec(bench: &Bench) -> Found {
-    same(
-        "FD_CLOEXEC",
-        device::closes_at_exec(bench.vm()?.raw()),
-        true,
-    )
+    same("FD_CLOEXEC", device::closes_at_exec(bench.vm()?.raw()), true)
 }
 
 fn create_outlives_device(bench: &Bench) -> Found {
@@ -229,9 +211,5 @@ fn no_android_calls(bench: &Bench) -> Found {
 }
 
 fn no_boot_context(bench: &Bench) -> Found {
-    fails(
-        "SET_BOOT_CONTEXT",
-        bench.vm()?.boot_context(0, 1),
-        unknown(bench),
-    )
+    fails("SET_BOOT_CONTEXT", bench.vm()?.boot_context(0, 1), unknown(bench))
 }

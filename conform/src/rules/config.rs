@@ -22,12 +22,7 @@ pub const RULES: &[Rule] = &[
         "The call itself checks neither alignment nor that a region is there.",
         dtb_unchecked,
     ),
-    Rule::inferred(
-        GUNYAH,
-        "dtb.overflow",
-        "A range that wraps is EOVERFLOW.",
-        dtb_overflow,
-    ),
+    Rule::inferred(GUNYAH, "dtb.overflow", "A range that wraps is EOVERFLOW.", dtb_overflow),
     Rule::read(
         GUNYAH,
         "dtb.last-counts",
@@ -72,24 +67,14 @@ pub const RULES: &[Rule] = &[
         "X0 to X31, the PC and three stack pointers are taken.",
         context_registers,
     ),
-    Rule::read(
-        NEWER,
-        "context.twice",
-        "A register may be set again.",
-        context_twice,
-    ),
+    Rule::read(NEWER, "context.twice", "A register may be set again.", context_twice),
     Rule::read(
         NEWER,
         "context.no-register",
         "A register beyond its set is EINVAL.",
         context_no_register,
     ),
-    Rule::read(
-        NEWER,
-        "context.no-set",
-        "A set that is not there is EINVAL.",
-        context_no_set,
-    ),
+    Rule::read(NEWER, "context.no-set", "A set that is not there is EINVAL.", context_no_set),
     Rule::read(
         NEWER,
         "context.high-bits",
@@ -147,9 +132,7 @@ fn firmware_argument(bench: &Bench) -> Found {
 }
 
 fn firmware(bench: &Bench, guest: u64, size: u64) -> Found<crate::device::Answer> {
-    Ok(bench
-        .vm()?
-        .call(uapi::SET_FW_CONFIG, &Range { guest, size }))
+    Ok(bench.vm()?.call(uapi::SET_FW_CONFIG, &Range { guest, size }))
 }
 
 fn firmware_taken(bench: &Bench) -> Found {
@@ -209,15 +192,8 @@ fn context_high_bits(bench: &Bench) -> Found {
 fn context_started(bench: &Bench) -> Found {
     let made = Guest::new(bench).start(bench)?;
     fails("after START", made.vm.boot_context(X, 1), &[libc::EINVAL])?;
-    let refused = Guest {
-        dtb: (0, pages(1)),
-        ..Guest::new(bench)
-    };
+    let refused = Guest { dtb: (0, pages(1)), ..Guest::new(bench) };
     let made = refused.make(bench)?;
     fails("START", made.vm.start(), &[])?;
-    fails(
-        "after a failed START",
-        made.vm.boot_context(X, 1),
-        &[libc::EINVAL],
-    )
+    fails("after a failed START", made.vm.boot_context(X, 1), &[libc::EINVAL])
 }

@@ -17,13 +17,7 @@ pub const RULES: &[Rule] = &[
         cpus_first,
     )
     .started(),
-    Rule::seen(
-        GUNYAH,
-        "tree.chosen",
-        "Without /chosen START is ENODEV.",
-        no_chosen,
-    )
-    .started(),
+    Rule::seen(GUNYAH, "tree.chosen", "Without /chosen START is ENODEV.", no_chosen).started(),
     Rule::seen(
         GUNYAH,
         "tree.hypervisor",
@@ -45,27 +39,12 @@ pub const RULES: &[Rule] = &[
         memory_without_address,
     )
     .started(),
-    Rule::seen(
-        GUNYAH,
-        "tree.vm-config",
-        "Without /gunyah-vm-config START fails.",
-        no_config,
-    )
-    .started(),
-    Rule::seen(
-        GUNYAH,
-        "tree.image-name",
-        "Without an image-name START fails.",
-        no_image_name,
-    )
-    .started(),
-    Rule::seen(
-        GUNYAH,
-        "tree.image-name-long",
-        "A long image-name is EINVAL.",
-        long_image_name,
-    )
-    .started(),
+    Rule::seen(GUNYAH, "tree.vm-config", "Without /gunyah-vm-config START fails.", no_config)
+        .started(),
+    Rule::seen(GUNYAH, "tree.image-name", "Without an image-name START fails.", no_image_name)
+        .started(),
+    Rule::seen(GUNYAH, "tree.image-name-long", "A long image-name is EINVAL.", long_image_name)
+        .started(),
     Rule::seen(
         GUNYAH,
         "tree.base-address",
@@ -73,20 +52,8 @@ pub const RULES: &[Rule] = &[
         no_base_address,
     )
     .started(),
-    Rule::seen(
-        GUNYAH,
-        "tree.sizes",
-        "size-min and size-max have no effect.",
-        sizes,
-    )
-    .started(),
-    Rule::seen(
-        GUNYAH,
-        "tree.vcpus",
-        "Without vcpus START is ENODEV.",
-        no_vcpus,
-    )
-    .started(),
+    Rule::seen(GUNYAH, "tree.sizes", "size-min and size-max have no effect.", sizes).started(),
+    Rule::seen(GUNYAH, "tree.vcpus", "Without vcpus START is ENODEV.", no_vcpus).started(),
     Rule::seen(
         GUNYAH,
         "tree.affinity",
@@ -150,13 +117,8 @@ pub const RULES: &[Rule] = &[
         no_idle_states,
     )
     .started(),
-    Rule::seen(
-        GUNYAH,
-        "tree.no-vdevices",
-        "Without vdevices START is well.",
-        no_vdevices,
-    )
-    .started(),
+    Rule::seen(GUNYAH, "tree.no-vdevices", "Without vdevices START is well.", no_vdevices)
+        .started(),
     Rule::inferred(
         GUNYAH,
         "tree.room",
@@ -210,17 +172,12 @@ fn own_hypervisor(bench: &Bench) -> Found {
 }
 
 fn memory_node(name: &str) -> Node {
-    Node::new(name)
-        .with("device_type", tree::strings(&["memory"]))
-        .with(
-            "reg",
-            [
-                crate::guest::BASE,
-                crate::memory::pages(crate::guest::MAIN_PAGES),
-            ]
+    Node::new(name).with("device_type", tree::strings(&["memory"])).with(
+        "reg",
+        [crate::guest::BASE, crate::memory::pages(crate::guest::MAIN_PAGES)]
             .map(tree::address)
             .concat(),
-        )
+    )
 }
 
 fn memory_with_address(bench: &Bench) -> Found {
@@ -289,9 +246,7 @@ fn gic_by_path(bench: &Bench) -> Found {
     taken(bench, |root| {
         root.unset("interrupt-parent");
         let path = format!("/{}", tree::GIC);
-        tree::config(root)
-            .at("interrupts")
-            .set("config", tree::strings(&[&path]));
+        tree::config(root).at("interrupts").set("config", tree::strings(&[&path]));
     })
 }
 

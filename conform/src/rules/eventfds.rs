@@ -13,18 +13,8 @@ use crate::uapi::{Ioeventfd, Irqfd, IOEVENTFD, IOEVENTFD_DATAMATCH, IRQFD, IRQFD
 use crate::verdict::{fails, succeeds, Found};
 
 pub const RULES: &[Rule] = &[
-    Rule::read(
-        GUNYAH,
-        "irqfd.taken",
-        "An irqfd is taken, edge or level: answer 0.",
-        irqfd_taken,
-    ),
-    Rule::read(
-        GUNYAH,
-        "irqfd.flags",
-        "Any flag but LEVEL is EINVAL.",
-        irqfd_flags,
-    ),
+    Rule::read(GUNYAH, "irqfd.taken", "An irqfd is taken, edge or level: answer 0.", irqfd_taken),
+    Rule::read(GUNYAH, "irqfd.flags", "Any flag but LEVEL is EINVAL.", irqfd_flags),
     Rule::read(
         GUNYAH,
         "irqfd.no-descriptor",
@@ -43,12 +33,7 @@ pub const RULES: &[Rule] = &[
         "Flags are looked at before the descriptor: EINVAL where both are wrong.",
         irqfd_order,
     ),
-    Rule::read(
-        GUNYAH,
-        "irqfd.label-twice",
-        "A label used twice is EEXIST.",
-        irqfd_label_twice,
-    ),
+    Rule::read(GUNYAH, "irqfd.label-twice", "A label used twice is EEXIST.", irqfd_label_twice),
     Rule::read(
         GUNYAH,
         "irqfd.eventfd-twice",
@@ -73,43 +58,23 @@ pub const RULES: &[Rule] = &[
         "Removing goes by the label; then it is free again.",
         irqfd_removed,
     ),
-    Rule::read(
-        GUNYAH,
-        "irqfd.after-start",
-        "Both are taken after START as well.",
-        after_start,
-    )
-    .started(),
+    Rule::read(GUNYAH, "irqfd.after-start", "Both are taken after START as well.", after_start)
+        .started(),
     Rule::read(
         GUNYAH,
         "ioeventfd.taken",
         "Lengths 0, 1, 2, 4 and 8 are taken: answer 0.",
         io_taken,
     ),
-    Rule::read(
-        GUNYAH,
-        "ioeventfd.length",
-        "Any other length is EINVAL.",
-        io_length,
-    ),
-    Rule::read(
-        GUNYAH,
-        "ioeventfd.flags",
-        "Any flag but DATAMATCH is EINVAL.",
-        io_flags,
-    ),
+    Rule::read(GUNYAH, "ioeventfd.length", "Any other length is EINVAL.", io_length),
+    Rule::read(GUNYAH, "ioeventfd.flags", "Any flag but DATAMATCH is EINVAL.", io_flags),
     Rule::read(
         GUNYAH,
         "ioeventfd.match-length",
         "DATAMATCH without a length is EINVAL.",
         io_match_length,
     ),
-    Rule::read(
-        PINNING,
-        "ioeventfd.overflow",
-        "A range that wraps is EINVAL.",
-        io_overflow,
-    ),
+    Rule::read(PINNING, "ioeventfd.overflow", "A range that wraps is EINVAL.", io_overflow),
     Rule::read(
         GUNYAH,
         "ioeventfd.no-descriptor",
@@ -128,12 +93,7 @@ pub const RULES: &[Rule] = &[
         "Length and flags are looked at before the descriptor: EINVAL where both are wrong.",
         io_order,
     ),
-    Rule::read(
-        GUNYAH,
-        "ioeventfd.twice",
-        "The same address and length again is EEXIST.",
-        io_twice,
-    ),
+    Rule::read(GUNYAH, "ioeventfd.twice", "The same address and length again is EEXIST.", io_twice),
     Rule::read(
         GUNYAH,
         "ioeventfd.any-value",
@@ -181,25 +141,15 @@ fn add_irqfd(vm: &Vm, given: &Irqfd) -> Answer {
 fn irqfd_taken(bench: &Bench) -> Found {
     let (vm, event) = (bench.vm()?, eventfd()?);
     succeeds("edge", add_irqfd(&vm, &irqfd(&event, BELL)))?;
-    let level = Irqfd {
-        flags: IRQFD_LEVEL,
-        ..irqfd(&event, BELL + 1)
-    };
+    let level = Irqfd { flags: IRQFD_LEVEL, ..irqfd(&event, BELL + 1) };
     succeeds("level", add_irqfd(&vm, &level)).map(drop)
 }
 
 fn irqfd_flags(bench: &Bench) -> Found {
     let (vm, event) = (bench.vm()?, eventfd()?);
     for bit in 1..32 {
-        let given = Irqfd {
-            flags: 1 << bit,
-            ..irqfd(&event, BELL)
-        };
-        fails(
-            format!("bit {bit}"),
-            add_irqfd(&vm, &given),
-            &[libc::EINVAL],
-        )?;
+        let given = Irqfd { flags: 1 << bit, ..irqfd(&event, BELL) };
+        fails(format!("bit {bit}"), add_irqfd(&vm, &given), &[libc::EINVAL])?;
     }
     Ok(())
 }
@@ -209,30 +159,19 @@ const NOT_OPEN: i32 = 1_000_000;
 
 fn irqfd_no_descriptor(bench: &Bench) -> Found {
     let (vm, event) = (bench.vm()?, eventfd()?);
-    let given = Irqfd {
-        fd: NOT_OPEN.unsigned_abs(),
-        ..irqfd(&event, BELL)
-    };
+    let given = Irqfd { fd: NOT_OPEN.unsigned_abs(), ..irqfd(&event, BELL) };
     fails("irqfd", add_irqfd(&vm, &given), &[libc::EBADF])
 }
 
 fn irqfd_no_eventfd(bench: &Bench) -> Found {
     let vm = bench.vm()?;
     let other = succeeds("/dev/null", device::not_an_eventfd())?;
-    fails(
-        "irqfd",
-        add_irqfd(&vm, &irqfd(&other, BELL)),
-        &[libc::EINVAL],
-    )
+    fails("irqfd", add_irqfd(&vm, &irqfd(&other, BELL)), &[libc::EINVAL])
 }
 
 fn irqfd_order(bench: &Bench) -> Found {
     let (vm, event) = (bench.vm()?, eventfd()?);
-    let given = Irqfd {
-        fd: NOT_OPEN.unsigned_abs(),
-        flags: 2,
-        ..irqfd(&event, BELL)
-    };
+    let given = Irqfd { fd: NOT_OPEN.unsigned_abs(), flags: 2, ..irqfd(&event, BELL) };
     fails("irqfd", add_irqfd(&vm, &given), &[libc::EINVAL])
 }
 
@@ -265,11 +204,7 @@ fn irqfd_closed(bench: &Bench) -> Found {
 fn irqfd_removed(bench: &Bench) -> Found {
     let (vm, event) = (bench.vm()?, eventfd()?);
     succeeds("add", add_irqfd(&vm, &irqfd(&event, BELL)))?;
-    let by_label = Irqfd {
-        fd: 0,
-        flags: IRQFD_LEVEL,
-        ..irqfd(&event, BELL)
-    };
+    let by_label = Irqfd { fd: 0, flags: IRQFD_LEVEL, ..irqfd(&event, BELL) };
     succeeds("remove", vm.remove(IRQFD, &by_label))?;
     fails("remove again", vm.remove(IRQFD, &by_label), &[libc::ENOENT])?;
     succeeds("add again", add_irqfd(&vm, &irqfd(&event, BELL))).map(drop)
@@ -286,22 +221,11 @@ fn after_start(bench: &Bench) -> Found {
 const ADDRESS: u64 = 0x0a00_0000;
 
 fn io(eventfd: &OwnedFd, len: u32) -> Ioeventfd {
-    Ioeventfd {
-        datamatch: 0,
-        address: ADDRESS,
-        len,
-        fd: eventfd.as_raw_fd(),
-        flags: 0,
-        padding: 0,
-    }
+    Ioeventfd { datamatch: 0, address: ADDRESS, len, fd: eventfd.as_raw_fd(), flags: 0, padding: 0 }
 }
 
 fn matching(eventfd: &OwnedFd, value: u64) -> Ioeventfd {
-    Ioeventfd {
-        datamatch: value,
-        flags: IOEVENTFD_DATAMATCH,
-        ..io(eventfd, 4)
-    }
+    Ioeventfd { datamatch: value, flags: IOEVENTFD_DATAMATCH, ..io(eventfd, 4) }
 }
 
 fn add_io(vm: &Vm, given: &Ioeventfd) -> Answer {
@@ -311,21 +235,12 @@ fn add_io(vm: &Vm, given: &Ioeventfd) -> Answer {
 fn io_taken(bench: &Bench) -> Found {
     let (vm, event) = (bench.vm()?, eventfd()?);
     for (place, len) in (0..).zip([0, 1, 2, 4, 8]) {
-        let given = Ioeventfd {
-            address: ADDRESS + place * 0x100,
-            ..io(&event, len)
-        };
+        let given = Ioeventfd { address: ADDRESS + place * 0x100, ..io(&event, len) };
         succeeds(format!("length {len}"), add_io(&vm, &given))?;
     }
     succeeds(
         "with a value",
-        add_io(
-            &vm,
-            &Ioeventfd {
-                address: ADDRESS + 0x1000,
-                ..matching(&event, 7)
-            },
-        ),
+        add_io(&vm, &Ioeventfd { address: ADDRESS + 0x1000, ..matching(&event, 7) }),
     )
     .map(drop)
 }
@@ -417,11 +332,7 @@ fn io_removed(bench: &Bench) -> Found {
     let given = io(&event, 4);
     succeeds("add", add_io(&vm, &given))?;
     succeeds("remove", vm.remove(IOEVENTFD, &given))?;
-    fails(
-        "remove again",
-        vm.remove(IOEVENTFD, &given),
-        &[libc::ENOENT],
-    )?;
+    fails("remove again", vm.remove(IOEVENTFD, &given), &[libc::ENOENT])?;
     succeeds("add again", add_io(&vm, &given)).map(drop)
 }
 
@@ -433,13 +344,7 @@ fn io_remove_match(bench: &Bench) -> Found {
         ("another value", matching(&event, 8)),
         ("no value", io(&event, 4)),
         ("another length", Ioeventfd { len: 8, ..given }),
-        (
-            "another address",
-            Ioeventfd {
-                address: ADDRESS + 8,
-                ..given
-            },
-        ),
+        ("another address", Ioeventfd { address: ADDRESS + 8, ..given }),
     ] {
         fails(what, vm.remove(IOEVENTFD, &other), &[libc::ENOENT])?;
     }

@@ -169,20 +169,15 @@ fn records_only(bench: &Bench) -> Found {
 }
 
 fn shared_newer(bench: &Bench) -> Found {
-    let guest = Guest {
-        call: uapi::SET_USER_MEM_REGION,
-        ..Guest::running(bench, Code::new().off())
-    };
+    let guest =
+        Guest { call: uapi::SET_USER_MEM_REGION, ..Guest::running(bench, Code::new().off()) };
     let made = guest.make(bench)?;
     match made.vm.start() {
         Ok(_) => {}
         Err(Errno(libc::ENODEV)) => return skip("shared main memory is refused here"),
         Err(errno) => return differs(format!("START: {errno}, expected success")),
     }
-    let ends = Exit::Status {
-        status: uapi::STATUS_EXITED,
-        kind: uapi::TYPE_ERROR,
-    };
+    let ends = Exit::Status { status: uapi::STATUS_EXITED, kind: uapi::TYPE_ERROR };
     match made.run(bench)? {
         exit if exit == ends => Ok(()),
         other => differs(format!("{other}, expected {ends}")),
@@ -210,18 +205,12 @@ pub fn faults(bench: &Bench, made: &Made, errno: i32) -> Found {
 }
 
 fn lent(bench: &Bench) -> Found {
-    let guest = Guest {
-        call: uapi::LEND_USER_MEM,
-        ..Guest::new(bench)
-    };
+    let guest = Guest { call: uapi::LEND_USER_MEM, ..Guest::new(bench) };
     succeeds("START", guest.try_start(bench)?).map(drop)
 }
 
 fn shared(bench: &Bench) -> Found {
-    let guest = Guest {
-        call: uapi::SET_USER_MEM_REGION,
-        ..Guest::new(bench)
-    };
+    let guest = Guest { call: uapi::SET_USER_MEM_REGION, ..Guest::new(bench) };
     match guest.try_start(bench)? {
         Ok(_) | Err(Errno(libc::ENODEV)) => Ok(()),
         Err(errno) => differs(format!("START: {errno}, expected success or ENODEV")),
@@ -229,20 +218,13 @@ fn shared(bench: &Bench) -> Found {
 }
 
 fn no_permissions(bench: &Bench) -> Found {
-    let guest = Guest {
-        flags: 0,
-        ..Guest::new(bench)
-    };
+    let guest = Guest { flags: 0, ..Guest::new(bench) };
     fails("START", guest.try_start(bench)?, &[libc::EINVAL])
 }
 
 fn three_pages(bench: &Bench) -> Found {
-    let guest = Guest {
-        pages: 3,
-        dtb_at: pages(1),
-        dtb: (BASE + pages(1), pages(2)),
-        ..Guest::new(bench)
-    };
+    let guest =
+        Guest { pages: 3, dtb_at: pages(1), dtb: (BASE + pages(1), pages(2)), ..Guest::new(bench) };
     succeeds("START", guest.try_start(bench)?).map(drop)
 }
 
@@ -276,10 +258,7 @@ pub fn claim(bench: &Bench, memory: &Memory) -> Found<(Made, Result<i32, Errno>)
         register_further(bench, &made, memory)?;
         made
     } else {
-        let guest = Guest {
-            call: uapi::SET_USER_MEM_REGION,
-            ..Guest::new(bench)
-        };
+        let guest = Guest { call: uapi::SET_USER_MEM_REGION, ..Guest::new(bench) };
         guest.make_in(bench, succeeds("mmap", memory.again())?)?
     };
     let answer = made.vm.start();
@@ -330,10 +309,7 @@ fn further_named(bench: &Bench) -> Found {
                 .with("#address-cells", tree::cells(&[2]))
                 .with("base", tree::address(FURTHER)),
         );
-    tree::config(&mut guest.tree)
-        .at("vdevices")
-        .children
-        .push(device);
+    tree::config(&mut guest.tree).at("vdevices").children.push(device);
     let made = guest.make(bench)?;
     let memory = succeeds("memfd", Memory::base_pages(4))?;
     register_further(bench, &made, &memory)?;
@@ -350,10 +326,7 @@ fn main_is_last(bench: &Bench) -> Found {
         size: first.map.size(),
         user: first.map.address(),
     };
-    succeeds(
-        "the first region",
-        vm.region(bench.main_memory_call(), &region),
-    )?;
+    succeeds("the first region", vm.region(bench.main_memory_call(), &region))?;
     let memory = claimable()?;
     let made = Guest::new(bench).make_of(vm, memory)?;
     succeeds("START", made.vm.start()).map(drop)
@@ -362,14 +335,8 @@ fn main_is_last(bench: &Bench) -> Found {
 /// The good guest with another base-address in its devicetree, and by the call another address.
 fn based(bench: &Bench, base: u64, guest: u64) -> Guest {
     let mut good = Guest::new(bench);
-    tree::config(&mut good.tree)
-        .at("memory")
-        .set("base-address", tree::address(base));
-    Guest {
-        guest,
-        dtb: (guest + good.dtb_at, good.dtb.1),
-        ..good
-    }
+    tree::config(&mut good.tree).at("memory").set("base-address", tree::address(base));
+    Guest { guest, dtb: (guest + good.dtb_at, good.dtb.1), ..good }
 }
 
 fn base_unequal(bench: &Bench) -> Found {
@@ -392,9 +359,7 @@ fn base_unaligned(bench: &Bench) -> Found {
 fn only_on_qemu() -> Found {
     let path = Path::new("/proc/device-tree/compatible");
     let compatible = std::fs::read(path).unwrap_or_default();
-    let qemu = compatible
-        .split(|byte| *byte == 0)
-        .any(|name| name == b"linux,dummy-virt");
+    let qemu = compatible.split(|byte| *byte == 0).any(|name| name == b"linux,dummy-virt");
     if qemu || cfg!(not(target_arch = "aarch64")) {
         Ok(())
     } else {

@@ -12,18 +12,8 @@ use crate::uapi::{self, Region};
 use crate::verdict::{differs, fails, skip, succeeds, Found};
 
 pub const RULES: &[Rule] = &[
-    Rule::read(
-        GUNYAH,
-        "region.taken",
-        "A good region is taken: answer 0.",
-        taken,
-    ),
-    Rule::read(
-        GUNYAH,
-        "region.argument",
-        "An argument that cannot be read is EFAULT.",
-        argument,
-    ),
+    Rule::read(GUNYAH, "region.taken", "A good region is taken: answer 0.", taken),
+    Rule::read(GUNYAH, "region.argument", "An argument that cannot be read is EFAULT.", argument),
     Rule::read(GUNYAH, "region.size-zero", "Size 0 is EINVAL.", size_zero),
     Rule::read(
         GUNYAH,
@@ -49,12 +39,7 @@ pub const RULES: &[Rule] = &[
         "Any flag bit above the three permissions is EINVAL.",
         unknown_flags,
     ),
-    Rule::read(
-        GUNYAH,
-        "region.overflow",
-        "A guest range that wraps is EOVERFLOW.",
-        overflow,
-    ),
+    Rule::read(GUNYAH, "region.overflow", "A guest range that wraps is EOVERFLOW.", overflow),
     Rule::read(
         GUNYAH,
         "region.order-flags",
@@ -73,12 +58,7 @@ pub const RULES: &[Rule] = &[
         "Overflow is looked at before the label: EOVERFLOW where both are wrong.",
         order_overflow,
     ),
-    Rule::read(
-        PINNING,
-        "region.label-twice",
-        "A label used twice is EEXIST.",
-        label_twice,
-    ),
+    Rule::read(PINNING, "region.label-twice", "A label used twice is EEXIST.", label_twice),
     Rule::inferred(
         NEWER,
         "region.label-twice-newer",
@@ -91,18 +71,8 @@ pub const RULES: &[Rule] = &[
         "Guest ranges that overlap are EEXIST: the same, inside, around, at either end.",
         overlap,
     ),
-    Rule::read(
-        GUNYAH,
-        "region.neighbours",
-        "Guest ranges that touch are taken.",
-        neighbours,
-    ),
-    Rule::read(
-        GUNYAH,
-        "region.any-label",
-        "Any 32-bit label is taken.",
-        any_label,
-    ),
+    Rule::read(GUNYAH, "region.neighbours", "Guest ranges that touch are taken.", neighbours),
+    Rule::read(GUNYAH, "region.any-label", "Any 32-bit label is taken.", any_label),
     Rule::read(
         GUNYAH,
         "region.refused-leaves-nothing",
@@ -115,31 +85,11 @@ pub const RULES: &[Rule] = &[
         "No permission at all is taken by the call.",
         no_permissions,
     ),
-    Rule::read(
-        GUNYAH,
-        "region.anonymous",
-        "Private anonymous memory is taken.",
-        anonymous,
-    ),
-    Rule::seen(
-        GUNYAH,
-        "region.hugetlb",
-        "Huge pages are taken by the call.",
-        hugetlb,
-    ),
-    Rule::seen(
-        GUNYAH,
-        "region.many",
-        "A VM may have many regions: 32 are taken.",
-        many,
-    ),
-    Rule::read(
-        GUNYAH,
-        "region.after-start",
-        "The call is taken after START as well.",
-        after_start,
-    )
-    .started(),
+    Rule::read(GUNYAH, "region.anonymous", "Private anonymous memory is taken.", anonymous),
+    Rule::seen(GUNYAH, "region.hugetlb", "Huge pages are taken by the call.", hugetlb),
+    Rule::seen(GUNYAH, "region.many", "A VM may have many regions: 32 are taken.", many),
+    Rule::read(GUNYAH, "region.after-start", "The call is taken after START as well.", after_start)
+        .started(),
 ];
 
 /// A VM, memory and a region of it that would be good, for each memory call.
@@ -171,11 +121,9 @@ fn refused(bench: &Bench, wanted: i32, spoil: impl Fn(&mut Region)) -> Found {
 }
 
 fn taken(bench: &Bench) -> Found {
-    each(bench, |name, register, region| {
-        match succeeds(name, register(&region))? {
-            0 => Ok(()),
-            other => differs(format!("{name}: answer {other}, expected 0")),
-        }
+    each(bench, |name, register, region| match succeeds(name, register(&region))? {
+        0 => Ok(()),
+        other => differs(format!("{name}: answer {other}, expected 0")),
     })
 }
 
@@ -245,11 +193,7 @@ fn order_alignment(bench: &Bench) -> Found {
 fn order_overflow(bench: &Bench) -> Found {
     each(bench, |name, register, region| {
         succeeds(name, register(&region))?;
-        let again = Region {
-            guest: last_page(),
-            size: pages(2),
-            ..region
-        };
+        let again = Region { guest: last_page(), size: pages(2), ..region };
         fails(name, register(&again), &[libc::EOVERFLOW])
     })
 }
@@ -257,10 +201,7 @@ fn order_overflow(bench: &Bench) -> Found {
 fn label_twice(bench: &Bench) -> Found {
     each(bench, |name, register, region| {
         succeeds(name, register(&region))?;
-        let again = Region {
-            guest: BASE + pages(16),
-            ..region
-        };
+        let again = Region { guest: BASE + pages(16), ..region };
         fails(name, register(&again), &[libc::EEXIST])
     })
 }
@@ -276,12 +217,7 @@ fn overlap(bench: &Bench) -> Found {
             ("over its beginning", first - pages(1), pages(2)),
             ("over its end", first + count - pages(1), pages(2)),
         ] {
-            let other = Region {
-                label: 8,
-                guest,
-                size,
-                ..region
-            };
+            let other = Region { label: 8, guest, size, ..region };
             fails(format!("{name}, {what}"), register(&other), &[libc::EEXIST])?;
         }
         Ok(())
@@ -291,17 +227,9 @@ fn overlap(bench: &Bench) -> Found {
 fn neighbours(bench: &Bench) -> Found {
     each(bench, |name, register, region| {
         succeeds(name, register(&region))?;
-        for (label, guest) in [
-            (8, region.guest - pages(1)),
-            (9, region.guest + region.size),
-        ] {
-            let other = Region {
-                label,
-                guest,
-                size: pages(1),
-                user: region.user + pages(4),
-                ..region
-            };
+        for (label, guest) in [(8, region.guest - pages(1)), (9, region.guest + region.size)] {
+            let other =
+                Region { label, guest, size: pages(1), user: region.user + pages(4), ..region };
             succeeds(format!("{name} at {guest:#x}"), register(&other))?;
         }
         Ok(())
@@ -329,16 +257,9 @@ fn refused_leaves_nothing(bench: &Bench) -> Found {
         let unknown = Region { flags: 8, ..region };
         fails(name, register(&unknown), &[libc::EINVAL])?;
         succeeds(format!("{name}, the same but good"), register(&region))?;
-        let overlapping = Region {
-            label: 8,
-            guest: region.guest + pages(3),
-            ..region
-        };
+        let overlapping = Region { label: 8, guest: region.guest + pages(3), ..region };
         fails(name, register(&overlapping), &[libc::EEXIST])?;
-        let behind = Region {
-            guest: region.guest + region.size,
-            ..overlapping
-        };
+        let behind = Region { guest: region.guest + region.size, ..overlapping };
         succeeds(format!("{name}, the refused label"), register(&behind)).map(drop)
     })
 }
@@ -353,10 +274,7 @@ fn no_permissions(bench: &Bench) -> Found {
 fn anonymous(bench: &Bench) -> Found {
     each(bench, |name, register, region| {
         let memory = succeeds("mmap", Mapping::anonymous(region.size, true))?;
-        let private = Region {
-            user: memory.address(),
-            ..region
-        };
+        let private = Region { user: memory.address(), ..region };
         succeeds(name, register(&private)).map(drop)
     })
 }
@@ -366,11 +284,7 @@ fn hugetlb(bench: &Bench) -> Found {
         return skip("no huge page is free");
     };
     each(bench, |name, register, region| {
-        let huge = Region {
-            size: memory.map.size(),
-            user: memory.map.address(),
-            ..region
-        };
+        let huge = Region { size: memory.map.size(), user: memory.map.address(), ..region };
         succeeds(name, register(&huge)).map(drop)
     })
 }

@@ -12,20 +12,9 @@ use crate::verdict::{fails, same, succeeds, Found};
 
 pub const RULES: &[Rule] = &[
     Rule::read(GUNYAH, "start.good", "A good guest starts: answer 0.", good).started(),
-    Rule::read(
-        GUNYAH,
-        "start.twice",
-        "START of a VM that runs is 0 again.",
-        twice,
-    )
-    .started(),
-    Rule::seen(
-        GUNYAH,
-        "start.no-vcpu",
-        "A VM starts without any vCPU's descriptor.",
-        no_vcpu,
-    )
-    .started(),
+    Rule::read(GUNYAH, "start.twice", "START of a VM that runs is 0 again.", twice).started(),
+    Rule::seen(GUNYAH, "start.no-vcpu", "A VM starts without any vCPU's descriptor.", no_vcpu)
+        .started(),
     Rule::read(GUNYAH, "start.two-vms", "Two VMs run at once.", two_vms).started(),
     Rule::read(
         GUNYAH,
@@ -105,13 +94,7 @@ pub const RULES: &[Rule] = &[
         failure_alone,
     )
     .started(),
-    Rule::read(
-        GUNYAH,
-        "start.anew",
-        "A VM built anew after a failed one starts.",
-        anew,
-    )
-    .started(),
+    Rule::read(GUNYAH, "start.anew", "A VM built anew after a failed one starts.", anew).started(),
     Rule::seen(
         GUNYAH,
         "start.affinity-map",
@@ -139,10 +122,7 @@ fn twice(bench: &Bench) -> Found {
 }
 
 fn without_vcpus(bench: &Bench) -> Guest {
-    Guest {
-        vcpus: Vec::new(),
-        ..Guest::new(bench)
-    }
+    Guest { vcpus: Vec::new(), ..Guest::new(bench) }
 }
 
 fn no_vcpu(bench: &Bench) -> Found {
@@ -169,19 +149,13 @@ fn nothing(bench: &Bench) -> Found {
 }
 
 fn no_devicetree(bench: &Bench) -> Found {
-    let guest = Guest {
-        dtb: (0, 0),
-        ..Guest::new(bench)
-    };
+    let guest = Guest { dtb: (0, 0), ..Guest::new(bench) };
     fails("START", guest.try_start(bench)?, not_found(bench))
 }
 
 /// One whose START fails without harm.
 fn bad(bench: &Bench) -> Guest {
-    Guest {
-        dtb: (BASE + pages(16 * MAIN_PAGES), pages(1)),
-        ..Guest::new(bench)
-    }
+    Guest { dtb: (BASE + pages(16 * MAIN_PAGES), pages(1)), ..Guest::new(bench) }
 }
 
 fn devicetree_outside(bench: &Bench) -> Found {
@@ -189,29 +163,19 @@ fn devicetree_outside(bench: &Bench) -> Found {
 }
 
 fn devicetree_beyond(bench: &Bench) -> Found {
-    let guest = Guest {
-        dtb: (BASE + pages(DTB_PAGE), pages(MAIN_PAGES)),
-        ..Guest::new(bench)
-    };
+    let guest = Guest { dtb: (BASE + pages(DTB_PAGE), pages(MAIN_PAGES)), ..Guest::new(bench) };
     fails("START", guest.try_start(bench)?, &[libc::EINVAL])
 }
 
 fn devicetree_offset(bench: &Bench) -> Found {
     let good = Guest::new(bench);
-    let guest = Guest {
-        dtb_at: good.dtb_at + 64,
-        dtb: (good.dtb.0 + 64, good.dtb.1),
-        ..good
-    };
+    let guest = Guest { dtb_at: good.dtb_at + 64, dtb: (good.dtb.0 + 64, good.dtb.1), ..good };
     fails("START", guest.try_start(bench)?, &[libc::EINVAL])
 }
 
 fn devicetree_size(bench: &Bench) -> Found {
     let good = Guest::new(bench);
-    let guest = Guest {
-        dtb: (good.dtb.0, good.dtb.1 - 64),
-        ..good
-    };
+    let guest = Guest { dtb: (good.dtb.0, good.dtb.1 - 64), ..good };
     fails("START", guest.try_start(bench)?, &[libc::EINVAL])
 }
 
@@ -248,18 +212,10 @@ fn run_after_failure(bench: &Bench) -> Found {
 
 fn failure_alone(bench: &Bench) -> Found {
     let good = Guest::new(bench).start(bench)?;
-    fails(
-        "START of another",
-        bad(bench).try_start(bench)?,
-        not_found(bench),
-    )?;
+    fails("START of another", bad(bench).try_start(bench)?, not_found(bench))?;
     succeeds("START of the first again", good.vm.start())?;
     let _clock = Ticking::start();
-    fails(
-        "VCPU_RUN of the first",
-        good.vcpus[0].0.run(),
-        &[libc::EINTR],
-    )
+    fails("VCPU_RUN of the first", good.vcpus[0].0.run(), &[libc::EINTR])
 }
 
 fn anew(bench: &Bench) -> Found {

@@ -19,30 +19,15 @@ use super::main_memory::{claim, claimable, claimed};
 use super::memlock::{register, under_limit, LIMIT};
 
 pub const RULES: &[Rule] = &[
-    Rule::read(
-        PINNING,
-        "teardown.duplicate",
-        "A second descriptor of a VM holds it.",
-        duplicate,
-    ),
+    Rule::read(PINNING, "teardown.duplicate", "A second descriptor of a VM holds it.", duplicate),
     Rule::read(
         PINNING,
         "teardown.child",
         "A forked child's copy of the descriptor holds it.",
         child,
     ),
-    Rule::seen(
-        PINNING,
-        "teardown.vcpu",
-        "A vCPU's descriptor holds its VM.",
-        vcpu,
-    ),
-    Rule::read(
-        PINNING,
-        "teardown.page",
-        "A mapping of a vCPU's page holds the VM.",
-        page,
-    ),
+    Rule::seen(PINNING, "teardown.vcpu", "A vCPU's descriptor holds its VM.", vcpu),
+    Rule::read(PINNING, "teardown.page", "A mapping of a vCPU's page holds the VM.", page),
     Rule::read(
         GUNYAH,
         "teardown.running",
@@ -50,13 +35,8 @@ pub const RULES: &[Rule] = &[
         running,
     )
     .started(),
-    Rule::seen(
-        GUNYAH,
-        "teardown.killed",
-        "SIGKILL of its process does the same.",
-        killed,
-    )
-    .started(),
+    Rule::seen(GUNYAH, "teardown.killed", "SIGKILL of its process does the same.", killed)
+        .started(),
     Rule::read(
         GUNYAH,
         "teardown.orphan",
@@ -87,20 +67,14 @@ fn holds<T>(bench: &Bench, by: &str, hold: impl FnOnce(Vm) -> Found<T>) -> Found
     let holder = hold(first)?;
     let try_second = || register(bench, &second, 1, user, LIMIT);
     let meanwhile = eventually(A_WHILE, try_second);
-    fails(
-        format!("a second VM while {by} is there"),
-        meanwhile,
-        &[libc::ENOMEM],
-    )?;
+    fails(format!("a second VM while {by} is there"), meanwhile, &[libc::ENOMEM])?;
     drop(holder);
     let later = eventually(bench.give_back, try_second);
     succeeds("a second VM after the last close", later).map(drop)
 }
 
 fn duplicate(bench: &Bench) -> Found {
-    holds(bench, "a second descriptor", |vm| {
-        succeeds("dup", vm.duplicate())
-    })
+    holds(bench, "a second descriptor", |vm| succeeds("dup", vm.duplicate()))
 }
 
 fn child(bench: &Bench) -> Found {
@@ -112,9 +86,7 @@ fn child(bench: &Bench) -> Found {
 }
 
 fn vcpu(bench: &Bench) -> Found {
-    holds(bench, "a vCPU's descriptor", |vm| {
-        succeeds("vCPU", vm.vcpu(0))
-    })
+    holds(bench, "a vCPU's descriptor", |vm| succeeds("vCPU", vm.vcpu(0)))
 }
 
 fn page(bench: &Bench) -> Found {

@@ -21,12 +21,7 @@ pub const RULES: &[Rule] = &[
         descriptor,
     ),
     Rule::read(GUNYAH, "vcpu.twice", "An id used twice is EEXIST.", twice),
-    Rule::read(
-        GUNYAH,
-        "vcpu.many",
-        "A VM may have several vCPUs, in any order.",
-        many,
-    ),
+    Rule::read(GUNYAH, "vcpu.many", "A VM may have several vCPUs, in any order.", many),
     Rule::read(
         GUNYAH,
         "vcpu.closed",
@@ -45,30 +40,15 @@ pub const RULES: &[Rule] = &[
         "VCPU_RUN of one that was removed is ENODEV.",
         removed_run,
     ),
-    Rule::read(
-        GUNYAH,
-        "vcpu.mmap-size",
-        "VCPU_MMAP_SIZE answers one page.",
-        mmap_size,
-    ),
+    Rule::read(GUNYAH, "vcpu.mmap-size", "VCPU_MMAP_SIZE answers one page.", mmap_size),
     Rule::read(
         GUNYAH,
         "vcpu.page",
         "The page can be mapped shared and is zero at first.",
         zero_page,
     ),
-    Rule::read(
-        GUNYAH,
-        "vcpu.page-shared",
-        "All mappings of it are one page.",
-        shared_page,
-    ),
-    Rule::read(
-        NEWER,
-        "vcpu.page-beyond",
-        "There is nothing behind the page: SIGBUS.",
-        beyond_page,
-    ),
+    Rule::read(GUNYAH, "vcpu.page-shared", "All mappings of it are one page.", shared_page),
+    Rule::read(NEWER, "vcpu.page-beyond", "There is nothing behind the page: SIGBUS.", beyond_page),
     Rule::read(
         PINNING,
         "vcpu.unknown-call-old",
@@ -107,27 +87,11 @@ pub const RULES: &[Rule] = &[
         immediate_exit_stays,
     )
     .started(),
-    Rule::read(
-        GUNYAH,
-        "vcpu.signal",
-        "A signal gets VCPU_RUN back with EINTR.",
-        signal,
-    )
-    .started(),
-    Rule::read(
-        GUNYAH,
-        "vcpu.after-signal",
-        "After that it can be run again.",
-        after_signal,
-    )
-    .started(),
-    Rule::read(
-        GUNYAH,
-        "vcpu.added-late",
-        "A vCPU that is added after START runs.",
-        added_late,
-    )
-    .started(),
+    Rule::read(GUNYAH, "vcpu.signal", "A signal gets VCPU_RUN back with EINTR.", signal).started(),
+    Rule::read(GUNYAH, "vcpu.after-signal", "After that it can be run again.", after_signal)
+        .started(),
+    Rule::read(GUNYAH, "vcpu.added-late", "A vCPU that is added after START runs.", added_late)
+        .started(),
     Rule::seen(
         GUNYAH,
         "vcpu.not-in-devicetree",
@@ -170,11 +134,7 @@ fn removed(bench: &Bench) -> Found {
     let vm = bench.vm()?;
     let _vcpu = succeeds("vCPU", vm.vcpu(2))?;
     succeeds("remove", vm.remove(uapi::VCPU, &2u32))?;
-    fails(
-        "remove again",
-        vm.remove(uapi::VCPU, &2u32),
-        &[libc::ENOENT],
-    )?;
+    fails("remove again", vm.remove(uapi::VCPU, &2u32), &[libc::ENOENT])?;
     succeeds("vCPU again", vm.vcpu(2)).map(drop)
 }
 
@@ -261,11 +221,7 @@ fn immediate_exit(bench: &Bench) -> Found {
     // No clock here: a signal would answer EINTR as well.
     let begin = Instant::now();
     fails("VCPU_RUN", vcpu.run(), &[libc::EINTR])?;
-    same(
-        "it took five seconds",
-        begin.elapsed() > Duration::from_secs(5),
-        false,
-    )
+    same("it took five seconds", begin.elapsed() > Duration::from_secs(5), false)
 }
 
 fn immediate_exit_stays(bench: &Bench) -> Found {
@@ -292,20 +248,14 @@ fn after_signal(bench: &Bench) -> Found {
 }
 
 fn added_late(bench: &Bench) -> Found {
-    let guest = Guest {
-        vcpus: Vec::new(),
-        ..Guest::new(bench)
-    };
+    let guest = Guest { vcpus: Vec::new(), ..Guest::new(bench) };
     let made = guest.start(bench)?;
     let vcpu = succeeds("vCPU", made.vm.vcpu(0))?;
     fails("VCPU_RUN", bounded_run(&vcpu), &[libc::EINTR])
 }
 
 fn not_in_devicetree(bench: &Bench) -> Found {
-    let guest = Guest {
-        vcpus: vec![0, 1],
-        ..Guest::new(bench)
-    };
+    let guest = Guest { vcpus: vec![0, 1], ..Guest::new(bench) };
     let made = guest.start(bench)?;
     fails("VCPU_RUN", bounded_run(&made.vcpus[1].0), &[libc::ENODEV])
 }

@@ -136,10 +136,7 @@ pub fn ioeventfd(caller: &Caller, given: &FunctionIoeventfd) -> Result<Ioeventfd
     {
         return Err(Errno::EINVAL);
     }
-    Ok(Ioeventfd {
-        given: *given,
-        eventfd: eventfd(caller, given.fd)?,
-    })
+    Ok(Ioeventfd { given: *given, eventfd: eventfd(caller, given.fd)? })
 }
 
 #[cfg(test)]
@@ -162,20 +159,13 @@ mod tests {
         let good = desc(uapi::FUNCTION_VCPU, &vcpu);
         assert_eq!(read_argument(&me, &good), Ok(FunctionArgument::Vcpu(vcpu)));
 
-        let long = FunctionDesc {
-            arg_size: 257,
-            arg: 0,
-            ..good
-        };
+        let long = FunctionDesc { arg_size: 257, arg: 0, ..good };
         assert_eq!(read_argument(&me, &long), Err(Errno::EINVAL));
         let nowhere = FunctionDesc { arg: 8, ..good };
         assert_eq!(read_argument(&me, &nowhere), Err(Errno::EFAULT));
         let unknown = FunctionDesc { kind: 9, ..good };
         assert_eq!(read_argument(&me, &unknown), Err(Errno::ENOENT));
-        let short = FunctionDesc {
-            kind: uapi::FUNCTION_IRQFD,
-            ..good
-        };
+        let short = FunctionDesc { kind: uapi::FUNCTION_IRQFD, ..good };
         assert_eq!(read_argument(&me, &short), Err(Errno::EINVAL));
     }
 
@@ -217,10 +207,7 @@ mod tests {
         assert!(!made.matches(0x1000, 4, 8));
         assert!(!made.matches(0x1000, 2, 7));
         assert!(!made.matches(0x1004, 4, 7));
-        let other_value = FunctionIoeventfd {
-            datamatch: 8,
-            ..good
-        };
+        let other_value = FunctionIoeventfd { datamatch: 8, ..good };
         let any_value = FunctionIoeventfd { flags: 0, ..good };
         assert!(made.clashes(&good) && made.clashes(&any_value));
         assert!(!made.clashes(&other_value));
@@ -229,10 +216,7 @@ mod tests {
             FunctionIoeventfd { len: 3, ..good },
             FunctionIoeventfd { flags: 2, ..good },
             FunctionIoeventfd { len: 0, ..good },
-            FunctionIoeventfd {
-                addr: u64::MAX,
-                ..good
-            },
+            FunctionIoeventfd { addr: u64::MAX, ..good },
         ] {
             assert_eq!(ioeventfd(&me, &wrong).unwrap_err(), Errno::EINVAL);
         }

@@ -74,11 +74,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self {
-            dialect: Dialect::Ack61,
-            rm: rm::Kind::Debug,
-            rm_entries: rm::ENTRIES_SURVIVED,
-        }
+        Self { dialect: Dialect::Ack61, rm: rm::Kind::Debug, rm_entries: rm::ENTRIES_SURVIVED }
     }
 }
 
@@ -94,12 +90,7 @@ pub struct Model {
 impl Model {
     /// No VMs yet.
     pub fn new(settings: Settings) -> Self {
-        Self {
-            settings,
-            vms: BTreeMap::new(),
-            next: 1,
-            notes: Vec::new(),
-        }
+        Self { settings, vms: BTreeMap::new(), next: 1, notes: Vec::new() }
     }
 
     /// How it is set up.
@@ -177,11 +168,7 @@ impl Model {
 
     /// Bytes that a process's VMs have pinned and not given back.
     pub fn charged(&self, pid: i32) -> u64 {
-        self.vms
-            .values()
-            .filter(|vm| vm.creator.pid == pid)
-            .map(Vm::charged)
-            .sum()
+        self.vms.values().filter(|vm| vm.creator.pid == pid).map(Vm::charged).sum()
     }
 
     /// SET_DTB_CONFIG: only overflow is checked here, the rest at START.
@@ -193,10 +180,7 @@ impl Model {
     ) -> Result<i64, Errno> {
         let vm = self.get(id)?;
         let given: DtbConfig = caller.read(argument)?;
-        given
-            .guest_phys_addr
-            .checked_add(given.size)
-            .ok_or(Errno::EOVERFLOW)?;
+        given.guest_phys_addr.checked_add(given.size).ok_or(Errno::EOVERFLOW)?;
         vm.dtb = given;
         Ok(0)
     }
@@ -478,8 +462,7 @@ impl Model {
 
     /// The last close of all its files is known to come. True: teardown begins.
     pub fn closed(&mut self, id: VmId) -> bool {
-        self.get(id)
-            .is_ok_and(|vm| !std::mem::replace(&mut vm.closing, true))
+        self.get(id).is_ok_and(|vm| !std::mem::replace(&mut vm.closing, true))
     }
 
     /// What the driver tells udev at the end of a VM's release, if it told of the VM at all.
@@ -507,9 +490,7 @@ impl Model {
     /// Whether a resource manager of this kind survives that the VM is stopped.
     pub fn stop_kills_rm(&self, id: VmId) -> bool {
         self.settings.rm == rm::Kind::Fragile
-            && self
-                .vm(id)
-                .is_some_and(|vm| vm.state == State::Running && !vm.proxy)
+            && self.vm(id).is_some_and(|vm| vm.state == State::Running && !vm.proxy)
     }
 
     /// Teardown is done: everything is given back.
@@ -519,11 +500,8 @@ impl Model {
 }
 
 /// What vCPUs are told where START failed late.
-const FAILED_LATE: Exit = Exit {
-    status: uapi::STATUS_CRASHED,
-    exit_type: uapi::EXIT_TYPE_VM_EXIT,
-    reason: 0,
-};
+const FAILED_LATE: Exit =
+    Exit { status: uapi::STATUS_CRASHED, exit_type: uapi::EXIT_TYPE_VM_EXIT, reason: 0 };
 
 /// The guest's first instruction is a fault on newer drivers: its page is looked up in the creator's
 /// memory, as it is by then, and charged. Answers the bytes that are pinned.

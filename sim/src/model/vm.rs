@@ -112,10 +112,8 @@ impl Vm {
 
     /// A vCPU was run that the devicetree does not have: the host's kernel oopses at the VM's end.
     pub fn oopses(&self) -> bool {
-        !matches!(
-            self.state,
-            State::Configuring | State::Failed | State::FailedLate
-        ) && self.vcpus.values().any(|present| !present)
+        !matches!(self.state, State::Configuring | State::Failed | State::FailedLate)
+            && self.vcpus.values().any(|present| !present)
     }
 
     /// Bytes charged to its creator.

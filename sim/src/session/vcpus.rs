@@ -62,10 +62,7 @@ impl Session {
             self.answer(&notification, &line, Ok(0));
             return;
         }
-        match self
-            .model
-            .vcpu_run(vm, line.caller, vcpu, page.immediate_exit())
-        {
+        match self.model.vcpu_run(vm, line.caller, vcpu, page.immediate_exit()) {
             RunStep::Errno(errno) => {
                 if errno == Errno::EINTR {
                     self.interrupt_vcpu(vm, vcpu);
@@ -157,10 +154,7 @@ impl Session {
         let Some(vm) = self.model.vm(vm) else {
             return false;
         };
-        let Some(event) = vm
-            .ioeventfds
-            .iter()
-            .find(|event| event.matches(address, len, value))
+        let Some(event) = vm.ioeventfds.iter().find(|event| event.matches(address, len, value))
         else {
             return false;
         };
@@ -203,12 +197,7 @@ impl Session {
             self.answer(&held.notification, &held.line, Ok(0));
         }
         self.vcpus.pending.retain(|(of, _)| *of != vm);
-        let running: Vec<_> = self
-            .vcpus
-            .running
-            .iter()
-            .filter(|(of, _)| *of == vm)
-            .collect();
+        let running: Vec<_> = self.vcpus.running.iter().filter(|(of, _)| *of == vm).collect();
         if let Some(engine_vm) = self.running.get_mut(&vm) {
             for (_, vcpu) in running {
                 engine_vm.interrupt_vcpu(*vcpu);

@@ -6,12 +6,10 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::config::VmConfig;
+use crate::config::{RestartConfig, RestartPolicy, VmConfig};
 use crate::diagnostic::Diagnostic;
 use crate::status::State;
 use crate::worker::{Report, Request};
-
-use super::super::restart::RestartRules;
 
 /// How a VM becomes ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +25,7 @@ pub enum Readiness {
 /// What a VM's file says about its life.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
-    pub restart: RestartRules,
+    pub restart: RestartConfig,
     /// Milliseconds that `starting` may take.
     pub start_timeout: u64,
     /// Milliseconds between asking the guest to end and closing its VM; none: it cannot be asked.
@@ -38,10 +36,17 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// For a VM that has no good file.
+    /// For a VM without a good file, which never starts.
     pub fn none() -> Self {
+        let none = Duration::ZERO;
         Self {
-            restart: RestartRules::none(),
+            restart: RestartConfig {
+                policy: RestartPolicy::Never,
+                max: 0,
+                window: none,
+                backoff: none,
+                backoff_max: none,
+            },
             start_timeout: 0,
             stop_timeout: None,
             ready: Readiness::Unknown,
@@ -51,7 +56,7 @@ impl Rules {
 
     pub fn of(config: &VmConfig) -> Self {
         Self {
-            restart: RestartRules::of(&config.restart),
+            restart: config.restart.clone(),
             start_timeout: millis(config.start.timeout),
             stop_timeout: config.stop.as_ref().map(|_| millis(config.stop_timeout)),
             ready: match &config.ready {

@@ -1,26 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The lifecycle, told as stories, and held to its promises under any order of events.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::ending::CLOSE_TIMEOUT;
 use super::*;
-use crate::config::RestartPolicy;
-use crate::diagnostic::{kinds, Diagnostic, Step};
-use crate::supervisor::restart::{Next, RestartRules};
+use crate::config::{RestartConfig, RestartPolicy};
+use crate::diagnostic::{Diagnostic, Step};
+use crate::supervisor::restart::Next;
+use crate::supervisor::spawn::FORK;
 use crate::worker::Request;
-
-kinds! {
-    SHORT: Error "test-short" in Pool {
-        "the pool is short",
-        cause: "",
-        cure: "",
-    }
-}
 
 /// An error of a step of the launch.
 fn failed(step: Step) -> Report {
-    let mut error: Diagnostic = SHORT.case("p");
+    let mut error: Diagnostic = FORK.case("p");
     error.step = step;
     error.lasting = matches!(step, Step::Images | Step::Plan);
     Report::Failed(error)
@@ -28,12 +23,12 @@ fn failed(step: Step) -> Report {
 
 fn rules() -> Rules {
     Rules {
-        restart: RestartRules {
+        restart: RestartConfig {
             policy: RestartPolicy::OnFailure,
             max: 3,
-            window: 600_000,
-            backoff: 1_000,
-            backoff_max: 3_000,
+            window: Duration::from_secs(600),
+            backoff: Duration::from_secs(1),
+            backoff_max: Duration::from_secs(3),
         },
         start_timeout: 30_000,
         stop_timeout: Some(10_000),
@@ -43,12 +38,7 @@ fn rules() -> Rules {
 }
 
 fn open() -> Gates {
-    Gates {
-        dependencies: Ok(()),
-        property: Ok(true),
-        turn: Ok(()),
-        pages: Ok(()),
-    }
+    Gates { dependencies: Ok(()), property: Ok(true), turn: Ok(()), pages: Ok(()) }
 }
 
 const RUNNING: Report = Report::Running { end_visible: true };
@@ -145,31 +135,18 @@ fn a_killed_worker_is_restarted_with_doubling_waits_and_then_given_up() {
         story.published[..2],
         [
             (State::Crashed, "worker killed by SIGKILL".to_owned()),
-            (
-                State::Waiting,
-                "restart 1 of 3 in 1 s after: worker killed by SIGKILL".to_owned()
-            )
+            (State::Waiting, "restart 1 of 3 in 1 s after: worker killed by SIGKILL".to_owned())
         ]
     );
     story.crash();
     let (state, reason) = story.last();
     assert_eq!(*state, State::Failed);
-    assert_eq!(
-        reason,
-        "gave up after 3 restarts within 10 min; last: worker killed by SIGKILL"
-    );
+    assert_eq!(reason, "gave up after 3 restarts within 10 min; last: worker killed by SIGKILL");
     assert!(story.life.at_rest());
     // A person's start begins anew.
-    story
-        .on(Event::Start)
-        .on(Event::Gates(&open()))
-        .report(&RUNNING);
+    story.on(Event::Start).on(Event::Gates(&open())).report(&RUNNING);
     story.crash();
-    assert!(
-        story.last().1.starts_with("restart 1 of 3 in 1 s"),
-        "{:?}",
-        story.last()
-    );
+    assert!(story.last().1.starts_with("restart 1 of 3 in 1 s"), "{:?}", story.last());
 }
 
 #[test]
@@ -190,14 +167,8 @@ fn a_reset_restarts_at_once_and_is_no_crash() {
     let mut story = Story::running(rules());
     story.report(&ended(EndReason::Reset));
     assert_eq!(story.life.state(), State::Stopping);
-    story
-        .report(&Report::Closed)
-        .on(Event::Died(Death::Exit(0)))
-        .on(Event::Gates(&open()));
-    assert_eq!(
-        story.states(),
-        [State::Stopping, State::Waiting, State::Starting]
-    );
+    story.report(&Report::Closed).on(Event::Died(Death::Exit(0))).on(Event::Gates(&open()));
+    assert_eq!(story.states(), [State::Stopping, State::Waiting, State::Starting]);
     assert_eq!((story.life.restarts(), story.life.resets()), (0, 1));
     assert_eq!(story.life.last_end().unwrap().reason, EndReason::Reset);
 }
@@ -207,9 +178,7 @@ fn a_guest_that_only_resets_is_slowed_down() {
     let mut story = Story::running(rules());
     let mut waited = 0;
     for _ in 0..12 {
-        story
-            .report(&ended(EndReason::Reset))
-            .on(Event::Died(Death::Exit(0)));
+        story.report(&ended(EndReason::Reset)).on(Event::Died(Death::Exit(0)));
         if !story.life.at_gate() {
             waited += story.sleep();
         }
@@ -223,22 +192,15 @@ fn a_guest_that_only_resets_is_slowed_down() {
 #[test]
 fn a_power_off_is_stopped_and_restarted_only_by_always() {
     let mut story = Story::running(rules());
-    story
-        .report(&ended(EndReason::PowerOff))
-        .on(Event::Died(Death::Exit(0)));
+    story.report(&ended(EndReason::PowerOff)).on(Event::Died(Death::Exit(0)));
     assert_eq!(story.states(), [State::Stopping, State::Stopped]);
     assert!(story.life.at_rest());
 
     let mut always = rules();
     always.restart.policy = RestartPolicy::Always;
     let mut story = Story::running(always);
-    story
-        .report(&ended(EndReason::PowerOff))
-        .on(Event::Died(Death::Exit(0)));
-    assert_eq!(
-        story.states(),
-        [State::Stopping, State::Stopped, State::Waiting]
-    );
+    story.report(&ended(EndReason::PowerOff)).on(Event::Died(Death::Exit(0)));
+    assert_eq!(story.states(), [State::Stopping, State::Stopped, State::Waiting]);
     assert_eq!(story.sleep(), 1_000);
 }
 
@@ -267,16 +229,10 @@ fn a_launch_that_cannot_succeed_is_not_tried_again() {
         (Step::Start, State::Waiting),
     ] {
         let mut story = Story::new(rules());
-        story
-            .on(Event::Gates(&open()))
-            .report(&failed(step))
-            .on(Event::Died(Death::Exit(1)));
+        story.on(Event::Gates(&open())).report(&failed(step)).on(Event::Died(Death::Exit(1)));
         assert_eq!(story.life.state(), state, "{step}");
-        assert!(story.last().1.contains("test-short"), "{:?}", story.last());
-        assert_eq!(
-            story.life.last_end().unwrap().reason,
-            EndReason::LaunchFailed
-        );
+        assert!(story.last().1.contains("process-fork"), "{:?}", story.last());
+        assert_eq!(story.life.last_end().unwrap().reason, EndReason::LaunchFailed);
     }
 }
 
@@ -343,15 +299,7 @@ fn a_restart_stops_and_starts() {
         .on(Event::Died(Death::Exit(0)))
         .on(Event::Gates(&open()))
         .report(&RUNNING);
-    assert_eq!(
-        story.states(),
-        [
-            State::Stopping,
-            State::Waiting,
-            State::Starting,
-            State::Running
-        ]
-    );
+    assert_eq!(story.states(), [State::Stopping, State::Waiting, State::Starting, State::Running]);
     assert_eq!(story.life.restarts(), 0);
     // A stop that comes later takes the start back.
     story
@@ -373,10 +321,7 @@ fn a_start_that_hangs_is_killed() {
     assert_eq!(story.sleep(), 30_000);
     assert_eq!(story.asked, [Action::Fork, Action::Kill]);
     let what = "no start within 30 s (start.timeout); the last step done is functions";
-    assert_eq!(
-        *story.last(),
-        (State::Stopping, format!("{what}; worker killed"))
-    );
+    assert_eq!(*story.last(), (State::Stopping, format!("{what}; worker killed")));
     story.crash();
     assert_eq!(story.published[2].0, State::Crashed);
     assert_eq!(story.published[2].1, what);
@@ -399,15 +344,9 @@ fn readiness_has_three_ways() {
 
     let mut story = Story::running(within);
     assert_eq!(story.sleep(), 5_000);
-    assert_eq!(
-        story.last().1,
-        "not ready within 5 s; asking the guest to end"
-    );
+    assert_eq!(story.last().1, "not ready within 5 s; asking the guest to end");
     story.on(Event::Died(Death::Exit(0)));
-    assert_eq!(
-        story.published[1],
-        (State::Crashed, "not ready within 5 s".to_owned())
-    );
+    assert_eq!(story.published[1], (State::Crashed, "not ready within 5 s".to_owned()));
 }
 
 #[test]
@@ -423,11 +362,7 @@ fn what_is_waited_for_is_the_reason() {
     };
     story.on(Event::Gates(&gates));
     assert_eq!(story.last().1, "for x to be running");
-    assert_eq!(
-        story.life.deadline(),
-        None,
-        "the property's time has not begun"
-    );
+    assert_eq!(story.life.deadline(), None, "the property's time has not begun");
     gates.dependencies = Ok(());
     story.on(Event::Gates(&gates)).on(Event::Gates(&gates));
     assert_eq!(story.last().1, "for property a.b=1");
@@ -435,10 +370,7 @@ fn what_is_waited_for_is_the_reason() {
     assert_eq!(story.published.len(), 2, "told once");
     gates.property = Err("no area".to_owned());
     story.on(Event::Gates(&gates));
-    assert_eq!(
-        story.last().1,
-        "for property a.b=1, which cannot be read: no area"
-    );
+    assert_eq!(story.last().1, "for property a.b=1, which cannot be read: no area");
     gates.property = Ok(true);
     story.on(Event::Gates(&gates));
     assert_eq!(story.last().1, "for its turn");
@@ -449,10 +381,7 @@ fn what_is_waited_for_is_the_reason() {
     assert!(story.life.at_gate() && story.asked.is_empty());
     let late = "property a.b=1 did not come within 2 s";
     let unread = format!("{late}; it cannot be read: no area");
-    for (last_seen, failure) in [
-        (Err("no area".to_owned()), unread.as_str()),
-        (Ok(false), late),
-    ] {
+    for (last_seen, failure) in [(Err("no area".to_owned()), unread.as_str()), (Ok(false), late)] {
         gates.property = Err("no area".to_owned());
         story.on(Event::Start).on(Event::Gates(&gates));
         gates.property = last_seen;
@@ -492,13 +421,8 @@ fn a_death_by_the_filter_says_so() {
 #[test]
 fn a_fork_that_fails_is_a_crash() {
     let mut story = Story::new(rules());
-    story
-        .on(Event::Gates(&open()))
-        .on(Event::ForkFailed(&SHORT.case("fork")));
-    assert_eq!(
-        story.states(),
-        [State::Starting, State::Crashed, State::Waiting]
-    );
+    story.on(Event::Gates(&open())).on(Event::ForkFailed(&FORK.case("fork")));
+    assert_eq!(story.states(), [State::Starting, State::Crashed, State::Waiting]);
     assert_eq!(story.sleep(), 1_000);
 }
 
@@ -611,7 +535,7 @@ proptest! {
                     Action::Fork => {
                         prop_assert!(!worker, "a second worker");
                         if fork_fails {
-                            more = life.on(Event::ForkFailed(&SHORT.case("f")), now);
+                            more = life.on(Event::ForkFailed(&FORK.case("f")), now);
                         } else {
                             worker = true;
                         }
@@ -678,12 +602,12 @@ proptest! {
     /// The waits double from the first to the longest, and their number is bounded.
     #[test]
     fn waits_double_and_end(backoff in 1u64..5_000, max in 0u32..20, longest in 1u64..100_000) {
-        let rules = RestartRules {
+        let rules = RestartConfig {
             policy: RestartPolicy::OnFailure,
             max,
-            window: u64::MAX,
-            backoff,
-            backoff_max: longest,
+            window: Duration::MAX,
+            backoff: Duration::from_millis(backoff),
+            backoff_max: Duration::from_millis(longest),
         };
         let mut budget = Budget::default();
         let mut now = 0;
@@ -708,8 +632,6 @@ fn a_stop_after_an_earlier_failure_ends_as_asked() {
     story.on(Event::Gates(&open())).report(&RUNNING);
     // While it runs, the end before is the last one.
     assert_eq!(story.life.last_end().unwrap().reason, EndReason::WorkerDied);
-    story
-        .on(Event::Stop("stop asked"))
-        .on(Event::Died(Death::Exit(0)));
+    story.on(Event::Stop("stop asked")).on(Event::Died(Death::Exit(0)));
     assert_eq!(story.life.last_end().unwrap().reason, EndReason::Asked);
 }

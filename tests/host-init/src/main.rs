@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PID 1 of a host that gunyahd is tried on. It reads the product's own .rc files and does with them
-//! what Android's init does where a service can tell the difference: sockets and files handed down
-//! as fds, user, groups, capabilities and limits, restart, and the kill of the whole cgroup. It also
-//! plays the property service and the log daemon, tells a story to the end, and powers off.
+//! PID 1 of a host that gunyahd is tried on. It reads the product's own .rc files and does what Android's init
+//! does with them as far as a service can notice: sockets and files passed as fds, user, groups, capabilities and
+//! limits, restart, and the kill of the whole cgroup. It is also the property service and the log daemon, runs the
+//! story (story.rs), and powers off.
 
 mod property;
 mod rc;
@@ -31,7 +31,7 @@ use service::Running;
 
 /// Where the product's .rc files are.
 const SCRIPTS: &str = "/vendor/etc/init";
-/// The driver's.
+/// The driver's node.
 const DEVICE: &str = "/dev/gunyah";
 /// How long a service may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(20);
@@ -40,10 +40,10 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let result = match words[1..] {
-        // What a service's command is wrapped in: becomes the service's user and runs it.
+        // The wrapper of a service's command: becomes the service's user and runs it.
         ["exec", name] => service::exec(name).map(|never| match never {}),
         ["story"] => story::tell(),
-        // A process that a service left behind.
+        // Stands for a process that a service left behind.
         ["linger"] => loop {
             nix::unistd::pause();
         },
@@ -77,14 +77,9 @@ fn init() -> Result<()> {
     let script = scripts()?;
     property::load(Path::new("/vendor/build.prop"))?;
     property::serve(Path::new(property::SOCKET))?;
-    // The simulator answers for the device; its node is here for owner and mode alone.
+    // The simulator answers for the device; the node only has its owner and mode.
     let device = nix::sys::stat::makedev(1, 3);
-    mknod(
-        DEVICE,
-        SFlag::S_IFCHR,
-        Mode::from_bits_truncate(0o600),
-        device,
-    )?;
+    mknod(DEVICE, SFlag::S_IFCHR, Mode::from_bits_truncate(0o600), device)?;
     rc::ueventd(&fs::read_to_string("/vendor/etc/ueventd.gunyahd.rc")?)?;
     let mut running = Vec::new();
     for trigger in [
@@ -98,10 +93,8 @@ fn init() -> Result<()> {
         "early-boot",
         "boot",
     ] {
-        for action in script
-            .actions
-            .iter()
-            .filter(|action| action.at_event(trigger, &property::get))
+        for action in
+            script.actions.iter().filter(|action| action.at_event(trigger, &property::get))
         {
             act(action);
         }
@@ -122,11 +115,7 @@ fn init() -> Result<()> {
     story::after_shutdown()?;
     println!(
         "host-test: {}",
-        if passed {
-            "the story was told to its end"
-        } else {
-            "FAIL the story broke off"
-        }
+        if passed { "the story was told to its end" } else { "FAIL the story broke off" }
     );
     Ok(())
 }
@@ -138,7 +127,7 @@ fn act(action: &Action) {
     }
 }
 
-/// Does what properties that were set ask for.
+/// Runs the actions of properties that were set.
 fn follow_properties(script: &Script, running: &mut [Running]) -> Result<()> {
     for change in property::changes() {
         match change {
@@ -183,15 +172,11 @@ fn mounts() -> Result<()> {
 }
 
 fn scripts() -> Result<Script> {
-    let mut files: Vec<PathBuf> = fs::read_dir(SCRIPTS)?
-        .map(|entry| Ok(entry?.path()))
-        .collect::<Result<_>>()?;
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(SCRIPTS)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
     files.sort();
     let mut script = Script::default();
-    for file in files
-        .iter()
-        .filter(|file| file.extension().is_some_and(|end| end == "rc"))
-    {
+    for file in files.iter().filter(|file| file.extension().is_some_and(|end| end == "rc")) {
         println!("init: reading {}", file.display());
         script.read(&fs::read_to_string(file)?)?;
     }
@@ -211,7 +196,7 @@ fn spawn_story() -> Result<Pid> {
     }
 }
 
-/// Reaps and restarts until the story ends; says whether it ended well.
+/// Reaps and restarts services until the story ends; returns whether it passed.
 fn supervise(script: &Script, running: &mut [Running], story: Pid) -> Result<bool> {
     loop {
         while let Some(pid) = reap()? {
@@ -220,10 +205,7 @@ fn supervise(script: &Script, running: &mut [Running], story: Pid) -> Result<boo
                     return Ok(matches!(status, WaitStatus::Exited(_, 0)))
                 }
                 (pid, status) => {
-                    for service in running
-                        .iter_mut()
-                        .filter(|service| service.pid() == Some(pid))
-                    {
+                    for service in running.iter_mut().filter(|service| service.pid() == Some(pid)) {
                         println!("init: service {} ended: {status:?}", service.name());
                         service.ended()?;
                     }

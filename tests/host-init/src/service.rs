@@ -22,7 +22,7 @@ use nix::unistd::{execvp, fork, setgroups, setresgid, setresuid, ForkResult, Gid
 
 use crate::rc::{aid, Service};
 
-/// What stands between init and a service: the simulated hypervisor, as root.
+/// The simulated hypervisor, which runs as root between init and a service.
 const SIMULATOR: [&str; 7] = [
     "/sim/gunyah-sim",
     "--record",
@@ -69,11 +69,11 @@ impl Running {
         self.pid
     }
 
-    /// It has ended by itself: everything in its cgroup goes, and it is due again.
+    /// The service ended by itself: kills everything in its cgroup and schedules the restart.
     pub fn ended(&mut self) -> Result<()> {
         self.pid = None;
         self.kill_cgroup()?;
-        // Before the state is told, and before anything of the next process (Service::Reap).
+        // Before the state is published, and before anything of the next process (Service::Reap).
         for words in self.service.all("onrestart") {
             crate::rc::run(words)?;
         }
@@ -88,7 +88,7 @@ impl Running {
         Ok(())
     }
 
-    /// Starts it again when its time has come.
+    /// Starts it again when the restart is due.
     pub fn restart_if_due(&mut self, now: Instant) -> Result<()> {
         if self.restart_at.is_some_and(|at| at <= now) {
             *self = Self::start(&self.service)?;
@@ -96,7 +96,7 @@ impl Running {
         Ok(())
     }
 
-    /// `stop` by a script or a person: with `gentle_kill` 200 ms to say something, and then SIGKILL for all
+    /// `stop` by a script or a person: with `gentle_kill` SIGTERM and 200 ms, then SIGKILL for all
     /// (Service::StopOrReset).
     pub fn stop_now(&mut self) -> Result<()> {
         self.restart_at = None;
@@ -128,14 +128,14 @@ impl Running {
         Ok(())
     }
 
-    /// SIGTERM, then after `grace` the cgroup's end.
+    /// SIGTERM, and after `grace` SIGKILL for the cgroup.
     pub fn stop(&mut self, grace: Duration) -> Result<()> {
         self.restart_at = None;
         let Some(pid) = self.pid.take() else {
             return Ok(());
         };
         println!("init: stopping service {}", self.name());
-        // The simulator hands the signal on to the service.
+        // The simulator passes the signal on to the service.
         kill(pid, Signal::SIGTERM)?;
         let begin = Instant::now();
         while begin.elapsed() < grace {
@@ -162,11 +162,7 @@ impl Running {
     fn kill_cgroup(&self) -> Result<()> {
         let folder = cgroup(&self.service);
         let left = fs::read_to_string(folder.join("cgroup.procs"))?;
-        println!(
-            "init: cgroup of {}: {} processes killed",
-            self.name(),
-            left.lines().count()
-        );
+        println!("init: cgroup of {}: {} processes killed", self.name(), left.lines().count());
         fs::write(folder.join("cgroup.kill"), "1").context("cgroup.kill")
     }
 }
@@ -199,10 +195,7 @@ fn spawn(service: &Service) -> Result<Pid> {
     }
     let mut words: Vec<&str> = SIMULATOR.to_vec();
     words.extend(["exec", &service.name]);
-    let words = words
-        .into_iter()
-        .map(CString::new)
-        .collect::<Result<Vec<_>, _>>()?;
+    let words = words.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>()?;
     let environment = environment
         .into_iter()
         .map(|(name, value)| CString::new(format!("{name}={value}")))
@@ -224,9 +217,7 @@ fn spawn(service: &Service) -> Result<Pid> {
 }
 
 fn make_socket(words: &[String]) -> Result<(String, OwnedFd)> {
-    let [name, kind, mode, owner @ ..] = words else {
-        bail!("socket {words:?}")
-    };
+    let [name, kind, mode, owner @ ..] = words else { bail!("socket {words:?}") };
     let (kind, listens) = match kind.as_str() {
         "stream" => (SockType::Stream, false),
         "stream+listen" => (SockType::Stream, true),
@@ -235,13 +226,10 @@ fn make_socket(words: &[String]) -> Result<(String, OwnedFd)> {
     };
     let path = PathBuf::from("/dev/socket").join(name);
     let _ = fs::remove_file(&path);
-    // Handed down: not closed on exec.
+    // Inherited: not closed on exec.
     let fd = socket(AddressFamily::Unix, kind, SockFlag::empty(), None)?;
     bind(fd.as_raw_fd(), &UnixAddr::new(&path)?)?;
-    fs::set_permissions(
-        &path,
-        fs::Permissions::from_mode(u32::from_str_radix(mode, 8)?),
-    )?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(u32::from_str_radix(mode, 8)?))?;
     if let [user, group, ..] = owner {
         std::os::unix::fs::chown(&path, Some(aid(user)?), Some(aid(group)?))?;
     }
@@ -252,9 +240,7 @@ fn make_socket(words: &[String]) -> Result<(String, OwnedFd)> {
 }
 
 fn open_file(words: &[String]) -> Result<(String, OwnedFd)> {
-    let [path, mode] = words else {
-        bail!("file {words:?}")
-    };
+    let [path, mode] = words else { bail!("file {words:?}") };
     let flags = match mode.as_str() {
         "r" => OFlag::O_RDONLY,
         "w" => OFlag::O_WRONLY,
@@ -266,23 +252,16 @@ fn open_file(words: &[String]) -> Result<(String, OwnedFd)> {
 }
 
 fn variable_part(name: &str) -> String {
-    name.chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
-        .collect()
+    name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
 }
 
 /// Becomes the service's user with its limits and capabilities, and runs its command.
 pub fn exec(name: &str) -> Result<Infallible> {
     let script = crate::scripts()?;
-    let service = script
-        .services
-        .iter()
-        .find(|service| service.name == name)
-        .context("no such service")?;
+    let service =
+        script.services.iter().find(|service| service.name == name).context("no such service")?;
     for words in service.all("rlimit") {
-        let [resource, soft, hard] = words else {
-            bail!("rlimit {words:?}")
-        };
+        let [resource, soft, hard] = words else { bail!("rlimit {words:?}") };
         if resource != "memlock" {
             bail!("rlimit {resource} is not known here");
         }
@@ -296,10 +275,9 @@ pub fn exec(name: &str) -> Result<Infallible> {
         setrlimit(Resource::RLIMIT_MEMLOCK, value(soft)?, value(hard)?)?;
     }
     let groups: Vec<Gid> = match service.all("group").next() {
-        Some(names) => names
-            .iter()
-            .map(|name| Ok(Gid::from_raw(aid(name)?)))
-            .collect::<Result<_>>()?,
+        Some(names) => {
+            names.iter().map(|name| Ok(Gid::from_raw(aid(name)?))).collect::<Result<_>>()?
+        }
         None => vec![Gid::from_raw(0)],
     };
     let user = match service.all("user").next() {
@@ -320,11 +298,7 @@ fn become_user(service: &Service, user: Uid, groups: &[Gid]) -> Result<()> {
     let wanted: CapsHashSet = service
         .all("capabilities")
         .flatten()
-        .map(|name| {
-            format!("CAP_{name}")
-                .parse::<Capability>()
-                .with_context(|| name.clone())
-        })
+        .map(|name| format!("CAP_{name}").parse::<Capability>().with_context(|| name.clone()))
         .collect::<Result<_>>()?;
     for capability in caps::all() {
         if !wanted.contains(&capability) {

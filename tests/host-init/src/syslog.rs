@@ -9,13 +9,13 @@ use std::path::Path;
 
 use anyhow::Result;
 
-/// Where every line is written down.
+/// The file that gets every line.
 pub const JOURNAL: &str = "/data/log";
 
 /// Log id, thread, seconds, nanoseconds.
 const HEADER: usize = 11;
 
-/// Receives on `path` for as long as the host lives.
+/// Receives on `path` until the host ends.
 pub fn serve(path: &Path) -> Result<()> {
     let socket = UnixDatagram::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
@@ -38,9 +38,5 @@ fn line(packet: &[u8]) -> Option<String> {
     let letter = "??VDIWEF".chars().nth(usize::from(*priority))?;
     let mut parts = rest.split(|byte| *byte == 0);
     let (tag, message) = (parts.next()?, parts.next()?);
-    Some(format!(
-        "{letter} {}: {}",
-        String::from_utf8_lossy(tag),
-        String::from_utf8_lossy(message)
-    ))
+    Some(format!("{letter} {}: {}", String::from_utf8_lossy(tag), String::from_utf8_lossy(message)))
 }

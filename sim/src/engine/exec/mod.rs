@@ -87,10 +87,7 @@ impl Engine for Exec {
             }
             Err(what) => {
                 events.send(Event::Refused(Errno::ENODEV, what));
-                Box::new(ExecVm {
-                    machine: None,
-                    threads: Vec::new(),
-                })
+                Box::new(ExecVm { machine: None, threads: Vec::new() })
             }
         }
     }
@@ -102,11 +99,7 @@ impl ExecVm {
             return Err("the exec engine runs proxy-scheduled VMs only".to_string());
         }
         let psci = add_overlay(vm)?;
-        let main = vm
-            .regions
-            .iter()
-            .find(|region| region.main)
-            .ok_or("no main memory")?;
+        let main = vm.regions.iter().find(|region| region.main).ok_or("no main memory")?;
         let base = main.placed_at.unwrap_or(main.guest_phys_addr);
         let dtb = base + (vm.dtb_address - main.guest_phys_addr);
         let links: Vec<_> = (0..vm.guest.cpus).map(|_| Arc::default()).collect();
@@ -132,10 +125,7 @@ impl ExecVm {
                 .map_err(|error| format!("thread of vCPU {vcpu}: {error}"))?;
             threads.push(thread);
         }
-        Ok(Self {
-            machine: Some(machine),
-            threads,
-        })
+        Ok(Self { machine: Some(machine), threads })
     }
 
     fn link(&self, vcpu: u32) -> Option<&Arc<Link>> {
@@ -170,8 +160,7 @@ fn add_overlay(vm: &StartVm) -> Result<bool, String> {
             blob.len()
         ));
     }
-    vm.write(vm.dtb_address, &blob)
-        .map_err(|errno| format!("writing the devicetree: {errno}"))?;
+    vm.write(vm.dtb_address, &blob).map_err(|errno| format!("writing the devicetree: {errno}"))?;
     Ok(psci)
 }
 

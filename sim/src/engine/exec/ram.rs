@@ -40,33 +40,19 @@ impl Range {
     /// The guest may do nothing, read, write, execute?
     pub fn allows(&self) -> (bool, bool, bool) {
         let has = |bit| self.flags & bit != 0;
-        (
-            has(MEM_ALLOW_READ),
-            has(MEM_ALLOW_WRITE),
-            has(MEM_ALLOW_EXEC),
-        )
+        (has(MEM_ALLOW_READ), has(MEM_ALLOW_WRITE), has(MEM_ALLOW_EXEC))
     }
 
     fn map(region: &StartRegion, guest: u64) -> Result<Self, String> {
         let what = |error: &dyn std::fmt::Display| format!("region {}: {error}", region.label);
         let size_of = |size: u64| {
-            usize::try_from(size)
-                .ok()
-                .and_then(NonZeroUsize::new)
-                .ok_or_else(|| what(&"no size"))
+            usize::try_from(size).ok().and_then(NonZeroUsize::new).ok_or_else(|| what(&"no size"))
         };
         let length = size_of(region.size)?;
         // A place for all of it; huge pages need theirs aligned, so room for that, too.
-        let huge = region
-            .pieces
-            .iter()
-            .map(|piece| piece.page_size)
-            .max()
-            .unwrap_or(0);
+        let huge = region.pieces.iter().map(|piece| piece.page_size).max().unwrap_or(0);
         let slack = usize::try_from(huge).map_err(|error| what(&error))?;
-        let room = length
-            .checked_add(slack)
-            .ok_or_else(|| what(&"too large"))?;
+        let room = length.checked_add(slack).ok_or_else(|| what(&"too large"))?;
         // SAFETY: a new mapping at an address of the kernel's choice.
         let place = unsafe {
             mmap_anonymous(
@@ -84,14 +70,7 @@ impl Range {
         };
         // SAFETY: offset is at most the slack, so the range lies in the place just made.
         let host = unsafe { place.cast::<u8>().add(offset) };
-        let range = Self {
-            guest,
-            size: region.size,
-            flags: region.flags,
-            host,
-            place,
-            room,
-        };
+        let range = Self { guest, size: region.size, flags: region.flags, host, place, room };
         let mut at = host;
         for piece in &region.pieces {
             let file = piece

@@ -76,21 +76,13 @@ fn guest(vm: &StartVm, events: &Events) -> Result<Guest, String> {
             ))),
         }
     }
-    Ok(Guest {
-        regions,
-        dtb: vm.dtb_address,
-        dtb_size: vm.dtb_size,
-    })
+    Ok(Guest { regions, dtb: vm.dtb_address, dtb_size: vm.dtb_size })
 }
 
 fn region(region: &StartRegion, base: u64) -> Result<Region, String> {
     let shared = |piece: &caller::Piece| {
         let file = piece.file.as_ref().filter(|_| piece.shared);
-        file.map(|file| Piece {
-            file: Arc::clone(file),
-            offset: piece.offset,
-            size: piece.size,
-        })
+        file.map(|file| Piece { file: Arc::clone(file), offset: piece.offset, size: piece.size })
     };
     let pieces: Option<Vec<Piece>> = region.pieces.iter().map(shared).collect();
     let pieces = pieces.ok_or_else(|| {
@@ -99,12 +91,7 @@ fn region(region: &StartRegion, base: u64) -> Result<Region, String> {
             region.label
         )
     })?;
-    Ok(Region {
-        label: region.label,
-        registered: region.guest_phys_addr,
-        base,
-        pieces,
-    })
+    Ok(Region { label: region.label, registered: region.guest_phys_addr, base, pieces })
 }
 
 fn exit(end: &End) -> Exit {

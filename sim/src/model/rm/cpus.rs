@@ -120,10 +120,7 @@ fn by_the_hypervisor(vcpus: &Node, count: u32) -> Result<(), Refusal> {
     }
     let timeslice = vcpus.cell("sched-timeslice").unwrap_or(0);
     if !TIMESLICES.contains(&timeslice) {
-        return refusal(
-            Errno::ENODEV,
-            format!("sched-timeslice of {timeslice} microseconds"),
-        );
+        return refusal(Errno::ENODEV, format!("sched-timeslice of {timeslice} microseconds"));
     }
     Ok(())
 }

@@ -48,9 +48,7 @@ impl FromStr for Kind {
             "fragile" => Ok(Self::Fragile),
             "production" => Ok(Self::Production),
             "off" => Ok(Self::Off),
-            _ => Err(format!(
-                "resource manager {word:?}: one of debug, fragile, production, off"
-            )),
+            _ => Err(format!("resource manager {word:?}: one of debug, fragile, production, off")),
         }
     }
 }
@@ -75,10 +73,7 @@ pub enum Verdict {
 }
 
 fn refused(errno: Errno, why: impl Into<String>) -> Verdict {
-    Verdict::Refused {
-        errno,
-        why: why.into(),
-    }
+    Verdict::Refused { errno, why: why.into() }
 }
 
 /// Goes through a START in the driver's order. `taken`: pieces of other VMs that have started;
@@ -95,13 +90,10 @@ fn room_for_overlay(
     placed: impl Iterator<Item = (u32, u64, u64)>,
     room: u64,
 ) -> Result<(), Verdict> {
-    let placed: Vec<_> = placed
-        .map(|(label, base, size)| Placed { label, base, size })
-        .collect();
+    let placed: Vec<_> = placed.map(|(label, base, size)| Placed { label, base, size }).collect();
     let mut tree = tree.clone();
-    let with_overlay = overlay::apply(&mut tree, &placed, 0)
-        .ok()
-        .and_then(|()| tree.to_blob().ok());
+    let with_overlay =
+        overlay::apply(&mut tree, &placed, 0).ok().and_then(|()| tree.to_blob().ok());
     // What only the engines' reading cannot follow is for them to say.
     match with_overlay.and_then(|blob| u64::try_from(blob.len()).ok()) {
         Some(bytes) if bytes > room => Err(refused(
@@ -117,8 +109,7 @@ fn room_for_overlay(
 /// The devicetree's size as the driver looks it up: old ones cut it to 32 bits, newer ones round up.
 fn looked_up(since_66: bool, size: u64) -> u64 {
     if since_66 {
-        size.checked_next_multiple_of(crate::page_size())
-            .unwrap_or(size)
+        size.checked_next_multiple_of(crate::page_size()).unwrap_or(size)
     } else {
         size & u64::from(u32::MAX)
     }
@@ -139,10 +130,8 @@ fn steps(
     // The driver's look-up of the parcel that holds the devicetree.
     let dtb = vm.dtb;
     let size = looked_up(since_66, dtb.size);
-    let Some(main) = vm
-        .regions
-        .iter()
-        .position(|region| region.contains(dtb.guest_phys_addr, size))
+    let Some(main) =
+        vm.regions.iter().position(|region| region.contains(dtb.guest_phys_addr, size))
     else {
         notes.push(json!({"event": "vmid-leaked"}));
         return Err(refused(
@@ -156,25 +145,16 @@ fn steps(
     let region = &vm.regions[main];
     if since_66 {
         // The devicetree's pages are the first to be pinned.
-        let limit = vm
-            .creator
-            .memlock()
-            .map_err(|errno| refused(errno, "its maker is gone"))?;
+        let limit = vm.creator.memlock().map_err(|errno| refused(errno, "its maker is gone"))?;
         if !limit.allows(charged, size) {
             return Err(refused(
                 Errno::ENOMEM,
-                format!(
-                    "{:#x} bytes of devicetree are beyond RLIMIT_MEMLOCK",
-                    dtb.size
-                ),
+                format!("{:#x} bytes of devicetree are beyond RLIMIT_MEMLOCK", dtb.size),
             ));
         }
     }
     if since_66 && region.pieces.iter().any(|piece| piece.hugetlb) {
-        return Err(refused(
-            Errno::EIO,
-            "the devicetree's pages are not swap-backed (hugetlb)",
-        ));
+        return Err(refused(Errno::EIO, "the devicetree's pages are not swap-backed (hugetlb)"));
     }
     let offset = dtb.guest_phys_addr - region.given.guest_phys_addr;
     if since_66 && settings.rm != Kind::Off {
@@ -203,10 +183,7 @@ fn steps(
             // The driver's cut size was in it.
             return Err(refused(
                 Errno::EINVAL,
-                format!(
-                    "a devicetree of {:#x} bytes ends behind its parcel",
-                    dtb.size
-                ),
+                format!("a devicetree of {:#x} bytes ends behind its parcel", dtb.size),
             ));
         }
         let mut address = region.given.userspace_addr + offset;
@@ -218,9 +195,7 @@ fn steps(
                     "what": format!("the devicetree lies {inside:#x} bytes inside a large folio"),
                 }));
                 // The parcel is made of whole folios, and the tree is looked for at its begin [i].
-                address = address
-                    .saturating_sub(inside)
-                    .max(region.given.userspace_addr);
+                address = address.saturating_sub(inside).max(region.given.userspace_addr);
             }
         }
         let read =
@@ -242,11 +217,8 @@ fn steps(
             })
             .collect();
         parcels::reserved(&tree.root, &placed)?;
-        let all = std::iter::once((
-            region.given.label,
-            guest.base_address,
-            region.given.memory_size,
-        ));
+        let all =
+            std::iter::once((region.given.label, guest.base_address, region.given.memory_size));
         room_for_overlay(&tree, all.chain(placed), dtb.size)?;
         guest
     };
@@ -300,10 +272,6 @@ fn steps(
         dtb_size: dtb.size,
         vcpus: vm.vcpus.keys().copied().collect(),
         guest,
-        boot_context: vm
-            .boot_context
-            .iter()
-            .map(|(&reg, &value)| (reg, value))
-            .collect(),
+        boot_context: vm.boot_context.iter().map(|(&reg, &value)| (reg, value)).collect(),
     })))
 }

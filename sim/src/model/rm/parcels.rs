@@ -30,11 +30,7 @@ pub fn hand_over(
                 format!("region {label} has no permissions at all"),
             ));
         }
-        if region
-            .pieces
-            .iter()
-            .any(|piece| gone.iter().any(|other| overlap(piece, other)))
-        {
+        if region.pieces.iter().any(|piece| gone.iter().any(|other| overlap(piece, other))) {
             return Err(refused(
                 Errno::EINVAL,
                 format!("pages of region {label} are lent or shared already"),
@@ -80,9 +76,7 @@ pub fn reserved(root: &Node, placed: &[(u32, u64, u64)]) -> Result<(), Verdict> 
     };
     let cells = |name, default| {
         let cells = reserved.cell(name).unwrap_or(default);
-        usize::try_from(cells)
-            .unwrap_or(usize::MAX)
-            .saturating_mul(4)
+        usize::try_from(cells).unwrap_or(usize::MAX).saturating_mul(4)
     };
     let (address, size) = (cells("#address-cells", 2), cells("#size-cells", 1));
     for node in &reserved.children {
@@ -138,11 +132,7 @@ mod tests {
             },
             access: Access::Lend,
             pieces: vec![piece],
-            pinned: Some(PageState {
-                pages: 1,
-                faulted: 0,
-                runs,
-            }),
+            pinned: Some(PageState { pages: 1, faulted: 0, runs }),
         }
     }
 

@@ -18,11 +18,9 @@ fn started(model: &mut Model, vm: VmId) -> (Result<(), Errno>, Vec<Value>) {
 #[test]
 fn old_lookups_cut_the_devicetrees_size_to_32_bits() {
     let page = crate::page_size();
-    for (dialect, leaks) in [
-        (Dialect::Lkml, false),
-        (Dialect::Ack61, false),
-        (Dialect::Ack66, true),
-    ] {
+    for (dialect, leaks) in
+        [(Dialect::Lkml, false), (Dialect::Ack61, false), (Dialect::Ack66, true)]
+    {
         let (mut model, vm, _memory) = ready(dialect, Access::Share, true);
         let size = (1 << 32) + 16 * page;
         set_dtb(&mut model, vm, BASE + 48 * page, size).unwrap();
@@ -46,17 +44,12 @@ fn newer_lookups_round_the_devicetrees_size_up() {
 
 #[test]
 fn a_further_region_only_records_with_newer_drivers() {
-    for (dialect, expected) in [
-        (Dialect::Ack61, Err(Errno::EINVAL)),
-        (Dialect::Ack66, Ok(())),
-    ] {
+    for (dialect, expected) in [(Dialect::Ack61, Err(Errno::EINVAL)), (Dialect::Ack66, Ok(()))] {
         let (mut model, vm, memory) = ready(dialect, Access::Lend, true);
         let mut again = memory.region(2, 0x9000_0000);
         again.flags = 0;
         let me = Caller::myself();
-        model
-            .memory(vm, me, address(&again), Access::Share)
-            .unwrap();
+        model.memory(vm, me, address(&again), Access::Share).unwrap();
         assert_eq!(started(&mut model, vm).0, expected, "{dialect}");
     }
 }
@@ -92,10 +85,7 @@ fn the_guests_first_page_is_faulted_in_by_newer_drivers() {
     run_to(&mut model, vm);
     model.started(vm);
     drop(memory);
-    assert!(matches!(
-        model.vcpu_run(vm, me, 0, false),
-        RunStep::Fault(BASE, Errno::EFAULT)
-    ));
+    assert!(matches!(model.vcpu_run(vm, me, 0, false), RunStep::Fault(BASE, Errno::EFAULT)));
 }
 
 #[test]
@@ -141,10 +131,7 @@ fn newer_drivers_tell_of_a_vm_from_its_start_to_its_release() {
     let (mut model, vm, _memory) = ready(Dialect::Ack66, Access::Lend, true);
     assert_eq!(model.farewell(vm), None);
     let (_, notes) = started(&mut model, vm);
-    assert_eq!(
-        (&notes[0]["EVENT"], &notes[0]["vm_id"]),
-        (&"create".into(), &vm.into())
-    );
+    assert_eq!((&notes[0]["EVENT"], &notes[0]["vm_id"]), (&"create".into(), &vm.into()));
     model.started(vm);
     let exit_type = |model: &Model| model.farewell(vm).unwrap()["vm_exit"].clone();
     assert_eq!(exit_type(&model), 7);

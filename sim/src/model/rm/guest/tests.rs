@@ -40,19 +40,11 @@ fn accepted() -> Node {
     let shm = node(
         "shm-7",
         &[("vdevice-type", b"shm\0"), ("peer-default", &[])],
-        vec![node(
-            "memory",
-            &[("label", &cells([7])), ("base", &cells([0, 0xa000_0000]))],
-            vec![],
-        )],
+        vec![node("memory", &[("label", &cells([7])), ("base", &cells([0, 0xa000_0000]))], vec![])],
     );
     node(
         "",
-        &[
-            ("#address-cells", &two),
-            ("#size-cells", &two),
-            ("interrupt-parent", &one),
-        ],
+        &[("#address-cells", &two), ("#size-cells", &two), ("interrupt-parent", &one)],
         vec![
             node("chosen", &[("bootargs", b"quiet\0")], vec![]),
             node(
@@ -82,11 +74,7 @@ fn accepted() -> Node {
                 "gunyah-vm-config",
                 &[("image-name", b"lab-vm\0")],
                 vec![
-                    node(
-                        "memory",
-                        &[("#address-cells", &two), ("base-address", &base)],
-                        vec![],
-                    ),
+                    node("memory", &[("#address-cells", &two), ("base-address", &base)], vec![]),
                     node("interrupts", &[("config", &one)], vec![]),
                     node("vcpus", &[("affinity", b"proxy\0")], vec![]),
                     node("vdevices", &[], vec![bell, shm]),
@@ -97,10 +85,7 @@ fn accepted() -> Node {
 }
 
 fn child<'a>(node: &'a mut Node, name: &str) -> &'a mut Node {
-    node.children
-        .iter_mut()
-        .find(|child| child.name == name)
-        .unwrap()
+    node.children.iter_mut().find(|child| child.name == name).unwrap()
 }
 
 fn config(root: &mut Node) -> &mut Node {
@@ -129,9 +114,7 @@ fn base_of(cells_of_base: [u32; 2]) -> Result<u64, Errno> {
     let mut root = accepted();
     let memory = child(config(&mut root), "memory");
     set(memory, "base-address", &cells(cells_of_base));
-    read(&root, SIZE)
-        .map(|(guest, _)| guest.base_address)
-        .map_err(|(errno, _)| errno)
+    read(&root, SIZE).map(|(guest, _)| guest.base_address).map_err(|(errno, _)| errno)
 }
 
 #[test]
@@ -141,10 +124,7 @@ fn the_accepted_tree_is_understood() {
     assert_eq!(guest.base_address, 0x8000_0000);
     assert!(guest.proxy && guest.was_read);
     assert!(guest.has_vcpu(1) && !guest.has_vcpu(2));
-    let bell = Doorbell {
-        label: 5,
-        interrupt: Some((0, 5)),
-    };
+    let bell = Doorbell { label: 5, interrupt: Some((0, 5)) };
     assert_eq!(guest.doorbells, [bell]);
     assert_eq!(guest.shared_memory_base(7), Some(0xa000_0000));
     assert_eq!(guest.shared_memory_base(8), None);
@@ -301,10 +281,7 @@ fn a_cpus_status_is_looked_at() {
     let mut root = accepted();
     status("cpu@1", b"fail-broken\0")(&mut root);
     assert_eq!(read(&root, SIZE).unwrap().0.cpus, 1);
-    assert_eq!(
-        refusal_of(|root| root.children.retain(|node| node.name != "cpus")),
-        Errno::EINVAL
-    );
+    assert_eq!(refusal_of(|root| root.children.retain(|node| node.name != "cpus")), Errno::EINVAL);
     let long = refusal_of(|root| {
         child(child(root, "cpus"), "cpu@1").name = format!("cpu{}@1", "-".repeat(120));
     });
@@ -354,9 +331,7 @@ fn a_gic_is_a_gicv3() {
         // By the root alone it is passed over, and none is left.
         let by_the_root = refusal_of(|root| {
             spoil(child(root, "intc@3fff0000"));
-            config(root)
-                .children
-                .retain(|node| node.name != "interrupts");
+            config(root).children.retain(|node| node.name != "interrupts");
         });
         assert_eq!(by_the_root, Errno::ENODEV);
     }
