@@ -8,7 +8,6 @@ mod logd;
 pub mod logger;
 pub mod properties;
 pub mod property_area;
-mod property_error;
 mod property_info;
 mod shorten;
 mod state;
