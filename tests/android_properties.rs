@@ -93,6 +93,7 @@ fn every_refusal_is_named_and_the_next_value_still_goes() {
         (0x08, "PROP_ERROR_READ_DATA"),
         (0x14, "PROP_ERROR_INVALID_VALUE"),
         (0x18, "PROP_ERROR_PERMISSION_DENIED"),
+        (0x1B, "PROP_ERROR_INVALID_CMD"),
         (0x24, "PROP_ERROR_SET_FAILED"),
         (0xFFFF_FFFF_u32, "0xffffffff"),
     ];

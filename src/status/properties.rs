@@ -295,6 +295,10 @@ fn refusal(code: u32) -> String {
             "likely cause: SELinux; label vendor.gunyah. as vendor_gunyah_prop in property_contexts and give \
              the caller's domain set_prop(…, vendor_gunyah_prop); `dmesg | grep avc` shows the denial",
         ),
+        0x1B => (
+            "PROP_ERROR_INVALID_CMD",
+            "likely cause: an init older than Android 8, which lacks SETPROP2",
+        ),
         0x24 => (
             "PROP_ERROR_SET_FAILED",
             "likely cause: the property area is full (128 KiB a context) or its file was not made at boot",
