@@ -39,25 +39,18 @@ pub fn explain(name: &str) -> Result<String, String> {
     }
     let near: Vec<&str> =
         kinds.iter().map(|kind| kind.name).filter(|known| known.contains(name)).collect();
-    match near.is_empty() {
-        true => Err(format!(
-            "there is no error or warning named {name}; `gunyahd explain` lists all names"
-        )),
-        false => Err(format!(
-            "there is no error or warning named {name}; did you mean {}?",
-            near.join(", ")
-        )),
-    }
+    let hint = match near.is_empty() {
+        true => "`gunyahd explain` lists all names".to_owned(),
+        false => format!("did you mean {}?", near.join(", ")),
+    };
+    Err(format!("there is no error or warning named {name}; {hint}"))
 }
 
 /// All names with their summaries, a line each.
 pub fn list() -> String {
     let kinds = kinds();
     let width = kinds.iter().map(|kind| kind.name.len()).max().unwrap_or(0);
-    kinds.iter().fold(String::new(), |mut text, kind| {
-        let _ = writeln!(text, "{:width$}  {}", kind.name, kind.summary);
-        text
-    })
+    kinds.iter().map(|kind| format!("{:width$}  {}\n", kind.name, kind.summary)).collect()
 }
 
 fn entry(kind: &Kind) -> String {

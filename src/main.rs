@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use gunyahd::check;
 use gunyahd::cli::daemon::{self, Command};
+use gunyahd::cli::Stop;
 use gunyahd::config;
 use gunyahd::explain;
 use gunyahd::status::logger::{self, Audience};
@@ -23,12 +24,12 @@ const LAUNCH_FAILED: u8 = 3;
 
 fn main() -> ExitCode {
     match daemon::parse(std::env::args_os().skip(1)) {
-        Ok(Command::Print(text)) => print(&text),
         Ok(Command::Boot(options)) => boot(options),
         Ok(Command::Run { file, setting }) => run(&file, setting),
         Ok(Command::Check(options)) => check(&options),
         Ok(Command::Explain(name)) => explain(name.as_deref()),
-        Err(error) => {
+        Err(Stop::Print(text)) => print(&text),
+        Err(Stop::Usage(error)) => {
             complain(&format!("gunyahd: {error}; see gunyahd --help"));
             ExitCode::from(USAGE)
         }

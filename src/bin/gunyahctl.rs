@@ -7,7 +7,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use gunyahd::cli::ctl::{self, Command};
-use gunyahd::client::{self, console, ClientError, Conversation, Waited};
+use gunyahd::cli::Stop;
+use gunyahd::client::{self, console, ClientError, Conversation};
 use gunyahd::status::control::{response_line, ErrorKind, Request, Response};
 use gunyahd::terminal::{Left, View};
 use gunyahd::text::{failure, printable};
@@ -27,26 +28,19 @@ const UNWRITABLE: u8 = 6;
 
 fn main() -> ExitCode {
     let socket = std::env::var_os(ctl::SOCKET_VARIABLE);
-    let command = match ctl::parse(std::env::args_os().skip(1), socket) {
-        Ok(command) => command,
-        Err(error) => {
+    ExitCode::from(match ctl::parse(std::env::args_os().skip(1), socket) {
+        Ok(Command { socket, request: Request::Console { vm, replay, .. }, follow, .. }) => {
+            show_console(&socket, &vm, replay.unwrap_or(0), follow)
+        }
+        Ok(Command { socket, request, json, .. }) => {
+            listen(&socket, &request, json).unwrap_or_else(|code| code)
+        }
+        Err(Stop::Print(text)) => print(text.as_bytes()).err().unwrap_or(0),
+        Err(Stop::Usage(error)) => {
             complain(&format!("{error}; gunyahctl --help tells more"));
-            return ExitCode::from(USAGE);
+            USAGE
         }
-    };
-    let code = match command {
-        Command::Print(text) => print(text.as_bytes()).err().unwrap_or(0),
-        Command::Console { socket, vm, replay, follow } => {
-            show_console(&socket, &vm, replay, follow)
-        }
-        Command::Ask { socket, request, json } => match Conversation::begin(&socket, &request) {
-            Ok(conversation) => match listen(conversation, &request, json) {
-                Ok(code) | Err(code) => code,
-            },
-            Err(error) => fail(&error),
-        },
-    };
-    ExitCode::from(code)
+    })
 }
 
 fn show_console(socket: &Path, vm: &str, replay: u64, follow: bool) -> u8 {
@@ -63,27 +57,19 @@ fn show_console(socket: &Path, vm: &str, replay: u64, follow: bool) -> u8 {
             complain(&error.message);
             code_of(error.kind)
         }
-        Err(error) => fail(&error),
+        Err(error) => fail(error),
     }
 }
 
-/// Shows answers until there are no more of them; `Err` if it ends before.
-fn listen(mut conversation: Conversation, request: &Request, json: bool) -> Result<u8, u8> {
-    let mut answered = false;
+/// Asks, and shows answers until there are no more of them; `Err` if it ends before.
+fn listen(socket: &Path, request: &Request, json: bool) -> Result<u8, u8> {
+    let mut conversation = Conversation::begin(socket, request).map_err(fail)?;
     loop {
         // The next change may be far off: who has read enough is not to wait for it.
-        match conversation.wait_unless_closed(io::stdout().as_fd()) {
-            Ok(Waited::Answer) => {}
-            Ok(Waited::NobodyReads) => return Ok(0),
-            Err(error) => return Err(fail(&error)),
-        }
-        let response = match conversation.answer() {
-            Ok(Some(response)) => response,
-            Ok(None) if answered => return Err(fail(&ClientError::Gone)),
-            Ok(None) => return Err(fail(&ClientError::HungUp)),
-            Err(error) => return Err(fail(&error)),
+        let answer = conversation.answer_unless_closed(io::stdout().as_fd()).map_err(fail)?;
+        let Some(response) = answer else {
+            return Ok(0);
         };
-        answered = true;
         if json {
             print(&response_line(&response))?;
         }
@@ -118,13 +104,10 @@ fn code_of(kind: ErrorKind) -> u8 {
     }
 }
 
-fn fail(error: &ClientError) -> u8 {
+fn fail(error: ClientError) -> u8 {
     complain(&error.to_string());
     match error {
-        ClientError::Unreachable { .. }
-        | ClientError::Broken(_)
-        | ClientError::HungUp
-        | ClientError::Gone => UNREACHABLE,
+        ClientError::Unreachable(_) => UNREACHABLE,
         ClientError::Garbled(_) => GARBLED,
     }
 }

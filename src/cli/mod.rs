@@ -5,12 +5,21 @@ mod args;
 pub mod ctl;
 pub mod daemon;
 
-/// A command line that cannot be understood.
+/// Why a command line says nothing to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct UsageError(String);
+pub enum Stop {
+    /// This is to be printed, and no more: `--help`.
+    Print(String),
+    /// It cannot be understood.
+    Usage(String),
+}
+
+fn usage(text: impl Into<String>) -> Stop {
+    Stop::Usage(text.into())
+}
 
 /// What `--version` says.
-pub fn version(program: &str) -> String {
-    format!("{program} {}\n", env!("CARGO_PKG_VERSION"))
+fn version(program: &str) -> Stop {
+    Stop::Print(format!("{program} {}\n", env!("CARGO_PKG_VERSION")))
 }

@@ -26,22 +26,21 @@ pub fn console(
     replay: u64,
     view: View,
 ) -> Result<Result<Left, ControlError>, ClientError> {
-    let signals = take_signals().map_err(|errno| ClientError::Broken(errno.into()))?;
-    let screen = Screen::start().map_err(ClientError::Broken)?;
+    let signals = take_signals()?;
+    let screen = Screen::start()?;
     let stays = view == View::Follow || io::stdin().is_terminal();
     let mut at = None;
     loop {
         let request =
             Request::Console { vm: vm.to_owned(), replay: at.is_none().then_some(replay), at };
         let mut conversation = Conversation::begin(socket, &request)?;
-        let status = match conversation.answer()?.ok_or(ClientError::HungUp)? {
+        let status = match conversation.answer()? {
             Response::Error(error) => return Ok(Err(error)),
             Response::Done(status) => status,
             other => return Err(ClientError::Garbled(format!("{other:?}"))),
         };
         let (stream, early) = conversation.into_stream();
-        let (left, seen) =
-            look(stream, &early, vm, view, &screen, Some(&signals)).map_err(ClientError::Broken)?;
+        let (left, seen) = look(stream, &early, vm, view, &screen, Some(&signals))?;
         if left != Left::Closed || !stays {
             return Ok(Ok(left));
         }
@@ -70,7 +69,7 @@ fn wait_for_next_life(
             Ok(Response::Vms(found)) => found.vms.into_iter().next(),
             Ok(_) => None,
             // It went with its VM.
-            Err(ClientError::Unreachable { .. } | ClientError::HungUp) => None,
+            Err(ClientError::Unreachable(_)) => None,
             Err(error) => return Err(error),
         };
         match found.map(|vm| (vm.state, vm.pid)) {

@@ -14,9 +14,6 @@ use nix::unistd::gettid;
 
 use super::logger::{pieces, Sent};
 
-/// Where logd listens.
-pub const DEFAULT_SOCKET: &str = "/dev/socket/logdw";
-
 // LOGGER_ENTRY_MAX_PAYLOAD: priority, tag, message and both NULs.
 const PAYLOAD_MAX: usize = 4068;
 // LOG_ID_MAIN.
@@ -54,8 +51,7 @@ impl Logd {
 
     /// Sends one record in as many datagrams as it needs.
     pub fn send(&mut self, level: log::Level, tag: &str, message: &str) -> Sent {
-        let tag = cut(tag, 64);
-        let room = PAYLOAD_MAX - 1 - tag.len() - 1 - 1;
+        let room = PAYLOAD_MAX.saturating_sub(1 + tag.len() + 1 + 1);
         for piece in pieces(message, room) {
             match self.send_datagram(&datagram(level, tag, piece)) {
                 Sent::Whole => {}
@@ -78,14 +74,6 @@ impl Logd {
             Err(_) => Sent::Absent,
         }
     }
-}
-
-fn cut(text: &str, limit: usize) -> &str {
-    let mut end = text.len().min(limit);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
 }
 
 fn datagram(level: log::Level, tag: &str, message: &str) -> Vec<u8> {
@@ -132,11 +120,5 @@ mod tests {
         let bytes = datagram(log::Level::Warn, "gunyahd", "a\0b");
         assert_eq!(bytes[0], 0);
         assert_eq!(&bytes[11..], b"\x05gunyahd\0a?b\0");
-    }
-
-    #[test]
-    fn long_tags_are_cut_between_characters() {
-        assert_eq!(cut("aé", 2), "a");
-        assert_eq!(cut("aé", 3), "aé");
     }
 }
