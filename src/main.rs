@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `gunyahd`: the init service, one VM in the foreground, and the check without a device.
 
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::Path;
 use std::process::ExitCode;
 
 use gunyahd::check;
 use gunyahd::cli::daemon::{self, Command};
-use gunyahd::cli::Stop;
+use gunyahd::cli::{self, complain, Stop};
 use gunyahd::config;
 use gunyahd::explain;
 use gunyahd::status::logger::{self, Audience};
 use gunyahd::supervisor::{self, BootOptions};
-use gunyahd::text::{failure, printable};
+use gunyahd::text::failure;
 use gunyahd::worker::Setting;
 
 /// Could not work.
@@ -37,9 +37,8 @@ fn main() -> ExitCode {
 }
 
 fn print(text: &str) -> ExitCode {
-    match std::io::stdout().write_all(text.as_bytes()) {
+    match cli::print(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => unwritable(&error),
     }
 }
@@ -57,15 +56,9 @@ fn explain(name: Option<&str>) -> ExitCode {
 // A reader that went away (`| head`) knows why it sees no more.
 fn unwritable(error: &std::io::Error) -> ExitCode {
     if error.kind() != ErrorKind::BrokenPipe {
-        let text = format!("gunyahd: standard output: {}", failure(error));
-        complain(&text);
+        complain(&format!("gunyahd: standard output: {}", failure(error)));
     }
     ExitCode::from(BROKEN)
-}
-
-// A closed standard error must not cause a panic.
-fn complain(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{}", printable(text));
 }
 
 fn boot(options: BootOptions) -> ExitCode {

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `gunyahctl`: asks gunyahd and tells it what to do.
 
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 
 use gunyahd::cli::ctl::{self, Command};
-use gunyahd::cli::Stop;
+use gunyahd::cli::{self, Stop};
 use gunyahd::client::{self, console, ClientError, Conversation};
 use gunyahd::status::control::{response_line, ErrorKind, Request, Response};
 use gunyahd::terminal::{Left, View};
-use gunyahd::text::{failure, printable};
+use gunyahd::text::failure;
 
 /// The VM is unknown, or it failed.
 const VM_FAILED: u8 = 1;
@@ -46,17 +46,13 @@ fn main() -> ExitCode {
 fn show_console(socket: &Path, vm: &str, replay: u64, follow: bool) -> u8 {
     let view = if follow { View::Follow } else { View::Once };
     match console::console(socket, vm, replay, view) {
-        Ok(Ok(Left::ByUser | Left::Closed)) => 0,
-        Ok(Ok(Left::Refused)) => {
+        Ok(Left::ByUser | Left::Closed) => 0,
+        Ok(Left::Refused) => {
             complain("standard input was not typed: the console is read only here");
             REFUSED
         }
         // As a shell tells it.
-        Ok(Ok(Left::Signal(number))) => u8::try_from(number).map_or(1, |n| n.saturating_add(128)),
-        Ok(Err(error)) => {
-            complain(&error.message);
-            code_of(error.kind)
-        }
+        Ok(Left::Signal(number)) => u8::try_from(number).map_or(1, |n| n.saturating_add(128)),
         Err(error) => fail(error),
     }
 }
@@ -73,25 +69,21 @@ fn listen(socket: &Path, request: &Request, json: bool) -> Result<u8, u8> {
         if json {
             print(&response_line(&response))?;
         }
-        let show = |text: String| print(text.as_bytes()).map(|()| 0);
-        let code = match &response {
-            Response::Error(error) => {
-                if !json {
-                    complain(&error.message);
-                }
-                code_of(error.kind)
-            }
-            _ if json => 0,
+        let show = |text: String| print(text.as_bytes());
+        match response {
+            Response::Error(error) if json => return Err(code_of(error.kind)),
+            Response::Error(error) => return Err(fail(ClientError::Refused(error))),
+            _ if json => {}
             Response::Vms(all) => match (request, all.vms.as_slice()) {
                 (Request::Status { vm: Some(_) }, [vm]) => show(client::one(vm))?,
-                _ => show(client::all(all))?,
+                _ => show(client::all(&all))?,
             },
-            Response::Done(vm) => show(client::table(std::slice::from_ref(vm)))?,
+            Response::Done(vm) => show(client::table(&[*vm]))?,
             Response::Lines(lines) => show(lines.iter().map(|l| format!("{l}\n")).collect())?,
-            Response::Change(change) => show(client::change(change))?,
-        };
-        if code != 0 || *request != (Request::Watch {}) {
-            return Ok(code);
+            Response::Change(change) => show(client::change(&change))?,
+        }
+        if *request != (Request::Watch {}) {
+            return Ok(0);
         }
     }
 }
@@ -109,24 +101,18 @@ fn fail(error: ClientError) -> u8 {
     match error {
         ClientError::Unreachable(_) => UNREACHABLE,
         ClientError::Garbled(_) => GARBLED,
+        ClientError::Refused(error) => code_of(error.kind),
     }
 }
 
 /// Shows it; `Err` is how to end if that cannot be.
 fn print(text: &[u8]) -> Result<(), u8> {
-    let mut out = io::stdout().lock();
-    out.write_all(text).and_then(|()| out.flush()).map_err(|error| unwritable(&error))
-}
-
-// A reader that went away (`| head`) is not a failure.
-fn unwritable(error: &io::Error) -> u8 {
-    if error.kind() == io::ErrorKind::BrokenPipe {
-        return 0;
-    }
-    complain(&format!("standard output: {}", failure(error)));
-    UNWRITABLE
+    cli::print(text).map_err(|error| {
+        complain(&format!("standard output: {}", failure(&error)));
+        UNWRITABLE
+    })
 }
 
 fn complain(text: &str) {
-    let _ = writeln!(io::stderr(), "gunyahctl: {}", printable(text));
+    cli::complain(&format!("gunyahctl: {text}"));
 }

@@ -166,15 +166,15 @@ fn check(words: impl Iterator<Item = OsString>) -> Result<Command, Stop> {
     if args.plain.is_empty() {
         return Err(usage("check needs files or directories"));
     }
-    let mut options = check::Options::new(args.plain.iter().map(PathBuf::from).collect());
-    options.dtb = args.has("--dtb");
-    options.json = args.has("--json");
-    options.root = args.value("--root").map(PathBuf::from);
-    if let Some(pages) = args.value("--page-size") {
-        let host = pages.to_str().and_then(check::host_with_pages);
-        options.host = host.ok_or_else(|| usage("--page-size is 4K, 16K or 64K"))?;
-    }
-    Ok(Command::Check(options))
+    let pages = args.value("--page-size").unwrap_or("4K".as_ref());
+    let host = pages.to_str().and_then(check::host_with_pages);
+    Ok(Command::Check(check::Options {
+        paths: args.plain.iter().map(PathBuf::from).collect(),
+        dtb: args.has("--dtb"),
+        json: args.has("--json"),
+        host: host.ok_or_else(|| usage("--page-size is 4K, 16K or 64K"))?,
+        root: args.value("--root").map(PathBuf::from),
+    }))
 }
 
 /// Exit code of `gunyahd run`.
@@ -237,9 +237,13 @@ mod tests {
 
     #[test]
     fn check_takes_many_paths() {
-        let mut options = check::Options::new(vec!["a".into(), "b".into()]);
-        options.dtb = true;
-        options.host = check::host_with_pages("16K").unwrap();
+        let options = check::Options {
+            paths: vec!["a".into(), "b".into()],
+            dtb: true,
+            json: false,
+            host: check::host_with_pages("16K").unwrap(),
+            root: None,
+        };
         assert_eq!(parse_line("check a --dtb --page-size 16K b"), Ok(Command::Check(options)));
     }
 

@@ -12,7 +12,9 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 
-use crate::status::control::{parse_response, request_line, Request, Response, MAX_RESPONSE};
+use crate::status::control::{
+    parse_response, request_line, ControlError, Request, Response, MAX_RESPONSE,
+};
 use crate::text::failure;
 
 pub use show::{all, change, one, table};
@@ -26,6 +28,9 @@ pub enum ClientError {
     /// Its answer is not of this protocol.
     #[error("gunyahd's answer cannot be understood: {0}")]
     Garbled(String),
+    /// It says no.
+    #[error(transparent)]
+    Refused(ControlError),
 }
 
 impl From<io::Error> for ClientError {
