@@ -9,6 +9,7 @@ use gunyahd::check;
 use gunyahd::cli::daemon::{self, Command};
 use gunyahd::cli::{self, complain, Stop};
 use gunyahd::config;
+use gunyahd::diagnostic::Diagnostic;
 use gunyahd::explain;
 use gunyahd::status::logger::{self, Audience};
 use gunyahd::supervisor::{self, BootOptions};
@@ -65,11 +66,13 @@ fn boot(options: BootOptions) -> ExitCode {
     logger::start(Audience::Service, log::LevelFilter::Info);
     match supervisor::boot(options) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            log::error!("{error}");
-            ExitCode::from(BROKEN)
-        }
+        Err(error) => broken(&error),
     }
+}
+
+fn broken(error: &Diagnostic) -> ExitCode {
+    log::error!("{error}");
+    ExitCode::from(BROKEN)
 }
 
 fn check(options: &check::Options) -> ExitCode {
@@ -94,9 +97,6 @@ fn run(file: &Path, setting: Setting) -> ExitCode {
     };
     match supervisor::run(config, setting) {
         Ok(outcome) => ExitCode::from(daemon::exit_code(outcome)),
-        Err(error) => {
-            log::error!("{error}");
-            ExitCode::from(BROKEN)
-        }
+        Err(error) => broken(&error),
     }
 }

@@ -109,6 +109,23 @@ fn long_read_only_values_are_whole() {
 }
 
 #[test]
+fn while_a_value_is_written_the_old_one_counts() {
+    let dir = Dir::new("area");
+    let mut peer = areas(&dir.0);
+    peer.add("sys.boot_completed", "half written").unwrap();
+    drop(peer);
+    let file = dir.0.join("u:object_r:boot_status_prop:s0");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let value = bytes.windows(4).position(|piece| piece == b"half").unwrap();
+    // The lowest bit of the serial before it; the backup stands behind the root node.
+    bytes[value - 4] |= 1;
+    bytes[148..152].copy_from_slice(b"old\0");
+    std::fs::write(&file, bytes).unwrap();
+    let area = PropertyArea::new(dir.0.clone());
+    assert_eq!(area.get("sys.boot_completed").unwrap().as_deref(), Some("old"));
+}
+
+#[test]
 fn a_table_of_areas_of_another_layout_is_refused() {
     let dir = Dir::new("area");
     drop(areas(&dir.0));

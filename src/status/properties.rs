@@ -141,7 +141,7 @@ impl PropertyClient {
     pub fn deadline(&self) -> Option<Instant> {
         let transfer = self.current.as_ref()?;
         Some(match transfer.connection {
-            None => transfer.connect_at.min(transfer.deadline),
+            None => transfer.connect_at,
             Some(_) => transfer.deadline,
         })
     }

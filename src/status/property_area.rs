@@ -8,8 +8,8 @@
 //! and init's mapping coherent.
 
 use std::cmp::Ordering;
-use std::fs::File;
-use std::io::{self, ErrorKind, Read};
+use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use super::property_info::context_of;
@@ -20,8 +20,6 @@ const DEFAULT_DIR: &str = "/dev/__properties__";
 /// Names another directory than [`DEFAULT_DIR`], for tests.
 const DIR_VARIABLE: &str = "GUNYAHD_PROPERTY_AREA";
 
-// Bionic's areas have 128 KiB (PA_SIZE), property_info a few hundred.
-const FILE_MAX: u64 = 4 << 20;
 const HEADER: usize = 128;
 const MAGIC: usize = 0x504f_5250;
 const VERSION: usize = 0xfc6e_d0ab;
@@ -63,11 +61,9 @@ impl PropertyArea {
     /// # Errors
     /// What is wrong with which file, with cause and cure.
     pub fn get(&self, name: &str) -> Result<Option<String>, String> {
-        let read = |file: &Path| {
-            read(file).map_err(|error| {
-                let (what, cure) = (failure(&error), cure(&error));
-                format!("property {name}: read {}: {what}; {cure}", file.display())
-            })
+        let unread = |file: &Path, error: &io::Error| {
+            let (what, cure) = (failure(error), cure(error));
+            format!("property {name}: read {}: {what}; {cure}", file.display())
         };
         let broken = |file: &Path, what| {
             format!(
@@ -77,13 +73,15 @@ impl PropertyArea {
             )
         };
         let info = self.dir.join("property_info");
-        let bytes = read(&info)?;
+        // Made once, before anybody else runs.
+        let bytes = fs::read(&info).map_err(|error| unread(&info, &error))?;
         let context = context_of(Bytes(&bytes), name).map_err(|what| broken(&info, what))?;
         let Some(context) = context else {
             return Ok(None);
         };
         let area = self.dir.join(context);
-        value(Bytes(&read(&area)?), name).map_err(|what| broken(&area, what))
+        let bytes = read_still(&area).map_err(|error| unread(&area, &error))?;
+        value(Bytes(&bytes), name).map_err(|what| broken(&area, what))
     }
 }
 
@@ -98,15 +96,10 @@ fn cure(error: &io::Error) -> &'static str {
 }
 
 /// A copy of a file that nobody wrote to meanwhile: two that are the same.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let read = || -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        File::open(path)?.take(FILE_MAX).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    let mut bytes = read()?;
+fn read_still(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = fs::read(path)?;
     for _ in 0..RETRIES {
-        let again = read()?;
+        let again = fs::read(path)?;
         if again == bytes {
             return Ok(bytes);
         }
