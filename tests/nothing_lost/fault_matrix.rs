@@ -235,8 +235,10 @@ impl Ground {
     }
 
     fn wait_for_properties(&mut self, state: &str, reason: &str) -> Result<(), String> {
-        // PROP_VALUE_MAX of AOSP's sys/system_properties.h is 92 with the NUL; the rest is cut.
-        let start: String = reason.chars().take(60).collect();
+        // PROP_VALUE_MAX of AOSP's sys/system_properties.h is 92 with the NUL; the rest is cut, and
+        // cause and cure are left out.
+        let fault = reason.split("; likely cause").next().unwrap_or(reason);
+        let start: String = fault.chars().take(60).collect();
         let record = self.record();
         let mut told = String::new();
         wait_until(
