@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
-use crate::engine::VmId;
+use crate::vm::VmId;
 
 /// A line longer than this is shown in parts.
 const LINE_MAX: usize = 4096;

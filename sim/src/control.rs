@@ -100,7 +100,27 @@ impl Drop for Control {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::peers::Peers;
     use std::io::BufRead;
+    use std::os::unix::net::UnixDatagram;
+
+    #[test]
+    fn only_a_socket_is_removed() {
+        let path = std::env::temp_dir().join(format!("gunyah-sim-left-{}", std::process::id()));
+        std::fs::write(&path, "precious").unwrap();
+        for listened in [
+            Peers::listen(Some(&path), None).map(drop),
+            Peers::listen(None, Some(&path)).map(drop),
+            Control::listen(&path).map(drop),
+        ] {
+            assert_eq!(listened.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+        std::fs::remove_file(&path).unwrap();
+        drop(UnixDatagram::bind(&path).unwrap());
+        drop(Peers::listen(None, Some(&path)).unwrap());
+        assert!(!path.exists());
+    }
 
     #[test]
     fn half_lines_wait_and_answers_reach_their_asker() {

@@ -14,8 +14,8 @@ use nix::errno::Errno;
 use serde_json::{json, Map, Value};
 
 use crate::caller::Caller;
-use crate::engine::VmId;
 use crate::model::errno_name;
+use crate::vm::VmId;
 
 /// The record's file, or nothing.
 #[derive(Debug)]

@@ -7,8 +7,8 @@ use std::time::Duration;
 use gunyah::uapi;
 use nix::errno::Errno;
 
-use crate::engine::{Exit, VmId};
 use crate::intercept::{driver, host};
+use crate::vm::{Exit, VmId};
 
 /// Which of several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

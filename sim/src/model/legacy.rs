@@ -4,7 +4,7 @@
 use nix::errno::Errno;
 
 use crate::caller::Caller;
-use crate::engine::VmId;
+use crate::vm::VmId;
 
 use super::{Model, State};
 

@@ -5,7 +5,7 @@ use gunyah::uapi::{UserMemoryRegion, MEM_ALLOW_EXEC, MEM_ALLOW_READ, MEM_ALLOW_W
 use nix::errno::Errno;
 
 use crate::caller::{Caller, PageState, Piece};
-use crate::engine::Access;
+use crate::vm::Access;
 
 use super::Dialect;
 

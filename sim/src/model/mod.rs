@@ -18,7 +18,7 @@ use nix::errno::Errno;
 use serde_json::{json, Value};
 
 use crate::caller::Caller;
-use crate::engine::{Access, Exit, StartVm, VmId};
+use crate::vm::{Access, Exit, StartVm, VmId};
 
 pub use dialect::Dialect;
 use functions::FunctionArgument;

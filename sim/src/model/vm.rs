@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use gunyah::uapi::{DtbConfig, FwConfig};
 
 use crate::caller::Caller;
-use crate::engine::{Exit, VmId};
+use crate::vm::{Exit, VmId};
 
 use super::functions::{Ioeventfd, Irqfd};
 use super::memory::Region;

@@ -80,27 +80,3 @@ pub(crate) fn remove_leftover(path: &Path) -> io::Result<()> {
         _ => Ok(()),
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::net::UnixDatagram;
-
-    #[test]
-    fn only_a_socket_is_removed() {
-        let path = std::env::temp_dir().join(format!("gunyah-sim-left-{}", std::process::id()));
-        std::fs::write(&path, "precious").unwrap();
-        for listened in [
-            Peers::listen(Some(&path), None).map(drop),
-            Peers::listen(None, Some(&path)).map(drop),
-            crate::control::Control::listen(&path).map(drop),
-        ] {
-            assert_eq!(listened.unwrap_err().kind(), io::ErrorKind::AddrInUse);
-        }
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
-        std::fs::remove_file(&path).unwrap();
-        drop(UnixDatagram::bind(&path).unwrap());
-        drop(Peers::listen(None, Some(&path)).unwrap());
-        assert!(!path.exists());
-    }
-}

@@ -5,8 +5,8 @@ use std::fs;
 use std::time::Duration;
 
 use crate::caller::{Caller, Inode};
-use crate::engine::VmId;
 use crate::intercept::Notification;
+use crate::vm::VmId;
 
 use super::{FileKind, Session, Waits};
 

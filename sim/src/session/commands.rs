@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use crate::engine::VmId;
 use crate::intercept::host;
 use crate::model::State;
 use crate::script::{self, Command};
+use crate::vm::VmId;
 
 use super::{Due, Session, Teardown};
 

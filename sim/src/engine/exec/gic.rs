@@ -4,7 +4,7 @@
 //! The distributor's and redistributor's registers are accepted anywhere in their window; only
 //! enables matter. The CPU interface's system registers come as undefined instructions.
 
-use crate::model::rm::Doorbell;
+use crate::vm::Doorbell;
 
 /// The window that the resource manager gives the GIC: redistributors, then the distributor.
 pub const WINDOW: std::ops::Range<u64> = 0x3fe0_0000..0x4000_0000;

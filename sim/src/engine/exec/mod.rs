@@ -16,10 +16,11 @@ mod thread;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use gunyahd::dtb::Tree;
 use nix::errno::Errno;
 
-use super::{overlay, Engine, EngineVm, Event, Events, Exit, RunPage, StartVm};
+use crate::{fdt, overlay};
+
+use super::{Engine, EngineVm, Event, Events, Exit, RunPage, StartVm};
 
 use gic::Gic;
 use link::Link;
@@ -151,7 +152,7 @@ fn add_overlay(vm: &StartVm) -> Result<bool, String> {
     if !vm.guest.was_read {
         return Ok(true);
     }
-    let mut tree = Tree::parse(&blob).map_err(|error| error.to_string())?;
+    let mut tree = fdt::parse(&blob).map_err(|error| error.to_string())?;
     let psci = tree.root.child("psci").is_some();
     let placed = |region: &super::StartRegion| overlay::Placed {
         label: region.label,

@@ -4,7 +4,7 @@
 use super::*;
 use crate::caller::{Backing, Caller, Inode, Piece};
 use crate::engine::{Access, EventQueue, Exit, MmioAccess, StartRegion, VcpuExit};
-use crate::model::rm::{Doorbell, GuestDescription};
+use crate::vm::{Doorbell, GuestDescription};
 use gunyah::uapi;
 use nix::sys::memfd::{memfd_create, MFdFlags};
 use std::os::fd::OwnedFd;

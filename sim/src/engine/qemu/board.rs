@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The guest's devicetree made to fit QEMU's `virt` board, whose devices stand at fixed addresses.
 
-use gunyahd::dtb::{Node, Position, Tree};
+use crate::fdt::{Node, Tree};
 
 use super::Error;
 
@@ -47,7 +47,7 @@ pub fn fit(tree: &mut Tree, cpus: u32) -> Result<(), Error> {
         } else if node.is_compatible("ns16550a") || node.is_compatible("arm,pl011") {
             // Not on this board: probing it would hit another device.
             node.set_str("status", "disabled");
-        } else if node.base_name() == "psci" && node.has("method") {
+        } else if node.base_name() == "psci" && node.property("method").is_some() {
             node.set_str("method", "hvc");
         }
     });
@@ -70,8 +70,8 @@ pub fn fit(tree: &mut Tree, cpus: u32) -> Result<(), Error> {
         node.set_u32("phandle", clock);
         tree.root.push(node);
     }
-    let chosen = tree.root.ensure_child("chosen", Position::First);
-    let told = chosen.value("stdout-path").map(<[u8]>::to_vec);
+    let chosen = tree.root.ensure_child("chosen");
+    let told = chosen.property("stdout-path").map(<[u8]>::to_vec);
     let path = console.unwrap_or_else(|| CONSOLE_PATH.to_owned());
     let ok = told.is_some_and(|told| told.starts_with(path.as_bytes()));
     if !ok {
@@ -104,7 +104,7 @@ fn fit_gic(node: &mut Node, cpus: u32) {
 fn fit_pl011(node: &mut Node, clock: u32) -> bool {
     node.set_u64s("reg", &[PL011, PL011_SIZE]);
     node.set_cells("interrupts", &[0, PL011_SPI, LEVEL_HIGH]);
-    if node.has("clocks") {
+    if node.property("clocks").is_some() {
         return false;
     }
     // The AMBA bus of Linux does not probe a device without one.
@@ -114,7 +114,7 @@ fn fit_pl011(node: &mut Node, clock: u32) -> bool {
 }
 
 fn next_phandle(tree: &Tree) -> u32 {
-    let highest = tree.walk().iter().filter_map(|at| at.phandle()).max();
+    let highest = tree.root.walk().iter().filter_map(|at| at.phandle()).max();
     highest.unwrap_or(0).saturating_add(1)
 }
 
@@ -133,12 +133,10 @@ mod tests {
     fn tree() -> Tree {
         let mut tree = Tree::default();
         tree.root.push(Node::new("chosen"));
-        let cpus = tree.root.ensure_child("cpus", Position::Last);
+        let cpus = tree.root.ensure_child("cpus");
         cpus.push(Node::new("cpu@0")).push(Node::new("cpu@1"));
         cpus.push(Node::new("cpu-map"));
-        let gic = tree
-            .root
-            .ensure_child("interrupt-controller@3fff0000", Position::Last);
+        let gic = tree.root.ensure_child("interrupt-controller@3fff0000");
         gic.set_str("compatible", "arm,gic-v3")
             .set_u32("phandle", 4);
         tree
@@ -153,18 +151,25 @@ mod tests {
         assert_eq!(cpus(&tree).expect("cpus"), 2);
         fit(&mut tree, 2).expect("fits");
         let gic = tree
-            .find("/interrupt-controller")
-            .and_then(|n| n.value("reg"));
+            .root
+            .at("/interrupt-controller")
+            .and_then(|n| n.property("reg"));
         assert_eq!(gic.expect("reg")[24..], 0x4_0000u64.to_be_bytes());
-        let uart = tree.find("/uart@1c090000").expect("uart");
-        assert_eq!(uart.value("reg").expect("reg")[..8], PL011.to_be_bytes());
+        let uart = tree.root.at("/uart@1c090000").expect("uart");
+        assert_eq!(uart.property("reg").expect("reg")[..8], PL011.to_be_bytes());
         let clock = u32::from_be_bytes(
-            uart.value("clocks").expect("clocks")[..4]
+            uart.property("clocks").expect("clocks")[..4]
                 .try_into()
                 .expect("cell"),
         );
-        assert_eq!(tree.by_phandle(clock).expect("clock").path(), "/apb-pclk");
-        let stdout = tree.find("/chosen").and_then(|n| n.value("stdout-path"));
+        assert_eq!(
+            tree.root.at("/apb-pclk").expect("clock").phandle(),
+            Some(clock)
+        );
+        let stdout = tree
+            .root
+            .at("/chosen")
+            .and_then(|n| n.property("stdout-path"));
         assert_eq!(stdout, Some(&b"/uart@1c090000\0"[..]));
     }
 
@@ -175,8 +180,11 @@ mod tests {
         other.set_str("compatible", "ns16550a");
         tree.root.push(other);
         fit(&mut tree, 2).expect("fits");
-        assert!(tree.find(CONSOLE_PATH).is_some());
-        let status = tree.find("/uart@9000000").and_then(|n| n.value("status"));
+        assert!(tree.root.at(CONSOLE_PATH).is_some());
+        let status = tree
+            .root
+            .at("/uart@9000000")
+            .and_then(|n| n.property("status"));
         assert_eq!(status, Some(&b"disabled\0"[..]));
     }
 

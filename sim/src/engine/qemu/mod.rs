@@ -2,7 +2,7 @@
 //! The engine that boots real Linux: QEMU on the very memory that the launcher registered.
 //!
 //! Before the first instruction the resource manager's part is done on the devicetree in guest
-//! memory ([`super::overlay`]), and the tree is made to fit QEMU's board ([`board`]).
+//! memory ([`crate::overlay`]), and the tree is made to fit QEMU's board ([`board`]).
 
 mod board;
 mod engine;
@@ -17,9 +17,9 @@ use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use gunyahd::dtb::Tree;
+use crate::fdt;
+use crate::overlay::{self, Placed};
 
-use super::overlay::{self, Placed};
 pub use engine::Qemu;
 use layout::Layout;
 pub use layout::{Piece, Region};
@@ -173,7 +173,7 @@ fn prepare(guest: Guest) -> Result<Prepared, Error> {
         source,
     };
     let blob = window::read(main, offset, dtb_size).map_err(memory)?;
-    let mut tree = Tree::parse(&blob).map_err(|error| Error::Devicetree(error.to_string()))?;
+    let mut tree = fdt::parse(&blob).map_err(|error| Error::Devicetree(error.to_string()))?;
     let name = overlay::image_name(&tree).unwrap_or_else(|| "guest".to_owned());
     let cpus = board::cpus(&tree)?;
 

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{mpsc, Arc};
 
-use gunyahd::dtb::{Node, Position};
+use crate::fdt::{Node, Tree};
 
 use super::*;
 
@@ -58,51 +58,49 @@ fn tree(bootargs: &str, initrd: u64) -> Tree {
     root.set_u32("#address-cells", 2).set_u32("#size-cells", 2);
     root.set_u32("interrupt-parent", 1);
     root.set_str("compatible", "linux,dummy-virt");
-    root.ensure_child("chosen", Position::Last)
+    root.ensure_child("chosen")
         .set_str("bootargs", bootargs)
         .set_u64("linux,initrd-start", BASE + INITRD)
         .set_u64("linux,initrd-end", BASE + INITRD + initrd);
-    let cpus = root.ensure_child("cpus", Position::Last);
+    let cpus = root.ensure_child("cpus");
     cpus.set_u32("#address-cells", 1).set_u32("#size-cells", 0);
     for id in 0..2 {
-        cpus.ensure_child(&format!("cpu@{id}"), Position::Last)
+        cpus.ensure_child(&format!("cpu@{id}"))
             .set_str("device_type", "cpu")
             .set_str("compatible", "arm,armv8")
             .set_u32("reg", id)
             .set_str("enable-method", "psci");
     }
-    root.ensure_child("psci", Position::Last)
+    root.ensure_child("psci")
         .set_str("compatible", "arm,psci-1.0")
         .set_str("method", "hvc");
-    root.ensure_child("interrupt-controller@3fff0000", Position::Last)
+    root.ensure_child("interrupt-controller@3fff0000")
         .set_str("compatible", "arm,gic-v3")
         .set_u32("#interrupt-cells", 3)
         .set_empty("interrupt-controller")
         .set_u64s("reg", &[0x3fff_0000, 0x1_0000, 0x3ffb_0000, 0x4_0000])
         .set_u32("phandle", 1);
-    root.ensure_child("timer", Position::Last)
+    root.ensure_child("timer")
         .set_str("compatible", "arm,armv8-timer")
         .set_empty("always-on")
         .set_cells(
             "interrupts",
             &[1, 13, 0x108, 1, 14, 0x108, 1, 11, 0x108, 1, 10, 0x108],
         );
-    let config = root.ensure_child("gunyah-vm-config", Position::Last);
+    let config = root.ensure_child("gunyah-vm-config");
     config
         .set_str("image-name", "lab")
         .set_str("os-type", "linux");
+    config.ensure_child("memory").set_u64("base-address", BASE);
     config
-        .ensure_child("memory", Position::Last)
-        .set_u64("base-address", BASE);
-    config
-        .ensure_child("vcpus", Position::Last)
+        .ensure_child("vcpus")
         .set_cells("affinity-map", &[0, 1]);
     let mut shm = Node::new("shm-7");
     shm.set_str("vdevice-type", "shm");
-    shm.ensure_child("memory", Position::Last)
+    shm.ensure_child("memory")
         .set_u32("label", 7)
         .set_u64("base", 0xa000_0000);
-    config.ensure_child("vdevices", Position::Last).push(shm);
+    config.ensure_child("vdevices").push(shm);
     tree
 }
 

@@ -3,7 +3,8 @@
 
 use nix::errno::Errno;
 
-use super::fdt::Node;
+use crate::fdt::Node;
+
 use super::guest::{refusal, Refusal};
 
 /// Bytes of the resource manager's buffer for a CPU's path, the NUL included (its parse_vcpus).

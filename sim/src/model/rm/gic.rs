@@ -3,7 +3,8 @@
 
 use nix::errno::Errno;
 
-use super::fdt::Node;
+use crate::fdt::Node;
+
 use super::guest::{number, refusal, Refusal};
 
 /// Frames of a GICv3 are 64 KiB and aligned to it; a redistributor has two.

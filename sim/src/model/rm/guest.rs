@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the resource manager reads from a guest's devicetree, and what it will not take.
 
-use std::collections::BTreeMap;
-
 use nix::errno::Errno;
 
-use super::fdt::Node;
-use super::vdevices::{Doorbell, SharedMemory};
+use crate::fdt::Node;
+use crate::vm::GuestDescription;
+
 use super::{cpus, gic, vdevices};
 
 /// Bytes of the resource manager's buffer for the name, the final NUL included (its vm_config).
@@ -17,54 +16,6 @@ const PATH: usize = 256;
 const TAKEN_BELOW: u64 = 0x4000_0000;
 const ADDRESS_BITS: u32 = 36;
 const BASE_ALIGNMENT: u64 = 2 << 20;
-
-/// What a guest's devicetree asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GuestDescription {
-    /// Name of the image.
-    pub image_name: String,
-    /// Guest address of main memory, rounded as the resource manager does.
-    pub base_address: u64,
-    /// Indices of the CPUs: 0 and up.
-    pub cpus: u32,
-    /// Scheduled by VCPU_RUN; else by the hypervisor.
-    pub proxy: bool,
-    /// Doorbells.
-    pub doorbells: Vec<Doorbell>,
-    /// shm vdevices.
-    pub shared_memory: Vec<SharedMemory>,
-    /// False: nobody read the devicetree, all of this is assumed.
-    pub was_read: bool,
-}
-
-impl GuestDescription {
-    /// What is assumed where the resource manager is off.
-    pub fn unread(base_address: u64, vcpus: &BTreeMap<u32, bool>) -> Self {
-        let last = vcpus.keys().next_back().copied().unwrap_or(0);
-        Self {
-            image_name: String::new(),
-            base_address,
-            cpus: last.saturating_add(1),
-            proxy: true,
-            doorbells: Vec::new(),
-            shared_memory: Vec::new(),
-            was_read: false,
-        }
-    }
-
-    /// Whether there is a vCPU of this id.
-    pub fn has_vcpu(&self, id: u32) -> bool {
-        id < self.cpus
-    }
-
-    /// Where a further parcel is placed.
-    pub fn shared_memory_base(&self, label: u32) -> Option<u64> {
-        self.shared_memory
-            .iter()
-            .find(|shm| shm.label == label)
-            .and_then(|shm| shm.base)
-    }
-}
 
 pub(super) type Refusal = (Errno, String);
 

@@ -2,7 +2,6 @@
 //! The resource manager's part of a START: parcels, the guest's devicetree, its verdict.
 
 mod cpus;
-mod fdt;
 mod gic;
 mod guest;
 mod parcels;
@@ -11,19 +10,15 @@ mod vdevices;
 use std::str::FromStr;
 
 use gunyah::uapi::MEM_ALLOW_EXEC;
-use gunyahd::dtb::Tree;
 use nix::errno::Errno;
 use serde_json::{json, Value};
 
 use crate::caller::{self, Piece};
-use crate::engine::overlay::{self, Placed};
-use crate::engine::{Access, StartRegion, StartVm};
+use crate::fdt;
+use crate::overlay::{self, Placed};
+use crate::vm::{Access, GuestDescription, StartRegion, StartVm};
 
 use super::{memory, Settings, Vm};
-
-pub use fdt::{FdtError, Node};
-pub use guest::GuestDescription;
-pub use vdevices::{Doorbell, SharedMemory};
 
 /// Entries after which the real one ran out of heap: 4096 worked, 16384 did not; between is a guess.
 pub const ENTRIES_SURVIVED: u64 = 8192;
@@ -96,17 +91,17 @@ pub fn start(settings: &Settings, vm: &Vm, taken: &[Piece], charged: u64) -> (Ve
 
 /// What the resource manager adds has to fit behind the tree.
 fn room_for_overlay(
-    blob: &[u8],
+    tree: &fdt::Tree,
     placed: impl Iterator<Item = (u32, u64, u64)>,
     room: u64,
 ) -> Result<(), Verdict> {
     let placed: Vec<_> = placed
         .map(|(label, base, size)| Placed { label, base, size })
         .collect();
-    let with_overlay = Tree::parse(blob).ok().and_then(|mut tree| {
-        overlay::apply(&mut tree, &placed, 0).ok()?;
-        tree.to_blob().ok()
-    });
+    let mut tree = tree.clone();
+    let with_overlay = overlay::apply(&mut tree, &placed, 0)
+        .ok()
+        .and_then(|()| tree.to_blob().ok());
     // What only the engines' reading cannot follow is for them to say.
     match with_overlay.and_then(|blob| u64::try_from(blob.len()).ok()) {
         Some(bytes) if bytes > room => Err(refused(
@@ -232,8 +227,8 @@ fn steps(
             |into: &mut [u8]| caller::read_pieces(&vm.creator, &region.pieces, address, into);
         let blob = fdt::fetch(read, dtb.size)
             .map_err(|error| refused(Errno::ENODEV, error.to_string()))?;
-        let root = fdt::parse(&blob).map_err(|error| refused(Errno::ENODEV, error.to_string()))?;
-        let (guest, warnings) = guest::read(&root, region.given.memory_size)
+        let tree = fdt::parse(&blob).map_err(|error| refused(Errno::ENODEV, error.to_string()))?;
+        let (guest, warnings) = guest::read(&tree.root, region.given.memory_size)
             .map_err(|(errno, why)| refused(errno, why))?;
         for warning in warnings {
             notes.push(json!({"event": "rm-warning", "what": warning}));
@@ -246,13 +241,13 @@ fn steps(
                 Some((label, base, region.given.memory_size))
             })
             .collect();
-        parcels::reserved(&root, &placed)?;
+        parcels::reserved(&tree.root, &placed)?;
         let all = std::iter::once((
             region.given.label,
             guest.base_address,
             region.given.memory_size,
         ));
-        room_for_overlay(&blob, all.chain(placed), dtb.size)?;
+        room_for_overlay(&tree, all.chain(placed), dtb.size)?;
         guest
     };
     if guest.base_address != region.given.guest_phys_addr {

@@ -5,11 +5,11 @@ use nix::errno::Errno;
 use serde_json::{json, Value};
 
 use crate::caller::Piece;
-use crate::engine::Access;
+use crate::fdt::Node;
 use crate::model::memory::Region;
 use crate::model::Settings;
+use crate::vm::Access;
 
-use super::fdt::Node;
 use super::guest::number;
 use super::{refused, Verdict, ENTRIES_PER_CALL};
 

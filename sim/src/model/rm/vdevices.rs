@@ -5,26 +5,10 @@ use std::collections::BTreeSet;
 
 use nix::errno::Errno;
 
-use super::fdt::Node;
+use crate::fdt::Node;
+use crate::vm::{Doorbell, SharedMemory};
+
 use super::guest::{number, refusal, Refusal};
-
-/// A shm vdevice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SharedMemory {
-    /// Label of the parcel.
-    pub label: u32,
-    /// Where the guest sees it; None: wherever.
-    pub base: Option<u64>,
-}
-
-/// A doorbell vdevice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Doorbell {
-    /// Label of the irqfd.
-    pub label: u32,
-    /// Its interrupt's first two cells: kind (0 shared, 1 private) and number.
-    pub interrupt: Option<(u32, u32)>,
-}
 
 /// Reads the vdevices, which it takes from anywhere in the tree.
 pub fn read(root: &Node) -> Result<(Vec<Doorbell>, Vec<SharedMemory>), Refusal> {

@@ -117,7 +117,7 @@ fn the_overlay_wants_room_whatever_the_engine() {
     let page = crate::page_size();
     for (filler, expected) in [(100, Ok(())), (16 * page - 900, Err(Errno::ENODEV))] {
         let (mut model, vm, memory) = ready(Dialect::Ack61, Access::Lend, true);
-        let mut tree = gunyahd::dtb::Tree::parse(&devicetree(BASE, true)).unwrap();
+        let mut tree = crate::fdt::parse(&devicetree(BASE, true)).unwrap();
         let filler = "x".repeat(usize::try_from(filler).unwrap());
         tree.root.set_strings("filler", &[&filler]);
         memory.put(48 * page, &tree.to_blob().unwrap());

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 use super::*;
+use crate::vm::Doorbell;
 
 fn node(name: &str, properties: &[(&str, &[u8])], children: Vec<Node>) -> Node {
     Node {

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A reader of flattened devicetrees (devicetree specification 0.4, chapter 5) that trusts nothing.
+//! Flattened devicetrees (devicetree specification 0.4, chapter 5): a reader that trusts nothing, the
+//! tree as it can be changed, and the way back to a blob by `vm-fdt`.
 
 use std::fmt;
 
 use nix::errno::Errno;
+use vm_fdt::{FdtReserveEntry, FdtWriter};
 
 const MAGIC: u32 = 0xd00d_feed;
 const HEADER: usize = 40;
@@ -34,6 +36,15 @@ fn error(at: usize, what: &'static str) -> FdtError {
     FdtError { at, what }
 }
 
+/// A whole devicetree.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tree {
+    /// The memory reservation block: address and bytes.
+    pub reservations: Vec<(u64, u64)>,
+    /// The root node; its name is empty.
+    pub root: Node,
+}
+
 /// A node and all below it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Node {
@@ -46,6 +57,19 @@ pub struct Node {
 }
 
 impl Node {
+    /// An empty node.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_string(),
+            ..Self::default()
+        }
+    }
+
+    /// The name without the unit address.
+    pub fn base_name(&self) -> &str {
+        self.name.split('@').next().unwrap_or_default()
+    }
+
     /// A property's bytes.
     pub fn property(&self, name: &str) -> Option<&[u8]> {
         self.properties
@@ -74,6 +98,11 @@ impl Node {
         })
     }
 
+    /// Whether `compatible` has this name.
+    pub fn is_compatible(&self, name: &str) -> bool {
+        self.lists("compatible", name)
+    }
+
     /// Its phandle, in either spelling.
     pub fn phandle(&self) -> Option<u32> {
         self.cell("phandle").or_else(|| self.cell("linux,phandle"))
@@ -86,12 +115,11 @@ impl Node {
 
     /// A node by its path from here, such as `/a/b`; names may go without their unit addresses.
     pub fn at(&self, path: &str) -> Option<&Node> {
-        let bare =
-            |name: &str, full: &str| full.split_once('@').is_some_and(|(bare, _)| bare == name);
+        let bare = |name: &str, child: &Node| !name.contains('@') && child.base_name() == name;
         path.split('/')
             .filter(|name| !name.is_empty())
             .try_fold(self, |node, name| {
-                let first = || node.children.iter().find(|child| bare(name, &child.name));
+                let first = || node.children.iter().find(|child| bare(name, child));
                 node.child(name).or_else(first)
             })
     }
@@ -107,6 +135,120 @@ impl Node {
         }
         all
     }
+
+    /// A child by its full name, to change it.
+    pub fn child_mut(&mut self, name: &str) -> Option<&mut Node> {
+        self.children.iter_mut().find(|child| child.name == name)
+    }
+
+    /// A child by its full name, made after all others if it is not there.
+    pub fn ensure_child(&mut self, name: &str) -> &mut Node {
+        let at = match self.children.iter().position(|child| child.name == name) {
+            Some(at) => at,
+            None => {
+                self.children.push(Node::new(name));
+                self.children.len() - 1
+            }
+        };
+        &mut self.children[at]
+    }
+
+    /// Appends a child.
+    pub fn push(&mut self, child: Node) -> &mut Self {
+        self.children.push(child);
+        self
+    }
+
+    /// Takes a child out.
+    pub fn remove_child(&mut self, name: &str) -> Option<Node> {
+        let at = self.children.iter().position(|child| child.name == name)?;
+        Some(self.children.remove(at))
+    }
+
+    /// Sets a property, in its old place if it is there.
+    pub fn set(&mut self, name: &str, value: Vec<u8>) -> &mut Self {
+        match self.properties.iter_mut().find(|(have, _)| have == name) {
+            Some((_, old)) => *old = value,
+            None => self.properties.push((name.to_string(), value)),
+        }
+        self
+    }
+
+    /// Takes a property out.
+    pub fn remove(&mut self, name: &str) {
+        self.properties.retain(|(have, _)| have != name);
+    }
+
+    /// Sets a property without a value.
+    pub fn set_empty(&mut self, name: &str) -> &mut Self {
+        self.set(name, Vec::new())
+    }
+
+    /// Sets one cell.
+    pub fn set_u32(&mut self, name: &str, value: u32) -> &mut Self {
+        self.set_cells(name, &[value])
+    }
+
+    /// Sets cells.
+    pub fn set_cells(&mut self, name: &str, cells: &[u32]) -> &mut Self {
+        self.set(
+            name,
+            cells.iter().flat_map(|cell| cell.to_be_bytes()).collect(),
+        )
+    }
+
+    /// Sets one number of two cells.
+    pub fn set_u64(&mut self, name: &str, value: u64) -> &mut Self {
+        self.set_u64s(name, &[value])
+    }
+
+    /// Sets numbers of two cells each.
+    pub fn set_u64s(&mut self, name: &str, values: &[u64]) -> &mut Self {
+        self.set(
+            name,
+            values
+                .iter()
+                .flat_map(|value| value.to_be_bytes())
+                .collect(),
+        )
+    }
+
+    /// Sets a string.
+    pub fn set_str(&mut self, name: &str, value: &str) -> &mut Self {
+        self.set_strings(name, &[value])
+    }
+
+    /// Sets a list of strings.
+    pub fn set_strings(&mut self, name: &str, values: &[&str]) -> &mut Self {
+        let terminated = values.iter().flat_map(|value| [value.as_bytes(), b"\0"]);
+        self.set(name, terminated.flatten().copied().collect())
+    }
+}
+
+impl Tree {
+    /// The blob, version 17.
+    pub fn to_blob(&self) -> Result<Vec<u8>, vm_fdt::Error> {
+        let reservations: Vec<_> = self
+            .reservations
+            .iter()
+            .map(|&(address, size)| FdtReserveEntry::new(address, size))
+            .collect::<Result<_, _>>()?;
+        let mut writer = FdtWriter::new_with_mem_reserv(&reservations)?;
+        write(&mut writer, &self.root)?;
+        writer.finish()
+    }
+}
+
+/// The writer bounds the depth, and so this recursion.
+fn write(writer: &mut FdtWriter, node: &Node) -> Result<(), vm_fdt::Error> {
+    let open = writer.begin_node(&node.name)?;
+    for (name, value) in &node.properties {
+        writer.property(name, value)?;
+    }
+    for child in &node.children {
+        write(writer, child)?;
+    }
+    writer.end_node(open)
 }
 
 fn word(blob: &[u8], at: usize) -> Result<u32, FdtError> {
@@ -152,7 +294,7 @@ pub fn fetch(
 }
 
 /// Reads a whole blob.
-pub fn parse(blob: &[u8]) -> Result<Node, FdtError> {
+pub fn parse(blob: &[u8]) -> Result<Tree, FdtError> {
     if word(blob, 0)? != MAGIC {
         return Err(error(0, "no magic number"));
     }
@@ -160,6 +302,7 @@ pub fn parse(blob: &[u8]) -> Result<Node, FdtError> {
     let blob = blob.get(..total).ok_or(error(4, "shorter than it says"))?;
     let structure = size(blob, 8)?;
     let strings = size(blob, 12)?;
+    let reservations = reservations(blob)?;
     if word(blob, 24)? > 17 || word(blob, 20)? < 16 {
         return Err(error(20, "not version 17"));
     }
@@ -187,7 +330,10 @@ pub fn parse(blob: &[u8]) -> Result<Node, FdtError> {
                     Some(parent) => parent.children.push(done),
                     None => {
                         return match word(blob, at)? {
-                            END => Ok(done),
+                            END => Ok(Tree {
+                                reservations,
+                                root: done,
+                            }),
                             _ => Err(error(at, "more after the root")),
                         }
                     }
@@ -211,6 +357,20 @@ pub fn parse(blob: &[u8]) -> Result<Node, FdtError> {
             NOP => {}
             _ => return Err(error(token_at, "unknown token")),
         }
+    }
+}
+
+/// The memory reservation block, which ends at a pair of zeros.
+fn reservations(blob: &[u8]) -> Result<Vec<(u64, u64)>, FdtError> {
+    let mut at = size(blob, 16)?;
+    let mut all = Vec::new();
+    loop {
+        let number = |at| Ok(u64::from(word(blob, at)?) << 32 | u64::from(word(blob, at + 4)?));
+        match (number(at)?, number(at + 8)?) {
+            (0, 0) => return Ok(all),
+            pair => all.push(pair),
+        }
+        at += 16;
     }
 }
 
@@ -241,7 +401,7 @@ mod tests {
 
     #[test]
     fn a_tree_comes_back() {
-        let root = parse(&blob()).unwrap();
+        let root = parse(&blob()).unwrap().root;
         assert_eq!(root.cell("#address-cells"), Some(2));
         assert_eq!(root.children[0].name, "chosen");
         assert_eq!(
@@ -252,6 +412,25 @@ mod tests {
         assert_eq!(uart.property("reg").map(<[u8]>::len), Some(8));
         assert_eq!(uart.cell("reg"), None);
         assert_eq!(root.walk().len(), 4);
+    }
+
+    #[test]
+    fn a_changed_tree_is_written_and_read_again() {
+        let mut tree = parse(&blob()).unwrap();
+        tree.reservations.push((0x8000_0000, 0x1000));
+        let node = tree.root.ensure_child("memory");
+        node.set_u64s("reg", &[0x8000_0000, 0x20_0000])
+            .set_strings("names", &["x", "y"])
+            .set_empty("flag")
+            .set_u32("one", 1)
+            .set_u32("one", 2);
+        node.remove("flag");
+        tree.root.remove_child("chosen");
+        let again = parse(&tree.to_blob().unwrap()).unwrap();
+        assert_eq!(again, tree);
+        let node = again.root.child("memory").unwrap();
+        assert_eq!(node.cell("one"), Some(2));
+        assert!(node.lists("names", "y") && node.property("flag").is_none());
     }
 
     #[test]

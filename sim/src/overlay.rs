@@ -4,7 +4,7 @@
 //! Seen on the real one: `/hypervisor` with the doorbells, shared memory and VM ids, `/vsoc`,
 //! `/memory` with every range that the guest has, `/reserved-memory`, and `kaslr-seed` in `/chosen`.
 
-use gunyahd::dtb::{Node, Tree};
+use crate::fdt::{Node, Tree};
 
 /// A devicetree that the resource manager cannot work with, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,16 +35,13 @@ pub struct Placed {
 
 /// A cell of a property, or why not.
 fn cell(node: &Node, name: &str) -> Result<u32, Unusable> {
-    let value = node.value(name).unwrap_or_default();
-    let bytes: [u8; 4] = value
-        .try_into()
-        .map_err(|_| Unusable(format!("{} has no one-cell property {name}", node.name)))?;
-    Ok(u32::from_be_bytes(bytes))
+    node.cell(name)
+        .ok_or_else(|| Unusable(format!("{} has no one-cell property {name}", node.name)))
 }
 
 /// A string property without its NUL.
 fn string(node: &Node, name: &str) -> Option<String> {
-    let value = node.value(name)?.strip_suffix(&[0])?;
+    let value = node.property(name)?.strip_suffix(&[0])?;
     String::from_utf8(value.to_vec()).ok()
 }
 
@@ -70,6 +67,7 @@ pub fn apply(tree: &mut Tree, placed: &[Placed], seed: u64) -> Result<(), Unusab
         .ok_or_else(|| Unusable("no /gunyah-vm-config".into()))?
         .clone();
     let mut next_phandle = tree
+        .root
         .walk()
         .iter()
         .filter_map(|at| at.phandle())
@@ -164,7 +162,7 @@ fn doorbell(device: &Node) -> Result<Node, Unusable> {
     let mut node = Node::new(&format!("{name}@0"));
     node.set_u32("label", label);
     node.set_u32("qcom,label", label);
-    if let Some(interrupts) = device.value("interrupts") {
+    if let Some(interrupts) = device.property("interrupts") {
         node.set("interrupts", interrupts.to_vec());
     }
     node.set_u64("reg", 0);
@@ -214,7 +212,6 @@ fn vm_ids(name: &str) -> Node {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gunyahd::dtb::Position;
 
     fn given() -> Tree {
         let mut tree = Tree::default();
@@ -224,14 +221,14 @@ mod tests {
         let mut config = Node::new("gunyah-vm-config");
         config.set_str("image-name", "lab-vm");
         config
-            .ensure_child("memory", Position::Last)
+            .ensure_child("memory")
             .set_u64("base-address", 0x8000_0000);
-        let vdevices = config.ensure_child("vdevices", Position::Last);
-        let shm = vdevices.ensure_child("shm-7", Position::Last);
+        let vdevices = config.ensure_child("vdevices");
+        let shm = vdevices.ensure_child("shm-7");
         shm.set_str("vdevice-type", "shm");
-        let memory = shm.ensure_child("memory", Position::Last);
+        let memory = shm.ensure_child("memory");
         memory.set_u32("label", 7).set_u64("base", 0xa000_0000);
-        let bell = vdevices.ensure_child("bell-5", Position::Last);
+        let bell = vdevices.ensure_child("bell-5");
         bell.set_str("vdevice-type", "doorbell");
         bell.set_str("generate", "/hypervisor/bell-5");
         bell.set_u32("label", 5).set_cells("interrupts", &[0, 5, 4]);
@@ -266,17 +263,15 @@ mod tests {
                 "gunyah-vm-config"
             ]
         );
-        let bell = tree.find("/hypervisor/bell-5@0").expect("doorbell");
+        let bell = tree.root.at("/hypervisor/bell-5@0").expect("doorbell");
         assert_eq!(cell(bell, "label").expect("label"), 5);
-        let shm = tree.find("/hypervisor/qcom,shm").expect("shm");
-        let buffer = tree.by_phandle(cell(shm, "memory-region").expect("region"));
-        assert_eq!(
-            buffer.expect("buffer").path(),
-            "/reserved-memory/buffer@a0000000"
-        );
+        let shm = tree.root.at("/hypervisor/qcom,shm").expect("shm");
+        let buffer = tree.root.at("/reserved-memory/buffer@a0000000");
+        assert_eq!(buffer.expect("buffer").phandle(), shm.cell("memory-region"));
         let memory = tree
-            .find("/memory")
-            .and_then(|n| n.value("reg"))
+            .root
+            .at("/memory")
+            .and_then(|n| n.property("reg"))
             .expect("reg");
         assert_eq!(memory.len(), 32);
     }
@@ -297,8 +292,8 @@ mod tests {
             size: 0x20_0000,
         };
         apply(&mut tree, &[MAIN, shared], 1).expect("overlay");
-        assert!(tree.find("/hypervisor/shm-7").is_some());
-        assert!(tree.find("/hypervisor/bell-5@0").is_some());
+        assert!(tree.root.at("/hypervisor/shm-7").is_some());
+        assert!(tree.root.at("/hypervisor/bell-5@0").is_some());
     }
 
     #[test]
