@@ -96,11 +96,11 @@ fn every_form() {
             Command::Forgive,
             Command::Teardown {
                 delay: Duration::from_millis(10),
-                behind: false
+                behind: None
             },
             Command::Teardown {
                 delay: Duration::from_millis(20),
-                behind: true
+                behind: Some(true)
             },
             Command::Property(PeerMode::Refuse(0x18)),
             Command::Log(PeerMode::Vanish),

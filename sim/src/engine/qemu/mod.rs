@@ -76,6 +76,8 @@ impl From<overlay::Unusable> for Error {
 pub struct Guest {
     /// The regions that the guest gets.
     pub regions: Vec<Region>,
+    /// The first instruction and its argument.
+    pub entry: crate::vm::Entry,
     /// Where the devicetree is by the launcher's addresses; its region is main memory.
     pub dtb: u64,
     /// Bytes of its range, room included.
@@ -154,6 +156,7 @@ struct Prepared {
 fn prepare(guest: Guest) -> Result<Prepared, Error> {
     let Guest {
         mut regions,
+        entry,
         dtb,
         dtb_size,
     } = guest;
@@ -201,8 +204,8 @@ fn prepare(guest: Guest) -> Result<Prepared, Error> {
     window::write(main, offset, &blob).map_err(memory)?;
 
     let entry = Entry {
-        pc: main.base,
-        dtb: main.base + offset,
+        pc: entry.pc,
+        dtb: entry.x0,
     };
     Ok(Prepared {
         layout: Layout::new(&regions)?,

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{mpsc, Arc};
 
 use crate::fdt::{Node, Tree};
+use crate::vm::Entry;
 
 use super::*;
 
@@ -135,6 +136,10 @@ fn boot(assets: &Path, words: &str) -> (End, String) {
     };
     let guest = Guest {
         regions: vec![main, shared],
+        entry: Entry {
+            pc: BASE,
+            x0: BASE + DTB,
+        },
         dtb: BASE + DTB,
         dtb_size: ROOM,
     };
@@ -191,6 +196,10 @@ fn a_killed_guest_tells_no_end_and_lets_its_memory_go() {
     drop(assets);
     let guest = Guest {
         regions: vec![main],
+        entry: Entry {
+            pc: BASE,
+            x0: BASE + DTB,
+        },
         dtb: BASE + DTB,
         dtb_size: ROOM,
     };
@@ -216,6 +225,10 @@ fn an_overlay_that_does_not_fit_is_refused() {
     window::write(&main, MIB, &blob).expect("dtb");
     let guest = Guest {
         regions: vec![main],
+        entry: Entry {
+            pc: BASE,
+            x0: BASE + MIB,
+        },
         dtb: BASE + MIB,
         dtb_size: u64::try_from(blob.len()).expect("size"),
     };
