@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::bench::Bench;
 use crate::device::{self, Answer, Vcpu};
-use crate::dialect::{ANDROID, GUNYAH, NEWER, PINNING};
+use crate::dialect::{ANDROID, FUNCTIONS, NEWER, PINNING_FUNCTIONS};
 use crate::guest::Guest;
 use crate::memory::page_size;
 use crate::process::{self, fork, Ticking};
@@ -15,50 +15,55 @@ use crate::verdict::{differs, fails, same, succeeds, Found};
 
 pub const RULES: &[Rule] = &[
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
         "vcpu.descriptor",
         "A vCPU is a new descriptor, which closes at exec.",
         descriptor,
     ),
-    Rule::read(GUNYAH, "vcpu.twice", "An id used twice is EEXIST.", twice),
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
+        "vcpu.twice",
+        "An id used twice is EEXIST.",
+        twice,
+    ),
+    Rule::read(
+        FUNCTIONS,
         "vcpu.many",
         "A VM may have several vCPUs, in any order.",
         many,
     ),
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
         "vcpu.closed",
         "Closing its descriptor does not take a vCPU away: its id stays used.",
         closed,
     ),
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
         "vcpu.removed",
         "One that was removed is gone: removing again is ENOENT, its id is free again.",
         removed,
     ),
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
         "vcpu.removed-run",
         "VCPU_RUN of one that was removed is ENODEV.",
         removed_run,
     ),
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
         "vcpu.mmap-size",
         "VCPU_MMAP_SIZE answers one page.",
         mmap_size,
     ),
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
         "vcpu.page",
         "The page can be mapped shared and is zero at first.",
         zero_page,
     ),
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
         "vcpu.page-shared",
         "All mappings of it are one page.",
         shared_page,
@@ -70,7 +75,7 @@ pub const RULES: &[Rule] = &[
         beyond_page,
     ),
     Rule::read(
-        PINNING,
+        PINNING_FUNCTIONS,
         "vcpu.unknown-call-old",
         "A call that a vCPU does not know is EINVAL or ENOTTY before 6.6.",
         unknown_call_old,
@@ -94,42 +99,42 @@ pub const RULES: &[Rule] = &[
         before_start_immediate,
     ),
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
         "vcpu.immediate-exit",
         "With immediate_exit VCPU_RUN is EINTR at once.",
         immediate_exit,
     )
     .started(),
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
         "vcpu.immediate-exit-stays",
         "The driver leaves immediate_exit as it is: the next VCPU_RUN is EINTR too.",
         immediate_exit_stays,
     )
     .started(),
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
         "vcpu.signal",
         "A signal gets VCPU_RUN back with EINTR.",
         signal,
     )
     .started(),
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
         "vcpu.after-signal",
         "After that it can be run again.",
         after_signal,
     )
     .started(),
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
         "vcpu.added-late",
         "A vCPU that is added after START runs.",
         added_late,
     )
     .started(),
     Rule::seen(
-        GUNYAH,
+        FUNCTIONS,
         "vcpu.not-in-devicetree",
         "VCPU_RUN of a vCPU that the devicetree does not have is ENODEV.",
         not_in_devicetree,
