@@ -635,6 +635,43 @@ fn faults_and_late_failures_come_as_scripted() {
 }
 
 #[test]
+fn a_vcpu_that_spins_burns_a_cpu_and_heeds_no_signal() {
+    let place = Place::new("spin");
+    let (mut sim, mut control, _out) = waiting(&place, "vm 1 spin");
+    let list: Value = serde_json::from_str(&ask(&mut control, "list")).unwrap();
+    let pid = list["vms"][0]["pid"].as_i64().unwrap();
+    let ticks = || -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        stat.split_whitespace().nth(13).unwrap().parse().unwrap()
+    };
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    if cfg!(target_arch = "x86_64") {
+        while ticks() < 20 {
+            assert!(std::time::Instant::now() < deadline, "it burns nothing");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+    // Not even the VM's end reaches it.
+    assert_eq!(ask(&mut control, "vm 1 exit off"), "ok");
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    assert_eq!(sim.wait().unwrap().code(), Some(128 + 9));
+    assert_eq!(events(&place.record(), "spin").len(), 1);
+}
+
+#[test]
+fn without_functions_there_are_no_vcpus() {
+    let place = Place::new("base");
+    let output = place
+        .sim(&["--dialect", "lkml-base"], "", "life")
+        .output()
+        .unwrap();
+    let lines = lines(&output);
+    assert_eq!(lines.last().unwrap(), "vcpu: ENOTTY");
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
 fn without_the_device_open_is_enoent() {
     let place = Place::new("none");
     let output = place

@@ -5,6 +5,7 @@ mod limits;
 mod maps;
 mod memory;
 mod pages;
+mod spin;
 
 use std::fs;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};

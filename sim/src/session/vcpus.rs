@@ -79,7 +79,13 @@ impl Session {
                 Some(vm),
                 json!({"event": "spin", "vcpu": vcpu, "what": what}),
             );
-            self.hold(notification, line, Waits::Forever);
+            // Where the thread cannot be made to burn a CPU, it waits.
+            match line.caller.spin() {
+                Ok(()) => self
+                    .record
+                    .answered(&line, Err(Errno::EINTR), Some("spins")),
+                Err(_) => self.hold(notification, line, Waits::Forever),
+            }
             return;
         }
         let mut step = self

@@ -133,15 +133,6 @@ fn numbers_that_failed_starts_lose_run_out() {
 }
 
 #[test]
-fn the_newest_driver_looks_at_the_folios_beginning() {
-    // The page before is not the devicetree's, but base pages are folios of their own.
-    for dialect in [Dialect::Ack66, Dialect::Ack612] {
-        let (mut model, vm, _memory) = ready(dialect, Access::Lend, true);
-        run_to(&mut model, vm);
-    }
-}
-
-#[test]
 fn neither_chosen_nor_base_address_is_demanded() {
     let (mut model, vm, memory) = ready(Dialect::Ack66, Access::Lend, true);
     let mut tree = crate::fdt::parse(&devicetree(BASE, true)).unwrap();
@@ -378,4 +369,91 @@ fn a_line_without_a_doorbell_must_not_outlive_its_vm() {
         model.remove_function(vm, me, address(&desc)).unwrap();
         assert_eq!(model.take_notes().len(), dangles, "{dialect}");
     }
+}
+
+/// Memory that is one large folio, where the kernel gives one and shows it.
+fn large_folio() -> Option<(Memory, u64)> {
+    const HUGE: u64 = 2 << 20;
+    let memory = Memory::new(2 * HUGE / PAGE);
+    let first = (memory.at.as_ptr() as u64).next_multiple_of(HUGE);
+    // SAFETY: advice for the mapping just made.
+    unsafe { libc::madvise(memory.at.as_ptr(), memory.length, libc::MADV_HUGEPAGE) };
+    let me = Caller::myself();
+    me.fault_in(first, true).unwrap();
+    (me.folio(first + 5 * PAGE).size == HUGE).then_some((memory, first))
+}
+
+/// A VM in it, its devicetree in 16 pages of the folio from `offset` on.
+fn in_a_large_folio(dialect: Dialect, first: u64, offset: u64) -> (Model, VmId) {
+    let mut model = model(dialect);
+    let me = Caller::myself();
+    let vm = model.create_vm(me, 0).unwrap();
+    let region = UserMemoryRegion {
+        label: 1,
+        flags: 7,
+        guest_phys_addr: BASE,
+        memory_size: 2 << 20,
+        userspace_addr: first,
+    };
+    me.write_bytes(first + offset, &devicetree(BASE, true))
+        .unwrap();
+    model
+        .memory(vm, me, address(&region), Access::Lend)
+        .unwrap();
+    set_dtb(&mut model, vm, BASE + offset, 16 * PAGE).unwrap();
+    (model, vm)
+}
+
+#[test]
+fn the_devicetrees_range_is_widened_to_whole_folios() {
+    let Some((_memory, first)) = large_folio() else {
+        return;
+    };
+    let offset = 48 * PAGE;
+    let (mut model, vm) = in_a_large_folio(Dialect::Ack66, first, offset);
+    let start = run_to(&mut model, vm);
+    // It begins at the folio, not at the devicetree.
+    assert_eq!((start.entry.pc, start.entry.x0), (BASE, BASE + offset));
+    assert_eq!(start.paged, Some(vec![(BASE, 2 << 20)]));
+    assert_eq!(model.charged(Caller::myself().pid), 2 << 20);
+    // The driver of 6.12 says offset 0, where there is no devicetree.
+    let (mut model, vm) = in_a_large_folio(Dialect::Ack612, first, offset);
+    assert_eq!(refused(&mut model, vm).0, Errno::EINVAL);
+    let (mut model, vm) = in_a_large_folio(Dialect::Ack612, first, 0);
+    run_to(&mut model, vm);
+    // Early ones of 6.6 do not round, and die of the difference.
+    let (mut model, vm) = in_a_large_folio(Dialect::Ack66Early, first, 0);
+    assert!(matches!(model.start(vm), StartStep::Panic(_)));
+    let (mut model, vm) = in_a_large_folio(Dialect::Ack66Early, first, 0);
+    set_dtb(&mut model, vm, BASE, 2 << 20).unwrap();
+    run_to(&mut model, vm);
+}
+
+#[test]
+fn a_folio_that_leaves_its_region_is_given_whole() {
+    let Some((_memory, first)) = large_folio() else {
+        return;
+    };
+    let (mut model, vm, _main) = running(Dialect::Ack66);
+    let me = Caller::myself();
+    let small = UserMemoryRegion {
+        label: 2,
+        flags: 3,
+        guest_phys_addr: 0xa000_0000,
+        memory_size: 4 * PAGE,
+        userspace_addr: first + 8 * PAGE,
+    };
+    model.memory(vm, me, address(&small), Access::Lend).unwrap();
+    model.take_notes();
+    let served = model.page_fault(vm, 0xa000_0000, true);
+    assert_eq!(
+        served,
+        Paged::Provided {
+            address: 0xa000_0000 - 8 * PAGE,
+            size: 2 << 20
+        }
+    );
+    let note = &model.take_notes()[0].1;
+    assert_eq!(note["event"], "donated-beyond");
+    assert_eq!(note["bytes"], (2 << 20) - 4 * PAGE);
 }
