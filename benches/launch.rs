@@ -18,8 +18,8 @@ use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
 use gunyah::uapi;
-use gunyahd::config;
-use gunyahd::dtb::{Draft, Seeds};
+use gunyahd::config::{self, VmConfig};
+use gunyahd::dtb::{build, len_max, Seeds};
 use gunyahd::image::Images;
 use gunyahd::memory;
 use gunyahd::plan::{plan, LaunchPlan};
@@ -200,13 +200,12 @@ fn floor(file: &Path) {
     let config = config::load(file).unwrap();
     let images = Images::open(&config).unwrap();
     let host = memory::host();
-    let draft = Draft::generated(&config).unwrap();
-    let plan = plan(&config, &images.info, draft.facts().blob_len_max, &host).unwrap();
-    let blob = draft.finish(&plan, &Seeds::PLACEHOLDER).unwrap().blob;
+    let plan = plan(&config, &images.info, len_max(&config, None), &host).unwrap();
+    let blob = build(&config, None, &plan, &Seeds::default()).unwrap().blob;
     drop(images);
     for _ in 0..ROUNDS {
         let begin = Instant::now();
-        let running = bare(&plan, &blob);
+        let running = bare(&config, &plan, &blob);
         println!("{}", begin.elapsed().as_nanos());
         drop(running);
     }
@@ -226,7 +225,7 @@ impl Drop for Bare {
     }
 }
 
-fn bare(plan: &LaunchPlan, blob: &[u8]) -> Bare {
+fn bare(config: &VmConfig, plan: &LaunchPlan, blob: &[u8]) -> Bare {
     let main = plan.main();
     let size = usize::try_from(main.size).unwrap();
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_HUGETLB;
@@ -248,11 +247,11 @@ fn bare(plan: &LaunchPlan, blob: &[u8]) -> Bare {
         unsafe { &mut *std::ptr::from_mut(&mut bytes[from..from + length]) }
     };
     let initrd = plan.initrd.as_ref().unwrap();
-    File::open(initrd.path.with_file_name("Image"))
+    File::open(&config.kernel.path)
         .unwrap()
         .read_exact(place(plan.kernel.entry, KERNEL))
         .unwrap();
-    File::open(&initrd.path)
+    File::open(&config.initrd.as_ref().unwrap().path)
         .unwrap()
         .read_exact(place(initrd.base, INITRD))
         .unwrap();

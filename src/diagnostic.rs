@@ -19,6 +19,8 @@ use crate::text::{errno_name, printable};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Step {
+    /// Serving: the supervisor's socket and signals.
+    Serve,
     /// Reading and checking the VM's file.
     Config,
     /// Making the VM's process.
@@ -59,6 +61,7 @@ impl Step {
     /// The word in messages.
     pub fn as_str(self) -> &'static str {
         match self {
+            Step::Serve => "serve",
             Step::Config => "config",
             Step::Process => "process",
             Step::Images => "images",
@@ -165,7 +168,7 @@ macro_rules! kinds {
 }
 pub(crate) use kinds;
 
-/// A place in a VM's file. Line and column count from 1; columns count characters.
+/// A place in a VM's file. Line and column count from 1; columns count characters. A directory has line 0.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Place {
     /// The file.
@@ -247,7 +250,10 @@ impl fmt::Display for Diagnostic {
             Some(place) => {
                 // A file's name must neither forge a line of the log nor drive the terminal.
                 let file = place.file.display().to_string();
-                write!(f, "{}:{}:{}: ", printable(&file), place.line, place.column)?;
+                match place.line {
+                    0 => write!(f, "{}: ", printable(&file))?,
+                    line => write!(f, "{}:{line}:{}: ", printable(&file), place.column)?,
+                }
                 if !place.key.is_empty() {
                     write!(f, "{}: ", place.key)?;
                 }

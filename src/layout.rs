@@ -36,6 +36,9 @@ pub const ADDRESS_END: u64 = 1 << 36;
 /// The largest devicetree that arm64 Linux takes (booting.rst).
 pub const DTB_MAX: u64 = 2 << 20;
 
+/// The serial port, where the config does not move it: where QEMU's `virt` machine has its PL011.
+pub const SERIAL_BASE: u64 = 0x0900_0000;
+
 /// The GIC distributor, where crosvm puts it.
 pub const GICD_BASE: u64 = 0x3fff_0000;
 /// Bytes of the distributor (GICv3 architecture).

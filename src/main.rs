@@ -8,10 +8,10 @@ use std::process::ExitCode;
 use gunyahd::check;
 use gunyahd::cli::daemon::{self, Command};
 use gunyahd::config;
-use gunyahd::error::errno_text;
+use gunyahd::explain;
 use gunyahd::status::logger::{self, Audience};
 use gunyahd::supervisor::{self, BootOptions};
-use gunyahd::text::printable;
+use gunyahd::text::{failure, printable};
 use gunyahd::worker::Setting;
 
 /// Could not work.
@@ -27,8 +27,9 @@ fn main() -> ExitCode {
         Ok(Command::Boot(options)) => boot(options),
         Ok(Command::Run { file, setting }) => run(&file, setting),
         Ok(Command::Check(options)) => check(&options),
+        Ok(Command::Explain(name)) => explain(name.as_deref()),
         Err(error) => {
-            complain(&format!("gunyahd: {error}; gunyahd --help tells more"));
+            complain(&format!("gunyahd: {error}; see gunyahd --help"));
             ExitCode::from(USAGE)
         }
     }
@@ -42,10 +43,20 @@ fn print(text: &str) -> ExitCode {
     }
 }
 
+fn explain(name: Option<&str>) -> ExitCode {
+    match name.map_or_else(|| Ok(explain::list()), explain::explain) {
+        Ok(text) => print(&text),
+        Err(unknown) => {
+            complain(&format!("gunyahd: {unknown}"));
+            ExitCode::from(BROKEN)
+        }
+    }
+}
+
 // A reader that went away (`| head`) knows why it sees no more.
 fn unwritable(error: &std::io::Error) -> ExitCode {
     if error.kind() != ErrorKind::BrokenPipe {
-        let text = format!("gunyahd: standard output: {}", errno_text(error));
+        let text = format!("gunyahd: standard output: {}", failure(error));
         complain(&text);
     }
     ExitCode::from(BROKEN)

@@ -78,15 +78,19 @@ pub fn errno_name(errno: Errno) -> String {
     format!("{errno:?} ({})", errno.desc())
 }
 
-/// `text` with every control character written out, as in `\n` and `\u{1b}`: none of it forges a line
-/// or moves a terminal's cursor.
+/// `text` with every character written out that is not seen as itself, as in `\n` and `\u{1b}`: none of
+/// it forges a line, moves a terminal's cursor or turns the direction of writing.
 pub fn printable(text: &str) -> Cow<'_, str> {
-    written_out(text, char::is_control)
+    written_out(text, is_unseen)
 }
 
 /// The same, but lines stay lines.
 pub fn printable_lines(text: &str) -> Cow<'_, str> {
-    written_out(text, |c| c.is_control() && c != '\n')
+    written_out(text, |c| is_unseen(c) && c != '\n')
+}
+
+fn is_unseen(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// The beginning of `text`, printable, for quoting it in a message.
@@ -125,7 +129,10 @@ mod tests {
     #[test]
     fn control_characters_are_written_out() {
         assert!(matches!(printable("plain ü"), Cow::Borrowed(_)));
-        assert_eq!(printable("a\nb\x1b[31m\u{9b}"), "a\\nb\\u{1b}[31m\\u{9b}");
+        assert_eq!(
+            printable("a\nb\x1b[31m\u{9b}\u{202e}"),
+            "a\\nb\\u{1b}[31m\\u{9b}\\u{202e}"
+        );
         assert_eq!(printable_lines("a\nb\r\x07"), "a\nb\\r\\u{7}");
     }
 

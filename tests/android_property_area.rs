@@ -12,8 +12,8 @@ use std::io::Write;
 use std::path::Path;
 
 use dir::Dir;
-use gunyahd::status::properties::{PropertyClient, Reply};
-use gunyahd::status::property_area::{AreaError, PropertyArea};
+use gunyahd::status::properties::PropertyClient;
+use gunyahd::status::property_area::PropertyArea;
 use property_service::read_request;
 use rsproperties::{build_trie, PropertyInfoEntry, SystemProperties};
 
@@ -161,7 +161,8 @@ fn a_missing_area_names_the_context() {
         .get("sys.boot_completed")
         .unwrap_err();
     assert!(
-        matches!(&error, AreaError::Io { file, .. } if file.ends_with("u:object_r:boot_status_prop:s0"))
+        error.file.ends_with("u:object_r:boot_status_prop:s0"),
+        "{error}"
     );
 }
 
@@ -274,5 +275,4 @@ fn a_value_set_is_a_value_read() {
         .unwrap()
         .to_string()
         .contains("PERMISSION_DENIED"));
-    assert_eq!(Reply::from_code(0x18), Reply::PermissionDenied);
 }

@@ -12,9 +12,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gunyahd::config::{ConsoleConfig, VmName};
+use gunyahd::config::{parse, ConsoleConfig};
 use gunyahd::console::wire::{Decoder, Kind};
-use gunyahd::console::{Console, Ring};
+use gunyahd::console::{Console, Options, Ring};
 use gunyahd::status::control::{response_line, Response, VmStatus};
 use gunyahd::status::State;
 use gunyahd::vcpu::{Bus, Width};
@@ -42,10 +42,11 @@ impl Host {
         let name = format!("gunyahd-console-{name}-{}", std::process::id());
         let socket = std::env::temp_dir().join(name);
         let _ = fs::remove_file(&socket);
-        let config = ConsoleConfig::default();
+        let file = r#"{ "name": "vm", "memory": { "size": "64M" }, "kernel": { "path": "/Image" },
+            "vcpus": { "scheduling": "proxy" }, "console": {} }"#;
+        let config = parse("vm.json".as_ref(), file).unwrap().console.unwrap();
         let ring = Arc::new(Ring::create("client", RING).unwrap());
-        let vm = VmName::new("vm").unwrap();
-        let console = Console::start(&vm, &config, &ring, None, false, false).unwrap();
+        let console = Console::start("vm", &config, &ring, Options::default()).unwrap();
         let mut bus = Bus::new("test");
         console.connect(&mut bus, &config).unwrap();
         Self {

@@ -7,8 +7,8 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gunyahd::config::{ConsoleConfig, ConsoleDevice, VmName};
-use gunyahd::console::{Console, Ring, DEFAULT_CAPACITY};
+use gunyahd::config::{ConsoleConfig, ConsoleDevice};
+use gunyahd::console::{Console, Options, Ring, DEFAULT_CAPACITY};
 use gunyahd::vcpu::{Bus, Width};
 
 thread_local! {
@@ -48,9 +48,12 @@ fn a_byte_costs_no_allocation_and_little_time() {
             label: 5,
             interrupt: 5,
         };
-        let vm = VmName::new("path").unwrap();
-        let pattern = Some("a line * that never comes");
-        let console = Console::start(&vm, &config, &ring, pattern, true, false).unwrap();
+        let options = Options {
+            ready: Some("a line * that never comes"),
+            log: true,
+            confined: false,
+        };
+        let console = Console::start("path", &config, &ring, options).unwrap();
         let mut bus = Bus::new("test");
         console.connect(&mut bus, &config).unwrap();
 

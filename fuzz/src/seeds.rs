@@ -6,7 +6,8 @@ use std::path::Path;
 use gunyah::uapi::{EXIT_MMIO, EXIT_PAGE_FAULT, EXIT_STATUS};
 use gunyahd::config;
 use gunyahd::console::wire::{self, Kind};
-use gunyahd::dtb::Draft;
+
+use crate::targets::devicetree;
 
 /// The documentation's examples.
 const EXAMPLES: [&str; 5] = [
@@ -58,7 +59,7 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
 
 fn tree(text: &str) -> Option<Vec<u8>> {
     let config = config::parse(Path::new("example.json"), text).ok()?;
-    Draft::generated(&config).ok()?.tree().to_blob().ok()
+    devicetree(&config, None).ok()
 }
 
 fn image() -> Vec<u8> {

@@ -7,15 +7,18 @@ use std::path::Path;
 use std::time::Duration;
 
 use gunyah::uapi::VcpuRun;
-use gunyahd::config;
+use gunyah::Exit;
+use gunyahd::config::{self, VmConfig};
 use gunyahd::console::wire::{self, Decoder};
 use gunyahd::console::LinePattern;
-use gunyahd::dtb::{Draft, Tree};
-use gunyahd::image::{arm64, elf, gzip};
+use gunyahd::diagnostic::Diagnostic;
+use gunyahd::dtb::{self, Seeds, Tree};
+use gunyahd::image::{arm64, elf, gzip, ImageInfo, KernelInfo, KernelLayout};
+use gunyahd::layout;
+use gunyahd::plan::{plan, Host};
 use gunyahd::status::control;
 use gunyahd::status::properties::PropertyClient;
 use gunyahd::status::property_area::PropertyArea;
-use gunyahd::vcpu;
 
 /// A file of a VM: text of any kind, problems in any number; a good one is the same when it is
 /// written and read again.
@@ -46,30 +49,61 @@ pub fn dtb(bytes: &[u8]) {
     }
     let text = include_str!("../../docs/examples/small.json");
     let config = config::parse(Path::new("small.json"), text).expect("the example is good");
-    match Draft::given(bytes, &config) {
-        Ok(draft) => drop(draft.facts().blob_len_max),
-        Err(problems) => problems
-            .iter()
-            .for_each(|problem| drop(problem.to_string())),
+    match devicetree(&config, Some(bytes)) {
+        Ok(blob) => assert!(blob.len() as u64 <= dtb::len_max(&config, Some(bytes))),
+        Err(faults) => {
+            assert!(!faults.is_empty());
+            faults.iter().for_each(|fault| drop(fault.to_string()));
+        }
     }
+}
+
+/// The blob for a VM with a small kernel.
+pub(crate) fn devicetree(
+    config: &VmConfig,
+    given: Option<&[u8]>,
+) -> Result<Vec<u8>, Vec<Diagnostic>> {
+    let header = arm64::Header {
+        text_offset: 0,
+        image_size: 4096,
+    };
+    let images = ImageInfo {
+        kernel: KernelInfo {
+            gzip: false,
+            size: 4096,
+            layout: KernelLayout::Image(header),
+        },
+        initrd: config.initrd.as_ref().map(|_| 4096),
+        regions: config.regions.iter().map(|_| None).collect(),
+    };
+    let len_max = dtb::len_max(config, given);
+    let plan = plan(config, &images, len_max, &Host::PAGES_4K).expect("there is room");
+    dtb::build(config, given, &plan, &Seeds::default()).map(|built| built.blob)
 }
 
 /// The first bytes of an arm64 Image, behind its size.
 pub fn image(bytes: &[u8]) {
     let (size, start) = sized(bytes);
+    let Some(start) = start.first_chunk() else {
+        return;
+    };
     if let Ok(header) = arm64::Header::parse(start, size) {
-        assert!(header.image_size >= size && header.text_offset < arm64::BASE_ALIGNMENT);
+        assert!(header.image_size >= size && header.text_offset < layout::MEMORY_ALIGN);
     }
 }
 
 /// An ELF file: segments that are taken do not overlap, wrap, or lie outside the file.
 pub fn elf(bytes: &[u8]) {
     let size = bytes.len() as u64;
-    let Ok(table) = elf::header(bytes, size) else {
+    let Some(start) = bytes.first_chunk() else {
         return;
     };
-    let from = usize::try_from(table.offset).expect("inside the file");
-    let Ok(parsed) = elf::program_headers(&table, &bytes[from..from + table.size()], size) else {
+    let read = |offset, room: &mut [u8]| {
+        let from = usize::try_from(offset).expect("inside the file");
+        room.copy_from_slice(&bytes[from..from + room.len()]);
+        Ok(())
+    };
+    let Ok(parsed) = elf::Executable::parse(start, size, read) else {
         return;
     };
     for load in &parsed.loads {
@@ -80,16 +114,18 @@ pub fn elf(bytes: &[u8]) {
     }
 }
 
-/// A gzip file, into little room: a bomb ends there.
+/// A gzip file, into the room that its trailer asks for, at most 4 KiB: a bomb ends there. Unpacked
+/// to nowhere it is judged the same.
 pub fn gzip(bytes: &[u8]) {
-    if let Ok(header) = gzip::header_size(bytes) {
-        let mut room = [0; 4096];
-        let packed = &bytes[header..];
-        let _ = gzip::peek(&mut &packed[..], &mut room[..64]);
-        if let Ok(size) = gzip::unpack(&mut &packed[..], &mut room) {
-            assert!(size <= room.len());
-        }
-    }
+    let Some(trailer) = bytes.last_chunk() else {
+        return;
+    };
+    let size = usize::try_from(u32::from_le_bytes(*trailer)).map_or(4096, |size| size.min(4096));
+    let mut room = vec![0; size];
+    let mut unpacker = gzip::Unpacker::new(bytes, size as u64);
+    let unpacked = unpacker.fill(&mut room).and_then(|()| unpacker.end());
+    let verified = gzip::Unpacker::new(bytes, size as u64).verify();
+    assert_eq!(unpacked, verified);
 }
 
 /// A line of either side of the control socket.
@@ -163,7 +199,9 @@ pub fn vcpu_run(bytes: &[u8]) {
     page[..length].copy_from_slice(&bytes[..length]);
     // SAFETY: every bit pattern of its size is a valid VcpuRun; an unaligned read copies it.
     let run = unsafe { page.as_ptr().cast::<VcpuRun>().read_unaligned() };
-    let _ = format!("{:?}", vcpu::decode(&run));
+    if let Exit::Status(status) = Exit::decode(&run) {
+        let _ = status.to_string();
+    }
 }
 
 /// A size of a file, made up by the first eight bytes.

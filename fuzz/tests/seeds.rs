@@ -49,15 +49,22 @@ fn every_target_takes_its_seeds_and_damaged_ones() {
 fn good_seeds_are_good() {
     use gunyahd::image::{arm64, elf, gzip};
     for packed in seeds("gzip") {
-        let header = gzip::header_size(&packed).unwrap();
         let mut room = [0; 6];
-        assert_eq!(gzip::unpack(&mut &packed[header..], &mut room).unwrap(), 6);
+        let mut unpacker = gzip::Unpacker::new(&packed[..], 6);
+        unpacker.fill(&mut room).unwrap();
+        unpacker.end().unwrap();
         assert_eq!(&room, b"gunyah");
     }
-    assert!(arm64::Header::parse(&seeds("image")[0][8..], 4096).is_ok());
+    let start = seeds("image")[0][8..].first_chunk().copied().unwrap();
+    assert!(arm64::Header::parse(&start, 4096).is_ok());
     let file = &seeds("elf")[0];
-    let table = elf::header(file, file.len() as u64).unwrap();
-    assert!(elf::program_headers(&table, &file[64..120], file.len() as u64).is_ok());
+    let read = |offset, room: &mut [u8]| {
+        let from = usize::try_from(offset).unwrap();
+        room.copy_from_slice(&file[from..from + room.len()]);
+        Ok(())
+    };
+    let start = file.first_chunk().unwrap();
+    assert!(elf::Executable::parse(start, file.len() as u64, read).is_ok());
     assert!(!seeds("dtb").is_empty());
     let understood = |line: &Vec<u8>| gunyahd::status::control::parse_request(line).is_ok();
     assert!(seeds("control").iter().any(understood));

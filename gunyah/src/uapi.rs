@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Numbers and layouts of the driver's userspace API, and nothing else.
 //!
-//! `GH_*` in LKML v7 to v14 and android14-6.1, `GUNYAH_*` in android15-6.6 and later; sources are
-//! `include/uapi/linux/gunyah.h` of those kernels. A test compares all of it with a C compiler's view.
+//! They are those of `include/uapi/linux/gunyah.h` in LKML v7 to v14 and android14-6.1 (where names begin
+//! with `GH_`) and in android15-6.6 and android16-6.12 (`GUNYAH_`). A test compares all of them with a C
+//! compiler's view. All integers have the host's byte order; reserved fields and padding are 0.
+
+use std::fmt;
 
 /// ioctl type of the driver's own calls.
 pub const IOCTL_TYPE: u8 = b'G';
 /// ioctl type of Android's additions.
 pub const ANDROID_IOCTL_TYPE: u8 = b'A';
 
+// _IO of asm-generic/ioctl.h.
 const fn io(kind: u8, number: u32) -> u32 {
     ((kind as u32) << 8) | number
 }
@@ -18,46 +22,61 @@ const fn iow(kind: u8, number: u32, size: usize) -> u32 {
     assert!(size < 1 << 14);
     #[allow(clippy::cast_possible_truncation)] // Asserted above.
     let size = size as u32;
-    (1 << 30) | (size << 16) | ((kind as u32) << 8) | number
+    (1 << 30) | (size << 16) | io(kind, number)
 }
 
-/// On `/dev/gunyah`, argument 0: returns a VM fd.
+/// On `/dev/gunyah`, argument 0: returns a VM's descriptor.
 pub const CREATE_VM: u32 = io(IOCTL_TYPE, 0x0);
-/// On a VM fd, [`UserMemoryRegion`]: shares a region (dialects up to 6.1: pins its pages).
+/// On a VM, [`UserMemoryRegion`]: shares a region.
 pub const VM_SET_USER_MEM_REGION: u32 = iow(IOCTL_TYPE, 0x1, size_of::<UserMemoryRegion>());
-/// On a VM fd, [`DtbConfig`].
+/// On a VM, [`DtbConfig`]: says where the devicetree is.
 pub const VM_SET_DTB_CONFIG: u32 = iow(IOCTL_TYPE, 0x2, size_of::<DtbConfig>());
-/// On a VM fd, no argument: returns once the VM runs.
+/// On a VM, no argument: returns once the VM runs.
 pub const VM_START: u32 = io(IOCTL_TYPE, 0x3);
-/// On a VM fd, [`FunctionDesc`]: a vCPU (returns its fd), an irqfd or an ioeventfd.
+/// On a VM, [`FunctionDesc`]: adds a vCPU, whose descriptor it returns, an irqfd or an ioeventfd.
 pub const VM_ADD_FUNCTION: u32 = iow(IOCTL_TYPE, 0x4, size_of::<FunctionDesc>());
-/// On a vCPU fd, no argument: runs the vCPU until it exits.
+/// On a vCPU, no argument: runs it until it exits.
 pub const VCPU_RUN: u32 = io(IOCTL_TYPE, 0x5);
-/// On a vCPU fd, no argument: returns the size of its mapping in bytes.
+/// On a vCPU, no argument: returns the number of bytes of its mapping.
 pub const VCPU_MMAP_SIZE: u32 = io(IOCTL_TYPE, 0x6);
-/// On a VM fd, [`FunctionDesc`].
+/// On a VM, [`FunctionDesc`]: removes what VM_ADD_FUNCTION added.
 pub const VM_REMOVE_FUNCTION: u32 = iow(IOCTL_TYPE, 0x7, size_of::<FunctionDesc>());
-/// On a VM fd, [`BootContext`] (6.6 and later).
+/// On a VM, [`MapMem`]: maps a guest memory file (LKML v15 and later, which have no other way).
+pub const VM_MAP_MEM: u32 = iow(IOCTL_TYPE, 0x9, size_of::<MapMem>());
+/// On a VM, [`BootContext`]: sets a register's first value (android15-6.6 and later).
 pub const VM_SET_BOOT_CONTEXT: u32 = iow(IOCTL_TYPE, 0xa, size_of::<BootContext>());
-/// On a VM fd, [`UserMemoryRegion`]: lends a region (Android kernels).
+/// On a VM, [`UserMemoryRegion`]: lends a region (Android).
 pub const VM_ANDROID_LEND_USER_MEM: u32 =
     iow(ANDROID_IOCTL_TYPE, 0x11, size_of::<UserMemoryRegion>());
-/// On a VM fd, [`FwConfig`] (Android kernels).
+/// On a VM, [`FwConfig`]: says where the protected VM's firmware is (Android).
 pub const VM_ANDROID_SET_FW_CONFIG: u32 = iow(ANDROID_IOCTL_TYPE, 0x12, size_of::<FwConfig>());
+/// On a VM, [`ReclaimRegion`]: takes lent pages back (android16-6.12).
+pub const VM_ANDROID_RECLAIM_REGION: u32 =
+    iow(ANDROID_IOCTL_TYPE, 0x13, size_of::<ReclaimRegion>());
+/// On the misc device of a contiguous memory area, no argument: returns a descriptor of its memory
+/// (android16-6.12).
+pub const ANDROID_CREATE_CMA_MEM_FD: u32 = io(ANDROID_IOCTL_TYPE, 0x14);
+/// On a VM, [`MapCmaMem`]: registers such memory (android16-6.12).
+pub const VM_ANDROID_MAP_CMA_MEM: u32 = iow(ANDROID_IOCTL_TYPE, 0x15, size_of::<MapCmaMem>());
+/// On a VM, [`AuthType`]: says how the VM's image is authenticated (android16-6.12).
+pub const VM_ANDROID_SET_AUTH_TYPE: u32 = iow(ANDROID_IOCTL_TYPE, 0x16, size_of::<AuthType>());
+/// On a VM, the extension's number as the argument itself: returns what the driver has of it, 0 for
+/// nothing (newer than the first android16-6.12).
+pub const CHECK_EXTENSION: u32 = io(ANDROID_IOCTL_TYPE, 0x17);
 
-/// Argument of VM_SET_USER_MEM_REGION and VM_ANDROID_LEND_USER_MEM.
+/// Argument of [`VM_SET_USER_MEM_REGION`] and [`VM_ANDROID_LEND_USER_MEM`].
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct UserMemoryRegion {
-    /// Unique in the VM.
+    /// The region's number, unique in the VM. The devicetree refers to shared regions by it.
     pub label: u32,
-    /// `MEM_ALLOW_*`.
+    /// `MEM_ALLOW_*`: what the guest may do.
     pub flags: u32,
-    /// Page aligned.
+    /// Guest address, a multiple of the host's page.
     pub guest_phys_addr: u64,
-    /// Bytes, page aligned, not 0.
+    /// Bytes, a multiple of the host's page, not 0.
     pub memory_size: u64,
-    /// Page aligned address in the caller.
+    /// Address in the calling process, a multiple of the host's page.
     pub userspace_addr: u64,
 }
 
@@ -67,28 +86,109 @@ pub const MEM_ALLOW_READ: u32 = 1;
 pub const MEM_ALLOW_WRITE: u32 = 2;
 /// The guest may execute.
 pub const MEM_ALLOW_EXEC: u32 = 4;
+/// For [`VM_ANDROID_MAP_CMA_MEM`] alone: the memory is lent; shared without it.
+pub const MEM_LEND: u32 = 0x10;
 
-/// Argument of VM_SET_DTB_CONFIG.
+/// Argument of [`VM_SET_DTB_CONFIG`].
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DtbConfig {
-    /// Page aligned.
+    /// Guest address, a multiple of the host's page.
     pub guest_phys_addr: u64,
-    /// Bytes with the room for the overlay, page aligned.
+    /// Bytes with the room for the overlay, a multiple of the host's page.
     pub size: u64,
 }
 
-/// Argument of VM_ANDROID_SET_FW_CONFIG.
+/// Argument of [`VM_ANDROID_SET_FW_CONFIG`].
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FwConfig {
-    /// Page aligned.
+    /// Guest address, a multiple of the host's page.
     pub guest_phys_addr: u64,
-    /// Bytes.
+    /// Bytes, a multiple of the host's page.
     pub size: u64,
 }
 
-/// Argument of VM_ADD_FUNCTION and VM_REMOVE_FUNCTION.
+/// Argument of [`VM_ANDROID_RECLAIM_REGION`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ReclaimRegion {
+    /// Guest address, a multiple of the host's page.
+    pub guest_phys_addr: u64,
+    /// Bytes, a multiple of the host's page. 0 is not refused, and counts down from 0.
+    pub size: u64,
+}
+
+/// Argument of [`VM_ANDROID_MAP_CMA_MEM`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MapCmaMem {
+    /// As in [`UserMemoryRegion`].
+    pub label: u32,
+    /// 0.
+    pub padding: u32,
+    /// Guest address, a multiple of the host's page.
+    pub guest_phys_addr: u64,
+    /// `MEM_ALLOW_*` and [`MEM_LEND`].
+    pub flags: u32,
+    /// The descriptor that [`ANDROID_CREATE_CMA_MEM_FD`] returned. The driver keeps the number and looks
+    /// it up again at START: it stays open until then.
+    pub guest_mem_fd: u32,
+    /// Bytes from the file's start. Early kernels take it in the wrong unit: use 0.
+    pub offset: u64,
+    /// Bytes, a multiple of the host's page.
+    pub size: u64,
+}
+
+/// Argument of [`VM_MAP_MEM`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MapMem {
+    /// Guest address, a multiple of the host's page.
+    pub guest_addr: u64,
+    /// Flags of LKML v15, which are not `MEM_ALLOW_*`.
+    pub flags: u32,
+    /// A guest memory file.
+    pub guest_mem_fd: u32,
+    /// Bytes from the file's start.
+    pub offset: u64,
+    /// Bytes, a multiple of the host's page.
+    pub size: u64,
+}
+
+/// Argument of [`VM_ANDROID_SET_AUTH_TYPE`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AuthType {
+    /// [`AUTH_TYPE_QTVM`].
+    pub kind: u32,
+    /// Bytes at `arg`.
+    pub size: u32,
+    /// Address of the type's own argument.
+    pub arg: u64,
+}
+
+/// `kind` of [`AuthType`]: a trusted VM of Qualcomm's, [`QtvmAuth`]. android16-6.12's first kernels do
+/// all of it and still answer EINVAL.
+pub const AUTH_TYPE_QTVM: u32 = 1;
+
+/// Argument of [`AUTH_TYPE_QTVM`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct QtvmAuth {
+    /// The fixed id that the VM has.
+    pub vm_id: u16,
+    /// 0.
+    pub padding: u16,
+    /// The peripheral that the secure world authenticates it as.
+    pub pas_id: u32,
+    /// Guest address of the image.
+    pub guest_phys_addr: u64,
+    /// Bytes of the image.
+    pub size: u64,
+}
+
+/// Argument of [`VM_ADD_FUNCTION`] and [`VM_REMOVE_FUNCTION`].
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FunctionDesc {
@@ -106,14 +206,14 @@ pub const FUNCTION_MAX_ARG_SIZE: u32 = 256;
 pub const FUNCTION_VCPU: u32 = 1;
 /// An interrupt line from the host: [`FunctionIrqfd`].
 pub const FUNCTION_IRQFD: u32 = 2;
-/// An eventfd fired by a guest's write: [`FunctionIoeventfd`].
+/// An eventfd that the guest's writes fire: [`FunctionIoeventfd`].
 pub const FUNCTION_IOEVENTFD: u32 = 3;
 
 /// Argument of [`FUNCTION_VCPU`].
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FunctionVcpu {
-    /// Index of the vCPU.
+    /// Which of the devicetree's CPUs, from 0 in their order.
     pub id: u32,
 }
 
@@ -138,11 +238,11 @@ pub const IRQFD_FLAGS_LEVEL: u32 = 1;
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FunctionIoeventfd {
-    /// Value to match.
+    /// The value to match, as 64 bits.
     pub datamatch: u64,
     /// Guest address.
     pub addr: u64,
-    /// 1, 2, 4, 8 bytes; 0: any.
+    /// Bytes of the write: 1, 2, 4 or 8; 0 for any, without a `datamatch`.
     pub len: u32,
     /// An eventfd.
     pub fd: i32,
@@ -155,11 +255,11 @@ pub struct FunctionIoeventfd {
 /// Fire only where the written value is `datamatch`.
 pub const IOEVENTFD_FLAGS_DATAMATCH: u32 = 1;
 
-/// Argument of VM_SET_BOOT_CONTEXT.
+/// Argument of [`VM_SET_BOOT_CONTEXT`].
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BootContext {
-    /// Register set << 8 | index.
+    /// `BOOT_CONTEXT_*` << 8 | index.
     pub reg: u32,
     /// 0.
     pub reserved: u32,
@@ -167,18 +267,18 @@ pub struct BootContext {
     pub value: u64,
 }
 
-/// Boot context: general register set.
+/// Register set: X0 to X31; the resource manager refuses index 31.
 pub const BOOT_CONTEXT_X: u32 = 0;
-/// Boot context: program counter.
+/// Register set: the program counter, index 0.
 pub const BOOT_CONTEXT_PC: u32 = 1;
-/// Boot context: stack pointers.
+/// Register set: SP_EL0 to SP_EL2; the resource manager refuses index 2.
 pub const BOOT_CONTEXT_SP: u32 = 2;
 
-/// The page shared with the driver, mapped from a vCPU fd at offset 0.
+/// The page shared with the driver, mapped from a vCPU at offset 0.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct VcpuRun {
-    /// Not 0: VCPU_RUN returns at once.
+    /// Not 0: VCPU_RUN fails with EINTR at once.
     pub immediate_exit: u8,
     /// 0.
     pub padding: [u8; 7],
@@ -186,17 +286,17 @@ pub struct VcpuRun {
     pub exit_reason: u32,
     /// 0.
     pub padding1: u32,
-    /// What `exit_reason` says.
+    /// The field that `exit_reason` says.
     pub exit: VcpuExit,
 }
 
-/// `exit_reason`: none yet.
+/// `exit_reason`: none.
 pub const EXIT_UNKNOWN: u32 = 0;
 /// `exit_reason`: [`ExitMmio`].
 pub const EXIT_MMIO: u32 = 1;
 /// `exit_reason`: [`ExitStatus`].
 pub const EXIT_STATUS: u32 = 2;
-/// `exit_reason`: [`ExitPageFault`] (6.6 and later).
+/// `exit_reason`: [`ExitPageFault`] (android15-6.6 and later).
 pub const EXIT_PAGE_FAULT: u32 = 3;
 
 /// The union in [`VcpuRun`].
@@ -221,48 +321,82 @@ pub struct ExitMmio {
     pub data: [u8; 8],
     /// Bytes of the access.
     pub len: u32,
-    /// 1: a write.
+    /// 0: a read. 1: a write.
     pub is_write: u8,
-    /// `RESUME_*` (6.6 and later; before, padding).
+    /// [`RESUME_HANDLED`] or [`RESUME_FAULT`] (android15-6.6 and later; padding before).
     pub resume_action: u8,
 }
 
-/// The VM's end.
+/// The VM's end. Its `Display` names the numbers:
+/// `status 2 (exited), exit type 1 (PSCI SYSTEM_OFF)`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExitStatus {
     /// `STATUS_*`.
     pub status: u32,
-    /// `EXIT_TYPE_*`.
+    /// `EXIT_TYPE_*`, the resource manager's word for it.
     pub exit_type: u16,
     /// 0.
     pub padding: u16,
     /// Bytes of `reason` in use.
     pub reason_size: u32,
-    /// Meaning by `exit_type`, little endian.
+    /// More about it, by `exit_type`, little endian.
     pub reason: [u8; 8],
 }
 
-/// A guest's fault that the driver could not resolve.
+impl fmt::Display for ExitStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let status = match self.status {
+            STATUS_LOAD_FAILED => "load failed",
+            STATUS_EXITED => "exited",
+            STATUS_CRASHED => "crashed",
+            _ => "unknown",
+        };
+        let exit_type = match self.exit_type {
+            EXIT_TYPE_VM_EXIT => "VM exit",
+            EXIT_TYPE_SYSTEM_OFF => "PSCI SYSTEM_OFF",
+            EXIT_TYPE_SYSTEM_RESET => "PSCI SYSTEM_RESET",
+            EXIT_TYPE_SYSTEM_RESET2 => "PSCI SYSTEM_RESET2",
+            EXIT_TYPE_WATCHDOG_BITE => "watchdog bite",
+            EXIT_TYPE_HYP_ERROR => "hypervisor error",
+            EXIT_TYPE_ASYNC_EXT_ABORT => "asynchronous external abort",
+            EXIT_TYPE_FORCE_STOPPED => "force stopped",
+            _ => "unknown",
+        };
+        write!(
+            f,
+            "status {} ({status}), exit type {} ({exit_type})",
+            self.status, self.exit_type
+        )?;
+        let used = usize::try_from(self.reason_size).unwrap_or(usize::MAX);
+        for (index, byte) in self.reason.iter().take(used).enumerate() {
+            let before = if index == 0 { ", reason " } else { " " };
+            write!(f, "{before}{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A guest's access to memory that the driver could not provide.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExitPageFault {
     /// Guest address.
     pub phys_addr: u64,
-    /// Negative errno of the attempt.
+    /// Why, as a negative errno.
     pub attempt: i32,
-    /// `RESUME_*`.
+    /// `RESUME_*`, which the kernels so far do not read: they try again.
     pub resume_action: u8,
 }
 
-/// `status`: RM could not load the VM.
+/// `status`: the resource manager could not load the VM.
 pub const STATUS_LOAD_FAILED: u32 = 1;
 /// `status`: the VM ended.
 pub const STATUS_EXITED: u32 = 2;
-/// `status`: the VM crashed.
+/// `status`: the VM crashed, or never ran.
 pub const STATUS_CRASHED: u32 = 3;
 
-/// `exit_type`: no more said.
+/// `exit_type`: no more is known.
 pub const EXIT_TYPE_VM_EXIT: u16 = 0;
 /// `exit_type`: PSCI SYSTEM_OFF.
 pub const EXIT_TYPE_SYSTEM_OFF: u16 = 1;
@@ -279,9 +413,9 @@ pub const EXIT_TYPE_ASYNC_EXT_ABORT: u16 = 6;
 /// `exit_type`: stopped by the host.
 pub const EXIT_TYPE_FORCE_STOPPED: u16 = 7;
 
-/// `resume_action`: handled.
+/// `resume_action`: the access is done.
 pub const RESUME_HANDLED: u8 = 0;
-/// `resume_action`: inject a fault.
+/// `resume_action`: the guest gets an abort exception.
 pub const RESUME_FAULT: u8 = 1;
-/// `resume_action`: try again.
+/// `resume_action`: try again; refused after MMIO.
 pub const RESUME_RETRY: u8 = 2;

@@ -7,11 +7,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use gunyahd::cli::ctl::{self, Command};
-use gunyahd::client::console::{self, Left, View};
-use gunyahd::client::{self, ClientError, Conversation, Waited};
-use gunyahd::error::errno_text;
+use gunyahd::client::{self, console, ClientError, Conversation, Waited};
 use gunyahd::status::control::{response_line, ErrorKind, Request, Response};
-use gunyahd::text::printable;
+use gunyahd::terminal::{Left, View};
+use gunyahd::text::{failure, printable};
 
 /// The VM is unknown, or it failed.
 const VM_FAILED: u8 = 1;
@@ -58,10 +57,7 @@ fn main() -> ExitCode {
 }
 
 fn show_console(socket: &Path, vm: &str, replay: u64, follow: bool) -> u8 {
-    let view = View {
-        follow,
-        foreground: false,
-    };
+    let view = if follow { View::Follow } else { View::Once };
     match console::console(socket, vm, replay, view) {
         Ok(Ok(Left::ByUser | Left::Closed)) => 0,
         Ok(Ok(Left::Refused)) => {
@@ -115,7 +111,7 @@ fn listen(mut conversation: Conversation, request: &Request, json: bool) -> Resu
             Response::Lines(lines) => show(lines.iter().map(|l| format!("{l}\n")).collect())?,
             Response::Change(change) => show(client::change(change))?,
         };
-        if code != 0 || *request != Request::Watch {
+        if code != 0 || *request != (Request::Watch {}) {
             return Ok(code);
         }
     }
@@ -153,7 +149,7 @@ fn unwritable(error: &io::Error) -> u8 {
     if error.kind() == io::ErrorKind::BrokenPipe {
         return 0;
     }
-    complain(&format!("standard output: {}", errno_text(error)));
+    complain(&format!("standard output: {}", failure(error)));
     UNWRITABLE
 }
 

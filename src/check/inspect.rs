@@ -1,23 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One VM: its files' headers, its devicetree and its plan, every problem at its key's place.
+//! One VM: its files' headers, its plan and its devicetree, as a launch would have them.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-
 use super::{Options, VmReport};
-use crate::config::{Partial, Places, Problem, VmConfig};
-use crate::dtb::{Draft, DtbProblem, Seeds, Tree};
-use crate::error::Step;
-use crate::image::{
-    arm64, probe, ImageInfo, ImageProblem, Images, KernelInfo, KernelLayout, OpenFile,
-};
-use crate::plan::{plan, PlanProblem};
+use crate::config::{VmConfig, VmName};
+use crate::diagnostic::{kinds, Diagnostic};
+use crate::dtb::{self, Seeds};
+use crate::image::Images;
+use crate::plan::{plan, Host, LaunchPlan};
+
+kinds! {
+    NOT_STARTED: Warning "check-not-started" in Config {
+        "a VM that is started at boot waits for one that is not",
+        cause: "",
+        cure: "set `autostart` of the other VM, or start it by gunyahctl start",
+    }
+}
 
 /// All that can be known of a VM, and all that is wrong with it.
-pub(super) fn vm(config: VmConfig, options: &Options) -> (VmReport, Vec<Problem>) {
+pub(super) fn vm(config: VmConfig, options: &Options) -> (VmReport, Vec<Diagnostic>) {
     let host = &options.host;
-    let mut problems = Vec::new();
     let mut report = VmReport {
         huge_pages: config.huge_pages(host.huge_page),
         plan: None,
@@ -26,260 +30,64 @@ pub(super) fn vm(config: VmConfig, options: &Options) -> (VmReport, Vec<Problem>
         config,
     };
     let found = below(&report.config, options.root.as_deref());
-    let config = &report.config;
-    let at = At::of(config);
-
-    let images = match Images::open(&found) {
-        Ok(images) => Some(images),
-        Err(wrong) => {
-            problems.extend(wrong.iter().map(|wrong| of_image(at, wrong)));
-            None
+    match launch(&report.config, &found, host, &mut report.warnings) {
+        Ok((plan, dtb_source)) => {
+            report.plan = Some(plan);
+            report.dtb_source = Some(dtb_source);
+            (report, Vec::new())
         }
-    };
-    if let Some(images) = &images {
-        // What is larger than its memory is the plan's to tell, and takes long to unpack.
-        if images.info.kernel.size <= config.memory.size {
-            let damaged = images.verify_kernel().err();
-            problems.extend(damaged.map(|wrong| of_image(at, &wrong)));
+        Err(mut problems) => {
+            problems.sort_by(|a, b| a.place.cmp(&b.place));
+            (report, problems)
         }
     }
-    let draft = match draft(&found, images.as_ref(), &problems) {
-        Some(Ok(draft)) => Some(draft),
-        Some(Err(wrong)) => {
-            problems.extend(of_dtb(at, &wrong));
-            None
-        }
-        None => None,
-    };
-    if let Some(draft) = &draft {
-        report.warnings.extend(
-            draft
-                .warnings()
-                .iter()
-                .map(|warning| format!("devicetree: {}; {}", warning.what(), warning.cure())),
-        );
-        report.warnings.extend(draft.mended().iter().map(|problem| {
-            format!(
-                "devicetree: mended: {} [{}]; {}",
-                problem.what(),
-                problem.rule(),
-                problem.cause()
-            )
-        }));
-    }
-    let planned = match (&images, &draft) {
-        (Some(images), Some(draft)) => plan(config, &images.info, draft.facts().blob_len_max, host),
-        // What is wrong without a devicetree is wrong with any.
-        (Some(images), None) => plan(config, &images.info, 0, host),
-        // So are regions, and files that do not fit beside the smallest kernel.
-        (None, _) => plan(config, &stand_in(&found), 0, host),
-    };
-    match planned {
-        Ok(plan) => {
-            if let (Some(_), Some(draft)) = (&images, &draft) {
-                match draft.finish(&plan, &Seeds::PLACEHOLDER) {
-                    // Files can be wrong in ways that the plan does not see.
-                    Ok(_) if !problems.is_empty() => {}
-                    Ok(finished) => {
-                        report.dtb_source = Some(finished.tree.to_source());
-                        report.warnings.extend(plan.warnings.iter().cloned());
-                        report.plan = Some(plan);
-                    }
-                    Err(wrong) => problems.extend(of_dtb(at, &wrong)),
-                }
-            }
-        }
-        Err(wrong) => {
-            // What is not there, or no kernel, is told already.
-            let stood_in = |key: &str| images.is_none() && key.starts_with("kernel");
-            let told = wrong.iter().filter(|wrong| !stood_in(&wrong.key));
-            problems.extend(told.map(|wrong| of_plan(at, wrong)));
-        }
-    }
-    problems.sort_by_key(|problem| problem.place);
-    problems.dedup();
-    (report, problems)
 }
 
-/// All that is wrong with a VM whose file has mistakes, the ones that are `told` already included.
-pub(super) fn flawed(
-    file: &Path,
-    mut partial: Partial,
-    mut told: Vec<Problem>,
-    options: &Options,
-) -> Vec<Problem> {
-    let found = match partial.config.take() {
-        Some(config) => vm(*config, options).1,
-        None => files(file, &partial, options.root.as_deref()),
-    };
-    // A mistake shows in what follows from it once more, by the same key or one around it.
-    let news: Vec<Problem> = found
-        .into_iter()
-        .filter(|problem| !told.iter().any(|told| covers(&told.key, &problem.key)))
-        .collect();
-    for problem in news {
-        let after = |other: &Problem| other.place > problem.place;
-        let at = told.iter().position(after).unwrap_or(told.len());
-        told.insert(at, problem);
+/// What a launch does before it takes memory: the plan, and the devicetree as source. The files are
+/// those that `found` names.
+fn launch(
+    config: &VmConfig,
+    found: &VmConfig,
+    host: &Host,
+    warnings: &mut Vec<Diagnostic>,
+) -> Result<(LaunchPlan, String), Vec<Diagnostic>> {
+    let images = Images::open(found)?;
+    // A file that is larger than its memory is the plan's to refuse, and takes long to unpack.
+    if images.info.kernel.size <= config.memory.size {
+        images.verify_kernel(config).map_err(|wrong| vec![wrong])?;
     }
-    told
-}
-
-/// Whether a mistake of the key `told` can be the reason for one of `key`.
-fn covers(told: &str, key: &str) -> bool {
-    let within = |inner: &str, outer: &str| {
-        inner
-            .strip_prefix(outer)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
-    };
-    // Where a file goes is told by the plan at the file's path.
-    let placed = told.strip_suffix(".offset");
-    within(told, key) || within(key, told) || placed.is_some_and(|file| within(key, file))
-}
-
-/// What is wrong with the files of a VM of which nothing else is known.
-fn files(file: &Path, partial: &Partial, root: Option<&Path>) -> Vec<Problem> {
-    let at = At {
-        file,
-        places: &partial.places,
-    };
-    let mut problems = Vec::new();
-    for (key, path) in &partial.files {
-        match probe(key, &on_device(path, root), partial.kernel_format) {
-            Ok(None) => {}
-            Ok(Some(dtb)) => {
-                let unreadable = Tree::parse(&dtb).err().map(DtbProblem::Unreadable);
-                problems.extend(of_dtb(at, unreadable.as_slice()));
-            }
-            Err(wrong) => problems.push(of_image(at, &wrong)),
-        }
-    }
-    problems
-}
-
-/// Where a path of the device is found.
-fn on_device(path: &Path, root: Option<&Path>) -> PathBuf {
-    match root {
-        Some(root) => root.join(path.strip_prefix("/").unwrap_or(path)),
-        None => path.to_owned(),
-    }
+    let given = images.dtb.as_deref();
+    let plan = plan(config, &images.info, dtb::len_max(config, given), host)?;
+    let built = dtb::build(config, given, &plan, &Seeds::default())?;
+    warnings.extend(built.warnings);
+    warnings.extend(plan.warnings.iter().cloned());
+    Ok((plan, built.tree.to_source()))
 }
 
 /// The config with its paths below `root`.
 fn below(config: &VmConfig, root: Option<&Path>) -> VmConfig {
     let mut config = config.clone();
+    let Some(root) = root else { return config };
     let mut paths: Vec<&mut PathBuf> = vec![&mut config.kernel.path];
     paths.extend(config.initrd.as_mut().map(|initrd| &mut initrd.path));
     paths.extend(config.dtb.path.as_mut());
-    paths.extend(
-        config
-            .regions
-            .iter_mut()
-            .filter_map(|region| region.file.as_mut()),
-    );
+    let regions = config.regions.iter_mut();
+    paths.extend(regions.filter_map(|region| region.file.as_mut()));
     for path in paths {
-        *path = on_device(path, root);
+        *path = root.join(path.strip_prefix("/").unwrap_or(path));
     }
     config
 }
 
-/// The devicetree before the plan; `None` where its file cannot be had, which is told already.
-fn draft(
-    config: &VmConfig,
-    images: Option<&Images>,
-    told: &[Problem],
-) -> Option<Result<Draft, Vec<DtbProblem>>> {
-    let Some(path) = &config.dtb.path else {
-        return Some(Draft::generated(config));
-    };
-    if let Some(images) = images {
-        return Some(Draft::given(images.dtb.as_deref()?, config));
-    }
-    if told.iter().any(|problem| problem.key == "dtb.path") {
-        return None;
-    }
-    // Another file is missing; this one can be judged all the same.
-    let open = OpenFile::open(path).ok()?;
-    let mut bytes = vec![0; usize::try_from(open.size).ok()?];
-    open.read_at(Step::Images, 0, &mut bytes).ok()?;
-    Some(Draft::given(&bytes, config))
-}
-
-/// Files of which one is missing or no kernel: the smallest kernel, and the others as they are.
-fn stand_in(config: &VmConfig) -> ImageInfo {
-    let size = |path: &PathBuf| OpenFile::open(path).ok().map(|open| open.size);
-    let header = arm64::Header {
-        text_offset: 0,
-        image_size: 1,
-    };
-    ImageInfo {
-        kernel: KernelInfo {
-            gzip: false,
-            size: 1,
-            layout: KernelLayout::Image(header),
-        },
-        initrd: config.initrd.as_ref().and_then(|initrd| size(&initrd.path)),
-        regions: config
-            .regions
-            .iter()
-            .map(|region| size(region.file.as_ref()?))
-            .collect(),
-    }
-}
-
-/// A file and its keys.
-#[derive(Clone, Copy)]
-struct At<'a> {
-    file: &'a Path,
-    places: &'a Places,
-}
-
-impl<'a> At<'a> {
-    fn of(config: &'a VmConfig) -> Self {
-        Self {
-            file: &config.file,
-            places: &config.places,
-        }
-    }
-
-    fn problem(self, key: &str, message: String, hint: &str) -> Problem {
-        let problem = Problem {
-            place: self.places.of(key),
-            key: key.to_owned(),
-            ..Problem::of_file(self.file, message)
-        };
-        match hint {
-            "" => problem,
-            hint => problem.hint(hint),
-        }
-    }
-}
-
-fn of_image(at: At<'_>, wrong: &ImageProblem) -> Problem {
-    let error = &wrong.error;
-    let mut message = error.what.clone();
-    if let Some(raw) = error.errno {
-        let errno = Errno::from_raw(raw);
-        message.push_str(&format!(": {errno:?} ({})", errno.desc()));
-    }
-    if !error.cause.is_empty() {
-        message.push_str(&format!("; {}", error.cause));
-    }
-    at.problem(&wrong.key, message, &error.cure)
-}
-
-/// Named by its rule, so that it can be looked up in `docs/devicetree.md`.
-fn of_dtb<'a>(at: At<'a>, wrong: &'a [DtbProblem]) -> impl Iterator<Item = Problem> + 'a {
-    let stops = wrong.iter().filter(|wrong| !wrong.is_warning());
-    stops.map(move |wrong| {
-        let mut message = format!("[{}] {} ({})", wrong.rule(), wrong.what(), wrong.cause());
-        if let Some(errno) = wrong.errno() {
-            message.push_str(&format!(", START would answer {errno:?}"));
-        }
-        at.problem(wrong.key(), message, wrong.cure())
-    })
-}
-
-fn of_plan(at: At<'_>, wrong: &PlanProblem) -> Problem {
-    at.problem(&wrong.key, wrong.what.clone(), &wrong.cure)
+/// What a VM that is started at boot waits for until somebody starts it.
+pub(super) fn waits(config: &VmConfig, asleep: &BTreeSet<VmName>) -> Vec<Diagnostic> {
+    let after = config.start.after.iter().enumerate();
+    after
+        .filter(|(_, wanted)| config.autostart && asleep.contains(&wanted.vm))
+        .map(|(index, wanted)| {
+            let what = format!("waits for {}, which is not started at boot", wanted.vm);
+            let place = config.place(&format!("start.after[{index}]"));
+            NOT_STARTED.case(what).at(place)
+        })
+        .collect()
 }

@@ -3,13 +3,16 @@
 
 use serde_json::{json, Value};
 
+use nix::errno::Errno;
+
 use super::map::map;
 use super::{Report, VmReport};
-use crate::config::{render, Problem};
+use crate::config::render;
+use crate::diagnostic::Diagnostic;
 use crate::plan::LaunchPlan;
 
 /// Rises when a field changes its meaning or goes away.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The whole report; with `dtb` each VM has its devicetree source.
 pub(super) fn report(report: &Report, dtb: bool) -> Value {
@@ -31,21 +34,33 @@ pub(super) fn report(report: &Report, dtb: bool) -> Value {
         "files": report.files,
         "vms": report.vms.iter().map(|vm| of_vm(vm, dtb)).collect::<Vec<_>>(),
         "huge_pages": huge_pages,
-        "problems": report.problems.iter().map(of_problem).collect::<Vec<_>>(),
-        "warnings": report.warnings,
+        "problems": of_diagnostics(&report.problems),
+        "warnings": of_diagnostics(&report.warnings),
     })
 }
 
-fn of_problem(problem: &Problem) -> Value {
-    // A path that is not UTF-8 must not keep the others from being told.
-    json!({
-        "file": problem.file.display().to_string(),
-        "line": problem.place.line,
-        "column": problem.place.column,
-        "key": problem.key,
-        "message": problem.message,
-        "hint": problem.hint,
-    })
+fn of_diagnostics(all: &[Diagnostic]) -> Vec<Value> {
+    let errno = |raw: Option<i32>| raw.map(|raw| format!("{:?}", Errno::from_raw(raw)));
+    all.iter()
+        .map(|of| {
+            let place = of.place.as_ref();
+            json!({
+                "name": of.name,
+                "severity": of.severity,
+                "step": of.step,
+                // A path that is not UTF-8 must not hide the other diagnostics.
+                "file": place.map(|place| place.file.display().to_string()),
+                "line": place.map(|place| place.line),
+                "column": place.map(|place| place.column),
+                "key": place.map(|place| &place.key),
+                "message": of.what,
+                "errno": errno(of.errno),
+                "start_answers": errno(of.start_answers),
+                "cause": of.cause,
+                "cure": of.cure,
+            })
+        })
+        .collect()
 }
 
 fn of_vm(vm: &VmReport, dtb: bool) -> Value {
@@ -60,7 +75,7 @@ fn of_vm(vm: &VmReport, dtb: bool) -> Value {
         "launchable": vm.plan.is_some(),
         "config": render(&vm.config),
         "huge_pages": huge_pages,
-        "warnings": vm.warnings,
+        "warnings": of_diagnostics(&vm.warnings),
         "plan": vm.plan.as_ref().map(|plan| of_plan(vm, plan)),
     });
     if dtb {

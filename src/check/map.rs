@@ -2,9 +2,9 @@
 //! A VM's address map: its regions and what lies in them.
 
 use super::VmReport;
-use crate::config::{Access, Backing, Bytes};
-use crate::console::Port;
+use crate::config::Backing;
 use crate::plan::{LaunchPlan, PlannedRegion};
+use crate::text::Size;
 
 /// One row of an address map.
 pub(super) struct Row {
@@ -42,7 +42,7 @@ pub(super) fn map(vm: &VmReport, plan: &LaunchPlan) -> Vec<Row> {
         rows.push(Row {
             depth: 0,
             base: console.base,
-            size: Port::size(console.device),
+            size: console.device.frame(),
             what: "console",
             detail: format!("doorbell {}, SPI {}", console.label, console.interrupt),
         });
@@ -69,7 +69,7 @@ fn contents(vm: &VmReport, plan: &LaunchPlan) -> Vec<Row> {
     }
     for segment in &plan.kernel.segments {
         let detail = config.kernel.path.display().to_string();
-        add(segment.base, segment.memory_size, "kernel", detail);
+        add(segment.address, segment.memory_size, "kernel", detail);
     }
     if let (Some(initrd), Some(config)) = (&plan.initrd, &config.initrd) {
         add(
@@ -83,7 +83,7 @@ fn contents(vm: &VmReport, plan: &LaunchPlan) -> Vec<Row> {
         Some(path) => path.display().to_string(),
         None => "generated".to_owned(),
     };
-    let detail = format!("{dtb}, with {} of room", Bytes(config.dtb.room));
+    let detail = format!("{dtb}, with {:#} of room", Size(config.dtb.room));
     add(plan.dtb.base, plan.dtb.size, "devicetree", detail);
     rows.sort_by_key(|row| row.base);
     rows
@@ -101,23 +101,19 @@ fn of_file(region: &PlannedRegion) -> Vec<Row> {
 }
 
 fn region_detail(region: &PlannedRegion) -> String {
-    let access = match region.access {
-        Access::Auto => "auto",
-        Access::Share => "share",
-        Access::Lend => "lend",
-    };
     let backing: Vec<String> = region
         .backing
         .iter()
         .map(|backing| match backing {
-            Backing::Hugetlb => format!("hugetlb {}", Bytes(region.huge_page)),
+            Backing::Hugetlb => format!("hugetlb {:#}", Size(region.huge_page)),
             other => other.to_string(),
         })
         .collect();
     format!(
-        "label {}, {}, {access}, {}",
+        "label {}, {}, {}, {}",
         region.label,
         region.flags,
+        region.access,
         backing.join(" or ")
     )
 }

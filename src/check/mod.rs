@@ -2,10 +2,10 @@
 //! `gunyahd check`: everything that can be known of configs without a device.
 //!
 //! ```text
-//! inspect   one VM: files, devicetree, plan -> problems and its address map
+//! inspect   one VM: its files, its plan, its devicetree
 //! map       regions and what lies in them, by address
 //! text      the report for people; with --dtb as comments around devicetree source
-//! json      the report for machines
+//! json      the report for programs
 //! ```
 
 mod inspect;
@@ -17,10 +17,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use crate::config::{load_paths, Problem, VmConfig, VmName};
+use crate::config::{load_paths, VmConfig, VmName};
+use crate::diagnostic::{Diagnostic, Kind};
 use crate::plan::{Host, LaunchPlan};
 
-/// What to check, and how to tell it.
+/// What to check, and how to report it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// Files and directories.
@@ -72,12 +73,12 @@ pub struct Report {
     pub root: Option<PathBuf>,
     /// Files read, good or not.
     pub files: usize,
-    /// Every VM whose config is sound, in the order of the files.
+    /// Every VM whose config has no mistake, in the order of the files.
     pub vms: Vec<VmReport>,
     /// Every problem, by directory, file and place.
-    pub problems: Vec<Problem>,
-    /// What a person should know of no VM in particular.
-    pub warnings: Vec<String>,
+    pub problems: Vec<Diagnostic>,
+    /// Warnings of no VM in particular.
+    pub warnings: Vec<Diagnostic>,
 }
 
 /// What is known of one VM.
@@ -89,8 +90,8 @@ pub struct VmReport {
     pub plan: Option<LaunchPlan>,
     /// Devicetree source, if it can be launched.
     pub dtb_source: Option<String>,
-    /// What a person should know and that stops nothing.
-    pub warnings: Vec<String>,
+    /// Warnings, which do not stop a launch.
+    pub warnings: Vec<Diagnostic>,
     /// Huge pages that its first choice of backing takes from the pools, by page size in bytes.
     pub huge_pages: BTreeMap<u64, u64>,
 }
@@ -135,38 +136,20 @@ pub fn check(options: &Options) -> Report {
         files: set.files.len(),
         vms: Vec::new(),
         problems: set.problems,
-        warnings: set
-            .empty
-            .iter()
-            .map(|directory| format!("{}: no *.json in it", directory.display()))
-            .collect(),
+        warnings: set.warnings,
     };
-    for (file, partial) in set.files.into_iter().zip(set.partial) {
+    for file in set.files {
         match file.config {
             Ok(config) => {
                 let (mut vm, problems) = inspect::vm(config, options);
-                vm.warnings.extend(waits_in_vain(&vm.config, &asleep));
+                vm.warnings.extend(inspect::waits(&vm.config, &asleep));
                 report.vms.push(vm);
                 report.problems.extend(problems);
             }
-            // A mistake must not hide the others.
-            Err(problems) => {
-                let all = inspect::flawed(&file.path, partial, problems, options);
-                report.problems.extend(all);
-            }
+            Err(problems) => report.problems.extend(problems),
         }
     }
     report
-}
-
-/// What a VM that is started at boot waits for until somebody starts it.
-fn waits_in_vain(config: &VmConfig, asleep: &BTreeSet<VmName>) -> Vec<String> {
-    let after = config.start.after.iter();
-    after
-        .map(|dependency| &dependency.vm)
-        .filter(|vm| config.autostart && asleep.contains(vm))
-        .map(|vm| format!("waits for {vm}, which is not started at boot"))
-        .collect()
 }
 
 /// Checks and prints. Returns the exit code: 0 if nothing is wrong, else 1.
@@ -184,3 +167,6 @@ pub fn run(options: &Options, out: &mut impl Write) -> io::Result<i32> {
     out.flush()?;
     Ok(i32::from(!report.problems.is_empty()))
 }
+
+/// Every kind of mistake that this folder finds.
+pub(crate) const KINDS: &[&[Kind]] = &[inspect::KINDS];

@@ -4,10 +4,9 @@
 use std::fmt::{Display, Write};
 
 use super::map::map;
-use super::{Report, VmReport};
-use crate::config::{Bytes, Scheduling};
-use crate::plan::Host;
-use crate::text::printable;
+use super::{HugePages, Report, VmReport};
+use crate::plan::{Host, LaunchPlan};
+use crate::text::{printable, Size};
 
 /// The whole report. With `dtb` everything but the devicetrees is a comment, so that what is printed
 /// for one VM is devicetree source.
@@ -40,47 +39,38 @@ fn section(out: &mut String, comment: bool, text: &str) {
 fn vm_section(vm: &VmReport) -> String {
     let mut out = String::new();
     let config = &vm.config;
-    let autostart = if config.autostart {
-        ""
-    } else {
-        ", not started at boot"
+    let autostart = match config.autostart {
+        true => "",
+        false => ", not started at boot",
     };
-    line(
-        &mut out,
-        &format!("{}  {}{autostart}", config.name, config.file.display()),
-    );
+    let file = config.file.display();
+    line(&mut out, format!("{}  {file}{autostart}", config.name));
     match &vm.plan {
-        Some(plan) => {
-            line(&mut out, "  address        end            size       what");
-            for row in map(vm, plan) {
-                let end = row.base.saturating_add(row.size.saturating_sub(1));
-                let indent = " ".repeat(2 + 2 * row.depth);
-                let base = format!("{indent}{:#x}", row.base);
-                let size = Bytes(row.size).to_string();
-                let end = format!("{end:#x}");
-                let text = format!(
-                    "{base:<17}{end:<15}{size:<11}{:<11}{}",
-                    row.what, row.detail
-                );
-                line(&mut out, text.trim_end());
-            }
-            let vcpus = counted(config.vcpus.count, "vCPU");
-            let scheduling = match plan.scheduling {
-                Scheduling::Hypervisor => "hypervisor",
-                Scheduling::Proxy => "proxy",
-            };
-            let entries = plan.memory_entries;
-            line(
-                &mut out,
-                &format!("  {vcpus}, scheduled by {scheduling}; at most {entries} memory entries"),
-            );
-        }
+        Some(plan) => planned(&mut out, vm, plan),
         None => line(&mut out, "  cannot be launched, see below"),
     }
     for warning in &vm.warnings {
-        line(&mut out, &format!("  warning: {warning}"));
+        line(&mut out, format!("  warning: {warning}"));
     }
     out
+}
+
+fn planned(out: &mut String, vm: &VmReport, plan: &LaunchPlan) {
+    line(out, "  address        end            size       what");
+    for row in map(vm, plan) {
+        let end = row.base.saturating_add(row.size.saturating_sub(1));
+        let base = format!("{}{:#x}", " ".repeat(2 + 2 * row.depth), row.base);
+        let (end, size) = (format!("{end:#x}"), format!("{:#}", Size(row.size)));
+        let (what, detail) = (row.what, row.detail);
+        let row = format!("{base:<17}{end:<15}{size:<11}{what:<11}{detail}");
+        line(out, row.trim_end());
+    }
+    let vcpus = counted(vm.config.vcpus.count, "vCPU");
+    let (scheduling, entries) = (vm.config.vcpus.scheduling, plan.memory_entries);
+    line(
+        out,
+        format!("  {vcpus}, scheduled by {scheduling}; at most {entries} memory entries"),
+    );
 }
 
 fn summary(report: &Report) -> String {
@@ -92,44 +82,37 @@ fn summary(report: &Report) -> String {
     } = report.host;
     line(
         &mut out,
-        &format!(
-            "host assumed: {} pages, {} huge pages by default, {} transparent huge pages",
-            Bytes(page_size),
-            Bytes(huge_page),
-            Bytes(thp_page)
+        format!(
+            "host assumed: {:#} pages, {:#} huge pages by default, {:#} transparent huge pages",
+            Size(page_size),
+            Size(huge_page),
+            Size(thp_page)
         ),
     );
     let root = match &report.root {
         Some(root) => root.display().to_string(),
         None => "/".to_owned(),
     };
-    line(&mut out, &format!("files looked for below: {root}"));
+    line(&mut out, format!("files looked for below: {root}"));
     let sums = report.huge_pages();
     if sums.is_empty() {
         line(&mut out, "huge pages needed in all: none");
     }
-    for (size, pages) in sums {
+    for (size, HugePages { all, autostart }) in sums {
+        let (page, sum) = (Size(size), Size(all.saturating_mul(size)));
         line(
             &mut out,
-            &format!(
-                "huge pages needed in all: {} of {} ({}), {} of them by VMs started at boot",
-                pages.all,
-                Bytes(size),
-                Bytes(pages.all.saturating_mul(size)),
-                pages.autostart
-            ),
+            format!("huge pages needed in all: {all} of {page:#} ({sum:#}), {autostart} of them by VMs started at boot"),
         );
     }
     for warning in &report.warnings {
-        line(&mut out, &format!("warning: {warning}"));
+        line(&mut out, format!("warning: {warning}"));
     }
     if !report.problems.is_empty() {
         out.push('\n');
-    }
-    for problem in &report.problems {
-        line(&mut out, &problem.to_string());
-    }
-    if !report.problems.is_empty() {
+        for problem in &report.problems {
+            line(&mut out, problem.to_string());
+        }
         out.push('\n');
     }
     let launchable = report.vms.iter().filter(|vm| vm.plan.is_some()).count();
@@ -137,14 +120,14 @@ fn summary(report: &Report) -> String {
     let problems = counted(report.problems.len(), "problem");
     line(
         &mut out,
-        &format!("{files}, {launchable} can be launched, {problems}"),
+        format!("{files}, {launchable} can be launched, {problems}"),
     );
     out
 }
 
-fn line(out: &mut String, text: &str) {
+fn line(out: &mut String, text: impl AsRef<str>) {
     // Writing to a String does not fail.
-    let _ = writeln!(out, "{}", printable(text));
+    let _ = writeln!(out, "{}", printable(text.as_ref()));
 }
 
 fn counted(number: impl Display, noun: &str) -> String {

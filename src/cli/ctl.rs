@@ -4,10 +4,10 @@
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
-use crate::status::control::{Begin, Request};
+use crate::status::control::Request;
 use crate::supervisor::DEFAULT_SOCKET;
 
-use super::words::{unexpected, unknown, Word, Words};
+use super::args::{unexpected, Args};
 use super::UsageError;
 
 /// Names another socket than the default one.
@@ -15,7 +15,7 @@ pub const SOCKET_VARIABLE: &str = "GUNYAHD_SOCKET";
 
 /// `gunyahctl --help`.
 pub const HELP: &str = "\
-Asks gunyahd, and tells it what to do.
+Shows and controls the VMs of gunyahd.
 
 usage: gunyahctl [--socket PATH] COMMAND
 
@@ -28,16 +28,16 @@ usage: gunyahctl [--socket PATH] COMMAND
   console VM [--replay BYTES] [--follow]
                               its console: Ctrl-] leaves, as does ~. at the beginning of a line; the
                               first client types, the others read. In a pipe it types its input and
-                              leaves when the guest has been silent for a second (--follow: stays).
-                              --replay shows so many bytes of earlier output first (default 4096)
+                              exits when the guest has been silent for a second (--follow: stays).
+                              --replay shows that many bytes of earlier output first (default 4096)
   watch [--json]              every change of state, until Ctrl-C or gunyahd's end (3)
 
   --socket PATH   gunyahd's socket (default: $GUNYAHD_SOCKET, else /dev/socket/gunyahd)
   --version, --help
 
 exit: 0 done                                 3 gunyahd cannot be reached
-      1 the VM is unknown, or it failed      4 gunyahd refused: no right to, or too busy
-      2 usage                                5 gunyahd answered what cannot be understood
+      1 the VM is unknown, or it failed      4 gunyahd refused: not allowed, or too busy
+      2 usage                                5 gunyahd's answer cannot be understood
                                              6 standard output cannot be written
 ";
 
@@ -76,108 +76,85 @@ pub fn parse(
     words: impl IntoIterator<Item = OsString>,
     socket: Option<OsString>,
 ) -> Result<Command, UsageError> {
-    let mut words = Words::new(words);
-    let mut socket = socket
-        .filter(|path| !path.is_empty())
-        .map_or_else(|| PathBuf::from(DEFAULT_SOCKET), PathBuf::from);
-    let (mut json, mut wait, mut follow) = (false, true, false);
-    let mut replay = None;
-    let mut plain: Vec<String> = Vec::new();
-    while let Some(word) = words.next()? {
-        match word {
-            Word::Option(option) => match option.as_str() {
-                "--socket" => socket = words.path(&option)?,
-                "--json" => json = true,
-                "--no-wait" => wait = false,
-                "--follow" => follow = true,
-                "--replay" => replay = Some(bytes(&option, &words.value(&option)?)?),
-                "--help" | "-h" => return Ok(Command::Print(HELP.to_owned())),
-                "--version" | "-V" => return Ok(Command::Print(super::version("gunyahctl"))),
-                _ => return Err(unknown(&option)),
-            },
-            Word::Plain(word) => match word.to_str() {
-                Some(text) => plain.push(text.to_owned()),
-                None => return Err(unexpected(&word)),
-            },
-        }
-    }
-    let mut plain = plain.into_iter();
-    let Some(command) = plain.next() else {
-        return Err(UsageError("a command is missing".to_owned()));
-    };
-    if command == "help" {
+    let args = Args::parse(
+        words,
+        &["--socket", "--replay"],
+        &["--json", "--no-wait", "--follow"],
+    )?;
+    let mut plain = args.plain.iter();
+    let command = plain.next().map(|word| word.to_string_lossy());
+    if args.help || command.as_deref() == Some("help") {
         return Ok(Command::Print(HELP.to_owned()));
     }
-    let vm = plain.next();
+    if args.version {
+        return Ok(Command::Print(super::version("gunyahctl")));
+    }
+    let command = command.ok_or_else(|| UsageError("a command is missing".to_owned()))?;
+    let vm = plain.next().map(|word| word.to_string_lossy().into_owned());
     if let Some(more) = plain.next() {
-        return Err(unexpected(more.as_ref()));
+        return Err(unexpected(more));
     }
-    let request = request(&command, vm, wait)?;
-    if json && !matches!(request, Request::Status { .. } | Request::Watch) {
-        return Err(UsageError(format!("--json has no meaning for {command}")));
-    }
+    let request = request(&command, vm, !args.has("--no-wait"))?;
     let is_console = matches!(request, Request::Console { .. });
-    if !wait && (is_console || !request.changes()) {
-        return Err(UsageError(format!(
-            "--no-wait has no meaning for {command}"
-        )));
+    let shows_changes = matches!(request, Request::Status { .. } | Request::Watch {});
+    for (option, has_meaning) in [
+        ("--json", shows_changes),
+        ("--no-wait", request.changes() && !is_console),
+        ("--replay", is_console),
+        ("--follow", is_console),
+    ] {
+        if args.has(option) && !has_meaning {
+            return Err(UsageError(format!("{option} has no meaning for {command}")));
+        }
     }
-    if !is_console && (follow || replay.is_some()) {
-        return Err(UsageError(format!(
-            "--replay and --follow have no meaning for {command}"
-        )));
-    }
+    let from_environment = socket.filter(|path| !path.is_empty());
+    let socket = args.value("--socket").map(OsStr::to_owned);
+    let socket = socket.or(from_environment);
+    let socket = socket.map_or_else(|| DEFAULT_SOCKET.into(), PathBuf::from);
     if let Request::Console { vm, .. } = request {
         return Ok(Command::Console {
             socket,
             vm,
-            replay: replay.unwrap_or(DEFAULT_REPLAY),
-            follow,
+            replay: args.value("--replay").map_or(Ok(DEFAULT_REPLAY), bytes)?,
+            follow: args.has("--follow"),
         });
     }
     Ok(Command::Ask {
         socket,
         request,
-        json,
+        json: args.has("--json"),
     })
 }
 
-fn bytes(option: &str, value: &OsStr) -> Result<u64, UsageError> {
-    value
-        .to_str()
-        .and_then(|text| text.parse().ok())
-        .ok_or_else(|| UsageError(format!("{option} needs a number of bytes")))
+fn bytes(value: &OsStr) -> Result<u64, UsageError> {
+    let number = value.to_str().and_then(|text| text.parse().ok());
+    number.ok_or_else(|| UsageError("--replay needs a number of bytes".to_owned()))
 }
 
 fn request(command: &str, vm: Option<String>, wait: bool) -> Result<Request, UsageError> {
-    let named = |vm: Option<String>| {
-        vm.ok_or_else(|| UsageError(format!("{command} needs the name of a VM")))
-    };
-    Ok(match command {
-        "status" => Request::Status { vm },
-        "start" => Request::Start {
-            vm: named(vm)?,
-            wait,
-        },
-        "stop" => Request::Stop {
-            vm: named(vm)?,
-            wait,
-        },
-        "restart" => Request::Restart {
-            vm: named(vm)?,
-            wait,
-        },
-        "log" => Request::Log { vm: named(vm)? },
-        "console" => Request::Console {
-            vm: named(vm)?,
-            begin: Begin::Replay(0),
-        },
-        "watch" => match vm {
-            None => Request::Watch,
-            Some(vm) => return Err(unexpected(vm.as_ref())),
+    if command == "status" {
+        return Ok(Request::Status { vm });
+    }
+    if command == "watch" {
+        return match vm {
+            None => Ok(Request::Watch {}),
+            Some(vm) => Err(unexpected(vm.as_ref())),
+        };
+    }
+    let named = vm.ok_or_else(|| UsageError(format!("{command} needs the name of a VM")));
+    let of_vm: fn(String, bool) -> Request = match command {
+        "start" => |vm, wait| Request::Start { vm, wait },
+        "stop" => |vm, wait| Request::Stop { vm, wait },
+        "restart" => |vm, wait| Request::Restart { vm, wait },
+        "log" => |vm, _| Request::Log { vm },
+        "console" => |vm, _| Request::Console {
+            vm,
+            replay: None,
+            at: None,
         },
         _ => return Err(UsageError(format!("unknown command {command}"))),
-    })
+    };
+    Ok(of_vm(named?, wait))
 }
 
 #[cfg(test)]
@@ -209,7 +186,7 @@ mod tests {
         };
         assert_eq!(parse_line("stop a"), ask(stop(true), false));
         assert_eq!(parse_line("stop --no-wait a"), ask(stop(false), false));
-        assert_eq!(parse_line("watch --json"), ask(Request::Watch, true));
+        assert_eq!(parse_line("watch --json"), ask(Request::Watch {}, true));
     }
 
     #[test]

@@ -5,11 +5,11 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use crate::check;
+use crate::status::EndReason;
 use crate::supervisor::{BootOptions, Outcome, DEFAULT_CONFIG_DIR, DEFAULT_DEVICE, DEFAULT_SOCKET};
-
 use crate::worker::Setting;
 
-use super::words::{unexpected, unknown, Word, Words};
+use super::args::{unexpected, Args};
 use super::UsageError;
 
 /// `gunyahd --help`.
@@ -19,6 +19,7 @@ Launches and supervises virtual machines on the Gunyah hypervisor.
 usage: gunyahd boot [options]        the init service: all VMs, until SIGTERM
        gunyahd run [options] FILE    one VM in the foreground; Ctrl-C stops it
        gunyahd check [options] PATH… what is wrong with files, without a device
+       gunyahd explain [NAME]        the error or warning of that name; all names
        gunyahd --version | --help    also: gunyahd COMMAND --help
 ";
 
@@ -26,11 +27,11 @@ usage: gunyahd boot [options]        the init service: all VMs, until SIGTERM
 pub const BOOT_HELP: &str = "\
 usage: gunyahd boot [--config-dir DIR]… [--socket PATH] [--run-dir DIR] [--device PATH]
 
-Reads every *.json of the config directories, starts the VMs that want it, looks after them and
-answers gunyahctl. A bad file or a failed VM stops no other: gunyahctl status shows why it failed.
+Reads every *.json of the config directories, starts the VMs that have autostart, supervises them
+and answers gunyahctl. A bad file or a failed VM stops no other: gunyahctl status shows why it failed.
 
   --config-dir DIR  VMs' files; may be given again (default /vendor/etc/gunyah)
-  --socket PATH     control socket, where init hands none down in ANDROID_SOCKET_gunyahd
+  --socket PATH     control socket, if init hands none down in ANDROID_SOCKET_gunyahd
                     (default /dev/socket/gunyahd)
   --run-dir DIR     where the socket's lock is (default: the socket's directory)
   --device PATH     the driver's node (default /dev/gunyah)
@@ -45,10 +46,10 @@ exit:    0 all VMs are stopped; 1 cannot serve (the log says why); 2 usage
 pub const RUN_HELP: &str = "\
 usage: gunyahd run [--device PATH] FILE
 
-Starts the VM of FILE at once, without waiting for other VMs or properties, and tells on standard
-error what it does. Its console, where it has one, is on standard input and output. It is never
-restarted. Ctrl-C asks the guest to end, where its file says how, and closes the VM
-after its stop_timeout; a second Ctrl-C closes it at once.
+Starts the VM of FILE at once, without waiting for other VMs or properties, and logs to standard
+error. Its console, if it has one, is on standard input and output. It is never restarted. Ctrl-C
+asks the guest to end, if its file says how, and closes the VM after its stop_timeout; a second
+Ctrl-C closes it at once.
 
   --device PATH     the driver's node (default /dev/gunyah)
   --no-confinement  keep all capabilities and system calls, for strace and debuggers
@@ -74,6 +75,16 @@ images that they name, what clashes between them, the address map, and huge page
 exit: 0 nothing is wrong; 1 something is, or cannot be told; 2 usage
 ";
 
+/// `gunyahd explain --help`.
+pub const EXPLAIN_HELP: &str = "\
+usage: gunyahd explain [NAME]
+
+Prints what the error or warning NAME means, its likely cause and its cure. NAME stands in brackets
+at the end of each message. Without NAME, lists all names.
+
+exit: 0 printed; 1 there is no such name; 2 usage
+";
+
 /// What is to be done.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Command {
@@ -90,107 +101,106 @@ pub enum Command {
     },
     /// `check`
     Check(check::Options),
+    /// With the name; without one, all names.
+    Explain(Option<String>),
 }
 
 /// Reads the command line, without the program's name.
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
-    let mut words = Words::new(words);
-    match words.next()? {
-        None => Err(UsageError("a command is missing".to_owned())),
-        Some(Word::Option(option)) => match option.as_str() {
-            "--help" | "-h" => Ok(Command::Print(HELP.to_owned())),
-            "--version" | "-V" => Ok(Command::Print(super::version("gunyahd"))),
-            _ => Err(unknown(&option)),
-        },
-        Some(Word::Plain(command)) => match command.to_str() {
-            Some("boot") => boot(words),
-            Some("run") => run(words),
-            Some("check") => check(words),
-            Some("help") => Ok(Command::Print(HELP.to_owned())),
-            _ => Err(UsageError(format!(
-                "unknown command {}",
-                command.to_string_lossy()
-            ))),
-        },
-    }
-}
-
-fn boot(mut words: Words) -> Result<Command, UsageError> {
-    let mut options = BootOptions {
-        config_dirs: Vec::new(),
-        socket: DEFAULT_SOCKET.into(),
-        run_dir: None,
-        setting: setting(),
-    };
-    while let Some(word) = words.next()? {
-        match word {
-            Word::Option(option) => match option.as_str() {
-                "--config-dir" => options.config_dirs.push(words.path(&option)?),
-                "--socket" => options.socket = words.path(&option)?,
-                "--run-dir" => options.run_dir = Some(words.path(&option)?),
-                "--device" => options.setting.device = words.path(&option)?,
-                "--no-confinement" => options.setting.confined = false,
-                "--help" | "-h" => return Ok(Command::Print(BOOT_HELP.to_owned())),
-                _ => return Err(unknown(&option)),
-            },
-            Word::Plain(word) => return Err(unexpected(&word)),
+    let mut words = words.into_iter();
+    let command = words.next();
+    let command = command.ok_or_else(|| UsageError("a command is missing".to_owned()))?;
+    match command.to_str() {
+        Some("boot") => boot(words),
+        Some("run") => run(words),
+        Some("check") => check(words),
+        Some("explain") => explain(words),
+        Some("help" | "--help" | "-h") => Ok(Command::Print(HELP.to_owned())),
+        Some("--version" | "-V") => Ok(Command::Print(super::version("gunyahd"))),
+        _ => {
+            let command = command.to_string_lossy();
+            let what = match command.starts_with('-') {
+                true => "option",
+                false => "command",
+            };
+            Err(UsageError(format!("unknown {what} {command}")))
         }
     }
-    if options.config_dirs.is_empty() {
-        options.config_dirs.push(DEFAULT_CONFIG_DIR.into());
-    }
-    Ok(Command::Boot(options))
 }
 
-fn setting() -> Setting {
+fn boot(words: impl Iterator<Item = OsString>) -> Result<Command, UsageError> {
+    let valued = ["--config-dir", "--socket", "--run-dir", "--device"];
+    let args = Args::parse(words, &valued, &["--no-confinement"])?;
+    if args.help {
+        return Ok(Command::Print(BOOT_HELP.to_owned()));
+    }
+    if let Some(word) = args.plain.first() {
+        return Err(unexpected(word));
+    }
+    let path = |option, default: &str| args.value(option).unwrap_or(default.as_ref()).into();
+    let mut config_dirs: Vec<PathBuf> = args.values("--config-dir").map(PathBuf::from).collect();
+    if config_dirs.is_empty() {
+        config_dirs.push(DEFAULT_CONFIG_DIR.into());
+    }
+    Ok(Command::Boot(BootOptions {
+        config_dirs,
+        socket: path("--socket", DEFAULT_SOCKET),
+        run_dir: args.value("--run-dir").map(PathBuf::from),
+        setting: setting(&args),
+    }))
+}
+
+fn setting(args: &Args) -> Setting {
+    let device = args.value("--device");
     Setting {
-        device: DEFAULT_DEVICE.into(),
-        confined: true,
+        device: device.unwrap_or(DEFAULT_DEVICE.as_ref()).into(),
+        confined: !args.has("--no-confinement"),
     }
 }
 
-fn run(mut words: Words) -> Result<Command, UsageError> {
-    let mut file: Option<PathBuf> = None;
-    let mut setting = setting();
-    while let Some(word) = words.next()? {
-        match word {
-            Word::Option(option) => match option.as_str() {
-                "--device" => setting.device = words.path(&option)?,
-                "--no-confinement" => setting.confined = false,
-                "--help" | "-h" => return Ok(Command::Print(RUN_HELP.to_owned())),
-                _ => return Err(unknown(&option)),
-            },
-            Word::Plain(word) if file.is_none() => file = Some(word.into()),
-            Word::Plain(word) => return Err(unexpected(&word)),
-        }
+fn run(words: impl Iterator<Item = OsString>) -> Result<Command, UsageError> {
+    let args = Args::parse(words, &["--device"], &["--no-confinement"])?;
+    if args.help {
+        return Ok(Command::Print(RUN_HELP.to_owned()));
     }
-    let file = file.ok_or_else(|| UsageError("run needs a VM's FILE".to_owned()))?;
-    Ok(Command::Run { file, setting })
+    match args.plain.as_slice() {
+        [] => Err(UsageError("run needs a VM's FILE".to_owned())),
+        [file] => Ok(Command::Run {
+            file: file.into(),
+            setting: setting(&args),
+        }),
+        [_, word, ..] => Err(unexpected(word)),
+    }
 }
 
-fn check(mut words: Words) -> Result<Command, UsageError> {
-    let mut options = check::Options::new(Vec::new());
-    while let Some(word) = words.next()? {
-        match word {
-            Word::Option(option) => match option.as_str() {
-                "--dtb" => options.dtb = true,
-                "--json" => options.json = true,
-                "--root" => options.root = Some(words.path(&option)?),
-                "--page-size" => {
-                    let value = words.value(&option)?;
-                    options.host = value
-                        .to_str()
-                        .and_then(check::host_with_pages)
-                        .ok_or_else(|| UsageError("--page-size is 4K, 16K or 64K".to_owned()))?;
-                }
-                "--help" | "-h" => return Ok(Command::Print(CHECK_HELP.to_owned())),
-                _ => return Err(unknown(&option)),
-            },
-            Word::Plain(word) => options.paths.push(word.into()),
-        }
+fn explain(words: impl Iterator<Item = OsString>) -> Result<Command, UsageError> {
+    let args = Args::parse(words, &[], &[])?;
+    if args.help {
+        return Ok(Command::Print(EXPLAIN_HELP.to_owned()));
     }
-    if options.paths.is_empty() {
+    match args.plain.as_slice() {
+        [] => Ok(Command::Explain(None)),
+        [name] => Ok(Command::Explain(Some(name.to_string_lossy().into_owned()))),
+        [_, word, ..] => Err(unexpected(word)),
+    }
+}
+
+fn check(words: impl Iterator<Item = OsString>) -> Result<Command, UsageError> {
+    let args = Args::parse(words, &["--root", "--page-size"], &["--dtb", "--json"])?;
+    if args.help {
+        return Ok(Command::Print(CHECK_HELP.to_owned()));
+    }
+    if args.plain.is_empty() {
         return Err(UsageError("check needs files or directories".to_owned()));
+    }
+    let mut options = check::Options::new(args.plain.iter().map(PathBuf::from).collect());
+    options.dtb = args.has("--dtb");
+    options.json = args.has("--json");
+    options.root = args.value("--root").map(PathBuf::from);
+    if let Some(pages) = args.value("--page-size") {
+        let host = pages.to_str().and_then(check::host_with_pages);
+        options.host =
+            host.ok_or_else(|| UsageError("--page-size is 4K, 16K or 64K".to_owned()))?;
     }
     Ok(Command::Check(options))
 }
@@ -198,10 +208,10 @@ fn check(mut words: Words) -> Result<Command, UsageError> {
 /// Exit code of `gunyahd run`.
 pub fn exit_code(outcome: Outcome) -> u8 {
     match outcome {
-        Outcome::PowerOff => 0,
-        Outcome::LaunchFailed => 3,
-        Outcome::Crashed => 4,
-        Outcome::Reset => 5,
+        Outcome::Ended(EndReason::PowerOff) => 0,
+        Outcome::Ended(EndReason::LaunchFailed) => 3,
+        Outcome::Ended(EndReason::Reset) => 5,
+        Outcome::Ended(_) => 4,
         Outcome::Stopped => 6,
     }
 }
@@ -222,7 +232,7 @@ mod tests {
                 config_dirs: vec!["/vendor/etc/gunyah".into()],
                 socket: "/dev/socket/gunyahd".into(),
                 run_dir: None,
-                setting: setting(),
+                setting: setting(&Args::default()),
             }))
         );
     }
@@ -275,7 +285,7 @@ mod tests {
         for (line, word) in [
             ("", "command"),
             ("bot", "bot"),
-            ("--all", "--all"),
+            ("--all", "unknown option --all"),
             ("boot --config", "--config"),
             ("boot --config-dir", "value"),
             ("boot x", "unexpected x"),

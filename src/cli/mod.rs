@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The command lines of `gunyahd` and `gunyahctl`. Small enough to be read by hand.
 
+mod args;
 pub mod ctl;
 pub mod daemon;
-mod words;
 
 /// A command line that cannot be understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -2,9 +2,7 @@
 //! gunyahd's client: connects, asks, reads answers, and shows them to people.
 
 pub mod console;
-mod screen;
 mod show;
-pub mod terminal;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,10 +12,10 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 
-use crate::error::errno_text;
 use crate::status::control::{
     parse_response, request_line, ControlError, Request, Response, MAX_RESPONSE,
 };
+use crate::text::failure;
 
 pub use show::{all, change, one, table};
 
@@ -25,7 +23,7 @@ pub use show::{all, change, one, table};
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// No connection.
-    #[error("gunyahd cannot be reached at {}: {}; {}", .socket.display(), errno_text(.error), check(.error))]
+    #[error("gunyahd cannot be reached at {}: {}; {}", .socket.display(), failure(.error), check(.error))]
     Unreachable {
         /// The socket.
         socket: PathBuf,
@@ -33,7 +31,7 @@ pub enum ClientError {
         error: io::Error,
     },
     /// The connection broke.
-    #[error("the connection to gunyahd broke: {}; see its log", errno_text(.0))]
+    #[error("the connection to gunyahd broke: {}; see its log", failure(.0))]
     Broken(io::Error),
     /// It hung up without an answer.
     #[error("gunyahd hung up without an answer; see its log")]

@@ -2,9 +2,10 @@
 //! Answers for people's eyes.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use crate::status::control::{Change, VmStatus, Vms};
-use crate::text::printable;
+use crate::text::{printable, Span};
 
 /// All VMs as a table, and what is wrong with the whole.
 pub fn all(all: &Vms) -> String {
@@ -84,7 +85,7 @@ pub fn one(vm: &VmStatus) -> String {
         line("problem", problem);
     }
     if let Some(micros) = vm.launch_micros {
-        line("launch", &millis(micros));
+        line("launch", &took(micros));
     }
     let rows: Vec<[String; 3]> = vm
         .steps
@@ -92,7 +93,7 @@ pub fn one(vm: &VmStatus) -> String {
         .map(|step| {
             [
                 format!("  {}", step.step),
-                millis(step.micros),
+                took(step.micros),
                 step.detail.clone(),
             ]
         })
@@ -112,8 +113,8 @@ pub fn change(change: &Change) -> String {
     )
 }
 
-fn millis(micros: u64) -> String {
-    format!("{}.{:03} ms", micros / 1000, micros % 1000)
+fn took(micros: u64) -> String {
+    Span(Duration::from_micros(micros)).to_string()
 }
 
 /// A time span in at most two units.
@@ -131,8 +132,8 @@ fn age(ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::control::{LastEnd, StepTime};
-    use crate::status::State;
+    use crate::status::control::StepTime;
+    use crate::status::{End, EndReason, State};
 
     fn vm(name: &str, state: State) -> VmStatus {
         VmStatus {
@@ -155,10 +156,7 @@ mod tests {
                 detail: "running".to_owned(),
             }],
             launch_micros: Some(56_789),
-            last_end: Some(LastEnd {
-                reason: "reset".to_owned(),
-                detail: "type 2".to_owned(),
-            }),
+            last_end: Some(End::new(EndReason::Reset, "type 2")),
         }
     }
 
@@ -183,8 +181,8 @@ mod tests {
             "state     running for 1 min 1 s",
             "restarts  2, and 1 resets",
             "last end  reset: type 2",
-            "launch    56.789 ms",
-            "  start  1.234 ms  running",
+            "launch    56 ms",
+            "  start  1.2 ms  running",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }

@@ -1,21 +1,60 @@
 // SPDX-License-Identifier: Apache-2.0
-//! JSON text to a tree in which every key and value knows its place.
+//! JSON text to a tree in which every key and value knows its position.
 //!
-//! `serde_json` judges the syntax; this walks text that is already known to be JSON, because the
-//! messages need places and duplicate keys, which its own values do not keep.
+//! `serde_json` judges the syntax; this walks text that is already known to be JSON, because messages
+//! need positions and duplicate keys, which the values of `serde_json` do not keep.
+
+use std::path::Path;
 
 use serde::de::IgnoredAny;
 
-use super::types::Place;
+use crate::diagnostic::{kinds, Diagnostic, Place};
 
 /// Deepest nesting: a config has 4 levels.
 const MAX_DEPTH: usize = 16;
 
+kinds! {
+    NOT_JSON: Error "config-json" in Config {
+        "a file is not JSON",
+        cause: "",
+        cure: "correct the text at this place",
+    }
+}
+
+/// A position in a text. Line and column count from 1; columns count characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Position {
+    pub line: usize,
+    pub column: usize,
+}
+
+impl Position {
+    pub const START: Self = Self { line: 1, column: 1 };
+
+    /// The place of `key` in `file`, at this position.
+    pub fn place(self, file: &Path, key: &str) -> Place {
+        Place {
+            file: file.to_owned(),
+            line: self.line,
+            column: self.column,
+            key: key.to_owned(),
+        }
+    }
+}
+
 /// A value and where it begins.
 #[derive(Debug)]
 pub(super) struct Node<'a> {
-    pub place: Place,
+    pub position: Position,
     pub value: Value<'a>,
+}
+
+impl Node<'_> {
+    /// `{}`: what is read for a section that the file does not have.
+    pub const EMPTY: Self = Self {
+        position: Position::START,
+        value: Value::Object(Vec::new()),
+    };
 }
 
 /// A JSON value. Numbers keep their text, so that messages can show what was written.
@@ -33,20 +72,15 @@ pub(super) enum Value<'a> {
 #[derive(Debug)]
 pub(super) struct Member<'a> {
     pub key: String,
-    pub place: Place,
+    pub position: Position,
     pub value: Node<'a>,
 }
 
-/// Why a text is not JSON.
-#[derive(Debug)]
-pub(super) struct Syntax {
-    pub place: Place,
-    pub message: String,
-    pub hint: Option<String>,
-}
+/// Where and why a text is not JSON.
+type Wrong = (Position, Diagnostic);
 
 /// Reads a whole text. A leading byte order mark is skipped.
-pub(super) fn read(text: &str) -> Result<Node<'_>, Syntax> {
+pub(super) fn read(text: &str) -> Result<Node<'_>, Wrong> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if let Err(error) = serde_json::from_str::<IgnoredAny>(text) {
         return Err(syntax(text, &error));
@@ -54,22 +88,22 @@ pub(super) fn read(text: &str) -> Result<Node<'_>, Syntax> {
     let mut walk = Walk {
         text,
         at: 0,
-        place: Place { line: 1, column: 1 },
+        position: Position::START,
     };
     walk.value(0)
 }
 
-/// The place of the byte at `offset`.
-pub(super) fn place_of(text: &str, offset: usize) -> Place {
+/// The position of the byte at `offset`.
+pub(super) fn position_of(text: &str, offset: usize) -> Position {
     let before = text.get(..offset).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    Place {
+    Position {
         line: before.matches('\n').count() + 1,
         column: before[line_start..].chars().count() + 1,
     }
 }
 
-fn syntax(text: &str, error: &serde_json::Error) -> Syntax {
+fn syntax(text: &str, error: &serde_json::Error) -> Wrong {
     let line_start = text
         .split_inclusive('\n')
         .take(error.line().saturating_sub(1))
@@ -81,26 +115,29 @@ fn syntax(text: &str, error: &serde_json::Error) -> Syntax {
         offset -= 1;
     }
     let full = error.to_string();
-    let message = full.split(" at line ").next().unwrap_or(&full);
-    Syntax {
-        place: place_of(text, offset),
-        message: if text.trim().is_empty() {
-            "the file is empty".to_owned()
-        } else {
-            format!("not JSON: {message}")
-        },
-        hint: syntax_hint(text, offset).map(str::to_owned),
-    }
+    let what = match text.trim().is_empty() {
+        true => "the file is empty".to_owned(),
+        false => format!(
+            "not JSON: {}",
+            full.split(" at line ").next().unwrap_or(&full)
+        ),
+    };
+    let wrong = NOT_JSON.case(what);
+    let wrong = match syntax_cure(text, offset) {
+        Some(cure) => wrong.cure(cure),
+        None => wrong,
+    };
+    (position_of(text, offset), wrong)
 }
 
-fn syntax_hint(text: &str, offset: usize) -> Option<&'static str> {
+fn syntax_cure(text: &str, offset: usize) -> Option<&'static str> {
     let rest = text.get(offset..).unwrap_or("");
     let before = text.get(..offset).unwrap_or("").trim_end();
     if rest.starts_with(['/', '#']) {
-        return Some("JSON has no comments");
+        return Some("remove the comment: JSON has none");
     }
     if rest.starts_with('\'') {
-        return Some("strings and keys stand in double quotes");
+        return Some("write strings and keys in double quotes");
     }
     if rest.starts_with(['x', 'X']) && before.ends_with('0') {
         return Some("write an address as a string: \"0x80000000\"");
@@ -114,7 +151,7 @@ fn syntax_hint(text: &str, offset: usize) -> Option<&'static str> {
         return Some("remove the comma before it");
     }
     if rest.starts_with('"') && before.ends_with(['"', '}', ']', 'e']) {
-        return Some("a comma is missing before it");
+        return Some("add a comma before it");
     }
     None
 }
@@ -122,13 +159,13 @@ fn syntax_hint(text: &str, offset: usize) -> Option<&'static str> {
 struct Walk<'a> {
     text: &'a str,
     at: usize,
-    place: Place,
+    position: Position,
 }
 
 impl<'a> Walk<'a> {
-    fn value(&mut self, depth: usize) -> Result<Node<'a>, Syntax> {
+    fn value(&mut self, depth: usize) -> Result<Node<'a>, Wrong> {
         self.space();
-        let place = self.place;
+        let position = self.position;
         if depth > MAX_DEPTH {
             return Err(self.wrong(format!("nested deeper than {MAX_DEPTH} levels")));
         }
@@ -142,10 +179,10 @@ impl<'a> Walk<'a> {
             Some(b'-' | b'0'..=b'9') => Value::Number(self.number()),
             _ => return Err(self.wrong("not JSON: expected value")),
         };
-        Ok(Node { place, value })
+        Ok(Node { position, value })
     }
 
-    fn object(&mut self, depth: usize) -> Result<Value<'a>, Syntax> {
+    fn object(&mut self, depth: usize) -> Result<Value<'a>, Wrong> {
         let mut members = Vec::new();
         self.advance(1);
         loop {
@@ -154,12 +191,16 @@ impl<'a> Walk<'a> {
                 Some(b'}') => break,
                 Some(b',') => self.advance(1),
                 Some(b'"') => {
-                    let place = self.place;
+                    let position = self.position;
                     let key = self.string()?;
                     self.space();
                     self.advance(1); // the colon
                     let value = self.value(depth + 1)?;
-                    members.push(Member { key, place, value });
+                    members.push(Member {
+                        key,
+                        position,
+                        value,
+                    });
                 }
                 _ => return Err(self.wrong("not JSON: expected a key")),
             }
@@ -168,7 +209,7 @@ impl<'a> Walk<'a> {
         Ok(Value::Object(members))
     }
 
-    fn list(&mut self, depth: usize) -> Result<Value<'a>, Syntax> {
+    fn list(&mut self, depth: usize) -> Result<Value<'a>, Wrong> {
         let mut items = Vec::new();
         self.advance(1);
         loop {
@@ -183,7 +224,7 @@ impl<'a> Walk<'a> {
         Ok(Value::List(items))
     }
 
-    fn string(&mut self) -> Result<String, Syntax> {
+    fn string(&mut self) -> Result<String, Wrong> {
         let bytes = self.text.as_bytes();
         let mut end = self.at + 1;
         while let Some(byte) = bytes.get(end) {
@@ -195,8 +236,9 @@ impl<'a> Walk<'a> {
         }
         let token = self.text.get(self.at..=end).unwrap_or("");
         // The syntax check lets lone surrogates pass; here they are found.
-        let text = serde_json::from_str(token)
-            .map_err(|_| self.wrong("not JSON: the string has an escape that is no character"))?;
+        let text = serde_json::from_str(token).map_err(|_| {
+            self.wrong("not JSON: the string has an escape that is not a character")
+        })?;
         self.advance(token.len());
         Ok(text)
     }
@@ -229,21 +271,17 @@ impl<'a> Walk<'a> {
         let passed = self.text.get(self.at..self.at + bytes).unwrap_or("");
         for character in passed.chars() {
             if character == '\n' {
-                self.place.line += 1;
-                self.place.column = 1;
+                self.position.line += 1;
+                self.position.column = 1;
             } else {
-                self.place.column += 1;
+                self.position.column += 1;
             }
         }
         self.at += bytes;
     }
 
-    fn wrong(&self, message: impl Into<String>) -> Syntax {
-        Syntax {
-            place: self.place,
-            message: message.into(),
-            hint: None,
-        }
+    fn wrong(&self, what: impl Into<String>) -> Wrong {
+        (self.position, NOT_JSON.case(what))
     }
 }
 
@@ -251,50 +289,47 @@ impl<'a> Walk<'a> {
 mod tests {
     use super::*;
 
-    fn at(line: usize, column: usize) -> Place {
-        Place { line, column }
+    fn at(line: usize, column: usize) -> Position {
+        Position { line, column }
     }
 
     #[test]
-    fn places_count_lines_and_characters() {
+    fn positions_count_lines_and_characters() {
         let root = read("{ \"ä\": 1,\r\n  \"b\": [true, null] }").unwrap();
         let Value::Object(members) = root.value else {
             panic!("{root:?}")
         };
-        assert_eq!(members[0].place, at(1, 3));
-        assert_eq!(members[0].value.place, at(1, 8));
-        assert_eq!(members[1].place, at(2, 3));
+        assert_eq!(members[0].position, at(1, 3));
+        assert_eq!(members[0].value.position, at(1, 8));
+        assert_eq!(members[1].position, at(2, 3));
         let Value::List(items) = &members[1].value.value else {
             panic!("{members:?}")
         };
-        assert_eq!(items[1].place, at(2, 15));
+        assert_eq!(items[1].position, at(2, 15));
         assert!(matches!(items[1].value, Value::Null));
     }
 
     #[test]
-    fn syntax_errors_have_place_and_hint() {
-        for (text, place, hint) in [
+    fn syntax_errors_have_a_position_and_a_cure() {
+        for (text, position, cure) in [
             ("", at(1, 1), None),
             ("{\n  \"a\": 0x80 }", at(2, 9), Some("write an address")),
             ("{\n  \"a\": 256M }", at(2, 11), Some("with a unit")),
-            ("{ // no\n}", at(1, 3), Some("no comments")),
+            ("{ // no\n}", at(1, 3), Some("the comment")),
             ("{ 'a': 1 }", at(1, 3), Some("double quotes")),
             ("{ \"a\": 1, }", at(1, 11), Some("remove the comma")),
             (
                 "{ \"a\": \"1\"\n  \"b\": 2 }",
                 at(2, 3),
-                Some("comma is missing"),
+                Some("add a comma"),
             ),
             ("{ \"ä\": }", at(1, 8), None),
         ] {
-            let error = read(text).unwrap_err();
-            assert_eq!(error.place, place, "{text:?}: {error:?}");
-            match hint {
-                Some(hint) => assert!(
-                    error.hint.as_deref().unwrap_or("").contains(hint),
-                    "{text:?}: {error:?}"
-                ),
-                None => assert_eq!(error.hint, None, "{text:?}"),
+            let (found, error) = read(text).unwrap_err();
+            assert_eq!(found, position, "{text:?}: {error:?}");
+            match cure {
+                Some(cure) => assert!(error.cure.contains(cure), "{text:?}: {error:?}"),
+                None => assert_eq!(error.cure, NOT_JSON.cure, "{text:?}"),
             }
         }
     }
@@ -302,20 +337,18 @@ mod tests {
     #[test]
     fn nesting_is_bounded() {
         let deep = "[".repeat(100_000) + &"]".repeat(100_000);
-        let error = read(&deep).unwrap_err();
-        assert!(error.message.contains("nested deeper"), "{error:?}");
+        let (_, error) = read(&deep).unwrap_err();
+        assert!(error.what.contains("nested deeper"), "{error:?}");
     }
 
     #[test]
     fn a_lone_surrogate_is_found() {
-        assert!(read(r#"{ "a": "\ud800" }"#)
-            .unwrap_err()
-            .message
-            .contains("escape"));
+        let (_, error) = read(r#"{ "a": "\ud800" }"#).unwrap_err();
+        assert!(error.what.contains("escape"), "{error:?}");
     }
 
     #[test]
     fn a_byte_order_mark_is_skipped() {
-        assert_eq!(read("\u{feff}{}").unwrap().place, at(1, 1));
+        assert_eq!(read("\u{feff}{}").unwrap().position, at(1, 1));
     }
 }

@@ -3,56 +3,91 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
-pub(super) use crate::error::errno_text as errno;
+use nix::errno::Errno;
 
-use super::json;
-use super::limits;
-use super::partial::Partial;
-use super::problem::{Problem, Report};
-use super::sections;
-use super::types::VmConfig;
-use super::values::Bytes;
+use super::compound::section;
+use super::json::{self, position_of, Position, Value};
+use super::names::VmName;
+use super::report::Report;
+use super::sections::VmConfig;
+use super::types::Type;
+use crate::diagnostic::{kinds, Diagnostic};
+use crate::text::Size;
+
+/// Largest config file in bytes: a full one has 3 KiB.
+const FILE_MAX: u64 = 1 << 20;
+
+kinds! {
+    UNREADABLE: Error "config-unreadable" in Config {
+        "a config file cannot be read",
+        cause: "",
+        cure: "check the path, and the file's mode, owner and SELinux label",
+    }
+    NOT_TEXT: Error "config-not-text" in Config {
+        "a config is not a file of UTF-8 text of at most 1 MiB",
+        cause: "",
+        cure: "name one JSON file for each VM",
+    }
+}
 
 /// Reads one file.
-pub fn load(path: &Path) -> Result<VmConfig, Vec<Problem>> {
-    let text = read(path).map_err(|problem| vec![*problem])?;
+///
+/// # Errors
+/// Every mistake in it.
+pub fn load(path: &Path) -> Result<VmConfig, Vec<Diagnostic>> {
+    let text = read(path).map_err(|wrong| vec![wrong])?;
     parse(path, &text)
 }
 
 /// Reads the text of a file; `path` is for messages.
-pub fn parse(path: &Path, text: &str) -> Result<VmConfig, Vec<Problem>> {
-    let (partial, problems) = parse_partly(path, text);
-    match partial.config {
-        Some(config) if problems.is_empty() => Ok(*config),
-        _ => Err(problems),
-    }
+///
+/// # Errors
+/// Every mistake in it.
+pub fn parse(path: &Path, text: &str) -> Result<VmConfig, Vec<Diagnostic>> {
+    parse_named(path, text).1
 }
 
-/// The same, with what could be read of a file with mistakes.
-pub(super) fn parse_partly(path: &Path, text: &str) -> (Partial, Vec<Problem>) {
+/// The same, and the VM's name where the text is JSON and has one.
+pub(super) fn parse_named(
+    path: &Path,
+    text: &str,
+) -> (Option<VmName>, Result<VmConfig, Vec<Diagnostic>>) {
     let mut report = Report::new(path);
-    match json::read(text) {
-        Ok(root) => sections::vm(path, &root, report),
-        Err(error) => {
-            report.at(error.place, "", error.message, error.hint);
-            report.end(None)
+    let root = match json::read(text) {
+        Ok(root) => root,
+        Err((position, wrong)) => {
+            report.add_at(position, "", wrong);
+            return (None, Err(report.end()));
         }
+    };
+    report.found(String::new(), root.position);
+    let config = section::<VmConfig>().read(&root, "", &mut report);
+    let name = match &root.value {
+        Value::Object(members) => members.iter().find(|member| member.key == "name"),
+        _ => None,
+    };
+    let name = match name.map(|member| &member.value.value) {
+        Some(Value::String(name)) => VmName::new(name),
+        _ => None,
+    };
+    let mistakes = report.end();
+    match config {
+        Some(config) if mistakes.is_empty() => (name, Ok(config)),
+        _ => (name, Err(mistakes)),
     }
 }
 
 /// The text of a config file.
-pub(super) fn read(path: &Path) -> Result<String, Box<Problem>> {
-    let wrong = |message: String| Box::new(Problem::of_file(path, message));
+pub(super) fn read(path: &Path) -> Result<String, Diagnostic> {
+    let wrong = |mistake: Diagnostic| mistake.at(Position::START.place(path, ""));
     let failed = |what: &str, error: io::Error| {
-        let problem = Problem::of_file(path, format!("{what}: {}", errno(&error)));
-        Box::new(match error.kind() {
-            io::ErrorKind::PermissionDenied => {
-                problem.hint("check the file's mode, owner and SELinux label")
-            }
-            _ => problem,
+        let mistake = UNREADABLE.case(what);
+        wrong(match error.raw_os_error() {
+            Some(raw) => mistake.errno(Errno::from_raw(raw)),
+            None => mistake,
         })
     };
     // O_NONBLOCK: opening a fifo would wait for its writer.
@@ -61,39 +96,38 @@ pub(super) fn read(path: &Path) -> Result<String, Box<Problem>> {
         .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC | libc::O_NOCTTY)
         .open(path)
         .map_err(|error| failed("cannot be opened", error))?;
-    let metadata = file
-        .metadata()
-        .map_err(|error| failed("cannot be read", error))?;
-    if !metadata.is_file() {
-        return Err(wrong(format!("is {}, not a file", kind(&file))));
+    let unreadable = |error| failed("cannot be read", error);
+    if let Some(kind) = kind(&file).map_err(unreadable)? {
+        return Err(wrong(NOT_TEXT.case(format!("is {kind}, not a file"))));
     }
-    let limit = Bytes(limits::FILE_SIZE);
     let mut bytes = Vec::new();
     // One byte more than allowed, because the file may grow while it is read.
-    file.take(limits::FILE_SIZE + 1)
+    file.take(FILE_MAX + 1)
         .read_to_end(&mut bytes)
-        .map_err(|error| failed("cannot be read", error))?;
-    if u64::try_from(bytes.len()).map_or(true, |length| length > limits::FILE_SIZE) {
-        return Err(wrong(format!(
-            "is larger than {limit}, too large for a config"
-        )));
+        .map_err(unreadable)?;
+    if u64::try_from(bytes.len()).map_or(true, |length| length > FILE_MAX) {
+        let what = format!("has more than {}, too much for a config", Size(FILE_MAX));
+        return Err(wrong(NOT_TEXT.case(what)));
     }
     String::from_utf8(bytes).map_err(|error| {
         let valid = error.utf8_error().valid_up_to();
         let text = String::from_utf8_lossy(&error.as_bytes()[..valid]).into_owned();
-        let mut problem = Problem::of_file(path, "is not UTF-8 text");
-        problem.place = json::place_of(&text, text.len());
-        Box::new(problem)
+        let position = position_of(&text, text.len());
+        NOT_TEXT
+            .case("is not UTF-8 text")
+            .at(position.place(path, ""))
     })
 }
 
-fn kind(file: &File) -> &'static str {
-    use std::os::unix::fs::FileTypeExt;
-    match file.metadata().map(|metadata| metadata.file_type()) {
-        Ok(kind) if kind.is_dir() => "a directory",
-        Ok(kind) if kind.is_fifo() => "a fifo",
-        Ok(kind) if kind.is_socket() => "a socket",
-        Ok(kind) if kind.is_char_device() || kind.is_block_device() => "a device",
-        _ => "something else",
-    }
+/// What the file is, if not a regular file.
+fn kind(file: &File) -> io::Result<Option<&'static str>> {
+    let kind = file.metadata()?.file_type();
+    Ok(match kind {
+        _ if kind.is_file() => None,
+        _ if kind.is_dir() => Some("a directory"),
+        _ if kind.is_fifo() => Some("a fifo"),
+        _ if kind.is_socket() => Some("a socket"),
+        _ if kind.is_char_device() || kind.is_block_device() => Some("a device"),
+        _ => Some("something else"),
+    })
 }

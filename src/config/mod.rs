@@ -1,40 +1,61 @@
 // SPDX-License-Identifier: Apache-2.0
-//! JSON text to [`VmConfig`]: one file a VM, unknown keys refused, every mistake with its place.
+//! JSON text to [`VmConfig`]: one file for each VM, unknown keys refused, every mistake with its place.
 //!
 //! ```text
-//! load, set   files and directories
-//! json        text -> tree of nodes, each with its place
-//! fields      the keys of one object: unknown, twice, missing
-//! values      one value: sizes, addresses, durations, paths, words
-//! sections    tree -> VmConfig
-//! partial     what could be read of a file with mistakes
+//! load, set   one file, directories of files, and what files must keep together
+//! json        text -> tree of nodes, each with its position
+//! sections    the tables: every section, every key with its type, default and meaning
+//! table       how parser, writer, schema and reference are made from a table
+//! types       booleans, integers, words, texts: how each is read, written and described
+//! measures    sizes, addresses, durations
+//! compound    lists and sections
+//! names       texts of a form of their own: VM names, dependencies, permissions
+//! words       values given by a word: backing, access, scheduling
+//! keys        the keys of one object: unknown, given twice
 //! rules       what several keys of one file must keep together
-//! between     what several files must keep together
-//! render      VmConfig -> JSON, with every default written out
+//! report      the mistakes of one file and the places of its keys
+//! render      VmConfig -> JSON, and how two configs differ
+//! reference   the JSON Schema and the tables of docs/config.md
 //! ```
 
-mod between;
-mod fields;
+mod circle;
+mod compound;
 mod json;
-pub mod limits;
+mod keys;
 mod load;
-mod partial;
-mod problem;
+mod measures;
+mod names;
+pub mod reference;
 mod render;
+mod report;
 mod rules;
 mod sections;
 mod set;
+mod table;
 #[cfg(test)]
 mod tests;
 mod types;
-mod values;
 mod words;
 
-pub use fields::KEYS;
+pub use circle::circle;
 pub use load::{load, parse};
-pub use partial::Partial;
-pub use problem::Problem;
+pub use names::{Dependency, Permissions, VmName};
 pub use render::{changed_keys, render};
+pub use report::Places;
+pub use sections::*;
 pub use set::{load_dirs, load_paths, reload_dirs, ConfigFile, ConfigSet};
-pub use types::*;
-pub use values::Bytes;
+pub use words::{Access, Backing, ConsoleDevice, KernelFormat, RestartPolicy, Scheduling};
+
+use crate::diagnostic::Kind;
+
+/// Every kind of mistake that this folder finds.
+pub(crate) const KINDS: &[&[Kind]] = &[
+    json::KINDS,
+    keys::KINDS,
+    load::KINDS,
+    report::KINDS,
+    rules::KINDS,
+    set::KINDS,
+    table::KINDS,
+    types::KINDS,
+];

@@ -1,48 +1,81 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What several keys of one file must keep together.
+//! What several keys of one file must keep together. Each rule is called where the keys that it looks
+//! at could be read; it returns mistakes with their keys, as seen from its section.
 
+use std::fmt;
 use std::time::Duration;
 
-use super::fields::Fields;
-use super::limits;
-use super::problem::Report;
-use super::types::*;
-use super::values::{duration_text, item_key, Bytes};
-use crate::dtb::{GICD_BASE, GICD_SIZE, GICR_SIZE};
+use super::compound::item_key;
+use super::keys::TWICE;
+use super::names::VmName;
+use super::sections::*;
+use super::words::{Backing, Scheduling};
+use crate::diagnostic::{kinds, Diagnostic};
+use crate::layout::{ADDRESS_END, GICD_BASE, GICD_SIZE, GICR_SIZE, PAGE};
+use crate::text::{Size, Span};
 
-/// Labels are unique, ranges are guest memory and do not overlap. Regions come with their index.
-pub(super) fn regions(
-    memory: Option<&MemoryConfig>,
-    regions: &[(usize, &RegionConfig)],
-    r: &mut Report,
-) {
-    let main = memory.map(|memory| Range {
+kinds! {
+    CONFLICT: Error "config-conflict" in Config {
+        "two keys do not fit each other",
+        cause: "",
+        cure: "change one of them; docs/config.md says what each needs",
+    }
+    OVERLAP: Error "config-overlap" in Config {
+        "two ranges of guest addresses overlap",
+        cause: "",
+        cure: "move one of them",
+    }
+    BEYOND: Error "config-beyond" in Config {
+        "something ends or lies beyond the memory that it must be in",
+        cause: "",
+        cure: "move it, or make it smaller",
+    }
+}
+
+/// A key and what is wrong with it.
+type Mistake = (String, Diagnostic);
+
+fn of(key: &str, mistake: Diagnostic) -> Mistake {
+    (key.to_owned(), mistake)
+}
+
+/// Labels are unique; ranges end within guest memory and do not overlap.
+pub(super) fn ranges(memory: &MemoryConfig, regions: &[RegionConfig]) -> Vec<Mistake> {
+    let main = Range {
         key: "memory".to_owned(),
         label: memory.label,
         base: memory.base,
         size: memory.size,
-    });
-    let further = regions.iter().map(|(index, region)| Range {
-        key: item_key("regions", *index),
+    };
+    let further = regions.iter().enumerate().map(|(index, region)| Range {
+        key: item_key("regions", index),
         label: region.label,
         base: region.base,
         size: region.size,
     });
+    let mut mistakes = Vec::new();
     let mut earlier: Vec<Range> = Vec::new();
-    for range in main.into_iter().chain(further) {
+    for range in std::iter::once(main).chain(further) {
+        let base = format!("{}.base", range.key);
         if let Some(other) = earlier.iter().find(|other| other.label == range.label) {
-            let message = format!("{} is the label of {} too", range.label, other.key);
-            r.problem(&format!("{}.label", range.key), message);
+            let what = format!("{} is the label of {} too", range.label, other.key);
+            let mistake = TWICE.case(what).cure("give each region its own label");
+            mistakes.push((format!("{}.label", range.key), mistake));
         }
-        if !range.in_guest_memory(r) {
+        if range.end() > ADDRESS_END {
+            let what = format!(
+                "{range} ends beyond the 36 bits of guest addresses, which end at {ADDRESS_END:#x}"
+            );
+            mistakes.push((base, BEYOND.case(what)));
             continue;
         }
         if let Some(other) = earlier.iter().find(|other| range.overlaps(other)) {
-            let message = format!("{range} overlaps {} of {}", other, other.key);
-            r.problem(&format!("{}.base", range.key), message);
+            let what = format!("{range} overlaps {other} of {}", other.key);
+            mistakes.push((base, OVERLAP.case(what)));
         }
         earlier.push(range);
     }
+    mistakes
 }
 
 struct Range {
@@ -60,180 +93,170 @@ impl Range {
     fn overlaps(&self, other: &Range) -> bool {
         self.base < other.end() && other.base < self.end()
     }
+}
 
-    fn in_guest_memory(&self, r: &mut Report) -> bool {
-        let key = format!("{}.base", self.key);
-        if self.base < limits::MEMORY_START {
-            let start = limits::MEMORY_START;
-            let message = format!(
-                "{:#x} is device space, guest memory begins at {start:#x}",
-                self.base
-            );
-            r.problem_hint(&key, message, "the default of memory.base is 0x80000000");
-            return false;
-        }
-        if self.end() > limits::ADDRESS_END {
-            let message = format!(
-                "{self} ends beyond the 36 bits of guest addresses ({:#x})",
-                limits::ADDRESS_END
-            );
-            r.problem(&key, message);
-            return false;
-        }
-        true
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}+{:#}", self.base, Size(self.size))
     }
 }
 
-impl std::fmt::Display for Range {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:#x}+{}", self.base, Bytes(self.size))
-    }
+pub(super) fn kernel_offset(memory: &MemoryConfig, kernel: &KernelConfig) -> Option<Mistake> {
+    offset("kernel.offset", kernel.offset, memory)
+}
+
+pub(super) fn initrd_offset(
+    memory: &MemoryConfig,
+    initrd: &Option<InitrdConfig>,
+) -> Option<Mistake> {
+    offset("initrd.offset", initrd.as_ref()?.offset, memory)
+}
+
+pub(super) fn dtb_offset(memory: &MemoryConfig, dtb: &DtbConfig) -> Option<Mistake> {
+    offset("dtb.offset", dtb.offset, memory)
 }
 
 /// What is placed by hand begins inside main memory.
-pub(super) fn offsets(
-    memory: Option<&MemoryConfig>,
-    kernel: Option<&KernelConfig>,
-    initrd: Option<&InitrdConfig>,
-    dtb: Option<&DtbConfig>,
-    r: &mut Report,
-) {
-    let Some(memory) = memory else { return };
-    for (key, offset) in [
-        ("kernel.offset", kernel.and_then(|kernel| kernel.offset)),
-        ("initrd.offset", initrd.and_then(|initrd| initrd.offset)),
-        ("dtb.offset", dtb.and_then(|dtb| dtb.offset)),
-    ] {
-        let Some(offset) = offset.filter(|offset| *offset >= memory.size) else {
-            continue;
-        };
-        let size = Bytes(memory.size);
-        r.problem(
-            key,
-            format!("{offset:#x} is beyond main memory, which has {size}"),
-        );
-    }
+fn offset(key: &str, offset: Option<u64>, memory: &MemoryConfig) -> Option<Mistake> {
+    let offset = offset.filter(|offset| *offset >= memory.size)?;
+    let size = Size(memory.size);
+    let what = format!("{offset:#x} is beyond main memory, which has {size:#}");
+    Some(of(key, BEYOND.case(what)))
 }
 
-/// `page_size` means something only where hugetlb is wanted.
-pub(super) fn huge_page(
-    fields: &Fields,
-    backing: Option<&[Backing]>,
-    page_size: Option<Option<u64>>,
-    r: &mut Report,
-) {
-    let (Some(backing), Some(Some(_))) = (backing, page_size) else {
-        return;
+/// A huge page size means something only to `hugetlb`.
+pub(super) fn page_size(backing: &[Backing], page_size: &Option<u64>) -> Option<Mistake> {
+    (page_size.is_some() && !backing.contains(&Backing::Hugetlb)).then(|| {
+        let mistake = CONFLICT.case("is for hugetlb, which `backing` does not name");
+        let cure = "add \"hugetlb\" to `backing`, or remove `page_size`";
+        of("page_size", mistake.cure(cure))
+    })
+}
+
+/// As many entries as the scheduling takes.
+pub(super) fn affinity(
+    count: &u32,
+    scheduling: &Scheduling,
+    affinity: &[Vec<u32>],
+) -> Vec<Mistake> {
+    let given = affinity.len();
+    let all = usize::try_from(*count).is_ok_and(|count| count == given);
+    let (fits, cure) = match scheduling {
+        Scheduling::Proxy => (
+            all || given <= 1,
+            "give one entry for all vCPUs or one for each",
+        ),
+        Scheduling::Hypervisor => (all || given == 0, "give one entry for each vCPU"),
     };
-    if !backing.contains(&Backing::Hugetlb) {
-        let key = fields.key("page_size");
-        r.problem_hint(
-            &key,
-            "is for hugetlb, which `backing` does not name",
-            "add \"hugetlb\" to `backing` or remove `page_size`",
-        );
+    let mut mistakes = Vec::new();
+    if !fits {
+        let what = format!("has {given} entries for {count} vCPUs");
+        mistakes.push(of("affinity", CONFLICT.case(what).cure(cure)));
     }
+    for (index, cpus) in affinity.iter().enumerate() {
+        if *scheduling == Scheduling::Hypervisor && cpus.len() != 1 {
+            let mistake = CONFLICT
+                .case(format!("has {} host CPUs", cpus.len()))
+                .cause("the hypervisor binds a vCPU to one host CPU")
+                .cure("give one host CPU, or set vcpus.scheduling to \"proxy\"");
+            mistakes.push((item_key("affinity", index), mistake));
+        }
+    }
+    mistakes
 }
 
-/// What goes with the scheduling. `console` is `None` where the file's own is wrong.
-pub(super) fn proxy(vcpus: &VcpuConfig, console: Option<bool>, r: &mut Report) {
-    let given = vcpus.affinity.len();
-    let count = usize::try_from(vcpus.count).unwrap_or(usize::MAX);
-    match vcpus.scheduling {
-        Scheduling::Proxy => {
-            if given > 1 && given != count {
-                let message = format!(
-                    "has {given} entries for {count} vCPUs, wants one for all or one for each"
-                );
-                r.problem("vcpus.affinity", message);
-            }
-        }
-        Scheduling::Hypervisor => {
-            if given > 0 && given != count {
-                let message = format!("has {given} entries for {count} vCPUs, wants one for each");
-                r.problem("vcpus.affinity", message);
-            }
-            for (index, cpus) in vcpus.affinity.iter().enumerate() {
-                if cpus.len() != 1 {
-                    let message = format!(
-                        "has {} host CPUs, but the hypervisor binds a vCPU to one",
-                        cpus.len()
-                    );
-                    r.problem(&item_key("vcpus.affinity", index), message);
-                }
-            }
-            if console == Some(true) {
-                r.problem_hint(
-                    "console",
-                    "needs proxy-scheduled vCPUs: only their MMIO comes to the host",
-                    "set vcpus.scheduling to \"proxy\" or remove `console`",
-                );
-            }
-        }
-    }
+/// Only threads have a niceness.
+pub(super) fn nice(scheduling: &Scheduling, nice: &i8) -> Option<Mistake> {
+    (*nice != 0 && *scheduling == Scheduling::Hypervisor).then(|| {
+        let mistake = CONFLICT
+            .case("is for the threads of proxy-scheduled vCPUs, and scheduling is \"hypervisor\"")
+            .cure("set vcpus.scheduling to \"proxy\", or remove `nice`");
+        of("nice", mistake)
+    })
+}
+
+/// A console needs vCPUs whose MMIO comes to the host.
+pub(super) fn console_scheduling(
+    console: &Option<ConsoleConfig>,
+    vcpus: &VcpuConfig,
+) -> Option<Mistake> {
+    (console.is_some() && vcpus.scheduling == Scheduling::Hypervisor).then(|| {
+        let mistake = CONFLICT
+            .case("needs proxy-scheduled vCPUs")
+            .cause("the MMIO of other vCPUs does not come to the host")
+            .cure("set vcpus.scheduling to \"proxy\", or remove `console`");
+        of("console", mistake)
+    })
 }
 
 /// A generated devicetree has its interrupt controller in device space too.
 pub(super) fn console_base(
-    console: &ConsoleConfig,
+    console: &Option<ConsoleConfig>,
     vcpus: &VcpuConfig,
     dtb: &DtbConfig,
-    r: &mut Report,
-) {
+) -> Option<Mistake> {
+    let base = console.as_ref()?.base;
     let start = GICD_BASE - GICR_SIZE * u64::from(vcpus.count);
     let end = GICD_BASE + GICD_SIZE;
-    if dtb.path.is_none() && console.base < end && console.base + limits::PAGE > start {
-        let message = format!(
-            "{:#x} lies in the interrupt controller of a generated devicetree, {start:#x} to {end:#x}",
-            console.base
+    (dtb.path.is_none() && base < end && base + PAGE > start).then(|| {
+        let what = format!(
+            "{base:#x} lies in the interrupt controller of a generated devicetree, {start:#x} to {:#x}",
+            end - 1
         );
-        r.problem("console.base", message);
-    }
+        of("console.base", OVERLAP.case(what))
+    })
 }
 
 /// A console line needs a console.
-pub(super) fn ready(ready: Option<&ReadyConfig>, console: bool, r: &mut Report) {
-    let waits = ready.is_some_and(|ready| ready.console_line.is_some());
-    if waits && !console {
-        r.problem_hint(
-            "ready.console_line",
-            "waits for a line of a console, and the VM has none",
-            "add `console` or remove `console_line`",
-        );
-    }
+pub(super) fn ready_console(
+    ready: &Option<ReadyConfig>,
+    console: &Option<ConsoleConfig>,
+) -> Option<Mistake> {
+    let waits = ready.as_ref()?.console_line.is_some();
+    (waits && console.is_none()).then(|| {
+        let mistake = CONFLICT.case("waits for a line of a console, and the VM has none");
+        let cure = "add `console`, or remove `console_line`";
+        of("ready.console_line", mistake.cure(cure))
+    })
 }
 
 /// A guest is asked to end on its console.
-pub(super) fn stop_without_console(r: &mut Report) {
-    r.problem_hint(
-        "stop.console_line",
-        "is typed on a console, and the VM has none",
-        "add `console` or remove `stop`: the VM is then closed without asking",
-    );
+pub(super) fn stop_console(
+    stop: &Option<StopConfig>,
+    console: &Option<ConsoleConfig>,
+) -> Option<Mistake> {
+    (stop.is_some() && console.is_none()).then(|| {
+        let mistake = CONFLICT.case("is typed on a console, and the VM has none");
+        let cure = "add `console`, or remove `stop`: the VM is then closed without asking";
+        of("stop.console_line", mistake.cure(cure))
+    })
 }
 
 /// A VM does not wait for itself, nor for another one twice.
-pub(super) fn after(r: &mut Report) {
-    let after = r.read.after.clone();
-    for (index, (key, dependency)) in after.iter().enumerate() {
+pub(super) fn waits(name: &VmName, start: &StartConfig) -> Vec<Mistake> {
+    let mut mistakes = Vec::new();
+    for (index, dependency) in start.after.iter().enumerate() {
+        let key = item_key("start.after", index);
         let vm = &dependency.vm;
-        if r.read.name.as_ref() == Some(vm) {
-            r.problem(key, format!("{vm} would wait for itself"));
+        if vm == name {
+            let mistake = CONFLICT.case(format!("{vm} would wait for itself"));
+            mistakes.push((key.clone(), mistake.cure("remove it")));
         }
-        if after[..index].iter().any(|(_, other)| other.vm == *vm) {
-            r.problem(key, format!("names {vm} twice"));
+        if start.after[..index].iter().any(|other| other.vm == *vm) {
+            mistakes.push((key, TWICE.case(format!("names {vm} twice"))));
         }
     }
+    mistakes
 }
 
-/// Backoff grows from its first to its longest.
-pub(super) fn backoff(fields: &Fields, first: Duration, longest: Duration, r: &mut Report) {
-    if first > longest {
-        let message = format!(
-            "{} is more than backoff_max, {}",
-            duration_text(first),
-            duration_text(longest)
-        );
-        r.problem(&fields.key("backoff"), message);
-    }
+/// The wait grows from its first to its longest.
+pub(super) fn backoff(first: &Duration, longest: &Duration) -> Option<Mistake> {
+    (first > longest).then(|| {
+        let (first, longest) = (Span(*first), Span(*longest));
+        let mistake = CONFLICT.case(format!("{first:#} is more than backoff_max, {longest:#}"));
+        of(
+            "backoff",
+            mistake.cure("make it shorter, or backoff_max longer"),
+        )
+    })
 }

@@ -1,26 +1,66 @@
 // SPDX-License-Identifier: Apache-2.0
-//! All files of a host: every `*.json` of the directories, and the rules between them.
+//! All files of a host: every `*.json` of the directories, and what the files must keep together.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use super::between::{self, Files};
-use super::load::{errno, parse_partly, read};
-use super::partial::Partial;
-use super::problem::Problem;
-use super::types::{VmConfig, VmName};
+use nix::errno::Errno;
+
+use super::circle::circle;
+use super::compound::item_key;
+use super::json::Position;
+use super::keys::nearest;
+use super::load::{parse_named, read};
+use super::names::{Dependency, VmName};
+use super::report::sort;
+use super::sections::VmConfig;
+use crate::diagnostic::{kinds, Diagnostic};
+
+kinds! {
+    DIRECTORY: Error "config-directory" in Config {
+        "a config directory cannot be read",
+        cause: "",
+        cure: "check the path, and the directory's mode, owner and SELinux label",
+    }
+    EMPTY: Warning "config-empty-directory" in Config {
+        "a config directory has no config in it",
+        cause: "",
+        cure: "name the configs *.json",
+    }
+    NAME_TAKEN: Error "config-name-taken" in Config {
+        "two files describe a VM of the same name",
+        cause: "",
+        cure: "give each VM its own name",
+    }
+    UNKNOWN_VM: Error "config-unknown-vm" in Config {
+        "a VM waits for one that no file describes",
+        cause: "",
+        cure: "add a file for the other VM, or remove it from start.after",
+    }
+    NEVER_READY: Error "config-never-ready" in Config {
+        "a VM waits until another one is ready, which never says so",
+        cause: "",
+        cure: "give the other VM a `ready`, or wait for it to run",
+    }
+    CIRCLE: Error "config-circle" in Config {
+        "VMs wait for each other",
+        cause: "",
+        cure: "remove one of them from the start.after of another",
+    }
+}
 
 /// One file of a set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigFile {
     /// The file.
     pub path: PathBuf,
-    /// The VM's name: the config's own, or for a broken file that which it can be known by. No two
-    /// files of a set have the same.
+    /// The VM's name: the one in the config; for a file with mistakes the one it had before, or one made
+    /// of the file's name. No two files of a set have the same.
     pub vm: VmName,
     /// The config, or everything that is wrong with it.
-    pub config: Result<VmConfig, Vec<Problem>>,
+    pub config: Result<VmConfig, Vec<Diagnostic>>,
 }
 
 /// The files of some directories.
@@ -28,17 +68,15 @@ pub struct ConfigFile {
 pub struct ConfigSet {
     /// In the order of the directories, by name within each.
     pub files: Vec<ConfigFile>,
-    /// Directories that could not be read.
-    pub problems: Vec<Problem>,
-    /// Directories that have no config in them.
-    pub empty: Vec<PathBuf>,
-    /// What could be read of each of `files`, in their order. The config of a good one is with its file.
-    pub partial: Vec<Partial>,
+    /// Directories that could not be read; each is the file of its place.
+    pub problems: Vec<Diagnostic>,
+    /// Directories that have no config in them, likewise.
+    pub warnings: Vec<Diagnostic>,
 }
 
 impl ConfigSet {
     /// Every problem: of directories, then of files.
-    pub fn all_problems(&self) -> impl Iterator<Item = &Problem> {
+    pub fn all_problems(&self) -> impl Iterator<Item = &Diagnostic> {
         let of_files = self
             .files
             .iter()
@@ -48,8 +86,11 @@ impl ConfigSet {
 
     /// Whether nothing is known of `file` now, because its directory could not be read.
     pub fn is_unread(&self, file: &Path) -> bool {
-        let mut unread = self.problems.iter();
-        unread.any(|problem| file.parent() == Some(problem.file.as_path()))
+        let mut unread = self
+            .problems
+            .iter()
+            .filter_map(|problem| problem.place.as_ref());
+        unread.any(|place| file.parent() == Some(&place.file))
     }
 
     /// The configs without a problem.
@@ -64,39 +105,46 @@ impl ConfigSet {
         match json_files(directory) {
             Ok(found) => {
                 if found.is_empty() {
-                    self.empty.push(directory.to_owned());
+                    let empty = EMPTY.case("there is no *.json in the directory");
+                    self.warnings
+                        .push(empty.at(Position::START.place(directory, "")));
                 }
                 found
             }
-            Err(problem) => {
-                self.problems.push(*problem);
+            Err(error) => {
+                let mut problem = DIRECTORY.case("the directory cannot be read");
+                if let Some(raw) = error.raw_os_error() {
+                    problem = problem.errno(Errno::from_raw(raw));
+                }
+                self.problems
+                    .push(problem.at(Position::START.place(directory, "")));
                 Vec::new()
             }
         }
     }
 }
 
-/// All `*.json` of some directories, held against each other.
+/// Reads all `*.json` of some directories and checks them together.
 pub fn load_dirs(directories: &[PathBuf]) -> ConfigSet {
     reload_dirs(directories, &BTreeMap::new())
 }
 
-/// The same, read again. `known` are the VMs that files described before: a file that has mistakes
-/// now is still its VM's, and the names of those in a directory that cannot be read are taken.
+/// Reads them again. `known` are the VMs that files described before: a file that has mistakes now still
+/// belongs to its VM, and the names of VMs in a directory that cannot be read are taken.
 pub fn reload_dirs(directories: &[PathBuf], known: &BTreeMap<PathBuf, VmName>) -> ConfigSet {
     let mut set = ConfigSet::default();
     let mut paths = Vec::new();
     for directory in directories {
         paths.extend(set.files_in(directory));
     }
-    // A VM that no file describes may stand in a directory that could not be read.
+    // A VM that no file describes may be in a directory that could not be read.
     let whole = set.problems.is_empty();
     fill(&mut set, paths, whole, known);
     set
 }
 
-/// Files and directories, held against each other. Where only files are given, a VM that none of
-/// them describes may stand in another file, so waiting for it is no mistake.
+/// Reads files and directories and checks them together. Where only files are given, a VM that none of
+/// them describes may have another file, so waiting for it is not a mistake.
 pub fn load_paths(given: &[PathBuf]) -> ConfigSet {
     let mut set = ConfigSet::default();
     let mut paths = Vec::new();
@@ -113,19 +161,13 @@ pub fn load_paths(given: &[PathBuf]) -> ConfigSet {
     set
 }
 
-// Hidden files are an editor's.
-fn json_files(directory: &Path) -> Result<Vec<PathBuf>, Box<Problem>> {
-    let wrong = |error: std::io::Error| {
-        let message = format!("the directory cannot be read: {}", errno(&error));
-        Box::new(Problem::of_file(directory, message))
-    };
+/// The configs in a directory, by name. Hidden files are an editor's.
+fn json_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
-    for entry in fs::read_dir(directory).map_err(wrong)? {
-        let path = entry.map_err(wrong)?.path();
-        let hidden = path
-            .file_name()
-            .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-        if !hidden
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        if !name.starts_with(b".")
             && path
                 .extension()
                 .is_some_and(|extension| extension == "json")
@@ -156,17 +198,11 @@ fn fill(set: &mut ConfigSet, paths: Vec<PathBuf>, whole: bool, known: &BTreeMap<
     let mut taken: BTreeSet<VmName> = unread.keys().cloned().collect();
     refuse_twins(&mut loaded, unread);
     taken.extend(loaded.iter().filter_map(|file| file.name.clone()));
-    (set.files, set.partial) = name_all(loaded, taken);
-    let mut files = Files {
-        files: &mut set.files,
-        partial: &mut set.partial,
-    };
-    files.refuse_unknown(whole);
-    files.refuse_unready();
-    files.refuse_cycles();
+    set.files = name_all(loaded, taken);
+    refuse_waits(&mut set.files, whole);
 }
 
-/// What a file's right to its name rests on; the first is the best.
+/// Why a file may have its name; the first is the best reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Claim {
     /// It is good.
@@ -179,25 +215,17 @@ enum Claim {
 
 struct Loaded {
     path: PathBuf,
+    /// The name that it is known by.
     name: Option<VmName>,
     claim: Claim,
-    partial: Partial,
-    config: Result<VmConfig, Vec<Problem>>,
+    config: Result<VmConfig, Vec<Diagnostic>>,
 }
 
 fn load_named(path: PathBuf, before: Option<&VmName>) -> Loaded {
-    let (mut partial, problems) = match read(&path) {
-        Ok(text) => parse_partly(&path, &text),
-        Err(problem) => (Partial::default(), vec![*problem]),
+    let (said, config) = match read(&path) {
+        Ok(text) => parse_named(&path, &text),
+        Err(problem) => (None, Err(vec![problem])),
     };
-    let config = match partial.config.take() {
-        Some(config) if problems.is_empty() => Ok(*config),
-        flawed => {
-            partial.config = flawed;
-            Err(problems)
-        }
-    };
-    let said = partial.name.clone();
     let (name, claim) = match (&config, before) {
         (Ok(_), _) => (said, Claim::Good),
         (Err(_), Some(before)) => (Some(before.clone()), Claim::Known),
@@ -207,12 +235,11 @@ fn load_named(path: PathBuf, before: Option<&VmName>) -> Loaded {
         path,
         name,
         claim,
-        partial,
         config,
     }
 }
 
-// The first file of the best claim keeps a name: one that is otherwise broken only if no good one has it.
+/// The first file of the best claim keeps a name; a good file that comes later is refused.
 fn refuse_twins(loaded: &mut [Loaded], mut owners: BTreeMap<VmName, String>) {
     for claim in [Claim::Good, Claim::Known, Claim::Said] {
         for file in loaded.iter_mut().filter(|file| file.claim == claim) {
@@ -222,7 +249,7 @@ fn refuse_twins(loaded: &mut [Loaded], mut owners: BTreeMap<VmName, String>) {
             let Some(owner) = owners.get(&name) else {
                 let place = match &file.config {
                     Ok(config) => {
-                        let place = config.places.of("name");
+                        let place = config.place("name");
                         format!("{}:{}:{}", file.path.display(), place.line, place.column)
                     }
                     Err(_) => file.path.display().to_string(),
@@ -231,40 +258,31 @@ fn refuse_twins(loaded: &mut [Loaded], mut owners: BTreeMap<VmName, String>) {
                 continue;
             };
             file.name = None;
-            // A file that says nothing now may be known by a name that has gone to another.
-            if file.partial.name.as_ref() == Some(&name) {
-                let message = format!("\"{name}\" is the name of another VM, in {owner}");
-                let problem = Problem {
-                    place: file.partial.places.of("name"),
-                    key: "name".to_owned(),
-                    ..Problem::of_file(&file.path, message)
-                };
-                between::add(&mut file.config, &mut file.partial, problem);
+            if let Ok(config) = &file.config {
+                let taken = NAME_TAKEN
+                    .case(format!("\"{name}\" is the name of another VM, in {owner}"))
+                    .at(config.place("name"));
+                file.config = Err(vec![taken]);
             }
         }
     }
 }
 
-// A file without a usable name is known by its own, made unique.
-fn name_all(loaded: Vec<Loaded>, mut taken: BTreeSet<VmName>) -> (Vec<ConfigFile>, Vec<Partial>) {
+/// A file without a usable name is known by its file's name, made unique.
+fn name_all(loaded: Vec<Loaded>, mut taken: BTreeSet<VmName>) -> Vec<ConfigFile> {
     let mut files = Vec::new();
-    let mut partial = Vec::new();
     for file in loaded {
-        let vm = match file.name {
-            Some(name) => Some(name),
-            None => name_of_path(&file.path, &taken),
-        };
-        if let Some(vm) = vm {
+        let name = file.name.or_else(|| name_of_path(&file.path, &taken));
+        if let Some(vm) = name {
             taken.insert(vm.clone());
             files.push(ConfigFile {
                 path: file.path,
                 vm,
                 config: file.config,
             });
-            partial.push(file.partial);
         }
     }
-    (files, partial)
+    files
 }
 
 fn name_of_path(path: &Path, taken: &BTreeSet<VmName>) -> Option<VmName> {
@@ -288,4 +306,66 @@ fn name_of_path(path: &Path, taken: &BTreeSet<VmName>) -> Option<VmName> {
         })
         .filter_map(|text| VmName::new(&text))
         .find(|name| !taken.contains(name))
+}
+
+/// Refuses files that wait for what never comes. All are looked at before any is refused, so that one
+/// mistake does not hide another. Where the files are not the `whole`, a VM may have its file elsewhere.
+fn refuse_waits(files: &mut [ConfigFile], whole: bool) {
+    let waits: Vec<Vec<Diagnostic>> = files
+        .iter()
+        .map(|file| match &file.config {
+            Ok(config) => wrong_waits(config, files, whole),
+            Err(_) => Vec::new(),
+        })
+        .collect();
+    for (file, mut mistakes) in files.iter_mut().zip(waits) {
+        if !mistakes.is_empty() {
+            sort(&mut mistakes);
+            file.config = Err(mistakes);
+        }
+    }
+}
+
+/// What is wrong with the `start.after` of one VM.
+fn wrong_waits(config: &VmConfig, files: &[ConfigFile], whole: bool) -> Vec<Diagnostic> {
+    let after = &config.start.after;
+    let mut mistakes = Vec::new();
+    for (index, Dependency { vm, ready }) in after.iter().enumerate() {
+        let place = config.place(&item_key("start.after", index));
+        let other = files.iter().find(|file| file.vm == *vm);
+        match other.map(|file| &file.config) {
+            None if whole => {
+                let mut mistake =
+                    UNKNOWN_VM.case(format!("waits for \"{vm}\", which no file describes"));
+                let names = files.iter().map(|file| file.vm.as_str());
+                if let Some(near) = nearest(vm.as_str(), names) {
+                    mistake = mistake.cure(format!("did you mean \"{near}\"?"));
+                }
+                mistakes.push(mistake.at(place));
+            }
+            Some(Ok(other)) if *ready && other.ready.is_none() => {
+                let mistake = NEVER_READY
+                    .case(format!(
+                        "waits for {vm} to be ready, and {vm} has no `ready`"
+                    ))
+                    .cure(format!("give {vm} a `ready`, or wait for \"{vm}\" to run"));
+                mistakes.push(mistake.at(place));
+            }
+            _ => {}
+        }
+    }
+    let after_of = |name: &str| {
+        let file = files.iter().find(|file| file.vm.as_str() == name);
+        let config = file.and_then(|file| file.config.as_ref().ok());
+        config.map_or(&[][..], |config| &config.start.after)
+    };
+    if let Some(circle) = circle(config.name.as_str(), after_of) {
+        let next = after.iter().position(|wait| wait.vm.as_str() == circle[1]);
+        let key = next.map_or("start.after".to_owned(), |index| {
+            item_key("start.after", index)
+        });
+        let what = format!("these VMs wait for each other: {}", circle.join(" -> "));
+        mistakes.push(CIRCLE.case(what).at(config.place(&key)));
+    }
+    mistakes
 }

@@ -1,496 +1,321 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a VM's file says, once it is known to be well formed.
+//! The types of values: how each is read from a file, written back, and described. Here are booleans,
+//! integers, words and texts.
 
-use std::collections::BTreeMap;
-use std::fmt;
+use std::fmt::Display;
+use std::marker::PhantomData;
 use std::path::PathBuf;
-use std::time::Duration;
 
-/// One VM, as its file describes it. Made only by the parser, so every field keeps its own rules;
-/// rules between fields are `plan`'s.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VmConfig {
-    /// The file that this came from.
-    pub file: PathBuf,
-    /// Where each key stands in the file, by its path: `memory.size`, `regions[1].label`.
-    pub places: Places,
-    /// `name`
-    pub name: VmName,
-    /// `autostart`: `gunyahd boot` starts it without being asked. Default true.
-    pub autostart: bool,
-    /// `memory`: the guest's main memory.
-    pub memory: MemoryConfig,
-    /// `regions`: further labelled ranges.
-    pub regions: Vec<RegionConfig>,
-    /// `kernel`
-    pub kernel: KernelConfig,
-    /// `initrd`
-    pub initrd: Option<InitrdConfig>,
-    /// `dtb`
-    pub dtb: DtbConfig,
-    /// `vcpus`
-    pub vcpus: VcpuConfig,
-    /// `console`: the device behind MMIO, only for proxy-scheduled VMs.
-    pub console: Option<ConsoleConfig>,
-    /// `ready`: how the guest tells that it is ready.
-    pub ready: Option<ReadyConfig>,
-    /// `start`
-    pub start: StartConfig,
-    /// `restart`
-    pub restart: RestartConfig,
-    /// `stop`: how the guest is asked to end. Absent: it cannot be asked, and its VM is closed.
-    pub stop: Option<StopConfig>,
-    /// `stop_timeout`: how long a guest may take to end by itself before its VM is closed. Default 10 s.
-    pub stop_timeout: Duration,
-}
+use serde_json::{json, Value as Json};
 
-impl VmConfig {
-    /// Pages that its regions take of the pools, by page size in bytes, where each gets the backing that
-    /// it would like best. `huge_page`: the size where the file names none.
-    pub fn huge_pages(&self, huge_page: u64) -> BTreeMap<u64, u64> {
-        let memory = &self.memory;
-        let main = (memory.size, memory.page_size, memory.backing.first());
-        let further = self
-            .regions
-            .iter()
-            .map(|region| (region.size, region.page_size, region.backing.first()));
-        let mut pages = BTreeMap::new();
-        for (size, page_size, backing) in std::iter::once(main).chain(further) {
-            let page = page_size.unwrap_or(huge_page);
-            // What is left over is made of base pages.
-            if backing == Some(&Backing::Hugetlb) && size >= page {
-                *pages.entry(page).or_insert(0) += size / page;
-            }
-        }
-        pages
+use super::json::{Node, Value};
+use super::keys::nearest;
+use super::report::Report;
+use super::table::{Row, Sections};
+use super::words::Words;
+use crate::diagnostic::{kinds, Diagnostic};
+use crate::text::excerpt;
+
+kinds! {
+    TYPE: Error "config-type" in Config {
+        "a value has the wrong type",
+        cause: "",
+        cure: "see the type of the key in docs/config.md",
+    }
+    VALUE: Error "config-value" in Config {
+        "a value is outside the limits of its key",
+        cause: "",
+        cure: "see the limits of the key in docs/config.md",
     }
 }
 
-/// A VM's name: 1 to 31 bytes of `[a-z0-9_-]`, first one a letter. Short, because the resource
-/// manager limits `image-name`; no dots, because property names are split at them.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct VmName(String);
+/// Longest path in bytes: PATH_MAX is 4096 with the final NUL.
+const PATH_MAX: usize = 4095;
 
-impl VmName {
-    /// Longest name in bytes.
-    pub const MAX_LEN: usize = 31;
-
-    /// `None` if `text` is not a VM name.
-    pub fn new(text: &str) -> Option<Self> {
-        let first = text.bytes().next()?;
-        let rest_ok = text
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
-        (first.is_ascii_lowercase() && rest_ok && text.len() <= Self::MAX_LEN)
-            .then(|| Self(text.to_owned()))
-    }
-
-    /// The name's text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for VmName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// A place in a file, both counted from 1; columns count characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
-    /// Line.
-    pub line: usize,
-    /// Column.
-    pub column: usize,
-}
-
-/// Where the keys of a file stand.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Places(pub BTreeMap<String, Place>);
-
-impl Places {
-    /// The place of `key`, or of the nearest key above it that the file has (`memory` for an absent
-    /// `memory.size`), or the file's start.
-    pub fn of(&self, key: &str) -> Place {
-        let mut key = key;
-        loop {
-            if let Some(place) = self.0.get(key) {
-                return *place;
-            }
-            match key.rfind(['.', '[']) {
-                Some(at) => key = &key[..at],
-                None => return Place { line: 1, column: 1 },
-            }
-        }
-    }
-}
-
-/// What host pages a region is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Backing {
-    /// Pages of the reserved huge page pool.
-    Hugetlb,
-    /// A memfd with huge-page advice.
-    Thp,
-    /// Ordinary pages.
-    Base,
-}
-
-impl Backing {
-    /// The word in config and messages.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Backing::Hugetlb => "hugetlb",
-            Backing::Thp => "thp",
-            Backing::Base => "base",
-        }
-    }
-}
-
-impl fmt::Display for Backing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// Whether the host keeps access to a region.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Access {
-    /// Main memory is lent where the dialect can lend, else shared; other regions are shared.
-    Auto,
-    /// The host keeps access.
-    Share,
-    /// The host loses access.
-    Lend,
-}
-
-/// What the guest may do with a region.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Permissions {
-    /// `r`
-    pub read: bool,
-    /// `w`
-    pub write: bool,
-    /// `x`
-    pub execute: bool,
-}
-
-impl Permissions {
-    /// `rwx`, what main memory always has.
-    pub const ALL: Self = Self {
-        read: true,
-        write: true,
-        execute: true,
-    };
-}
-
-impl fmt::Display for Permissions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (set, letter) in [(self.read, "r"), (self.write, "w"), (self.execute, "x")] {
-            if set {
-                f.write_str(letter)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// `memory`
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MemoryConfig {
-    /// Guest address of the first byte. Default 0x8000_0000.
-    pub base: u64,
-    /// Bytes.
-    pub size: u64,
-    /// Label of its region. Default 0.
-    pub label: u32,
-    /// Kinds of backing, best first. Default `["hugetlb"]`.
-    pub backing: Vec<Backing>,
-    /// Huge page size in bytes, for `hugetlb`. Default: the kernel's own default.
-    pub page_size: Option<u64>,
-    /// Default auto.
-    pub access: Access,
-    /// Populate all pages before the start. Default true.
-    pub prefault: bool,
-}
-
-impl MemoryConfig {
-    /// Default guest address, where arm64 VMMs for Gunyah put memory.
-    pub const BASE: u64 = 0x8000_0000;
-}
-
-/// One of `regions`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RegionConfig {
-    /// Names the region to the driver and the resource manager.
-    pub label: u32,
-    /// Guest address of the first byte.
-    pub base: u64,
-    /// Bytes.
-    pub size: u64,
-    /// Default auto.
-    pub access: Access,
-    /// `flags`. Default `rw`.
-    pub flags: Permissions,
-    /// Kinds of backing, best first. Default `["base"]`.
-    pub backing: Vec<Backing>,
-    /// Huge page size in bytes, for `hugetlb`.
-    pub page_size: Option<u64>,
-    /// A file whose bytes the region begins with.
-    pub file: Option<PathBuf>,
-}
-
-impl RegionConfig {
-    /// Default permissions.
-    pub const FLAGS: Permissions = Permissions {
-        read: true,
-        write: true,
-        execute: false,
-    };
-}
-
-/// How the kernel file is to be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KernelFormat {
-    /// By its first bytes.
-    Auto,
-    /// An arm64 `Image`.
-    Image,
-    /// An ELF64 executable.
-    Elf,
-    /// A gzip'ed `Image`.
-    Gzip,
-}
-
-/// `kernel`
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KernelConfig {
-    /// The file.
-    pub path: PathBuf,
-    /// Default auto.
-    pub format: KernelFormat,
-    /// Bytes from the base of main memory to where the kernel's own text offset counts from.
-    pub offset: Option<u64>,
-    /// `/chosen/bootargs`. Default empty.
-    pub cmdline: String,
-}
-
-/// `initrd`
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InitrdConfig {
-    /// The file.
-    pub path: PathBuf,
-    /// Bytes from the base of main memory.
-    pub offset: Option<u64>,
-}
-
-/// `dtb`
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DtbConfig {
-    /// A given devicetree; absent: generated.
-    pub path: Option<PathBuf>,
-    /// Bytes left after the devicetree for the resource manager's overlay. Default 64 KiB.
-    pub room: u64,
-    /// Bytes from the base of main memory.
-    pub offset: Option<u64>,
-}
-
-impl DtbConfig {
-    /// Default room in bytes.
-    pub const ROOM: u64 = 64 << 10;
-}
-
-impl Default for DtbConfig {
-    fn default() -> Self {
-        Self {
-            path: None,
-            room: Self::ROOM,
-            offset: None,
-        }
-    }
-}
-
-/// Who gives a VM's vCPUs their time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scheduling {
-    /// The hypervisor.
-    Hypervisor,
-    /// A thread of the worker, in VCPU_RUN.
-    Proxy,
-}
-
-/// `vcpus`
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VcpuConfig {
-    /// How many. Default 1.
-    pub count: u32,
-    /// Default hypervisor.
-    pub scheduling: Scheduling,
-    /// Host CPUs: for `proxy`, one list a vCPU (or one list for all) that its thread may run on; for
-    /// `hypervisor`, the one physical CPU of each vCPU (`affinity-map`).
-    pub affinity: Vec<Vec<u32>>,
-    /// Niceness of proxy vCPU threads, -20 to 19. Default 0.
-    pub nice: i8,
-}
-
-impl Default for VcpuConfig {
-    fn default() -> Self {
-        Self {
-            count: 1,
-            scheduling: Scheduling::Hypervisor,
-            affinity: Vec::new(),
-            nice: 0,
-        }
-    }
-}
-
-/// The console's model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ConsoleDevice {
-    /// Arm's PL011.
-    Pl011,
-    /// The 16550 of PCs, registers a byte apart.
-    Ns16550,
-}
-
-/// `console`
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConsoleConfig {
-    /// `device`. Default pl011.
-    pub device: ConsoleDevice,
-    /// `base`: guest address of its registers. Default 0x0900_0000.
-    pub base: u64,
-    /// `label` of the doorbell that raises its interrupt. Default 5.
-    pub label: u32,
-    /// `interrupt`: SPI number of its level interrupt. Default 5.
-    pub interrupt: u32,
-}
-
-impl Default for ConsoleConfig {
-    fn default() -> Self {
-        Self {
-            device: ConsoleDevice::Pl011,
-            base: 0x0900_0000,
-            label: 5,
-            interrupt: 5,
-        }
-    }
-}
-
-/// `ready`
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReadyConfig {
-    /// `console_line`: text that a line of the console contains; `*` stands for any text.
-    /// Absent: ready at once.
-    pub console_line: Option<String>,
-    /// `timeout`: after it the VM counts as failed to become ready. Default 60 s.
-    pub timeout: Duration,
-}
-
-/// `stop`
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StopConfig {
-    /// `console_line`: what is typed on the guest's console, followed by a carriage return.
-    pub console_line: String,
-}
-
-impl ReadyConfig {
-    /// Default timeout.
-    pub const TIMEOUT: Duration = Duration::from_secs(60);
-}
-
-/// What a VM waits for in another one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Dependency {
-    /// The other VM.
-    pub vm: VmName,
-    /// Wait for its `ready` (`"x:ready"`), else for its `running`.
-    pub ready: bool,
-}
-
-impl fmt::Display for Dependency {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ready = if self.ready { ":ready" } else { "" };
-        write!(f, "{}{ready}", self.vm)
-    }
-}
-
-/// `start.property`
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PropertyWait {
-    /// Property name.
+/// What the reference and the schema say of a type.
+pub struct Description {
+    /// Its name in the reference.
     pub name: String,
-    /// The value waited for.
-    pub value: String,
-    /// After it the VM is `failed`. Default 60 s.
-    pub timeout: Duration,
+    /// What its values must keep; may be empty.
+    pub limits: String,
+    /// Its JSON Schema.
+    pub schema: Json,
+    /// The keys of a section, or of each item in a list of sections.
+    pub rows: Vec<Row>,
 }
 
-impl PropertyWait {
-    /// Default timeout.
-    pub const TIMEOUT: Duration = Duration::from_secs(60);
-}
-
-/// `start`
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StartConfig {
-    /// VMs that must run first.
-    pub after: Vec<Dependency>,
-    /// A property that must have a value first.
-    pub property: Option<PropertyWait>,
-    /// Higher starts earlier. Default 0.
-    pub priority: i32,
-    /// How long `starting` may take. Default 30 s.
-    pub timeout: Duration,
-}
-
-impl Default for StartConfig {
-    fn default() -> Self {
-        Self {
-            after: Vec::new(),
-            property: None,
-            priority: 0,
-            timeout: Duration::from_secs(30),
-        }
+pub(super) fn described(
+    name: impl Into<String>,
+    limits: impl Into<String>,
+    schema: Json,
+) -> Description {
+    Description {
+        name: name.into(),
+        limits: limits.into(),
+        schema,
+        rows: Vec::new(),
     }
 }
 
-/// When a VM that ended is started again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RestartPolicy {
-    /// Never.
-    Never,
-    /// After a crash, a failed start or a dead worker.
-    OnFailure,
-    /// After any end but a `stop`.
-    Always,
+/// A type of values.
+pub(super) trait Type: Sized {
+    type Value;
+
+    /// Reads the value of `key`; notes what is wrong with it and returns `None`.
+    fn read(&self, node: &Node, key: &str, report: &mut Report) -> Option<Self::Value>;
+
+    /// The value as a file has it.
+    fn write(&self, value: &Self::Value) -> Json;
+
+    fn describe(&self) -> Description;
+
+    /// Adds the sections at `path` and below, with their keys.
+    fn sections(&self, _path: &str, _found: &mut Sections) {}
 }
 
-/// `restart`
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RestartConfig {
-    /// Default on-failure.
-    pub policy: RestartPolicy,
-    /// Restarts within `window` before the VM is `failed`. Default 5.
-    pub max: u32,
-    /// Default 10 min.
-    pub window: Duration,
-    /// Wait before the first restart; doubles each time. Default 1 s.
-    pub backoff: Duration,
-    /// Longest wait. Default 60 s.
-    pub backoff_max: Duration,
+/// A type whose values have no keys and items inside.
+pub(super) trait Leaf {
+    type Value;
+
+    fn parse(&self, node: &Node) -> Result<Self::Value, Diagnostic>;
+
+    fn write(&self, value: &Self::Value) -> Json;
+
+    fn describe(&self) -> Description;
 }
 
-impl Default for RestartConfig {
-    fn default() -> Self {
-        Self {
-            policy: RestartPolicy::OnFailure,
-            max: 5,
-            window: Duration::from_secs(10 * 60),
-            backoff: Duration::from_secs(1),
-            backoff_max: Duration::from_secs(60),
+impl<T: Leaf> Type for T {
+    type Value = T::Value;
+
+    fn read(&self, node: &Node, key: &str, report: &mut Report) -> Option<T::Value> {
+        self.parse(node)
+            .map_err(|wrong| report.add(key, wrong))
+            .ok()
+    }
+
+    fn write(&self, value: &T::Value) -> Json {
+        Leaf::write(self, value)
+    }
+
+    fn describe(&self) -> Description {
+        Leaf::describe(self)
+    }
+}
+
+/// A value of another type than `expected`.
+pub(super) fn mismatch(expected: &str, found: &Node) -> Diagnostic {
+    let found = match &found.value {
+        Value::Null => "null (leave the key out to get its default)".to_owned(),
+        Value::Bool(value) => format!("the boolean {value}"),
+        Value::Number(text) => format!("the number {}", excerpt(text)),
+        Value::String(text) => format!("the string \"{}\"", excerpt(text)),
+        Value::List(items) => format!("a list of {}", items.len()),
+        Value::Object(_) => "an object".to_owned(),
+    };
+    TYPE.case(format!("expected {expected}, found {found}"))
+}
+
+pub(super) fn outside(what: impl Into<String>) -> Diagnostic {
+    VALUE.case(what)
+}
+
+pub(super) fn outside_cure(what: impl Into<String>, cure: impl Into<String>) -> Diagnostic {
+    VALUE.case(what).cure(cure.into())
+}
+
+/// `true` or `false`.
+pub(super) struct Boolean;
+
+impl Leaf for Boolean {
+    type Value = bool;
+
+    fn parse(&self, node: &Node) -> Result<bool, Diagnostic> {
+        match node.value {
+            Value::Bool(value) => Ok(value),
+            _ => Err(mismatch("true or false", node)),
         }
+    }
+
+    fn write(&self, value: &bool) -> Json {
+        (*value).into()
+    }
+
+    fn describe(&self) -> Description {
+        described("boolean", "", json!({ "type": "boolean" }))
+    }
+}
+
+/// A whole number.
+pub(super) struct Whole<T> {
+    min: T,
+    max: T,
+}
+
+/// A whole number from `min` to `max`.
+pub(super) fn whole<T>(min: T, max: T) -> Whole<T> {
+    Whole { min, max }
+}
+
+impl<T> Leaf for Whole<T>
+where
+    T: Copy + Display + Into<i128> + TryFrom<i128> + Into<Json>,
+{
+    type Value = T;
+
+    fn parse(&self, node: &Node) -> Result<T, Diagnostic> {
+        let Self { min, max } = *self;
+        let expected = format!("a whole number from {min} to {max}");
+        match node.value {
+            Value::Number(text) => text
+                .parse::<i128>()
+                .ok()
+                .filter(|value| (min.into()..=max.into()).contains(value))
+                .and_then(|value| T::try_from(value).ok())
+                .ok_or_else(|| outside(format!("expected {expected}, found {}", excerpt(text)))),
+            _ => Err(mismatch(&expected, node)),
+        }
+    }
+
+    fn write(&self, value: &T) -> Json {
+        (*value).into()
+    }
+
+    fn describe(&self) -> Description {
+        let (min, max): (Json, Json) = (self.min.into(), self.max.into());
+        let limits = format!("{min} to {max}");
+        let schema = json!({ "type": "integer", "minimum": min, "maximum": max });
+        described("integer", limits, schema)
+    }
+}
+
+/// One word of a list.
+pub(super) struct Word<T>(PhantomData<T>);
+
+/// One of the words of `T`.
+pub(super) fn word<T: Words>() -> Word<T> {
+    Word(PhantomData)
+}
+
+impl<T: Words> Leaf for Word<T> {
+    type Value = T;
+
+    fn parse(&self, node: &Node) -> Result<T, Diagnostic> {
+        let all = || T::WORDS.iter().map(|(word, _)| *word);
+        let expected = format!("one of \"{}\"", all().collect::<Vec<_>>().join("\", \""));
+        match &node.value {
+            Value::String(text) => match T::WORDS.iter().find(|(word, _)| word == text) {
+                Some((_, value)) => Ok(*value),
+                None => {
+                    let what = format!("expected {expected}, found \"{}\"", excerpt(text));
+                    Err(match nearest(text, all()) {
+                        Some(near) => outside_cure(what, format!("did you mean \"{near}\"?")),
+                        None => outside(what),
+                    })
+                }
+            },
+            _ => Err(mismatch(&expected, node)),
+        }
+    }
+
+    fn write(&self, value: &T) -> Json {
+        value.word().into()
+    }
+
+    fn describe(&self) -> Description {
+        let words: Vec<&str> = T::WORDS.iter().map(|(word, _)| *word).collect();
+        let limits = format!("`{}`", words.join("`, `"));
+        described("word", limits, json!({ "enum": words }))
+    }
+}
+
+/// A string of one line, read as a `T`.
+pub(super) struct Text<T> {
+    pub name: &'static str,
+    /// For the reference; absent: the number of bytes.
+    pub limits: Option<&'static str>,
+    /// Fewest and most bytes.
+    pub bytes: (usize, usize),
+    /// For the schema.
+    pub pattern: &'static str,
+    /// The value, or why the text is not one.
+    pub parse: fn(&str) -> Result<T, String>,
+    pub show: fn(&T) -> String,
+}
+
+/// Any text of `min` to `max` bytes.
+pub(super) fn line(min: usize, max: usize) -> Text<String> {
+    Text {
+        name: "text",
+        limits: None,
+        bytes: (min, max),
+        pattern: "",
+        parse: |text| Ok(text.to_owned()),
+        show: String::clone,
+    }
+}
+
+/// An absolute path to a file.
+pub(super) fn path() -> Text<PathBuf> {
+    fn parse(text: &str) -> Result<PathBuf, String> {
+        let wrong = if !text.starts_with('/') {
+            "expected an absolute path, which begins with /"
+        } else if text.split('/').any(|part| part == "..") {
+            "a path must not have `..` in it"
+        } else if text.ends_with('/') {
+            "expected a file, not a directory"
+        } else {
+            return Ok(PathBuf::from(text));
+        };
+        Err(wrong.to_owned())
+    }
+    Text {
+        name: "path",
+        limits: Some(""),
+        bytes: (1, PATH_MAX),
+        pattern: "^/",
+        parse,
+        show: |path| path.to_string_lossy().into_owned(),
+    }
+}
+
+impl<T> Leaf for Text<T> {
+    type Value = T;
+
+    fn parse(&self, node: &Node) -> Result<T, Diagnostic> {
+        let Value::String(text) = &node.value else {
+            return Err(mismatch("a string", node));
+        };
+        let (min, max) = self.bytes;
+        let wrong = if text.len() < min {
+            "must not be empty".to_owned()
+        } else if let Some(control) = text.chars().find(|c| c.is_control()) {
+            format!("must not have the control character {control:?}")
+        } else if text.len() > max {
+            format!("has {} bytes; at most {max} are possible", text.len())
+        } else {
+            match (self.parse)(text) {
+                Ok(value) => return Ok(value),
+                Err(wrong) => wrong,
+            }
+        };
+        Err(outside(format!("{wrong}, found \"{}\"", excerpt(text))))
+    }
+
+    fn write(&self, value: &T) -> Json {
+        (self.show)(value).into()
+    }
+
+    fn describe(&self) -> Description {
+        let (min, max) = self.bytes;
+        let limits = match (self.limits, min) {
+            (Some(limits), _) => limits.to_owned(),
+            (None, 0) => format!("at most {max} bytes"),
+            (None, _) => format!("{min} to {max} bytes"),
+        };
+        let mut schema = json!({ "type": "string", "minLength": min, "maxLength": max });
+        if !self.pattern.is_empty() {
+            schema["pattern"] = self.pattern.into();
+        }
+        described(self.name, limits, schema)
     }
 }

@@ -1,50 +1,120 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The words that stand for enum values in a config, the default's first.
+//! Values that a file gives by a word: an enum and its words in one table each.
 
-use super::types::{Access, Backing, ConsoleDevice, KernelFormat, RestartPolicy, Scheduling};
+/// An enum whose values are words in a config.
+pub(super) trait Words: Copy + 'static {
+    /// Every word and its value; the default, if there is one for all, first.
+    const WORDS: &'static [(&'static str, Self)];
 
-/// The words of one kind of value.
-pub(super) type Words<T> = &'static [(&'static str, T)];
+    fn word(self) -> &'static str;
+}
 
-pub(super) const BACKING: Words<Backing> = &[
-    ("hugetlb", Backing::Hugetlb),
-    ("thp", Backing::Thp),
-    ("base", Backing::Base),
-];
+/// Makes an enum of words. They are its [`Words`] and what it displays.
+macro_rules! words {
+    ($(#[$about:meta])* $name:ident { $($(#[$meaning:meta])* $value:ident = $word:literal,)* }) => {
+        $(#[$about])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$meaning])* $value,)* }
 
-pub(super) const ACCESS: Words<Access> = &[
-    ("auto", Access::Auto),
-    ("share", Access::Share),
-    ("lend", Access::Lend),
-];
+        impl $name {
+            /// The word in configs and messages.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$value => $word,)* }
+            }
+        }
 
-pub(super) const KERNEL_FORMAT: Words<KernelFormat> = &[
-    ("auto", KernelFormat::Auto),
-    ("image", KernelFormat::Image),
-    ("elf", KernelFormat::Elf),
-    ("gzip", KernelFormat::Gzip),
-];
+        impl Words for $name {
+            const WORDS: &'static [(&'static str, Self)] = &[$(($word, Self::$value)),*];
 
-pub(super) const SCHEDULING: Words<Scheduling> = &[
-    ("hypervisor", Scheduling::Hypervisor),
-    ("proxy", Scheduling::Proxy),
-];
+            fn word(self) -> &'static str {
+                self.as_str()
+            }
+        }
 
-pub(super) const CONSOLE_DEVICE: Words<ConsoleDevice> = &[
-    ("pl011", ConsoleDevice::Pl011),
-    ("16550", ConsoleDevice::Ns16550),
-];
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
 
-pub(super) const RESTART_POLICY: Words<RestartPolicy> = &[
-    ("on-failure", RestartPolicy::OnFailure),
-    ("never", RestartPolicy::Never),
-    ("always", RestartPolicy::Always),
-];
+words! {
+    /// What host pages a region is made of.
+    Backing {
+        /// Pages of the reserved huge page pool.
+        Hugetlb = "hugetlb",
+        /// A memfd with huge-page advice.
+        Thp = "thp",
+        /// Ordinary pages.
+        Base = "base",
+    }
+}
 
-/// The word of `value`.
-pub(super) fn word_of<T: PartialEq>(words: Words<T>, value: &T) -> &'static str {
-    words
-        .iter()
-        .find(|(_, other)| other == value)
-        .map_or("", |(word, _)| word)
+words! {
+    /// Whether the host keeps access to a region.
+    Access {
+        /// Main memory is lent where the dialect can lend, else shared; other regions are shared.
+        Auto = "auto",
+        /// The host keeps access.
+        Share = "share",
+        /// The host loses access.
+        Lend = "lend",
+    }
+}
+
+words! {
+    /// How the kernel file is read.
+    KernelFormat {
+        /// By its first bytes.
+        Auto = "auto",
+        /// An arm64 `Image`.
+        Image = "image",
+        /// An ELF64 executable.
+        Elf = "elf",
+        /// A gzip'ed `Image`.
+        Gzip = "gzip",
+    }
+}
+
+words! {
+    /// Who gives a VM's vCPUs their time.
+    Scheduling {
+        /// The hypervisor.
+        Hypervisor = "hypervisor",
+        /// A thread of the worker, in VCPU_RUN.
+        Proxy = "proxy",
+    }
+}
+
+words! {
+    /// The console's model.
+    ConsoleDevice {
+        /// Arm's PL011.
+        Pl011 = "pl011",
+        /// The 16550 of PCs, registers a byte apart.
+        Ns16550 = "16550",
+    }
+}
+
+impl ConsoleDevice {
+    /// Bytes of the register frame: a PL011 has a page (Arm DDI 0183), a 16550 what devicetrees give it.
+    pub fn frame(self) -> u64 {
+        match self {
+            ConsoleDevice::Pl011 => 0x1000,
+            ConsoleDevice::Ns16550 => 0x100,
+        }
+    }
+}
+
+words! {
+    /// When a VM that ended is started again.
+    RestartPolicy {
+        /// After a crash, a failed start or a dead worker.
+        OnFailure = "on-failure",
+        /// Never.
+        Never = "never",
+        /// After any end but a `stop`.
+        Always = "always",
+    }
 }

@@ -21,97 +21,30 @@ mod absent {
 use absent::*;
 
 /// What a worker's loop takes: its channel, its console's clients, eventfds, memory, its own end.
+#[rustfmt::skip] // By what they are for.
 const LOOP: &[c_long] = &[
-    SYS_read,
-    SYS_readv,
-    SYS_pread64,
-    SYS_write,
-    SYS_writev,
-    SYS_recvfrom,
-    SYS_recvmsg,
-    SYS_sendto,
-    SYS_sendmsg,
-    SYS_ppoll,
-    SYS_epoll_pwait,
-    SYS_timerfd_settime,
-    SYS_close,
-    SYS_shutdown,
-    SYS_lseek,
-    SYS_futex,
-    SYS_brk,
-    SYS_munmap,
-    SYS_mremap,
-    SYS_madvise,
-    SYS_getpid,
-    SYS_gettid,
-    SYS_getuid,
-    SYS_sched_yield,
-    SYS_clock_gettime,
-    SYS_clock_nanosleep,
-    SYS_nanosleep,
-    SYS_getrandom,
-    SYS_rt_sigaction,
-    SYS_rt_sigprocmask,
-    SYS_rt_sigreturn,
-    SYS_sigaltstack,
-    SYS_restart_syscall,
-    // A thread's own end in musl, where nobody joins it.
-    SYS_set_robust_list,
-    SYS_set_tid_address,
-    SYS_exit,
-    SYS_exit_group,
+    SYS_read, SYS_readv, SYS_pread64, SYS_write, SYS_writev, SYS_lseek, SYS_close,
+    SYS_recvfrom, SYS_recvmsg, SYS_sendto, SYS_sendmsg, SYS_shutdown,
+    SYS_ppoll, SYS_epoll_pwait, SYS_timerfd_settime,
+    SYS_brk, SYS_munmap, SYS_mremap, SYS_madvise,
+    SYS_futex, SYS_sched_yield, SYS_getpid, SYS_gettid, SYS_getuid, SYS_getrandom,
+    SYS_clock_gettime, SYS_clock_nanosleep, SYS_nanosleep,
+    SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_sigaltstack, SYS_restart_syscall,
+    // The last two of these: a thread's own end in musl, where nobody joins it.
+    SYS_exit, SYS_exit_group, SYS_set_robust_list, SYS_set_tid_address,
 ];
 
-/// What launching takes besides, and a supervisor's own loop: files, sockets, processes, limits.
+/// What launching takes besides, and a supervisor's own loop.
+#[rustfmt::skip] // By what they are for.
 const LAUNCH: &[c_long] = &[
-    SYS_openat,
-    SYS_faccessat,
-    SYS_fstat,
-    SYS_newfstatat,
-    SYS_statx,
-    SYS_getdents64,
-    SYS_readlinkat,
-    SYS_getcwd,
-    SYS_unlinkat,
-    SYS_fchmod,
-    SYS_fchmodat,
-    SYS_flock,
-    SYS_ftruncate,
-    SYS_memfd_create,
-    SYS_dup,
-    SYS_dup3,
-    SYS_close_range,
-    SYS_pipe2,
-    SYS_eventfd2,
-    SYS_epoll_create1,
-    SYS_epoll_ctl,
-    SYS_timerfd_create,
-    SYS_signalfd4,
-    SYS_connect,
-    SYS_bind,
-    SYS_listen,
-    SYS_accept4,
-    SYS_getsockopt,
-    SYS_setsockopt,
-    SYS_getsockname,
-    SYS_wait4,
-    SYS_waitid,
-    SYS_pidfd_open,
-    SYS_getppid,
-    SYS_getpgid,
-    SYS_geteuid,
-    SYS_getegid,
-    SYS_getgid,
-    SYS_prctl,
-    SYS_capget,
-    SYS_capset,
-    SYS_seccomp,
-    SYS_getpriority,
-    SYS_sched_getaffinity,
-    SYS_rseq,
-    SYS_umask,
-    SYS_uname,
-    SYS_clock_getres,
+    SYS_openat, SYS_faccessat, SYS_fstat, SYS_newfstatat, SYS_statx, SYS_getdents64, SYS_readlinkat,
+    SYS_getcwd, SYS_unlinkat, SYS_fchmod, SYS_fchmodat, SYS_flock, SYS_ftruncate, SYS_umask,
+    SYS_memfd_create, SYS_dup, SYS_dup3, SYS_close_range, SYS_pipe2, SYS_eventfd2, SYS_epoll_create1,
+    SYS_epoll_ctl, SYS_timerfd_create, SYS_signalfd4,
+    SYS_connect, SYS_bind, SYS_listen, SYS_accept4, SYS_getsockopt, SYS_setsockopt, SYS_getsockname,
+    SYS_wait4, SYS_waitid, SYS_pidfd_open, SYS_getppid, SYS_getpgid, SYS_geteuid, SYS_getegid,
+    SYS_getgid, SYS_prctl, SYS_capget, SYS_capset, SYS_seccomp,
+    SYS_getpriority, SYS_sched_getaffinity, SYS_rseq, SYS_uname, SYS_clock_getres,
 ];
 
 // The type of ioctl's request differs between C libraries; the kernel looks at 32 bits.
@@ -124,52 +57,37 @@ const fn request(number: Ioctl) -> u32 {
     number as u32
 }
 
-/// As LOOP and LAUNCH, calls that only x86-64 still has.
+/// As LOOP, LAUNCH and TRIED, calls that only x86-64 still has.
 #[cfg(target_arch = "x86_64")]
-const LOOP_HERE: &[c_long] = &[SYS_poll, SYS_epoll_wait];
+#[rustfmt::skip] // By what they are for.
+mod here {
+    use libc::{c_long, *};
+    pub const LOOP: &[c_long] = &[SYS_poll, SYS_epoll_wait];
+    pub const LAUNCH: &[c_long] = &[
+        SYS_open, SYS_stat, SYS_lstat, SYS_access, SYS_readlink, SYS_unlink, SYS_chmod, SYS_dup2,
+        SYS_fork, SYS_getpgrp, SYS_getrlimit, SYS_setrlimit, SYS_arch_prctl,
+    ];
+    pub const TRIED: &[c_long] = &[SYS_open, SYS_stat, SYS_lstat, SYS_access, SYS_readlink];
+}
 #[cfg(not(target_arch = "x86_64"))]
-const LOOP_HERE: &[c_long] = &[];
-#[cfg(target_arch = "x86_64")]
-const LAUNCH_HERE: &[c_long] = &[
-    SYS_open,
-    SYS_stat,
-    SYS_lstat,
-    SYS_access,
-    SYS_readlink,
-    SYS_unlink,
-    SYS_chmod,
-    SYS_dup2,
-    SYS_fork,
-    SYS_getrlimit,
-    SYS_setrlimit,
-    SYS_arch_prctl,
-    SYS_getpgrp,
-];
-#[cfg(not(target_arch = "x86_64"))]
-const LAUNCH_HERE: &[c_long] = &[SYS_getrlimit, SYS_setrlimit];
+mod here {
+    use libc::{c_long, SYS_getrlimit, SYS_setrlimit};
+    pub const LOOP: &[c_long] = &[];
+    pub const LAUNCH: &[c_long] = &[SYS_getrlimit, SYS_setrlimit];
+    pub const TRIED: &[c_long] = &[];
+}
 
 /// What a library tries and lives without: a log that reconnects, a panic's backtrace, glibc's count
 /// of CPUs for its allocator.
+#[rustfmt::skip] // By what they are for.
 const TRIED: &[c_long] = &[
-    SYS_socket,
-    SYS_connect,
-    SYS_openat,
-    SYS_faccessat,
-    SYS_fstat,
-    SYS_newfstatat,
-    SYS_readlinkat,
-    SYS_statx,
-    SYS_getcwd,
+    SYS_socket, SYS_connect,
+    SYS_openat, SYS_faccessat, SYS_fstat, SYS_newfstatat, SYS_readlinkat, SYS_statx, SYS_getcwd,
     SYS_sched_getaffinity,
     // Bionic's allocator names its mappings.
     #[cfg(target_os = "android")]
     SYS_prctl,
 ];
-
-#[cfg(target_arch = "x86_64")]
-const TRIED_HERE: &[c_long] = &[SYS_open, SYS_stat, SYS_lstat, SYS_access, SYS_readlink];
-#[cfg(not(target_arch = "x86_64"))]
-const TRIED_HERE: &[c_long] = &[];
 
 /// fcntl commands without a say over other processes: F_SETOWN and F_SETSIG make the kernel send any
 /// signal to any process of the same user. musl's open makes F_SETFD of O_CLOEXEC.
@@ -177,20 +95,18 @@ const FCNTL: &[c_int] = &[F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC];
 
 /// What fork and a thread of glibc, musl and bionic are made with; the low byte is the signal of the
 /// end. All else, such as namespaces, is nothing that a launch takes.
-const CLONE: &[c_int] = &[
-    0xff,
-    CLONE_VM,
-    CLONE_FS,
-    CLONE_FILES,
-    CLONE_SIGHAND,
-    CLONE_THREAD,
-    CLONE_SYSVSEM,
-    CLONE_SETTLS,
-    CLONE_PARENT_SETTID,
-    CLONE_CHILD_CLEARTID,
-    CLONE_CHILD_SETTID,
-    CLONE_DETACHED,
-];
+const CLONE: c_int = 0xff
+    | CLONE_VM
+    | CLONE_FS
+    | CLONE_FILES
+    | CLONE_SIGHAND
+    | CLONE_THREAD
+    | CLONE_SYSVSEM
+    | CLONE_SETTLS
+    | CLONE_PARENT_SETTID
+    | CLONE_CHILD_CLEARTID
+    | CLONE_CHILD_SETTID
+    | CLONE_DETACHED;
 
 // Signals, commands and flags are small and positive, or sets of bits.
 #[allow(clippy::cast_sign_loss)]
@@ -219,7 +135,7 @@ pub fn worker(pid: u32, threads: &[u32]) -> Vec<Rule> {
     // The run loop first: it is what runs often.
     let run = vec![Condition::Among(1, vec![uapi::VCPU_RUN])];
     let mut rules = vec![Rule::When(SYS_ioctl, run)];
-    rules.extend(allow(&[LOOP, LOOP_HERE]));
+    rules.extend(allow(&[LOOP, here::LOOP]));
     rules.extend(no_code());
     rules.push(Rule::When(
         SYS_fcntl,
@@ -236,7 +152,7 @@ pub fn worker(pid: u32, threads: &[u32]) -> Vec<Rule> {
         Condition::Among(1, words(&[SIGABRT])),
     ];
     rules.push(Rule::When(SYS_tkill, aborting.to_vec()));
-    let tried = TRIED.iter().chain(TRIED_HERE);
+    let tried = TRIED.iter().chain(here::TRIED);
     rules.extend(tried.map(|nr| Rule::Refuse(*nr, Errno::EPERM)));
     rules
 }
@@ -263,7 +179,7 @@ pub fn supervisor() -> Vec<Rule> {
         request(TCSETS2),
     ];
     let mut rules = vec![Rule::When(SYS_ioctl, vec![Condition::Among(1, requests)])];
-    rules.extend(allow(&[LOOP, LOOP_HERE, LAUNCH, LAUNCH_HERE]));
+    rules.extend(allow(&[LOOP, here::LOOP, LAUNCH, here::LAUNCH]));
     rules.extend(no_code());
     // A worker has another number, and its threads are yet to come: the signals alone are known.
     let signals = |at| vec![Condition::Among(at, words(&[SIGABRT, SIGURG]))];
@@ -277,8 +193,8 @@ pub fn supervisor() -> Vec<Rule> {
         let family = Condition::Among(0, words(&[AF_UNIX]));
         rules.push(Rule::When(nr, vec![family]));
     }
-    let flags = words(CLONE).into_iter().fold(0, |all, flag| all | flag);
-    rules.push(Rule::When(SYS_clone, vec![Condition::Without(0, !flags)]));
+    let namespaces = Condition::Without(0, !CLONE.unsigned_abs());
+    rules.push(Rule::When(SYS_clone, vec![namespaces]));
     // Its flags are in memory, where a filter cannot look; C libraries then take clone.
     rules.push(Rule::Refuse(SYS_clone3, Errno::ENOSYS));
     // Workers have numbers that are not known yet. Negative: whole groups, or everybody.

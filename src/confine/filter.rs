@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A seccomp filter (Documentation/userspace-api/seccomp_filter.rst) from a list of rules.
 
-use libc::{c_long, sock_filter, sock_fprog};
+use libc::{c_long, sock_filter};
 use nix::errno::Errno;
 
 /// What becomes of a system call.
@@ -165,30 +165,9 @@ impl Filter {
         self.push(bpf::JMP | bpf::JA, 0, 0, over);
     }
 
-    /// Puts it in place for all threads of this process, for good.
-    ///
-    /// # Errors
-    /// EINVAL where the kernel has no filters, EACCES without no_new_privs, ESRCH where a thread
-    /// has another filter.
-    pub fn install(&self) -> Result<(), Errno> {
-        let program = sock_fprog {
-            len: u16::try_from(self.program.len()).map_err(|_| Errno::E2BIG)?,
-            filter: self.program.as_ptr().cast_mut(),
-        };
-        // SAFETY: the kernel reads `len` instructions at `filter`, which lives until it returns.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_seccomp,
-                libc::SECCOMP_SET_MODE_FILTER,
-                libc::SECCOMP_FILTER_FLAG_TSYNC,
-                &program,
-            )
-        };
-        match Errno::result(result)? {
-            0 => Ok(()),
-            // TSYNC answers with the thread that could not take it.
-            _ => Err(Errno::ESRCH),
-        }
+    /// Its instructions, for [`super::kernel::install`].
+    pub fn program(&self) -> &[sock_filter] {
+        &self.program
     }
 
     /// What the kernel would answer, for tests: the action for a call with these arguments.

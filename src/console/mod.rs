@@ -7,9 +7,10 @@
 //!        typed text ------+ +-> irqfd     +-> supervisor: `gunyahctl log`, also after the end
 //! ```
 
-mod attach;
-mod fifo;
+mod clients;
+mod guest_log;
 pub mod lines;
+
 mod ns16550;
 mod pl011;
 mod port;
@@ -18,8 +19,13 @@ mod ring;
 mod thread;
 pub mod wire;
 
-pub use attach::MAX_CLIENTS;
-pub use port::{Port, BACKLOG};
+pub use clients::MAX_CLIENTS;
+pub use port::Port;
 pub use ready::LinePattern;
-pub use ring::{Chunk, Ring, RingWriter, DEFAULT_CAPACITY};
-pub use thread::Console;
+pub use ring::{Ring, DEFAULT_CAPACITY};
+pub use thread::{Console, Options};
+
+use crate::diagnostic::Kind;
+
+/// Everything that can be wrong here.
+pub(crate) const KINDS: &[&[Kind]] = &[ring::KINDS, thread::KINDS];

@@ -3,10 +3,9 @@
 //!
 //! What is sent leaves at once, so the transmitter is always empty.
 
-use super::fifo::Fifo;
+use std::collections::VecDeque;
 
-/// Bytes of the register frame, as the devicetree has it; past the eighth all reads as zero.
-pub const SIZE: u64 = 0x100;
+use super::port::Uart;
 
 // Receive FIFO of the 16550A.
 const FIFO_DEPTH: usize = 16;
@@ -21,53 +20,54 @@ const LSR: u64 = 5;
 const MSR: u64 = 6;
 const SCR: u64 = 7;
 
-const IER_RDI: u8 = 0x01;
-const IER_THRI: u8 = 0x02;
-const IER_RLSI: u8 = 0x04;
+const IER_RDI: u32 = 0x01;
+const IER_THRI: u32 = 0x02;
+const IER_RLSI: u32 = 0x04;
 
 // IIR: what is pending, most urgent first, and the bits that say that the FIFOs are on.
-const IIR_NONE: u8 = 0x01;
-const IIR_RLSI: u8 = 0x06;
-const IIR_RDI: u8 = 0x04;
-const IIR_TIMEOUT: u8 = 0x0c;
-const IIR_THRI: u8 = 0x02;
-const IIR_FIFOS: u8 = 0xc0;
+const IIR_NONE: u32 = 0x01;
+const IIR_RLSI: u32 = 0x06;
+const IIR_RDI: u32 = 0x04;
+const IIR_TIMEOUT: u32 = 0x0c;
+const IIR_THRI: u32 = 0x02;
+const IIR_FIFOS: u32 = 0xc0;
 
-const FCR_ENABLE: u8 = 0x01;
-const FCR_CLEAR_RX: u8 = 0x02;
+const FCR_ENABLE: u32 = 0x01;
+const FCR_CLEAR_RX: u32 = 0x02;
 
-const LCR_DLAB: u8 = 0x80;
-const MCR_LOOP: u8 = 0x10;
+const LCR_DLAB: u32 = 0x80;
+const MCR_LOOP: u32 = 0x10;
 
-const LSR_DR: u8 = 0x01;
-const LSR_OE: u8 = 0x02;
-const LSR_THRE_TEMT: u8 = 0x60;
+const LSR_DR: u32 = 0x01;
+const LSR_OE: u32 = 0x02;
+const LSR_THRE_TEMT: u32 = 0x60;
 
 // CTS, DSR, DCD: a terminal that is always there.
-const MSR_ALWAYS: u8 = 0xb0;
+const MSR_ALWAYS: u32 = 0xb0;
 
 /// The registers of one 16550A.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Ns16550 {
-    received: Fifo<FIFO_DEPTH>,
-    divisor: [u8; 2],
-    ier: u8,
-    fcr: u8,
-    lcr: u8,
-    mcr: u8,
-    scr: u8,
+    received: VecDeque<u8>,
+    divisor: [u32; 2],
+    ier: u32,
+    fcr: u32,
+    lcr: u32,
+    mcr: u32,
+    scr: u32,
     overrun: bool,
-    // "Transmitter empty" is told once: by IIR, until the next byte or the next enabling.
+    // IIR says "transmitter empty" once after each byte and each enabling.
     sent: bool,
 }
 
-impl Ns16550 {
-    /// A register; reading RBR takes a byte from the FIFO, IIR and LSR forget what they told.
-    pub fn read(&mut self, register: u64) -> u8 {
+impl Uart for Ns16550 {
+    // Registers have a byte; past the eighth all reads as zero. Reading RBR takes a byte from the FIFO,
+    // reading IIR and LSR clears what they said.
+    fn read(&mut self, register: u64) -> u32 {
         let dlab = self.lcr & LCR_DLAB != 0;
         match register {
             RBR_THR_DLL if dlab => self.divisor[0],
-            RBR_THR_DLL => self.received.pop().unwrap_or(0),
+            RBR_THR_DLL => self.received.pop_front().map_or(0, u32::from),
             IER_DLM if dlab => self.divisor[1],
             IER_DLM => self.ier,
             IIR_FCR => {
@@ -91,12 +91,19 @@ impl Ns16550 {
         }
     }
 
-    /// A register; returns the byte that leaves the device, if one does.
-    pub fn write(&mut self, register: u64, value: u8) -> Option<u8> {
+    fn write(&mut self, register: u64, value: u32) -> Option<u8> {
+        let value = value & 0xff;
         let dlab = self.lcr & LCR_DLAB != 0;
         match register {
             RBR_THR_DLL if dlab => self.divisor[0] = value,
-            RBR_THR_DLL => return self.transmit(value),
+            RBR_THR_DLL => {
+                let byte = value.to_le_bytes()[0];
+                self.sent = true;
+                if self.mcr & MCR_LOOP == 0 {
+                    return Some(byte);
+                }
+                self.receive(byte);
+            }
             IER_DLM if dlab => self.divisor[1] = value,
             IER_DLM => {
                 if value & !self.ier & IER_THRI != 0 {
@@ -120,45 +127,47 @@ impl Ns16550 {
         None
     }
 
-    /// Bytes that the receiver still takes.
-    pub fn room(&self) -> usize {
-        // In loopback the outside is cut off.
-        if self.mcr & MCR_LOOP != 0 {
-            0
-        } else if self.fifos() {
-            self.received.room()
-        } else {
-            usize::from(self.received.is_empty())
+    // In loopback the outside is cut off.
+    fn room(&self) -> usize {
+        match self.mcr & MCR_LOOP {
+            0 => self.depth().saturating_sub(self.received.len()),
+            _ => 0,
         }
     }
 
-    /// A byte arrives; one too many is dropped and sets the overrun bit.
-    pub fn receive(&mut self, byte: u8) {
-        let full = !self.fifos() && !self.received.is_empty();
-        if full || !self.received.push(byte) {
-            self.overrun = true;
+    // Also what loopback sends.
+    fn receive(&mut self, byte: u8) {
+        match self.received.len() < self.depth() {
+            true => self.received.push_back(byte),
+            false => self.overrun = true,
         }
     }
 
-    /// The level of the interrupt line.
-    pub fn interrupt(&self) -> bool {
+    fn interrupt(&self) -> bool {
         self.pending() != IIR_NONE
+    }
+}
+
+impl Ns16550 {
+    pub fn new() -> Self {
+        Self {
+            received: VecDeque::with_capacity(FIFO_DEPTH),
+            ..Self::default()
+        }
+    }
+
+    fn depth(&self) -> usize {
+        match self.fifos() {
+            true => FIFO_DEPTH,
+            false => 1,
+        }
     }
 
     fn fifos(&self) -> bool {
         self.fcr & FCR_ENABLE != 0
     }
 
-    fn transmit(&mut self, byte: u8) -> Option<u8> {
-        self.sent = true;
-        if self.mcr & MCR_LOOP != 0 {
-            self.receive(byte);
-            return None;
-        }
-        Some(byte)
-    }
-
-    fn pending(&self) -> u8 {
+    fn pending(&self) -> u32 {
         // FCR[7:6].
         let trigger = match self.fcr >> 6 {
             0 => 1,
@@ -183,7 +192,7 @@ impl Ns16550 {
         }
     }
 
-    fn modem_status(&self) -> u8 {
+    fn modem_status(&self) -> u32 {
         if self.mcr & MCR_LOOP == 0 {
             return MSR_ALWAYS;
         }
@@ -243,7 +252,7 @@ mod tests {
         }
         uart.write(IER_DLM, IER_THRI);
         uart.read(IIR_FCR);
-        assert_eq!(uart.write(RBR_THR_DLL, b'x'), Some(b'x'));
+        assert_eq!(uart.write(RBR_THR_DLL, u32::from(b'x')), Some(b'x'));
         assert!(uart.interrupt());
     }
 
@@ -252,7 +261,7 @@ mod tests {
         let mut uart = Ns16550::default();
         // Linux's serial_putc waits for THRE and TEMT.
         assert_eq!(uart.read(LSR), LSR_THRE_TEMT);
-        assert_eq!(uart.write(RBR_THR_DLL, b'L'), Some(b'L'));
+        assert_eq!(uart.write(RBR_THR_DLL, u32::from(b'L')), Some(b'L'));
         assert_eq!(uart.read(LSR), LSR_THRE_TEMT);
         assert!(!uart.interrupt());
     }
@@ -280,8 +289,8 @@ mod tests {
         }
         assert_eq!(uart.read(IIR_FCR), IIR_FIFOS | IIR_RDI);
         assert_eq!(uart.read(LSR) & LSR_DR, LSR_DR);
-        let text: Vec<u8> = (0..4).map(|_| uart.read(RBR_THR_DLL)).collect();
-        assert_eq!(text, b"abcd");
+        let text = [(); 4].map(|()| uart.read(RBR_THR_DLL));
+        assert_eq!(text, b"abcd".map(u32::from));
         assert_eq!(uart.read(LSR) & LSR_DR, 0);
         assert!(!uart.interrupt());
     }
@@ -313,9 +322,9 @@ mod tests {
     fn loopback_keeps_bytes_inside_and_the_outside_away() {
         let mut uart = Ns16550::default();
         uart.write(MCR, MCR_LOOP);
-        assert_eq!(uart.write(RBR_THR_DLL, b'q'), None);
+        assert_eq!(uart.write(RBR_THR_DLL, u32::from(b'q')), None);
         assert_eq!(uart.room(), 0);
-        assert_eq!(uart.read(RBR_THR_DLL), b'q');
+        assert_eq!(uart.read(RBR_THR_DLL), u32::from(b'q'));
         uart.write(SCR, 0x5a);
         assert_eq!((uart.read(SCR), uart.read(8)), (0x5a, 0));
     }

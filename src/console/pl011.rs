@@ -5,17 +5,15 @@
 //! before somebody enabled it, this one does: no firmware ran before the guest, and its first
 //! instructions may print.
 
-use super::fifo::Fifo;
+use std::collections::VecDeque;
 
-/// Bytes of the register frame.
-pub const SIZE: u64 = 0x1000;
+use super::port::Uart;
 
 // Receive FIFO of revision r1p5; Linux's amba-pl011 takes 32 for revisions from 3 on.
 const FIFO_DEPTH: usize = 32;
 
 // Register offsets.
 const DR: u64 = 0x000;
-const RSR_ECR: u64 = 0x004;
 const FR: u64 = 0x018;
 const ILPR: u64 = 0x020;
 const IBRD: u64 = 0x024;
@@ -50,9 +48,8 @@ const INT_OE: u32 = 0x400;
 const INT_ALL: u32 = 0x7ff;
 
 /// The registers of one PL011.
-#[derive(Debug)]
 pub struct Pl011 {
-    received: Fifo<FIFO_DEPTH>,
+    received: VecDeque<u8>,
     ilpr: u32,
     ibrd: u32,
     fbrd: u32,
@@ -68,7 +65,7 @@ pub struct Pl011 {
 impl Default for Pl011 {
     fn default() -> Self {
         Self {
-            received: Fifo::default(),
+            received: VecDeque::with_capacity(FIFO_DEPTH),
             ilpr: 0,
             ibrd: 0,
             fbrd: 0,
@@ -82,12 +79,11 @@ impl Default for Pl011 {
     }
 }
 
-impl Pl011 {
-    /// A 32-bit register; reading DR takes a byte from the FIFO.
-    pub fn read(&mut self, register: u64) -> u32 {
-        match register {
-            DR => self.received.pop().map_or(0, u32::from),
-            RSR_ECR => 0,
+impl Uart for Pl011 {
+    // Registers have 32 bits; reading DR takes a byte from the FIFO.
+    fn read(&mut self, offset: u64) -> u32 {
+        let value = match offset & !3 {
+            DR => self.received.pop_front().map_or(0, u32::from),
             FR => self.flags(),
             ILPR => self.ilpr,
             IBRD => self.ibrd,
@@ -99,20 +95,25 @@ impl Pl011 {
             RIS => self.raw_interrupts(),
             MIS => self.raw_interrupts() & self.imsc,
             DMACR => self.dmacr,
-            _ => match register
+            register => register
                 .checked_sub(PERIPH_ID)
-                .and_then(|at| usize::try_from(at / 4).ok())
-            {
-                Some(at) => IDS.get(at).copied().map_or(0, u32::from),
-                None => 0,
-            },
-        }
+                .and_then(|at| IDS.get(usize::try_from(at / 4).ok()?))
+                .map_or(0, |id| u32::from(*id)),
+        };
+        // A narrow read in the middle of a register sees its upper bytes.
+        value >> (8 * (offset & 3))
     }
 
-    /// A 32-bit register; returns the byte that leaves the device, if one does.
-    pub fn write(&mut self, register: u64, value: u32) -> Option<u8> {
+    fn write(&mut self, register: u64, value: u32) -> Option<u8> {
         match register {
-            DR => return self.transmit(value.to_le_bytes()[0]),
+            DR => {
+                self.latched |= INT_TX;
+                let byte = value.to_le_bytes()[0];
+                if self.cr & CR_LBE == 0 {
+                    return Some(byte);
+                }
+                self.receive(byte);
+            }
             ILPR => self.ilpr = value & 0xff,
             IBRD => self.ibrd = value & 0xffff,
             FBRD => self.fbrd = value & 0x3f,
@@ -122,38 +123,29 @@ impl Pl011 {
             IMSC => self.imsc = value & INT_ALL,
             ICR => self.latched &= !value,
             DMACR => self.dmacr = value & 0x7,
-            // RSR_ECR: there are no errors to clear. The rest is read-only or reserved.
+            // There are no errors to clear in RSR/ECR. The rest is read-only or reserved.
             _ => {}
         }
         None
     }
 
-    /// Bytes that the receive FIFO still takes.
-    pub fn room(&self) -> usize {
+    fn room(&self) -> usize {
         self.depth().saturating_sub(self.received.len())
     }
 
-    /// A byte arrives; one too many is dropped and sets the overrun interrupt.
-    pub fn receive(&mut self, byte: u8) {
-        if self.room() == 0 || !self.received.push(byte) {
-            self.latched |= INT_OE;
+    fn receive(&mut self, byte: u8) {
+        match self.room() {
+            0 => self.latched |= INT_OE,
+            _ => self.received.push_back(byte),
         }
     }
 
-    /// The level of the interrupt line.
-    pub fn interrupt(&self) -> bool {
+    fn interrupt(&self) -> bool {
         self.raw_interrupts() & self.imsc != 0
     }
+}
 
-    fn transmit(&mut self, byte: u8) -> Option<u8> {
-        self.latched |= INT_TX;
-        if self.cr & CR_LBE != 0 {
-            self.receive(byte);
-            return None;
-        }
-        Some(byte)
-    }
-
+impl Pl011 {
     fn depth(&self) -> usize {
         if self.lcr_h & LCR_H_FEN != 0 {
             FIFO_DEPTH

@@ -5,49 +5,59 @@
 //! one lock that is hardly ever contended, no allocation, and a system call only where somebody has
 //! to be woken.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::sys::eventfd::EventFd;
 
-use super::fifo::Fifo;
-use super::ns16550::{self, Ns16550};
-use super::pl011::{self, Pl011};
+use super::ns16550::Ns16550;
+use super::pl011::Pl011;
 use super::ready::LinePattern;
 use super::ring::RingWriter;
 use crate::config::ConsoleDevice;
 use crate::vcpu::{eventfd, Device, Width};
 
 /// Bytes of typed text that wait for the guest; then the writer is held back.
-pub const BACKLOG: usize = 4096;
+const BACKLOG: usize = 4096;
+
+/// The registers of a UART. What is sent leaves at once.
+pub trait Uart: Send {
+    /// Reads the register at `offset`.
+    fn read(&mut self, offset: u64) -> u32;
+    /// Writes a register; returns the byte that leaves the device, if one does.
+    fn write(&mut self, offset: u64, value: u32) -> Option<u8>;
+    /// Bytes that the receiver still takes.
+    fn room(&self) -> usize;
+    /// A byte arrives; one too many is dropped and raises the overrun.
+    fn receive(&mut self, byte: u8);
+    /// The level of the interrupt line.
+    fn interrupt(&self) -> bool;
+}
 
 /// A console's UART, its wires and its memory.
 pub struct Port {
     state: Mutex<State>,
     // To the guest, by the driver.
     interrupt: EventFd,
-    raised: AtomicBool,
-    // To the console's thread: there is output, or room for input.
+    // To the console's thread: there is output, or room for typed text.
     wake: EventFd,
-    woken: AtomicBool,
-    wants_room: AtomicBool,
     // To the worker: the guest is ready.
     ready: EventFd,
 }
 
 struct State {
-    uart: Uart,
-    backlog: Fifo<BACKLOG>,
+    uart: Box<dyn Uart>,
+    typed: VecDeque<u8>,
     output: RingWriter,
     pattern: Option<LinePattern>,
+    // The interrupt line is up.
     raised: bool,
-}
-
-enum Uart {
-    Pl011(Pl011),
-    Ns16550(Ns16550),
+    // The console's thread is awake, or about to be.
+    awake: bool,
+    // It wants to be woken when there is room for typed text.
+    wants_room: bool,
 }
 
 impl Port {
@@ -60,33 +70,24 @@ impl Port {
         output: RingWriter,
         pattern: Option<LinePattern>,
     ) -> Result<Self, Errno> {
-        let uart = match device {
-            ConsoleDevice::Pl011 => Uart::Pl011(Pl011::default()),
-            ConsoleDevice::Ns16550 => Uart::Ns16550(Ns16550::default()),
+        let uart: Box<dyn Uart> = match device {
+            ConsoleDevice::Pl011 => Box::new(Pl011::default()),
+            ConsoleDevice::Ns16550 => Box::new(Ns16550::new()),
         };
         Ok(Self {
             state: Mutex::new(State {
                 uart,
-                backlog: Fifo::default(),
+                typed: VecDeque::with_capacity(BACKLOG),
                 output,
                 pattern,
                 raised: false,
+                awake: false,
+                wants_room: false,
             }),
             interrupt: eventfd()?,
-            raised: AtomicBool::new(false),
             wake: eventfd()?,
-            woken: AtomicBool::new(false),
-            wants_room: AtomicBool::new(false),
             ready: eventfd()?,
         })
-    }
-
-    /// Bytes of the register frame of `device`.
-    pub fn size(device: ConsoleDevice) -> u64 {
-        match device {
-            ConsoleDevice::Pl011 => pl011::SIZE,
-            ConsoleDevice::Ns16550 => ns16550::SIZE,
-        }
     }
 
     /// The eventfd of the interrupt line, for the driver's irqfd.
@@ -108,23 +109,19 @@ impl Port {
     /// is woken when there is room again.
     pub(super) fn type_in(&self, bytes: &[u8]) -> usize {
         let mut state = self.lock();
-        let taken = bytes
-            .iter()
-            .take_while(|byte| state.backlog.push(**byte))
-            .count();
-        if taken < bytes.len() {
-            self.wants_room.store(true, Ordering::SeqCst);
-        }
-        self.settle(state);
+        let taken = bytes.len().min(BACKLOG - state.typed.len());
+        state.typed.extend(&bytes[..taken]);
+        state.wants_room |= taken < bytes.len();
+        self.update(state, false);
         taken
     }
 
-    /// Bytes that [`Port::type_in`] takes now.
+    /// Bytes that [`Port::type_in`] takes now; if there is no room, the console's thread is woken when
+    /// there is.
     pub(super) fn room(&self) -> usize {
-        let room = self.lock().backlog.room();
-        if room == 0 {
-            self.wants_room.store(true, Ordering::SeqCst);
-        }
+        let mut state = self.lock();
+        let room = BACKLOG - state.typed.len();
+        state.wants_room |= room == 0;
         room
     }
 
@@ -135,25 +132,23 @@ impl Port {
 
     /// Wakes the console's thread; only the first of many calls costs a system call.
     pub(super) fn wake(&self) {
-        if !self.woken.swap(true, Ordering::SeqCst) {
-            raise(&self.wake);
-        }
+        let state = self.lock();
+        self.update(state, true);
     }
 
     /// From now on the console's thread wants to be woken again. To be called before it looks at
     /// what there is.
     pub(super) fn rearm(&self) {
         let _ = self.wake.read();
-        // A swap, not a store: it sees everything that came before the wake-ups it swallows.
-        self.woken.swap(false, Ordering::SeqCst);
+        self.lock().awake = false;
     }
 
     /// Whether the interrupt line is up.
     pub(super) fn raised(&self) -> bool {
-        self.raised.load(Ordering::SeqCst)
+        self.lock().raised
     }
 
-    /// Tells the guest once more that the line is up.
+    /// Rings the guest's doorbell again for a line that is up.
     pub(super) fn raise_again(&self) {
         raise(&self.interrupt);
     }
@@ -163,94 +158,53 @@ impl Port {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    // After every change: typed text moves up, and the line follows the registers.
-    fn settle(&self, mut state: MutexGuard<'_, State>) {
-        let state_now = &mut *state;
-        while state_now.uart.room() > 0 {
-            match state_now.backlog.pop() {
-                Some(byte) => state_now.uart.receive(byte),
+    // After every change: typed text moves up, the line follows the registers, and the console's thread
+    // is woken if it is to be, or has to look after one of these.
+    fn update(&self, mut state: MutexGuard<'_, State>, wake: bool) {
+        let State { uart, typed, .. } = &mut *state;
+        while uart.room() > 0 {
+            match typed.pop_front() {
+                Some(byte) => uart.receive(byte),
                 None => break,
             }
         }
-        let room = state_now.backlog.room() >= BACKLOG / 2;
-        let line = state_now.uart.interrupt();
-        let rises = line && !state_now.raised;
-        if line != state_now.raised {
-            state_now.raised = line;
-            self.raised.store(line, Ordering::SeqCst);
-        }
+        let line = uart.interrupt();
+        let rises = line && !state.raised;
+        state.raised = line;
+        let room = state.wants_room && state.typed.len() <= BACKLOG / 2;
+        state.wants_room &= !room;
+        let wake = (wake || rises || room) && !std::mem::replace(&mut state.awake, true);
         drop(state);
         if rises {
             raise(&self.interrupt);
-            // The thread looks after a line that stays up.
-            self.wake();
         }
-        if room
-            && self.wants_room.load(Ordering::Relaxed)
-            && self.wants_room.swap(false, Ordering::SeqCst)
-        {
-            self.wake();
+        if wake {
+            raise(&self.wake);
         }
-    }
-
-    fn printed(&self, state: &mut State, byte: u8) {
-        state.output.push(byte);
-        if let Some(pattern) = &mut state.pattern {
-            if pattern.feed(byte) {
-                state.pattern = None;
-                raise(&self.ready);
-            }
-        }
-        self.wake();
     }
 }
 
 impl Device for Port {
     fn read(&self, offset: u64, _: Width) -> u64 {
         let mut state = self.lock();
-        let value = match &mut state.uart {
-            // A narrow read in the middle of a register sees its upper bytes.
-            Uart::Pl011(uart) => u64::from(uart.read(offset & !3) >> (8 * (offset & 3))),
-            Uart::Ns16550(uart) => u64::from(uart.read(offset)),
-        };
-        self.settle(state);
-        value
+        let value = state.uart.read(offset);
+        self.update(state, false);
+        value.into()
     }
 
     fn write(&self, offset: u64, _: Width, value: u64) {
         let mut state = self.lock();
-        let [a, b, c, d, ..] = value.to_le_bytes();
-        let sent = match &mut state.uart {
-            Uart::Pl011(uart) => uart.write(offset, u32::from_le_bytes([a, b, c, d])),
-            Uart::Ns16550(uart) => uart.write(offset, a),
-        };
+        // Registers have 32 bits at most.
+        let value = u32::try_from(value & u64::from(u32::MAX)).unwrap_or(0);
+        let sent = state.uart.write(offset, value);
         if let Some(byte) = sent {
-            self.printed(&mut state, byte);
+            state.output.push(byte);
+            if state.pattern.as_mut().is_some_and(|p| p.feed(byte)) {
+                state.pattern = None;
+                raise(&self.ready);
+            }
         }
-        self.settle(state);
-    }
-}
-
-impl Uart {
-    fn room(&self) -> usize {
-        match self {
-            Uart::Pl011(uart) => uart.room(),
-            Uart::Ns16550(uart) => uart.room(),
-        }
-    }
-
-    fn receive(&mut self, byte: u8) {
-        match self {
-            Uart::Pl011(uart) => uart.receive(byte),
-            Uart::Ns16550(uart) => uart.receive(byte),
-        }
-    }
-
-    fn interrupt(&self) -> bool {
-        match self {
-            Uart::Pl011(uart) => uart.interrupt(),
-            Uart::Ns16550(uart) => uart.interrupt(),
-        }
+        self.update(state, sent.is_some());
     }
 }
 

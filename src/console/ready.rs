@@ -1,25 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A guest that tells by a line of its console that it is ready.
+//! The pattern of the line by which a guest says that it is ready.
 //!
-//! Every byte goes through here on its way out, so the pattern is matched as the bytes come:
-//! no line is stored, nothing is allocated, and a prompt without a line end matches, too.
+//! Every byte of output goes through here on a vCPU's thread, so the pattern is matched as the bytes
+//! come: nothing is allocated, and a prompt without a line end matches, too.
 
 /// A pattern being looked for.
 #[derive(Debug)]
 pub struct LinePattern {
     // The texts between the pattern's stars. Each found as early as possible: that finds a match
     // wherever there is one.
-    pieces: Vec<Piece>,
-    piece: usize,
-    matched: usize,
+    pieces: Vec<Vec<u8>>,
+    // Of these, how many the line has so far.
+    found: usize,
+    // The line's end since the last one found; never more than two of the longest piece.
+    tail: Vec<u8>,
     escape: Escape,
-}
-
-#[derive(Debug)]
-struct Piece {
-    text: Vec<u8>,
-    // Knuth, Morris, Pratt: how much of the text still matches after a mismatch.
-    fallback: Vec<usize>,
 }
 
 // Colours and the like are no part of the text: "\x1b[32mOK\x1b[0m" contains "OK".
@@ -38,21 +33,46 @@ enum Escape {
 impl LinePattern {
     /// `pattern`: text that a line contains; `*` stands for any text in the line.
     pub fn new(pattern: &str) -> Self {
-        let pieces = pattern
+        let pieces: Vec<Vec<u8>> = pattern
             .split('*')
             .filter(|text| !text.is_empty())
-            .map(|text| Piece::new(text.as_bytes()))
+            .map(|text| text.as_bytes().to_owned())
             .collect();
+        let longest = pieces.iter().map(Vec::len).max().unwrap_or(0);
         Self {
             pieces,
-            piece: 0,
-            matched: 0,
+            found: 0,
+            tail: Vec::with_capacity(2 * longest),
             escape: Escape::No,
         }
     }
 
     /// Takes the next byte of output; true once the pattern is complete.
     pub fn feed(&mut self, byte: u8) -> bool {
+        if self.is_for_the_terminal(byte) {
+            return false;
+        }
+        if byte == b'\n' {
+            self.found = 0;
+            self.tail.clear();
+            // A pattern of stars alone is any line.
+            return self.pieces.is_empty();
+        }
+        let Some(piece) = self.pieces.get(self.found) else {
+            return !self.pieces.is_empty();
+        };
+        if self.tail.len() == self.tail.capacity() {
+            self.tail.drain(..=self.tail.len() - piece.len());
+        }
+        self.tail.push(byte);
+        if self.tail.ends_with(piece) {
+            self.found += 1;
+            self.tail.clear();
+        }
+        self.found == self.pieces.len()
+    }
+
+    fn is_for_the_terminal(&mut self, byte: u8) -> bool {
         self.escape = match (self.escape, byte) {
             // A string that never ends must not hide the lines after it.
             (_, b'\n') => Escape::No,
@@ -64,58 +84,14 @@ impl LinePattern {
             (Escape::Sequence, 0x20..=0x3f) => Escape::Sequence,
             (Escape::Begun | Escape::Sequence | Escape::Short, 0x30..=0x7e)
             | (Escape::Text, 0x07) => {
+                // The last byte of it.
                 self.escape = Escape::No;
-                return false;
+                return true;
             }
             (Escape::Text, _) => Escape::Text,
             _ => Escape::No,
         };
-        if self.escape != Escape::No {
-            return false;
-        }
-        if byte == b'\n' {
-            self.piece = 0;
-            self.matched = 0;
-            // A pattern of stars alone is any line.
-            return self.pieces.is_empty();
-        }
-        let Some(piece) = self.pieces.get(self.piece) else {
-            return !self.pieces.is_empty();
-        };
-        self.matched = piece.step(self.matched, byte);
-        if self.matched == piece.text.len() {
-            self.piece += 1;
-            self.matched = 0;
-        }
-        self.piece == self.pieces.len()
-    }
-}
-
-impl Piece {
-    fn new(text: &[u8]) -> Self {
-        let mut piece = Self {
-            text: text.to_owned(),
-            fallback: vec![0; text.len()],
-        };
-        let mut matched = 0;
-        for (at, byte) in text.iter().enumerate().skip(1) {
-            matched = piece.step(matched, *byte);
-            piece.fallback[at] = matched;
-        }
-        piece
-    }
-
-    // How much of the text matches after `byte`, when `matched` of it did before.
-    fn step(&self, mut matched: usize, byte: u8) -> usize {
-        loop {
-            if self.text.get(matched) == Some(&byte) {
-                return matched + 1;
-            }
-            match matched.checked_sub(1) {
-                Some(last) => matched = self.fallback[last],
-                None => return 0,
-            }
-        }
+        self.escape != Escape::No
     }
 }
 

@@ -3,21 +3,26 @@
 //! a worker was killed can still be read.
 //!
 //! One writer, any number of readers, no locks. A byte has a sequence number that counts from the
-//! ring's making; a reader that fell behind learns how many it lost.
+//! ring's creation; a reader that fell behind learns how many it lost.
 
 use std::ffi::c_void;
-use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::ptr::NonNull;
 use std::sync::atomic::{fence, AtomicU64, AtomicU8, Ordering};
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::fcntl::{fcntl, FcntlArg, SealFlag};
-use nix::sys::memfd::{memfd_create, MFdFlags};
-use nix::sys::mman::{madvise, mmap, munmap, MapFlags, MmapAdvise, ProtFlags};
-use nix::sys::stat::fstat;
-use nix::unistd::ftruncate;
+use rustix::fs::{fcntl_add_seals, fstat, ftruncate, memfd_create, MemfdFlags, SealFlags};
+use rustix::mm::{madvise, mmap, munmap, Advice, MapFlags, ProtFlags};
+
+use crate::diagnostic::{kinds, Diagnostic};
+
+kinds! {
+    RING: Error "console-ring" in Functions {
+        "the memory for the console's output cannot be made",
+        cause: "the host is out of memory, or this process has as many files open as it may",
+        cure: "more memory, or a higher `rlimit nofile` in the service's .rc",
+    }
+}
 
 /// Bytes of output kept, unless said otherwise.
 pub const DEFAULT_CAPACITY: usize = 64 << 10;
@@ -29,14 +34,13 @@ const END: usize = 128;
 
 const READ_TRIES: usize = 64;
 
-/// Output of one guest. Made by the supervisor before it forks the worker; the worker maps it again
-/// by its fd.
+/// Output of one guest. The supervisor creates it before it forks the worker, which maps it again by
+/// its descriptor.
 #[derive(Debug)]
 pub struct Ring {
     fd: OwnedFd,
-    map: NonNull<c_void>,
-    length: NonZeroUsize,
-    // A power of two.
+    map: *mut c_void,
+    // A power of two; the mapping has a header more.
     capacity: usize,
 }
 
@@ -59,49 +63,46 @@ pub struct Chunk {
 impl Ring {
     /// A new ring of at least `capacity` bytes, rounded up to a power of two.
     pub fn create(name: &str, capacity: usize) -> Result<Self, Errno> {
-        let capacity = capacity
-            .max(HEADER)
-            .checked_next_power_of_two()
-            .ok_or(Errno::EINVAL)?;
-        let size = capacity
-            .checked_add(HEADER)
-            .and_then(|size| i64::try_from(size).ok())
-            .ok_or(Errno::EINVAL)?;
-        let fd = memfd_create(
-            format!("console.{name}").as_str(),
-            MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING,
-        )?;
-        ftruncate(&fd, size)?;
+        let capacity = capacity.max(HEADER).checked_next_power_of_two();
+        let size = capacity.and_then(|capacity| u64::try_from(capacity.checked_add(HEADER)?).ok());
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let fd = memfd_create(format!("console.{name}"), flags).map_err(nix_errno)?;
+        ftruncate(&fd, size.ok_or(Errno::EINVAL)?).map_err(nix_errno)?;
         // A worker gone mad must not make the supervisor's reads fault.
-        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
-        fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
+        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        fcntl_add_seals(&fd, seals).map_err(nix_errno)?;
         Self::map(fd)
     }
 
-    /// Maps the ring behind `fd`, which another process made.
+    /// Maps the ring behind `fd`, which another process created.
     pub fn map(fd: OwnedFd) -> Result<Self, Errno> {
-        let size = usize::try_from(fstat(&fd)?.st_size).map_err(|_| Errno::EINVAL)?;
+        let size = fstat(&fd).map_err(nix_errno)?.st_size;
+        let size = usize::try_from(size).map_err(|_| Errno::EINVAL)?;
         let capacity = size.checked_sub(HEADER).ok_or(Errno::EINVAL)?;
         if !capacity.is_power_of_two() {
             return Err(Errno::EINVAL);
         }
-        let length = NonZeroUsize::new(size).ok_or(Errno::EINVAL)?;
-        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let (protection, nowhere) = (ProtFlags::READ | ProtFlags::WRITE, std::ptr::null_mut());
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
-        let map = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, &fd, 0) }?;
-        let ring = Self {
-            fd,
-            map,
-            length,
-            capacity,
-        };
+        let map = unsafe { mmap(nowhere, size, protection, MapFlags::SHARED, &fd, 0) }
+            .map_err(nix_errno)?;
+        let ring = Self { fd, map, capacity };
         // Workers of other VMs are forked, too, and this output is none of their business.
         // SAFETY: the range is exactly the mapping made above; the advice changes no byte of it.
-        unsafe { madvise(ring.map, size, MmapAdvise::MADV_DONTFORK) }?;
+        unsafe { madvise(ring.map, size, Advice::LinuxDontFork) }.map_err(nix_errno)?;
         Ok(ring)
     }
 
-    /// The fd by which another process maps it.
+    /// A worker's ring of VM `name`: the supervisor's behind `fd`, or one that ends with the worker.
+    pub fn for_worker(fd: Option<OwnedFd>, name: &str) -> Result<Self, Diagnostic> {
+        let ring = match fd {
+            Some(fd) => Self::map(fd),
+            None => Self::create(name, DEFAULT_CAPACITY),
+        };
+        ring.map_err(|errno| RING.case("mapping the console's ring").errno(errno))
+    }
+
+    /// The descriptor by which another process maps it.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -181,7 +182,7 @@ impl Ring {
     fn counter(&self, offset: usize) -> &AtomicU64 {
         debug_assert!(offset == BEGUN || offset == END);
         // SAFETY: both offsets lie in the header page of the mapping and are aligned to 8.
-        unsafe { AtomicU64::from_ptr(self.map.as_ptr().cast::<u8>().add(offset).cast()) }
+        unsafe { AtomicU64::from_ptr(self.map.cast::<u8>().add(offset).cast()) }
     }
 
     fn byte(&self, sequence: u64) -> &AtomicU8 {
@@ -189,15 +190,19 @@ impl Ring {
         #[allow(clippy::cast_possible_truncation)]
         let at = (sequence as usize) & (self.capacity - 1);
         // SAFETY: `at` is less than the capacity, which the mapping has after its header.
-        unsafe { AtomicU8::from_ptr(self.map.as_ptr().cast::<u8>().add(HEADER + at)) }
+        unsafe { AtomicU8::from_ptr(self.map.cast::<u8>().add(HEADER + at)) }
     }
 }
 
 impl Drop for Ring {
     fn drop(&mut self) {
         // SAFETY: the range is exactly the mapping that `map` made, and nothing refers to it any more.
-        let _ = unsafe { munmap(self.map, self.length.get()) };
+        let _ = unsafe { munmap(self.map, HEADER + self.capacity) };
     }
+}
+
+fn nix_errno(error: rustix::io::Errno) -> Errno {
+    Errno::from_raw(error.raw_os_error())
 }
 
 /// The writing end of a [`Ring`].
@@ -216,11 +221,6 @@ impl RingWriter {
         self.ring.byte(self.end).store(byte, Ordering::Relaxed);
         self.ring.counter(END).store(next, Ordering::Release);
         self.end = next;
-    }
-
-    /// The ring it writes to.
-    pub fn ring(&self) -> &Arc<Ring> {
-        &self.ring
     }
 }
 
@@ -286,8 +286,10 @@ mod tests {
     #[test]
     fn its_size_cannot_be_changed() {
         let ring = ring();
-        assert_eq!(ftruncate(ring.fd(), 0), Err(Errno::EPERM));
-        assert_eq!(ftruncate(ring.fd(), 1 << 20), Err(Errno::EPERM));
+        for size in [0, 1 << 20] {
+            let answer = ftruncate(ring.fd(), size).map_err(nix_errno);
+            assert_eq!(answer, Err(Errno::EPERM));
+        }
     }
 
     #[test]
@@ -322,5 +324,16 @@ mod tests {
                 next = chunk.next;
             }
         });
+    }
+
+    #[test]
+    fn what_is_not_a_ring_has_a_name() {
+        let not_a_ring = std::fs::File::open("/dev/null").unwrap();
+        let error = Ring::for_worker(Some(not_a_ring.into()), "vm").unwrap_err();
+        assert_eq!(
+            (&*error.name, error.errno),
+            ("console-ring", Some(libc::EINVAL))
+        );
+        assert!(Ring::for_worker(None, "vm").is_ok());
     }
 }

@@ -7,41 +7,25 @@
 /// Largest payload of a frame in bytes.
 pub const MAX_PAYLOAD: usize = 4096;
 
-/// Bytes before a frame's payload.
-pub const HEADER: usize = 3;
-
-/// What a frame carries.
+/// What a frame carries; the number is its first byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Kind {
     /// The guest's output.
-    Output,
+    Output = b'o',
     /// A word about the console, for a person: UTF-8, no line end.
-    Notice,
+    Notice = b'n',
     /// What the client sends is typed from here on. The first word of every console is this or
     /// [`Kind::ReadOnly`]. The payload is a notice, or empty.
-    Keyboard,
+    Keyboard = b'k',
     /// What the client sends is thrown away, and why: a notice.
-    ReadOnly,
+    ReadOnly = b'r',
 }
 
 impl Kind {
-    fn code(self) -> u8 {
-        match self {
-            Kind::Output => b'o',
-            Kind::Notice => b'n',
-            Kind::Keyboard => b'k',
-            Kind::ReadOnly => b'r',
-        }
-    }
-
     fn from_code(code: u8) -> Option<Self> {
-        match code {
-            b'o' => Some(Kind::Output),
-            b'n' => Some(Kind::Notice),
-            b'k' => Some(Kind::Keyboard),
-            b'r' => Some(Kind::ReadOnly),
-            _ => None,
-        }
+        let kinds = [Self::Output, Self::Notice, Self::Keyboard, Self::ReadOnly];
+        kinds.into_iter().find(|kind| *kind as u8 == code)
     }
 }
 
@@ -49,7 +33,7 @@ impl Kind {
 pub fn encode(kind: Kind, payload: &[u8], out: &mut Vec<u8>) {
     let payload = &payload[..payload.len().min(MAX_PAYLOAD)];
     let len = u16::try_from(payload.len()).unwrap_or(0);
-    out.push(kind.code());
+    out.push(kind as u8);
     out.extend_from_slice(&len.to_le_bytes());
     out.extend_from_slice(payload);
 }

@@ -1,111 +1,127 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Adds to a tree what the config and the resource manager want, with room for the addresses.
-//! A tree that has everything already comes out unchanged but for the values that are ours.
+//! Adds to a tree what config, plan and resource manager want. A tree that has everything already comes
+//! out unchanged but for the values that are ours.
 
 use std::collections::HashSet;
 
-use crate::config::{Scheduling, VmConfig};
+use crate::config::{RegionConfig, Scheduling, VmConfig};
+use crate::diagnostic::kinds;
+use crate::plan::LaunchPlan;
 
+use super::build::{Faults, Seeds};
 use super::console;
-use super::draft::Seeds;
-use super::facts::{child_cells, gic_node, vm_configs, DtbFacts, VM_CONFIG_NAMES};
-use super::problem::DtbProblem;
-use super::tree::{Node, Position, Tree};
-use super::value::NodeAt;
+use super::lookup::{gic, shm_label, vdevices, vm_configs, VM_CONFIG_NAMES};
+use super::property::{Cells, NodeAt};
+use super::tree::{Node, Tree};
 
-/// `sched-priority` of a generated hypervisor-scheduled VM: one below the default, as the real
-/// resource manager took it. A VM's priority must be below its owner's.
+kinds! {
+    SYMBOLS_DROPPED: Warning "dtb-symbols-dropped" in Dtb {
+        "the devicetree has the symbol tables of dtc -@, which are left out",
+        cause: "their names cannot be written, and nothing reads them in a guest",
+        cure: "compile without -@",
+    }
+    MEMORY_REPLACED: Warning "dtb-memory-replaced" in Dtb {
+        "the given /memory is not main memory and is replaced",
+        cause: "main memory is what the config says",
+        cure: "remove the reg of /memory, or make it the config's",
+    }
+    STRAY_INITRD: Error "dtb-stray-initrd" in Dtb {
+        "/chosen names an initrd and the config has none",
+        cause: "the kernel would unpack whatever lies there",
+        cure: "add initrd to the config, or remove linux,initrd-start and linux,initrd-end",
+    }
+}
+
+/// `sched-priority` of a hypervisor-scheduled VM: one below the default, as the real resource manager
+/// took it. A VM's priority must be below its owner's.
 const SCHED_PRIORITY: u32 = 0xffff_ffff;
 /// `sched-timeslice` in microseconds, as the real resource manager took it.
 const SCHED_TIMESLICE: u32 = 2000;
 
-/// Tables that `dtc -@` makes for overlays by label. Their names cannot be written by `vm-fdt`, and
-/// the resource manager's overlay goes by path and phandle.
+/// Tables that `dtc -@` makes for overlays by label. `vm-fdt` cannot write their names, and the resource
+/// manager's overlay goes by path and phandle.
 const SYMBOL_NODES: [&str; 3] = ["__symbols__", "__fixups__", "__local_fixups__"];
 
-/// Completes `tree`; what comes back is worth telling.
-pub(super) fn complete(tree: &mut Tree, config: &VmConfig) -> Vec<DtbProblem> {
-    let mut told = Vec::new();
-    for name in SYMBOL_NODES {
-        if tree.root.remove_child(name).is_some() && told.is_empty() {
-            told.push(DtbProblem::SymbolsDropped);
-        }
+pub(super) fn complete(
+    tree: &mut Tree,
+    config: &VmConfig,
+    plan: &LaunchPlan,
+    seeds: &Seeds,
+    faults: &mut Faults<'_>,
+) {
+    let dropped = SYMBOL_NODES.map(|name| tree.root.remove_child(name));
+    if dropped.iter().any(Option::is_some) {
+        faults.add(SYMBOLS_DROPPED.case("the symbol tables of dtc -@ are left out"));
     }
-    chosen(tree, config, &mut told);
-    memory(tree, config, &mut told);
+    chosen(tree, config, plan, seeds, faults);
+    memory(tree, plan, faults);
     vm_config(tree, config);
     if let Some(console) = &config.console {
         console::complete(tree, console);
     }
-    told
 }
 
-fn chosen(tree: &mut Tree, config: &VmConfig, told: &mut Vec<DtbProblem>) {
-    let chosen = tree.root.ensure_child("chosen", Position::First);
+fn chosen(
+    tree: &mut Tree,
+    config: &VmConfig,
+    plan: &LaunchPlan,
+    seeds: &Seeds,
+    faults: &mut Faults<'_>,
+) {
+    let chosen = tree.root.ensure_child("chosen");
     if !config.kernel.cmdline.is_empty() || !chosen.has("bootargs") {
         chosen.set_str("bootargs", &config.kernel.cmdline);
     }
-    if config.initrd.is_some() {
-        chosen.set_u64("linux,initrd-start", 0);
-        chosen.set_u64("linux,initrd-end", 0);
+    if let Some(initrd) = &plan.initrd {
+        chosen.set_u64("linux,initrd-start", initrd.base);
+        chosen.set_u64("linux,initrd-end", initrd.base.saturating_add(initrd.size));
     } else if chosen.has("linux,initrd-start") || chosen.has("linux,initrd-end") {
-        told.push(DtbProblem::StrayInitrd);
+        faults.add_at(
+            "initrd",
+            STRAY_INITRD.case("/chosen names an initrd and the config has none"),
+        );
     }
-    chosen.set("rng-seed", Seeds::PLACEHOLDER.rng.to_vec());
-    chosen.set_u64("kaslr-seed", Seeds::PLACEHOLDER.kaslr);
+    chosen.set("rng-seed", seeds.rng.to_vec());
+    chosen.set_u64("kaslr-seed", seeds.kaslr);
     // The resource manager takes the cells of depth 2 from the root's first child.
     tree.root.move_first("chosen");
 }
 
-fn memory(tree: &mut Tree, config: &VmConfig, told: &mut Vec<DtbProblem>) {
-    let ours = (config.memory.base, config.memory.size);
-    let given = DtbFacts::of(tree).memory;
-    if !given.is_empty() && given != [ours] {
-        told.push(DtbProblem::MemoryReplaced);
-    }
-    set_memory(tree, ours.0, ours.1);
-}
-
 /// Writes `/memory` with the cells that the root sets.
-pub(super) fn set_memory(tree: &mut Tree, base: u64, size: u64) {
-    let (address_cells, size_cells) = child_cells(&NodeAt::root(&tree.root));
-    let mut reg = cells_of(base, address_cells);
-    reg.append(&mut cells_of(size, size_cells));
+fn memory(tree: &mut Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
+    let main = plan.main();
+    let memory = NodeAt::root(tree).child("memory");
+    let given = memory.and_then(|memory| memory.reg()).unwrap_or_default();
+    if !given.is_empty() && given != [(main.base, main.size)] {
+        faults.add(MEMORY_REPLACED.case(format!(
+            "the given /memory is not main memory, {:#x} bytes at {:#x}, and is replaced",
+            main.size, main.base
+        )));
+    }
+    let reg = Cells::below(&tree.root).range(main.base, main.size);
     tree.root
-        .ensure_child("memory", Position::Last)
+        .ensure_child("memory")
         .set_str("device_type", "memory")
-        .set_cells("reg", &reg);
-}
-
-/// The lowest `count` cells of a number.
-pub(super) fn cells_of(number: u64, count: usize) -> Vec<u32> {
-    let bytes = number.to_be_bytes();
-    let pair: Vec<u32> = bytes
-        .chunks_exact(4)
-        .map(|cell| {
-            cell.iter()
-                .fold(0, |number, byte| (number << 8) | u32::from(*byte))
-        })
-        .collect();
-    pair[pair.len() - count.min(pair.len())..].to_vec()
+        .set("reg", reg);
 }
 
 fn vm_config(tree: &mut Tree, config: &VmConfig) {
-    let found = vm_configs(tree).first().map(|at| at.name.clone());
-    let gic = gic_node(tree)
-        .map(|at| at.path().to_owned())
-        .or_else(|| first_gic(tree));
+    let found = vm_configs(tree).next().map(|at| at.name.clone());
     let name = found.unwrap_or_else(|| VM_CONFIG_NAMES[0].to_owned());
-    let facts = DtbFacts::of(tree);
+    let gic = gic(tree).or_else(|| {
+        let mut walk = tree.walk().into_iter();
+        walk.find(|at| at.is_compatible("arm,gic-v3"))
+    });
+    let gic = gic.map(|at| at.path().to_owned());
 
-    let node = tree.root.ensure_child(&name, Position::Last);
+    let node = tree.root.ensure_child(&name);
     if !node.has("image-name") {
         node.set_str("image-name", config.name.as_str());
     }
     if !node.has("os-type") {
         node.set_str("os-type", "linux");
     }
-    let memory = node.ensure_child("memory", Position::Last);
+    let memory = node.ensure_child("memory");
     if !memory.has("base-address") {
         memory
             .set_u32("#address-cells", 2)
@@ -113,32 +129,54 @@ fn vm_config(tree: &mut Tree, config: &VmConfig) {
             .set_u64("base-address", config.memory.base);
     }
     if let Some(gic) = gic {
-        let interrupts = node.ensure_child("interrupts", Position::Last);
+        let interrupts = node.ensure_child("interrupts");
         if !interrupts.has("config") {
             interrupts.set_str("config", &gic);
         }
     }
     if node.child("vcpus").is_none() {
-        vcpus(node.ensure_child("vcpus", Position::Last), config);
+        vcpus(node.ensure_child("vcpus"), config);
     }
-    let generated = generated(tree);
-    let node = tree.root.ensure_child(&name, Position::Last);
-    let vdevices = node.ensure_child("vdevices", Position::Last);
-    if !vdevices.has("generate") {
-        vdevices.set_str("generate", "/hypervisor");
+    let node = node.ensure_child("vdevices");
+    if !node.has("generate") {
+        node.set_str("generate", "/hypervisor");
     }
+    add_vdevices(tree, config, &format!("/{name}/vdevices"));
+}
+
+/// Adds what no vdevice of the tree is there for, to the node at `path`.
+fn add_vdevices(tree: &mut Tree, config: &VmConfig, path: &str) {
+    let shm: HashSet<_> = vdevices(tree, "shm").iter().filter_map(shm_label).collect();
+    let has_bell = config
+        .console
+        .as_ref()
+        .is_none_or(|console| console::doorbell(tree, console).is_some());
+    // Two vdevices of one path below /hypervisor would be one too many.
+    let walk = tree.walk();
+    let generated: HashSet<_> = walk
+        .iter()
+        .filter_map(|at| Some(at.str("generate")?.to_owned()))
+        .collect();
+    let Some(vdevices) = tree.find_mut(path) else {
+        return;
+    };
+    let mut add = |wanted: String, vdevice: &dyn Fn(&str) -> Node| {
+        let name = free_name(&wanted, |name| {
+            vdevices.child(name).is_some() || generated.contains(&format!("/hypervisor/{name}"))
+        });
+        vdevices.push(vdevice(&name));
+    };
     for region in &config.regions {
-        if !facts.shm.iter().any(|shm| shm.label == region.label) {
-            let name = vdevice_name(vdevices, &generated, &format!("shm-{}", region.label));
-            vdevices.push(shm(&name, region.label, region.base));
+        if !shm.contains(&region.label) {
+            add(format!("shm-{}", region.label), &|name| {
+                shm_vdevice(name, region)
+            });
         }
     }
-    if let Some(console) = &config.console {
-        let known = |label| facts.doorbells.iter().any(|bell| bell.label == label);
-        if !known(console.label) {
-            let name = vdevice_name(vdevices, &generated, &format!("bell-{}", console.label));
-            vdevices.push(console::doorbell(&name, console));
-        }
+    if let Some(console) = config.console.as_ref().filter(|_| !has_bell) {
+        add(format!("bell-{}", console.label), &|name| {
+            console::doorbell_vdevice(name, console)
+        });
     }
 }
 
@@ -149,27 +187,6 @@ pub(super) fn free_name(wanted: &str, taken: impl Fn(&str) -> bool) -> String {
         .chain(numbered)
         .find(|name| !taken(name))
         .unwrap_or_default()
-}
-
-/// Where the tree's vdevices will be: two of one path would be one too many.
-fn generated(tree: &Tree) -> HashSet<String> {
-    let walk = tree.walk();
-    let paths = walk.iter().filter_map(|at| at.str("generate").ok());
-    paths.map(str::to_owned).collect()
-}
-
-/// A free name for one more vdevice, free below `/hypervisor` too.
-fn vdevice_name(vdevices: &Node, generated: &HashSet<String>, wanted: &str) -> String {
-    free_name(wanted, |name| {
-        vdevices.child(name).is_some() || generated.contains(&format!("/hypervisor/{name}"))
-    })
-}
-
-fn first_gic(tree: &Tree) -> Option<String> {
-    tree.walk()
-        .iter()
-        .find(|at| at.is_compatible("arm,gic-v3"))
-        .map(|at| at.path().to_owned())
 }
 
 /// The physical CPU of each vCPU that the config names; empty if it names none.
@@ -195,18 +212,18 @@ fn vcpus(node: &mut Node, config: &VmConfig) {
     }
 }
 
-/// A region's vdevice: the resource manager maps the region with this label at `base`.
-fn shm(name: &str, label: u32, base: u64) -> Node {
+/// The resource manager maps the region with this label at `base`.
+fn shm_vdevice(name: &str, region: &RegionConfig) -> Node {
     let mut memory = Node::new("memory");
     memory
-        .set_u32("label", label)
+        .set_u32("label", region.label)
         .set_u32("#address-cells", 2)
         .set_u32("#size-cells", 2)
-        .set_u64("base", base);
+        .set_u64("base", region.base);
     let mut node = Node::new(name);
     node.set_str("vdevice-type", "shm")
         .set_str("generate", &format!("/hypervisor/{name}"))
-        .set_u32("label", label)
+        .set_u32("label", region.label)
         .set_empty("peer-default")
         .set_u64("dma_base", 0)
         .push(memory);

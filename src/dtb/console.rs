@@ -4,19 +4,30 @@
 use std::collections::HashSet;
 
 use crate::config::{ConsoleConfig, ConsoleDevice};
-use crate::console::Port;
 
-use super::complete::{cells_of, free_name};
-use super::facts::{child_cells, DtbFacts};
-use super::rules::devices_at;
-use super::tree::{Node, Position, Tree};
-use super::value::NodeAt;
+use super::complete::free_name;
+use super::lookup::{devices_at, label, serial_ports, vdevices};
+use super::property::{Cells, NodeAt};
+use super::tree::{Node, Tree};
 
 /// Trigger cell of a level interrupt.
-const LEVEL_HIGH: u32 = 4;
+pub(super) const LEVEL_HIGH: u32 = 4;
+
+/// The doorbell with the console's label.
+pub(super) fn doorbell<'a>(tree: &'a Tree, console: &ConsoleConfig) -> Option<NodeAt<'a>> {
+    let mut bells = vdevices(tree, "doorbell").into_iter();
+    bells.find(|bell| label(bell) == Some(console.label))
+}
+
+/// The serial port at the console's address.
+pub(super) fn serial_port<'a>(tree: &'a Tree, console: &ConsoleConfig) -> Option<NodeAt<'a>> {
+    let mut ports = serial_ports(tree).into_iter();
+    let (port, _) = ports.find(|(_, (base, _))| *base == console.base)?;
+    Some(port)
+}
 
 /// The console's doorbell: an irqfd with its label raises the level interrupt.
-pub(super) fn doorbell(name: &str, console: &ConsoleConfig) -> Node {
+pub(super) fn doorbell_vdevice(name: &str, console: &ConsoleConfig) -> Node {
     let mut node = Node::new(name);
     node.set_str("vdevice-type", "doorbell")
         .set_str("generate", &format!("/hypervisor/{name}"))
@@ -27,22 +38,24 @@ pub(super) fn doorbell(name: &str, console: &ConsoleConfig) -> Node {
     node
 }
 
-/// The console's serial port, unless one is at its address. Another device there is left to the rules.
+/// Adds the console's serial port, unless one is at its address. Another device there is left to the
+/// rules.
 pub(super) fn complete(tree: &mut Tree, console: &ConsoleConfig) {
-    let serials = DtbFacts::of(tree).serials;
-    let path = match serials.iter().find(|serial| serial.base == console.base) {
-        Some(serial) => serial.path.clone(),
-        None if devices_at(tree, console).is_empty() => add_serial(tree, console),
+    let own = serial_port(tree, console).map(|port| port.path().to_owned());
+    let path = match own {
+        Some(path) => path,
+        None if devices_at(tree, console.base, console.device.frame()).is_empty() => {
+            add_serial_port(tree, console)
+        }
         None => return,
     };
-    let chosen = tree.root.ensure_child("chosen", Position::First);
+    let chosen = tree.root.ensure_child("chosen");
     if !chosen.has("stdout-path") {
         chosen.set_str("stdout-path", &path);
     }
 }
 
-fn add_serial(tree: &mut Tree, console: &ConsoleConfig) -> String {
-    let (address_cells, size_cells) = child_cells(&NodeAt::root(&tree.root));
+fn add_serial_port(tree: &mut Tree, console: &ConsoleConfig) -> String {
     let at = |name: &str| format!("{name}@{:x}", console.base);
     let name = at(&free_name("serial", |name| {
         tree.root.child(&at(name)).is_some()
@@ -62,9 +75,8 @@ fn add_serial(tree: &mut Tree, console: &ConsoleConfig) -> String {
                 .set_u32("current-speed", 115_200);
         }
     }
-    let mut reg = cells_of(console.base, address_cells);
-    reg.append(&mut cells_of(Port::size(console.device), size_cells));
-    node.set_cells("reg", &reg)
+    let reg = Cells::below(&tree.root).range(console.base, console.device.frame());
+    node.set("reg", reg)
         .set_cells("interrupts", &[0, console.interrupt, LEVEL_HIGH]);
     let path = format!("/{name}");
     tree.root.push(node);

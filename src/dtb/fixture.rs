@@ -59,23 +59,18 @@ pub fn plan(config: &VmConfig, initrd: u64, initrd_size: u64) -> LaunchPlan {
         vm: config.name.clone(),
         regions,
         kernel: PlannedKernel {
-            path: "Image".into(),
-            gzip: false,
             segments: Vec::new(),
             entry: config.memory.base,
             branch: None,
         },
-        initrd: config.initrd.as_ref().map(|file| PlannedFile {
-            path: file.path.clone(),
+        initrd: config.initrd.as_ref().map(|_| Range {
             base: initrd,
             size: initrd_size,
         }),
-        dtb: PlannedDtb {
+        dtb: Range {
             base: config.memory.base,
             size: 0x2_0000,
         },
-        vcpus: config.vcpus.count,
-        scheduling: config.vcpus.scheduling,
         memory_entries: 1,
         warnings: Vec::new(),
     }

@@ -2,23 +2,12 @@
 //! The hardware of a generated guest: CPUs, PSCI, interrupt controller and timer. Everything else is
 //! what completing a given tree adds as well.
 //!
-//! ```text
-//! 0x3fff_0000  GIC distributor, 64 KiB
-//!   below it   GIC redistributors, 128 KiB for each CPU
-//! ```
-//!
 //! Addresses and timer interrupts are crosvm's for arm64.
 
 use crate::config::{Scheduling, VmConfig};
+use crate::layout::{GICD_BASE, GICD_SIZE, GICR_SIZE};
 
-use super::tree::{Node, Position, Tree};
-
-/// The GIC distributor's address.
-pub const GICD_BASE: u64 = 0x3fff_0000;
-/// Bytes of the distributor: GICv3 architecture.
-pub const GICD_SIZE: u64 = 0x1_0000;
-/// Bytes of one CPU's redistributor: two frames of 64 KiB, GICv3 without virtual LPIs.
-pub const GICR_SIZE: u64 = 0x2_0000;
+use super::tree::{Node, Tree};
 
 const GIC_PHANDLE: u32 = 1;
 /// Interrupt specifier cells: a private interrupt, level low.
@@ -26,7 +15,7 @@ const PPI: u32 = 1;
 const LEVEL_LOW: u32 = 8;
 
 /// A tree with the hardware, to be completed.
-pub(super) fn tree(config: &VmConfig) -> Tree {
+pub(super) fn hardware(config: &VmConfig) -> Tree {
     let mut tree = Tree::default();
     tree.root
         .set_u32("#address-cells", 2)
@@ -35,7 +24,7 @@ pub(super) fn tree(config: &VmConfig) -> Tree {
         .set_str("model", "gunyahd guest")
         .set_str("compatible", "linux,dummy-virt");
     // First, because the resource manager takes the cells of depth 2 from the root's first child.
-    tree.root.ensure_child("chosen", Position::First);
+    tree.root.ensure_child("chosen");
     tree.root
         .push(cpus(config))
         .push(psci())

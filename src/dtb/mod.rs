@@ -1,32 +1,49 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The guest's devicetree: given and completed, or generated, through one tree in memory.
+//! The guest's devicetree: given and completed, or generated from the config.
 //!
-//! A [`Draft`] is made before the plan and has its final length; [`Draft::finish`] fills in the
-//! plan's addresses. [`rules`] has what the resource manager demands of both kinds.
+//! ```text
+//! given blob -> parse ---+
+//!                        +-> complete -> rules -> write -> the blob in guest memory
+//! config --> generate ---+
+//! ```
+//!
+//! [`len_max`] says before the plan how much room the blob takes at most; [`build`] makes it once the
+//! plan knows every address. [`rules`] has what the resource manager demands of both kinds.
 
+mod build;
 mod complete;
 mod console;
-mod draft;
-mod facts;
 #[cfg(test)]
 mod fixture;
 mod generate;
-mod problem;
-mod read;
+mod lookup;
+mod parse;
+mod property;
 pub mod rules;
 mod source;
 #[cfg(test)]
 mod tests;
-mod told;
 mod tree;
-mod value;
 mod write;
 
-pub use draft::{Draft, Finished, Seeds};
-pub use facts::{Doorbell, DtbFacts, Gic, Serial, Shm};
-pub use generate::{GICD_BASE, GICD_SIZE, GICR_SIZE};
-pub use problem::DtbProblem;
-pub use read::{ParseError, BLOB_MAX, DEPTH_MAX, NAME_MAX, NODES_MAX, PATH_MAX, PROPERTIES_MAX};
-pub use tree::{Node, Position, Property, Tree};
-pub use value::{NodeAt, PropertyError, PropertyFault};
+pub use build::{build, len_max, Devicetree, Seeds};
+pub use parse::ParseError;
+pub use property::NodeAt;
+pub use tree::{Node, Property, Tree};
 pub use write::WriteError;
+
+use crate::diagnostic::Kind;
+
+/// Everything that can be wrong with a devicetree.
+pub const KINDS: &[&[Kind]] = &[
+    parse::KINDS,
+    complete::KINDS,
+    rules::nodes::KINDS,
+    rules::memory::KINDS,
+    rules::vm_config::KINDS,
+    rules::vcpus::KINDS,
+    rules::gic::KINDS,
+    rules::vdevices::KINDS,
+    rules::console::KINDS,
+    write::KINDS,
+];

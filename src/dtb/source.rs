@@ -3,8 +3,8 @@
 
 use std::fmt::Write;
 
+use super::property::{cells, text};
 use super::tree::{Node, Tree};
-use super::value::text;
 
 impl Tree {
     /// Devicetree source. `dtc` makes the same tree of it; `boot_cpu` alone has no form in source.
@@ -30,10 +30,9 @@ fn line(out: &mut String, depth: usize, text: &str) {
 }
 
 fn print_node(out: &mut String, node: &Node, depth: usize) {
-    let name = if node.name.is_empty() {
-        "/"
-    } else {
-        &node.name
+    let name = match node.name.as_str() {
+        "" => "/",
+        name => name,
     };
     line(out, depth, &format!("{name} {{"));
     for property in &node.properties {
@@ -75,12 +74,9 @@ fn print_value(name: &str, value: &[u8]) -> String {
     }
     let mut text = String::new();
     let (start, end) = if whole_cells {
-        for cell in value.chunks_exact(4) {
-            let number = cell
-                .iter()
-                .fold(0u32, |number, byte| (number << 8) | u32::from(*byte));
+        for cell in cells(value) {
             // Writing to a String cannot fail.
-            let _ = write!(text, " {number:#x}");
+            let _ = write!(text, " {cell:#x}");
         }
         ('<', '>')
     } else {
@@ -130,12 +126,8 @@ mod tests {
         let mut tree = Tree::default();
         tree.reservations.push((0x8000_0000, 0x1000));
         tree.root.set_u32("#address-cells", 2);
-        tree.root
-            .push(Node::new("chosen"))
-            .push(Node::new("psci"))
-            .child_mut("psci")
-            .unwrap()
-            .set_str("method", "hvc");
+        tree.root.ensure_child("chosen");
+        tree.root.ensure_child("psci").set_str("method", "hvc");
         assert_eq!(
             tree.to_source(),
             "/dts-v1/;\n/memreserve/ 0x80000000 0x1000;\n\n/ {\n\t#address-cells = <0x2>;\n\n\

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A devicetree in memory, and the ways to find and change what is in it.
 
-use super::value::{text, NodeAt};
+use super::property::NodeAt;
 
 /// A whole devicetree.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -10,79 +10,58 @@ pub struct Tree {
     pub reservations: Vec<(u64, u64)>,
     /// `boot_cpuid_phys` of the header.
     pub boot_cpu: u32,
-    /// The root node; its name is empty.
     pub root: Node,
 }
 
 /// A node. The order of children and properties is kept: the resource manager cares.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Node {
-    /// With its unit address: `cpu@0`.
+    /// With its unit address, `cpu@0`; the root's is empty.
     pub name: String,
-    /// In their order.
     pub properties: Vec<Property>,
-    /// In their order.
     pub children: Vec<Node>,
 }
 
 /// A property.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Property {
-    /// Its name.
     pub name: String,
-    /// Its bytes, cells big endian.
+    /// Cells are big endian.
     pub value: Vec<u8>,
 }
 
-/// Where a new child goes among its siblings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Position {
-    /// Before all others.
-    First,
-    /// After all others.
-    Last,
+fn parts(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').filter(|part| !part.is_empty())
 }
 
 impl Tree {
     /// The node at `path` (`/cpus/cpu@0`). As in libfdt, a part without `@` also matches the first
     /// child of that name with any unit address: `/cpus/cpu`.
-    pub fn find(&self, path: &str) -> Option<&Node> {
-        let mut node = &self.root;
-        for part in path.split('/').filter(|part| !part.is_empty()) {
-            node = node.children.iter().find(|child| child.answers_to(part))?;
-        }
-        path.starts_with('/').then_some(node)
-    }
-
-    /// As [`Tree::find`], to change it.
-    pub fn find_mut(&mut self, path: &str) -> Option<&mut Node> {
-        if !path.starts_with('/') {
-            return None;
-        }
-        let mut node = &mut self.root;
-        for part in path.split('/').filter(|part| !part.is_empty()) {
-            node = node
-                .children
-                .iter_mut()
-                .find(|child| child.answers_to(part))?;
-        }
-        Some(node)
-    }
-
-    /// The node at `path` with its full path, for reads whose errors name the place.
     pub fn at(&self, path: &str) -> Option<NodeAt<'_>> {
-        let mut at = NodeAt::root(&self.root);
-        for part in path.split('/').filter(|part| !part.is_empty()) {
+        let mut at = NodeAt::root(self);
+        for part in parts(path) {
             let next = at.children().find(|child| child.node.answers_to(part))?;
             at = next;
         }
         path.starts_with('/').then_some(at)
     }
 
+    /// As [`Tree::at`], to change it.
+    pub fn find_mut(&mut self, path: &str) -> Option<&mut Node> {
+        let mut node = &mut self.root;
+        for part in parts(path) {
+            node = node
+                .children
+                .iter_mut()
+                .find(|child| child.answers_to(part))?;
+        }
+        path.starts_with('/').then_some(node)
+    }
+
     /// Every node with its path, parents before children, in the blob's order.
     pub fn walk(&self) -> Vec<NodeAt<'_>> {
         let mut found = Vec::new();
-        let mut open = vec![NodeAt::root(&self.root)];
+        let mut open = vec![NodeAt::root(self)];
         while let Some(at) = open.pop() {
             let mut children: Vec<_> = at.children().collect();
             children.reverse();
@@ -92,12 +71,10 @@ impl Tree {
         found
     }
 
-    /// The node whose `phandle` (or old `linux,phandle`) is `handle`; the first, if a broken tree has
-    /// several.
-    pub fn by_phandle(&self, handle: u32) -> Option<NodeAt<'_>> {
-        self.walk()
-            .into_iter()
-            .find(|at| at.phandle() == Some(handle))
+    /// The first node with this phandle.
+    pub fn by_phandle(&self, phandle: u32) -> Option<NodeAt<'_>> {
+        let mut walk = self.walk().into_iter();
+        walk.find(|at| at.phandle() == Some(phandle))
     }
 }
 
@@ -110,13 +87,8 @@ impl Node {
         }
     }
 
-    /// The name before `@`.
-    pub fn base_name(&self) -> &str {
-        self.name.split('@').next().unwrap_or_default()
-    }
-
     fn answers_to(&self, part: &str) -> bool {
-        self.name == part || (!part.contains('@') && self.base_name() == part)
+        self.name == part || self.name.split('@').next() == Some(part)
     }
 
     /// The child of exactly this name.
@@ -124,25 +96,13 @@ impl Node {
         self.children.iter().find(|child| child.name == name)
     }
 
-    /// As [`Node::child`], to change it.
-    pub fn child_mut(&mut self, name: &str) -> Option<&mut Node> {
-        self.children.iter_mut().find(|child| child.name == name)
-    }
-
-    /// The child of exactly this name, made at `position` if it is not there. One that is there stays
-    /// where it is.
-    pub fn ensure_child(&mut self, name: &str, position: Position) -> &mut Node {
-        let at = match self.children.iter().position(|child| child.name == name) {
-            Some(at) => at,
-            None => {
-                let at = match position {
-                    Position::First => 0,
-                    Position::Last => self.children.len(),
-                };
-                self.children.insert(at, Node::new(name));
-                at
-            }
-        };
+    /// The child of exactly this name, appended if it is missing.
+    pub fn ensure_child(&mut self, name: &str) -> &mut Node {
+        let found = self.children.iter().position(|child| child.name == name);
+        let at = found.unwrap_or_else(|| {
+            self.children.push(Node::new(name));
+            self.children.len() - 1
+        });
         &mut self.children[at]
     }
 
@@ -165,20 +125,6 @@ impl Node {
         }
     }
 
-    /// The bytes of a property.
-    pub fn value(&self, name: &str) -> Option<&[u8]> {
-        let property = self
-            .properties
-            .iter()
-            .find(|property| property.name == name)?;
-        Some(&property.value)
-    }
-
-    /// Whether the property is there, empty or not.
-    pub fn has(&self, name: &str) -> bool {
-        self.value(name).is_some()
-    }
-
     /// Sets the bytes of a property, in its old place if it is there.
     pub fn set(&mut self, name: &str, value: Vec<u8>) -> &mut Self {
         match self.properties.iter_mut().find(|old| old.name == name) {
@@ -198,31 +144,24 @@ impl Node {
 
     /// Sets one cell.
     pub fn set_u32(&mut self, name: &str, value: u32) -> &mut Self {
-        self.set(name, value.to_be_bytes().to_vec())
+        self.set_cells(name, &[value])
     }
 
     /// Sets two cells.
     pub fn set_u64(&mut self, name: &str, value: u64) -> &mut Self {
-        self.set(name, value.to_be_bytes().to_vec())
+        self.set_u64s(name, &[value])
     }
 
     /// Sets cells.
     pub fn set_cells(&mut self, name: &str, cells: &[u32]) -> &mut Self {
-        self.set(
-            name,
-            cells.iter().flat_map(|cell| cell.to_be_bytes()).collect(),
-        )
+        let bytes = cells.iter().flat_map(|cell| cell.to_be_bytes());
+        self.set(name, bytes.collect())
     }
 
     /// Sets pairs of cells: addresses and sizes where both take two cells.
     pub fn set_u64s(&mut self, name: &str, values: &[u64]) -> &mut Self {
-        self.set(
-            name,
-            values
-                .iter()
-                .flat_map(|value| value.to_be_bytes())
-                .collect(),
-        )
+        let bytes = values.iter().flat_map(|value| value.to_be_bytes());
+        self.set(name, bytes.collect())
     }
 
     /// Sets a string. A NUL ends it, as it would for every reader.
@@ -242,31 +181,9 @@ impl Node {
 
     /// Takes a property out.
     pub fn remove(&mut self, name: &str) -> Option<Vec<u8>> {
-        let at = self
-            .properties
-            .iter()
-            .position(|property| property.name == name)?;
+        let named = |property: &Property| property.name == name;
+        let at = self.properties.iter().position(named)?;
         Some(self.properties.remove(at).value)
-    }
-
-    /// Its `phandle`, or the older `linux,phandle`.
-    pub fn phandle(&self) -> Option<u32> {
-        let value = self
-            .value("phandle")
-            .or_else(|| self.value("linux,phandle"))?;
-        Some(u32::from_be_bytes(value.try_into().ok()?))
-    }
-
-    /// Whether `compatible` lists `name`.
-    pub fn is_compatible(&self, name: &str) -> bool {
-        self.lists("compatible", name)
-    }
-
-    /// Whether a string list property contains `text`.
-    pub fn lists(&self, property: &str, wanted: &str) -> bool {
-        self.value(property)
-            .and_then(text)
-            .is_some_and(|strings| strings.contains(&wanted))
     }
 }
 
@@ -276,21 +193,20 @@ mod tests {
 
     fn two_cpus() -> Tree {
         let mut tree = Tree::default();
-        let cpus = tree.root.ensure_child("cpus", Position::Last);
-        cpus.ensure_child("cpu@0", Position::Last)
-            .set_u32("phandle", 7);
-        cpus.ensure_child("cpu@1", Position::Last).set_u32("reg", 1);
+        let cpus = tree.root.ensure_child("cpus");
+        cpus.ensure_child("cpu@0").set_u32("phandle", 7);
+        cpus.ensure_child("cpu@1").set_u32("reg", 1);
         tree
     }
 
     #[test]
     fn paths_find_with_and_without_unit_address() {
         let tree = two_cpus();
-        assert_eq!(tree.find("/cpus/cpu@1").unwrap().name, "cpu@1");
-        assert_eq!(tree.find("/cpus/cpu").unwrap().name, "cpu@0");
-        assert_eq!(tree.find("/").unwrap().name, "");
-        assert!(tree.find("cpus").is_none());
-        assert!(tree.find("/cpus/cpu@2").is_none());
+        assert_eq!(tree.at("/cpus/cpu@1").unwrap().name, "cpu@1");
+        assert_eq!(tree.at("/cpus/cpu").unwrap().name, "cpu@0");
+        assert_eq!(tree.at("/").unwrap().name, "");
+        assert!(tree.at("cpus").is_none());
+        assert!(tree.at("/cpus/cpu@2").is_none());
         assert_eq!(tree.at("/cpus/cpu@1").unwrap().path(), "/cpus/cpu@1");
     }
 
@@ -317,14 +233,12 @@ mod tests {
     #[test]
     fn children_keep_their_places() {
         let mut root = Node::default();
-        for name in ["a", "b", "c"] {
-            root.ensure_child(name, Position::Last);
+        for name in ["a", "b", "c", "b", "z"] {
+            root.ensure_child(name);
         }
-        root.ensure_child("b", Position::First);
-        root.ensure_child("z", Position::First);
         root.move_first("c");
         let names: Vec<_> = root.children.iter().map(|child| &child.name[..]).collect();
-        assert_eq!(names, ["c", "z", "a", "b"]);
+        assert_eq!(names, ["c", "a", "b", "z"]);
         assert_eq!(root.remove_child("a").unwrap().name, "a");
         assert!(root.remove_child("a").is_none());
     }

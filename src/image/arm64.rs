@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The header of an arm64 `Image` (Linux, Documentation/arch/arm64/booting.rst).
 
-use super::FormatError;
+use crate::diagnostic::{kinds, Diagnostic};
+use crate::layout::{MEMORY_ALIGN, PAGE};
 
 /// Bytes of the header.
 pub const HEADER_SIZE: usize = 64;
-/// The base that `text_offset` counts from is a multiple of this (booting.rst).
-pub const BASE_ALIGNMENT: u64 = 2 << 20;
 
 const MAGIC_OFFSET: usize = 56;
 const MAGIC: &[u8; 4] = b"ARM\x64";
@@ -14,6 +13,14 @@ const TEXT_OFFSET: usize = 8;
 const IMAGE_SIZE: usize = 16;
 const FLAGS: usize = 24;
 const FLAG_BIG_ENDIAN: u64 = 1;
+
+kinds! {
+    HEADER: Error "image-arm64-header" in Images {
+        "the header of an arm64 Image has a field that is wrong",
+        cause: "the file is damaged, or is a kernel that cannot be started this way",
+        cure: "build a little-endian Image of Linux 3.17 or later (arch/arm64/boot/Image)",
+    }
+}
 
 /// What matters of the header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,62 +37,33 @@ pub fn is_image(start: &[u8]) -> bool {
 }
 
 impl Header {
-    /// Reads the header in `start`, the first bytes of a file of `file_size` bytes.
-    ///
-    /// # Errors
-    /// Says which field cannot be.
-    pub fn parse(start: &[u8], file_size: u64) -> Result<Self, FormatError> {
-        if start.len() < HEADER_SIZE {
-            return Err(FormatError::Short(
-                file_size,
-                "the 64-byte header of an arm64 Image",
-            ));
-        }
-        if !is_image(start) {
-            let found = format!(
-                "bytes 56 to 59 are {:02x?}",
-                &start[MAGIC_OFFSET..HEADER_SIZE - 4]
-            );
-            return Err(FormatError::Not {
-                wanted: "an arm64 Image",
-                found,
-            });
-        }
+    /// Reads the header in `start`, the first bytes of an Image of `file_size` bytes.
+    pub fn parse(start: &[u8; HEADER_SIZE], file_size: u64) -> Result<Self, Diagnostic> {
         let field = |at: usize| {
             let mut bytes = [0; 8];
             bytes.copy_from_slice(&start[at..at + 8]);
             u64::from_le_bytes(bytes)
         };
-        let (text_offset, image_size, flags) =
-            (field(TEXT_OFFSET), field(IMAGE_SIZE), field(FLAGS));
+        let wrong = |name: &str, value: u64, why: &str| {
+            Err(HEADER.case(format!("{name} is {value:#x}: {why}")))
+        };
+        let text_offset = field(TEXT_OFFSET);
+        let image_size = field(IMAGE_SIZE);
+        let flags = field(FLAGS);
         if image_size == 0 {
-            return Err(FormatError::Field {
-                field: "image_size",
-                value: 0,
-                problem: "a kernel from before Linux 3.17 does not say how much memory it needs",
-            });
+            let why = "a kernel from before Linux 3.17 does not say how much memory it needs";
+            return wrong("image_size", image_size, why);
         }
         if image_size < file_size {
-            return Err(FormatError::Field {
-                field: "image_size",
-                value: image_size,
-                problem: "smaller than the file itself",
-            });
+            return wrong("image_size", image_size, "smaller than the file itself");
         }
         if flags & FLAG_BIG_ENDIAN != 0 {
-            return Err(FormatError::Field {
-                field: "flags",
-                value: flags,
-                problem:
-                    "a big-endian kernel, which a devicetree-booted Gunyah guest is not entered as",
-            });
+            let why = "big-endian kernels are not supported";
+            return wrong("flags", flags, why);
         }
-        if text_offset >= BASE_ALIGNMENT || text_offset % 4096 != 0 {
-            return Err(FormatError::Field {
-                field: "text_offset",
-                value: text_offset,
-                problem: "not a multiple of 4 KiB below 2 MiB",
-            });
+        if text_offset >= MEMORY_ALIGN || text_offset % PAGE != 0 {
+            let why = "not a multiple of 4 KiB below 2 MiB";
+            return wrong("text_offset", text_offset, why);
         }
         Ok(Self {
             text_offset,
@@ -99,8 +77,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn header(text_offset: u64, image_size: u64, flags: u64) -> Vec<u8> {
-        let mut bytes = vec![0; HEADER_SIZE];
+    fn header(text_offset: u64, image_size: u64, flags: u64) -> [u8; HEADER_SIZE] {
+        let mut bytes = [0; HEADER_SIZE];
         bytes[8..16].copy_from_slice(&text_offset.to_le_bytes());
         bytes[16..24].copy_from_slice(&image_size.to_le_bytes());
         bytes[24..32].copy_from_slice(&flags.to_le_bytes());
@@ -111,44 +89,33 @@ mod tests {
     #[test]
     fn reads_a_modern_header() {
         // Flags of Debian's arm64 kernels: 4 KiB pages, anywhere in memory.
-        let parsed = Header::parse(&header(0, 0x200_0000, 0xa), 0x1f0_0000);
-        assert_eq!(
-            parsed,
-            Ok(Header {
-                text_offset: 0,
-                image_size: 0x200_0000
-            })
-        );
+        let bytes = header(0, 0x200_0000, 0xa);
+        assert!(is_image(&bytes) && !is_image(&bytes[1..]));
+        let parsed = Header::parse(&bytes, 0x1f0_0000).unwrap();
+        assert_eq!((parsed.text_offset, parsed.image_size), (0, 0x200_0000));
     }
 
     #[test]
-    fn refuses_what_cannot_be() {
-        let field = |bytes: &[u8], size| match Header::parse(bytes, size) {
-            Err(FormatError::Field { field, .. }) => field,
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(field(&header(0, 0, 0), 64), "image_size");
-        assert_eq!(field(&header(0, 100, 0), 101), "image_size");
-        assert_eq!(field(&header(0, 100, 1), 64), "flags");
-        assert_eq!(field(&header(0x20_0000, 100, 0), 64), "text_offset");
-        assert_eq!(field(&header(0x801, 100, 0), 64), "text_offset");
-        assert_eq!(
-            Header::parse(&[0; 10], 10),
-            Err(FormatError::Short(
-                10,
-                "the 64-byte header of an arm64 Image"
-            ))
-        );
-        assert!(matches!(
-            Header::parse(&[0; 64], 64),
-            Err(FormatError::Not { .. })
-        ));
+    fn refuses_wrong_fields() {
+        for (bytes, size, words) in [
+            (header(0, 0, 0), 64, "image_size is 0x0: "),
+            (header(0, 100, 0), 101, "image_size is 0x64: "),
+            (header(0, 100, 1), 64, "flags is 0x1: "),
+            (header(0x20_0000, 100, 0), 64, "text_offset is 0x200000: "),
+            (header(0x801, 100, 0), 64, "text_offset is 0x801: "),
+        ] {
+            let wrong = Header::parse(&bytes, size).unwrap_err();
+            assert_eq!(wrong.name, "image-arm64-header");
+            assert!(wrong.what.starts_with(words), "{wrong}");
+        }
     }
 
     proptest! {
         #[test]
-        fn never_panics(bytes in prop::collection::vec(any::<u8>(), 0..100), size in any::<u64>()) {
-            let _ = Header::parse(&bytes, size);
+        fn never_panics(bytes in any::<[u8; 32]>(), size in any::<u64>()) {
+            let mut start = [0; HEADER_SIZE];
+            start[..32].copy_from_slice(&bytes);
+            let _ = Header::parse(&start, size);
         }
     }
 }

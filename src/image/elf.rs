@@ -1,19 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
 //! ELF64 executables for AArch64 (System V gABI, "Object Files" and "Program Loading").
 
-use super::FormatError;
+use crate::diagnostic::{kinds, Diagnostic};
 
 /// Bytes of the file header.
 pub const HEADER_SIZE: usize = 64;
-/// Bytes of a program header.
-pub const PROGRAM_HEADER_SIZE: usize = 56;
+
+const PROGRAM_HEADER_SIZE: usize = 56;
 /// More program headers than any kernel has; a bound on what is read.
-pub const MAX_PROGRAM_HEADERS: u16 = 64;
+const MAX_PROGRAM_HEADERS: u16 = 64;
 
 const EM_AARCH64: u16 = 183;
 const PT_LOAD: u32 = 1;
 const ET_EXEC: u16 = 2;
 const ET_DYN: u16 = 3;
+const ELFCLASS64: u8 = 2;
+const ELFDATA2LSB: u8 = 1;
+
+kinds! {
+    WRONG: Error "image-elf-header" in Images {
+        "a header of an ELF file has a field that is wrong",
+        cause: "the file is damaged, or is not a kernel for arm64",
+        cure: "give a 64-bit, little-endian AArch64 executable with its entry inside a loaded segment",
+    }
+}
 
 /// A loadable segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,26 +47,13 @@ pub struct Executable {
     pub entry: u64,
 }
 
-/// Where the program headers stand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Table {
-    /// Byte offset in the file.
-    pub offset: u64,
-    /// How many.
-    pub count: u16,
-    entry: u64,
-}
-
-impl Table {
-    /// Bytes of the table.
-    pub fn size(&self) -> usize {
-        usize::from(self.count) * PROGRAM_HEADER_SIZE
-    }
-}
-
 /// Whether `start` begins an ELF file.
 pub fn is_elf(start: &[u8]) -> bool {
     start.starts_with(b"\x7fELF")
+}
+
+fn wrong(field: &str, value: impl Into<u64>, why: &str) -> Diagnostic {
+    WRONG.case(format!("{field} is {:#x}: {why}", value.into()))
 }
 
 fn number<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
@@ -69,160 +66,111 @@ fn half(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes(number(bytes, at))
 }
 
-fn word(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(number(bytes, at))
-}
-
 fn xword(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(number(bytes, at))
 }
 
-/// Reads the file header in `start`, the first bytes of a file of `file_size` bytes.
-///
-/// # Errors
-/// Says which field cannot be.
-pub fn header(start: &[u8], file_size: u64) -> Result<Table, FormatError> {
-    let refuse = |field, value, problem| {
-        Err(FormatError::Field {
-            field,
-            value,
-            problem,
-        })
-    };
-    if start.len() < HEADER_SIZE {
-        return Err(FormatError::Short(
-            file_size,
-            "the 64-byte header of an ELF file",
-        ));
-    }
-    if !is_elf(start) {
-        let found = format!("it begins with {:02x?}", &start[..4]);
-        return Err(FormatError::Not {
-            wanted: "an ELF file",
-            found,
-        });
-    }
-    let (class, data) = (start[4], start[5]);
-    if class != 2 {
-        return refuse("EI_CLASS", class.into(), "not a 64-bit file");
-    }
-    if data != 1 {
-        return refuse("EI_DATA", data.into(), "not little endian");
-    }
-    let (kind, machine) = (half(start, 16), half(start, 18));
-    if kind != ET_EXEC && kind != ET_DYN {
-        return refuse(
-            "e_type",
-            kind.into(),
-            "neither an executable nor position independent",
-        );
-    }
-    if machine != EM_AARCH64 {
-        return refuse("e_machine", machine.into(), "not AArch64 (183)");
-    }
-    let (offset, size, count) = (xword(start, 32), half(start, 54), half(start, 56));
-    if usize::from(size) != PROGRAM_HEADER_SIZE {
-        return refuse("e_phentsize", size.into(), "not 56");
-    }
-    if count == 0 || count > MAX_PROGRAM_HEADERS {
-        return refuse("e_phnum", count.into(), "not between 1 and 64");
-    }
-    let table = Table {
-        offset,
-        count,
-        entry: xword(start, 24),
-    };
-    match offset.checked_add(table.size() as u64) {
-        Some(end) if end <= file_size => Ok(table),
-        _ => refuse(
-            "e_phoff",
-            offset,
-            "the program headers go past the end of the file",
-        ),
+impl Executable {
+    /// Reads the headers of an ELF file of `file_size` bytes that begins with `start`; `read` reads
+    /// further bytes of it.
+    pub fn parse(
+        start: &[u8; HEADER_SIZE],
+        file_size: u64,
+        read: impl FnOnce(u64, &mut [u8]) -> Result<(), Diagnostic>,
+    ) -> Result<Self, Diagnostic> {
+        let (offset, count) = program_headers(start)?;
+        let mut headers = vec![0; usize::from(count) * PROGRAM_HEADER_SIZE];
+        if !inside(offset, headers.len() as u64, file_size) {
+            let why = "the program headers go past the end of the file";
+            return Err(wrong("e_phoff", offset, why));
+        }
+        read(offset, &mut headers)?;
+
+        // A virtual address; the guest starts with its MMU off.
+        let virtual_entry = xword(start, 24);
+        let mut entry = None;
+        let mut loads = Vec::new();
+        for header in headers.chunks_exact(PROGRAM_HEADER_SIZE) {
+            let Some(load) = load(header, file_size)? else {
+                continue;
+            };
+            if let Some(within) = virtual_entry.checked_sub(xword(header, 16)) {
+                if within < load.memory_size {
+                    entry = load.address.checked_add(within);
+                }
+            }
+            loads.push(load);
+        }
+        loads.sort_by_key(|load| load.address);
+        if loads.is_empty() {
+            return Err(wrong("e_phnum", count, "no segment is to be loaded"));
+        }
+        for pair in loads.windows(2) {
+            if pair[0].address + pair[0].memory_size > pair[1].address {
+                let why = "the segment overlaps the one before it";
+                return Err(wrong("p_paddr", pair[1].address, why));
+            }
+        }
+        let why = "not inside a loaded segment";
+        let entry = entry.ok_or_else(|| wrong("e_entry", virtual_entry, why))?;
+        Ok(Self { loads, entry })
     }
 }
 
-/// Reads the program headers in `bytes`, which stand where `table` says.
-///
-/// # Errors
-/// Says which field cannot be.
-pub fn program_headers(
-    table: &Table,
-    bytes: &[u8],
-    file_size: u64,
-) -> Result<Executable, FormatError> {
-    let refuse = |field, value, problem| {
-        Err(FormatError::Field {
-            field,
-            value,
-            problem,
-        })
+/// Checks the file header; where the program headers begin, and how many there are.
+fn program_headers(start: &[u8; HEADER_SIZE]) -> Result<(u64, u16), Diagnostic> {
+    let (class, data) = (start[4], start[5]);
+    let (kind, machine) = (half(start, 16), half(start, 18));
+    let (size, count) = (half(start, 54), half(start, 56));
+    if class != ELFCLASS64 {
+        return Err(wrong("EI_CLASS", class, "not a 64-bit file"));
+    }
+    if data != ELFDATA2LSB {
+        return Err(wrong("EI_DATA", data, "not little-endian"));
+    }
+    if kind != ET_EXEC && kind != ET_DYN {
+        let why = "neither an executable nor position independent";
+        return Err(wrong("e_type", kind, why));
+    }
+    if machine != EM_AARCH64 {
+        return Err(wrong("e_machine", machine, "not AArch64 (0xb7)"));
+    }
+    if usize::from(size) != PROGRAM_HEADER_SIZE {
+        return Err(wrong("e_phentsize", size, "not 56"));
+    }
+    if count == 0 || count > MAX_PROGRAM_HEADERS {
+        return Err(wrong("e_phnum", count, "not between 1 and 64"));
+    }
+    Ok((xword(start, 32), count))
+}
+
+/// The segment of a program header, if it is to be loaded.
+fn load(header: &[u8], file_size: u64) -> Result<Option<Load>, Diagnostic> {
+    let load = Load {
+        file_offset: xword(header, 8),
+        file_size: xword(header, 32),
+        address: xword(header, 24),
+        memory_size: xword(header, 40),
     };
-    let mut loads = Vec::new();
-    let mut entry = None;
-    for header in bytes
-        .chunks_exact(PROGRAM_HEADER_SIZE)
-        .take(table.count.into())
-    {
-        if word(header, 0) != PT_LOAD {
-            continue;
-        }
-        let virtual_address = xword(header, 16);
-        let load = Load {
-            file_offset: xword(header, 8),
-            file_size: xword(header, 32),
-            address: xword(header, 24),
-            memory_size: xword(header, 40),
-        };
-        if load.memory_size == 0 {
-            continue;
-        }
-        if load.file_size > load.memory_size {
-            return refuse("p_filesz", load.file_size, "larger than p_memsz");
-        }
-        match load.file_offset.checked_add(load.file_size) {
-            Some(end) if end <= file_size => {}
-            _ => {
-                return refuse(
-                    "p_offset",
-                    load.file_offset,
-                    "the segment goes past the end of the file",
-                )
-            }
-        }
-        if load.address.checked_add(load.memory_size).is_none() {
-            return refuse(
-                "p_paddr",
-                load.address,
-                "the segment goes past the end of the address space",
-            );
-        }
-        // e_entry is a virtual address; the guest starts with its MMU off.
-        if let Some(within) = table.entry.checked_sub(virtual_address) {
-            if within < load.memory_size {
-                entry = load.address.checked_add(within);
-            }
-        }
-        loads.push(load);
+    if u32::from_le_bytes(number(header, 0)) != PT_LOAD || load.memory_size == 0 {
+        return Ok(None);
     }
-    loads.sort_by_key(|load| load.address);
-    if loads.is_empty() {
-        return refuse("e_phnum", table.count.into(), "no segment is to be loaded");
+    if load.file_size > load.memory_size {
+        return Err(wrong("p_filesz", load.file_size, "larger than p_memsz"));
     }
-    if let Some(pair) = loads
-        .windows(2)
-        .find(|pair| pair[0].address + pair[0].memory_size > pair[1].address)
-    {
-        return refuse(
-            "p_paddr",
-            pair[1].address,
-            "the segment overlaps the one before it",
-        );
+    if !inside(load.file_offset, load.file_size, file_size) {
+        let why = "the segment goes past the end of the file";
+        return Err(wrong("p_offset", load.file_offset, why));
     }
-    match entry {
-        Some(entry) => Ok(Executable { loads, entry }),
-        None => refuse("e_entry", table.entry, "not inside a loaded segment"),
+    if load.address.checked_add(load.memory_size).is_none() {
+        let why = "the segment goes past the end of the address space";
+        return Err(wrong("p_paddr", load.address, why));
     }
+    Ok(Some(load))
+}
+
+fn inside(offset: u64, size: u64, file_size: u64) -> bool {
+    offset.checked_add(size).is_some_and(|end| end <= file_size)
 }
 
 #[cfg(test)]
@@ -252,16 +200,22 @@ mod tests {
         bytes
     }
 
-    fn parse(bytes: &[u8], file_size: u64) -> Result<Executable, FormatError> {
-        let table = header(bytes, file_size)?;
-        program_headers(&table, &bytes[HEADER_SIZE..], file_size)
+    fn parse(bytes: &[u8], file_size: u64) -> Result<Executable, Diagnostic> {
+        let start = bytes.first_chunk().unwrap();
+        Executable::parse(start, file_size, |offset, room| {
+            let bytes = usize::try_from(offset).ok().and_then(|at| bytes.get(at..));
+            match bytes.and_then(|bytes| bytes.get(..room.len())) {
+                Some(bytes) => room.copy_from_slice(bytes),
+                None => room.fill(0),
+            }
+            Ok(())
+        })
     }
 
-    fn refused(bytes: &[u8]) -> &'static str {
-        match parse(bytes, 0x1000) {
-            Err(FormatError::Field { field, .. }) => field,
-            other => panic!("{other:?}"),
-        }
+    fn refused(bytes: &[u8]) -> String {
+        let wrong = parse(bytes, 0x1000).unwrap_err();
+        assert_eq!(wrong.name, "image-elf-header");
+        wrong.what.split(' ').next().unwrap().to_owned()
     }
 
     #[test]
@@ -286,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_cannot_be() {
+    fn refuses_wrong_fields() {
         assert_eq!(refused(&file(0, &[])), "e_phnum");
         assert_eq!(
             refused(&file(0x8000, &[(0, 0x8000, 0x8000, 0x20, 0x10)])),

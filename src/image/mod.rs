@@ -1,34 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Kernel files: headers first, for the plan; then their bytes, straight into guest memory.
+//! A VM's files: opened once, headers read for the plan, bytes read when they are loaded.
+//!
+//! ```text
+//! file     an open regular file
+//! kernel   which format it has, and its bytes
+//! arm64    the header of an arm64 Image
+//! elf      the headers of an ELF executable
+//! gzip     a packed Image
+//! ```
 
 pub mod arm64;
 pub mod elf;
+mod file;
 pub mod gzip;
-mod load;
-mod open;
+mod kernel;
 
-use thiserror::Error;
+use crate::config::VmConfig;
+use crate::diagnostic::{Diagnostic, Kind};
 
-pub use open::{probe, ImageProblem, Images, KernelFile, OpenFile};
+pub use file::OpenFile;
+pub use kernel::{Kernel, KernelInfo, KernelLayout};
 
-/// What the plan has to know of a kernel.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KernelInfo {
-    /// The file is gzip'ed; sizes and offsets speak of the unpacked bytes.
-    pub gzip: bool,
-    /// Bytes of the (unpacked) file.
-    pub size: u64,
-    /// How it wants to lie in memory.
-    pub layout: KernelLayout,
-}
-
-/// How a kernel wants to lie in memory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum KernelLayout {
-    /// An arm64 `Image`: in one piece, entered at its first byte.
-    Image(arm64::Header),
-    /// An ELF executable: segments with addresses of their own.
-    Elf(elf::Executable),
+/// All files of a VM, open.
+#[derive(Debug)]
+pub struct Images {
+    /// The kernel.
+    pub kernel: Kernel,
+    /// The initrd.
+    pub initrd: Option<OpenFile>,
+    /// The bytes of a given devicetree.
+    pub dtb: Option<Vec<u8>>,
+    /// Region files, in the order of `regions`.
+    pub regions: Vec<Option<OpenFile>>,
+    /// What the plan needs.
+    pub info: ImageInfo,
 }
 
 /// What the plan has to know of all files of a VM.
@@ -42,36 +47,172 @@ pub struct ImageInfo {
     pub regions: Vec<Option<u64>>,
 }
 
-/// Why a kernel file cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum FormatError {
-    /// Too short for its own header.
-    #[error("{0} bytes are too few for {1}")]
-    Short(u64, &'static str),
-    /// No known first bytes.
-    #[error(
-        "neither an arm64 Image (\"ARM\\x64\" at byte 56), nor ELF, nor gzip: it begins with {0}"
-    )]
-    Unknown(String),
-    /// Not what the config says.
-    #[error("not {wanted}: {found}")]
-    Not {
-        /// What it should be.
-        wanted: &'static str,
-        /// What it is.
-        found: String,
-    },
-    /// A header field that cannot be.
-    #[error("{field} is {value:#x}: {problem}")]
-    Field {
-        /// The field's name in the format's own words.
-        field: &'static str,
-        /// Its value.
-        value: u64,
-        /// What is wrong with it.
-        problem: &'static str,
-    },
-    /// A format that is known and not taken.
-    #[error("{0}")]
-    Unsupported(&'static str),
+impl Images {
+    /// Opens every file that `config` names and reads the headers. Errors are all that is wrong, each
+    /// at its key.
+    pub fn open(config: &VmConfig) -> Result<Self, Vec<Diagnostic>> {
+        let mut faults = Faults {
+            config,
+            found: Vec::new(),
+        };
+        let kernel = faults.keep("kernel.path", Kernel::open(&config.kernel));
+        let initrd = config
+            .initrd
+            .as_ref()
+            .and_then(|initrd| faults.keep("initrd.path", OpenFile::open(&initrd.path)));
+        let dtb = config.dtb.path.as_ref().and_then(|path| {
+            let bytes = OpenFile::open(path).and_then(|open| open.read_dtb());
+            faults.keep("dtb.path", bytes)
+        });
+        let mut regions = Vec::new();
+        for (index, region) in config.regions.iter().enumerate() {
+            let key = format!("regions[{index}].file");
+            let file = region.file.as_ref();
+            regions.push(file.and_then(|path| faults.keep(&key, OpenFile::open(path))));
+        }
+        match kernel {
+            Some((kernel, info)) if faults.found.is_empty() => Ok(Self {
+                info: ImageInfo {
+                    kernel: info,
+                    initrd: initrd.as_ref().map(|open| open.size),
+                    regions: regions
+                        .iter()
+                        .map(|open| open.as_ref().map(|open| open.size))
+                        .collect(),
+                },
+                kernel,
+                initrd,
+                dtb,
+                regions,
+            }),
+            _ => Err(faults.found),
+        }
+    }
+
+    /// Unpacks a gzip'ed kernel to nowhere, to know whether it can be loaded.
+    pub fn verify_kernel(&self, config: &VmConfig) -> Result<(), Diagnostic> {
+        let verified = self.kernel.verify();
+        verified.map_err(|fault| fault.at(config.place("kernel.path")))
+    }
+}
+
+struct Faults<'a> {
+    config: &'a VmConfig,
+    found: Vec<Diagnostic>,
+}
+
+impl Faults<'_> {
+    fn keep<T>(&mut self, key: &str, result: Result<T, Diagnostic>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(fault) => {
+                self.found.push(fault.at(self.config.place(key)));
+                None
+            }
+        }
+    }
+}
+
+/// Everything that this folder finds.
+pub(crate) const KINDS: &[&[Kind]] = &[
+    file::KINDS,
+    kernel::KINDS,
+    arm64::KINDS,
+    elf::KINDS,
+    gzip::KINDS,
+];
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+    use crate::config::parse;
+    use crate::layout::DTB_MAX;
+
+    fn folder(test: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("gunyahd-{test}-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        folder
+    }
+
+    /// A VM of these files; its JSON's other keys are `rest`.
+    fn open(folder: &Path, kernel: &str, rest: &str) -> Result<Images, Vec<Diagnostic>> {
+        let folder = folder.display();
+        let text = format!(
+            r#"{{"name": "vm", "memory": {{"size": "64M"}}, "kernel": {{"path": "{folder}/Image"{kernel}}}{rest}}}"#
+        );
+        let text = text.replace("dir/", &format!("{folder}/"));
+        Images::open(&parse(Path::new("vm.json"), &text).unwrap())
+    }
+
+    fn names(faults: Vec<Diagnostic>) -> Vec<String> {
+        let text = |fault: Diagnostic| format!("{} at {}", fault.name, fault.place.unwrap().key);
+        faults.into_iter().map(text).collect()
+    }
+
+    #[test]
+    fn every_file_is_reported_at_its_key() {
+        let folder = folder("images");
+        fs::write(folder.join("Image"), "#!/bin/sh\n").unwrap();
+        let dtb = fs::File::create(folder.join("dtb")).unwrap();
+        dtb.set_len(DTB_MAX + 1).unwrap();
+        let rest = r#", "initrd": {"path": "dir/none"}, "dtb": {"path": "dir/dtb"},
+            "regions": [{"label": 1, "base": "0xa0000000", "size": "4K", "file": "dir/none"}]"#;
+        assert_eq!(
+            names(open(&folder, "", rest).unwrap_err()),
+            [
+                "image-not-a-kernel at kernel.path",
+                "image-missing at initrd.path",
+                "image-dtb-too-large at dtb.path",
+                "image-missing at regions[0].file",
+            ]
+        );
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_kernel_is_what_its_first_bytes_say() {
+        let folder = folder("kernel");
+        let mut image = vec![0; 4096];
+        image[16..24].copy_from_slice(&0x20_0000u64.to_le_bytes());
+        image[56..60].copy_from_slice(b"ARM\x64");
+        fs::write(folder.join("Image"), &image).unwrap();
+        let images = open(&folder, "", "").unwrap();
+        assert_eq!(
+            (images.info.kernel.gzip, images.info.kernel.size),
+            (false, 4096)
+        );
+        let named = open(&folder, r#", "format": "elf""#, "").unwrap_err();
+        let what = "it is an arm64 Image, kernel.format says an ELF executable";
+        assert!(named[0].what.ends_with(what), "{}", named[0]);
+        assert_eq!(names(named), ["image-other-format at kernel.path"]);
+
+        let mut packed = flate2::GzBuilder::new().write(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut packed, &image).unwrap();
+        let packed = packed.finish().unwrap();
+        fs::write(folder.join("Image"), &packed).unwrap();
+        let images = open(&folder, "", "").unwrap();
+        assert_eq!(
+            (images.info.kernel.gzip, images.info.kernel.size),
+            (true, 4096)
+        );
+        let mut room = vec![0; 4096];
+        images.kernel.read(0, &mut room).unwrap();
+        assert_eq!(room, image);
+        let mut short = packed.clone();
+        let end = short.len();
+        short[end - 4..].copy_from_slice(&10u32.to_le_bytes());
+        for (bytes, name) in [
+            (&packed[..5], "image-gzip-cut"),
+            (&short[..], "image-gzip-damaged"),
+            (&image[..40], "image-not-a-kernel"),
+        ] {
+            fs::write(folder.join("Image"), bytes).unwrap();
+            let faults = open(&folder, "", "").unwrap_err();
+            assert_eq!(faults[0].name, name);
+        }
+        fs::remove_dir_all(folder).unwrap();
+    }
 }

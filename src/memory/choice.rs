@@ -2,128 +2,150 @@
 //! Which backing each region gets, before anything is touched.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io;
 
-use super::pool::{size_text, Pool};
+use super::pool::Pool;
 use crate::config::Backing;
-use crate::error::{errno_text, LaunchError, Step};
-use crate::plan::{memory_entries, Host, LaunchPlan, PlannedRegion, MAX_MEMORY_ENTRIES};
+use crate::diagnostic::{kinds, Diagnostic};
+use crate::plan::{self, memory_entries, Host, LaunchPlan, PlannedRegion, MAX_MEMORY_ENTRIES};
+use crate::text::{failure, Size};
+
+kinds! {
+    SHORT: Error "pool-short" in Pool {
+        "a pool has too few huge pages",
+        cause: "too few were reserved, or other VMs have them",
+        cure: "put `hugepagesz=2M hugepages=N` on the kernel command line, or set ro.vendor.gunyah.hugepages",
+    }
+    NO_SUCH_PAGES: Error "pool-no-such-pages" in Pool {
+        "this kernel has no huge pages of the wanted size",
+        cause: "another base page size than the VM was written for, or CONFIG_HUGETLBFS is off",
+        cure: "give a page_size that is listed in /sys/kernel/mm/hugepages, or \"thp\" in `backing`",
+    }
+    TOO_MANY_ENTRIES: Error "pool-memory-entries" in Pool {
+        "without huge pages the VM's memory would be made of too many pieces",
+        cause: plan::TOO_MANY_ENTRIES,
+        cure: "reserve huge pages, or give the VM less memory",
+    }
+    OTHER_BACKING: Warning "pool-other-backing" in Pool {
+        "a region does not get the backing that it would like best",
+        cause: "",
+        cure: "reserve enough huge pages, or leave that backing out",
+    }
+    UNREADABLE: Warning "pool-unreadable" in Pool {
+        "a pool of huge pages cannot be read",
+        cause: "",
+        cure: "check mode and SELinux label of /sys/kernel/mm/hugepages",
+    }
+}
 
 /// The backing of each region, and what it takes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Choice {
     /// In the order of the plan's regions.
     pub backings: Vec<Backing>,
     /// Pages by page size, of all regions.
     pub huge_pages: BTreeMap<u64, u64>,
     /// Choices that were passed over, and pools that could not be read.
-    pub warnings: Vec<String>,
+    pub warnings: Vec<Diagnostic>,
 }
 
 /// Takes for each region its first backing that there is enough of. `pool` reads the pool of pages
 /// of a size in bytes.
-///
-/// # Errors
-/// A region for which there is none: how many pages it needs, how many there are, what to do.
 pub fn choose(
     plan: &LaunchPlan,
     host: &Host,
     pool: impl Fn(u64) -> io::Result<Pool>,
-) -> Result<Choice, LaunchError> {
-    let mut choice = Choice {
-        backings: Vec::new(),
-        huge_pages: BTreeMap::new(),
-        warnings: Vec::new(),
-    };
+) -> Result<Choice, Diagnostic> {
+    let mut choice = Choice::default();
     let mut entries = 0u64;
     for region in &plan.regions {
-        let mut refused = Vec::new();
-        let taken =
-            region
-                .backing
-                .iter()
-                .find(|backing| match choice.fits(region, **backing, &pool) {
-                    Ok(()) => true,
-                    Err(why) => {
-                        refused.push(why);
-                        false
-                    }
-                });
-        let Some(&backing) = taken else {
-            return Err(none_left(plan, region, &refused));
-        };
+        let backing = choice.first_that_fits(plan, region, &pool)?;
         if backing == Backing::Hugetlb {
-            *choice.huge_pages.entry(region.huge_page).or_default() +=
-                region.size / region.huge_page;
+            let pages = choice.huge_pages.entry(region.huge_page).or_default();
+            *pages += region.size / region.huge_page;
         }
-        choice.warnings.extend(
-            refused
-                .iter()
-                .map(|why| format!("region {} takes {backing}: {why}", region.label)),
-        );
-        entries =
-            entries.saturating_add(memory_entries(region.size, backing, region.huge_page, host));
+        let more = memory_entries(region.size, backing, region.huge_page, host);
+        entries = entries.saturating_add(more);
         choice.backings.push(backing);
     }
     if entries > MAX_MEMORY_ENTRIES {
-        return Err(LaunchError::new(
-            Step::Pool,
-            format!("the backings that are left make up to {entries} memory entries ({})", choice.warnings.join("; ")),
-        )
-        .cause(format!("the resource manager was seen to take {MAX_MEMORY_ENTRIES}, and to hang START for good at four times that"))
-        .cure("reserve huge pages, or less memory"));
+        let why = joined(&choice.warnings);
+        let what =
+            format!("the backings that are left make up to {entries} memory entries ({why})");
+        return Err(TOO_MANY_ENTRIES.case(what));
     }
     Ok(choice)
 }
 
-/// Why a region cannot have huge pages of the pool.
-enum Refused {
-    Short {
-        pool: Pool,
-        pages: u64,
-        /// Taken by the VM's other regions.
-        already: u64,
-    },
-    NoSuchPages(u64),
+fn joined(refused: &[Diagnostic]) -> String {
+    let each: Vec<&str> = refused.iter().map(|why| why.what.as_str()).collect();
+    each.join("; ")
 }
 
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Refused::Short {
-                pool,
-                pages,
-                already,
-            } => {
-                let size = size_text(pool.page);
-                write!(f, "needs {pages} pages of {size}, {pool}")?;
-                match already {
-                    0 => Ok(()),
-                    _ => write!(f, " ({already} of them for its other regions)"),
+impl Choice {
+    fn first_that_fits(
+        &mut self,
+        plan: &LaunchPlan,
+        region: &PlannedRegion,
+        pool: &impl Fn(u64) -> io::Result<Pool>,
+    ) -> Result<Backing, Diagnostic> {
+        let label = region.label;
+        let mut refused = Vec::new();
+        for &backing in &region.backing {
+            if backing == Backing::Hugetlb {
+                if let Err(why) = self.pool_fits(plan, region, pool) {
+                    refused.push(why);
+                    continue;
                 }
             }
-            Refused::NoSuchPages(page) => {
-                write!(f, "this kernel has no huge pages of {}", size_text(*page))
+            let passed_over = |why: Diagnostic| {
+                OTHER_BACKING.case(format!("region {label} takes {backing}: {}", why.what))
+            };
+            self.warnings.extend(refused.into_iter().map(passed_over));
+            return Ok(backing);
+        }
+        let what = format!(
+            "region {label} of {}: {}",
+            Size(region.size),
+            joined(&refused)
+        );
+        let first = refused.into_iter().next();
+        Err(Diagnostic {
+            what,
+            ..first.unwrap_or_else(|| NO_SUCH_PAGES.case(""))
+        })
+    }
+
+    fn pool_fits(
+        &mut self,
+        plan: &LaunchPlan,
+        region: &PlannedRegion,
+        pool: &impl Fn(u64) -> io::Result<Pool>,
+    ) -> Result<(), Diagnostic> {
+        let page = region.huge_page;
+        let pages = region.size / page;
+        let already = self.huge_pages.get(&page).copied().unwrap_or(0);
+        let size = Size(page);
+        match pool(page) {
+            Ok(pool) if pool.available().saturating_sub(already) >= pages => Ok(()),
+            Ok(pool) => {
+                let mut what = format!("needs {pages} pages of {size}, {pool}");
+                if already > 0 {
+                    what.push_str(&format!(" ({already} of them for its other regions)"));
+                }
+                Err(SHORT.case(what).cure(pool.cure(pages_of(plan, page))))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(NO_SUCH_PAGES.case(format!("this kernel has no huge pages of {size}")))
+            }
+            Err(error) => {
+                // Mapping shows it: the pages are set aside then, or ENOMEM.
+                let why = failure(&error);
+                let what = format!("the pool of {size} pages cannot be read: {why}");
+                self.warnings.push(UNREADABLE.case(what));
+                Ok(())
             }
         }
-    }
-}
-
-fn none_left(plan: &LaunchPlan, region: &PlannedRegion, refused: &[Refused]) -> LaunchError {
-    let why: Vec<String> = refused.iter().map(Refused::to_string).collect();
-    let size = size_text(region.size);
-    let what = format!("region {} of {size}: {}", region.label, why.join("; "));
-    let error = LaunchError::new(Step::Pool, what);
-    match refused.first() {
-        Some(Refused::Short { pool, .. }) => error
-            .cause("too few huge pages were reserved, or other VMs have them")
-            .cure(pool.cure(pages_of(plan, pool.page))),
-        _ => error
-            .cause("another base page size than the VM was written for, or CONFIG_HUGETLBFS is off")
-            .cure(
-                "a page_size that is listed in /sys/kernel/mm/hugepages, or \"thp\" in `backing`",
-            ),
     }
 }
 
@@ -137,147 +159,114 @@ fn pages_of(plan: &LaunchPlan, page: u64) -> u64 {
         .fold(0, u64::saturating_add)
 }
 
-impl Choice {
-    fn fits(
-        &mut self,
-        region: &PlannedRegion,
-        backing: Backing,
-        pool: &impl Fn(u64) -> io::Result<Pool>,
-    ) -> Result<(), Refused> {
-        let page = region.huge_page;
-        let pages = region.size / page;
-        if backing != Backing::Hugetlb || pages == 0 {
-            return Ok(());
-        }
-        let already = self.huge_pages.get(&page).copied().unwrap_or(0);
-        match pool(page) {
-            Ok(pool) if pool.available().saturating_sub(already) >= pages => Ok(()),
-            Ok(pool) => Err(Refused::Short {
-                pool,
-                pages,
-                already,
-            }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(Refused::NoSuchPages(page))
-            }
-            Err(error) => {
-                // Mapping will tell: the pages are set aside then, or ENOMEM.
-                self.warnings.push(format!(
-                    "the pool of {} pages cannot be read: {}",
-                    size_text(page),
-                    errno_text(&error)
-                ));
-                Ok(())
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
-    use crate::config::{Access, Permissions, Scheduling, VmName};
-    use crate::plan::{PlannedDtb, PlannedKernel};
+    use crate::config::parse;
+    use crate::image::{arm64, ImageInfo, KernelInfo, KernelLayout};
 
     const GIB: u64 = 1 << 30;
     const MIB: u64 = 1 << 20;
 
-    fn plan(regions: &[(u64, u64)]) -> LaunchPlan {
-        let region = |(index, (size, huge_page)): (usize, &(u64, u64))| PlannedRegion {
-            label: u32::try_from(index).unwrap(),
-            base: 0x8000_0000,
-            size: *size,
-            access: Access::Auto,
-            flags: Permissions::ALL,
-            backing: vec![Backing::Hugetlb],
-            huge_page: *huge_page,
-            prefault: true,
-            file: None,
-        };
-        LaunchPlan {
-            vm: VmName::new("vm").unwrap(),
-            regions: regions.iter().enumerate().map(region).collect(),
-            kernel: PlannedKernel {
-                path: "Image".into(),
+    /// A plan of main memory and further regions, in JSON.
+    fn plan(memory: &str, regions: &str) -> LaunchPlan {
+        let text = format!(
+            r#"{{"name": "vm", "kernel": {{"path": "/Image"}}, "memory": {memory}, "regions": [{regions}]}}"#
+        );
+        let images = ImageInfo {
+            kernel: KernelInfo {
                 gzip: false,
-                segments: Vec::new(),
-                entry: 0x8000_0000,
-                branch: None,
+                size: MIB,
+                layout: KernelLayout::Image(arm64::Header {
+                    text_offset: 0,
+                    image_size: MIB,
+                }),
             },
             initrd: None,
-            dtb: PlannedDtb {
-                base: 0x8000_0000,
-                size: 4096,
-            },
-            vcpus: 1,
-            scheduling: Scheduling::Proxy,
-            memory_entries: 1,
-            warnings: Vec::new(),
-        }
+            regions: Vec::new(),
+        };
+        let config = parse(Path::new("vm.json"), &text).unwrap();
+        crate::plan::plan(&config, &images, 4096, &Host::PAGES_4K).unwrap()
     }
 
     fn pool(page: u64) -> io::Result<Pool> {
-        match page {
-            GIB => Ok(Pool {
-                page,
-                total: 3,
-                free: 1,
-                reserved: 0,
-                spare: 0,
-            }),
-            page if page == 2 * MIB => Ok(Pool {
-                page,
-                total: 96,
-                free: 96,
-                reserved: 0,
-                spare: 0,
-            }),
-            _ => Err(io::ErrorKind::NotFound.into()),
-        }
+        let (total, free) = match page {
+            GIB => (3, 1),
+            page if page == 2 * MIB => (96, 96),
+            _ => return Err(io::ErrorKind::NotFound.into()),
+        };
+        Ok(Pool {
+            page,
+            total,
+            free,
+            reserved: 0,
+            spare: 0,
+        })
     }
 
-    fn refused(regions: &[(u64, u64)]) -> LaunchError {
-        choose(&plan(regions), &Host::PAGES_4K, pool).unwrap_err()
+    fn refused(memory: &str, regions: &str) -> Diagnostic {
+        choose(&plan(memory, regions), &Host::PAGES_4K, pool).unwrap_err()
     }
 
     #[test]
-    fn a_pool_that_is_short_is_told_with_the_numbers_that_mend_it() {
+    fn a_short_pool_comes_with_the_numbers_that_are_enough() {
         // Two pages are others', one is free, two are wanted: four in all.
-        let error = refused(&[(2 * GIB, GIB)]);
+        let error = refused(r#"{"size": "2G", "page_size": "1G"}"#, "");
+        assert_eq!(error.name, "pool-short");
         assert_eq!(
             error.what,
             "region 0 of 2 GiB: needs 2 pages of 1 GiB, 1 free of 3 reserved at boot"
         );
         assert_eq!(
             error.cure,
-            "`hugepagesz=1G hugepages=4` on the kernel command line; `gunyahd check` adds up what all VMs need"
+            "put `hugepagesz=1G hugepages=4` on the kernel command line; `gunyahd check` adds up what all VMs need"
         );
         // What all regions of the VM want, not only the one that found too few.
-        let error = refused(&[
-            (64 * MIB, 2 * MIB),
-            (256 * MIB, 2 * MIB),
-            (2 * MIB, 2 * MIB),
-        ]);
+        let error = refused(
+            r#"{"size": "64M"}"#,
+            r#"{"label": 1, "base": "0x100000000", "size": "256M", "backing": "hugetlb"},
+               {"label": 2, "base": "0x200000000", "size": "2M", "backing": "hugetlb"}"#,
+        );
         assert!(
             error.what.contains("(32 of them for its other regions)"),
             "{error}"
         );
         assert_eq!(
             error.cure,
-            "`hugepagesz=2M hugepages=161` on the kernel command line, or ro.vendor.gunyah.hugepages=161 (init/gunyah-hugepages.rc); `gunyahd check` adds up what all VMs need"
+            "put `hugepagesz=2M hugepages=161` on the kernel command line, or set ro.vendor.gunyah.hugepages=161 (init/gunyah-hugepages.rc); `gunyahd check` adds up what all VMs need"
         );
     }
 
     #[test]
-    fn pages_that_the_kernel_has_not_are_not_to_be_reserved() {
-        let error = refused(&[(64 * MIB, 32 * MIB)]);
+    fn pages_that_the_kernel_does_not_have_need_no_reservation() {
+        let error = refused(r#"{"size": "64M", "page_size": "32M"}"#, "");
+        assert_eq!(error.name, "pool-no-such-pages");
         assert_eq!(
             error.what,
             "region 0 of 64 MiB: this kernel has no huge pages of 32 MiB"
         );
-        assert!(
-            error.cure.contains("page_size") && !error.cure.contains("hugepages="),
-            "{error}"
-        );
+        assert!(!error.cure.contains("hugepages="), "{error}");
+    }
+
+    #[test]
+    fn the_next_backing_is_taken_with_a_warning_and_within_limits() {
+        let plan = plan(r#"{"size": "256M", "backing": ["hugetlb", "base"]}"#, "");
+        let error = choose(&plan, &Host::PAGES_4K, pool).unwrap_err();
+        assert_eq!(error.name, "pool-memory-entries");
+        assert!(error.what.contains("needs 128 pages of 2 MiB"), "{error}");
+        let denied = |_| Err(io::Error::from_raw_os_error(libc::EACCES));
+        let choice = choose(&plan, &Host::PAGES_4K, denied).unwrap();
+        assert_eq!(choice.backings, [Backing::Hugetlb]);
+        assert_eq!(choice.warnings[0].name, "pool-unreadable");
+    }
+
+    #[test]
+    fn a_backing_that_is_passed_over_is_a_warning() {
+        let plan = plan(r#"{"size": "256M", "backing": ["hugetlb", "thp"]}"#, "");
+        let choice = choose(&plan, &Host::PAGES_4K, pool).unwrap();
+        assert_eq!(choice.backings, [Backing::Thp]);
+        assert_eq!(choice.warnings[0].name, "pool-other-backing");
     }
 }

@@ -19,24 +19,19 @@ pub fn host() -> Host {
     let thp_page = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
         .ok()
         .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(pmd);
-    let huge_page = fs::read_to_string("/proc/meminfo")
-        .ok()
-        .and_then(|text| {
-            let line = text
-                .lines()
-                .find_map(|line| line.strip_prefix("Hugepagesize:"))?;
-            line.trim()
-                .strip_suffix(" kB")?
-                .trim()
-                .parse::<u64>()
-                .ok()?
-                .checked_mul(1024)
-        })
-        .unwrap_or(pmd);
+        .filter(|size| *size > 0);
     Host {
         page_size,
-        huge_page,
-        thp_page,
+        huge_page: default_huge_page().unwrap_or(pmd),
+        thp_page: thp_page.unwrap_or(pmd),
     }
+}
+
+/// The kernel's own default, in bytes.
+fn default_huge_page() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let mut lines = text.lines();
+    let size = lines.find_map(|line| line.strip_prefix("Hugepagesize:"))?;
+    let kib: u64 = size.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024).filter(|size| *size > 0)
 }

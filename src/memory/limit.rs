@@ -5,35 +5,33 @@ use std::fs;
 
 use nix::sys::resource::{getrlimit, setrlimit, Resource, RLIM_INFINITY};
 
-use super::pool::size_text;
-use crate::error::{LaunchError, Step};
+use crate::diagnostic::{kinds, Diagnostic};
+use crate::text::Size;
 
 /// Bit of CAP_IPC_LOCK (linux/capability.h), whose holders are exempt.
 const CAP_IPC_LOCK: u32 = 14;
 
+kinds! {
+    LOW: Error "memlock-low" in Pool {
+        "RLIMIT_MEMLOCK is too low for the VM's pages, and may not be raised",
+        cause: "the service has neither the limit nor the capability",
+        cure: "put `rlimit memlock unlimited unlimited` or the capability IPC_LOCK into the service's .rc (by hand: ulimit -l unlimited)",
+    }
+}
+
 /// Raises this process's limit so that `bytes` can be pinned.
-///
-/// # Errors
-/// The limit is lower and may not be raised.
-pub fn raise_memlock(bytes: u64) -> Result<(), LaunchError> {
+pub fn raise_memlock(bytes: u64) -> Result<(), Diagnostic> {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_MEMLOCK) else {
         return Ok(());
     };
-    if soft >= bytes || exempt() {
+    let raise = |to| setrlimit(Resource::RLIMIT_MEMLOCK, to, to).is_ok();
+    if soft >= bytes || exempt() || raise(RLIM_INFINITY) || (hard >= bytes && raise(hard)) {
         return Ok(());
     }
-    if setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).is_ok() {
-        return Ok(());
-    }
-    if hard >= bytes && setrlimit(Resource::RLIMIT_MEMLOCK, hard, hard).is_ok() {
-        return Ok(());
-    }
-    Err(LaunchError::new(
-        Step::Pool,
-        format!("the VM pins {}, RLIMIT_MEMLOCK allows {}", size_text(bytes), size_text(hard)),
-    )
-    .cause("the service has neither the limit nor the capability")
-    .cure("`rlimit memlock unlimited unlimited` or the capability IPC_LOCK in the service's .rc (by hand: ulimit -l unlimited)"))
+    let (pins, allowed) = (Size(bytes), Size(hard));
+    Err(LOW.case(format!(
+        "the VM pins {pins}, RLIMIT_MEMLOCK allows {allowed}"
+    )))
 }
 
 fn exempt() -> bool {

@@ -6,10 +6,10 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use crate::config::Bytes;
+use crate::text::Size;
 
 /// A folder `hugepages-<KiB>kB` a pool (Documentation/admin-guide/mm/hugetlbpage.rst).
-pub const HUGE_PAGE_FOLDER: &str = "/sys/kernel/mm/hugepages";
+const HUGE_PAGE_FOLDER: &str = "/sys/kernel/mm/hugepages";
 
 /// The pages that init/gunyah-hugepages.rc can reserve, in bytes.
 const INIT_PAGE: u64 = 2 << 20;
@@ -30,19 +30,12 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Reads the pool of `page`-byte pages.
-    ///
-    /// # Errors
-    /// NotFound where the kernel has no pages of that size.
+    /// Reads the pool of `page`-byte pages; NotFound where the kernel has no pages of that size.
     pub fn read(page: u64) -> io::Result<Self> {
         Self::read_in(Path::new(HUGE_PAGE_FOLDER), page)
     }
 
-    /// As [`Pool::read`], in another folder.
-    ///
-    /// # Errors
-    /// As [`Pool::read`].
-    pub fn read_in(folder: &Path, page: u64) -> io::Result<Self> {
+    fn read_in(folder: &Path, page: u64) -> io::Result<Self> {
         let folder = folder.join(format!("hugepages-{}kB", page >> 10));
         let number = |file: &str| {
             let text = fs::read_to_string(folder.join(file))?;
@@ -73,15 +66,15 @@ impl Pool {
     pub(super) fn cure(&self, wanted: u64) -> String {
         let missing = wanted.saturating_sub(self.available());
         let pages = self.total.saturating_add(missing);
-        let size = Bytes(self.page);
+        let size = Size(self.page);
         let by_init = match self.page {
             INIT_PAGE => {
-                format!(", or ro.vendor.gunyah.hugepages={pages} (init/gunyah-hugepages.rc)")
+                format!(", or set ro.vendor.gunyah.hugepages={pages} (init/gunyah-hugepages.rc)")
             }
             _ => String::new(),
         };
         format!(
-            "`hugepagesz={size} hugepages={pages}` on the kernel command line{by_init}; `gunyahd check` adds up what all VMs need"
+            "put `hugepagesz={size:#} hugepages={pages}` on the kernel command line{by_init}; `gunyahd check` adds up what all VMs need"
         )
     }
 }
@@ -95,16 +88,6 @@ impl fmt::Display for Pool {
             self.total
         )
     }
-}
-
-/// "2 MiB", for messages; bytes where it is no round number.
-pub(crate) fn size_text(bytes: u64) -> String {
-    for (unit, shift) in [("GiB", 30), ("MiB", 20), ("KiB", 10)] {
-        if bytes >> shift > 0 && bytes % (1 << shift) == 0 {
-            return format!("{} {unit}", bytes >> shift);
-        }
-    }
-    format!("{bytes} bytes")
 }
 
 #[cfg(test)]
@@ -138,12 +121,5 @@ mod tests {
             io::ErrorKind::InvalidData
         );
         fs::remove_dir_all(&folder).unwrap();
-    }
-
-    #[test]
-    fn names_sizes() {
-        assert_eq!(size_text(2 << 20), "2 MiB");
-        assert_eq!(size_text(3 << 29), "1536 MiB");
-        assert_eq!(size_text(4097), "4097 bytes");
     }
 }

@@ -17,15 +17,18 @@
 
 mod entries;
 mod place;
+mod regions;
 #[cfg(test)]
 mod tests;
 
 use std::path::PathBuf;
 
-pub use entries::{memory_entries, MAX_MEMORY_ENTRIES, MEMORY_ENTRIES_PER_MESSAGE};
+pub use entries::{memory_entries, MAX_MEMORY_ENTRIES, TOO_MANY_ENTRIES};
 pub use place::plan;
 
-use crate::config::{Access, Backing, Permissions, Scheduling, VmName};
+use crate::config::{Access, Backing, Permissions, VmName};
+use crate::diagnostic::{Diagnostic, Kind};
+use crate::image::elf::Load;
 
 /// What of the host the plan depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,13 +42,13 @@ pub struct Host {
 }
 
 impl Host {
-    /// A host with 4 KiB pages, as most are; 2 MiB is what arm64 and x86-64 make of it.
+    /// A host with 4 KiB pages, as most are; a level-2 block maps 2 MiB.
     pub const PAGES_4K: Self = Self {
         page_size: 4 << 10,
         huge_page: 2 << 20,
         thp_page: 2 << 20,
     };
-    /// An Android host with 16 KiB pages; a level-2 block maps 32 MiB, its contiguous-bit huge page 2 MiB.
+    /// An Android host with 16 KiB pages; a level-2 block maps 32 MiB.
     pub const PAGES_16K: Self = Self {
         page_size: 16 << 10,
         huge_page: 32 << 20,
@@ -53,39 +56,20 @@ impl Host {
     };
 }
 
-/// Why a config cannot be launched.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PlanProblem {
-    /// The config key at fault, for its place in the file.
-    pub key: String,
-    /// What is wrong, with the values.
-    pub what: String,
-    /// What to do.
-    pub cure: String,
-}
-
 /// One launch, decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaunchPlan {
-    /// The VM.
     pub vm: VmName,
     /// Regions in the order of registration; the first is the guest's main memory.
     pub regions: Vec<PlannedRegion>,
-    /// The kernel's pieces.
     pub kernel: PlannedKernel,
-    /// The initrd.
-    pub initrd: Option<PlannedFile>,
-    /// The devicetree.
-    pub dtb: PlannedDtb,
-    /// How many vCPUs.
-    pub vcpus: u32,
-    /// Who schedules them.
-    pub scheduling: Scheduling,
-    /// Memory entries that the resource manager will get at most, for all regions with the first
-    /// backing of each.
+    pub initrd: Option<Range>,
+    /// For SET_DTB_CONFIG: whole pages, with the room for the overlay.
+    pub dtb: Range,
+    /// Memory entries that the resource manager gets at most, with the first backing of each region.
     pub memory_entries: u64,
     /// What a person should know and that stops nothing.
-    pub warnings: Vec<String>,
+    pub warnings: Vec<Diagnostic>,
 }
 
 impl LaunchPlan {
@@ -98,13 +82,11 @@ impl LaunchPlan {
 /// One region.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedRegion {
-    /// Label.
     pub label: u32,
     /// Guest address.
     pub base: u64,
     /// Bytes, a multiple of the host page.
     pub size: u64,
-    /// Share, lend or auto.
     pub access: Access,
     /// What the guest may do.
     pub flags: Permissions,
@@ -118,50 +100,23 @@ pub struct PlannedRegion {
     pub file: Option<(PathBuf, u64)>,
 }
 
-/// Bytes of a file at a guest address.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PlannedFile {
-    /// The file.
-    pub path: PathBuf,
-    /// Guest address.
-    pub base: u64,
-    /// Bytes.
-    pub size: u64,
-}
-
-/// A piece of a kernel file.
+/// A range of guest memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Segment {
-    /// Where it begins in the (unpacked) file.
-    pub file_offset: u64,
-    /// Bytes in the file.
-    pub file_size: u64,
-    /// Guest address.
+pub struct Range {
     pub base: u64,
-    /// Bytes in memory; those past `file_size` are zero.
-    pub memory_size: u64,
+    pub size: u64,
 }
 
 /// The kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedKernel {
-    /// The file.
-    pub path: PathBuf,
-    /// The file is gzip'ed and `segments` speak of the unpacked bytes.
-    pub gzip: bool,
-    /// Its pieces, in rising order.
-    pub segments: Vec<Segment>,
+    /// Pieces of the (unpacked) file, in rising order, at their guest addresses.
+    pub segments: Vec<Load>,
     /// Guest address of its first instruction.
     pub entry: u64,
-    /// The A64 branch that is written at the base of main memory where that is not the entry.
+    /// The A64 branch at the base of main memory, where that is not the entry.
     pub branch: Option<u32>,
 }
 
-/// The devicetree's range, as given to SET_DTB_CONFIG.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PlannedDtb {
-    /// Guest address, page aligned.
-    pub base: u64,
-    /// Bytes with the room for the overlay, a multiple of the page.
-    pub size: u64,
-}
+/// Everything that this folder finds.
+pub(crate) const KINDS: &[&[Kind]] = &[regions::KINDS, place::KINDS];

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Plans by the thousand: what holds for every one, and what each mistake is called.
+//! Plans by the thousand: what holds for every one, and the name and place of each mistake.
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::Path;
 
 use proptest::prelude::*;
+use serde_json::{json, Value};
 
 use super::*;
 use crate::config::*;
@@ -13,61 +13,40 @@ use crate::image::{arm64, elf, ImageInfo, KernelInfo, KernelLayout};
 const BASE: u64 = 0x8000_0000;
 const MIB: u64 = 1 << 20;
 
-fn config(size: u64) -> VmConfig {
-    VmConfig {
-        file: "vm.json".into(),
-        places: Places::default(),
-        name: VmName::new("vm").unwrap(),
-        autostart: true,
-        memory: MemoryConfig {
-            base: BASE,
-            size,
-            label: 0,
-            backing: vec![Backing::Hugetlb],
-            page_size: None,
-            access: Access::Auto,
-            prefault: true,
-        },
-        regions: Vec::new(),
-        kernel: KernelConfig {
-            path: "Image".into(),
-            format: KernelFormat::Auto,
-            offset: None,
-            cmdline: String::new(),
-        },
-        initrd: Some(InitrdConfig {
-            path: "initrd".into(),
-            offset: None,
-        }),
-        dtb: DtbConfig {
-            path: None,
-            room: 64 << 10,
-            offset: None,
-        },
-        vcpus: VcpuConfig {
-            count: 1,
-            scheduling: Scheduling::Hypervisor,
-            affinity: Vec::new(),
-            nice: 0,
-        },
-        console: None,
-        ready: None,
-        start: StartConfig {
-            after: Vec::new(),
-            property: None,
-            priority: 0,
-            timeout: Duration::from_secs(30),
-        },
-        restart: RestartConfig {
-            policy: RestartPolicy::Never,
-            max: 0,
-            window: Duration::ZERO,
-            backoff: Duration::ZERO,
-            backoff_max: Duration::ZERO,
-        },
-        stop: None,
-        stop_timeout: Duration::from_secs(10),
+/// A config with an initrd and these changes, if the parser takes it.
+fn try_config(changes: Value) -> Option<VmConfig> {
+    let mut vm = json!({
+        "name": "vm",
+        "memory": { "size": "64M" },
+        "kernel": { "path": "/Image" },
+        "initrd": { "path": "/initrd" },
+    });
+    merge(&mut vm, changes);
+    parse(Path::new("vm.json"), &vm.to_string()).ok()
+}
+
+fn config(changes: Value) -> VmConfig {
+    try_config(changes).expect("a good config")
+}
+
+fn sized(bytes: u64) -> VmConfig {
+    config(json!({ "memory": { "size": bytes } }))
+}
+
+/// Puts `changes` into `value`; null takes a key away.
+fn merge(value: &mut Value, changes: Value) {
+    let Value::Object(changes) = changes else {
+        *value = changes;
+        return;
+    };
+    if !value.is_object() {
+        *value = json!({});
     }
+    let keys = value.as_object_mut().unwrap();
+    for (key, change) in changes {
+        merge(keys.entry(key).or_insert(Value::Null), change);
+    }
+    keys.retain(|_, value| !value.is_null());
 }
 
 fn image(text_offset: u64, image_size: u64) -> ImageInfo {
@@ -108,18 +87,21 @@ fn elf_at(address: u64, entry: u64) -> ImageInfo {
     }
 }
 
-fn keys(config: &VmConfig, images: &ImageInfo) -> Vec<String> {
-    plan(config, images, 4000, &Host::PAGES_4K)
-        .unwrap_err()
-        .into_iter()
-        .map(|p| p.key)
-        .collect()
+/// What is wrong with a plan: "name at key".
+fn faults(config: &VmConfig, images: &ImageInfo, host: &Host) -> Vec<String> {
+    let faults = plan(config, images, 4000, host).unwrap_err();
+    let text = |fault: Diagnostic| format!("{} at {}", fault.name, fault.place.unwrap().key);
+    faults.into_iter().map(text).collect()
+}
+
+fn warnings(plan: &LaunchPlan) -> Vec<&str> {
+    plan.warnings.iter().map(|warning| &*warning.name).collect()
 }
 
 #[test]
 fn places_by_the_documented_rules() {
     let plan = plan(
-        &config(256 * MIB),
+        &sized(256 * MIB),
         &image(0, 30 * MIB),
         5000,
         &Host::PAGES_4K,
@@ -129,7 +111,7 @@ fn places_by_the_documented_rules() {
     assert_eq!(plan.kernel.branch, None);
     assert_eq!(
         plan.dtb,
-        PlannedDtb {
+        Range {
             base: BASE + 254 * MIB,
             size: 0x1_2000
         }
@@ -137,7 +119,7 @@ fn places_by_the_documented_rules() {
     let initrd = plan.initrd.unwrap();
     assert_eq!(initrd.base, BASE + 254 * MIB - 4 * MIB - 4096);
     assert_eq!(plan.memory_entries, 128);
-    assert_eq!(plan.warnings, Vec::<String>::new());
+    assert_eq!(plan.warnings, []);
 }
 
 #[test]
@@ -147,30 +129,30 @@ fn a_devicetree_begins_a_folio_of_the_host() {
     };
     let folio = Host::PAGES_16K.thp_page;
     assert_eq!(
-        place(&config(256 * MIB), 30 * MIB).dtb.base,
+        place(&sized(256 * MIB), 30 * MIB).dtb.base,
         BASE + 7 * folio
     );
     // Folios are counted from main memory's base, wherever that is.
-    let mut moved = config(256 * MIB);
-    moved.memory.base += 2 * MIB;
+    let moved = json!({ "memory": { "base": BASE + 2 * MIB, "size": "256M" } });
+    let moved = config(moved);
     assert_eq!(
         place(&moved, 30 * MIB).dtb.base,
         moved.memory.base + 7 * folio
     );
     // The only boundary is the kernel's.
-    let full = place(&config(64 * MIB), 40 * MIB);
+    let full = place(&sized(64 * MIB), 40 * MIB);
     assert_eq!(full.dtb.base, BASE + 64 * MIB - full.dtb.size);
     // A devicetree in the middle would leave the initrd no room.
     let mut images = image(0, 10 * MIB);
     images.initrd = Some(40 * MIB);
-    let split = plan(&config(64 * MIB), &images, 5000, &Host::PAGES_16K).unwrap();
+    let split = plan(&sized(64 * MIB), &images, 5000, &Host::PAGES_16K).unwrap();
     assert_eq!(split.dtb.base, BASE + 64 * MIB - split.dtb.size);
 }
 
 #[test]
 fn a_text_offset_gets_a_branch() {
     let plan = plan(
-        &config(64 * MIB),
+        &sized(64 * MIB),
         &image(0x8_0000, 10 * MIB),
         5000,
         &Host::PAGES_4K,
@@ -182,9 +164,9 @@ fn a_text_offset_gets_a_branch() {
 
 #[test]
 fn elf_addresses_in_memory_are_meant_and_others_are_moved() {
-    let config = config(64 * MIB);
+    let config = sized(64 * MIB);
     let meant = plan(&config, &elf_at(BASE + 0x20_0000, 8), 4000, &Host::PAGES_4K).unwrap();
-    assert_eq!(meant.kernel.segments[1].base, BASE + 0x30_0000);
+    assert_eq!(meant.kernel.segments[1].address, BASE + 0x30_0000);
     assert_eq!(meant.kernel.entry, BASE + 0x20_0008);
     assert!(meant.kernel.branch.is_some());
     let moved = plan(
@@ -194,7 +176,7 @@ fn elf_addresses_in_memory_are_meant_and_others_are_moved() {
         &Host::PAGES_4K,
     )
     .unwrap();
-    assert_eq!(moved.kernel.segments[0].base, BASE);
+    assert_eq!(moved.kernel.segments[0].address, BASE);
     assert_eq!(moved.kernel.branch, None);
 }
 
@@ -202,122 +184,134 @@ fn elf_addresses_in_memory_are_meant_and_others_are_moved() {
 fn a_small_guest_has_its_devicetree_on_a_page() {
     let mut images = image(0, 8192);
     images.initrd = None;
-    let mut config = config(MIB);
-    config.initrd = None;
+    let config = config(json!({ "memory": { "size": "1M" }, "initrd": null }));
     let plan = plan(&config, &images, 4000, &Host::PAGES_4K).unwrap();
     assert_eq!(plan.dtb.base, BASE + MIB - plan.dtb.size);
 }
 
 #[test]
-fn every_mistake_has_its_key() {
-    let good = || config(64 * MIB);
+fn every_mistake_has_a_name_and_a_key() {
     let fits = image(0, 30 * MIB);
-    assert_eq!(keys(&config(16 * MIB), &fits), ["kernel.path"]);
-    assert_eq!(
-        keys(&config(32 * MIB), &image(0, 31 * MIB)),
-        ["initrd.path"]
-    );
-    assert_eq!(keys(&config(64 * MIB + 1), &fits), ["memory.size"]);
-
-    let mut unaligned = good();
-    unaligned.memory.base += 4096;
-    assert_eq!(keys(&unaligned, &fits), ["memory.base"]);
-    let mut past = good();
-    past.memory.base = u64::MAX - 2 * MIB + 1;
-    assert_eq!(keys(&past, &fits), ["memory.size"]);
-    let mut kernel = good();
-    kernel.kernel.offset = Some(4096);
-    assert_eq!(keys(&kernel, &fits), ["kernel.offset"]);
-    let mut kernel = config(512 * MIB);
-    kernel.kernel.offset = Some(256 * MIB);
-    assert_eq!(keys(&kernel, &fits), ["kernel.offset"]);
-    let mut initrd = good();
-    initrd.initrd.as_mut().unwrap().offset = Some(20 * MIB);
-    assert_eq!(keys(&initrd, &fits), ["initrd.offset"]);
-    let mut dtb = good();
-    dtb.dtb.offset = Some(0x123);
-    assert_eq!(keys(&dtb, &fits), ["dtb.offset"]);
-    dtb.dtb.offset = Some(0);
-    assert_eq!(keys(&dtb, &fits).len(), 1);
-    dtb.dtb.offset = None;
-    dtb.dtb.room = u64::MAX;
-    assert_eq!(keys(&dtb, &fits), ["dtb.room"]);
-    let mut scattered = good();
-    scattered.memory.backing = vec![Backing::Base];
-    assert_eq!(keys(&scattered, &fits), ["memory.backing"]);
-    let problems = plan(&good(), &fits, 3 * MIB, &Host::PAGES_4K).unwrap_err();
-    assert_eq!(problems[0].key, "dtb");
+    for (changes, kernel, wrong) in [
+        (
+            json!({ "memory": { "size": "16M" } }),
+            30,
+            "plan-outside at kernel.path",
+        ),
+        (
+            json!({ "initrd": { "offset": "62M" } }),
+            30,
+            "plan-outside at initrd.offset",
+        ),
+        (
+            json!({ "memory": { "size": "32M" } }),
+            31,
+            "plan-no-room at initrd.path",
+        ),
+        (
+            json!({ "initrd": { "offset": "20M" } }),
+            30,
+            "plan-overlap at initrd.offset",
+        ),
+        (
+            json!({ "kernel": { "offset": "4K" } }),
+            30,
+            "plan-kernel-offset at kernel.offset",
+        ),
+        (
+            json!({ "memory": { "size": "512M" }, "kernel": { "offset": "256M" } }),
+            30,
+            "plan-kernel-entry at kernel.offset",
+        ),
+        (
+            json!({ "memory": { "size": "40G", "page_size": "1G" }, "initrd": { "offset": "36G" } }),
+            30,
+            "plan-initrd-window at initrd",
+        ),
+        (
+            json!({ "memory": { "backing": "base" } }),
+            30,
+            "plan-memory-entries at memory.backing",
+        ),
+    ] {
+        let images = image(0, kernel * MIB);
+        assert_eq!(faults(&config(changes), &images, &Host::PAGES_4K), [wrong]);
+    }
+    let faults = plan(&sized(64 * MIB), &fits, 3 * MIB, &Host::PAGES_4K).unwrap_err();
+    assert_eq!(faults[0].name, "plan-dtb-size");
 }
 
 #[test]
-fn regions_must_be_apart() {
-    let region = |label, base| RegionConfig {
-        label,
-        base,
-        size: 0x1000,
-        access: Access::Auto,
-        flags: Permissions::ALL,
-        backing: vec![Backing::Base],
-        page_size: None,
-        file: Some(PathBuf::from("data")),
-    };
-    let mut config = config(64 * MIB);
-    config.regions = vec![
-        region(1, 0x9000_0000),
-        region(1, BASE),
-        region(2, 0x9000_0001),
-    ];
+fn a_host_with_larger_pages_asks_for_more() {
+    let config = config(json!({
+        "memory": { "size": 64 * MIB + 4096 },
+        "regions": [{ "label": 1, "base": 0x9000_1000u64, "size": "16K", "file": "/data" }],
+    }));
     let mut images = image(0, 30 * MIB);
-    images.regions = vec![Some(0x1000), Some(0x1001), None];
-    let found = keys(&config, &images);
+    images.regions = vec![Some((16 << 10) + 1)];
     assert_eq!(
-        found,
+        faults(&config, &images, &Host::PAGES_16K),
         [
-            "regions[1].file",
-            "regions[2].base",
-            "regions[1].base",
-            "regions[1].label",
-            "regions[2].base"
+            "plan-unaligned at memory.size",
+            "plan-unaligned at regions[0].base",
+            "plan-region-file at regions[0].file",
         ]
     );
+    assert_eq!(
+        faults(&config, &images, &Host::PAGES_4K),
+        ["plan-region-file at regions[0].file"]
+    );
+    let config = sized(64 * MIB);
+    let offset = self::config(json!({ "dtb": { "offset": "60M" } }));
+    assert!(plan(&offset, &image(0, 30 * MIB), 4000, &Host::PAGES_16K).is_ok());
+    let offset = self::config(json!({ "dtb": { "offset": 60 * MIB + 4096 } }));
+    assert_eq!(
+        faults(&offset, &image(0, 30 * MIB), &Host::PAGES_16K),
+        ["plan-dtb-offset at dtb.offset"]
+    );
+    assert!(plan(&config, &image(0, 30 * MIB), 4000, &Host::PAGES_16K).is_ok());
 }
 
 #[test]
 fn a_region_below_one_huge_page_is_not_called_hugetlb() {
-    let mut small = config(16 * MIB);
-    small.memory.page_size = Some(1 << 30);
-    let images = image(0, 4 * MIB);
-    let planned = plan(&small, &images, 4000, &Host::PAGES_4K).unwrap();
+    let small = |page: &str, backing: Value| {
+        let memory = json!({ "size": "16M", "page_size": page, "backing": backing });
+        let config = config(json!({ "memory": memory }));
+        plan(&config, &image(0, 4 * MIB), 4000, &Host::PAGES_4K).unwrap()
+    };
+    let planned = small("1G", json!("hugetlb"));
     assert_eq!(planned.main().backing, [Backing::Base]);
+    assert_eq!(warnings(&planned), ["plan-no-huge-page", "plan-slow-start"]);
     assert_eq!(
-        planned.warnings[0],
-        "region 0 of 16M is smaller than one huge page of 1G: it is made of base pages"
+        planned.warnings[0].what,
+        "region 0 of 16 MiB is smaller than one huge page of 1 GiB and is made of base pages"
     );
     // The next choice is taken where there is one.
-    small.memory.backing = vec![Backing::Hugetlb, Backing::Thp];
-    let planned = plan(&small, &images, 4000, &Host::PAGES_4K).unwrap();
+    let planned = small("1G", json!(["hugetlb", "thp"]));
     assert_eq!(planned.main().backing, [Backing::Thp]);
     assert_eq!(planned.memory_entries, 8);
-    assert_eq!(planned.warnings.len(), 1, "{:?}", planned.warnings);
+    assert_eq!(warnings(&planned), ["plan-no-huge-page"]);
     // One huge page is enough to be hugetlb.
-    small.memory.page_size = Some(2 * MIB);
-    let planned = plan(&small, &images, 4000, &Host::PAGES_4K).unwrap();
+    let planned = small("2M", json!(["hugetlb", "thp"]));
     assert_eq!(planned.main().backing, [Backing::Hugetlb, Backing::Thp]);
-    assert_eq!(planned.warnings, Vec::<String>::new());
+    assert_eq!(planned.warnings, []);
 }
 
 #[test]
-fn a_slow_start_is_foretold() {
-    let mut config = config(16 * MIB);
-    config.memory.backing = vec![Backing::Base];
-    let mut images = image(0, 4 * MIB);
-    images.initrd = Some(100);
-    let plan = plan(&config, &images, 4000, &Host::PAGES_4K).unwrap();
-    assert_eq!(plan.memory_entries, 4096);
-    assert!(
-        plan.warnings[0].contains("8 messages"),
-        "{:?}",
-        plan.warnings
+fn a_person_is_warned_of_what_may_go_wrong() {
+    let slow = json!({ "memory": { "size": "16M", "backing": "base" } });
+    let planned = |changes| {
+        let config = config(changes);
+        plan(&config, &image(0, 4 * MIB), 4000, &Host::PAGES_4K).unwrap()
+    };
+    let slow = planned(slow);
+    assert_eq!(slow.memory_entries, 4096);
+    assert_eq!(warnings(&slow), ["plan-slow-start"]);
+    assert!(slow.warnings[0].what.contains("8 messages"));
+    let large = json!({ "memory": { "size": "3G", "page_size": "1G", "access": "share" } });
+    assert_eq!(
+        warnings(&planned(large)),
+        ["plan-large-region", "plan-shared-memory"]
     );
 }
 
@@ -328,24 +322,25 @@ proptest! {
         text_offset in (0u64..512).prop_map(|n| n * 4096),
         image_size in 1u64..(64 * MIB),
         initrd in prop::option::of(1u64..(64 * MIB)),
-        initrd_offset in prop::option::of(0u64..(80 * MIB)),
+        initrd_offset in prop::option::of((0u64..20_000).prop_map(|n| n * 4096)),
         kernel_offset in prop::option::of((0u64..40).prop_map(|n| n * 2 * MIB)),
         dtb_offset in prop::option::of((0u64..20_000).prop_map(|n| n * 4096)),
         dtb_size in 1u64..(2 * MIB),
-        room in 0u64..MIB,
+        room in (1u64..256).prop_map(|n| n * 4096),
         large_pages in any::<bool>(),
     ) {
         let host = if large_pages { Host::PAGES_16K } else { Host::PAGES_4K };
-        let mut config = config(pages * 4096);
-        config.kernel.offset = kernel_offset;
-        config.dtb.offset = dtb_offset;
-        config.dtb.room = room;
-        config.initrd = initrd.map(|_| InitrdConfig { path: "initrd".into(), offset: initrd_offset });
+        let Some(config) = try_config(json!({
+            "memory": { "size": pages * 4096 },
+            "kernel": { "offset": kernel_offset },
+            "dtb": { "offset": dtb_offset, "room": room },
+            "initrd": initrd.map(|_| json!({ "offset": initrd_offset })),
+        })) else { return Ok(()) };
         let mut images = image(text_offset, image_size);
         images.initrd = initrd;
         let Ok(plan) = plan(&config, &images, dtb_size, &host) else { return Ok(()) };
         let mut ranges: Vec<_> =
-            plan.kernel.segments.iter().map(|s| (s.base, s.base + s.memory_size)).collect();
+            plan.kernel.segments.iter().map(|s| (s.address, s.address + s.memory_size)).collect();
         ranges.push((plan.dtb.base, plan.dtb.base + plan.dtb.size));
         ranges.extend(plan.initrd.iter().map(|i| (i.base, i.base + i.size)));
         ranges.extend(plan.kernel.branch.map(|_| (BASE, BASE + 4)));
@@ -362,12 +357,22 @@ proptest! {
     }
 
     #[test]
-    fn never_panics(base in any::<u64>(), size in any::<u64>(), offset in any::<u64>(), address in any::<u64>(), dtb in any::<u64>()) {
-        let mut config = config(size);
-        config.memory.base = base;
-        config.kernel.offset = Some(offset);
-        config.initrd.as_mut().unwrap().offset = Some(address);
-        let _ = plan(&config, &image(0, size), dtb, &Host::PAGES_4K);
+    fn never_panics(
+        base in (0u64..1 << 15).prop_map(|n| n * 2 * MIB),
+        pages in 1u64..1 << 24,
+        offsets in any::<[u16; 3]>(),
+        image_size in any::<u64>(),
+        address in any::<u64>(),
+        dtb in any::<u64>(),
+    ) {
+        let [kernel, initrd, tree] = offsets.map(|n| u64::from(n) * 4096);
+        let Some(config) = try_config(json!({
+            "memory": { "base": base, "size": pages * 4096 },
+            "kernel": { "offset": kernel },
+            "initrd": { "offset": initrd },
+            "dtb": { "offset": tree },
+        })) else { return Ok(()) };
+        let _ = plan(&config, &image(0, image_size), dtb, &Host::PAGES_4K);
         let _ = plan(&config, &elf_at(address >> 1, 4), dtb, &Host::PAGES_16K);
     }
 
@@ -377,7 +382,7 @@ proptest! {
         images.initrd = Some(initrd * MIB);
         let size = (kernel + initrd + 4).next_multiple_of(2) * MIB;
         for host in [Host::PAGES_4K, Host::PAGES_16K] {
-            prop_assert!(plan(&config(size), &images, 9000, &host).is_ok());
+            prop_assert!(plan(&sized(size), &images, 9000, &host).is_ok());
         }
     }
 }

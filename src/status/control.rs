@@ -2,9 +2,10 @@
 //! The control socket's protocol: one JSON line each way, versioned and bounded.
 //! docs/control-protocol.md is its description.
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::State;
+use super::{End, State};
 
 /// The version that this program speaks.
 pub const VERSION: u32 = 1;
@@ -16,105 +17,81 @@ pub const MAX_REQUEST: usize = 4096;
 pub const MAX_RESPONSE: usize = 1 << 20;
 
 /// What can be asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
-    /// All VMs, or one.
+    /// One VM, or all.
     Status {
-        /// Absent: all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         vm: Option<String>,
     },
-    /// Start a VM.
+    /// Start a VM. With `wait`, here and below, the answer comes when that is done or has failed; else
+    /// at once.
     Start {
-        /// The VM.
         vm: String,
-        /// Answer when it runs or has failed to, else at once.
+        #[serde(default = "yes")]
         wait: bool,
     },
     /// Stop a VM.
     Stop {
-        /// The VM.
         vm: String,
-        /// Answer when it has ended, else at once.
+        #[serde(default = "yes")]
         wait: bool,
     },
     /// Stop a VM, then start it.
     Restart {
-        /// The VM.
         vm: String,
-        /// Answer when it runs or has failed to, else at once.
+        #[serde(default = "yes")]
         wait: bool,
     },
     /// The last lines of a VM's journal and of its console.
-    Log {
-        /// The VM.
-        vm: String,
-    },
+    Log { vm: String },
     /// Its console. After the answer the connection is the console's: [`crate::console::wire`].
     Console {
-        /// The VM.
         vm: String,
-        /// What is shown first.
-        begin: Begin,
+        /// So many bytes of earlier output come first.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        replay: Option<u64>,
+        /// Or everything from the byte with this number on, counted as in [`VmStatus::console_end`]:
+        /// for those who were here before.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<u64>,
     },
     /// The states now, then every change, until the client hangs up.
-    Watch,
+    Watch {},
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Request {
     /// Whether it changes anything, and so needs the right to.
     pub fn changes(&self) -> bool {
-        matches!(
-            self,
-            Request::Start { .. }
-                | Request::Stop { .. }
-                | Request::Restart { .. }
-                | Request::Console { .. }
-        )
-    }
-
-    fn op(&self) -> &'static str {
         match self {
-            Request::Status { .. } => "status",
-            Request::Start { .. } => "start",
-            Request::Stop { .. } => "stop",
-            Request::Restart { .. } => "restart",
-            Request::Log { .. } => "log",
-            Request::Console { .. } => "console",
-            Request::Watch => "watch",
+            Request::Status { .. } | Request::Log { .. } | Request::Watch {} => false,
+            Request::Start { .. }
+            | Request::Stop { .. }
+            | Request::Restart { .. }
+            | Request::Console { .. } => true,
         }
     }
 }
 
-/// Where a console begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Begin {
-    /// So many bytes of earlier output come first.
-    Replay(u64),
-    /// The byte with this number, counted as in [`VmStatus::console_end`]: for those who were here
-    /// before.
-    At(u64),
-}
-
-/// A request's line.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RequestLine {
+/// A line with its version.
+#[derive(Serialize)]
+struct Line<'a, T> {
     v: u32,
-    op: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    vm: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    wait: Option<bool>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    replay: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    at: Option<u64>,
+    #[serde(flatten)]
+    content: &'a T,
 }
 
-/// Just enough of any version's line.
+/// A line's version, and the rest of it.
 #[derive(Deserialize)]
 struct Versioned {
     v: u32,
+    #[serde(flatten)]
+    rest: serde_json::Map<String, serde_json::Value>,
 }
 
 /// What kind of error an answer is.
@@ -167,17 +144,6 @@ pub struct StepTime {
     pub detail: String,
 }
 
-/// How a VM's last run ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LastEnd {
-    /// A guest's end (`power-off`, `reset`, `watchdog`, `hypervisor-error`, `external-abort`,
-    /// `force-stopped`, `load-failed`, `crashed`, `unreported`) or `launch-failed`, `worker-died`,
-    /// `timeout`, `asked`.
-    pub reason: String,
-    /// The driver's words, or the error.
-    pub detail: String,
-}
-
 /// A VM, as status tells it. Times are milliseconds of the host's CLOCK_MONOTONIC, as in the
 /// journals.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -216,7 +182,7 @@ pub struct VmStatus {
     pub launch_micros: Option<u64>,
     /// How its last run ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_end: Option<LastEnd>,
+    pub last_end: Option<End>,
     /// Bytes that its guest has printed since gunyahd began, over all launches.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub console_end: Option<u64>,
@@ -237,28 +203,19 @@ pub struct Change {
 
 /// VMs, and what is wrong with the whole.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
 pub struct Vms {
     /// All, or the one asked for.
     pub vms: Vec<VmStatus>,
-    /// Config directories that could not be read the last time; a key of the line itself.
-    #[serde(skip)]
+    /// Config directories that could not be read the last time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
 }
 
-impl From<Vec<VmStatus>> for Vms {
-    fn from(vms: Vec<VmStatus>) -> Self {
-        let problems = Vec::new();
-        Self { vms, problems }
-    }
-}
-
-/// What is answered.
+/// What is answered. Each has a key of its own, that of its variant; `vms` and `problems` are keys of
+/// the line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Response {
-    /// To `status`, and first to `watch`.
-    Vms(Vms),
     /// To `start`, `stop` and `restart`: the VM afterwards.
     Done(Box<VmStatus>),
     /// To `log`.
@@ -267,162 +224,70 @@ pub enum Response {
     Change(Change),
     /// It did not work.
     Error(ControlError),
-}
-
-#[derive(Serialize)]
-struct ResponseLine<'a> {
-    v: u32,
-    #[serde(flatten)]
-    response: &'a Response,
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    problems: &'a [String],
-}
-
-impl<'a> ResponseLine<'a> {
-    fn of(response: &'a Response) -> Self {
-        let problems = match response {
-            Response::Vms(all) => all.problems.as_slice(),
-            _ => &[],
-        };
-        Self {
-            v: VERSION,
-            response,
-            problems,
-        }
-    }
-}
-
-#[derive(Deserialize)]
-struct AnyResponse {
-    #[serde(flatten)]
-    response: Response,
-    #[serde(default)]
-    problems: Vec<String>,
+    /// To `status`, and first to `watch`.
+    #[serde(untagged)]
+    Vms(Vms),
 }
 
 fn bad(message: impl Into<String>) -> ControlError {
     ControlError::new(ErrorKind::BadRequest, message)
 }
 
-fn version(line: &[u8]) -> Result<(), ControlError> {
+/// Reads a line of our version, with or without its newline.
+fn parse<T: DeserializeOwned>(line: &[u8]) -> Result<T, ControlError> {
     let found: Versioned = serde_json::from_slice(line)
         .map_err(|error| bad(format!("not a line of this protocol: {error}")))?;
     if found.v != VERSION {
         return Err(ControlError::new(
             ErrorKind::Version,
             format!(
-                "version {} is not spoken here, only version {VERSION}: use gunyahctl and gunyahd of one release",
+                "version {} is not supported, only version {VERSION}: use gunyahctl and gunyahd of one release",
                 found.v
             ),
         ));
     }
-    Ok(())
+    serde_json::from_value(found.rest.into()).map_err(|error| bad(error.to_string()))
 }
 
-/// Reads a request's line, with or without its newline.
+/// Reads a request's line.
 pub fn parse_request(line: &[u8]) -> Result<Request, ControlError> {
-    version(line)?;
-    let wire: RequestLine = serde_json::from_slice(line).map_err(|error| bad(error.to_string()))?;
-    let wait = wire.wait.unwrap_or(true);
-    let changing = matches!(wire.op.as_str(), "start" | "stop" | "restart");
-    if wire.wait.is_some() && !changing {
-        return Err(bad(format!("`wait` has no meaning for `{}`", wire.op)));
+    let request = parse(line)?;
+    if let Request::Console {
+        replay: Some(_),
+        at: Some(_),
+        ..
+    } = request
+    {
+        return Err(bad("`replay` and `at` exclude each other"));
     }
-    if wire.op == "watch" && wire.vm.is_some() {
-        return Err(bad("`vm` has no meaning for `watch`"));
-    }
-    if (wire.replay.is_some() || wire.at.is_some()) && wire.op != "console" {
-        return Err(bad(format!(
-            "`replay` and `at` have no meaning for `{}`",
-            wire.op
-        )));
-    }
-    let begin = match (wire.at, wire.replay) {
-        (Some(_), Some(_)) => return Err(bad("`replay` and `at` exclude each other")),
-        (Some(at), None) => Begin::At(at),
-        (None, replay) => Begin::Replay(replay.unwrap_or(0)),
-    };
-    let op = wire.op;
-    let vm = wire.vm.clone();
-    let named = || vm.ok_or_else(|| bad(format!("`{op}` needs `vm`")));
-    Ok(match op.as_str() {
-        "status" => Request::Status { vm: wire.vm },
-        "start" => Request::Start { vm: named()?, wait },
-        "stop" => Request::Stop { vm: named()?, wait },
-        "restart" => Request::Restart { vm: named()?, wait },
-        "log" => Request::Log { vm: named()? },
-        "console" => Request::Console {
-            vm: named()?,
-            begin,
-        },
-        "watch" => Request::Watch,
-        _ => {
-            return Err(bad(format!(
-                "unknown `op` `{op}`: status, start, stop, restart, log, console or watch"
-            )))
-        }
-    })
-}
-
-/// A request's line with its newline.
-pub fn request_line(request: &Request) -> Vec<u8> {
-    let (replay, at) = match request {
-        Request::Console { begin, .. } => match begin {
-            Begin::Replay(bytes) => (Some(*bytes), None),
-            Begin::At(first) => (None, Some(*first)),
-        },
-        _ => (None, None),
-    };
-    let (vm, wait) = match request {
-        Request::Status { vm } => (vm.clone(), None),
-        Request::Start { vm, wait }
-        | Request::Stop { vm, wait }
-        | Request::Restart { vm, wait } => (Some(vm.clone()), Some(*wait)),
-        Request::Log { vm } | Request::Console { vm, .. } => (Some(vm.clone()), None),
-        Request::Watch => (None, None),
-    };
-    line(&RequestLine {
-        v: VERSION,
-        op: request.op().to_owned(),
-        vm,
-        wait,
-        replay,
-        at,
-    })
+    Ok(request)
 }
 
 /// Reads an answer's line.
 pub fn parse_response(line: &[u8]) -> Result<Response, ControlError> {
-    version(line)?;
-    let any: AnyResponse = serde_json::from_slice(line).map_err(|error| bad(error.to_string()))?;
-    Ok(match any.response {
-        Response::Vms(Vms { vms, .. }) => Response::Vms(Vms {
-            vms,
-            problems: any.problems,
-        }),
-        other => other,
-    })
+    parse(line)
+}
+
+/// A request's line with its newline.
+pub fn request_line(request: &Request) -> Vec<u8> {
+    line(request)
 }
 
 /// An answer's line with its newline; an error's line if it would be too long.
 pub fn response_line(response: &Response) -> Vec<u8> {
-    let whole = line(&ResponseLine::of(response));
+    let whole = line(response);
     if whole.len() <= MAX_RESPONSE {
         return whole;
     }
-    let error = Response::Error(ControlError::new(
-        ErrorKind::Failed,
-        format!(
-            "the answer has {} bytes, more than {MAX_RESPONSE}: ask for one VM",
-            whole.len()
-        ),
-    ));
-    line(&ResponseLine::of(&error))
+    let length = whole.len();
+    let text = format!("the answer has {length} bytes, more than {MAX_RESPONSE}: ask for one VM");
+    line(&Response::Error(ControlError::new(ErrorKind::Failed, text)))
 }
 
-fn line(value: &impl Serialize) -> Vec<u8> {
+fn line(content: &impl Serialize) -> Vec<u8> {
+    let v = VERSION;
     // These types hold nothing that JSON cannot; an empty line would be a protocol error at the peer.
-    let mut bytes = serde_json::to_vec(value).unwrap_or_default();
+    let mut bytes = serde_json::to_vec(&Line { v, content }).unwrap_or_default();
     bytes.push(b'\n');
     bytes
 }
@@ -453,13 +318,15 @@ mod tests {
             Request::Log { vm: "a".into() },
             Request::Console {
                 vm: "a".into(),
-                begin: Begin::Replay(7),
+                replay: Some(7),
+                at: None,
             },
             Request::Console {
                 vm: "a".into(),
-                begin: Begin::At(7),
+                replay: None,
+                at: Some(7),
             },
-            Request::Watch,
+            Request::Watch {},
         ] {
             assert_eq!(parse_request(&request_line(&request)), Ok(request));
         }
@@ -474,15 +341,21 @@ mod tests {
             (r#"{"op":"status"}"#, ErrorKind::BadRequest, "`v`"),
             (r#"{"v":2,"op":"new"}"#, ErrorKind::Version, "version 2"),
             (r#"{"v":1,"op":"reboot"}"#, ErrorKind::BadRequest, "reboot"),
-            (
-                r#"{"v":1,"op":"stop"}"#,
-                ErrorKind::BadRequest,
-                "needs `vm`",
-            ),
+            (r#"{"v":1,"op":"stop"}"#, ErrorKind::BadRequest, "`vm`"),
             (
                 r#"{"v":1,"op":"log","vm":"a","wait":true}"#,
                 ErrorKind::BadRequest,
                 "wait",
+            ),
+            (
+                r#"{"v":1,"op":"watch","vm":"a"}"#,
+                ErrorKind::BadRequest,
+                "`vm`",
+            ),
+            (
+                r#"{"v":1,"op":"console","vm":"a","at":1,"replay":1}"#,
+                ErrorKind::BadRequest,
+                "exclude",
             ),
             (
                 r#"{"v":1,"op":"status","vmm":"a"}"#,

@@ -3,9 +3,10 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 
 use super::logger::{pieces, Sent};
+use crate::process::inherited_fd;
 
 /// Set by init for `file /dev/kmsg w` in the service: the number of the open fd.
 pub const VARIABLE: &str = "ANDROID_FILE__dev_kmsg";
@@ -18,23 +19,17 @@ pub struct Kmsg {
     file: File,
 }
 
-/// The fd that init opened for us, if it did.
-pub fn inherited() -> Option<File> {
-    let number: RawFd = std::env::var(VARIABLE).ok()?.parse().ok()?;
-    if number <= 2 {
-        return None;
-    }
-    // SAFETY: only borrowed to be duplicated, and a number that is not open makes that fail.
-    let fd = unsafe { BorrowedFd::borrow_raw(number) };
-    Some(fd.try_clone_to_owned().ok()?.into())
-}
-
 impl Kmsg {
+    /// The fd that init opened for us, if it did.
+    pub fn inherited() -> Option<Self> {
+        let fd = inherited_fd(VARIABLE)?.ok()?;
+        Some(Self::new(fd.into()))
+    }
+
     pub fn new(file: File) -> Self {
         Self { file }
     }
 
-    /// Our duplicate of the inherited fd.
     pub fn fd(&self) -> RawFd {
         self.file.as_raw_fd()
     }
@@ -51,11 +46,8 @@ impl Kmsg {
         let prefix = format!("<{number}>{tag}: ");
         let room = RECORD_MAX.saturating_sub(prefix.len() + 1).max(64);
         for piece in message.lines().flat_map(|line| pieces(line, room)) {
-            if self
-                .file
-                .write_all(format!("{prefix}{piece}\n").as_bytes())
-                .is_err()
-            {
+            let line = format!("{prefix}{piece}\n");
+            if self.file.write_all(line.as_bytes()).is_err() {
                 return Sent::Lost;
             }
         }

@@ -16,11 +16,11 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-#[cfg(all(target_os = "android", gunyahd_android_logger))]
-use super::early::Early;
-use super::kmsg::{self, Kmsg};
+use super::kmsg::Kmsg;
 use super::logd::{Logd, DEFAULT_SOCKET};
 use super::stderr::Stderr;
+#[cfg(all(target_os = "android", gunyahd_android_logger))]
+use super::until_logd::UntilLogd;
 use crate::text::printable_lines;
 
 /// Names another socket than logd's own, for tests.
@@ -51,19 +51,15 @@ pub fn start(audience: Audience, level: LevelFilter) {
     log::set_max_level(level);
     #[cfg(all(target_os = "android", gunyahd_android_logger))]
     if audience == Audience::Service {
-        let early = EARLY.get_or_init(|| {
+        let logger = UNTIL_LOGD.get_or_init(|| {
             let config = android_logger::Config::default()
                 .with_max_level(level)
                 .with_tag("gunyahd");
             let liblog = android_logger::AndroidLogger::new(config);
-            Early::new(
-                liblog,
-                DEFAULT_SOCKET.into(),
-                kmsg::inherited().map(Kmsg::new),
-            )
+            UntilLogd::new(liblog, DEFAULT_SOCKET.into(), Kmsg::inherited())
         });
         // Fails only if a logger is there already, which then stays.
-        let _ = log::set_logger(early);
+        let _ = log::set_logger(logger);
         return;
     }
     // Fails only if a logger is there already, which then stays.
@@ -73,14 +69,14 @@ pub fn start(audience: Audience, level: LevelFilter) {
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
 #[cfg(all(target_os = "android", gunyahd_android_logger))]
-static EARLY: OnceLock<Early<android_logger::AndroidLogger>> = OnceLock::new();
+static UNTIL_LOGD: OnceLock<UntilLogd<android_logger::AndroidLogger>> = OnceLock::new();
 
 /// The fds that the log holds now: a forked worker, which logs by itself, must not close them.
 pub fn fds() -> Vec<RawFd> {
     // liblog keeps its own to itself.
     #[cfg(all(target_os = "android", gunyahd_android_logger))]
     if LOGGER.get().is_none() {
-        let kmsg = EARLY.get().and_then(Early::fd);
+        let kmsg = UNTIL_LOGD.get().and_then(UntilLogd::fd);
         return connected_to(DEFAULT_SOCKET.as_ref())
             .into_iter()
             .chain(kmsg)
@@ -126,10 +122,14 @@ struct Sinks {
 impl Logger {
     /// A logger to the socket `logd` and the file `kmsg`, as far as given, else to stderr.
     pub fn new(logd: Option<PathBuf>, kmsg: Option<File>) -> Self {
+        Self::to(logd.map(Logd::new), kmsg.map(Kmsg::new))
+    }
+
+    fn to(logd: Option<Logd>, kmsg: Option<Kmsg>) -> Self {
         Self {
             sinks: Mutex::new(Sinks {
-                logd: logd.map(Logd::new),
-                kmsg: kmsg.map(Kmsg::new),
+                logd,
+                kmsg,
                 stderr: Stderr::new(),
                 logd_seen: false,
                 lost: 0,
@@ -139,11 +139,11 @@ impl Logger {
 
     fn from_environment(audience: Audience) -> Self {
         match audience {
-            Audience::Foreground => Self::new(None, None),
+            Audience::Foreground => Self::to(None, None),
             Audience::Service => {
-                let path = std::env::var_os(SOCKET_VARIABLE)
-                    .map_or_else(|| DEFAULT_SOCKET.into(), PathBuf::from);
-                Self::new(Some(path), kmsg::inherited())
+                let path = std::env::var_os(SOCKET_VARIABLE);
+                let path = path.map_or_else(|| DEFAULT_SOCKET.into(), PathBuf::from);
+                Self::to(Some(Logd::new(path)), Kmsg::inherited())
             }
         }
     }

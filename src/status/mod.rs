@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is told: a VM's state, and the sinks that it goes to.
+//! What is published: a VM's state, how its runs end, and the sinks that they go to.
 
 pub mod clock;
 pub mod control;
-// For the build that logs by liblog: see logger.
-#[cfg(any(test, all(target_os = "android", gunyahd_android_logger)))]
-mod early;
 mod kmsg;
 mod logd;
 pub mod logger;
@@ -13,8 +10,13 @@ pub mod properties;
 pub mod property_area;
 mod property_error;
 mod property_info;
+mod shorten;
 mod state;
 mod stderr;
 pub mod trace;
+// For the build that logs by liblog: see logger.
+#[cfg(any(test, all(target_os = "android", gunyahd_android_logger)))]
+mod until_logd;
 
-pub use state::{EndReason, State};
+pub use shorten::shorten;
+pub use state::{End, EndReason, Overall, State};

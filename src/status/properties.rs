@@ -5,9 +5,9 @@
 //! endian, u32 command, then name and value, each behind its u32 length; one u32 comes back.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -16,7 +16,16 @@ use nix::sys::socket::{
     connect, recv, send, socket, AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr,
 };
 
-pub use super::property_error::{PropertyError, Reply};
+pub use super::property_error::{Fault, PropertyError};
+use super::{shorten, Overall, State};
+
+/// How gunyahd as a whole does.
+const OVERALL: &str = "vendor.gunyah.state";
+
+/// The property of a VM: its `state`, the `reason` for it, its `restarts`.
+fn of_vm(vm: &str, what: &str) -> String {
+    format!("vendor.gunyah.{vm}.{what}")
+}
 
 /// Where init listens.
 pub const DEFAULT_SOCKET: &str = "/dev/socket/property_service";
@@ -35,39 +44,27 @@ const SETPROP2: u32 = 0x0002_0001;
 // A full backlog answers EAGAIN at once, and no poll event tells when there is room again.
 const CONNECT_RETRY: Duration = Duration::from_millis(20);
 
-/// Checks a property's name as init does.
-pub fn check_name(name: &str) -> Result<(), PropertyError> {
-    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'@' | b':' | b'-');
-    let why = if name.is_empty() {
-        "it is empty"
-    } else if name.len() > NAME_MAX {
-        "it is too long"
-    } else if name.starts_with('.') || name.ends_with('.') {
-        "it begins or ends with a dot"
-    } else if name.contains("..") {
-        "it has two dots in a row"
-    } else if !name.bytes().all(legal) {
-        "it has a character that is not allowed"
-    } else {
-        return Ok(());
-    };
-    Err(PropertyError::Name {
-        name: name.into(),
-        why,
-    })
+/// The socket of the host's service, or the one that [`SOCKET_VARIABLE`] names.
+pub fn socket_path() -> PathBuf {
+    std::env::var_os(SOCKET_VARIABLE).map_or(DEFAULT_SOCKET.into(), PathBuf::from)
 }
 
-/// `value` as it is sent: at most [`VALUE_MAX`] bytes, cut between characters, control characters
-/// (which break the lines of a bug report) as spaces.
-pub fn fit_value(value: &str) -> String {
-    let mut end = value.len().min(VALUE_MAX);
-    while !value.is_char_boundary(end) {
-        end -= 1;
-    }
-    value[..end]
-        .chars()
-        .map(|c| if c.is_ascii_control() { ' ' } else { c })
-        .collect()
+/// Checks a property's name as init does.
+fn check_name(name: &str) -> Result<(), Fault> {
+    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'@' | b':' | b'-');
+    Err(Fault::Name(if name.is_empty() {
+        "is empty"
+    } else if name.len() > NAME_MAX {
+        "is too long"
+    } else if name.starts_with('.') || name.ends_with('.') {
+        "begins or ends with a dot"
+    } else if name.contains("..") {
+        "has two dots in a row"
+    } else if !name.bytes().all(legal) {
+        "has a character that is not allowed"
+    } else {
+        return Ok(());
+    }))
 }
 
 /// What became of the values so far.
@@ -83,54 +80,37 @@ pub struct Counts {
     pub superseded: u64,
 }
 
+#[derive(Debug)]
 struct Assignment {
     name: String,
     value: String,
 }
 
-enum Stage {
-    /// The backlog was full: connect again at this time.
-    Retry(Instant),
-    /// Connected: so many bytes of the request are written, so many of the reply are here.
-    Exchange {
-        fd: OwnedFd,
-        written: usize,
-        reply: [u8; 4],
-        here: usize,
-    },
-}
-
+/// A value on its way.
+#[derive(Debug)]
 struct Transfer {
     assignment: Assignment,
     request: Vec<u8>,
     deadline: Instant,
-    stage: Stage,
-}
-
-enum Answer {
-    Pending,
-    Code(u32),
-    /// The other side closed before the whole answer.
-    Closed,
-}
-
-enum Progress {
-    /// Waits for its fd or its retry time.
-    Pending,
-    Done(Result<(), PropertyError>),
-    /// There is no property service on this host.
-    Absent,
+    /// When to connect, while there is no connection.
+    connect_at: Instant,
+    connection: Option<OwnedFd>,
+    /// Bytes of the request.
+    written: usize,
+    /// What has come of the answer.
+    reply: Vec<u8>,
 }
 
 /// A client of the property service for a poll loop. Values are sent in the order of [`set`], one
 /// after the other; failures go to the log.
 ///
 /// [`set`]: PropertyClient::set
+#[derive(Debug)]
 pub struct PropertyClient {
     socket: PathBuf,
     queue: VecDeque<Assignment>,
     current: Option<Transfer>,
-    absence_told: bool,
+    absence_logged: bool,
     counts: Counts,
     last_error: Option<PropertyError>,
 }
@@ -142,51 +122,59 @@ impl PropertyClient {
             socket,
             queue: VecDeque::new(),
             current: None,
-            absence_told: false,
+            absence_logged: false,
             counts: Counts::default(),
             last_error: None,
         }
     }
 
-    /// A client of the host's service, or of the one that [`SOCKET_VARIABLE`] names.
-    pub fn from_environment() -> Self {
-        Self::new(std::env::var_os(SOCKET_VARIABLE).map_or(DEFAULT_SOCKET.into(), PathBuf::from))
+    /// Sets the properties of a VM. The state comes last: who waits for it finds the reason that belongs
+    /// to it.
+    pub fn set_vm(&mut self, vm: &str, state: State, reason: &str, restarts: u32) {
+        self.set(&of_vm(vm, "reason"), reason);
+        self.set(&of_vm(vm, "restarts"), &restarts.to_string());
+        self.set(&of_vm(vm, "state"), state.as_str());
+    }
+
+    /// Sets the property of the whole.
+    pub fn set_overall(&mut self, overall: Overall) {
+        self.set(OVERALL, overall.as_str());
     }
 
     /// Queues a value and sends what can be sent at once. Never blocks.
     pub fn set(&mut self, name: &str, value: &str) {
-        if let Err(error) = check_name(name) {
-            return self.fail(error);
+        let assignment = Assignment {
+            name: name.into(),
+            value: shorten(value, VALUE_MAX),
+        };
+        if let Err(fault) = check_name(name) {
+            self.counts.failed += 1;
+            return self.fail(assignment, fault);
         }
         if self.queue.len() >= QUEUE_MAX {
             self.make_room();
         }
-        self.queue.push_back(Assignment {
-            name: name.into(),
-            value: fit_value(value),
-        });
+        self.queue.push_back(assignment);
         self.on_ready();
     }
 
     /// The fd to poll and for what, while a connection is open.
     pub fn poll_fd(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
         let transfer = self.current.as_ref()?;
-        match &transfer.stage {
-            Stage::Retry(_) => None,
-            Stage::Exchange { fd, written, .. } if *written < transfer.request.len() => {
-                Some((fd.as_fd(), PollFlags::POLLOUT))
-            }
-            Stage::Exchange { fd, .. } => Some((fd.as_fd(), PollFlags::POLLIN)),
-        }
+        let events = match transfer.is_written() {
+            true => PollFlags::POLLIN,
+            false => PollFlags::POLLOUT,
+        };
+        Some((transfer.connection.as_ref()?.as_fd(), events))
     }
 
     /// When [`on_ready`](Self::on_ready) is to be called even if the fd stays silent.
     pub fn deadline(&self) -> Option<Instant> {
         let transfer = self.current.as_ref()?;
-        match transfer.stage {
-            Stage::Retry(at) => Some(at.min(transfer.deadline)),
-            _ => Some(transfer.deadline),
-        }
+        Some(match transfer.connection {
+            None => transfer.connect_at.min(transfer.deadline),
+            Some(_) => transfer.deadline,
+        })
     }
 
     /// Goes on as far as possible without blocking: to be called when the fd is ready and when the
@@ -195,31 +183,23 @@ impl PropertyClient {
         // One turn a waiting value, so that a fast server cannot hold the caller.
         for _ in 0..=QUEUE_MAX {
             let now = Instant::now();
-            if self.current.is_none() {
-                let Some(assignment) = self.queue.pop_front() else {
-                    return;
-                };
-                self.current = Some(Transfer {
-                    request: request(&assignment),
-                    assignment,
-                    deadline: now + CONNECTION_LIMIT,
-                    stage: Stage::Retry(now),
-                });
-            }
-            let Some(transfer) = self.current.as_mut() else {
+            let Some(mut transfer) = self.current.take().or_else(|| {
+                let assignment = self.queue.pop_front()?;
+                Some(Transfer::new(assignment, now))
+            }) else {
                 return;
             };
             match transfer.advance(&self.socket, now) {
-                Progress::Pending => return,
-                Progress::Done(Ok(())) => {
-                    self.current = None;
-                    self.counts.set += 1;
+                Poll::Pending => {
+                    self.current = Some(transfer);
+                    return;
                 }
-                Progress::Done(Err(error)) => {
-                    self.current = None;
-                    self.fail(error);
+                Poll::Ready(Ok(())) => self.counts.set += 1,
+                Poll::Ready(Err(Fault::Absent)) => return self.drop_all(),
+                Poll::Ready(Err(fault)) => {
+                    self.counts.failed += 1;
+                    self.fail(transfer.assignment, fault);
                 }
-                Progress::Absent => return self.drop_all(),
             }
         }
     }
@@ -242,11 +222,8 @@ impl PropertyClient {
             // Rounded up, or the last fraction of a millisecond would be spent spinning.
             let wait = until.saturating_duration_since(now) + Duration::from_millis(1);
             let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
-            let mut fds: Vec<PollFd> = self
-                .poll_fd()
-                .map(|(fd, flags)| PollFd::new(fd, flags))
-                .into_iter()
-                .collect();
+            let fds = self.poll_fd().into_iter();
+            let mut fds: Vec<_> = fds.map(|(fd, flags)| PollFd::new(fd, flags)).collect();
             match poll(&mut fds, timeout) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(_) => return false,
@@ -264,33 +241,27 @@ impl PropertyClient {
         self.last_error.as_ref()
     }
 
-    fn fail(&mut self, error: PropertyError) {
+    fn fail(&mut self, Assignment { name, value }: Assignment, fault: Fault) {
+        let error = PropertyError { name, value, fault };
         log::warn!("{error}");
-        self.counts.failed += 1;
         self.last_error = Some(error);
     }
 
     fn drop_all(&mut self) {
-        if !self.absence_told {
-            log::debug!(
-                "no property service at {}: properties are not set",
-                self.socket.display()
-            );
-            self.absence_told = true;
+        if !std::mem::replace(&mut self.absence_logged, true) {
+            let socket = self.socket.display();
+            log::debug!("no property service at {socket}: properties are not set");
         }
-        let dropped = self.queue.len() + usize::from(self.current.is_some());
+        let dropped = self.queue.len().saturating_add(1);
         self.counts.dropped += u64::try_from(dropped).unwrap_or(u64::MAX);
         self.queue.clear();
-        self.current = None;
     }
 
     // The oldest value that a later one of the same name makes worthless goes first.
     fn make_room(&mut self) {
         let superseded = (0..self.queue.len()).find(|&at| {
-            self.queue
-                .iter()
-                .skip(at + 1)
-                .any(|later| later.name == self.queue[at].name)
+            let mut later = self.queue.iter().skip(at + 1);
+            later.any(|later| later.name == self.queue[at].name)
         });
         if let Some(old) = superseded.and_then(|at| self.queue.remove(at)) {
             if self.counts.superseded == 0 {
@@ -303,145 +274,95 @@ impl PropertyClient {
             }
             self.counts.superseded += 1;
         } else if let Some(old) = self.queue.pop_front() {
-            let error = PropertyError::QueueFull {
-                name: old.name,
-                value: old.value,
-            };
-            log::warn!("{error}");
             self.counts.dropped += 1;
-            self.last_error = Some(error);
+            self.fail(old, Fault::QueueFull);
         }
     }
-}
-
-impl fmt::Debug for PropertyClient {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PropertyClient")
-            .field("socket", &self.socket)
-            .field("waiting", &self.queue.len())
-            .field("counts", &self.counts)
-            .finish_non_exhaustive()
-    }
-}
-
-fn request(assignment: &Assignment) -> Vec<u8> {
-    let mut bytes = SETPROP2.to_ne_bytes().to_vec();
-    for text in [&assignment.name, &assignment.value] {
-        // Both are limited to far less than 4 GiB.
-        let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
-        bytes.extend_from_slice(&length.to_ne_bytes());
-        bytes.extend_from_slice(text.as_bytes());
-    }
-    bytes
 }
 
 impl Transfer {
-    fn advance(&mut self, path: &Path, now: Instant) -> Progress {
-        if let Stage::Retry(at) = self.stage {
-            if now >= at {
-                self.stage = match open(path) {
-                    Ok(fd) => Stage::Exchange {
-                        fd,
-                        written: 0,
-                        reply: [0; 4],
-                        here: 0,
-                    },
-                    Err(("connect to", Errno::EAGAIN)) => Stage::Retry(now + CONNECT_RETRY),
-                    Err(("connect to", Errno::ENOENT)) => return Progress::Absent,
-                    Err((call, errno)) => return self.socket_error(path, call, errno),
-                };
-            }
+    fn new(assignment: Assignment, now: Instant) -> Self {
+        let mut request = SETPROP2.to_ne_bytes().to_vec();
+        for text in [&assignment.name, &assignment.value] {
+            // Both are limited to far less than 4 GiB.
+            let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
+            request.extend_from_slice(&length.to_ne_bytes());
+            request.extend_from_slice(text.as_bytes());
         }
-        match self.exchange() {
-            Ok(Answer::Code(code)) => Progress::Done(self.judge(code)),
-            Ok(Answer::Closed) => Progress::Done(Err(PropertyError::NoReply {
-                name: self.assignment.name.clone(),
-                socket: path.into(),
-            })),
-            Ok(Answer::Pending) if now >= self.deadline => {
-                Progress::Done(Err(PropertyError::Timeout {
-                    name: self.assignment.name.clone(),
-                    doing: self.doing(),
-                    socket: path.into(),
-                }))
-            }
-            Ok(Answer::Pending) => Progress::Pending,
-            Err((call, errno)) => self.socket_error(path, call, errno),
+        Self {
+            assignment,
+            request,
+            deadline: now + CONNECTION_LIMIT,
+            connect_at: now,
+            connection: None,
+            written: 0,
+            reply: Vec::new(),
         }
     }
 
-    fn exchange(&mut self) -> Result<Answer, (&'static str, Errno)> {
-        let Stage::Exchange {
-            fd,
-            written,
-            reply,
-            here,
-        } = &mut self.stage
-        else {
-            return Ok(Answer::Pending);
+    fn is_written(&self) -> bool {
+        self.written == self.request.len()
+    }
+
+    fn advance(&mut self, path: &Path, now: Instant) -> Poll<Result<(), Fault>> {
+        match self.exchange(path, now) {
+            Err(Fault::Call(_, Errno::EAGAIN | Errno::EINTR)) if now < self.deadline => {
+                Poll::Pending
+            }
+            Err(Fault::Call(_, Errno::EAGAIN | Errno::EINTR)) => {
+                Poll::Ready(Err(Fault::Timeout(match self.connection {
+                    None => "connecting",
+                    Some(_) if self.is_written() => "waiting for the answer",
+                    Some(_) => "writing",
+                })))
+            }
+            done => Poll::Ready(done),
+        }
+    }
+
+    /// EAGAIN where it would block.
+    fn exchange(&mut self, path: &Path, now: Instant) -> Result<(), Fault> {
+        let fd = match &mut self.connection {
+            Some(fd) => fd.as_raw_fd(),
+            None if now < self.connect_at => {
+                return Err(Fault::Call("connect to", Errno::EAGAIN));
+            }
+            none => {
+                self.connect_at = now + CONNECT_RETRY;
+                none.insert(open(path)?).as_raw_fd()
+            }
         };
         let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-        while *written < self.request.len() {
-            match send(fd.as_raw_fd(), &self.request[*written..], flags) {
-                Ok(n) => *written += n,
-                Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => return Ok(Answer::Pending),
-                Err(errno) => return Err(("write to", errno)),
+        while !self.is_written() {
+            let sent = send(fd, &self.request[self.written..], flags);
+            self.written += sent.map_err(|errno| Fault::Call("write to", errno))?;
+        }
+        loop {
+            if let Ok(code) = self.reply.as_slice().try_into() {
+                return match u32::from_ne_bytes(code) {
+                    0 => Ok(()),
+                    code => Err(Fault::Refused(code)),
+                };
+            }
+            let mut bytes = vec![0; size_of::<u32>() - self.reply.len()];
+            let read = recv(fd, &mut bytes, MsgFlags::MSG_DONTWAIT);
+            match read.map_err(|errno| Fault::Call("read from", errno))? {
+                0 => return Err(Fault::NoReply),
+                length => self.reply.extend_from_slice(&bytes[..length]),
             }
         }
-        while *here < reply.len() {
-            match recv(fd.as_raw_fd(), &mut reply[*here..], MsgFlags::MSG_DONTWAIT) {
-                Ok(0) => return Ok(Answer::Closed),
-                Ok(n) => *here += n,
-                Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => return Ok(Answer::Pending),
-                Err(errno) => return Err(("read from", errno)),
-            }
-        }
-        Ok(Answer::Code(u32::from_ne_bytes(*reply)))
-    }
-
-    fn doing(&self) -> &'static str {
-        match &self.stage {
-            Stage::Retry(_) => "connecting",
-            Stage::Exchange { written, .. } if *written < self.request.len() => "writing",
-            Stage::Exchange { .. } => "waiting for the answer",
-        }
-    }
-
-    fn judge(&self, code: u32) -> Result<(), PropertyError> {
-        match Reply::from_code(code) {
-            Reply::Success => Ok(()),
-            reply => Err(PropertyError::Refused {
-                name: self.assignment.name.clone(),
-                value: self.assignment.value.clone(),
-                reply,
-                code,
-            }),
-        }
-    }
-
-    fn socket_error(&self, path: &Path, call: &'static str, errno: Errno) -> Progress {
-        Progress::Done(Err(PropertyError::Socket {
-            name: self.assignment.name.clone(),
-            call,
-            socket: path.into(),
-            errno,
-        }))
     }
 }
 
-fn open(path: &Path) -> Result<OwnedFd, (&'static str, Errno)> {
-    let address = UnixAddr::new(path).map_err(|errno| ("name the socket", errno))?;
-    let fd = socket(
-        AddressFamily::Unix,
-        SockType::Stream,
-        SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC,
-        None,
-    )
-    .map_err(|errno| ("make a socket for", errno))?;
+fn open(path: &Path) -> Result<OwnedFd, Fault> {
+    let failed = |call| move |errno| Fault::Call(call, errno);
+    let address = UnixAddr::new(path).map_err(failed("name the socket of"))?;
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)
+        .map_err(failed("make a socket for"))?;
     match connect(fd.as_raw_fd(), &address) {
         Ok(()) => Ok(fd),
-        Err(errno) => Err(("connect to", errno)),
+        Err(Errno::ENOENT) => Err(Fault::Absent),
+        Err(errno) => Err(failed("connect to")(errno)),
     }
 }

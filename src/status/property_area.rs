@@ -12,9 +12,8 @@ use std::io::{ErrorKind, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::error::errno_text;
-
 use super::property_info::PropertyInfo;
+use crate::text::failure;
 
 /// Where init keeps the area files.
 pub const DEFAULT_DIR: &str = "/dev/__properties__";
@@ -39,42 +38,62 @@ const STEPS_MAX: usize = 1 << 16;
 // Init writes a value in nanoseconds; so many changes in a row are not init's.
 const RETRIES: usize = 100;
 
+/// For offsets and counts.
+pub(super) const BEYOND: &str = "an offset points beyond its end";
+
 /// Why a property could not be read. A property that is not set is no error.
 #[derive(Debug, thiserror::Error)]
-pub enum AreaError {
-    /// A file could not be read.
-    #[error("property {name}: read {}: {}; {}", .file.display(), errno_text(.error), cure_of(.error))]
-    Io {
-        /// The property.
-        name: String,
-        /// The area's file.
-        file: PathBuf,
-        /// The system's answer.
-        #[source]
-        error: std::io::Error,
-    },
-    /// A file is not what bionic writes.
-    #[error(
-        "property {name}: {} is no property area: {what}; likely cause: another Android version's layout; \
-         let init start the VM with `on property:` instead", .file.display()
-    )]
-    Broken {
-        /// The property.
-        name: String,
-        /// The area's file.
-        file: PathBuf,
-        /// The rule that it breaks.
-        what: &'static str,
-    },
+#[error("property {name}: {}", .fault.of(.file))]
+pub struct AreaError {
+    pub name: String,
+    /// The area's file.
+    pub file: PathBuf,
+    pub fault: Fault,
 }
 
-fn cure_of(error: &std::io::Error) -> &'static str {
+#[derive(Debug)]
+pub enum Fault {
+    /// The file could not be read.
+    Io(std::io::Error),
+    /// It is not what bionic writes, by this rule.
+    Broken(&'static str),
+}
+
+impl Fault {
+    fn of(&self, file: &Path) -> String {
+        let file = file.display();
+        match self {
+            Fault::Io(error) => format!("read {file}: {}; {}", failure(error), cure(error)),
+            Fault::Broken(what) => format!(
+                "{file} is no property area: {what}; likely cause: another Android version's layout; let \
+                 init start the VM with `on property:` instead"
+            ),
+        }
+    }
+}
+
+fn cure(error: &std::io::Error) -> &'static str {
     match error.kind() {
         ErrorKind::PermissionDenied => {
             "likely cause: SELinux; the file's name is the property's context: give gunyahd get_prop(…) of its type"
         }
         ErrorKind::NotFound => "likely cause: not an Android host, or init has not made the areas yet",
         _ => "the property's value is unknown",
+    }
+}
+
+impl From<&'static str> for Fault {
+    fn from(what: &'static str) -> Self {
+        Fault::Broken(what)
+    }
+}
+
+impl From<std::io::Error> for Fault {
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::UnexpectedEof => Fault::Broken("a value reaches beyond its end"),
+            _ => Fault::Io(error),
+        }
     }
 }
 
@@ -97,85 +116,58 @@ impl PropertyArea {
 
     /// The value of `name`; `None` if it is not set.
     pub fn get(&self, name: &str) -> Result<Option<String>, AreaError> {
-        let io = |file: &Path, error| AreaError::Io {
-            name: name.into(),
-            file: file.into(),
-            error,
+        let failed = |(file, fault)| AreaError {
+            name: name.to_owned(),
+            file,
+            fault,
         };
-        let info_file = self.dir.join("property_info");
-        match read_file(&info_file) {
-            Ok(bytes) => {
-                let context = PropertyInfo::new(&bytes).and_then(|info| info.context_of(name));
-                match context {
-                    Ok(Some(context)) => return self.get_from(name, &self.dir.join(context)),
-                    Ok(None) => return Ok(None),
-                    Err(what) => log::debug!(
-                        "{} is unreadable ({what}): every area is searched",
-                        info_file.display()
-                    ),
+        let info = self.dir.join("property_info");
+        match std::fs::read(&info) {
+            Ok(bytes) => match PropertyInfo::new(&bytes).and_then(|info| info.context_of(name)) {
+                Ok(None) => return Ok(None),
+                Ok(Some(context)) => {
+                    let file = self.dir.join(context);
+                    return get_from(name, &file).map_err(|fault| failed((file, fault)));
                 }
-            }
+                Err(what) => log::debug!(
+                    "{} is unreadable ({what}): every area is searched",
+                    info.display()
+                ),
+            },
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(io(&info_file, error)),
+            Err(error) => return Err(failed((info, error.into()))),
         }
-        self.search_all(name, &io)
+        self.search_all(name).map_err(failed)
     }
 
     // Android 8 and older have no property_info; an unknown layout of it is treated alike.
-    fn search_all(
-        &self,
-        name: &str,
-        io: &dyn Fn(&Path, std::io::Error) -> AreaError,
-    ) -> Result<Option<String>, AreaError> {
+    fn search_all(&self, name: &str) -> Result<Option<String>, (PathBuf, Fault)> {
+        let of_dir = |error| (self.dir.clone(), Fault::Io(error));
         let mut denied = None;
-        for entry in std::fs::read_dir(&self.dir).map_err(|error| io(&self.dir, error))? {
-            let entry = entry.map_err(|error| io(&self.dir, error))?;
+        for entry in std::fs::read_dir(&self.dir).map_err(of_dir)? {
+            let entry = entry.map_err(of_dir)?;
             let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
             if !is_file || entry.file_name() == "property_info" {
                 continue;
             }
-            match self.get_from(name, &entry.path()) {
+            match get_from(name, &entry.path()) {
                 Ok(Some(value)) => return Ok(Some(value)),
-                Ok(None) | Err(AreaError::Broken { .. }) => {}
-                Err(error) => denied = Some(error),
+                Ok(None) | Err(Fault::Broken(_)) => {}
+                Err(fault) => denied = Some((entry.path(), fault)),
             }
         }
         denied.map_or(Ok(None), Err)
     }
-
-    fn get_from(&self, name: &str, file: &Path) -> Result<Option<String>, AreaError> {
-        let io = |error| AreaError::Io {
-            name: name.into(),
-            file: file.into(),
-            error,
-        };
-        let handle = File::open(file).map_err(io)?;
-        let bytes = read_whole(&handle).map_err(io)?;
-        let area = Area(&bytes);
-        let broken = |what| AreaError::Broken {
-            name: name.into(),
-            file: file.into(),
-            what,
-        };
-        match area.find(name).map_err(broken)? {
-            None => Ok(None),
-            Some(at) => match read_value(&handle, &bytes, at) {
-                Ok(value) => Ok(Some(value)),
-                Err(Fault::Io(error)) => Err(io(error)),
-                Err(Fault::Broken(what)) => Err(broken(what)),
-            },
-        }
-    }
 }
 
-fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
-    read_whole(&File::open(path)?)
-}
-
-fn read_whole(file: &File) -> std::io::Result<Vec<u8>> {
+fn get_from(name: &str, file: &Path) -> Result<Option<String>, Fault> {
+    let file = File::open(file)?;
     let mut bytes = Vec::new();
-    file.take(FILE_MAX).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    (&file).take(FILE_MAX).read_to_end(&mut bytes)?;
+    match Area(&bytes).find(name)? {
+        None => Ok(None),
+        Some(at) => read_value(&file, &bytes, at).map(Some),
+    }
 }
 
 /// A copy of one area file.
@@ -183,14 +175,12 @@ struct Area<'a>(&'a [u8]);
 
 impl Area<'_> {
     fn word(&self, at: usize) -> Result<usize, &'static str> {
-        word(self.0, at).ok_or("an offset points beyond its end")
+        word(self.0, at)
     }
 
     // Where in the file an offset of the trie points.
     fn place(&self, offset: usize) -> Result<usize, &'static str> {
-        let at = HEADER
-            .checked_add(offset)
-            .ok_or("an offset points beyond its end")?;
+        let at = HEADER.checked_add(offset).ok_or(BEYOND)?;
         if at % 4 != 0 {
             return Err("an offset is not a multiple of 4");
         }
@@ -199,12 +189,10 @@ impl Area<'_> {
 
     /// Where the prop_info of `name` is in the file.
     fn find(&self, name: &str) -> Result<Option<usize>, &'static str> {
-        let known =
-            |at, value: u32| word(self.0, at).is_some_and(|w| u32::try_from(w) == Ok(value));
-        if !known(8, MAGIC) {
+        if bits(self.0, 8) != Some(MAGIC) {
             return Err("its magic is wrong");
         }
-        if !known(12, VERSION) {
+        if bits(self.0, 12) != Some(VERSION) {
             return Err("its version is unknown");
         }
         let mut steps = 0;
@@ -243,24 +231,10 @@ impl Area<'_> {
     }
 }
 
-enum Fault {
-    Io(std::io::Error),
-    Broken(&'static str),
-}
-
-impl From<std::io::Error> for Fault {
-    fn from(error: std::io::Error) -> Self {
-        match error.kind() {
-            ErrorKind::UnexpectedEof => Fault::Broken("a value reaches beyond its end"),
-            _ => Fault::Io(error),
-        }
-    }
-}
-
 // Reads the value as bionic does: the serial before and after must agree, and while it is dirty the old
 // value stands in a backup behind the root node.
 fn read_value(file: &File, copy: &[u8], at: usize) -> Result<String, Fault> {
-    let start = u64::try_from(at).map_err(|_| Fault::Broken("an offset points beyond its end"))?;
+    let start = u64::try_from(at).map_err(|_| Fault::Broken(BEYOND))?;
     let backup = u64::try_from(HEADER + NODE).unwrap_or(u64::MAX);
     let serial_now = || -> Result<u32, Fault> {
         let mut serial = [0; 4];
@@ -290,6 +264,7 @@ fn read_value(file: &File, copy: &[u8], at: usize) -> Result<String, Fault> {
 // Long values (only `ro.`, written once) stand NUL terminated at an offset counted from their prop_info.
 fn long_value(copy: &[u8], at: usize, value: &[u8]) -> Result<String, Fault> {
     word(value, LONG_OFFSET)
+        .ok()
         .and_then(|offset| copy.get(at.checked_add(offset)?..))
         .and_then(|rest| rest.get(..rest.iter().position(|&b| b == 0)?))
         .map(|text| String::from_utf8_lossy(text).into_owned())
@@ -302,6 +277,7 @@ fn bits(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 /// The u32 at `at`, as an offset or a count.
-pub(super) fn word(bytes: &[u8], at: usize) -> Option<usize> {
-    usize::try_from(bits(bytes, at)?).ok()
+pub(super) fn word(bytes: &[u8], at: usize) -> Result<usize, &'static str> {
+    let bits = bits(bytes, at).ok_or(BEYOND)?;
+    usize::try_from(bits).map_err(|_| BEYOND)
 }

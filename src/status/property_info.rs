@@ -5,7 +5,7 @@
 //! The layout is AOSP's `system/core/property_service/libpropertyinfoparser`: a header of six words, a
 //! table of contexts, and nodes that point to arrays of children, prefixes and exact matches.
 
-use super::property_area::word;
+use super::property_area::{word, BEYOND};
 
 // Versions that the parser of AOSP's property_info_parser.h understands.
 const VERSION: usize = 1;
@@ -26,8 +26,8 @@ impl<'a> PropertyInfo<'a> {
     pub fn new(bytes: &'a [u8]) -> Result<Self, Broken> {
         let info = Self {
             bytes,
-            contexts: word(bytes, 12).ok_or("it is shorter than its header")?,
-            root: word(bytes, 20).ok_or("it is shorter than its header")?,
+            contexts: word(bytes, 12)?,
+            root: word(bytes, 20)?,
         };
         if info.word(4)? > VERSION {
             return Err("its version is unknown");
@@ -75,15 +75,12 @@ impl<'a> PropertyInfo<'a> {
     }
 
     fn word(&self, at: usize) -> Result<usize, Broken> {
-        word(self.bytes, at).ok_or("an offset points beyond its end")
+        word(self.bytes, at)
     }
 
     // A text up to its NUL.
     fn text(&self, at: usize) -> Result<&'a [u8], Broken> {
-        let rest = self
-            .bytes
-            .get(at..)
-            .ok_or("an offset points beyond its end")?;
+        let rest = self.bytes.get(at..).ok_or(BEYOND)?;
         let end = rest.iter().position(|&b| b == 0);
         Ok(&rest[..end.ok_or("a text has no end")?])
     }
@@ -118,28 +115,18 @@ impl<'a> PropertyInfo<'a> {
         Ok(None)
     }
 
-    // Prefixes stand longest first: the first that fits is the best.
-    fn prefix(&self, node: usize, rest: &[u8], context: &mut usize) -> Result<(), Broken> {
-        let (count, array) = self.entries(node.saturating_add(12))?;
+    /// Looks for the first entry of the array at `at` in a node that `fits`, and takes its context if it
+    /// has one of its own.
+    fn search(
+        &self,
+        at: usize,
+        fits: impl Fn(&[u8]) -> bool,
+        context: &mut usize,
+    ) -> Result<bool, Broken> {
+        let (count, array) = self.entries(at)?;
         for index in 0..count {
             let entry = self.entry(array, index)?;
-            let name = self.text(self.word(entry)?)?;
-            if rest.starts_with(name) {
-                let own = self.word(entry.saturating_add(8))?;
-                if own != NONE {
-                    *context = own;
-                }
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    fn exact(&self, node: usize, rest: &[u8], context: &mut usize) -> Result<bool, Broken> {
-        let (count, array) = self.entries(node.saturating_add(20))?;
-        for index in 0..count {
-            let entry = self.entry(array, index)?;
-            if self.text(self.word(entry)?)? == rest {
+            if fits(self.text(self.word(entry)?)?) {
                 let own = self.word(entry.saturating_add(8))?;
                 if own != NONE {
                     *context = own;
@@ -148,5 +135,16 @@ impl<'a> PropertyInfo<'a> {
             }
         }
         Ok(false)
+    }
+
+    // Prefixes stand longest first: the first that fits is the best.
+    fn prefix(&self, node: usize, rest: &[u8], context: &mut usize) -> Result<(), Broken> {
+        let at = node.saturating_add(12);
+        self.search(at, |name| rest.starts_with(name), context)?;
+        Ok(())
+    }
+
+    fn exact(&self, node: usize, rest: &[u8], context: &mut usize) -> Result<bool, Broken> {
+        self.search(node.saturating_add(20), |name| rest == name, context)
     }
 }

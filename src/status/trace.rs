@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Begin and end markers of launch steps in the kernel's trace, which Perfetto shows as slices.
 //!
-//! The lines are those of AOSP's atrace: `B|pid|name`, `E|pid`, `C|pid|name|value`.
+//! The lines are those of AOSP's atrace: `B|pid|name` and `E|pid`.
 
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -24,12 +25,10 @@ pub struct Trace {
 impl Trace {
     /// Opens the marker file, where there is one and this process may write it.
     pub fn open() -> Self {
-        let open = |path: &std::ffi::OsStr| {
-            OpenOptions::new()
-                .write(true)
-                .custom_flags(nix::libc::O_CLOEXEC | nix::libc::O_NONBLOCK)
-                .open(path)
-                .ok()
+        let open = |path: &OsStr| {
+            let mut options = OpenOptions::new();
+            let options = options.write(true).custom_flags(libc::O_NONBLOCK);
+            options.open(path).ok()
         };
         let file = match std::env::var_os(FILE_VARIABLE) {
             Some(path) => open(&path),
@@ -38,30 +37,10 @@ impl Trace {
         Self { file }
     }
 
-    /// True if markers are written.
-    pub fn is_open(&self) -> bool {
-        self.file.is_some()
-    }
-
-    /// Begins a slice of this thread.
-    pub fn begin(&self, name: &str) {
-        self.write(|pid| format!("B|{pid}|{}", clean(name)));
-    }
-
-    /// Ends this thread's newest slice.
-    pub fn end(&self) {
-        self.write(|pid| format!("E|{pid}"));
-    }
-
-    /// Sets a counter.
-    pub fn count(&self, name: &str, value: i64) {
-        self.write(|pid| format!("C|{pid}|{}|{value}", clean(name)));
-    }
-
-    /// Begins a slice that ends when the answer is dropped, whatever the way out.
+    /// Begins a slice of this thread, which ends when the answer is dropped, whatever the way out.
     #[must_use]
     pub fn slice(&self, name: &str) -> Slice<'_> {
-        self.begin(name);
+        self.write(|pid| format!("B|{pid}|{}", clean(name)));
         Slice { trace: self }
     }
 
@@ -81,7 +60,7 @@ pub struct Slice<'a> {
 
 impl Drop for Slice<'_> {
     fn drop(&mut self) {
-        self.trace.end();
+        self.trace.write(|pid| format!("E|{pid}"));
     }
 }
 
@@ -104,21 +83,12 @@ mod tests {
             let _outer = trace.slice("launch vm|1");
             let _inner = trace.slice("memory");
         }
-        trace.count("vms", 2);
         let pid = std::process::id();
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         assert_eq!(
             text,
-            format!("B|{pid}|launch vm 1B|{pid}|memoryE|{pid}E|{pid}C|{pid}|vms|2")
+            format!("B|{pid}|launch vm 1B|{pid}|memoryE|{pid}E|{pid}")
         );
-    }
-
-    #[test]
-    fn without_a_file_nothing_happens() {
-        let trace = Trace::default();
-        trace.begin("x");
-        trace.end();
-        assert!(!trace.is_open());
     }
 }

@@ -2,7 +2,8 @@
 //! The control socket's clients. None of them can hold the supervisor: lines, buffers, numbers and
 //! times are bounded, and nothing here blocks.
 
-use std::io::{ErrorKind as IoErrorKind, Read, Write};
+use std::collections::VecDeque;
+use std::io::{ErrorKind as Kind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -10,11 +11,11 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use nix::poll::PollFlags;
 use nix::sys::socket::{getsockopt, sockopt};
 
-use crate::error::errno_text;
 use crate::status::control::{
     parse_request, response_line, ControlError, ErrorKind, Request, Response, MAX_REQUEST,
     MAX_RESPONSE,
 };
+use crate::text::failure;
 
 /// Clients served at once; more are told that gunyahd is busy.
 const MAX_CLIENTS: usize = 32;
@@ -86,8 +87,8 @@ struct Client {
     uid: Option<u32>,
     doing: Doing,
     input: Vec<u8>,
-    output: Vec<u8>,
-    sent: usize,
+    /// What is not sent yet.
+    output: VecDeque<u8>,
     deadline: Option<u64>,
     /// It sends no more; it may still read.
     ended: bool,
@@ -98,6 +99,7 @@ struct Client {
 pub struct Clients {
     clients: Vec<Client>,
     next_id: ClientId,
+    /// No more are taken until then.
     deaf_until: Option<u64>,
 }
 
@@ -106,26 +108,31 @@ impl Clients {
     pub fn accept(&mut self, listener: &UnixListener, now: u64) {
         // At most one full round, so that a flood cannot hold the loop.
         for _ in 0..MAX_CLIENTS {
-            let stream = match listener.accept() {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    if !matches!(
-                        error.kind(),
-                        IoErrorKind::WouldBlock | IoErrorKind::Interrupted
-                    ) {
-                        // No fd to be had: the connection stays readable, and asking again at once
-                        // would be all that gunyahd does.
-                        log::warn!("accept on the control socket: {}", errno_text(&error));
-                        self.deaf_until = Some(now.saturating_add(ACCEPT_PAUSE));
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    if stream.set_nonblocking(true).is_ok() {
+                        self.add(stream, now);
                     }
+                }
+                Err(error) if is_for_now(&error) => return,
+                Err(error) => {
+                    // No fd to be had: the connection stays readable, and asking again at once
+                    // would be all that gunyahd does.
+                    log::warn!("accept on the control socket: {}", failure(&error));
+                    self.deaf_until = Some(now.saturating_add(ACCEPT_PAUSE));
                     return;
                 }
-            };
-            if stream.set_nonblocking(true).is_err() {
-                continue;
             }
-            self.add(stream, now);
         }
+    }
+
+    /// A client on a socket pair: its end, and its number here.
+    #[cfg(test)]
+    pub fn pair(&mut self) -> (UnixStream, ClientId) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        self.add(ours, 0);
+        (theirs, self.next_id)
     }
 
     fn add(&mut self, mut stream: UnixStream, now: u64) {
@@ -136,18 +143,15 @@ impl Clients {
             let _ = stream.write(&response_line(&Response::Error(error)));
             return;
         }
-        let uid = getsockopt(&stream, sockopt::PeerCredentials)
-            .ok()
-            .map(|credentials| credentials.uid());
+        let peer = getsockopt(&stream, sockopt::PeerCredentials);
         self.next_id += 1;
         self.clients.push(Client {
             id: self.next_id,
             stream,
-            uid,
+            uid: peer.ok().map(|credentials| credentials.uid()),
             doing: Doing::Asking,
             input: Vec::new(),
-            output: Vec::new(),
-            sent: 0,
+            output: VecDeque::new(),
             deadline: Some(now.saturating_add(REQUEST_TIMEOUT)),
             ended: false,
         });
@@ -157,12 +161,8 @@ impl Clients {
     pub fn poll_fds(&self) -> impl Iterator<Item = (ClientId, BorrowedFd<'_>, PollFlags)> {
         self.clients.iter().map(|client| {
             let mut events = PollFlags::empty();
-            if !client.ended {
-                events |= PollFlags::POLLIN;
-            }
-            if client.sent < client.output.len() {
-                events |= PollFlags::POLLOUT;
-            }
+            events.set(PollFlags::POLLIN, !client.ended);
+            events.set(PollFlags::POLLOUT, !client.output.is_empty());
             (client.id, client.stream.as_fd(), events)
         })
     }
@@ -174,18 +174,15 @@ impl Clients {
 
     /// When [`Clients::expire`] has something to do.
     pub fn deadline(&self) -> Option<u64> {
-        self.clients
-            .iter()
-            .filter_map(|client| client.deadline)
-            .chain(self.deaf_until)
-            .min()
+        let deadlines = self.clients.iter().filter_map(|client| client.deadline);
+        deadlines.chain(self.deaf_until).min()
     }
 
     /// Drops those that took too long.
     pub fn expire(&mut self, now: u64) {
         self.clients.retain(|client| {
             let late = client.deadline.is_some_and(|due| due <= now);
-            if late && client.sent < client.output.len() {
+            if late && !client.output.is_empty() {
                 log::info!("control client {} does not read; dropped", client.id);
             }
             !late
@@ -202,24 +199,22 @@ impl Clients {
         now: u64,
     ) -> Option<Request> {
         let client = self.clients.iter_mut().find(|client| client.id == id)?;
-        match client.on_ready(events, now) {
-            Ready::Nothing => None,
+        let asked = match client.on_ready(events, now) {
+            Ready::Nothing => return None,
             Ready::Gone => {
-                self.clients.retain(|client| client.id != id);
-                None
+                self.drop_client(id);
+                return None;
             }
-            Ready::Line(line) => match allowed(parse_request(&line), client.uid, rights) {
-                Ok(request) => {
-                    client.doing = Doing::Waiting;
-                    client.deadline = None;
-                    Some(request)
-                }
-                Err(error) => {
-                    self.answer(id, &Response::Error(error), now);
-                    None
-                }
-            },
-            Ready::Bad(error) => {
+            Ready::Line(line) => allowed(parse_request(&line), client.uid, rights),
+            Ready::Bad(text) => Err(ControlError::new(ErrorKind::BadRequest, text)),
+        };
+        match asked {
+            Ok(request) => {
+                client.doing = Doing::Waiting;
+                client.deadline = None;
+                Some(request)
+            }
+            Err(error) => {
                 self.answer(id, &Response::Error(error), now);
                 None
             }
@@ -236,14 +231,10 @@ impl Clients {
         self.push(id, &response_line(response), Doing::Watching, now);
     }
 
-    /// Tells all who watch.
+    /// Sends a change to all who watch.
     pub fn tell_watchers(&mut self, response: &Response, now: u64) {
-        let watching: Vec<ClientId> = self
-            .clients
-            .iter()
-            .filter(|client| client.doing == Doing::Watching)
-            .map(|client| client.id)
-            .collect();
+        let watching = self.clients.iter().filter(|c| c.doing == Doing::Watching);
+        let watching: Vec<ClientId> = watching.map(|client| client.id).collect();
         if watching.is_empty() {
             return;
         }
@@ -265,9 +256,12 @@ impl Clients {
 
     /// Still connected and waiting for its answer.
     pub fn is_waiting(&self, id: ClientId) -> bool {
-        self.clients
-            .iter()
-            .any(|client| client.id == id && client.doing == Doing::Waiting)
+        let mut clients = self.clients.iter();
+        clients.any(|client| client.id == id && client.doing == Doing::Waiting)
+    }
+
+    fn drop_client(&mut self, id: ClientId) {
+        self.clients.retain(|client| client.id != id);
     }
 
     fn push(&mut self, id: ClientId, line: &[u8], doing: Doing, now: u64) {
@@ -275,20 +269,17 @@ impl Clients {
             return;
         };
         client.doing = doing;
-        if client.output.len() - client.sent + line.len() > MAX_RESPONSE {
+        if client.output.len() + line.len() > MAX_RESPONSE {
             // A watcher that does not read; it would miss changes, so it is better cut off.
             log::info!("control client {id} does not read; dropped");
-            self.clients.retain(|client| client.id != id);
-            return;
+            return self.drop_client(id);
         }
-        client.output.drain(..client.sent);
-        client.sent = 0;
-        client.output.extend_from_slice(line);
+        client.output.extend(line);
         if client.deadline.is_none() || client.doing == Doing::Leaving {
             client.deadline = Some(now.saturating_add(READ_TIMEOUT));
         }
         if !client.flush(now) {
-            self.clients.retain(|client| client.id != id);
+            self.drop_client(id);
         }
     }
 }
@@ -300,9 +291,8 @@ fn allowed(
 ) -> Result<Request, ControlError> {
     let request = request?;
     if request.changes() && !uid.is_some_and(|uid| rights.may_change(uid)) {
-        let who = uid.map_or("a client without credentials".to_owned(), |uid| {
-            format!("uid {uid}")
-        });
+        let nobody = "a client without credentials".to_owned();
+        let who = uid.map_or(nobody, |uid| format!("uid {uid}"));
         let text = format!("{who} may not change anything: only {} may", rights.who());
         return Err(ControlError::new(ErrorKind::Denied, text));
     }
@@ -313,7 +303,13 @@ enum Ready {
     Nothing,
     Gone,
     Line(Vec<u8>),
-    Bad(ControlError),
+    /// What it sent cannot become a line, and why.
+    Bad(String),
+}
+
+/// There is nothing to be had now.
+fn is_for_now(error: &std::io::Error) -> bool {
+    matches!(error.kind(), Kind::WouldBlock | Kind::Interrupted)
 }
 
 impl Client {
@@ -334,14 +330,7 @@ impl Client {
                 self.input.extend_from_slice(&buffer[..length]);
                 self.line()
             }
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    IoErrorKind::WouldBlock | IoErrorKind::Interrupted
-                ) =>
-            {
-                Ready::Nothing
-            }
+            Err(error) if is_for_now(&error) => Ready::Nothing,
             Err(_) => Ready::Gone,
         }
     }
@@ -350,10 +339,7 @@ impl Client {
         self.ended = true;
         match self.doing {
             Doing::Asking if self.input.is_empty() => Ready::Gone,
-            Doing::Asking => Ready::Bad(ControlError::new(
-                ErrorKind::BadRequest,
-                "the line has no end: it needs a newline",
-            )),
+            Doing::Asking => Ready::Bad("the line has no end: it needs a newline".to_owned()),
             Doing::Draining => Ready::Gone,
             Doing::Waiting | Doing::Watching | Doing::Leaving => Ready::Nothing,
         }
@@ -367,29 +353,24 @@ impl Client {
                 Ready::Line(line)
             }
             None if self.input.len() < MAX_REQUEST => Ready::Nothing,
-            _ => Ready::Bad(ControlError::new(
-                ErrorKind::BadRequest,
-                format!("the line is longer than {MAX_REQUEST} bytes"),
-            )),
+            _ => Ready::Bad(format!("the line is longer than {MAX_REQUEST} bytes")),
         }
     }
 
     /// Sends what can be sent at once; false if the client is gone.
     fn flush(&mut self, now: u64) -> bool {
-        while self.sent < self.output.len() {
-            match self.stream.write(&self.output[self.sent..]) {
+        while !self.output.is_empty() {
+            match self.stream.write(self.output.make_contiguous()) {
                 Ok(0) => return false,
                 Ok(length) => {
-                    self.sent += length;
+                    self.output.drain(..length);
                     self.deadline = Some(now.saturating_add(READ_TIMEOUT));
                 }
-                Err(error) if error.kind() == IoErrorKind::WouldBlock => return true,
-                Err(error) if error.kind() == IoErrorKind::Interrupted => {}
+                Err(error) if error.kind() == Kind::WouldBlock => return true,
+                Err(error) if error.kind() == Kind::Interrupted => {}
                 Err(_) => return false,
             }
         }
-        self.output.clear();
-        self.sent = 0;
         match self.doing {
             Doing::Leaving => {
                 self.doing = Doing::Draining;

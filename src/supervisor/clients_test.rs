@@ -18,10 +18,7 @@ fn own_uid() -> u32 {
 impl Peer {
     fn new() -> Self {
         let mut clients = Clients::default();
-        let (ours, stream) = UnixStream::pair().unwrap();
-        ours.set_nonblocking(true).unwrap();
-        clients.add(ours, 0);
-        let id = clients.next_id;
+        let (stream, id) = clients.pair();
         Self {
             clients,
             id,
@@ -136,8 +133,8 @@ fn garbage_is_answered_with_its_kind() {
 #[test]
 fn one_who_never_reads_is_dropped() {
     let mut peer = Peer::new();
-    peer.send(&request_line(&Request::Watch));
-    assert_eq!(peer.heard(0), Some(Request::Watch));
+    peer.send(&request_line(&Request::Watch {}));
+    assert_eq!(peer.heard(0), Some(Request::Watch {}));
     let id = peer.id;
     peer.clients.watch(id, &Response::Vms(Vms::default()), 0);
     let line = Response::Lines(vec!["x".repeat(60_000)]);
@@ -149,7 +146,7 @@ fn one_who_never_reads_is_dropped() {
     }
     // Or by time, if little happens.
     let mut peer = Peer::new();
-    peer.send(&request_line(&Request::Watch));
+    peer.send(&request_line(&Request::Watch {}));
     peer.heard(0);
     let id = peer.id;
     peer.clients.watch(id, &Response::Vms(Vms::default()), 0);
@@ -164,7 +161,7 @@ fn one_who_never_reads_is_dropped() {
 #[test]
 fn a_watcher_that_reads_stays() {
     let mut peer = Peer::new();
-    peer.send(&request_line(&Request::Watch));
+    peer.send(&request_line(&Request::Watch {}));
     peer.heard(0);
     let id = peer.id;
     peer.clients.watch(id, &Response::Vms(Vms::default()), 0);
@@ -200,13 +197,13 @@ fn a_hang_up_ends_it() {
 #[test]
 fn one_who_asks_and_leaves_is_heard() {
     let mut peer = Peer::new();
-    peer.send(&request_line(&Request::Watch));
+    peer.send(&request_line(&Request::Watch {}));
     let (_, other) = UnixStream::pair().unwrap();
     drop(std::mem::replace(&mut peer.stream, other));
     let rights = Rights::new(own_uid(), false);
     let events = PollFlags::POLLIN | PollFlags::POLLHUP;
     let asked = peer.clients.on_ready(peer.id, events, &rights, 0);
-    assert_eq!(asked, Some(Request::Watch));
+    assert_eq!(asked, Some(Request::Watch {}));
 }
 
 #[test]
@@ -214,10 +211,7 @@ fn too_many_are_told_so() {
     let mut clients = Clients::default();
     let mut kept = Vec::new();
     for _ in 0..=MAX_CLIENTS {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        ours.set_nonblocking(true).unwrap();
-        clients.add(ours, 0);
-        kept.push(theirs);
+        kept.push(clients.pair().0);
     }
     assert_eq!(clients.clients.len(), MAX_CLIENTS);
     let mut bytes = Vec::new();

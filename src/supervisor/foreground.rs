@@ -6,11 +6,10 @@ use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::client::console::{show, View};
-use crate::config::VmName;
-use crate::error::errno_text;
+use crate::terminal::{show, View};
+use crate::text::failure;
 
-use super::spawn::Worker;
+use super::vm::Vm;
 
 /// A thread that shows a console. The supervisor forks no more once it has one: `gunyahd run` never
 /// starts its VM again.
@@ -19,31 +18,28 @@ pub struct Foreground {
 }
 
 impl Foreground {
-    /// Shows the console of `worker`'s VM from its first byte on.
-    pub fn show(vm: &VmName, worker: &Worker) -> Option<Self> {
-        let name = vm.to_string();
-        let failed = |what: &dyn std::fmt::Display| log::warn!("{vm}: no console here: {what}");
-        let (ours, theirs) = UnixStream::pair()
-            .map_err(|error| failed(&errno_text(&error)))
-            .ok()?;
-        worker
-            .send_console(theirs.as_fd(), 0)
-            .map_err(|errno| failed(&errno))
-            .ok()?;
-        // Else its end would never come.
-        drop(theirs);
-        let view = View {
-            follow: true,
-            foreground: true,
-        };
-        let thread = std::thread::Builder::new().name("terminal".to_owned());
-        let thread = thread.spawn(move || {
-            if let Err(error) = show(ours, &name, view) {
-                log::warn!("{name}: console: {}", errno_text(&error));
-            }
+    /// Shows the console of a VM that runs from its first byte on, if its file has one.
+    pub fn show(vm: &Vm) -> Option<Self> {
+        vm.config.as_ref()?.console.as_ref()?;
+        let worker = vm.worker.as_ref()?;
+        let begun = UnixStream::pair().and_then(|(ours, theirs)| {
+            // Theirs is closed here: else its end would never come.
+            worker.send_console(theirs.as_fd(), 0)?;
+            let name = vm.name.to_string();
+            let thread = std::thread::Builder::new().name("terminal".to_owned());
+            thread.spawn(move || {
+                if let Err(error) = show(ours, &name, View::Foreground) {
+                    log::warn!("{name}: console: {}", failure(&error));
+                }
+            })
         });
-        let thread = thread.map_err(|error| failed(&errno_text(&error))).ok()?;
-        Some(Self { thread })
+        match begun {
+            Ok(thread) => Some(Self { thread }),
+            Err(error) => {
+                log::warn!("{}: no console here: {}", vm.name, failure(&error));
+                None
+            }
+        }
     }
 
     /// Waits until the last output is shown and the terminal is as it was; for `patience` at most,

@@ -3,13 +3,14 @@
 
 use std::collections::VecDeque;
 
+use crate::status::shorten;
+
 /// Lines kept: some twenty launches.
 const MAX_LINES: usize = 400;
 
 /// Longest line in bytes; an error with its cause and cure is well below.
 const MAX_LINE: usize = 1024;
 
-/// A bounded list of lines.
 #[derive(Debug, Default)]
 pub struct Journal {
     lines: VecDeque<String>,
@@ -32,23 +33,6 @@ impl Journal {
     }
 }
 
-/// `text` as one line of at most `limit` bytes.
-pub(super) fn shorten(text: &str, limit: usize) -> String {
-    let mut line: String = text
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    if line.len() > limit {
-        let mut end = limit.saturating_sub('…'.len_utf8());
-        while !line.is_char_boundary(end) {
-            end -= 1;
-        }
-        line.truncate(end);
-        line.push('…');
-    }
-    line
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,12 +46,5 @@ mod tests {
         let lines = journal.lines();
         assert_eq!(lines.len(), MAX_LINES);
         assert_eq!(lines[0], "[   61.005] line 3");
-    }
-
-    #[test]
-    fn a_line_is_short_and_one_line() {
-        assert_eq!(shorten("a\nb\x1b[31m", 80), "a b [31m");
-        let long = shorten(&"é".repeat(MAX_LINE), MAX_LINE);
-        assert!(long.len() <= MAX_LINE && long.ends_with('…'));
     }
 }

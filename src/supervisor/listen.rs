@@ -3,69 +3,48 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{fcntl, FcntlArg, FdFlag, Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{self, sockopt, Backlog};
 use nix::sys::stat::{umask, Mode};
 
-use crate::error::errno_text;
+use crate::diagnostic::{kinds, Diagnostic};
+use crate::process::inherited_fd;
+use crate::text::{errno_name, failure};
 
 /// Names the inherited fd, as init's `socket gunyahd stream+listen …` gives it.
 pub const SOCKET_VARIABLE: &str = "ANDROID_SOCKET_gunyahd";
 
-/// Why there is no control socket.
-#[derive(Debug, thiserror::Error)]
-pub enum ListenError {
-    /// Another gunyahd serves it.
-    #[error("another gunyahd serves {}: {found}; stop it, or give this one its own --socket", .socket.display())]
-    Busy {
-        /// The socket.
-        socket: PathBuf,
-        /// What showed it.
-        found: &'static str,
-    },
-    /// Something that is no socket of ours is in the way.
-    #[error("{} is not a socket: remove it, or give another --socket", .0.display())]
-    NotASocket(PathBuf),
-    /// The path is too long for a socket.
-    #[error("{} has {} bytes, a socket's path has at most 107", .0.display(), .0.as_os_str().len())]
-    TooLong(PathBuf),
-    /// A call failed.
-    #[error("{call} {}: {}{}", .path.display(), errno_text(.error), advice(.error))]
-    Io {
-        /// What was tried.
-        call: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// The system's answer.
-        error: io::Error,
-    },
-    /// The inherited fd is no listening socket.
-    #[error(
-        "{SOCKET_VARIABLE}={value}: {why}; the service needs `socket gunyahd stream+listen …`"
-    )]
-    Inherited {
-        /// What the variable says.
-        value: String,
-        /// What is wrong.
-        why: String,
-    },
-}
-
-fn advice(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::NotFound => {
-            "; its directory must exist: make it, or give --socket and --run-dir"
-        }
-        io::ErrorKind::PermissionDenied => {
-            "; give --socket and --run-dir where this user may write"
-        }
-        _ => "",
+kinds! {
+    BUSY: Error "socket-busy" in Serve {
+        "another gunyahd serves the control socket",
+        cause: "",
+        cure: "stop it, or give this one its own --socket",
+    }
+    NOT_A_SOCKET: Error "socket-other-file" in Serve {
+        "a file that is not a socket is where the control socket should be",
+        cause: "",
+        cure: "remove it, or give another --socket",
+    }
+    TOO_LONG: Error "socket-path-too-long" in Serve {
+        "the path of the control socket is longer than a socket's can be",
+        cause: "",
+        cure: "give a --socket of at most 107 bytes",
+    }
+    SETUP: Error "socket-setup" in Serve {
+        "the control socket or its lock cannot be made",
+        cause: "its directory does not exist, or this user may not write there",
+        cure: "make the directory, or give --socket and --run-dir where this user may write",
+    }
+    INHERITED: Error "socket-inherited" in Serve {
+        "what init handed down as the control socket is not a listening socket",
+        cause: "the service's .rc file declares no such socket",
+        cure: "give the service `socket gunyahd stream+listen …`",
     }
 }
 
@@ -79,92 +58,43 @@ pub struct Listener {
 
 impl Listener {
     /// The socket that init made, if it made one.
-    pub fn inherited() -> Option<Result<Self, ListenError>> {
-        let value = std::env::var(SOCKET_VARIABLE).ok()?;
-        Some(Self::from_inherited(&value).map_err(|why| ListenError::Inherited { value, why }))
+    pub fn inherited() -> Option<Result<Self, Diagnostic>> {
+        let listener = inherited_fd(SOCKET_VARIABLE)?.and_then(Self::of);
+        Some(listener.map_err(|why| {
+            let value = std::env::var(SOCKET_VARIABLE).unwrap_or_default();
+            INHERITED.case(format!("{SOCKET_VARIABLE}={value}: {why}"))
+        }))
     }
 
-    fn from_inherited(value: &str) -> Result<Self, String> {
-        let raw: RawFd = value.parse().map_err(|_| "not a number".to_owned())?;
-        if raw < 3 {
-            return Err("not an inherited fd".to_owned());
-        }
-        let explain = |errno: Errno| format!("{errno:?} ({})", errno.desc());
-        // SAFETY: fcntl on a number that may be no fd at all only answers EBADF.
-        let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(raw) };
-        fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(explain)?;
-        // SAFETY: it is open, and by init's convention it is ours alone.
-        let fd = unsafe { OwnedFd::from_raw_fd(raw) };
-        if !socket::getsockopt(&fd, sockopt::AcceptConn).map_err(explain)? {
-            let backlog = Backlog::new(8).map_err(explain)?;
-            socket::listen(&fd, backlog).map_err(explain)?;
+    fn of(fd: OwnedFd) -> Result<Self, String> {
+        if !socket::getsockopt(&fd, sockopt::AcceptConn).map_err(errno_name)? {
+            let backlog = Backlog::new(8).map_err(errno_name)?;
+            socket::listen(&fd, backlog).map_err(errno_name)?;
         }
         let socket = UnixListener::from(fd);
-        socket.set_nonblocking(true).map_err(|e| errno_text(&e))?;
+        socket.set_nonblocking(true).map_err(|e| failure(&e))?;
         Ok(Self { socket, own: None })
     }
 
     /// Our own socket at `path`, locked by a file in `run_dir`. A socket that a killed gunyahd left
     /// is replaced.
-    pub fn bind(path: &Path, run_dir: &Path) -> Result<Self, ListenError> {
+    pub fn bind(path: &Path, run_dir: &Path) -> Result<Self, Diagnostic> {
         // sun_path has 108 bytes with its NUL.
-        if path.as_os_str().len() > 107 {
-            return Err(ListenError::TooLong(path.to_owned()));
+        let length = path.as_os_str().len();
+        if length > 107 {
+            let path = path.display();
+            let text = format!("{path} has {length} bytes, a socket's path has at most 107");
+            return Err(TOO_LONG.case(text));
         }
-        let failed = |call, at: &Path, error| ListenError::Io {
-            call,
-            path: at.to_owned(),
-            error,
-        };
-        let mut lock_name = path.file_name().unwrap_or_default().to_owned();
-        lock_name.push(".lock");
-        let lock_path = run_dir.join(lock_name);
-        let lock_file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&lock_path)
-            .map_err(|error| failed("open lock", &lock_path, error))?;
-        let busy = |found| ListenError::Busy {
-            socket: path.to_owned(),
-            found,
-        };
-        let lock = match Flock::lock(lock_file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => lock,
-            Err((_, Errno::EWOULDBLOCK)) => return Err(busy("its lock is held")),
-            Err((_, errno)) => return Err(failed("lock", &lock_path, errno.into())),
-        };
-        match std::fs::symlink_metadata(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(failed("stat", path, error)),
-            Ok(found) => {
-                use std::os::unix::fs::FileTypeExt;
-                if !found.file_type().is_socket() {
-                    return Err(ListenError::NotASocket(path.to_owned()));
-                }
-                // Another --run-dir means another lock: ask the socket itself.
-                match UnixStream::connect(path) {
-                    Ok(_) => return Err(busy("it answers")),
-                    Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-                    Err(error) => return Err(failed("connect", path, error)),
-                }
-                log::info!(
-                    "replacing {}, left by a gunyahd that was killed",
-                    path.display()
-                );
-                std::fs::remove_file(path).map_err(|error| failed("remove", path, error))?;
-            }
-        }
+        let lock = lock(path, run_dir)?;
+        make_way(path)?;
         // 0660, with no moment in which it is more.
         let before = umask(Mode::from_bits_truncate(0o117));
         let bound = UnixListener::bind(path);
         umask(before);
-        let socket = bound.map_err(|error| failed("bind", path, error))?;
-        socket
-            .set_nonblocking(true)
-            .map_err(|error| failed("set non-blocking", path, error))?;
+        let socket = bound.map_err(failed("bind", path))?;
+        let set = socket.set_nonblocking(true);
+        set.map_err(failed("set non-blocking", path))?;
         Ok(Self {
             socket,
             own: Some((path.to_owned(), lock)),
@@ -182,10 +112,59 @@ impl Listener {
     }
 }
 
-impl AsRawFd for Listener {
-    fn as_raw_fd(&self) -> RawFd {
-        self.socket.as_raw_fd()
+fn failed<'a>(call: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Diagnostic + 'a {
+    move |error| {
+        let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+        SETUP
+            .case(format!("{call} {}", path.display()))
+            .errno(errno)
     }
+}
+
+fn busy(socket: &Path, found: &str) -> Diagnostic {
+    let socket = socket.display();
+    BUSY.case(format!("another gunyahd serves {socket}: {found}"))
+}
+
+/// Keeps other gunyahds away from the socket at `path`, by a file in `run_dir`.
+fn lock(path: &Path, run_dir: &Path) -> Result<Flock<File>, Diagnostic> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".lock");
+    let lock_path = run_dir.join(name);
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(&lock_path)
+        .map_err(failed("open lock", &lock_path))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        Errno::EWOULDBLOCK => busy(path, "its lock is held"),
+        errno => failed("lock", &lock_path)(errno.into()),
+    })
+}
+
+/// Removes what a killed gunyahd left at `path`, and nothing else.
+fn make_way(path: &Path) -> Result<(), Diagnostic> {
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed("stat", path)(error)),
+        Ok(found) if !found.file_type().is_socket() => {
+            let path = path.display();
+            return Err(NOT_A_SOCKET.case(format!("{path} is not a socket")));
+        }
+        Ok(_) => {}
+    }
+    // Another --run-dir means another lock: ask the socket itself.
+    match UnixStream::connect(path) {
+        Ok(_) => return Err(busy(path, "it answers")),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+        Err(error) => return Err(failed("connect", path)(error)),
+    }
+    let path_text = path.display();
+    log::info!("replacing {path_text}, left by a gunyahd that was killed");
+    std::fs::remove_file(path).map_err(failed("remove", path))
 }
 
 impl Drop for Listener {
@@ -193,7 +172,7 @@ impl Drop for Listener {
         if let Some((path, _lock)) = &self.own {
             // The lock's file stays: removing it would let two later ones lock two different files.
             if let Err(error) = std::fs::remove_file(path) {
-                log::debug!("remove {}: {}", path.display(), errno_text(&error));
+                log::debug!("remove {}: {}", path.display(), failure(&error));
             }
         }
     }
@@ -216,30 +195,14 @@ mod tests {
         let path = dir.join("s");
         let first = Listener::bind(&path, &dir).unwrap();
         let error = Listener::bind(&path, &dir).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                ListenError::Busy {
-                    found: "its lock is held",
-                    ..
-                }
-            ),
-            "{error}"
-        );
+        assert_eq!(error.name, "socket-busy");
+        assert!(error.what.ends_with("its lock is held"), "{error}");
         // Another run-dir has another lock, yet the socket answers.
         let other = dir.join("other");
         std::fs::create_dir_all(&other).unwrap();
         let error = Listener::bind(&path, &other).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                ListenError::Busy {
-                    found: "it answers",
-                    ..
-                }
-            ),
-            "{error}"
-        );
+        assert_eq!(error.name, "socket-busy");
+        assert!(error.what.ends_with("it answers"), "{error}");
         drop(first);
         assert!(!path.exists());
         // What a killed one leaves: a socket file that nobody serves.
@@ -257,34 +220,22 @@ mod tests {
         let path = dir.join("s");
         std::fs::write(&path, "precious").unwrap();
         let error = Listener::bind(&path, &dir).unwrap_err();
-        assert!(matches!(error, ListenError::NotASocket(_)), "{error}");
+        assert_eq!(error.name, "socket-other-file");
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
         let error = Listener::bind(&dir.join("absent/s"), &dir.join("absent")).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .contains("ENOENT (No such file or directory); its directory must exist"),
-            "{error}"
-        );
+        assert_eq!(error.name, "socket-setup");
+        assert!(error.to_string().contains("ENOENT"), "{error}");
         let error = Listener::bind(&dir.join("x".repeat(108)), &dir).unwrap_err();
-        assert!(matches!(error, ListenError::TooLong(_)), "{error}");
+        assert_eq!(error.name, "socket-path-too-long");
         std::fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]
     fn what_is_inherited_must_be_a_listening_socket() {
-        for (value, word) in [("x", "number"), ("1", "inherited"), ("999999", "EBADF")] {
-            let why = Listener::from_inherited(value).unwrap_err();
-            assert!(why.contains(word), "{value}: {why}");
-        }
         let dir = dir("inherited");
         let socket = UnixListener::bind(dir.join("s")).unwrap();
-        let raw = std::os::fd::IntoRawFd::into_raw_fd(socket);
-        let listener = Listener::from_inherited(&raw.to_string()).unwrap();
-        assert!(listener.is_inherited());
-        let file = File::open("/dev/null").unwrap();
-        let raw = std::os::fd::IntoRawFd::into_raw_fd(file);
-        let why = Listener::from_inherited(&raw.to_string()).unwrap_err();
+        assert!(Listener::of(socket.into()).unwrap().is_inherited());
+        let why = Listener::of(File::open("/dev/null").unwrap().into()).unwrap_err();
         assert!(why.contains("ENOTSOCK"), "{why}");
         std::fs::remove_dir_all(&dir).unwrap();
     }

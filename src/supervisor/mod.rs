@@ -5,45 +5,47 @@
 //! lifecycle, restart   one VM: event and time in, actions out       pure
 //! order                all VMs: who may start, who may stop         pure
 //! pages                huge pages that ended runs have not given back   pure
-//! vm, journal          what is known of a VM
-//! spawn                fork a worker, hear it, learn of its end
+//! waiters              clients whose answer waits for a VM          pure
+//! spawn                forks a worker, hears it, learns of its end
+//! vm, journal          one VM, driven
+//! fleet                all VMs, driven
+//! files                their files, read and read again
+//! publisher            tells every change to journal, log, properties and clients
 //! listen, clients      the control socket and who is connected
-//! answer               what a client asks and when it is answered
-//! reload               the files, read again
+//! requests             what a client asks
 //! foreground           the console of `gunyahd run`
-//! event_loop, settle   put them together
-//! sinks                properties and log
+//! event_loop           puts them together
 //! ```
 
-mod answer;
 mod clients;
 mod event_loop;
+mod files;
+mod fleet;
 mod foreground;
 mod journal;
 mod lifecycle;
 mod listen;
 mod order;
 mod pages;
-mod reload;
+mod publisher;
+mod requests;
 mod restart;
-mod settle;
-mod sinks;
 mod spawn;
 mod vm;
+mod waiters;
 
 use std::path::PathBuf;
 
-use nix::errno::Errno;
-
 use crate::config::{RestartPolicy, VmConfig};
-use crate::error::LaunchError;
-use crate::status::State;
+use crate::diagnostic::{Diagnostic, Kind};
+use crate::status::EndReason;
 use crate::worker::Setting;
 
 use event_loop::Supervisor;
-use vm::Vm;
 
-pub use listen::ListenError;
+/// Every kind of fault that this folder finds.
+#[allow(dead_code)]
+pub(crate) const KINDS: &[&[Kind]] = &[event_loop::KINDS, listen::KINDS, spawn::KINDS];
 
 /// Where gunyahd's socket is on a device.
 pub const DEFAULT_SOCKET: &str = "/dev/socket/gunyahd";
@@ -67,42 +69,17 @@ pub struct BootOptions {
     pub setting: Setting,
 }
 
-/// Why the supervisor could not work.
-#[derive(Debug, thiserror::Error)]
-pub enum SupervisorError {
-    /// No control socket.
-    #[error(transparent)]
-    Listen(#[from] ListenError),
-    /// No confinement.
-    #[error(transparent)]
-    Confinement(#[from] LaunchError),
-    /// A call that cannot fail on a sound host did.
-    #[error("{call}: {errno:?} ({})", .errno.desc())]
-    System {
-        /// The call.
-        call: &'static str,
-        /// The system's answer.
-        errno: Errno,
-    },
-}
-
 /// How a VM in the foreground ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// By itself, as it should.
-    PowerOff,
-    /// It reset itself.
-    Reset,
-    /// It could not be launched.
-    LaunchFailed,
-    /// It ended as it should not.
-    Crashed,
+    /// By itself, as its last run did.
+    Ended(EndReason),
     /// A signal to gunyahd stopped it.
     Stopped,
 }
 
 /// `gunyahd boot`: serves until SIGTERM.
-pub fn boot(options: BootOptions) -> Result<(), SupervisorError> {
+pub fn boot(options: BootOptions) -> Result<(), Diagnostic> {
     let listener = match listen::Listener::inherited() {
         Some(inherited) => inherited?,
         None => {
@@ -111,33 +88,25 @@ pub fn boot(options: BootOptions) -> Result<(), SupervisorError> {
             listen::Listener::bind(&options.socket, &run_dir)?
         }
     };
-    let mut supervisor = Supervisor::new(options.setting, Some(listener))?;
-    supervisor.confine()?;
-    supervisor.load(options.config_dirs);
-    supervisor.serve()
+    Supervisor::boot(options.setting, listener, options.config_dirs)?.serve()
 }
 
 /// `gunyahd run`: one VM, until it ends. It is started at once, whatever its file says of others, of
 /// properties and of restarts.
-pub fn run(mut config: VmConfig, setting: Setting) -> Result<Outcome, SupervisorError> {
+pub fn run(mut config: VmConfig, setting: Setting) -> Result<Outcome, Diagnostic> {
+    config.autostart = false;
     config.start.after.clear();
     config.start.property = None;
     config.restart.policy = RestartPolicy::Never;
-    let mut supervisor = Supervisor::new(setting, None)?;
-    supervisor.confine()?;
-    supervisor.add_alone(config);
+    let mut supervisor = Supervisor::alone(setting, config)?;
     supervisor.serve()?;
-    Ok(supervisor.outcome())
-}
-
-/// How the one VM of `gunyahd run` ended.
-fn outcome(vm: &Vm, signalled: bool) -> Outcome {
-    let last = vm.life.last_end().map(|end| end.reason.as_str());
-    match (vm.life.state(), last) {
-        _ if signalled => Outcome::Stopped,
-        (State::Stopped, Some("reset")) => Outcome::Reset,
-        (State::Stopped, _) => Outcome::PowerOff,
-        (_, Some("launch-failed")) => Outcome::LaunchFailed,
-        _ => Outcome::Crashed,
-    }
+    let end = supervisor
+        .fleet
+        .vms
+        .first()
+        .and_then(|vm| vm.life.last_end());
+    Ok(match end {
+        Some(end) if supervisor.fleet.shutdown.is_none() => Outcome::Ended(end.reason),
+        _ => Outcome::Stopped,
+    })
 }

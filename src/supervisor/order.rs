@@ -10,9 +10,7 @@ use crate::status::State;
 /// What the others need to know of a VM.
 #[derive(Debug, Clone)]
 pub struct Peer<'a> {
-    /// Its name.
     pub name: &'a str,
-    /// Its state.
     pub state: State,
     /// Its own dependencies.
     pub after: &'a [Dependency],
@@ -22,8 +20,6 @@ pub struct Peer<'a> {
     pub tells_ready: bool,
     /// It will do nothing by itself any more.
     pub at_rest: bool,
-    /// It has a worker.
-    pub alive: bool,
 }
 
 /// A dependency that is not met.
@@ -37,47 +33,37 @@ pub struct Unmet {
 
 /// Whether all that the VM at `index` depends on is up.
 pub fn dependencies(peers: &[Peer<'_>], index: usize) -> Result<(), Unmet> {
-    let Some(own) = peers.get(index) else {
-        return Ok(());
-    };
-    for wanted in own.after {
+    for wanted in peers[index].after {
         let name = wanted.vm.as_str();
-        let Some(peer) = peers.iter().find(|peer| peer.name == name) else {
+        let Some(at) = peers.iter().position(|peer| peer.name == name) else {
             return Err(Unmet {
                 reason: format!("for {name}, which no file describes"),
                 stuck: true,
             });
         };
-        let up = match peer.state {
-            State::Ready => true,
-            State::Running => !wanted.ready,
-            _ => false,
-        };
-        if up {
-            continue;
+        if !is_met(&peers[at], wanted.ready) {
+            return Err(unmet(peers, at, wanted.ready));
         }
-        if let Some(circle) = circle(peers, index) {
-            return Err(Unmet {
-                reason: format!("in a circle: {circle}"),
-                stuck: true,
-            });
-        }
-        return Err(unmet(peer, wanted.ready));
     }
     Ok(())
 }
 
-fn unmet(peer: &Peer<'_>, ready: bool) -> Unmet {
-    let Peer { name, state, .. } = peer;
+fn is_met(peer: &Peer<'_>, ready: bool) -> bool {
+    peer.state == State::Ready || (peer.state == State::Running && !ready)
+}
+
+fn unmet(peers: &[Peer<'_>], at: usize, ready: bool) -> Unmet {
+    let Peer { name, state, .. } = &peers[at];
     let goal = if ready { "ready" } else { "running" };
-    if ready && *state == State::Running && !peer.tells_ready {
-        return Unmet {
-            reason: format!("for {name} to be ready, which it never says: its file has no `ready`"),
-            stuck: true,
-        };
-    }
-    let stuck = peer.at_rest && *state != State::Waiting;
+    let never_ready = ready && !peers[at].tells_ready;
+    let stuck = never_ready || !coming(peers)[at];
     let reason = match state {
+        _ if never_ready => {
+            format!("for {name} to be ready, which it never says: its file has no `ready`")
+        }
+        State::Waiting if stuck => {
+            format!("for {name} to be {goal}; it waits itself, for what will not come")
+        }
         State::Waiting => format!("for {name} to be {goal}; it waits itself"),
         _ if stuck => format!("for {name} to be {goal}; it is {state} and needs a start"),
         _ => format!("for {name} to be {goal}; it is {state}"),
@@ -85,59 +71,49 @@ fn unmet(peer: &Peer<'_>, ready: bool) -> Unmet {
     Unmet { reason, stuck }
 }
 
-/// The circle of dependencies that the VM at `index` is part of: `a -> b -> a`.
-fn circle(peers: &[Peer<'_>], index: usize) -> Option<String> {
-    let start = peers.get(index)?.name;
-    // Each entry: a VM and the way to it. Every VM is entered once, so this ends.
-    let mut seen = vec![start];
-    let mut open = vec![(start, start.to_owned())];
-    while let Some((name, way)) = open.pop() {
-        let Some(peer) = peers.iter().find(|peer| peer.name == name) else {
-            continue;
-        };
-        for next in peer.after {
-            let next = next.vm.as_str();
-            if next == start {
-                return Some(format!("{way} -> {start}"));
-            }
-            if !seen.contains(&next) {
-                seen.push(next);
-                open.push((next, format!("{way} -> {next}")));
-            }
+/// Which VMs are up or will be without anybody's doing. Those that wait for each other are not among
+/// them: no round adds the first of them.
+fn coming(peers: &[Peer<'_>]) -> Vec<bool> {
+    let mut coming = vec![false; peers.len()];
+    loop {
+        let before = coming.clone();
+        for (at, peer) in peers.iter().enumerate() {
+            let comes = |wanted: &Dependency| {
+                let found = peers.iter().position(|p| p.name == wanted.vm.as_str());
+                found.is_some_and(|at| coming[at] && (!wanted.ready || peers[at].tells_ready))
+            };
+            coming[at] = match peer.state {
+                State::Waiting => peer.after.iter().all(comes),
+                _ => !peer.at_rest,
+            };
+        }
+        if coming == before {
+            return coming;
         }
     }
-    None
 }
 
 /// Whether it is the turn of the VM at `index`: `Err` says which VM of higher priority is starting.
 pub fn turn(peers: &[Peer<'_>], index: usize) -> Result<(), String> {
-    let Some(own) = peers.get(index) else {
-        return Ok(());
-    };
-    match peers
-        .iter()
-        .find(|peer| peer.priority > own.priority && peer.state == State::Starting)
-    {
-        Some(first) => Err(format!(
-            "for its turn, after {} (priority {})",
-            first.name, first.priority
-        )),
+    let own = peers[index].priority;
+    let mut starting = peers.iter().filter(|peer| peer.state == State::Starting);
+    match starting.find(|peer| peer.priority > own) {
         None => Ok(()),
+        Some(Peer { name, priority, .. }) => {
+            Err(format!("for its turn, after {name} (priority {priority})"))
+        }
     }
 }
 
 /// Whether the VM at `index` may be stopped now, when all are: nothing alive depends on it.
 pub fn may_stop(peers: &[Peer<'_>], index: usize) -> bool {
-    let Some(own) = peers.get(index) else {
-        return true;
-    };
-    !peers.iter().any(|peer| {
-        peer.alive
-            && peer.name != own.name
-            && peer.after.iter().any(|wanted| wanted.vm.as_str() == own.name)
-            // Two that name each other would wait for ever.
-            && !own.after.iter().any(|wanted| wanted.vm.as_str() == peer.name)
-    })
+    let waits = |peer: &Peer<'_>, name: &str| peer.after.iter().any(|w| w.vm.as_str() == name);
+    let own = &peers[index];
+    // Two that name each other would wait for ever.
+    let depends = |peer: &Peer<'_>| waits(peer, own.name) && !waits(own, peer.name);
+    !peers
+        .iter()
+        .any(|peer| peer.state.has_worker() && depends(peer))
 }
 
 /// The order in which VMs are looked at: higher priority first, then by name.
@@ -172,18 +148,13 @@ mod tests {
     }
 
     fn peer<'a>(name: &'a str, state: State, after: &'a [Dependency]) -> Peer<'a> {
-        let alive = matches!(
-            state,
-            State::Starting | State::Running | State::Ready | State::Stopping
-        );
         Peer {
             name,
             state,
             after,
             priority: 0,
             tells_ready: false,
-            at_rest: !alive && state != State::Waiting,
-            alive,
+            at_rest: !state.has_worker() && state != State::Waiting,
         }
     }
 
@@ -225,27 +196,35 @@ mod tests {
     }
 
     #[test]
-    fn unknown_names_and_circles_are_named() {
-        let (on_b, on_c, on_a, on_x) = (after(&["b"]), after(&["c"]), after(&["a"]), after(&["x"]));
+    fn who_waits_for_what_cannot_come_is_stuck() {
+        let on = |name: &str| after(&[name]);
+        let (on_a, on_b, on_c, on_d) = (on("a"), on("b"), on("c"), on("d"));
+        let (on_x, on_g, on_h) = (on("x"), on("g"), on("h"));
         let peers = [
+            // A circle, and one behind it.
             peer("a", State::Waiting, &on_b),
             peer("b", State::Waiting, &on_c),
             peer("c", State::Waiting, &on_a),
-            peer("d", State::Waiting, &on_x),
-            peer("e", State::Waiting, &on_a),
+            peer("d", State::Waiting, &on_a),
+            peer("e", State::Waiting, &on_d),
+            peer("f", State::Waiting, &on_x),
+            // A chain that will come.
+            peer("g", State::Starting, &[]),
+            peer("h", State::Waiting, &on_g),
+            peer("i", State::Waiting, &on_h),
         ];
-        let unmet = dependencies(&peers, 0).unwrap_err();
-        assert_eq!(unmet.reason, "in a circle: a -> b -> c -> a");
-        assert!(unmet.stuck);
-        assert!(dependencies(&peers, 3)
-            .unwrap_err()
-            .reason
-            .contains("no file describes"));
-        // e only waits for somebody in a circle.
-        assert_eq!(
-            dependencies(&peers, 4).unwrap_err().reason,
-            "for a to be running; it waits itself"
-        );
+        for index in 0..5 {
+            let unmet = dependencies(&peers, index).unwrap_err();
+            assert!(unmet.stuck, "{unmet:?}");
+            assert!(unmet
+                .reason
+                .ends_with("it waits itself, for what will not come"));
+        }
+        let unmet = dependencies(&peers, 5).unwrap_err();
+        assert!(unmet.stuck && unmet.reason.contains("no file describes"));
+        let unmet = dependencies(&peers, 8).unwrap_err();
+        assert_eq!(unmet.reason, "for h to be running; it waits itself");
+        assert!(!unmet.stuck);
     }
 
     #[test]
@@ -277,7 +256,7 @@ mod tests {
             [0, 1, 2].map(|index| may_stop(&peers, index)),
             [false, false, true]
         );
-        peers[2].alive = false;
+        peers[2].state = State::Stopped;
         assert_eq!(
             [0, 1, 2].map(|index| may_stop(&peers, index)),
             [false, true, true]

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::memory::size_text;
+use crate::text::Size;
 
 /// Pages by page size, in bytes.
 pub type HugePages = BTreeMap<u64, u64>;
@@ -80,7 +80,7 @@ impl Returns {
             return Err(format!(
                 "for the pages of {} last run: needs {need} of {}",
                 of.join(" and "),
-                size_text(*page)
+                Size(*page)
             ));
         }
         Ok(())

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use crate::config::{RestartConfig, RestartPolicy};
+use crate::config::RestartConfig;
 
 use super::lifecycle::millis;
 
@@ -13,45 +13,6 @@ const RESET_BURST: usize = 10;
 
 /// Milliseconds.
 const RESET_WINDOW: u64 = 60_000;
-
-/// `restart`, in milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RestartRules {
-    /// When.
-    pub policy: RestartPolicy,
-    /// Restarts within `window`.
-    pub max: u32,
-    /// Milliseconds.
-    pub window: u64,
-    /// Milliseconds before the first restart.
-    pub backoff: u64,
-    /// The most milliseconds.
-    pub backoff_max: u64,
-}
-
-impl RestartRules {
-    /// Never.
-    pub fn none() -> Self {
-        Self {
-            policy: RestartPolicy::Never,
-            max: 0,
-            window: 0,
-            backoff: 0,
-            backoff_max: 0,
-        }
-    }
-
-    /// From a VM's file.
-    pub fn of(config: &RestartConfig) -> Self {
-        Self {
-            policy: config.policy,
-            max: config.max,
-            window: millis(config.window),
-            backoff: millis(config.backoff),
-            backoff_max: millis(config.backoff_max),
-        }
-    }
-}
 
 /// What comes after an end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,16 +47,14 @@ impl Budget {
     }
 
     /// What to do after an end at `now` that calls for a restart.
-    pub fn after_end(&mut self, rules: &RestartRules, now: u64) -> Next {
-        drop_old(&mut self.recent, rules.window, now);
+    pub fn after_end(&mut self, rules: &RestartConfig, now: u64) -> Next {
+        drop_old(&mut self.recent, millis(rules.window), now);
         let before = u32::try_from(self.recent.len()).unwrap_or(u32::MAX);
         if before >= rules.max {
             return Next::GiveUp;
         }
-        let wait = rules
-            .backoff
-            .saturating_mul(2u64.saturating_pow(before))
-            .min(rules.backoff_max);
+        let doubled = millis(rules.backoff).saturating_mul(2u64.saturating_pow(before));
+        let wait = doubled.min(millis(rules.backoff_max));
         self.recent.push_back(now.saturating_add(wait));
         Next::After {
             wait,
@@ -104,7 +63,7 @@ impl Budget {
     }
 
     /// Counts a reset; milliseconds to wait if the guest does nothing but reset.
-    pub fn after_reset(&mut self, rules: &RestartRules, now: u64) -> Option<u64> {
+    pub fn after_reset(&mut self, rules: &RestartConfig, now: u64) -> Option<u64> {
         self.resets = self.resets.saturating_add(1);
         drop_old(&mut self.recent_resets, RESET_WINDOW, now);
         self.recent_resets.push_back(now);
@@ -113,15 +72,10 @@ impl Budget {
         }
         // Only the latest ones matter.
         self.recent_resets.pop_front();
-        Some(rules.backoff_max)
+        Some(millis(rules.backoff_max))
     }
 }
 
 fn drop_old(times: &mut VecDeque<u64>, window: u64, now: u64) {
-    while times
-        .front()
-        .is_some_and(|at| now.saturating_sub(*at) >= window)
-    {
-        times.pop_front();
-    }
+    times.retain(|at| now.saturating_sub(*at) < window);
 }

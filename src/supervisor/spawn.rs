@@ -1,20 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Forks workers and learns of their end.
+//! Forks workers, talks to them, and learns of their end.
 
+use std::ffi::CString;
 use std::io::IoSlice;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
-use nix::sys::signal::{self, SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
+use nix::sys::signal::{self, Signal};
 use nix::sys::socket::{
-    recv, send, sendmsg, socketpair, AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType,
+    recv, sendmsg, socketpair, AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType,
 };
 use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
-use nix::unistd::{fork, ForkResult, Pid};
+use nix::unistd::Pid;
 
 use crate::config::VmConfig;
-use crate::prctl;
-use crate::worker::{self, Report, Request, Setting, Start};
+use crate::diagnostic::{kinds, Diagnostic};
+use crate::process;
+use crate::status::logger;
+use crate::worker::{self, Report, Reporter, Request, Setting, Start};
 
 use super::lifecycle::Death;
 
@@ -31,6 +34,27 @@ const IGNORED: [Signal; 5] = [
     Signal::SIGPIPE,
 ];
 
+kinds! {
+    FORK: Error "process-fork" in Process {
+        "no process for the VM can be made",
+        cause: "the host is short of memory or processes, or a limit of the service is too low",
+        cure: "look at the limits on tasks and memory of gunyahd's cgroup; the restart policy tries again",
+    }
+    SETUP: Error "process-setup" in Process {
+        "the VM's process cannot set itself up",
+        cause: "the supervisor died meanwhile, or something forbids a system call that every kernel has",
+        cure: "look for a seccomp filter or SELinux denial: `dmesg | grep -e avc -e audit`",
+    }
+}
+
+/// What the workers of a supervisor have in common.
+#[derive(Debug)]
+pub struct Spawner {
+    pub setting: Setting,
+    /// What guests print goes to the log.
+    pub log_console: bool,
+}
+
 /// A living worker, seen from the supervisor.
 #[derive(Debug)]
 pub struct Worker {
@@ -43,9 +67,8 @@ pub struct Worker {
 /// What reading the channel gave.
 #[derive(Debug)]
 pub enum Heard {
-    /// A report.
     Report(Report),
-    /// A packet that is no report: it says what is wrong with it.
+    /// A packet that is no report: what is wrong with it.
     Garbage(String),
     /// Nothing for now.
     Nothing,
@@ -53,67 +76,80 @@ pub enum Heard {
     HangUp,
 }
 
-impl Worker {
-    /// Forks a worker for `config`. `keep` are fds that it may keep besides standard input, output
-    /// and error; `console` is the console's ring, and `log_console` says whether its lines go to the
-    /// log.
-    pub fn fork(
-        config: &VmConfig,
-        setting: &Setting,
-        keep: &[RawFd],
-        console: Option<OwnedFd>,
-        log_console: bool,
-    ) -> Result<Self, String> {
-        let (ours, theirs) = channel().map_err(|errno| failed("socketpair", errno))?;
+impl Spawner {
+    /// Forks a worker for `config`; `console` is the console's ring.
+    pub fn fork(&self, config: &VmConfig, console: Option<OwnedFd>) -> Result<Worker, Diagnostic> {
+        let (ours, theirs) = channel().map_err(|errno| no_worker("socketpair", errno))?;
         let supervisor = Pid::this();
-        // SAFETY: the supervisor has one thread, so the child's copy of every lock and of the heap is
-        // consistent; the child never returns from this arm.
-        match unsafe { fork() }.map_err(|errno| failed("fork", errno))? {
-            ForkResult::Child => {
-                drop(ours);
-                if let Err(errno) = settle_in(supervisor, config, &theirs, console.as_ref(), keep) {
-                    worker::report_unsettled(theirs, errno);
-                    // SAFETY: as below.
-                    unsafe { libc::_exit(errno as i32) }
-                }
-                let code = worker::run(Start {
-                    config: config.clone(),
-                    setting: setting.clone(),
-                    channel: theirs,
-                    console,
-                    log_console,
-                });
-                // SAFETY: _exit takes any value; it skips exit handlers, which are the supervisor's.
-                unsafe { libc::_exit(code) }
+        let child = || {
+            if let Err(errno) = set_up(supervisor, config, &theirs, console.as_ref()) {
+                let error = SETUP.case("setting up the VM's process").errno(errno);
+                Reporter::new(theirs).send(&Report::Failed(error));
+                return errno as i32;
             }
-            ForkResult::Parent { child } => {
-                drop(theirs);
-                let pidfd = pidfd_open(child);
-                if let Err(errno) = &pidfd {
-                    log::debug!("pidfd_open: {errno:?}; relying on SIGCHLD for worker {child}");
-                }
-                Ok(Self {
-                    pid: child,
-                    pidfd: pidfd.ok(),
-                    channel: Some(ours),
-                })
-            }
+            worker::run(Start {
+                config: config.clone(),
+                setting: self.setting.clone(),
+                channel: theirs,
+                console,
+                log_console: self.log_console,
+            })
+        };
+        let pid = process::fork(child).map_err(|errno| no_worker("fork", errno))?;
+        let pidfd = process::pidfd_open(pid);
+        if let Err(errno) = &pidfd {
+            log::debug!("pidfd_open: {errno:?}; relying on SIGCHLD for worker {pid}");
         }
+        Ok(Worker {
+            pid,
+            pidfd: pidfd.ok(),
+            channel: Some(ours),
+        })
     }
+}
 
-    /// The worker's process.
+fn no_worker(call: &str, errno: Errno) -> Diagnostic {
+    FORK.case(format!("cannot make a worker: {call}"))
+        .errno(errno)
+}
+
+/// The first steps in the child, before it is a worker.
+fn set_up(
+    supervisor: Pid,
+    config: &VmConfig,
+    channel: &OwnedFd,
+    console: Option<&OwnedFd>,
+) -> Result<(), Errno> {
+    process::set_pdeathsig(Signal::SIGKILL)?;
+    // It may have died before the line above: then nobody would kill us.
+    if Pid::parent() != supervisor {
+        return Err(Errno::ESRCH);
+    }
+    let mut kept = logger::fds();
+    kept.push(channel.as_raw_fd());
+    kept.extend(console.map(AsRawFd::as_raw_fd));
+    process::close_all_but(&kept)?;
+    process::reset_signals(&IGNORED)?;
+    // The kernel keeps 15 bytes: what tells VMs apart comes first.
+    let name = CString::new(format!("vm:{}", config.name)).unwrap_or_default();
+    rustix::thread::set_name(&name).map_err(|error| Errno::from_raw(error.raw_os_error()))
+}
+
+/// The supervisor's end and the worker's.
+fn channel() -> Result<(OwnedFd, OwnedFd), Errno> {
+    let (family, kind) = (AddressFamily::Unix, SockType::SeqPacket);
+    socketpair(family, kind, None, SockFlag::SOCK_CLOEXEC)
+}
+
+impl Worker {
     pub fn pid(&self) -> Pid {
         self.pid
     }
 
-    /// Readable when the worker is gone.
-    pub fn pidfd(&self) -> Option<BorrowedFd<'_>> {
-        self.pidfd.as_ref().map(AsFd::as_fd)
-    }
-
-    /// Readable when there is a report; `None` after a hang-up.
-    pub fn channel(&self) -> Option<BorrowedFd<'_>> {
-        self.channel.as_ref().map(AsFd::as_fd)
+    /// Readable when there is a report, and when the worker is gone.
+    pub fn poll_fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let fds = [self.channel.as_ref(), self.pidfd.as_ref()];
+        fds.into_iter().flatten().map(AsFd::as_fd)
     }
 
     /// Takes the next report, without waiting.
@@ -130,52 +166,42 @@ impl Worker {
             other => other,
         };
         match received {
-            Ok(0) => {
-                self.channel = None;
-                Heard::HangUp
-            }
-            Ok(length) if length > packet.len() => Heard::Garbage(format!(
-                "a report of {length} bytes, at most {MAX_REPORT} are read"
-            )),
-            Ok(length) => match serde_json::from_slice(&packet[..length]) {
-                Ok(report) => Heard::Report(report),
-                Err(error) => Heard::Garbage(format!("a report that cannot be read: {error}")),
-            },
             Err(Errno::EAGAIN | Errno::EINTR) => Heard::Nothing,
-            Err(_) => {
+            Ok(0) | Err(_) => {
                 self.channel = None;
                 Heard::HangUp
             }
+            Ok(length) => match packet.get(..length).map(serde_json::from_slice) {
+                Some(Ok(report)) => Heard::Report(report),
+                Some(Err(error)) => {
+                    Heard::Garbage(format!("a report that cannot be read: {error}"))
+                }
+                None => Heard::Garbage(format!(
+                    "a report of {length} bytes, at most {MAX_REPORT} are read"
+                )),
+            },
         }
     }
 
     /// Sends a request, without waiting: a worker whose channel is full does not read, and the stop's
     /// timeouts take care of that.
     pub fn send(&self, request: Request) -> Result<(), Errno> {
-        let Some(channel) = &self.channel else {
-            return Err(Errno::EPIPE);
-        };
-        let packet = serde_json::to_vec(&request).map_err(|_| Errno::EINVAL)?;
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        send(channel.as_raw_fd(), &packet, flags).map(drop)
+        self.send_with(request, None)
     }
 
-    /// Hands it a client's socket, without waiting: from then on the client is the console's.
+    /// Hands it a client's socket: from then on the client is the console's.
     pub fn send_console(&self, client: BorrowedFd<'_>, first: u64) -> Result<(), Errno> {
-        let Some(channel) = &self.channel else {
-            return Err(Errno::EPIPE);
-        };
-        let packet = serde_json::to_vec(&Request::Console { first }).map_err(|_| Errno::EINVAL)?;
-        let fds = [client.as_raw_fd()];
+        self.send_with(Request::Console { first }, Some(client.as_raw_fd()))
+    }
+
+    fn send_with(&self, request: Request, fd: Option<RawFd>) -> Result<(), Errno> {
+        let channel = self.channel.as_ref().ok_or(Errno::EPIPE)?;
+        let packet = serde_json::to_vec(&request).map_err(|_| Errno::EINVAL)?;
+        let parts = [IoSlice::new(&packet)];
+        let rights = fd.as_ref().map(std::slice::from_ref);
+        let rights: Vec<_> = rights.into_iter().map(ControlMessage::ScmRights).collect();
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        sendmsg::<()>(
-            channel.as_raw_fd(),
-            &[IoSlice::new(&packet)],
-            &[ControlMessage::ScmRights(&fds)],
-            flags,
-            None,
-        )
-        .map(drop)
+        sendmsg::<()>(channel.as_raw_fd(), &parts, &rights, flags, None).map(drop)
     }
 
     /// SIGKILL.
@@ -198,100 +224,10 @@ impl Worker {
     }
 }
 
-/// The supervisor's end and the worker's.
-fn channel() -> Result<(OwnedFd, OwnedFd), Errno> {
-    let (family, kind) = (AddressFamily::Unix, SockType::SeqPacket);
-    socketpair(family, kind, None, SockFlag::SOCK_CLOEXEC)
-}
-
-fn failed(call: &str, errno: Errno) -> String {
-    format!("cannot make a worker: {call}: {errno:?} ({})", errno.desc())
-}
-
-fn pidfd_open(pid: Pid) -> Result<OwnedFd, Errno> {
-    // SAFETY: pidfd_open takes a pid and flags, and gives a new fd (close-on-exec) or -1.
-    let raw = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
-    let raw = Errno::result(raw)?;
-    let raw = RawFd::try_from(raw).map_err(|_| Errno::EBADF)?;
-    // SAFETY: the kernel just gave this fd to us alone.
-    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
-}
-
-/// The first steps in the child, before it is a worker.
-fn settle_in(
-    supervisor: Pid,
-    config: &VmConfig,
-    channel: &OwnedFd,
-    console: Option<&OwnedFd>,
-    keep: &[RawFd],
-) -> Result<(), Errno> {
-    let mut kept = keep.to_vec();
-    kept.push(channel.as_raw_fd());
-    kept.extend(console.map(AsRawFd::as_raw_fd));
-    prctl::set_pdeathsig(Signal::SIGKILL)?;
-    // It may have died before the line above: then nobody would kill us.
-    if Pid::parent() != supervisor {
-        return Err(Errno::ESRCH);
-    }
-    close_all_but(&mut kept)?;
-    for signal in Signal::iterator() {
-        let handler = if IGNORED.contains(&signal) {
-            SigHandler::SigIgn
-        } else {
-            SigHandler::SigDfl
-        };
-        let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
-        if !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP) {
-            // SAFETY: both handlers are the kernel's own; no code of ours runs in a signal.
-            unsafe { signal::sigaction(signal, &action) }?;
-        }
-    }
-    signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
-    // The kernel keeps 15 bytes: what tells VMs apart comes first.
-    let name = std::ffi::CString::new(format!("vm:{}", config.name)).unwrap_or_default();
-    prctl::set_name(&name)
-}
-
-/// Closes every fd above standard error that is not in `keep`.
-fn close_all_but(keep: &mut [RawFd]) -> Result<(), Errno> {
-    keep.sort_unstable();
-    let mut first: RawFd = 3;
-    for &fd in keep.iter().filter(|fd| **fd >= 3) {
-        if fd > first {
-            close_range(first, fd - 1)?;
-        }
-        first = fd + 1;
-    }
-    close_range(first, RawFd::MAX)
-}
-
-fn close_range(first: RawFd, last: RawFd) -> Result<(), Errno> {
-    // SAFETY: closes fds of the supervisor's copy that nothing in this child uses again.
-    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
-    match Errno::result(result) {
-        Ok(_) => Ok(()),
-        // Before Linux 5.9.
-        Err(Errno::ENOSYS) => close_listed(first, last),
-        Err(errno) => Err(errno),
-    }
-}
-
-fn close_listed(first: RawFd, last: RawFd) -> Result<(), Errno> {
-    let listed = std::fs::read_dir("/proc/self/fd").map_err(|_| Errno::ENOSYS)?;
-    let open: Vec<RawFd> = listed
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|fd| (first..=last).contains(fd))
-        .collect();
-    for fd in open {
-        // SAFETY: as above; one that is already closed (the directory's own) only answers EBADF.
-        unsafe { libc::close(fd) };
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::socket::send;
 
     /// What stands for a worker, and its end of the channel.
     fn worker() -> (Worker, OwnedFd) {
@@ -330,5 +266,31 @@ mod tests {
             }
         }
         assert!(matches!(worker.hear(), Heard::Nothing));
+    }
+
+    #[test]
+    fn a_process_that_cannot_be_made_is_named() {
+        let error = no_worker("fork", Errno::EAGAIN);
+        assert_eq!((&*error.name, error.lasting), ("process-fork", false));
+        assert!(error
+            .to_string()
+            .contains("cannot make a worker: fork: EAGAIN"));
+    }
+
+    #[test]
+    fn a_worker_without_its_supervisor_does_not_set_itself_up() {
+        let (ours, theirs) = channel().unwrap();
+        // As the child does it.
+        let error = SETUP.case("setting up").errno(Errno::ESRCH);
+        Reporter::new(theirs).send(&Report::Failed(error));
+        let mut worker = Worker {
+            pid: Pid::this(),
+            pidfd: None,
+            channel: Some(ours),
+        };
+        match worker.hear() {
+            Heard::Report(Report::Failed(error)) => assert_eq!(error.name, "process-setup"),
+            other => panic!("{other:?}"),
+        }
     }
 }

@@ -1,23 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the supervisor knows of one VM.
+//! One VM: what is known of it, and what drives its life.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::config::{ConfigFile, VmConfig, VmName};
+use crate::config::{ConfigFile, Dependency, VmConfig, VmName};
 use crate::console::{lines, Ring, DEFAULT_CAPACITY};
-use crate::error::Step;
-use crate::status::control::{LastEnd, StepTime, VmStatus};
-use crate::status::State;
+use crate::diagnostic::{Diagnostic, Step};
+use crate::status::control::{ControlError, ErrorKind, Response, StepTime, VmStatus};
+use crate::status::{shorten, State};
+use crate::text::Span;
 use crate::worker::Report;
 
-use super::journal::{shorten, Journal};
-use super::lifecycle::{Lifecycle, Rules};
+use super::journal::Journal;
+use super::lifecycle::{Action, Event, Lifecycle, Rules};
 use super::order::Peer;
 use super::pages::HugePages;
-use super::spawn::Worker;
+use super::publisher::Publisher;
+use super::spawn::{Spawner, Worker, FORK};
 
 /// Steps kept of a launch: every region and function may have its own.
 const MAX_STEPS: usize = 128;
@@ -28,12 +30,12 @@ const MAX_DETAIL: usize = 256;
 /// Lines of the console shown by `log`: what fits on a few screens.
 const MAX_CONSOLE_LINES: usize = 100;
 
-/// Problems told by status; the log has them all. One file of rubbish must not fill the answer that
-/// tells of all VMs.
+/// Problems shown by status; the log has them all. One file of rubbish must not fill the answer that
+/// has all VMs.
 const MAX_PROBLEMS: usize = 10;
 
 /// Longest reason published, in bytes. A worker's error is longer only if it was tampered with.
-pub(super) const MAX_REASON: usize = 1024;
+pub const MAX_REASON: usize = 1024;
 
 /// The newest launch.
 #[derive(Debug, Default)]
@@ -42,7 +44,8 @@ pub struct Launch {
     steps: Vec<StepTime>,
     micros: Option<u64>,
     end_visible: bool,
-    huge_pages: HugePages,
+    /// Huge pages that it took.
+    pub huge_pages: HugePages,
 }
 
 impl Launch {
@@ -51,31 +54,20 @@ impl Launch {
         let memory = Step::Memory.as_str();
         self.steps.iter().any(|step| step.step == memory)
     }
-
-    /// The huge pages that it took, once.
-    pub fn take_pages(&mut self) -> HugePages {
-        std::mem::take(&mut self.huge_pages)
-    }
 }
 
 /// One VM.
 #[derive(Debug)]
 pub struct Vm {
-    /// Its name.
     pub name: VmName,
-    /// Its file.
     pub file: PathBuf,
     /// For its next start; absent if the file never was good.
     pub config: Option<VmConfig>,
     /// What is wrong with its file now.
     pub problems: Vec<String>,
-    /// Its state.
     pub life: Lifecycle,
-    /// Its story.
     pub journal: Journal,
-    /// Its process.
     pub worker: Option<Worker>,
-    /// Its newest launch.
     pub launch: Launch,
     /// Its file is gone: it goes as soon as it has ended.
     pub removed: bool,
@@ -83,6 +75,8 @@ pub struct Vm {
     pub stuck: bool,
     /// It waits for huge pages to come back.
     pub awaits_pages: bool,
+    /// Why its property cannot be read, as last warned of.
+    pub property_warning: Option<String>,
     /// What its guest printed, over all launches.
     console: Option<Arc<Ring>>,
 }
@@ -94,25 +88,71 @@ impl Vm {
             Ok(config) => (Some(config), Vec::new()),
             Err(problems) => (None, problems.iter().map(ToString::to_string).collect()),
         };
-        let life = first_life(config.as_ref(), &problems, now);
         Self {
             name: file.vm,
             file: file.path,
+            life: first_life(config.as_ref(), &problems, now),
             config,
             problems,
-            life,
             journal: Journal::default(),
             worker: None,
             launch: Launch::default(),
             removed: false,
             stuck: false,
             awaits_pages: false,
+            property_warning: None,
             console: None,
         }
     }
 
+    /// Its file is good for the first time.
+    pub fn begin_anew(&mut self, now: u64) {
+        self.life = first_life(self.config.as_ref(), &self.problems, now);
+    }
+
+    /// Takes an event and does what comes of it.
+    pub fn on(&mut self, event: Event<'_>, now: u64, spawner: &Spawner, out: &mut Publisher) {
+        for action in self.life.on(event, now) {
+            match action {
+                Action::Publish(state, reason) => out.publish(self, state, &reason, now),
+                Action::Fork => {
+                    if let Err(error) = self.fork(now, spawner) {
+                        self.on(Event::ForkFailed(&error), now, spawner, out);
+                    }
+                }
+                Action::Send(request) => {
+                    let sent = self.worker.as_ref().map(|worker| worker.send(request));
+                    if let Some(Err(errno)) = sent {
+                        log::warn!("{}: worker does not take {request:?}: {errno:?}", self.name);
+                    }
+                }
+                Action::Kill => {
+                    if let Some(worker) = &self.worker {
+                        worker.kill();
+                    }
+                }
+            }
+        }
+    }
+
+    fn fork(&mut self, now: u64, spawner: &Spawner) -> Result<(), Diagnostic> {
+        self.launch = Launch {
+            begun: Some(Instant::now()),
+            ..Launch::default()
+        };
+        let console = self.console_fd();
+        // Nobody starts a VM that never had a good file.
+        let config = self.config.as_ref();
+        let config = config.ok_or_else(|| FORK.case("there is no good file"))?;
+        let worker = spawner.fork(config, console)?;
+        let line = format!("worker is process {}", worker.pid());
+        self.journal.add(now, &line);
+        self.worker = Some(worker);
+        Ok(())
+    }
+
     /// The console's ring for the next worker, if its file has a console.
-    pub fn console_fd(&mut self) -> Option<OwnedFd> {
+    fn console_fd(&mut self) -> Option<OwnedFd> {
         self.config.as_ref()?.console.as_ref()?;
         if self.console.is_none() {
             match Ring::create(self.name.as_str(), DEFAULT_CAPACITY) {
@@ -132,15 +172,8 @@ impl Vm {
             return Vec::new();
         };
         let lines = lines::last_lines(&ring.tail(ring.capacity()), MAX_CONSOLE_LINES);
-        lines
-            .iter()
-            .map(|line| format!("console| {line}"))
-            .collect()
-    }
-
-    /// Its file is good for the first time.
-    pub fn begin_anew(&mut self, now: u64) {
-        self.life = first_life(self.config.as_ref(), &self.problems, now);
+        let mark = |line: &String| format!("console| {line}");
+        lines.iter().map(mark).collect()
     }
 
     /// What the others need to know.
@@ -149,71 +182,66 @@ impl Vm {
         Peer {
             name: self.name.as_str(),
             state: self.life.state(),
-            after: config.map_or(&[], |config| &config.start.after),
+            after: self.after(),
             priority: config.map_or(0, |config| config.start.priority),
             tells_ready: self.tells_ready(),
             at_rest: self.life.at_rest(),
-            alive: self.life.has_worker(),
         }
+    }
+
+    fn after(&self) -> &[Dependency] {
+        let config = self.config.as_ref();
+        config.map_or(&[], |config| &config.start.after)
     }
 
     /// Its file says how it is known to be ready.
     pub fn tells_ready(&self) -> bool {
-        self.config
-            .as_ref()
-            .is_some_and(|config| config.ready.is_some())
+        let config = self.config.as_ref();
+        config.is_some_and(|config| config.ready.is_some())
     }
 
-    /// A launch begins.
-    pub fn begin_launch(&mut self) {
-        self.launch = Launch {
-            begun: Some(Instant::now()),
-            ..Launch::default()
-        };
-    }
-
-    /// Keeps what a report says of the launch, and its line for journal and log.
-    pub fn note(&mut self, report: &Report, now: u64) -> Option<String> {
+    /// Keeps what a report says of the launch, and tells journal and log.
+    pub fn note(&mut self, report: &Report, now: u64) {
         match report {
             Report::Step {
                 step,
                 micros,
                 detail,
-            } => {
-                let detail = shorten(detail, MAX_DETAIL);
-                let time = span_micros(*micros);
-                let line = match detail.as_str() {
-                    "" => format!("{step}: {time}"),
-                    _ => format!("{step}: {time}: {detail}"),
-                };
-                self.journal.add(now, &line);
-                if self.launch.steps.len() < MAX_STEPS {
-                    self.launch.steps.push(StepTime {
-                        step: step.to_string(),
-                        micros: *micros,
-                        detail,
-                    });
-                }
-                Some(line)
-            }
+            } => self.note_step(*step, *micros, detail, now),
             Report::Running { end_visible } => {
                 self.launch.end_visible = *end_visible;
-                self.launch.micros = self
-                    .launch
-                    .begun
-                    .map(|begun| u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX));
-                None
+                let taken = self.launch.begun.map(|begun| begun.elapsed().as_micros());
+                self.launch.micros = taken.and_then(|micros| u64::try_from(micros).ok());
             }
-            Report::HugePages(pages) => {
-                self.launch.huge_pages = pages.clone();
-                None
+            Report::HugePages(pages) => self.launch.huge_pages = pages.clone(),
+            Report::Warning(text) => {
+                self.journal.add(now, &format!("warning: {text}"));
+                log::warn!("{}: {text}", self.name);
             }
-            _ => None,
+            Report::Ready | Report::Ended(_) | Report::Failed(_) | Report::Closed => {}
+        }
+    }
+
+    fn note_step(&mut self, step: Step, micros: u64, detail: &str, now: u64) {
+        let detail = shorten(detail, MAX_DETAIL);
+        let mut line = format!("{step}: {}", Span(Duration::from_micros(micros)));
+        if !detail.is_empty() {
+            line = format!("{line}: {detail}");
+        }
+        self.journal.add(now, &line);
+        log::info!("{}: {line}", self.name);
+        if self.launch.steps.len() < MAX_STEPS {
+            self.launch.steps.push(StepTime {
+                step: step.to_string(),
+                micros,
+                detail,
+            });
         }
     }
 
     /// For `status`.
     pub fn status(&self, now: u64) -> VmStatus {
+        let end = self.life.last_end();
         VmStatus {
             vm: self.name.to_string(),
             state: self.life.state(),
@@ -230,16 +258,25 @@ impl Vm {
             steps: self.launch.steps.clone(),
             launch_micros: self.launch.micros,
             console_end: self.console.as_ref().map(|ring| ring.end()),
-            last_end: self.life.last_end().map(|end| LastEnd {
-                reason: end.reason.clone(),
-                detail: shorten(&end.detail, MAX_REASON),
+            last_end: end.cloned().map(|mut end| {
+                end.detail = shorten(&end.detail, MAX_REASON);
+                end
             }),
         }
     }
 
     /// Why it is in its state, of bounded length.
-    pub fn reason(&self) -> String {
+    fn reason(&self) -> String {
         shorten(self.life.reason(), MAX_REASON)
+    }
+
+    /// For one who has waited for it.
+    pub fn answer(&self, reached: bool, now: u64) -> Response {
+        if reached {
+            return Response::Done(Box::new(self.status(now)));
+        }
+        let text = format!("{} is {}: {}", self.name, self.life.state(), self.reason());
+        Response::Error(ControlError::new(ErrorKind::Failed, text))
     }
 }
 
@@ -254,13 +291,13 @@ fn first_life(config: Option<&VmConfig>, problems: &[String], now: u64) -> Lifec
 }
 
 fn bounded(problems: &[String]) -> Vec<String> {
-    let told = problems.iter().take(MAX_PROBLEMS);
-    let mut told: Vec<String> = told.map(|text| shorten(text, MAX_REASON)).collect();
+    let first = problems.iter().take(MAX_PROBLEMS);
+    let mut shown: Vec<String> = first.map(|text| shorten(text, MAX_REASON)).collect();
     let more = problems.len().saturating_sub(MAX_PROBLEMS);
     if more > 0 {
-        told.push(format!("and {more} more, see the log"));
+        shown.push(format!("and {more} more, see the log"));
     }
-    told
+    shown
 }
 
 /// The first problem, and that there are more.
@@ -269,13 +306,5 @@ pub fn first(problems: &[String]) -> String {
         [] => "its file has mistakes".to_owned(),
         [one] => one.clone(),
         [one, more @ ..] => format!("{one} (and {} more)", more.len()),
-    }
-}
-
-/// Microseconds for people.
-fn span_micros(micros: u64) -> String {
-    match micros {
-        0..=999 => format!("{micros} µs"),
-        _ => format!("{}.{} ms", micros / 1000, micros % 1000 / 100),
     }
 }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The MMIO bus: guest address ranges, and the devices behind them.
 
-use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::diagnostic::{kinds, Diagnostic};
 
 /// Width of an access.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,18 +55,12 @@ pub trait Device: Send + Sync {
     fn write(&self, offset: u64, width: Width, value: u64);
 }
 
-/// Two devices at one address, or a range past the end of the address space.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{name} at {base:#x}, {size:#x} bytes, {}", match clash { Some(other) => format!("overlaps {other}"), None => "is empty or passes the end of the address space".to_owned() })]
-pub struct BusError {
-    /// The device.
-    pub name: String,
-    /// Its guest address.
-    pub base: u64,
-    /// Its bytes.
-    pub size: u64,
-    /// The device that is there already.
-    pub clash: Option<String>,
+kinds! {
+    OVERLAP: Error "vcpu-device-overlap" in Functions {
+        "two of the guest's devices are at one address",
+        cause: "the file gives both the same addresses",
+        cure: "give one of them another `base`",
+    }
 }
 
 /// All devices of one VM, and a count of accesses that found none.
@@ -77,25 +72,18 @@ pub struct Bus {
 
 struct Slot {
     range: Range<u64>,
-    name: String,
+    name: &'static str,
     device: Arc<dyn Device>,
 }
 
-/// Addresses without a device that are remembered, each told once; a guest that probes everything
+/// Addresses without a device that are remembered and logged once each; a guest that probes everything
 /// must not fill the log.
-const MISSES_TOLD: usize = 16;
+const MISSES_LOGGED: usize = 16;
 
 #[derive(Debug, Default)]
 struct Misses {
-    told: Vec<u64>,
+    logged: Vec<u64>,
     count: u64,
-}
-
-impl fmt::Debug for Bus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = self.slots.iter().map(|slot| (&slot.name, &slot.range));
-        f.debug_map().entries(names).finish()
-    }
 }
 
 impl Bus {
@@ -109,98 +97,82 @@ impl Bus {
     }
 
     /// Puts a device at `base`, `size` bytes long.
+    ///
+    /// # Errors
+    /// Another device is there. A range that passes the end of the address space overlaps all.
     pub fn add(
         &mut self,
-        name: impl Into<String>,
+        name: &'static str,
         base: u64,
         size: u64,
         device: Arc<dyn Device>,
-    ) -> Result<(), BusError> {
-        let name = name.into();
-        let refused = |name, clash| BusError {
-            name,
-            base,
-            size,
-            clash,
-        };
-        let range = match base.checked_add(size) {
-            Some(end) if size > 0 => base..end,
-            _ => return Err(refused(name, None)),
-        };
+    ) -> Result<(), Diagnostic> {
+        let end = base.checked_add(size);
         let clash = self
             .slots
             .iter()
-            .find(|slot| slot.range.start < range.end && range.start < slot.range.end);
-        if let Some(slot) = clash {
-            return Err(refused(name, Some(slot.name.clone())));
+            .find(|slot| end.is_none_or(|end| slot.range.start < end && base < slot.range.end));
+        match (end, clash) {
+            (Some(end), None) => {
+                let range = base..end;
+                self.slots.push(Slot {
+                    range,
+                    name,
+                    device,
+                });
+                Ok(())
+            }
+            (_, clash) => Err(OVERLAP.case(format!(
+                "{name} at {base:#x}, {size:#x} bytes, overlaps {}",
+                clash.map_or("the end of the address space", |slot| slot.name)
+            ))),
         }
-        self.slots.push(Slot {
-            range,
-            name,
-            device,
-        });
-        Ok(())
     }
 
     /// A guest's read; `None` where nothing is.
     pub fn read(&self, address: u64, width: Width) -> Option<u64> {
-        match self.find(address, width) {
-            Some((slot, offset)) => Some(slot.device.read(offset, width) & width.mask()),
-            None => {
-                self.miss(address, width, "read");
-                None
-            }
-        }
+        let Some((device, offset)) = self.find(address, width) else {
+            self.miss(address, width, "read");
+            return None;
+        };
+        Some(device.read(offset, width) & width.mask())
     }
 
     /// A guest's write; false where nothing is.
     pub fn write(&self, address: u64, width: Width, value: u64) -> bool {
-        match self.find(address, width) {
-            Some((slot, offset)) => {
-                slot.device.write(offset, width, value & width.mask());
-                true
-            }
-            None => {
-                self.miss(address, width, "write");
-                false
-            }
-        }
-    }
-
-    /// Accesses so far that found no device.
-    pub fn misses(&self) -> u64 {
-        self.misses
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .count
+        let Some((device, offset)) = self.find(address, width) else {
+            self.miss(address, width, "write");
+            return false;
+        };
+        device.write(offset, width, value & width.mask());
+        true
     }
 
     // A handful of devices at most: a walk is faster than any index.
-    fn find(&self, address: u64, width: Width) -> Option<(&Slot, u64)> {
+    fn find(&self, address: u64, width: Width) -> Option<(&dyn Device, u64)> {
         let end = address.checked_add(width.bytes())?;
         self.slots
             .iter()
             .find(|slot| slot.range.start <= address && end <= slot.range.end)
-            .map(|slot| (slot, address - slot.range.start))
+            .map(|slot| (&*slot.device, address - slot.range.start))
     }
 
     #[cold]
     fn miss(&self, address: u64, width: Width, what: &str) {
-        let told = {
-            let mut misses = self.misses.lock().unwrap_or_else(PoisonError::into_inner);
-            misses.count = misses.count.saturating_add(1);
-            if misses.told.len() >= MISSES_TOLD || misses.told.contains(&address) {
-                return;
-            }
-            misses.told.push(address);
-            misses.told.len()
-        };
+        let mut misses = self.misses.lock().unwrap_or_else(PoisonError::into_inner);
+        misses.count = misses.count.saturating_add(1);
+        if misses.logged.len() >= MISSES_LOGGED || misses.logged.contains(&address) {
+            return;
+        }
+        misses.logged.push(address);
+        let last = misses.logged.len() == MISSES_LOGGED;
+        drop(misses);
         log::warn!(
             "{}: the guest's {what} of {} bytes at {address:#x} finds no device{}",
             self.vm,
             width.bytes(),
-            if told == MISSES_TOLD {
-                "; further addresses are counted and not told"
+            if last {
+                "; further addresses are counted but not logged"
             } else {
                 ""
             }
@@ -239,7 +211,7 @@ mod tests {
         assert_eq!(bus.read(0x0900_0018, Width::Word), Some(0xeeff_0018));
         assert!(bus.write(0x0900_0ffc, Width::Byte, 0x1234));
         assert_eq!(*device.0.lock().unwrap(), (0xffc, 0x34));
-        assert_eq!(bus.misses(), 0);
+        assert_eq!(bus.misses.lock().unwrap().count, 0);
     }
 
     #[test]
@@ -248,7 +220,7 @@ mod tests {
         assert_eq!(bus.read(0x0901_0000, Width::Word), None);
         assert!(!bus.write(0x0900_0ffe, Width::Word, 1), "across the end");
         assert_eq!(bus.read(u64::MAX - 1, Width::Double), None);
-        assert_eq!(bus.misses(), 3);
+        assert_eq!(bus.misses.lock().unwrap().count, 3);
         assert_eq!(*device.0.lock().unwrap(), (0, 0));
     }
 
@@ -258,17 +230,16 @@ mod tests {
         for address in 0..1000 {
             bus.read(address, Width::Byte);
         }
-        assert_eq!(bus.misses(), 1000);
-        assert_eq!(bus.misses.lock().unwrap().told.len(), MISSES_TOLD);
+        let misses = bus.misses.lock().unwrap();
+        assert_eq!((misses.count, misses.logged.len()), (1000, MISSES_LOGGED));
     }
 
     #[test]
-    fn overlapping_empty_and_wrapping_ranges_are_refused() {
+    fn overlapping_and_wrapping_ranges_are_refused() {
         let (mut bus, device) = bus();
         let clash = bus.add("b", 0x0900_0fff, 1, device.clone()).unwrap_err();
-        assert_eq!(clash.clash.as_deref(), Some("last"));
-        assert!(clash.to_string().contains("overlaps last"));
-        assert!(bus.add("c", 0x1000, 0, device.clone()).is_err());
+        assert_eq!(clash.name, "vcpu-device-overlap");
+        assert_eq!(clash.what, "b at 0x9000fff, 0x1 bytes, overlaps last");
         assert!(bus.add("d", u64::MAX, 2, device.clone()).is_err());
         assert!(bus.add("e", 0x0900_1000, 8, device).is_ok());
     }

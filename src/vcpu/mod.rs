@@ -1,36 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Proxy-scheduled vCPUs: the guest runs only while a thread of ours sits in VCPU_RUN, and what it
-//! does outside its memory comes back to us.
+//! Proxy-scheduled vCPUs: the guest runs only while a thread of ours is in VCPU_RUN, and what it does
+//! outside its memory comes back to us.
 
 mod bus;
-mod exit;
-mod kick;
-mod page;
-mod progress;
-mod run;
-mod trouble;
+mod host_thread;
+mod run_errors;
+mod run_loop;
+mod stall;
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::Ordering;
-use std::sync::mpsc::{self, Sender};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use gunyah::Vcpu;
 use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
-use crate::error::{LaunchError, Step};
-use page::RunPage;
-use progress::{Done, Progress, Stall};
-use run::{DriverVcpu, Placement, Shared, Slot};
+use crate::diagnostic::{Diagnostic, Kind};
+use run_loop::{Cpu, Placement, Shared, Slot, THREADS};
+use stall::{Done, StallWatch};
 
-pub use bus::{Bus, BusError, Device, Width};
-pub use exit::{decode, Exit};
-pub use run::VcpuEvent;
+pub use bus::{Bus, Device, Width};
+pub use run_loop::VcpuEvent;
 
 /// A vCPU without an exit and without CPU time for so long is worth a word.
 pub const STALL: Duration = Duration::from_secs(30);
@@ -43,7 +39,7 @@ const STACK: usize = 256 << 10;
 pub struct Options {
     /// The VM's name, for the threads' names.
     pub name: String,
-    /// Host CPUs: one list a vCPU, or one for all; none: any.
+    /// Host CPUs: one list for each vCPU, or one for all; none: any.
     pub affinity: Vec<Vec<u32>>,
     /// Niceness of the threads, -20 to 19.
     pub nice: i8,
@@ -56,10 +52,10 @@ pub struct Options {
 /// The running vCPUs of one VM. Dropped, they are stopped.
 pub struct Vcpus {
     shared: Arc<Shared>,
+    events: Receiver<VcpuEvent>,
     threads: Vec<JoinHandle<()>>,
-    epoll: Epoll,
     timer: TimerFd,
-    progress: Progress,
+    stalls: StallWatch,
 }
 
 /// A non-blocking eventfd that no child inherits.
@@ -68,72 +64,84 @@ pub(crate) fn eventfd() -> Result<EventFd, Errno> {
 }
 
 impl Vcpus {
-    /// Maps the run pages of `vcpus` (id and fd) and runs each on a thread of its own. To be called
-    /// after START. `confine` is called when all threads are there and have what they need; no guest
-    /// runs before it has returned.
+    /// Runs each of `vcpus`, which have their index for an id, on a thread of its own; after START.
+    /// `confine` is called when all threads are there and have what they need; no guest runs before it
+    /// has returned.
     ///
     /// # Errors
     /// The step that failed; no thread is left then.
     pub fn start(
-        vcpus: Vec<(u32, OwnedFd)>,
+        vcpus: Vec<Vcpu>,
         bus: Arc<Bus>,
         options: &Options,
-        confine: impl FnOnce() -> Result<(), LaunchError>,
-    ) -> Result<Self, LaunchError> {
-        let slots = vcpus
-            .into_iter()
-            .map(|(id, fd)| {
-                let page = RunPage::map(fd.as_fd(), id)?;
-                Ok(Slot::new(id, Box::new(DriverVcpu(fd)), Arc::new(page)))
-            })
-            .collect::<Result<_, LaunchError>>()?;
-        Self::start_slots(slots, bus, options, confine)
+        confine: impl FnOnce() -> Result<(), Diagnostic>,
+    ) -> Result<Self, Diagnostic> {
+        let cpus = vcpus.into_iter().map(|vcpu| {
+            let exit = vcpu.immediate_exit();
+            let exit_now: ExitNow = Box::new(move || {
+                exit.set(true);
+            });
+            (exit_now, Box::new(vcpu) as Box<dyn Cpu>)
+        });
+        Self::start_cpus(cpus, bus, options, confine)
     }
 
-    fn start_slots(
-        slots: Vec<Slot>,
+    fn start_cpus(
+        cpus: impl Iterator<Item = (ExitNow, Box<dyn Cpu>)>,
         bus: Arc<Bus>,
         options: &Options,
-        confine: impl FnOnce() -> Result<(), LaunchError>,
-    ) -> Result<Self, LaunchError> {
-        let failed = |what: &str, errno| LaunchError::new(Step::Run, what).errno(errno);
-        kick::install().map_err(|e| failed("handling the signal that stops vCPUs", e))?;
-        let shared = Shared::new(slots, bus).map_err(|e| failed("eventfd for the vCPUs", e))?;
-        let shared = Arc::new(shared);
-        let (epoll, timer) =
-            watch(&shared, options.stall).map_err(|e| failed("timer for the vCPUs", e))?;
-        let ids = shared.slots.iter().map(|slot| slot.id);
-        let progress = Progress::new(ids, options.stall, Instant::now());
+        confine: impl FnOnce() -> Result<(), Diagnostic>,
+    ) -> Result<Self, Diagnostic> {
+        let slot = |(id, exit_now)| Slot {
+            id,
+            exit_now,
+            exits: AtomicU64::new(0),
+            tid: AtomicI32::new(0),
+        };
+        let (exits, cpus): (Vec<_>, Vec<_>) = cpus.unzip();
+        let slots: Vec<Slot> = (0..).zip(exits).map(slot).collect();
+        let ids = slots.iter().map(|slot| slot.id);
+        let stalls = StallWatch::new(ids, options.stall, Instant::now());
+        host_thread::handle_kicks().map_err(failed("handling the signal that stops vCPUs"))?;
+        let (sender, events) = mpsc::channel();
+        let shared = Shared {
+            slots,
+            bus,
+            events: sender,
+            wake: eventfd().map_err(failed("an eventfd for the vCPUs"))?,
+            stopping: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+        };
+        // On failure its drop stops the threads that there are.
         let mut vcpus = Self {
-            shared,
+            shared: Arc::new(shared),
+            events,
             threads: Vec::new(),
-            epoll,
-            timer,
-            progress,
+            timer: stall_timer(options.stall).map_err(failed("a timer for the vCPUs"))?,
+            stalls,
         };
         let (placed, all_placed) = mpsc::channel();
-        for index in 0..vcpus.shared.slots.len() {
-            // On failure the drop of `vcpus` stops those that run already.
-            let thread = vcpus
-                .spawn(index, options, &placed)
-                .map_err(|e| failed("making a vCPU's thread", e))?;
-            vcpus.threads.push(thread);
+        let mut gates = Vec::new();
+        for (index, cpu) in cpus.into_iter().enumerate() {
+            gates.push(vcpus.spawn(index, cpu, options, placed.clone())?);
         }
         drop(placed);
-        // What placing a thread takes is given up next; this ends with the last thread's sender.
-        while all_placed.recv().is_ok() {}
+        // What it takes to place a thread is given up next.
+        all_placed.iter().collect::<Result<(), _>>()?;
         confine()?;
-        vcpus.shared.let_go();
+        // Fails only where the thread has panicked.
+        gates.iter().for_each(|gate| gate.send(()).unwrap_or(()));
         Ok(vcpus)
     }
 
+    /// Makes a thread; the guest runs on it once the sender says so.
     fn spawn(
-        &self,
+        &mut self,
         index: usize,
+        cpu: Box<dyn Cpu>,
         options: &Options,
-        placed: &Sender<()>,
-    ) -> Result<JoinHandle<()>, Errno> {
-        let shared = Arc::clone(&self.shared);
+        placed: Sender<Result<(), Diagnostic>>,
+    ) -> Result<Sender<()>, Diagnostic> {
         let cpus = match options.affinity.as_slice() {
             [all] => Some(all),
             each => each.get(index),
@@ -142,49 +150,42 @@ impl Vcpus {
             cpus: cpus.cloned().unwrap_or_default(),
             nice: options.nice,
             confined: options.confined,
-            placed: placed.clone(),
         };
-        let id = self.shared.slots.get(index).map_or(0, |slot| slot.id);
-        std::thread::Builder::new()
+        let shared = Arc::clone(&self.shared);
+        let (gate, go) = mpsc::channel();
+        let spawned = std::thread::Builder::new()
             // The kernel keeps 15 bytes: the number comes first.
-            .name(format!("vcpu{id}-{}", options.name))
+            .name(format!("vcpu{index}-{}", options.name))
             .stack_size(STACK)
-            .spawn(move || run::thread(&shared, index, placement))
-            .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EAGAIN)))
+            .spawn(move || {
+                if let Some(slot) = shared.slots.get(index) {
+                    run_loop::thread(&shared, slot, cpu, &placement, placed, &go);
+                }
+            });
+        let thread = spawned.map_err(|error| {
+            let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EAGAIN));
+            failed("making a vCPU's thread")(errno)
+        })?;
+        self.threads.push(thread);
+        Ok(gate)
     }
 
-    /// Readable when [`Vcpus::take_event`] has something to say; to be polled.
-    pub fn events_fd(&self) -> BorrowedFd<'_> {
-        self.epoll.0.as_fd()
+    /// One of these is readable when [`Vcpus::take_event`] may have something to say.
+    pub fn events_fds(&self) -> [BorrowedFd<'_>; 2] {
+        [self.shared.wake.as_fd(), self.timer.as_fd()]
     }
 
     /// What happened, oldest first. To be called until it says `None`.
     pub fn take_event(&mut self) -> Option<VcpuEvent> {
-        if let Some(event) = self.shared.take_event() {
+        // Neither blocks: where there is nothing, they answer EAGAIN.
+        let _ = self.shared.wake.read();
+        if let Ok(event) = self.events.try_recv() {
             return Some(event);
         }
-        // It does not block: where it has not expired, this is EAGAIN.
         self.timer.wait().ok()?;
         let done: Vec<Done> = self.shared.slots.iter().map(done).collect();
-        let stall = self.progress.look(Instant::now(), &done)?;
-        Some(VcpuEvent::Warning(self.describe(&stall)))
-    }
-
-    fn describe(&self, stall: &Stall) -> String {
-        match stall {
-            Stall::All => "no vCPU makes progress (no exit and no CPU time): the guest sleeps or \
-                           hangs, or the driver did not report its end"
-                .to_owned(),
-            Stall::Some(ids) => {
-                let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
-                format!(
-                    "vCPU {} makes no progress (no exit and no CPU time): switched off, asleep or \
-                     hanging; told once",
-                    ids.join(", ")
-                )
-            }
-            Stall::Over => "the vCPUs make progress again".to_owned(),
-        }
+        let stall = self.stalls.look(Instant::now(), &done)?;
+        Some(VcpuEvent::Warning(stall.warning()))
     }
 
     /// Takes every vCPU out of the guest, waits for the threads for at most `bound` and gives back
@@ -195,22 +196,19 @@ impl Vcpus {
 
     fn halt(&mut self, bound: Duration) -> Vec<u32> {
         let started = Instant::now();
-        // Those whose thread could not be made.
-        for slot in self.shared.slots.iter().skip(self.threads.len()) {
-            slot.left.store(true, Ordering::SeqCst);
-        }
-        let left = loop {
-            // Again each time: a thread may just have been on its way into VCPU_RUN.
+        loop {
             self.shared.stop();
-            let left = self.shared.wait_left(Duration::from_millis(10));
-            if left.is_empty() || started.elapsed() >= bound {
-                break left;
+            if self.threads.iter().all(JoinHandle::is_finished) || started.elapsed() >= bound {
+                break;
             }
-        };
-        for (slot, thread) in self.shared.slots.iter().zip(self.threads.drain(..)) {
-            if slot.left.load(Ordering::SeqCst) {
-                // A panic was told on stderr; there is nothing more to do about it.
-                let _ = thread.join();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let mut left = Vec::new();
+        for (id, thread) in (0..).zip(self.threads.drain(..)) {
+            match thread.is_finished() {
+                // A panic was reported on stderr; there is nothing more to do about it.
+                true => drop(thread.join()),
+                false => left.push(id),
             }
         }
         left
@@ -219,43 +217,43 @@ impl Vcpus {
 
 impl Drop for Vcpus {
     fn drop(&mut self) {
-        if !self.threads.is_empty() {
-            let _ = self.halt(Duration::from_secs(1));
-        }
+        self.halt(Duration::from_secs(1));
     }
 }
 
-fn watch(shared: &Shared, stall: Duration) -> Result<(Epoll, TimerFd), Errno> {
-    let timer = TimerFd::new(
-        ClockId::CLOCK_MONOTONIC,
-        TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK,
-    )?;
+/// Makes a vCPU's next VCPU_RUN return at once.
+type ExitNow = Box<dyn Fn() + Send + Sync>;
+
+fn failed(what: &str) -> impl FnOnce(Errno) -> Diagnostic + '_ {
+    move |errno| THREADS.case(what).errno(errno)
+}
+
+fn stall_timer(stall: Duration) -> Result<TimerFd, Errno> {
+    let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
+    let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
     let interval = (stall / 4).max(Duration::from_millis(1));
     timer.set(
         Expiration::Interval(TimeSpec::from_duration(interval)),
         TimerSetTimeFlags::empty(),
     )?;
-    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-    epoll.add(shared.wake(), EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
-    epoll.add(&timer, EpollEvent::new(EpollFlags::EPOLLIN, 1))?;
-    Ok((epoll, timer))
+    Ok(timer)
 }
 
 fn done(slot: &Slot) -> Done {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
+    let cpu_time = match slot.tid.load(Ordering::SeqCst) {
+        0 => Duration::ZERO,
+        tid => host_thread::cpu_time(tid),
     };
-    let clock = slot.cpu_clock.load(Ordering::SeqCst);
-    // SAFETY: `time` is a live local; the clock of a thread that is gone is answered by EINVAL.
-    let answer = unsafe { libc::clock_gettime(clock, &raw mut time) };
-    let nanos = u64::try_from(time.tv_sec)
-        .unwrap_or(0)
-        .saturating_mul(1_000_000_000)
-        .saturating_add(u64::try_from(time.tv_nsec).unwrap_or(0));
-    let exits = slot.exits.load(Ordering::Relaxed);
-    (exits, if answer == 0 { nanos } else { 0 })
+    (slot.exits.load(Ordering::Relaxed), cpu_time)
 }
+
+/// Everything that can be wrong here.
+pub(crate) const KINDS: &[&[Kind]] = &[
+    bus::KINDS,
+    host_thread::KINDS,
+    run_loop::KINDS,
+    stall::KINDS,
+];
 
 #[cfg(test)]
 mod tests;

@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The run loop against drivers that answer as told.
+//! The run loop against vCPUs that answer as their script says.
 
 use std::collections::VecDeque;
-use std::sync::{mpsc, Mutex};
+use std::io;
+use std::sync::Mutex;
 
+use gunyah::uapi::{self, ExitStatus};
+use gunyah::{Exit, Resume};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 
-use super::run::Run;
 use super::*;
 use crate::status::EndReason;
-use gunyah::uapi::{self, ExitMmio, ExitPageFault, ExitStatus, VcpuExit};
 
 /// One answer of VCPU_RUN.
 #[derive(Clone, Copy)]
 enum Answer {
-    Exit(u32, VcpuExit),
+    Exit(Exit),
     Errno(Errno),
     /// Sits there like a sleeping guest until it is interrupted.
     Sleep,
@@ -22,79 +23,76 @@ enum Answer {
     Busy,
 }
 
+/// What the run loop did between two calls of VCPU_RUN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reaction {
+    Data([u8; 8]),
+    Resume(Resume),
+}
+
 /// A vCPU that answers as its script says; after its end it sleeps.
 struct Script {
-    page: Arc<RunPage>,
-    answers: Mutex<VecDeque<Answer>>,
-    read: Arc<Mutex<Vec<[u8; 8]>>>,
+    exit_now: Arc<AtomicBool>,
+    answers: VecDeque<Answer>,
+    reactions: Arc<Mutex<Vec<Reaction>>>,
 }
 
-impl Run for Script {
-    fn run(&self) -> Result<(), Errno> {
-        let run = self.page.whole();
-        // SAFETY: plain old data.
-        self.read
-            .lock()
-            .unwrap()
-            .push(unsafe { run.exit.mmio.data });
-        if run.immediate_exit != 0 {
-            return Err(Errno::EINTR);
+impl Cpu for Script {
+    fn run(&mut self) -> io::Result<Exit> {
+        if self.exit_now.load(Ordering::SeqCst) {
+            return Err(Errno::EINTR.into());
         }
-        let mut answers = self.answers.lock().unwrap();
-        let answer = answers.pop_front().unwrap_or(Answer::Sleep);
-        if let Answer::Busy = answer {
-            answers.push_front(answer);
-        }
-        drop(answers);
-        match answer {
-            Answer::Exit(reason, exit) => {
-                self.page.set_exit(reason, exit);
-                Ok(())
-            }
-            Answer::Errno(errno) => Err(errno),
-            Answer::Sleep => poll(&mut [], PollTimeout::NONE).map(drop),
+        match self.answers.pop_front().unwrap_or(Answer::Sleep) {
+            Answer::Exit(exit) => Ok(exit),
+            Answer::Errno(errno) => Err(errno.into()),
+            Answer::Sleep => match poll(&mut [], PollTimeout::NONE) {
+                Ok(_) => panic!("poll of nothing returned"),
+                Err(errno) => Err(errno.into()),
+            },
             Answer::Busy => {
-                self.page.set_exit(uapi::EXIT_MMIO, write(0x900, 1, b'x'));
-                Ok(())
+                self.answers.push_front(Answer::Busy);
+                Ok(write(0x900, 1, b'x'))
             }
         }
     }
-}
 
-fn mmio(phys_addr: u64, len: u32, is_write: u8, byte: u8) -> VcpuExit {
-    VcpuExit {
-        mmio: ExitMmio {
-            phys_addr,
-            data: [byte, 0, 0, 0, 0, 0, 0, 0],
-            len,
-            is_write,
-            resume_action: 0xee,
-        },
+    fn set_read_data(&mut self, data: [u8; 8]) {
+        self.reactions.lock().unwrap().push(Reaction::Data(data));
+    }
+
+    fn resume(&mut self, how: Resume) {
+        self.reactions.lock().unwrap().push(Reaction::Resume(how));
     }
 }
 
-fn write(address: u64, len: u32, byte: u8) -> VcpuExit {
-    mmio(address, len, 1, byte)
+fn write(address: u64, len: u32, byte: u8) -> Exit {
+    let data = [byte, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee];
+    Exit::MmioWrite { address, len, data }
 }
 
-fn status(status: u32, exit_type: u16) -> Answer {
-    let status = ExitStatus {
+fn read(address: u64, len: u32) -> Exit {
+    Exit::MmioRead { address, len }
+}
+
+fn end(status: u32, exit_type: u16) -> ExitStatus {
+    ExitStatus {
         status,
         exit_type,
         padding: 0,
         reason_size: 0,
         reason: [0; 8],
-    };
-    Answer::Exit(uapi::EXIT_STATUS, VcpuExit { status })
+    }
 }
 
-fn fault(attempt: Errno) -> Answer {
-    let page_fault = ExitPageFault {
-        phys_addr: 0x8000_0000,
-        attempt: -(attempt as i32),
-        resume_action: 0xee,
-    };
-    Answer::Exit(uapi::EXIT_PAGE_FAULT, VcpuExit { page_fault })
+fn status(status: u32, exit_type: u16) -> Answer {
+    Answer::Exit(Exit::Status(end(status, exit_type)))
+}
+
+fn fault(errno: Errno) -> Answer {
+    Answer::Exit(Exit::PageFault {
+        address: 0x8000_0000,
+        errno: errno as i32,
+    })
 }
 
 #[derive(Default)]
@@ -116,8 +114,8 @@ impl Device for Register {
 struct Rig {
     vcpus: Vcpus,
     register: Arc<Register>,
-    pages: Vec<Arc<RunPage>>,
-    read: Arc<Mutex<Vec<[u8; 8]>>>,
+    exit_now: Vec<Arc<AtomicBool>>,
+    reactions: Arc<Mutex<Vec<Reaction>>>,
 }
 
 fn options() -> Options {
@@ -134,25 +132,28 @@ fn start(scripts: &[&[Answer]], options: &Options) -> Rig {
     let register = Arc::new(Register::default());
     let mut bus = Bus::new("test");
     bus.add("register", 0x900, 0x100, register.clone()).unwrap();
-    let read = Arc::new(Mutex::new(Vec::new()));
-    let mut pages = Vec::new();
-    let slots = (0..).zip(scripts).map(|(id, script)| {
-        let page = Arc::new(RunPage::detached());
-        pages.push(page.clone());
-        let vcpu = Script {
-            page: page.clone(),
-            answers: Mutex::new(script.iter().copied().collect()),
-            read: read.clone(),
-        };
-        Slot::new(id, Box::new(vcpu), page)
-    });
-    let slots = slots.collect();
-    let vcpus = Vcpus::start_slots(slots, Arc::new(bus), options, || Ok(())).unwrap();
+    let reactions = Arc::default();
+    let mut exit_now = Vec::new();
+    let cpus: Vec<_> = scripts
+        .iter()
+        .map(|script| {
+            let flag = Arc::new(AtomicBool::new(false));
+            exit_now.push(Arc::clone(&flag));
+            let cpu: Box<dyn Cpu> = Box::new(Script {
+                exit_now: Arc::clone(&flag),
+                answers: script.iter().copied().collect(),
+                reactions: Arc::clone(&reactions),
+            });
+            let set: ExitNow = Box::new(move || flag.store(true, Ordering::SeqCst));
+            (set, cpu)
+        })
+        .collect();
+    let vcpus = Vcpus::start_cpus(cpus.into_iter(), Arc::new(bus), options, || Ok(())).unwrap();
     Rig {
         vcpus,
         register,
-        pages,
-        read,
+        exit_now,
+        reactions,
     }
 }
 
@@ -162,7 +163,10 @@ impl Rig {
             if let Some(event) = self.vcpus.take_event() {
                 return event;
             }
-            let mut fds = [PollFd::new(self.vcpus.events_fd(), PollFlags::POLLIN)];
+            let mut fds = self
+                .vcpus
+                .events_fds()
+                .map(|fd| PollFd::new(fd, PollFlags::POLLIN));
             assert_ne!(poll(&mut fds, 10_000u16), Ok(0), "no event came");
         }
     }
@@ -173,18 +177,36 @@ impl Rig {
             other => panic!("{other:?}"),
         }
     }
+
+    fn failure(&mut self) -> Diagnostic {
+        match self.event() {
+            VcpuEvent::Failed(error) => error,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn warning(&mut self) -> Diagnostic {
+        match self.event() {
+            VcpuEvent::Warning(warning) => warning,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn reactions(&self) -> Vec<Reaction> {
+        self.reactions.lock().unwrap().clone()
+    }
 }
 
 const BOUND: Duration = Duration::from_secs(10);
 
 #[test]
-fn a_write_reaches_its_device_and_the_end_is_told_once() {
+fn a_write_reaches_its_device_and_the_end_is_reported_once() {
     let mut rig = start(
         &[
             &[
-                Answer::Exit(uapi::EXIT_MMIO, write(0x904, 1, b'h')),
+                Answer::Exit(write(0x904, 1, b'h')),
                 Answer::Errno(Errno::EINTR),
-                Answer::Exit(uapi::EXIT_MMIO, write(0x904, 4, b'i')),
+                Answer::Exit(write(0x904, 4, b'i')),
                 status(uapi::STATUS_EXITED, uapi::EXIT_TYPE_SYSTEM_RESET),
             ],
             &[Answer::Sleep],
@@ -205,37 +227,50 @@ fn a_write_reaches_its_device_and_the_end_is_told_once() {
 
 #[test]
 fn a_read_brings_the_devices_value_or_zero_and_a_fault() {
-    let mut rig = start(
-        &[&[
-            Answer::Exit(uapi::EXIT_MMIO, mmio(0x900, 2, 0, 0xff)),
-            Answer::Exit(uapi::EXIT_MMIO, mmio(0xdead_0000, 4, 0, 0xff)),
-            status(uapi::STATUS_EXITED, 0),
-        ]],
-        &options(),
-    );
+    let script = [
+        Answer::Exit(read(0x900, 2)),
+        Answer::Exit(read(0xdead_0000, 4)),
+        Answer::Exit(write(0x900, 1, 1)),
+        Answer::Exit(write(0xdead_0000, 1, 1)),
+        status(uapi::STATUS_EXITED, 0),
+    ];
+    let mut rig = start(&[&script], &options());
     assert_eq!(rig.end().0, EndReason::PowerOff);
-    let read = rig.read.lock().unwrap();
-    assert_eq!(read[1], [0x34, 0x12, 0, 0, 0, 0, 0, 0]);
-    assert_eq!(read[2], [0; 8]);
-    drop(read);
-    rig.vcpus.stop(BOUND);
+    assert_eq!(
+        rig.reactions(),
+        [
+            Reaction::Data([0x34, 0x12, 0, 0, 0, 0, 0, 0]),
+            Reaction::Resume(Resume::Handled),
+            Reaction::Data([0; 8]),
+            Reaction::Resume(Resume::Fault),
+            Reaction::Resume(Resume::Handled),
+            Reaction::Resume(Resume::Fault),
+        ]
+    );
 }
 
 #[test]
-fn how_the_guest_goes_on_is_written() {
-    for (address, action) in [
-        (0x900, uapi::RESUME_HANDLED),
-        (0xdead_0000, uapi::RESUME_FAULT),
+fn every_end_has_its_reason() {
+    use EndReason::*;
+    for (code, exit_type, reason) in [
+        (2, 0, PowerOff),
+        (2, 1, PowerOff),
+        (2, 2, Reset),
+        (2, 3, Reset),
+        (2, 4, Watchdog),
+        (2, 5, HypervisorError),
+        (2, 6, ExternalAbort),
+        (2, 7, ForceStopped),
+        (2, 99, Crashed),
+        (1, 0, LoadFailed),
+        (1, 5, LoadFailed),
+        (3, 0, Crashed),
+        (3, 1, Crashed),
+        (3, 4, Watchdog),
+        (9, 0, Crashed),
     ] {
-        let script = [
-            Answer::Exit(uapi::EXIT_MMIO, write(address, 1, 1)),
-            Answer::Errno(Errno::EPERM),
-        ];
-        let mut rig = start(&[&script], &options());
-        assert!(matches!(rig.event(), VcpuEvent::Failed(_)));
-        // SAFETY: plain old data.
-        let found = unsafe { rig.pages[0].whole().exit.mmio.resume_action };
-        assert_eq!(found, action, "{address:#x}");
+        let found = run_loop::end_reason(&end(code, exit_type));
+        assert_eq!(found, reason, "status {code}, exit type {exit_type}");
     }
 }
 
@@ -266,48 +301,80 @@ fn a_vm_that_is_gone_is_unreported_unless_another_vcpu_knows() {
 }
 
 #[test]
-fn accesses_of_impossible_widths_are_told_once_and_the_guest_goes_on() {
-    let mut rig = start(
-        &[&[
-            Answer::Exit(uapi::EXIT_MMIO, mmio(0x900, 3, 1, 7)),
-            Answer::Exit(uapi::EXIT_MMIO, mmio(0x900, u32::MAX, 0, 7)),
-            status(uapi::STATUS_EXITED, 1),
-        ]],
-        &options(),
-    );
-    match rig.event() {
-        VcpuEvent::Warning(text) => {
-            assert!(text.contains("vCPU 0: an access of 3 bytes"), "{text}")
-        }
-        other => panic!("{other:?}"),
-    }
+fn accesses_of_other_widths_are_reported_once_and_the_guest_goes_on() {
+    let script = [
+        Answer::Exit(write(0x900, 3, 7)),
+        Answer::Exit(read(0x900, u32::MAX)),
+        status(uapi::STATUS_EXITED, 1),
+    ];
+    let mut rig = start(&[&script], &options());
+    let warning = rig.warning();
+    assert_eq!(warning.name, "run-access-width");
+    let what = "vCPU 0: access at 0x900: accesses of 3 bytes are not supported; reported once";
+    assert_eq!(warning.what, what);
     assert_eq!(rig.end().0, EndReason::PowerOff);
     assert!(rig.register.0.lock().unwrap().is_empty());
 }
 
 #[test]
+fn a_guest_that_touches_nothing_gets_its_fault() {
+    let script = [fault(Errno::ENOENT), status(uapi::STATUS_EXITED, 1)];
+    let mut rig = start(&[&script], &options());
+    let warning = rig.warning();
+    assert_eq!(warning.name, "run-no-region");
+    assert!(warning.what.contains("0x80000000"), "{warning}");
+    assert_eq!(rig.end().0, EndReason::PowerOff);
+    assert_eq!(rig.reactions(), [Reaction::Resume(Resume::Fault)]);
+}
+
+#[test]
 fn a_page_that_the_driver_cannot_give_fails_with_its_cure() {
-    let mut rig = start(&[&[fault(Errno::EAGAIN), fault(Errno::EIO)]], &options());
-    match rig.event() {
-        VcpuEvent::Failed(error) => {
-            assert_eq!(error.errno, Some(libc::EIO));
-            assert!(error.cause.contains("hugetlb"), "{error}");
-            assert!(error.cure.contains("thp"), "{error}");
-        }
-        other => panic!("{other:?}"),
+    for (errno, name, word) in [
+        (Errno::EIO, "run-eio", "hugetlb"),
+        (Errno::ENOMEM, "run-enomem", "RLIMIT_MEMLOCK"),
+        (Errno::EPERM, "run-fault-eperm", "permission"),
+        (Errno::EFAULT, "run-fault-efault", "truncated"),
+        (Errno::ENODEV, "run-failed", "dmesg"),
+    ] {
+        let mut rig = start(&[&[fault(Errno::EAGAIN), fault(errno)]], &options());
+        let error = rig.failure();
+        assert_eq!((error.errno, &*error.name), (Some(errno as i32), name));
+        assert!(error.what.contains("vCPU 0 the page at guest 0x80000000"));
+        assert!(error.to_string().contains(word), "{error}");
+        let retried = [Reaction::Resume(Resume::Retry)];
+        assert_eq!(rig.reactions(), retried, "the last fault is not answered");
     }
-    // SAFETY: plain old data.
-    let action = unsafe { rig.pages[0].whole().exit.page_fault.resume_action };
-    assert_eq!(action, 0xee, "the last fault is not answered");
+}
+
+#[test]
+fn an_error_of_the_call_itself_fails() {
+    for (errno, name) in [
+        (Errno::EIO, "run-eio"),
+        (Errno::ENOMEM, "run-enomem"),
+        (Errno::ENOTTY, "run-enotty"),
+        (Errno::EACCES, "run-eperm"),
+        (Errno::EINVAL, "run-failed"),
+    ] {
+        let error = start(&[&[Answer::Errno(errno)]], &options()).failure();
+        assert_eq!((error.errno, &*error.name), (Some(errno as i32), name));
+        assert_eq!(error.what, "VCPU_RUN of vCPU 0");
+    }
 }
 
 #[test]
 fn an_exit_reason_from_the_future_fails() {
-    let mut rig = start(&[&[Answer::Exit(77, write(0, 1, 0))]], &options());
-    match rig.event() {
-        VcpuEvent::Failed(error) => assert!(error.what.contains("exit reason 77"), "{error}"),
-        other => panic!("{other:?}"),
-    }
+    let script = [
+        Answer::Exit(Exit::Unknown(uapi::EXIT_UNKNOWN)),
+        Answer::Exit(Exit::Unknown(77)),
+    ];
+    let error = start(&[&script], &options()).failure();
+    assert_eq!(error.name, "run-unknown-exit");
+    assert_eq!(error.what, "vCPU 0: exit reason 77");
+}
+
+#[test]
+fn threads_that_cannot_be_made_have_a_name() {
+    assert_eq!(failed("a thread")(Errno::EAGAIN).name, "vcpu-threads");
 }
 
 #[test]
@@ -320,39 +387,51 @@ fn four_busy_and_two_sleeping_vcpus_stop_at_once_and_leave_nothing() {
     }
     let shared = Arc::downgrade(&rig.vcpus.shared);
     assert_eq!(rig.vcpus.stop(BOUND), Vec::<u32>::new());
-    for page in &rig.pages {
-        assert_eq!(page.whole().immediate_exit, 1, "one may be about to go in");
+    for flag in &rig.exit_now {
+        assert!(flag.load(Ordering::SeqCst), "one may be about to go in");
     }
     assert!(shared.upgrade().is_none(), "no thread holds anything");
 }
 
+/// A vCPU that is what its closure does, without an immediate exit.
+struct Acts<F>(F);
+
+impl<F: FnMut() -> io::Result<Exit> + Send> Cpu for Acts<F> {
+    fn run(&mut self) -> io::Result<Exit> {
+        (self.0)()
+    }
+
+    fn set_read_data(&mut self, _: [u8; 8]) {}
+
+    fn resume(&mut self, _: Resume) {}
+}
+
+fn start_one(
+    run: impl FnMut() -> io::Result<Exit> + Send + 'static,
+    confine: impl FnOnce() -> Result<(), Diagnostic>,
+) -> Result<Vcpus, Diagnostic> {
+    let cpu: (ExitNow, Box<dyn Cpu>) = (Box::new(|| ()), Box::new(Acts(run)));
+    let bus = Arc::new(Bus::new("test"));
+    Vcpus::start_cpus([cpu].into_iter(), bus, &options(), confine)
+}
+
 #[test]
 fn a_thread_that_cannot_be_taken_out_is_named() {
-    struct Deaf {
-        inside: mpsc::Sender<()>,
-        let_go: Mutex<mpsc::Receiver<()>>,
-    }
-    impl Run for Deaf {
-        fn run(&self) -> Result<(), Errno> {
-            self.inside.send(()).unwrap();
-            let _ = self.let_go.lock().unwrap().recv();
-            Err(Errno::EINTR)
-        }
-    }
     let (inside, is_inside) = mpsc::channel();
-    let (end, let_go) = mpsc::channel();
-    let let_go = Mutex::new(let_go);
-    let deaf = Box::new(Deaf { inside, let_go });
-    let slot = Slot::new(3, deaf, Arc::new(RunPage::detached()));
-    let bus = Arc::new(Bus::new("test"));
-    let vcpus = Vcpus::start_slots(vec![slot], bus, &options(), || Ok(())).unwrap();
+    let (end, let_go) = mpsc::channel::<()>();
+    let deaf = move || {
+        inside.send(()).unwrap();
+        let _ = let_go.recv();
+        Err(Errno::EINTR.into())
+    };
+    let vcpus = start_one(deaf, || Ok(())).unwrap();
     is_inside.recv_timeout(BOUND).unwrap();
-    assert_eq!(vcpus.stop(Duration::from_millis(50)), vec![3]);
+    assert_eq!(vcpus.stop(Duration::from_millis(50)), vec![0]);
     drop(end);
 }
 
 #[test]
-fn a_vm_without_progress_is_told() {
+fn a_vm_without_progress_is_reported() {
     let options = Options {
         stall: Duration::from_millis(40),
         affinity: vec![vec![0]],
@@ -361,10 +440,9 @@ fn a_vm_without_progress_is_told() {
     let mut rig = start(&[&[Answer::Sleep], &[Answer::Sleep]], &options);
     // One thread may have come to rest before the other.
     loop {
-        match rig.event() {
-            VcpuEvent::Warning(text) if text.starts_with("no vCPU makes progress") => break,
-            VcpuEvent::Warning(text) => assert!(text.contains("makes no progress"), "{text}"),
-            other => panic!("{other:?}"),
+        match &*rig.warning().name {
+            "vcpu-all-stalled" => break,
+            name => assert_eq!(name, "vcpu-stalled"),
         }
     }
 }
@@ -376,39 +454,31 @@ fn an_impossible_cpu_is_a_warning_and_the_vcpu_runs() {
         ..options()
     };
     let mut rig = start(&[&[status(uapi::STATUS_EXITED, 1)]], &options);
-    match rig.event() {
-        VcpuEvent::Warning(text) => assert!(text.contains("online are"), "{text}"),
-        other => panic!("{other:?}"),
-    }
+    let warning = rig.warning();
+    assert_eq!(warning.name, "vcpu-affinity");
+    assert!(warning
+        .what
+        .starts_with("vCPU 0: running on host CPUs [1023]"));
     assert_eq!(rig.end().0, EndReason::PowerOff);
 }
 
 #[test]
 fn no_guest_runs_before_its_worker_is_confined() {
-    struct Told(mpsc::Sender<()>);
-    impl Run for Told {
-        fn run(&self) -> Result<(), Errno> {
-            self.0.send(()).unwrap();
-            Err(Errno::EINTR)
-        }
-    }
     let (inside, is_inside) = mpsc::channel();
-    let start = |confine: &dyn Fn() -> Result<(), LaunchError>| {
-        let vcpu = Box::new(Told(inside.clone()));
-        let slot = Slot::new(0, vcpu, Arc::new(RunPage::detached()));
-        let bus = Arc::new(Bus::new("test"));
-        Vcpus::start_slots(vec![slot], bus, &options(), confine)
+    let run = move || {
+        inside.send(()).unwrap();
+        Err(Errno::EINTR.into())
     };
     // Long for a thread that does not wait.
     let early = || is_inside.recv_timeout(Duration::from_millis(50)).is_ok();
-    let failed = LaunchError::new(Step::Run, "confinement");
-    let refused = start(&|| {
+    let failure = failed("confinement")(Errno::EPERM);
+    let refused = start_one(run.clone(), || {
         assert!(!early());
-        Err(failed.clone())
+        Err(failure.clone())
     });
-    assert_eq!(refused.map(drop), Err(failed.clone()));
+    assert_eq!(refused.map(drop), Err(failure));
     assert!(!early());
-    let vcpus = start(&|| Ok(())).unwrap();
+    let vcpus = start_one(run, || Ok(())).unwrap();
     is_inside.recv_timeout(BOUND).unwrap();
     assert_eq!(vcpus.stop(BOUND), Vec::<u32>::new());
 }

@@ -5,20 +5,21 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{LaunchError, Step};
-use crate::status::EndReason;
+use crate::diagnostic::{Diagnostic, Step};
+use crate::launch::Event;
+use crate::status::End;
 
 /// Worker to supervisor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Report {
-    /// A step of the launch is done; microseconds that it took, and a line about it.
+    /// A step of the launch is done.
     Step {
-        /// The step.
+        /// Which.
         step: Step,
-        /// Microseconds.
+        /// Microseconds that it took.
         micros: u64,
-        /// For the log: "256 MiB hugetlb, 128 pages of 2 MiB".
+        /// For the log: "region 0 256 MiB hugetlb".
         detail: String,
     },
     /// Huge pages that the VM has taken, by page size in bytes.
@@ -33,16 +34,25 @@ pub enum Report {
     /// The guest said that it is ready.
     Ready,
     /// The guest ended by itself.
-    Ended {
-        /// How.
-        reason: EndReason,
-        /// The driver's raw words: "status 2, exit type 1".
-        detail: String,
-    },
+    Ended(End),
     /// A step failed; the worker gives everything back and exits.
-    Failed(LaunchError),
+    Failed(Diagnostic),
     /// All fds are closed and the memory is given back; the worker exits.
     Closed,
+}
+
+impl From<Event> for Report {
+    fn from(event: Event) -> Self {
+        match event {
+            Event::Step { step, took, detail } => Report::Step {
+                step,
+                micros: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+                detail,
+            },
+            Event::HugePages(pages) => Report::HugePages(pages),
+            Event::Warning(warning) => Report::Warning(warning.to_string()),
+        }
+    }
 }
 
 /// Supervisor to worker.

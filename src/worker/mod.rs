@@ -2,7 +2,6 @@
 //! The one process that owns one VM: it launches it, holds its fds and ends with it.
 
 mod channel;
-mod launch;
 mod proxy;
 mod reporter;
 mod requests;
@@ -10,18 +9,17 @@ mod requests;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use nix::errno::Errno;
+use gunyah::Vm;
 
 use crate::config::{Scheduling, VmConfig};
 use crate::confine;
-use crate::driver::Vm;
-use crate::error::{LaunchError, Step};
+use crate::diagnostic::{Diagnostic, Kind};
+use crate::launch::{launch, Event, Launched};
 
 use proxy::Proxy;
 use requests::{wait_for_request, Received};
 
 pub use channel::{Report, Request};
-pub use launch::{launch, Launched};
 pub use reporter::Reporter;
 
 /// What all workers of a gunyahd have in common.
@@ -48,48 +46,42 @@ pub struct Start {
     pub log_console: bool,
 }
 
-/// Tells that the freshly forked child could not become a worker.
-pub fn report_unsettled(channel: OwnedFd, errno: Errno) {
-    let error = LaunchError::new(Step::Process, "settling in after fork").errno(errno);
-    Reporter::new(channel).send(&Report::Failed(error));
-}
-
 /// Launches the VM and looks after it until it ends or is to stop; returns the exit code of the
 /// process. Called in the freshly forked, single-threaded child.
 pub fn run(start: Start) -> i32 {
     let tell = Reporter::new(start.channel);
-    let config = &start.config;
-    let mut proxy = match config.vcpus.scheduling {
-        Scheduling::Hypervisor => None,
+    let (config, confined) = (&start.config, start.setting.confined);
+    let prepared = match config.vcpus.scheduling {
+        Scheduling::Hypervisor => Ok(None),
         Scheduling::Proxy => {
-            let (log, confined) = (start.log_console, start.setting.confined);
-            match Proxy::prepare(config, start.console, log, confined) {
-                Ok(proxy) => Some(proxy),
-                Err(error) => return fail(&tell, error),
-            }
+            Proxy::prepare(config, start.console, start.log_console, confined).map(Some)
         }
     };
-    let before_start = |vm: &Vm| match &proxy {
-        Some(proxy) => proxy.connect(vm, config),
-        None => Ok(()),
-    };
-    let launched = match launch(config, &start.setting.device, &tell, before_start) {
+    let launched = prepared.and_then(|proxy| {
+        let report = |event: Event| tell.send(&event.into());
+        let connect = |vm: &Vm| proxy.as_ref().map_or(Ok(()), |proxy| proxy.connect(vm));
+        let launched = launch(config, &start.setting.device, &report, connect)?;
+        Ok((proxy, launched))
+    });
+    let (proxy, Launched { vm, memory, vcpus }) = match launched {
         Ok(launched) => launched,
-        Err(error) => return fail(&tell, error),
+        Err(error) => {
+            tell.send(&Report::Failed(error));
+            tell.send(&Report::Closed);
+            return 1;
+        }
     };
     tell.send(&Report::Running {
         end_visible: proxy.is_some(),
     });
-    let Launched { vm, memory, vcpus } = launched;
-    let code = match proxy.take() {
-        Some(proxy) => proxy.run(vcpus, config, start.setting.confined, &tell),
-        None => match confine_if(start.setting.confined) {
-            Ok(()) => hold(&tell),
-            Err(error) => {
+    let code = match proxy {
+        Some(proxy) => proxy.run(vcpus, &tell),
+        None => confine_if(confined)
+            .and_then(|()| hold(&tell))
+            .unwrap_or_else(|error| {
                 tell.send(&Report::Failed(error));
                 1
-            }
-        },
+            }),
     };
     // The last close of the VM's fds stops the guest and may block; the memory goes after it.
     drop(vm);
@@ -99,33 +91,26 @@ pub fn run(start: Start) -> i32 {
 }
 
 /// From here on only what the rest of a worker's life takes.
-fn confine_if(confined: bool) -> Result<(), LaunchError> {
-    if confined {
-        confine::worker()?;
+fn confine_if(confined: bool) -> Result<(), Diagnostic> {
+    match confined {
+        true => confine::worker(),
+        false => Ok(()),
     }
-    Ok(())
 }
 
-fn fail(tell: &Reporter, error: LaunchError) -> i32 {
-    tell.send(&Report::Failed(error));
-    tell.send(&Report::Closed);
-    1
-}
-
-/// Holds a VM that the hypervisor schedules. There is no way to ask such a guest to end, nor to
-/// learn that it has ended; so every request closes it.
-fn hold(tell: &Reporter) -> i32 {
+/// Holds a VM that the hypervisor schedules; returns the exit code. There is no way to ask such a guest
+/// to end, nor to learn that it has ended; so every request closes it.
+fn hold(tell: &Reporter) -> Result<i32, Diagnostic> {
     loop {
-        match wait_for_request(tell, &[]) {
-            Ok(Received::Request(Request::Stop | Request::Close, _)) => return 0,
+        match wait_for_request(tell, &[])? {
+            Received::Request(Request::Stop | Request::Close, _) => return Ok(0),
             // Dropped, its socket tells the client.
-            Ok(Received::Request(Request::Console { .. }, _) | Received::Nothing) => {}
+            Received::Request(Request::Console { .. }, _) | Received::Nothing => {}
             // The supervisor is gone, and so is everyone who could want this VM.
-            Ok(Received::Gone) => return 1,
-            Err(error) => {
-                tell.send(&Report::Failed(error));
-                return 1;
-            }
+            Received::Gone => return Ok(1),
         }
     }
 }
+
+/// Everything that can be wrong here.
+pub(crate) const KINDS: &[&[Kind]] = &[proxy::KINDS, requests::KINDS];

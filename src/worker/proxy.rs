@@ -5,19 +5,32 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gunyah::{Trigger, Vcpu, Vm};
+
 use super::requests::{wait_for_request, Received};
 use super::{confine_if, Report, Reporter, Request};
 use crate::config::VmConfig;
-use crate::console::{Console, Ring, DEFAULT_CAPACITY};
-use crate::driver::Vm;
-use crate::error::{LaunchError, Step};
-use crate::vcpu::{Bus, Options, VcpuEvent, Vcpus, STALL};
+use crate::console::{self, Console, Ring};
+use crate::diagnostic::{kinds, Diagnostic, Step};
+use crate::launch::refused;
+use crate::status::End as RunEnd;
+use crate::vcpu::{self, Bus, VcpuEvent, Vcpus, STALL};
+
+kinds! {
+    STUCK: Warning "run-stuck" in Run {
+        "vCPUs cannot be taken out of the guest; they end with the worker",
+        cause: "VCPU_RUN does not answer the signal that interrupts it",
+        cure: "look for gunyah in dmesg",
+    }
+}
 
 /// A vCPU that does not leave VCPU_RUN within this stays in it until the process ends.
 const LEAVE_BOUND: Duration = Duration::from_secs(2);
 
 /// What the guest meets outside its memory.
-pub(super) struct Proxy {
+pub(super) struct Proxy<'a> {
+    config: &'a VmConfig,
+    confined: bool,
     console: Option<Console>,
     bus: Arc<Bus>,
 }
@@ -27,86 +40,76 @@ enum End {
     Asked,
     Orphaned,
     Guest(String),
-    Failed(LaunchError),
+    Failed(Diagnostic),
 }
 
-impl Proxy {
+impl<'a> Proxy<'a> {
     /// Makes what the guest will meet; `ring` is the console's, and `log` says whether its lines go
-    /// to the log, `confined` whether its console gives up what it does not need.
+    /// to the log. `confined` threads give up what they do not need.
     pub(super) fn prepare(
-        config: &VmConfig,
+        config: &'a VmConfig,
         ring: Option<OwnedFd>,
         log: bool,
         confined: bool,
-    ) -> Result<Self, LaunchError> {
-        let mut bus = Bus::new(config.name.as_str());
+    ) -> Result<Self, Diagnostic> {
+        let vm = config.name.as_str();
+        let mut bus = Bus::new(vm);
         let console = match &config.console {
             None => None,
             Some(settings) => {
-                let ring = match ring {
-                    Some(fd) => Ring::map(fd),
-                    None => Ring::create(config.name.as_str(), DEFAULT_CAPACITY),
-                };
-                let ring = ring.map_err(|errno| {
-                    LaunchError::new(Step::Functions, "mapping the console's ring").errno(errno)
-                })?;
+                let ring = Arc::new(Ring::for_worker(ring, vm)?);
                 let ready = config.ready.as_ref();
-                let line = ready.and_then(|ready| ready.console_line.as_deref());
-                let console =
-                    Console::start(&config.name, settings, &Arc::new(ring), line, log, confined)?;
+                let options = console::Options {
+                    ready: ready.and_then(|ready| ready.console_line.as_deref()),
+                    log,
+                    confined,
+                };
+                let console = Console::start(vm, settings, &ring, options)?;
                 console.connect(&mut bus, settings)?;
                 Some(console)
             }
         };
         Ok(Self {
+            config,
+            confined,
             console,
             bus: Arc::new(bus),
         })
     }
 
     /// Binds the interrupt lines; before START.
-    pub(super) fn connect(&self, vm: &Vm, config: &VmConfig) -> Result<(), LaunchError> {
-        match (&self.console, &config.console) {
-            (Some(console), Some(settings)) => {
-                vm.add_irqfd(console.interrupt_fd(), settings.label, true)
-            }
-            _ => Ok(()),
-        }
+    pub(super) fn connect(&self, vm: &Vm) -> Result<(), Diagnostic> {
+        let (Some(console), Some(settings)) = (&self.console, &self.config.console) else {
+            return Ok(());
+        };
+        let label = settings.label;
+        vm.add_irqfd(console.interrupt_fd(), label, Trigger::Level)
+            .map_err(|error| {
+                let call = format!("VM_ADD_FUNCTION of irqfd of doorbell {label}");
+                refused(Step::Functions, call, &error)
+            })
     }
 
-    /// Runs the guest until it ends or is to stop; the exit code of the worker. All vCPU fds are
+    /// Runs the guest until it ends or is to stop; returns the exit code of the worker. All vCPUs are
     /// closed then.
-    pub(super) fn run(
-        self,
-        fds: Vec<OwnedFd>,
-        config: &VmConfig,
-        confined: bool,
-        tell: &Reporter,
-    ) -> i32 {
-        let options = Options {
-            name: config.name.to_string(),
-            affinity: config.vcpus.affinity.clone(),
-            nice: config.vcpus.nice,
+    pub(super) fn run(self, vcpus: Vec<Vcpu>, tell: &Reporter) -> i32 {
+        let settings = &self.config.vcpus;
+        let options = vcpu::Options {
+            name: self.config.name.to_string(),
+            affinity: settings.affinity.clone(),
+            nice: settings.nice,
             stall: STALL,
-            confined,
+            confined: self.confined,
         };
-        let vcpus = (0..).zip(fds).collect();
-        let started = Vcpus::start(vcpus, Arc::clone(&self.bus), &options, || {
-            confine_if(confined)
-        });
-        let (end, stuck) = match started {
+        let confine = || confine_if(self.confined);
+        let end = match Vcpus::start(vcpus, Arc::clone(&self.bus), &options, confine) {
             Ok(mut vcpus) => {
-                let end = self.until_end(&mut vcpus, config, tell);
-                (end, vcpus.stop(LEAVE_BOUND))
+                let end = self.until_end(&mut vcpus, tell);
+                report_stuck(&vcpus.stop(LEAVE_BOUND), tell);
+                end
             }
-            Err(error) => (End::Failed(error), Vec::new()),
+            Err(error) => End::Failed(error),
         };
-        if !stuck.is_empty() {
-            tell.send(&Report::Warning(format!(
-                "vCPUs {stuck:?} do not leave VCPU_RUN within {} s; they end with the worker",
-                LEAVE_BOUND.as_secs()
-            )));
-        }
         let (farewell, code) = match end {
             End::Asked => ("the VM is closed".to_owned(), 0),
             End::Orphaned => ("gunyahd is gone".to_owned(), 1),
@@ -123,23 +126,23 @@ impl Proxy {
         code
     }
 
-    fn until_end(&self, vcpus: &mut Vcpus, config: &VmConfig, tell: &Reporter) -> End {
+    fn until_end(&self, vcpus: &mut Vcpus, tell: &Reporter) -> End {
         let mut ready = self.console.as_ref().map(Console::ready_fd);
         loop {
             while let Some(event) = vcpus.take_event() {
                 match event {
-                    VcpuEvent::Warning(text) => tell.send(&Report::Warning(text)),
+                    VcpuEvent::Warning(warning) => tell.send(&Report::Warning(warning.to_string())),
                     VcpuEvent::Failed(error) => return End::Failed(error),
                     VcpuEvent::Ended { reason, detail } => {
-                        self.tell_ready(tell);
+                        self.report_ready(tell);
                         let how = reason.to_string();
-                        // Told first: what follows takes its time.
-                        tell.send(&Report::Ended { reason, detail });
+                        // Reported first: what follows takes its time.
+                        tell.send(&Report::Ended(RunEnd { reason, detail }));
                         return End::Guest(how);
                     }
                 }
             }
-            let mut others = vec![vcpus.events_fd()];
+            let mut others = vcpus.events_fds().to_vec();
             others.extend(ready);
             match wait_for_request(tell, &others) {
                 Ok(Received::Request(Request::Console { first }, Some(client))) => {
@@ -147,27 +150,58 @@ impl Proxy {
                         console.attach(client, first);
                     }
                 }
-                Ok(Received::Request(Request::Stop, _)) => match (&self.console, &config.stop) {
-                    (Some(console), Some(stop)) => console.type_line(&stop.console_line),
-                    // There is no way to ask that all guests know.
-                    _ => return End::Asked,
-                },
+                Ok(Received::Request(Request::Stop, _)) => {
+                    match (&self.console, &self.config.stop) {
+                        (Some(console), Some(stop)) => console.type_line(&stop.console_line),
+                        // There is no way to ask that all guests know.
+                        _ => return End::Asked,
+                    }
+                }
                 Ok(Received::Request(Request::Close, _)) => return End::Asked,
                 Ok(Received::Request(Request::Console { .. }, None) | Received::Nothing) => {}
                 Ok(Received::Gone) => return End::Orphaned,
                 Err(error) => return End::Failed(error),
             }
-            if self.tell_ready(tell) {
+            if self.report_ready(tell) {
                 ready = None;
             }
         }
     }
 
-    fn tell_ready(&self, tell: &Reporter) -> bool {
+    fn report_ready(&self, tell: &Reporter) -> bool {
         let ready = self.console.as_ref().is_some_and(Console::take_ready);
         if ready {
             tell.send(&Report::Ready);
         }
         ready
+    }
+}
+
+fn report_stuck(vcpus: &[u32], tell: &Reporter) {
+    if !vcpus.is_empty() {
+        let bound = LEAVE_BOUND.as_secs();
+        let what = format!("vCPUs {vcpus:?} do not leave VCPU_RUN within {bound} s");
+        tell.send(&Report::Warning(STUCK.case(what).to_string()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::socket::{recv, socketpair, AddressFamily, MsgFlags, SockFlag, SockType};
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn stuck_vcpus_are_named() {
+        let (family, kind) = (AddressFamily::Unix, SockType::SeqPacket);
+        let (ours, theirs) = socketpair(family, kind, None, SockFlag::SOCK_CLOEXEC).unwrap();
+        let tell = Reporter::new(ours);
+        report_stuck(&[], &tell);
+        report_stuck(&[1, 3], &tell);
+        let mut packet = [0; 4096];
+        let len = recv(theirs.as_raw_fd(), &mut packet, MsgFlags::empty()).unwrap();
+        let text = std::str::from_utf8(&packet[..len]).unwrap();
+        assert!(text.contains("vCPUs [1, 3] do not leave"), "{text}");
+        assert!(text.contains("[run-stuck]"), "{text}");
     }
 }

@@ -1,16 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The worker's voice: reports to the supervisor and marks in the trace.
+//! Reports to the supervisor, and marks in the trace.
 
 use std::io::IoSlice;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{sendmsg, MsgFlags};
 
 use super::Report;
-use crate::error::{LaunchError, Step};
-use crate::status::trace::Trace;
 
 /// How often a report is sent at most, and the time between: a supervisor that is gone for good is
 /// not waited for.
@@ -22,19 +20,14 @@ const PAUSE: Duration = Duration::from_millis(2);
 #[derive(Debug)]
 pub struct Reporter {
     channel: OwnedFd,
-    trace: Trace,
 }
 
 impl Reporter {
-    /// Takes the worker's end of the channel.
+    /// Reports to `channel`.
     pub fn new(channel: OwnedFd) -> Self {
-        Self {
-            channel,
-            trace: Trace::open(),
-        }
+        Self { channel }
     }
 
-    /// The worker's end of the channel.
     pub fn channel(&self) -> &OwnedFd {
         &self.channel
     }
@@ -55,36 +48,5 @@ impl Reporter {
                 Err(_) => std::thread::sleep(PAUSE),
             }
         }
-    }
-
-    /// Sends warnings.
-    pub fn warn(&self, warnings: impl IntoIterator<Item = String>) {
-        for warning in warnings {
-            self.send(&Report::Warning(warning));
-        }
-    }
-
-    /// Does one step, marks it in the trace and, when it went well, reports its time and what `tell`
-    /// says of it.
-    ///
-    /// # Errors
-    /// The step's own.
-    pub fn step<T>(
-        &self,
-        step: Step,
-        work: impl FnOnce() -> Result<T, LaunchError>,
-        tell: impl FnOnce(&T) -> String,
-    ) -> Result<T, LaunchError> {
-        let begin = Instant::now();
-        let slice = self.trace.slice(step.as_str());
-        let done = work()?;
-        drop(slice);
-        let micros = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.send(&Report::Step {
-            step,
-            micros,
-            detail: tell(&done),
-        });
-        Ok(done)
     }
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The worker's ear: requests of the supervisor, some with a client's socket.
+//! Requests of the supervisor to its worker, some with a client's socket.
 
 use std::io::IoSliceMut;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::cmsg_space;
 use nix::errno::Errno;
@@ -10,7 +10,16 @@ use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{recvmsg, ControlMessageOwned, MsgFlags};
 
 use super::{Reporter, Request};
-use crate::error::{LaunchError, Step};
+use crate::diagnostic::{kinds, Diagnostic};
+use crate::process;
+
+kinds! {
+    CHANNEL: Error "run-channel" in Run {
+        "the worker cannot hear the supervisor",
+        cause: "the host kernel is out of memory",
+        cure: "look for gunyahd in dmesg",
+    }
+}
 
 /// Longest request in bytes; they are a few words each.
 const MAX_REQUEST: usize = 4096;
@@ -30,7 +39,7 @@ pub(super) enum Received {
 pub(super) fn wait_for_request(
     tell: &Reporter,
     others: &[BorrowedFd<'_>],
-) -> Result<Received, LaunchError> {
+) -> Result<Received, Diagnostic> {
     let mut fds = vec![PollFd::new(tell.channel().as_fd(), PollFlags::POLLIN)];
     fds.extend(others.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)));
     match poll(&mut fds, PollTimeout::NONE) {
@@ -41,11 +50,11 @@ pub(super) fn wait_for_request(
     receive(tell.channel().as_fd())
 }
 
-fn failed(errno: Errno) -> LaunchError {
-    LaunchError::new(Step::Run, "waiting for the supervisor").errno(errno)
+fn failed(errno: Errno) -> Diagnostic {
+    CHANNEL.case("waiting for the supervisor").errno(errno)
 }
 
-fn receive(channel: BorrowedFd<'_>) -> Result<Received, LaunchError> {
+fn receive(channel: BorrowedFd<'_>) -> Result<Received, Diagnostic> {
     let mut packet = [0; MAX_REQUEST];
     let mut parts = [IoSliceMut::new(&mut packet)];
     let mut space = cmsg_space!(RawFd);
@@ -62,7 +71,7 @@ fn receive(channel: BorrowedFd<'_>) -> Result<Received, LaunchError> {
     match serde_json::from_slice(&packet[..size]) {
         Ok(request) => Ok(Received::Request(request, fd)),
         Err(error) => {
-            log::warn!("a request that is not understood: {error}");
+            log::warn!("ignoring a request that cannot be read: {error}");
             Ok(Received::Nothing)
         }
     }
@@ -73,9 +82,7 @@ fn passed_fd(messages: impl Iterator<Item = ControlMessageOwned>) -> Option<Owne
         ControlMessageOwned::ScmRights(fds) => fds,
         _ => Vec::new(),
     });
-    let fd = fds.next()?;
-    // SAFETY: the kernel has just put this fd into our table, and nobody else knows of it.
-    Some(unsafe { OwnedFd::from_raw_fd(fd) })
+    process::own_fd(fds.next()?).ok()
 }
 
 #[cfg(test)]
@@ -125,5 +132,10 @@ mod tests {
             wait_for_request(&tell, &[]).unwrap(),
             Received::Gone
         ));
+    }
+
+    #[test]
+    fn a_channel_that_fails_has_a_name() {
+        assert_eq!(failed(Errno::ENOMEM).name, "run-channel");
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `gunyahd check`: what it finds, and how it tells it.
+//! `gunyahd check`: what it finds, and how it reports it.
 
 // What a test's own code cannot do is a failure of the test.
 #![allow(clippy::unwrap_used)]
@@ -54,7 +54,7 @@ impl Vendor {
         self.file(&format!("etc/{name}.json"), text)
     }
 
-    /// Runs `gunyahd check` in the partition. The files are told as `etc/…`.
+    /// Runs `gunyahd check` in the partition. Files are named `etc/…`.
     fn check(&self, arguments: &[&str]) -> Ran {
         let output = Command::new(env!("CARGO_BIN_EXE_gunyahd"))
             .current_dir(&self.0)
@@ -82,10 +82,10 @@ impl Ran {
             .unwrap_or_else(|error| panic!("{error}: {}", self.stdout))
     }
 
-    /// The lines that tell problems: `file:line:column: …`.
+    /// The lines of problems: `file:line:column: …`.
     fn problems(&self) -> Vec<&str> {
-        let tells = |line: &&str| line.starts_with("etc");
-        self.stdout.lines().filter(tells).collect()
+        let of_problem = |line: &&str| line.starts_with("etc");
+        self.stdout.lines().filter(of_problem).collect()
     }
 }
 

@@ -73,7 +73,7 @@ fn huge_pages_add_up_by_size() {
 }
 
 #[test]
-fn the_host_is_told_and_can_be_another() {
+fn the_host_is_named_and_can_be_another() {
     let vendor = Vendor::new();
     vendor.vm("a", "");
     let ran = vendor.check(&["--page-size", "16K", "etc"]);
@@ -99,7 +99,8 @@ fn waiting_for_a_vm_that_nobody_starts_is_a_warning() {
         .collect();
     assert_eq!(
         warnings,
-        ["  warning: waits for b, which is not started at boot"]
+        ["  warning: etc/a.json:5:24: start.after[0]: waits for b, which is not started at boot; \
+          cure: set `autostart` of the other VM, or start it by gunyahctl start [check-not-started]"]
     );
     assert_eq!(ran.code, 0);
 }
@@ -109,11 +110,9 @@ fn a_directory_without_configs_is_a_warning() {
     let vendor = Vendor::new();
     vendor.file("etc/a.json.orig", "not a config by its name");
     let ran = vendor.check(&["etc"]);
-    assert!(
-        ran.stdout.contains("\nwarning: etc: no *.json in it\n"),
-        "{}",
-        ran.stdout
-    );
+    let warning = "\nwarning: etc:1:1: there is no *.json in the directory; \
+                   cure: name the configs *.json [config-empty-directory]\n";
+    assert!(ran.stdout.contains(warning), "{}", ran.stdout);
     assert!(
         ran.stdout
             .ends_with("0 files, 0 can be launched, 0 problems\n\n"),
@@ -122,7 +121,12 @@ fn a_directory_without_configs_is_a_warning() {
     );
     assert_eq!(ran.code, 0);
     let json = vendor.check(&["--json", "etc"]).json();
-    assert_eq!(json["warnings"][0], "etc: no *.json in it");
+    let warning = &json["warnings"][0];
+    assert_eq!(warning["name"], "config-empty-directory");
+    assert_eq!(
+        (&warning["severity"], &warning["file"]),
+        (&"warning".into(), &"etc".into())
+    );
     vendor.vm("a", "");
     let ran = vendor.check(&["etc"]);
     assert!(!ran.stdout.contains("warning"), "{}", ran.stdout);
@@ -155,7 +159,8 @@ fn a_region_below_one_huge_page_is_shown_as_it_will_be() {
         "{}",
         ran.stdout
     );
-    let warning = "  warning: region 0 of 15M is smaller than one huge page of 1G: it is made of base pages\n";
+    let warning =
+        "region 0 of 15 MiB is smaller than one huge page of 1 GiB and is made of base pages";
     assert!(ran.stdout.contains(warning), "{}", ran.stdout);
     assert!(ran.stdout.contains("huge pages needed in all: none\n"));
     assert_eq!(ran.code, 0);
@@ -169,7 +174,7 @@ fn json_has_all_of_it() {
     let ran = vendor.check(&["--json", "--dtb", "etc"]);
     assert_eq!(ran.code, 1);
     let json = ran.json();
-    assert_eq!(json["version"], 1);
+    assert_eq!(json["version"], 2);
     assert_eq!(json["host"]["page_size"], 4096);
     let problem = &json["problems"][0];
     assert_eq!(problem["file"], "etc/b.json");
@@ -178,7 +183,14 @@ fn json_has_all_of_it() {
         (&5.into(), &3.into())
     );
     assert_eq!(problem["key"], "x");
+    assert_eq!(problem["name"], "config-unknown-key");
+    assert_eq!(
+        (&problem["severity"], &problem["step"]),
+        (&"error".into(), &"config".into())
+    );
     assert_eq!(problem["message"], "unknown key");
+    assert_eq!(problem["cure"], "docs/config.md lists every key");
+    assert_eq!(problem["errno"], serde_json::Value::Null);
     let vm = &json["vms"][0];
     assert_eq!(vm["name"], "a");
     assert_eq!(vm["launchable"], true);

@@ -47,17 +47,18 @@ fn files_that_are_no_config() {
         .set_len((1 << 20) + 1)
         .unwrap();
 
-    assert_eq!(one_problem(&fifo), "FILE:1:1: is a fifo, not a file");
-    assert_eq!(
-        one_problem(&directory),
-        "FILE:1:1: is a directory, not a file"
-    );
-    assert_eq!(
-        one_problem(&large),
-        "FILE:1:1: is larger than 1M, too large for a config"
-    );
+    let cure = "; cure: name one JSON file for each VM [config-not-text]";
+    for (file, what) in [
+        (fifo, "is a fifo, not a file"),
+        (directory, "is a directory, not a file"),
+        (large, "has more than 1 MiB, too much for a config"),
+    ] {
+        assert_eq!(one_problem(&file), format!("FILE:1:1: {what}{cure}"));
+    }
     assert!(one_problem(Path::new("/dev/zero")).contains("is a device"));
-    assert!(one_problem(&scratch.path("none")).contains("cannot be opened: ENOENT"));
+    let none = one_problem(&scratch.path("none"));
+    assert!(none.contains("cannot be opened: ENOENT"), "{none}");
+    assert!(none.ends_with("[config-unreadable]"), "{none}");
     assert!(one_problem(&scratch.write("e.json", "")).contains("the file is empty"));
     assert!(one_problem(&scratch.write("u.json", b"{\n \xc3\xa4\xff }"))
         .contains("FILE:2:3: is not UTF-8 text"));
@@ -73,7 +74,7 @@ fn a_file_as_windows_editors_write_it() {
     let text = format!("\u{feff}{}", small("a", ",\r\n \"autostart\": false\r\n"));
     let config = load(&scratch.write("a.json", text)).unwrap();
     assert!(!config.autostart);
-    assert_eq!(config.places.of("autostart").line, 2);
+    assert_eq!(config.place("autostart").line, 2);
 }
 
 #[test]
@@ -97,7 +98,8 @@ fn a_missing_directory_is_a_problem_and_the_others_are_read() {
     assert_eq!(set.good().count(), 1);
     assert_eq!(
         problems(&set, &scratch),
-        ["none:1:1: the directory cannot be read: ENOENT (No such file or directory)"]
+        ["none:1:1: the directory cannot be read: ENOENT (No such file or directory); \
+          cure: check the path, and the directory's mode, owner and SELinux label [config-directory]"]
     );
 }
 
@@ -136,12 +138,12 @@ fn two_files_with_one_name() {
     let set = load_dirs(std::slice::from_ref(&scratch.0));
     assert_eq!(set.good().count(), 1);
     assert_eq!(set.files[1].vm.as_str(), "b");
-    assert!(
-        problems(&set, &scratch)[0]
-            .starts_with("b.json:1:3: name: \"x\" is the name of another VM, in ")
-            && problems(&set, &scratch)[0].ends_with("a.json:1:3"),
-        "{:?}",
-        problems(&set, &scratch)
+    assert_eq!(
+        problems(&set, &scratch),
+        [
+            "b.json:1:3: name: \"x\" is the name of another VM, in a.json:1:3; \
+          cure: give each VM its own name [config-name-taken]"
+        ]
     );
 }
 
@@ -170,13 +172,14 @@ fn dependencies_between_files() {
     scratch.write("j.json", small("j", ", \"x\": 0"));
     let set = load_dirs(std::slice::from_ref(&scratch.0));
     let found = problems(&set, &scratch);
+    let circle = "cure: remove one of them from the start.after of another [config-circle]";
     let expected = [
-        "a.json:1:100: start.after[0]: these VMs wait for each other: a -> b -> c -> a",
-        "b.json:1:100: start.after[0]: these VMs wait for each other: b -> c -> a -> b",
-        "c.json:1:100: start.after[0]: these VMs wait for each other: c -> a -> b -> c",
-        "d.json:1:108: start.after[1]: waits for \"dorra\", which no file describes; did you mean \"dora\"?",
-        "e.json:1:100: start.after[0]: waits for f to be ready, and f has no `ready`; give f a `ready`, or wait for \"f\" to run",
-        "j.json:1:79: x: unknown key",
+        format!("a.json:1:100: start.after[0]: these VMs wait for each other: a -> b -> c -> a; {circle}"),
+        format!("b.json:1:100: start.after[0]: these VMs wait for each other: b -> c -> a -> b; {circle}"),
+        format!("c.json:1:100: start.after[0]: these VMs wait for each other: c -> a -> b -> c; {circle}"),
+        "d.json:1:108: start.after[1]: waits for \"dorra\", which no file describes; cure: did you mean \"dora\"? [config-unknown-vm]".to_owned(),
+        "e.json:1:100: start.after[0]: waits for f to be ready, and f has no `ready`; cure: give f a `ready`, or wait for \"f\" to run [config-never-ready]".to_owned(),
+        "j.json:1:79: x: unknown key; cure: docs/config.md lists every key [config-unknown-key]".to_owned(),
     ];
     assert_eq!(found, expected);
     let good: Vec<&str> = set.good().map(|config| config.name.as_str()).collect();

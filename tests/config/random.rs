@@ -3,16 +3,18 @@
 
 use std::path::{Path, PathBuf};
 
-use gunyahd::config::{changed_keys, parse, render, Places, Problem, VmConfig};
+use gunyahd::config::reference::schema;
+use gunyahd::config::{changed_keys, parse, render, Places, VmConfig};
+use gunyahd::diagnostic::Diagnostic;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use serde_json::{json, Map, Value};
 
-use crate::schema::{faults, schema};
+use crate::schema::faults;
 use crate::text_of;
 
-fn read(text: &str) -> Result<VmConfig, Vec<Problem>> {
+fn read(text: &str) -> Result<VmConfig, Vec<Diagnostic>> {
     parse(Path::new("x.json"), text)
 }
 
@@ -22,13 +24,11 @@ fn holds(text: &str) {
     assert!(!problems.is_empty());
     let lines: Vec<&str> = text.split('\n').collect();
     for problem in problems {
-        let line = lines.get(problem.place.line - 1);
+        let place = problem.place.as_ref().unwrap();
+        let line = lines.get(place.line - 1);
         let line = line.unwrap_or_else(|| panic!("{problem}: no such line"));
         // One past the end is where something is missing.
-        assert!(
-            problem.place.column <= line.chars().count() + 1,
-            "{problem}"
-        );
+        assert!(place.column <= line.chars().count() + 1, "{problem}");
         assert!(!problem.to_string().contains(['\n', '\0']), "{problem:?}");
     }
 }

@@ -1,75 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The JSON Schema, walked: its keys, its defaults, and whether a document keeps it.
-
-use std::collections::BTreeMap;
+//! Whether a document keeps a JSON Schema.
 
 use serde_json::Value;
-
-use crate::text_of;
-
-pub fn schema() -> Value {
-    serde_json::from_str(&text_of("docs/gunyah-vm.schema.json")).unwrap()
-}
-
-/// What a `$ref` stands for, or the node itself.
-fn resolve<'a>(schema: &'a Value, node: &'a Value) -> &'a Value {
-    match node["$ref"].as_str() {
-        Some(path) => {
-            let pointer = path.strip_prefix('#').unwrap();
-            schema
-                .pointer(pointer)
-                .unwrap_or_else(|| panic!("{path} is nowhere"))
-        }
-        None => node,
-    }
-}
-
-/// Every key by its path, `regions[].label`, with its own node (the `$ref` not followed).
-pub fn keys(schema: &Value) -> BTreeMap<String, Value> {
-    fn walk(node: &Value, path: &str, keys: &mut BTreeMap<String, Value>) {
-        let Some(properties) = node["properties"].as_object() else {
-            return;
-        };
-        for (key, value) in properties {
-            let path = if path.is_empty() {
-                key.clone()
-            } else {
-                format!("{path}.{key}")
-            };
-            walk(value, &path, keys);
-            walk(&value["items"], &format!("{path}[]"), keys);
-            keys.insert(path, value.clone());
-        }
-    }
-    let mut all = BTreeMap::new();
-    walk(schema, "", &mut all);
-    all
-}
-
-/// Whether the object around the key at `path` demands it.
-pub fn is_required(schema: &Value, path: &str) -> bool {
-    let (object, key) = path.rsplit_once('.').unwrap_or(("", path));
-    let mut node = schema;
-    for step in object.split('.').filter(|step| !step.is_empty()) {
-        node = match step.strip_suffix("[]") {
-            Some(list) => &node["properties"][list]["items"],
-            None => &node["properties"][step],
-        };
-    }
-    node["required"]
-        .as_array()
-        .is_some_and(|list| list.contains(&key.into()))
-}
 
 /// Why `value` breaks the schema. Knows the words that our schema uses, and panics on any other;
 /// patterns are left out, the parser's own tests cover the texts.
 pub fn faults(schema: &Value, value: &Value) -> Vec<String> {
     let mut found = Vec::new();
-    check(schema, schema, value, "", &mut found);
+    check(schema, value, "", &mut found);
     found
 }
 
-fn check(schema: &Value, node: &Value, value: &Value, path: &str, found: &mut Vec<String>) {
+fn check(node: &Value, value: &Value, path: &str, found: &mut Vec<String>) {
     for (word, rule) in node.as_object().unwrap() {
         let number = |value: &Value| value.as_i64().unwrap();
         let length = match value {
@@ -79,11 +21,7 @@ fn check(schema: &Value, node: &Value, value: &Value, path: &str, found: &mut Ve
         };
         let length = i64::try_from(length).unwrap();
         let kept = match word.as_str() {
-            "$schema" | "$defs" | "title" | "description" | "default" | "pattern" => true,
-            "$ref" => {
-                check(schema, resolve(schema, node), value, path, found);
-                true
-            }
+            "$schema" | "title" | "description" | "default" | "pattern" => true,
             "type" => match rule.as_str().unwrap() {
                 "object" => value.is_object(),
                 "array" => value.is_array(),
@@ -122,21 +60,21 @@ fn check(schema: &Value, node: &Value, value: &Value, path: &str, found: &mut Ve
             "properties" => {
                 for (key, rule) in rule.as_object().unwrap() {
                     if let Some(value) = value.get(key) {
-                        check(schema, rule, value, &format!("{path}/{key}"), found);
+                        check(rule, value, &format!("{path}/{key}"), found);
                     }
                 }
                 true
             }
             "items" => {
                 for (index, item) in value.as_array().into_iter().flatten().enumerate() {
-                    check(schema, rule, item, &format!("{path}/{index}"), found);
+                    check(rule, item, &format!("{path}/{index}"), found);
                 }
                 true
             }
             "oneOf" => {
                 let kept = |rule: &&Value| {
                     let mut inner = Vec::new();
-                    check(schema, rule, value, path, &mut inner);
+                    check(rule, value, path, &mut inner);
                     inner.is_empty()
                 };
                 rule.as_array().unwrap().iter().filter(kept).count() == 1

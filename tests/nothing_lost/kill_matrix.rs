@@ -120,9 +120,13 @@ fn kill_supervisor(stage: &Stage, dir: &std::path::Path, target: &Target) -> boo
     if !reached {
         signal(simulator.id(), libc::SIGTERM);
     }
-    // 128 and SIGKILL.
+    // 128 and SIGKILL. A VM that runs without having made the call can still make it when it stops.
     let code = simulator.wait().unwrap().code();
-    assert_eq!(code, Some(if reached { 137 } else { 0 }), "{target:?}");
+    let killed = code == Some(137);
+    assert!(
+        killed || (!reached && code == Some(0)),
+        "{target:?}: {code:?}"
+    );
     let mut record = Record::open(&path("record"));
     record.read();
     assert_eq!(record.vms(), 0, "{target:?}: VMs that the driver still has");
@@ -137,5 +141,5 @@ fn kill_supervisor(stage: &Stage, dir: &std::path::Path, target: &Target) -> boo
     let sockets = fs::read_to_string("/proc/net/unix").unwrap();
     let dir = dir.to_string_lossy();
     assert!(!sockets.contains(&*dir), "{target:?}: {sockets}");
-    reached
+    killed
 }

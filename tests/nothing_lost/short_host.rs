@@ -165,6 +165,7 @@ fn a_limit_on_locked_memory_is_told_and_a_higher_one_is_enough() {
     for words in [
         "pool: the VM pins 4 MiB",
         "RLIMIT_MEMLOCK allows 1 MiB",
+        "memlock-low",
         "rlimit memlock",
     ] {
         assert!(reason.contains(words), "{words}: {reason}");

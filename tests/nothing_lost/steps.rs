@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use gunyahd::config::parse;
-use gunyahd::dtb::{Draft, Seeds};
+use gunyahd::dtb::{build, len_max, Seeds};
 use gunyahd::image::Images;
 use gunyahd::plan::{plan, Host};
 use serde_json::{json, Value};
@@ -97,18 +97,14 @@ pub fn write_dtb(dir: &Path) {
     let mut config = parse(Path::new("victim.json"), &text).unwrap();
     config.dtb.path = None;
     let images = Images::open(&config).unwrap();
-    let draft = Draft::generated(&config).unwrap();
-    let room = draft.facts().blob_len_max;
-    let plan = plan(&config, &images.info, room, &Host::PAGES_4K).unwrap();
+    let len_max = len_max(&config, None);
+    let plan = plan(&config, &images.info, len_max, &Host::PAGES_4K).unwrap();
     let seeds = Seeds {
         rng: [1; 32],
         kaslr: 1,
     };
-    fs::write(
-        dir.join("vm.dtb"),
-        draft.finish(&plan, &seeds).unwrap().blob,
-    )
-    .unwrap();
+    let built = build(&config, None, &plan, &seeds).unwrap();
+    fs::write(dir.join("vm.dtb"), built.blob).unwrap();
 }
 
 /// What becomes of the VM.

@@ -163,4 +163,5 @@ fn an_inherited_fd_that_is_no_socket_is_named() {
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("ANDROID_SOCKET_gunyahd=77: EBADF"), "{said}");
+    assert!(said.contains("[socket-inherited]"), "{said}");
 }

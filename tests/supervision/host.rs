@@ -289,7 +289,7 @@ impl Watch {
     pub fn new(socket: &Path) -> Self {
         let mut stream = UnixStream::connect(socket).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.write_all(&request_line(&Request::Watch)).unwrap();
+        stream.write_all(&request_line(&Request::Watch {})).unwrap();
         let mut watch = Self {
             lines: BufReader::new(stream),
             now: Vec::new(),

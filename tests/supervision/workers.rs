@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use gunyahd::status::State;
+use gunyahd::status::{EndReason, State};
 use nix::sys::signal::{kill, Signal};
 use serde_json::json;
 
@@ -37,7 +37,7 @@ fn a_killed_worker_is_restarted_and_no_other_is_touched() {
     assert_eq!((status.restarts, status.resets), (1, 0));
     assert_ne!(status.pid, Some(first.as_raw()));
     let end = status.last_end.unwrap();
-    assert_eq!(end.reason, "worker-died");
+    assert_eq!(end.reason, EndReason::WorkerDied);
     assert_eq!(host.worker("b"), other);
     assert!(watch.states_of("b").is_empty());
     wait_gone(first);
@@ -119,7 +119,10 @@ fn a_start_that_hangs_is_killed_in_time() {
         watch.changes.last().unwrap().reason,
         "no start within 200 ms (start.timeout); the last step done is dtb-config"
     );
-    assert_eq!(host.status("a").last_end.unwrap().reason, "timeout");
+    assert_eq!(
+        host.status("a").last_end.unwrap().reason,
+        EndReason::Timeout
+    );
     assert!(children(host.pid()).is_empty());
     let (code, text) = host.told(&["start", "a"]);
     assert_eq!(code, 0, "{text}");
@@ -140,7 +143,7 @@ fn a_launch_that_fails_is_tried_again() {
     assert!(error.unwrap().contains("start: "), "{log}");
     let status = host.status("a");
     assert_eq!(status.restarts, 1);
-    assert_eq!(status.last_end.unwrap().reason, "launch-failed");
+    assert_eq!(status.last_end.unwrap().reason, EndReason::LaunchFailed);
 }
 
 #[test]

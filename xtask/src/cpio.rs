@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A cpio archive in the "newc" format, as the kernel unpacks it (Documentation/driver-api/
-//! early-userspace/buffer-format.rst). Written here because device nodes need no root this way.
+//! early-userspace/buffer-format.rst). Written here because this needs no root for device nodes.
 
 use anyhow::{Context, Result};
 

@@ -1,23 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `cargo xtask cycles`: a thousand lives of four VMs, and two hundred crashes.
+//! `cargo xtask cycles`: starts and stops four VMs a thousand times, and lets them crash two hundred times.
 
 use anyhow::{bail, Context, Result};
-use std::process::Command;
 
 use crate::hugepages::Reservation;
 use crate::tree;
 
-/// Two of the VMs have two pages of 2 MiB each; as much again is room for what is given back late.
+/// Two of the VMs take two pages of 2 MiB each; twice that, because some become free late.
 const HUGE_PAGE_BYTES: u64 = 16 << 20;
 
-/// Start and stop cycles; of crashes there are a fifth as many.
+/// Cycles of start and stop. There are a fifth as many crashes.
 const CYCLES: &str = "1000";
 
-/// The command.
+/// Runs the command.
 pub fn run() -> Result<()> {
-    let binaries = tree::build(&[])?;
+    let binaries = tree::build()?;
     let root = nix::unistd::geteuid().is_root();
-    // A pool that is there already may do for somebody who is not root; the test says if it does not.
+    // Without root, an existing pool may suffice; the test reports if it does not.
     let huge_pages = match Reservation::add(HUGE_PAGE_BYTES) {
         Ok(pages) => Some(pages),
         Err(error) if root => return Err(error.context("huge pages for the cycles")),
@@ -26,9 +25,8 @@ pub fn run() -> Result<()> {
             None
         }
     };
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = tree::cargo();
     command
-        .current_dir(tree::root())
         .args(["test", "--test", "nothing_lost", "--", "cycles::"])
         .args(["--nocapture", "--test-threads", "1"])
         .env("GUNYAHD_BIN_DIR", binaries)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `cargo xtask fuzz [--seconds N] [TARGET…]`: libFuzzer on the parsers, guided by coverage.
+//! `cargo xtask fuzz [--seconds N] [TARGET…]`: runs the parsers under libFuzzer, guided by coverage.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,22 +13,22 @@ use crate::tree;
 /// An hour, shared by all targets.
 const SECONDS: u64 = 3600;
 
-/// Counters and comparisons for libFuzzer, by the compiler that is there: no nightly is needed.
+/// Coverage counters and comparisons for libFuzzer. The stable compiler has them: no nightly is needed.
 const FLAGS: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1 -Cdebug-assertions=on \
     -Coverflow-checks=on --cfg fuzzing";
 
-/// The command line.
+/// Runs the command.
 pub fn run(words: &[&str]) -> Result<()> {
     let (seconds, names) = match words {
         ["--seconds", seconds, names @ ..] => (seconds.parse().context("--seconds")?, names),
         names => (SECONDS, names),
     };
-    attack(seconds, names).map(|told| println!("{told}"))
+    attack(seconds, names).map(|counts| println!("{counts}"))
 }
 
-/// Attacks the targets called `names`, or all, for `seconds` in all; says how often each was fed.
+/// Runs the targets called `names`, or all of them, for `seconds` in all; returns how many inputs each took.
 pub fn attack(seconds: u64, names: &[&str]) -> Result<String> {
     packages::ensure(&[Tool {
         program: "g++",
@@ -46,11 +46,11 @@ pub fn attack(seconds: u64, names: &[&str]) -> Result<String> {
         .filter(|name| names.is_empty() || names.contains(&name.as_str()))
         .collect();
     let each = (seconds / u64::try_from(chosen.len().max(1))?).max(1);
-    let mut told = Vec::new();
+    let mut counts = Vec::new();
     for name in chosen {
-        told.push(format!("{name} {}", one(&program, name, each)?));
+        counts.push(format!("{name} {}", one(&program, name, each)?));
     }
-    Ok(told.join(", "))
+    Ok(counts.join(", "))
 }
 
 fn folder() -> PathBuf {
@@ -63,12 +63,11 @@ fn build() -> Result<PathBuf> {
         .lines()
         .find_map(|line| line.strip_prefix("host: "))
         .context("rustc -vV names no host")?;
-    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .current_dir(tree::root())
+    let status = tree::cargo()
         .env("CARGO_TARGET_DIR", folder())
         .env("RUSTFLAGS", FLAGS)
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        // The shipped profile aborts and strips; here a panic should say where.
+        // Not the release profile, which aborts and strips: a panic has to name its place.
         .args([
             "build",
             "--package",
@@ -89,23 +88,16 @@ fn build() -> Result<PathBuf> {
     Ok(folder().join(triple).join("debug/fuzz"))
 }
 
-// Asked of the library itself, which also writes the seeds.
+/// The targets' names, from the library itself, which also writes the seeds.
 fn targets() -> Result<Vec<String>> {
-    let seeds = folder().join("seeds");
-    let list = tree::quiet(
-        Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-            .current_dir(tree::root())
-            .args([
-                "run",
-                "--quiet",
-                "--package",
-                "gunyahd-fuzz",
-                "--bin",
-                "write-seeds",
-                "--",
-            ])
-            .arg(&seeds),
-    )?;
+    // With the tests' features, so that no dependency is built again.
+    let messages = tree::cargo_messages(&["test", "--workspace", "--no-run", "--test", "seeds"])?;
+    let writer = messages
+        .iter()
+        .find(|message| message["target"]["name"] == "write-seeds")
+        .and_then(|message| message["executable"].as_str())
+        .context("cargo built no write-seeds")?;
+    let list = tree::quiet(Command::new(writer).arg(folder().join("seeds")))?;
     Ok(list.lines().map(str::to_owned).collect())
 }
 

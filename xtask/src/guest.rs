@@ -31,7 +31,7 @@ pub struct Assets {
     pub fetched: bool,
 }
 
-/// Makes the files in `target/guest/` that are not there yet.
+/// Makes those files in `target/guest/` that are missing.
 pub fn ensure() -> Result<Assets> {
     let dir = tree::guest();
     fs::create_dir_all(&dir)?;
@@ -66,7 +66,7 @@ fn fetch(dir: &Path, assets: &Assets, busybox: &Path, origin: &Path) -> Result<(
     gzip(&["-1nc"], &assets.image, &assets.image_gz)?;
     replace(&unpacked.join("bin/busybox"), busybox)?;
     fs::remove_dir_all(&unpacked)?;
-    // Last, because it says that the rest is whole.
+    // Last, because it marks the rest as complete.
     fs::write(
         origin,
         format!("{kernel} {kernel_version}, {BUSYBOX} {busybox_version}\n"),
@@ -97,7 +97,7 @@ fn is_gzip(file: &Path) -> Result<bool> {
     Ok(magic == [0x1f, 0x8b])
 }
 
-// gzip is in every Debian, and no debug build compresses as fast.
+// Every Debian has gzip, and it is faster than an unoptimised build.
 fn gzip(flags: &[&str], from: &Path, to: &Path) -> Result<()> {
     let part = to.with_extension("part");
     let status = Command::new("gzip")
@@ -129,7 +129,7 @@ fn write_initrd(busybox: &Path, initrd: &Path) -> Result<()> {
     for dir in ["bin", "dev", "proc", "sys"] {
         archive.directory(dir)?;
     }
-    // The kernel opens it as the first process's terminal.
+    // The kernel opens it as the terminal of the first process.
     archive.character_device("dev/console", 5, 1)?;
     archive.executable("bin/busybox", &fs::read(busybox)?)?;
     archive.executable("init", INIT.as_bytes())?;

@@ -15,7 +15,7 @@ use crate::dist::toolchain::{Architecture, Toolchain};
 use crate::packages::{self, PrivateApt};
 use crate::{guest, tree};
 
-/// A host to try.
+/// A host to try gunyahd on.
 struct Host {
     name: &'static str,
     /// QEMU's model: the Cortex-A57 has no 16 KiB granule.
@@ -53,14 +53,14 @@ const HOSTS: [Host; 2] = [
     },
 ];
 
-/// Debian's release that has a kernel with 16 KiB pages, and its package.
+/// The release of Debian that has a kernel with 16 KiB pages, and its package.
 const RELEASE_16K: &str = "trixie";
 const KERNEL_16K: &str = "linux-image-arm64-16k";
 
-/// An emulated host boots in seconds and tells its story in a minute or two.
+/// An emulated host boots in seconds and is done in a minute or two.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// The command.
+/// Runs the command.
 pub fn run() -> Result<()> {
     packages::ensure(packages::GUEST_TOOLS)?;
     let dir = tree::target().join("host-test");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Huge pages on top of the pool that is there, given back whatever happens.
+//! Adds huge pages to the pool and gives them back, however this program ends.
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, Context, Result};
 use nix::fcntl::{Flock, FlockArg};
 
-// Each finds some more pages where memory is fragmented.
+// Where memory is fragmented, each attempt finds some more pages.
 const ATTEMPTS: u32 = 8;
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -26,7 +26,7 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// As the kernel tells it now.
+    /// The counters as they are now.
     pub fn now() -> Result<Self> {
         let text = fs::read_to_string("/proc/meminfo").context("/proc/meminfo")?;
         let value = |key: &str| {
@@ -47,8 +47,8 @@ impl Pool {
         })
     }
 
-    /// Waits until the pool is as `before`, for some seconds at most; returns what it is then. A killed
-    /// process's pages come back a little after its end, when somebody looks into it meanwhile.
+    /// Waits some seconds for the pool to be as `before`; returns what it is then. The pages of a killed process
+    /// become free a little after its end if another process is looking at it.
     pub fn settled(before: Self) -> Result<Self> {
         let deadline = Instant::now() + SETTLE_TIMEOUT;
         loop {
@@ -69,8 +69,8 @@ impl Pool {
     }
 }
 
-/// Pages added to the pool. A keeper process takes them away again once this value is dropped or
-/// its process is gone, be it by SIGKILL.
+/// Pages added to the pool. A keeper process takes them away again when this value is dropped or this process
+/// ends, even by SIGKILL.
 #[derive(Debug)]
 pub struct Reservation {
     keeper: Child,
@@ -78,7 +78,7 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// Adds `bytes` of huge pages to the pool, or says why it cannot.
+    /// Adds `bytes` of huge pages to the pool.
     pub fn add(bytes: u64) -> Result<Self> {
         if !nix::unistd::geteuid().is_root() {
             bail!("only root may reserve huge pages");
@@ -97,7 +97,7 @@ impl Reservation {
             if added >= wanted {
                 break;
             }
-            // Page cache lies all over the memory; it moves, but not all at the first try.
+            // The page cache is all over memory; the kernel moves it, but not all at the first attempt.
             let _ = fs::write("/proc/sys/vm/compact_memory", "1");
         }
         let keeper = spawn_keeper(&file, added);
@@ -136,8 +136,8 @@ fn lock_pool() -> Result<Flock<File>> {
         .map_err(|(_, errno)| anyhow::anyhow!("locking {}: {errno}", path.display()))
 }
 
-// Subtracts instead of writing the old number back: others may have changed the pool meanwhile.
-// Out of the terminal's process group, so that Ctrl-C does not reach it.
+// Subtracts rather than writes the old number back: others may have changed the pool since.
+// It leaves the terminal's process group, so that Ctrl-C does not reach it.
 fn spawn_keeper(file: &std::path::Path, added: u64) -> Result<Child> {
     let script = "trap '' INT TERM HUP; read end; exec 9>\"$3\"; flock 9; \
                   now=$(cat \"$1\"); echo $((now > $2 ? now - $2 : 0)) > \"$1\"";

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Debian packages: installed on this machine only where a program is missing, and arm64 ones
-//! fetched for guests without telling this machine's dpkg about another architecture.
+//! Debian packages: installed on this machine only where a program is missing. Those of arm64 for guests are
+//! fetched without adding an architecture to this machine's dpkg.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -43,7 +43,7 @@ pub const TEST_TOOLS: &[Tool] = &[
     tool("clang", "clang"),
 ];
 
-/// Installs the packages of the missing tools; without root, says what to run.
+/// Installs the packages of the missing tools; without root, the error names the command to run.
 pub fn ensure(tools: &[Tool]) -> Result<String> {
     let missing: Vec<Tool> = missing(tools);
     if missing.is_empty() {
@@ -90,7 +90,7 @@ fn missing(tools: &[Tool]) -> Vec<Tool> {
         .collect()
 }
 
-/// An apt of its own, below `target/`, that knows one architecture alone.
+/// An apt with a state of its own below `target/`, for one architecture.
 pub struct PrivateApt {
     config: PathBuf,
     downloads: PathBuf,
@@ -133,7 +133,7 @@ impl PrivateApt {
             fs::write(dir.join("etc").join(name), content)?;
         }
         let config = dir.join("apt.conf");
-        // No sandbox user: it could not write below a private home directory.
+        // Without a sandbox user, which could not write below a private home directory.
         fs::write(
             &config,
             format!(
@@ -200,7 +200,7 @@ fn codename() -> Result<String> {
         .context("/etc/os-release names no VERSION_CODENAME; is this Debian?")
 }
 
-/// This machine's apt sources whose suites are Debian's own; others may not have arm64 at all.
+/// This machine's apt sources whose suites are Debian's own; others may lack arm64.
 fn debian_sources(codename: &str) -> Result<Vec<(String, String)>> {
     let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
     if let Ok(parts) = fs::read_dir("/etc/apt/sources.list.d") {
@@ -241,7 +241,7 @@ fn keep_lines(text: &str, codename: &str) -> String {
         .collect()
 }
 
-/// deb822 style: stanzas apart by empty lines, with a `Suites:` field.
+/// deb822 style: stanzas between empty lines, each with a `Suites:` field.
 fn keep_stanzas(text: &str, codename: &str) -> String {
     text.split("\n\n")
         .filter(|stanza| {
@@ -262,7 +262,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn other_peoples_suites_are_left_out() {
+    fn suites_of_others_are_left_out() {
         let lines = "deb mirror/debian bookworm main\ndeb other cloud-bookworm main\n# deb x bookworm\ndeb sec bookworm-security main\n";
         assert_eq!(
             keep_lines(lines, "bookworm"),

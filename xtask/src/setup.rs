@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `cargo xtask setup`: everything that demo and tests need, done once.
+//! `cargo xtask setup`: gets everything that demo and tests need, once.
 
 use anyhow::Result;
 
 use crate::guest::{self, Assets};
 use crate::packages::{self, GUEST_TOOLS, TEST_TOOLS};
 
-/// The command: for demo and tests.
+/// Runs the command.
 pub fn run() -> Result<()> {
     for_guests()?;
     for_tests()

@@ -27,20 +27,31 @@ pub fn guest() -> PathBuf {
     target().join("guest")
 }
 
-/// Puts the programs side by side into `target/programs/`: gunyahd and gunyahctl as released (static
-/// by `.cargo/config.toml`), and beside them a simulator with `features`, which is not shipped and
-/// builds in a fraction of the time without optimisation.
-pub fn build(features: &[&str]) -> Result<PathBuf> {
+/// The simulator's feature with the engine `exec`, which takes some minutes to build once. The demo does without.
+pub const EXECUTING_ENGINE: &str = "gunyah-sim/exec";
+
+/// Cargo, in the root of the tree.
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    command
+}
+
+/// Builds gunyahd and gunyahctl as released (static by `.cargo/config.toml`) and a simulator, which is not shipped
+/// and builds in a fraction of the time without optimisation, and puts them into `target/programs/`.
+pub fn build() -> Result<PathBuf> {
+    let simulator = executables(&["build", "--package", "gunyah-sim", "--bins"])?;
+    programs(&simulator.iter().map(PathBuf::as_path).collect::<Vec<_>>())
+}
+
+/// Puts the released programs into `target/programs/`, and of `others` the simulator.
+pub fn programs(others: &[&Path]) -> Result<PathBuf> {
     let programs = target().join("programs");
     std::fs::create_dir_all(&programs)?;
-    let features = format!("--features={}", features.join(","));
-    let mut built = cargo_build(&["--release", "--package", "gunyahd", "--bins"])?;
-    built.extend(cargo_build(&[
-        "--package",
-        "gunyah-sim",
-        "--bins",
-        &features,
-    ])?);
+    let simulator = others.iter().find(|path| path.ends_with("gunyah-sim"));
+    let simulator = simulator.context("the simulator was not built")?;
+    let mut built = executables(&["build", "--release", "--package", "gunyahd", "--bins"])?;
+    built.push(simulator.to_path_buf());
     for program in built {
         let name = program.file_name().context("a program without a name")?;
         let part = programs.join("part");
@@ -51,29 +62,34 @@ pub fn build(features: &[&str]) -> Result<PathBuf> {
     Ok(programs)
 }
 
-/// The executables that cargo made.
-fn cargo_build(arguments: &[&str]) -> Result<Vec<PathBuf>> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
-        .current_dir(root())
-        .args(["build", "--message-format=json-render-diagnostics"])
-        .args(arguments)
-        .stderr(Stdio::inherit())
-        .output()
-        .context("cargo build")?;
-    if !output.status.success() {
-        bail!("cargo build {}: {}", arguments.join(" "), output.status);
-    }
-    // Cargo says itself where it put each program; the path has the target's name in it or not.
-    let built: Vec<PathBuf> = String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+fn executables(arguments: &[&str]) -> Result<Vec<PathBuf>> {
+    // Cargo reports where it put each program; the path may contain the target's name.
+    let built: Vec<PathBuf> = cargo_messages(arguments)?
+        .iter()
         .filter_map(|message| Some(PathBuf::from(message["executable"].as_str()?)))
         .collect();
     if built.is_empty() {
-        bail!("cargo build {} made no program", arguments.join(" "));
+        bail!("cargo {} made no program", arguments.join(" "));
     }
     Ok(built)
+}
+
+/// Runs cargo and returns its messages about what it built.
+pub fn cargo_messages(arguments: &[&str]) -> Result<Vec<serde_json::Value>> {
+    let output = cargo()
+        .args(arguments)
+        .arg("--message-format=json-render-diagnostics")
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cargo")?;
+    if !output.status.success() {
+        bail!("cargo {}: {}", arguments.join(" "), output.status);
+    }
+    let lines = String::from_utf8_lossy(&output.stdout);
+    Ok(lines
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect())
 }
 
 /// True if `program` is on PATH, or is a file where it is a path itself.
@@ -85,7 +101,7 @@ pub fn has_program(program: &str) -> bool {
     std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
 }
 
-/// Runs a command quietly; its output is shown only in the error.
+/// Runs a command and returns its output; an error contains the last lines of stderr.
 pub fn quiet(command: &mut Command) -> Result<String> {
     let name = format!("{command:?}").replace('"', "");
     let output = command

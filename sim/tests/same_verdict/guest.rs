@@ -67,8 +67,8 @@ impl Drop for Vendor {
 /// Every sentence of a report, problems and warnings alike.
 pub fn sentences(report: &Report) -> Vec<String> {
     let problems = report.problems.iter().map(ToString::to_string);
-    let warnings = report.vms.iter().flat_map(|vm| vm.warnings.clone());
-    problems.chain(warnings).collect()
+    let warnings = report.vms.iter().flat_map(|vm| &vm.warnings);
+    problems.chain(warnings.map(ToString::to_string)).collect()
 }
 
 /// Memory of this process.

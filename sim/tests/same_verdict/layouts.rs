@@ -5,7 +5,7 @@ use gunyah_sim::engine::Access;
 use gunyah_sim::model::dialect::Dialect;
 use gunyah_sim::model::{rm, Settings};
 use gunyahd::config::parse;
-use gunyahd::dtb::{Draft, Seeds};
+use gunyahd::dtb::{build, Seeds};
 use nix::errno::Errno;
 
 use crate::guest::{sentences, verdict, Calls, Region, Vendor, Verdict, BASE, MAIN_LABEL, SIZE};
@@ -158,8 +158,7 @@ impl Layout {
         let text = format!(r#"{{ "name": "vm", "kernel": {{ "path": "/Image" }}, {keys} }}"#);
         let config = parse(std::path::Path::new("vm.json"), &text).unwrap();
         let plan = report.vms[0].plan.as_ref().unwrap();
-        let draft = Draft::generated(&config).unwrap();
-        let mut tree = draft.finish(plan, &Seeds::PLACEHOLDER).unwrap().tree;
+        let mut tree = build(&config, None, plan, &Seeds::default()).unwrap().tree;
         tree.find_mut("/gunyah-vm-config/memory")
             .unwrap()
             .set_u64("base-address", self.base);

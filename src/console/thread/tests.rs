@@ -6,8 +6,8 @@ use std::os::unix::net::UnixStream;
 
 use super::*;
 use crate::config::ConsoleDevice;
+use crate::console::clients::MAX_CLIENTS;
 use crate::console::wire::{Decoder, Kind};
-use crate::console::MAX_CLIENTS;
 use crate::vcpu::Width;
 
 const BASE: u64 = 0x0900_0000;
@@ -26,8 +26,12 @@ fn guest(ready: Option<&str>) -> Guest {
         interrupt: 5,
     };
     let ring = Arc::new(Ring::create("test", 64 << 10).unwrap());
-    let vm = VmName::new("test").unwrap();
-    let console = Console::start(&vm, &config, &ring, ready, true, false).unwrap();
+    let options = Options {
+        ready,
+        log: true,
+        confined: false,
+    };
+    let console = Console::start("test", &config, &ring, options).unwrap();
     let mut bus = Bus::new("test");
     console.connect(&mut bus, &config).unwrap();
     Guest { console, bus, ring }
@@ -311,4 +315,9 @@ fn what_was_printed_outlives_the_console() {
     };
     drop(console);
     assert_eq!(ring.tail(100), b"kept\n");
+}
+
+#[test]
+fn a_thread_that_cannot_be_made_has_a_name() {
+    assert_eq!(failed("a thread", Errno::EAGAIN).name, "console-thread");
 }

@@ -2,126 +2,118 @@
 //! The console: its doorbell, and the serial port that the device model has to be.
 
 use crate::config::{ConsoleConfig, ConsoleDevice};
-use crate::console::Port;
+use crate::diagnostic::kinds;
+use crate::dtb::build::Faults;
+use crate::dtb::console::{doorbell, serial_port, LEVEL_HIGH};
+use crate::dtb::lookup::{devices_at, models, spi};
+use crate::dtb::property::NodeAt;
+use crate::dtb::tree::Tree;
 
-use super::super::facts::{child_cells, spi, DtbFacts};
-use super::super::problem::DtbProblem;
-use super::super::tree::Tree;
-use super::super::value::NodeAt;
+const AGREE: &str = "make devicetree and config agree";
 
-pub(super) fn check(
-    tree: &Tree,
-    facts: &DtbFacts,
-    console: &ConsoleConfig,
-    found: &mut Vec<DtbProblem>,
-) {
-    let bell = facts
-        .doorbells
-        .iter()
-        .find(|bell| bell.label == console.label);
-    match bell {
-        None => found.push(DtbProblem::NoDoorbell(console.label)),
-        Some(bell) if bell.spi != Some((console.interrupt, 4)) => {
-            found.push(DtbProblem::DoorbellInterrupt {
-                label: console.label,
-                tree: bell.spi,
-                config: console.interrupt,
+kinds! {
+    // Seen.
+    NO_DOORBELL: Error "dtb-no-doorbell" in Dtb {
+        "no doorbell vdevice has the console's label",
+        cause: "the driver accepts an unknown label, and no interrupt ever comes",
+        cure: "add a doorbell vdevice with this label, or change console.label",
+    }
+    // Ours.
+    DOORBELL_INTERRUPT: Error "dtb-doorbell-interrupt" in Dtb {
+        "the console's doorbell does not raise console.interrupt, level high",
+        cause: "the guest's driver waits for the serial port's own interrupt",
+        cure: AGREE,
+    }
+    // Ours.
+    CONSOLE_DIFFERS: Error "dtb-console-differs" in Dtb {
+        "a device at the console's address is not the serial port that the console is",
+        cause: "the guest would talk to a device that is not there",
+        cure: AGREE,
+    }
+}
+
+pub(super) fn check(tree: &Tree, console: &ConsoleConfig, faults: &mut Faults<'_>) {
+    let wanted = (console.interrupt, LEVEL_HIGH);
+    let label = console.label;
+    match doorbell(tree, console).map(|bell| spi(&bell)) {
+        None => faults.add_at(
+            "console.label",
+            NO_DOORBELL.case(format!(
+                "no doorbell vdevice has the console's label {label}"
+            )),
+        ),
+        Some(found) if found != Some(wanted) => {
+            let has = found.map_or("no fixed SPI".to_owned(), |(number, trigger)| {
+                format!("SPI {number} with trigger {trigger}")
             });
+            let what = format!(
+                "doorbell {label} has {has}, the console SPI {} with trigger {LEVEL_HIGH}",
+                console.interrupt
+            );
+            faults.add_at("console.interrupt", DOORBELL_INTERRUPT.case(what));
         }
         Some(_) => {}
     }
-    let serials = &facts.serials;
-    let own = serials.iter().find(|serial| serial.base == console.base);
-    let own = own.map(|serial| serial.path.as_str());
-    let mut differs = |path: &str, why| {
-        found.push(DtbProblem::ConsoleDiffers {
-            path: path.to_owned(),
-            why,
-        });
+    let own = serial_port(tree, console);
+    let mut differs = |node: &NodeAt<'_>, why: &str| {
+        faults.add_at(
+            "console",
+            CONSOLE_DIFFERS.case(format!("{} {why}", node.path())),
+        );
     };
-    for path in devices_at(tree, console) {
-        if Some(path.as_str()) != own {
-            differs(&path, "is another device at the console's registers");
+    for node in devices_at(tree, console.base, console.device.frame()) {
+        if own.as_ref().map(NodeAt::path) != Some(node.path()) {
+            differs(&node, "is another device at the console's registers");
         }
     }
-    if let Some(node) = own.and_then(|path| tree.at(path)) {
-        for why in faults(&node, console) {
-            differs(node.path(), why);
+    if let Some(own) = &own {
+        for why in differences(own, console) {
+            differs(own, why);
         }
     }
 }
 
 /// What keeps our device model from being the serial port of this node.
-fn faults(node: &NodeAt<'_>, console: &ConsoleConfig) -> Vec<&'static str> {
-    let mut faults = Vec::new();
-    let mut wrong = |broken: bool, why| {
-        if broken {
-            faults.push(why);
-        }
-    };
-    let listed = |models: &[&str]| models.iter().any(|model| node.is_compatible(model));
-    match console.device {
-        ConsoleDevice::Pl011 => {
-            wrong(!listed(&["arm,pl011", "arm,sbsa-uart"]), "is no PL011");
-        }
-        ConsoleDevice::Ns16550 => {
-            wrong(!listed(&["ns16550a", "ns16550"]), "is no 16550");
-            let other = |property, usual| node.u32(property).is_ok_and(|value| value != usual);
-            wrong(
-                other("reg-shift", 0),
-                "has a reg-shift, and the console's registers are a byte apart",
-            );
-            wrong(
-                other("reg-io-width", 1),
-                "has a reg-io-width that is not 1, and the console's registers are a byte wide",
-            );
-            wrong(
-                other("reg-offset", 0),
-                "has a reg-offset, and the console's registers begin at its base",
-            );
-            wrong(
-                node.has("big-endian"),
-                "is big-endian, and the console is not",
-            );
-        }
-    }
-    wrong(
-        !matches!(node.str("status"), Err(_) | Ok("okay" | "ok")),
-        "has a status other than okay: the guest leaves it alone",
-    );
-    match spi(node) {
-        Some(spi) => wrong(
-            spi != (console.interrupt, 4),
+fn differences(node: &NodeAt<'_>, console: &ConsoleConfig) -> Vec<&'static str> {
+    let ns16550 = console.device == ConsoleDevice::Ns16550;
+    let models = models(console.device);
+    let is_model = models.iter().any(|model| node.is_compatible(model));
+    // A PL011's registers have no such properties.
+    let other = |property, usual| ns16550 && node.u32(property).is_some_and(|value| value != usual);
+    let spi = spi(node);
+    let faults = [
+        (!is_model && !ns16550, "is not a PL011"),
+        (!is_model && ns16550, "is not a 16550"),
+        (
+            other("reg-shift", 0),
+            "has a reg-shift, and the console's registers are a byte apart",
+        ),
+        (
+            other("reg-io-width", 1),
+            "has a reg-io-width that is not 1, and the console's registers are a byte wide",
+        ),
+        (
+            other("reg-offset", 0),
+            "has a reg-offset, and the console's registers begin at its base",
+        ),
+        (
+            ns16550 && node.has("big-endian"),
+            "is big-endian, and the console is not",
+        ),
+        (
+            !matches!(node.str("status"), None | Some("okay" | "ok")),
+            "has a status other than okay: the guest leaves it alone",
+        ),
+        (
+            spi.is_some_and(|spi| spi != (console.interrupt, LEVEL_HIGH)),
             "has another interrupt than the console",
         ),
-        // That names its controller; whether it means the same is the tree's affair.
-        None => wrong(
-            !node.has("interrupts-extended"),
+        // interrupts-extended names its controller; whether it means the same is the tree's affair.
+        (
+            spi.is_none() && !node.has("interrupts-extended"),
             "has no interrupt: its driver would not hear of what is typed",
         ),
-    }
-    faults
-}
-
-/// Paths of the devices whose registers overlap the console's.
-pub(in super::super) fn devices_at(tree: &Tree, console: &ConsoleConfig) -> Vec<String> {
-    let end = console.base.saturating_add(Port::size(console.device));
-    let mut paths = Vec::new();
-    let mut open = vec![NodeAt::root(&tree.root)];
-    while let Some(parent) = open.pop() {
-        let (address, size) = child_cells(&parent);
-        for node in parent.children() {
-            let ranges = node.ranges("reg", address, size).unwrap_or_default();
-            let overlaps =
-                |(base, len): &(u64, u64)| *base < end && console.base < base.saturating_add(*len);
-            if ranges.iter().any(overlaps) {
-                paths.push(node.path().to_owned());
-            }
-            // Only below an empty `ranges` are addresses those of the guest.
-            if node.value("ranges").is_some_and(<[u8]>::is_empty) {
-                open.push(node);
-            }
-        }
-    }
-    paths
+    ];
+    let broken = faults.into_iter().filter(|(broken, _)| *broken);
+    broken.map(|(_, why)| why).collect()
 }

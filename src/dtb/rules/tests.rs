@@ -3,35 +3,49 @@
 
 use nix::errno::Errno;
 
-use super::super::complete::set_memory;
 use super::super::fixture;
-use super::super::{Draft, Node, Position, Seeds};
+use super::super::{build, Node, Seeds};
 use super::*;
-use crate::plan::Segment;
+use crate::image::elf::Load;
 
-/// The finished trees that everything here starts from: hypervisor-scheduled with two CPUs, and
+/// The built trees that everything here starts from: hypervisor-scheduled with two CPUs, and
 /// proxy-scheduled with console and a further region.
-fn finished(config: &VmConfig) -> (Tree, Expected) {
+fn built(config: &VmConfig) -> (Tree, LaunchPlan) {
     let plan = fixture::plan(config, 0x8100_0000, 0x1000);
-    let done = Draft::generated(config)
-        .unwrap()
-        .finish(&plan, &Seeds::PLACEHOLDER)
-        .unwrap();
-    (done.tree, Expected::of_config(config).with_plan(&plan))
+    let built = build(config, None, &plan, &Seeds::default()).unwrap();
+    assert_eq!(built.warnings, []);
+    (built.tree, plan)
 }
 
-fn rules(problems: &[DtbProblem]) -> Vec<&'static str> {
-    problems.iter().map(DtbProblem::rule).collect()
+fn names(faults: &[Diagnostic]) -> Vec<&str> {
+    faults.iter().map(|fault| &*fault.name).collect()
 }
 
-/// Breaks the tree of `config` and wants exactly these rules to be named.
+/// Breaks the tree of `config` and wants exactly these faults, and START's answer to the first of them.
 fn broken(config: &VmConfig, wanted: &[&str], errno: Option<Errno>, breaks: impl Fn(&mut Tree)) {
-    let (mut tree, expected) = finished(config);
-    assert_eq!(check(&tree, Some(&expected)), []);
+    let (mut tree, plan) = built(config);
     breaks(&mut tree);
-    let problems = check(&tree, Some(&expected));
-    assert_eq!(rules(&problems), wanted, "{problems:#?}");
-    assert_eq!(problems[0].errno(), errno, "{problems:#?}");
+    let faults = check(&tree, config, &plan);
+    let mut found = names(&faults);
+    found.sort_unstable();
+    let mut sorted = wanted.to_vec();
+    sorted.sort_unstable();
+    assert_eq!(found, sorted, "{faults:#?}");
+    let answer = errno.map(|errno| errno as i32);
+    for fault in &faults {
+        assert!(fault.place.is_some() && fault.lasting, "{fault:#?}");
+        assert!(
+            fault.name != wanted[0] || fault.start_answers == answer,
+            "{fault:#?}"
+        );
+    }
+}
+
+/// Changes the tree of `config` and wants no fault.
+fn good(config: &VmConfig, changes: impl Fn(&mut Tree)) {
+    let (mut tree, plan) = built(config);
+    changes(&mut tree);
+    assert_eq!(check(&tree, config, &plan), []);
 }
 
 fn node<'a>(tree: &'a mut Tree, path: &str) -> &'a mut Node {
@@ -46,48 +60,55 @@ fn rules_of_the_whole_tree() {
     let config = fixture::config();
     broken(
         &config,
-        &["no-chosen", "first-child-cells", "initrd-differs"],
+        &[
+            "dtb-no-chosen",
+            "dtb-first-child-cells",
+            "dtb-initrd-differs",
+        ],
         NODEV,
         |tree| {
             tree.root.remove_child("chosen");
         },
     );
-    broken(&config, &["first-child-cells"], NODEV, |tree| {
+    broken(&config, &["dtb-first-child-cells"], NODEV, |tree| {
         tree.root.move_first("cpus");
     });
-    broken(&config, &["first-child-cells"], NODEV, |tree| {
+    broken(&config, &["dtb-first-child-cells"], NODEV, |tree| {
         node(tree, "/chosen").set_u32("#address-cells", 1);
     });
-    broken(&config, &["hypervisor-node"], NODEV, |tree| {
+    broken(&config, &["dtb-hypervisor-node"], NODEV, |tree| {
         tree.root.push(Node::new("hypervisor"));
     });
-    broken(&config, &["memory-node-name"], INVAL, |tree| {
+    broken(&config, &["dtb-memory-node-name"], INVAL, |tree| {
         tree.root
-            .ensure_child("memory@80000000", Position::Last)
+            .ensure_child("memory@80000000")
             .set_str("device_type", "memory");
     });
-    broken(&config, &["memory-node-name"], INVAL, |tree| {
+    broken(&config, &["dtb-memory-node-name"], INVAL, |tree| {
         node(tree, "/psci")
-            .ensure_child("memory", Position::Last)
+            .ensure_child("memory")
             .set_str("device_type", "memory");
     });
-    broken(&config, &["gic-unusable", "memory-cells"], INVAL, |tree| {
-        tree.root.set_u32("#size-cells", 1);
-    });
-    broken(&config, &["duplicate-phandle"], None, |tree| {
+    broken(
+        &config,
+        &["dtb-gic-unusable", "dtb-memory-cells"],
+        INVAL,
+        |tree| {
+            tree.root.set_u32("#size-cells", 1);
+        },
+    );
+    broken(&config, &["dtb-duplicate-phandle"], None, |tree| {
         node(tree, "/psci").set_u32("phandle", 1);
     });
-    broken(&config, &["path-length"], INVAL, |tree| {
+    broken(&config, &["dtb-path-length"], INVAL, |tree| {
         tree.root.push(Node::new(&"n".repeat(255)));
     });
     let cpu = |length: usize| format!("cpu{}@1", "-".repeat(length - "/cpus/cpu@1".len()));
-    broken(&config, &["path-length"], INVAL, |tree| {
+    broken(&config, &["dtb-path-length"], INVAL, |tree| {
         node(tree, "/cpus/cpu@1").name = cpu(128);
     });
-    let (mut tree, expected) = finished(&config);
-    node(&mut tree, "/cpus/cpu@1").name = cpu(127);
-    assert_eq!(check(&tree, Some(&expected)), [], "127 bytes are a CPU's");
-    broken(&config, &["depth"], None, |tree| {
+    good(&config, |tree| node(tree, "/cpus/cpu@1").name = cpu(127));
+    broken(&config, &["dtb-depth"], None, |tree| {
         let mut deep = Node::new("leaf");
         for level in 1..16 {
             let mut above = Node::new(&format!("level-{level}"));
@@ -96,9 +117,9 @@ fn rules_of_the_whole_tree() {
         }
         tree.root.push(deep);
     });
-    let (mut tree, _) = finished(&config);
-    tree.root.push(Node::new(&"n".repeat(254)));
-    assert_eq!(check(&tree, None), [], "255 bytes of path are allowed");
+    good(&config, |tree| {
+        tree.root.push(Node::new(&"n".repeat(254)));
+    });
 }
 
 #[test]
@@ -108,48 +129,49 @@ fn reservations_can_be_written_and_leave_alone_what_is_placed() {
         |list: &'static [(u64, u64)]| move |tree: &mut Tree| tree.reservations = list.to_vec();
     broken(
         &config,
-        &["memreserve-range"],
+        &["dtb-memreserve-range"],
         None,
         reserve(&[(u64::MAX, 1)]),
     );
     broken(
         &config,
-        &["memreserve-overlap"],
+        &["dtb-memreserve-overlap"],
         None,
         reserve(&[(0x9000_0000, 0x1000), (0x8f00_0000, 0x100_0001)]),
     );
     // The devicetree at the base of memory, with its room, and the initrd.
-    let taken = ["memreserve-taken"];
+    let taken = ["dtb-memreserve-taken"];
     broken(&config, &taken, None, reserve(&[(0x8001_ffff, 0x10)]));
     broken(&config, &taken, None, reserve(&[(0x80ff_f000, 0x1001)]));
     broken(&config, &taken, None, reserve(&[(0x8100_0fff, 1)]));
     broken(
         &config,
-        &["memreserve-taken", "memreserve-taken"],
+        &["dtb-memreserve-taken", "dtb-memreserve-taken"],
         None,
         reserve(&[(fixture::BASE, fixture::SIZE)]),
     );
-    let (mut tree, expected) = finished(&config);
-    tree.reservations = vec![(0x8100_1000, 0x1000), (0x8002_0000, 0x1000), (0, 0x1000)];
-    assert_eq!(check(&tree, Some(&expected)), [], "all of them are beside");
+    // All of these are beside.
+    good(
+        &config,
+        reserve(&[(0x8100_1000, 0x1000), (0x8002_0000, 0x1000), (0, 0x1000)]),
+    );
 }
 
 #[test]
 fn a_planned_kernel_is_no_place_for_a_reservation() {
     let config = fixture::config();
     let mut plan = fixture::plan(&config, 0x8100_0000, 0x1000);
-    plan.kernel.segments.push(Segment {
+    plan.kernel.segments.push(Load {
         file_offset: 0,
         file_size: 0x1000,
-        base: 0x8200_0000,
+        address: 0x8200_0000,
         memory_size: 0x2000,
     });
-    let (mut tree, _) = finished(&config);
+    let (mut tree, _) = built(&config);
     tree.reservations = vec![(0x8200_1fff, 1)];
-    let expected = Expected::of_config(&config).with_plan(&plan);
-    let problems = check(&tree, Some(&expected));
+    let problems = check(&tree, &config, &plan);
     assert_eq!(
-        problems[0].what(),
+        problems[0].what,
         "/memreserve/ 0x82001fff 0x1 overlaps the kernel at 0x82000000..0x82002000"
     );
     assert_eq!(problems.len(), 1);
@@ -158,7 +180,7 @@ fn a_planned_kernel_is_no_place_for_a_reservation() {
 #[test]
 fn overlapping_reservations_have_a_cure_of_their_own() {
     let config = fixture::config();
-    let (mut tree, _) = finished(&config);
+    let (mut tree, plan) = built(&config);
     let blob = tree.to_blob().unwrap();
     tree.reservations = vec![(0x9000_0000, 0x2000), (0x9000_1000, 0x1000)];
     // Nothing of ours writes such a tree, so its entries are put into a good blob by hand.
@@ -174,12 +196,13 @@ fn overlapping_reservations_have_a_cure_of_their_own() {
         field.copy_from_slice(&bytes[at..at + 4]);
         bytes[at..at + 4].copy_from_slice(&(u32::from_be_bytes(field) + 32).to_be_bytes());
     }
-    let problems = Draft::given(&bytes, &config).unwrap_err();
-    assert_eq!(rules(&problems), ["memreserve-overlap"], "{problems:#?}");
+    let faults = build(&config, Some(&bytes), &plan, &Seeds::default()).unwrap_err();
+    assert_eq!(names(&faults), ["dtb-memreserve-overlap"], "{faults:#?}");
     assert_eq!(
-        problems[0].to_string(),
-        "/memreserve/ 0x90001000 0x1000 overlaps /memreserve/ 0x90000000 0x2000; a devicetree with \
-         overlapping reservations cannot be written; cure: make one /memreserve/ of them, or shorten one"
+        faults[0].to_string(),
+        "vm.json:1:1: dtb.path: /memreserve/ 0x90001000 0x1000 overlaps /memreserve/ 0x90000000 \
+         0x2000; likely cause: a devicetree with overlapping reservations cannot be written; cure: \
+         make one /memreserve/ of them, or shorten one [dtb-memreserve-overlap]"
     );
 }
 
@@ -187,19 +210,19 @@ fn overlapping_reservations_have_a_cure_of_their_own() {
 fn rules_of_the_vm_config() {
     let config = fixture::config();
     let at = "/gunyah-vm-config";
-    broken(&config, &["no-vm-config"], NODEV, |tree| {
+    broken(&config, &["dtb-no-vm-config"], NODEV, |tree| {
         tree.root.remove_child("gunyah-vm-config");
     });
-    broken(&config, &["two-vm-configs"], None, |tree| {
+    broken(&config, &["dtb-two-vm-configs"], None, |tree| {
         tree.root.push(Node::new("qcom,vm-config"));
     });
-    broken(&config, &["no-image-name"], INVAL, |tree| {
+    broken(&config, &["dtb-no-image-name"], INVAL, |tree| {
         node(tree, at).remove("image-name");
     });
-    broken(&config, &["image-name-length"], INVAL, |tree| {
+    broken(&config, &["dtb-image-name-length"], INVAL, |tree| {
         node(tree, at).set_str("image-name", &"n".repeat(80));
     });
-    broken(&config, &["no-base-address"], NODEV, |tree| {
+    broken(&config, &["dtb-no-base-address"], NODEV, |tree| {
         node(tree, "/gunyah-vm-config/memory").remove("base-address");
     });
     let moved = |base: u64| {
@@ -209,85 +232,87 @@ fn rules_of_the_vm_config() {
     };
     broken(
         &config,
-        &["base-address-page", "base-address-differs"],
+        &["dtb-base-address-page", "dtb-base-address-differs"],
         INVAL,
         moved(0x8000_0200),
     );
     broken(
         &config,
-        &["base-address-rounded", "base-address-differs"],
+        &["dtb-base-address-rounded", "dtb-base-address-differs"],
         None,
         moved(0x8000_1000),
     );
     broken(
         &config,
-        &["base-address-taken", "base-address-differs"],
+        &["dtb-base-address-taken", "dtb-base-address-differs"],
         NODEV,
         moved(0x4000_0000),
     );
     broken(
         &config,
-        &["base-address-taken", "base-address-differs"],
+        &["dtb-base-address-taken", "dtb-base-address-differs"],
         NODEV,
         moved(0x2000_0000),
     );
     broken(
         &config,
-        &["base-address-limit", "base-address-differs"],
+        &["dtb-base-address-limit", "dtb-base-address-differs"],
         NODEV,
         moved(1 << 36),
     );
-    broken(&config, &["base-address-differs"], None, moved(0x9000_0000));
-
-    let (mut tree, mut expected) = finished(&config);
-    for (name, fits) in [("n".repeat(79), true), ("n".repeat(80), false)] {
-        node(&mut tree, at).set_str("image-name", &name);
-        assert_eq!(check(&tree, Some(&expected)).is_empty(), fits);
-    }
-    node(&mut tree, at).set_str("image-name", "lab-vm");
-    expected.size = (1 << 36) - expected.base;
-    set_memory(&mut tree, expected.base, expected.size);
-    assert_eq!(check(&tree, Some(&expected)), []);
-    expected.size += 4096;
-    set_memory(&mut tree, expected.base, expected.size);
-    assert_eq!(
-        rules(&check(&tree, Some(&expected))),
-        ["base-address-limit"]
+    broken(
+        &config,
+        &["dtb-base-address-differs"],
+        None,
+        moved(0x9000_0000),
     );
+
+    good(&config, |tree| {
+        node(tree, at).set_str("image-name", &"n".repeat(79));
+    });
+    broken(&config, &["dtb-property"], None, |tree| {
+        node(tree, at).set_u32("image-name", 1);
+    });
+    let (_, mut plan) = built(&config);
+    plan.regions[0].size = (1 << 36) - fixture::BASE;
+    assert!(build(&config, None, &plan, &Seeds::default()).is_ok());
+    plan.regions[0].size += 4096;
+    let faults = build(&config, None, &plan, &Seeds::default()).unwrap_err();
+    assert_eq!(names(&faults), ["dtb-base-address-limit"]);
 }
 
 #[test]
 fn rules_of_vcpus() {
     let config = fixture::config();
     let vcpus = "/gunyah-vm-config/vcpus";
-    broken(&config, &["no-vcpus"], NODEV, |tree| {
+    broken(&config, &["dtb-no-vcpus"], NODEV, |tree| {
         node(tree, "/gunyah-vm-config").remove_child("vcpus");
     });
-    broken(&config, &["no-scheduling"], INVAL, |tree| {
+    broken(&config, &["dtb-no-scheduling"], INVAL, |tree| {
         node(tree, vcpus).remove("affinity-map");
     });
-    broken(&config, &["affinity-map-length"], INVAL, |tree| {
+    broken(&config, &["dtb-affinity-map-length"], INVAL, |tree| {
         node(tree, vcpus).set_cells("affinity-map", &[0, 1, 2]);
     });
     for priority in [0, 1] {
-        broken(&config, &["sched-priority"], NODEV, |tree| {
+        broken(&config, &["dtb-sched-priority"], NODEV, |tree| {
             node(tree, vcpus).set_u32("sched-priority", priority);
         });
     }
-    broken(&config, &["sched-timeslice"], NODEV, |tree| {
+    broken(&config, &["dtb-sched-timeslice"], NODEV, |tree| {
         node(tree, vcpus).remove("sched-timeslice");
     });
     for slice in [99, 100_001] {
-        broken(&config, &["sched-timeslice"], NODEV, |tree| {
+        broken(&config, &["dtb-sched-timeslice"], NODEV, |tree| {
             node(tree, vcpus).set_u32("sched-timeslice", slice);
         });
     }
-    broken(&config, &["scheduling-differs"], None, |tree| {
+    broken(&config, &["dtb-scheduling-differs"], None, |tree| {
         node(tree, vcpus).set_str("affinity", "proxy");
     });
     broken(
         &config,
-        &["affinity-map-length", "cpu-count"],
+        &["dtb-affinity-map-length", "dtb-cpu-count"],
         INVAL,
         |tree| {
             node(tree, "/cpus/cpu@1").set_str("status", "fail");
@@ -295,11 +320,11 @@ fn rules_of_vcpus() {
     );
     broken(
         &fixture::proxy(),
-        &["gic-redistributors", "cpu-count"],
+        &["dtb-gic-redistributors", "dtb-cpu-count"],
         None,
         |tree| {
             node(tree, "/cpus")
-                .ensure_child("cpu@1", Position::Last)
+                .ensure_child("cpu@1")
                 .set_str("device_type", "cpu")
                 .set_u32("reg", 1)
                 .set_str("enable-method", "psci");
@@ -311,10 +336,10 @@ fn rules_of_vcpus() {
 fn the_configs_physical_cpus_are_the_trees() {
     let mut config = fixture::config();
     config.vcpus.affinity = vec![vec![3], vec![1]];
-    let (tree, _) = finished(&config);
+    let (tree, _) = built(&config);
     let vcpus = tree.at("/gunyah-vm-config/vcpus").unwrap();
-    assert_eq!(vcpus.cells("affinity-map"), Ok(vec![3, 1]));
-    broken(&config, &["affinity-differs"], None, |tree| {
+    assert_eq!(vcpus.cells("affinity-map"), Some(vec![3, 1]));
+    broken(&config, &["dtb-affinity-differs"], None, |tree| {
         node(tree, "/gunyah-vm-config/vcpus").set_cells("affinity-map", &[0, 1]);
     });
 }
@@ -322,41 +347,41 @@ fn the_configs_physical_cpus_are_the_trees() {
 #[test]
 fn rules_of_cpus() {
     let config = fixture::config();
-    broken(&config, &["enable-method"], INVAL, |tree| {
+    broken(&config, &["dtb-enable-method"], INVAL, |tree| {
         node(tree, "/cpus/cpu@1").remove("enable-method");
     });
-    broken(&config, &["enable-method"], INVAL, |tree| {
+    broken(&config, &["dtb-enable-method"], INVAL, |tree| {
         node(tree, "/cpus/cpu@1").set_str("enable-method", "spin-table");
     });
-    broken(&config, &["cpu-status"], INVAL, |tree| {
+    broken(&config, &["dtb-cpu-status"], INVAL, |tree| {
         node(tree, "/cpus/cpu@1").set_str("status", "ok");
     });
-    broken(&config, &["no-cpus"], INVAL, |tree| {
+    broken(&config, &["dtb-no-cpus"], INVAL, |tree| {
         node(tree, "/cpus/cpu@0").set_str("status", "disabled");
         node(tree, "/cpus/cpu@1").set_str("status", "disabled");
     });
     broken(
         &config,
-        &["affinity-map-length", "no-cpus", "cpu-count"],
+        &["dtb-affinity-map-length", "dtb-no-cpus", "dtb-cpu-count"],
         INVAL,
         |tree| {
             tree.root.remove_child("cpus");
         },
     );
-    broken(&config, &["idle-states"], INVAL, |tree| {
+    broken(&config, &["dtb-idle-states"], INVAL, |tree| {
         node(tree, "/cpus/cpu@1").remove("cpu-idle-states");
     });
-    broken(&config, &["cpu-number"], None, |tree| {
+    broken(&config, &["dtb-cpu-number"], None, |tree| {
         node(tree, "/cpus/cpu@1").set_u32("reg", 0x100);
     });
-    broken(&config, &["no-psci"], None, |tree| {
+    broken(&config, &["dtb-no-psci"], None, |tree| {
         tree.root.remove_child("psci");
     });
     // A method that all CPUs share stands in /cpus.
-    let (mut tree, expected) = finished(&config);
-    node(&mut tree, "/cpus/cpu@1").remove("enable-method");
-    node(&mut tree, "/cpus").set_str("enable-method", "psci");
-    assert_eq!(check(&tree, Some(&expected)), []);
+    good(&config, |tree| {
+        node(tree, "/cpus/cpu@1").remove("enable-method");
+        node(tree, "/cpus").set_str("enable-method", "psci");
+    });
 }
 
 #[test]
@@ -364,24 +389,24 @@ fn rules_of_the_interrupt_controller() {
     let config = fixture::config();
     let gic = "/interrupt-controller";
     let interrupts = "/gunyah-vm-config/interrupts";
-    broken(&config, &["no-gic"], NODEV, |tree| {
+    broken(&config, &["dtb-no-gic"], NODEV, |tree| {
         node(tree, interrupts).remove("config");
         tree.root.remove("interrupt-parent");
     });
-    broken(&config, &["gic-path"], INVAL, |tree| {
+    broken(&config, &["dtb-gic-path"], INVAL, |tree| {
         node(tree, interrupts).set_str("config", "/gic");
     });
-    broken(&config, &["gic-path"], INVAL, |tree| {
+    broken(&config, &["dtb-gic-path"], INVAL, |tree| {
         node(tree, interrupts).set_str("config", "intc0");
     });
-    broken(&config, &["property"], None, |tree| {
+    broken(&config, &["dtb-property"], None, |tree| {
         node(tree, interrupts).set("config", vec![1, 2, 3]);
     });
-    broken(&config, &["gic-phandle"], None, |tree| {
+    broken(&config, &["dtb-gic-phandle"], None, |tree| {
         node(tree, interrupts).set_u32("config", 1);
     });
     let unusable = |errno, breaks: &dyn Fn(&mut Node)| {
-        broken(&config, &["gic-unusable"], errno, |tree| {
+        broken(&config, &["dtb-gic-unusable"], errno, |tree| {
             breaks(node(tree, gic))
         });
     };
@@ -409,19 +434,19 @@ fn rules_of_the_interrupt_controller() {
     unusable(INVAL, &|gic| {
         gic.set_u64s("reg", &[0x3fff_1000, 0x1_0000, 0x3ffb_0000, 0x4_0000]);
     });
-    broken(&config, &["gic-redistributors"], None, |tree| {
+    broken(&config, &["dtb-gic-redistributors"], None, |tree| {
         node(tree, gic).set_u64s("reg", &[0x3fff_0000, 0x1_0000, 0x3ffb_0000, 0x2_0000]);
     });
     // Found by the root alone, it is passed over in silence and then missed.
-    broken(&config, &["gic-unusable"], NODEV, |tree| {
+    broken(&config, &["dtb-gic-unusable"], NODEV, |tree| {
         node(tree, "/gunyah-vm-config").remove_child("interrupts");
         node(tree, gic).remove("interrupt-controller");
     });
     // Without reg the resource manager fills it in; the root alone is enough.
-    let (mut tree, expected) = finished(&config);
-    node(&mut tree, gic).remove("reg");
-    node(&mut tree, "/gunyah-vm-config").remove_child("interrupts");
-    assert_eq!(check(&tree, Some(&expected)), []);
+    good(&config, |tree| {
+        node(tree, gic).remove("reg");
+        node(tree, "/gunyah-vm-config").remove_child("interrupts");
+    });
 }
 
 #[test]
@@ -429,18 +454,23 @@ fn rules_of_vdevices() {
     let config = fixture::proxy();
     let bell = "/gunyah-vm-config/vdevices/bell-5";
     let shm = "/gunyah-vm-config/vdevices/shm-7";
-    broken(&config, &["no-label", "no-doorbell"], None, |tree| {
-        node(tree, bell).remove("label");
-    });
-    broken(&config, &["no-peer"], INVAL, |tree| {
+    broken(
+        &config,
+        &["dtb-no-label", "dtb-no-doorbell"],
+        None,
+        |tree| {
+            node(tree, bell).remove("label");
+        },
+    );
+    broken(&config, &["dtb-no-peer"], INVAL, |tree| {
         node(tree, bell).remove("peer-default");
     });
-    broken(&config, &["no-peer"], INVAL, |tree| {
+    broken(&config, &["dtb-no-peer"], INVAL, |tree| {
         node(tree, shm).remove("peer-default");
     });
     broken(
         &config,
-        &["duplicate-label", "duplicate-interrupt"],
+        &["dtb-duplicate-label", "dtb-duplicate-interrupt"],
         None,
         |tree| {
             let mut twin = node(tree, bell).clone();
@@ -448,39 +478,49 @@ fn rules_of_vdevices() {
             node(tree, "/gunyah-vm-config/vdevices").push(twin);
         },
     );
-    broken(&config, &["duplicate-label"], None, |tree| {
+    broken(&config, &["dtb-duplicate-label"], None, |tree| {
         let mut twin = node(tree, shm).clone();
         twin.name = "shm-8".into();
         node(tree, "/gunyah-vm-config/vdevices").push(twin);
     });
-    broken(&config, &["shm-memory", "no-shm"], INVAL, |tree| {
+    broken(&config, &["dtb-shm-memory", "dtb-no-shm"], INVAL, |tree| {
         node(tree, shm).remove_child("memory");
     });
-    broken(&config, &["shm-memory"], INVAL, |tree| {
+    broken(&config, &["dtb-shm-memory"], INVAL, |tree| {
         node(tree, shm).push(Node::new("more"));
     });
     let memory = "/gunyah-vm-config/vdevices/shm-7/memory";
-    broken(&config, &["shm-memory"], INVAL, |tree| {
+    broken(&config, &["dtb-shm-memory"], INVAL, |tree| {
         node(tree, memory).remove("label");
     });
-    broken(&config, &["shm-memory", "shm-base"], INVAL, |tree| {
-        node(tree, memory).remove("base");
-    });
-    broken(&config, &["shm-base"], None, |tree| {
+    broken(
+        &config,
+        &["dtb-shm-memory", "dtb-shm-base"],
+        INVAL,
+        |tree| {
+            node(tree, memory).remove("base");
+        },
+    );
+    broken(&config, &["dtb-shm-base"], None, |tree| {
         node(tree, memory).remove("base");
         node(tree, memory).set_empty("allocate-base");
     });
-    broken(&config, &["shm-memory"], INVAL, |tree| {
+    broken(&config, &["dtb-shm-memory"], INVAL, |tree| {
         node(tree, memory).set_empty("allocate-base");
     });
-    broken(&config, &["shm-memory", "shm-base"], INVAL, |tree| {
-        node(tree, memory).set_u64("base", 0xa000_0800);
-    });
-    broken(&config, &["shm-memory"], INVAL, |tree| {
+    broken(
+        &config,
+        &["dtb-shm-memory", "dtb-shm-base"],
+        INVAL,
+        |tree| {
+            node(tree, memory).set_u64("base", 0xa000_0800);
+        },
+    );
+    broken(&config, &["dtb-shm-memory"], INVAL, |tree| {
         node(tree, memory).set_u32("base", 0xa000_0000);
     });
     // The first sibling's cells are what the resource manager reads it with.
-    broken(&config, &["shm-memory"], INVAL, |tree| {
+    broken(&config, &["dtb-shm-memory"], INVAL, |tree| {
         node(tree, "/gunyah-vm-config/vdevices").move_first("bell-5");
         node(tree, bell).set_u32("#address-cells", 1);
     });
@@ -490,35 +530,35 @@ fn rules_of_vdevices() {
 fn rules_of_agreement() {
     let config = fixture::proxy();
     let vdevices = "/gunyah-vm-config/vdevices";
-    broken(&config, &["no-shm"], None, |tree| {
+    broken(&config, &["dtb-no-shm"], None, |tree| {
         node(tree, vdevices).remove_child("shm-7");
     });
-    broken(&config, &["shm-base"], None, |tree| {
+    broken(&config, &["dtb-shm-base"], None, |tree| {
         node(tree, "/gunyah-vm-config/vdevices/shm-7/memory").set_u64("base", 0xb000_0000);
     });
-    broken(&config, &["no-doorbell"], None, |tree| {
+    broken(&config, &["dtb-no-doorbell"], None, |tree| {
         node(tree, vdevices).remove_child("bell-5");
     });
     for cells in [[0, 6, 4], [0, 5, 1]] {
-        broken(&config, &["doorbell-interrupt"], None, |tree| {
+        broken(&config, &["dtb-doorbell-interrupt"], None, |tree| {
             node(tree, "/gunyah-vm-config/vdevices/bell-5").set_cells("interrupts", &cells);
         });
     }
-    broken(&config, &["doorbell-interrupt"], None, |tree| {
+    broken(&config, &["dtb-doorbell-interrupt"], None, |tree| {
         node(tree, "/gunyah-vm-config/vdevices/bell-5").remove("interrupts");
     });
-    broken(&config, &["console-differs"], None, |tree| {
+    broken(&config, &["dtb-console-differs"], None, |tree| {
         node(tree, "/serial").set_str("compatible", "ns16550a");
     });
-    broken(&config, &["console-differs"], None, |tree| {
+    broken(&config, &["dtb-console-differs"], None, |tree| {
         node(tree, "/serial").set_cells("interrupts", &[0, 6, 4]);
     });
-    broken(&config, &["initrd-differs"], None, |tree| {
+    broken(&config, &["dtb-initrd-differs"], None, |tree| {
         node(tree, "/chosen").set_u64("linux,initrd-end", 1);
     });
-    broken(&config, &["device-in-memory"], None, |tree| {
+    broken(&config, &["dtb-device-in-memory"], None, |tree| {
         tree.root
-            .ensure_child("serial@a0000000", Position::Last)
+            .ensure_child("serial@a0000000")
             .set_str("compatible", "ns16550a")
             .set_u64s("reg", &[0xa000_0000, 0x100]);
     });
@@ -529,19 +569,19 @@ fn reserved_memory_is_a_region_or_linuxs_own() {
     let config = fixture::proxy();
     let reserved = |reg: &'static [u64], label: Option<u32>| {
         move |tree: &mut Tree| {
-            let parent = tree.root.ensure_child("reserved-memory", Position::Last);
+            let parent = tree.root.ensure_child("reserved-memory");
             parent
                 .set_u32("#address-cells", 2)
                 .set_u32("#size-cells", 2)
                 .set_empty("ranges");
-            let node = parent.ensure_child("buffer", Position::Last);
+            let node = parent.ensure_child("buffer");
             node.set_u64s("reg", reg);
             if let Some(label) = label {
                 node.set_u32("qcom,label", label);
             }
         }
     };
-    let wrong = ["reserved-memory"];
+    let wrong = ["dtb-reserved-memory"];
     broken(
         &config,
         &wrong,
@@ -561,12 +601,13 @@ fn reserved_memory_is_a_region_or_linuxs_own() {
         reserved(&[0xa000_0000, 0x20_0000], Some(8)),
     );
     broken(&config, &wrong, NODEV, reserved(&[0xa000_0000], None));
-    let (mut tree, expected) = finished(&config);
-    reserved(&[0xa000_0000, 0x20_0000], Some(7))(&mut tree);
-    assert_eq!(check(&tree, Some(&expected)), []);
-    let node = node(&mut tree, "/reserved-memory/buffer");
-    node.remove("reg");
-    node.remove("qcom,label");
-    node.set_u64("size", 0x10_0000);
-    assert_eq!(check(&tree, Some(&expected)), []);
+    let region = reserved(&[0xa000_0000, 0x20_0000], Some(7));
+    good(&config, region);
+    good(&config, |tree| {
+        region(tree);
+        let node = node(tree, "/reserved-memory/buffer");
+        node.remove("reg");
+        node.remove("qcom,label");
+        node.set_u64("size", 0x10_0000);
+    });
 }

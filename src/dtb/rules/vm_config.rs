@@ -1,191 +1,163 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The vm-config node and the CPUs.
+//! The vm-config node, which the resource manager takes the VM's settings from.
 
-use super::super::facts::{child_cells, cpu_nodes, cpus_path, vm_configs};
-use super::super::problem::DtbProblem;
-use super::super::tree::Tree;
-use super::super::value::NodeAt;
-use super::{HIGH_LIMIT, PAGE, RM_PATH};
+use crate::diagnostic::{kinds, Diagnostic};
+use crate::dtb::build::Faults;
+use crate::dtb::lookup::vm_configs;
+use crate::dtb::property::{Cells, NodeAt};
+use crate::dtb::tree::Tree;
+use crate::layout::{ADDRESS_END, DEVICE_SPACE_END, MEMORY_ALIGN, MEMORY_START, PAGE};
+use crate::plan::LaunchPlan;
+
+/// For a part of the vm-config that is missing.
+pub(super) const COMPLETE_IT: &str =
+    "add it, or remove the whole vm-config: then one is generated from the config";
+const GOOD_BASE: &str = "use a multiple of 2 MiB above 0x40000000, such as 0x80000000";
+
+kinds! {
+    // Read.
+    PROPERTY: Error "dtb-property" in Dtb {
+        "a property is not of the type that its readers expect",
+        cause: "the property has another type than its readers expect",
+        cure: "correct the property",
+    }
+    // Seen.
+    FIRST_CHILD_CELLS: Error "dtb-first-child-cells" in Dtb, START answers ENODEV {
+        "the #address-cells of the root's first child do not fit base-address",
+        cause: "the resource manager reads everything at depth 2 with the cells of the root's first child",
+        cure: "put /chosen, without cell properties of its own, first, and give base-address two cells",
+    }
+    // Seen.
+    NO_VM_CONFIG: Error "dtb-no-vm-config" in Dtb, START answers ENODEV {
+        "the devicetree has no /gunyah-vm-config",
+        cause: "without it the resource manager knows neither memory nor vCPUs",
+        cure: "add it",
+    }
+    // Read.
+    TWO_VM_CONFIGS: Error "dtb-two-vm-configs" in Dtb {
+        "the devicetree has both /gunyah-vm-config and /qcom,vm-config",
+        cause: "the resource manager reads both, one over the other",
+        cure: "keep /gunyah-vm-config",
+    }
+    // Seen.
+    NO_IMAGE_NAME: Error "dtb-no-image-name" in Dtb, START answers EINVAL {
+        "the vm-config has no image-name",
+        cause: "the resource manager names the VM by it",
+        cure: COMPLETE_IT,
+    }
+    // Seen, read.
+    IMAGE_NAME_LENGTH: Error "dtb-image-name-length" in Dtb, START answers EINVAL {
+        "the vm-config's image-name is longer than 79 bytes",
+        cause: "the resource manager has room for 79",
+        cure: "shorten it",
+    }
+    // Seen.
+    NO_BASE_ADDRESS: Error "dtb-no-base-address" in Dtb, START answers ENODEV {
+        "the vm-config has no memory/base-address",
+        cause: "the resource manager would map main memory at an address of its own",
+        cure: COMPLETE_IT,
+    }
+    // Seen.
+    BASE_ADDRESS_PAGE: Error "dtb-base-address-page" in Dtb, START answers EINVAL {
+        "base-address is not a multiple of the 4 KiB page",
+        cause: "memory is mapped by the page",
+        cure: GOOD_BASE,
+    }
+    // Seen.
+    BASE_ADDRESS_ROUNDED: Error "dtb-base-address-rounded" in Dtb {
+        "base-address is not a multiple of 2 MiB",
+        cause: "the resource manager rounds it up in silence: the guest would find its memory elsewhere",
+        cure: GOOD_BASE,
+    }
+    // Seen.
+    BASE_ADDRESS_TAKEN: Error "dtb-base-address-taken" in Dtb, START answers ENODEV {
+        "base-address is not above the page at 0x40000000",
+        cause: "the space up to there belongs to devices",
+        cure: GOOD_BASE,
+    }
+    // Seen.
+    BASE_ADDRESS_LIMIT: Error "dtb-base-address-limit" in Dtb, START answers ENODEV {
+        "main memory does not end within 36 bits of address",
+        cause: "a guest has 36 bits of address, 64 GiB",
+        cure: "move or shrink main memory",
+    }
+    // Seen.
+    BASE_ADDRESS_DIFFERS: Error "dtb-base-address-differs" in Dtb {
+        "the devicetree's base-address is not memory.base",
+        cause: "main memory is mapped at base-address, whatever the driver is told",
+        cure: "make devicetree and config agree",
+    }
+}
 
 /// Bytes of the longest `image-name`: the resource manager's buffer has 80 with the NUL.
 const IMAGE_NAME_MAX: usize = 79;
-/// What the resource manager rounds the base address up to.
-const BASE_ALIGN: u64 = 2 << 20;
-/// Main memory begins above the page at this address.
-const LOW_LIMIT: u64 = 0x4000_0000;
-/// Bytes of a CPU's path: the resource manager's buffer for it has 128 with the NUL.
-const CPU_PATH_MAX: usize = 127;
-/// The hypervisor's shortest and longest timeslice in microseconds.
-const TIMESLICES: std::ops::RangeInclusive<u32> = 100..=100_000;
 
-pub(super) fn check(tree: &Tree, found: &mut Vec<DtbProblem>) {
-    vm_config(tree, found);
-    cpus(tree, found);
+/// A property that is there and cannot be read.
+pub(super) fn property(at: &NodeAt<'_>, name: &str, wanted: &str) -> Diagnostic {
+    PROPERTY.case(format!("{}: property {name} is not {wanted}", at.path()))
 }
 
-fn vm_config(tree: &Tree, found: &mut Vec<DtbProblem>) {
-    let configs = vm_configs(tree);
-    let Some(config) = configs.first() else {
-        found.push(DtbProblem::NoVmConfig);
-        return;
+pub(super) fn check(tree: &Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
+    let mut configs = vm_configs(tree);
+    let Some(config) = configs.next() else {
+        return faults.add(NO_VM_CONFIG.case("there is no /gunyah-vm-config"));
     };
-    if configs.len() > 1 {
-        found.push(DtbProblem::TwoVmConfigs);
+    if configs.next().is_some() {
+        faults.add(TWO_VM_CONFIGS.case("there are both /gunyah-vm-config and /qcom,vm-config"));
     }
     match config.str("image-name") {
-        Ok("") => found.push(DtbProblem::NoImageName),
-        Ok(name) if name.len() > IMAGE_NAME_MAX => {
-            found.push(DtbProblem::ImageNameLength(name.len()));
+        None if config.has("image-name") => {
+            faults.add(property(&config, "image-name", "NUL-terminated text"));
         }
-        Ok(_) => {}
-        Err(_) if !config.has("image-name") => found.push(DtbProblem::NoImageName),
-        Err(error) => found.push(DtbProblem::Property(error)),
+        None | Some("") => faults.add(NO_IMAGE_NAME.case("the vm-config has no image-name")),
+        Some(name) if name.len() > IMAGE_NAME_MAX => faults.add(IMAGE_NAME_LENGTH.case(format!(
+            "the vm-config's image-name has {} bytes, {IMAGE_NAME_MAX} are allowed",
+            name.len()
+        ))),
+        Some(_) => {}
     }
     match config.child("memory") {
-        Some(memory) if memory.has("base-address") => base_address(tree, &memory, found),
-        _ => found.push(DtbProblem::NoBaseAddress),
-    }
-    match config.child("vcpus") {
-        None => found.push(DtbProblem::NoVcpus),
-        Some(vcpus) => scheduling(tree, &vcpus, found),
+        Some(memory) if memory.has("base-address") => base_address(tree, &memory, plan, faults),
+        _ => faults.add(NO_BASE_ADDRESS.case("the vm-config has no memory/base-address")),
     }
 }
 
-fn base_address(tree: &Tree, memory: &NodeAt<'_>, found: &mut Vec<DtbProblem>) {
-    let base = match memory.number("base-address") {
-        Ok(base) => base,
-        Err(error) => {
-            found.push(DtbProblem::Property(error));
-            return;
-        }
+fn base_address(tree: &Tree, memory: &NodeAt<'_>, plan: &LaunchPlan, faults: &mut Faults<'_>) {
+    let main = plan.main();
+    let Some(base) = memory.number("base-address") else {
+        return faults.add(property(memory, "base-address", "one or two cells"));
     };
     if base % PAGE != 0 {
-        found.push(DtbProblem::BaseAddressPage(base));
-    } else if base % BASE_ALIGN != 0 {
-        found.push(DtbProblem::BaseAddressRounded(base));
+        let what = format!("base-address {base:#x} is not a multiple of the 4 KiB page");
+        faults.add_from("memory.base", BASE_ADDRESS_PAGE.case(what));
+    } else if base % MEMORY_ALIGN != 0 {
+        let what = format!("base-address {base:#x} is not a multiple of 2 MiB");
+        faults.add_from("memory.base", BASE_ADDRESS_ROUNDED.case(what));
     }
-    if base < LOW_LIMIT + PAGE {
-        found.push(DtbProblem::BaseAddressTaken(base));
+    if base < MEMORY_START {
+        let what = format!("base-address {base:#x} is not above the page at {DEVICE_SPACE_END:#x}");
+        faults.add_from("memory.base", BASE_ADDRESS_TAKEN.case(what));
     }
-    if base >= HIGH_LIMIT {
-        found.push(DtbProblem::BaseAddressLimit(base));
+    let end = base.checked_add(main.size);
+    if end.is_none_or(|end| end > ADDRESS_END) {
+        let what = format!("main memory at {base:#x} does not end within 36 bits of address");
+        faults.add_from("memory.base", BASE_ADDRESS_LIMIT.case(what));
+    }
+    if base != main.base {
+        let what = format!(
+            "the devicetree's base-address is {base:#x}, memory.base is {:#x}",
+            main.base
+        );
+        faults.add_at("memory.base", BASE_ADDRESS_DIFFERS.case(what));
     }
     let wanted = memory.value("base-address").map_or(0, <[u8]>::len) / 4;
-    if let Some(first) = NodeAt::root(&tree.root).children().next() {
-        let (cells, _) = child_cells(&first);
+    if let Some(first) = NodeAt::root(tree).children().next() {
+        let cells = Cells::below(&first).address;
         if cells != wanted {
-            found.push(DtbProblem::FirstChildCells {
-                first: first.path().to_owned(),
-                cells,
-                wanted,
-            });
+            faults.add(FIRST_CHILD_CELLS.case(format!(
+                "the root's first child {} has #address-cells {cells}, but base-address has {wanted} cells",
+                first.path()
+            )));
         }
     }
-}
-
-fn scheduling(tree: &Tree, vcpus: &NodeAt<'_>, found: &mut Vec<DtbProblem>) {
-    if vcpus.str("affinity") == Ok("proxy") {
-        return;
-    }
-    if !vcpus.has("affinity-map") {
-        found.push(DtbProblem::NoScheduling);
-        return;
-    }
-    let cpus = cpu_nodes(tree).len();
-    match vcpus.cells("affinity-map") {
-        Ok(map) if map.len() != cpus => found.push(DtbProblem::AffinityMapLength {
-            entries: map.len(),
-            cpus,
-        }),
-        Ok(_) => {}
-        Err(error) => found.push(DtbProblem::Property(error)),
-    }
-    // It counts from the host's own priority, which a VM must not reach; absent means 0.
-    let below = vcpus
-        .u32("sched-priority")
-        .is_ok_and(|priority| priority > i32::MAX.unsigned_abs());
-    if !below {
-        found.push(DtbProblem::SchedPriority);
-    }
-    let timeslice = vcpus.u32("sched-timeslice").ok();
-    if !timeslice.is_some_and(|micros| TIMESLICES.contains(&micros)) {
-        found.push(DtbProblem::SchedTimeslice(timeslice));
-    }
-}
-
-fn cpus(tree: &Tree, found: &mut Vec<DtbProblem>) {
-    let has_psci = tree
-        .walk()
-        .iter()
-        .any(|at| at.is_compatible("arm,psci-0.2") || at.is_compatible("arm,psci-1.0"));
-    if !has_psci {
-        found.push(DtbProblem::NoPsci);
-    }
-    let proxy = vm_configs(tree)
-        .first()
-        .and_then(|config| config.child("vcpus"))
-        .is_some_and(|vcpus| vcpus.str("affinity") == Ok("proxy"));
-    let cpus = cpu_nodes(tree);
-    let shared_method = tree
-        .at(cpus_path(tree))
-        .and_then(|cpus| cpus.str("enable-method").ok());
-    let mut methods = Vec::new();
-    let mut booting = 0;
-    for (place, cpu) in cpus.iter().enumerate() {
-        let path = || cpu.path().to_owned();
-        // What is longer than any node's path may be is told of the whole tree.
-        if (CPU_PATH_MAX + 1..RM_PATH).contains(&cpu.path().len()) {
-            found.push(DtbProblem::PathLength {
-                path: path(),
-                max: CPU_PATH_MAX,
-            });
-        }
-        let boots = match cpu.str("status") {
-            // Without a status the first CPU boots; the resource manager counts only those.
-            Err(_) => booting == 0,
-            Ok("okay") => true,
-            Ok("disabled") => false,
-            Ok(_) => {
-                found.push(DtbProblem::CpuStatus(path()));
-                continue;
-            }
-        };
-        let method = cpu.str("enable-method").ok().or(shared_method);
-        if boots {
-            booting += 1;
-        } else {
-            if !matches!(method, Some("psci" | "qcom,gunyah-hvc")) {
-                found.push(DtbProblem::EnableMethod(path()));
-            }
-            methods.extend(method);
-        }
-        if cpu.value("reg").is_some_and(|reg| number(reg) != place) {
-            found.push(DtbProblem::CpuNumber {
-                path: path(),
-                place,
-            });
-        }
-    }
-    if booting == 0 {
-        found.push(DtbProblem::NoCpus);
-    }
-    let idle = |cpu: &&NodeAt<'_>| cpu.has("cpu-idle-states");
-    let psci = has_psci || methods.contains(&"psci") || cpus.iter().any(|cpu| idle(&cpu));
-    if psci && !proxy {
-        found.extend(
-            cpus.iter()
-                .filter(|cpu| !idle(cpu))
-                .map(|cpu| DtbProblem::IdleStates(cpu.path().to_owned())),
-        );
-    }
-}
-
-/// A `reg` of one or two cells as a number; what does not fit is no CPU's.
-fn number(bytes: &[u8]) -> usize {
-    bytes
-        .iter()
-        .try_fold(0usize, |number, byte| {
-            Some(number.checked_mul(256)? | usize::from(*byte))
-        })
-        .unwrap_or(usize::MAX)
 }

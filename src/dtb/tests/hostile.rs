@@ -4,6 +4,7 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use super::super::parse::{DEPTH_MAX, NODES_MAX, PROPERTIES_MAX};
 use super::*;
 
 /// A blob made by hand, so that everything in it can be wrong.
@@ -118,61 +119,57 @@ fn nops_are_stepped_over_and_bytes_behind_are_ignored() {
     assert_eq!(Tree::parse(&longer).unwrap(), Tree::default());
 }
 
+/// What is wrong with it, in these words among others.
+fn refused(parsed: Result<Tree, ParseError>, words: &str) {
+    let error = parsed.unwrap_err().to_string();
+    assert!(error.contains(words), "{error}");
+}
+
 #[test]
 fn headers_are_distrusted() {
     let good = Raw::new(&ROOT);
     assert!(good.parse().is_ok());
-    let with = |field: usize, value: u32| {
+    let with = |field: usize, value: u32, words: &str| {
         let mut raw = Raw::new(&ROOT);
         raw.header[field] = value;
-        raw.parse().unwrap_err()
+        refused(raw.parse(), words);
     };
-    assert_eq!(Tree::parse(b"").unwrap_err(), ParseError::Short(0));
-    assert_eq!(
-        Tree::parse(&good.bytes()[..39]).unwrap_err(),
-        ParseError::Short(39)
+    refused(Tree::parse(b""), "0 bytes are too few");
+    refused(Tree::parse(&good.bytes()[..39]), "39 bytes are too few");
+    with(0, 0xedfe_0dd0, "the magic number is 0xedfe0dd0");
+    with(5, 16, "has version 16");
+    with(6, 18, "compatible to 18");
+    with(
+        1,
+        (2 << 20) + 1,
+        "2097153 bytes, arm64 guests take at most 2097152",
     );
-    assert_eq!(with(0, 0xedfe_0dd0), ParseError::Magic(0xedfe_0dd0));
-    assert!(matches!(
-        with(5, 16),
-        ParseError::Version { version: 16, .. }
-    ));
-    assert!(matches!(
-        with(6, 18),
-        ParseError::Version { compatible: 18, .. }
-    ));
-    assert_eq!(with(1, (2 << 20) + 1), ParseError::Big((2 << 20) + 1));
-    assert!(matches!(
-        with(1, 20),
-        ParseError::Truncated { total: 20, .. }
-    ));
-    let total = good.bytes().len();
-    assert!(matches!(with(1, 2 << 20), ParseError::Truncated { got, .. } if got == total));
-    let block = |error, name| matches!(error, ParseError::Block { block, .. } if block == name);
+    with(1, 20, "says it has 20 bytes");
+    with(1, 2 << 20, "says it has 2097152 bytes, its file has 81");
     for field in [2, 9] {
-        assert!(block(with(field, u32::MAX), "structure"));
-        assert!(block(with(field, u32::MAX - 3), "structure"));
+        with(field, u32::MAX, "structure block");
+        with(field, u32::MAX - 3, "structure block");
     }
-    assert!(block(with(2, 57), "structure"));
-    assert!(block(with(2, 36), "structure"));
-    assert!(block(with(3, u32::MAX), "strings"));
-    assert!(block(with(8, u32::MAX), "strings"));
-    assert!(block(with(4, u32::MAX), "reservation"));
-    assert!(block(with(4, 44), "reservation"));
+    with(2, 57, "structure block");
+    with(2, 36, "structure block");
+    with(3, u32::MAX, "strings block");
+    with(8, u32::MAX, "strings block");
+    with(4, u32::MAX, "reservation block");
+    with(4, 44, "reservation block");
 }
 
 #[test]
 fn blocks_do_not_overlap() {
-    let with = |field: usize, value: u32| {
+    let with = |field: usize, value: u32, words: &str| {
         let mut raw = Raw::new(&ROOT);
         raw.strings.resize(64, 0);
         raw.lay_out();
         raw.header[field] = value;
-        raw.parse().unwrap_err()
+        refused(raw.parse(), words);
     };
     // The strings begin inside the structure block, or the structure inside the reservations.
-    assert_eq!(with(3, 60), ParseError::Overlap("structure", "strings"));
-    assert_eq!(with(2, 48), ParseError::Overlap("reservation", "structure"));
+    with(3, 60, "structure and strings blocks overlap");
+    with(2, 48, "reservation and structure blocks overlap");
 }
 
 #[test]
@@ -184,34 +181,20 @@ fn reservations_end_with_an_empty_one() {
     assert_eq!(raw.parse().unwrap().reservations, [(0x8000_0000, 0x1000)]);
     raw.reservations = [entry(0x8000_0000, 0), entry(0, 0)].concat();
     raw.lay_out();
-    assert_eq!(
-        raw.parse().unwrap_err(),
-        ParseError::EmptyReservation(0x8000_0000)
-    );
+    refused(raw.parse(), "reservation at 0x80000000 has size 0");
 }
 
 #[test]
 fn nodes_must_nest() {
-    let nesting = |items: &[Item<'_>]| {
-        let error = parse(items).unwrap_err();
-        assert!(matches!(error, ParseError::Nesting(_)), "{error:?}");
-    };
+    let nesting = |items: &[Item<'_>]| refused(parse(items), "nodes are not nested");
     nesting(&[Token(END)]);
     nesting(&[Token(CLOSE)]);
+    nesting(&[Token(BEGIN), Text("root")]);
+    nesting(&[Token(BEGIN), Text(""), Token(BEGIN), Text("")]);
+    nesting(&[Token(BEGIN), Text(""), Token(CLOSE), Token(CLOSE)]);
+    nesting(&[Token(BEGIN), Text(""), Token(CLOSE), Token(BEGIN), Text("")]);
     nesting(&[Token(BEGIN), Text(""), Token(END)]);
-    nesting(&[Token(BEGIN), Text("root"), Token(CLOSE), Token(END)]);
-    nesting(&[
-        Token(BEGIN),
-        Text(""),
-        Token(CLOSE),
-        Token(CLOSE),
-        Token(END),
-    ]);
-    nesting(&[Token(BEGIN), Text(""), Token(BEGIN), Text(""), Token(END)]);
-    let cut = |items: &[Item<'_>]| {
-        let error = parse(items).unwrap_err();
-        assert!(matches!(error, ParseError::Cut(_)), "{error:?}");
-    };
+    let cut = |items: &[Item<'_>]| refused(parse(items), "ends inside the item");
     cut(&[]);
     cut(&[Token(BEGIN)]);
     cut(&[Token(BEGIN), Bytes(b"name")]);
@@ -232,59 +215,40 @@ fn nodes_must_nest() {
         Token(0),
         Token(0),
     ]);
-    assert_eq!(
-        parse(&[Token(BEGIN), Text(""), Token(7)]).unwrap_err(),
-        ParseError::Token {
-            token: 7,
-            offset: 8
-        }
+    refused(
+        parse(&[Token(BEGIN), Text(""), Token(7)]),
+        "unknown token 0x7 at 0x8",
     );
 }
 
 #[test]
 fn names_are_checked_and_given_once() {
     let property = |offset| [Token(PROP), Token(0), Token(offset)];
-    assert_eq!(
-        nested(&[property(0), property(0)].concat_items()).unwrap_err(),
-        ParseError::DuplicateProperty {
-            path: "/".into(),
-            name: "reg".into()
-        }
+    refused(
+        nested(&[property(0), property(0)].concat_items()),
+        "/: property reg is there twice",
     );
     let child = |name| [Token(BEGIN), Text(name), Token(CLOSE)];
-    assert_eq!(
-        nested(&[child("a"), child("a")].concat_items()).unwrap_err(),
-        ParseError::DuplicateNode("/a".into())
+    refused(
+        nested(&[child("a"), child("a")].concat_items()),
+        "/: there are two nodes named a",
     );
     assert!(nested(&[child("a@1"), child("a@2")].concat_items()).is_ok());
-    assert!(matches!(
-        nested(&[child("a"), property(0)].concat_items()).unwrap_err(),
-        ParseError::PropertyPlace { .. }
-    ));
-    assert!(matches!(
-        nested(&property(1000)).unwrap_err(),
-        ParseError::NameOffset { offset: 1000, .. }
-    ));
+    refused(
+        nested(&[child("a"), property(0)].concat_items()),
+        "reg comes after a child node",
+    );
+    refused(nested(&property(1000)), "name at 0x3e8");
     // Offset 3 is the NUL of "reg": an empty name.
-    assert!(matches!(
-        nested(&property(3)).unwrap_err(),
-        ParseError::Name { .. }
-    ));
+    refused(nested(&property(3)), "a property has no name");
     for name in ["a b", "a/b", "..\u{7f}", "caf\u{e9}", "a{"] {
-        let error = nested(&child(name)).unwrap_err();
-        assert!(matches!(error, ParseError::Name { .. }), "{error:?}");
+        refused(nested(&child(name)), "is not a devicetree name");
     }
-    assert!(matches!(
-        nested(&child(&"n".repeat(256))).unwrap_err(),
-        ParseError::Name { .. }
-    ));
+    refused(nested(&child(&"n".repeat(256))), "is not a devicetree name");
     let mut raw = Raw::new(&[Token(BEGIN), Text(""), Token(PROP), Token(0), Token(0)]);
     raw.strings = b"unended".to_vec();
     raw.lay_out();
-    assert!(matches!(
-        raw.parse().unwrap_err(),
-        ParseError::NameOffset { offset: 0, .. }
-    ));
+    refused(raw.parse(), "name at 0x0");
 }
 
 /// Items of several pieces in a row.
@@ -318,33 +282,21 @@ fn depth_paths_and_counts_are_bounded() {
     };
     let tree = deep(DEPTH_MAX, "n").unwrap();
     // The deepest that is read can be written, printed and judged too.
-    assert_eq!(Tree::parse(&tree.to_blob().unwrap()).unwrap(), tree);
+    let blob = tree.to_blob().unwrap();
+    assert_eq!(Tree::parse(&blob).unwrap(), tree);
     assert!(tree.to_source().len() > DEPTH_MAX);
-    assert!(check(&tree, None)
-        .iter()
-        .any(|problem| problem.rule() == "depth"));
-    assert!(matches!(
-        deep(DEPTH_MAX + 1, "n").unwrap_err(),
-        ParseError::Deep(_)
-    ));
-    assert!(matches!(
-        deep(10_000, "n").unwrap_err(),
-        ParseError::Deep(_)
-    ));
-    assert!(matches!(
-        deep(10, &"n".repeat(255)).unwrap_err(),
-        ParseError::Deep(_)
-    ));
+    let faults = built(&fixture::config(), Some(&blob)).unwrap_err();
+    assert!(names(&faults).contains(&"dtb-depth"), "{faults:#?}");
+    refused(deep(DEPTH_MAX + 1, "n"), "more than 64 deep");
+    refused(deep(10_000, "n"), "more than 64 deep");
+    refused(deep(10, &"n".repeat(255)), "longer than 2048 bytes");
 
     let names: Vec<String> = (0..NODES_MAX).map(|number| format!("n{number}")).collect();
     let items: Vec<_> = names
         .iter()
         .flat_map(|name| [Token(BEGIN), Text(name), Token(CLOSE)])
         .collect();
-    assert!(matches!(
-        nested(&items).unwrap_err(),
-        ParseError::Many { what: "nodes", .. }
-    ));
+    refused(nested(&items), "more than 16384 nodes");
     assert!(nested(&items[3..]).is_ok());
 
     let mut raw = Raw::new(&[]);
@@ -359,36 +311,20 @@ fn depth_paths_and_counts_are_bounded() {
         .flat_map(|cell| cell.to_be_bytes())
         .collect();
     raw.lay_out();
-    assert!(matches!(
-        raw.parse().unwrap_err(),
-        ParseError::Many {
-            what: "properties",
-            ..
-        }
-    ));
+    refused(raw.parse(), "more than 65536 properties");
 }
 
 #[test]
 fn hostile_values_break_nothing() {
     let config = fixture::proxy();
-    let plan = fixture::plan(&config, 0x8100_0000, 1);
-    let done = Draft::generated(&config)
-        .unwrap()
-        .finish(&plan, &Seeds::PLACEHOLDER)
-        .unwrap();
-    let expected = Expected::of_config(&config);
-    let paths: Vec<String> = done
-        .tree
-        .walk()
-        .iter()
-        .map(|at| at.path().to_owned())
-        .collect();
+    let plan = fixture::plan(&config, 0x8100_0000, 0x1000);
+    let good = generated(&config);
+    let paths: Vec<String> = good.walk().iter().map(|at| at.path().to_owned()).collect();
     let values: [&[u8]; 4] = [b"", b"\0\0\0\x01", &[0xff; 4], &[0xff; 33]];
     for path in &paths {
         // Every property, and those that lead elsewhere: cells, phandles that point at themselves.
-        let names: Vec<String> = done
-            .tree
-            .find(path)
+        let names: Vec<String> = good
+            .at(path)
             .unwrap()
             .properties
             .iter()
@@ -406,9 +342,9 @@ fn hostile_values_break_nothing() {
             .collect();
         for name in &names {
             for value in values {
-                let mut tree = done.tree.clone();
+                let mut tree = good.clone();
                 tree.find_mut(path).unwrap().set(name, value.to_vec());
-                let _ = check(&tree, Some(&expected));
+                let _ = rules::check(&tree, &config, &plan);
             }
         }
     }
@@ -418,27 +354,77 @@ fn hostile_values_break_nothing() {
 fn what_cannot_be_written_is_named() {
     let mut tree = Tree::default();
     tree.root.push(Node::new("__symbols__"));
-    assert_eq!(tree.to_blob().unwrap_err().place, "/__symbols__");
+    let unwritable = |tree: &Tree, words: &str| {
+        let error = tree.to_blob().unwrap_err().to_string();
+        assert!(error.starts_with(words), "{error}");
+    };
+    unwritable(&tree, "/__symbols__: ");
     let mut tree = Tree::default();
-    tree.root
-        .ensure_child("a", Position::Last)
-        .set_u32(&"p".repeat(32), 1);
-    let error = tree.to_blob().unwrap_err().to_string();
-    assert!(error.starts_with("/a: property pppp"), "{error}");
+    tree.root.ensure_child("a").set_u32(&"p".repeat(32), 1);
+    unwritable(&tree, "/a: property pppp");
     let mut tree = Tree::default();
-    tree.root.set("big", vec![0; BLOB_MAX]);
-    assert!(tree
-        .to_blob()
-        .unwrap_err()
-        .fault
-        .contains("at most 2097152"));
+    tree.root.set("big", vec![0; 2 << 20]);
+    unwritable(
+        &tree,
+        "the blob has 2097240 bytes, arm64 guests take at most",
+    );
     for reservations in [vec![(0, 0)], vec![(u64::MAX, 2)], vec![(0, 2), (1, 2)]] {
         let tree = Tree {
             reservations,
             ..Tree::default()
         };
-        assert!(tree.to_blob().unwrap_err().place.starts_with("reservation"));
+        unwritable(&tree, "/memreserve/");
     }
+    let config = fixture::config();
+    let mut tree = generated(&config);
+    tree.root.push(Node::new(&"n".repeat(32)));
+    tree.find_mut("/psci").unwrap().name = "9".to_owned();
+    let faults = built(&config, Some(&by_hand(&tree))).unwrap_err();
+    assert_eq!(names(&faults), ["dtb-unwritable"]);
+    let faults = built(&config, Some(b"text")).unwrap_err();
+    assert_eq!(names(&faults), ["dtb-unreadable"]);
+}
+
+/// A blob of names that `vm-fdt` does not write.
+fn by_hand(tree: &Tree) -> Vec<u8> {
+    fn write(raw: &mut Raw, node: &Node) {
+        let mut put = |bytes: &[u8]| {
+            raw.structure.extend(bytes);
+            raw.structure
+                .resize(raw.structure.len().next_multiple_of(4), 0);
+        };
+        put(&BEGIN.to_be_bytes());
+        put(format!("{}\0", node.name).as_bytes());
+        for property in &node.properties {
+            put(&PROP.to_be_bytes());
+            put(&u32::try_from(property.value.len()).unwrap().to_be_bytes());
+            put(&u32::try_from(raw.strings.len()).unwrap().to_be_bytes());
+            put(&property.value);
+            raw.strings.extend(format!("{}\0", property.name).bytes());
+        }
+        node.children.iter().for_each(|child| write(raw, child));
+        raw.structure.extend(CLOSE.to_be_bytes());
+    }
+    let mut raw = Raw::new(&[]);
+    write(&mut raw, &tree.root);
+    raw.structure.extend(END.to_be_bytes());
+    raw.lay_out();
+    raw.bytes()
+}
+
+/// Names that share bytes, as `dtc` lets them, need more room when they are written again.
+#[test]
+fn shared_names_are_counted_apart() {
+    let mut items = vec![Token(BEGIN), Text("")];
+    items.extend((0..30).flat_map(|offset| [Token(PROP), Token(0), Token(offset)]));
+    items.extend([Token(CLOSE), Token(END)]);
+    let mut raw = Raw::new(&items);
+    raw.strings = b"abcdefghijklmnopqrstuvwxyz-abc\0".to_vec();
+    raw.lay_out();
+    let rewritten = raw.parse().unwrap().to_blob().unwrap();
+    assert!(rewritten.len() > raw.bytes().len() + 400);
+    let len_max = parse::rewritten_len_max(&raw.bytes()).unwrap();
+    assert_eq!(rewritten.len(), len_max);
 }
 
 proptest! {

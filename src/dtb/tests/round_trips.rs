@@ -7,6 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::RegionConfig;
 
 fn value() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
@@ -91,7 +92,7 @@ proptest! {
         cut in any::<Option<prop::sample::Index>>(),
     ) {
         let config = if proxy { fixture::proxy() } else { fixture::config() };
-        let mut blob = Draft::generated(&config).unwrap().tree().to_blob().unwrap();
+        let mut blob = generated(&config).to_blob().unwrap();
         for (index, byte) in changes {
             let at = index.index(blob.len());
             blob[at] = byte;
@@ -103,13 +104,40 @@ proptest! {
     }
 
     #[test]
-    fn the_length_depends_on_no_address(
+    fn a_blob_is_never_longer_than_its_bound(
+        cpus in 1u32..65, proxy in any::<bool>(), console in any::<bool>(), affinity in any::<bool>(),
+        regions in 0u32..20, cmdline in "[ -~]{0,200}", name in "[a-z][a-z0-9_-]{0,30}",
         initrd in any::<u32>(), size in any::<u32>(), kaslr in any::<u64>(), rng in any::<[u8; 32]>(),
     ) {
-        let config = fixture::proxy();
-        let draft = Draft::generated(&config).unwrap();
-        let plan = fixture::plan(&config, u64::from(initrd), u64::from(size));
-        let done = draft.finish(&plan, &Seeds { rng, kaslr }).unwrap();
-        prop_assert_eq!(u64::try_from(done.blob.len()).unwrap(), draft.facts().blob_len_max);
+        let mut config = if proxy { fixture::proxy() } else { fixture::config() };
+        config.name = crate::config::VmName::new(&name).unwrap();
+        config.kernel.cmdline = cmdline;
+        config.vcpus.count = cpus;
+        if affinity && !proxy {
+            config.vcpus.affinity = (0..cpus).map(|cpu| vec![cpu]).collect();
+        }
+        config.console = config.console.filter(|_| console);
+        config.regions = (0..regions).map(|number| RegionConfig {
+            label: u32::MAX - number,
+            base: 0xa000_0000 + u64::from(number) * 0x20_0000,
+            ..fixture::proxy().regions[0].clone()
+        }).collect();
+        let plan = fixture::plan(&config, 0x9000_0000 + u64::from(initrd), u64::from(size));
+        let seeds = Seeds { rng, kaslr };
+        let len = |blob: &[u8]| u64::try_from(blob.len()).unwrap();
+
+        let made = build(&config, None, &plan, &seeds).unwrap();
+        let bound = len_max(&config, None);
+        prop_assert!(len(&made.blob) <= bound);
+        // Little guests have room for it: no more than a page is wasted.
+        prop_assert!(bound < len(&made.blob) + 2048);
+
+        // The same tree comes out of itself, and of what completing makes of the bare hardware.
+        let again = build(&config, Some(&made.blob), &plan, &seeds).unwrap();
+        prop_assert_eq!(&again.tree, &made.tree);
+        prop_assert!(len(&again.blob) <= len_max(&config, Some(&made.blob)));
+        let bare = generate::hardware(&config).to_blob().unwrap();
+        let completed = build(&config, Some(&bare), &plan, &seeds).unwrap();
+        prop_assert!(len(&completed.blob) <= len_max(&config, Some(&bare)));
     }
 }

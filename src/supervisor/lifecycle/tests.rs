@@ -1,25 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The lifecycle, told as stories, and held to its promises under any order of events.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 
+use super::ending::CLOSE_TIMEOUT;
 use super::*;
-use crate::config::RestartPolicy;
-use crate::error::Step;
-use crate::supervisor::restart::{Next, RestartRules};
+use crate::config::{RestartConfig, RestartPolicy};
+use crate::diagnostic::{Diagnostic, Step};
+use crate::supervisor::restart::Next;
+use crate::supervisor::spawn::FORK;
+use crate::worker::Request;
+
+/// An error of a step of the launch.
+fn failed(step: Step) -> Report {
+    let mut error: Diagnostic = FORK.case("p");
+    error.step = step;
+    error.lasting = matches!(step, Step::Images | Step::Plan);
+    Report::Failed(error)
+}
 
 fn rules() -> Rules {
     Rules {
-        restart: RestartRules {
+        restart: RestartConfig {
             policy: RestartPolicy::OnFailure,
             max: 3,
-            window: 600_000,
-            backoff: 1_000,
-            backoff_max: 3_000,
+            window: Duration::from_secs(600),
+            backoff: Duration::from_secs(1),
+            backoff_max: Duration::from_secs(3),
         },
         start_timeout: 30_000,
         stop_timeout: Some(10_000),
-        ready: Readiness::Untold,
+        ready: Readiness::Unknown,
         property: None,
     }
 }
@@ -36,10 +49,7 @@ fn open() -> Gates {
 const RUNNING: Report = Report::Running { end_visible: true };
 
 fn ended(reason: EndReason) -> Report {
-    Report::Ended {
-        reason,
-        detail: "type".to_owned(),
-    }
+    Report::Ended(End::new(reason, "type"))
 }
 
 /// A VM with its clock and everything that it published.
@@ -85,10 +95,7 @@ impl Story {
 
     fn running(rules: Rules) -> Self {
         let mut story = Self::new(rules);
-        story
-            .on(Event::Boot)
-            .on(Event::Gates(&open()))
-            .report(&RUNNING);
+        story.on(Event::Gates(&open())).report(&RUNNING);
         assert_eq!(story.asked, [Action::Fork]);
         story.asked.clear();
         story.published.clear();
@@ -111,10 +118,7 @@ impl Story {
 #[test]
 fn a_good_boot_goes_through_starting_to_running() {
     let mut story = Story::new(rules());
-    story
-        .on(Event::Boot)
-        .on(Event::Gates(&open()))
-        .report(&RUNNING);
+    story.on(Event::Gates(&open())).report(&RUNNING);
     assert_eq!(story.states(), [State::Starting, State::Running]);
     assert_eq!(story.asked, [Action::Fork]);
     assert_eq!(story.life.deadline(), None);
@@ -190,7 +194,7 @@ fn a_reset_restarts_at_once_and_is_no_crash() {
         [State::Stopping, State::Waiting, State::Starting]
     );
     assert_eq!((story.life.restarts(), story.life.resets()), (0, 1));
-    assert_eq!(story.life.last_end().unwrap().reason, "reset");
+    assert_eq!(story.life.last_end().unwrap().reason, EndReason::Reset);
 }
 
 #[test]
@@ -240,10 +244,7 @@ fn never_means_never() {
     for (report, state) in [
         (ended(EndReason::Reset), State::Stopped),
         (ended(EndReason::Watchdog), State::Crashed),
-        (
-            Report::Failed(LaunchError::new(Step::Pool, "no pages")),
-            State::Failed,
-        ),
+        (failed(Step::Pool), State::Failed),
     ] {
         let mut story = Story::running(never.clone());
         story.report(&report).on(Event::Died(Death::Exit(0)));
@@ -262,13 +263,19 @@ fn a_launch_that_cannot_succeed_is_not_tried_again() {
     ] {
         let mut story = Story::new(rules());
         story
-            .on(Event::Boot)
             .on(Event::Gates(&open()))
-            .report(&Report::Failed(LaunchError::new(step, "nope")))
+            .report(&failed(step))
             .on(Event::Died(Death::Exit(1)));
         assert_eq!(story.life.state(), state, "{step}");
-        assert!(story.last().1.contains("nope"), "{:?}", story.last());
-        assert_eq!(story.life.last_end().unwrap().reason, "launch-failed");
+        assert!(
+            story.last().1.contains("process-fork"),
+            "{:?}",
+            story.last()
+        );
+        assert_eq!(
+            story.life.last_end().unwrap().reason,
+            EndReason::LaunchFailed
+        );
     }
 }
 
@@ -298,9 +305,9 @@ fn a_stop_asks_then_closes_then_kills() {
 fn an_impatient_stop_closes_at_once() {
     let mut story = Story::running(rules());
     story.on(Event::Stop("SIGINT"));
-    let actions = story.life.hurry(story.now);
+    let actions = story.life.on(Event::Hurry, story.now);
     assert_eq!(actions[0], Action::Send(Request::Close));
-    assert_eq!(story.life.hurry(story.now), []);
+    assert_eq!(story.life.on(Event::Hurry, story.now), []);
 }
 
 #[test]
@@ -312,13 +319,13 @@ fn a_guest_that_ends_as_asked_is_stopped() {
         .report(&Report::Closed)
         .on(Event::Died(Death::Exit(0)));
     assert_eq!(story.states(), [State::Stopping, State::Stopped]);
-    assert_eq!(story.life.last_end().unwrap().reason, "power-off");
+    assert_eq!(story.life.last_end().unwrap().reason, EndReason::PowerOff);
 }
 
 #[test]
 fn a_stop_while_waiting_needs_no_worker() {
     let mut story = Story::new(rules());
-    story.on(Event::Boot).on(Event::Stop("stop asked"));
+    story.on(Event::Stop("stop asked"));
     assert_eq!(story.life.state(), State::Stopped);
     assert!(story.asked.is_empty());
     let mut story = Story::running(rules());
@@ -356,7 +363,7 @@ fn a_restart_stops_and_starts() {
 #[test]
 fn a_start_that_hangs_is_killed() {
     let mut story = Story::new(rules());
-    story.on(Event::Boot).on(Event::Gates(&open()));
+    story.on(Event::Gates(&open()));
     story.on(Event::Report(&Report::Step {
         step: Step::Functions,
         micros: 1,
@@ -413,7 +420,7 @@ fn what_is_waited_for_is_the_reason() {
         turn: Err("for its turn".to_owned()),
         pages: Err("for its pages".to_owned()),
     };
-    story.on(Event::Boot).on(Event::Gates(&gates));
+    story.on(Event::Gates(&gates));
     assert_eq!(story.last().1, "for x to be running");
     assert_eq!(
         story.life.deadline(),
@@ -485,9 +492,8 @@ fn a_death_by_the_filter_says_so() {
 fn a_fork_that_fails_is_a_crash() {
     let mut story = Story::new(rules());
     story
-        .on(Event::Boot)
         .on(Event::Gates(&open()))
-        .on(Event::ForkFailed("fork: EAGAIN"));
+        .on(Event::ForkFailed(&FORK.case("fork")));
     assert_eq!(
         story.states(),
         [State::Starting, State::Crashed, State::Waiting]
@@ -498,7 +504,6 @@ fn a_fork_that_fails_is_a_crash() {
 /// An event with all that it needs, for the property test.
 #[derive(Debug, Clone)]
 enum Any {
-    Boot,
     Start,
     Stop,
     Restart,
@@ -525,7 +530,6 @@ fn any_event() -> impl Strategy<Value = Any> {
         pages: if pages { Ok(()) } else { Err("z".to_owned()) },
     });
     prop_oneof![
-        1 => Just(Any::Boot),
         1 => Just(Any::Start),
         1 => Just(Any::Stop),
         1 => Just(Any::Restart),
@@ -536,8 +540,8 @@ fn any_event() -> impl Strategy<Value = Any> {
         4 => Just(Any::Report(RUNNING)),
         1 => Just(Any::Report(Report::Ready)),
         1 => reasons.prop_map(|reason| Any::Report(ended(reason))),
-        1 => Just(Any::Report(Report::Failed(LaunchError::new(Step::Pool, "p")))),
-        1 => Just(Any::Report(Report::Failed(LaunchError::new(Step::Plan, "p")))),
+        1 => Just(Any::Report(failed(Step::Pool))),
+        1 => Just(Any::Report(failed(Step::Plan))),
         1 => Just(Any::Report(Report::Closed)),
         1 => Just(Any::HangUp),
         4 => Just(Any::Died(Death::Signal(9))),
@@ -552,7 +556,7 @@ fn any_rules() -> impl Strategy<Value = Rules> {
         Just(RestartPolicy::Always),
     ];
     let ready = prop_oneof![
-        Just(Readiness::Untold),
+        Just(Readiness::Unknown),
         Just(Readiness::AtOnce),
         (0u64..10_000).prop_map(Readiness::Within),
     ];
@@ -589,11 +593,10 @@ proptest! {
             let fork_fails = matches!(event, Any::ForkFailed);
             let died = matches!(event, Any::Died(_));
             let actions = match event {
-                Any::Boot => life.on(Event::Boot, now),
-                Any::Start => life.on(Event::Start, now),
+                                Any::Start => life.on(Event::Start, now),
                 Any::Stop => life.on(Event::Stop("s"), now),
                 Any::Restart => life.on(Event::Restart("r"), now),
-                Any::Hurry => life.hurry(now),
+                Any::Hurry => life.on(Event::Hurry, now),
                 Any::Gates(gates) => life.on(Event::Gates(&gates), now),
                 Any::ForkFailed => life.on(Event::Gates(&open()), now),
                 Any::Report(report) => life.on(Event::Report(&report), now),
@@ -607,7 +610,7 @@ proptest! {
                     Action::Fork => {
                         prop_assert!(!worker, "a second worker");
                         if fork_fails {
-                            more = life.on(Event::ForkFailed("f"), now);
+                            more = life.on(Event::ForkFailed(&FORK.case("f")), now);
                         } else {
                             worker = true;
                         }
@@ -624,7 +627,7 @@ proptest! {
                     told = (state, reason);
                 }
             }
-            prop_assert_eq!(life.has_worker(), worker);
+            prop_assert_eq!(life.state().has_worker(), worker);
             prop_assert_eq!(life.state(), told.0);
             prop_assert_eq!(life.reason(), told.1.as_str());
             let alive = matches!(
@@ -633,7 +636,7 @@ proptest! {
             );
             prop_assert_eq!(alive, worker, "state {} and worker {}", told.0, worker);
             if died {
-                prop_assert!(!life.has_worker());
+                prop_assert!(!life.state().has_worker());
             }
             // Nothing waits for ever without a timer, a gate, a worker or a person.
             prop_assert!(
@@ -674,12 +677,12 @@ proptest! {
     /// The waits double from the first to the longest, and their number is bounded.
     #[test]
     fn waits_double_and_end(backoff in 1u64..5_000, max in 0u32..20, longest in 1u64..100_000) {
-        let rules = RestartRules {
+        let rules = RestartConfig {
             policy: RestartPolicy::OnFailure,
             max,
-            window: u64::MAX,
-            backoff,
-            backoff_max: longest,
+            window: Duration::MAX,
+            backoff: Duration::from_millis(backoff),
+            backoff_max: Duration::from_millis(longest),
         };
         let mut budget = Budget::default();
         let mut now = 0;
@@ -699,13 +702,13 @@ proptest! {
 fn a_stop_after_an_earlier_failure_ends_as_asked() {
     let mut story = Story::running(rules());
     story.crash();
-    assert_eq!(story.life.last_end().unwrap().reason, "worker-died");
+    assert_eq!(story.life.last_end().unwrap().reason, EndReason::WorkerDied);
     story.sleep();
     story.on(Event::Gates(&open())).report(&RUNNING);
     // While it runs, the end before is the last one.
-    assert_eq!(story.life.last_end().unwrap().reason, "worker-died");
+    assert_eq!(story.life.last_end().unwrap().reason, EndReason::WorkerDied);
     story
         .on(Event::Stop("stop asked"))
         .on(Event::Died(Death::Exit(0)));
-    assert_eq!(story.life.last_end().unwrap().reason, "asked");
+    assert_eq!(story.life.last_end().unwrap().reason, EndReason::Asked);
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PID 1 of a host that gunyahd is tried on. It reads the product's own .rc files and does with them
-//! what Android's init does where a service can tell the difference: sockets and files handed down
-//! as fds, user, groups, capabilities and limits, restart, and the kill of the whole cgroup. It also
-//! plays the property service and the log daemon, tells a story to the end, and powers off.
+//! PID 1 of a host that gunyahd is tried on. It reads the product's own .rc files and does what Android's init
+//! does with them as far as a service can notice: sockets and files passed as fds, user, groups, capabilities and
+//! limits, restart, and the kill of the whole cgroup. It is also the property service and the log daemon, runs the
+//! story (story.rs), and powers off.
 
 mod property;
 mod rc;
@@ -31,7 +31,7 @@ use service::Running;
 
 /// Where the product's .rc files are.
 const SCRIPTS: &str = "/vendor/etc/init";
-/// The driver's.
+/// The driver's node.
 const DEVICE: &str = "/dev/gunyah";
 /// How long a service may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(20);
@@ -40,10 +40,10 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let result = match words[1..] {
-        // What a service's command is wrapped in: becomes the service's user and runs it.
+        // The wrapper of a service's command: becomes the service's user and runs it.
         ["exec", name] => service::exec(name).map(|never| match never {}),
         ["story"] => story::tell(),
-        // A process that a service left behind.
+        // Stands for a process that a service left behind.
         ["linger"] => loop {
             nix::unistd::pause();
         },
@@ -77,7 +77,7 @@ fn init() -> Result<()> {
     let script = scripts()?;
     property::load(Path::new("/vendor/build.prop"))?;
     property::serve(Path::new(property::SOCKET))?;
-    // The simulator answers for the device; its node is here for owner and mode alone.
+    // The simulator answers for the device; the node only has its owner and mode.
     let device = nix::sys::stat::makedev(1, 3);
     mknod(
         DEVICE,
@@ -138,7 +138,7 @@ fn act(action: &Action) {
     }
 }
 
-/// Does what properties that were set ask for.
+/// Runs the actions of properties that were set.
 fn follow_properties(script: &Script, running: &mut [Running]) -> Result<()> {
     for change in property::changes() {
         match change {
@@ -211,7 +211,7 @@ fn spawn_story() -> Result<Pid> {
     }
 }
 
-/// Reaps and restarts until the story ends; says whether it ended well.
+/// Reaps and restarts services until the story ends; returns whether it passed.
 fn supervise(script: &Script, running: &mut [Running], story: Pid) -> Result<bool> {
     loop {
         while let Some(pid) = reap()? {

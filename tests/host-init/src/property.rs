@@ -13,19 +13,19 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use anyhow::{bail, Context, Result};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
-/// Where every accepted setting is written down, a line each.
+/// The journal: every accepted setting, a line each.
 pub const JOURNAL: &str = "/data/properties";
 
 /// Where the service listens.
 pub const SOCKET: &str = "/dev/socket/property_service";
 
-/// What init has to look at.
+/// What init has to act on.
 pub enum Change {
-    /// A property has a new value.
+    /// A property got a new value.
     Set(String),
     /// `ctl.start` or `ctl.stop` of a service.
     Control {
-        /// Else to stop.
+        /// True for start, false for stop.
         start: bool,
         /// Its name.
         service: String,
@@ -47,12 +47,12 @@ fn store() -> MutexGuard<'static, Store> {
     STORE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The value of a property that is set.
+/// The value of a property, if it is set.
 pub fn get(name: &str) -> Option<String> {
     store().values.get(name).cloned()
 }
 
-/// Sets a property, writes that down and remembers it for init.
+/// Sets a property, adds it to the journal and queues it for init.
 pub fn set(name: &str, value: &str) -> Result<()> {
     let mut store = store();
     println!("init: property {name}={value}");
@@ -63,12 +63,12 @@ pub fn set(name: &str, value: &str) -> Result<()> {
     Ok(())
 }
 
-/// What happened since the last call.
+/// The events since the last call.
 pub fn changes() -> Vec<Change> {
     std::mem::take(&mut store().changes)
 }
 
-/// Reads a build.prop, where there is one.
+/// Reads a build.prop, if there is one.
 pub fn load(file: &Path) -> Result<()> {
     let text = std::fs::read_to_string(file).unwrap_or_default();
     for (name, value) in text.lines().filter_map(|line| line.split_once('=')) {
@@ -77,7 +77,7 @@ pub fn load(file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Asks the service to set one, as `setprop` does.
+/// Asks the service to set a property, as `setprop` does.
 pub fn ask(name: &str, value: &str) -> Result<()> {
     let mut client = UnixStream::connect(SOCKET).context(SOCKET)?;
     let mut packet = SETPROP2.to_ne_bytes().to_vec();
@@ -97,7 +97,7 @@ const SUCCESS: u32 = 0;
 const READ_DATA: u32 = 0x08;
 const PERMISSION_DENIED: u32 = 0x18;
 
-/// Answers on `path` for as long as the host lives.
+/// Answers on `path` until the host ends.
 pub fn serve(path: &Path) -> Result<()> {
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
@@ -126,7 +126,7 @@ fn answer(mut client: UnixStream) {
         }
         None => READ_DATA,
     };
-    // The client may be gone; that is its own affair.
+    // The client may have gone, which is no error here.
     let _ = client.write_all(&code.to_ne_bytes());
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The part of AOSP's init language that the product's files use. What is unknown is an error.
+//! The part of AOSP's init language that the product's files use. Anything else is an error.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,7 +9,7 @@ use anyhow::{bail, Context, Result};
 
 use crate::property;
 
-/// What .rc files say.
+/// The contents of .rc files.
 #[derive(Debug, Default)]
 pub struct Script {
     /// In their order.
@@ -38,7 +38,7 @@ pub struct Action {
     pub commands: Vec<Vec<String>>,
 }
 
-const OPTIONS: [&str; 17] = [
+const OPTIONS: [&str; 18] = [
     "class",
     "user",
     "group",
@@ -47,6 +47,7 @@ const OPTIONS: [&str; 17] = [
     "socket",
     "file",
     "gentle_kill",
+    "stdio_to_kmsg",
     "task_profiles",
     "oom_score_adjust",
     "restart_period",
@@ -59,7 +60,7 @@ const OPTIONS: [&str; 17] = [
 ];
 
 impl Service {
-    /// True if the option is there.
+    /// True if the service has the option.
     pub fn has(&self, option: &str) -> bool {
         self.all(option).next().is_some()
     }
@@ -77,12 +78,12 @@ impl Service {
 pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 impl Action {
-    /// Whether it runs at an event (AOSP, system/core/init/action.cpp: CheckEvent).
+    /// Whether the action runs at an event (AOSP, system/core/init/action.cpp: CheckEvent).
     pub fn at_event(&self, event: &str, get: Lookup<'_>) -> bool {
         self.event() == Some(event) && self.conditions_hold(get)
     }
 
-    /// Whether it runs when the property `name` was set. One that has an event waits for that.
+    /// Whether the action runs after the property `name` was set. An action with an event waits for the event.
     pub fn at_change(&self, name: &str, get: Lookup<'_>) -> bool {
         self.event().is_none()
             && self.conditions().any(|(of, _)| of == name)
@@ -109,7 +110,7 @@ impl Action {
     }
 }
 
-/// A word with its `${property}` replaced; one that is not set makes the command fail.
+/// A word with each `${property}` replaced; the command fails if a property is not set.
 fn expand(word: &str, get: Lookup<'_>) -> Result<String> {
     let mut parts = word.split("${");
     let mut text = parts.next().unwrap_or_default().to_owned();
@@ -123,7 +124,7 @@ fn expand(word: &str, get: Lookup<'_>) -> Result<String> {
     Ok(text)
 }
 
-/// Carries out the lines of a ueventd script for files that are there.
+/// Applies the lines of a ueventd script to the files that exist.
 pub fn ueventd(text: &str) -> Result<()> {
     for line in text.lines().filter(|line| line.starts_with("/dev/")) {
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -139,7 +140,7 @@ pub fn ueventd(text: &str) -> Result<()> {
 }
 
 impl Script {
-    /// Adds what `text` says.
+    /// Adds the sections of `text`.
     pub fn read(&mut self, text: &str) -> Result<()> {
         let joined = text.replace("\\\n", " ");
         let mut in_service = None;

@@ -22,7 +22,7 @@ use nix::unistd::{execvp, fork, setgroups, setresgid, setresuid, ForkResult, Gid
 
 use crate::rc::{aid, Service};
 
-/// What stands between init and a service: the simulated hypervisor, as root.
+/// The simulated hypervisor, which runs as root between init and a service.
 const SIMULATOR: [&str; 7] = [
     "/sim/gunyah-sim",
     "--record",
@@ -69,11 +69,11 @@ impl Running {
         self.pid
     }
 
-    /// It has ended by itself: everything in its cgroup goes, and it is due again.
+    /// The service ended by itself: kills everything in its cgroup and schedules the restart.
     pub fn ended(&mut self) -> Result<()> {
         self.pid = None;
         self.kill_cgroup()?;
-        // Before the state is told, and before anything of the next process (Service::Reap).
+        // Before the state is published, and before anything of the next process (Service::Reap).
         for words in self.service.all("onrestart") {
             crate::rc::run(words)?;
         }
@@ -88,7 +88,7 @@ impl Running {
         Ok(())
     }
 
-    /// Starts it again when its time has come.
+    /// Starts it again when the restart is due.
     pub fn restart_if_due(&mut self, now: Instant) -> Result<()> {
         if self.restart_at.is_some_and(|at| at <= now) {
             *self = Self::start(&self.service)?;
@@ -96,7 +96,7 @@ impl Running {
         Ok(())
     }
 
-    /// `stop` by a script or a person: with `gentle_kill` 200 ms to say something, and then SIGKILL for all
+    /// `stop` by a script or a person: with `gentle_kill` SIGTERM and 200 ms, then SIGKILL for all
     /// (Service::StopOrReset).
     pub fn stop_now(&mut self) -> Result<()> {
         self.restart_at = None;
@@ -128,14 +128,14 @@ impl Running {
         Ok(())
     }
 
-    /// SIGTERM, then after `grace` the cgroup's end.
+    /// SIGTERM, and after `grace` SIGKILL for the cgroup.
     pub fn stop(&mut self, grace: Duration) -> Result<()> {
         self.restart_at = None;
         let Some(pid) = self.pid.take() else {
             return Ok(());
         };
         println!("init: stopping service {}", self.name());
-        // The simulator hands the signal on to the service.
+        // The simulator passes the signal on to the service.
         kill(pid, Signal::SIGTERM)?;
         let begin = Instant::now();
         while begin.elapsed() < grace {
@@ -235,7 +235,7 @@ fn make_socket(words: &[String]) -> Result<(String, OwnedFd)> {
     };
     let path = PathBuf::from("/dev/socket").join(name);
     let _ = fs::remove_file(&path);
-    // Handed down: not closed on exec.
+    // Inherited: not closed on exec.
     let fd = socket(AddressFamily::Unix, kind, SockFlag::empty(), None)?;
     bind(fd.as_raw_fd(), &UnixAddr::new(&path)?)?;
     fs::set_permissions(

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is tried on the host, as a person with `adb shell` would: boot, status, crash, restart,
-//! stop, shutdown.
+//! What is tried on the host, as a person would do it with `adb shell`: boot, status, crash, restart, stop,
+//! shutdown.
 
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Read};
@@ -19,7 +19,7 @@ use crate::{property, rc, syslog, worker};
 /// The longest that an emulated host takes for anything here.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Tells it.
+/// Runs the story.
 pub fn tell() -> Result<()> {
     let mut story = Story::default();
     story.chapter("both VMs run after boot", || {
@@ -62,7 +62,7 @@ pub fn tell() -> Result<()> {
     });
     story.chapter("a worker has given up what it does not need", || {
         let worker = pid_of(&wait_for("a", "running")?)?;
-        // Running is told a moment before.
+        // `running` is published a moment earlier.
         wait(|| worker::confined(worker).map(Some))
     });
     story.chapter("a worker that aborts says so", || {
@@ -100,7 +100,7 @@ pub fn tell() -> Result<()> {
             wait(|| Ok(left.try_wait()?.map(drop))).context("its cgroup was not killed")?;
             wait_for("a", "running")?;
             wait_for("b", "running")?;
-            // At no time does a gunyahd that is gone say that all is well.
+            // A gunyahd that has ended must never be shown as up.
             in_order(
                 before,
                 &[
@@ -208,7 +208,7 @@ fn status(vm: &str) -> Result<Value> {
     find(&answer, vm).with_context(|| format!("no VM {vm} in {answer}"))
 }
 
-/// The object that has the VM's name, however deep the answer puts it.
+/// The object with the VM's name, at any depth of the answer.
 fn find(answer: &Value, vm: &str) -> Option<Value> {
     match answer {
         Value::Object(fields)
@@ -293,7 +293,7 @@ fn left_behind(service: Pid) -> Result<Child> {
     Ok(child)
 }
 
-/// Owner and mode are those of the ueventd script.
+/// Checks that owner and mode are those of the ueventd script.
 fn device() -> Result<()> {
     let node = fs::metadata(crate::DEVICE)?;
     let found = (node.uid(), node.gid(), node.mode() & 0o7777);
@@ -329,7 +329,7 @@ fn kernel_log() -> Result<String> {
         match file.read(&mut record) {
             Ok(length) => told += &String::from_utf8_lossy(&record[..length]),
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(told),
-            // Overwritten before it was read: the next one follows.
+            // A line was overwritten before it was read; go on with the next.
             Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
             Err(error) => return Err(error.into()),
         }
@@ -343,7 +343,7 @@ fn supervisor() -> Result<Pid> {
     Ok(Pid::from_raw(parent.parse()?))
 }
 
-/// What the status file of a process or thread says behind `name`.
+/// The value of `name` in the status file of a process or thread.
 pub fn field(pid: Pid, name: &str) -> Result<String> {
     let told = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = told

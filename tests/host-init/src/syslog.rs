@@ -9,13 +9,13 @@ use std::path::Path;
 
 use anyhow::Result;
 
-/// Where every line is written down.
+/// The file that gets every line.
 pub const JOURNAL: &str = "/data/log";
 
 /// Log id, thread, seconds, nanoseconds.
 const HEADER: usize = 11;
 
-/// Receives on `path` for as long as the host lives.
+/// Receives on `path` until the host ends.
 pub fn serve(path: &Path) -> Result<()> {
     let socket = UnixDatagram::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A worker as it is on an arm64 host, where gunyahd's C library is musl: what it has given up, and
-//! whether it can still abort.
+//! A worker on an arm64 host, where gunyahd's C library is musl: checks which rights it has given up, and that
+//! it can still abort.
 
 use std::fs;
 
@@ -11,11 +11,11 @@ use crate::story::field;
 
 // linux/capability.h: IPC_LOCK, SYS_NICE.
 const PINNING: u64 = 1 << 14;
-/// What the service has.
+/// The service's capabilities.
 pub const LAUNCHING: u64 = PINNING | 1 << 23;
 
-/// Every thread has given up its capabilities and stands under all filters: the simulator's, the
-/// supervisor's, its own.
+/// Checks that every thread has given up its capabilities and has all filters: the simulator's, the supervisor's
+/// and its own.
 pub fn confined(pid: Pid) -> Result<()> {
     let mut threads = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
@@ -42,7 +42,7 @@ pub fn confined(pid: Pid) -> Result<()> {
     Ok(())
 }
 
-/// Has the worker's main thread, which waits in ppoll, make the call by which musl aborts.
+/// Makes the worker's main thread, which waits in ppoll, do the call with which musl aborts.
 #[cfg(all(target_arch = "aarch64", target_env = "musl"))]
 pub fn abort(pid: Pid) -> Result<()> {
     use nix::sys::ptrace;
@@ -62,7 +62,7 @@ pub fn abort(pid: Pid) -> Result<()> {
         "not stopped but {stopped:?}"
     );
     let mut registers = ptrace::getregs(pid)?;
-    // The kernel has gone back to the call if it is to be made again.
+    // The kernel moves the program counter back to a call that it will restart.
     let at = [registers.pc, registers.pc - 4]
         .into_iter()
         .find(|at| {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `cargo xtask demo`: two arm64 Linux guests, launched by gunyahd on the simulator, in a minute.
+//! `cargo xtask demo`: gunyahd launches two arm64 Linux guests on the simulator, in a minute.
 
 mod guests;
 mod screen;
@@ -21,13 +21,13 @@ const GUESTS_TIMEOUT: Duration = Duration::from_secs(120);
 const REACHED: &str = "gunyah guest: init reached";
 const TICK: Duration = Duration::from_millis(200);
 
-/// The command.
+/// Runs the command.
 pub fn run() -> Result<()> {
     let interrupts = session::take_signals()?;
     let begin = Instant::now();
     println!("set-up");
     let assets = setup::for_guests()?;
-    let binaries = tree::build(&[])?;
+    let binaries = tree::build()?;
     println!("  binaries      {}", summary::binaries(&binaries)?);
     let before = Pool::now()?;
     let reservation = match Reservation::add(guests::MEMORY_BYTES) {
@@ -52,12 +52,12 @@ pub fn run() -> Result<()> {
 
     let mut screen = Screen::new();
     let mut session = Session::start(&binaries, &guests, interrupts)?;
-    let told = story(&mut session, &mut screen, &guests);
+    let result = story(&mut session, &mut screen, &guests);
     screen.clear_table();
-    // Whatever happened: nothing of ours stays behind.
+    // Also after an error: leave nothing behind.
     let ended = session.end();
     drop(reservation);
-    let story = told?;
+    let story = result?;
     let ended = ended?;
 
     let after = Pool::settled(before)?;

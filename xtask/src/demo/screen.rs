@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the demo shows: consoles and log above, on a terminal a live table of the VMs below them.
-//! Elsewhere the log alone tells each change of state.
+//! What the demo shows: consoles and log, and on a terminal a live table of the VMs below them. Without a
+//! terminal the log alone shows each change of state.
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
@@ -12,9 +12,9 @@ use serde_json::Value;
 const RESET: &str = "\x1b[0m";
 const DIM: &str = "\x1b[2m";
 const BOLD: &str = "\x1b[1m";
-// One a guest, told apart on light and dark grounds.
+// One a guest, readable on light and dark backgrounds.
 const COLOURS: [&str; 2] = ["\x1b[36m", "\x1b[33m"];
-// A long line must not wrap, or the table could not be taken away again.
+// A long line must not wrap, or the table could not be erased.
 const NO_WRAP: &str = "\x1b[?7l";
 const WRAP: &str = "\x1b[?7h";
 
@@ -62,7 +62,7 @@ impl Screen {
         self.above(&shown);
     }
 
-    /// All VMs, as a client that begins to watch is told.
+    /// The states of all VMs, which a client gets when it begins to watch.
     pub fn vms(&mut self, vms: &Value) -> Result<()> {
         for vm in vms.as_array().context("a list of VMs")? {
             let age = Duration::from_millis(vm["age_ms"].as_u64().unwrap_or(0));
@@ -92,12 +92,12 @@ impl Screen {
         );
     }
 
-    /// Nothing happened; ages go on.
+    /// Redraws the table, whose ages have changed.
     pub fn tick(&mut self) {
         self.redraw();
     }
 
-    /// Takes the table away.
+    /// Erases the table.
     pub fn clear_table(&mut self) {
         if self.drawn > 0 {
             print!("\x1b[{}F\x1b[J", self.drawn);
@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn consoles_are_told_from_other_lines() {
+    fn lines_of_consoles_are_recognised() {
         assert_eq!(
             split_console("[media] [    0.1] x"),
             Some(("media", "[    0.1] x"))

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! gunyahd on the simulator, as a child whose every word becomes an event.
+//! gunyahd on the simulator, as a child process. Each line of its output becomes an event.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -37,13 +37,13 @@ pub enum Event {
     Ended,
 }
 
-/// Ctrl-C and its kin become events from here on.
+/// From here on Ctrl-C and similar signals become events.
 pub fn take_signals() -> Result<(Sender<Event>, Receiver<Event>)> {
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         signals.add(signal);
     }
-    // Before any other thread is there, so that all of them leave these signals to one.
+    // Before any other thread starts, so that every thread inherits the mask.
     signals.thread_block()?;
     let (sender, receiver) = mpsc::channel();
     let tell = sender.clone();
@@ -77,13 +77,13 @@ impl Session {
         let mut command = if nix::unistd::geteuid().is_root() {
             Command::new(SET_PRIVILEGES)
         } else {
-            // In a user namespace of its own gunyahd has the right to lock memory.
+            // In a user namespace of its own gunyahd may lock memory.
             let mut unshare = Command::new("unshare");
             unshare.args(["--user", "--map-root-user", SET_PRIVILEGES]);
             unshare
         };
         command
-            // The simulator dies with this program, and all that it started with it.
+            // The simulator ends with this program, and what it started ends with it.
             .args(["--pdeathsig", "KILL"])
             .arg(binaries.join("gunyah-sim"))
             .args(["--engine", "qemu", "--console", "-", "--"])
@@ -98,7 +98,7 @@ impl Session {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            // Ctrl-C is ours to turn into an orderly end.
+            // This program turns Ctrl-C into an orderly end.
             .process_group(0);
         let begin = Instant::now();
         let mut simulator = command.spawn().context("starting gunyah-sim")?;
@@ -146,7 +146,7 @@ impl Session {
                         self.show_rest();
                         bail!("gunyah-sim ended at once: {status}");
                     }
-                    // Nothing tells of a socket that is about to listen.
+                    // There is no event for a socket that begins to listen.
                     thread::sleep(Duration::from_millis(10));
                 }
             }
@@ -171,7 +171,7 @@ impl Session {
         Ok(())
     }
 
-    /// Log and consoles up to now, when nothing else is of interest.
+    /// Shows log and consoles up to now, and drops other events.
     pub fn output_so_far(&self) -> Vec<String> {
         let events = self.events.try_iter();
         events
@@ -235,7 +235,7 @@ impl Session {
                 bail!("gunyahd has not ended within {} s", END_TIMEOUT.as_secs());
             }
             match self.next(Duration::from_millis(20)) {
-                // A second Ctrl-C: no more patience.
+                // A second Ctrl-C ends at once.
                 Some(Event::Interrupted) => bail!("interrupted while gunyahd was ending"),
                 Some(Event::Output(line)) => println!("{line}"),
                 _ => {}
@@ -246,7 +246,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // Its guests die with it.
+        // Its guests end with it.
         let _ = self.simulator.kill();
         let _ = self.simulator.wait();
     }

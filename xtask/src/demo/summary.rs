@@ -64,12 +64,12 @@ fn rows(story: &Story, names: &[&str]) -> Vec<Row> {
             .unwrap_or(&Value::Null)
     };
     let steps = |vm: &Value| vm["steps"].as_array().cloned().unwrap_or_default();
-    // A step may come several times (a region each); its times add up.
+    // A step can occur several times (once a region); its times add up.
     let sum = |vm: &Value, step: &str| -> Option<u64> {
         let times: Vec<u64> = steps(vm)
             .iter()
-            .filter(|told| told["step"] == step)
-            .filter_map(|told| told["micros"].as_u64())
+            .filter(|step_line| step_line["step"] == step)
+            .filter_map(|step_line| step_line["micros"].as_u64())
             .collect();
         (!times.is_empty()).then(|| times.iter().sum())
     };
@@ -100,7 +100,7 @@ fn rows(story: &Story, names: &[&str]) -> Vec<Row> {
     rows
 }
 
-/// The whole of it.
+/// The whole summary.
 pub fn print(
     story: &Story,
     guests: &Guests,

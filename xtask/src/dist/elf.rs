@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Whether a binary is what a device needs: static, of the right machine, aligned for its pages.
+//! Checks that a binary is what a device needs: static, for the right machine, aligned for its pages.
 
 use std::fs;
 use std::path::Path;
@@ -11,8 +11,8 @@ use object::Endianness;
 
 use super::toolchain::{Architecture, PAGE_ALIGNMENT};
 
-/// Refuses a binary that asks for a loader or a library, that is of another machine, or whose
-/// segments a kernel with 16 KiB pages could not map.
+/// Refuses a binary that needs a loader or a library, that is for another machine, or whose segments a kernel
+/// with 16 KiB pages could not map.
 pub fn check(path: &Path, architecture: Architecture) -> Result<()> {
     let bytes = fs::read(path)?;
     let name = path.display();

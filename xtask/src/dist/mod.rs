@@ -24,7 +24,7 @@ const FILES: [(&str, &str); 5] = [
     ("init/gunyah-hugepages.rc", "etc/init/gunyah-hugepages.rc"),
     ("init/ueventd.gunyahd.rc", "etc/ueventd.gunyahd.rc"),
     ("docs/examples", "etc/gunyah/examples"),
-    // Beside the VMs' files gunyahd would take it for one.
+    // One folder below the VMs' files: gunyahd would take it for one of them.
     (
         "docs/gunyah-vm.schema.json",
         "etc/gunyah/examples/gunyah-vm.schema.json",
@@ -158,7 +158,7 @@ fn tracked() -> Result<Vec<PathBuf>> {
         .collect())
 }
 
-/// The same bytes whoever packs it, and whenever.
+/// Packs the same bytes on every machine, at any time.
 fn pack(folder: &Path, tarball: &Path) -> Result<()> {
     let tar = tarball.with_extension("");
     tree::quiet(

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The toolchain for a device's architecture: rustup's musl target where it is at hand, else Debian's
-//! compiler, which builds std for musl from its own sources, else the std for glibc of either.
+//! The toolchain for a device's architecture: rustup's musl target if it is installed, else Debian's
+//! compiler, which builds std for musl from its sources, else std for glibc from either.
 
 use std::fmt;
 use std::fs;
@@ -15,7 +15,7 @@ use crate::tree;
 /// Android has hosts with 16 KiB pages; a segment must be aligned to a page.
 pub const PAGE_ALIGNMENT: u64 = 16 << 10;
 
-/// Of devices, and of the machines that try them.
+/// A device's architecture, or that of a machine to try it on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Architecture {
     /// Devices.
@@ -28,7 +28,7 @@ impl Architecture {
     /// All.
     pub const ALL: [Self; 2] = [Self::Aarch64, Self::X86_64];
 
-    /// As Rust calls it.
+    /// Its name in Rust.
     pub fn name(self) -> &'static str {
         match self {
             Self::Aarch64 => "aarch64",
@@ -36,7 +36,7 @@ impl Architecture {
         }
     }
 
-    /// As Debian calls it.
+    /// Its name in Debian.
     fn debian(self) -> &'static str {
         match self {
             Self::Aarch64 => "arm64",
@@ -61,7 +61,7 @@ impl Architecture {
     }
 }
 
-/// One that works.
+/// A toolchain that works.
 #[derive(Debug)]
 pub struct Toolchain {
     architecture: Architecture,
@@ -70,14 +70,14 @@ pub struct Toolchain {
 
 #[derive(Debug)]
 enum Kind {
-    /// rustup has std for the target; its own linker does.
+    /// rustup's std for the target, and its own linker.
     Rustup,
     /// Debian's rustc and musl; `support` has the libraries, the specs and the stub of libunwind.
     Debian { support: PathBuf },
-    /// Someone's std for glibc and Debian's linker: larger, and as static.
+    /// std for glibc and Debian's linker: larger, and also static.
     Gnu {
         of: Rustc,
-        /// Why it is not musl.
+        /// Why there is no musl.
         because: String,
     },
 }
@@ -109,7 +109,7 @@ impl fmt::Display for Toolchain {
 }
 
 impl Toolchain {
-    /// Looks for one, and gets Debian's where there is none.
+    /// Looks for a toolchain, and installs Debian's if there is none.
     pub fn find(architecture: Architecture) -> Result<Self> {
         let kind = choose(
             rustup_has(&architecture.triple("musl")),
@@ -128,7 +128,7 @@ impl Toolchain {
         self.architecture.triple(libc)
     }
 
-    /// Builds the binaries of `packages` from `sources` and says where they are.
+    /// Builds the binaries of `packages` from `sources`; returns their folder.
     pub fn build(&self, sources: &Path, target: &Path, packages: &[&str]) -> Result<PathBuf> {
         let triple = self.triple();
         let mut command = match &self.kind {
@@ -158,7 +158,7 @@ impl Toolchain {
             command.args(["--package", package]);
         }
         if let Kind::Debian { .. } = self.kind {
-            // std without its backtraces' tables and unwinder: what panic=abort leaves of it.
+            // With panic=abort, std needs neither unwinder nor the tables for backtraces.
             command.args([
                 "-Zbuild-std=std,panic_abort",
                 "-Zbuild-std-features=optimize_for_size",
@@ -179,7 +179,7 @@ impl Toolchain {
         let mut flags = vec![
             "-Ctarget-feature=+crt-static".to_owned(),
             "-Crelocation-model=static".to_owned(),
-            // No folder of this machine gets into the binaries, so that all machines build the same.
+            // Keep this machine's folders out of the binaries, so that all machines build the same.
             format!("--remap-path-prefix={}=gunyahd", sources.display()),
             format!("--remap-path-prefix={}=cargo", cargo_home.display()),
         ];
@@ -213,7 +213,7 @@ impl Toolchain {
     }
 }
 
-/// musl where a toolchain for it is at hand or can be got, else glibc.
+/// musl if there is a toolchain for it or one can be installed, else glibc.
 fn choose(
     rustup_musl: bool,
     debian_musl: impl FnOnce() -> Result<PathBuf>,
@@ -234,10 +234,10 @@ fn choose(
     }
 }
 
-/// Who has std for glibc, where there is a linker and a static glibc for it.
+/// Which compiler has std for glibc, if there are a linker and a static glibc for it.
 fn gnu(architecture: Architecture) -> Option<Rustc> {
     let libc = tree::quiet(Command::new(architecture.gcc()).arg("-print-file-name=libc.a")).ok()?;
-    // gcc answers with the bare name if it has none.
+    // gcc prints the bare name if it has no such file.
     if !Path::new(libc.trim()).is_absolute() {
         return None;
     }
@@ -321,7 +321,7 @@ fn debian(architecture: Architecture) -> Result<PathBuf> {
     Ok(support)
 }
 
-/// std for musl asks for an unwinder, and Debian's wants glibc. With panic=abort nothing is unwound.
+/// std for musl links an unwinder, and Debian's needs glibc. With panic=abort nothing calls it.
 fn stub(architecture: Architecture, support: &Path) -> Result<()> {
     const SYMBOLS: [&str; 14] = [
         "_Unwind_Backtrace",
@@ -366,7 +366,7 @@ mod tests {
 
     const SUPPORT: &str = "target/dist/support";
 
-    /// What is chosen, by what there is: rustup's musl, Debian's musl, and whose glibc.
+    /// The choice, by what is installed: rustup's musl, Debian's musl, and which glibc.
     fn chosen(rustup: bool, debian: bool, gnu: Option<Rustc>) -> Result<Toolchain> {
         let debian = || match debian {
             true => Ok(PathBuf::from(SUPPORT)),
@@ -390,12 +390,12 @@ mod tests {
         ];
         for (rustup, debian, gnu, expected) in rows {
             let toolchain = chosen(rustup, debian, gnu).unwrap();
-            let told = toolchain.to_string();
+            let text = toolchain.to_string();
             let start = format!("aarch64-unknown-linux-{expected}");
-            assert!(told.starts_with(&start), "{told}");
-            assert!(told.starts_with(&toolchain.triple()), "{told}");
-            let because = told.ends_with("no musl: apt-get cannot reach its mirror");
-            assert_eq!(because, expected.starts_with("gnu"), "{told}");
+            assert!(text.starts_with(&start), "{text}");
+            assert!(text.starts_with(&toolchain.triple()), "{text}");
+            let because = text.ends_with("no musl: apt-get cannot reach its mirror");
+            assert_eq!(because, expected.starts_with("gnu"), "{text}");
         }
         let error = format!("{:#}", chosen(false, false, None).unwrap_err());
         assert_eq!(

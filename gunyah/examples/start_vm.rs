@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `start_vm DTB`: a VM whose guest says hello on a serial port and powers off.
+//!
+//! `dtc -O dtb -o start_vm.dtb gunyah/examples/start_vm.dts` makes the devicetree. Without a device:
+//! `gunyah-sim --engine exec -- start_vm start_vm.dtb`, with a simulator built with its feature `exec`.
+
+use std::fs::File;
+use std::io::{Error, Result};
+use std::os::fd::{AsRawFd, FromRawFd};
+
+use gunyah::uapi::{UserMemoryRegion, MEM_ALLOW_EXEC, MEM_ALLOW_READ, MEM_ALLOW_WRITE};
+use gunyah::{BootRegister, Exit, Gunyah, Resume};
+
+/// The devicetree's CPU, its /gunyah-vm-config/memory and its serial port agree with these.
+const BASE: u64 = 0x8000_0000;
+const SIZE: usize = 4 << 20;
+const DTB: usize = 2 << 20;
+const SERIAL: u64 = 0x0900_0000;
+
+/// Writes each byte of the text after it to the serial port, then calls PSCI's SYSTEM_OFF.
+const CODE: [u32; 9] = [
+    0xd2a1_2001, //       movz x1, #0x900, lsl #16
+    0x1000_0102, //       adr  x2, text
+    0x3840_1443, // next: ldrb w3, [x2], #1
+    0x3400_0063, //       cbz  w3, off
+    0x3900_0023, //       strb w3, [x1]
+    0x17ff_fffd, //       b    next
+    0x52b0_8000, // off:  movz w0, #0x8400, lsl #16
+    0x7280_0100, //       movk w0, #8
+    0xd400_0002, //       hvc  #0
+];
+const TEXT: &[u8] = b"hello from the guest\n\0";
+
+fn main() -> Result<()> {
+    let dtb = std::fs::read(std::env::args().nth(1).expect("usage: start_vm DTB"))?;
+    assert!(dtb.len() < SIZE - DTB, "the devicetree is too large");
+    let memory = guest_memory()?;
+    let code = CODE.iter().flat_map(|word| word.to_le_bytes());
+    let image: Vec<u8> = code.chain(TEXT.iter().copied()).collect();
+    // SAFETY: both fit into the SIZE bytes of the mapping, which nobody else uses yet.
+    unsafe {
+        memory.copy_from_nonoverlapping(image.as_ptr(), image.len());
+        memory
+            .add(DTB)
+            .copy_from_nonoverlapping(dtb.as_ptr(), dtb.len());
+    }
+
+    let vm = Gunyah::open("/dev/gunyah")?.create_vm()?;
+    let region = UserMemoryRegion {
+        label: 0,
+        flags: MEM_ALLOW_READ | MEM_ALLOW_WRITE | MEM_ALLOW_EXEC,
+        guest_phys_addr: BASE,
+        memory_size: SIZE as u64,
+        userspace_addr: memory.addr() as u64,
+    };
+    // SAFETY: the mapping stays until the process ends, and is not touched from here on.
+    match unsafe { vm.lend(&region) } {
+        // SAFETY: as above.
+        Err(error) if no_such_call(&error) => unsafe { vm.share(&region) }?, // LKML
+        other => other?,
+    }
+    vm.set_dtb_config(BASE + DTB as u64, (SIZE - DTB) as u64)?;
+    match vm.set_boot_context(BootRegister::Pc, BASE) {
+        Err(error) if no_such_call(&error) => {} // LKML, android14-6.1
+        other => other?,
+    }
+    let mut vcpu = vm.add_vcpu(0)?;
+    vm.start()?;
+    loop {
+        match vcpu.run()? {
+            Exit::MmioWrite {
+                address: SERIAL,
+                data,
+                ..
+            } => {
+                print!("{}", char::from(data[0]));
+                vcpu.resume(Resume::Handled);
+            }
+            Exit::Status(status) => {
+                println!("the VM has ended: {status}");
+                return Ok(());
+            }
+            other => return Err(Error::other(format!("cannot handle {other:?}"))),
+        }
+    }
+}
+
+fn no_such_call(error: &Error) -> bool {
+    error.raw_os_error() == Some(libc::ENOTTY)
+}
+
+/// Shared memory at a multiple of 2 MiB, in a mapping that is large enough to have one.
+fn guest_memory() -> Result<*mut u8> {
+    // SAFETY: a NUL-terminated name, and a new descriptor that nobody else knows.
+    let file =
+        unsafe { File::from_raw_fd(libc::memfd_create(c"guest".as_ptr(), libc::MFD_CLOEXEC)) };
+    file.set_len(2 * SIZE as u64)?;
+    let (protection, fd) = (libc::PROT_READ | libc::PROT_WRITE, file.as_raw_fd());
+    let nowhere = std::ptr::null_mut();
+    // SAFETY: a new mapping at an address of the kernel's choice.
+    let start = unsafe { libc::mmap(nowhere, 2 * SIZE, protection, libc::MAP_SHARED, fd, 0) };
+    match start {
+        libc::MAP_FAILED => Err(Error::last_os_error()),
+        // SAFETY: less than SIZE bytes further, so SIZE bytes follow.
+        start => Ok(unsafe { start.cast::<u8>().add(start.align_offset(2 << 20)) }),
+    }
+}

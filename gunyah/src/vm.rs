@@ -1,0 +1,362 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A virtual machine: one method for each ioctl of its descriptor.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use crate::uapi::{self, UserMemoryRegion};
+use crate::{ioctl, Vcpu};
+
+/// A virtual machine.
+///
+/// It lives as long as any descriptor of it: this one, those of its vCPUs, and copies of them in other
+/// processes; a vCPU's run page counts as well while it is mapped. The last close stops the VM and gives
+/// its memory back. In android15-6.6 and later that happens in the closing task, uninterruptibly, and can
+/// take seconds.
+///
+/// Whole-VM calls are safe to make from several threads; the driver serialises them.
+#[derive(Debug)]
+pub struct Vm {
+    fd: OwnedFd,
+}
+
+/// A register that [`Vm::set_boot_context`] can set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BootRegister {
+    /// X0 to X30.
+    X(u8),
+    /// The program counter.
+    Pc,
+    /// The stack pointer of exception level 0 or 1.
+    Sp(u8),
+}
+
+impl BootRegister {
+    /// The number as the driver wants it: the register set in bits 8 to 15, the index below.
+    fn number(self) -> u32 {
+        let (set, index) = match self {
+            Self::X(index) => (uapi::BOOT_CONTEXT_X, index),
+            Self::Pc => (uapi::BOOT_CONTEXT_PC, 0),
+            Self::Sp(level) => (uapi::BOOT_CONTEXT_SP, level),
+        };
+        (set << 8) | u32::from(index)
+    }
+}
+
+/// How an interrupt line behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trigger {
+    /// Each write to the eventfd raises the interrupt once.
+    Edge,
+    /// The interrupt stays raised until the guest clears its doorbell.
+    Level,
+}
+
+impl Vm {
+    /// Registers a region to which the host keeps access (VM_SET_USER_MEM_REGION). The VM may use it from
+    /// [`Vm::start`] on.
+    ///
+    /// LKML's driver and android14-6.1 pin all of its pages now. android15-6.6 and later only note the
+    /// range, look pages up by their address in this process whenever the guest touches one for the first
+    /// time, and make the guest's mapping not executable, whatever the flags.
+    ///
+    /// # Safety
+    /// From [`Vm::start`] on the guest reads and, where the flags allow it, writes the memory at any time.
+    /// `userspace_addr` and `memory_size` must describe memory that the caller may give away so: it stays
+    /// mapped there until the VM is gone, and no Rust reference to it is alive while the VM runs.
+    ///
+    /// # Errors
+    /// - EINVAL: size, guest address or user address is not a multiple of the host's page, the size is 0,
+    ///   or a flag is unknown.
+    /// - EEXIST: the guest range overlaps another region's; up to 6.1 also a label that is used twice.
+    /// - ENOMEM: up to 6.1, the pages exceed RLIMIT_MEMLOCK, or the region is too large for the kernel's
+    ///   list of pages (from about 2 GiB on; use several regions).
+    /// - EFAULT: up to 6.1, the memory is not mapped, or not writable.
+    /// - EPERM: another process created the VM.
+    pub unsafe fn share(&self, region: &UserMemoryRegion) -> io::Result<()> {
+        ioctl::with(self.as_fd(), uapi::VM_SET_USER_MEM_REGION, region).map(drop)
+    }
+
+    /// Registers a region that the host gives away (VM_ANDROID_LEND_USER_MEM; Android's kernels). The host
+    /// loses access to a page at [`Vm::start`], or in android15-6.6 and later when the guest first touches
+    /// it; the mapping remains, but touching it then is a fatal fault.
+    ///
+    /// android15-6.6 and later give whole folios: a huge page that reaches beyond the region goes to the
+    /// guest with everything in it. Addresses in the guest and in this process should be equal modulo 2 MiB
+    /// there, and the memory anonymous or shmem: pages of hugetlb and of files are refused when touched.
+    ///
+    /// # Safety
+    /// As for [`Vm::share`]; moreover the memory must not be accessed at all while the VM exists.
+    ///
+    /// # Errors
+    /// Those of [`Vm::share`], and ENOTTY: the kernel cannot lend.
+    pub unsafe fn lend(&self, region: &UserMemoryRegion) -> io::Result<()> {
+        ioctl::with(self.as_fd(), uapi::VM_ANDROID_LEND_USER_MEM, region).map(drop)
+    }
+
+    /// Says where the devicetree is: a guest address and a number of bytes, both multiples of the host's
+    /// page, in one region. The size includes the room after the blob that the resource manager needs for
+    /// its overlay. The last call counts.
+    ///
+    /// A range of 2 MiB at a multiple of 2 MiB with the blob at its first byte suits every kernel.
+    ///
+    /// # Errors
+    /// EOVERFLOW: the range passes the end of the address space. Other mistakes show at [`Vm::start`].
+    pub fn set_dtb_config(&self, guest_phys_addr: u64, size: u64) -> io::Result<()> {
+        let config = uapi::DtbConfig {
+            guest_phys_addr,
+            size,
+        };
+        ioctl::with(self.as_fd(), uapi::VM_SET_DTB_CONFIG, &config).map(drop)
+    }
+
+    /// Sets the first value of a register of the first vCPU (android15-6.6 and later). Without it the
+    /// guest begins at the first byte of the devicetree's range, with the devicetree's address in X0.
+    ///
+    /// # Errors
+    /// - ENOTTY: the kernel is older.
+    /// - EINVAL: there is no such register, or the VM was started already.
+    ///
+    /// The resource manager may refuse more, which shows at [`Vm::start`].
+    pub fn set_boot_context(&self, register: BootRegister, value: u64) -> io::Result<()> {
+        let context = uapi::BootContext {
+            reg: register.number(),
+            reserved: 0,
+            value,
+        };
+        ioctl::with(self.as_fd(), uapi::VM_SET_BOOT_CONTEXT, &context).map(drop)
+    }
+
+    /// Makes this a protected VM whose firmware (pvmfw) is in the given guest range, which has a region of
+    /// its own (VM_ANDROID_SET_FW_CONFIG; Android's kernels). Both values are multiples of the host's page.
+    /// The program counter and most registers are then the firmware's. It cannot be undone.
+    ///
+    /// # Errors
+    /// ENOTTY: the kernel has no such call.
+    pub fn set_fw_config(&self, guest_phys_addr: u64, size: u64) -> io::Result<()> {
+        let config = uapi::FwConfig {
+            guest_phys_addr,
+            size,
+        };
+        ioctl::with(self.as_fd(), uapi::VM_ANDROID_SET_FW_CONFIG, &config).map(drop)
+    }
+
+    /// Takes lent memory back from a running guest (VM_ANDROID_RECLAIM_REGION; android16-6.12): every
+    /// folio that overlaps the guest range, as a whole. A page comes back to the guest when it touches it
+    /// next. Both values are multiples of the host's page.
+    ///
+    /// # Errors
+    /// - ENOTTY: the kernel has no such call.
+    /// - EINVAL: a value is not aligned, or the size is 0. The driver itself would count down from 0, so
+    ///   a size of 0 is refused here and never reaches it.
+    /// - EBUSY: the hypervisor did not give a page back.
+    /// - EPERM: another process created the VM.
+    pub fn reclaim_region(&self, guest_phys_addr: u64, size: u64) -> io::Result<()> {
+        if size == 0 {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        let range = uapi::ReclaimRegion {
+            guest_phys_addr,
+            size,
+        };
+        ioctl::with(self.as_fd(), uapi::VM_ANDROID_RECLAIM_REGION, &range).map(drop)
+    }
+
+    /// Asks for an extension of the driver by its number (CHECK_EXTENSION; kernels newer than
+    /// android16-6.12's first). What the answer means is the extension's affair; 0 is "not there".
+    ///
+    /// # Errors
+    /// ENOTTY: the kernel has no such call, and none of its extensions.
+    pub fn check_extension(&self, extension: u32) -> io::Result<i32> {
+        ioctl::number(self.as_fd(), uapi::CHECK_EXTENSION, u64::from(extension))
+    }
+
+    /// Adds a vCPU of a proxy-scheduled VM and maps its run page (VM_ADD_FUNCTION, VCPU_MMAP_SIZE, mmap).
+    ///
+    /// `id` counts the CPUs of the devicetree from 0, in their order. The driver takes any number; a vCPU
+    /// that the devicetree does not have answers ENODEV when it is run, and makes android14-6.1 fail at
+    /// the VM's end.
+    ///
+    /// # Errors
+    /// - EEXIST: it was added before.
+    /// - ENOENT, ENXIO, EOPNOTSUPP: the kernel is built without vCPUs (`CONFIG_GUNYAH_VCPU`).
+    /// - ENOTTY: this driver has no functions at all: it can only run VMs that the hypervisor schedules.
+    /// - EMFILE, ENFILE: no descriptor is left. ENOMEM: no memory for the page.
+    /// - [`io::ErrorKind::Unsupported`], without an errno: the run page is smaller than
+    ///   [`VcpuRun`](uapi::VcpuRun), so this is another driver.
+    pub fn add_vcpu(&self, id: u32) -> io::Result<Vcpu> {
+        let vcpu = uapi::FunctionVcpu { id };
+        let function = describe(uapi::FUNCTION_VCPU, &vcpu);
+        let argument = ioctl::address_of(&function);
+        Vcpu::map(ioctl::new_fd(
+            self.as_fd(),
+            uapi::VM_ADD_FUNCTION,
+            argument,
+        )?)
+    }
+
+    /// Removes the vCPU of this id: the driver takes it out of the guest and waits until its thread is out
+    /// of [`Vcpu::run`], which answers ENODEV from then on.
+    ///
+    /// # Errors
+    /// ENOENT: there is no such vCPU.
+    pub fn remove_vcpu(&self, id: u32) -> io::Result<()> {
+        self.remove(uapi::FUNCTION_VCPU, &uapi::FunctionVcpu { id })
+    }
+
+    /// Connects an eventfd with the doorbell of this label in the devicetree: a write to the eventfd rings
+    /// it and raises the guest's interrupt. Writes before [`Vm::start`] are lost. The driver does not
+    /// check the label; of an unknown one only the kernel's log tells. It never reads the eventfd's
+    /// counter down, so use a non-blocking one.
+    ///
+    /// The driver holds a reference to the eventfd; closing the descriptor does not disconnect it.
+    ///
+    /// # Errors
+    /// - EEXIST: the label is connected already.
+    /// - EINVAL: the descriptor is not an eventfd.
+    /// - ENOENT, ENXIO, EOPNOTSUPP, ENOTTY: as for [`Vm::add_vcpu`] (`CONFIG_GUNYAH_IRQFD`).
+    pub fn add_irqfd(
+        &self,
+        eventfd: BorrowedFd<'_>,
+        label: u32,
+        trigger: Trigger,
+    ) -> io::Result<()> {
+        let flags = match trigger {
+            Trigger::Edge => 0,
+            Trigger::Level => uapi::IRQFD_FLAGS_LEVEL,
+        };
+        self.add(
+            uapi::FUNCTION_IRQFD,
+            &uapi::FunctionIrqfd {
+                // A descriptor's number is not negative.
+                fd: eventfd.as_raw_fd().unsigned_abs(),
+                label,
+                flags,
+                padding: 0,
+            },
+        )
+    }
+
+    /// Disconnects the doorbell of this label.
+    ///
+    /// # Errors
+    /// ENOENT: it is not connected.
+    pub fn remove_irqfd(&self, label: u32) -> io::Result<()> {
+        // The driver compares the label alone.
+        let irqfd = uapi::FunctionIrqfd {
+            label,
+            ..uapi::FunctionIrqfd::default()
+        };
+        self.remove(uapi::FUNCTION_IRQFD, &irqfd)
+    }
+
+    /// Lets the driver write to an eventfd in place of an [`Exit::MmioWrite`](crate::Exit::MmioWrite)
+    /// whenever the guest writes to `address`, which must not be memory.
+    ///
+    /// With a `datamatch`, only writes of `len` bytes (1, 2, 4 or 8) and of exactly this value count, and
+    /// others exit. Without one every write to the address counts, whatever its length; `len` may then be
+    /// 0 as well.
+    ///
+    /// # Errors
+    /// - EINVAL: the length is not one of these, or 0 with a `datamatch`, or the descriptor is not an
+    ///   eventfd.
+    /// - EEXIST: another one would match the same writes.
+    /// - ENOENT, ENXIO, EOPNOTSUPP, ENOTTY: as for [`Vm::add_vcpu`] (`CONFIG_GUNYAH_IOEVENTFD`).
+    pub fn add_ioeventfd(
+        &self,
+        eventfd: BorrowedFd<'_>,
+        address: u64,
+        len: u32,
+        datamatch: Option<u64>,
+    ) -> io::Result<()> {
+        let event = ioeventfd(eventfd, address, len, datamatch);
+        self.add(uapi::FUNCTION_IOEVENTFD, &event)
+    }
+
+    /// Takes back an ioeventfd that was added with the same values. Kernels differ in what they compare,
+    /// from the address alone to all values; the driver removes every ioeventfd that it finds equal.
+    ///
+    /// # Errors
+    /// ENOENT: there is none.
+    pub fn remove_ioeventfd(
+        &self,
+        eventfd: BorrowedFd<'_>,
+        address: u64,
+        len: u32,
+        datamatch: Option<u64>,
+    ) -> io::Result<()> {
+        let event = ioeventfd(eventfd, address, len, datamatch);
+        self.remove(uapi::FUNCTION_IOEVENTFD, &event)
+    }
+
+    /// Gives the VM to the resource manager, which makes it and lets it run. Blocks until it runs, and
+    /// cannot be interrupted meanwhile. On a running VM it does nothing.
+    ///
+    /// After most failures the VM cannot be started again (ENODEV), and each failure may cost the host
+    /// memory until its next boot: find mistakes before this call, not by it.
+    ///
+    /// # Errors
+    /// The driver's and, by way of the driver, the resource manager's; the kernel's log has the latter's
+    /// own code (`RM rejected message`).
+    /// - ENODEV: the resource manager lacks something: a node of the devicetree, room for its overlay, a
+    ///   VM id; or it refuses the way in which memory is given (main memory that is shared).
+    /// - EINVAL: the devicetree cannot be parsed or its range is wrong; the range is less than a page.
+    /// - ENOENT: the devicetree's range is in no region (android15-6.6 and later).
+    /// - ENOMEM: RLIMIT_MEMLOCK, the kernel, or the resource manager.
+    /// - EPERM: the resource manager denies it.
+    /// - EOPNOTSUPP: the resource manager is too old for this kernel.
+    /// - EBADMSG: the resource manager answered with an error that the driver does not know.
+    pub fn start(&self) -> io::Result<()> {
+        ioctl::number(self.as_fd(), uapi::VM_START, 0).map(drop)
+    }
+
+    fn add<T>(&self, kind: u32, argument: &T) -> io::Result<()> {
+        let function = describe(kind, argument);
+        ioctl::with(self.as_fd(), uapi::VM_ADD_FUNCTION, &function).map(drop)
+    }
+
+    fn remove<T>(&self, kind: u32, argument: &T) -> io::Result<()> {
+        let function = describe(kind, argument);
+        ioctl::with(self.as_fd(), uapi::VM_REMOVE_FUNCTION, &function).map(drop)
+    }
+}
+
+/// Takes the descriptor of a VM that was created elsewhere in this process.
+impl From<OwnedFd> for Vm {
+    fn from(fd: OwnedFd) -> Self {
+        Self { fd }
+    }
+}
+
+impl AsFd for Vm {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Refers to `argument` by its address.
+fn describe<T>(kind: u32, argument: &T) -> uapi::FunctionDesc {
+    #[allow(clippy::cast_possible_truncation)] // Below FUNCTION_MAX_ARG_SIZE, each of them.
+    let arg_size = size_of::<T>() as u32;
+    uapi::FunctionDesc {
+        kind,
+        arg_size,
+        arg: ioctl::address_of(argument),
+    }
+}
+
+fn ioeventfd(
+    eventfd: BorrowedFd<'_>,
+    address: u64,
+    len: u32,
+    datamatch: Option<u64>,
+) -> uapi::FunctionIoeventfd {
+    uapi::FunctionIoeventfd {
+        datamatch: datamatch.unwrap_or(0),
+        addr: address,
+        len,
+        fd: eventfd.as_raw_fd(),
+        flags: datamatch.map_or(0, |_| uapi::IOEVENTFD_FLAGS_DATAMATCH),
+        padding: 0,
+    }
+}

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Words of a command line, sorted into options and plain ones.
+
+use std::ffi::{OsStr, OsString};
+
+use super::UsageError;
+
+/// What was given.
+#[derive(Debug, Default)]
+pub struct Args {
+    /// Each with its value, in order; empty for a flag.
+    options: Vec<(&'static str, OsString)>,
+    /// Everything that is no option, and everything after `--`.
+    pub plain: Vec<OsString>,
+    /// `--help` was there; what stands behind it does not count.
+    pub help: bool,
+    /// `--version` was there.
+    pub version: bool,
+}
+
+impl Args {
+    /// Reads `words`; `valued` are the options that take a value, `flags` those that take none.
+    pub fn parse(
+        words: impl IntoIterator<Item = OsString>,
+        valued: &[&'static str],
+        flags: &[&'static str],
+    ) -> Result<Self, UsageError> {
+        let mut args = Self::default();
+        let mut words = words.into_iter();
+        while let Some(word) = words.next() {
+            let bytes = word.as_encoded_bytes();
+            if bytes == b"--" {
+                args.plain.extend(words);
+                break;
+            }
+            if bytes.len() < 2 || bytes[0] != b'-' {
+                args.plain.push(word);
+                continue;
+            }
+            let text = word.to_str();
+            let text = text.ok_or_else(|| unknown(&word.to_string_lossy()))?;
+            let (name, attached) = match text.split_once('=') {
+                Some((name, value)) => (name, Some(OsString::from(value))),
+                None => (text, None),
+            };
+            let known = |options: &[&'static str]| options.iter().copied().find(|o| *o == name);
+            if let Some(option) = known(valued) {
+                let value = attached.or_else(|| words.next()).filter(|v| !v.is_empty());
+                let value = value.ok_or_else(|| UsageError(format!("{option} needs a value")))?;
+                args.options.push((option, value));
+                continue;
+            }
+            if let Some(value) = attached {
+                let value = value.to_string_lossy();
+                return Err(UsageError(format!(
+                    "{name} takes no value, but has {value}"
+                )));
+            }
+            match name {
+                "--help" | "-h" => {
+                    args.help = true;
+                    break;
+                }
+                "--version" | "-V" => args.version = true,
+                _ => {
+                    let option = known(flags);
+                    let option = option.ok_or_else(|| unknown(name))?;
+                    args.options.push((option, OsString::new()));
+                }
+            }
+        }
+        Ok(args)
+    }
+
+    /// Whether an option was given.
+    pub fn has(&self, option: &'static str) -> bool {
+        self.value(option).is_some()
+    }
+
+    /// An option's value, the last one if it was given several times.
+    pub fn value(&self, option: &'static str) -> Option<&OsStr> {
+        self.values(option).last()
+    }
+
+    /// All values of an option, in order.
+    pub fn values(&self, option: &'static str) -> impl Iterator<Item = &OsStr> {
+        let of_option = self.options.iter().filter(move |(name, _)| *name == option);
+        of_option.map(|(_, value)| value.as_os_str())
+    }
+}
+
+fn unknown(option: &str) -> UsageError {
+    UsageError(format!("unknown option {option}"))
+}
+
+/// A word too many.
+pub fn unexpected(word: &OsStr) -> UsageError {
+    UsageError(format!("unexpected {}", word.to_string_lossy()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(line: &str) -> Result<Args, UsageError> {
+        let words = line.split(' ').map(OsString::from);
+        Args::parse(words, &["--a", "--socket"], &["--flag"])
+    }
+
+    #[test]
+    fn options_take_their_value_either_way() {
+        for line in ["--a v x", "--a=v x", "x --a 1 --a v"] {
+            let args = args(line).unwrap();
+            assert_eq!(args.value("--a"), Some("v".as_ref()));
+            assert_eq!(args.plain, ["x"]);
+            assert!(!args.has("--flag"));
+        }
+    }
+
+    #[test]
+    fn a_value_that_nobody_wants_or_that_is_missing_is_an_error() {
+        for (line, word) in [
+            ("--flag=v", "--flag takes no value, but has v"),
+            ("--socket", "--socket needs a value"),
+            ("--socket=", "--socket needs a value"),
+            ("--flog", "unknown option --flog"),
+            ("-x", "unknown option -x"),
+        ] {
+            assert_eq!(args(line).unwrap_err().to_string(), word);
+        }
+    }
+
+    #[test]
+    fn after_two_dashes_all_is_plain_and_after_help_nothing_counts() {
+        assert_eq!(args("-- --a -").unwrap().plain, ["--a", "-"]);
+        let help = args("--flag --help --nonsense x").unwrap();
+        assert!(help.help && help.has("--flag") && help.plain.is_empty());
+    }
+}

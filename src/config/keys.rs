@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The keys of one object: which are known, which are given twice.
+
+use std::collections::BTreeMap;
+
+use super::json::{Node, Position, Value};
+use super::report::Report;
+use super::sections::VmConfig;
+use super::table::Section;
+use super::types::mismatch;
+use crate::diagnostic::{kinds, Diagnostic};
+use crate::text::excerpt;
+
+kinds! {
+    UNKNOWN_KEY: Error "config-unknown-key" in Config {
+        "a key does not exist",
+        cause: "",
+        cure: "docs/config.md lists every key",
+    }
+    TWICE: Error "config-twice" in Config {
+        "a key or a word is given twice",
+        cause: "",
+        cure: "remove one of them",
+    }
+}
+
+/// The keys of one object, sorted.
+pub(super) struct Keys<'a> {
+    path: String,
+    values: BTreeMap<&'a str, &'a Node<'a>>,
+}
+
+impl<'a> Keys<'a> {
+    /// The keys of the object at `path`, of which `known` exist. `None` if it is not an object.
+    pub fn of(node: &'a Node<'a>, path: &str, known: &[&str], report: &mut Report) -> Option<Self> {
+        let Value::Object(members) = &node.value else {
+            report.add(path, mismatch("an object {…}", node));
+            return None;
+        };
+        let mut keys = Self {
+            path: path.to_owned(),
+            values: BTreeMap::new(),
+        };
+        let mut first: BTreeMap<&str, Position> = BTreeMap::new();
+        for member in members {
+            let key = member.key.as_str();
+            let full = keys.path_of(&excerpt(key));
+            if let Some(Position { line, column }) = first.get(key) {
+                let twice = TWICE.case(format!("given twice, first at {line}:{column}"));
+                report.add_at(member.position, &full, twice);
+                continue;
+            }
+            first.insert(key, member.position);
+            if known.contains(&key) {
+                report.found(full, member.position);
+                keys.values.insert(key, &member.value);
+                continue;
+            }
+            let mut unknown = UNKNOWN_KEY.case("unknown key");
+            if !report.is_full() {
+                if let Some(near) = nearest_key(key, known) {
+                    unknown = unknown.cure(format!("did you mean `{near}`?"));
+                }
+            }
+            report.add_at(member.position, &full, unknown);
+        }
+        Some(keys)
+    }
+
+    /// The full path of `key`.
+    pub fn path_of(&self, key: &str) -> String {
+        join(&self.path, key)
+    }
+
+    /// Adds mistakes of keys to the report.
+    pub fn add_all(
+        &self,
+        mistakes: impl IntoIterator<Item = (String, Diagnostic)>,
+        report: &mut Report,
+    ) {
+        for (key, mistake) in mistakes {
+            report.add(&self.path_of(&key), mistake);
+        }
+    }
+
+    /// The value of `key`, if the file has it.
+    pub fn get(&self, key: &str) -> Option<&'a Node<'a>> {
+        self.values.get(key).copied()
+    }
+}
+
+/// The path of `key` in the section at `path`.
+pub(super) fn join(path: &str, key: &str) -> String {
+    match path {
+        "" => key.to_owned(),
+        _ => format!("{path}.{key}"),
+    }
+}
+
+/// What was meant by an unknown key. A right key in the wrong section is as common as a misspelt one.
+fn nearest_key(key: &str, known: &[&str]) -> Option<String> {
+    if let Some(near) = nearest(key, known.iter().copied()) {
+        return Some(near.to_owned());
+    }
+    let mut sections = Vec::new();
+    VmConfig::sections("", &mut sections);
+    sections
+        .iter()
+        .filter(|(path, _)| !path.is_empty())
+        .find_map(|(path, keys)| Some(join(path, nearest(key, keys.iter().copied())?)))
+}
+
+/// The nearest of `known`, if it is near enough to be what was meant.
+pub(super) fn nearest<'w>(word: &str, known: impl Iterator<Item = &'w str>) -> Option<&'w str> {
+    // Longer words are not slips of known ones, and would cost their square.
+    if word.len() > 32 {
+        return None;
+    }
+    let plain = word.to_ascii_lowercase().replace('-', "_");
+    known
+        .map(|candidate| {
+            let same = plain == candidate.replace('-', "_");
+            (if same { 0 } else { distance(word, candidate) }, candidate)
+        })
+        .filter(|(distance, candidate)| *distance <= 1.max(candidate.len() / 3))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+/// Edits from `a` to `b`, where two swapped neighbours are one edit.
+fn distance(a: &str, b: &str) -> usize {
+    let a: Vec<char> = a.chars().collect();
+    let b: Vec<char> = b.chars().collect();
+    let mut before: Vec<usize> = Vec::new();
+    let mut last: Vec<usize> = (0..=b.len()).collect();
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let replaced = last[j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut best = replaced.min(last[j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                best = best.min(before[j - 2] + 1);
+            }
+            row.push(best);
+        }
+        before = std::mem::replace(&mut last, row);
+    }
+    last[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_misses() {
+        let known = ["cmdline", "path", "page_size", "on-failure", "max"];
+        for (word, near) in [
+            ("cmdlien", Some("cmdline")),
+            ("cmd_line", Some("cmdline")),
+            ("PATH", Some("path")),
+            ("page-size", Some("page_size")),
+            ("pagesize", Some("page_size")),
+            ("on_failure", Some("on-failure")),
+            ("mx", Some("max")),
+            ("bananas", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest(word, known.iter().copied()), near, "{word}");
+        }
+    }
+
+    #[test]
+    fn a_key_of_another_section_is_found() {
+        let near = nearest_key("cmdline", VmConfig::KEYS);
+        assert_eq!(near.as_deref(), Some("kernel.cmdline"));
+        let near = nearest_key("flag", VmConfig::KEYS);
+        assert_eq!(near.as_deref(), Some("regions[].flags"));
+    }
+}

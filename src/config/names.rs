@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Values that a file gives as text of a form of their own: names, dependencies, permissions.
+
+use std::fmt;
+
+use super::types::Text;
+
+/// A VM's name: 1 to 31 bytes of `[a-z0-9_-]`, first one a letter. Short, because the resource
+/// manager limits `image-name`; no dots, because property names are split at them.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VmName(String);
+
+impl VmName {
+    /// Longest name in bytes.
+    pub const MAX_LEN: usize = 31;
+
+    /// `None` if `text` is not a VM name.
+    pub fn new(text: &str) -> Option<Self> {
+        let first = text.bytes().next()?;
+        let rest_ok = text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
+        (first.is_ascii_lowercase() && rest_ok && text.len() <= Self::MAX_LEN)
+            .then(|| Self(text.to_owned()))
+    }
+
+    /// The name's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for VmName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+const NAME: &str = "1 to 31 of a-z, 0-9, _ and -, a letter first";
+
+/// `name`
+pub(super) fn name() -> Text<VmName> {
+    Text {
+        name: "name",
+        limits: Some(NAME),
+        bytes: (1, VmName::MAX_LEN),
+        pattern: "^[a-z][a-z0-9_-]{0,30}$",
+        parse: |text| VmName::new(text).ok_or(format!("expected {NAME}")),
+        show: VmName::to_string,
+    }
+}
+
+/// What a VM waits for in another one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dependency {
+    /// The other VM.
+    pub vm: VmName,
+    /// Wait for its `ready` (`"x:ready"`), else for its `running`.
+    pub ready: bool,
+}
+
+impl fmt::Display for Dependency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ready = if self.ready { ":ready" } else { "" };
+        write!(f, "{}{ready}", self.vm)
+    }
+}
+
+/// An item of `start.after`.
+pub(super) fn dependency() -> Text<Dependency> {
+    Text {
+        name: "name",
+        limits: Some("a VM's name, or `name:ready`"),
+        bytes: (1, VmName::MAX_LEN + ":ready".len()),
+        pattern: "^[a-z][a-z0-9_-]{0,30}(:ready)?$",
+        parse: |text| {
+            let (name, ready) = match text.strip_suffix(":ready") {
+                Some(name) => (name, true),
+                None => (text, false),
+            };
+            let vm = VmName::new(name).ok_or("expected a VM's name, or \"name:ready\"")?;
+            Ok(Dependency { vm, ready })
+        },
+        show: Dependency::to_string,
+    }
+}
+
+/// What the guest may do with a region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Permissions {
+    /// `r`
+    pub read: bool,
+    /// `w`
+    pub write: bool,
+    /// `x`
+    pub execute: bool,
+}
+
+impl Permissions {
+    /// `rwx`, what main memory always has.
+    pub const ALL: Self = Self {
+        read: true,
+        write: true,
+        execute: true,
+    };
+
+    /// `rw`
+    pub const READ_WRITE: Self = Self {
+        read: true,
+        write: true,
+        execute: false,
+    };
+}
+
+impl fmt::Display for Permissions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (set, letter) in [(self.read, "r"), (self.write, "w"), (self.execute, "x")] {
+            if set {
+                f.write_str(letter)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `flags`
+pub(super) fn permissions() -> Text<Permissions> {
+    fn parse(text: &str) -> Result<Permissions, String> {
+        let times = |letter| text.matches(letter).count();
+        if text.chars().any(|c| !"rwx".contains(c)) {
+            return Err("expected letters of \"rwx\"".to_owned());
+        }
+        if let Some(letter) = ['r', 'w', 'x'].into_iter().find(|c| times(*c) > 1) {
+            return Err(format!("has {letter} twice"));
+        }
+        Ok(Permissions {
+            read: text.contains('r'),
+            write: text.contains('w'),
+            execute: text.contains('x'),
+        })
+    }
+    Text {
+        name: "text",
+        limits: Some("letters of `rwx`, each at most once"),
+        bytes: (1, 3),
+        pattern: "^[rwx]{1,3}$",
+        parse,
+        show: Permissions::to_string,
+    }
+}
+
+/// `start.property.name`
+pub(super) fn property_name() -> Text<String> {
+    fn parse(text: &str) -> Result<String, String> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "._@:-".contains(c);
+        if let Some(other) = text.chars().find(|c| !allowed(*c)) {
+            return Err(format!(
+                "has {other:?}; only a-z, A-Z, 0-9 and . _ @ : - are possible"
+            ));
+        }
+        if text.starts_with('.') || text.ends_with('.') {
+            return Err("must not begin or end with a dot".to_owned());
+        }
+        if text.contains("..") {
+            return Err("must not have two dots in a row".to_owned());
+        }
+        Ok(text.to_owned())
+    }
+    Text {
+        name: "text",
+        limits: Some("1 to 255 of `a-z`, `A-Z`, `0-9`, `.`, `_`, `@`, `:` and `-`; no dot first, last or twice in a row"),
+        bytes: (1, 255),
+        pattern: "^[A-Za-z0-9_@:-]+(\\.[A-Za-z0-9_@:-]+)*$",
+        parse,
+        show: String::clone,
+    }
+}

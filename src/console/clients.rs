@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Those who look at a console: any number read, one types.
+//!
+//! A client has a place in the ring and no buffer beyond one frame. One that reads too slowly falls
+//! out of the ring, loses output and is told how much; neither the guest nor another client waits.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::poll::PollFlags;
+use nix::sys::socket::{recv, send, MsgFlags};
+
+use super::port::Port;
+use super::ring::Ring;
+use super::wire::{encode, Kind, MAX_PAYLOAD};
+
+/// Clients of one console at a time.
+pub const MAX_CLIENTS: usize = 16;
+
+/// All clients of a console.
+#[derive(Debug, Default)]
+pub(super) struct Clients {
+    // In the order of their coming: the first one whose input is open types.
+    clients: Vec<Client>,
+}
+
+#[derive(Debug)]
+struct Client {
+    fd: OwnedFd,
+    // Sequence number of the next byte to send.
+    next: u64,
+    // Frames that wait to be sent, of which `sent` bytes are.
+    frames: Vec<u8>,
+    sent: usize,
+    // It has shut down its side: it sends nothing more, and so it needs no keyboard.
+    input_ended: bool,
+    // What it was told last of the keyboard.
+    has_keyboard: Option<bool>,
+    gone: bool,
+}
+
+impl Clients {
+    /// Adds a client, whose output begins with sequence number `first`.
+    pub(super) fn add(&mut self, fd: OwnedFd, first: u64, ring: &Ring) {
+        let kept = u64::try_from(ring.capacity()).unwrap_or(u64::MAX);
+        let mut client = Client {
+            fd,
+            next: first.max(ring.end().saturating_sub(kept)),
+            frames: Vec::new(),
+            sent: 0,
+            input_ended: false,
+            has_keyboard: None,
+            gone: false,
+        };
+        // One that has just left makes room, and leaves its keyboard.
+        self.clients.retain(|client| !client.gone);
+        if self.clients.len() < MAX_CLIENTS {
+            self.clients.push(client);
+            self.share_keyboard();
+            return;
+        }
+        let full = format!("this console has {MAX_CLIENTS} clients already; no more are let in");
+        encode(Kind::ReadOnly, full.as_bytes(), &mut client.frames);
+        client.next = ring.end();
+        client.send(ring);
+    }
+
+    /// Who types.
+    fn typist(&self) -> Option<usize> {
+        self.clients.iter().position(|client| !client.input_ended)
+    }
+
+    // Tells each client that may type, once, whether it does.
+    fn share_keyboard(&mut self) {
+        let typist = self.typist();
+        for (at, client) in self.clients.iter_mut().enumerate() {
+            let has = typist == Some(at);
+            if client.input_ended || client.has_keyboard == Some(has) {
+                continue;
+            }
+            let (kind, text) = match (client.has_keyboard.replace(has), has) {
+                (None, true) => (Kind::Keyboard, ""),
+                (Some(_), true) => (Kind::Keyboard, "the keyboard is yours now"),
+                (_, false) => (Kind::ReadOnly, "read only: another client has the keyboard"),
+            };
+            encode(kind, text.as_bytes(), &mut client.frames);
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.clients.is_empty()
+    }
+
+    /// What to poll for, client by client; `room`: whether typed text would be taken.
+    pub(super) fn interests(
+        &self,
+        room: bool,
+    ) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
+        let typist = self.typist();
+        self.clients.iter().enumerate().map(move |(at, client)| {
+            let mut flags = PollFlags::empty();
+            // Readers' typing is read and thrown away: else it would be typed when they get the
+            // keyboard.
+            let takes = !client.input_ended && (typist != Some(at) || room);
+            flags.set(PollFlags::POLLIN, takes);
+            flags.set(PollFlags::POLLOUT, client.sent < client.frames.len());
+            (client.fd.as_fd(), flags)
+        })
+    }
+
+    /// Takes what client `at` has typed, or its end.
+    pub(super) fn receive(&mut self, at: usize, events: PollFlags, port: &Port) {
+        let types = self.typist() == Some(at);
+        let Some(client) = self.clients.get_mut(at) else {
+            return;
+        };
+        if !events.contains(PollFlags::POLLIN) {
+            client.gone |= events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR);
+            return;
+        }
+        let mut bytes = [0; 1024];
+        let wanted = match types {
+            true => port.room().min(bytes.len()),
+            false => bytes.len(),
+        };
+        if wanted == 0 {
+            return;
+        }
+        let buffer = &mut bytes[..wanted];
+        match recv(client.fd.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
+            // It may read on; one that is gone altogether hangs up as well.
+            Ok(0) => client.input_ended = true,
+            Ok(len) if types => {
+                // It fits: room only grows between the question and here.
+                port.type_in(&bytes[..len]);
+            }
+            Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) => {}
+            Err(_) => client.gone = true,
+        }
+    }
+
+    /// Sends every client what it takes without waiting, and forgets those that are gone.
+    pub(super) fn send(&mut self, ring: &Ring) {
+        self.clients.iter_mut().for_each(|client| client.send(ring));
+        self.clients.retain(|client| !client.gone);
+        self.share_keyboard();
+        self.clients.iter_mut().for_each(|client| client.send(ring));
+    }
+
+    /// Tells everyone something.
+    pub(super) fn notice(&mut self, text: &str) {
+        for client in &mut self.clients {
+            encode(Kind::Notice, text.as_bytes(), &mut client.frames);
+        }
+    }
+
+    /// Nothing is left to be sent.
+    pub(super) fn idle(&self, ring: &Ring) -> bool {
+        let mut clients = self.clients.iter();
+        clients.all(|client| client.sent == client.frames.len() && client.next == ring.end())
+    }
+}
+
+impl Client {
+    fn send(&mut self, ring: &Ring) {
+        while !self.gone {
+            if self.sent == self.frames.len() {
+                self.frames.clear();
+                self.sent = 0;
+                self.take_output(ring);
+            }
+            let rest = &self.frames[self.sent..];
+            if rest.is_empty() {
+                return;
+            }
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+            match send(self.fd.as_raw_fd(), rest, flags) {
+                Ok(len) => self.sent += len,
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return,
+                Err(_) => self.gone = true,
+            }
+        }
+    }
+
+    fn take_output(&mut self, ring: &Ring) {
+        let mut bytes = [0; MAX_PAYLOAD];
+        let chunk = ring.read(self.next, &mut bytes);
+        self.next = chunk.next;
+        if chunk.lost > 0 {
+            let notice = format!("{} bytes lost: read too slowly", chunk.lost);
+            encode(Kind::Notice, notice.as_bytes(), &mut self.frames);
+        }
+        if chunk.len > 0 {
+            encode(Kind::Output, &bytes[..chunk.len], &mut self.frames);
+        }
+    }
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A guest's output in the log: by line, and no more of it than a person can read.
+
+use std::time::{Duration, Instant};
+
+use super::lines::LineSplitter;
+use super::ring::Ring;
+
+/// A boot's messages at once, then these.
+const BURST: u32 = 2000;
+const PER_SECOND: u32 = 100;
+
+/// Copies a ring's output to the log.
+pub(super) struct GuestLog {
+    // The log's tag.
+    target: String,
+    // Sequence number of the next byte to log.
+    next: u64,
+    lines: LineSplitter,
+    limit: RateLimit,
+}
+
+impl GuestLog {
+    /// Logs what comes after `next`, of VM `vm`.
+    pub(super) fn new(vm: &str, next: u64) -> Self {
+        Self {
+            target: format!("gunyah.{vm}"),
+            next,
+            lines: LineSplitter::default(),
+            limit: RateLimit::new(BURST, PER_SECOND, Instant::now()),
+        }
+    }
+
+    /// Logs the lines that are complete.
+    pub(super) fn copy(&mut self, ring: &Ring) {
+        let mut bytes = [0; 4096];
+        loop {
+            let chunk = ring.read(self.next, &mut bytes);
+            self.next = chunk.next;
+            if chunk.lost > 0 {
+                log::warn!(target: &self.target, "[{} bytes of output not logged: too fast]", chunk.lost);
+            }
+            if chunk.len == 0 {
+                return;
+            }
+            let Self { target, limit, .. } = self;
+            self.lines
+                .feed(&bytes[..chunk.len], |line| limit.log(target, line));
+        }
+    }
+
+    /// Logs what has no line end, and what was left out at last.
+    pub(super) fn finish(&mut self) {
+        let Self { target, limit, .. } = self;
+        self.lines.flush(|line| limit.log(target, line));
+        limit.log_dropped(target);
+    }
+}
+
+/// How many lines a guest may log: `burst` at once, then `per_second`.
+#[derive(Debug)]
+struct RateLimit {
+    burst: u32,
+    each: Duration,
+    left: u32,
+    filled: Instant,
+    dropped: u64,
+}
+
+impl RateLimit {
+    fn new(burst: u32, per_second: u32, now: Instant) -> Self {
+        Self {
+            burst,
+            each: Duration::from_secs(1) / per_second.max(1),
+            left: burst,
+            filled: now,
+            dropped: 0,
+        }
+    }
+
+    fn log(&mut self, target: &str, line: &str) {
+        if self.allow(Instant::now()) {
+            self.log_dropped(target);
+            log::info!(target: target, "{line}");
+        }
+    }
+
+    fn log_dropped(&mut self, target: &str) {
+        match std::mem::take(&mut self.dropped) {
+            0 => {}
+            dropped => log::warn!(target: target, "[{dropped} lines not logged: too many]"),
+        }
+    }
+
+    fn allow(&mut self, now: Instant) -> bool {
+        let waited = now.saturating_duration_since(self.filled);
+        let gained = waited.as_nanos() / self.each.as_nanos().max(1);
+        match u32::try_from(gained) {
+            Ok(gained) if gained < self.burst - self.left => {
+                self.left += gained;
+                self.filled += self.each * gained;
+            }
+            _ => {
+                self.left = self.burst;
+                self.filled = now;
+            }
+        }
+        if self.left == 0 {
+            self.dropped = self.dropped.saturating_add(1);
+            return false;
+        }
+        self.left -= 1;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_cut_to_its_allowance_and_counted() {
+        let start = Instant::now();
+        let mut limit = RateLimit::new(3, 10, start);
+        let at = |ms| start + Duration::from_millis(ms);
+        let allowed = (0..10).filter(|_| limit.allow(at(0))).count();
+        assert_eq!((allowed, std::mem::take(&mut limit.dropped)), (3, 7));
+        assert!(!limit.allow(at(99)));
+        assert!(limit.allow(at(100)) && !limit.allow(at(150)) && limit.allow(at(200)));
+        assert_eq!(limit.dropped, 2);
+        let allowed = (0..10).filter(|_| limit.allow(at(60_000))).count();
+        assert_eq!(allowed, 3, "no more than a burst is saved up");
+    }
+}

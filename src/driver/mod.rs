@@ -1,8 +1,0 @@
-// SPDX-License-Identifier: Apache-2.0
-//! The driver: create a VM, register its regions, configure and start it.
-
-mod advice;
-mod device;
-
-pub(crate) use device::{ioctl, ioctl_once};
-pub use device::{Granted, Gunyah, Region, Vm};

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The way from config and plan to the blob.
+
+use crate::config::VmConfig;
+use crate::diagnostic::Diagnostic;
+use crate::plan::LaunchPlan;
+
+use super::parse::{self, UNREADABLE};
+use super::tree::Tree;
+use super::write::UNWRITABLE;
+use super::{complete, generate, rules};
+
+/// Random bytes for the guest, drawn by the caller so that building stays pure; zeros where the tree is
+/// only shown.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Seeds {
+    /// `/chosen/rng-seed`: for the guest's random number generator.
+    pub rng: [u8; 32],
+    /// `/chosen/kaslr-seed`. The resource manager writes its own over it.
+    pub kaslr: u64,
+}
+
+/// A devicetree that keeps every rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Devicetree {
+    /// To be printed.
+    pub tree: Tree,
+    /// To be put into guest memory.
+    pub blob: Vec<u8>,
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// How many bytes [`build`]'s blob has at most, whatever the plan and the seeds.
+pub fn len_max(config: &VmConfig, given: Option<&[u8]>) -> u64 {
+    // Measured, and held against trees of all kinds by a test.
+    const HARDWARE: u64 = 768;
+    const EACH_CPU: u64 = 104;
+    const COMPLETED: u64 = 1024;
+    // Of the interrupt controller and the console.
+    const GIVEN_PATHS: u64 = 512;
+    const EACH_AFFINITY: u64 = 4;
+    const EACH_REGION: u64 = 240;
+    const CONSOLE: u64 = 640;
+
+    let count = |len: usize| u64::try_from(len).unwrap_or(u64::MAX);
+    let times = |bytes: u64, number: u64| bytes.saturating_mul(number);
+    let cpus = u64::from(config.vcpus.count);
+    let parts = [
+        match given {
+            // What cannot be read is not built.
+            Some(blob) => parse::rewritten_len_max(blob).map_or(0, count),
+            None => times(EACH_CPU, cpus).saturating_add(HARDWARE),
+        },
+        given.map_or(0, |_| GIVEN_PATHS),
+        COMPLETED,
+        times(EACH_AFFINITY, cpus),
+        count(config.kernel.cmdline.len()),
+        times(EACH_REGION, count(config.regions.len())),
+        config.console.as_ref().map_or(0, |_| CONSOLE),
+    ];
+    parts.into_iter().fold(0, u64::saturating_add)
+}
+
+/// Makes the devicetree of a planned VM: completes the given blob, or generates a tree.
+///
+/// # Errors
+/// Every rule that it breaks, each at the key of the config that is nearest to it.
+pub fn build(
+    config: &VmConfig,
+    given: Option<&[u8]>,
+    plan: &LaunchPlan,
+    seeds: &Seeds,
+) -> Result<Devicetree, Vec<Diagnostic>> {
+    let mut faults = Faults::new(config);
+    let mut tree = match given.map(Tree::parse) {
+        None => generate::hardware(config),
+        Some(Ok(tree)) => tree,
+        Some(Err(error)) => {
+            let fault = UNREADABLE.case(format!("the devicetree cannot be read: {error}"));
+            return Err(Faults::only(config, fault));
+        }
+    };
+    complete::complete(&mut tree, config, plan, seeds, &mut faults);
+    faults.found.extend(rules::check(&tree, config, plan));
+    if faults.found.iter().any(Diagnostic::is_error) {
+        faults.found.retain(Diagnostic::is_error);
+        return Err(faults.found);
+    }
+    match tree.to_blob() {
+        Ok(blob) => Ok(Devicetree {
+            tree,
+            blob,
+            warnings: faults.found,
+        }),
+        Err(error) => {
+            let fault = UNWRITABLE.case(format!("the devicetree cannot be written: {error}"));
+            Err(Faults::only(config, fault))
+        }
+    }
+}
+
+/// What is wrong with a tree, each fault at a key of the config.
+pub(super) struct Faults<'a> {
+    config: &'a VmConfig,
+    pub found: Vec<Diagnostic>,
+}
+
+impl<'a> Faults<'a> {
+    pub fn new(config: &'a VmConfig) -> Self {
+        Self {
+            config,
+            found: Vec::new(),
+        }
+    }
+
+    fn only(config: &VmConfig, fault: Diagnostic) -> Vec<Diagnostic> {
+        let mut faults = Faults::new(config);
+        faults.add(fault);
+        faults.found
+    }
+
+    /// Adds a fault of the given tree.
+    pub fn add(&mut self, fault: Diagnostic) {
+        self.add_at("dtb.path", fault);
+    }
+
+    /// Adds a fault of the tree that comes from `key` where the tree is generated.
+    pub fn add_from(&mut self, key: &str, fault: Diagnostic) {
+        match self.config.dtb.path {
+            Some(_) => self.add(fault),
+            None => self.add_at(key, fault),
+        }
+    }
+
+    /// Adds a fault that tree and `key` share.
+    pub fn add_at(&mut self, key: &str, fault: Diagnostic) {
+        // The same files give the same tree.
+        self.found.push(fault.at(self.config.place(key)).lasting());
+    }
+}

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What lies where in the guest's memory: `/memory`, reserved ranges, the initrd, registers.
+
+use crate::config::VmConfig;
+use crate::diagnostic::kinds;
+use crate::dtb::build::Faults;
+use crate::dtb::lookup::{gic, serial_ports};
+use crate::dtb::property::{Cells, NodeAt};
+use crate::dtb::tree::Tree;
+use crate::plan::LaunchPlan;
+
+kinds! {
+    // Ours.
+    MEMORY_CELLS: Error "dtb-memory-cells" in Dtb {
+        "the root's #address-cells and #size-cells cannot describe main memory",
+        cause: "/memory is written with them, here and by the resource manager",
+        cure: "set both to 2",
+    }
+    // Read.
+    RESERVED_MEMORY: Error "dtb-reserved-memory" in Dtb, START answers ENODEV {
+        "a node of /reserved-memory with a fixed range is not a region of the config",
+        cause: "the resource manager looks for a region behind every fixed range there, by qcom,label or by the range",
+        cure: "remove the node, give it size instead of reg, or make it a region of the config",
+    }
+    // Ours.
+    INITRD_DIFFERS: Error "dtb-initrd-differs" in Dtb {
+        "/chosen names another initrd than the plan",
+        cause: "the kernel would unpack whatever lies there",
+        cure: "remove linux,initrd-start and linux,initrd-end, so that they are filled in",
+    }
+    // Ours.
+    DEVICE_IN_MEMORY: Error "dtb-device-in-memory" in Dtb {
+        "the registers of a device lie in the guest's memory",
+        cause: "accesses would reach memory instead of the device",
+        cure: "move the device or the memory",
+    }
+    // Spec.
+    RESERVATION_RANGE: Error "dtb-memreserve-range" in Dtb {
+        "a /memreserve/ goes past 64 bits",
+        cause: "readers differ in what is reserved then",
+        cure: "correct its address and size",
+    }
+    // Ours.
+    RESERVATION_OVERLAP: Error "dtb-memreserve-overlap" in Dtb {
+        "two /memreserve/ overlap",
+        cause: "a devicetree with overlapping reservations cannot be written",
+        cure: "make one /memreserve/ of them, or shorten one",
+    }
+    // Ours.
+    RESERVATION_TAKEN: Error "dtb-memreserve-taken" in Dtb {
+        "a /memreserve/ overlaps the kernel, the initrd or the devicetree",
+        cause: "what is reserved is not to be written to, and the guest would have this there",
+        cure: "remove or move the /memreserve/, or move what it overlaps by kernel.offset, initrd.offset or dtb.offset",
+    }
+}
+
+pub(super) fn check(tree: &Tree, config: &VmConfig, plan: &LaunchPlan, faults: &mut Faults<'_>) {
+    let main = plan.main();
+    let memory = NodeAt::root(tree).child("memory");
+    if memory.and_then(|memory| memory.reg()) != Some(vec![(main.base, main.size)]) {
+        let Cells { address, size } = Cells::below(&tree.root);
+        faults.add(MEMORY_CELLS.case(format!(
+            "#address-cells {address} and #size-cells {size} of the root cannot describe main memory"
+        )));
+    }
+    reserved_memory(tree, config, faults);
+    initrd(tree, plan, faults);
+    registers(tree, plan, faults);
+    reservations(tree, faults);
+    reservations_and_plan(tree, plan, faults);
+}
+
+fn reserved_memory(tree: &Tree, config: &VmConfig, faults: &mut Faults<'_>) {
+    let Some(reserved) = tree.at("/reserved-memory") else {
+        return;
+    };
+    for node in reserved.children() {
+        let label = node.u32("qcom,label");
+        if label.is_none() && node.has("size") && !node.has("reg") {
+            // Linux allocates it by itself.
+            continue;
+        }
+        let why = match node.reg().as_deref() {
+            Some([range]) => {
+                let mut regions = config.regions.iter();
+                let region = regions.find(|region| {
+                    (region.base, region.size) == *range
+                        && label.is_none_or(|label| label == region.label)
+                });
+                region.is_none().then_some("is not a region of the config")
+            }
+            _ => Some("does not have exactly one range in reg"),
+        };
+        if let Some(why) = why {
+            faults.add(RESERVED_MEMORY.case(format!("{} {why}", node.path())));
+        }
+    }
+}
+
+fn initrd(tree: &Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
+    let Some(initrd) = &plan.initrd else {
+        return;
+    };
+    let end = initrd.base.saturating_add(initrd.size);
+    let chosen = tree.at("/chosen");
+    let number = |property| chosen.as_ref()?.number(property);
+    let found = [number("linux,initrd-start"), number("linux,initrd-end")];
+    if found != [Some(initrd.base), Some(end)] {
+        let what = format!(
+            "/chosen names another initrd than the plan, {:#x} to {end:#x}",
+            initrd.base
+        );
+        faults.add_at("initrd", INITRD_DIFFERS.case(what));
+    }
+}
+
+fn registers(tree: &Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
+    let mut devices = serial_ports(tree);
+    if let Some(gic) = gic(tree) {
+        let ranges = gic.reg().unwrap_or_default();
+        devices.extend(ranges.into_iter().map(|range| (gic.clone(), range)));
+    }
+    for (device, range) in devices {
+        let mut regions = plan.regions.iter();
+        if regions.any(|region| overlap(range, (region.base, region.size))) {
+            faults.add(DEVICE_IN_MEMORY.case(format!(
+                "the registers of {} at {:#x} lie in the guest's memory",
+                device.path(),
+                range.0
+            )));
+        }
+    }
+}
+
+/// Whether two ranges of address and size share a byte.
+fn overlap(a: (u64, u64), b: (u64, u64)) -> bool {
+    a.0 < b.0.saturating_add(b.1) && b.0 < a.0.saturating_add(a.1)
+}
+
+/// Reservations that cannot be written. One of each is reported: a hostile tree could have thousands.
+fn reservations(tree: &Tree, faults: &mut Faults<'_>) {
+    let mut sorted = tree.reservations.clone();
+    sorted.sort_unstable();
+    let end = |(base, size): (u64, u64)| base.checked_add(size);
+    if let Some((base, size)) = sorted.iter().find(|range| end(**range).is_none()) {
+        faults.add(RESERVATION_RANGE.case(format!(
+            "/memreserve/ {base:#x} {size:#x} goes past 64 bits"
+        )));
+    }
+    let mut pairs = sorted.windows(2);
+    if let Some(pair) = pairs.find(|pair| end(pair[0]).is_some_and(|end| end > pair[1].0)) {
+        let [(low, low_size), (high, high_size)] = [pair[0], pair[1]];
+        faults.add(RESERVATION_OVERLAP.case(format!(
+            "/memreserve/ {high:#x} {high_size:#x} overlaps /memreserve/ {low:#x} {low_size:#x}"
+        )));
+    }
+}
+
+/// Reservations over what the plan puts into memory, one for each thing.
+fn reservations_and_plan(tree: &Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
+    let segments = plan.kernel.segments.iter();
+    let kernel = segments.map(|segment| ("kernel", (segment.address, segment.memory_size)));
+    // One A64 instruction at the base of main memory.
+    let branch = plan.kernel.branch.map(|_| (plan.main().base, 4));
+    let branch = branch.map(|range| ("branch to the kernel's entry", range));
+    let initrd = plan.initrd.as_ref();
+    let initrd = initrd.map(|initrd| ("initrd", (initrd.base, initrd.size)));
+    let devicetree = ("devicetree", (plan.dtb.base, plan.dtb.size));
+    let placed = kernel.chain(branch).chain(initrd).chain([devicetree]);
+    for (what, (start, len)) in placed {
+        let mut reserved = tree.reservations.iter();
+        if let Some((base, size)) = reserved.find(|range| overlap(**range, (start, len))) {
+            faults.add(RESERVATION_TAKEN.case(format!(
+                "/memreserve/ {base:#x} {size:#x} overlaps the {what} at {start:#x}..{:#x}",
+                start.saturating_add(len)
+            )));
+        }
+    }
+}

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A kernel's file: its headers for the plan, then its bytes.
+
+use super::file::OpenFile;
+use super::{arm64, elf, gzip};
+use crate::config::{KernelConfig, KernelFormat};
+use crate::diagnostic::{kinds, Diagnostic, Step};
+
+kinds! {
+    UNKNOWN: Error "image-not-a-kernel" in Images {
+        "the kernel's file has no format that is known",
+        cause: "another file has its name, or it was copied as text",
+        cure: "give an arm64 Image, an ELF executable or a gzip'ed Image",
+    }
+    OTHER_FORMAT: Error "image-other-format" in Images {
+        "the kernel's file has another format than kernel.format says",
+        cause: "",
+        cure: "leave kernel.format out, or give the right one",
+    }
+}
+
+/// What the plan has to know of a kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelInfo {
+    /// The file is gzip'ed; sizes and offsets are of the unpacked bytes.
+    pub gzip: bool,
+    /// Bytes of the (unpacked) file.
+    pub size: u64,
+    /// How it wants to lie in memory.
+    pub layout: KernelLayout,
+}
+
+/// How a kernel wants to lie in memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KernelLayout {
+    /// An arm64 `Image`: in one piece, entered at its first byte.
+    Image(arm64::Header),
+    /// An ELF executable: segments with addresses of their own.
+    Elf(elf::Executable),
+}
+
+/// The open kernel.
+#[derive(Debug)]
+pub struct Kernel {
+    /// Its file.
+    pub file: OpenFile,
+    /// For a gzip'ed one, the bytes that it unpacks to.
+    unpacked: Option<u64>,
+}
+
+impl Kernel {
+    /// Opens the file and reads its headers.
+    pub(super) fn open(config: &KernelConfig) -> Result<(Self, KernelInfo), Diagnostic> {
+        let file = OpenFile::open(&config.path)?;
+        let mut kernel = Self {
+            file,
+            unpacked: None,
+        };
+        let info = kernel.info(config.format)?;
+        Ok((kernel, info))
+    }
+
+    fn info(&mut self, wanted: KernelFormat) -> Result<KernelInfo, Diagnostic> {
+        let mut start = [0; arm64::HEADER_SIZE];
+        let length = usize::try_from(self.file.size).map_or(start.len(), |n| n.min(start.len()));
+        self.file.read_at(Step::Images, 0, &mut start[..length])?;
+        let found = format(&start[..length]);
+        if wanted != KernelFormat::Auto && found != Some(wanted) {
+            return Err(self.wrong(OTHER_FORMAT.case(format!(
+                "{}, kernel.format says {}",
+                what_it_is(&start[..length], found),
+                name(wanted)
+            ))));
+        }
+        let layout = match found {
+            Some(KernelFormat::Image) => image(&start, self.file.size),
+            Some(KernelFormat::Elf) => {
+                let read = |offset, room: &mut [u8]| self.file.read_at(Step::Images, offset, room);
+                elf::Executable::parse(&start, self.file.size, read).map(KernelLayout::Elf)
+            }
+            Some(KernelFormat::Gzip) => self.look_inside(),
+            _ => Err(UNKNOWN.case(what_it_is(&start[..length], None))),
+        };
+        Ok(KernelInfo {
+            gzip: self.unpacked.is_some(),
+            size: self.unpacked.unwrap_or(self.file.size),
+            layout: layout.map_err(|fault| self.wrong(fault))?,
+        })
+    }
+
+    /// Reads a gzip'ed kernel's size from its trailer, and its header from its first unpacked bytes.
+    fn look_inside(&mut self) -> Result<KernelLayout, Diagnostic> {
+        let mut trailer = [0; 8];
+        let Some(trailer_at) = self.file.size.checked_sub(gzip::TRAILER_SIZE) else {
+            let what = format!("{} bytes are too few for a gzip file", self.file.size);
+            return Err(gzip::CUT.case(what));
+        };
+        self.file.read_at(Step::Images, trailer_at, &mut trailer)?;
+        // Modulo 2^32, but kernels are not that large.
+        let size = u32::from_le_bytes([trailer[4], trailer[5], trailer[6], trailer[7]]).into();
+        let mut start = [0; arm64::HEADER_SIZE];
+        // A file that was cut ends with anything, mostly zeros.
+        if size < start.len() as u64 {
+            return Err(gzip::DAMAGED.case(format!(
+                "the gzip'ed file's trailer says that it unpacks to {size} bytes, fewer than the header of an arm64 Image"
+            )));
+        }
+        self.unpacked = Some(size);
+        gzip::Unpacker::new(self.file.reader(), size).fill(&mut start)?;
+        match format(&start) {
+            Some(KernelFormat::Image) => image(&start, size),
+            found => Err(UNKNOWN.case(format!("unpacked, {}", what_it_is(&start, found)))),
+        }
+    }
+
+    /// Reads bytes from `offset` on into all of `room`. A gzip'ed kernel is read as a whole.
+    pub fn read(&self, offset: u64, room: &mut [u8]) -> Result<(), Diagnostic> {
+        if self.unpacked.is_none() {
+            return self.file.read_at(Step::Kernel, offset, room);
+        }
+        let mut unpacker = gzip::Unpacker::new(self.file.reader(), room.len() as u64);
+        let unpacked = unpacker.fill(room).and_then(|()| unpacker.end());
+        unpacked.map_err(|fault| {
+            let what = format!("unpacking {}", self.file.path.display());
+            self.file
+                .cut_since(Step::Kernel, &what)
+                .unwrap_or_else(|| Diagnostic {
+                    step: Step::Kernel,
+                    lasting: fault.errno.is_none(),
+                    ..self.wrong(fault)
+                })
+        })
+    }
+
+    /// Unpacks a gzip'ed kernel to nowhere, to know whether it can be loaded.
+    pub(super) fn verify(&self) -> Result<(), Diagnostic> {
+        let Some(size) = self.unpacked else {
+            return Ok(());
+        };
+        gzip::Unpacker::new(self.file.reader(), size)
+            .verify()
+            .map_err(|fault| self.wrong(fault))
+    }
+
+    /// The parsers of headers do not know the file's name.
+    fn wrong(&self, mut fault: Diagnostic) -> Diagnostic {
+        fault.what = format!("kernel {}: {}", self.file.path.display(), fault.what);
+        fault
+    }
+}
+
+fn image(start: &[u8; arm64::HEADER_SIZE], size: u64) -> Result<KernelLayout, Diagnostic> {
+    arm64::Header::parse(start, size).map(KernelLayout::Image)
+}
+
+fn format(start: &[u8]) -> Option<KernelFormat> {
+    if gzip::is_gzip(start) {
+        Some(KernelFormat::Gzip)
+    } else if elf::is_elf(start) {
+        Some(KernelFormat::Elf)
+    } else if arm64::is_image(start) {
+        Some(KernelFormat::Image)
+    } else {
+        None
+    }
+}
+
+fn name(format: KernelFormat) -> &'static str {
+    match format {
+        KernelFormat::Auto => "any format",
+        KernelFormat::Image => "an arm64 Image",
+        KernelFormat::Elf => "an ELF executable",
+        KernelFormat::Gzip => "a gzip'ed Image",
+    }
+}
+
+fn what_it_is(start: &[u8], found: Option<KernelFormat>) -> String {
+    match found {
+        Some(format) => format!("it is {}", name(format)),
+        None => format!(
+            "neither an arm64 Image (\"ARM\\x64\" at byte 56), nor ELF, nor gzip: it begins with {:02x?}",
+            &start[..start.len().min(4)]
+        ),
+    }
+}

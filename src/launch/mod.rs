@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One launch, from a config to a VM that runs: the whole way in one place.
+//!
+//! ```text
+//! progress   what it reports on its way
+//! load       files' bytes into guest memory
+//! answers    what the driver's errnos mean
+//! ```
+
+mod answers;
+mod load;
+mod progress;
+
+use std::io;
+use std::path::Path;
+
+use gunyah::uapi::{self, UserMemoryRegion};
+use gunyah::{Gunyah, Vcpu, Vm};
+use nix::errno::Errno;
+
+use crate::config::{Access, Scheduling, VmConfig};
+use crate::diagnostic::{Diagnostic, Kind, Step};
+use crate::dtb::{self, Devicetree};
+use crate::image::{Images, KernelLayout};
+use crate::memory::{self, Choice, GuestMemory, Pool};
+use crate::plan::{plan, Host, LaunchPlan, PlannedRegion};
+use crate::text::Size;
+
+use progress::Progress;
+
+pub(crate) use answers::refused;
+pub use progress::Event;
+
+/// A VM that runs, and everything that it needs to go on.
+#[derive(Debug)]
+pub struct Launched {
+    pub vm: Vm,
+    /// Mapped for as long as the VM lives.
+    pub memory: GuestMemory,
+    /// Proxy-scheduled vCPUs, by their index.
+    pub vcpus: Vec<Vcpu>,
+}
+
+/// Launches `config` on the driver of `device`; `report` hears of every step. `before_start` adds what
+/// has to be there when the guest begins, such as interrupt lines.
+///
+/// An error is the step's that failed. Everything that was made before it is given back.
+pub fn launch(
+    config: &VmConfig,
+    device: &Path,
+    report: &dyn Fn(Event),
+    before_start: impl FnOnce(&Vm) -> Result<(), Diagnostic>,
+) -> Result<Launched, Diagnostic> {
+    let launch = Launch {
+        config,
+        host: memory::host(),
+        progress: Progress::new(report),
+    };
+    let open = || Images::open(config).map_err(first_of);
+    let images = launch.progress.step(Step::Images, open, describe_images)?;
+    let (plan, tree) = launch.decide(&images)?;
+    let mut memory = launch.take_memory(&images, &plan)?;
+    launch.load(&images, &tree.blob, &plan, &mut memory)?;
+    // The files' bytes are in guest memory; their fds need not live as long as the guest.
+    drop(images);
+
+    let vm = launch.create(device, &memory, &plan)?;
+    let vcpus = launch.add_vcpus(&vm)?;
+    before_start(&vm)?;
+    let start = || vm.start();
+    launch
+        .progress
+        .call(Step::Start, "VM_START", start, |()| String::new())?;
+    Ok(Launched { vm, memory, vcpus })
+}
+
+struct Launch<'a> {
+    config: &'a VmConfig,
+    host: Host,
+    progress: Progress<'a>,
+}
+
+impl Launch<'_> {
+    /// Decides every address, then builds the devicetree with them.
+    fn decide(&self, images: &Images) -> Result<(LaunchPlan, Devicetree), Diagnostic> {
+        let config = self.config;
+        let decide = || {
+            let given = images.dtb.as_deref();
+            let len_max = dtb::len_max(config, given);
+            let plan = plan(config, &images.info, len_max, &self.host).map_err(first_of)?;
+            let tree = dtb::build(config, given, &plan, &load::seeds()?).map_err(first_of)?;
+            Ok((plan, tree))
+        };
+        let describe = |(plan, _): &_| describe_plan(plan);
+        let (plan, tree) = self.progress.step(Step::Plan, decide, describe)?;
+        self.progress.warn(tree.warnings.iter().cloned());
+        self.progress.warn(plan.warnings.iter().cloned());
+        Ok((plan, tree))
+    }
+
+    /// Checks limits and pools, then maps and populates the plan's regions and loads their files.
+    fn take_memory(&self, images: &Images, plan: &LaunchPlan) -> Result<GuestMemory, Diagnostic> {
+        let choose = || {
+            let sizes = plan.regions.iter().map(|region| region.size);
+            memory::raise_memlock(sizes.fold(0, u64::saturating_add))?;
+            memory::choose(plan, &self.host, Pool::read)
+        };
+        let choice = self.progress.step(Step::Pool, choose, describe_pool)?;
+        self.progress.warn(choice.warnings.iter().cloned());
+
+        let allocate = || {
+            let (mut memory, warnings) = GuestMemory::allocate(plan, &choice, &self.host)?;
+            load::regions(images, plan, &mut memory)?;
+            Ok((memory, warnings))
+        };
+        let describe = |_: &_| describe_memory(plan, &choice);
+        let (memory, warnings) = self.progress.step(Step::Memory, allocate, describe)?;
+        self.progress.warn(warnings);
+        if !choice.huge_pages.is_empty() {
+            self.progress.report(Event::HugePages(choice.huge_pages));
+        }
+        Ok(memory)
+    }
+
+    /// Puts kernel, initrd and devicetree into guest memory.
+    fn load(
+        &self,
+        images: &Images,
+        blob: &[u8],
+        plan: &LaunchPlan,
+        memory: &mut GuestMemory,
+    ) -> Result<(), Diagnostic> {
+        let kernel = || load::kernel(images, plan, memory);
+        let path = images.kernel.file.path.display();
+        self.progress
+            .step(Step::Kernel, kernel, |()| path.to_string())?;
+        if let Some(file) = &images.initrd {
+            let initrd = || load::initrd(images, plan, memory);
+            let path = file.path.display();
+            self.progress
+                .step(Step::Initrd, initrd, |()| path.to_string())?;
+        }
+        let dtb = || load::dtb(blob, plan, memory);
+        let size = blob.len();
+        let room = plan.dtb.size;
+        let describe = |_: &()| format!("{size} bytes, {room} with room for the overlay");
+        self.progress.step(Step::Dtb, dtb, describe)
+    }
+
+    /// Creates the VM and gives it its memory and its devicetree.
+    fn create(
+        &self,
+        device: &Path,
+        memory: &GuestMemory,
+        plan: &LaunchPlan,
+    ) -> Result<Vm, Diagnostic> {
+        let progress = &self.progress;
+        let path = device.display();
+        let open = || Gunyah::open(device);
+        let call = format!("opening {path}");
+        let gunyah = progress.call(Step::Device, call, open, |_| path.to_string())?;
+        let create = || gunyah.create_vm();
+        let call = format!("CREATE_VM on {path}");
+        let vm = progress.call(Step::CreateVm, call, create, |_| String::new())?;
+        for (index, (region, address)) in memory.regions().enumerate() {
+            let register = || register(&vm, region, address, index == 0);
+            let (label, base, size) = (region.label, region.base, Size(region.size));
+            let describe = |how: &_| format!("region {label} at {base:#x}, {size}, {how}");
+            progress.step(Step::Region, register, describe)?;
+        }
+        let (base, size) = (plan.dtb.base, plan.dtb.size);
+        let configure = || vm.set_dtb_config(base, size);
+        let call = format!("VM_SET_DTB_CONFIG of {size:#x} bytes at guest {base:#x}");
+        let describe = |_: &()| format!("{base:#x}+{size:#x}");
+        progress.call(Step::DtbConfig, call, configure, describe)?;
+        Ok(vm)
+    }
+
+    fn add_vcpus(&self, vm: &Vm) -> Result<Vec<Vcpu>, Diagnostic> {
+        let vcpus = &self.config.vcpus;
+        if vcpus.scheduling == Scheduling::Hypervisor {
+            return Ok(Vec::new());
+        }
+        let add = || (0..vcpus.count).map(|id| add_vcpu(vm, id)).collect();
+        let describe = |vcpus: &Vec<_>| format!("{} vCPUs", vcpus.len());
+        self.progress.step(Step::Functions, add, describe)
+    }
+}
+
+/// Registers `region`, mapped at `address`; says how. With [`Access::Auto`], main memory is lent where
+/// the driver can lend, because a production resource manager refuses it shared; other regions are
+/// shared.
+fn register(
+    vm: &Vm,
+    region: &PlannedRegion,
+    address: u64,
+    main: bool,
+) -> Result<&'static str, Diagnostic> {
+    let bit = |set: bool, bit: u32| if set { bit } else { 0 };
+    let argument = UserMemoryRegion {
+        label: region.label,
+        flags: bit(region.flags.read, uapi::MEM_ALLOW_READ)
+            | bit(region.flags.write, uapi::MEM_ALLOW_WRITE)
+            | bit(region.flags.execute, uapi::MEM_ALLOW_EXEC),
+        guest_phys_addr: region.base,
+        memory_size: region.size,
+        userspace_addr: address,
+    };
+    let failed = |call: &str, error: io::Error| {
+        let (label, size, base) = (region.label, region.size, region.base);
+        let call = format!(
+            "{call} of region {label} ({size:#x} bytes at guest {base:#x}, mapped at {address:#x})"
+        );
+        refused(Step::Region, call, &error)
+    };
+    let lend = match region.access {
+        Access::Auto => main,
+        Access::Lend => true,
+        Access::Share => false,
+    };
+    if lend {
+        // SAFETY: GuestMemory keeps the mapping until the VM is gone, and nobody touches it between START
+        // and then.
+        match unsafe { vm.lend(&argument) } {
+            Ok(()) => return Ok("lent"),
+            Err(error)
+                if region.access == Access::Auto
+                    && error.raw_os_error() == Some(Errno::ENOTTY as i32) => {}
+            Err(error) => return Err(failed("VM_ANDROID_LEND_USER_MEM", error)),
+        }
+    }
+    // SAFETY: as above.
+    match unsafe { vm.share(&argument) } {
+        Ok(()) => Ok("shared"),
+        Err(error) => Err(failed("VM_SET_USER_MEM_REGION", error)),
+    }
+}
+
+fn add_vcpu(vm: &Vm, id: u32) -> Result<Vcpu, Diagnostic> {
+    vm.add_vcpu(id).map_err(|error| {
+        let call = format!("VM_ADD_FUNCTION of vCPU {id}");
+        refused(Step::Functions, call, &error)
+    })
+}
+
+/// A launch reports the first fault; `gunyahd check` is for all of them.
+fn first_of(faults: Vec<Diagnostic>) -> Diagnostic {
+    let more = faults.len().saturating_sub(1);
+    let first = faults.into_iter().next();
+    let mut first = first.unwrap_or_else(|| answers::OTHER.case("nothing is known to be wrong"));
+    if more > 0 {
+        let what = &mut first.what;
+        what.push_str(&format!(" (and {more} more: `gunyahd check` lists all)"));
+    }
+    first
+}
+
+fn describe_images(images: &Images) -> String {
+    let kernel = &images.info.kernel;
+    let format = match (&kernel.layout, kernel.gzip) {
+        (_, true) => "gzip'ed arm64 Image",
+        (KernelLayout::Image(_), false) => "arm64 Image",
+        (KernelLayout::Elf(_), false) => "ELF",
+    };
+    let mut text = format!("{format} of {} bytes", kernel.size);
+    if let Some(size) = images.info.initrd {
+        text.push_str(&format!(", initrd of {size} bytes"));
+    }
+    text
+}
+
+fn describe_plan(plan: &LaunchPlan) -> String {
+    let mut text = format!("entry {:#x}, ", plan.kernel.entry);
+    if let Some(initrd) = &plan.initrd {
+        text.push_str(&format!("initrd {:#x}, ", initrd.base));
+    }
+    let (dtb, entries) = (plan.dtb.base, plan.memory_entries);
+    format!("{text}dtb {dtb:#x}, {entries} memory entries at most")
+}
+
+fn describe_pool(choice: &Choice) -> String {
+    if choice.huge_pages.is_empty() {
+        return "no huge pages of the pool needed".to_owned();
+    }
+    let pages = choice.huge_pages.iter();
+    let each: Vec<_> = pages
+        .map(|(page, count)| format!("{count} pages of {}", Size(*page)))
+        .collect();
+    each.join(", ")
+}
+
+fn describe_memory(plan: &LaunchPlan, choice: &Choice) -> String {
+    let regions = plan.regions.iter().zip(&choice.backings);
+    let each: Vec<_> = regions
+        .map(|(region, backing)| {
+            let (label, size) = (region.label, Size(region.size));
+            format!("region {label} {size} {backing}")
+        })
+        .collect();
+    each.join(", ")
+}
+
+/// Everything that this folder finds.
+pub(crate) const KINDS: &[&[Kind]] = &[load::KINDS, answers::KINDS];

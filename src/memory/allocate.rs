@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One region: mapped, populated, and looked at.
+
+use nix::errno::Errno;
+
+use super::mapping::Mapping;
+use super::pool::Pool;
+use crate::config::Backing;
+use crate::diagnostic::{kinds, Diagnostic};
+use crate::plan::{Host, PlannedRegion, MAX_MEMORY_ENTRIES};
+use crate::text::Size;
+
+kinds! {
+    POOL_RAN_OUT: Error "memory-pool-ran-out" in Memory {
+        "the pool ran out of huge pages while they were taken",
+        cause: "another program took huge pages in between",
+        cure: "reserve more; `gunyahd check` adds up what all VMs need",
+    }
+    OUT: Error "memory-out" in Memory {
+        "the host has no memory left for a region",
+        cause: "the host, or this service's memory cgroup, is out of memory",
+        cure: "give the VM less memory, or reserve huge pages at boot (\"backing\": [\"hugetlb\"])",
+    }
+    NO_SUCH_PAGES: Error "memory-no-such-pages" in Memory {
+        "the kernel refuses huge pages of the wanted size",
+        cause: "the kernel has no such pages",
+        cure: "give a page_size that is listed in /sys/kernel/mm/hugepages, or turn on CONFIG_HUGETLBFS",
+    }
+    NOT_POPULATED: Error "memory-not-populated" in Memory {
+        "a page could not be made present",
+        cause: "pages ran out, or the memory is broken",
+        cure: "look for `Memory failure` in dmesg, and at the memory cgroup's limits",
+    }
+    NOT_MAPPED: Error "memory-not-mapped" in Memory {
+        "a region could not be mapped",
+        cause: "",
+        cure: "look up the errno in mmap(2) and memfd_create(2)",
+    }
+    FRAGMENTED: Error "memory-fragmented" in Memory {
+        "too few transparent huge pages came",
+        cause: "memory is fragmented or shmem_enabled is `never`; so many small pages would hang the resource manager",
+        cure: "write `advise` to /sys/kernel/mm/transparent_hugepage/shmem_enabled early at boot, or use \"backing\": [\"hugetlb\"]",
+    }
+    FEW_HUGE_PAGES: Warning "memory-few-huge-pages" in Memory {
+        "fewer transparent huge pages came than there could be",
+        cause: "memory is fragmented, or shmem_enabled is `never`; START takes longer",
+        cure: "write `advise` to /sys/kernel/mm/transparent_hugepage/shmem_enabled early at boot",
+    }
+}
+
+// nix has no name for it on Android, where it is an unknown one.
+#[cfg(not(target_os = "android"))]
+const HWPOISON: Errno = Errno::EHWPOISON;
+#[cfg(target_os = "android")]
+const HWPOISON: Errno = Errno::UnknownErrno;
+
+/// Maps `region` and, where asked, populates it. Also returns what a person should know.
+pub(super) fn allocate(
+    name: &str,
+    region: &PlannedRegion,
+    backing: Backing,
+    host: &Host,
+) -> Result<(Mapping, Option<Diagnostic>), Diagnostic> {
+    let failed = |errno| exhausted(region, backing, errno);
+    let mapping = map(name, region, backing, host).map_err(failed)?;
+    if !region.prefault {
+        return Ok((mapping, None));
+    }
+    mapping.populate().map_err(failed)?;
+    let warning = match backing {
+        Backing::Thp => check_huge_pages(&mapping, region, host)?,
+        Backing::Hugetlb | Backing::Base => None,
+    };
+    Ok((mapping, warning))
+}
+
+/// Huge pages as far as they go, base pages for the rest: a size that is not a multiple of the huge
+/// page wastes none.
+fn map(
+    name: &str,
+    region: &PlannedRegion,
+    backing: Backing,
+    host: &Host,
+) -> Result<Mapping, Errno> {
+    let whole = region.size / region.huge_page * region.huge_page;
+    let (align, huge) = match backing {
+        Backing::Hugetlb => (region.huge_page, whole),
+        Backing::Thp => (host.thp_page.max(host.page_size), 0),
+        Backing::Base => (host.page_size, 0),
+    };
+    let mut mapping = Mapping::reserve(region.size, align)?;
+    if huge > 0 {
+        mapping.add_huge(name, huge, region.huge_page)?;
+    }
+    if region.size > huge {
+        mapping.add_small(name, region.size - huge, backing == Backing::Thp)?;
+    }
+    Ok(mapping)
+}
+
+fn exhausted(region: &PlannedRegion, backing: Backing, errno: Errno) -> Diagnostic {
+    let what = format!(
+        "region {}: mapping {} of {backing} memory",
+        region.label,
+        Size(region.size)
+    );
+    let fault = match (errno, backing) {
+        (Errno::ENOMEM, Backing::Hugetlb) => {
+            let fault = POOL_RAN_OUT.case(what);
+            match Pool::read(region.huge_page) {
+                Ok(pool) => fault
+                    .cause(format!(
+                        "another program took huge pages in between: now {pool}"
+                    ))
+                    .cure(pool.cure(region.size / region.huge_page)),
+                Err(_) => fault,
+            }
+        }
+        (Errno::ENOMEM | Errno::ENOSPC, _) => OUT.case(what),
+        (Errno::EINVAL | Errno::ENOENT | Errno::ENODEV, Backing::Hugetlb) => {
+            let size = Size(region.huge_page);
+            NO_SUCH_PAGES
+                .case(what)
+                .cause(format!("the kernel has no huge pages of {size}"))
+        }
+        (Errno::EFAULT | HWPOISON, _) => NOT_POPULATED.case(what),
+        _ => NOT_MAPPED.case(what),
+    };
+    fault.errno(errno)
+}
+
+/// Asks once more for huge pages that did not come by themselves. Too few of them would hang the
+/// resource manager, so that is an error and not a warning.
+fn check_huge_pages(
+    mapping: &Mapping,
+    region: &PlannedRegion,
+    host: &Host,
+) -> Result<Option<Diagnostic>, Diagnostic> {
+    let whole = region.size / host.thp_page * host.thp_page;
+    let huge = || mapping.huge_bytes().unwrap_or(0).min(whole);
+    let mut got = huge();
+    if got < whole {
+        // Refused where the kernel is older than 6.1: then what came is what there is.
+        let _ = mapping.collapse();
+        got = huge();
+    }
+    Ok(match few_huge_pages(region, host, got, whole) {
+        Some(fault) if fault.is_error() => return Err(fault),
+        warning => warning,
+    })
+}
+
+fn few_huge_pages(region: &PlannedRegion, host: &Host, got: u64, whole: u64) -> Option<Diagnostic> {
+    if got == whole {
+        return None;
+    }
+    let entries = got / host.thp_page + (region.size - got).div_ceil(host.page_size);
+    let what = format!(
+        "region {}: {got} of {whole} bytes are transparent huge pages, which makes up to {entries} memory entries",
+        region.label
+    );
+    let kind = match entries > MAX_MEMORY_ENTRIES {
+        true => FRAGMENTED,
+        false => FEW_HUGE_PAGES,
+    };
+    Some(kind.case(what))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Access, Permissions};
+
+    fn region(size: u64, backing: Backing) -> PlannedRegion {
+        PlannedRegion {
+            label: 3,
+            base: 0x8000_0000,
+            size,
+            access: Access::Auto,
+            flags: Permissions::ALL,
+            backing: vec![backing],
+            huge_page: 2 << 20,
+            prefault: true,
+            file: None,
+        }
+    }
+
+    #[test]
+    fn every_errno_has_its_cause() {
+        let of = |errno, backing| exhausted(&region(4 << 20, backing), backing, errno).name;
+        assert_eq!(of(Errno::ENOMEM, Backing::Hugetlb), "memory-pool-ran-out");
+        assert_eq!(of(Errno::EINVAL, Backing::Hugetlb), "memory-no-such-pages");
+        assert_eq!(of(Errno::ENOMEM, Backing::Base), "memory-out");
+        assert_eq!(of(Errno::EFAULT, Backing::Thp), "memory-not-populated");
+        assert_eq!(of(Errno::EPERM, Backing::Base), "memory-not-mapped");
+    }
+
+    #[test]
+    fn few_huge_pages_are_slow_and_too_few_are_refused() {
+        let few = |size, got| {
+            let region = region(size, Backing::Thp);
+            few_huge_pages(&region, &Host::PAGES_4K, got, size).map(|fault| fault.name)
+        };
+        assert_eq!(few(64 << 20, 64 << 20), None);
+        assert_eq!(few(64 << 20, 62 << 20).unwrap(), "memory-few-huge-pages");
+        assert_eq!(few(64 << 20, 0).unwrap(), "memory-fragmented");
+    }
+
+    #[test]
+    fn maps_and_populates() {
+        let host = crate::memory::host();
+        for backing in [Backing::Base, Backing::Thp] {
+            let region = region((5 << 20) + host.page_size, backing);
+            let (mut mapping, _) = allocate("test", &region, backing, &host).unwrap();
+            assert_eq!(mapping.address() % host.page_size, 0);
+            let bytes = mapping.bytes_mut();
+            assert_eq!(bytes.len() as u64, region.size);
+            bytes[bytes.len() - 1] = 7;
+        }
+    }
+}

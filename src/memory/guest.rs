@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+//! All regions of a VM.
+
+use super::allocate::allocate;
+use super::choice::Choice;
+use super::mapping::Mapping;
+use crate::diagnostic::{kinds, Diagnostic};
+use crate::plan::{Host, LaunchPlan, PlannedRegion};
+
+kinds! {
+    OUTSIDE: Error "memory-outside" in Memory {
+        "bytes to be loaded are not inside one region",
+        cause: "the plan is wrong: this is a bug of gunyahd",
+        cure: "report it, with the VM's file",
+    }
+}
+
+/// A VM's memory, mapped here and nowhere else. Dropping it gives every page back.
+#[derive(Debug)]
+pub struct GuestMemory {
+    regions: Vec<(PlannedRegion, Mapping)>,
+}
+
+impl GuestMemory {
+    /// Maps and, where asked, populates every region of `plan` with the backings of `choice`. Also
+    /// returns what a person should know. After an error nothing stays mapped.
+    pub fn allocate(
+        plan: &LaunchPlan,
+        choice: &Choice,
+        host: &Host,
+    ) -> Result<(Self, Vec<Diagnostic>), Diagnostic> {
+        let mut regions = Vec::with_capacity(plan.regions.len());
+        let mut warnings = Vec::new();
+        for (region, backing) in plan.regions.iter().zip(&choice.backings) {
+            let name = format!("gunyah:{}:{}", plan.vm, region.label);
+            let (mapping, warning) = allocate(&name, region, *backing, host)?;
+            warnings.extend(warning);
+            regions.push((region.clone(), mapping));
+        }
+        Ok((Self { regions }, warnings))
+    }
+
+    /// The bytes of guest memory from `base` on, for loading. Only before START: then they are the
+    /// guest's, and lent ones may not be touched at all.
+    pub fn bytes_mut(&mut self, base: u64, size: u64) -> Result<&mut [u8], Diagnostic> {
+        let found = self.regions.iter_mut().find_map(|(region, mapping)| {
+            let from = usize::try_from(base.checked_sub(region.base)?).ok()?;
+            let to = from.checked_add(usize::try_from(size).ok()?)?;
+            mapping.bytes_mut().get_mut(from..to)
+        });
+        let what = || format!("{size:#x} bytes at guest {base:#x} are not inside one region");
+        found.ok_or_else(|| OUTSIDE.case(what()))
+    }
+
+    /// The regions in the order of registration, each with the address of its mapping in this process.
+    pub fn regions(&self) -> impl Iterator<Item = (&PlannedRegion, u64)> {
+        self.regions
+            .iter()
+            .map(|(region, mapping)| (region, mapping.address()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Access, Backing, Permissions};
+
+    #[test]
+    fn bytes_are_found_by_guest_address_within_a_region() {
+        let host = crate::memory::host();
+        let region = PlannedRegion {
+            label: 3,
+            base: 0x8000_0000,
+            size: 2 * host.page_size,
+            access: Access::Auto,
+            flags: Permissions::ALL,
+            backing: vec![Backing::Base],
+            huge_page: 2 << 20,
+            prefault: true,
+            file: None,
+        };
+        let (mapping, _) = allocate("test", &region, Backing::Base, &host).unwrap();
+        let mut memory = GuestMemory {
+            regions: vec![(region.clone(), mapping)],
+        };
+        let end = region.base + region.size;
+        let last = memory.bytes_mut(end - 4, 4).unwrap();
+        last.copy_from_slice(b"last");
+        assert_eq!(memory.bytes_mut(end - 5, 5).unwrap(), b"\0last");
+        for (base, size) in [(end - 4, 5), (region.base - 1, 5), (u64::MAX, 5)] {
+            let outside = memory.bytes_mut(base, size).unwrap_err();
+            assert_eq!(outside.name, "memory-outside");
+        }
+    }
+}

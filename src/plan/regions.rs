@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The regions: what they are made of, and whether this host can register them.
+
+use super::entries::{self, memory_entries, MAX_MEMORY_ENTRIES, MEMORY_ENTRIES_PER_MESSAGE};
+use super::{Host, PlannedRegion};
+use crate::config::{Access, Backing, Permissions, VmConfig};
+use crate::diagnostic::{kinds, Diagnostic};
+use crate::image::ImageInfo;
+use crate::text::Size;
+
+/// The kernel's list of a region's pages is one allocation.
+const LARGE_REGION: u64 = 2 << 30;
+
+kinds! {
+    UNALIGNED: Error "plan-unaligned" in Plan {
+        "an address or a size is not a multiple of the host's page",
+        cause: "the VM was written for a host with smaller pages; the driver answers EINVAL",
+        cure: "round it",
+    }
+    FILE_TOO_LARGE: Error "plan-region-file" in Plan {
+        "a region's file is larger than the region",
+        cause: "",
+        cure: "give a larger region or a smaller file",
+    }
+    TOO_MANY_ENTRIES: Error "plan-memory-entries" in Plan {
+        "the VM's memory is made of too many pieces",
+        cause: entries::TOO_MANY_ENTRIES,
+        cure: "use \"hugetlb\" or \"thp\" in memory.backing, larger huge pages, or less memory",
+    }
+    SLOW_START: Warning "plan-slow-start" in Plan {
+        "the VM's memory is made of so many pieces that START takes long",
+        cause: "the resource manager takes 512 memory entries a message",
+        cure: "use larger pages: they make fewer entries",
+    }
+    LARGE: Warning "plan-large-region" in Plan {
+        "a region is over 2 GiB",
+        cause: "on a fragmented host the kernel may not find room for its list of pages (ENOMEM)",
+        cure: "split it into several regions",
+    }
+    NO_HUGE_PAGE: Warning "plan-no-huge-page" in Plan {
+        "a region is smaller than one huge page",
+        cause: "",
+        cure: "give a smaller page_size or another backing",
+    }
+    SHARED: Warning "plan-shared-memory" in Plan {
+        "main memory is shared",
+        cause: "a production resource manager takes lent memory alone, and START answers ENODEV",
+        cure: "use \"access\": \"auto\", which lends wherever the driver can",
+    }
+}
+
+/// The regions in the order of registration and the memory entries that they make, or everything
+/// that is wrong with them.
+pub(super) fn regions(
+    config: &VmConfig,
+    images: &ImageInfo,
+    host: &Host,
+    warnings: &mut Vec<Diagnostic>,
+) -> Result<(Vec<PlannedRegion>, u64), Vec<Diagnostic>> {
+    let mut regions = from_config(config, images, host);
+    let mut faults = Vec::new();
+    for (index, region) in regions.iter_mut().enumerate() {
+        let key = match index.checked_sub(1) {
+            None => "memory".to_owned(),
+            Some(further) => format!("regions[{further}]"),
+        };
+        let place = |field: &str| config.place(&format!("{key}{field}"));
+        for (field, value) in [(".base", region.base), (".size", region.size)] {
+            if value % host.page_size != 0 {
+                let what = not_a_multiple(value, host);
+                faults.push(UNALIGNED.case(what).at(place(field)));
+            }
+        }
+        if let Some((path, size)) = region.file.as_ref().filter(|(_, size)| *size > region.size) {
+            let (path, room) = (path.display(), region.size);
+            let what = format!("{path} has {size} bytes, the region {room}");
+            faults.push(FILE_TOO_LARGE.case(what).at(place(".file")));
+        }
+        if region.size > LARGE_REGION {
+            let what = format!("region {} has {}", region.label, Size(region.size));
+            warnings.push(LARGE.case(what).at(place("")));
+        }
+        let replaced = without_huge_page(region);
+        warnings.extend(replaced.map(|warning| warning.at(place(""))));
+    }
+    if config.memory.access == Access::Share {
+        let warning = SHARED.case("main memory is shared");
+        warnings.push(warning.at(config.place("memory.access")));
+    }
+    let entries = entries(config, &regions, host, warnings, &mut faults);
+    if faults.is_empty() {
+        Ok((regions, entries))
+    } else {
+        Err(faults)
+    }
+}
+
+fn from_config(config: &VmConfig, images: &ImageInfo, host: &Host) -> Vec<PlannedRegion> {
+    let memory = &config.memory;
+    let mut regions = vec![PlannedRegion {
+        label: memory.label,
+        base: memory.base,
+        size: memory.size,
+        access: memory.access,
+        flags: Permissions::ALL,
+        backing: memory.backing.clone(),
+        huge_page: memory.page_size.unwrap_or(host.huge_page),
+        prefault: memory.prefault,
+        file: None,
+    }];
+    for (index, region) in config.regions.iter().enumerate() {
+        let file_size = images.regions.get(index).copied().flatten();
+        regions.push(PlannedRegion {
+            label: region.label,
+            base: region.base,
+            size: region.size,
+            access: region.access,
+            flags: region.flags,
+            backing: region.backing.clone(),
+            huge_page: region.page_size.unwrap_or(host.huge_page),
+            prefault: true,
+            file: region.file.clone().zip(file_size),
+        });
+    }
+    regions
+}
+
+pub(super) fn not_a_multiple(value: u64, host: &Host) -> String {
+    let page = Size(host.page_size);
+    format!("{value:#x} is not a multiple of the host's page of {page}")
+}
+
+/// A region smaller than one huge page gets its other choices, or base pages where it has none.
+fn without_huge_page(region: &mut PlannedRegion) -> Option<Diagnostic> {
+    if region.size >= region.huge_page || !region.backing.contains(&Backing::Hugetlb) {
+        return None;
+    }
+    region
+        .backing
+        .retain(|backing| *backing != Backing::Hugetlb);
+    if region.backing.is_empty() {
+        region.backing.push(Backing::Base);
+    }
+    Some(NO_HUGE_PAGE.case(format!(
+        "region {} of {} is smaller than one huge page of {} and is made of {} pages",
+        region.label,
+        Size(region.size),
+        Size(region.huge_page),
+        region.backing[0]
+    )))
+}
+
+/// The memory entries with the first backing of each region. A launch is refused where they are too
+/// many with the best one of each, too.
+fn entries(
+    config: &VmConfig,
+    regions: &[PlannedRegion],
+    host: &Host,
+    warnings: &mut Vec<Diagnostic>,
+    faults: &mut Vec<Diagnostic>,
+) -> u64 {
+    let (mut planned, mut least) = (0u64, 0u64);
+    for region in regions {
+        let each: Vec<u64> = region
+            .backing
+            .iter()
+            .map(|backing| memory_entries(region.size, *backing, region.huge_page, host))
+            .collect();
+        planned = planned.saturating_add(each.first().copied().unwrap_or(0));
+        least = least.saturating_add(each.iter().copied().min().unwrap_or(0));
+    }
+    let place = || config.place("memory.backing");
+    if least > MAX_MEMORY_ENTRIES {
+        let what = format!("up to {least} memory entries, at most {MAX_MEMORY_ENTRIES} are safe");
+        faults.push(TOO_MANY_ENTRIES.case(what).at(place()));
+    } else if planned > MEMORY_ENTRIES_PER_MESSAGE {
+        let what = format!(
+            "up to {planned} memory entries, {} messages to the resource manager: START may take seconds",
+            planned.div_ceil(MEMORY_ENTRIES_PER_MESSAGE)
+        );
+        warnings.push(SLOW_START.case(what).at(place()));
+    }
+    planned
+}

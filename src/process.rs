@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Calls on this process and its children that nix has not, or not for Android: fork, pidfds, prctl,
+//! inherited fds. What is `unsafe` about them is here.
+
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use libc::c_ulong;
+use nix::errno::Errno;
+use nix::fcntl::{fcntl, FcntlArg, FdFlag};
+use nix::sys::signal::{sigaction, SaFlags, SigAction, SigHandler, SigSet, Signal};
+use nix::unistd::{ForkResult, Pid};
+
+use crate::text::errno_name;
+
+/// Forks a process that does `child` and exits with its answer.
+///
+/// Only for a process with one thread, whose copies of locks and heap are whole in the child; others
+/// get EDEADLK. Exit handlers are the parent's and do not run in the child.
+pub fn fork(child: impl FnOnce() -> i32) -> Result<Pid, Errno> {
+    let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
+    if threads > 1 {
+        return Err(Errno::EDEADLK);
+    }
+    // SAFETY: there is one thread, and the child never returns from its arm.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Child => {
+            let code = child();
+            // SAFETY: _exit takes any value.
+            unsafe { libc::_exit(code) }
+        }
+    }
+}
+
+/// An fd that is readable once `pid`, a child not waited for, is dead.
+pub fn pidfd_open(pid: Pid) -> Result<OwnedFd, Errno> {
+    // SAFETY: pidfd_open takes a pid and flags, and gives a new fd (close-on-exec) or -1.
+    let raw = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) })?;
+    let raw = RawFd::try_from(raw).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the kernel has just given this fd to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// The fd whose number init has put into the environment as `variable`; close-on-exec. To be taken
+/// once: a second owner would close it twice.
+pub fn inherited_fd(variable: &str) -> Option<Result<OwnedFd, String>> {
+    let number = std::env::var(variable).ok()?;
+    let raw = number.parse().map_err(|_| "not a number".to_owned());
+    Some(raw.and_then(|raw| own_fd(raw).map_err(errno_name)))
+}
+
+/// Takes an fd of which this process got the number alone, from init or in a message; close-on-exec.
+/// EBADF: it is not open, or it is a standard one.
+pub fn own_fd(raw: RawFd) -> Result<OwnedFd, Errno> {
+    if raw <= libc::STDERR_FILENO {
+        return Err(Errno::EBADF);
+    }
+    // SAFETY: fcntl on a number that is not an open fd only answers EBADF.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(raw) };
+    fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    // SAFETY: it is open. init opened it for this program, or the kernel has just put it into our table;
+    // nobody else in this process owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// Closes every fd above standard error that is not in `keep`. In a fresh child, whose owners of those
+/// fds are the parent's and never run.
+pub fn close_all_but(keep: &[RawFd]) -> Result<(), Errno> {
+    let mut keep = keep.to_vec();
+    keep.sort_unstable();
+    let mut first: RawFd = 3;
+    for fd in keep.into_iter().filter(|fd| *fd >= 3) {
+        if fd > first {
+            close_range(first, fd - 1)?;
+        }
+        first = fd + 1;
+    }
+    close_range(first, RawFd::MAX)
+}
+
+fn close_range(first: RawFd, last: RawFd) -> Result<(), Errno> {
+    // SAFETY: closes fds that nothing in this child uses again.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    match Errno::result(result) {
+        // Before Linux 5.9.
+        Err(Errno::ENOSYS) => {}
+        result => return result.map(drop),
+    }
+    let listed = std::fs::read_dir("/proc/self/fd").map_err(|_| Errno::ENOSYS)?;
+    let open: Vec<RawFd> = listed
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|fd| (first..=last).contains(fd))
+        .collect();
+    for fd in open {
+        // SAFETY: as above; one that is already closed (the directory's own) only answers EBADF.
+        unsafe { libc::close(fd) };
+    }
+    Ok(())
+}
+
+/// Gives every signal its default effect, but ignores those in `ignored`; blocks none.
+pub fn reset_signals(ignored: &[Signal]) -> Result<(), Errno> {
+    for signal in Signal::iterator() {
+        if matches!(signal, Signal::SIGKILL | Signal::SIGSTOP) {
+            continue;
+        }
+        let handler = match ignored.contains(&signal) {
+            true => SigHandler::SigIgn,
+            false => SigHandler::SigDfl,
+        };
+        let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
+        // SAFETY: both handlers are the kernel's own; no code of ours runs in a signal.
+        unsafe { sigaction(signal, &action) }?;
+    }
+    SigSet::empty().thread_set_mask()
+}
+
+/// The signal that this process gets when the thread that forked it ends. nix has the call for Linux and
+/// not for Android, rustix in a feature that AOSP's build of it may lack.
+pub fn set_pdeathsig(signal: Signal) -> Result<(), Errno> {
+    let (signal, none) = (c_ulong::from(signal as u32), 0 as c_ulong);
+    // SAFETY: the option takes a number.
+    let result = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal, none, none, none) };
+    Errno::result(result).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_signal_of_a_parents_end_is_kept() {
+        std::thread::spawn(|| {
+            set_pdeathsig(Signal::SIGUSR1).unwrap();
+            let mut signal: libc::c_int = 0;
+            // SAFETY: the kernel writes one int.
+            let done = unsafe { libc::prctl(libc::PR_GET_PDEATHSIG, &mut signal) };
+            assert_eq!((done, signal), (0, Signal::SIGUSR1 as libc::c_int));
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn with_a_second_thread_nothing_is_forked() {
+        let forked = std::thread::spawn(|| fork(|| 0)).join().unwrap();
+        assert_eq!(forked, Err(Errno::EDEADLK));
+    }
+
+    #[test]
+    fn only_open_fds_are_taken() {
+        for wrong in [-1, 0, 2, RawFd::MAX] {
+            assert_eq!(own_fd(wrong).map(drop), Err(Errno::EBADF));
+        }
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let fd = own_fd(std::os::fd::IntoRawFd::into_raw_fd(file)).unwrap();
+        let flags = fcntl(&fd, FcntlArg::F_GETFD).unwrap();
+        assert_eq!(FdFlag::from_bits_retain(flags), FdFlag::FD_CLOEXEC);
+    }
+}

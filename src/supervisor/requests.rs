@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a client asks, and what it is answered.
+
+use std::os::fd::AsFd;
+
+use crate::status::control::{ControlError, ErrorKind, Request, Response, Vms};
+use crate::status::State;
+
+use super::clients::ClientId;
+use super::fleet::Fleet;
+use super::lifecycle::Event;
+use super::publisher::Publisher;
+use super::vm::first;
+use super::waiters::{Goal, Waiter};
+
+/// Serves one request.
+pub struct Server<'a> {
+    pub fleet: &'a mut Fleet,
+    pub out: &'a mut Publisher,
+    /// Config directories that cannot be read.
+    pub problems: &'a [String],
+    pub now: u64,
+}
+
+impl Server<'_> {
+    /// Does what `client` asks.
+    pub fn serve(&mut self, client: ClientId, request: Request) {
+        let answer = match request {
+            Request::Status { vm: None } => Ok(self.all()),
+            Request::Status { vm: Some(name) } => self.find(&name).map(|index| {
+                let vms = vec![self.fleet.vms[index].status(self.now)];
+                let problems = Vec::new();
+                Response::Vms(Vms { vms, problems })
+            }),
+            Request::Log { vm } => self.find(&vm).map(|index| {
+                let vm = &self.fleet.vms[index];
+                let mut lines = vm.journal.lines();
+                lines.extend(vm.console_lines());
+                Response::Lines(lines)
+            }),
+            Request::Watch {} => {
+                let all = self.all();
+                return self.out.clients.watch(client, &all, self.now);
+            }
+            Request::Console { vm, replay, at } => {
+                match self.show_console(client, &vm, replay, at) {
+                    Ok(()) => return,
+                    Err(error) => Err(error),
+                }
+            }
+            Request::Start { vm, wait } => {
+                return self.change(client, &vm, Event::Start, wait);
+            }
+            Request::Stop { vm, wait } => {
+                return self.change(client, &vm, Event::Stop("stop asked"), wait);
+            }
+            Request::Restart { vm, wait } => {
+                return self.change(client, &vm, Event::Restart("restart asked"), wait);
+            }
+        };
+        self.answer(client, answer);
+    }
+
+    fn answer(&mut self, client: ClientId, answer: Result<Response, ControlError>) {
+        let answer = answer.unwrap_or_else(Response::Error);
+        self.out.clients.answer(client, &answer, self.now);
+    }
+
+    fn all(&self) -> Response {
+        let vms = self.fleet.vms.iter().map(|vm| vm.status(self.now));
+        Response::Vms(Vms {
+            vms: vms.collect(),
+            problems: self.problems.to_vec(),
+        })
+    }
+
+    fn find(&self, name: &str) -> Result<usize, ControlError> {
+        let mut names = self.fleet.vms.iter().map(|vm| vm.name.as_str());
+        names
+            .clone()
+            .position(|known| known == name)
+            .ok_or_else(|| {
+                let known = match names.next() {
+                    None => "there is none at all".to_owned(),
+                    Some(one) => {
+                        names.fold(format!("there are {one}"), |all, one| all + ", " + one)
+                    }
+                };
+                ControlError::new(ErrorKind::UnknownVm, format!("no VM {name}: {known}"))
+            })
+    }
+
+    /// Hands the client over to the worker, which shows it the console.
+    fn show_console(
+        &mut self,
+        client: ClientId,
+        name: &str,
+        replay: Option<u64>,
+        at: Option<u64>,
+    ) -> Result<(), ControlError> {
+        let failed = |text: String| ControlError::new(ErrorKind::Failed, text);
+        let vm = &self.fleet.vms[self.find(name)?];
+        let has_console = vm.config.as_ref().is_some_and(|c| c.console.is_some());
+        if !has_console {
+            return Err(failed(format!("{name} has no `console` in its file")));
+        }
+        let state = vm.life.state();
+        let worker = vm.worker.as_ref().filter(|_| state != State::Starting);
+        let worker = worker.ok_or_else(|| {
+            failed(format!(
+                "{name} is {state}: its console is there while it runs; `log` shows the last output"
+            ))
+        })?;
+        let status = vm.status(self.now);
+        let end = status.console_end.unwrap_or(0);
+        let first = at.unwrap_or_else(|| end.saturating_sub(replay.unwrap_or(0)));
+        let answer = Response::Done(Box::new(status));
+        let Some(stream) = self.out.clients.release(client, &answer) else {
+            return Ok(());
+        };
+        match worker.send_console(stream.as_fd(), first) {
+            Ok(()) => log::info!("{name}: a client looks at its console"),
+            // The client sees its connection end.
+            Err(errno) => {
+                log::warn!("{name}: worker does not take a console client: {errno:?}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Feeds `event` to a VM, and answers at once or when it has come to what was asked.
+    fn change(&mut self, client: ClientId, name: &str, event: Event<'_>, wait: bool) {
+        let goal = match event {
+            Event::Stop(_) => Goal::Down,
+            _ => Goal::Up,
+        };
+        let found = self.find(name).and_then(|index| {
+            let refusal = self.refusal(index).filter(|_| goal == Goal::Up);
+            refusal.map_or(Ok(index), Err)
+        });
+        let index = match found {
+            Ok(index) => index,
+            Err(error) => return self.answer(client, Err(error)),
+        };
+        let vm = &self.fleet.vms[index];
+        let reached = goal.reached(vm.life.state(), vm.tells_ready()) == Some(true);
+        let already = match event {
+            // Only what comes after it counts.
+            Event::Restart(_) => false,
+            _ => reached,
+        };
+        self.fleet.feed(index, event, self.now, self.out);
+        let vm = &self.fleet.vms[index];
+        // A waiting VM is stopped at once: nothing more will be published.
+        let done = goal == Goal::Down && vm.life.at_rest();
+        if already || done || !wait {
+            return self
+                .out
+                .clients
+                .answer(client, &vm.answer(true, self.now), self.now);
+        }
+        self.out.waiters.add(Waiter {
+            client,
+            vm: vm.name.clone(),
+            goal,
+        });
+    }
+
+    /// Why the VM at `index` cannot be started.
+    fn refusal(&self, index: usize) -> Option<ControlError> {
+        let vm = &self.fleet.vms[index];
+        let failed =
+            |what: &str| ControlError::new(ErrorKind::Failed, format!("{}: {what}", vm.name));
+        if self.fleet.shutdown.is_some() {
+            return Some(ControlError::new(ErrorKind::Busy, "gunyahd is going down"));
+        }
+        if vm.removed {
+            return Some(failed("its file is gone"));
+        }
+        vm.config.is_none().then(|| failed(&first(&vm.problems)))
+    }
+}

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A vCPU's thread as the host sees it: the signal that takes it out of VCPU_RUN, its CPUs, its
+//! niceness, its CPU time.
+
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sched::{sched_setaffinity, CpuSet};
+use nix::sys::signal::{sigaction, SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
+use nix::time::ClockId;
+use nix::unistd::Pid;
+
+use crate::diagnostic::{kinds, Diagnostic};
+
+kinds! {
+    CPUS: Warning "vcpu-affinity" in Run {
+        "a vCPU cannot run on the host CPUs that the file says; it runs wherever the host likes",
+        cause: "the host has fewer CPUs, or a cpuset leaves this service none of these",
+        cure: "correct `vcpus.affinity`",
+    }
+    NICENESS: Warning "vcpu-niceness" in Run {
+        "a vCPU's thread cannot have the niceness that the file says",
+        cause: "below 0 it needs the capability SYS_NICE",
+        cure: "add the capability to the service's .rc, or change `vcpus.nice`",
+    }
+}
+
+// Ignored unless handled, so one that comes late or goes astray does no harm.
+const KICK: Signal = Signal::SIGURG;
+
+extern "C" fn kicked(_: libc::c_int) {}
+
+/// Makes [`KICK`] interrupt system calls of this process. Without SA_RESTART: the call shall fail.
+pub(super) fn handle_kicks() -> Result<(), Errno> {
+    let action = SigAction::new(
+        SigHandler::Handler(kicked),
+        SaFlags::empty(),
+        SigSet::empty(),
+    );
+    // SAFETY: the handler does nothing, so it is safe at any time.
+    unsafe { sigaction(KICK, &action) }.map(drop)
+}
+
+/// Lets the calling thread be kicked, and leaves every other signal to the process's main thread.
+pub(super) fn accept_kicks() {
+    let mut others = SigSet::all();
+    others.remove(KICK);
+    // Fails for an unknown operation alone.
+    let _ = others.thread_swap_mask(SigmaskHow::SIG_SETMASK);
+}
+
+/// Kicks thread `tid` of this process, if it is still there.
+pub(super) fn kick(tid: i32) {
+    // SAFETY: a system call without memory; a wrong tid is answered by ESRCH.
+    unsafe {
+        libc::syscall(
+            libc::SYS_tgkill,
+            nix::unistd::getpid().as_raw(),
+            tid,
+            KICK as i32,
+        )
+    };
+}
+
+/// Binds the calling thread to `cpus`.
+pub(super) fn bind(cpus: &[u32]) -> Result<(), Diagnostic> {
+    let mut set = CpuSet::new();
+    let bound = cpus
+        .iter()
+        .try_for_each(|cpu| set.set(usize::try_from(*cpu).map_err(|_| Errno::EINVAL)?))
+        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
+    bound.map_err(|errno| {
+        let online = std::fs::read_to_string("/sys/devices/system/cpu/online");
+        let online = online.as_deref().map_or("unknown", str::trim);
+        CPUS.case(format!("running on host CPUs {cpus:?} (online: {online})"))
+            .errno(errno)
+    })
+}
+
+/// Sets the calling thread's niceness.
+pub(super) fn renice(nice: i8) -> Result<(), Diagnostic> {
+    // SAFETY: a system call without memory; 0 is the calling thread on Linux.
+    let answer = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, i32::from(nice)) };
+    Errno::result(answer).map(drop).map_err(|errno| {
+        NICENESS
+            .case(format!("setting niceness {nice}"))
+            .errno(errno)
+    })
+}
+
+/// CPU time of thread `tid` of this process; 0 if it is not there.
+pub(super) fn cpu_time(tid: i32) -> Duration {
+    // CPUCLOCK_SCHED of one thread (linux/posix-timers.h), as pthread_getcpuclockid makes it.
+    let clock = ClockId::from_raw((!tid << 3) | 6);
+    clock.now().map_or(Duration::ZERO, Duration::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_impossible_cpu_is_reported_with_those_online() {
+        std::thread::spawn(|| {
+            let warning = bind(&[1023]).unwrap_err();
+            assert_eq!(warning.name, "vcpu-affinity");
+            let what = "running on host CPUs [1023] (online: 0";
+            assert!(warning.what.starts_with(what), "{warning}");
+            assert_eq!(warning.errno, Some(libc::EINVAL));
+            assert!(bind(&[99_999]).is_err());
+            assert_eq!(bind(&[0]), Ok(()));
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn niceness_is_the_threads_own() {
+        std::thread::spawn(|| {
+            assert_eq!(renice(3), Ok(()));
+            // SAFETY: a system call without memory.
+            assert_eq!(unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }, 3);
+        })
+        .join()
+        .unwrap();
+        // SAFETY: a system call without memory.
+        assert_ne!(unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }, 3);
+    }
+
+    #[test]
+    fn more_urgency_needs_a_capability() {
+        std::thread::spawn(|| {
+            crate::confine::thread().unwrap();
+            let warning = renice(-5).unwrap_err();
+            assert_eq!(warning.name, "vcpu-niceness");
+            assert_eq!(warning.what, "setting niceness -5");
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn cpu_time_is_the_threads_own() {
+        let tid = nix::unistd::gettid().as_raw();
+        let before = cpu_time(tid);
+        while cpu_time(tid) < before + Duration::from_millis(10) {}
+        let idle = std::thread::spawn(|| cpu_time(nix::unistd::gettid().as_raw()));
+        assert!(idle.join().unwrap() < Duration::from_millis(10));
+        assert_eq!(cpu_time(i32::MAX >> 3), Duration::ZERO);
+    }
+}
