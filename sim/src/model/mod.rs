@@ -24,7 +24,6 @@ use crate::vm::{Access, Exit, StartVm, VmId};
 
 pub use dialect::Dialect;
 use functions::FunctionArgument;
-pub use newer::numbers;
 pub use paging::Paged;
 pub use vm::{State, Vm};
 

@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::caller::Caller;
 use crate::engine::{Access, Event, Exit, VmId};
 use crate::intercept::{driver, host, Notification};
-use crate::model::{legacy, numbers, Added, Dialect, StartStep};
+use crate::model::{legacy, Added, Dialect, StartStep};
 use crate::record::{self, CallLine};
 use crate::script::Fault;
 
@@ -247,9 +247,9 @@ impl Session {
                 uapi::VM_SET_DTB_CONFIG => self.model.set_dtb_config(vm, caller, argument),
                 uapi::VM_ANDROID_SET_FW_CONFIG => self.model.set_fw_config(vm, caller, argument),
                 uapi::VM_SET_BOOT_CONTEXT => self.model.set_boot_context(vm, caller, argument),
-                numbers::RECLAIM_REGION => self.model.reclaim_region(vm, caller, argument),
-                numbers::MAP_CMA_MEM => self.model.map_cma_mem(vm, caller, argument),
-                numbers::SET_AUTH_TYPE => self.model.set_auth_type(vm, caller, argument),
+                uapi::VM_ANDROID_RECLAIM_REGION => self.model.reclaim_region(vm, caller, argument),
+                uapi::VM_ANDROID_MAP_CMA_MEM => self.model.map_cma_mem(vm, caller, argument),
+                uapi::VM_ANDROID_SET_AUTH_TYPE => self.model.set_auth_type(vm, caller, argument),
                 uapi::VM_START => {
                     self.start(notification, line, vm);
                     return;
