@@ -202,15 +202,14 @@ impl<'a> Cpu<'a> {
     /// Maps a shared page that the guest has from now on: readable and writable, never executable.
     pub fn map_shared(&mut self, address: u64, host: NonNull<u8>) -> Result<()> {
         // SAFETY: a page of the ram, which lives longer than this CPU.
-        let mapped = unsafe {
+        unsafe {
             self.unicorn.mem_map_ptr(
                 address,
                 crate::page_size(),
                 Prot::READ | Prot::WRITE,
                 host.as_ptr().cast(),
             )
-        };
-        mapped
+        }
     }
 
     /// The stack pointer of EL0.

@@ -296,7 +296,7 @@ fn configure(
         ));
     }
     let end = parcel.guest.checked_add(parcel.bytes);
-    if parcel.guest == 0 || !end.is_some_and(|end| end <= 1 << ADDRESS_BITS) {
+    if parcel.guest == 0 || end.is_none_or(|end| end > 1 << ADDRESS_BITS) {
         return Err(fails(
             Errno::EINVAL,
             format!(
