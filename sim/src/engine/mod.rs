@@ -44,6 +44,8 @@ pub enum VcpuExit {
         /// A write.
         write: bool,
     },
+    /// It goes round in the host's kernel without an exit, and never comes back.
+    Spins,
     /// Interrupted by [`EngineVm::interrupt_vcpu`] or immediate_exit: EINTR.
     Interrupted,
     /// Failed with an errno.

@@ -14,7 +14,7 @@ use crate::intercept::Notification;
 use crate::model::{Paged, RunStep, State};
 use crate::record::CallLine;
 
-use super::{Session, Waits};
+use super::{Held, Session, Waits};
 
 /// vCPUs between an engine and their callers.
 #[derive(Debug, Default)]
@@ -74,18 +74,15 @@ impl Session {
             return;
         }
         if self.vcpus.spins.remove(&vm) {
-            let what = "a vCPU goes round in the kernel without an exit";
-            self.record.event(
-                Some(vm),
-                json!({"event": "spin", "vcpu": vcpu, "what": what}),
+            self.spin(
+                vm,
+                vcpu,
+                Held {
+                    notification,
+                    line,
+                    waits: Waits::Forever,
+                },
             );
-            // Where the thread cannot be made to burn a CPU, it waits.
-            match line.caller.spin() {
-                Ok(()) => self
-                    .record
-                    .answered(&line, Err(Errno::EINTR), Some("spins")),
-                Err(_) => self.hold(notification, line, Waits::Forever),
-            }
             return;
         }
         let mut step = self
@@ -190,6 +187,12 @@ impl Session {
                     self.answer_run(vm, vcpu, Err(Errno::EINTR), None);
                 }
             }
+            VcpuExit::Spins => {
+                let waits = Waits::Run(vm, vcpu);
+                for held in self.take_held(|of| of == waits) {
+                    self.spin(vm, vcpu, held);
+                }
+            }
             VcpuExit::Failed(errno) => self.answer_run(vm, vcpu, Err(errno), None),
             VcpuExit::Fault { address, write } => {
                 let served = self.model.page_fault(vm, address, write);
@@ -209,6 +212,22 @@ impl Session {
                     self.tell_mmio(vm, vcpu, access);
                 }
             }
+        }
+    }
+
+    /// A VCPU_RUN never comes back, and burns a CPU.
+    fn spin(&mut self, vm: VmId, vcpu: u32, held: Held) {
+        let what = "a vCPU goes round in the kernel without an exit";
+        self.record.event(
+            Some(vm),
+            json!({"event": "spin", "vcpu": vcpu, "what": what}),
+        );
+        // Where the thread cannot be made to do so, it waits.
+        match held.line.caller.spin() {
+            Ok(()) => self
+                .record
+                .answered(&held.line, Err(Errno::EINTR), Some("spins")),
+            Err(_) => self.hold(held.notification, held.line, Waits::Forever),
         }
     }
 

@@ -16,11 +16,12 @@ mod thread;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use gunyah::uapi;
 use nix::errno::Errno;
 
 use crate::{fdt, overlay};
 
-use super::{Engine, EngineVm, Event, Events, Exit, Faults, RunPage, StartVm};
+use super::{Engine, EngineVm, Event, Events, Exit, Faults, RunPage, StartVm, VcpuExit};
 
 use gic::Gic;
 use link::Link;
@@ -58,9 +59,14 @@ impl Machine {
         value
     }
 
-    /// The VM's end: told once, and no CPU goes on.
+    /// The VM's end: told once, and no CPU goes on. Up to 6.1 it is not told at all where the guest
+    /// switches off while another CPU sits in WFI: that one goes round in the host's kernel for ever.
     fn end(&self, exit: Exit) {
-        self.events.send(Event::Exited(exit));
+        let waiting = (0..).zip(&self.links).find(|(_, link)| link.is_idle());
+        match waiting.filter(|_| !self.paged && exit.exit_type == uapi::EXIT_TYPE_SYSTEM_OFF) {
+            Some((vcpu, _)) => self.events.send(Event::Vcpu(vcpu, VcpuExit::Spins)),
+            None => self.events.send(Event::Exited(exit)),
+        }
         self.stop();
     }
 

@@ -459,6 +459,41 @@ fn the_end_of_one_cpu_is_the_end_of_all() {
 }
 
 #[test]
+fn up_to_61_an_end_is_not_told_while_another_cpu_waits() {
+    // CPU_ON of the second, which waits; the first gives it time and switches off.
+    let mut code = vec![
+        movz_high(0, 0xc400),
+        movk(0, 3),
+        movz(1, 1),
+        0x1000_0122, // adr x2, . + 36
+        0xd400_0003, // smc #0
+        movz_high(3, 0x0900),
+        0xb940_0063, // ldr w3, [x3]
+    ];
+    code.extend(psci(8));
+    code.push(LOOP);
+    code.extend([LOOP; 2]);
+    let wait = 3 + 36 / 4;
+    code.resize(wait, LOOP);
+    code.extend([WFI, LOOP]);
+    for paged in [false, true] {
+        let memory = paged.then(|| vec![(BASE, SIZE)]);
+        let mut guest = Guest::with_memory(&code, 2, memory);
+        guest.run(1);
+        // Its load comes out while the other goes to sleep.
+        assert_eq!(guest.mmio().written, None);
+        std::thread::sleep(Duration::from_millis(200));
+        guest.run(0);
+        match (paged, guest.event()) {
+            (false, Event::Vcpu(1, VcpuExit::Spins)) => {}
+            (true, Event::Exited(exit)) => assert_eq!(exit.exit_type, 1),
+            (_, other) => panic!("{other:?}"),
+        }
+        guest.vm.stop();
+    }
+}
+
+#[test]
 fn a_cpu_that_was_off_begins_anew() {
     // The first turns the second on, waits until it is off, and does so again.
     let code = [
