@@ -24,7 +24,7 @@ Runs COMMAND with a simulated /dev/gunyah and ends with its exit code.
                           first two survive every stop
                           off: none
   --cores N               cores of the host (default 8): the newer one makes no more vCPUs;
-                          COMMAND's sched_getaffinity is told of so many
+                          COMMAND's sched_getaffinity reports as many
   --rm-entries N          memory entries that the resource manager survives
   --device PATH           the device's path (default /dev/gunyah)
   --record FILE           every call and event as a line of JSON
@@ -104,7 +104,7 @@ impl Options {
                 None => {
                     let value = arguments
                         .next()
-                        .ok_or_else(|| format!("{word} wants a value"))?;
+                        .ok_or_else(|| format!("{word} needs a value"))?;
                     (word, value)
                 }
             };
@@ -127,11 +127,15 @@ impl Options {
             "--engine" => self.engine = text,
             "--rm" => self.rm = Some(text.parse()?),
             "--cores" => {
-                self.cores = Some(text.parse().map_err(|_| format!("{text:?} is no number"))?);
+                self.cores = Some(
+                    text.parse()
+                        .map_err(|_| format!("{text:?} is not a number"))?,
+                );
             }
             "--rm-entries" => {
-                self.settings.rm_entries =
-                    text.parse().map_err(|_| format!("{text:?} is no number"))?;
+                self.settings.rm_entries = text
+                    .parse()
+                    .map_err(|_| format!("{text:?} is not a number"))?;
             }
             "--device" => self.device = PathBuf::from(text),
             "--record" => self.record = path,
@@ -172,7 +176,7 @@ mod tests {
     fn mistakes_are_told() {
         assert!(parse("--help").unwrap().is_none());
         assert!(parse("--dialect moon x").unwrap_err().contains("ack612"));
-        assert!(parse("--engine").unwrap_err().contains("wants a value"));
+        assert!(parse("--engine").unwrap_err().contains("needs a value"));
         assert!(parse("--bogus 1 x").unwrap_err().contains("--bogus"));
         assert!(parse("--engine null").unwrap_err().contains("COMMAND"));
     }

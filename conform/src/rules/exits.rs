@@ -82,7 +82,7 @@ pub const RULES: &[Rule] = &[
     Rule::read(
         FUNCTIONS,
         "mmio.ioeventfd",
-        "A store that an ioeventfd has fires it and is no exit.",
+        "A store that an ioeventfd has fires it and is not an exit.",
         mmio_ioeventfd,
     )
     .executed(),
@@ -188,7 +188,7 @@ pub const RULES: &[Rule] = &[
     Rule::read(
         NEWER,
         "share.swallowed",
-        "Where it cannot be had, the access is an ordinary MMIO exit.",
+        "Where it cannot be provided, the access is an ordinary MMIO exit.",
         share_swallowed,
     )
     .executed(),

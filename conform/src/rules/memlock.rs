@@ -22,7 +22,7 @@ pub const RULES: &[Rule] = &[
     Rule::read(
         PINNING,
         "memlock.exact",
-        "A region of exactly the limit is taken.",
+        "A region of exactly the limit is accepted.",
         exact,
     ),
     Rule::read(
@@ -52,13 +52,13 @@ pub const RULES: &[Rule] = &[
     Rule::read(
         PINNING,
         "memlock.order",
-        "The label is looked at before the limit: one used twice, beyond the limit, is EEXIST.",
+        "The label is checked before the limit: one used twice, beyond the limit, is EEXIST.",
         order,
     ),
     Rule::read(
         PINNING,
         "memlock.order-pin",
-        "It is looked at before pages are pinned: memory beyond it that is not mapped is ENOMEM.",
+        "It is checked before pages are pinned: memory beyond it that is not mapped is ENOMEM.",
         order_pin,
     ),
     Rule::seen(
@@ -76,7 +76,7 @@ pub const RULES: &[Rule] = &[
     Rule::read(
         NEWER,
         "memlock.newer",
-        "Registering counts nothing: it is taken whatever the limit.",
+        "Registering counts nothing: it is accepted whatever the limit.",
         newer,
     ),
     Rule::read(

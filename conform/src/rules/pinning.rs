@@ -34,13 +34,13 @@ pub const RULES: &[Rule] = &[
     Rule::read(
         PINNING,
         "region.populates",
-        "The call makes all pages be there.",
+        "The call populates all pages.",
         populates,
     ),
     Rule::read(
         NEWER,
         "region.records",
-        "The call only records: memory that is not mapped is taken, and no page is made.",
+        "The call only records: memory that is not mapped is accepted, and no page is made.",
         records,
     ),
 ];

@@ -53,7 +53,7 @@ pub const RULES: &[Rule] = &[
     Rule::read(
         FUNCTIONS,
         "vcpu.mmap-size",
-        "VCPU_MMAP_SIZE answers one page.",
+        "VCPU_MMAP_SIZE returns one page.",
         mmap_size,
     ),
     Rule::read(
@@ -65,7 +65,7 @@ pub const RULES: &[Rule] = &[
     Rule::read(
         FUNCTIONS,
         "vcpu.page-shared",
-        "All mappings of it are one page.",
+        "All mappings of it show the same page.",
         shared_page,
     ),
     Rule::read(
@@ -95,7 +95,7 @@ pub const RULES: &[Rule] = &[
     Rule::read(
         ANDROID,
         "vcpu.before-start-immediate",
-        "So it is with immediate_exit.",
+        "The same with immediate_exit.",
         before_start_immediate,
     ),
     Rule::read(
