@@ -103,6 +103,8 @@ pub struct Model {
     lost_bytes: BTreeMap<i32, u64>,
     /// The host's cores.
     cores: u32,
+    /// A failed START took the resource manager along.
+    manager_lost: bool,
 }
 
 impl Model {
@@ -116,6 +118,7 @@ impl Model {
             lost_vmids: 0,
             lost_bytes: BTreeMap::new(),
             cores: CORES,
+            manager_lost: false,
         }
     }
 
@@ -418,6 +421,7 @@ impl Model {
             notes.push(json!({"event": "lost", "vmid": lost.vmid, "bytes": lost.bytes}));
         }
         self.lost_vmids += usize::from(lost.vmid);
+        self.manager_lost |= lost.manager;
         *self.lost_bytes.entry(caller.pid).or_default() += lost.bytes;
         if settings.dialect.since_612() {
             // Told as soon as the VM has its number, before anything can go wrong.
@@ -428,6 +432,11 @@ impl Model {
             self.note(id, note);
         }
         step
+    }
+
+    /// Whether a failed START has killed the resource manager.
+    pub fn manager_lost(&self) -> bool {
+        self.manager_lost
     }
 
     /// What belongs to other VMs, as far as it was handed over at their START.

@@ -427,7 +427,11 @@ impl Session {
             self.hold(notification, line, Waits::Turn(vm));
             return;
         }
-        match self.model.start_by(vm, line.caller) {
+        let step = self.model.start_by(vm, line.caller);
+        if self.model.manager_lost() && !self.rm_dead {
+            self.kill_rm("a START without proxy scheduling failed");
+        }
+        match step {
             StartStep::Answer(result) => self.answer(&notification, &line, result),
             StartStep::Wait => self.hold(notification, line, Waits::Start(vm)),
             StartStep::Hang => self.hold(notification, line, Waits::Forever),

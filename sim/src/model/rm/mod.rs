@@ -51,6 +51,8 @@ pub struct Lost {
     pub vmid: bool,
     /// Bytes that stay pinned and charged.
     pub bytes: u64,
+    /// The resource manager itself.
+    pub manager: bool,
 }
 
 /// What a START has given to the guest.

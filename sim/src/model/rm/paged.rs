@@ -209,6 +209,7 @@ fn lend(
             lost: Lost {
                 vmid: false,
                 bytes: if since_612 { 0 } else { parcel.bytes },
+                manager: false,
             },
         }))
     };
@@ -272,6 +273,7 @@ fn configure(
             lost: Lost {
                 vmid: true,
                 bytes: 0,
+                manager: false,
             },
         })
     };
@@ -354,6 +356,7 @@ fn boot_context(host: &Host<'_>, vm: &Vm) -> Result<(), Verdict> {
             lost: Lost {
                 vmid: false,
                 bytes: 0,
+                manager: false,
             },
         })),
         None => Ok(()),
@@ -371,6 +374,7 @@ fn vm_start(host: &Host<'_>, vm: &Vm, parcel: &Parcel<'_>, tree: &Tree) -> Resul
             lost: Lost {
                 vmid: false,
                 bytes: parcel.bytes,
+                manager: false,
             },
         }))
     };
