@@ -155,7 +155,7 @@ fn guests_that_are_executed_conform() {
         .map(|vm| format!("vm {vm} signal 1000\n"))
         .collect();
     let signals = script("signals", &signals);
-    for dialect in ["ack61", "ack66"] {
+    for (dialect, rules) in [("ack61", 5), ("ack66", 7)] {
         let simulated = [
             "--engine",
             "exec",
