@@ -78,8 +78,7 @@ fn huge_bytes() -> u64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap();
     let value = |key: &str| -> u64 {
         let line = text.lines().find_map(|line| line.strip_prefix(key));
-        line.and_then(|line| line.split_whitespace().next()?.parse().ok())
-            .unwrap_or(0)
+        line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
     };
     value("HugePages_Free:") * value("Hugepagesize:") * 1024
 }
@@ -129,10 +128,7 @@ fn launches(binaries: &Path, dir: &Path, megabytes: u64) {
         .unwrap();
     assert!(output.status.success(), "{output:?}");
     let text = String::from_utf8(output.stdout).unwrap();
-    let floor = text
-        .lines()
-        .map(|line| Duration::from_nanos(line.parse().unwrap()))
-        .collect();
+    let floor = text.lines().map(|line| Duration::from_nanos(line.parse().unwrap())).collect();
     let (ours, floor) = (median(ours), median(floor));
     println!(
         "{megabytes:>4} MiB {:>11.2} ms {:>11.2} ms {:>8.2} {:>9.2} ms",
@@ -247,21 +243,14 @@ fn bare(config: &VmConfig, plan: &LaunchPlan, blob: &[u8]) -> Bare {
         unsafe { &mut *std::ptr::from_mut(&mut bytes[from..from + length]) }
     };
     let initrd = plan.initrd.as_ref().unwrap();
-    File::open(&config.kernel.path)
-        .unwrap()
-        .read_exact(place(plan.kernel.entry, KERNEL))
-        .unwrap();
+    File::open(&config.kernel.path).unwrap().read_exact(place(plan.kernel.entry, KERNEL)).unwrap();
     File::open(&config.initrd.as_ref().unwrap().path)
         .unwrap()
         .read_exact(place(initrd.base, INITRD))
         .unwrap();
     place(plan.dtb.base, blob.len()).copy_from_slice(blob);
 
-    let device = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(DEVICE)
-        .unwrap();
+    let device = OpenOptions::new().read(true).write(true).open(DEVICE).unwrap();
     let vm = ioctl(&device, uapi::CREATE_VM, 0);
     // SAFETY: CREATE_VM's answer is a new fd.
     let vm = unsafe { OwnedFd::from_raw_fd(vm) };
@@ -273,17 +262,10 @@ fn bare(config: &VmConfig, plan: &LaunchPlan, blob: &[u8]) -> Bare {
         userspace_addr: u64::try_from(start.as_ptr().addr()).unwrap(),
     };
     ioctl(&vm, uapi::VM_ANDROID_LEND_USER_MEM, address(&region));
-    let dtb = uapi::DtbConfig {
-        guest_phys_addr: plan.dtb.base,
-        size: plan.dtb.size,
-    };
+    let dtb = uapi::DtbConfig { guest_phys_addr: plan.dtb.base, size: plan.dtb.size };
     ioctl(&vm, uapi::VM_SET_DTB_CONFIG, address(&dtb));
     ioctl(&vm, uapi::VM_START, 0);
-    Bare {
-        start,
-        size,
-        _fds: vec![vm, memory],
-    }
+    Bare { start, size, _fds: vec![vm, memory] }
 }
 
 fn address<T>(argument: &T) -> u64 {

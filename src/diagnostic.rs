@@ -296,12 +296,8 @@ mod tests {
 
     #[test]
     fn a_line_has_place_values_cause_cure_and_name() {
-        let place = Place {
-            file: "a\n.json".into(),
-            line: 3,
-            column: 5,
-            key: "dtb.path".to_owned(),
-        };
+        let place =
+            Place { file: "a\n.json".into(), line: 3, column: 5, key: "dtb.path".to_owned() };
         assert_eq!(
             NO_CHOSEN.case("there is no /chosen").at(place).to_string(),
             "a\\n.json:3:5: dtb.path: there is no /chosen; START would answer ENODEV; \

@@ -38,13 +38,7 @@ time. `gunyahd check FILE` on a workstation finds everything that needs no devic
 
 /// Every kind, in the order of the steps.
 pub fn kinds() -> Vec<&'static Kind> {
-    let mut kinds: Vec<&Kind> = FOLDERS
-        .iter()
-        .copied()
-        .flatten()
-        .copied()
-        .flatten()
-        .collect();
+    let mut kinds: Vec<&Kind> = FOLDERS.iter().copied().flatten().copied().flatten().collect();
     kinds.sort_by_key(|kind| kind.step);
     kinds
 }
@@ -58,11 +52,8 @@ pub fn explain(name: &str) -> Result<String, String> {
     if let Some(kind) = kinds.iter().find(|kind| kind.name == name) {
         return Ok(entry(kind));
     }
-    let near: Vec<&str> = kinds
-        .iter()
-        .map(|kind| kind.name)
-        .filter(|known| known.contains(name))
-        .collect();
+    let near: Vec<&str> =
+        kinds.iter().map(|kind| kind.name).filter(|known| known.contains(name)).collect();
     match near.is_empty() {
         true => Err(format!(
             "there is no error or warning named {name}; `gunyahd explain` lists all names"
@@ -120,9 +111,9 @@ pub fn page() -> String {
             Severity::Error => "",
             Severity::Warning => "warning: ",
         };
-        let answers = kind.start_answers.map_or_else(String::new, |errno| {
-            format!(" (START would answer {errno:?})")
-        });
+        let answers = kind
+            .start_answers
+            .map_or_else(String::new, |errno| format!(" (START would answer {errno:?})"));
         let _ = writeln!(
             page,
             "| `{}` | {warning}{}{answers} | {} | {} |",

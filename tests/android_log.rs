@@ -55,11 +55,7 @@ impl Peer {
             assert_ne!(u16::from_le_bytes([bytes[1], bytes[2]]), 0, "thread");
             let mut texts = bytes[12..].split(|&b| b == 0);
             let mut text = || String::from_utf8(texts.next().unwrap().to_vec()).unwrap();
-            entries.push(Entry {
-                priority: bytes[11],
-                tag: text(),
-                message: text(),
-            });
+            entries.push(Entry { priority: bytes[11], tag: text(), message: text() });
             assert_eq!(texts.next(), Some(&b""[..]), "NUL after the message");
             assert_eq!(texts.next(), None);
         }
@@ -74,11 +70,7 @@ impl Peer {
 fn say(logger: &Logger, level: Level, target: &str, message: &str) {
     log::set_max_level(log::LevelFilter::Trace);
     logger.log(
-        &Record::builder()
-            .level(level)
-            .target(target)
-            .args(format_args!("{message}"))
-            .build(),
+        &Record::builder().level(level).target(target).args(format_args!("{message}")).build(),
     );
 }
 
@@ -87,24 +79,14 @@ fn records_have_priority_tag_and_message() {
     let dir = Dir::new("log");
     let peer = Peer::bind(&dir);
     let logger = Logger::new(Some(logdw(&dir)), None);
-    let levels = [
-        Level::Trace,
-        Level::Debug,
-        Level::Info,
-        Level::Warn,
-        Level::Error,
-    ];
+    let levels = [Level::Trace, Level::Debug, Level::Info, Level::Warn, Level::Error];
     for level in levels {
         say(&logger, level, "gunyahd::worker", level.as_str());
     }
     say(&logger, Level::Info, "vm1", "from its console");
     let entries = peer.read();
     for (entry, (level, priority)) in entries.iter().zip(levels.iter().zip(2..)) {
-        let expected = Entry {
-            priority,
-            tag: "gunyahd".into(),
-            message: level.as_str().into(),
-        };
+        let expected = Entry { priority, tag: "gunyahd".into(), message: level.as_str().into() };
         assert_eq!(*entry, expected);
     }
     assert_eq!(entries[5].tag, "vm1");
@@ -116,9 +98,7 @@ fn long_records_are_split_and_nothing_is_lost() {
     let dir = Dir::new("log");
     let peer = Peer::bind(&dir);
     let logger = Logger::new(Some(logdw(&dir)), None);
-    let lines: Vec<String> = (0..300)
-        .map(|n| format!("line {n} of a long report é"))
-        .collect();
+    let lines: Vec<String> = (0..300).map(|n| format!("line {n} of a long report é")).collect();
     say(&logger, Level::Error, "gunyahd", &lines.join("\n"));
     let pieces = peer.messages();
     assert!(pieces.len() > 1);
@@ -151,10 +131,7 @@ fn a_restarted_daemon_gets_the_next_record_and_the_count_of_lost_ones() {
     let peer = Peer::bind(&dir);
     say(&logger, Level::Info, "gunyahd", "7");
     say(&logger, Level::Info, "gunyahd", "8");
-    assert_eq!(
-        peer.messages(),
-        ["4 log records before this one were lost", "7", "8"]
-    );
+    assert_eq!(peer.messages(), ["4 log records before this one were lost", "7", "8"]);
 }
 
 #[test]
@@ -175,10 +152,7 @@ fn a_daemon_that_does_not_read_never_blocks() {
     let lost = said - first.len();
     assert_eq!(
         peer.messages(),
-        [
-            format!("{lost} log records before this one were lost"),
-            "last".into()
-        ]
+        [format!("{lost} log records before this one were lost"), "last".into()]
     );
 }
 
@@ -208,9 +182,7 @@ fn kernel_log_lines_stay_within_the_kernels_limit() {
     let logger = Logger::new(Some(logdw(&dir)), Some(File::create(&kmsg).unwrap()));
     say(&logger, Level::Info, "gunyahd", &"x".repeat(3000));
     let text = std::fs::read_to_string(&kmsg).unwrap();
-    assert!(text
-        .lines()
-        .all(|line| line.len() < 1024 && line.starts_with("<6>gunyahd: ")));
+    assert!(text.lines().all(|line| line.len() < 1024 && line.starts_with("<6>gunyahd: ")));
     assert_eq!(text.matches('x').count(), 3000);
 }
 
@@ -253,12 +225,7 @@ fn child_process() {
 fn run_child(audience: &str, dir: &Dir, kmsg: Option<&OwnedFd>) -> String {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
-        .args([
-            "--exact",
-            "child_process",
-            "--nocapture",
-            "--test-threads=1",
-        ])
+        .args(["--exact", "child_process", "--nocapture", "--test-threads=1"])
         .env("GUNYAHD_TEST_AUDIENCE", audience)
         .env("GUNYAHD_LOGD_SOCKET", logdw(dir))
         .env_remove("ANDROID_FILE__dev_kmsg");
@@ -284,11 +251,7 @@ fn a_service_finds_its_inherited_kernel_log() {
     // Inherited: without O_CLOEXEC, as init leaves it.
     let (mut read, write) = std::io::pipe().unwrap();
     let write = OwnedFd::from(write);
-    nix::fcntl::fcntl(
-        &write,
-        nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()),
-    )
-    .unwrap();
+    nix::fcntl::fcntl(&write, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).unwrap();
     assert_eq!(run_child("service", &dir, Some(&write)), "");
     drop(write);
     let mut text = String::new();

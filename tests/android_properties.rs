@@ -37,9 +37,7 @@ fn serve(
             .map(|_| {
                 let (mut stream, _) = listener.accept().unwrap();
                 let (name, value) = read_request(&mut stream);
-                stream
-                    .write_all(&answer(&name, &value).to_ne_bytes())
-                    .unwrap();
+                stream.write_all(&answer(&name, &value).to_ne_bytes()).unwrap();
                 (name, value)
             })
             .collect()
@@ -60,9 +58,8 @@ fn values_arrive_in_order() {
     }
     assert!(client.finish(Duration::from_secs(20)));
     let seen = service.join().unwrap();
-    let expected: Vec<_> = (0..40)
-        .map(|n| pair("vendor.gunyah.vm1.state", &format!("state {n}")))
-        .collect();
+    let expected: Vec<_> =
+        (0..40).map(|n| pair("vendor.gunyah.vm1.state", &format!("state {n}"))).collect();
     assert_eq!(seen, expected);
     assert_eq!(client.counts().set, 40);
     assert!(client.poll_fd().is_none() && client.deadline().is_none());
@@ -113,11 +110,9 @@ fn every_refusal_is_named_and_the_next_value_still_goes() {
         (0xFFFF_FFFF, "0xffffffff"),
     ];
     let dir = Dir::new("properties");
-    let service = serve(
-        UnixListener::bind(socket(&dir)).unwrap(),
-        codes.len() + 1,
-        |_, value| value.parse().unwrap(),
-    );
+    let service = serve(UnixListener::bind(socket(&dir)).unwrap(), codes.len() + 1, |_, value| {
+        value.parse().unwrap()
+    });
     let mut client = PropertyClient::new(socket(&dir));
     for (code, name) in codes {
         client.set("vendor.gunyah.a.state", &code.to_string());
@@ -125,10 +120,7 @@ fn every_refusal_is_named_and_the_next_value_still_goes() {
         let error = client.last_error().unwrap();
         assert_eq!(error.fault, Fault::Refused(code));
         let text = error.to_string();
-        assert!(
-            text.contains(name) && text.contains("vendor.gunyah.a.state"),
-            "{text}"
-        );
+        assert!(text.contains(name) && text.contains("vendor.gunyah.a.state"), "{text}");
     }
     client.set("vendor.gunyah.a.state", "0");
     assert!(client.finish(Duration::from_secs(20)));
@@ -146,12 +138,7 @@ fn a_permission_error_says_where_to_look() {
     assert!(client.finish(Duration::from_secs(20)));
     service.join().unwrap();
     let text = client.last_error().unwrap().to_string();
-    for word in [
-        "vendor.gunyah.a.state",
-        "SELinux",
-        "property_contexts",
-        "set_prop",
-    ] {
+    for word in ["vendor.gunyah.a.state", "SELinux", "property_contexts", "set_prop"] {
         assert!(text.contains(word), "{word} is missing in: {text}");
     }
 }
@@ -170,10 +157,7 @@ fn without_a_service_everything_is_dropped_at_once() {
     let service = serve(UnixListener::bind(socket(&dir)).unwrap(), 1, |_, _| 0);
     client.set("vendor.gunyah.state", "stopped");
     assert!(client.finish(Duration::from_secs(20)));
-    assert_eq!(
-        service.join().unwrap(),
-        [pair("vendor.gunyah.state", "stopped")]
-    );
+    assert_eq!(service.join().unwrap(), [pair("vendor.gunyah.state", "stopped")]);
 }
 
 #[test]
@@ -184,10 +168,7 @@ fn a_stale_socket_refuses_and_says_so() {
     client.set("vendor.gunyah.state", "running");
     assert!(client.is_idle());
     let text = client.last_error().unwrap().to_string();
-    assert!(
-        text.contains("ECONNREFUSED") && text.contains("nobody listens"),
-        "{text}"
-    );
+    assert!(text.contains("ECONNREFUSED") && text.contains("nobody listens"), "{text}");
 }
 
 #[test]
@@ -207,22 +188,9 @@ fn a_hung_service_never_blocks_and_times_out() {
     assert!(client.finish(Duration::from_secs(20)));
     assert!(Instant::now() >= deadline);
     drop(held);
-    assert_eq!(
-        service.join().unwrap(),
-        [pair("vendor.gunyah.a.state", "kept")]
-    );
-    assert_eq!(
-        client.last_error().unwrap().fault,
-        Fault::Timeout("waiting for the answer")
-    );
-    assert_eq!(
-        client.counts(),
-        Counts {
-            set: 1,
-            failed: 1,
-            ..Counts::default()
-        }
-    );
+    assert_eq!(service.join().unwrap(), [pair("vendor.gunyah.a.state", "kept")]);
+    assert_eq!(client.last_error().unwrap().fault, Fault::Timeout("waiting for the answer"));
+    assert_eq!(client.counts(), Counts { set: 1, failed: 1, ..Counts::default() });
 }
 
 #[test]
@@ -289,18 +257,8 @@ fn a_service_that_hangs_up_or_floods_costs_one_value() {
     }
     assert!(client.finish(Duration::from_secs(20)));
     service.join().unwrap();
-    assert_eq!(
-        client.counts(),
-        Counts {
-            set: 1,
-            failed: 3,
-            ..Counts::default()
-        }
-    );
-    assert_eq!(
-        client.last_error().unwrap().fault,
-        Fault::Refused(0xAAAA_AAAA)
-    );
+    assert_eq!(client.counts(), Counts { set: 1, failed: 3, ..Counts::default() });
+    assert_eq!(client.last_error().unwrap().fault, Fault::Refused(0xAAAA_AAAA));
 }
 
 #[test]
@@ -321,10 +279,7 @@ fn a_full_queue_skips_superseded_values_first() {
     assert_eq!(client.counts().superseded, 1);
     client.set("vendor.gunyah.really-last", "x");
     let error = client.last_error().unwrap();
-    assert_eq!(
-        (&*error.name, &error.fault),
-        ("vendor.gunyah.n0", &Fault::QueueFull)
-    );
+    assert_eq!((&*error.name, &error.fault), ("vendor.gunyah.n0", &Fault::QueueFull));
     let service = serve(listener, QUEUE_MAX + 1, |_, _| 0);
     assert!(client.finish(Duration::from_secs(20)));
     let seen = service.join().unwrap();

@@ -30,15 +30,8 @@ vendor.gunyahish u:object_r:vendor_other_prop:s0 exact string
 /// Areas as init makes them at boot, from [`CONTEXTS`] and our own property_contexts.
 fn areas(dir: &Path) -> SystemProperties {
     let merged = dir.join("merged");
-    let ours = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/sepolicy/vendor/property_contexts"
-    );
-    std::fs::write(
-        &merged,
-        CONTEXTS.to_owned() + &std::fs::read_to_string(ours).unwrap(),
-    )
-    .unwrap();
+    let ours = concat!(env!("CARGO_MANIFEST_DIR"), "/sepolicy/vendor/property_contexts");
+    std::fs::write(&merged, CONTEXTS.to_owned() + &std::fs::read_to_string(ours).unwrap()).unwrap();
     let (entries, errors) = PropertyInfoEntry::parse_from_file(&merged, false).unwrap();
     assert!(errors.is_empty(), "{errors:?}");
     std::fs::remove_file(&merged).unwrap();
@@ -93,16 +86,12 @@ fn many_values_and_updates_are_read_as_written() {
     }
     for n in (0..300).step_by(7) {
         let index = peer.find(&name(n)).unwrap().unwrap();
-        peer.update(&index, &"v".repeat(usize::try_from(n % 92).unwrap()))
-            .unwrap();
+        peer.update(&index, &"v".repeat(usize::try_from(n % 92).unwrap())).unwrap();
     }
     let area = PropertyArea::new(dir.0.clone());
     for n in 0..300 {
-        let expected = if n % 7 == 0 {
-            "v".repeat(usize::try_from(n % 92).unwrap())
-        } else {
-            n.to_string()
-        };
+        let expected =
+            if n % 7 == 0 { "v".repeat(usize::try_from(n % 92).unwrap()) } else { n.to_string() };
         assert_eq!(area.get(&name(n)).unwrap(), Some(expected), "{n}");
     }
 }
@@ -131,11 +120,7 @@ fn without_property_info_every_area_is_searched() {
             std::fs::write(dir.0.join("property_info"), bytes).unwrap();
         }
         for (name, value) in VALUES {
-            assert_eq!(
-                area.get(name).unwrap().as_deref(),
-                Some(value),
-                "{name} with {info:?}"
-            );
+            assert_eq!(area.get(name).unwrap().as_deref(), Some(value), "{name} with {info:?}");
         }
         assert_eq!(area.get("vendor.gunyah.none").unwrap(), None);
         std::fs::write(dir.0.join("property_info"), "").unwrap();
@@ -146,10 +131,7 @@ fn without_property_info_every_area_is_searched() {
 fn a_host_without_properties_says_so() {
     let area = PropertyArea::new("/nonexistent/__properties__".into());
     let text = area.get("sys.boot_completed").unwrap_err().to_string();
-    assert!(
-        text.contains("sys.boot_completed") && text.contains("not an Android host"),
-        "{text}"
-    );
+    assert!(text.contains("sys.boot_completed") && text.contains("not an Android host"), "{text}");
 }
 
 #[test]
@@ -157,13 +139,8 @@ fn a_missing_area_names_the_context() {
     let dir = Dir::new("area");
     drop(areas(&dir.0));
     std::fs::remove_file(dir.0.join("u:object_r:boot_status_prop:s0")).unwrap();
-    let error = PropertyArea::new(dir.0.clone())
-        .get("sys.boot_completed")
-        .unwrap_err();
-    assert!(
-        error.file.ends_with("u:object_r:boot_status_prop:s0"),
-        "{error}"
-    );
+    let error = PropertyArea::new(dir.0.clone()).get("sys.boot_completed").unwrap_err();
+    assert!(error.file.ends_with("u:object_r:boot_status_prop:s0"), "{error}");
 }
 
 #[test]
@@ -200,10 +177,7 @@ fn a_circle_of_nodes_ends() {
     }
     bytes[at + 20] = b'S';
     std::fs::write(&file, bytes).unwrap();
-    let text = PropertyArea::new(dir.0.clone())
-        .get("sys.boot_completed")
-        .unwrap_err()
-        .to_string();
+    let text = PropertyArea::new(dir.0.clone()).get("sys.boot_completed").unwrap_err().to_string();
     assert!(text.contains("circles"), "{text}");
 }
 
@@ -265,14 +239,7 @@ fn a_value_set_is_a_value_read() {
     assert!(client.finish(std::time::Duration::from_secs(20)));
     service.join().unwrap();
     let area = PropertyArea::new(dir.0.clone());
-    assert_eq!(
-        area.get("vendor.gunyah.vm1.state").unwrap().as_deref(),
-        Some("crashed")
-    );
+    assert_eq!(area.get("vendor.gunyah.vm1.state").unwrap().as_deref(), Some("crashed"));
     assert_eq!(area.get("sys.boot_completed").unwrap(), None);
-    assert!(client
-        .last_error()
-        .unwrap()
-        .to_string()
-        .contains("PERMISSION_DENIED"));
+    assert!(client.last_error().unwrap().to_string().contains("PERMISSION_DENIED"));
 }

@@ -31,11 +31,7 @@ fn guest() -> Option<&'static [u8]> {
 fn assemble() -> Option<Vec<u8>> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest");
     let out = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let (object, elf, image) = (
-        out.join("guest.o"),
-        out.join("guest.elf"),
-        out.join("guest.img"),
-    );
+    let (object, elf, image) = (out.join("guest.o"), out.join("guest.elf"), out.join("guest.img"));
     let run = |tool: &str, words: &[&dyn AsRef<std::ffi::OsStr>]| {
         let mut command = Command::new(format!("aarch64-linux-gnu-{tool}"));
         command.args(words.iter().map(|word| word.as_ref()));
@@ -43,21 +39,16 @@ fn assemble() -> Option<Vec<u8>> {
             assert!(status.success(), "{tool} failed");
         })
     };
-    let made = run(
-        "as",
-        &[&"-I", &source, &"-o", &object, &source.join("guest.S")],
-    )
-    .and_then(|()| {
-        let script = source.join("guest.ld");
-        // Its one segment is code and data; nothing maps it.
-        let quiet = "--no-warn-rwx-segments";
-        run("ld", &[&quiet, &"-T", &script, &"-o", &elf, &object])
-    })
-    .and_then(|()| run("objcopy", &[&"-O", &"binary", &elf, &image]));
+    let made = run("as", &[&"-I", &source, &"-o", &object, &source.join("guest.S")])
+        .and_then(|()| {
+            let script = source.join("guest.ld");
+            // Its one segment is code and data; nothing maps it.
+            let quiet = "--no-warn-rwx-segments";
+            run("ld", &[&quiet, &"-T", &script, &"-o", &elf, &object])
+        })
+        .and_then(|()| run("objcopy", &[&"-O", &"binary", &elf, &image]));
     if let Err(error) = made {
-        skip(&format!(
-            "no arm64 binutils ({error}); the package is binutils-aarch64-linux-gnu"
-        ));
+        skip(&format!("no arm64 binutils ({error}); the package is binutils-aarch64-linux-gnu"));
         return None;
     }
     Some(fs::read(image).unwrap())
@@ -80,10 +71,7 @@ fn boot(test: &str, cmdline: &str, changes: &Value) -> Option<Host> {
 fn printed(host: &Host) -> Vec<String> {
     let answer = host.ask(&["log", "vm"]);
     let text = String::from_utf8(answer.stdout).unwrap();
-    text.lines()
-        .filter_map(|line| line.strip_prefix("console| "))
-        .map(str::to_owned)
-        .collect()
+    text.lines().filter_map(|line| line.strip_prefix("console| ")).map(str::to_owned).collect()
 }
 
 /// Waits until the guest has printed a line with `text` in it.
@@ -94,10 +82,7 @@ fn wait_for_line(host: &Host, text: &str) -> Vec<String> {
         if lines.iter().any(|line| line.contains(text)) {
             return lines;
         }
-        assert!(
-            Instant::now() < deadline,
-            "no line with `{text}`: {lines:#?}"
-        );
+        assert!(Instant::now() < deadline, "no line with `{text}`: {lines:#?}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -171,12 +156,7 @@ fn a_reset_boots_it_again_and_counts_no_crash() {
     assert_eq!(status["restarts"], 0, "{status:#}");
     // One ring for both lives: the first one's output is still there.
     let deadline = Instant::now() + PATIENCE;
-    let hellos = || {
-        printed(&host)
-            .iter()
-            .filter(|l| *l == "guest: ready")
-            .count()
-    };
+    let hellos = || printed(&host).iter().filter(|l| *l == "guest: ready").count();
     while hellos() < 2 {
         assert!(Instant::now() < deadline);
         std::thread::sleep(Duration::from_millis(20));
@@ -234,11 +214,7 @@ impl Terminal {
                 }
             });
         }
-        Self {
-            child: command.spawn().unwrap(),
-            master: pty.master.into(),
-            slave: pty.slave,
-        }
+        Self { child: command.spawn().unwrap(), master: pty.master.into(), slave: pty.slave }
     }
 
     /// Reads until `text` was shown.
@@ -251,10 +227,8 @@ impl Terminal {
             if so_far.contains(text) {
                 return so_far;
             }
-            let mut fds = [nix::poll::PollFd::new(
-                self.master.as_fd(),
-                nix::poll::PollFlags::POLLIN,
-            )];
+            let mut fds =
+                [nix::poll::PollFd::new(self.master.as_fd(), nix::poll::PollFlags::POLLIN)];
             let ready = nix::poll::poll(&mut fds, 1000u16).unwrap();
             assert!(Instant::now() < deadline, "no `{text}` in `{so_far}`");
             if ready > 0 {
@@ -450,12 +424,8 @@ fn a_person_runs_it_in_the_foreground() {
     };
     // The same file, by itself; gunyahd boot does not have it.
     let mut command = host.run_alone("exec");
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     child.stdin.as_mut().unwrap().write_all(b"off\r").unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0), "power-off");

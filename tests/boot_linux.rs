@@ -37,9 +37,7 @@ struct Stage {
 impl Stage {
     fn new() -> Option<Self> {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-        let here = Path::new(env!("CARGO_BIN_EXE_gunyahd"))
-            .parent()
-            .expect("a directory");
+        let here = Path::new(env!("CARGO_BIN_EXE_gunyahd")).parent().expect("a directory");
         let path = |variable: &str, default: PathBuf| {
             std::env::var_os(variable).map_or(default, PathBuf::from)
         };
@@ -52,10 +50,7 @@ impl Stage {
             _turn: turn,
         };
         for (file, cure) in [
-            (
-                stage.binaries.join("gunyah-sim"),
-                "cargo build -p gunyah-sim",
-            ),
+            (stage.binaries.join("gunyah-sim"), "cargo build -p gunyah-sim"),
             (stage.guest.join("Image"), "cargo xtask setup"),
         ] {
             if !file.is_file() {
@@ -71,8 +66,7 @@ impl Stage {
         let text = fs::read_to_string("/proc/meminfo").expect("meminfo");
         let value = |key: &str| -> u64 {
             let line = text.lines().find_map(|line| line.strip_prefix(key));
-            line.and_then(|line| line.split_whitespace().next()?.parse().ok())
-                .unwrap_or(0)
+            line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
         };
         value("HugePages_Free:") * value("Hugepagesize:") * 1024 >= bytes
     }
@@ -108,11 +102,8 @@ impl Host {
         fs::create_dir_all(dir.join("config")).expect("directory");
         for config in configs {
             let name = config["name"].as_str().expect("name");
-            fs::write(
-                dir.join("config").join(format!("{name}.json")),
-                config.to_string(),
-            )
-            .expect("config");
+            fs::write(dir.join("config").join(format!("{name}.json")), config.to_string())
+                .expect("config");
         }
         let mut simulator = Command::new(stage.binaries.join("gunyah-sim"))
             .args(["--engine", "qemu", "--console", "-", "--"])
@@ -135,12 +126,7 @@ impl Host {
         read_lines(log, sender.clone());
         let output = simulator.stdout.take().expect("stdout");
         read_lines(output, sender);
-        Self {
-            dir,
-            simulator,
-            lines,
-            seen: Vec::new(),
-        }
+        Self { dir, simulator, lines, seen: Vec::new() }
     }
 
     /// Waits for a line of the consoles that begins so. A VM that fails meanwhile ends the test.
@@ -177,9 +163,7 @@ impl Host {
         let mut stream = self.connect();
         writeln!(stream, "{request}").expect("request");
         let mut answer = String::new();
-        BufReader::new(stream)
-            .read_line(&mut answer)
-            .expect("answer");
+        BufReader::new(stream).read_line(&mut answer).expect("answer");
         serde_json::from_str(&answer).expect("JSON")
     }
 
@@ -197,10 +181,7 @@ impl Host {
             let line: Value = serde_json::from_str(&line.expect("in time")).expect("JSON");
             let mut told = line["vms"].as_array().cloned().unwrap_or_default();
             told.push(line["change"].clone());
-            if told
-                .iter()
-                .any(|told| told["vm"] == vm && told["state"] == state)
-            {
+            if told.iter().any(|told| told["vm"] == vm && told["state"] == state) {
                 return self.status(vm);
             }
         }
@@ -295,15 +276,9 @@ fn linux_boots_from_hugetlb_and_a_gzipped_kernel() {
         host.seen
     );
     let status = host.wait_for_state("huge", "running");
-    let worker = status["pid"]
-        .as_u64()
-        .and_then(|pid| u32::try_from(pid).ok())
-        .expect("pid");
+    let worker = status["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("pid");
     // The worker's own account of its mapped huge pages.
-    assert_eq!(
-        field(worker, "HugetlbPages:"),
-        format!("{} kB", BYTES / 1024)
-    );
+    assert_eq!(field(worker, "HugetlbPages:"), format!("{} kB", BYTES / 1024));
     assert_eq!(host.end(), Some(0));
     assert!(!is_alive(worker));
 }
@@ -347,25 +322,14 @@ fn nothing_outlives_a_killed_simulator() {
     host.wait_for(&format!("[orphan] {REACHED}"));
     let family = family(host.simulator.id());
     let commands: Vec<String> = family.iter().map(|pid| command_of(*pid)).collect();
-    assert!(
-        commands
-            .iter()
-            .any(|command| command.starts_with("qemu-system")),
-        "{commands:?}"
-    );
-    assert!(
-        family.len() >= 4,
-        "simulator, gunyahd, worker, QEMU: {commands:?}"
-    );
+    assert!(commands.iter().any(|command| command.starts_with("qemu-system")), "{commands:?}");
+    assert!(family.len() >= 4, "simulator, gunyahd, worker, QEMU: {commands:?}");
     host.simulator.kill().expect("kill");
     host.simulator.wait().expect("wait");
     let deadline = Instant::now() + Duration::from_secs(20);
     while family.iter().any(|pid| is_alive(*pid)) {
         let left: Vec<&u32> = family.iter().filter(|pid| is_alive(**pid)).collect();
-        assert!(
-            Instant::now() < deadline,
-            "{left:?} of {family:?} {commands:?}"
-        );
+        assert!(Instant::now() < deadline, "{left:?} of {family:?} {commands:?}");
         // Processes of another parent: nothing tells of their end.
         thread::sleep(Duration::from_millis(20));
     }

@@ -49,14 +49,7 @@ impl Host {
         let console = Console::start("vm", &config, &ring, Options::default()).unwrap();
         let mut bus = Bus::new("test");
         console.connect(&mut bus, &config).unwrap();
-        Self {
-            listener: UnixListener::bind(&socket).unwrap(),
-            socket,
-            console,
-            config,
-            bus,
-            ring,
-        }
+        Self { listener: UnixListener::bind(&socket).unwrap(), socket, console, config, bus, ring }
     }
 
     fn ctl(&self, words: &[&str]) -> Command {
@@ -136,9 +129,7 @@ impl Host {
         let mut bytes = [0; 256];
         while !types {
             let len = (&ours).read(&mut bytes).expect("no keyboard");
-            decoder
-                .feed(&bytes[..len], |kind, _| types |= kind == Kind::Keyboard)
-                .unwrap();
+            decoder.feed(&bytes[..len], |kind, _| types |= kind == Kind::Keyboard).unwrap();
         }
         ours
     }
@@ -207,13 +198,7 @@ fn a_follower_without_input_leaves_the_keyboard_to_others() {
     host.print(b"up 3 days\n");
     assert_eq!(script.ends(), Some(0));
     let mut answer = [0; 10];
-    script
-        .0
-        .stdout
-        .take()
-        .unwrap()
-        .read_exact(&mut answer)
-        .unwrap();
+    script.0.stdout.take().unwrap().read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"up 3 days\n");
     heard.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"up 3 days\n", "the follower is still there");
@@ -226,13 +211,7 @@ fn piped_input_that_is_not_typed_is_an_error() {
     let mut script = piped(&host, b"reboot\r");
     assert_eq!(script.ends(), Some(4));
     let mut told = String::new();
-    script
-        .0
-        .stderr
-        .take()
-        .unwrap()
-        .read_to_string(&mut told)
-        .unwrap();
+    script.0.stderr.take().unwrap().read_to_string(&mut told).unwrap();
     assert!(told.contains("another client has the keyboard"), "{told}");
     assert!(told.contains("was not typed"), "{told}");
     assert_eq!(host.typed(), b"");

@@ -99,16 +99,9 @@ fn only_the_memory_warning(told: &str) -> bool {
 
 /// A plan with a small kernel.
 fn planned(config: &VmConfig, given: Option<&[u8]>) -> LaunchPlan {
-    let header = arm64::Header {
-        text_offset: 0,
-        image_size: 4096,
-    };
+    let header = arm64::Header { text_offset: 0, image_size: 4096 };
     let images = ImageInfo {
-        kernel: KernelInfo {
-            gzip: false,
-            size: 4096,
-            layout: KernelLayout::Image(header),
-        },
+        kernel: KernelInfo { gzip: false, size: 4096, layout: KernelLayout::Image(header) },
         initrd: config.initrd.as_ref().map(|_| 4096),
         regions: config.regions.iter().map(|_| None).collect(),
     };
@@ -180,25 +173,15 @@ fn faults(source: &str, config: &VmConfig) -> Vec<String> {
     }
     let mut differ = |what: &str, tree: String, config: String| {
         if tree != config {
-            faults.push(format!(
-                "{what}: {tree} in the tree, {config} in the config"
-            ));
+            faults.push(format!("{what}: {tree} in the tree, {config} in the config"));
         }
     };
     let text = |value: &dyn std::fmt::Debug| format!("{value:?}");
     let tree = &completed.tree;
     let vm_config = tree.at("/gunyah-vm-config").unwrap();
-    differ(
-        "image-name",
-        text(&vm_config.str("image-name")),
-        text(&Some(config.name.as_str())),
-    );
+    differ("image-name", text(&vm_config.str("image-name")), text(&Some(config.name.as_str())));
     let proxy = vm_config.child("vcpus").unwrap().str("affinity") == Some("proxy");
-    differ(
-        "proxy scheduling",
-        text(&proxy),
-        text(&(config.vcpus.scheduling == Scheduling::Proxy)),
-    );
+    differ("proxy scheduling", text(&proxy), text(&(config.vcpus.scheduling == Scheduling::Proxy)));
     let vdevices = |kind: &str| {
         let mut found = tree.walk();
         found.retain(|at| at.lists("vdevice-type", kind));
@@ -208,16 +191,11 @@ fn faults(source: &str, config: &VmConfig) -> Vec<String> {
     let shm: Vec<_> = vdevices("shm").iter().map(|shm| shm.u32("label")).collect();
     differ("regions", text(&shm), text(&regions));
     // shm and its memory are found by either label.
-    let memory: Vec<_> = vdevices("shm")
-        .iter()
-        .map(|shm| shm.child("memory")?.u32("label"))
-        .collect();
+    let memory: Vec<_> =
+        vdevices("shm").iter().map(|shm| shm.child("memory")?.u32("label")).collect();
     differ("label of memory", text(&memory), text(&shm));
     let consoles: Vec<_> = config.console.iter().map(|it| Some(it.label)).collect();
-    let bells: Vec<_> = vdevices("doorbell")
-        .iter()
-        .map(|bell| bell.u32("label"))
-        .collect();
+    let bells: Vec<_> = vdevices("doorbell").iter().map(|bell| bell.u32("label")).collect();
     differ("doorbells", text(&bells), text(&consoles));
     if let Some(console) = &config.console {
         let mut ports = tree.walk();
@@ -234,11 +212,7 @@ fn examples() -> [(&'static str, String, String); 2] {
         r#"{"name": "minimal", "memory": {"size": "256M"}, "kernel": {"path": "/Image"}}"#;
     [
         ("minimal", example("minimal-guest.dts"), minimal.to_owned()),
-        (
-            "proxy",
-            example("proxy-guest.dts"),
-            example("proxy-guest.json"),
-        ),
+        ("proxy", example("proxy-guest.dts"), example("proxy-guest.json")),
     ]
 }
 
@@ -251,128 +225,52 @@ fn examples_compile_without_a_warning_and_keep_every_rule() {
 
 /// Example, from, to, and what must be said. The text is the source's, or the config's if it is there.
 const PLANTED: [(&str, &str, &str, &str); 18] = [
-    (
-        "proxy",
-        "\"label\": 7",
-        "\"label\": 8",
-        "regions: [Some(7), Some(8)]",
-    ),
-    (
-        "proxy",
-        "\"label\": 5",
-        "\"label\": 6",
-        "another doorbell has",
-    ),
-    (
-        "proxy",
-        "\"interrupt\": 5",
-        "\"interrupt\": 6",
-        "another interrupt than the console",
-    ),
-    (
-        "proxy",
-        "0xa0000000\"",
-        "0xa0200000\"",
-        "the region 0xa0200000",
-    ),
-    (
-        "proxy",
-        "\"base\": \"0x80000000\"",
-        "\"base\": \"0x90000000\"",
-        "base-address",
-    ),
+    ("proxy", "\"label\": 7", "\"label\": 8", "regions: [Some(7), Some(8)]"),
+    ("proxy", "\"label\": 5", "\"label\": 6", "another doorbell has"),
+    ("proxy", "\"interrupt\": 5", "\"interrupt\": 6", "another interrupt than the console"),
+    ("proxy", "0xa0000000\"", "0xa0200000\"", "the region 0xa0200000"),
+    ("proxy", "\"base\": \"0x80000000\"", "\"base\": \"0x90000000\"", "base-address"),
     (
         "proxy",
         "\"base\": \"0x09000000\"",
         "\"base\": \"0x0a000000\"",
         "consoles: [150994944, 167772160] in the tree",
     ),
-    (
-        "proxy",
-        "\"count\": 2",
-        "\"count\": 3",
-        "the devicetree has 2 CPUs",
-    ),
-    (
-        "proxy",
-        "\"name\": \"proxy\"",
-        "\"name\": \"prox\"",
-        "image-name",
-    ),
+    ("proxy", "\"count\": 2", "\"count\": 3", "the devicetree has 2 CPUs"),
+    ("proxy", "\"name\": \"proxy\"", "\"name\": \"prox\"", "image-name"),
     (
         "proxy",
         "shm-7\";\n\t\t\t\tlabel = <7>",
         "shm-7\";\n\t\t\t\tlabel = <8>",
         "regions: [Some(8), Some(7)]",
     ),
-    (
-        "proxy",
-        "label = <7>;\n\t\t\t\t\tbase",
-        "label = <8>;\n\t\t\t\t\tbase",
-        "label of memory",
-    ),
+    ("proxy", "label = <7>;\n\t\t\t\t\tbase", "label = <8>;\n\t\t\t\t\tbase", "label of memory"),
     (
         "proxy",
         "vdevice-type = \"shm\"",
         "vdevice-type = \"doorbell\"",
         "no shm vdevice has the label 7",
     ),
-    (
-        "proxy",
-        "label = <5>",
-        "label = <6>",
-        "another doorbell has",
-    ),
-    (
-        "proxy",
-        "reg = <1>",
-        "reg = <2>",
-        "/cpus/cpu@1 is CPU 1 in order",
-    ),
-    (
-        "proxy",
-        "affinity = \"proxy\"",
-        "affinity-map = <0 1>",
-        "the config's by proxy",
-    ),
-    (
-        "minimal",
-        "image-name = \"minimal\"",
-        "image-name = \"minmal\"",
-        "image-name",
-    ),
+    ("proxy", "label = <5>", "label = <6>", "another doorbell has"),
+    ("proxy", "reg = <1>", "reg = <2>", "/cpus/cpu@1 is CPU 1 in order"),
+    ("proxy", "affinity = \"proxy\"", "affinity-map = <0 1>", "the config's by proxy"),
+    ("minimal", "image-name = \"minimal\"", "image-name = \"minmal\"", "image-name"),
     (
         "minimal",
         "base-address = <0x0 0x80000000>",
         "base-address = <0x0 0x90000000>",
         "base-address",
     ),
-    (
-        "minimal",
-        "\tchosen {\n\t\tstdout-path = &uart;\n\t};",
-        "",
-        "chosen is not the first node",
-    ),
-    (
-        "minimal",
-        "device_type = \"cpu\"",
-        "device-type = \"cpu\"",
-        "0 CPUs",
-    ),
+    ("minimal", "\tchosen {\n\t\tstdout-path = &uart;\n\t};", "", "chosen is not the first node"),
+    ("minimal", "device_type = \"cpu\"", "device-type = \"cpu\"", "0 CPUs"),
 ];
 
 #[test]
 fn an_example_that_disagrees_with_its_config_is_named() {
     for (example, from, to, expected) in PLANTED {
-        let (_, source, text) = examples()
-            .into_iter()
-            .find(|(name, ..)| *name == example)
-            .unwrap();
+        let (_, source, text) = examples().into_iter().find(|(name, ..)| *name == example).unwrap();
         assert!(source.contains(from) != text.contains(from), "{from:?}");
-        let found = faults(
-            &source.replacen(from, to, 1),
-            &config(&text.replacen(from, to, 1)),
-        );
+        let found = faults(&source.replacen(from, to, 1), &config(&text.replacen(from, to, 1)));
         assert!(
             found.iter().any(|fault| fault.contains(expected)),
             "{from:?} -> {to:?}: {found:#?}"
@@ -402,10 +300,7 @@ fn blobs_of_dtc_are_read_whatever_their_padding() {
         let (blob, _) = dtc(&arguments, source.as_bytes());
         assert_eq!(Tree::parse(&blob).unwrap(), plain, "{extra:?}");
     }
-    let (old, _) = dtc(
-        &["-V", "16", "-q", "-I", "dts", "-O", "dtb"],
-        source.as_bytes(),
-    );
+    let (old, _) = dtc(&["-V", "16", "-q", "-I", "dts", "-O", "dtb"], source.as_bytes());
     assert!(Tree::parse(&old).is_err(), "version 16 is not read");
 }
 
@@ -442,13 +337,7 @@ fn a_board_tree_becomes_a_guests() {
     assert_eq!(at("/memory").reg(), Some(vec![(0x8000_0000, 256 << 20)]));
     let vm_config = at("/gunyah-vm-config");
     assert_eq!(vm_config.str("image-name"), Some("vm"));
-    assert_eq!(
-        at("/gunyah-vm-config/memory").number("base-address"),
-        Some(0x8000_0000)
-    );
+    assert_eq!(at("/gunyah-vm-config/memory").number("base-address"), Some(0x8000_0000));
     assert_eq!(at("/serial").reg(), Some(vec![(0x0900_0000, 0x100)]));
-    assert_eq!(
-        at("/gunyah-vm-config/interrupts").str("config"),
-        Some("/interrupt-controller")
-    );
+    assert_eq!(at("/gunyah-vm-config/interrupts").str("config"), Some("/interrupt-controller"));
 }

@@ -19,10 +19,8 @@ const UARTS: [(&str, &str); 2] = [
 
 #[test]
 fn linux_is_heard_from_its_first_words_on_both_uarts() {
-    let guest = std::env::var_os("GUNYAHD_GUEST_DIR").map_or(
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("target/guest"),
-        PathBuf::from,
-    );
+    let guest = std::env::var_os("GUNYAHD_GUEST_DIR")
+        .map_or(Path::new(env!("CARGO_MANIFEST_DIR")).join("target/guest"), PathBuf::from);
     let Ok(kernel) = std::fs::read(guest.join("Image")) else {
         return skip("no arm64 kernel; cargo xtask setup fetches one");
     };

@@ -38,16 +38,10 @@ fn names_are_unique_plain_and_whole() {
         assert!(!kind.summary.is_empty(), "{name} says nothing");
         assert!(!kind.cure.is_empty(), "{name} has no cure");
         for text in [kind.summary, kind.cause, kind.cure] {
-            assert!(
-                !text.ends_with('.') && !text.contains('\n'),
-                "{name}: {text}"
-            );
+            assert!(!text.ends_with('.') && !text.contains('\n'), "{name}: {text}");
         }
         let entry = explain::explain(name).unwrap();
-        assert!(
-            entry.starts_with(name) && entry.contains(kind.cure),
-            "{entry}"
-        );
+        assert!(entry.starts_with(name) && entry.contains(kind.cure), "{entry}");
     }
     assert!(names.len() > 100, "{}", names.len());
 }
@@ -55,10 +49,8 @@ fn names_are_unique_plain_and_whole() {
 /// The text of every test: files of tests, and what stands behind `#[cfg(test)]` elsewhere.
 fn test_code() -> String {
     let mut code = String::new();
-    let mut folders: Vec<PathBuf> = ["src", "tests", "sim/tests"]
-        .iter()
-        .map(|folder| root().join(folder))
-        .collect();
+    let mut folders: Vec<PathBuf> =
+        ["src", "tests", "sim/tests"].iter().map(|folder| root().join(folder)).collect();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();

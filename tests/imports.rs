@@ -131,16 +131,8 @@ fn a_planted_arrow_upward_is_found() {
             "fn f() { crate::memory::host(); }",
             "image/deep/planted.rs imports memory, which is above",
         ),
-        (
-            "dtb/mod.rs",
-            "use super::console::Port;",
-            "dtb/mod.rs imports console, which is above",
-        ),
-        (
-            "text.rs",
-            "use super::config;",
-            "text.rs imports config, which is above",
-        ),
+        ("dtb/mod.rs", "use super::console::Port;", "dtb/mod.rs imports console, which is above"),
+        ("text.rs", "use super::config;", "text.rs imports config, which is above"),
         ("novelty/mod.rs", "", "novelty is not in the picture"),
     ] {
         assert_eq!(plant(path, text), [fault], "{text}");

@@ -26,20 +26,15 @@ fn image() -> Vec<u8> {
 /// The calls of a record: name and named arguments.
 fn calls(record: &Path) -> Vec<(String, Value)> {
     let text = fs::read_to_string(record).unwrap();
-    let mut lines: Vec<Value> = text
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
+    let mut lines: Vec<Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     lines.sort_by_key(|line| line["seq"].as_u64());
     lines
         .into_iter()
         .filter(|line| line["call"].is_string())
         .map(|line| {
             assert!(line["errno"].is_null(), "{line}");
-            (
-                line["call"].as_str().unwrap().to_owned(),
-                line["args"].clone(),
-            )
+            (line["call"].as_str().unwrap().to_owned(), line["args"].clone())
         })
         .collect()
 }
@@ -71,10 +66,7 @@ fn one_launch_is_what_its_plan_says() {
     let plan = serde_json::from_slice::<Value>(&checked.stdout).unwrap()["vms"][0]["plan"].clone();
     let of_map = |what: &str, inside: bool| {
         let rows = plan["map"].as_array().unwrap();
-        rows.iter()
-            .find(|row| row["inside"] == inside && row["what"] == what)
-            .cloned()
-            .unwrap()
+        rows.iter().find(|row| row["inside"] == inside && row["what"] == what).cloned().unwrap()
     };
 
     let record = dir.join("record");
@@ -93,19 +85,12 @@ fn one_launch_is_what_its_plan_says() {
     let mut said = Vec::new();
     for line in log.lines().map_while(Result::ok) {
         if line.contains("vm: running") {
-            kill(
-                Pid::from_raw(i32::try_from(simulator.id()).unwrap()),
-                Signal::SIGTERM,
-            )
-            .unwrap();
+            kill(Pid::from_raw(i32::try_from(simulator.id()).unwrap()), Signal::SIGTERM).unwrap();
         }
         said.push(line);
     }
     simulator.wait().unwrap();
-    assert!(
-        said.iter().any(|line| line.contains("vm: running")),
-        "{said:#?}"
-    );
+    assert!(said.iter().any(|line| line.contains("vm: running")), "{said:#?}");
 
     let calls = calls(&record);
     let names: Vec<&str> = calls.iter().map(|(name, _)| name.as_str()).collect();

@@ -196,12 +196,8 @@ fn a_console_is_there_while_its_vm_runs() {
     };
     host.wait_for("running");
     let mut console = host.ctl(&["console", "vm", "--follow"]);
-    let console = console
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let console =
+        console.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     // In its pipe or not, nothing was printed: a guest of the null engine never is.
     let again = host.ask(&["console", "vm"]);
     assert!(again.status.success(), "{again:?}");
@@ -229,9 +225,7 @@ fn a_client_too_many_is_sent_away_and_does_not_come_back() {
         console.stdin(Stdio::null()).stderr(Stdio::piped());
         console.spawn().unwrap()
     };
-    let mut clients: Vec<_> = (0..gunyahd::console::MAX_CLIENTS)
-        .map(|_| look_on())
-        .collect();
+    let mut clients: Vec<_> = (0..gunyahd::console::MAX_CLIENTS).map(|_| look_on()).collect();
     // Only who comes to a full console is told so.
     let refused = loop {
         let mut client = look_on();
@@ -246,11 +240,7 @@ fn a_client_too_many_is_sent_away_and_does_not_come_back() {
         }
         clients.push(client);
     };
-    assert_eq!(
-        refused.matches("16 clients already").count(),
-        1,
-        "{refused}"
-    );
+    assert_eq!(refused.matches("16 clients already").count(), 1, "{refused}");
     for mut client in clients {
         client.kill().unwrap();
         client.wait().unwrap();

@@ -108,10 +108,7 @@ impl Code {
 
     /// Two stores of 4 bytes, which every engine has as MMIO exits: the lower half, the upper half.
     pub fn tell(self, register: Register) -> Self {
-        self.set(9, MMIO)
-            .store(4, register, 9)
-            .upper_half(10, register)
-            .store(4, 10, 9)
+        self.set(9, MMIO).store(4, register, 9).upper_half(10, register).store(4, 10, 9)
     }
 
     fn psci(self, function: u64) -> Self {

@@ -18,10 +18,7 @@ pub fn ioctl(fd: RawFd, number: u32, argument: u64) -> Answer {
     // SAFETY: the driver reads at most the few bytes that `number` says; where `argument` is no
     // address of ours it answers EFAULT. It writes to none of our memory by these calls.
     let answer = unsafe { libc::syscall(libc::SYS_ioctl, fd, u64::from(number), argument) };
-    i32::try_from(answer)
-        .ok()
-        .filter(|answer| *answer >= 0)
-        .ok_or_else(Errno::last)
+    i32::try_from(answer).ok().filter(|answer| *answer >= 0).ok_or_else(Errno::last)
 }
 
 fn ioctl_with<T>(fd: RawFd, number: u32, argument: &T) -> Answer {
@@ -103,11 +100,7 @@ impl Vm {
 
     /// SET_BOOT_CONTEXT.
     pub fn boot_context(&self, reg: u32, value: u64) -> Answer {
-        let context = BootContext {
-            reg,
-            reserved: 0,
-            value,
-        };
+        let context = BootContext { reg, reserved: 0, value };
         self.call(uapi::SET_BOOT_CONTEXT, &context)
     }
 

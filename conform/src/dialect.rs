@@ -58,16 +58,8 @@ pub const LEGACY: &[Dialect] = &[QcomB2];
 
 impl Dialect {
     /// All of them.
-    pub const ALL: [Dialect; 8] = [
-        Lkml,
-        LkmlBase,
-        Ack61,
-        Ack66Early,
-        Ack66,
-        Ack612,
-        Dialect::None,
-        QcomB2,
-    ];
+    pub const ALL: [Dialect; 8] =
+        [Lkml, LkmlBase, Ack61, Ack66Early, Ack66, Ack612, Dialect::None, QcomB2];
 
     /// Its word on the command line.
     pub fn as_str(self) -> &'static str {
@@ -129,12 +121,9 @@ impl FromStr for Dialect {
     type Err = String;
 
     fn from_str(word: &str) -> Result<Self, String> {
-        Self::ALL
-            .into_iter()
-            .find(|dialect| dialect.as_str() == word)
-            .ok_or_else(|| {
-                let known: Vec<_> = Self::ALL.iter().map(|dialect| dialect.as_str()).collect();
-                format!("dialect {word:?}: use one of auto, {}", known.join(", "))
-            })
+        Self::ALL.into_iter().find(|dialect| dialect.as_str() == word).ok_or_else(|| {
+            let known: Vec<_> = Self::ALL.iter().map(|dialect| dialect.as_str()).collect();
+            format!("dialect {word:?}: use one of auto, {}", known.join(", "))
+        })
     }
 }

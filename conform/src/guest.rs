@@ -109,20 +109,13 @@ impl Guest {
             dtb_at: pages(DTB_PAGE),
             dtb: (BASE + pages(DTB_PAGE), pages(DTB_PAGES)),
             pc: bench.is(NEWER).then_some(BASE),
-            vcpus: if bench.is(FUNCTIONS) {
-                vec![0]
-            } else {
-                Vec::new()
-            },
+            vcpus: if bench.is(FUNCTIONS) { vec![0] } else { Vec::new() },
         }
     }
 
     /// A good one that executes this.
     pub fn running(bench: &Bench, code: Code) -> Self {
-        Self {
-            code,
-            ..Self::new(bench)
-        }
+        Self { code, ..Self::new(bench) }
     }
 
     /// Up to START, in memory of its own.
@@ -138,10 +131,7 @@ impl Guest {
 
     /// Up to START, of this VM in this memory.
     pub fn make_of(&self, vm: Vm, memory: Memory) -> Found<Made> {
-        let blob = self
-            .tree
-            .blob()
-            .or_else(|error| differs(format!("devicetree: {error}")))?;
+        let blob = self.tree.blob().or_else(|error| differs(format!("devicetree: {error}")))?;
         memory.map.write(0, &self.code.bytes());
         let at = usize::try_from(self.dtb_at).unwrap_or(usize::MAX);
         memory.map.write(at, &blob);
@@ -166,12 +156,7 @@ impl Guest {
                 Ok((vcpu, page))
             })
             .collect::<Found<Vec<_>>>()?;
-        Ok(Made {
-            vm,
-            vcpus,
-            memory,
-            region,
-        })
+        Ok(Made { vm, vcpus, memory, region })
     }
 
     /// Makes it and starts it.
@@ -230,12 +215,7 @@ impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Not => write!(f, "VCPU_RUN is not back in time"),
-            Self::Mmio {
-                address,
-                len,
-                write,
-                ..
-            } => {
+            Self::Mmio { address, len, write, .. } => {
                 let what = if *write { "a store" } else { "a load" };
                 write!(f, "{what} of {len} bytes at {address:#x}")
             }
@@ -262,9 +242,9 @@ impl Exit {
                 status: map.u32(page::STATUS),
                 kind: u16::from_ne_bytes(map.read(page::EXIT_TYPE)),
             },
-            uapi::EXIT_PAGE_FAULT => Self::Fault {
-                attempt: i32::from_ne_bytes(map.read(page::FAULT_ATTEMPT)),
-            },
+            uapi::EXIT_PAGE_FAULT => {
+                Self::Fault { attempt: i32::from_ne_bytes(map.read(page::FAULT_ATTEMPT)) }
+            }
             other => Self::Other(other),
         }
     }

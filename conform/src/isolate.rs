@@ -44,9 +44,7 @@ pub fn run(timeout: Duration, check: impl FnOnce() -> Found) -> Found {
         (Some((&HOLDS, _)), _) => Ok(()),
         (Some((&DIFFERS, text)), _) => Err(Finding::Differs(text_of(text))),
         (Some((&SKIPPED, text)), _) => Err(Finding::Skipped(text_of(text))),
-        (_, None) => Err(Finding::Differs(
-            "hangs in the driver and cannot be killed".to_string(),
-        )),
+        (_, None) => Err(Finding::Differs("hangs in the driver and cannot be killed".to_string())),
         (_, Some(status)) if libc::WIFSIGNALED(status) => {
             let what = match libc::WTERMSIG(status) {
                 libc::SIGKILL => format!("no end within {} s", timeout.as_secs()),
@@ -132,10 +130,7 @@ mod tests {
     #[test]
     fn verdicts_come_through() {
         assert_eq!(run(TIME, || Ok(())), Ok(()));
-        assert_eq!(
-            run(TIME, || differs("x")),
-            Err(Finding::Differs("x".into()))
-        );
+        assert_eq!(run(TIME, || differs("x")), Err(Finding::Differs("x".into())));
         assert_eq!(run(TIME, || skip("y")), Err(Finding::Skipped("y".into())));
     }
 

@@ -29,10 +29,8 @@ fn main() -> ExitCode {
     if options.list {
         return list();
     }
-    let mut chosen: Vec<_> = rules::all()
-        .into_iter()
-        .filter(|rule| options.wants(rule.id))
-        .collect();
+    let mut chosen: Vec<_> =
+        rules::all().into_iter().filter(|rule| options.wants(rule.id)).collect();
     // What may leave the host without a resource manager comes last.
     chosen.sort_by_key(|rule| rule.danger.is_some());
     if chosen.is_empty() {
@@ -87,10 +85,7 @@ fn try_all(bench: &Bench, options: &Options, chosen: &[&Rule]) -> Counts {
     eprintln!("{}: dialect {}", bench.device.display(), bench.dialect);
     let mut counts = Counts::default();
     let mut reach = None;
-    for rule in chosen
-        .iter()
-        .filter(|rule| rule.dialects.contains(&bench.dialect))
-    {
+    for rule in chosen.iter().filter(|rule| rule.dialects.contains(&bench.dialect)) {
         let found = match rule.danger {
             Some(why) if !options.dangerous => skip(format!("only by --unsafe: {why}")),
             _ => check(bench, options, rule, &mut reach),
@@ -142,14 +137,7 @@ fn tell(options: &Options, rule: &Rule, dialect: Dialect, found: &Found) {
 }
 
 fn summary(bench: &Bench, options: &Options, counts: &Counts) {
-    let Counts {
-        passed,
-        failed,
-        skipped,
-        seen,
-        read,
-        inferred,
-    } = counts;
+    let Counts { passed, failed, skipped, seen, read, inferred } = counts;
     let rules = passed + failed + skipped;
     if options.json {
         let line = serde_json::json!({

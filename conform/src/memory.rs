@@ -42,28 +42,17 @@ impl Mapping {
 
     /// A file's first bytes, shared.
     pub fn of_file(fd: RawFd, size: usize, writable: bool) -> Result<Self, Errno> {
-        let protection = if writable {
-            libc::PROT_READ | libc::PROT_WRITE
-        } else {
-            libc::PROT_READ
-        };
+        let protection =
+            if writable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
         Self::map(fd, size, protection, libc::MAP_SHARED)
     }
 
     /// Private pages of no file, none of them there yet.
     pub fn anonymous(size: u64, writable: bool) -> Result<Self, Errno> {
-        let protection = if writable {
-            libc::PROT_READ | libc::PROT_WRITE
-        } else {
-            libc::PROT_READ
-        };
+        let protection =
+            if writable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
         let size = usize::try_from(size).map_err(|_| Errno(libc::EINVAL))?;
-        Self::map(
-            -1,
-            size,
-            protection,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-        )
+        Self::map(-1, size, protection, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS)
     }
 
     /// Its address.
@@ -87,11 +76,7 @@ impl Mapping {
 
     /// Takes all access to it away, or gives it back.
     pub fn forbid(&self, all: bool) {
-        let protection = if all {
-            libc::PROT_NONE
-        } else {
-            libc::PROT_READ | libc::PROT_WRITE
-        };
+        let protection = if all { libc::PROT_NONE } else { libc::PROT_READ | libc::PROT_WRITE };
         // SAFETY: our own mapping, which nothing touches meanwhile.
         unsafe { libc::mprotect(self.start.as_ptr().cast(), self.size, protection) };
     }
@@ -212,9 +197,7 @@ impl Memory {
 /// Bytes of a huge page of the default size.
 pub fn huge_page_size() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("Hugepagesize:"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Hugepagesize:"))?;
     let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
     Some(kib * 1024)
 }

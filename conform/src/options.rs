@@ -107,8 +107,7 @@ impl Options {
 
 fn number(word: &OsString) -> Result<u64, String> {
     let word = word.to_string_lossy();
-    word.parse()
-        .map_err(|_| format!("{word:?} is not a number"))
+    word.parse().map_err(|_| format!("{word:?} is not a number"))
 }
 
 #[cfg(test)]
@@ -138,9 +137,7 @@ mod tests {
         assert!(parse("--help").unwrap().is_none());
         assert!(parse("--dialect moon").unwrap_err().contains("qcom-b2"));
         assert!(parse("--only").unwrap_err().contains("needs a value"));
-        assert!(parse("--patience soon")
-            .unwrap_err()
-            .contains("not a number"));
+        assert!(parse("--patience soon").unwrap_err().contains("not a number"));
         assert!(parse("region").unwrap_err().contains("unknown option"));
     }
 }

@@ -28,10 +28,7 @@ impl Reach {
         };
         let starts = isolate::run(timeout, || Guest::new(bench).start(bench).map(drop));
         if let Some(reach) = farther(Needs::Driver, starts) {
-            return Self {
-                why: format!("a good guest does not start: {}", reach.why),
-                ..reach
-            };
+            return Self { why: format!("a good guest does not start: {}", reach.why), ..reach };
         }
         for (works, what, tells) in [
             (Needs::Start, "a guest does not end by itself", false),
@@ -39,16 +36,10 @@ impl Reach {
         ] {
             let found = isolate::run(timeout, || ends(bench, tells));
             if let Some(reach) = farther(works, found) {
-                return Self {
-                    why: format!("{what} here: {}", reach.why),
-                    ..reach
-                };
+                return Self { why: format!("{what} here: {}", reach.why), ..reach };
             }
         }
-        Self {
-            works: Needs::Code,
-            why: String::new(),
-        }
+        Self { works: Needs::Code, why: String::new() }
     }
 }
 

@@ -33,11 +33,7 @@ pub fn fork(body: impl FnOnce(UnixStream)) -> Result<Child, Errno> {
             // SAFETY: ends the child without running the parent's clean-up.
             unsafe { libc::_exit(0) }
         }
-        pid => Ok(Child {
-            pid,
-            socket: ours,
-            reaped: false,
-        }),
+        pid => Ok(Child { pid, socket: ours, reaped: false }),
     }
 }
 
@@ -128,10 +124,7 @@ struct CapabilitySet {
 }
 
 fn capabilities() -> Result<[CapabilitySet; 2], Errno> {
-    let header = CapabilityHeader {
-        version: CAPABILITY_VERSION_3,
-        pid: 0,
-    };
+    let header = CapabilityHeader { version: CAPABILITY_VERSION_3, pid: 0 };
     let mut sets = [CapabilitySet::default(); 2];
     // SAFETY: version 3 has two sets, both live.
     let done = unsafe { libc::syscall(libc::SYS_capget, &raw const header, &raw mut sets) };
@@ -154,10 +147,7 @@ pub fn give_up_ipc_lock() -> Found {
         Err(errno) => return differs(format!("capget: {errno}")),
     };
     sets[0].effective &= !(1 << CAP_IPC_LOCK);
-    let header = CapabilityHeader {
-        version: CAPABILITY_VERSION_3,
-        pid: 0,
-    };
+    let header = CapabilityHeader { version: CAPABILITY_VERSION_3, pid: 0 };
     // SAFETY: version 3 has two sets, both live.
     let done = unsafe { libc::syscall(libc::SYS_capset, &raw const header, &raw const sets) };
     if done == 0 {
@@ -169,10 +159,7 @@ pub fn give_up_ipc_lock() -> Found {
 
 /// Sets the soft limit on locked memory, in bytes.
 pub fn limit_locked_memory(bytes: u64) -> Found {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is live.
     unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) };
     limit.rlim_cur = bytes.min(limit.rlim_max);
@@ -211,14 +198,8 @@ impl Ticking {
 
     #[allow(deprecated)] // musl's alias may become another width; the value fits any.
     fn every(microseconds: libc::suseconds_t) {
-        let time = libc::timeval {
-            tv_sec: 0,
-            tv_usec: microseconds,
-        };
-        let timer = libc::itimerval {
-            it_interval: time,
-            it_value: time,
-        };
+        let time = libc::timeval { tv_sec: 0, tv_usec: microseconds };
+        let timer = libc::itimerval { it_interval: time, it_value: time };
         // SAFETY: `timer` is live; the old value is not wanted.
         unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) };
     }

@@ -149,11 +149,7 @@ impl Rule {
         };
         match (of(false), of(true)) {
             (true, true) if self.source != self.newer => {
-                format!(
-                    "{}; since 6.6 {}",
-                    self.source.as_str(),
-                    self.newer.as_str()
-                )
+                format!("{}; since 6.6 {}", self.source.as_str(), self.newer.as_str())
             }
             (false, true) => self.newer.as_str().to_string(),
             _ => self.source.as_str().to_string(),
@@ -186,11 +182,7 @@ impl Rule {
 
     /// Its row in the list and in `docs/conformance.md`.
     pub fn row(&self) -> String {
-        let dialects: Vec<_> = self
-            .dialects
-            .iter()
-            .map(|dialect| dialect.as_str())
-            .collect();
+        let dialects: Vec<_> = self.dialects.iter().map(|dialect| dialect.as_str()).collect();
         let note = match self.danger {
             Some(why) => format!(" Only by `--unsafe`: {why}."),
             None => String::new(),

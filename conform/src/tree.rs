@@ -16,10 +16,7 @@ pub struct Node {
 
 /// Cells as a property has them.
 pub fn cells(values: &[u32]) -> Vec<u8> {
-    values
-        .iter()
-        .flat_map(|value| value.to_be_bytes())
-        .collect()
+    values.iter().flat_map(|value| value.to_be_bytes()).collect()
 }
 
 /// Two cells.
@@ -29,19 +26,13 @@ pub fn address(value: u64) -> Vec<u8> {
 
 /// Strings, each with its NUL.
 pub fn strings(values: &[&str]) -> Vec<u8> {
-    values
-        .iter()
-        .flat_map(|value| value.bytes().chain([0]))
-        .collect()
+    values.iter().flat_map(|value| value.bytes().chain([0])).collect()
 }
 
 impl Node {
     /// A node without anything.
     pub fn new(name: &str) -> Self {
-        Self {
-            name: name.to_string(),
-            ..Self::default()
-        }
+        Self { name: name.to_string(), ..Self::default() }
     }
 
     /// With a property more, or another value of it.
@@ -126,10 +117,7 @@ const CONFIG: &str = "gunyah-vm-config";
 /// `base`.
 pub fn good(base: u64) -> Node {
     let cell = |value| cells(&[value]);
-    let wide = |node: Node| {
-        node.with("#address-cells", cell(2))
-            .with("#size-cells", cell(2))
-    };
+    let wide = |node: Node| node.with("#address-cells", cell(2)).with("#size-cells", cell(2));
     wide(Node::new(""))
         .with("interrupt-parent", cell(GIC_PHANDLE))
         .with("compatible", strings(&["linux,dummy-virt"]))
@@ -150,12 +138,7 @@ pub fn good(base: u64) -> Node {
                 .with("compatible", strings(&["arm,gic-v3"]))
                 .with("#interrupt-cells", cell(3))
                 .with("interrupt-controller", [])
-                .with(
-                    "reg",
-                    [0x3fff_0000, 0x1_0000, 0x3ffd_0000, 0x2_0000]
-                        .map(address)
-                        .concat(),
-                )
+                .with("reg", [0x3fff_0000, 0x1_0000, 0x3ffd_0000, 0x2_0000].map(address).concat())
                 .with("phandle", cell(GIC_PHANDLE)),
         )
         .child(
@@ -175,17 +158,15 @@ pub fn good(base: u64) -> Node {
                 .child(Node::new("interrupts").with("config", cell(GIC_PHANDLE)))
                 .child(Node::new("vcpus").with("affinity", strings(&["proxy"])))
                 .child(
-                    Node::new("vdevices")
-                        .with("generate", strings(&["/hypervisor"]))
-                        .child(
-                            Node::new("bell-5")
-                                .with("vdevice-type", strings(&["doorbell"]))
-                                .with("generate", strings(&["/hypervisor/bell-5"]))
-                                .with("label", cell(BELL))
-                                .with("peer-default", [])
-                                .with("source-can-clear", [])
-                                .with("interrupts", cells(&[0, 5, 4])),
-                        ),
+                    Node::new("vdevices").with("generate", strings(&["/hypervisor"])).child(
+                        Node::new("bell-5")
+                            .with("vdevice-type", strings(&["doorbell"]))
+                            .with("generate", strings(&["/hypervisor/bell-5"]))
+                            .with("label", cell(BELL))
+                            .with("peer-default", [])
+                            .with("source-can-clear", [])
+                            .with("interrupts", cells(&[0, 5, 4])),
+                    ),
                 ),
         )
 }

@@ -37,19 +37,10 @@ pub fn succeeds<T>(what: impl Display, got: Result<T, Errno>) -> Found<T> {
 
 /// Something has to fail, with one of these error numbers; none given: with any.
 pub fn fails<T: Debug>(what: impl Display, got: Result<T, Errno>, wanted: &[i32]) -> Found {
-    let names: Vec<_> = wanted
-        .iter()
-        .map(|number| Errno(*number).to_string())
-        .collect();
-    let wanted_text = if names.is_empty() {
-        "a failure".to_string()
-    } else {
-        names.join(" or ")
-    };
+    let names: Vec<_> = wanted.iter().map(|number| Errno(*number).to_string()).collect();
+    let wanted_text = if names.is_empty() { "a failure".to_string() } else { names.join(" or ") };
     match got {
-        Ok(value) => differs(format!(
-            "{what}: success ({value:?}), expected {wanted_text}"
-        )),
+        Ok(value) => differs(format!("{what}: success ({value:?}), expected {wanted_text}")),
         Err(errno) if wanted.is_empty() || wanted.contains(&errno.0) => Ok(()),
         Err(errno) => differs(format!("{what}: {errno}, expected {wanted_text}")),
     }

@@ -6,16 +6,11 @@
 use std::process::{Command, Output};
 
 fn conform(options: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_gunyah-conform"))
-        .args(options)
-        .output()
-        .unwrap()
+    Command::new(env!("CARGO_BIN_EXE_gunyah-conform")).args(options).output().unwrap()
 }
 
 fn rows(text: &str) -> Vec<&str> {
-    text.lines()
-        .filter(|line| line.starts_with("| `"))
-        .collect()
+    text.lines().filter(|line| line.starts_with("| `")).collect()
 }
 
 #[test]

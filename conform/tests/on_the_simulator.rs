@@ -58,27 +58,17 @@ impl Run {
     fn new(output: &Output) -> Self {
         Self {
             code: output.status.code(),
-            lines: String::from_utf8_lossy(&output.stdout)
-                .lines()
-                .map(str::to_string)
-                .collect(),
+            lines: String::from_utf8_lossy(&output.stdout).lines().map(str::to_string).collect(),
             told: String::from_utf8_lossy(&output.stderr).into_owned(),
         }
     }
 
     fn with(&self, word: &str) -> Vec<&str> {
-        self.lines
-            .iter()
-            .map(String::as_str)
-            .filter(|line| line.contains(word))
-            .collect()
+        self.lines.iter().map(String::as_str).filter(|line| line.contains(word)).collect()
     }
 
     fn holding(&self) -> usize {
-        self.lines
-            .iter()
-            .filter(|line| line.ends_with(": holds"))
-            .count()
+        self.lines.iter().filter(|line| line.ends_with(": holds")).count()
     }
 
     /// Nothing differs and at least so many hold.
@@ -139,49 +129,22 @@ fn ack612_conforms() {
 #[test]
 fn guests_that_are_executed_conform() {
     let Some(simulator) = simulator() else { return };
-    let known = Command::new(simulator)
-        .args(["--engine", "exec", "--", "true"])
-        .output()
-        .unwrap();
+    let known = Command::new(simulator).args(["--engine", "exec", "--", "true"]).output().unwrap();
     if !known.status.success() {
-        skip(
-            "engine exec in gunyah-sim",
-            "cargo build -p gunyah-sim --features exec",
-        );
+        skip("engine exec in gunyah-sim", "cargo build -p gunyah-sim --features exec");
         return;
     }
     // Every exit comes with a signal pending: EINTR, though the page has it.
-    let signals: String = (1..200)
-        .map(|vm| format!("vm {vm} signal 1000\n"))
-        .collect();
+    let signals: String = (1..200).map(|vm| format!("vm {vm} signal 1000\n")).collect();
     let signals = script("signals", &signals);
     for (dialect, rules) in [("ack61", 5), ("ack66", 7)] {
-        let simulated = [
-            "--engine",
-            "exec",
-            "--dialect",
-            dialect,
-            "--script",
-            &signals,
-        ];
-        let options = [
-            "--dialect",
-            dialect,
-            "--patience",
-            "10000",
-            "--only",
-            "mmio.",
-        ];
+        let simulated = ["--engine", "exec", "--dialect", dialect, "--script", &signals];
+        let options = ["--dialect", dialect, "--patience", "10000", "--only", "mmio."];
         if let Some(run) = run(&simulated, &options) {
             run.assert_conforms(rules);
         }
     }
-    for (dialect, at_least) in [
-        ("lkml", 183),
-        ("ack61", 190),
-        ("ack66", 192),
-        ("ack612", 192),
-    ] {
+    for (dialect, at_least) in [("lkml", 183), ("ack61", 190), ("ack66", 192), ("ack612", 192)] {
         let simulated = ["--engine", "exec", "--dialect", dialect];
         let options = ["--dialect", dialect, "--patience", "10000"];
         if let Some(run) = run(&simulated, &options) {
@@ -235,24 +198,12 @@ fn the_dialect_is_found_out() {
 
 #[test]
 fn another_driver_than_said_differs() {
-    let options = [
-        "--dialect",
-        "ack61",
-        "--only",
-        "memlock.",
-        "--only",
-        "region.",
-    ];
+    let options = ["--dialect", "ack61", "--only", "memlock.", "--only", "region."];
     let Some(run) = run(&["--dialect", "ack66"], &options) else {
         return;
     };
     assert_eq!(run.code, Some(1));
-    for rule in [
-        "memlock.beyond",
-        "memlock.vms",
-        "region.hole",
-        "region.populates",
-    ] {
+    for rule in ["memlock.beyond", "memlock.vms", "region.hole", "region.populates"] {
         assert_eq!(run.with(&format!("{rule}: differs (")).len(), 1, "{rule}");
     }
     let last = run.lines.last().unwrap();
@@ -269,14 +220,7 @@ fn script(name: &str, text: &str) -> String {
 #[test]
 fn a_fault_is_the_result_of_its_rule_alone() {
     let script = script("fault", "call SET_DTB_CONFIG * errno EIO\n");
-    let options = [
-        "--only",
-        "dtb.overflow",
-        "--only",
-        "function.",
-        "--only",
-        "start.twice",
-    ];
+    let options = ["--only", "dtb.overflow", "--only", "function.", "--only", "start.twice"];
     let Some(run) = run(&["--script", &script], &options) else {
         return;
     };
@@ -289,10 +233,8 @@ fn a_fault_is_the_result_of_its_rule_alone() {
     assert_eq!(run.with("function.").len(), run.holding());
     assert_eq!(
         run.with("start.twice"),
-        [
-            "start.twice: skipped (a good guest does not start: SET_DTB_CONFIG: EIO, expected \
-             success)"
-        ]
+        ["start.twice: skipped (a good guest does not start: SET_DTB_CONFIG: EIO, expected \
+             success)"]
     );
 }
 
@@ -343,11 +285,8 @@ fn json_says_the_same() {
     let Some(run) = run(&["--dialect", "ack61"], &options) else {
         return;
     };
-    let lines: Vec<serde_json::Value> = run
-        .lines
-        .iter()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
+    let lines: Vec<serde_json::Value> =
+        run.lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     let (summary, rules) = lines.split_last().unwrap();
     let holds = |line: &&serde_json::Value| line["verdict"] == "holds";
     let holding = rules.iter().filter(holds).count();

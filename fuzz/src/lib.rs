@@ -18,40 +18,13 @@ pub struct Target {
 
 /// All of them.
 pub const TARGETS: [Target; 9] = [
-    Target {
-        name: "config",
-        feed: targets::config,
-    },
-    Target {
-        name: "dtb",
-        feed: targets::dtb,
-    },
-    Target {
-        name: "image",
-        feed: targets::image,
-    },
-    Target {
-        name: "elf",
-        feed: targets::elf,
-    },
-    Target {
-        name: "gzip",
-        feed: targets::gzip,
-    },
-    Target {
-        name: "control",
-        feed: targets::control,
-    },
-    Target {
-        name: "console",
-        feed: targets::console,
-    },
-    Target {
-        name: "property",
-        feed: targets::property,
-    },
-    Target {
-        name: "vcpu-run",
-        feed: targets::vcpu_run,
-    },
+    Target { name: "config", feed: targets::config },
+    Target { name: "dtb", feed: targets::dtb },
+    Target { name: "image", feed: targets::image },
+    Target { name: "elf", feed: targets::elf },
+    Target { name: "gzip", feed: targets::gzip },
+    Target { name: "control", feed: targets::control },
+    Target { name: "console", feed: targets::console },
+    Target { name: "property", feed: targets::property },
+    Target { name: "vcpu-run", feed: targets::vcpu_run },
 ];

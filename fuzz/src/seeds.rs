@@ -30,10 +30,7 @@ const GZIP: [&[u8]; 2] = [
 /// The seeds of the target called `name`.
 pub fn seeds(name: &str) -> Vec<Vec<u8>> {
     match name {
-        "config" => EXAMPLES
-            .iter()
-            .map(|text| text.as_bytes().to_vec())
-            .collect(),
+        "config" => EXAMPLES.iter().map(|text| text.as_bytes().to_vec()).collect(),
         "dtb" => EXAMPLES.iter().filter_map(|text| tree(text)).collect(),
         "image" => vec![image()],
         "elf" => vec![elf()],
@@ -44,15 +41,8 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
             .map(|line| line.as_bytes().to_vec())
             .collect(),
         "console" => vec![frames()],
-        "property" => vec![
-            0u32.to_ne_bytes().to_vec(),
-            0x18u32.to_ne_bytes().to_vec(),
-            area(),
-        ],
-        "vcpu-run" => [EXIT_MMIO, EXIT_STATUS, EXIT_PAGE_FAULT]
-            .into_iter()
-            .map(page)
-            .collect(),
+        "property" => vec![0u32.to_ne_bytes().to_vec(), 0x18u32.to_ne_bytes().to_vec(), area()],
+        "vcpu-run" => [EXIT_MMIO, EXIT_STATUS, EXIT_PAGE_FAULT].into_iter().map(page).collect(),
         _ => Vec::new(),
     }
 }

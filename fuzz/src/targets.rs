@@ -63,16 +63,9 @@ pub(crate) fn devicetree(
     config: &VmConfig,
     given: Option<&[u8]>,
 ) -> Result<Vec<u8>, Vec<Diagnostic>> {
-    let header = arm64::Header {
-        text_offset: 0,
-        image_size: 4096,
-    };
+    let header = arm64::Header { text_offset: 0, image_size: 4096 };
     let images = ImageInfo {
-        kernel: KernelInfo {
-            gzip: false,
-            size: 4096,
-            layout: KernelLayout::Image(header),
-        },
+        kernel: KernelInfo { gzip: false, size: 4096, layout: KernelLayout::Image(header) },
         initrd: config.initrd.as_ref().map(|_| 4096),
         regions: config.regions.iter().map(|_| None).collect(),
     };
@@ -132,10 +125,7 @@ pub fn gzip(bytes: &[u8]) {
 pub fn control(bytes: &[u8]) {
     if let Ok(request) = control::parse_request(bytes) {
         let line = control::request_line(&request);
-        assert_eq!(
-            control::parse_request(line.trim_ascii_end()).as_ref(),
-            Ok(&request)
-        );
+        assert_eq!(control::parse_request(line.trim_ascii_end()).as_ref(), Ok(&request));
     }
     if let Ok(response) = control::parse_response(bytes) {
         let _ = control::response_line(&response);
@@ -148,11 +138,8 @@ pub fn console(bytes: &[u8]) {
     let mut decoder = Decoder::default();
     let mut whole = true;
     for piece in bytes.chunks(7) {
-        whole &= decoder
-            .feed(piece, |kind, payload| {
-                wire::encode(kind, payload, &mut again)
-            })
-            .is_ok();
+        whole &=
+            decoder.feed(piece, |kind, payload| wire::encode(kind, payload, &mut again)).is_ok();
         if !whole {
             break;
         }

@@ -17,11 +17,7 @@ fn every_target_takes_its_seeds_and_damaged_ones() {
         }
         let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
         let mut runner = TestRunner::new_with_rng(
-            Config {
-                cases: ROUNDS,
-                failure_persistence: None,
-                ..Config::default()
-            },
+            Config { cases: ROUNDS, failure_persistence: None, ..Config::default() },
             rng,
         );
         let damage = (

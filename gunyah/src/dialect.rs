@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 
 use crate::{ioctl, uapi, Vm};
 
-/// A dialect of the driver, told by the calls that it knows.
+/// A dialect of the driver, known by the calls that it has.
 ///
 /// The kernel's release is no substitute: vendors' kernels mix backports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,14 +29,8 @@ pub enum Dialect {
 
 impl Dialect {
     /// Every dialect.
-    pub const ALL: [Self; 6] = [
-        Self::LkmlBase,
-        Self::Lkml,
-        Self::Ack61,
-        Self::Ack66,
-        Self::Ack612,
-        Self::Lkml15,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::LkmlBase, Self::Lkml, Self::Ack61, Self::Ack66, Self::Ack612, Self::Lkml15];
 
     /// A short name: `lkml-base`, `lkml`, `ack61`, `ack66`, `ack612`, `lkml15`.
     pub fn name(self) -> &'static str {

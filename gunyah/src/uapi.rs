@@ -363,11 +363,7 @@ impl fmt::Display for ExitStatus {
             EXIT_TYPE_FORCE_STOPPED => "force stopped",
             _ => "unknown",
         };
-        write!(
-            f,
-            "status {} ({status}), exit type {} ({exit_type})",
-            self.status, self.exit_type
-        )?;
+        write!(f, "status {} ({status}), exit type {} ({exit_type})", self.status, self.exit_type)?;
         let used = usize::try_from(self.reason_size).unwrap_or(usize::MAX);
         for (index, byte) in self.reason.iter().take(used).enumerate() {
             let before = if index == 0 { ", reason " } else { " " };

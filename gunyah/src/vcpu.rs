@@ -67,13 +67,8 @@ impl Exit {
         match page.exit_reason {
             uapi::EXIT_MMIO => {
                 // SAFETY: every bit pattern is a valid ExitMmio, and the whole union was copied.
-                let ExitMmio {
-                    phys_addr: address,
-                    len,
-                    data,
-                    is_write,
-                    ..
-                } = unsafe { page.exit.mmio };
+                let ExitMmio { phys_addr: address, len, data, is_write, .. } =
+                    unsafe { page.exit.mmio };
                 match is_write {
                     0 => Self::MmioRead { address, len },
                     _ => Self::MmioWrite { address, len, data },
@@ -84,10 +79,7 @@ impl Exit {
             uapi::EXIT_PAGE_FAULT => {
                 // SAFETY: as above, for ExitPageFault.
                 let fault = unsafe { page.exit.page_fault };
-                Self::PageFault {
-                    address: fault.phys_addr,
-                    errno: fault.attempt.saturating_neg(),
-                }
+                Self::PageFault { address: fault.phys_addr, errno: fault.attempt.saturating_neg() }
             }
             other => Self::Unknown(other),
         }
@@ -113,11 +105,7 @@ impl Vcpu {
     pub(crate) fn map(fd: OwnedFd) -> io::Result<Self> {
         let page = Arc::new(RunPage::map(fd.as_fd())?);
         let resume_at = MMIO_RESUME;
-        Ok(Self {
-            fd,
-            page,
-            resume_at,
-        })
+        Ok(Self { fd, page, resume_at })
     }
 
     /// Lets the guest run until it exits (VCPU_RUN). Blocks while the guest runs or sleeps. To be called
@@ -158,9 +146,7 @@ impl Vcpu {
 
     /// The means to take this vCPU out of the guest, for other threads.
     pub fn immediate_exit(&self) -> ImmediateExit {
-        ImmediateExit {
-            page: Arc::downgrade(&self.page),
-        }
+        ImmediateExit { page: Arc::downgrade(&self.page) }
     }
 }
 

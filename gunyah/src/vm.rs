@@ -103,10 +103,7 @@ impl Vm {
     /// # Errors
     /// EOVERFLOW: the range passes the end of the address space. Other mistakes show at [`Vm::start`].
     pub fn set_dtb_config(&self, guest_phys_addr: u64, size: u64) -> io::Result<()> {
-        let config = uapi::DtbConfig {
-            guest_phys_addr,
-            size,
-        };
+        let config = uapi::DtbConfig { guest_phys_addr, size };
         ioctl::with(self.as_fd(), uapi::VM_SET_DTB_CONFIG, &config).map(drop)
     }
 
@@ -119,11 +116,7 @@ impl Vm {
     ///
     /// The resource manager may refuse more, which shows at [`Vm::start`].
     pub fn set_boot_context(&self, register: BootRegister, value: u64) -> io::Result<()> {
-        let context = uapi::BootContext {
-            reg: register.number(),
-            reserved: 0,
-            value,
-        };
+        let context = uapi::BootContext { reg: register.number(), reserved: 0, value };
         ioctl::with(self.as_fd(), uapi::VM_SET_BOOT_CONTEXT, &context).map(drop)
     }
 
@@ -134,10 +127,7 @@ impl Vm {
     /// # Errors
     /// ENOTTY: the kernel has no such call.
     pub fn set_fw_config(&self, guest_phys_addr: u64, size: u64) -> io::Result<()> {
-        let config = uapi::FwConfig {
-            guest_phys_addr,
-            size,
-        };
+        let config = uapi::FwConfig { guest_phys_addr, size };
         ioctl::with(self.as_fd(), uapi::VM_ANDROID_SET_FW_CONFIG, &config).map(drop)
     }
 
@@ -155,10 +145,7 @@ impl Vm {
         if size == 0 {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
-        let range = uapi::ReclaimRegion {
-            guest_phys_addr,
-            size,
-        };
+        let range = uapi::ReclaimRegion { guest_phys_addr, size };
         ioctl::with(self.as_fd(), uapi::VM_ANDROID_RECLAIM_REGION, &range).map(drop)
     }
 
@@ -188,11 +175,7 @@ impl Vm {
         let vcpu = uapi::FunctionVcpu { id };
         let function = describe(uapi::FUNCTION_VCPU, &vcpu);
         let argument = ioctl::address_of(&function);
-        Vcpu::map(ioctl::new_fd(
-            self.as_fd(),
-            uapi::VM_ADD_FUNCTION,
-            argument,
-        )?)
+        Vcpu::map(ioctl::new_fd(self.as_fd(), uapi::VM_ADD_FUNCTION, argument)?)
     }
 
     /// Removes the vCPU of this id: the driver takes it out of the guest and waits until its thread is out
@@ -205,9 +188,9 @@ impl Vm {
     }
 
     /// Connects an eventfd with the doorbell of this label in the devicetree: a write to the eventfd rings
-    /// it and raises the guest's interrupt. Writes before [`Vm::start`] are lost. The driver does not
-    /// check the label; of an unknown one only the kernel's log tells. It never reads the eventfd's
-    /// counter down, so use a non-blocking one.
+    /// it and raises the guest's interrupt. Writes before [`Vm::start`] are lost. The driver accepts
+    /// a label that the devicetree does not have; only the kernel's log mentions it. It never reads the
+    /// eventfd's counter, so use a non-blocking one.
     ///
     /// The driver holds a reference to the eventfd; closing the descriptor does not disconnect it.
     ///
@@ -243,10 +226,7 @@ impl Vm {
     /// ENOENT: it is not connected.
     pub fn remove_irqfd(&self, label: u32) -> io::Result<()> {
         // The driver compares the label alone.
-        let irqfd = uapi::FunctionIrqfd {
-            label,
-            ..uapi::FunctionIrqfd::default()
-        };
+        let irqfd = uapi::FunctionIrqfd { label, ..uapi::FunctionIrqfd::default() };
         self.remove(uapi::FUNCTION_IRQFD, &irqfd)
     }
 
@@ -338,11 +318,7 @@ impl AsFd for Vm {
 fn describe<T>(kind: u32, argument: &T) -> uapi::FunctionDesc {
     #[allow(clippy::cast_possible_truncation)] // Below FUNCTION_MAX_ARG_SIZE, each of them.
     let arg_size = size_of::<T>() as u32;
-    uapi::FunctionDesc {
-        kind,
-        arg_size,
-        arg: ioctl::address_of(argument),
-    }
+    uapi::FunctionDesc { kind, arg_size, arg: ioctl::address_of(argument) }
 }
 
 fn ioeventfd(

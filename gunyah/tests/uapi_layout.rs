@@ -45,10 +45,7 @@ macro_rules! layout {
 }
 
 fn size(c: String, rust: usize) -> Fact {
-    Fact {
-        c,
-        rust: i128::try_from(rust).unwrap(),
-    }
+    Fact { c, rust: i128::try_from(rust).unwrap() }
 }
 
 fn facts() -> Vec<Fact> {
@@ -104,34 +101,19 @@ fn facts() -> Vec<Fact> {
         status("status", offset_of!(uapi::ExitStatus, status)),
         status("exit_info.type", offset_of!(uapi::ExitStatus, exit_type)),
         status("exit_info.padding", offset_of!(uapi::ExitStatus, padding)),
-        status(
-            "exit_info.reason_size",
-            offset_of!(uapi::ExitStatus, reason_size),
-        ),
+        status("exit_info.reason_size", offset_of!(uapi::ExitStatus, reason_size)),
         status("exit_info.reason", offset_of!(uapi::ExitStatus, reason)),
-        size(
-            "sizeof(struct vcpu_exit_status)".into(),
-            size_of::<uapi::ExitStatus>(),
-        ),
+        size("sizeof(struct vcpu_exit_status)".into(), size_of::<uapi::ExitStatus>()),
     ]);
     let exit = offset_of!(VcpuRun, exit);
     let run = |c: &str, rust: usize| size(format!("offsetof(struct vcpu_run, {c})"), exit + rust);
     facts.extend([
         run("mmio", offset_of!(VcpuExit, mmio)),
-        run(
-            "mmio.resume_action",
-            offset_of!(uapi::ExitMmio, resume_action),
-        ),
+        run("mmio.resume_action", offset_of!(uapi::ExitMmio, resume_action)),
         run("status", offset_of!(VcpuExit, status)),
-        run(
-            "status.exit_info.reason",
-            offset_of!(uapi::ExitStatus, reason),
-        ),
+        run("status.exit_info.reason", offset_of!(uapi::ExitStatus, reason)),
         run("page_fault", offset_of!(VcpuExit, page_fault)),
-        run(
-            "page_fault.resume_action",
-            offset_of!(uapi::ExitPageFault, resume_action),
-        ),
+        run("page_fault.resume_action", offset_of!(uapi::ExitPageFault, resume_action)),
     ]);
     facts
 }
@@ -143,11 +125,7 @@ fn program(facts: &[Fact]) -> String {
     );
     for Fact { c, .. } in facts {
         let printable = c.replace('%', "%%");
-        writeln!(
-            text,
-            "\tprintf(\"{printable}\\t%lld\\n\", (long long)({c}));"
-        )
-        .unwrap();
+        writeln!(text, "\tprintf(\"{printable}\\t%lld\\n\", (long long)({c}));").unwrap();
     }
     text + "\treturn 0;\n}\n"
 }
@@ -175,11 +153,7 @@ fn answers(facts: &[Fact]) -> BTreeMap<String, i128> {
         .args([&binary, &source])
         .output()
         .unwrap();
-    assert!(
-        compiled.status.success(),
-        "cc: {}",
-        String::from_utf8_lossy(&compiled.stderr)
-    );
+    assert!(compiled.status.success(), "cc: {}", String::from_utf8_lossy(&compiled.stderr));
     let output = Command::new(&binary).output().unwrap();
     assert!(output.status.success());
     String::from_utf8(output.stdout)
@@ -212,59 +186,24 @@ fn numbers_and_layouts_are_what_c_says() {
 fn the_calls_have_their_documented_numbers() {
     for (name, ours, documented) in [
         ("CREATE_VM", uapi::CREATE_VM, 0x4700),
-        (
-            "VM_SET_USER_MEM_REGION",
-            uapi::VM_SET_USER_MEM_REGION,
-            0x4020_4701,
-        ),
+        ("VM_SET_USER_MEM_REGION", uapi::VM_SET_USER_MEM_REGION, 0x4020_4701),
         ("VM_SET_DTB_CONFIG", uapi::VM_SET_DTB_CONFIG, 0x4010_4702),
         ("VM_START", uapi::VM_START, 0x4703),
         ("VM_ADD_FUNCTION", uapi::VM_ADD_FUNCTION, 0x4010_4704),
         ("VCPU_RUN", uapi::VCPU_RUN, 0x4705),
         ("VCPU_MMAP_SIZE", uapi::VCPU_MMAP_SIZE, 0x4706),
         ("VM_REMOVE_FUNCTION", uapi::VM_REMOVE_FUNCTION, 0x4010_4707),
-        (
-            "VM_SET_BOOT_CONTEXT",
-            uapi::VM_SET_BOOT_CONTEXT,
-            0x4010_470a,
-        ),
-        (
-            "VM_ANDROID_LEND_USER_MEM",
-            uapi::VM_ANDROID_LEND_USER_MEM,
-            0x4020_4111,
-        ),
-        (
-            "VM_ANDROID_SET_FW_CONFIG",
-            uapi::VM_ANDROID_SET_FW_CONFIG,
-            0x4010_4112,
-        ),
+        ("VM_SET_BOOT_CONTEXT", uapi::VM_SET_BOOT_CONTEXT, 0x4010_470a),
+        ("VM_ANDROID_LEND_USER_MEM", uapi::VM_ANDROID_LEND_USER_MEM, 0x4020_4111),
+        ("VM_ANDROID_SET_FW_CONFIG", uapi::VM_ANDROID_SET_FW_CONFIG, 0x4010_4112),
         ("VM_MAP_MEM", uapi::VM_MAP_MEM, 0x4020_4709),
-        (
-            "VM_ANDROID_RECLAIM_REGION",
-            uapi::VM_ANDROID_RECLAIM_REGION,
-            0x4010_4113,
-        ),
-        (
-            "ANDROID_CREATE_CMA_MEM_FD",
-            uapi::ANDROID_CREATE_CMA_MEM_FD,
-            0x4114,
-        ),
-        (
-            "VM_ANDROID_MAP_CMA_MEM",
-            uapi::VM_ANDROID_MAP_CMA_MEM,
-            0x4028_4115,
-        ),
-        (
-            "VM_ANDROID_SET_AUTH_TYPE",
-            uapi::VM_ANDROID_SET_AUTH_TYPE,
-            0x4010_4116,
-        ),
+        ("VM_ANDROID_RECLAIM_REGION", uapi::VM_ANDROID_RECLAIM_REGION, 0x4010_4113),
+        ("ANDROID_CREATE_CMA_MEM_FD", uapi::ANDROID_CREATE_CMA_MEM_FD, 0x4114),
+        ("VM_ANDROID_MAP_CMA_MEM", uapi::VM_ANDROID_MAP_CMA_MEM, 0x4028_4115),
+        ("VM_ANDROID_SET_AUTH_TYPE", uapi::VM_ANDROID_SET_AUTH_TYPE, 0x4010_4116),
         ("CHECK_EXTENSION", uapi::CHECK_EXTENSION, 0x4117),
     ] {
-        assert_eq!(
-            ours, documented,
-            "{name}: {ours:#x}, documented {documented:#x}"
-        );
+        assert_eq!(ours, documented, "{name}: {ours:#x}, documented {documented:#x}");
     }
 }
 

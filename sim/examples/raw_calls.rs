@@ -143,10 +143,8 @@ fn ready() -> Vm {
         _ => uapi::VM_SET_USER_MEM_REGION,
     };
     let _ = told("region", with(fd, call, &region));
-    let dtb = DtbConfig {
-        guest_phys_addr: BASE + DTB_PAGE * page(),
-        size: (PAGES - DTB_PAGE) * page(),
-    };
+    let dtb =
+        DtbConfig { guest_phys_addr: BASE + DTB_PAGE * page(), size: (PAGES - DTB_PAGE) * page() };
     let _ = told("dtb", with(fd, uapi::VM_SET_DTB_CONFIG, &dtb));
     let argument = FunctionVcpu { id: 0 };
     let desc = FunctionDesc {
@@ -157,13 +155,7 @@ fn ready() -> Vm {
     let vcpu = told("vcpu", with(fd, uapi::VM_ADD_FUNCTION, &desc)).unwrap_or_else(|_| exit(1));
     let size = told("mmap-size", ioctl(vcpu, uapi::VCPU_MMAP_SIZE, 0));
     let page = map(vcpu, u64::try_from(size.unwrap_or(0)).unwrap_or(0));
-    Vm {
-        device,
-        fd,
-        vcpu,
-        page,
-        region,
-    }
+    Vm { device, fd, vcpu, page, region }
 }
 
 impl Vm {
@@ -252,21 +244,13 @@ fn dup() {
     close(vm.fd);
     close(vm.vcpu);
     // SAFETY: the vCPU's page is not used any more.
-    unsafe {
-        libc::munmap(
-            vm.page as *mut libc::c_void,
-            usize::try_from(page()).unwrap_or(0),
-        )
-    };
+    unsafe { libc::munmap(vm.page as *mut libc::c_void, usize::try_from(page()).unwrap_or(0)) };
     let _ = told("start on the copy", ioctl(copy, uapi::VM_START, 0));
     close(copy);
     // The same memory again: the first VM must be gone for it.
     let device = vm.device;
     let second = ioctl(device, uapi::CREATE_VM, 0).unwrap_or(-1);
-    let _ = told(
-        "second region",
-        with(second, uapi::VM_SET_USER_MEM_REGION, &vm.region),
-    );
+    let _ = told("second region", with(second, uapi::VM_SET_USER_MEM_REGION, &vm.region));
 }
 
 /// The vCPU's fd alone holds the VM.
@@ -286,10 +270,7 @@ fn fork() {
             let mut region = vm.region;
             region.label = 2;
             region.guest_phys_addr = 0xa000_0000;
-            let _ = told(
-                "child's region",
-                with(vm.fd, uapi::VM_SET_USER_MEM_REGION, &region),
-            );
+            let _ = told("child's region", with(vm.fd, uapi::VM_SET_USER_MEM_REGION, &region));
             // Parent first: its end must not end the VM.
             // SAFETY: waits for the parent by its pid alone.
             while unsafe { libc::getppid() } == parent() {
@@ -335,14 +316,8 @@ fn alarm_with(flags: libc::c_int) {
         action.sa_flags = flags;
         libc::sigaction(libc::SIGALRM, &raw const action, std::ptr::null_mut());
         let soon = libc::itimerval {
-            it_interval: libc::timeval {
-                tv_sec: 0,
-                tv_usec: 0,
-            },
-            it_value: libc::timeval {
-                tv_sec: 0,
-                tv_usec: 50_000,
-            },
+            it_interval: libc::timeval { tv_sec: 0, tv_usec: 0 },
+            it_value: libc::timeval { tv_sec: 0, tv_usec: 50_000 },
         };
         libc::setitimer(libc::ITIMER_REAL, &raw const soon, std::ptr::null_mut());
     }
@@ -467,12 +442,7 @@ fn one_after_the_other() {
     let first = ready();
     let _ = first.start();
     // SAFETY: the vCPU's page, which is not used any more.
-    unsafe {
-        libc::munmap(
-            first.page as *mut libc::c_void,
-            usize::try_from(page()).unwrap_or(0),
-        )
-    };
+    unsafe { libc::munmap(first.page as *mut libc::c_void, usize::try_from(page()).unwrap_or(0)) };
     close(first.vcpu);
     close(first.fd);
     let second = ready();

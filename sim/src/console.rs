@@ -36,10 +36,7 @@ impl Console {
     }
 
     fn new(out: Box<dyn Write>) -> Self {
-        Self {
-            out,
-            guests: BTreeMap::new(),
-        }
+        Self { out, guests: BTreeMap::new() }
     }
 
     /// The name that the guest's lines carry: its devicetree's image-name.
@@ -66,11 +63,7 @@ impl Console {
 
     /// The VM is gone: its last words, even without an end of line.
     pub fn forget(&mut self, vm: VmId) {
-        if let Some(mut guest) = self
-            .guests
-            .remove(&vm)
-            .filter(|guest| !guest.line.is_empty())
-        {
+        if let Some(mut guest) = self.guests.remove(&vm).filter(|guest| !guest.line.is_empty()) {
             write_line(&mut self.out, &mut guest);
         }
     }

@@ -32,12 +32,7 @@ impl Control {
         remove_leftover(path)?;
         let listener = UnixListener::bind(path)?;
         listener.set_nonblocking(true)?;
-        Ok(Self {
-            listener,
-            path: path.to_path_buf(),
-            clients: Vec::new(),
-            next: 0,
-        })
+        Ok(Self { listener, path: path.to_path_buf(), clients: Vec::new(), next: 0 })
     }
 
     /// What to poll.
@@ -54,11 +49,7 @@ impl Control {
         while let Ok((stream, _)) = self.listener.accept() {
             if stream.set_nonblocking(true).is_ok() {
                 self.next += 1;
-                self.clients.push(Client {
-                    number: self.next,
-                    stream,
-                    text: Vec::new(),
-                });
+                self.clients.push(Client { number: self.next, stream, text: Vec::new() });
             }
         }
         let mut lines = Vec::new();

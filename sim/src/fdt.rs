@@ -59,10 +59,7 @@ pub struct Node {
 impl Node {
     /// An empty node.
     pub fn new(name: &str) -> Self {
-        Self {
-            name: name.to_string(),
-            ..Self::default()
-        }
+        Self { name: name.to_string(), ..Self::default() }
     }
 
     /// The name without the unit address.
@@ -72,10 +69,7 @@ impl Node {
 
     /// A property's bytes.
     pub fn property(&self, name: &str) -> Option<&[u8]> {
-        self.properties
-            .iter()
-            .find(|(have, _)| have == name)
-            .map(|(_, value)| value.as_slice())
+        self.properties.iter().find(|(have, _)| have == name).map(|(_, value)| value.as_slice())
     }
 
     /// A property that is one cell.
@@ -92,10 +86,8 @@ impl Node {
 
     /// Whether a list of strings has this one.
     pub fn lists(&self, property: &str, wanted: &str) -> bool {
-        self.property(property).is_some_and(|list| {
-            list.split(|&byte| byte == 0)
-                .any(|one| one == wanted.as_bytes())
-        })
+        self.property(property)
+            .is_some_and(|list| list.split(|&byte| byte == 0).any(|one| one == wanted.as_bytes()))
     }
 
     /// Whether `compatible` has this name.
@@ -116,12 +108,10 @@ impl Node {
     /// A node by its path from here, such as `/a/b`; names may go without their unit addresses.
     pub fn at(&self, path: &str) -> Option<&Node> {
         let bare = |name: &str, child: &Node| !name.contains('@') && child.base_name() == name;
-        path.split('/')
-            .filter(|name| !name.is_empty())
-            .try_fold(self, |node, name| {
-                let first = || node.children.iter().find(|child| bare(name, child));
-                node.child(name).or_else(first)
-            })
+        path.split('/').filter(|name| !name.is_empty()).try_fold(self, |node, name| {
+            let first = || node.children.iter().find(|child| bare(name, child));
+            node.child(name).or_else(first)
+        })
     }
 
     /// This node and all below, parents first.
@@ -191,10 +181,7 @@ impl Node {
 
     /// Sets cells.
     pub fn set_cells(&mut self, name: &str, cells: &[u32]) -> &mut Self {
-        self.set(
-            name,
-            cells.iter().flat_map(|cell| cell.to_be_bytes()).collect(),
-        )
+        self.set(name, cells.iter().flat_map(|cell| cell.to_be_bytes()).collect())
     }
 
     /// Sets one number of two cells.
@@ -204,13 +191,7 @@ impl Node {
 
     /// Sets numbers of two cells each.
     pub fn set_u64s(&mut self, name: &str, values: &[u64]) -> &mut Self {
-        self.set(
-            name,
-            values
-                .iter()
-                .flat_map(|value| value.to_be_bytes())
-                .collect(),
-        )
+        self.set(name, values.iter().flat_map(|value| value.to_be_bytes()).collect())
     }
 
     /// Sets a string.
@@ -266,10 +247,7 @@ fn size(blob: &[u8], at: usize) -> Result<usize, FdtError> {
 /// The text up to its NUL.
 fn text(blob: &[u8], at: usize) -> Result<&str, FdtError> {
     let rest = blob.get(at..).ok_or(error(at, "string outside"))?;
-    let end = rest
-        .iter()
-        .position(|&byte| byte == 0)
-        .ok_or(error(at, "string without end"))?;
+    let end = rest.iter().position(|&byte| byte == 0).ok_or(error(at, "string without end"))?;
     std::str::from_utf8(&rest[..end]).map_err(|_| error(at, "string is not text"))
 }
 
@@ -319,10 +297,7 @@ pub fn parse(blob: &[u8]) -> Result<Tree, FdtError> {
                 if open.len() == DEPTH {
                     return Err(error(token_at, "too deep"));
                 }
-                open.push(Node {
-                    name: name.to_string(),
-                    ..Node::default()
-                });
+                open.push(Node { name: name.to_string(), ..Node::default() });
             }
             END_NODE => {
                 let done = open.pop().ok_or(error(token_at, "end without begin"))?;
@@ -330,10 +305,7 @@ pub fn parse(blob: &[u8]) -> Result<Tree, FdtError> {
                     Some(parent) => parent.children.push(done),
                     None => {
                         return match word(blob, at)? {
-                            END => Ok(Tree {
-                                reservations,
-                                root: done,
-                            }),
+                            END => Ok(Tree { reservations, root: done }),
                             _ => Err(error(at, "more after the root")),
                         }
                     }
@@ -341,9 +313,8 @@ pub fn parse(blob: &[u8]) -> Result<Tree, FdtError> {
             }
             PROP => {
                 let length = size(blob, at)?;
-                let name_at = strings
-                    .checked_add(size(blob, at + 4)?)
-                    .ok_or(error(at, "string outside"))?;
+                let name_at =
+                    strings.checked_add(size(blob, at + 4)?).ok_or(error(at, "string outside"))?;
                 let name = text(blob, name_at)?;
                 let start = at + 8;
                 let value = start
@@ -404,10 +375,7 @@ mod tests {
         let root = parse(&blob()).unwrap().root;
         assert_eq!(root.cell("#address-cells"), Some(2));
         assert_eq!(root.children[0].name, "chosen");
-        assert_eq!(
-            root.at("/chosen").unwrap().string("bootargs"),
-            Some("quiet")
-        );
+        assert_eq!(root.at("/chosen").unwrap().string("bootargs"), Some("quiet"));
         let uart = root.at("/soc/uart@9000000").unwrap();
         assert_eq!(uart.property("reg").map(<[u8]>::len), Some(8));
         assert_eq!(uart.cell("reg"), None);

@@ -102,9 +102,7 @@ impl Options {
             let (name, value) = match word.split_once('=') {
                 Some((name, value)) => (name.to_string(), OsString::from(value)),
                 None => {
-                    let value = arguments
-                        .next()
-                        .ok_or_else(|| format!("{word} needs a value"))?;
+                    let value = arguments.next().ok_or_else(|| format!("{word} needs a value"))?;
                     (word, value)
                 }
             };
@@ -127,15 +125,11 @@ impl Options {
             "--engine" => self.engine = text,
             "--rm" => self.rm = Some(text.parse()?),
             "--cores" => {
-                self.cores = Some(
-                    text.parse()
-                        .map_err(|_| format!("{text:?} is not a number"))?,
-                );
+                self.cores = Some(text.parse().map_err(|_| format!("{text:?} is not a number"))?);
             }
             "--rm-entries" => {
-                self.settings.rm_entries = text
-                    .parse()
-                    .map_err(|_| format!("{text:?} is not a number"))?;
+                self.settings.rm_entries =
+                    text.parse().map_err(|_| format!("{text:?} is not a number"))?;
             }
             "--device" => self.device = PathBuf::from(text),
             "--record" => self.record = path,
@@ -162,9 +156,7 @@ mod tests {
 
     #[test]
     fn the_command_begins_at_the_first_word_or_after_the_dashes() {
-        let options = parse("--dialect lkml --record=r.json prog --flag")
-            .unwrap()
-            .unwrap();
+        let options = parse("--dialect lkml --record=r.json prog --flag").unwrap().unwrap();
         assert_eq!(options.settings.dialect, Dialect::Lkml);
         assert_eq!(options.record, Some(PathBuf::from("r.json")));
         assert_eq!(options.command, ["prog", "--flag"]);

@@ -63,16 +63,8 @@ pub fn apply(tree: &mut Tree, placed: &[Placed], seed: u64) -> Result<(), Unusab
     if tree.root.child("hypervisor").is_some() {
         return Err(Unusable("/hypervisor is there already".into()));
     }
-    let config = vm_config(tree)
-        .ok_or_else(|| Unusable("no /gunyah-vm-config".into()))?
-        .clone();
-    let mut next_phandle = tree
-        .root
-        .walk()
-        .iter()
-        .filter_map(|at| at.phandle())
-        .max()
-        .unwrap_or(0);
+    let config = vm_config(tree).ok_or_else(|| Unusable("no /gunyah-vm-config".into()))?.clone();
+    let mut next_phandle = tree.root.walk().iter().filter_map(|at| at.phandle()).max().unwrap_or(0);
 
     let mut buffers = Vec::new();
     let mut hypervisor = Node::new("hypervisor");
@@ -117,16 +109,11 @@ pub fn apply(tree: &mut Tree, placed: &[Placed], seed: u64) -> Result<(), Unusab
 
     let mut vsoc = bus("vsoc");
     vsoc.set_str("compatible", "simple-bus");
-    let mut reserved = tree
-        .root
-        .remove_child("reserved-memory")
-        .unwrap_or_else(|| bus("reserved-memory"));
+    let mut reserved =
+        tree.root.remove_child("reserved-memory").unwrap_or_else(|| bus("reserved-memory"));
     reserved.children.extend(buffers);
     let mut memory = Node::new("memory");
-    let ranges: Vec<u64> = placed
-        .iter()
-        .flat_map(|range| [range.base, range.size])
-        .collect();
+    let ranges: Vec<u64> = placed.iter().flat_map(|range| [range.base, range.size]).collect();
     memory.set_u64s("reg", &ranges);
     memory.set_str("device_type", "memory");
     tree.root.remove_child("memory");
@@ -163,10 +150,7 @@ fn doorbell(device: &Node) -> Result<Node, Unusable> {
         node.set("interrupts", interrupts.to_vec());
     }
     node.set_u64("reg", 0);
-    node.set_strings(
-        "compatible",
-        &["qcom,gunyah-doorbell", "qcom,gunyah-capability"],
-    );
+    node.set_strings("compatible", &["qcom,gunyah-doorbell", "qcom,gunyah-capability"]);
     Ok(node)
 }
 
@@ -199,10 +183,7 @@ fn vm_ids(name: &str) -> Node {
     node.set_str("qcom,vendor", "Qualcomm");
     node.set_u32("qcom,owner-vmid", HOST_VMID);
     node.set_u32("qcom,vmid", FIRST_VMID);
-    node.set_strings(
-        "compatible",
-        &["qcom,gunyah-vm-id-1.0", "qcom,gunyah-vm-id"],
-    );
+    node.set_strings("compatible", &["qcom,gunyah-vm-id-1.0", "qcom,gunyah-vm-id"]);
     node
 }
 
@@ -217,9 +198,7 @@ mod tests {
         tree.root.push(Node::new("chosen"));
         let mut config = Node::new("gunyah-vm-config");
         config.set_str("image-name", "lab-vm");
-        config
-            .ensure_child("memory")
-            .set_u64("base-address", 0x8000_0000);
+        config.ensure_child("memory").set_u64("base-address", 0x8000_0000);
         let vdevices = config.ensure_child("vdevices");
         let shm = vdevices.ensure_child("shm-7");
         shm.set_str("vdevice-type", "shm");
@@ -233,61 +212,35 @@ mod tests {
         tree
     }
 
-    const MAIN: Placed = Placed {
-        label: 0,
-        base: 0x8000_0000,
-        size: 0x40_0000,
-    };
+    const MAIN: Placed = Placed { label: 0, base: 0x8000_0000, size: 0x40_0000 };
 
     #[test]
     fn the_guest_is_told_what_the_real_one_tells() {
         let mut tree = given();
-        let shared = Placed {
-            label: 7,
-            base: 0xa000_0000,
-            size: 0x20_0000,
-        };
+        let shared = Placed { label: 7, base: 0xa000_0000, size: 0x20_0000 };
         apply(&mut tree, &[MAIN, shared], 1).expect("overlay");
         let names: Vec<&str> = tree.root.children.iter().map(|n| n.name.as_str()).collect();
         assert_eq!(
             names,
-            [
-                "hypervisor",
-                "vsoc",
-                "memory",
-                "reserved-memory",
-                "chosen",
-                "gunyah-vm-config"
-            ]
+            ["hypervisor", "vsoc", "memory", "reserved-memory", "chosen", "gunyah-vm-config"]
         );
         let bell = tree.root.at("/hypervisor/bell-5@0").expect("doorbell");
         assert_eq!(cell(bell, "label").expect("label"), 5);
         let shm = tree.root.at("/hypervisor/qcom,shm").expect("shm");
         let buffer = tree.root.at("/reserved-memory/buffer@a0000000");
         assert_eq!(buffer.expect("buffer").phandle(), shm.cell("memory-region"));
-        let memory = tree
-            .root
-            .at("/memory")
-            .and_then(|n| n.property("reg"))
-            .expect("reg");
+        let memory = tree.root.at("/memory").and_then(|n| n.property("reg")).expect("reg");
         assert_eq!(memory.len(), 32);
     }
 
     #[test]
     fn nodes_are_named_as_generate_says() {
         let mut tree = given();
-        let vdevices = tree
-            .root
-            .child_mut("gunyah-vm-config")
-            .and_then(|config| config.child_mut("vdevices"));
+        let vdevices =
+            tree.root.child_mut("gunyah-vm-config").and_then(|config| config.child_mut("vdevices"));
         let shm = vdevices.and_then(|devices| devices.child_mut("shm-7"));
-        shm.expect("vdevice")
-            .set_str("generate", "/hypervisor/shm-7");
-        let shared = Placed {
-            label: 7,
-            base: 0xa000_0000,
-            size: 0x20_0000,
-        };
+        shm.expect("vdevice").set_str("generate", "/hypervisor/shm-7");
+        let shared = Placed { label: 7, base: 0xa000_0000, size: 0x20_0000 };
         apply(&mut tree, &[MAIN, shared], 1).expect("overlay");
         assert!(tree.root.at("/hypervisor/shm-7").is_some());
         assert!(tree.root.at("/hypervisor/bell-5@0").is_some());

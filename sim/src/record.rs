@@ -57,12 +57,7 @@ impl Record {
                 File::create(path).map_err(what)
             })
             .transpose()?;
-        Ok(Self {
-            file,
-            failed: None,
-            begin: Instant::now(),
-            next: 1,
-        })
+        Ok(Self { file, failed: None, begin: Instant::now(), next: 1 })
     }
 
     /// Why lines are missing, if any are.
@@ -107,10 +102,7 @@ impl Record {
         let mut object = Map::new();
         object.insert("seq".into(), json!(line.seq));
         object.insert("time_us".into(), json!(line.time_us));
-        object.insert(
-            "took_us".into(),
-            json!(self.now().saturating_sub(line.time_us)),
-        );
+        object.insert("took_us".into(), json!(self.now().saturating_sub(line.time_us)));
         object.insert("pid".into(), json!(line.caller.pid));
         object.insert("tid".into(), json!(line.caller.tid));
         object.insert("process".into(), json!(line.process));
@@ -196,9 +188,7 @@ pub fn arguments(call: &str, caller: &Caller, argument: u64) -> Value {
 
 fn function(caller: &Caller, desc: &FunctionDesc) -> Value {
     let shown = match desc.kind {
-        FUNCTION_VCPU => caller
-            .read::<FunctionVcpu>(desc.arg)
-            .map(|vcpu| json!({"id": vcpu.id})),
+        FUNCTION_VCPU => caller.read::<FunctionVcpu>(desc.arg).map(|vcpu| json!({"id": vcpu.id})),
         FUNCTION_IRQFD => caller
             .read::<FunctionIrqfd>(desc.arg)
             .map(|line| json!({"fd": line.fd, "label": line.label, "flags": line.flags})),

@@ -183,8 +183,7 @@ fn exit_type(word: &str) -> Result<u16, String> {
 }
 
 fn number<T: FromStr>(word: &str) -> Result<T, String> {
-    word.parse()
-        .map_err(|_| format!("{word:?} is not a number"))
+    word.parse().map_err(|_| format!("{word:?} is not a number"))
 }
 
 fn milliseconds(word: &str) -> Result<Duration, String> {
@@ -215,18 +214,10 @@ fn vm_command(vm: &str, words: &[&str]) -> Result<Command, String> {
         number_word => Some(number(number_word)?),
     };
     if let (Some(vm), ["busy", count]) = (vm, words) {
-        return Ok(Command::Busy {
-            vm,
-            count: number(count)?,
-        });
+        return Ok(Command::Busy { vm, count: number(count)? });
     }
     match (vm, words) {
-        (Some(vm), ["signal", count]) => {
-            return Ok(Command::Signals {
-                vm,
-                count: number(count)?,
-            })
-        }
+        (Some(vm), ["signal", count]) => return Ok(Command::Signals { vm, count: number(count)? }),
         (Some(vm), ["spin"]) => return Ok(Command::Spin { vm }),
         (Some(vm), ["fault", name, address]) => {
             let digits = address.strip_prefix("0x").unwrap_or(address);
@@ -237,12 +228,7 @@ fn vm_command(vm: &str, words: &[&str]) -> Result<Command, String> {
                     .map_err(|_| format!("address {address:?} is not hexadecimal"))?,
             });
         }
-        (Some(vm), ["refuse", name]) => {
-            return Ok(Command::Refuse {
-                vm,
-                errno: errno(name)?,
-            })
-        }
+        (Some(vm), ["refuse", name]) => return Ok(Command::Refuse { vm, errno: errno(name)? }),
         _ => {}
     }
     let (words, after) = match words {
@@ -252,10 +238,9 @@ fn vm_command(vm: &str, words: &[&str]) -> Result<Command, String> {
     let exit = match words {
         ["exit", kind] => Exit::of_type(exit_type(kind)?),
         ["crash"] => Exit::of_type(uapi::EXIT_TYPE_HYP_ERROR),
-        ["end", status, kind] => Exit {
-            status: number(status)?,
-            ..Exit::of_type(exit_type(kind)?)
-        },
+        ["end", status, kind] => {
+            Exit { status: number(status)?, ..Exit::of_type(exit_type(kind)?) }
+        }
         _ => {
             return Err(
                 "vm N exit TYPE [after MS] | crash [after MS] | end STATUS TYPE [after MS] | \
@@ -318,19 +303,12 @@ fn call_command(call: &str, nth: &str, words: &[&str]) -> Result<Command, String
         ["kill", "caller"] => Fault::KillCaller,
         ["kill", "command"] => Fault::KillCommand,
         _ => {
-            return Err(
-                "call NAME NTH errno NAME | hang | delay MS | partial N [errno NAME] | \
+            return Err("call NAME NTH errno NAME | hang | delay MS | partial N [errno NAME] | \
                  kill caller | kill command [from PROCESS]"
-                    .to_string(),
-            )
+                .to_string())
         }
     };
-    Ok(Command::Call {
-        call,
-        nth,
-        from,
-        fault,
-    })
+    Ok(Command::Call { call, nth, from, fault })
 }
 
 fn watch_command(words: &[&str]) -> Result<Command, String> {
@@ -340,11 +318,7 @@ fn watch_command(words: &[&str]) -> Result<Command, String> {
             format!("host call {word:?}: one of {}", names.join(", "))
         })
     };
-    words
-        .iter()
-        .map(known)
-        .collect::<Result<_, _>>()
-        .map(Command::Watch)
+    words.iter().map(known).collect::<Result<_, _>>().map(Command::Watch)
 }
 
 /// One line; None: empty or a comment.

@@ -27,19 +27,13 @@ impl Uevents {
     pub fn to(path: &Path) -> io::Result<Self> {
         let socket = UnixDatagram::unbound()?;
         socket.set_nonblocking(true)?;
-        Ok(Self {
-            path: path.to_path_buf(),
-            socket,
-            sequence: 0,
-        })
+        Ok(Self { path: path.to_path_buf(), socket, sequence: 0 })
     }
 
     /// Sends the event of a record's line.
     pub fn send(&mut self, line: &Value) {
         self.sequence += 1;
-        let _ = self
-            .socket
-            .send_to(&datagram(line, self.sequence), &self.path);
+        let _ = self.socket.send_to(&datagram(line, self.sequence), &self.path);
     }
 }
 

@@ -118,11 +118,7 @@ pub struct Exit {
 impl Exit {
     /// An orderly report of the resource manager: status EXITED with a type.
     pub fn of_type(exit_type: u16) -> Self {
-        Self {
-            status: gunyah::uapi::STATUS_EXITED,
-            exit_type,
-            reason: 0,
-        }
+        Self { status: gunyah::uapi::STATUS_EXITED, exit_type, reason: 0 }
     }
 }
 
@@ -172,10 +168,7 @@ impl GuestDescription {
 
     /// Where a further parcel is placed.
     pub fn shared_memory_base(&self, label: u32) -> Option<u64> {
-        self.shared_memory
-            .iter()
-            .find(|shm| shm.label == label)
-            .and_then(|shm| shm.base)
+        self.shared_memory.iter().find(|shm| shm.label == label).and_then(|shm| shm.base)
     }
 }
 

@@ -26,13 +26,8 @@ fn the_walls_clock_is_for_log_stamps_alone() {
     files.retain(|path| {
         let text = fs::read_to_string(path).unwrap();
         // TFD timers and pthread waits name their clocks by these words, too.
-        ["CLOCK_REALTIME", "SystemTime", "libc::time("]
-            .iter()
-            .any(|word| text.contains(word))
+        ["CLOCK_REALTIME", "SystemTime", "libc::time("].iter().any(|word| text.contains(word))
     });
-    let names: Vec<_> = files
-        .iter()
-        .map(|path| path.strip_prefix(&root).unwrap())
-        .collect();
+    let names: Vec<_> = files.iter().map(|path| path.strip_prefix(&root).unwrap()).collect();
     assert_eq!(names, [Path::new("status/logd.rs")]);
 }

@@ -13,11 +13,7 @@ const SIM: &str = env!("CARGO_BIN_EXE_gunyah-sim");
 
 /// Cargo builds examples beside the binaries.
 fn raw_calls() -> PathBuf {
-    Path::new(SIM)
-        .parent()
-        .unwrap()
-        .join("examples")
-        .join("raw_calls")
+    Path::new(SIM).parent().unwrap().join("examples").join("raw_calls")
 }
 
 /// A directory of one test.
@@ -64,15 +60,8 @@ impl Drop for Place {
 }
 
 fn lines(output: &Output) -> Vec<String> {
-    assert!(
-        output.stderr.is_empty(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .map(str::to_string)
-        .collect()
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).lines().map(str::to_string).collect()
 }
 
 /// What `ready()` prints in every scenario.
@@ -88,10 +77,7 @@ fn events<'a>(record: &'a [Value], name: &str) -> Vec<&'a Value> {
 }
 
 fn calls(record: &[Value]) -> Vec<&str> {
-    record
-        .iter()
-        .filter_map(|line| line["call"].as_str())
-        .collect()
+    record.iter().filter_map(|line| line["call"].as_str()).collect()
 }
 
 #[test]
@@ -144,10 +130,7 @@ fn a_life_is_recorded_call_by_call() {
                 "VM_START",
             ]
         );
-        let region = &record
-            .iter()
-            .find(|line| line["call"] == memory_call)
-            .unwrap()["args"];
+        let region = &record.iter().find(|line| line["call"] == memory_call).unwrap()["args"];
         assert_eq!(region["guest_phys_addr"], "0x80000000");
         assert_eq!(region["label"], 1);
         assert_eq!(events(&record, "teardown").len(), 1);
@@ -158,15 +141,9 @@ fn a_life_is_recorded_call_by_call() {
 #[test]
 fn upstreams_first_vcpu_run_starts() {
     let place = Place::new("run-first");
-    let output = place
-        .sim(&["--dialect", "lkml"], "vm 1 crash", "run-first")
-        .output()
-        .unwrap();
+    let output = place.sim(&["--dialect", "lkml"], "vm 1 crash", "run-first").output().unwrap();
     let lines = lines(&output);
-    assert_eq!(
-        after_ready(&lines),
-        ["run: 0", "exit: reason 2 status 2 type 5"]
-    );
+    assert_eq!(after_ready(&lines), ["run: 0", "exit: reason 2 status 2 type 5"]);
 }
 
 #[test]
@@ -199,10 +176,7 @@ fn the_last_duplicate_ends_the_vm() {
     let place = Place::new("dup");
     let output = place.sim(&[], "", "dup").output().unwrap();
     let lines = lines(&output);
-    assert_eq!(
-        after_ready(&lines),
-        ["start on the copy: 0", "second region: 0"]
-    );
+    assert_eq!(after_ready(&lines), ["start on the copy: 0", "second region: 0"]);
     let record = place.record();
     let order: Vec<_> = record
         .iter()
@@ -217,15 +191,9 @@ fn the_last_duplicate_ends_the_vm() {
 #[test]
 fn a_vcpu_fd_holds_the_vm() {
     let place = Place::new("vcpu-holds");
-    let output = place
-        .sim(&[], "vm 1 exit off after 20", "vcpu-holds")
-        .output()
-        .unwrap();
+    let output = place.sim(&[], "vm 1 exit off after 20", "vcpu-holds").output().unwrap();
     let lines = lines(&output);
-    assert_eq!(
-        after_ready(&lines),
-        ["start: 0", "run: 0", "exit: reason 2 status 2 type 1"]
-    );
+    assert_eq!(after_ready(&lines), ["start: 0", "run: 0", "exit: reason 2 status 2 type 1"]);
 }
 
 #[test]
@@ -233,20 +201,14 @@ fn a_child_may_start_but_not_give_memory() {
     let place = Place::new("fork");
     let output = place.sim(&[], "", "fork").output().unwrap();
     let lines = lines(&output);
-    assert_eq!(
-        after_ready(&lines),
-        ["child's region: EPERM", "child's start: 0"]
-    );
+    assert_eq!(after_ready(&lines), ["child's region: EPERM", "child's start: 0"]);
     assert_eq!(events(&place.record(), "reclaimed").len(), 1);
 }
 
 #[test]
 fn signals_interrupt_a_run_as_they_do_on_the_real_one() {
     let place = Place::new("signals");
-    let output = place
-        .sim(&[], "vm 1 exit off after 300", "signals")
-        .output()
-        .unwrap();
+    let output = place.sim(&[], "vm 1 exit off after 300", "signals").output().unwrap();
     let lines = lines(&output);
     assert_eq!(
         after_ready(&lines),
@@ -305,11 +267,8 @@ fn sigterm_reaches_the_program_and_its_end_comes_back() {
     let place = Place::new("sigterm");
     let (mut sim, _control, _out) = waiting(&place, "");
     let pid = i32::try_from(sim.id()).unwrap();
-    nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(pid),
-        nix::sys::signal::Signal::SIGTERM,
-    )
-    .unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM)
+        .unwrap();
     assert_eq!(sim.wait().unwrap().code(), Some(128 + 15));
 }
 
@@ -322,10 +281,7 @@ fn the_control_socket_ends_a_vm() {
     assert_eq!(sim.wait().unwrap().code(), Some(0));
     let record = place.record();
     let exit = events(&record, "exit")[0];
-    assert_eq!(
-        (&exit["status"], &exit["exit_type"]),
-        (&3.into(), &5.into())
-    );
+    assert_eq!((&exit["status"], &exit["exit_type"]), (&3.into(), &5.into()));
 }
 
 #[test]
@@ -351,15 +307,9 @@ fn scripted_faults_come_at_their_call() {
         ]
     );
     let record = place.record();
-    let run = record
-        .iter()
-        .find(|line| line["call"] == "VCPU_RUN")
-        .unwrap();
+    let run = record.iter().find(|line| line["call"] == "VCPU_RUN").unwrap();
     assert!(run["took_us"].as_u64().unwrap() >= 30_000);
-    let start = record
-        .iter()
-        .find(|line| line["call"] == "VM_START")
-        .unwrap();
+    let start = record.iter().find(|line| line["call"] == "VM_START").unwrap();
     assert_eq!(start["note"], "injected");
 }
 
@@ -388,26 +338,17 @@ fn pages_run_out_half_way_and_reads_are_short() {
         ]
     );
     let record = place.record();
-    let populate = record
-        .iter()
-        .find(|line| line["call"] == "madv_populate")
-        .unwrap();
+    let populate = record.iter().find(|line| line["call"] == "madv_populate").unwrap();
     assert_eq!(populate["note"], "injected");
 }
 
 #[test]
 fn a_misspelt_call_is_told_before_anything_begins() {
     let place = Place::new("misspelt");
-    let output = place
-        .sim(&[], "call VM_STRAT 1 errno EIO", "life")
-        .output()
-        .unwrap();
+    let output = place.sim(&[], "call VM_STRAT 1 errno EIO", "life").output().unwrap();
     assert_eq!(output.status.code(), Some(125));
     let told = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        told.contains("line 1: call \"VM_STRAT\": one of OPEN"),
-        "{told}"
-    );
+    assert!(told.contains("line 1: call \"VM_STRAT\": one of OPEN"), "{told}");
     assert!(output.stdout.is_empty());
 }
 
@@ -486,11 +427,7 @@ fn the_last_close_waits_for_the_teardown() {
     let (told, record) = times("teardown delay 150 waiting", "last-unmap");
     assert_eq!(
         told[2..],
-        [
-            "close of the vcpu: at once",
-            "unmapping: waits",
-            "close of the device: at once",
-        ]
+        ["close of the vcpu: at once", "unmapping: waits", "close of the device: at once",]
     );
     assert_eq!(events(&record, "teardown").len(), 1);
     assert_eq!(events(&record, "reclaimed").len(), 1);
@@ -518,10 +455,7 @@ fn a_kernel_may_tear_down_behind_the_last_close() {
     for (scenario, count) in [("last-close", 5), ("last-exit", 1)] {
         let (told, record) = times("teardown delay 150 behind", scenario);
         assert_eq!(told.len(), count);
-        assert!(
-            told.iter().all(|line| line.ends_with("at once")),
-            "{told:?}"
-        );
+        assert!(told.iter().all(|line| line.ends_with("at once")), "{told:?}");
         let time = |event| events(&record, event)[0]["time_us"].as_u64().unwrap();
         assert!(time("reclaimed") - time("teardown") >= 150_000);
     }
@@ -541,11 +475,8 @@ fn with_a_dead_resource_manager_nothing_is_given_back() {
     assert_eq!(ask(&mut control, "rm dead"), "ok");
     let list: Value = serde_json::from_str(&ask(&mut control, "list")).unwrap();
     let pid = i32::try_from(list["vms"][0]["pid"].as_i64().unwrap()).unwrap();
-    nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(pid),
-        nix::sys::signal::Signal::SIGKILL,
-    )
-    .unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)
+        .unwrap();
     assert_eq!(sim.wait().unwrap().code(), Some(128 + 9));
     let record = place.record();
     assert_eq!(events(&record, "rm-dead").len(), 1);
@@ -570,16 +501,9 @@ fn newer_drivers_tell_udev() {
             assert!(text.starts_with("change@/devices/virtual/misc/gunyah\0"));
             let word = |name: &str| {
                 let words = text.split('\0');
-                words
-                    .filter_map(|word| word.strip_prefix(name))
-                    .next()
-                    .map(str::to_string)
+                words.filter_map(|word| word.strip_prefix(name)).next().map(str::to_string)
             };
-            all.push((
-                word("EVENT=").unwrap(),
-                word("vm_id=").unwrap(),
-                word("vm_exit="),
-            ));
+            all.push((word("EVENT=").unwrap(), word("vm_id=").unwrap(), word("vm_exit=")));
         }
         all
     };
@@ -607,11 +531,7 @@ fn newer_drivers_tell_udev() {
 fn faults_and_late_failures_come_as_scripted() {
     let place = Place::new("page-fault");
     let output = place
-        .sim(
-            &["--dialect", "ack66"],
-            "vm 1 fault ENOMEM 0x80001000\nvm 1 exit off",
-            "life",
-        )
+        .sim(&["--dialect", "ack66"], "vm 1 fault ENOMEM 0x80001000\nvm 1 exit off", "life")
         .arg("lend")
         .output()
         .unwrap();
@@ -625,12 +545,7 @@ fn faults_and_late_failures_come_as_scripted() {
     let told = lines(&output);
     assert_eq!(
         after_ready(&told)[..4],
-        [
-            "start: EIO",
-            "start: ENODEV",
-            "run: 0",
-            "exit: reason 2 status 3 type 0",
-        ]
+        ["start: EIO", "start: ENODEV", "run: 0", "exit: reason 2 status 3 type 0",]
     );
 }
 
@@ -662,10 +577,7 @@ fn a_vcpu_that_spins_burns_a_cpu_and_heeds_no_signal() {
 #[test]
 fn without_functions_there_are_no_vcpus() {
     let place = Place::new("base");
-    let output = place
-        .sim(&["--dialect", "lkml-base"], "", "life")
-        .output()
-        .unwrap();
+    let output = place.sim(&["--dialect", "lkml-base"], "", "life").output().unwrap();
     let lines = lines(&output);
     assert_eq!(lines.last().unwrap(), "vcpu: ENOTTY");
     assert_eq!(output.status.code(), Some(1));
@@ -674,10 +586,7 @@ fn without_functions_there_are_no_vcpus() {
 #[test]
 fn without_the_device_open_is_enoent() {
     let place = Place::new("none");
-    let output = place
-        .sim(&["--dialect", "none"], "", "life")
-        .output()
-        .unwrap();
+    let output = place.sim(&["--dialect", "none"], "", "life").output().unwrap();
     assert_eq!(lines(&output), ["open: ENOENT"]);
     assert_eq!(output.status.code(), Some(1));
 }
@@ -690,12 +599,7 @@ fn a_delayed_call_whose_caller_was_interrupted_changes_nothing() {
     let lines = lines(&output);
     assert_eq!(
         after_ready(&lines),
-        [
-            "start: EINTR",
-            "start: 0",
-            "run: 0",
-            "exit: reason 2 status 2 type 1"
-        ]
+        ["start: EINTR", "start: 0", "run: 0", "exit: reason 2 status 2 type 1"]
     );
     let record = place.record();
     let starts: Vec<_> = record

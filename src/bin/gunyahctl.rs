@@ -36,17 +36,10 @@ fn main() -> ExitCode {
     };
     let code = match command {
         Command::Print(text) => print(text.as_bytes()).err().unwrap_or(0),
-        Command::Console {
-            socket,
-            vm,
-            replay,
-            follow,
-        } => show_console(&socket, &vm, replay, follow),
-        Command::Ask {
-            socket,
-            request,
-            json,
-        } => match Conversation::begin(&socket, &request) {
+        Command::Console { socket, vm, replay, follow } => {
+            show_console(&socket, &vm, replay, follow)
+        }
+        Command::Ask { socket, request, json } => match Conversation::begin(&socket, &request) {
             Ok(conversation) => match listen(conversation, &request, json) {
                 Ok(code) | Err(code) => code,
             },
@@ -139,12 +132,10 @@ fn fail(error: &ClientError) -> u8 {
 /// Shows it; `Err` is how to end if that cannot be.
 fn print(text: &[u8]) -> Result<(), u8> {
     let mut out = io::stdout().lock();
-    out.write_all(text)
-        .and_then(|()| out.flush())
-        .map_err(|error| unwritable(&error))
+    out.write_all(text).and_then(|()| out.flush()).map_err(|error| unwritable(&error))
 }
 
-// A reader that went away (`| head`) is no failure.
+// A reader that went away (`| head`) is not a failure.
 fn unwritable(error: &io::Error) -> u8 {
     if error.kind() == io::ErrorKind::BrokenPipe {
         return 0;

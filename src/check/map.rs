@@ -31,11 +31,7 @@ pub(super) fn map(vm: &VmReport, plan: &LaunchPlan) -> Vec<Row> {
             what: if index == 0 { "memory" } else { "region" },
             detail: region_detail(region),
         });
-        let inside = if index == 0 {
-            contents(vm, plan)
-        } else {
-            of_file(region)
-        };
+        let inside = if index == 0 { contents(vm, plan) } else { of_file(region) };
         rows.extend(inside);
     }
     if let Some(console) = &vm.config.console {
@@ -55,13 +51,7 @@ fn contents(vm: &VmReport, plan: &LaunchPlan) -> Vec<Row> {
     let config = &vm.config;
     let mut rows = Vec::new();
     let mut add = |base, size, what, detail: String| {
-        rows.push(Row {
-            depth: 1,
-            base,
-            size,
-            what,
-            detail,
-        });
+        rows.push(Row { depth: 1, base, size, what, detail });
     };
     if plan.kernel.branch.is_some() {
         let detail = format!("to the kernel's entry at {:#x}", plan.kernel.entry);
@@ -72,12 +62,7 @@ fn contents(vm: &VmReport, plan: &LaunchPlan) -> Vec<Row> {
         add(segment.address, segment.memory_size, "kernel", detail);
     }
     if let (Some(initrd), Some(config)) = (&plan.initrd, &config.initrd) {
-        add(
-            initrd.base,
-            initrd.size,
-            "initrd",
-            config.path.display().to_string(),
-        );
+        add(initrd.base, initrd.size, "initrd", config.path.display().to_string());
     }
     let dtb = match &config.dtb.path {
         Some(path) => path.display().to_string(),
@@ -109,11 +94,5 @@ fn region_detail(region: &PlannedRegion) -> String {
             other => other.to_string(),
         })
         .collect();
-    format!(
-        "label {}, {}, {}, {}",
-        region.label,
-        region.flags,
-        region.access,
-        backing.join(" or ")
-    )
+    format!("label {}, {}, {}, {}", region.label, region.flags, region.access, backing.join(" or "))
 }

@@ -39,13 +39,7 @@ pub struct Options {
 impl Options {
     /// Text, for a host with 4 KiB pages.
     pub fn new(paths: Vec<PathBuf>) -> Self {
-        Self {
-            paths,
-            dtb: false,
-            json: false,
-            host: Host::PAGES_4K,
-            root: None,
-        }
+        Self { paths, dtb: false, json: false, host: Host::PAGES_4K, root: None }
     }
 }
 
@@ -55,11 +49,7 @@ pub fn host_with_pages(text: &str) -> Option<Host> {
         "4K" => Some(Host::PAGES_4K),
         "16K" => Some(Host::PAGES_16K),
         // A level-2 block of 64 KiB pages maps 512 MiB.
-        "64K" => Some(Host {
-            page_size: 64 << 10,
-            huge_page: 512 << 20,
-            thp_page: 512 << 20,
-        }),
+        "64K" => Some(Host { page_size: 64 << 10, huge_page: 512 << 20, thp_page: 512 << 20 }),
         _ => None,
     }
 }
@@ -125,11 +115,8 @@ impl Report {
 /// Checks without printing.
 pub fn check(options: &Options) -> Report {
     let set = load_paths(&options.paths);
-    let asleep: BTreeSet<VmName> = set
-        .good()
-        .filter(|config| !config.autostart)
-        .map(|config| config.name.clone())
-        .collect();
+    let asleep: BTreeSet<VmName> =
+        set.good().filter(|config| !config.autostart).map(|config| config.name.clone()).collect();
     let mut report = Report {
         host: options.host,
         root: options.root.clone(),

@@ -67,19 +67,12 @@ fn planned(out: &mut String, vm: &VmReport, plan: &LaunchPlan) {
     }
     let vcpus = counted(vm.config.vcpus.count, "vCPU");
     let (scheduling, entries) = (vm.config.vcpus.scheduling, plan.memory_entries);
-    line(
-        out,
-        format!("  {vcpus}, scheduled by {scheduling}; at most {entries} memory entries"),
-    );
+    line(out, format!("  {vcpus}, scheduled by {scheduling}; at most {entries} memory entries"));
 }
 
 fn summary(report: &Report) -> String {
     let mut out = String::new();
-    let Host {
-        page_size,
-        huge_page,
-        thp_page,
-    } = report.host;
+    let Host { page_size, huge_page, thp_page } = report.host;
     line(
         &mut out,
         format!(
@@ -118,10 +111,7 @@ fn summary(report: &Report) -> String {
     let launchable = report.vms.iter().filter(|vm| vm.plan.is_some()).count();
     let files = counted(report.files, "file");
     let problems = counted(report.problems.len(), "problem");
-    line(
-        &mut out,
-        format!("{files}, {launchable} can be launched, {problems}"),
-    );
+    line(&mut out, format!("{files}, {launchable} can be launched, {problems}"));
     out
 }
 

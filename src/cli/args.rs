@@ -10,7 +10,7 @@ use super::UsageError;
 pub struct Args {
     /// Each with its value, in order; empty for a flag.
     options: Vec<(&'static str, OsString)>,
-    /// Everything that is no option, and everything after `--`.
+    /// Everything that is not an option, and everything after `--`.
     pub plain: Vec<OsString>,
     /// `--help` was there; what stands behind it does not count.
     pub help: bool,
@@ -52,9 +52,7 @@ impl Args {
             }
             if let Some(value) = attached {
                 let value = value.to_string_lossy();
-                return Err(UsageError(format!(
-                    "{name} takes no value, but has {value}"
-                )));
+                return Err(UsageError(format!("{name} takes no value, but has {value}")));
             }
             match name {
                 "--help" | "-h" => {

@@ -76,11 +76,7 @@ pub fn parse(
     words: impl IntoIterator<Item = OsString>,
     socket: Option<OsString>,
 ) -> Result<Command, UsageError> {
-    let args = Args::parse(
-        words,
-        &["--socket", "--replay"],
-        &["--json", "--no-wait", "--follow"],
-    )?;
+    let args = Args::parse(words, &["--socket", "--replay"], &["--json", "--no-wait", "--follow"])?;
     let mut plain = args.plain.iter();
     let command = plain.next().map(|word| word.to_string_lossy());
     if args.help || command.as_deref() == Some("help") {
@@ -119,11 +115,7 @@ pub fn parse(
             follow: args.has("--follow"),
         });
     }
-    Ok(Command::Ask {
-        socket,
-        request,
-        json: args.has("--json"),
-    })
+    Ok(Command::Ask { socket, request, json: args.has("--json") })
 }
 
 fn bytes(value: &OsStr) -> Result<u64, UsageError> {
@@ -147,11 +139,7 @@ fn request(command: &str, vm: Option<String>, wait: bool) -> Result<Request, Usa
         "stop" => |vm, wait| Request::Stop { vm, wait },
         "restart" => |vm, wait| Request::Restart { vm, wait },
         "log" => |vm, _| Request::Log { vm },
-        "console" => |vm, _| Request::Console {
-            vm,
-            replay: None,
-            at: None,
-        },
+        "console" => |vm, _| Request::Console { vm, replay: None, at: None },
         _ => return Err(UsageError(format!("unknown command {command}"))),
     };
     Ok(of_vm(named?, wait))
@@ -166,24 +154,15 @@ mod tests {
     }
 
     fn ask(request: Request, json: bool) -> Result<Command, UsageError> {
-        Ok(Command::Ask {
-            socket: DEFAULT_SOCKET.into(),
-            request,
-            json,
-        })
+        Ok(Command::Ask { socket: DEFAULT_SOCKET.into(), request, json })
     }
 
     #[test]
     fn commands_become_requests() {
-        let status = |vm: Option<&str>| Request::Status {
-            vm: vm.map(str::to_owned),
-        };
+        let status = |vm: Option<&str>| Request::Status { vm: vm.map(str::to_owned) };
         assert_eq!(parse_line("status"), ask(status(None), false));
         assert_eq!(parse_line("--json status a"), ask(status(Some("a")), true));
-        let stop = |wait| Request::Stop {
-            vm: "a".to_owned(),
-            wait,
-        };
+        let stop = |wait| Request::Stop { vm: "a".to_owned(), wait };
         assert_eq!(parse_line("stop a"), ask(stop(true), false));
         assert_eq!(parse_line("stop --no-wait a"), ask(stop(false), false));
         assert_eq!(parse_line("watch --json"), ask(Request::Watch {}, true));
@@ -200,10 +179,7 @@ mod tests {
             })
         };
         assert_eq!(parse_line("console a"), console(4096, false));
-        assert_eq!(
-            parse_line("console a --replay 0 --follow"),
-            console(0, true)
-        );
+        assert_eq!(parse_line("console a --replay 0 --follow"), console(0, true));
     }
 
     #[test]
@@ -216,10 +192,7 @@ mod tests {
             }
         };
         assert_eq!(socket("status", Some("/e")), PathBuf::from("/e"));
-        assert_eq!(
-            socket("status --socket /o", Some("/e")),
-            PathBuf::from("/o")
-        );
+        assert_eq!(socket("status --socket /o", Some("/e")), PathBuf::from("/o"));
         assert_eq!(socket("status", Some("")), PathBuf::from(DEFAULT_SOCKET));
     }
 

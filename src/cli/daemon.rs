@@ -165,10 +165,7 @@ fn run(words: impl Iterator<Item = OsString>) -> Result<Command, UsageError> {
     }
     match args.plain.as_slice() {
         [] => Err(UsageError("run needs a VM's FILE".to_owned())),
-        [file] => Ok(Command::Run {
-            file: file.into(),
-            setting: setting(&args),
-        }),
+        [file] => Ok(Command::Run { file: file.into(), setting: setting(&args) }),
         [_, word, ..] => Err(unexpected(word)),
     }
 }
@@ -247,10 +244,7 @@ mod tests {
                 config_dirs: vec!["a".into(), "b".into()],
                 socket: "s".into(),
                 run_dir: Some("r".into()),
-                setting: Setting {
-                    device: "d".into(),
-                    confined: false,
-                },
+                setting: Setting { device: "d".into(), confined: false },
             }))
         );
     }
@@ -261,10 +255,7 @@ mod tests {
             parse_line("run --device=d f.json"),
             Ok(Command::Run {
                 file: "f.json".into(),
-                setting: Setting {
-                    device: "d".into(),
-                    confined: true,
-                },
+                setting: Setting { device: "d".into(), confined: true },
             })
         );
     }
@@ -274,10 +265,7 @@ mod tests {
         let mut options = check::Options::new(vec!["a".into(), "b".into()]);
         options.dtb = true;
         options.host = check::host_with_pages("16K").unwrap();
-        assert_eq!(
-            parse_line("check a --dtb --page-size 16K b"),
-            Ok(Command::Check(options))
-        );
+        assert_eq!(parse_line("check a --dtb --page-size 16K b"), Ok(Command::Check(options)));
     }
 
     #[test]

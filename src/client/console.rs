@@ -31,11 +31,8 @@ pub fn console(
     let stays = view == View::Follow || io::stdin().is_terminal();
     let mut at = None;
     loop {
-        let request = Request::Console {
-            vm: vm.to_owned(),
-            replay: at.is_none().then_some(replay),
-            at,
-        };
+        let request =
+            Request::Console { vm: vm.to_owned(), replay: at.is_none().then_some(replay), at };
         let mut conversation = Conversation::begin(socket, &request)?;
         let status = match conversation.answer()?.ok_or(ClientError::HungUp)? {
             Response::Error(error) => return Ok(Err(error)),
@@ -65,9 +62,7 @@ fn wait_for_next_life(
     screen: &Screen,
     signals: &SignalFd,
 ) -> Result<Option<Left>, ClientError> {
-    let request = Request::Status {
-        vm: Some(vm.to_owned()),
-    };
+    let request = Request::Status { vm: Some(vm.to_owned()) };
     let mut noticed = false;
     let mut same = 0;
     loop {
@@ -81,7 +76,7 @@ fn wait_for_next_life(
         match found.map(|vm| (vm.state, vm.pid)) {
             Some((state, pid)) if state.is_up() && pid != last => return Ok(None),
             Some((state, _)) if state.is_up() && same < LOOKS_AT_THE_SAME_LIFE => same += 1,
-            // A stop that is under way is no waiting.
+            // It may start again after the stop.
             Some((State::Stopping, _)) => {}
             Some((State::Waiting | State::Starting, _)) => {
                 if !std::mem::replace(&mut noticed, true) {

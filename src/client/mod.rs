@@ -37,7 +37,7 @@ pub enum ClientError {
     #[error("gunyahd hung up without an answer; see its log")]
     HungUp,
     /// It hung up on a watch.
-    #[error("gunyahd has hung up: it has ended, or this watch did not keep up; see its log")]
+    #[error("gunyahd has hung up: it has ended, or this watch read too slowly; see its log")]
     Gone,
     /// Its answer is not of this protocol.
     #[error("gunyahd's answer cannot be understood: {0}")]
@@ -71,19 +71,15 @@ pub struct Conversation {
 impl Conversation {
     /// Connects to the gunyahd at `socket` and asks.
     pub fn begin(socket: &Path, request: &Request) -> Result<Self, ClientError> {
-        let mut stream = UnixStream::connect(socket).map_err(|error| ClientError::Unreachable {
-            socket: socket.to_owned(),
-            error,
-        })?;
+        let mut stream = UnixStream::connect(socket)
+            .map_err(|error| ClientError::Unreachable { socket: socket.to_owned(), error })?;
         match stream.write_all(&request_line(request)) {
             Ok(()) => {}
             // A busy gunyahd answers and hangs up before it is asked.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             Err(error) => return Err(ClientError::Broken(error)),
         }
-        Ok(Self {
-            answers: BufReader::new(stream),
-        })
+        Ok(Self { answers: BufReader::new(stream) })
     }
 
     /// The connection, and what of it was read beyond the last answer.
@@ -100,7 +96,7 @@ impl Conversation {
         loop {
             let mut fds = [
                 PollFd::new(self.answers.get_ref().as_fd(), PollFlags::POLLIN),
-                // Errors and hang-ups are told unasked.
+                // Errors and hang-ups are reported anyway.
                 PollFd::new(out, PollFlags::empty()),
             ];
             match poll(&mut fds, PollTimeout::NONE) {
@@ -138,7 +134,5 @@ impl Conversation {
 
 /// Asks for one answer.
 pub fn ask(socket: &Path, request: &Request) -> Result<Response, ClientError> {
-    Conversation::begin(socket, request)?
-        .answer()?
-        .ok_or(ClientError::HungUp)
+    Conversation::begin(socket, request)?.answer()?.ok_or(ClientError::HungUp)
 }

@@ -31,14 +31,12 @@ pub(super) struct Position {
 impl Position {
     pub const START: Self = Self { line: 1, column: 1 };
 
+    /// The whole of a file or a directory.
+    pub const WHOLE: Self = Self { line: 0, column: 0 };
+
     /// The place of `key` in `file`, at this position.
     pub fn place(self, file: &Path, key: &str) -> Place {
-        Place {
-            file: file.to_owned(),
-            line: self.line,
-            column: self.column,
-            key: key.to_owned(),
-        }
+        Place { file: file.to_owned(), line: self.line, column: self.column, key: key.to_owned() }
     }
 }
 
@@ -51,10 +49,7 @@ pub(super) struct Node<'a> {
 
 impl Node<'_> {
     /// `{}`: what is read for a section that the file does not have.
-    pub const EMPTY: Self = Self {
-        position: Position::START,
-        value: Value::Object(Vec::new()),
-    };
+    pub const EMPTY: Self = Self { position: Position::START, value: Value::Object(Vec::new()) };
 }
 
 /// A JSON value. Numbers keep their text, so that messages can show what was written.
@@ -85,11 +80,7 @@ pub(super) fn read(text: &str) -> Result<Node<'_>, Wrong> {
     if let Err(error) = serde_json::from_str::<IgnoredAny>(text) {
         return Err(syntax(text, &error));
     }
-    let mut walk = Walk {
-        text,
-        at: 0,
-        position: Position::START,
-    };
+    let mut walk = Walk { text, at: 0, position: Position::START };
     walk.value(0)
 }
 
@@ -117,10 +108,7 @@ fn syntax(text: &str, error: &serde_json::Error) -> Wrong {
     let full = error.to_string();
     let what = match text.trim().is_empty() {
         true => "the file is empty".to_owned(),
-        false => format!(
-            "not JSON: {}",
-            full.split(" at line ").next().unwrap_or(&full)
-        ),
+        false => format!("not JSON: {}", full.split(" at line ").next().unwrap_or(&full)),
     };
     let wrong = NOT_JSON.case(what);
     let wrong = match syntax_cure(text, offset) {
@@ -133,27 +121,19 @@ fn syntax(text: &str, error: &serde_json::Error) -> Wrong {
 fn syntax_cure(text: &str, offset: usize) -> Option<&'static str> {
     let rest = text.get(offset..).unwrap_or("");
     let before = text.get(..offset).unwrap_or("").trim_end();
-    if rest.starts_with(['/', '#']) {
-        return Some("remove the comment: JSON has none");
+    let after_digit = before.ends_with(|c: char| c.is_ascii_digit());
+    let after_value = before.ends_with(['"', '}', ']', 'e']);
+    match rest.chars().next()? {
+        '/' | '#' => Some("remove the comment: JSON has none"),
+        '\'' => Some("write strings and keys in double quotes"),
+        'x' | 'X' if before.ends_with('0') => Some("write an address as a string: \"0x80000000\""),
+        'K' | 'M' | 'G' | 'T' | 'm' | 's' if after_digit => {
+            Some("write a value with a unit as a string: \"256M\", \"10s\"")
+        }
+        '}' | ']' if before.ends_with(',') => Some("remove the comma before it"),
+        '"' if after_value => Some("add a comma before it"),
+        _ => None,
     }
-    if rest.starts_with('\'') {
-        return Some("write strings and keys in double quotes");
-    }
-    if rest.starts_with(['x', 'X']) && before.ends_with('0') {
-        return Some("write an address as a string: \"0x80000000\"");
-    }
-    if rest.starts_with(['K', 'M', 'G', 'T', 'm', 's'])
-        && before.ends_with(|c: char| c.is_ascii_digit())
-    {
-        return Some("write a value with a unit as a string: \"256M\", \"10s\"");
-    }
-    if rest.starts_with(['}', ']']) && before.ends_with(',') {
-        return Some("remove the comma before it");
-    }
-    if rest.starts_with('"') && before.ends_with(['"', '}', ']', 'e']) {
-        return Some("add a comma before it");
-    }
-    None
 }
 
 struct Walk<'a> {
@@ -196,11 +176,7 @@ impl<'a> Walk<'a> {
                     self.space();
                     self.advance(1); // the colon
                     let value = self.value(depth + 1)?;
-                    members.push(Member {
-                        key,
-                        position,
-                        value,
-                    });
+                    members.push(Member { key, position, value });
                 }
                 _ => return Err(self.wrong("not JSON: expected a key")),
             }
@@ -296,15 +272,11 @@ mod tests {
     #[test]
     fn positions_count_lines_and_characters() {
         let root = read("{ \"ä\": 1,\r\n  \"b\": [true, null] }").unwrap();
-        let Value::Object(members) = root.value else {
-            panic!("{root:?}")
-        };
+        let Value::Object(members) = root.value else { panic!("{root:?}") };
         assert_eq!(members[0].position, at(1, 3));
         assert_eq!(members[0].value.position, at(1, 8));
         assert_eq!(members[1].position, at(2, 3));
-        let Value::List(items) = &members[1].value.value else {
-            panic!("{members:?}")
-        };
+        let Value::List(items) = &members[1].value.value else { panic!("{members:?}") };
         assert_eq!(items[1].position, at(2, 15));
         assert!(matches!(items[1].value, Value::Null));
     }
@@ -318,11 +290,7 @@ mod tests {
             ("{ // no\n}", at(1, 3), Some("the comment")),
             ("{ 'a': 1 }", at(1, 3), Some("double quotes")),
             ("{ \"a\": 1, }", at(1, 11), Some("remove the comma")),
-            (
-                "{ \"a\": \"1\"\n  \"b\": 2 }",
-                at(2, 3),
-                Some("add a comma"),
-            ),
+            ("{ \"a\": \"1\"\n  \"b\": 2 }", at(2, 3), Some("add a comma")),
             ("{ \"ä\": }", at(1, 8), None),
         ] {
             let (found, error) = read(text).unwrap_err();

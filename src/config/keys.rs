@@ -37,10 +37,7 @@ impl<'a> Keys<'a> {
             report.add(path, mismatch("an object {…}", node));
             return None;
         };
-        let mut keys = Self {
-            path: path.to_owned(),
-            values: BTreeMap::new(),
-        };
+        let mut keys = Self { path: path.to_owned(), values: BTreeMap::new() };
         let mut first: BTreeMap<&str, Position> = BTreeMap::new();
         for member in members {
             let key = member.key.as_str();

@@ -82,14 +82,8 @@ pub(super) fn parse_named(
 
 /// The text of a config file.
 pub(super) fn read(path: &Path) -> Result<String, Diagnostic> {
-    let wrong = |mistake: Diagnostic| mistake.at(Position::START.place(path, ""));
-    let failed = |what: &str, error: io::Error| {
-        let mistake = UNREADABLE.case(what);
-        wrong(match error.raw_os_error() {
-            Some(raw) => mistake.errno(Errno::from_raw(raw)),
-            None => mistake,
-        })
-    };
+    let wrong = |mistake: Diagnostic| mistake.at(Position::WHOLE.place(path, ""));
+    let failed = |what: &str, error| wrong(UNREADABLE.case(what).errno(errno(&error)));
     // O_NONBLOCK: opening a fifo would wait for its writer.
     let file = OpenOptions::new()
         .read(true)
@@ -102,9 +96,7 @@ pub(super) fn read(path: &Path) -> Result<String, Diagnostic> {
     }
     let mut bytes = Vec::new();
     // One byte more than allowed, because the file may grow while it is read.
-    file.take(FILE_MAX + 1)
-        .read_to_end(&mut bytes)
-        .map_err(unreadable)?;
+    file.take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if u64::try_from(bytes.len()).map_or(true, |length| length > FILE_MAX) {
         let what = format!("has more than {}, too much for a config", Size(FILE_MAX));
         return Err(wrong(NOT_TEXT.case(what)));
@@ -113,10 +105,12 @@ pub(super) fn read(path: &Path) -> Result<String, Diagnostic> {
         let valid = error.utf8_error().valid_up_to();
         let text = String::from_utf8_lossy(&error.as_bytes()[..valid]).into_owned();
         let position = position_of(&text, text.len());
-        NOT_TEXT
-            .case("is not UTF-8 text")
-            .at(position.place(path, ""))
+        NOT_TEXT.case("is not UTF-8 text").at(position.place(path, ""))
     })
+}
+
+pub(super) fn errno(error: &io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
 /// What the file is, if not a regular file.

@@ -98,18 +98,10 @@ pub struct Permissions {
 
 impl Permissions {
     /// `rwx`, what main memory always has.
-    pub const ALL: Self = Self {
-        read: true,
-        write: true,
-        execute: true,
-    };
+    pub const ALL: Self = Self { read: true, write: true, execute: true };
 
     /// `rw`
-    pub const READ_WRITE: Self = Self {
-        read: true,
-        write: true,
-        execute: false,
-    };
+    pub const READ_WRITE: Self = Self { read: true, write: true, execute: false };
 }
 
 impl fmt::Display for Permissions {
@@ -154,9 +146,7 @@ pub(super) fn property_name() -> Text<String> {
     fn parse(text: &str) -> Result<String, String> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || "._@:-".contains(c);
         if let Some(other) = text.chars().find(|c| !allowed(*c)) {
-            return Err(format!(
-                "has {other:?}; only a-z, A-Z, 0-9 and . _ @ : - are possible"
-            ));
+            return Err(format!("has {other:?}; only a-z, A-Z, 0-9 and . _ @ : - are possible"));
         }
         if text.starts_with('.') || text.ends_with('.') {
             return Err("must not begin or end with a dot".to_owned());

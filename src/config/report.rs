@@ -54,12 +54,7 @@ pub(super) struct Report {
 
 impl Report {
     pub fn new(file: &Path) -> Self {
-        Self {
-            file: file.to_owned(),
-            places: Places::default(),
-            mistakes: Vec::new(),
-            left_out: 0,
-        }
+        Self { file: file.to_owned(), places: Places::default(), mistakes: Vec::new(), left_out: 0 }
     }
 
     /// The file, for its config.
@@ -87,8 +82,7 @@ impl Report {
         if self.is_full() {
             self.left_out += 1;
         } else {
-            self.mistakes
-                .push(mistake.at(position.place(&self.file, key)));
+            self.mistakes.push(mistake.at(position.place(&self.file, key)));
         }
     }
 
@@ -102,8 +96,7 @@ impl Report {
         sort(&mut self.mistakes);
         if self.left_out > 0 {
             let more = MORE.case(format!("the file has {} more mistakes", self.left_out));
-            self.mistakes
-                .push(more.at(Position::START.place(&self.file, "")));
+            self.mistakes.push(more.at(Position::WHOLE.place(&self.file, "")));
         }
         self.mistakes
     }
@@ -111,10 +104,5 @@ impl Report {
 
 /// Sorts mistakes of one file by their place; those of one place stay as they are.
 pub(super) fn sort(mistakes: &mut [Diagnostic]) {
-    mistakes.sort_by_key(|mistake| {
-        mistake
-            .place
-            .as_ref()
-            .map(|place| (place.line, place.column))
-    });
+    mistakes.sort_by_key(|mistake| mistake.place.as_ref().map(|place| (place.line, place.column)));
 }

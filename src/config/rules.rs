@@ -39,6 +39,10 @@ fn of(key: &str, mistake: Diagnostic) -> Mistake {
     (key.to_owned(), mistake)
 }
 
+fn conflict(key: &str, what: impl Into<String>, cure: &'static str) -> Mistake {
+    of(key, CONFLICT.case(what).cure(cure))
+}
+
 /// Labels are unique; ranges end within guest memory and do not overlap.
 pub(super) fn ranges(memory: &MemoryConfig, regions: &[RegionConfig]) -> Vec<Mistake> {
     let main = Range {
@@ -127,9 +131,9 @@ fn offset(key: &str, offset: Option<u64>, memory: &MemoryConfig) -> Option<Mista
 /// A huge page size means something only to `hugetlb`.
 pub(super) fn page_size(backing: &[Backing], page_size: &Option<u64>) -> Option<Mistake> {
     (page_size.is_some() && !backing.contains(&Backing::Hugetlb)).then(|| {
-        let mistake = CONFLICT.case("is for hugetlb, which `backing` does not name");
+        let what = "is for hugetlb, which `backing` does not name";
         let cure = "add \"hugetlb\" to `backing`, or remove `page_size`";
-        of("page_size", mistake.cure(cure))
+        conflict("page_size", what, cure)
     })
 }
 
@@ -142,16 +146,13 @@ pub(super) fn affinity(
     let given = affinity.len();
     let all = usize::try_from(*count).is_ok_and(|count| count == given);
     let (fits, cure) = match scheduling {
-        Scheduling::Proxy => (
-            all || given <= 1,
-            "give one entry for all vCPUs or one for each",
-        ),
+        Scheduling::Proxy => (all || given <= 1, "give one entry for all vCPUs or one for each"),
         Scheduling::Hypervisor => (all || given == 0, "give one entry for each vCPU"),
     };
     let mut mistakes = Vec::new();
     if !fits {
         let what = format!("has {given} entries for {count} vCPUs");
-        mistakes.push(of("affinity", CONFLICT.case(what).cure(cure)));
+        mistakes.push(conflict("affinity", what, cure));
     }
     for (index, cpus) in affinity.iter().enumerate() {
         if *scheduling == Scheduling::Hypervisor && cpus.len() != 1 {
@@ -168,10 +169,9 @@ pub(super) fn affinity(
 /// Only threads have a niceness.
 pub(super) fn nice(scheduling: &Scheduling, nice: &i8) -> Option<Mistake> {
     (*nice != 0 && *scheduling == Scheduling::Hypervisor).then(|| {
-        let mistake = CONFLICT
-            .case("is for the threads of proxy-scheduled vCPUs, and scheduling is \"hypervisor\"")
-            .cure("set vcpus.scheduling to \"proxy\", or remove `nice`");
-        of("nice", mistake)
+        let what = "is for the threads of proxy-scheduled vCPUs, and scheduling is \"hypervisor\"";
+        let cure = "set vcpus.scheduling to \"proxy\", or remove `nice`";
+        conflict("nice", what, cure)
     })
 }
 
@@ -214,9 +214,9 @@ pub(super) fn ready_console(
 ) -> Option<Mistake> {
     let waits = ready.as_ref()?.console_line.is_some();
     (waits && console.is_none()).then(|| {
-        let mistake = CONFLICT.case("waits for a line of a console, and the VM has none");
+        let what = "waits for a line of a console, and the VM has none";
         let cure = "add `console`, or remove `console_line`";
-        of("ready.console_line", mistake.cure(cure))
+        conflict("ready.console_line", what, cure)
     })
 }
 
@@ -226,9 +226,9 @@ pub(super) fn stop_console(
     console: &Option<ConsoleConfig>,
 ) -> Option<Mistake> {
     (stop.is_some() && console.is_none()).then(|| {
-        let mistake = CONFLICT.case("is typed on a console, and the VM has none");
+        let what = "is typed on a console, and the VM has none";
         let cure = "add `console`, or remove `stop`: the VM is then closed without asking";
-        of("stop.console_line", mistake.cure(cure))
+        conflict("stop.console_line", what, cure)
     })
 }
 
@@ -239,8 +239,8 @@ pub(super) fn waits(name: &VmName, start: &StartConfig) -> Vec<Mistake> {
         let key = item_key("start.after", index);
         let vm = &dependency.vm;
         if vm == name {
-            let mistake = CONFLICT.case(format!("{vm} would wait for itself"));
-            mistakes.push((key.clone(), mistake.cure("remove it")));
+            let what = format!("{vm} would wait for itself");
+            mistakes.push(conflict(&key, what, "remove it"));
         }
         if start.after[..index].iter().any(|other| other.vm == *vm) {
             mistakes.push((key, TWICE.case(format!("names {vm} twice"))));
@@ -253,10 +253,7 @@ pub(super) fn waits(name: &VmName, start: &StartConfig) -> Vec<Mistake> {
 pub(super) fn backoff(first: &Duration, longest: &Duration) -> Option<Mistake> {
     (first > longest).then(|| {
         let (first, longest) = (Span(*first), Span(*longest));
-        let mistake = CONFLICT.case(format!("{first:#} is more than backoff_max, {longest:#}"));
-        of(
-            "backoff",
-            mistake.cure("make it shorter, or backoff_max longer"),
-        )
+        let what = format!("{first:#} is more than backoff_max, {longest:#}");
+        conflict("backoff", what, "make it shorter, or backoff_max longer")
     })
 }

@@ -20,7 +20,7 @@ use super::rules;
 use super::table::{
     key, optional, or, or_empty, required, section, Presence, Row, Section, Sections,
 };
-use super::types::{line, path, whole, word, Boolean};
+use super::types::{line, path, whole, word, Boolean, Type};
 use super::words::{Access, Backing, ConsoleDevice, KernelFormat, RestartPolicy, Scheduling};
 use crate::diagnostic::Place;
 use crate::layout::{ADDRESS_END, MEMORY_ALIGN, MEMORY_BASE, PAGE, SERIAL_BASE, SPIS};

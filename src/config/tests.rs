@@ -16,10 +16,7 @@ fn read(text: &str) -> Result<VmConfig, Vec<Diagnostic>> {
 
 /// [`SMALL`] with further keys.
 fn with(keys: &str) -> String {
-    format!(
-        "{},\n{keys} }}",
-        SMALL.trim_end_matches(" }").to_owned() + " }"
-    )
+    format!("{},\n{keys} }}", SMALL.trim_end_matches(" }").to_owned() + " }")
 }
 
 fn problems(text: &str) -> Vec<String> {
@@ -31,9 +28,7 @@ fn problems(text: &str) -> Vec<String> {
 
 /// `text` has one mistake, of this name, with this in its message.
 fn one(name: &str, text: &str, message: &str, found: &[String]) {
-    let [found] = found else {
-        panic!("{text}: {found:#?}")
-    };
+    let [found] = found else { panic!("{text}: {found:#?}") };
     assert!(
         found.contains(message) && found.ends_with(&format!(" [{name}]")),
         "{text}\n  expected: {message} [{name}]\n  found:    {found}"
@@ -189,14 +184,8 @@ fn mistakes_of_main_memory() {
 
 #[test]
 fn sizes_addresses_and_durations_have_several_forms() {
-    for size in [
-        "67108864",
-        "\"64M\"",
-        "\"64MiB\"",
-        "\"65536K\"",
-        "\"0x4000000\"",
-        "\"67108864\"",
-    ] {
+    for size in ["67108864", "\"64M\"", "\"64MiB\"", "\"65536K\"", "\"0x4000000\"", "\"67108864\""]
+    {
         let text = SMALL.replace("\"64M\"", size);
         assert_eq!(read(&text).unwrap().memory.size, 64 << 20, "{size}");
     }
@@ -204,37 +193,25 @@ fn sizes_addresses_and_durations_have_several_forms() {
         let text = SMALL.replace("{ \"size\"", &format!("{{ \"base\": {base}, \"size\""));
         assert_eq!(read(&text).unwrap().memory.base, 0x8000_0000, "{base}");
     }
-    for (text, milliseconds) in [
-        ("1500", 1500),
-        ("\"1500ms\"", 1500),
-        ("\"2m\"", 120_000),
-        ("0", 0),
-    ] {
+    for (text, milliseconds) in
+        [("1500", 1500), ("\"1500ms\"", 1500), ("\"2m\"", 120_000), ("0", 0)]
+    {
         let config = read(&with(&format!("\"stop_timeout\": {text}"))).unwrap();
-        assert_eq!(
-            config.stop_timeout,
-            Duration::from_millis(milliseconds),
-            "{text}"
-        );
+        assert_eq!(config.stop_timeout, Duration::from_millis(milliseconds), "{text}");
     }
 }
 
 #[test]
 fn long_values_are_refused_and_shortened_in_messages() {
     let long = "x".repeat(2048);
-    let text = SMALL.replace(
-        "\"/v/Image\"",
-        &format!("\"/v/Image\", \"cmdline\": \"{long}\""),
-    );
+    let text = SMALL.replace("\"/v/Image\"", &format!("\"/v/Image\", \"cmdline\": \"{long}\""));
     assert!(problems(&text)[0].contains("has 2048 bytes; at most 2047 are possible"));
     let fits = text.replace(&long, &long[1..]);
     assert_eq!(read(&fits).unwrap().kernel.cmdline.len(), 2047);
     let name = problems(&SMALL.replace("\"a\"", &format!("\"{long}\"")));
     assert!(name[0].len() < 200, "{name:?}");
-    assert!(
-        problems(&SMALL.replace("/v/Image", "/v/Image\", \"cmdline\": \"a\\nb"))[0]
-            .contains("control character '\\n'")
-    );
+    assert!(problems(&SMALL.replace("/v/Image", "/v/Image\", \"cmdline\": \"a\\nb"))[0]
+        .contains("control character '\\n'"));
 }
 
 #[test]
@@ -244,7 +221,7 @@ fn a_file_of_rubbish_gives_a_bounded_list() {
     assert_eq!(found.len(), 101);
     assert_eq!(
         found[100],
-        "a.json:1:1: the file has 59902 more mistakes; \
+        "a.json: the file has 59902 more mistakes; \
          cure: correct the mistakes above, then check the file again [config-more]"
     );
 }
@@ -309,9 +286,7 @@ fn regions_may_touch_and_not_overlap() {
 fn names_that_are_not_valid() {
     let long = "a".repeat(32);
     let huge = "a".repeat(4096);
-    for name in [
-        "", "A", "1a", "-a", "a.b", "a/b", "a b", "ä", "a\\u0000", "..", &long, &huge,
-    ] {
+    for name in ["", "A", "1a", "-a", "a.b", "a/b", "a b", "ä", "a\\u0000", "..", &long, &huge] {
         let found = problems(&SMALL.replace("\"a\"", &format!("\"{name}\"")));
         assert_eq!(found.len(), 1, "{found:#?}");
         assert!(found[0].starts_with("a.json:1:3: name: "), "{found:#?}");

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Values that a file gives by a word: an enum and its words in one table each.
 
-/// An enum whose values are words in a config.
-pub(super) trait Words: Copy + 'static {
-    /// Every word and its value; the default, if there is one for all, first.
-    const WORDS: &'static [(&'static str, Self)];
+use std::fmt::Display;
 
-    fn word(self) -> &'static str;
+/// An enum whose values are words in a config.
+pub(super) trait Words: Copy + Display + 'static {
+    /// Every word and its value.
+    const WORDS: &'static [(&'static str, Self)];
 }
 
 /// Makes an enum of words. They are its [`Words`] and what it displays.
@@ -25,10 +25,6 @@ macro_rules! words {
 
         impl Words for $name {
             const WORDS: &'static [(&'static str, Self)] = &[$(($word, Self::$value)),*];
-
-            fn word(self) -> &'static str {
-                self.as_str()
-            }
         }
 
         impl std::fmt::Display for $name {

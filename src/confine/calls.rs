@@ -48,11 +48,7 @@ const LAUNCH: &[c_long] = &[
 ];
 
 // The type of ioctl's request differs between C libraries; the kernel looks at 32 bits.
-#[allow(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    clippy::unnecessary_cast
-)]
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::unnecessary_cast)]
 const fn request(number: Ioctl) -> u32 {
     number as u32
 }
@@ -116,18 +112,11 @@ fn words(values: &[c_int]) -> Vec<u32> {
 
 fn no_code() -> [Rule; 2] {
     let no_code = vec![Condition::Without(2, PROT_EXEC.unsigned_abs())];
-    [
-        Rule::When(SYS_mmap, no_code.clone()),
-        Rule::When(SYS_mprotect, no_code),
-    ]
+    [Rule::When(SYS_mmap, no_code.clone()), Rule::When(SYS_mprotect, no_code)]
 }
 
 fn allow(lists: &[&[c_long]]) -> Vec<Rule> {
-    lists
-        .iter()
-        .flat_map(|list| list.iter())
-        .map(|nr| Rule::Allow(*nr))
-        .collect()
+    lists.iter().flat_map(|list| list.iter()).map(|nr| Rule::Allow(*nr)).collect()
 }
 
 /// A worker whose guest runs: process `pid` with these `threads`.
@@ -137,20 +126,14 @@ pub fn worker(pid: u32, threads: &[u32]) -> Vec<Rule> {
     let mut rules = vec![Rule::When(SYS_ioctl, run)];
     rules.extend(allow(&[LOOP, here::LOOP]));
     rules.extend(no_code());
-    rules.push(Rule::When(
-        SYS_fcntl,
-        vec![Condition::Among(1, words(FCNTL))],
-    ));
+    rules.push(Rule::When(SYS_fcntl, vec![Condition::Among(1, words(FCNTL))]));
     // The same user has other workers. glibc's abort and what stops vCPUs; bionic's abort; musl's,
     // which names no process.
     let own = Condition::Among(0, vec![pid]);
     rules.push(Rule::When(SYS_tgkill, vec![own.clone()]));
     rules.push(Rule::When(SYS_rt_tgsigqueueinfo, vec![own]));
     // A thread that ends may leave its number to a stranger, so that no other signal is allowed.
-    let aborting = [
-        Condition::Among(0, threads.to_vec()),
-        Condition::Among(1, words(&[SIGABRT])),
-    ];
+    let aborting = [Condition::Among(0, threads.to_vec()), Condition::Among(1, words(&[SIGABRT]))];
     rules.push(Rule::When(SYS_tkill, aborting.to_vec()));
     let tried = TRIED.iter().chain(here::TRIED);
     rules.extend(tried.map(|nr| Rule::Refuse(*nr, Errno::EPERM)));
@@ -198,17 +181,10 @@ pub fn supervisor() -> Vec<Rule> {
     // Its flags are in memory, where a filter cannot look; C libraries then take clone.
     rules.push(Rule::Refuse(SYS_clone3, Errno::ENOSYS));
     // Workers have numbers that are not known yet. Negative: whole groups, or everybody.
-    let stop_worker = [
-        Condition::Without(0, 1 << 31),
-        Condition::Among(1, words(&[SIGKILL])),
-    ];
+    let stop_worker = [Condition::Without(0, 1 << 31), Condition::Among(1, words(&[SIGKILL]))];
     rules.push(Rule::When(SYS_kill, stop_worker.to_vec()));
     // Of the caller alone: its limits, its niceness, its CPUs.
-    for (nr, process) in [
-        (SYS_prlimit64, 0),
-        (SYS_setpriority, 1),
-        (SYS_sched_setaffinity, 0),
-    ] {
+    for (nr, process) in [(SYS_prlimit64, 0), (SYS_setpriority, 1), (SYS_sched_setaffinity, 0)] {
         let caller = Condition::Among(process, vec![0]);
         rules.push(Rule::When(nr, vec![caller]));
     }
@@ -234,14 +210,7 @@ mod tests {
                 assert!(rules.iter().all(|rule| *rule != Rule::Allow(nr)), "{nr}");
             }
         }
-        for nr in [
-            SYS_openat,
-            SYS_socket,
-            SYS_clone,
-            SYS_clone3,
-            SYS_memfd_create,
-            SYS_kill,
-        ] {
+        for nr in [SYS_openat, SYS_socket, SYS_clone, SYS_clone3, SYS_memfd_create, SYS_kill] {
             assert!(!worker(7, &[7]).contains(&Rule::Allow(nr)), "{nr}");
         }
     }

@@ -90,9 +90,7 @@ impl Filter {
     }
 
     fn empty() -> Self {
-        Self {
-            program: Vec::new(),
-        }
+        Self { program: Vec::new() }
     }
 
     fn push(&mut self, code: u32, jt: u8, jf: u8, k: u32) {
@@ -211,10 +209,7 @@ mod tests {
     fn answers_by_the_rules() {
         let rules = [
             Rule::Allow(libc::SYS_read),
-            Rule::When(
-                libc::SYS_ioctl,
-                vec![Condition::Among(1, vec![0x4705, 0x4706])],
-            ),
+            Rule::When(libc::SYS_ioctl, vec![Condition::Among(1, vec![0x4705, 0x4706])]),
             Rule::When(libc::SYS_mmap, vec![Condition::Without(2, 4)]),
             Rule::When(
                 libc::SYS_tgkill,
@@ -244,14 +239,8 @@ mod tests {
         }
         assert_eq!(run(libc::SYS_socket, [0; 3]), refuse(Errno::EPERM));
         assert_eq!(run(libc::SYS_execve, [0; 3]), SECCOMP_RET_KILL_PROCESS);
-        assert_eq!(
-            filter.run(AUDIT_ARCH ^ 1, 0, [0; 3]),
-            SECCOMP_RET_KILL_PROCESS
-        );
-        assert_eq!(
-            filter.run(AUDIT_ARCH, X32_BIT, [0; 3]),
-            SECCOMP_RET_KILL_PROCESS
-        );
+        assert_eq!(filter.run(AUDIT_ARCH ^ 1, 0, [0; 3]), SECCOMP_RET_KILL_PROCESS);
+        assert_eq!(filter.run(AUDIT_ARCH, X32_BIT, [0; 3]), SECCOMP_RET_KILL_PROCESS);
     }
 
     #[test]

@@ -52,9 +52,7 @@ pub fn thread() -> Result<(), Diagnostic> {
 }
 
 fn capabilities_failed(errno: Errno) -> Diagnostic {
-    CAPABILITIES
-        .case("confinement: dropping capabilities")
-        .errno(errno)
+    CAPABILITIES.case("confinement: dropping capabilities").errno(errno)
 }
 
 fn filter_failed(errno: Errno) -> Diagnostic {

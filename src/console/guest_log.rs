@@ -44,8 +44,7 @@ impl GuestLog {
                 return;
             }
             let Self { target, limit, .. } = self;
-            self.lines
-                .feed(&bytes[..chunk.len], |line| limit.log(target, line));
+            self.lines.feed(&bytes[..chunk.len], |line| limit.log(target, line));
         }
     }
 

@@ -58,13 +58,7 @@ impl LineSplitter {
 fn visible(bytes: &[u8]) -> String {
     let chunks = bytes.utf8_chunks();
     chunks
-        .map(|chunk| {
-            format!(
-                "{}{}",
-                printable(chunk.valid()),
-                chunk.invalid().escape_ascii()
-            )
-        })
+        .map(|chunk| format!("{}{}", printable(chunk.valid()), chunk.invalid().escape_ascii()))
         .collect()
 }
 
@@ -93,10 +87,7 @@ mod tests {
 
     #[test]
     fn lines_are_put_together_from_pieces() {
-        assert_eq!(
-            lines(&[b"one\r\ntw", b"o\n", b"\nthree"]),
-            ["one", "two", "", "three"]
-        );
+        assert_eq!(lines(&[b"one\r\ntw", b"o\n", b"\nthree"]), ["one", "two", "", "three"]);
     }
 
     #[test]

@@ -266,11 +266,7 @@ mod tests {
     fn a_full_backlog_holds_back_and_wakes_when_half_of_it_is_free() {
         let (port, _) = port(ConsoleDevice::Pl011, None);
         let taken = port.type_in(&[b'x'; 2 * BACKLOG]);
-        assert_eq!(
-            (taken, port.room()),
-            (BACKLOG, 1),
-            "one went on to the UART"
-        );
+        assert_eq!((taken, port.room()), (BACKLOG, 1), "one went on to the UART");
         assert_eq!(port.type_in(b"yy"), 1);
         port.rearm();
         for _ in 0..BACKLOG / 2 - 1 {

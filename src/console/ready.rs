@@ -39,12 +39,7 @@ impl LinePattern {
             .map(|text| text.as_bytes().to_owned())
             .collect();
         let longest = pieces.iter().map(Vec::len).max().unwrap_or(0);
-        Self {
-            pieces,
-            found: 0,
-            tail: Vec::with_capacity(2 * longest),
-            escape: Escape::No,
-        }
+        Self { pieces, found: 0, tail: Vec::with_capacity(2 * longest), escape: Escape::No }
     }
 
     /// Takes the next byte of output; true once the pattern is complete.
@@ -116,10 +111,7 @@ mod tests {
             "\x1b]3008;start=0;machineid=1\x1b\\",
             "\x1bP+q\x1b\\",
         ] {
-            assert!(
-                matches("guest ready", &format!("guest {between}ready")),
-                "{between:?}"
-            );
+            assert!(matches("guest ready", &format!("guest {between}ready")), "{between:?}");
             assert!(!matches("title", between), "{between:?}");
         }
         assert!(matches("ready", "\x1b]never ends\nready"), "a line ends it");
@@ -138,10 +130,7 @@ mod tests {
 
     #[test]
     fn colours_do_not_count() {
-        assert!(matches(
-            "Reached target",
-            "\x1b[32mReached\x1b[0;1m target\x1b[K"
-        ));
+        assert!(matches("Reached target", "\x1b[32mReached\x1b[0;1m target\x1b[K"));
         assert!(matches("ab", "a\x1b7b"), "an escape without brackets");
     }
 

@@ -127,11 +127,7 @@ impl Ring {
             }
         }
         let end = self.end();
-        Chunk {
-            len: 0,
-            next: end,
-            lost: end.saturating_sub(from),
-        }
+        Chunk { len: 0, next: end, lost: end.saturating_sub(from) }
     }
 
     fn try_read(&self, from: u64, into: &mut [u8]) -> Option<Chunk> {
@@ -159,9 +155,7 @@ impl Ring {
     /// The last `max` bytes at most.
     pub fn tail(&self, max: usize) -> Vec<u8> {
         let mut bytes = vec![0; max.min(self.capacity)];
-        let from = self
-            .end()
-            .saturating_sub(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        let from = self.end().saturating_sub(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
         let chunk = self.read(from, &mut bytes);
         bytes.truncate(chunk.len);
         bytes
@@ -169,10 +163,7 @@ impl Ring {
 
     /// The one writer. It goes on where an earlier one of the same ring ended.
     pub fn writer(self: &Arc<Self>) -> RingWriter {
-        RingWriter {
-            end: self.end(),
-            ring: Arc::clone(self),
-        }
+        RingWriter { end: self.end(), ring: Arc::clone(self) }
     }
 
     fn kept(&self) -> u64 {
@@ -243,17 +234,7 @@ mod tests {
         write(&mut writer, b"hello guest");
         let mut bytes = [0; 5];
         let chunk = ring.read(0, &mut bytes);
-        assert_eq!(
-            (&bytes[..], chunk),
-            (
-                &b"hello"[..],
-                Chunk {
-                    len: 5,
-                    next: 5,
-                    lost: 0
-                }
-            )
-        );
+        assert_eq!((&bytes[..], chunk), (&b"hello"[..], Chunk { len: 5, next: 5, lost: 0 }));
         let chunk = ring.read(6, &mut bytes);
         assert_eq!((&bytes[..], chunk.next), (&b"guest"[..], 11));
         assert_eq!(ring.read(11, &mut bytes).len, 0);
@@ -330,10 +311,7 @@ mod tests {
     fn what_is_not_a_ring_has_a_name() {
         let not_a_ring = std::fs::File::open("/dev/null").unwrap();
         let error = Ring::for_worker(Some(not_a_ring.into()), "vm").unwrap_err();
-        assert_eq!(
-            (&*error.name, error.errno),
-            ("console-ring", Some(libc::EINVAL))
-        );
+        assert_eq!((&*error.name, error.errno), ("console-ring", Some(libc::EINVAL)));
         assert!(Ring::for_worker(None, "vm").is_ok());
     }
 }

@@ -2,7 +2,7 @@
 //! The console's own thread: it brings output to the log and to the clients, and typed text to the
 //! guest, so that vCPU threads never wait for either.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -19,7 +19,7 @@ use super::ready::LinePattern;
 use super::ring::Ring;
 use crate::config::ConsoleConfig;
 use crate::confine;
-use crate::diagnostic::{kinds, Diagnostic};
+use crate::diagnostic::{kinds, Diagnostic, Step};
 use crate::vcpu::{Bus, Device};
 
 kinds! {
@@ -98,11 +98,7 @@ impl Console {
             ring_at: None,
         };
         let thread = spawn(life, options.confined)?;
-        Ok(Self {
-            port,
-            orders,
-            thread: Some(thread),
-        })
+        Ok(Self { port, orders, thread: Some(thread) })
     }
 
     /// Puts its UART on `bus` where `config` says.
@@ -114,19 +110,9 @@ impl Console {
         bus.add("console", config.base, config.device.frame(), device)
     }
 
-    /// The eventfd of its interrupt line, for the driver's irqfd.
-    pub fn interrupt_fd(&self) -> BorrowedFd<'_> {
-        self.port.interrupt_fd()
-    }
-
-    /// Becomes readable once the guest has printed the line that makes it ready.
-    pub fn ready_fd(&self) -> BorrowedFd<'_> {
-        self.port.ready_fd()
-    }
-
-    /// Whether the guest has become ready; true once.
-    pub fn take_ready(&self) -> bool {
-        self.port.take_ready()
+    /// Its UART.
+    pub fn port(&self) -> &Port {
+        &self.port
     }
 
     /// Lets a client look on, beginning with sequence number `first` of the ring or what of it is still
@@ -182,7 +168,10 @@ fn spawn(mut life: Life, confined: bool) -> Result<JoinHandle<()>, Diagnostic> {
             // Signals are the worker's main thread's.
             let _ = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
             let given_up = match confined {
-                true => confine::thread(),
+                // Before the VM runs, other than the vCPUs'.
+                true => {
+                    confine::thread().map_err(|error| Diagnostic { step: Step::Functions, ..error })
+                }
                 false => Ok(()),
             };
             let lives = given_up.is_ok();
@@ -192,11 +181,7 @@ fn spawn(mut life: Life, confined: bool) -> Result<JoinHandle<()>, Diagnostic> {
                 life.live();
             }
         })
-        .map_err(|error| {
-            failed(Errno::from_raw(
-                error.raw_os_error().unwrap_or(libc::EAGAIN),
-            ))
-        })?;
+        .map_err(|error| failed(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EAGAIN))))?;
     // What a thread needs to come up is given up before the guest runs.
     is_up.recv().map_err(|_| failed(Errno::ECHILD))??;
     Ok(thread)
@@ -258,9 +243,7 @@ impl Life {
         let timeout = match due.into_iter().chain(longest).min() {
             None => PollTimeout::NONE,
             // Rounded up: not woken too early.
-            Some(time) => u16::try_from(time.as_micros().div_ceil(1000))
-                .unwrap_or(u16::MAX)
-                .into(),
+            Some(time) => u16::try_from(time.as_micros().div_ceil(1000)).unwrap_or(u16::MAX).into(),
         };
         let room = !self.clients.is_empty() && self.port.room() > 0;
         let wake = match gathering {
@@ -271,10 +254,8 @@ impl Life {
         let interests = self.clients.interests(room);
         fds.extend(interests.map(|(fd, flags)| PollFd::new(fd, flags)));
         let _ = poll(&mut fds, timeout);
-        let events: Vec<PollFlags> = fds[1..]
-            .iter()
-            .map(|fd| fd.revents().unwrap_or(PollFlags::empty()))
-            .collect();
+        let events: Vec<PollFlags> =
+            fds[1..].iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect();
         for (at, events) in events.into_iter().enumerate() {
             self.clients.receive(at, events, &self.port);
         }
@@ -318,9 +299,8 @@ impl Life {
                 return;
             }
             let interests = self.clients.interests(false);
-            let mut fds: Vec<PollFd<'_>> = interests
-                .map(|(fd, _)| PollFd::new(fd, PollFlags::POLLOUT))
-                .collect();
+            let mut fds: Vec<PollFd<'_>> =
+                interests.map(|(fd, _)| PollFd::new(fd, PollFlags::POLLOUT)).collect();
             let _ = poll(&mut fds, 50u16);
         }
     }

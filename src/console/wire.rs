@@ -65,9 +65,8 @@ impl Decoder {
         let mut rest = self.pending.as_slice();
         while let [code, low, high, payload @ ..] = rest {
             let len = usize::from(u16::from_le_bytes([*low, *high]));
-            let kind = Kind::from_code(*code)
-                .filter(|_| len <= MAX_PAYLOAD)
-                .ok_or(NotAFrame(*code))?;
+            let kind =
+                Kind::from_code(*code).filter(|_| len <= MAX_PAYLOAD).ok_or(NotAFrame(*code))?;
             let Some((payload, after)) = payload.split_at_checked(len) else {
                 break;
             };
@@ -94,9 +93,7 @@ mod tests {
             let mut decoder = Decoder::default();
             let mut frames = Vec::new();
             for piece in bytes.chunks(size) {
-                decoder
-                    .feed(piece, |kind, payload| frames.push((kind, payload.to_vec())))
-                    .unwrap();
+                decoder.feed(piece, |kind, payload| frames.push((kind, payload.to_vec()))).unwrap();
             }
             assert_eq!(
                 frames,

@@ -87,11 +87,7 @@ pub fn build(
         return Err(faults.found);
     }
     match tree.to_blob() {
-        Ok(blob) => Ok(Devicetree {
-            tree,
-            blob,
-            warnings: faults.found,
-        }),
+        Ok(blob) => Ok(Devicetree { tree, blob, warnings: faults.found }),
         Err(error) => {
             let fault = UNWRITABLE.case(format!("the devicetree cannot be written: {error}"));
             Err(Faults::only(config, fault))
@@ -107,10 +103,7 @@ pub(super) struct Faults<'a> {
 
 impl<'a> Faults<'a> {
     pub fn new(config: &'a VmConfig) -> Self {
-        Self {
-            config,
-            found: Vec::new(),
-        }
+        Self { config, found: Vec::new() }
     }
 
     fn only(config: &VmConfig, fault: Diagnostic) -> Vec<Diagnostic> {

@@ -76,10 +76,8 @@ fn chosen(
         chosen.set_u64("linux,initrd-start", initrd.base);
         chosen.set_u64("linux,initrd-end", initrd.base.saturating_add(initrd.size));
     } else if chosen.has("linux,initrd-start") || chosen.has("linux,initrd-end") {
-        faults.add_at(
-            "initrd",
-            STRAY_INITRD.case("/chosen names an initrd and the config has none"),
-        );
+        faults
+            .add_at("initrd", STRAY_INITRD.case("/chosen names an initrd and the config has none"));
     }
     chosen.set("rng-seed", seeds.rng.to_vec());
     chosen.set_u64("kaslr-seed", seeds.kaslr);
@@ -99,10 +97,7 @@ fn memory(tree: &mut Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
         )));
     }
     let reg = Cells::below(&tree.root).range(main.base, main.size);
-    tree.root
-        .ensure_child("memory")
-        .set_str("device_type", "memory")
-        .set("reg", reg);
+    tree.root.ensure_child("memory").set_str("device_type", "memory").set("reg", reg);
 }
 
 fn vm_config(tree: &mut Tree, config: &VmConfig) {
@@ -147,16 +142,12 @@ fn vm_config(tree: &mut Tree, config: &VmConfig) {
 /// Adds what no vdevice of the tree is there for, to the node at `path`.
 fn add_vdevices(tree: &mut Tree, config: &VmConfig, path: &str) {
     let shm: HashSet<_> = vdevices(tree, "shm").iter().filter_map(shm_label).collect();
-    let has_bell = config
-        .console
-        .as_ref()
-        .is_none_or(|console| console::doorbell(tree, console).is_some());
+    let has_bell =
+        config.console.as_ref().is_none_or(|console| console::doorbell(tree, console).is_some());
     // Two vdevices of one path below /hypervisor would be one too many.
     let walk = tree.walk();
-    let generated: HashSet<_> = walk
-        .iter()
-        .filter_map(|at| Some(at.str("generate")?.to_owned()))
-        .collect();
+    let generated: HashSet<_> =
+        walk.iter().filter_map(|at| Some(at.str("generate")?.to_owned())).collect();
     let Some(vdevices) = tree.find_mut(path) else {
         return;
     };
@@ -168,25 +159,18 @@ fn add_vdevices(tree: &mut Tree, config: &VmConfig, path: &str) {
     };
     for region in &config.regions {
         if !shm.contains(&region.label) {
-            add(format!("shm-{}", region.label), &|name| {
-                shm_vdevice(name, region)
-            });
+            add(format!("shm-{}", region.label), &|name| shm_vdevice(name, region));
         }
     }
     if let Some(console) = config.console.as_ref().filter(|_| !has_bell) {
-        add(format!("bell-{}", console.label), &|name| {
-            console::doorbell_vdevice(name, console)
-        });
+        add(format!("bell-{}", console.label), &|name| console::doorbell_vdevice(name, console));
     }
 }
 
 /// `wanted`, or the first of `wanted-2`, `wanted-3`, … that is free.
 pub(super) fn free_name(wanted: &str, taken: impl Fn(&str) -> bool) -> String {
     let numbered = (2..).map(|number: u32| format!("{wanted}-{number}"));
-    std::iter::once(wanted.to_owned())
-        .chain(numbered)
-        .find(|name| !taken(name))
-        .unwrap_or_default()
+    std::iter::once(wanted.to_owned()).chain(numbered).find(|name| !taken(name)).unwrap_or_default()
 }
 
 /// The physical CPU of each vCPU that the config names; empty if it names none.

@@ -57,9 +57,7 @@ pub(super) fn complete(tree: &mut Tree, console: &ConsoleConfig) {
 
 fn add_serial_port(tree: &mut Tree, console: &ConsoleConfig) -> String {
     let at = |name: &str| format!("{name}@{:x}", console.base);
-    let name = at(&free_name("serial", |name| {
-        tree.root.child(&at(name)).is_some()
-    }));
+    let name = at(&free_name("serial", |name| tree.root.child(&at(name)).is_some()));
     let mut node = Node::new(&name);
     match console.device {
         ConsoleDevice::Pl011 => {
@@ -76,8 +74,7 @@ fn add_serial_port(tree: &mut Tree, console: &ConsoleConfig) -> String {
         }
     }
     let reg = Cells::below(&tree.root).range(console.base, console.device.frame());
-    node.set("reg", reg)
-        .set_cells("interrupts", &[0, console.interrupt, LEVEL_HIGH]);
+    node.set("reg", reg).set_cells("interrupts", &[0, console.interrupt, LEVEL_HIGH]);
     let path = format!("/{name}");
     tree.root.push(node);
     path
@@ -108,7 +105,5 @@ fn clock(tree: &mut Tree) -> u32 {
 /// there are others.
 fn free_phandle(tree: &Tree) -> u32 {
     let taken: HashSet<u32> = tree.walk().iter().filter_map(|at| at.phandle()).collect();
-    (1..u32::MAX)
-        .find(|phandle| !taken.contains(phandle))
-        .unwrap_or(u32::MAX)
+    (1..u32::MAX).find(|phandle| !taken.contains(phandle)).unwrap_or(u32::MAX)
 }

@@ -50,27 +50,14 @@ pub fn plan(config: &VmConfig, initrd: u64, initrd_size: u64) -> LaunchPlan {
     };
     let mut regions = vec![planned(0, config.memory.base, config.memory.size)];
     regions.extend(
-        config
-            .regions
-            .iter()
-            .map(|region| planned(region.label, region.base, region.size)),
+        config.regions.iter().map(|region| planned(region.label, region.base, region.size)),
     );
     LaunchPlan {
         vm: config.name.clone(),
         regions,
-        kernel: PlannedKernel {
-            segments: Vec::new(),
-            entry: config.memory.base,
-            branch: None,
-        },
-        initrd: config.initrd.as_ref().map(|_| Range {
-            base: initrd,
-            size: initrd_size,
-        }),
-        dtb: Range {
-            base: config.memory.base,
-            size: 0x2_0000,
-        },
+        kernel: PlannedKernel { segments: Vec::new(), entry: config.memory.base, branch: None },
+        initrd: config.initrd.as_ref().map(|_| Range { base: initrd, size: initrd_size }),
+        dtb: Range { base: config.memory.base, size: 0x2_0000 },
         memory_entries: 1,
         warnings: Vec::new(),
     }

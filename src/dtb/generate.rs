@@ -25,11 +25,7 @@ pub(super) fn hardware(config: &VmConfig) -> Tree {
         .set_str("compatible", "linux,dummy-virt");
     // First, because the resource manager takes the cells of depth 2 from the root's first child.
     tree.root.ensure_child("chosen");
-    tree.root
-        .push(cpus(config))
-        .push(psci())
-        .push(gic(config.vcpus.count))
-        .push(timer());
+    tree.root.push(cpus(config)).push(psci()).push(gic(config.vcpus.count)).push(timer());
     tree
 }
 
@@ -53,8 +49,7 @@ fn cpus(config: &VmConfig) -> Node {
 
 fn psci() -> Node {
     let mut psci = Node::new("psci");
-    psci.set_str("compatible", "arm,psci-1.0")
-        .set_str("method", "hvc");
+    psci.set_str("compatible", "arm,psci-1.0").set_str("method", "hvc");
     psci
 }
 

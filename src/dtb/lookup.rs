@@ -13,9 +13,7 @@ pub(super) const VM_CONFIG_NAMES: [&str; 2] = ["gunyah-vm-config", "qcom,vm-conf
 /// The vm-config nodes; there should be one.
 pub(super) fn vm_configs(tree: &Tree) -> impl Iterator<Item = NodeAt<'_>> {
     let children: Vec<_> = NodeAt::root(tree).children().collect();
-    children
-        .into_iter()
-        .filter(|child| VM_CONFIG_NAMES.contains(&child.name.as_str()))
+    children.into_iter().filter(|child| VM_CONFIG_NAMES.contains(&child.name.as_str()))
 }
 
 /// A child of the vm-config.
@@ -50,9 +48,7 @@ pub(super) fn cpu_nodes(tree: &Tree) -> Vec<NodeAt<'_>> {
     let Some(cpus) = cpus_node(tree) else {
         return Vec::new();
     };
-    cpus.children()
-        .filter(|cpu| cpu.str("device_type") == Some("cpu") && !failed(cpu))
-        .collect()
+    cpus.children().filter(|cpu| cpu.str("device_type") == Some("cpu") && !failed(cpu)).collect()
 }
 
 /// Nodes with this `vdevice-type`. The resource manager looks for them in the whole tree.

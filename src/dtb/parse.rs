@@ -52,11 +52,8 @@ impl Tree {
     /// are refused, because readers differ in which one they take.
     pub fn parse(bytes: &[u8]) -> Result<Tree, ParseError> {
         let blocks = Blocks::find(bytes)?;
-        let reader = Reader {
-            structure: blocks.structure,
-            strings: blocks.strings,
-            ..Reader::default()
-        };
+        let reader =
+            Reader { structure: blocks.structure, strings: blocks.strings, ..Reader::default() };
         Ok(Tree {
             reservations: reservations(blocks.reservations)?,
             boot_cpu: blocks.boot_cpu,
@@ -142,19 +139,11 @@ impl<'a> Blocks<'a> {
         sorted.sort_by_key(|(_, offset, len, _)| (*offset, *len));
         for pair in sorted.windows(2) {
             if pair[0].1 + pair[0].2 > pair[1].1 {
-                return fail(format!(
-                    "the {} and {} blocks overlap",
-                    pair[0].0, pair[1].0
-                ));
+                return fail(format!("the {} and {} blocks overlap", pair[0].0, pair[1].0));
             }
         }
         let [reservations, structure, strings] = blocks;
-        Ok(Self {
-            reservations,
-            structure,
-            strings,
-            boot_cpu: field(7),
-        })
+        Ok(Self { reservations, structure, strings, boot_cpu: field(7) })
     }
 }
 
@@ -264,20 +253,13 @@ impl Reader<'_> {
             ));
         }
         let mut names = self.open.last_mut().map(|parent| &mut parent.child_names);
-        if names
-            .as_mut()
-            .is_some_and(|names| !names.insert(name.clone()))
-        {
+        if names.as_mut().is_some_and(|names| !names.insert(name.clone())) {
             return fail(format!(
                 "{}: there are two nodes named {name}; readers differ in which one they take",
                 self.path()
             ));
         }
-        self.open.push(Open {
-            node: Node::new(&name),
-            path_len,
-            ..Open::default()
-        });
+        self.open.push(Open { node: Node::new(&name), path_len, ..Open::default() });
         Ok(())
     }
 
@@ -296,9 +278,7 @@ impl Reader<'_> {
         let value = self.structure[from..from + len].to_vec();
         self.properties += 1;
         if self.properties > PROPERTIES_MAX {
-            return fail(format!(
-                "the blob has more than {PROPERTIES_MAX} properties"
-            ));
+            return fail(format!("the blob has more than {PROPERTIES_MAX} properties"));
         }
         if name.is_empty() {
             return fail(format!("{}: a property has no name", self.path()));
@@ -350,10 +330,7 @@ impl Reader<'_> {
     }
 
     fn cut<T>(&self) -> Result<T, ParseError> {
-        fail(format!(
-            "the structure block ends inside the item at {:#x}",
-            self.at
-        ))
+        fail(format!("the structure block ends inside the item at {:#x}", self.at))
     }
 
     fn cell(&mut self) -> Result<u32, ParseError> {

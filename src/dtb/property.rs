@@ -24,9 +24,7 @@ pub(super) fn number(bytes: &[u8]) -> u64 {
 /// The cells of a value whose bytes are whole cells.
 pub(super) fn cells(value: &[u8]) -> impl Iterator<Item = u32> + '_ {
     let join = |number, byte: &u8| (number << 8) | u32::from(*byte);
-    value
-        .chunks_exact(4)
-        .map(move |cell| cell.iter().fold(0, join))
+    value.chunks_exact(4).map(move |cell| cell.iter().fold(0, join))
 }
 
 impl Node {
@@ -72,8 +70,7 @@ impl Node {
 
     /// Whether a list of strings has this one.
     pub fn lists(&self, property: &str, wanted: &str) -> bool {
-        self.strings(property)
-            .is_some_and(|strings| strings.contains(&wanted))
+        self.strings(property).is_some_and(|strings| strings.contains(&wanted))
     }
 
     /// Whether `compatible` lists `model`.
@@ -99,14 +96,9 @@ impl Cells {
     pub fn below(node: &Node) -> Self {
         let cells = |property, default| {
             let cells = node.u32(property);
-            cells.map_or(default, |cells| {
-                usize::try_from(cells).unwrap_or(usize::MAX)
-            })
+            cells.map_or(default, |cells| usize::try_from(cells).unwrap_or(usize::MAX))
         };
-        Self {
-            address: cells("#address-cells", 2),
-            size: cells("#size-cells", 1),
-        }
+        Self { address: cells("#address-cells", 2), size: cells("#size-cells", 1) }
     }
 
     /// An address and a size as cells; what a number of cells cannot hold is cut off.
@@ -115,9 +107,7 @@ impl Cells {
             let skipped = 8usize.saturating_sub(cells.saturating_mul(4));
             number.to_be_bytes().into_iter().skip(skipped)
         };
-        part(address, self.address)
-            .chain(part(size, self.size))
-            .collect()
+        part(address, self.address).chain(part(size, self.size)).collect()
     }
 }
 
@@ -138,11 +128,7 @@ impl Deref for NodeAt<'_> {
 
 impl<'a> NodeAt<'a> {
     pub(super) fn root(tree: &'a Tree) -> Self {
-        Self {
-            node: &tree.root,
-            path: "/".to_owned(),
-            cells: Cells::below(&Node::default()),
-        }
+        Self { node: &tree.root, path: "/".to_owned(), cells: Cells::below(&Node::default()) }
     }
 
     /// Full path: `/cpus/cpu@0`.

@@ -11,11 +11,7 @@ impl Tree {
     pub fn to_source(&self) -> String {
         let mut out = String::from("/dts-v1/;\n");
         for (address, size) in &self.reservations {
-            line(
-                &mut out,
-                0,
-                &format!("/memreserve/ {address:#x} {size:#x};"),
-            );
+            line(&mut out, 0, &format!("/memreserve/ {address:#x} {size:#x};"));
         }
         out.push('\n');
         print_node(&mut out, &self.root, 0);

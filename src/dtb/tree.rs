@@ -50,10 +50,7 @@ impl Tree {
     pub fn find_mut(&mut self, path: &str) -> Option<&mut Node> {
         let mut node = &mut self.root;
         for part in parts(path) {
-            node = node
-                .children
-                .iter_mut()
-                .find(|child| child.answers_to(part))?;
+            node = node.children.iter_mut().find(|child| child.answers_to(part))?;
         }
         path.starts_with('/').then_some(node)
     }
@@ -81,10 +78,7 @@ impl Tree {
 impl Node {
     /// A node without anything in it.
     pub fn new(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            ..Self::default()
-        }
+        Self { name: name.to_owned(), ..Self::default() }
     }
 
     fn answers_to(&self, part: &str) -> bool {
@@ -129,10 +123,7 @@ impl Node {
     pub fn set(&mut self, name: &str, value: Vec<u8>) -> &mut Self {
         match self.properties.iter_mut().find(|old| old.name == name) {
             Some(old) => old.value = value,
-            None => self.properties.push(Property {
-                name: name.to_owned(),
-                value,
-            }),
+            None => self.properties.push(Property { name: name.to_owned(), value }),
         }
         self
     }
@@ -212,11 +203,7 @@ mod tests {
 
     #[test]
     fn walk_keeps_the_blobs_order() {
-        let paths: Vec<_> = two_cpus()
-            .walk()
-            .iter()
-            .map(|at| at.path().to_owned())
-            .collect();
+        let paths: Vec<_> = two_cpus().walk().iter().map(|at| at.path().to_owned()).collect();
         assert_eq!(paths, ["/", "/cpus", "/cpus/cpu@0", "/cpus/cpu@1"]);
     }
 

@@ -65,10 +65,7 @@ impl Header {
             let why = "not a multiple of 4 KiB below 2 MiB";
             return wrong("text_offset", text_offset, why);
         }
-        Ok(Self {
-            text_offset,
-            image_size,
-        })
+        Ok(Self { text_offset, image_size })
     }
 }
 

@@ -230,11 +230,7 @@ mod tests {
         let parsed = parse(&bytes, 0x1000).unwrap();
         assert_eq!(parsed.entry, 0x8040);
         assert_eq!(
-            parsed
-                .loads
-                .iter()
-                .map(|load| load.address)
-                .collect::<Vec<_>>(),
+            parsed.loads.iter().map(|load| load.address).collect::<Vec<_>>(),
             [0x8000, 0x9000]
         );
     }
@@ -242,33 +238,15 @@ mod tests {
     #[test]
     fn refuses_wrong_fields() {
         assert_eq!(refused(&file(0, &[])), "e_phnum");
+        assert_eq!(refused(&file(0x8000, &[(0, 0x8000, 0x8000, 0x20, 0x10)])), "p_filesz");
+        assert_eq!(refused(&file(0x8000, &[(0xfff, 0x8000, 0x8000, 0x20, 0x20)])), "p_offset");
+        assert_eq!(refused(&file(0x8000, &[(u64::MAX, 0x8000, 0x8000, 0x20, 0x20)])), "p_offset");
+        assert_eq!(refused(&file(0x8000, &[(0, 0x8000, u64::MAX, 0, 0x20)])), "p_paddr");
         assert_eq!(
-            refused(&file(0x8000, &[(0, 0x8000, 0x8000, 0x20, 0x10)])),
-            "p_filesz"
-        );
-        assert_eq!(
-            refused(&file(0x8000, &[(0xfff, 0x8000, 0x8000, 0x20, 0x20)])),
-            "p_offset"
-        );
-        assert_eq!(
-            refused(&file(0x8000, &[(u64::MAX, 0x8000, 0x8000, 0x20, 0x20)])),
-            "p_offset"
-        );
-        assert_eq!(
-            refused(&file(0x8000, &[(0, 0x8000, u64::MAX, 0, 0x20)])),
+            refused(&file(0x8000, &[(0, 0x8000, 0x8000, 0, 0x20), (0, 0, 0x8010, 0, 0x20)])),
             "p_paddr"
         );
-        assert_eq!(
-            refused(&file(
-                0x8000,
-                &[(0, 0x8000, 0x8000, 0, 0x20), (0, 0, 0x8010, 0, 0x20)]
-            )),
-            "p_paddr"
-        );
-        assert_eq!(
-            refused(&file(0x9000, &[(0, 0x8000, 0x8000, 0, 0x20)])),
-            "e_entry"
-        );
+        assert_eq!(refused(&file(0x9000, &[(0, 0x8000, 0x8000, 0, 0x20)])), "e_entry");
     }
 
     proptest! {

@@ -81,21 +81,14 @@ impl OpenFile {
         if metadata.len() == 0 {
             return Err(EMPTY.case(format!("{} is empty", path.display())));
         }
-        Ok(Self {
-            file,
-            path: path.to_owned(),
-            size: metadata.len(),
-        })
+        Ok(Self { file, path: path.to_owned(), size: metadata.len() })
     }
 
     /// Reads all of `room` from byte `offset` on, for `step`.
     pub fn read_at(&self, step: Step, offset: u64, room: &mut [u8]) -> Result<(), Diagnostic> {
         self.file.read_exact_at(room, offset).map_err(|error| {
-            let what = format!(
-                "reading {} bytes at {offset} of {}",
-                room.len(),
-                self.path.display()
-            );
+            let what =
+                format!("reading {} bytes at {offset} of {}", room.len(), self.path.display());
             match error.kind() {
                 io::ErrorKind::UnexpectedEof => self.cut(step, what),
                 _ => self.unreadable(step, what, &error),
@@ -123,10 +116,8 @@ impl OpenFile {
     }
 
     fn cut(&self, step: Step, what: String) -> Diagnostic {
-        let cause = format!(
-            "the file had {} bytes when it was opened and has been cut since",
-            self.size
-        );
+        let cause =
+            format!("the file had {} bytes when it was opened and has been cut since", self.size);
         during(step, CUT.case(what).cause(cause))
     }
 
@@ -147,8 +138,7 @@ fn unopened(path: &Path, error: &io::Error) -> Diagnostic {
         Errno::EACCES => FORBIDDEN,
         _ => UNOPENED,
     };
-    kind.case(format!("opening {}", path.display()))
-        .errno(errno)
+    kind.case(format!("opening {}", path.display())).errno(errno)
 }
 
 /// A file that is read for a later step may be whole again at the next launch.
@@ -209,10 +199,7 @@ mod tests {
         assert_eq!(open.cut_since(Step::Kernel, "reading"), None);
         std::fs::write(&path, [7; 60]).unwrap();
         let cut = open.read_at(Step::Initrd, 50, &mut room).unwrap_err();
-        assert_eq!(
-            (&*cut.name, cut.step, cut.lasting),
-            ("image-cut", Step::Initrd, false)
-        );
+        assert_eq!((&*cut.name, cut.step, cut.lasting), ("image-cut", Step::Initrd, false));
         assert!(cut.cause.contains("had 100 bytes"), "{cut}");
         assert!(open.cut_since(Step::Kernel, "reading").is_some());
         std::fs::remove_file(&path).unwrap();

@@ -45,11 +45,7 @@ pub struct Unpacker<R> {
 impl<R: Read> Unpacker<R> {
     /// `source` stands at the file's first byte, and `size` is what its trailer says.
     pub fn new(source: R, size: u64) -> Self {
-        Self {
-            decoder: GzDecoder::new(BufReader::with_capacity(CHUNK, source)),
-            size,
-            unpacked: 0,
-        }
+        Self { decoder: GzDecoder::new(BufReader::with_capacity(CHUNK, source)), size, unpacked: 0 }
     }
 
     /// Fills all of `room` with the next bytes.
@@ -108,18 +104,18 @@ impl<R: Read> Unpacker<R> {
             return UNREADABLE.case(what).errno(Errno::from_raw(raw));
         }
         match error.kind() {
-            io::ErrorKind::UnexpectedEof => CUT.case(format!(
-                "the gzip'ed file ends after {unpacked} unpacked bytes"
-            )),
+            io::ErrorKind::UnexpectedEof => {
+                CUT.case(format!("the gzip'ed file ends after {unpacked} unpacked bytes"))
+            }
             _ if self.decoder.header().is_none() => {
                 DAMAGED.case("the gzip'ed file has no valid header")
             }
             _ if unpacked == self.size => DAMAGED.case(
                 "the CRC32 of the unpacked bytes is not the one in the gzip'ed file's trailer",
             ),
-            _ => DAMAGED.case(format!(
-                "the gzip'ed file is damaged after {unpacked} unpacked bytes"
-            )),
+            _ => {
+                DAMAGED.case(format!("the gzip'ed file is damaged after {unpacked} unpacked bytes"))
+            }
         }
     }
 }
@@ -159,9 +155,7 @@ mod tests {
 
     #[test]
     fn tells_damage_apart() {
-        let text: Vec<u8> = (0..200_000u32)
-            .flat_map(|n| (n / 7).to_le_bytes())
-            .collect();
+        let text: Vec<u8> = (0..200_000u32).flat_map(|n| (n / 7).to_le_bytes()).collect();
         let good = pack(&text);
         let size = text.len();
         assert_eq!(unpack(&good, size).unwrap(), text);
@@ -179,11 +173,7 @@ mod tests {
             (with(good.len() - 8, 1), size, "the CRC32 of"),
             (with(10, 6), size, "is damaged after 0 unpacked bytes"),
             (good.clone(), size - 1, "more than the 799999 bytes"),
-            (
-                good.clone(),
-                size + 1,
-                "800000 bytes, its trailer says 800001",
-            ),
+            (good.clone(), size + 1, "800000 bytes, its trailer says 800001"),
         ] {
             let wrong = refused(&bad, size);
             assert_eq!(wrong.name, "image-gzip-damaged");

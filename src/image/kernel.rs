@@ -52,10 +52,7 @@ impl Kernel {
     /// Opens the file and reads its headers.
     pub(super) fn open(config: &KernelConfig) -> Result<(Self, KernelInfo), Diagnostic> {
         let file = OpenFile::open(&config.path)?;
-        let mut kernel = Self {
-            file,
-            unpacked: None,
-        };
+        let mut kernel = Self { file, unpacked: None };
         let info = kernel.info(config.format)?;
         Ok((kernel, info))
     }
@@ -122,13 +119,11 @@ impl Kernel {
         let unpacked = unpacker.fill(room).and_then(|()| unpacker.end());
         unpacked.map_err(|fault| {
             let what = format!("unpacking {}", self.file.path.display());
-            self.file
-                .cut_since(Step::Kernel, &what)
-                .unwrap_or_else(|| Diagnostic {
-                    step: Step::Kernel,
-                    lasting: fault.errno.is_none(),
-                    ..self.wrong(fault)
-                })
+            self.file.cut_since(Step::Kernel, &what).unwrap_or_else(|| Diagnostic {
+                step: Step::Kernel,
+                lasting: fault.errno.is_none(),
+                ..self.wrong(fault)
+            })
         })
     }
 
@@ -137,9 +132,7 @@ impl Kernel {
         let Some(size) = self.unpacked else {
             return Ok(());
         };
-        gzip::Unpacker::new(self.file.reader(), size)
-            .verify()
-            .map_err(|fault| self.wrong(fault))
+        gzip::Unpacker::new(self.file.reader(), size).verify().map_err(|fault| self.wrong(fault))
     }
 
     /// The parsers of headers do not know the file's name.

@@ -51,10 +51,7 @@ impl Images {
     /// Opens every file that `config` names and reads the headers. Errors are all that is wrong, each
     /// at its key.
     pub fn open(config: &VmConfig) -> Result<Self, Vec<Diagnostic>> {
-        let mut faults = Faults {
-            config,
-            found: Vec::new(),
-        };
+        let mut faults = Faults { config, found: Vec::new() };
         let kernel = faults.keep("kernel.path", Kernel::open(&config.kernel));
         let initrd = config
             .initrd
@@ -114,13 +111,8 @@ impl Faults<'_> {
 }
 
 /// Everything that this folder finds.
-pub(crate) const KINDS: &[&[Kind]] = &[
-    file::KINDS,
-    kernel::KINDS,
-    arm64::KINDS,
-    elf::KINDS,
-    gzip::KINDS,
-];
+pub(crate) const KINDS: &[&[Kind]] =
+    &[file::KINDS, kernel::KINDS, arm64::KINDS, elf::KINDS, gzip::KINDS];
 
 #[cfg(test)]
 mod tests {
@@ -180,10 +172,7 @@ mod tests {
         image[56..60].copy_from_slice(b"ARM\x64");
         fs::write(folder.join("Image"), &image).unwrap();
         let images = open(&folder, "", "").unwrap();
-        assert_eq!(
-            (images.info.kernel.gzip, images.info.kernel.size),
-            (false, 4096)
-        );
+        assert_eq!((images.info.kernel.gzip, images.info.kernel.size), (false, 4096));
         let named = open(&folder, r#", "format": "elf""#, "").unwrap_err();
         let what = "it is an arm64 Image, kernel.format says an ELF executable";
         assert!(named[0].what.ends_with(what), "{}", named[0]);
@@ -194,10 +183,7 @@ mod tests {
         let packed = packed.finish().unwrap();
         fs::write(folder.join("Image"), &packed).unwrap();
         let images = open(&folder, "", "").unwrap();
-        assert_eq!(
-            (images.info.kernel.gzip, images.info.kernel.size),
-            (true, 4096)
-        );
+        assert_eq!((images.info.kernel.gzip, images.info.kernel.size), (true, 4096));
         let mut room = vec![0; 4096];
         images.kernel.read(0, &mut room).unwrap();
         assert_eq!(room, image);

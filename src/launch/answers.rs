@@ -136,9 +136,7 @@ fn kind_of(step: Step, errno: Errno) -> &'static Kind {
         KINDS.iter().find(|kind| kind.name == name)
     };
     let mut same = SAME.iter().filter(|(other, _)| *other == errno);
-    named(errno)
-        .or_else(|| same.find_map(|(_, errno)| named(*errno)))
-        .unwrap_or(&OTHER)
+    named(errno).or_else(|| same.find_map(|(_, errno)| named(*errno))).unwrap_or(&OTHER)
 }
 
 #[cfg(test)]

@@ -39,9 +39,7 @@ pub(super) fn kernel(
     }
     if let Some(branch) = plan.kernel.branch {
         let bytes = branch.to_le_bytes();
-        memory
-            .bytes_mut(plan.main().base, bytes.len() as u64)?
-            .copy_from_slice(&bytes);
+        memory.bytes_mut(plan.main().base, bytes.len() as u64)?.copy_from_slice(&bytes);
     }
     Ok(())
 }
@@ -101,14 +99,9 @@ fn seeds_from(source: &str) -> Result<Seeds, Diagnostic> {
         })
         .map_err(|error| {
             let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
-            NO_SEEDS
-                .case(format!("reading {source} for the guest's seeds"))
-                .errno(errno)
+            NO_SEEDS.case(format!("reading {source} for the guest's seeds")).errno(errno)
         })?;
-    Ok(Seeds {
-        rng,
-        kaslr: u64::from_ne_bytes(kaslr),
-    })
+    Ok(Seeds { rng, kaslr: u64::from_ne_bytes(kaslr) })
 }
 
 #[cfg(test)]
@@ -128,10 +121,7 @@ mod tests {
             kernel: KernelInfo {
                 gzip: false,
                 size: 4096,
-                layout: KernelLayout::Image(arm64::Header {
-                    text_offset: 0,
-                    image_size: 4096,
-                }),
+                layout: KernelLayout::Image(arm64::Header { text_offset: 0, image_size: 4096 }),
             },
             initrd: None,
             regions: Vec::new(),

@@ -51,11 +51,7 @@ pub fn launch(
     report: &dyn Fn(Event),
     before_start: impl FnOnce(&Vm) -> Result<(), Diagnostic>,
 ) -> Result<Launched, Diagnostic> {
-    let launch = Launch {
-        config,
-        host: memory::host(),
-        progress: Progress::new(report),
-    };
+    let launch = Launch { config, host: memory::host(), progress: Progress::new(report) };
     let open = || Images::open(config).map_err(first_of);
     let images = launch.progress.step(Step::Images, open, describe_images)?;
     let (plan, tree) = launch.decide(&images)?;
@@ -68,9 +64,7 @@ pub fn launch(
     let vcpus = launch.add_vcpus(&vm)?;
     before_start(&vm)?;
     let start = || vm.start();
-    launch
-        .progress
-        .call(Step::Start, "VM_START", start, |()| String::new())?;
+    launch.progress.call(Step::Start, "VM_START", start, |()| String::new())?;
     Ok(Launched { vm, memory, vcpus })
 }
 
@@ -132,13 +126,11 @@ impl Launch<'_> {
     ) -> Result<(), Diagnostic> {
         let kernel = || load::kernel(images, plan, memory);
         let path = images.kernel.file.path.display();
-        self.progress
-            .step(Step::Kernel, kernel, |()| path.to_string())?;
+        self.progress.step(Step::Kernel, kernel, |()| path.to_string())?;
         if let Some(file) = &images.initrd {
             let initrd = || load::initrd(images, plan, memory);
             let path = file.path.display();
-            self.progress
-                .step(Step::Initrd, initrd, |()| path.to_string())?;
+            self.progress.step(Step::Initrd, initrd, |()| path.to_string())?;
         }
         let dtb = || load::dtb(blob, plan, memory);
         let size = blob.len();
@@ -283,9 +275,8 @@ fn describe_pool(choice: &Choice) -> String {
         return "no huge pages of the pool needed".to_owned();
     }
     let pages = choice.huge_pages.iter();
-    let each: Vec<_> = pages
-        .map(|(page, count)| format!("{count} pages of {}", Size(*page)))
-        .collect();
+    let each: Vec<_> =
+        pages.map(|(page, count)| format!("{count} pages of {}", Size(*page))).collect();
     each.join(", ")
 }
 

@@ -33,10 +33,7 @@ pub(super) struct Progress<'a> {
 
 impl<'a> Progress<'a> {
     pub fn new(report: &'a dyn Fn(Event)) -> Self {
-        Self {
-            trace: Trace::open(),
-            report,
-        }
+        Self { trace: Trace::open(), report }
     }
 
     pub fn report(&self, event: Event) {
@@ -61,11 +58,7 @@ impl<'a> Progress<'a> {
         let slice = self.trace.slice(step.as_str());
         let done = work()?;
         drop(slice);
-        self.report(Event::Step {
-            step,
-            took: begin.elapsed(),
-            detail: describe(&done),
-        });
+        self.report(Event::Step { step, took: begin.elapsed(), detail: describe(&done) });
         Ok(done)
     }
 

@@ -99,19 +99,14 @@ fn map(
 }
 
 fn exhausted(region: &PlannedRegion, backing: Backing, errno: Errno) -> Diagnostic {
-    let what = format!(
-        "region {}: mapping {} of {backing} memory",
-        region.label,
-        Size(region.size)
-    );
+    let what =
+        format!("region {}: mapping {} of {backing} memory", region.label, Size(region.size));
     let fault = match (errno, backing) {
         (Errno::ENOMEM, Backing::Hugetlb) => {
             let fault = POOL_RAN_OUT.case(what);
             match Pool::read(region.huge_page) {
                 Ok(pool) => fault
-                    .cause(format!(
-                        "another program took huge pages in between: now {pool}"
-                    ))
+                    .cause(format!("another program took huge pages in between: now {pool}"))
                     .cure(pool.cure(region.size / region.huge_page)),
                 Err(_) => fault,
             }
@@ -119,9 +114,7 @@ fn exhausted(region: &PlannedRegion, backing: Backing, errno: Errno) -> Diagnost
         (Errno::ENOMEM | Errno::ENOSPC, _) => OUT.case(what),
         (Errno::EINVAL | Errno::ENOENT | Errno::ENODEV, Backing::Hugetlb) => {
             let size = Size(region.huge_page);
-            NO_SUCH_PAGES
-                .case(what)
-                .cause(format!("the kernel has no huge pages of {size}"))
+            NO_SUCH_PAGES.case(what).cause(format!("the kernel has no huge pages of {size}"))
         }
         (Errno::EFAULT | HWPOISON, _) => NOT_POPULATED.case(what),
         _ => NOT_MAPPED.case(what),

@@ -104,16 +104,9 @@ impl Choice {
             self.warnings.extend(refused.into_iter().map(passed_over));
             return Ok(backing);
         }
-        let what = format!(
-            "region {label} of {}: {}",
-            Size(region.size),
-            joined(&refused)
-        );
+        let what = format!("region {label} of {}: {}", Size(region.size), joined(&refused));
         let first = refused.into_iter().next();
-        Err(Diagnostic {
-            what,
-            ..first.unwrap_or_else(|| NO_SUCH_PAGES.case(""))
-        })
+        Err(Diagnostic { what, ..first.unwrap_or_else(|| NO_SUCH_PAGES.case("")) })
     }
 
     fn pool_fits(
@@ -179,10 +172,7 @@ mod tests {
             kernel: KernelInfo {
                 gzip: false,
                 size: MIB,
-                layout: KernelLayout::Image(arm64::Header {
-                    text_offset: 0,
-                    image_size: MIB,
-                }),
+                layout: KernelLayout::Image(arm64::Header { text_offset: 0, image_size: MIB }),
             },
             initrd: None,
             regions: Vec::new(),
@@ -197,13 +187,7 @@ mod tests {
             page if page == 2 * MIB => (96, 96),
             _ => return Err(io::ErrorKind::NotFound.into()),
         };
-        Ok(Pool {
-            page,
-            total,
-            free,
-            reserved: 0,
-            spare: 0,
-        })
+        Ok(Pool { page, total, free, reserved: 0, spare: 0 })
     }
 
     fn refused(memory: &str, regions: &str) -> Diagnostic {
@@ -229,10 +213,7 @@ mod tests {
             r#"{"label": 1, "base": "0x100000000", "size": "256M", "backing": "hugetlb"},
                {"label": 2, "base": "0x200000000", "size": "2M", "backing": "hugetlb"}"#,
         );
-        assert!(
-            error.what.contains("(32 of them for its other regions)"),
-            "{error}"
-        );
+        assert!(error.what.contains("(32 of them for its other regions)"), "{error}");
         assert_eq!(
             error.cure,
             "put `hugepagesz=2M hugepages=161` on the kernel command line, or set ro.vendor.gunyah.hugepages=161 (init/gunyah-hugepages.rc); `gunyahd check` adds up what all VMs need"
@@ -243,10 +224,7 @@ mod tests {
     fn pages_that_the_kernel_does_not_have_need_no_reservation() {
         let error = refused(r#"{"size": "64M", "page_size": "32M"}"#, "");
         assert_eq!(error.name, "pool-no-such-pages");
-        assert_eq!(
-            error.what,
-            "region 0 of 64 MiB: this kernel has no huge pages of 32 MiB"
-        );
+        assert_eq!(error.what, "region 0 of 64 MiB: this kernel has no huge pages of 32 MiB");
         assert!(!error.cure.contains("hugepages="), "{error}");
     }
 

@@ -54,9 +54,7 @@ impl GuestMemory {
 
     /// The regions in the order of registration, each with the address of its mapping in this process.
     pub fn regions(&self) -> impl Iterator<Item = (&PlannedRegion, u64)> {
-        self.regions
-            .iter()
-            .map(|(region, mapping)| (region, mapping.address()))
+        self.regions.iter().map(|(region, mapping)| (region, mapping.address()))
     }
 }
 
@@ -80,9 +78,7 @@ mod tests {
             file: None,
         };
         let (mapping, _) = allocate("test", &region, Backing::Base, &host).unwrap();
-        let mut memory = GuestMemory {
-            regions: vec![(region.clone(), mapping)],
-        };
+        let mut memory = GuestMemory { regions: vec![(region.clone(), mapping)] };
         let end = region.base + region.size;
         let last = memory.bytes_mut(end - 4, 4).unwrap();
         last.copy_from_slice(b"last");

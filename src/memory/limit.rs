@@ -29,9 +29,7 @@ pub fn raise_memlock(bytes: u64) -> Result<(), Diagnostic> {
         return Ok(());
     }
     let (pins, allowed) = (Size(bytes), Size(hard));
-    Err(LOW.case(format!(
-        "the VM pins {pins}, RLIMIT_MEMLOCK allows {allowed}"
-    )))
+    Err(LOW.case(format!("the VM pins {pins}, RLIMIT_MEMLOCK allows {allowed}")))
 }
 
 fn exempt() -> bool {

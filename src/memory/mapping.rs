@@ -41,14 +41,7 @@ impl Mapping {
             unsafe { mmap_anonymous(ptr::null_mut(), reserved_size, ProtFlags::empty(), flags) }
                 .map_err(errno)?;
         let start = reserved.wrapping_byte_add(reserved.align_offset(align));
-        Ok(Self {
-            reserved,
-            reserved_size,
-            start,
-            size,
-            filled: 0,
-            _memfds: Vec::new(),
-        })
+        Ok(Self { reserved, reserved_size, start, size, filled: 0, _memfds: Vec::new() })
     }
 
     /// Fills the next `size` bytes with huge pages of `page` bytes, which the pool sets aside now.
@@ -75,11 +68,8 @@ impl Mapping {
         let memfd = memfd_create(name, flags | MemfdFlags::CLOEXEC).map_err(errno)?;
         ftruncate(&memfd, size).map_err(errno)?;
         let size = length(size)?;
-        let end = self
-            .filled
-            .checked_add(size)
-            .filter(|&end| end <= self.size)
-            .ok_or(Errno::EINVAL)?;
+        let end =
+            self.filled.checked_add(size).filter(|&end| end <= self.size).ok_or(Errno::EINVAL)?;
         let at = self.start.wrapping_byte_add(self.filled);
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         let map_flags = MapFlags::SHARED | MapFlags::FIXED;

@@ -40,10 +40,7 @@ impl Pool {
         let number = |file: &str| {
             let text = fs::read_to_string(folder.join(file))?;
             text.trim().parse::<u64>().map_err(|error| {
-                io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    format!("{file}: {text:?}: {error}"),
-                )
+                io::Error::new(io::ErrorKind::InvalidData, format!("{file}: {text:?}: {error}"))
             })
         };
         Ok(Self {
@@ -57,9 +54,7 @@ impl Pool {
 
     /// Pages that a new mapping can have.
     pub fn available(&self) -> u64 {
-        self.free
-            .saturating_sub(self.reserved)
-            .saturating_add(self.spare)
+        self.free.saturating_sub(self.reserved).saturating_add(self.spare)
     }
 
     /// What makes the pool large enough for `wanted` more pages, with the number filled in.
@@ -81,12 +76,7 @@ impl Pool {
 
 impl fmt::Display for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} free of {} reserved at boot",
-            self.available(),
-            self.total
-        )
+        write!(f, "{} free of {} reserved at boot", self.available(), self.total)
     }
 }
 
@@ -111,15 +101,9 @@ mod tests {
         let read = Pool::read_in(&folder, 2 << 20).unwrap();
         assert_eq!(read.available(), 82);
         assert_eq!(read.to_string(), "82 free of 96 reserved at boot");
-        assert_eq!(
-            Pool::read_in(&folder, 1 << 30).unwrap_err().kind(),
-            io::ErrorKind::NotFound
-        );
+        assert_eq!(Pool::read_in(&folder, 1 << 30).unwrap_err().kind(), io::ErrorKind::NotFound);
         fs::write(pool.join("free_hugepages"), "x").unwrap();
-        assert_eq!(
-            Pool::read_in(&folder, 2 << 20).unwrap_err().kind(),
-            io::ErrorKind::InvalidData
-        );
+        assert_eq!(Pool::read_in(&folder, 2 << 20).unwrap_err().kind(), io::ErrorKind::InvalidData);
         fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -43,17 +43,10 @@ pub struct Host {
 
 impl Host {
     /// A host with 4 KiB pages, as most are; a level-2 block maps 2 MiB.
-    pub const PAGES_4K: Self = Self {
-        page_size: 4 << 10,
-        huge_page: 2 << 20,
-        thp_page: 2 << 20,
-    };
+    pub const PAGES_4K: Self = Self { page_size: 4 << 10, huge_page: 2 << 20, thp_page: 2 << 20 };
     /// An Android host with 16 KiB pages; a level-2 block maps 32 MiB.
-    pub const PAGES_16K: Self = Self {
-        page_size: 16 << 10,
-        huge_page: 32 << 20,
-        thp_page: 32 << 20,
-    };
+    pub const PAGES_16K: Self =
+        Self { page_size: 16 << 10, huge_page: 32 << 20, thp_page: 32 << 20 };
 }
 
 /// One launch, decided.

@@ -71,36 +71,24 @@ pub fn plan(
     let mut warnings = Vec::new();
     // Addresses mean nothing before the regions are right.
     let (regions, memory_entries) = regions::regions(config, images, host, &mut warnings)?;
-    let mut memory = MainMemory {
-        config,
-        host,
-        taken: Vec::new(),
-        faults: Vec::new(),
-    };
+    let mut memory = MainMemory { config, host, taken: Vec::new(), faults: Vec::new() };
     let kernel = memory.kernel(&images.kernel);
     let dtb_size = memory.dtb_size(dtb_len_max);
-    let initrd_size = images.initrd.unwrap_or(0);
     let initrd_offset = config.initrd.as_ref().and_then(|initrd| initrd.offset);
 
     // What has an offset goes first: the rest lies around it.
     let fixed_dtb = memory.fixed_dtb(dtb_size);
     let fixed_initrd = initrd_offset
-        .and_then(|offset| memory.take(("initrd", "initrd.offset"), offset, initrd_size));
+        .zip(images.initrd)
+        .and_then(|(offset, size)| memory.take(("initrd", "initrd.offset"), offset, size));
+    let free_initrd = images.initrd.filter(|_| initrd_offset.is_none());
     let dtb = match config.dtb.offset {
         Some(_) => fixed_dtb,
-        None if initrd_offset.is_some() => memory.free_dtb(dtb_size, 0),
-        None => memory.free_dtb(dtb_size, initrd_size),
+        None => memory.free_dtb(dtb_size, free_initrd),
     };
-    let initrd_base = match (&config.initrd, initrd_offset) {
-        (None, _) => None,
-        (Some(_), Some(_)) => fixed_initrd,
-        (Some(_), None) => {
-            memory.take_highest(("initrd", "initrd.path"), initrd_size, host.page_size)
-        }
-    };
-    let initrd = initrd_base.map(|base| Range {
-        base,
-        size: initrd_size,
+    let initrd = fixed_initrd.or_else(|| {
+        let piece = ("initrd", "initrd.path");
+        memory.take_highest(piece, free_initrd?, host.page_size)
     });
     memory.check_overlaps();
     if let (Some(kernel), Some(initrd)) = (&kernel, &initrd) {
@@ -160,8 +148,8 @@ impl MainMemory<'_> {
         self.faults.push(fault.at(self.config.place(key)));
     }
 
-    /// Takes `size` bytes at `offset`; returns their guest address.
-    fn take(&mut self, piece: Piece, offset: u64, size: u64) -> Option<u64> {
+    /// Takes `size` bytes at `offset`.
+    fn take(&mut self, piece: Piece, offset: u64, size: u64) -> Option<Range> {
         let ((what, key), all) = (piece, self.config.memory.size);
         if offset.checked_add(size).is_none_or(|end| end > all) {
             let what = format!(
@@ -170,32 +158,29 @@ impl MainMemory<'_> {
             self.fault(OUTSIDE.case(what), key);
             return None;
         }
-        let base = self.base() + offset;
-        self.push(piece, base, size);
-        Some(base)
+        Some(self.push(piece, self.base() + offset, size))
     }
 
     /// Takes the highest free `size` bytes at a multiple of `align` from the base of main memory.
-    fn take_highest(&mut self, piece: Piece, size: u64, align: u64) -> Option<u64> {
-        let base = self.find(size, align);
-        if let Some(base) = base {
-            self.push(piece, base, size);
-        } else {
-            let (what, key) = piece;
-            let taken = self.taken.iter().map(|range| range.end - range.base);
-            let what = format!(
-                "no room for the {what}: it needs {size:#x} bytes, and {:#x} of the {:#x} bytes of main memory are taken",
-                taken.fold(0, u64::saturating_add),
-                self.config.memory.size
-            );
-            self.fault(NO_ROOM.case(what), key);
+    fn take_highest(&mut self, piece: Piece, size: u64, align: u64) -> Option<Range> {
+        if let Some(base) = self.find(size, align) {
+            return Some(self.push(piece, base, size));
         }
-        base
+        let (what, key) = piece;
+        let taken = self.taken.iter().map(|range| range.end - range.base);
+        let what = format!(
+            "no room for the {what}: it needs {size:#x} bytes, and {:#x} of the {:#x} bytes of main memory are taken",
+            taken.fold(0, u64::saturating_add),
+            self.config.memory.size
+        );
+        self.fault(NO_ROOM.case(what), key);
+        None
     }
 
-    fn push(&mut self, piece: Piece, base: u64, size: u64) {
+    fn push(&mut self, piece: Piece, base: u64, size: u64) -> Range {
         let end = base + size;
         self.taken.push(Taken { piece, base, end });
+        Range { base, size }
     }
 
     fn find(&self, size: u64, align: u64) -> Option<u64> {
@@ -203,10 +188,8 @@ impl MainMemory<'_> {
         loop {
             let offset = top.checked_sub(size)?.checked_sub(self.base())?;
             let base = self.base() + offset / align * align;
-            let in_the_way = self
-                .taken
-                .iter()
-                .filter(|range| range.base < base + size && base < range.end);
+            let in_the_way =
+                self.taken.iter().filter(|range| range.base < base + size && base < range.end);
             // Below the lowest of them, so that the search goes down past all.
             match in_the_way.map(|range| range.base).min() {
                 None => return Some(base),
@@ -222,9 +205,7 @@ impl MainMemory<'_> {
             self.fault(DTB_SIZE.case(what), "dtb");
             return None;
         }
-        len_max
-            .checked_add(self.config.dtb.room)?
-            .checked_next_multiple_of(self.host.page_size)
+        len_max.checked_add(self.config.dtb.room)?.checked_next_multiple_of(self.host.page_size)
     }
 
     fn fixed_dtb(&mut self, size: Option<u64>) -> Option<Range> {
@@ -234,25 +215,23 @@ impl MainMemory<'_> {
             self.fault(DTB_OFFSET.case(what), "dtb.offset");
             return None;
         }
-        let base = self.take(("devicetree", "dtb.offset"), offset, size)?;
-        Some(Range { base, size })
+        self.take(("devicetree", "dtb.offset"), offset, size)
     }
 
     /// On a boundary of a large folio, unless that would leave the initrd no room: it can lie in the
     /// middle of a small VM.
-    fn free_dtb(&mut self, size: Option<u64>, initrd_size: u64) -> Option<Range> {
-        let (size, page) = (size?, self.host.page_size);
+    fn free_dtb(&mut self, size: Option<u64>, initrd_size: Option<u64>) -> Option<Range> {
+        let (piece, page) = (("devicetree", "dtb"), self.host.page_size);
+        let size = size?;
         // A mapping begins with a folio, so its folios are counted from the base of main memory.
         let folio = self.host.thp_page.max(page);
         let fits = self.find(size, folio).is_some_and(|base| {
-            self.push(("devicetree", "dtb"), base, size);
-            let fits = initrd_size == 0 || self.find(initrd_size, page).is_some();
+            self.push(piece, base, size);
+            let fits = initrd_size.is_none_or(|size| self.find(size, page).is_some());
             self.taken.pop();
             fits
         });
-        let align = if fits { folio } else { page };
-        let base = self.take_highest(("devicetree", "dtb"), size, align)?;
-        Some(Range { base, size })
+        self.take_highest(piece, size, if fits { folio } else { page })
     }
 
     fn kernel(&mut self, info: &KernelInfo) -> Option<PlannedKernel> {
@@ -266,7 +245,7 @@ impl MainMemory<'_> {
             }
             KernelLayout::Image(header) => {
                 let at = offset.saturating_add(header.text_offset);
-                let base = self.take(("kernel", "kernel.path"), at, header.image_size)?;
+                let base = self.take(("kernel", "kernel.path"), at, header.image_size)?.base;
                 let segment = elf::Load {
                     file_offset: 0,
                     file_size: info.size,
@@ -276,11 +255,7 @@ impl MainMemory<'_> {
                 (vec![segment], base)
             }
         };
-        Some(PlannedKernel {
-            segments,
-            entry,
-            branch: self.branch(entry)?,
-        })
+        Some(PlannedKernel { segments, entry, branch: self.branch(entry)? })
     }
 
     /// Addresses inside main memory are kept; others are moved so that the lowest segment lies at the
@@ -290,17 +265,13 @@ impl MainMemory<'_> {
         let kept = self.config.kernel.offset.is_none()
             && first.address >= self.base()
             && last.address.saturating_add(last.memory_size) <= self.end();
-        let (from, offset) = if kept {
-            (self.base(), 0)
-        } else {
-            (first.address, offset)
-        };
+        let (from, offset) = if kept { (self.base(), 0) } else { (first.address, offset) };
         let moved = |address: u64| address.saturating_sub(from).saturating_add(offset);
         let mut segments = Vec::new();
         for load in &executable.loads {
             let piece = ("kernel segment", "kernel.path");
-            let address = self.take(piece, moved(load.address), load.memory_size)?;
-            segments.push(elf::Load { address, ..*load });
+            let range = self.take(piece, moved(load.address), load.memory_size)?;
+            segments.push(elf::Load { address: range.base, ..*load });
         }
         Some((segments, self.base().checked_add(moved(executable.entry))?))
     }

@@ -135,9 +135,7 @@ fn without_huge_page(region: &mut PlannedRegion) -> Option<Diagnostic> {
     if region.size >= region.huge_page || !region.backing.contains(&Backing::Hugetlb) {
         return None;
     }
-    region
-        .backing
-        .retain(|backing| *backing != Backing::Hugetlb);
+    region.backing.retain(|backing| *backing != Backing::Hugetlb);
     if region.backing.is_empty() {
         region.backing.push(Backing::Base);
     }

@@ -54,10 +54,7 @@ fn image(text_offset: u64, image_size: u64) -> ImageInfo {
         kernel: KernelInfo {
             gzip: false,
             size: image_size.min(20 * MIB),
-            layout: KernelLayout::Image(arm64::Header {
-                text_offset,
-                image_size,
-            }),
+            layout: KernelLayout::Image(arm64::Header { text_offset, image_size }),
         },
         initrd: Some(4 * MIB + 17),
         regions: Vec::new(),
@@ -75,16 +72,8 @@ fn elf_at(address: u64, entry: u64) -> ImageInfo {
         loads: vec![load(0x1000, address), load(0x2000, address + 0x10_0000)],
         entry: address + entry,
     };
-    let kernel = KernelInfo {
-        gzip: false,
-        size: 0x10_0000,
-        layout: KernelLayout::Elf(executable),
-    };
-    ImageInfo {
-        kernel,
-        initrd: Some(100),
-        regions: Vec::new(),
-    }
+    let kernel = KernelInfo { gzip: false, size: 0x10_0000, layout: KernelLayout::Elf(executable) };
+    ImageInfo { kernel, initrd: Some(100), regions: Vec::new() }
 }
 
 /// What is wrong with a plan: "name at key".
@@ -100,22 +89,10 @@ fn warnings(plan: &LaunchPlan) -> Vec<&str> {
 
 #[test]
 fn places_by_the_documented_rules() {
-    let plan = plan(
-        &sized(256 * MIB),
-        &image(0, 30 * MIB),
-        5000,
-        &Host::PAGES_4K,
-    )
-    .unwrap();
+    let plan = plan(&sized(256 * MIB), &image(0, 30 * MIB), 5000, &Host::PAGES_4K).unwrap();
     assert_eq!(plan.kernel.entry, BASE);
     assert_eq!(plan.kernel.branch, None);
-    assert_eq!(
-        plan.dtb,
-        Range {
-            base: BASE + 254 * MIB,
-            size: 0x1_2000
-        }
-    );
+    assert_eq!(plan.dtb, Range { base: BASE + 254 * MIB, size: 0x1_2000 });
     let initrd = plan.initrd.unwrap();
     assert_eq!(initrd.base, BASE + 254 * MIB - 4 * MIB - 4096);
     assert_eq!(plan.memory_entries, 128);
@@ -128,17 +105,11 @@ fn a_devicetree_begins_a_folio_of_the_host() {
         plan(config, &image(0, kernel), 5000, &Host::PAGES_16K).unwrap()
     };
     let folio = Host::PAGES_16K.thp_page;
-    assert_eq!(
-        place(&sized(256 * MIB), 30 * MIB).dtb.base,
-        BASE + 7 * folio
-    );
+    assert_eq!(place(&sized(256 * MIB), 30 * MIB).dtb.base, BASE + 7 * folio);
     // Folios are counted from main memory's base, wherever that is.
     let moved = json!({ "memory": { "base": BASE + 2 * MIB, "size": "256M" } });
     let moved = config(moved);
-    assert_eq!(
-        place(&moved, 30 * MIB).dtb.base,
-        moved.memory.base + 7 * folio
-    );
+    assert_eq!(place(&moved, 30 * MIB).dtb.base, moved.memory.base + 7 * folio);
     // The only boundary is the kernel's.
     let full = place(&sized(64 * MIB), 40 * MIB);
     assert_eq!(full.dtb.base, BASE + 64 * MIB - full.dtb.size);
@@ -151,13 +122,7 @@ fn a_devicetree_begins_a_folio_of_the_host() {
 
 #[test]
 fn a_text_offset_gets_a_branch() {
-    let plan = plan(
-        &sized(64 * MIB),
-        &image(0x8_0000, 10 * MIB),
-        5000,
-        &Host::PAGES_4K,
-    )
-    .unwrap();
+    let plan = plan(&sized(64 * MIB), &image(0x8_0000, 10 * MIB), 5000, &Host::PAGES_4K).unwrap();
     assert_eq!(plan.kernel.entry, BASE + 0x8_0000);
     assert_eq!(plan.kernel.branch, Some(0x1400_0000 + 0x2_0000));
 }
@@ -169,13 +134,7 @@ fn elf_addresses_in_memory_are_meant_and_others_are_moved() {
     assert_eq!(meant.kernel.segments[1].address, BASE + 0x30_0000);
     assert_eq!(meant.kernel.entry, BASE + 0x20_0008);
     assert!(meant.kernel.branch.is_some());
-    let moved = plan(
-        &config,
-        &elf_at(0xffff_8000_0800_0000, 0),
-        4000,
-        &Host::PAGES_4K,
-    )
-    .unwrap();
+    let moved = plan(&config, &elf_at(0xffff_8000_0800_0000, 0), 4000, &Host::PAGES_4K).unwrap();
     assert_eq!(moved.kernel.segments[0].address, BASE);
     assert_eq!(moved.kernel.branch, None);
 }
@@ -193,31 +152,11 @@ fn a_small_guest_has_its_devicetree_on_a_page() {
 fn every_mistake_has_a_name_and_a_key() {
     let fits = image(0, 30 * MIB);
     for (changes, kernel, wrong) in [
-        (
-            json!({ "memory": { "size": "16M" } }),
-            30,
-            "plan-outside at kernel.path",
-        ),
-        (
-            json!({ "initrd": { "offset": "62M" } }),
-            30,
-            "plan-outside at initrd.offset",
-        ),
-        (
-            json!({ "memory": { "size": "32M" } }),
-            31,
-            "plan-no-room at initrd.path",
-        ),
-        (
-            json!({ "initrd": { "offset": "20M" } }),
-            30,
-            "plan-overlap at initrd.offset",
-        ),
-        (
-            json!({ "kernel": { "offset": "4K" } }),
-            30,
-            "plan-kernel-offset at kernel.offset",
-        ),
+        (json!({ "memory": { "size": "16M" } }), 30, "plan-outside at kernel.path"),
+        (json!({ "initrd": { "offset": "62M" } }), 30, "plan-outside at initrd.offset"),
+        (json!({ "memory": { "size": "32M" } }), 31, "plan-no-room at initrd.path"),
+        (json!({ "initrd": { "offset": "20M" } }), 30, "plan-overlap at initrd.offset"),
+        (json!({ "kernel": { "offset": "4K" } }), 30, "plan-kernel-offset at kernel.offset"),
         (
             json!({ "memory": { "size": "512M" }, "kernel": { "offset": "256M" } }),
             30,
@@ -228,11 +167,7 @@ fn every_mistake_has_a_name_and_a_key() {
             30,
             "plan-initrd-window at initrd",
         ),
-        (
-            json!({ "memory": { "backing": "base" } }),
-            30,
-            "plan-memory-entries at memory.backing",
-        ),
+        (json!({ "memory": { "backing": "base" } }), 30, "plan-memory-entries at memory.backing"),
     ] {
         let images = image(0, kernel * MIB);
         assert_eq!(faults(&config(changes), &images, &Host::PAGES_4K), [wrong]);
@@ -257,10 +192,7 @@ fn a_host_with_larger_pages_asks_for_more() {
             "plan-region-file at regions[0].file",
         ]
     );
-    assert_eq!(
-        faults(&config, &images, &Host::PAGES_4K),
-        ["plan-region-file at regions[0].file"]
-    );
+    assert_eq!(faults(&config, &images, &Host::PAGES_4K), ["plan-region-file at regions[0].file"]);
     let config = sized(64 * MIB);
     let offset = self::config(json!({ "dtb": { "offset": "60M" } }));
     assert!(plan(&offset, &image(0, 30 * MIB), 4000, &Host::PAGES_16K).is_ok());
@@ -309,10 +241,7 @@ fn a_person_is_warned_of_what_may_go_wrong() {
     assert_eq!(warnings(&slow), ["plan-slow-start"]);
     assert!(slow.warnings[0].what.contains("8 messages"));
     let large = json!({ "memory": { "size": "3G", "page_size": "1G", "access": "share" } });
-    assert_eq!(
-        warnings(&planned(large)),
-        ["plan-large-region", "plan-shared-memory"]
-    );
+    assert_eq!(warnings(&planned(large)), ["plan-large-region", "plan-shared-memory"]);
 }
 
 proptest! {

@@ -125,10 +125,7 @@ pub struct ControlError {
 impl ControlError {
     /// An error of `kind`.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-        }
+        Self { kind, message: message.into() }
     }
 }
 
@@ -252,12 +249,7 @@ fn parse<T: DeserializeOwned>(line: &[u8]) -> Result<T, ControlError> {
 /// Reads a request's line.
 pub fn parse_request(line: &[u8]) -> Result<Request, ControlError> {
     let request = parse(line)?;
-    if let Request::Console {
-        replay: Some(_),
-        at: Some(_),
-        ..
-    } = request
-    {
+    if let Request::Console { replay: Some(_), at: Some(_), .. } = request {
         return Err(bad("`replay` and `at` exclude each other"));
     }
     Ok(request)
@@ -300,32 +292,13 @@ mod tests {
     fn requests_come_back_as_they_went() {
         for request in [
             Request::Status { vm: None },
-            Request::Status {
-                vm: Some("a".into()),
-            },
-            Request::Start {
-                vm: "a".into(),
-                wait: false,
-            },
-            Request::Stop {
-                vm: "a".into(),
-                wait: true,
-            },
-            Request::Restart {
-                vm: "a".into(),
-                wait: true,
-            },
+            Request::Status { vm: Some("a".into()) },
+            Request::Start { vm: "a".into(), wait: false },
+            Request::Stop { vm: "a".into(), wait: true },
+            Request::Restart { vm: "a".into(), wait: true },
             Request::Log { vm: "a".into() },
-            Request::Console {
-                vm: "a".into(),
-                replay: Some(7),
-                at: None,
-            },
-            Request::Console {
-                vm: "a".into(),
-                replay: None,
-                at: Some(7),
-            },
+            Request::Console { vm: "a".into(), replay: Some(7), at: None },
+            Request::Console { vm: "a".into(), replay: None, at: Some(7) },
             Request::Watch {},
         ] {
             assert_eq!(parse_request(&request_line(&request)), Ok(request));
@@ -342,31 +315,15 @@ mod tests {
             (r#"{"v":2,"op":"new"}"#, ErrorKind::Version, "version 2"),
             (r#"{"v":1,"op":"reboot"}"#, ErrorKind::BadRequest, "reboot"),
             (r#"{"v":1,"op":"stop"}"#, ErrorKind::BadRequest, "`vm`"),
-            (
-                r#"{"v":1,"op":"log","vm":"a","wait":true}"#,
-                ErrorKind::BadRequest,
-                "wait",
-            ),
-            (
-                r#"{"v":1,"op":"watch","vm":"a"}"#,
-                ErrorKind::BadRequest,
-                "`vm`",
-            ),
+            (r#"{"v":1,"op":"log","vm":"a","wait":true}"#, ErrorKind::BadRequest, "wait"),
+            (r#"{"v":1,"op":"watch","vm":"a"}"#, ErrorKind::BadRequest, "`vm`"),
             (
                 r#"{"v":1,"op":"console","vm":"a","at":1,"replay":1}"#,
                 ErrorKind::BadRequest,
                 "exclude",
             ),
-            (
-                r#"{"v":1,"op":"status","vmm":"a"}"#,
-                ErrorKind::BadRequest,
-                "vmm",
-            ),
-            (
-                r#"{"v":1,"op":"status","vm":7}"#,
-                ErrorKind::BadRequest,
-                "string",
-            ),
+            (r#"{"v":1,"op":"status","vmm":"a"}"#, ErrorKind::BadRequest, "vmm"),
+            (r#"{"v":1,"op":"status","vm":7}"#, ErrorKind::BadRequest, "string"),
         ] {
             let error = parse_request(line.as_bytes()).unwrap_err();
             assert_eq!(error.kind, kind, "{line}");
@@ -384,10 +341,7 @@ mod tests {
         assert!(long.len() < 200);
         assert!(matches!(
             parse_response(&long),
-            Ok(Response::Error(ControlError {
-                kind: ErrorKind::Failed,
-                ..
-            }))
+            Ok(Response::Error(ControlError { kind: ErrorKind::Failed, .. }))
         ));
     }
 }

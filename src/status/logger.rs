@@ -52,9 +52,8 @@ pub fn start(audience: Audience, level: LevelFilter) {
     #[cfg(all(target_os = "android", gunyahd_android_logger))]
     if audience == Audience::Service {
         let logger = UNTIL_LOGD.get_or_init(|| {
-            let config = android_logger::Config::default()
-                .with_max_level(level)
-                .with_tag("gunyahd");
+            let config =
+                android_logger::Config::default().with_max_level(level).with_tag("gunyahd");
             let liblog = android_logger::AndroidLogger::new(config);
             UntilLogd::new(liblog, DEFAULT_SOCKET.into(), Kmsg::inherited())
         });
@@ -77,10 +76,7 @@ pub fn fds() -> Vec<RawFd> {
     #[cfg(all(target_os = "android", gunyahd_android_logger))]
     if LOGGER.get().is_none() {
         let kmsg = UNTIL_LOGD.get().and_then(UntilLogd::fd);
-        return connected_to(DEFAULT_SOCKET.as_ref())
-            .into_iter()
-            .chain(kmsg)
-            .collect();
+        return connected_to(DEFAULT_SOCKET.as_ref()).into_iter().chain(kmsg).collect();
     }
     let Some(logger) = LOGGER.get() else {
         return Vec::new();
@@ -161,10 +157,11 @@ impl Log for Logger {
         let message = record.args().to_string();
         let message = printable_lines(&message);
         // A thread that panicked while it logged leaves nothing half done that matters.
-        self.sinks
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .send(record.level(), tag(record.target()), &message);
+        self.sinks.lock().unwrap_or_else(PoisonError::into_inner).send(
+            record.level(),
+            tag(record.target()),
+            &message,
+        );
     }
 
     fn flush(&self) {}

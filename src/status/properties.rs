@@ -143,10 +143,7 @@ impl PropertyClient {
 
     /// Queues a value and sends what can be sent at once. Never blocks.
     pub fn set(&mut self, name: &str, value: &str) {
-        let assignment = Assignment {
-            name: name.into(),
-            value: shorten(value, VALUE_MAX),
-        };
+        let assignment = Assignment { name: name.into(), value: shorten(value, VALUE_MAX) };
         if let Err(fault) = check_name(name) {
             self.counts.failed += 1;
             return self.fail(assignment, fault);

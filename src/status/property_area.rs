@@ -41,7 +41,7 @@ const RETRIES: usize = 100;
 /// For offsets and counts.
 pub(super) const BEYOND: &str = "an offset points beyond its end";
 
-/// Why a property could not be read. A property that is not set is no error.
+/// Why a property could not be read. A property that is not set is not an error.
 #[derive(Debug, thiserror::Error)]
 #[error("property {name}: {}", .fault.of(.file))]
 pub struct AreaError {
@@ -65,7 +65,7 @@ impl Fault {
         match self {
             Fault::Io(error) => format!("read {file}: {}; {}", failure(error), cure(error)),
             Fault::Broken(what) => format!(
-                "{file} is no property area: {what}; likely cause: another Android version's layout; let \
+                "{file} is not a property area: {what}; likely cause: another Android version's layout; let \
                  init start the VM with `on property:` instead"
             ),
         }
@@ -116,11 +116,7 @@ impl PropertyArea {
 
     /// The value of `name`; `None` if it is not set.
     pub fn get(&self, name: &str) -> Result<Option<String>, AreaError> {
-        let failed = |(file, fault)| AreaError {
-            name: name.to_owned(),
-            file,
-            fault,
-        };
+        let failed = |(file, fault)| AreaError { name: name.to_owned(), file, fault };
         let info = self.dir.join("property_info");
         match std::fs::read(&info) {
             Ok(bytes) => match PropertyInfo::new(&bytes).and_then(|info| info.context_of(name)) {
@@ -129,10 +125,9 @@ impl PropertyArea {
                     let file = self.dir.join(context);
                     return get_from(name, &file).map_err(|fault| failed((file, fault)));
                 }
-                Err(what) => log::debug!(
-                    "{} is unreadable ({what}): every area is searched",
-                    info.display()
-                ),
+                Err(what) => {
+                    log::debug!("{} is unreadable ({what}): every area is searched", info.display())
+                }
             },
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(failed((info, error.into()))),

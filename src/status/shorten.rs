@@ -32,8 +32,7 @@ pub fn shorten(text: &str, limit: usize) -> String {
 fn is_name(text: &str) -> bool {
     let name = text.strip_prefix(" [").and_then(|t| t.strip_suffix(']'));
     name.is_some_and(|name| {
-        name.bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
     })
 }
 
@@ -52,10 +51,7 @@ mod tests {
             "start: START: ENODEV (No such device); likely cause: the resource manager refused the \
              devicetree [start-enodev]"
         );
-        assert_eq!(
-            shorten(text, 91),
-            "start: START: ENODEV (No such device) [start-enodev]"
-        );
+        assert_eq!(shorten(text, 91), "start: START: ENODEV (No such device) [start-enodev]");
         assert_eq!(shorten(text, 40), "start: START: ENODEV (… [start-enodev]");
         assert_eq!(shorten(text, 10), "start: …");
     }

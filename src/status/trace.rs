@@ -11,10 +11,8 @@ use std::os::unix::fs::OpenOptionsExt;
 /// Names another file than the kernel's, for tests.
 pub const FILE_VARIABLE: &str = "GUNYAHD_TRACE_MARKER";
 
-const FILES: [&str; 2] = [
-    "/sys/kernel/tracing/trace_marker",
-    "/sys/kernel/debug/tracing/trace_marker",
-];
+const FILES: [&str; 2] =
+    ["/sys/kernel/tracing/trace_marker", "/sys/kernel/debug/tracing/trace_marker"];
 
 /// The trace of this process; without a file that can be opened every call is a test of one `Option`.
 #[derive(Debug, Default)]
@@ -76,9 +74,7 @@ mod tests {
     #[test]
     fn markers_are_atraces_lines_and_nest() {
         let path = std::env::temp_dir().join(format!("gunyahd-trace-{}", std::process::id()));
-        let trace = Trace {
-            file: Some(File::create(&path).unwrap()),
-        };
+        let trace = Trace { file: Some(File::create(&path).unwrap()) };
         {
             let _outer = trace.slice("launch vm|1");
             let _inner = trace.slice("memory");
@@ -86,9 +82,6 @@ mod tests {
         let pid = std::process::id();
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(
-            text,
-            format!("B|{pid}|launch vm 1B|{pid}|memoryE|{pid}E|{pid}")
-        );
+        assert_eq!(text, format!("B|{pid}|launch vm 1B|{pid}|memoryE|{pid}E|{pid}"));
     }
 }

@@ -27,12 +27,7 @@ pub(super) struct UntilLogd<L> {
 impl<L: Log> UntilLogd<L> {
     /// `logger`, and `kmsg` as long as nobody listens at `socket`.
     pub fn new(logger: L, socket: PathBuf, kmsg: Option<Kmsg>) -> Self {
-        Self {
-            logger,
-            socket,
-            logd_seen: AtomicBool::new(false),
-            kmsg: kmsg.map(Mutex::new),
-        }
+        Self { logger, socket, logd_seen: AtomicBool::new(false), kmsg: kmsg.map(Mutex::new) }
     }
 
     /// The fd of kmsg.

@@ -17,7 +17,7 @@ use crate::status::control::{
 };
 use crate::text::failure;
 
-/// Clients served at once; more are told that gunyahd is busy.
+/// Clients served at once; more get the answer `busy`.
 const MAX_CLIENTS: usize = 32;
 
 /// Milliseconds that a client may take to send its line.
@@ -99,7 +99,7 @@ struct Client {
 pub struct Clients {
     clients: Vec<Client>,
     next_id: ClientId,
-    /// No more are taken until then.
+    /// No connection is accepted until then.
     deaf_until: Option<u64>,
 }
 

@@ -19,11 +19,7 @@ impl Peer {
     fn new() -> Self {
         let mut clients = Clients::default();
         let (stream, id) = clients.pair();
-        Self {
-            clients,
-            id,
-            stream,
-        }
+        Self { clients, id, stream }
     }
 
     fn send(&mut self, bytes: &[u8]) -> &mut Self {
@@ -33,15 +29,11 @@ impl Peer {
 
     fn heard(&mut self, now: u64) -> Option<Request> {
         let rights = Rights::new(own_uid(), false);
-        self.clients
-            .on_ready(self.id, PollFlags::POLLIN, &rights, now)
+        self.clients.on_ready(self.id, PollFlags::POLLIN, &rights, now)
     }
 
     fn is_served(&self) -> bool {
-        self.clients
-            .clients
-            .iter()
-            .any(|client| client.id == self.id)
+        self.clients.clients.iter().any(|client| client.id == self.id)
     }
 
     fn answer(&mut self) -> Response {
@@ -65,17 +57,10 @@ fn a_request_in_pieces_is_heard_once_it_is_whole() {
     for byte in &line[..line.len() - 1] {
         assert_eq!(peer.send(&[*byte]).heard(0), None);
     }
-    assert_eq!(
-        peer.send(b"\n").heard(0),
-        Some(Request::Status { vm: None })
-    );
+    assert_eq!(peer.send(b"\n").heard(0), Some(Request::Status { vm: None }));
     let id = peer.id;
     assert!(peer.clients.is_waiting(id));
-    assert_eq!(
-        peer.clients.deadline(),
-        None,
-        "the answer may take its time"
-    );
+    assert_eq!(peer.clients.deadline(), None, "the answer may take its time");
     peer.clients.answer(id, &Response::Lines(vec![]), 7);
     assert_eq!(peer.answer(), Response::Lines(vec![]));
 }
@@ -181,16 +166,12 @@ fn a_watcher_that_reads_stays() {
 #[test]
 fn a_hang_up_ends_it() {
     let mut peer = Peer::new();
-    peer.send(&request_line(&Request::Stop {
-        vm: "a".to_owned(),
-        wait: true,
-    }));
+    peer.send(&request_line(&Request::Stop { vm: "a".to_owned(), wait: true }));
     assert!(peer.heard(0).is_some());
     let rights = Rights::new(own_uid(), false);
     let (_, other) = UnixStream::pair().unwrap();
     drop(std::mem::replace(&mut peer.stream, other));
-    peer.clients
-        .on_ready(peer.id, PollFlags::POLLIN | PollFlags::POLLHUP, &rights, 0);
+    peer.clients.on_ready(peer.id, PollFlags::POLLIN | PollFlags::POLLHUP, &rights, 0);
     assert!(!peer.is_served());
 }
 
@@ -241,15 +222,9 @@ fn rights_are_by_uid() {
 #[test]
 fn reading_is_open_and_changing_is_not() {
     let stranger = Rights::new(500, true);
-    let stop = Request::Stop {
-        vm: "a".to_owned(),
-        wait: true,
-    };
+    let stop = Request::Stop { vm: "a".to_owned(), wait: true };
     let status = Request::Status { vm: None };
-    assert_eq!(
-        allowed(Ok(status.clone()), Some(10_001), &stranger),
-        Ok(status)
-    );
+    assert_eq!(allowed(Ok(status.clone()), Some(10_001), &stranger), Ok(status));
     for uid in [Some(10_001), None] {
         let error = allowed(Ok(stop.clone()), uid, &stranger).unwrap_err();
         assert_eq!(error.kind, ErrorKind::Denied);

@@ -65,13 +65,9 @@ impl Supervisor {
     /// Takes over signals, and gives up what only starting up took, for this process and every worker.
     fn new(setting: Setting, listener: Option<Listener>) -> Result<Self, Diagnostic> {
         let mut mask = SigSet::empty();
-        for signal in [
-            Signal::SIGTERM,
-            Signal::SIGINT,
-            Signal::SIGQUIT,
-            Signal::SIGHUP,
-            Signal::SIGCHLD,
-        ] {
+        for signal in
+            [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGCHLD]
+        {
             mask.add(signal);
         }
         mask.thread_block().map_err(failed("sigprocmask"))?;
@@ -84,10 +80,7 @@ impl Supervisor {
         }
         let inherited = listener.as_ref().is_some_and(Listener::is_inherited);
         let alone = listener.is_none();
-        let spawner = Spawner {
-            setting,
-            log_console: !alone,
-        };
+        let spawner = Spawner { setting, log_console: !alone };
         Ok(Self {
             fleet: Fleet::new(spawner, alone),
             out: Publisher::to(properties::socket_path()),
@@ -114,11 +107,8 @@ impl Supervisor {
     /// For the one VM of `gunyahd run`.
     pub fn alone(setting: Setting, config: VmConfig) -> Result<Self, Diagnostic> {
         let mut supervisor = Self::new(setting, None)?;
-        let file = ConfigFile {
-            path: config.file.clone(),
-            vm: config.name.clone(),
-            config: Ok(config),
-        };
+        let file =
+            ConfigFile { path: config.file.clone(), vm: config.name.clone(), config: Ok(config) };
         let now = now();
         supervisor.fleet.vms.push(Vm::of_file(file, now));
         let out = &mut supervisor.out;
@@ -132,10 +122,7 @@ impl Supervisor {
             let now = now();
             self.out.clients.expire(now);
             let properties = &mut self.out.properties;
-            if properties
-                .deadline()
-                .is_some_and(|due| due <= Instant::now())
-            {
+            if properties.deadline().is_some_and(|due| due <= Instant::now()) {
                 properties.on_ready();
             }
             self.fleet.advance(now, &mut self.out);
@@ -153,10 +140,8 @@ impl Supervisor {
 
     /// Sleeps until something happens.
     fn wait(&self) -> Result<Vec<(Source, PollFlags)>, Diagnostic> {
-        let (sources, mut fds): (Vec<Source>, Vec<PollFd<'_>>) = self
-            .poll_set()
-            .map(|(source, fd, events)| (source, PollFd::new(fd, events)))
-            .unzip();
+        let (sources, mut fds): (Vec<Source>, Vec<PollFd<'_>>) =
+            self.poll_set().map(|(source, fd, events)| (source, PollFd::new(fd, events))).unzip();
         match poll(&mut fds, self.timeout()) {
             Ok(_) => {}
             Err(Errno::EINTR) => return Ok(Vec::new()),
@@ -173,15 +158,10 @@ impl Supervisor {
     // reading the files again changes which VMs there are.
     fn poll_set(&self) -> impl Iterator<Item = (Source, BorrowedFd<'_>, PollFlags)> {
         let input = PollFlags::POLLIN;
-        let workers = self
-            .fleet
-            .vms
-            .iter()
-            .enumerate()
-            .flat_map(move |(index, vm)| {
-                let fds = vm.worker.iter().flat_map(|worker| worker.poll_fds());
-                fds.map(move |fd| (Source::Worker(index), fd, input))
-            });
+        let workers = self.fleet.vms.iter().enumerate().flat_map(move |(index, vm)| {
+            let fds = vm.worker.iter().flat_map(|worker| worker.poll_fds());
+            fds.map(move |fd| (Source::Worker(index), fd, input))
+        });
         let properties = self.out.properties.poll_fd().into_iter();
         let properties = properties.map(|(fd, events)| (Source::Properties, fd, events));
         let clients = self.out.clients.poll_fds();
@@ -189,11 +169,11 @@ impl Supervisor {
         let listener = self.listener.as_ref();
         let listener = listener.filter(|_| self.out.clients.is_accepting());
         let listener = listener.map(|l| (Source::Listener, l.socket().as_fd(), input));
-        workers
-            .chain(properties)
-            .chain(clients)
-            .chain(listener)
-            .chain([(Source::Signals, self.signals.as_fd(), input)])
+        workers.chain(properties).chain(clients).chain(listener).chain([(
+            Source::Signals,
+            self.signals.as_fd(),
+            input,
+        )])
     }
 
     fn timeout(&self) -> PollTimeout {
@@ -223,13 +203,7 @@ impl Supervisor {
                 if let Some(request) = out.clients.on_ready(id, events, &self.rights, now) {
                     let problems = self.files.as_ref().map_or(&[][..], |f| &f.problems);
                     let fleet = &mut self.fleet;
-                    Server {
-                        fleet,
-                        out,
-                        problems,
-                        now,
-                    }
-                    .serve(id, request);
+                    Server { fleet, out, problems, now }.serve(id, request);
                 }
             }
             Source::Listener => {

@@ -8,8 +8,7 @@
 
 use std::path::PathBuf;
 
-use crate::config::{changed_keys, reload_dirs, ConfigFile, ConfigSet};
-use crate::diagnostic::Diagnostic;
+use crate::config::{changed_keys, load_dirs, ConfigFile, ConfigSet};
 
 use super::fleet::Fleet;
 use super::lifecycle::Event;
@@ -33,11 +32,11 @@ impl Files {
     fn read(&mut self, fleet: &Fleet) -> ConfigSet {
         let known = fleet.vms.iter().filter(|vm| !vm.removed);
         let known = known.map(|vm| (vm.file.clone(), vm.name.clone())).collect();
-        let set = reload_dirs(&self.dirs, &known);
+        let set = load_dirs(&self.dirs, &known);
         for problem in set.all_problems() {
             log::error!("{problem}");
         }
-        self.problems = set.problems.iter().map(of_directory).collect();
+        self.problems = set.problems.iter().map(ToString::to_string).collect();
         set
     }
 
@@ -80,21 +79,6 @@ impl Files {
             log::info!("files read again: nothing changed");
         }
     }
-}
-
-/// A directory has no lines and columns.
-fn of_directory(problem: &Diagnostic) -> String {
-    let Some(place) = &problem.place else {
-        return problem.to_string();
-    };
-    let place_less = Diagnostic {
-        place: None,
-        ..problem.clone()
-    };
-    let text = place_less
-        .to_string()
-        .replacen(problem.step.as_str(), "", 1);
-    format!("{}{text}", place.file.display())
 }
 
 /// A VM that was not there before.
@@ -193,10 +177,7 @@ mod tests {
             )
         };
         let spawner = Spawner {
-            setting: Setting {
-                device: "/no/such/device".into(),
-                confined: false,
-            },
+            setting: Setting { device: "/no/such/device".into(), confined: false },
             log_console: false,
         };
         let mut fleet = Fleet::new(spawner, false);
@@ -204,16 +185,12 @@ mod tests {
         let mut files = Files::of(vec![dir.clone()]);
         let states = |fleet: &Fleet| -> Vec<(String, State)> {
             let vms = fleet.vms.iter();
-            vms.map(|vm| (vm.name.to_string(), vm.life.state()))
-                .collect()
+            vms.map(|vm| (vm.name.to_string(), vm.life.state())).collect()
         };
         write("a.json", &good("4M"));
         write("b.json", "{");
         files.load(&mut fleet, 0, &mut out);
-        let wanted = [
-            ("a".to_owned(), State::Disabled),
-            ("b".to_owned(), State::Failed),
-        ];
+        let wanted = [("a".to_owned(), State::Disabled), ("b".to_owned(), State::Failed)];
         assert_eq!(states(&fleet), wanted);
 
         write("a.json", &good("6M"));

@@ -15,6 +15,7 @@ use super::pages::{HugePages, Returns};
 use super::publisher::Publisher;
 use super::spawn::{Heard, Spawner};
 use super::vm::Vm;
+use super::waiters::Goal;
 
 /// Milliseconds between two looks at a property or a pool that a VM waits for: reading the shared
 /// property area or a file of sysfs costs microseconds, and there is no fd to wait on without a thread.
@@ -126,7 +127,7 @@ impl Fleet {
             moved |= before.0 != vm.life.state() || before.1 != vm.life.reason();
             if vm.stuck {
                 // A start that cannot come is not waited for.
-                out.wake_by(vm, |goal| goal.hopeless(), now);
+                out.wake_by(vm, |goal| (goal == Goal::Up).then_some(false), now);
             }
         }
         moved
@@ -149,12 +150,7 @@ impl Fleet {
         let vm = &mut self.vms[index];
         vm.stuck = stuck;
         vm.awaits_pages = pages.is_err();
-        Gates {
-            dependencies,
-            property,
-            turn,
-            pages,
-        }
+        Gates { dependencies, property, turn, pages }
     }
 
     /// The VM that its file described before is gone; else it is waited for, because the two share
@@ -163,10 +159,9 @@ impl Fleet {
         let vm = &self.vms[index];
         let mut others = self.vms.iter();
         match others.find(|other| other.removed && other.file == vm.file && other.name != vm.name) {
-            Some(before) => Err(format!(
-                "for the end of {}, which its file described before",
-                before.name
-            )),
+            Some(before) => {
+                Err(format!("for the end of {}, which its file described before", before.name))
+            }
             None => Ok(()),
         }
     }
@@ -301,7 +296,7 @@ impl Fleet {
     pub fn finish(&mut self, patience: Duration, now: u64, out: &mut Publisher) {
         for vm in &self.vms {
             let at_rest = vm.life.at_rest();
-            out.wake_by(vm, |goal| Some(goal.ends(at_rest)), now);
+            out.wake_by(vm, |goal| Some(goal == Goal::Down && at_rest), now);
         }
         if self.shutdown.is_some() {
             out.overall(Overall::Stopped);
@@ -318,8 +313,8 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::config::{ConfigFile, VmConfig, VmName};
-    use crate::supervisor::waiters::{Goal, Waiter};
+    use crate::config::{parse, ConfigFile};
+    use crate::supervisor::waiters::Waiter;
     use crate::worker::Setting;
 
     /// A VM that a person has to start, and which waits for those in `after`.
@@ -330,10 +325,10 @@ mod tests {
             "kernel": {"path": "/no/such/Image"},
             "start": {"after": after},
         });
-        let config: VmConfig = crate::config::parse("x.json".as_ref(), &text.to_string()).unwrap();
+        let config = parse("x.json".as_ref(), &text.to_string()).unwrap();
         let file = ConfigFile {
             path: PathBuf::from(format!("{name}.json")),
-            vm: VmName::new(name).unwrap(),
+            vm: config.name.clone(),
             config: Ok(config),
         };
         Vm::of_file(file, 0)
@@ -341,10 +336,7 @@ mod tests {
 
     fn fleet(vms: Vec<Vm>) -> (Fleet, Publisher) {
         let spawner = Spawner {
-            setting: Setting {
-                device: "/no/such/device".into(),
-                confined: false,
-            },
+            setting: Setting { device: "/no/such/device".into(), confined: false },
             log_console: false,
         };
         let mut fleet = Fleet::new(spawner, false);
@@ -356,11 +348,7 @@ mod tests {
     #[test]
     fn one_who_waits_for_what_cannot_come_is_stuck_and_says_so() {
         let (mut fleet, mut out) = fleet(vec![vm("a", &["b"]), vm("b", &["a"]), vm("c", &["b"])]);
-        out.waiters.add(Waiter {
-            client: 1,
-            vm: fleet.vms[2].name.clone(),
-            goal: Goal::Up,
-        });
+        out.waiters.add(Waiter { client: 1, vm: fleet.vms[2].name.clone(), goal: Goal::Up });
         fleet.advance(0, &mut out);
         for vm in &fleet.vms {
             assert!(vm.stuck, "{vm:?}");

@@ -23,8 +23,7 @@ impl Journal {
             self.lines.pop_front();
         }
         let text = shorten(text, MAX_LINE);
-        self.lines
-            .push_back(format!("[{:5}.{:03}] {text}", now / 1000, now % 1000));
+        self.lines.push_back(format!("[{:5}.{:03}] {text}", now / 1000, now % 1000));
     }
 
     /// The lines, oldest first.

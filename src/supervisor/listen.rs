@@ -95,10 +95,7 @@ impl Listener {
         let socket = bound.map_err(failed("bind", path))?;
         let set = socket.set_nonblocking(true);
         set.map_err(failed("set non-blocking", path))?;
-        Ok(Self {
-            socket,
-            own: Some((path.to_owned(), lock)),
-        })
+        Ok(Self { socket, own: Some((path.to_owned(), lock)) })
     }
 
     /// It came from init.
@@ -115,9 +112,7 @@ impl Listener {
 fn failed<'a>(call: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Diagnostic + 'a {
     move |error| {
         let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
-        SETUP
-            .case(format!("{call} {}", path.display()))
-            .errno(errno)
+        SETUP.case(format!("{call} {}", path.display())).errno(errno)
     }
 }
 

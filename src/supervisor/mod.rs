@@ -100,11 +100,7 @@ pub fn run(mut config: VmConfig, setting: Setting) -> Result<Outcome, Diagnostic
     config.restart.policy = RestartPolicy::Never;
     let mut supervisor = Supervisor::alone(setting, config)?;
     supervisor.serve()?;
-    let end = supervisor
-        .fleet
-        .vms
-        .first()
-        .and_then(|vm| vm.life.last_end());
+    let end = supervisor.fleet.vms.first().and_then(|vm| vm.life.last_end());
     Ok(match end {
         Some(end) if supervisor.fleet.shutdown.is_none() => Outcome::Ended(end.reason),
         _ => Outcome::Stopped,

@@ -111,9 +111,7 @@ pub fn may_stop(peers: &[Peer<'_>], index: usize) -> bool {
     let own = &peers[index];
     // Two that name each other would wait for ever.
     let depends = |peer: &Peer<'_>| waits(peer, own.name) && !waits(own, peer.name);
-    !peers
-        .iter()
-        .any(|peer| peer.state.has_worker() && depends(peer))
+    !peers.iter().any(|peer| peer.state.has_worker() && depends(peer))
 }
 
 /// The order in which VMs are looked at: higher priority first, then by name.
@@ -139,10 +137,7 @@ mod tests {
                     Some(vm) => (vm, true),
                     None => (*word, false),
                 };
-                Dependency {
-                    vm: VmName::new(vm).unwrap(),
-                    ready,
-                }
+                Dependency { vm: VmName::new(vm).unwrap(), ready }
             })
             .collect()
     }
@@ -161,18 +156,12 @@ mod tests {
     #[test]
     fn a_running_dependency_is_met_and_a_failed_one_says_so() {
         let on_a = after(&["a"]);
-        let mut peers = [
-            peer("a", State::Running, &[]),
-            peer("b", State::Waiting, &on_a),
-        ];
+        let mut peers = [peer("a", State::Running, &[]), peer("b", State::Waiting, &on_a)];
         assert_eq!(dependencies(&peers, 1), Ok(()));
         peers[0] = peer("a", State::Failed, &[]);
         let unmet = dependencies(&peers, 1).unwrap_err();
         assert!(unmet.stuck);
-        assert_eq!(
-            unmet.reason,
-            "for a to be running; it is failed and needs a start"
-        );
+        assert_eq!(unmet.reason, "for a to be running; it is failed and needs a start");
         peers[0] = peer("a", State::Starting, &[]);
         assert!(!dependencies(&peers, 1).unwrap_err().stuck);
     }
@@ -180,14 +169,8 @@ mod tests {
     #[test]
     fn ready_is_more_than_running() {
         let on_a = after(&["a:ready"]);
-        let mut peers = [
-            peer("a", State::Running, &[]),
-            peer("b", State::Waiting, &on_a),
-        ];
-        assert!(dependencies(&peers, 1)
-            .unwrap_err()
-            .reason
-            .contains("no `ready`"));
+        let mut peers = [peer("a", State::Running, &[]), peer("b", State::Waiting, &on_a)];
+        assert!(dependencies(&peers, 1).unwrap_err().reason.contains("no `ready`"));
         peers[0].tells_ready = true;
         let unmet = dependencies(&peers, 1).unwrap_err();
         assert!(!unmet.stuck, "{unmet:?}");
@@ -216,9 +199,7 @@ mod tests {
         for index in 0..5 {
             let unmet = dependencies(&peers, index).unwrap_err();
             assert!(unmet.stuck, "{unmet:?}");
-            assert!(unmet
-                .reason
-                .ends_with("it waits itself, for what will not come"));
+            assert!(unmet.reason.ends_with("it waits itself, for what will not come"));
         }
         let unmet = dependencies(&peers, 5).unwrap_err();
         assert!(unmet.stuck && unmet.reason.contains("no file describes"));
@@ -229,16 +210,10 @@ mod tests {
 
     #[test]
     fn higher_priority_goes_first() {
-        let mut peers = [
-            peer("low", State::Waiting, &[]),
-            peer("high", State::Starting, &[]),
-        ];
+        let mut peers = [peer("low", State::Waiting, &[]), peer("high", State::Starting, &[])];
         peers[1].priority = 10;
         assert_eq!(by_priority(&peers), [1, 0]);
-        assert_eq!(
-            turn(&peers, 0),
-            Err("for its turn, after high (priority 10)".to_owned())
-        );
+        assert_eq!(turn(&peers, 0), Err("for its turn, after high (priority 10)".to_owned()));
         peers[1].state = State::Running;
         assert_eq!(turn(&peers, 0), Ok(()));
     }
@@ -252,14 +227,8 @@ mod tests {
             peer("b", State::Running, &on_a),
             peer("c", State::Stopping, &on_b),
         ];
-        assert_eq!(
-            [0, 1, 2].map(|index| may_stop(&peers, index)),
-            [false, false, true]
-        );
+        assert_eq!([0, 1, 2].map(|index| may_stop(&peers, index)), [false, false, true]);
         peers[2].state = State::Stopped;
-        assert_eq!(
-            [0, 1, 2].map(|index| may_stop(&peers, index)),
-            [false, true, true]
-        );
+        assert_eq!([0, 1, 2].map(|index| may_stop(&peers, index)), [false, true, true]);
     }
 }

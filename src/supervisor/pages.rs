@@ -54,11 +54,7 @@ impl Returns {
         free: impl Fn(u64) -> Option<u64>,
     ) -> Result<(), String> {
         for (page, need) in needs {
-            let coming = || {
-                self.expected
-                    .iter()
-                    .filter(|run| run.pages.contains_key(page))
-            };
+            let coming = || self.expected.iter().filter(|run| run.pages.contains_key(page));
             let sum = coming()
                 .filter_map(|run| run.pages.get(page))
                 .fold(0, |sum: u64, pages| sum.saturating_add(*pages));
@@ -126,9 +122,6 @@ mod tests {
         assert!(returns.back_for("a", &other, |_| Some(0)).is_ok());
         assert!(returns.back_for("a", &pages(8), |_| None).is_ok());
         let why = returns.back_for("a", &pages(8), |_| Some(4));
-        assert_eq!(
-            why.unwrap_err(),
-            "for the pages of b's last run: needs 8 of 2 MiB"
-        );
+        assert_eq!(why.unwrap_err(), "for the pages of b's last run: needs 8 of 2 MiB");
     }
 }

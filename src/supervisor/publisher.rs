@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Tells everybody of every change: the VM's journal, the log, system properties, and the clients that
+//! Publishes every change: the VM's journal, the log, system properties, and the clients that
 //! watch or wait.
 
 use std::path::PathBuf;
@@ -31,7 +31,7 @@ impl Publisher {
         }
     }
 
-    /// Tells a state that `vm` has come into; it may have left it already.
+    /// Publishes a state that `vm` has come into; it may have left it already.
     pub fn publish(&mut self, vm: &mut Vm, state: State, reason: &str, now: u64) {
         let reason = shorten(reason, MAX_REASON);
         vm.journal.add(now, &format!("{state}: {reason}"));
@@ -41,19 +41,14 @@ impl Publisher {
         };
         log::log!(level, "{}: {state}: {reason}", vm.name);
         let restarts = vm.life.restarts();
-        self.properties
-            .set_vm(vm.name.as_str(), state, &reason, restarts);
-        let change = Response::Change(Change {
-            at_ms: now,
-            vm: vm.name.to_string(),
-            state,
-            reason,
-        });
+        self.properties.set_vm(vm.name.as_str(), state, &reason, restarts);
+        let change =
+            Response::Change(Change { at_ms: now, vm: vm.name.to_string(), state, reason });
         self.clients.tell_watchers(&change, now);
         self.wake(vm, state, now);
     }
 
-    /// Tells the state that `vm` is in.
+    /// Publishes the state that `vm` is in.
     pub fn publish_state(&mut self, vm: &mut Vm, now: u64) {
         let reason = vm.life.reason().to_owned();
         self.publish(vm, vm.life.state(), &reason, now);
@@ -67,14 +62,13 @@ impl Publisher {
 
     /// Answers those who wait for `vm` as `reached` says.
     pub fn wake_by(&mut self, vm: &Vm, reached: impl Fn(Goal) -> Option<bool>, now: u64) {
-        self.waiters
-            .retain(|client| self.clients.is_waiting(client));
+        self.waiters.retain(|client| self.clients.is_waiting(client));
         for (client, reached) in self.waiters.take(&vm.name, reached) {
             self.clients.answer(client, &vm.answer(reached, now), now);
         }
     }
 
-    /// How the whole does; told only if it is new.
+    /// How gunyahd as a whole does; published only if it changed.
     pub fn overall(&mut self, overall: Overall) {
         if self.overall.replace(overall) != Some(overall) {
             self.properties.set_overall(overall);
@@ -103,11 +97,8 @@ mod tests {
         let ask = |out: &mut Publisher, request| {
             let (client, id) = out.clients.pair();
             use std::io::Write;
-            (&client)
-                .write_all(&crate::status::control::request_line(&request))
-                .unwrap();
-            out.clients
-                .on_ready(id, nix::poll::PollFlags::POLLIN, &rights, 0);
+            (&client).write_all(&crate::status::control::request_line(&request)).unwrap();
+            out.clients.on_ready(id, nix::poll::PollFlags::POLLIN, &rights, 0);
             (client, id)
         };
         let (mut watcher, id) = ask(&mut out, Request::Watch {});

@@ -68,26 +68,18 @@ impl Server<'_> {
 
     fn all(&self) -> Response {
         let vms = self.fleet.vms.iter().map(|vm| vm.status(self.now));
-        Response::Vms(Vms {
-            vms: vms.collect(),
-            problems: self.problems.to_vec(),
-        })
+        Response::Vms(Vms { vms: vms.collect(), problems: self.problems.to_vec() })
     }
 
     fn find(&self, name: &str) -> Result<usize, ControlError> {
         let mut names = self.fleet.vms.iter().map(|vm| vm.name.as_str());
-        names
-            .clone()
-            .position(|known| known == name)
-            .ok_or_else(|| {
-                let known = match names.next() {
-                    None => "there is none at all".to_owned(),
-                    Some(one) => {
-                        names.fold(format!("there are {one}"), |all, one| all + ", " + one)
-                    }
-                };
-                ControlError::new(ErrorKind::UnknownVm, format!("no VM {name}: {known}"))
-            })
+        names.clone().position(|known| known == name).ok_or_else(|| {
+            let known = match names.next() {
+                None => "there is none at all".to_owned(),
+                Some(one) => names.fold(format!("there are {one}"), |all, one| all + ", " + one),
+            };
+            ControlError::new(ErrorKind::UnknownVm, format!("no VM {name}: {known}"))
+        })
     }
 
     /// Hands the client over to the worker, which shows it the console.
@@ -154,16 +146,9 @@ impl Server<'_> {
         // A waiting VM is stopped at once: nothing more will be published.
         let done = goal == Goal::Down && vm.life.at_rest();
         if already || done || !wait {
-            return self
-                .out
-                .clients
-                .answer(client, &vm.answer(true, self.now), self.now);
+            return self.out.clients.answer(client, &vm.answer(true, self.now), self.now);
         }
-        self.out.waiters.add(Waiter {
-            client,
-            vm: vm.name.clone(),
-            goal,
-        });
+        self.out.waiters.add(Waiter { client, vm: vm.name.clone(), goal });
     }
 
     /// Why the VM at `index` cannot be started.

@@ -56,10 +56,7 @@ impl Budget {
         let doubled = millis(rules.backoff).saturating_mul(2u64.saturating_pow(before));
         let wait = doubled.min(millis(rules.backoff_max));
         self.recent.push_back(now.saturating_add(wait));
-        Next::After {
-            wait,
-            nth: before.saturating_add(1),
-        }
+        Next::After { wait, nth: before.saturating_add(1) }
     }
 
     /// Counts a reset; milliseconds to wait if the guest does nothing but reset.

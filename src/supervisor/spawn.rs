@@ -26,13 +26,8 @@ const MAX_REPORT: usize = 64 * 1024;
 
 /// Signals that a worker ignores. Ctrl-C, and init at shutdown, signal the whole group or cgroup at
 /// once; but it is the supervisor that says which VM ends when.
-const IGNORED: [Signal; 5] = [
-    Signal::SIGINT,
-    Signal::SIGTERM,
-    Signal::SIGHUP,
-    Signal::SIGQUIT,
-    Signal::SIGPIPE,
-];
+const IGNORED: [Signal; 5] =
+    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGPIPE];
 
 kinds! {
     FORK: Error "process-fork" in Process {
@@ -68,7 +63,7 @@ pub struct Worker {
 #[derive(Debug)]
 pub enum Heard {
     Report(Report),
-    /// A packet that is no report: what is wrong with it.
+    /// A packet that is not a report: what is wrong with it.
     Garbage(String),
     /// Nothing for now.
     Nothing,
@@ -100,17 +95,12 @@ impl Spawner {
         if let Err(errno) = &pidfd {
             log::debug!("pidfd_open: {errno:?}; relying on SIGCHLD for worker {pid}");
         }
-        Ok(Worker {
-            pid,
-            pidfd: pidfd.ok(),
-            channel: Some(ours),
-        })
+        Ok(Worker { pid, pidfd: pidfd.ok(), channel: Some(ours) })
     }
 }
 
 fn no_worker(call: &str, errno: Errno) -> Diagnostic {
-    FORK.case(format!("cannot make a worker: {call}"))
-        .errno(errno)
+    FORK.case(format!("cannot make a worker: {call}")).errno(errno)
 }
 
 /// The first steps in the child, before it is a worker.
@@ -212,7 +202,7 @@ impl Worker {
         }
     }
 
-    /// Its death, once it is dead; then it is no zombie any more.
+    /// Its death, once it is dead; then it is not a zombie any more.
     pub fn reap(&self) -> Option<Death> {
         match waitpid(self.pid, Some(WaitPidFlag::WNOHANG)) {
             Ok(WaitStatus::Exited(_, code)) => Some(Death::Exit(code)),
@@ -232,11 +222,7 @@ mod tests {
     /// What stands for a worker, and its end of the channel.
     fn worker() -> (Worker, OwnedFd) {
         let (ours, theirs) = channel().unwrap();
-        let worker = Worker {
-            pid: Pid::this(),
-            pidfd: None,
-            channel: Some(ours),
-        };
+        let worker = Worker { pid: Pid::this(), pidfd: None, channel: Some(ours) };
         (worker, theirs)
     }
 
@@ -255,10 +241,9 @@ mod tests {
     #[test]
     fn what_is_no_report_says_why() {
         let (mut worker, theirs) = worker();
-        for (packet, word) in [
-            (vec![b'{'; 8], "cannot be read"),
-            (vec![b' '; MAX_REPORT + 1], "65537 bytes"),
-        ] {
+        for (packet, word) in
+            [(vec![b'{'; 8], "cannot be read"), (vec![b' '; MAX_REPORT + 1], "65537 bytes")]
+        {
             send(theirs.as_raw_fd(), &packet, MsgFlags::empty()).unwrap();
             match worker.hear() {
                 Heard::Garbage(what) => assert!(what.contains(word), "{what}"),
@@ -272,9 +257,7 @@ mod tests {
     fn a_process_that_cannot_be_made_is_named() {
         let error = no_worker("fork", Errno::EAGAIN);
         assert_eq!((&*error.name, error.lasting), ("process-fork", false));
-        assert!(error
-            .to_string()
-            .contains("cannot make a worker: fork: EAGAIN"));
+        assert!(error.to_string().contains("cannot make a worker: fork: EAGAIN"));
     }
 
     #[test]
@@ -283,11 +266,7 @@ mod tests {
         // As the child does it.
         let error = SETUP.case("setting up").errno(Errno::ESRCH);
         Reporter::new(theirs).send(&Report::Failed(error));
-        let mut worker = Worker {
-            pid: Pid::this(),
-            pidfd: None,
-            channel: Some(ours),
-        };
+        let mut worker = Worker { pid: Pid::this(), pidfd: None, channel: Some(ours) };
         match worker.hear() {
             Heard::Report(Report::Failed(error)) => assert_eq!(error.name, "process-setup"),
             other => panic!("{other:?}"),

@@ -136,10 +136,7 @@ impl Vm {
     }
 
     fn fork(&mut self, now: u64, spawner: &Spawner) -> Result<(), Diagnostic> {
-        self.launch = Launch {
-            begun: Some(Instant::now()),
-            ..Launch::default()
-        };
+        self.launch = Launch { begun: Some(Instant::now()), ..Launch::default() };
         let console = self.console_fd();
         // Nobody starts a VM that never had a good file.
         let config = self.config.as_ref();
@@ -203,11 +200,7 @@ impl Vm {
     /// Keeps what a report says of the launch, and tells journal and log.
     pub fn note(&mut self, report: &Report, now: u64) {
         match report {
-            Report::Step {
-                step,
-                micros,
-                detail,
-            } => self.note_step(*step, *micros, detail, now),
+            Report::Step { step, micros, detail } => self.note_step(*step, *micros, detail, now),
             Report::Running { end_visible } => {
                 self.launch.end_visible = *end_visible;
                 let taken = self.launch.begun.map(|begun| begun.elapsed().as_micros());
@@ -231,11 +224,7 @@ impl Vm {
         self.journal.add(now, &line);
         log::info!("{}: {line}", self.name);
         if self.launch.steps.len() < MAX_STEPS {
-            self.launch.steps.push(StepTime {
-                step: step.to_string(),
-                micros,
-                detail,
-            });
+            self.launch.steps.push(StepTime { step: step.to_string(), micros, detail });
         }
     }
 

@@ -30,16 +30,6 @@ impl Goal {
             (Goal::Down, _) => Some(true),
         }
     }
-
-    /// The end of waiting for a VM that waits itself for what will not come.
-    pub fn hopeless(self) -> Option<bool> {
-        (self == Goal::Up).then_some(false)
-    }
-
-    /// Whether it is reached when there will be no more changes.
-    pub fn ends(self, at_rest: bool) -> bool {
-        self == Goal::Down && at_rest
-    }
 }
 
 /// A client that waits for a VM.
@@ -92,11 +82,7 @@ mod tests {
         let [a, b] = ["a", "b"].map(|name| VmName::new(name).unwrap());
         let mut waiters = Waiters::default();
         for (client, vm, goal) in [(1, &a, Goal::Up), (2, &a, Goal::Down), (3, &b, Goal::Up)] {
-            waiters.add(Waiter {
-                client,
-                vm: vm.clone(),
-                goal,
-            });
+            waiters.add(Waiter { client, vm: vm.clone(), goal });
         }
         let mut comes = |vm, state| waiters.take(vm, |goal| goal.reached(state, false));
         assert_eq!(comes(&a, State::Starting), []);
@@ -104,11 +90,7 @@ mod tests {
         assert_eq!(comes(&a, State::Running), []);
         assert_eq!(comes(&b, State::Failed), [(3, false)]);
         assert_eq!(comes(&a, State::Stopped), [(2, true)]);
-        waiters.add(Waiter {
-            client: 4,
-            vm: a.clone(),
-            goal: Goal::Up,
-        });
+        waiters.add(Waiter { client: 4, vm: a.clone(), goal: Goal::Up });
         waiters.retain(|client| client != 4);
         assert!(waiters.waiting.is_empty());
     }

@@ -31,8 +31,7 @@ impl Terminal {
         let before = tcgetattr(&input)?;
         let mut new = before.clone();
         if signals {
-            new.local_flags
-                .remove(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::IEXTEN);
+            new.local_flags.remove(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::IEXTEN);
             // Enter is a carriage return on a serial line.
             new.input_flags.remove(InputFlags::ICRNL | InputFlags::IXON);
         } else {
@@ -60,10 +59,7 @@ pub struct Escapes {
 
 impl Default for Escapes {
     fn default() -> Self {
-        Self {
-            line_begins: true,
-            tilde: false,
-        }
+        Self { line_begins: true, tilde: false }
     }
 }
 

@@ -48,12 +48,7 @@ pub fn show(stream: UnixStream, vm: &str, view: View) -> io::Result<Left> {
 /// Any of these would otherwise end us and leave the terminal raw.
 pub fn take_signals() -> Result<SignalFd, Errno> {
     let mut mask = SigSet::empty();
-    for signal in [
-        Signal::SIGINT,
-        Signal::SIGTERM,
-        Signal::SIGHUP,
-        Signal::SIGQUIT,
-    ] {
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {
         mask.add(signal);
     }
     mask.thread_block()?;

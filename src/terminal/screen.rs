@@ -146,10 +146,7 @@ impl Drop for Screen {
         while !self.is_empty() && Instant::now() < end {
             let left = end.saturating_duration_since(Instant::now());
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
-            let _ = poll(
-                &mut [PollFd::new(self.wake_fd(), PollFlags::POLLIN)],
-                timeout,
-            );
+            let _ = poll(&mut [PollFd::new(self.wake_fd(), PollFlags::POLLIN)], timeout);
             self.rearm();
         }
     }

@@ -6,39 +6,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::diagnostic::{kinds, Diagnostic};
 
-/// Width of an access.
+/// Width of an access in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Width {
-    /// 1 byte.
-    Byte,
-    /// 2 bytes.
-    Half,
-    /// 4 bytes.
-    Word,
-    /// 8 bytes.
-    Double,
+    Byte = 1,
+    Half = 2,
+    Word = 4,
+    Double = 8,
 }
 
 impl Width {
     /// `None` unless `bytes` is 1, 2, 4 or 8.
     pub fn from_bytes(bytes: u32) -> Option<Self> {
-        match bytes {
-            1 => Some(Self::Byte),
-            2 => Some(Self::Half),
-            4 => Some(Self::Word),
-            8 => Some(Self::Double),
-            _ => None,
-        }
+        let widths = [Self::Byte, Self::Half, Self::Word, Self::Double];
+        widths.into_iter().find(|width| *width as u32 == bytes)
     }
 
-    /// In bytes.
     pub fn bytes(self) -> u64 {
-        match self {
-            Self::Byte => 1,
-            Self::Half => 2,
-            Self::Word => 4,
-            Self::Double => 8,
-        }
+        self as u64
     }
 
     /// The bits of a value that an access of this width carries.
@@ -89,11 +74,7 @@ struct Misses {
 impl Bus {
     /// A bus of `vm` without devices.
     pub fn new(vm: impl Into<String>) -> Self {
-        Self {
-            vm: vm.into(),
-            slots: Vec::new(),
-            misses: Mutex::default(),
-        }
+        Self { vm: vm.into(), slots: Vec::new(), misses: Mutex::default() }
     }
 
     /// Puts a device at `base`, `size` bytes long.
@@ -115,11 +96,7 @@ impl Bus {
         match (end, clash) {
             (Some(end), None) => {
                 let range = base..end;
-                self.slots.push(Slot {
-                    range,
-                    name,
-                    device,
-                });
+                self.slots.push(Slot { range, name, device });
                 Ok(())
             }
             (_, clash) => Err(OVERLAP.case(format!(
@@ -171,11 +148,7 @@ impl Bus {
             "{}: the guest's {what} of {} bytes at {address:#x} finds no device{}",
             self.vm,
             width.bytes(),
-            if last {
-                "; further addresses are counted but not logged"
-            } else {
-                ""
-            }
+            if last { "; further addresses are counted but not logged" } else { "" }
         );
     }
 }
@@ -199,8 +172,7 @@ mod tests {
     fn bus() -> (Bus, Arc<Last>) {
         let device = Arc::new(Last(Mutex::new((0, 0))));
         let mut bus = Bus::new("vm");
-        bus.add("last", 0x0900_0000, 0x1000, device.clone())
-            .unwrap();
+        bus.add("last", 0x0900_0000, 0x1000, device.clone()).unwrap();
         (bus, device)
     }
 

@@ -32,11 +32,7 @@ extern "C" fn kicked(_: libc::c_int) {}
 
 /// Makes [`KICK`] interrupt system calls of this process. Without SA_RESTART: the call shall fail.
 pub(super) fn handle_kicks() -> Result<(), Errno> {
-    let action = SigAction::new(
-        SigHandler::Handler(kicked),
-        SaFlags::empty(),
-        SigSet::empty(),
-    );
+    let action = SigAction::new(SigHandler::Handler(kicked), SaFlags::empty(), SigSet::empty());
     // SAFETY: the handler does nothing, so it is safe at any time.
     unsafe { sigaction(KICK, &action) }.map(drop)
 }
@@ -52,14 +48,7 @@ pub(super) fn accept_kicks() {
 /// Kicks thread `tid` of this process, if it is still there.
 pub(super) fn kick(tid: i32) {
     // SAFETY: a system call without memory; a wrong tid is answered by ESRCH.
-    unsafe {
-        libc::syscall(
-            libc::SYS_tgkill,
-            nix::unistd::getpid().as_raw(),
-            tid,
-            KICK as i32,
-        )
-    };
+    unsafe { libc::syscall(libc::SYS_tgkill, nix::unistd::getpid().as_raw(), tid, KICK as i32) };
 }
 
 /// Binds the calling thread to `cpus`.
@@ -72,8 +61,7 @@ pub(super) fn bind(cpus: &[u32]) -> Result<(), Diagnostic> {
     bound.map_err(|errno| {
         let online = std::fs::read_to_string("/sys/devices/system/cpu/online");
         let online = online.as_deref().map_or("unknown", str::trim);
-        CPUS.case(format!("running on host CPUs {cpus:?} (online: {online})"))
-            .errno(errno)
+        CPUS.case(format!("running on host CPUs {cpus:?} (online: {online})")).errno(errno)
     })
 }
 
@@ -81,11 +69,9 @@ pub(super) fn bind(cpus: &[u32]) -> Result<(), Diagnostic> {
 pub(super) fn renice(nice: i8) -> Result<(), Diagnostic> {
     // SAFETY: a system call without memory; 0 is the calling thread on Linux.
     let answer = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, i32::from(nice)) };
-    Errno::result(answer).map(drop).map_err(|errno| {
-        NICENESS
-            .case(format!("setting niceness {nice}"))
-            .errno(errno)
-    })
+    Errno::result(answer)
+        .map(drop)
+        .map_err(|errno| NICENESS.case(format!("setting niceness {nice}")).errno(errno))
 }
 
 /// CPU time of thread `tid` of this process; 0 if it is not there.

@@ -232,10 +232,8 @@ fn stall_timer(stall: Duration) -> Result<TimerFd, Errno> {
     let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
     let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
     let interval = (stall / 4).max(Duration::from_millis(1));
-    timer.set(
-        Expiration::Interval(TimeSpec::from_duration(interval)),
-        TimerSetTimeFlags::empty(),
-    )?;
+    timer
+        .set(Expiration::Interval(TimeSpec::from_duration(interval)), TimerSetTimeFlags::empty())?;
     Ok(timer)
 }
 
@@ -248,12 +246,8 @@ fn done(slot: &Slot) -> Done {
 }
 
 /// Everything that can be wrong here.
-pub(crate) const KINDS: &[&[Kind]] = &[
-    bus::KINDS,
-    host_thread::KINDS,
-    run_loop::KINDS,
-    stall::KINDS,
-];
+pub(crate) const KINDS: &[&[Kind]] =
+    &[bus::KINDS, host_thread::KINDS, run_loop::KINDS, stall::KINDS];
 
 #[cfg(test)]
 mod tests;

@@ -191,19 +191,12 @@ pub(super) fn thread(
     placed: Sender<Result<(), Diagnostic>>,
     go: &Receiver<()>,
 ) {
-    slot.tid
-        .store(nix::unistd::gettid().as_raw(), Ordering::SeqCst);
+    slot.tid.store(nix::unistd::gettid().as_raw(), Ordering::SeqCst);
     let _ = placed.send(place(shared, slot, placement));
     drop(placed);
     if go.recv().is_ok() {
-        let mut run_loop = RunLoop {
-            shared,
-            slot,
-            cpu: &mut *cpu,
-            faults: 0,
-            last_fault: 0,
-            warned: false,
-        };
+        let mut run_loop =
+            RunLoop { shared, slot, cpu: &mut *cpu, faults: 0, last_fault: 0, warned: false };
         if let Err(event) = run_loop.run() {
             shared.end(event);
         }
@@ -246,11 +239,11 @@ struct RunLoop<'a> {
 impl RunLoop<'_> {
     /// Runs the guest until all are to leave, or for a reason that makes all leave.
     fn run(&mut self) -> Result<(), VcpuEvent> {
-        let mut errors: Option<RunErrors> = None;
+        let mut errors = RunErrors::default();
         while !self.shared.stopping.load(Ordering::SeqCst) {
             let error = match self.cpu.run() {
                 Ok(exit) => {
-                    errors = None;
+                    errors = RunErrors::default();
                     self.slot.exits.fetch_add(1, Ordering::Relaxed);
                     self.handle(exit)?;
                     continue;
@@ -260,18 +253,10 @@ impl RunLoop<'_> {
             match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
                 Errno::EINTR => {}
                 errno @ (Errno::EBUSY | Errno::EAGAIN | Errno::ENODEV) => {
-                    let now = Instant::now();
-                    let errors = match &mut errors {
-                        Some(errors) => {
-                            errors.add(errno, now);
-                            errors
-                        }
-                        none => none.insert(RunErrors::new(errno, now)),
-                    };
-                    if let Some(time) = errors.too_long(now) {
+                    if let Some(time) = errors.add(errno, Instant::now()) {
                         return Err(self.unreported_end(errno, time));
                     }
-                    nap(errors.count);
+                    nap(errors.count());
                 }
                 errno => return Err(VcpuEvent::Failed(run_failed(self.slot.id, errno))),
             }
@@ -288,40 +273,24 @@ impl RunLoop<'_> {
             "VCPU_RUN of vCPU {} answers {errno:?} for {} ms and no end was reported{}{}",
             self.slot.id,
             time.as_millis(),
-            if others.is_empty() {
-                ""
-            } else {
-                "; still inside: vCPU "
-            },
+            if others.is_empty() { "" } else { "; still inside: vCPU " },
             others.join(", ")
         );
-        VcpuEvent::Ended {
-            reason: EndReason::Unreported,
-            detail,
-        }
+        VcpuEvent::Ended { reason: EndReason::Unreported, detail }
     }
 
     // The way of a console's byte: page, bus, device, page.
     fn handle(&mut self, exit: Exit) -> Result<(), VcpuEvent> {
         match exit {
             Exit::MmioWrite { address, len, data } => {
-                let found = match Width::from_bytes(len) {
-                    Some(width) => {
-                        let value = u64::from_le_bytes(data);
-                        self.shared.bus.write(address, width, value)
-                    }
-                    None => self.bad_width(address, len),
-                };
+                let value = u64::from_le_bytes(data);
+                let width = self.width(address, len);
+                let found = width.is_some_and(|width| self.shared.bus.write(address, width, value));
                 self.resume(found);
             }
             Exit::MmioRead { address, len } => {
-                let value = match Width::from_bytes(len) {
-                    Some(width) => self.shared.bus.read(address, width),
-                    None => {
-                        self.bad_width(address, len);
-                        None
-                    }
-                };
+                let width = self.width(address, len);
+                let value = width.and_then(|width| self.shared.bus.read(address, width));
                 self.cpu.set_read_data(value.unwrap_or(0).to_le_bytes());
                 self.resume(value.is_some());
             }
@@ -347,17 +316,16 @@ impl RunLoop<'_> {
     // Drivers from 6.6 on make it the guest's own exception. Those before do not look at it: there such
     // a read is zero, and such a write is lost.
     fn resume(&mut self, found: bool) {
-        self.cpu.resume(if found {
-            Resume::Handled
-        } else {
-            Resume::Fault
-        });
+        self.cpu.resume(if found { Resume::Handled } else { Resume::Fault });
     }
 
-    fn bad_width(&mut self, address: u64, len: u32) -> bool {
-        let what = format!("access at {address:#x}: accesses of {len} bytes are not supported");
-        self.warn_once(ACCESS_WIDTH.case(what));
-        false
+    fn width(&mut self, address: u64, len: u32) -> Option<Width> {
+        let width = Width::from_bytes(len);
+        if width.is_none() {
+            let what = format!("access at {address:#x}: accesses of {len} bytes are not supported");
+            self.warn_once(ACCESS_WIDTH.case(what));
+        }
+        width
     }
 
     fn page_fault(&mut self, address: u64, errno: Errno) -> Result<(), VcpuEvent> {
@@ -379,11 +347,7 @@ impl RunLoop<'_> {
                 self.cpu.resume(Resume::Retry);
                 Ok(())
             }
-            errno => Err(VcpuEvent::Failed(fault_failed(
-                self.slot.id,
-                address,
-                errno,
-            ))),
+            errno => Err(VcpuEvent::Failed(fault_failed(self.slot.id, address, errno))),
         }
     }
 

@@ -80,12 +80,7 @@ struct Seen {
 
 impl StallWatch {
     pub(super) fn new(ids: impl IntoIterator<Item = u32>, after: Duration, now: Instant) -> Self {
-        let seen = |id| Seen {
-            id,
-            done: None,
-            since: now,
-            reported: false,
-        };
+        let seen = |id| Seen { id, done: None, since: now, reported: false };
         Self {
             after,
             all_after: after,
@@ -145,10 +140,7 @@ mod tests {
         let (mut watch, at) = watch();
         assert_eq!(watch.look(at(0), &done([(1, 5), (0, 9)])), None);
         assert_eq!(watch.look(at(9), &done([(2, 5), (0, 9)])), None);
-        assert_eq!(
-            watch.look(at(10), &done([(3, 5), (0, 9)])),
-            Some(Stall::Some(vec![1]))
-        );
+        assert_eq!(watch.look(at(10), &done([(3, 5), (0, 9)])), Some(Stall::Some(vec![1])));
         assert_eq!(watch.look(at(20), &done([(4, 5), (0, 9)])), None);
         assert_eq!(watch.look(at(21), &done([(5, 5), (0, 10)])), None);
         assert_eq!(watch.look(at(40), &done([(6, 5), (0, 10)])), None);
@@ -158,10 +150,7 @@ mod tests {
     fn a_wholly_still_vm_is_reported_and_its_going_on_too() {
         let (mut watch, at) = watch();
         assert_eq!(watch.look(at(0), &done([(1, 5), (0, 9)])), None);
-        assert_eq!(
-            watch.look(at(10), &done([(1, 5), (0, 9)])),
-            Some(Stall::All)
-        );
+        assert_eq!(watch.look(at(10), &done([(1, 5), (0, 9)])), Some(Stall::All));
         assert_eq!(watch.look(at(30), &done([(1, 5), (0, 9)])), None);
         assert_eq!(
             watch.look(at(31), &done([(1, 6), (0, 9)])),
@@ -170,19 +159,10 @@ mod tests {
         );
         // The next time after twice as long, and so on.
         assert_eq!(watch.look(at(50), &done([(1, 6), (0, 9)])), None);
-        assert_eq!(
-            watch.look(at(51), &done([(1, 6), (0, 9)])),
-            Some(Stall::All)
-        );
-        assert_eq!(
-            watch.look(at(52), &done([(1, 7), (0, 9)])),
-            Some(Stall::Over)
-        );
+        assert_eq!(watch.look(at(51), &done([(1, 6), (0, 9)])), Some(Stall::All));
+        assert_eq!(watch.look(at(52), &done([(1, 7), (0, 9)])), Some(Stall::Over));
         assert_eq!(watch.look(at(91), &done([(1, 7), (0, 9)])), None);
-        assert_eq!(
-            watch.look(at(92), &done([(1, 7), (0, 9)])),
-            Some(Stall::All)
-        );
+        assert_eq!(watch.look(at(92), &done([(1, 7), (0, 9)])), Some(Stall::All));
     }
 
     #[test]

@@ -75,13 +75,7 @@ fn read(address: u64, len: u32) -> Exit {
 }
 
 fn end(status: u32, exit_type: u16) -> ExitStatus {
-    ExitStatus {
-        status,
-        exit_type,
-        padding: 0,
-        reason_size: 0,
-        reason: [0; 8],
-    }
+    ExitStatus { status, exit_type, padding: 0, reason_size: 0, reason: [0; 8] }
 }
 
 fn status(status: u32, exit_type: u16) -> Answer {
@@ -89,10 +83,7 @@ fn status(status: u32, exit_type: u16) -> Answer {
 }
 
 fn fault(errno: Errno) -> Answer {
-    Answer::Exit(Exit::PageFault {
-        address: 0x8000_0000,
-        errno: errno as i32,
-    })
+    Answer::Exit(Exit::PageFault { address: 0x8000_0000, errno: errno as i32 })
 }
 
 #[derive(Default)]
@@ -149,12 +140,7 @@ fn start(scripts: &[&[Answer]], options: &Options) -> Rig {
         })
         .collect();
     let vcpus = Vcpus::start_cpus(cpus.into_iter(), Arc::new(bus), options, || Ok(())).unwrap();
-    Rig {
-        vcpus,
-        register,
-        exit_now,
-        reactions,
-    }
+    Rig { vcpus, register, exit_now, reactions }
 }
 
 impl Rig {
@@ -163,10 +149,7 @@ impl Rig {
             if let Some(event) = self.vcpus.take_event() {
                 return event;
             }
-            let mut fds = self
-                .vcpus
-                .events_fds()
-                .map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+            let mut fds = self.vcpus.events_fds().map(|fd| PollFd::new(fd, PollFlags::POLLIN));
             assert_ne!(poll(&mut fds, 10_000u16), Ok(0), "no event came");
         }
     }
@@ -215,10 +198,7 @@ fn a_write_reaches_its_device_and_the_end_is_reported_once() {
     );
     assert_eq!(
         rig.end(),
-        (
-            EndReason::Reset,
-            "status 2 (exited), exit type 2 (PSCI SYSTEM_RESET)".to_owned()
-        )
+        (EndReason::Reset, "status 2 (exited), exit type 2 (PSCI SYSTEM_RESET)".to_owned())
     );
     assert_eq!(*rig.register.0.lock().unwrap(), b"hi");
     assert_eq!(rig.vcpus.take_event(), None);
@@ -292,10 +272,8 @@ fn a_vm_that_is_gone_is_unreported_unless_another_vcpu_knows() {
     assert!(detail.ends_with("still inside: vCPU 1"), "{detail}");
     drop(rig);
 
-    let knows = [
-        Answer::Errno(Errno::EBUSY),
-        status(uapi::STATUS_EXITED, uapi::EXIT_TYPE_WATCHDOG_BITE),
-    ];
+    let knows =
+        [Answer::Errno(Errno::EBUSY), status(uapi::STATUS_EXITED, uapi::EXIT_TYPE_WATCHDOG_BITE)];
     let mut rig = start(&[&gone, &knows], &options());
     assert_eq!(rig.end().0, EndReason::Watchdog);
 }
@@ -363,10 +341,7 @@ fn an_error_of_the_call_itself_fails() {
 
 #[test]
 fn an_exit_reason_from_the_future_fails() {
-    let script = [
-        Answer::Exit(Exit::Unknown(uapi::EXIT_UNKNOWN)),
-        Answer::Exit(Exit::Unknown(77)),
-    ];
+    let script = [Answer::Exit(Exit::Unknown(uapi::EXIT_UNKNOWN)), Answer::Exit(Exit::Unknown(77))];
     let error = start(&[&script], &options()).failure();
     assert_eq!(error.name, "run-unknown-exit");
     assert_eq!(error.what, "vCPU 0: exit reason 77");
@@ -432,11 +407,8 @@ fn a_thread_that_cannot_be_taken_out_is_named() {
 
 #[test]
 fn a_vm_without_progress_is_reported() {
-    let options = Options {
-        stall: Duration::from_millis(40),
-        affinity: vec![vec![0]],
-        ..options()
-    };
+    let options =
+        Options { stall: Duration::from_millis(40), affinity: vec![vec![0]], ..options() };
     let mut rig = start(&[&[Answer::Sleep], &[Answer::Sleep]], &options);
     // One thread may have come to rest before the other.
     loop {
@@ -449,16 +421,11 @@ fn a_vm_without_progress_is_reported() {
 
 #[test]
 fn an_impossible_cpu_is_a_warning_and_the_vcpu_runs() {
-    let options = Options {
-        affinity: vec![vec![1023]],
-        ..options()
-    };
+    let options = Options { affinity: vec![vec![1023]], ..options() };
     let mut rig = start(&[&[status(uapi::STATUS_EXITED, 1)]], &options);
     let warning = rig.warning();
     assert_eq!(warning.name, "vcpu-affinity");
-    assert!(warning
-        .what
-        .starts_with("vCPU 0: running on host CPUs [1023]"));
+    assert!(warning.what.starts_with("vCPU 0: running on host CPUs [1023]"));
     assert_eq!(rig.end().0, EndReason::PowerOff);
 }
 

@@ -28,7 +28,7 @@ pub enum Report {
     Warning(String),
     /// START has returned.
     Running {
-        /// False: the driver has no way to tell the end of this VM.
+        /// False: the driver cannot report the end of this VM.
         end_visible: bool,
     },
     /// The guest said that it is ready.

@@ -20,10 +20,7 @@ const HYPERVISOR: &str = "\"vcpus\": { \"count\": 2 }";
 fn planned(vendor: &Vendor, more: &str) -> (LaunchPlan, Tree) {
     let file = vendor.vm("generated", more);
     let config = load(&file).unwrap();
-    let options = Options {
-        root: Some(vendor.0.clone()),
-        ..Options::new(vec![file])
-    };
+    let options = Options { root: Some(vendor.0.clone()), ..Options::new(vec![file]) };
     let report = check(&options);
     assert_eq!(report.problems, []);
     let plan = report.vms[0].plan.clone().unwrap();
@@ -41,11 +38,7 @@ fn problems(vendor: &Vendor, tree: &Tree, more: &str) -> Vec<String> {
     let more = format!("{more},\n  \"dtb\": {{ \"path\": \"/vm/given.dtb\" }}");
     vendor.vm("given", &more);
     let ran = vendor.check(&["etc/given.json"]);
-    let problems: Vec<String> = ran
-        .problems()
-        .iter()
-        .map(|line| (*line).to_owned())
-        .collect();
+    let problems: Vec<String> = ran.problems().iter().map(|line| (*line).to_owned()).collect();
     assert_eq!(ran.code, i32::from(!problems.is_empty()), "{}", ran.stdout);
     problems
 }
@@ -58,9 +51,7 @@ const OF_ANY_TREE: &[Break] = &[
         tree.root.push(Node::new("hypervisor"));
     }),
     ("dtb-memory-node-name", |tree| {
-        tree.root
-            .ensure_child("memory@80000000")
-            .set_str("device_type", "memory");
+        tree.root.ensure_child("memory@80000000").set_str("device_type", "memory");
     }),
     ("dtb-image-name-length", |tree| {
         node(tree, "/gunyah-vm-config").set_str("image-name", &"n".repeat(80));
@@ -97,9 +88,7 @@ const OF_PROXY_TREES: &[Break] = &[
         let vcpus = node(tree, "/gunyah-vm-config/vcpus");
         vcpus.remove("affinity");
         vcpus.set_cells("affinity-map", &[0, 1]);
-        vcpus
-            .set_u32("sched-priority", u32::MAX)
-            .set_u32("sched-timeslice", 2000);
+        vcpus.set_u32("sched-priority", u32::MAX).set_u32("sched-timeslice", 2000);
     }),
     ("dtb-shm-base", |tree| {
         node(tree, "/gunyah-vm-config/vdevices/shm-7/memory").set_u64("base", 0xb000_0000);
@@ -150,9 +139,7 @@ fn each_is_named(breaks: &[&[Break]], more: &str) {
         let mut broken = good.clone();
         breaks(&mut broken);
         let problems = problems(&vendor, &broken, more);
-        let named = problems
-            .iter()
-            .any(|line| line.contains(&format!("[{rule}]")));
+        let named = problems.iter().any(|line| line.contains(&format!("[{rule}]")));
         assert!(named, "{rule}: {problems:#?}");
         for line in &problems {
             assert!(line.starts_with("etc/given.json:"), "{line}");
@@ -189,42 +176,14 @@ fn completing_mends_what_is_missing() {
 fn of_the_layout() {
     let vendor = Vendor::new();
     for (memory, more, message) in [
-        (
-            r#""size": "64M", "base": "0x80001000""#,
-            "",
-            "is not a multiple of 2M",
-        ),
-        (
-            r#""size": "64M", "base": "0x40000000""#,
-            "",
-            "is device space",
-        ),
-        (
-            r#""size": "1G", "base": "0xfe0000000""#,
-            "",
-            "beyond the 36 bits",
-        ),
+        (r#""size": "64M", "base": "0x80001000""#, "", "is not a multiple of 2M"),
+        (r#""size": "64M", "base": "0x40000000""#, "", "is device space"),
+        (r#""size": "1G", "base": "0xfe0000000""#, "", "beyond the 36 bits"),
         (r#""size": 67108865"#, "", "is not a multiple of 4K"),
-        (
-            r#""size": "64M", "backing": "base""#,
-            "",
-            "up to 16384 memory entries",
-        ),
-        (
-            r#""size": "64M""#,
-            r#""dtb": { "offset": 2049 }"#,
-            "0x801 is not a multiple of 4K",
-        ),
-        (
-            r#""size": "64M""#,
-            r#""dtb": { "offset": "65532K" }"#,
-            "goes past",
-        ),
-        (
-            r#""size": "64M""#,
-            r#""dtb": { "offset": "1M" }"#,
-            "overlaps",
-        ),
+        (r#""size": "64M", "backing": "base""#, "", "up to 16384 memory entries"),
+        (r#""size": "64M""#, r#""dtb": { "offset": 2049 }"#, "0x801 is not a multiple of 4K"),
+        (r#""size": "64M""#, r#""dtb": { "offset": "65532K" }"#, "goes past"),
+        (r#""size": "64M""#, r#""dtb": { "offset": "1M" }"#, "overlaps"),
         (
             r#""size": "64M""#,
             r#""regions": [{ "label": 0, "base": "0xa0000000", "size": "1M" }]"#,
@@ -236,11 +195,7 @@ fn of_the_layout() {
             "overlaps 0x80000000+64M of memory",
         ),
     ] {
-        let more = if more.is_empty() {
-            String::new()
-        } else {
-            format!(", {more}")
-        };
+        let more = if more.is_empty() { String::new() } else { format!(", {more}") };
         let text = format!(
             r#"{{ "name": "a", "memory": {{ {memory} }}, "kernel": {{ "path": "/vm/Image" }}{more} }}"#
         );

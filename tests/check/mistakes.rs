@@ -13,19 +13,10 @@ fn every_kind_of_mistake_is_reported_with_its_place() {
     vendor.file("vm/initrd-64M", vec![0; 64 << 20]);
     vendor.vm("a-good", "\"initrd\": { \"path\": \"/vm/initrd\" }");
     vendor.vm("b-key", "\"cmdlin\": \"quiet\"");
-    vendor.vm(
-        "c-type",
-        "\"autostart\": \"yes\",\n  \"vcpus\": { \"count\": 99 }",
-    );
-    vendor.file(
-        "etc/d-syntax.json",
-        "{\n  \"name\": \"d\",\n  \"memory\": 0x100\n}\n",
-    );
+    vendor.vm("c-type", "\"autostart\": \"yes\",\n  \"vcpus\": { \"count\": 99 }");
+    vendor.file("etc/d-syntax.json", "{\n  \"name\": \"d\",\n  \"memory\": 0x100\n}\n");
     vendor.vm("e-twice", "\"autostart\": true,\n  \"autostart\": false");
-    vendor.file(
-        "etc/f-name.json",
-        std::fs::read(vendor.0.join("etc/a-good.json")).unwrap(),
-    );
+    vendor.file("etc/f-name.json", std::fs::read(vendor.0.join("etc/a-good.json")).unwrap());
     vendor.vm(
         "g-regions",
         "\"regions\": [\n    { \"label\": 0, \"base\": \"0x83000000\", \"size\": \"5M\" },\n    \
@@ -70,18 +61,10 @@ fn every_kind_of_mistake_is_reported_with_its_place() {
     ];
     let found = ran.problems();
     for (found, expected) in found.iter().zip(expected) {
-        assert!(
-            found.starts_with(expected),
-            "wanted: {expected}\nfound:  {found}"
-        );
+        assert!(found.starts_with(expected), "wanted: {expected}\nfound:  {found}");
     }
     assert_eq!(found.len(), expected.len(), "{found:#?}");
-    assert!(
-        ran.stdout
-            .ends_with("16 files, 1 can be launched, 17 problems\n\n"),
-        "{}",
-        ran.stdout
-    );
+    assert!(ran.stdout.ends_with("16 files, 1 can be launched, 17 problems\n\n"), "{}", ran.stdout);
 }
 
 #[test]
@@ -97,9 +80,7 @@ fn a_good_directory_is_good() {
 fn keys(ran: &crate::Ran, file: &str) -> Vec<String> {
     let problems = ran.problems();
     let of_file = problems.iter().filter(|line| line.starts_with(file));
-    of_file
-        .map(|line| line.split(": ").nth(1).unwrap().to_owned())
-        .collect()
+    of_file.map(|line| line.split(": ").nth(1).unwrap().to_owned()).collect()
 }
 
 #[test]
@@ -132,12 +113,7 @@ fn every_mistake_of_a_file_is_reported_once() {
     let ran = vendor.check(&["etc"]);
     assert_eq!(
         keys(&ran, "etc/a.json"),
-        [
-            "regions[0].label",
-            "regions[0].base",
-            "dtb.offset",
-            "console"
-        ],
+        ["regions[0].label", "regions[0].base", "dtb.offset", "console"],
         "{}",
         ran.stdout
     );
@@ -150,11 +126,8 @@ fn a_vm_of_a_file_with_mistakes_can_be_waited_for() {
     vendor.vm("b", "\"start\": { \"after\": [\"a\"] }");
     vendor.vm("c", "\"bad\": 1,\n  \"start\": { \"after\": [\"a\"] }");
     let ran = vendor.check(&["etc"]);
-    let found: Vec<&str> = ran
-        .problems()
-        .iter()
-        .map(|line| line.split("; ").next().unwrap())
-        .collect();
+    let found: Vec<&str> =
+        ran.problems().iter().map(|line| line.split("; ").next().unwrap()).collect();
     assert_eq!(
         found,
         [
@@ -171,11 +144,7 @@ fn a_vm_of_a_file_with_mistakes_can_be_waited_for() {
 /// An arm64 Image of 300 KiB that hardly packs, gzip'ed.
 fn packed(vendor: &Vendor) -> Vec<u8> {
     let mut kernel = crate::image(8 << 20);
-    let noise = |n: u32| {
-        n.wrapping_mul(n)
-            .wrapping_mul(0x9e37_79b9)
-            .rotate_left(n % 31)
-    };
+    let noise = |n: u32| n.wrapping_mul(n).wrapping_mul(0x9e37_79b9).rotate_left(n % 31);
     kernel.extend((0..75_000).flat_map(|n| noise(n).to_le_bytes()));
     let plain = vendor.file("vm/plain", kernel);
     let gzip = Command::new("gzip").arg("-c").arg(plain).output().unwrap();
@@ -216,21 +185,12 @@ fn a_packed_kernel_is_unpacked_to_nowhere() {
     for (bytes, problem) in [
         (cut, ""),
         (sum, "the CRC32 of the unpacked bytes is not the one"),
-        (
-            short,
-            "the gzip'ed file's trailer says that it unpacks to 63 bytes",
-        ),
-        (
-            less,
-            "the gzip'ed file unpacks to more than the 200000 bytes that its trailer says",
-        ),
+        (short, "the gzip'ed file's trailer says that it unpacks to 63 bytes"),
+        (less, "the gzip'ed file unpacks to more than the 200000 bytes that its trailer says"),
     ] {
         let found = check(&bytes);
         assert!(found.starts_with(&format!("{place}{problem}")), "{found}");
-        assert!(
-            found.contains("; cure: pack it again: gzip -k Image [image-gzip-"),
-            "{found}"
-        );
+        assert!(found.contains("; cure: pack it again: gzip -k Image [image-gzip-"), "{found}");
     }
 }
 
@@ -240,9 +200,7 @@ fn a_path_that_is_not_there() {
     assert_eq!(ran.code, 1);
     assert_eq!(
         ran.problems(),
-        [
-            "etc/none.json:1:1: cannot be opened: ENOENT (No such file or directory); \
-          cure: check the path, and the file's mode, owner and SELinux label [config-unreadable]"
-        ]
+        ["etc/none.json: cannot be opened: ENOENT (No such file or directory); \
+          cure: check the path, and the file's mode, owner and SELinux label [config-unreadable]"]
     );
 }

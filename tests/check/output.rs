@@ -54,11 +54,8 @@ fn huge_pages_add_up_by_size() {
         r#"{ "name": "d", "memory": { "size": "64M", "backing": "thp" }, "kernel": { "path": "/vm/Image" } }"#,
     );
     let ran = vendor.check(&["etc"]);
-    let sums: Vec<&str> = ran
-        .stdout
-        .lines()
-        .filter(|line| line.starts_with("huge pages"))
-        .collect();
+    let sums: Vec<&str> =
+        ran.stdout.lines().filter(|line| line.starts_with("huge pages")).collect();
     assert_eq!(
         sums,
         [
@@ -86,17 +83,10 @@ fn the_host_is_named_and_can_be_another() {
 fn waiting_for_a_vm_that_nobody_starts_is_a_warning() {
     let vendor = Vendor::new();
     vendor.vm("a", "\"start\": { \"after\": [\"b\"] }");
-    vendor.vm(
-        "b",
-        "\"autostart\": false,\n  \"start\": { \"after\": [\"c\"] }",
-    );
+    vendor.vm("b", "\"autostart\": false,\n  \"start\": { \"after\": [\"c\"] }");
     vendor.vm("c", "\"autostart\": false");
     let ran = vendor.check(&["etc"]);
-    let warnings: Vec<&str> = ran
-        .stdout
-        .lines()
-        .filter(|line| line.contains("warning"))
-        .collect();
+    let warnings: Vec<&str> = ran.stdout.lines().filter(|line| line.contains("warning")).collect();
     assert_eq!(
         warnings,
         ["  warning: etc/a.json:5:24: start.after[0]: waits for b, which is not started at boot; \
@@ -110,23 +100,15 @@ fn a_directory_without_configs_is_a_warning() {
     let vendor = Vendor::new();
     vendor.file("etc/a.json.orig", "not a config by its name");
     let ran = vendor.check(&["etc"]);
-    let warning = "\nwarning: etc:1:1: there is no *.json in the directory; \
+    let warning = "\nwarning: etc: there is no *.json in the directory; \
                    cure: name the configs *.json [config-empty-directory]\n";
     assert!(ran.stdout.contains(warning), "{}", ran.stdout);
-    assert!(
-        ran.stdout
-            .ends_with("0 files, 0 can be launched, 0 problems\n\n"),
-        "{}",
-        ran.stdout
-    );
+    assert!(ran.stdout.ends_with("0 files, 0 can be launched, 0 problems\n\n"), "{}", ran.stdout);
     assert_eq!(ran.code, 0);
     let json = vendor.check(&["--json", "etc"]).json();
     let warning = &json["warnings"][0];
     assert_eq!(warning["name"], "config-empty-directory");
-    assert_eq!(
-        (&warning["severity"], &warning["file"]),
-        (&"warning".into(), &"etc".into())
-    );
+    assert_eq!((&warning["severity"], &warning["file"]), (&"warning".into(), &"etc".into()));
     vendor.vm("a", "");
     let ran = vendor.check(&["etc"]);
     assert!(!ran.stdout.contains("warning"), "{}", ran.stdout);
@@ -154,11 +136,7 @@ fn a_region_below_one_huge_page_is_shown_as_it_will_be() {
     let text = r#"{ "name": "a", "memory": { "size": "15M", "page_size": "1G" }, "kernel": { "path": "/vm/Image" } }"#;
     vendor.file("etc/a.json", text);
     let ran = vendor.check(&["etc/a.json"]);
-    assert!(
-        ran.stdout.contains("memory     label 0, rwx, auto, base\n"),
-        "{}",
-        ran.stdout
-    );
+    assert!(ran.stdout.contains("memory     label 0, rwx, auto, base\n"), "{}", ran.stdout);
     let warning =
         "region 0 of 15 MiB is smaller than one huge page of 1 GiB and is made of base pages";
     assert!(ran.stdout.contains(warning), "{}", ran.stdout);
@@ -178,16 +156,10 @@ fn json_has_all_of_it() {
     assert_eq!(json["host"]["page_size"], 4096);
     let problem = &json["problems"][0];
     assert_eq!(problem["file"], "etc/b.json");
-    assert_eq!(
-        (&problem["line"], &problem["column"]),
-        (&5.into(), &3.into())
-    );
+    assert_eq!((&problem["line"], &problem["column"]), (&5.into(), &3.into()));
     assert_eq!(problem["key"], "x");
     assert_eq!(problem["name"], "config-unknown-key");
-    assert_eq!(
-        (&problem["severity"], &problem["step"]),
-        (&"error".into(), &"config".into())
-    );
+    assert_eq!((&problem["severity"], &problem["step"]), (&"error".into(), &"config".into()));
     assert_eq!(problem["message"], "unknown key");
     assert_eq!(problem["cure"], "docs/config.md lists every key");
     assert_eq!(problem["errno"], serde_json::Value::Null);
@@ -207,18 +179,10 @@ fn dtb_prints_source_that_dtc_compiles() {
     let vendor = Vendor::new();
     vendor.vm("a", FULL);
     let ran = vendor.check(&["--dtb", "etc/a.json"]);
-    for line in ran
-        .stdout
-        .lines()
-        .take_while(|line| !line.starts_with("/dts-v1/"))
-    {
+    for line in ran.stdout.lines().take_while(|line| !line.starts_with("/dts-v1/")) {
         assert!(line.is_empty() || line.starts_with("//"), "{line}");
     }
-    assert!(
-        ran.stdout.contains("base-address = <0x0 0x80000000>;"),
-        "{}",
-        ran.stdout
-    );
+    assert!(ran.stdout.contains("base-address = <0x0 0x80000000>;"), "{}", ran.stdout);
 
     let dtc = Command::new("dtc")
         .args(["-q", "-I", "dts", "-O", "dtb", "-o", "/dev/null"])
@@ -228,11 +192,7 @@ fn dtb_prints_source_that_dtc_compiles() {
         println!("no dtc on this machine: its part is left out");
         return;
     };
-    dtc.stdin
-        .take()
-        .unwrap()
-        .write_all(ran.stdout.as_bytes())
-        .unwrap();
+    dtc.stdin.take().unwrap().write_all(ran.stdout.as_bytes()).unwrap();
     assert!(dtc.wait().unwrap().success());
 }
 

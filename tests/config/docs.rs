@@ -31,9 +31,7 @@ fn with_parts(text: &str, part: impl Fn(&str) -> String) -> String {
         let (before, after) = rest.split_at(at);
         let (line, after) = after.split_once('\n').unwrap();
         let name = line[BEGIN.len()..].trim_end_matches(" -->");
-        let end = after
-            .find(END)
-            .unwrap_or_else(|| panic!("{line} has no end"));
+        let end = after.find(END).unwrap_or_else(|| panic!("{line} has no end"));
         whole.push_str(&format!("{before}{line}\n{}", part(name)));
         rest = &after[end..];
     }
@@ -45,10 +43,7 @@ fn part(name: &str) -> String {
     match name.split_once(' ') {
         Some(("keys", section)) => reference::table(section),
         Some(("example", file)) => {
-            format!(
-                "```json\n{}```\n",
-                text_of(&format!("docs/examples/{file}"))
-            )
+            format!("```json\n{}```\n", text_of(&format!("docs/examples/{file}")))
         }
         _ => match name {
             "keys" => reference::table(""),
@@ -63,11 +58,7 @@ fn reference_and_schema_are_those_of_the_tables() {
     let schema = format!("{:#}\n", reference::schema());
     for (path, found, wanted) in [
         ("docs/config.md", page.clone(), with_parts(&page, part)),
-        (
-            "docs/gunyah-vm.schema.json",
-            text_of("docs/gunyah-vm.schema.json"),
-            schema,
-        ),
+        ("docs/gunyah-vm.schema.json", text_of("docs/gunyah-vm.schema.json"), schema),
     ] {
         if std::env::var_os("GUNYAHD_WRITE_DOCS").is_some() {
             fs::write(repository(path), wanted).unwrap();
@@ -96,16 +87,8 @@ fn examples_are_read_and_keep_the_schema() {
         let path = entry.unwrap().path();
         let text = fs::read_to_string(&path).unwrap();
         let config = read(&path.display().to_string(), &text);
-        assert_eq!(
-            faults(&reference::schema(), &json(&text)),
-            [] as [String; 0],
-            "{path:?}"
-        );
-        assert_eq!(
-            faults(&reference::schema(), &render(&config)),
-            [] as [String; 0],
-            "{path:?}"
-        );
+        assert_eq!(faults(&reference::schema(), &json(&text)), [] as [String; 0], "{path:?}");
+        assert_eq!(faults(&reference::schema(), &render(&config)), [] as [String; 0], "{path:?}");
         count += 1;
     }
     assert!(count >= 2);
@@ -160,13 +143,7 @@ fn schema_and_parser_refuse_the_same() {
     ] {
         let mut config = full.clone();
         *config.pointer_mut(path).unwrap() = json(wrong);
-        assert!(
-            !faults(&reference::schema(), &config).is_empty(),
-            "schema takes {path} {wrong}"
-        );
-        assert!(
-            parse(Path::new("x"), &config.to_string()).is_err(),
-            "parser takes {path} {wrong}"
-        );
+        assert!(!faults(&reference::schema(), &config).is_empty(), "schema takes {path} {wrong}");
+        assert!(parse(Path::new("x"), &config.to_string()).is_err(), "parser takes {path} {wrong}");
     }
 }

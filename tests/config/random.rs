@@ -25,7 +25,7 @@ fn holds(text: &str) {
     let lines: Vec<&str> = text.split('\n').collect();
     for problem in problems {
         let place = problem.place.as_ref().unwrap();
-        let line = lines.get(place.line - 1);
+        let line = lines.get(place.line.saturating_sub(1));
         let line = line.unwrap_or_else(|| panic!("{problem}: no such line"));
         // One past the end is where something is missing.
         assert!(place.column <= line.chars().count() + 1, "{problem}");
@@ -110,13 +110,7 @@ fn object(keys: Vec<(&str, Option<Value>)>) -> Value {
 
 fn memory() -> impl Strategy<Value = Value> {
     let access = words(&["auto", "share", "lend"]);
-    (
-        option::of(600..1024_u64),
-        size(),
-        pages(),
-        option::of(access),
-        option::of(any::<bool>()),
-    )
+    (option::of(600..1024_u64), size(), pages(), option::of(access), option::of(any::<bool>()))
         .prop_map(|(base, size, pages, access, prefault)| {
             let base = base.map(|number| format!("{:#x}", number << 21).into());
             let mut keys = vec![
@@ -132,43 +126,26 @@ fn memory() -> impl Strategy<Value = Value> {
 
 /// Regions one after the other, beyond any main memory.
 fn regions() -> impl Strategy<Value = Value> {
-    let region = (
-        size(),
-        pages(),
-        option::of(words(&["r", "rw", "xwr"])),
-        option::of(path()),
-    );
+    let region = (size(), pages(), option::of(words(&["r", "rw", "xwr"])), option::of(path()));
     vec(region, 0..4).prop_map(|regions| {
-        let each = regions
-            .into_iter()
-            .enumerate()
-            .map(|(index, (size, pages, flags, file))| {
-                let mut keys = vec![
-                    ("label", Some((index + 1).into())),
-                    (
-                        "base",
-                        Some(format!("{:#x}", (8_u64 << 30) + ((index as u64) << 32)).into()),
-                    ),
-                    ("size", Some(size)),
-                    ("flags", flags),
-                    ("file", file),
-                ];
-                keys.extend(pages.into_iter().map(|(key, value)| (key, Some(value))));
-                object(keys)
-            });
+        let each = regions.into_iter().enumerate().map(|(index, (size, pages, flags, file))| {
+            let mut keys = vec![
+                ("label", Some((index + 1).into())),
+                ("base", Some(format!("{:#x}", (8_u64 << 30) + ((index as u64) << 32)).into())),
+                ("size", Some(size)),
+                ("flags", flags),
+                ("file", file),
+            ];
+            keys.extend(pages.into_iter().map(|(key, value)| (key, Some(value))));
+            object(keys)
+        });
         each.collect()
     })
 }
 
 fn scheduling() -> impl Strategy<Value = Vec<(&'static str, Value)>> {
-    (
-        1..5_u32,
-        any::<bool>(),
-        any::<bool>(),
-        -20..20_i8,
-        "[a-zA-Z0-9 *:äß]{1,20}",
-    )
-        .prop_map(|(count, proxy, bind, nice, line)| {
+    (1..5_u32, any::<bool>(), any::<bool>(), -20..20_i8, "[a-zA-Z0-9 *:äß]{1,20}").prop_map(
+        |(count, proxy, bind, nice, line)| {
             let affinity: Vec<u32> = (0..if bind { count } else { 0 }).collect();
             let mut vcpus = json!({ "count": count, "affinity": affinity });
             if !proxy {
@@ -183,24 +160,13 @@ fn scheduling() -> impl Strategy<Value = Vec<(&'static str, Value)>> {
                 ("ready", json!({ "console_line": line })),
                 ("stop", json!({ "console_line": line })),
             ]
-        })
+        },
+    )
 }
 
 fn config() -> impl Strategy<Value = Value> {
-    let start = (
-        vec("[m-z][a-z0-9_-]{5,20}(:ready)?", 0..2),
-        any::<i32>(),
-        duration(),
-    );
-    let parts = (
-        memory(),
-        regions(),
-        scheduling(),
-        path(),
-        option::of(path()),
-        start,
-        duration(),
-    );
+    let start = (vec("[m-z][a-z0-9_-]{5,20}(:ready)?", 0..2), any::<i32>(), duration());
+    let parts = (memory(), regions(), scheduling(), path(), option::of(path()), start, duration());
     ("[a-l][a-z0-9_-]{0,30}", "[ -~äß]{0,60}", parts).prop_map(|(name, cmdline, parts)| {
         let (memory, regions, scheduling, kernel, initrd, start, stop) = parts;
         let (after, priority, timeout) = start;
@@ -208,37 +174,23 @@ fn config() -> impl Strategy<Value = Value> {
             ("name", Some(name.into())),
             ("memory", Some(memory)),
             ("regions", Some(regions)),
-            (
-                "kernel",
-                Some(json!({ "path": kernel, "cmdline": cmdline })),
-            ),
+            ("kernel", Some(json!({ "path": kernel, "cmdline": cmdline }))),
             ("initrd", initrd.map(|path| json!({ "path": path }))),
-            (
-                "start",
-                Some(json!({ "priority": priority, "timeout": timeout })),
-            ),
+            ("start", Some(json!({ "priority": priority, "timeout": timeout }))),
             ("restart", Some(json!({ "window": stop }))),
             ("stop_timeout", Some(stop)),
         ];
         if let Some(first) = after.first() {
             keys.push(("start", Some(json!({ "after": [first] }))));
         }
-        keys.extend(
-            scheduling
-                .into_iter()
-                .map(|(key, value)| (key, Some(value))),
-        );
+        keys.extend(scheduling.into_iter().map(|(key, value)| (key, Some(value))));
         object(keys)
     })
 }
 
 /// Without what the text alone decides.
 fn plain(config: VmConfig) -> VmConfig {
-    VmConfig {
-        file: PathBuf::new(),
-        places: Places::default(),
-        ..config
-    }
+    VmConfig { file: PathBuf::new(), places: Places::default(), ..config }
 }
 
 proptest! {

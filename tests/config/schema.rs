@@ -38,10 +38,7 @@ fn check(node: &Value, value: &Value, path: &str, found: &mut Vec<String>) {
             "minItems" => !value.is_array() || length >= number(rule),
             "maxItems" => !value.is_array() || length <= number(rule),
             "uniqueItems" => value.as_array().is_none_or(|items| {
-                items
-                    .iter()
-                    .enumerate()
-                    .all(|(index, item)| !items[..index].contains(item))
+                items.iter().enumerate().all(|(index, item)| !items[..index].contains(item))
             }),
             "required" => value.as_object().is_none_or(|object| {
                 rule.as_array()
@@ -52,9 +49,7 @@ fn check(node: &Value, value: &Value, path: &str, found: &mut Vec<String>) {
             "additionalProperties" => {
                 assert_eq!(rule, &Value::Bool(false));
                 value.as_object().is_none_or(|object| {
-                    object
-                        .keys()
-                        .all(|key| node["properties"].get(key).is_some())
+                    object.keys().all(|key| node["properties"].get(key).is_some())
                 })
             }
             "properties" => {

@@ -24,9 +24,7 @@ pub fn binaries(engine: &str) -> Option<PathBuf> {
         return None;
     }
     let mut try_it = Command::new(simulator);
-    let tried = try_it
-        .args(["--engine", engine, "--", "/bin/true"])
-        .output();
+    let tried = try_it.args(["--engine", engine, "--", "/bin/true"]).output();
     if !tried.unwrap().status.success() {
         skip(&format!(
             "gunyah-sim has no engine {engine}; cargo build -p gunyah-sim --features {engine} adds it"
@@ -38,10 +36,7 @@ pub fn binaries(engine: &str) -> Option<PathBuf> {
 
 /// Says on the real stderr that a test was skipped; a failure where nothing may be.
 pub fn skip(why: &str) {
-    assert!(
-        std::env::var_os("GUNYAHD_NO_SKIP").is_none(),
-        "may not be skipped: {why}"
-    );
+    assert!(std::env::var_os("GUNYAHD_NO_SKIP").is_none(), "may not be skipped: {why}");
     let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
 }
 
@@ -103,11 +98,7 @@ impl Host {
             .stderr(fs::File::create(dir.join("log")).unwrap())
             .spawn()
             .unwrap();
-        let host = Self {
-            binaries,
-            dir,
-            simulator,
-        };
+        let host = Self { binaries, dir, simulator };
         let deadline = Instant::now() + PATIENCE;
         while !host.dir.join("socket").exists() {
             assert!(Instant::now() < deadline, "no control socket");
@@ -150,10 +141,7 @@ impl Host {
 
     /// Follows every change of state until `done` is true of the VM's status.
     pub fn wait_until(&self, done: impl Fn(&Value) -> bool) -> Value {
-        let watch = self
-            .ctl(&["watch", "--json"])
-            .stdout(Stdio::piped())
-            .spawn();
+        let watch = self.ctl(&["watch", "--json"]).stdout(Stdio::piped()).spawn();
         let mut watch = Watch(watch.unwrap());
         let changes = lines(watch.0.stdout.take().unwrap());
         loop {

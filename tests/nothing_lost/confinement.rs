@@ -37,10 +37,7 @@ fn make_call(pid: i32, number: c_long, arguments: [u64; 3]) -> Option<Outcome> {
         assert_eq!(ptrace(libc::PTRACE_GETREGS, (&raw mut registers).cast()), 0);
         // The kernel goes on with an interrupted one by restart_syscall.
         let waits = [libc::SYS_poll, libc::SYS_restart_syscall];
-        if waits
-            .map(|call| u64::try_from(call).unwrap())
-            .contains(&registers.orig_rax)
-        {
+        if waits.map(|call| u64::try_from(call).unwrap()).contains(&registers.orig_rax) {
             break;
         }
         // It was on its way to the next poll.
@@ -88,12 +85,7 @@ fn boot(stage: &Stage, test: &str, scheduling: &str, options: &[&str]) -> Host {
     let mut vm = steps::bystanders()[0].clone();
     vm["name"] = json!("vm");
     vm["vcpus"] = json!({ "scheduling": scheduling });
-    let boot = Boot {
-        vms: &[vm],
-        watch: &[],
-        options,
-        ..Boot::default()
-    };
+    let boot = Boot { vms: &[vm], watch: &[], options, ..Boot::default() };
     let host = Host::boot(stage, &folder(test), &boot);
     host.wait_for("vm", &["running"]).unwrap();
     host
@@ -106,9 +98,7 @@ fn worker(host: &Host, vm: &str) -> i32 {
         || {
             pid = host.status(vm)["pid"].as_i64().unwrap_or(0);
             let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-            let filters = status
-                .lines()
-                .find_map(|line| line.strip_prefix("Seccomp_filters:"));
+            let filters = status.lines().find_map(|line| line.strip_prefix("Seccomp_filters:"));
             // The simulator's, the supervisor's, its own.
             filters.is_some_and(|count| count.trim() == "3")
         },
@@ -165,10 +155,7 @@ impl Thread {
         let threads = tasks.map(|task| {
             let path = task.unwrap().path();
             let read = |file: &str| std::fs::read_to_string(path.join(file)).unwrap();
-            Self {
-                name: read("comm").trim().to_owned(),
-                status: read("status"),
-            }
+            Self { name: read("comm").trim().to_owned(), status: read("status") }
         });
         threads.collect()
     }
@@ -196,10 +183,7 @@ fn every_thread_of_a_worker_has_given_up_its_capabilities() {
     vm["name"] = json!("vm");
     vm["vcpus"] = json!({ "scheduling": "proxy", "count": 2 });
     vm["console"] = json!({});
-    let boot = Boot {
-        vms: &[vm],
-        ..Boot::default()
-    };
+    let boot = Boot { vms: &[vm], ..Boot::default() };
     let host = Host::boot(&stage, &folder("threads"), &boot);
     host.wait_for("vm", &["running"]).unwrap();
     let threads = Thread::all(worker(&host, "vm"));
@@ -301,10 +285,7 @@ fn word(value: i32) -> u64 {
 fn a_worker_cannot_signal_its_neighbour() {
     let Some(stage) = Stage::new() else { return };
     let vms = steps::bystanders();
-    let boot = Boot {
-        vms: &vms,
-        ..Boot::default()
-    };
+    let boot = Boot { vms: &vms, ..Boot::default() };
     let host = Host::boot(&stage, &folder("neighbours"), &boot);
     for vm in ["held", "looped"] {
         host.wait_for(vm, &["running"]).unwrap();
@@ -371,21 +352,14 @@ fn a_worker_that_aborts_is_told_so() {
 fn no_confinement_says_so_and_is_so() {
     let Some(stage) = Stage::new() else { return };
     let host = boot(&stage, "free", "hypervisor", &["--no-confinement"]);
-    assert!(
-        host.log().contains("W gunyahd: --no-confinement"),
-        "{}",
-        host.log()
-    );
+    assert!(host.log().contains("W gunyahd: --no-confinement"), "{}", host.log());
     let pid = host.status("vm")["pid"].as_i64().unwrap();
     let pid = i32::try_from(pid).unwrap();
     // AF_UNIX, SOCK_STREAM.
     let Some(outcome) = make_call(pid, libc::SYS_socket, [1, 1, 0]) else {
         return skip("ptrace is not allowed here: needs root");
     };
-    assert!(
-        matches!(outcome, Outcome::Answered(fd) if fd >= 0),
-        "{outcome:?}"
-    );
+    assert!(matches!(outcome, Outcome::Answered(fd) if fd >= 0), "{outcome:?}");
     host.end();
 }
 
@@ -396,12 +370,7 @@ fn a_thread_that_begins_late_is_waited_for() {
     vm["name"] = json!("vm");
     vm["console"] = json!({});
     vm["autostart"] = json!(false);
-    let boot = Boot {
-        vms: &[vm],
-        watch: &["rseq"],
-        options: &[],
-        ..Boot::default()
-    };
+    let boot = Boot { vms: &[vm], watch: &["rseq"], options: &[], ..Boot::default() };
     let mut host = Host::boot(&stage, &folder("late"), &boot);
     // The console's thread; rseq is the first that a thread does.
     host.tell_simulator("call rseq +1 delay 300 from vm:vm");
@@ -418,12 +387,7 @@ fn no_guest_runs_before_the_filter_is_in_place() {
     vm["name"] = json!("vm");
     vm["vcpus"] = json!({ "scheduling": "proxy", "count": 2 });
     vm["autostart"] = json!(false);
-    let boot = Boot {
-        vms: &[vm],
-        watch: &["seccomp"],
-        record: true,
-        ..Boot::default()
-    };
+    let boot = Boot { vms: &[vm], watch: &["seccomp"], record: true, ..Boot::default() };
     let mut host = Host::boot(&stage, &folder("gate"), &boot);
     // At once, for whoever asks.
     host.tell_simulator("vm * exit off");

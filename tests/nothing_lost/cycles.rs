@@ -43,12 +43,7 @@ fn vms(restart: &Value) -> Vec<Value> {
 
 fn boot(stage: &Stage, test: &str, restart: &Value) -> Host {
     let vms = vms(restart);
-    let boot = Boot {
-        vms: &vms,
-        watch: &[],
-        options: &[],
-        ..Boot::default()
-    };
+    let boot = Boot { vms: &vms, watch: &[], options: &[], ..Boot::default() };
     Host::boot(stage, &folder(test), &boot)
 }
 

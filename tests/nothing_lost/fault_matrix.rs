@@ -54,12 +54,7 @@ impl Ground {
         if with_bystanders {
             vms.extend(steps::bystanders());
         }
-        let boot = Boot {
-            vms: &vms,
-            watch,
-            record: true,
-            ..Boot::default()
-        };
+        let boot = Boot { vms: &vms, watch, record: true, ..Boot::default() };
         let mut host = Host::boot(stage, &dir, &boot);
         let names = vms[1..].iter().map(|vm| vm["name"].as_str().unwrap());
         let bystanders = names
@@ -71,13 +66,7 @@ impl Ground {
         // What is made once and kept, such as the console's ring, is there after the first life.
         host.live("victim").unwrap();
         host.record.as_mut().unwrap().read();
-        Self {
-            before: host.look_when_settled(),
-            host,
-            huge,
-            bystanders,
-            logged: 0,
-        }
+        Self { before: host.look_when_settled(), host, huge, bystanders, logged: 0 }
     }
 
     /// The calls of a life without faults that can fail.
@@ -129,35 +118,24 @@ impl Ground {
         self.record().read();
         self.record().forget();
         self.new_log();
-        let Target {
-            call, nth, process, ..
-        } = target;
+        let Target { call, nth, process, .. } = target;
         self.host.tell_simulator("forgive");
-        self.host
-            .tell_simulator(&format!("call {call} +{nth} errno {errno} from {process}"));
+        self.host.tell_simulator(&format!("call {call} +{nth} errno {errno} from {process}"));
         self.host.order("start", "victim", false);
-        let mut state = self
-            .host
-            .wait_for("victim", &["running", "failed", "crashed"])?;
+        let mut state = self.host.wait_for("victim", &["running", "failed", "crashed"])?;
         if state == "running" {
             self.wait_for_the_loop(call)?;
         }
         let mut hit = self.injected();
-        let mut expected = hit
-            .as_ref()
-            .map_or(Expected::Runs, |call| steps::expected(call, errno));
+        let mut expected = hit.as_ref().map_or(Expected::Runs, |call| steps::expected(call, errno));
         if expected == Expected::Runs {
             if state != "running" {
                 return Err(format!("{state}: {}", self.host.status("victim")["reason"]));
             }
             self.host.order("stop", "victim", true);
-            state = self
-                .host
-                .wait_for("victim", &["stopped", "failed", "crashed"])?;
+            state = self.host.wait_for("victim", &["stopped", "failed", "crashed"])?;
             hit = self.injected();
-            expected = hit
-                .as_ref()
-                .map_or(Expected::Runs, |call| steps::expected(call, errno));
+            expected = hit.as_ref().map_or(Expected::Runs, |call| steps::expected(call, errno));
         } else if state == "running" {
             state = self.host.wait_for("victim", &["failed", "crashed"])?;
         }
@@ -170,12 +148,9 @@ impl Ground {
     pub fn kill_worker(&mut self, target: &Target) -> Result<(), String> {
         self.host.forget_changes();
         self.new_log();
-        let Target {
-            call, nth, process, ..
-        } = target;
+        let Target { call, nth, process, .. } = target;
         self.host.tell_simulator("forgive");
-        self.host
-            .tell_simulator(&format!("call {call} +{nth} kill caller from {process}"));
+        self.host.tell_simulator(&format!("call {call} +{nth} kill caller from {process}"));
         self.host.order("start", "victim", false);
         self.host.wait_for("victim", &["crashed"])?;
         let status = self.host.gunyahctl_status("victim");
@@ -199,11 +174,7 @@ impl Ground {
         wait_until(
             || {
                 let hit = self.injected().is_some();
-                let complete = self
-                    .record()
-                    .calls
-                    .iter()
-                    .any(|call| call.name == "seccomp");
+                let complete = self.record().calls.iter().any(|call| call.name == "seccomp");
                 hit || (complete && call != "VCPU_RUN")
             },
             || "the loop does not begin".to_owned(),
@@ -221,11 +192,9 @@ impl Ground {
             Expected::Runs => ("stopped", vec!["stop asked"], "asked"),
             Expected::Fails(step) => ("failed", vec![step, errno], "launch-failed"),
             Expected::Says(step, words) => ("failed", vec![step, words], "launch-failed"),
-            Expected::NoWorker => (
-                "failed",
-                vec!["cannot make a worker", &hit.unwrap().name, errno],
-                "launch-failed",
-            ),
+            Expected::NoWorker => {
+                ("failed", vec!["cannot make a worker", &hit.unwrap().name, errno], "launch-failed")
+            }
             Expected::Dies => ("crashed", vec!["SIGABRT"], "worker-died"),
         };
         let status = self.host.gunyahctl_status("victim");
@@ -257,10 +226,7 @@ impl Ground {
             _ => vec![format!("gunyahd: victim: {state}: {reason}")],
         };
         let same = errors.len() == wanted.len()
-            && errors
-                .iter()
-                .zip(&wanted)
-                .all(|(line, text)| line.ends_with(text.as_str()));
+            && errors.iter().zip(&wanted).all(|(line, text)| line.ends_with(text.as_str()));
         if same {
             Ok(())
         } else {
@@ -305,16 +271,10 @@ impl Ground {
 
     /// All is given back at the end.
     pub fn end(mut self) {
-        self.host
-            .wait_for_nothing_left(&self.before, self.huge)
-            .unwrap();
+        self.host.wait_for_nothing_left(&self.before, self.huge).unwrap();
         self.record().read();
         let running = self.bystanders.len();
-        assert_eq!(
-            self.record().vms(),
-            running,
-            "VMs that the driver still has"
-        );
+        assert_eq!(self.record().vms(), running, "VMs that the driver still has");
         self.host.end();
     }
 }

@@ -44,19 +44,13 @@ impl Stage {
         }
         // Orphans come to us: an init may take seconds to wait for them.
         nix::sys::prctl::set_child_subreaper(true).unwrap();
-        Some(Self {
-            binaries,
-            _turn: turn,
-        })
+        Some(Self { binaries, _turn: turn })
     }
 }
 
 /// Says on the real stderr that a test was skipped; a failure where nothing may be.
 pub fn skip(why: &str) {
-    assert!(
-        std::env::var_os("GUNYAHD_NO_SKIP").is_none(),
-        "may not be skipped: {why}"
-    );
+    assert!(std::env::var_os("GUNYAHD_NO_SKIP").is_none(), "may not be skipped: {why}");
     let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
 }
 
@@ -107,18 +101,12 @@ impl Host {
     pub fn boot(stage: &Stage, dir: &Path, boot: &Boot<'_>) -> Self {
         for vm in boot.vms {
             let name = vm["name"].as_str().unwrap();
-            let text = vm
-                .to_string()
-                .replace("dir/", &format!("{}/", dir.display()));
+            let text = vm.to_string().replace("dir/", &format!("{}/", dir.display()));
             fs::write(dir.join(format!("config/{name}.json")), text).unwrap();
         }
         fs::write(
             dir.join("script"),
-            format!(
-                "watch {}\n{}\n",
-                boot.watch.join(" "),
-                boot.script.join("\n")
-            ),
+            format!("watch {}\n{}\n", boot.watch.join(" "), boot.script.join("\n")),
         )
         .unwrap();
         let mut command = Command::new(stage.binaries.join("gunyah-sim"));
@@ -337,16 +325,10 @@ pub fn wait_until_gone(pids: &[u32]) -> Result<(), String> {
             let orphan = nix::unistd::Pid::from_raw(i32::try_from(*pid).unwrap());
             let _ = nix::sys::wait::waitpid(orphan, Some(nix::sys::wait::WaitPidFlag::WNOHANG));
         }
-        let left = pids
-            .iter()
-            .filter(|pid| Path::new(&format!("/proc/{pid}")).exists());
-        left.map(|pid| format!("{pid} {}", left::name(*pid)))
-            .collect()
+        let left = pids.iter().filter(|pid| Path::new(&format!("/proc/{pid}")).exists());
+        left.map(|pid| format!("{pid} {}", left::name(*pid))).collect()
     };
-    wait_until(
-        || there().is_empty(),
-        || format!("still there: {:?}", there()),
-    )
+    wait_until(|| there().is_empty(), || format!("still there: {:?}", there()))
 }
 
 pub fn signal(pid: u32, signal: i32) {
@@ -395,9 +377,8 @@ pub fn image(bytes: usize) -> Vec<u8> {
     let mut state = 1u64;
     while image.len() < bytes {
         // Knuth's MMIX generator.
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         image.extend(state.to_le_bytes());
     }
     image.truncate(bytes);
@@ -418,10 +399,7 @@ fn limit_memlock(command: &mut Command, bytes: u64) {
     // SAFETY: only system calls, on plain values.
     unsafe {
         command.pre_exec(move || {
-            let limit = libc::rlimit {
-                rlim_cur: bytes,
-                rlim_max: bytes,
-            };
+            let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
             let failed = libc::setrlimit(libc::RLIMIT_MEMLOCK, &limit) != 0
                 || libc::prctl(libc::PR_CAPBSET_DROP, CAP_IPC_LOCK, 0, 0, 0) != 0
                 || libc::prctl(libc::PR_CAPBSET_DROP, CAP_SYS_RESOURCE, 0, 0, 0) != 0;

@@ -85,61 +85,19 @@ const fn case(
     wrong: bool,
     told: &'static str,
 ) -> Case {
-    Case {
-        moment,
-        what,
-        change,
-        wrong,
-        told,
-    }
+    Case { moment, what, change, wrong, told }
 }
 
 const CASES: [Case; 9] = [
-    case(
-        Moment::Listed,
-        "vanishes",
-        vanish,
-        true,
-        "cannot be opened: ENOENT",
-    ),
-    case(
-        Moment::Listed,
-        "becomes a fifo",
-        become_a_fifo,
-        true,
-        "is a fifo, not a file",
-    ),
-    case(
-        Moment::Listed,
-        "becomes a folder",
-        become_a_folder,
-        true,
-        "is a directory, not a file",
-    ),
+    case(Moment::Listed, "vanishes", vanish, true, "cannot be opened: ENOENT"),
+    case(Moment::Listed, "becomes a fifo", become_a_fifo, true, "is a fifo, not a file"),
+    case(Moment::Listed, "becomes a folder", become_a_folder, true, "is a directory, not a file"),
     case(Moment::Listed, "is cut", be_cut, true, "victim.json:1:"),
-    case(
-        Moment::Listed,
-        "grows",
-        grow_huge,
-        true,
-        "too large for a config",
-    ),
-    case(
-        Moment::Listed,
-        "changes",
-        change,
-        false,
-        "changed, from its next start: memory.size",
-    ),
+    case(Moment::Listed, "grows", grow_huge, true, "too large for a config"),
+    case(Moment::Listed, "changes", change, false, "changed, from its next start: memory.size"),
     // The open file lives on without its name.
     case(Moment::Opened, "vanishes", vanish, false, "nothing changed"),
-    case(
-        Moment::Opened,
-        "becomes a fifo",
-        become_a_fifo,
-        false,
-        "nothing changed",
-    ),
+    case(Moment::Opened, "becomes a fifo", become_a_fifo, false, "nothing changed"),
     case(Moment::Opened, "is cut", be_cut, true, "victim.json:1:"),
 ];
 

@@ -26,9 +26,7 @@ fn a_worker_may_be_killed_at_every_call() {
     let mut ground = Ground::new(&stage, "kill-worker", true);
     let targets = targets(&mut ground);
     for target in &targets {
-        ground
-            .kill_worker(target)
-            .unwrap_or_else(|what| panic!("{target:?}: {what}"));
+        ground.kill_worker(target).unwrap_or_else(|what| panic!("{target:?}: {what}"));
     }
     println!("killed a worker at {} calls", targets.len());
     assert!(targets.len() > 60, "{targets:#?}");
@@ -47,9 +45,7 @@ fn a_supervisor_may_be_killed_at_every_call_of_its_worker() {
     let dir = folder("kill-supervisor");
     steps::write_dtb(&dir);
     vm["autostart"] = true.into();
-    let text = vm
-        .to_string()
-        .replace("dir/", &format!("{}/", dir.display()));
+    let text = vm.to_string().replace("dir/", &format!("{}/", dir.display()));
     fs::write(dir.join("config/victim.json"), text).unwrap();
     let reached = targets
         .iter()
@@ -59,16 +55,10 @@ fn a_supervisor_may_be_killed_at_every_call_of_its_worker() {
             reached
         })
         .count();
-    println!(
-        "killed a supervisor at {reached} of {} calls",
-        targets.len()
-    );
+    println!("killed a supervisor at {reached} of {} calls", targets.len());
     assert!(reached * 10 > targets.len() * 9, "{reached}");
     // After all of them, the next one finds nothing in its way.
-    let boot = Boot {
-        vms: &[vm],
-        ..Boot::default()
-    };
+    let boot = Boot { vms: &[vm], ..Boot::default() };
     let host = Host::boot(&stage, &dir, &boot);
     host.wait_for("victim", &["running"]).unwrap();
     host.order("stop", "victim", true);
@@ -79,9 +69,7 @@ fn a_supervisor_may_be_killed_at_every_call_of_its_worker() {
 
 /// False where this life ran without making the call: the first launch makes a few less.
 fn kill_supervisor(stage: &Stage, dir: &std::path::Path, target: &Target) -> bool {
-    let Target {
-        call, nth, process, ..
-    } = target;
+    let Target { call, nth, process, .. } = target;
     let script = format!(
         "watch {}\ncall {call} +{nth} kill command from {process}\n",
         steps::HOST_CALLS.join(" ")
@@ -124,18 +112,12 @@ fn kill_supervisor(stage: &Stage, dir: &std::path::Path, target: &Target) -> boo
     // 128 and SIGKILL. A VM that runs without having made the call can still make it when it stops.
     let code = simulator.wait().unwrap().code();
     let killed = code == Some(137);
-    assert!(
-        killed || (!reached && code == Some(0)),
-        "{target:?}: {code:?}"
-    );
+    assert!(killed || (!reached && code == Some(0)), "{target:?}: {code:?}");
     let mut record = Record::open(&path("record"));
     record.read();
     assert_eq!(record.vms(), 0, "{target:?}: VMs that the driver still has");
-    let mut pids: Vec<u32> = record
-        .calls
-        .iter()
-        .map(|call| u32::try_from(call.pid).unwrap())
-        .collect();
+    let mut pids: Vec<u32> =
+        record.calls.iter().map(|call| u32::try_from(call.pid).unwrap()).collect();
     pids.sort_unstable();
     pids.dedup();
     wait_until_gone(&pids).unwrap();

@@ -70,9 +70,7 @@ pub fn family(root: u32) -> Vec<u32> {
 pub fn children(parent: u32) -> Vec<u32> {
     let text = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
     let text = text.unwrap_or_default();
-    text.split_whitespace()
-        .filter_map(|word| word.parse().ok())
-        .collect()
+    text.split_whitespace().filter_map(|word| word.parse().ok()).collect()
 }
 
 pub fn name(pid: u32) -> String {
@@ -84,9 +82,7 @@ fn numbers(folder: &str) -> Vec<u32> {
     let Ok(entries) = fs::read_dir(folder) else {
         return Vec::new();
     };
-    entries
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .collect()
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
 }
 
 fn count(folder: &str) -> usize {
@@ -110,15 +106,13 @@ pub fn fds(pid: u32) -> BTreeMap<String, usize> {
 /// Guest memory that a process maps or holds open: gunyahd names its memfds.
 fn memory_of(pid: u32) -> Vec<String> {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
-    let mapped = maps.lines().filter_map(|line| {
-        line.split_once("memfd:gunyah:")
-            .map(|(_, name)| name.to_owned())
-    });
+    let mapped = maps
+        .lines()
+        .filter_map(|line| line.split_once("memfd:gunyah:").map(|(_, name)| name.to_owned()));
     let open = fds(pid);
-    let open = open.keys().filter_map(|kind| {
-        kind.split_once("memfd:gunyah:")
-            .map(|(_, name)| name.to_owned())
-    });
+    let open = open
+        .keys()
+        .filter_map(|kind| kind.split_once("memfd:gunyah:").map(|(_, name)| name.to_owned()));
     let mut all: Vec<_> = mapped.chain(open).collect();
     all.sort_unstable();
     all.dedup();
@@ -129,8 +123,7 @@ fn memory_of(pid: u32) -> Vec<String> {
 pub fn status_kib(pid: u32, key: &str) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix(key));
-    line.and_then(|line| line.split_whitespace().next()?.parse().ok())
-        .unwrap_or(0)
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
 /// The pool of default huge pages.
@@ -147,8 +140,7 @@ impl HugePages {
         let text = fs::read_to_string("/proc/meminfo").unwrap();
         let value = |key: &str| -> u64 {
             let line = text.lines().find_map(|line| line.strip_prefix(key));
-            line.and_then(|line| line.split_whitespace().next()?.parse().ok())
-                .unwrap_or(0)
+            line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
         };
         Self {
             total: value("HugePages_Total:"),
@@ -197,9 +189,7 @@ pub fn wait_for_pool(before: HugePages) -> Result<(), String> {
         || format!("{:?}, before {before:?}", HugePages::now()),
     )?;
     if let Some(other) = other {
-        skip(&format!(
-            "huge pages are not compared: {other} may have some"
-        ));
+        skip(&format!("huge pages are not compared: {other} may have some"));
     }
     Ok(())
 }

@@ -24,13 +24,7 @@ fn boot(stage: &Stage, test: &str, logd: bool, mode: &str) -> Host {
     vm["restart"] = json!({
         "policy": "on-failure", "max": 100, "window": "1s", "backoff": "10ms", "backoff_max": "10ms",
     });
-    let boot = Boot {
-        vms: &[vm],
-        logd,
-        script: &[mode],
-        record: true,
-        ..Boot::default()
-    };
+    let boot = Boot { vms: &[vm], logd, script: &[mode], record: true, ..Boot::default() };
     Host::boot(stage, &folder(test), &boot)
 }
 
@@ -130,21 +124,13 @@ fn a_log_daemon_of_any_kind_holds_up_nobody() {
         }
         let on_stderr = host.log().contains("vm: stopped: stop asked");
         // Where it was never seen there is stderr; else what it does not take is lost.
-        assert_eq!(
-            on_stderr,
-            matches!(mode, "vanish" | "stale"),
-            "{}",
-            host.log()
-        );
+        assert_eq!(on_stderr, matches!(mode, "vanish" | "stale"), "{}", host.log());
         host.record.as_mut().unwrap().log.clear();
         host.tell_simulator("logd answer");
         day(&host, mode);
         let lost = |line: &String| line.ends_with(" log records before this one were lost");
         wait_for_record(&mut host, mode, |record| {
-            record
-                .log
-                .iter()
-                .any(|line| line == "vm: stopped: stop asked")
+            record.log.iter().any(|line| line == "vm: stopped: stop asked")
                 && (record.log.iter().any(lost) == matches!(mode, "hang" | "flood"))
         });
         let before = host.look_when_settled();
@@ -156,10 +142,7 @@ fn a_log_daemon_of_any_kind_holds_up_nobody() {
         day(&host, mode);
         wait_for_record(&mut host, mode, |record| {
             !record.log.iter().any(lost)
-                && record
-                    .log
-                    .iter()
-                    .any(|line| line == "vm: stopped: stop asked")
+                && record.log.iter().any(|line| line == "vm: stopped: stop asked")
         });
         host.tell_simulator("logd vanish");
         day(&host, mode);
@@ -174,11 +157,7 @@ fn a_log_daemon_of_any_kind_holds_up_nobody() {
 
 fn say(logger: &Logger, message: &str) {
     logger.log(
-        &Record::builder()
-            .level(Level::Error)
-            .target("vm")
-            .args(format_args!("{message}"))
-            .build(),
+        &Record::builder().level(Level::Error).target("vm").args(format_args!("{message}")).build(),
     );
 }
 
@@ -207,9 +186,7 @@ fn a_confined_worker_finds_a_restarted_log_daemon() {
     };
     drop(told);
     let next = |daemon: &UnixDatagram| {
-        daemon
-            .set_read_timeout(Some(crate::host::PATIENCE))
-            .unwrap();
+        daemon.set_read_timeout(Some(crate::host::PATIENCE)).unwrap();
         let mut bytes = [0; 100];
         let length = daemon.recv(&mut bytes).unwrap();
         // The header, the priority, the tag and its NUL.

@@ -110,10 +110,7 @@ impl Record {
         let path = path.rsplit('/').next().unwrap_or_default();
         let process = self.processes.entry(pid).or_default();
         let called = line["process"].as_str().unwrap_or_default().to_owned();
-        let count = process
-            .counts
-            .entry((name.clone(), called.clone()))
-            .or_insert(0);
+        let count = process.counts.entry((name.clone(), called.clone())).or_insert(0);
         *count += 1;
         if name == "openat" {
             path.clone_into(&mut process.opened);

@@ -16,22 +16,13 @@ fn plain(name: &str) -> Value {
 }
 
 fn boot(stage: &Stage, test: &str, vms: &[Value], watch: &[&str], memlock: Option<u64>) -> Host {
-    let boot = Boot {
-        vms,
-        watch,
-        memlock,
-        ..Boot::default()
-    };
+    let boot = Boot { vms, watch, memlock, ..Boot::default() };
     Host::boot(stage, &folder(test), &boot)
 }
 
 /// Waits for a line that tells of a step.
 fn wait_for_step(host: &Host, step: &str) {
-    wait_until(
-        || host.log().contains(&format!("vm: {step}: ")),
-        || host.log(),
-    )
-    .unwrap();
+    wait_until(|| host.log().contains(&format!("vm: {step}: ")), || host.log()).unwrap();
 }
 
 #[test]
@@ -51,10 +42,7 @@ fn a_pool_that_is_short_or_runs_out_is_told() {
     host.order("start", "short", true);
     let reason = host.status("short")["reason"].as_str().unwrap().to_owned();
     assert!(reason.starts_with("pool: region 0 of "), "{reason}");
-    assert!(
-        reason.contains(&format!("needs {pages} pages of 2 MiB")),
-        "{reason}"
-    );
+    assert!(reason.contains(&format!("needs {pages} pages of 2 MiB")), "{reason}");
 
     host.tell_simulator("call memfd_create +1 delay 400 from vm:vm");
     host.order("start", "vm", false);
@@ -64,10 +52,7 @@ fn a_pool_that_is_short_or_runs_out_is_told() {
     drop(taken);
     let reason = host.status("vm")["reason"].as_str().unwrap().to_owned();
     assert!(reason.starts_with("memory: region 0"), "{reason}");
-    assert!(
-        reason.contains("ENOMEM") && reason.contains("another program took"),
-        "{reason}"
-    );
+    assert!(reason.contains("ENOMEM") && reason.contains("another program took"), "{reason}");
     host.live("vm").unwrap();
     host.end();
 }
@@ -105,10 +90,7 @@ fn pages_that_run_out_in_the_middle_of_a_region_are_given_back() {
         let state = host.wait_for(vm, &["failed", "running"]).unwrap();
         let reason = host.status(vm)["reason"].to_string();
         assert_eq!(state, "failed", "{fault}: {reason}");
-        assert!(
-            reason.starts_with(&format!("\"{step}: ")),
-            "{fault}: {reason}"
-        );
+        assert!(reason.starts_with(&format!("\"{step}: ")), "{fault}: {reason}");
         assert!(reason.contains("ENOMEM"), "{fault}: {reason}");
         host.wait_for_nothing_left(&before, huge).unwrap();
         host.tell_simulator("forgive");
@@ -162,12 +144,9 @@ fn a_limit_on_locked_memory_is_told_and_a_higher_one_is_enough() {
     let status = host.status("vm");
     assert_eq!(status["state"], "failed");
     let reason = status["reason"].as_str().unwrap();
-    for words in [
-        "pool: the VM pins 4 MiB",
-        "RLIMIT_MEMLOCK allows 1 MiB",
-        "memlock-low",
-        "rlimit memlock",
-    ] {
+    for words in
+        ["pool: the VM pins 4 MiB", "RLIMIT_MEMLOCK allows 1 MiB", "memlock-low", "rlimit memlock"]
+    {
         assert!(reason.contains(words), "{words}: {reason}");
     }
     host.end();
@@ -219,24 +198,16 @@ fn a_launch_that_hangs_ends_with_its_timeout() {
     }
     for (index, call) in HANGS.iter().enumerate() {
         let name = format!("hang{index}");
-        wait_until(
-            || host.status(&name)["state"] == "crashed",
-            || host.status(&name).to_string(),
-        )
-        .unwrap();
+        wait_until(|| host.status(&name)["state"] == "crashed", || host.status(&name).to_string())
+            .unwrap();
         let status = host.status(&name);
         assert!(
-            status["reason"]
-                .as_str()
-                .unwrap()
-                .starts_with("no start within 2 s"),
+            status["reason"].as_str().unwrap().starts_with("no start within 2 s"),
             "{call}: {status}"
         );
         assert_eq!(status["last_end"]["reason"], "timeout", "{call}");
         let log = host.log();
-        let errors = log
-            .lines()
-            .filter(|line| line.contains(&format!("E gunyahd: {name}: ")));
+        let errors = log.lines().filter(|line| line.contains(&format!("E gunyahd: {name}: ")));
         assert_eq!(errors.count(), 1, "{call}: {log}");
     }
     assert_eq!(host.status("slow")["state"], "running");

@@ -30,13 +30,7 @@ struct Case {
 }
 
 const CASES: [Case; 6] = [
-    Case {
-        vm: "image",
-        file: "Image",
-        to: 5000,
-        when: When::Told("memory"),
-        step: "kernel",
-    },
+    Case { vm: "image", file: "Image", to: 5000, when: When::Told("memory"), step: "kernel" },
     Case {
         vm: "elf",
         file: "vmlinux",
@@ -45,34 +39,10 @@ const CASES: [Case; 6] = [
         when: When::Told("memory"),
         step: "kernel",
     },
-    Case {
-        vm: "gzip",
-        file: "Image.gz",
-        to: 100_000,
-        when: When::Told("memory"),
-        step: "kernel",
-    },
-    Case {
-        vm: "initrd",
-        file: "initrd",
-        to: 5000,
-        when: When::Told("kernel"),
-        step: "initrd",
-    },
-    Case {
-        vm: "dtb",
-        file: "vm.dtb",
-        to: 64,
-        when: When::Open,
-        step: "images",
-    },
-    Case {
-        vm: "region",
-        file: "blob",
-        to: 10,
-        when: When::Told("pool"),
-        step: "memory",
-    },
+    Case { vm: "gzip", file: "Image.gz", to: 100_000, when: When::Told("memory"), step: "kernel" },
+    Case { vm: "initrd", file: "initrd", to: 5000, when: When::Told("kernel"), step: "initrd" },
+    Case { vm: "dtb", file: "vm.dtb", to: 64, when: When::Open, step: "images" },
+    Case { vm: "region", file: "blob", to: 10, when: When::Told("pool"), step: "memory" },
 ];
 
 /// A VM with files of its own, in a folder of its own.
@@ -122,10 +92,7 @@ fn write_files(dir: &Path) {
         fs::copy(dir.join("vm.dtb"), own.join("vm.dtb")).unwrap();
         fs::write(own.join("blob"), [7; 10_000]).unwrap();
         fs::write(own.join("vmlinux"), elf()).unwrap();
-        let packed = Command::new("gzip")
-            .arg("-k")
-            .arg(own.join("Image"))
-            .status();
+        let packed = Command::new("gzip").arg("-k").arg(own.join("Image")).status();
         assert!(packed.unwrap().success());
     }
 }
@@ -159,11 +126,7 @@ fn elf() -> Vec<u8> {
         file[at + 4] = 5;
         let offset = 0x1000 * (segment as u64 + 1);
         let address = BASE + offset;
-        words(
-            &mut file,
-            at + 8,
-            &[offset, address, address, 0x1000, 0x1000, 0x1000],
-        );
+        words(&mut file, at + 8, &[offset, address, address, 0x1000, 0x1000, 0x1000]);
     }
     words(&mut file, 24, &[BASE + 0x1000]);
     file
@@ -187,11 +150,7 @@ fn files_that_shrink_while_they_are_loaded_are_told() {
     let dir = folder("shrink");
     write_files(&dir);
     let vms: Vec<Value> = CASES.iter().map(vm).collect();
-    let boot = Boot {
-        vms: &vms,
-        watch: &["pread64"],
-        ..Boot::default()
-    };
+    let boot = Boot { vms: &vms, watch: &["pread64"], ..Boot::default() };
     let mut host = Host::boot(&stage, &dir, &boot);
     // With its files whole each is a VM that runs.
     for case in &CASES {

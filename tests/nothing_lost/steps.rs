@@ -99,10 +99,7 @@ pub fn write_dtb(dir: &Path) {
     let images = Images::open(&config).unwrap();
     let len_max = len_max(&config, None);
     let plan = plan(&config, &images.info, len_max, &Host::PAGES_4K).unwrap();
-    let seeds = Seeds {
-        rng: [1; 32],
-        kaslr: 1,
-    };
+    let seeds = Seeds { rng: [1; 32], kaslr: 1 };
     let built = build(&config, None, &plan, &seeds).unwrap();
     fs::write(dir.join("vm.dtb"), built.blob).unwrap();
 }
@@ -125,9 +122,9 @@ pub enum Expected {
 /// The errnos of a call: the driver's documented ones, and the manual pages'.
 pub fn errnos(call: &str) -> &'static [&'static str] {
     match call {
-        "OPEN" => &[
-            "ENOENT", "EACCES", "EPERM", "EBUSY", "ENODEV", "ENXIO", "EMFILE", "ENFILE", "EINTR",
-        ],
+        "OPEN" => {
+            &["ENOENT", "EACCES", "EPERM", "EBUSY", "ENODEV", "ENXIO", "EMFILE", "ENFILE", "EINTR"]
+        }
         "CREATE_VM" => &[
             "ENOTTY", "EINVAL", "ENODEV", "ENOMEM", "EPERM", "EACCES", "EMFILE", "ENFILE", "EINTR",
         ],
@@ -158,21 +155,13 @@ pub fn errnos(call: &str) -> &'static [&'static str] {
             "ENODEV",
             "EINTR",
         ],
-        "START" => &[
-            "ENODEV",
-            "EINVAL",
-            "ENOMEM",
-            "EIO",
-            "EPERM",
-            "ETIMEDOUT",
-            "EBUSY",
-            "EFAULT",
-            "EINTR",
-        ],
+        "START" => {
+            &["ENODEV", "EINVAL", "ENOMEM", "EIO", "EPERM", "ETIMEDOUT", "EBUSY", "EFAULT", "EINTR"]
+        }
         "VCPU_MMAP_SIZE" => &["EINVAL", "ENOTTY", "ENODEV"],
-        "VCPU_RUN" => &[
-            "EIO", "ENOMEM", "EFAULT", "EINVAL", "ENOTTY", "ENODEV", "EBUSY", "EAGAIN", "EINTR",
-        ],
+        "VCPU_RUN" => {
+            &["EIO", "ENOMEM", "EFAULT", "EINVAL", "ENOTTY", "ENODEV", "EBUSY", "EAGAIN", "EINTR"]
+        }
         "memfd_create" => &["ENOMEM", "EMFILE", "ENFILE", "EINVAL", "EPERM"],
         "ftruncate" => &["ENOSPC", "EFBIG", "EINVAL", "ENOMEM"],
         "mmap" => &["ENOMEM", "EAGAIN", "ENODEV"],
@@ -228,16 +217,8 @@ pub fn is_repetition(call: &Call) -> bool {
 /// After START the threads of a VM make calls in any order. These are made by several of them, so
 /// that one life's nth may be another's last but one; of the others the nth is always there.
 pub fn is_definite(call: &str, started: bool) -> bool {
-    let of_threads = [
-        "mmap",
-        "madvise",
-        "mprotect",
-        "munmap",
-        "read",
-        "rt_sigprocmask",
-        "sigaltstack",
-        "prctl",
-    ];
+    let of_threads =
+        ["mmap", "madvise", "mprotect", "munmap", "read", "rt_sigprocmask", "sigaltstack", "prctl"];
     !started || !of_threads.contains(&call)
 }
 

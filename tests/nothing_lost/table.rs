@@ -41,10 +41,7 @@ fn column(outcome: Option<Expected>) -> &'static str {
 
 impl Table {
     pub fn new(title: &str) -> Self {
-        Self {
-            title: title.to_owned(),
-            rows: BTreeMap::new(),
-        }
+        Self { title: title.to_owned(), rows: BTreeMap::new() }
     }
 
     /// A cell was as it should be.
@@ -79,11 +76,7 @@ impl Table {
             for (column, sum) in COLUMNS.iter().zip(&mut sums) {
                 let count = row.outcomes.get(column).copied().unwrap_or(0);
                 *sum += count;
-                let shown = if count == 0 {
-                    "-".to_owned()
-                } else {
-                    count.to_string()
-                };
+                let shown = if count == 0 { "-".to_owned() } else { count.to_string() };
                 let _ = write!(text, " {shown:>11}");
             }
             let _ = writeln!(text, "  {}", row.failures.join(" "));

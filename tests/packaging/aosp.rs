@@ -48,10 +48,7 @@ impl Aosp {
             DEFINITIONS.split_whitespace().map(str::to_owned).collect();
         definitions.push(format!("target_board_api_level={level}"));
         definitions.extend(flags.iter().map(|flag| format!("target_flag_{flag}=true")));
-        Self {
-            folder,
-            definitions,
-        }
+        Self { folder, definitions }
     }
 
     /// Compiles parts of AOSP's policy with folders of ours and the text of one more file.
@@ -72,11 +69,7 @@ impl Aosp {
         folders.push(dir.0.clone());
         let conf = run(Command::new("m4")
             .arg("--fatal-warnings")
-            .args(
-                self.definitions
-                    .iter()
-                    .flat_map(|definition| ["-D", definition]),
-            )
+            .args(self.definitions.iter().flat_map(|definition| ["-D", definition]))
             .args(["-D", &format!("target_build_variant={build}"), "-s"])
             .args(in_order(&folders)))?;
         std::fs::write(dir.0.join("policy.conf"), conf).unwrap();

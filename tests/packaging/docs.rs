@@ -10,9 +10,7 @@ use crate::tools::{dependencies, files, read, root};
 /// A heading's anchor, as Markdown viewers make it.
 fn anchor(heading: &str) -> String {
     let text = heading.trim_start_matches('#').trim().to_lowercase();
-    let kept = text
-        .chars()
-        .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    let kept = text.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
     kept.map(|c| if c == ' ' { '-' } else { c }).collect()
 }
 
@@ -22,14 +20,9 @@ fn links_lead_somewhere() {
         let text = read(page);
         let folder = root().join(page);
         let folder = folder.parent().unwrap();
-        let links = text
-            .split("](")
-            .skip(1)
-            .filter_map(|rest| rest.split_once(')'));
-        let links: Vec<&str> = links
-            .map(|(link, _)| link)
-            .filter(|link| !link.contains("://"))
-            .collect();
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
+        let links: Vec<&str> =
+            links.map(|(link, _)| link).filter(|link| !link.contains("://")).collect();
         assert!(links.len() > 2, "{page}: {links:?}");
         for link in links {
             let (file, place) = link.split_once('#').unwrap_or((link, ""));
@@ -58,11 +51,7 @@ fn every_type_of_the_policy_is_explained() {
                 rest.split([',', ';', ')']).next()
             });
             for name in types.filter(|name| !name.ends_with("_exec") && !name.ends_with("_tmpfs")) {
-                assert!(
-                    page.contains(&format!("| `{name}` |")),
-                    "{name} of {}",
-                    file.display()
-                );
+                assert!(page.contains(&format!("| `{name}` |")), "{name} of {}", file.display());
             }
         }
     }
@@ -81,9 +70,7 @@ fn names_and_paths_are_those_of_the_tree() {
     assert!(page.contains("soong_config_set_bool,gunyahd,dynamic,true"));
     assert!(blueprint.contains("config_namespace: \"gunyahd\",\n    bool_variables: [\"dynamic\"]"));
     let scripts = files(&root().join("init"), "rc");
-    let scripts = scripts
-        .iter()
-        .map(|file| std::fs::read_to_string(file).unwrap());
+    let scripts = scripts.iter().map(|file| std::fs::read_to_string(file).unwrap());
     let scripts: String = scripts.collect();
     let words = "ro.vendor.gunyah.hugepages /vendor/etc/ueventd.gunyahd.rc early_hal gentle_kill \
         /vendor/etc/ueventd.gunyahd-shared.rc stdio_to_kmsg";
@@ -95,9 +82,7 @@ fn names_and_paths_are_those_of_the_tree() {
         assert!(root().join(dir).is_dir(), "{dir}");
     }
     use gunyahd::status::State::*;
-    let states = [
-        Disabled, Waiting, Starting, Running, Ready, Stopping, Stopped, Crashed, Failed,
-    ];
+    let states = [Disabled, Waiting, Starting, Running, Ready, Stopping, Stopped, Crashed, Failed];
     for state in states {
         assert!(page.contains(&format!("`{state}`")), "{state}");
     }
@@ -160,10 +145,7 @@ fn every_command_exists() {
                 for (at, _) in command.match_indices(tool) {
                     // Not the end of a longer word or of a path.
                     let before = command[..at].chars().next_back();
-                    let verb = command[at + tool.len()..]
-                        .split([' ', ';', '\''])
-                        .next()
-                        .unwrap();
+                    let verb = command[at + tool.len()..].split([' ', ';', '\'']).next().unwrap();
                     if before.is_some_and(|c| c.is_alphanumeric() || "/-_.".contains(c))
                         || !verb.starts_with(|c: char| c.is_ascii_lowercase())
                     {
@@ -191,12 +173,8 @@ fn the_first_boot_is_that_of_its_example() {
     let name = example["name"].as_str().unwrap();
     let mut asked = 0;
     for command in commands(&page) {
-        for tool in [
-            "gunyahctl status ",
-            "gunyahctl console ",
-            "gunyahctl start ",
-            "gunyahd run ",
-        ] {
+        for tool in ["gunyahctl status ", "gunyahctl console ", "gunyahctl start ", "gunyahd run "]
+        {
             let Some((_, rest)) = command.split_once(tool) else {
                 continue;
             };
@@ -214,20 +192,13 @@ fn the_first_boot_is_that_of_its_example() {
         let path = example[key]["path"].as_str().unwrap();
         path.strip_prefix("/vendor/").unwrap().to_owned()
     };
-    for path in [
-        below("kernel"),
-        below("initrd"),
-        format!("etc/gunyah/{name}.json"),
-    ] {
+    for path in [below("kernel"), below("initrd"), format!("etc/gunyah/{name}.json")] {
         let copied = page.contains(&format!("$(TARGET_COPY_OUT_VENDOR)/{path}"));
         assert!(copied, "{path}");
     }
     assert!(example.get("autostart").is_none() && example.get("ready").is_none());
     assert_eq!(example["memory"]["size"], "256M");
-    for pages in [
-        "hugepagesz=2M hugepages=128",
-        "ro.vendor.gunyah.hugepages=128",
-    ] {
+    for pages in ["hugepagesz=2M hugepages=128", "ro.vendor.gunyah.hugepages=128"] {
         assert!(page.contains(pages), "{pages}");
     }
 }

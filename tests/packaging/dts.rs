@@ -9,11 +9,7 @@ use crate::tools::{files, present, root};
 
 /// Runs a program; what it prints to stdout and stderr.
 fn said(program: &str, arguments: &[&str], files: &[&Path]) -> String {
-    let output = Command::new(program)
-        .args(arguments)
-        .args(files)
-        .output()
-        .unwrap();
+    let output = Command::new(program).args(arguments).args(files).output().unwrap();
     // dt-validate exits with 0 whatever it finds, so only the text counts.
     String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap()
 }
@@ -38,28 +34,20 @@ fn sources_compile_without_warnings_and_the_overlay_applies() {
     let [base, overlay, merged] =
         ["base.dtb", "overlay.dtbo", "merged.dtb"].map(|name| dir.0.join(name));
     let source = dir.0.join("base.dts");
-    std::fs::write(
-        &source,
-        "/dts-v1/; / { chosen { bootargs = \"quiet\"; }; };",
-    )
-    .unwrap();
+    std::fs::write(&source, "/dts-v1/; / { chosen { bootargs = \"quiet\"; }; };").unwrap();
     compile(&source, &base);
     compile(&dts.join("host-hugepages.dtso"), &overlay);
     let arguments = ["-i", base.to_str().unwrap(), "-o", merged.to_str().unwrap()];
     assert_eq!(said("fdtoverlay", &arguments, &[&overlay]), "");
     let tree = said("dtc", &["-I", "dtb", "-O", "dts"], &[&merged]);
-    assert!(
-        tree.contains("bootargs = \"hugepagesz=2M hugepages=256\";"),
-        "{tree}"
-    );
+    assert!(tree.contains("bootargs = \"hugepagesz=2M hugepages=256\";"), "{tree}");
 }
 
 /// What dt-validate finds in each source. One call for all, because reading its own schemas takes it seconds.
 fn findings(sources: &[String]) -> Vec<String> {
     let dir = Dir::new("dts");
-    let blobs: Vec<PathBuf> = (0..sources.len())
-        .map(|index| dir.0.join(format!("{index}.dtb")))
-        .collect();
+    let blobs: Vec<PathBuf> =
+        (0..sources.len()).map(|index| dir.0.join(format!("{index}.dtb"))).collect();
     for (source, blob) in sources.iter().zip(&blobs) {
         let file = blob.with_extension("dts");
         std::fs::write(&file, source).unwrap();
@@ -68,17 +56,12 @@ fn findings(sources: &[String]) -> Vec<String> {
     }
     let bindings = root().join("dts/bindings");
     let files: Vec<&Path> = blobs.iter().map(PathBuf::as_path).collect();
-    let text = said(
-        "dt-validate",
-        &["-l", "gunyah-", "-s", bindings.to_str().unwrap()],
-        &files,
-    );
+    let text = said("dt-validate", &["-l", "gunyah-", "-s", bindings.to_str().unwrap()], &files);
     let mut found = vec![String::new(); sources.len()];
     // Lines with a tab are details of the one above them; all others begin with a blob's path.
     for line in text.lines().filter(|line| !line.starts_with('\t')) {
-        let index = blobs
-            .iter()
-            .position(|blob| line.starts_with(&format!("{}: ", blob.display())));
+        let index =
+            blobs.iter().position(|blob| line.starts_with(&format!("{}: ", blob.display())));
         found[index.unwrap_or_else(|| panic!("dt-validate: {line}"))] += &format!("{line}\n");
     }
     found

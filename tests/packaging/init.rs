@@ -21,18 +21,14 @@ fn sections(text: &str) -> Vec<Section> {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        assert!(
-            !line.contains(['"', '\\']),
-            "{line}: not understood by this test"
-        );
+        assert!(!line.contains(['"', '\\']), "{line}: not understood by this test");
         let words: Words = line.split_whitespace().map(str::to_owned).collect();
         if matches!(words[0].as_str(), "service" | "on" | "import") {
             let lines = Vec::new();
             found.push(Section { head: words, lines });
         } else {
-            let section = found
-                .last_mut()
-                .unwrap_or_else(|| panic!("{line}: outside of a section"));
+            let section =
+                found.last_mut().unwrap_or_else(|| panic!("{line}: outside of a section"));
             section.lines.push(words);
         }
     }
@@ -63,15 +59,9 @@ const KNOWN: [(&str, &str); 9] = [
     ("group", "system shell readproc readtracefs"),
     ("capabilities", "IPC_LOCK SYS_NICE SYS_RESOURCE"),
     ("class", "early_hal hal core main late_start"),
-    (
-        "task_profiles",
-        "ProcessCapacityHigh ProcessCapacityMax HighPerformance",
-    ),
+    ("task_profiles", "ProcessCapacityHigh ProcessCapacityMax HighPerformance"),
     ("rlimit", "memlock nofile rtprio unlimited"),
-    (
-        "socket",
-        "gunyahd stream stream+listen seqpacket 0660 0666 system shell",
-    ),
+    ("socket", "gunyahd stream stream+listen seqpacket 0660 0666 system shell"),
     ("file", "/dev/kmsg r w rw"),
     ("shutdown", "critical"),
 ];
@@ -83,11 +73,7 @@ const EVENTS: &str =
 fn mistakes(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for Section { head, lines } in sections(text) {
-        let table = if head[0] == "service" {
-            OPTIONS
-        } else {
-            COMMANDS
-        };
+        let table = if head[0] == "service" { OPTIONS } else { COMMANDS };
         if head[0] == "on" {
             triggers(&head[1..], &mut found);
         }
@@ -103,16 +89,9 @@ fn mistakes(text: &str) -> Vec<String> {
                 }
                 Some(_) => arguments(words, &mut found),
             }
-            for name in line
-                .split("${")
-                .skip(1)
-                .filter_map(|rest| rest.split('}').next())
-            {
+            for name in line.split("${").skip(1).filter_map(|rest| rest.split('}').next()) {
                 // Unless the trigger waits for the property, it can be unset, and the command fails.
-                if !head
-                    .iter()
-                    .any(|word| word.starts_with(&format!("property:{name}=")))
-                {
+                if !head.iter().any(|word| word.starts_with(&format!("property:{name}="))) {
                     found.push(format!("{line}: nothing waits for {name}"));
                 }
             }
@@ -127,12 +106,7 @@ fn triggers(words: &[String], found: &mut Vec<String>) {
         let known = match word.strip_prefix("property:") {
             _ if index % 2 == 1 => word == "&&",
             Some(property) => {
-                let prefixes = [
-                    "init.svc.vendor.",
-                    "ro.vendor.",
-                    "persist.vendor.",
-                    "vendor.",
-                ];
+                let prefixes = ["init.svc.vendor.", "ro.vendor.", "persist.vendor.", "vendor."];
                 property.contains('=') && prefixes.iter().any(|prefix| property.starts_with(prefix))
             }
             None => EVENTS.split(' ').any(|event| event == word),
@@ -150,13 +124,10 @@ fn arguments(words: &[String], found: &mut Vec<String>) {
         "write" => starts(&["/sys/"]),
         "setprop" => starts(&["vendor.", "persist.vendor.", "ro.vendor."]),
         "start" | "stop" | "restart" => starts(&["vendor."]),
-        keyword => KNOWN
-            .iter()
-            .filter(|(name, _)| *name == keyword)
-            .all(|(_, known)| {
-                let mut arguments = words[1..].iter();
-                arguments.all(|word| known.split(' ').any(|known| known == word))
-            }),
+        keyword => KNOWN.iter().filter(|(name, _)| *name == keyword).all(|(_, known)| {
+            let mut arguments = words[1..].iter();
+            arguments.all(|word| known.split(' ').any(|known| known == word))
+        }),
     };
     if !good {
         found.push(format!("{}: wrong arguments", words.join(" ")));
@@ -237,11 +208,8 @@ fn the_service_is_what_was_decided() {
 #[test]
 fn the_service_fits_program_and_policy() {
     let service = &sections(&read("init/gunyahd.rc"))[0];
-    let options: BTreeMap<&str, &[String]> = service
-        .lines
-        .iter()
-        .map(|words| (words[0].as_str(), &words[1..]))
-        .collect();
+    let options: BTreeMap<&str, &[String]> =
+        service.lines.iter().map(|words| (words[0].as_str(), &words[1..])).collect();
     // init names the variable after the file.
     let file = options["file"][0].replace(|c: char| !c.is_ascii_alphanumeric(), "_");
     assert!(read("src/status/kmsg.rs").contains(&format!("\"ANDROID_FILE_{file}\"")));
@@ -252,32 +220,22 @@ fn the_service_fits_program_and_policy() {
     let hugepages = sections(&read("init/gunyah-hugepages.rc"));
     let pool = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
     let property = "ro.vendor.gunyah.hugepages";
-    let lines: Vec<&Words> = hugepages
-        .iter()
-        .flat_map(|section| &section.lines)
-        .collect();
+    let lines: Vec<&Words> = hugepages.iter().flat_map(|section| &section.lines).collect();
     assert_eq!(lines, [&["write", pool, &format!("${{{property}}}")]]);
     assert!(read("src/memory/pool.rs").contains(&format!("{property}={{pages}}")));
     let labels = read("sepolicy/vendor/genfs_contexts");
-    let labelled = labels
-        .split_whitespace()
-        .find(|word| word.starts_with("/kernel"));
+    let labelled = labels.split_whitespace().find(|word| word.starts_with("/kernel"));
     assert!(pool["/sys".len()..].starts_with(labelled.unwrap()));
 }
 
 /// The node belongs to the service's user and group, and to everyone only where crosvm needs it.
 #[test]
 fn the_node_belongs_to_the_services_user() {
-    for (name, mode) in [
-        ("ueventd.gunyahd.rc", "0660"),
-        ("ueventd.gunyahd-shared.rc", "0666"),
-    ] {
+    for (name, mode) in [("ueventd.gunyahd.rc", "0660"), ("ueventd.gunyahd-shared.rc", "0666")] {
         let text = read(&format!("init/{name}"));
         let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
-        let words: Vec<Vec<&str>> = lines
-            .iter()
-            .map(|line| line.split_whitespace().collect())
-            .collect();
+        let words: Vec<Vec<&str>> =
+            lines.iter().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(words, [["/dev/gunyah", mode, "system", "system"]], "{name}");
         assert!(text.contains(&format!("import /vendor/etc/{name}")));
     }

@@ -41,10 +41,8 @@ fn table(text: &str) -> impl Iterator<Item = (&str, &str)> {
 
 /// The words of each line; the second of each line is its context, and the answer has the type in its place.
 fn entries(text: &str) -> Vec<Vec<String>> {
-    let lines = text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let lines =
+        text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines
         .map(|line| {
             let mut words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
@@ -81,10 +79,7 @@ fn files_get_their_labels() {
         }
         for (pattern, label) in &lines {
             let used = table(FILES).any(|(path, _)| pattern.is_match(path));
-            assert!(
-                used,
-                "{pattern} gives {label} to what this test does not know"
-            );
+            assert!(used, "{pattern} gives {label} to what this test does not know");
         }
     }
 }

@@ -24,17 +24,14 @@ impl Policy {
         let base = root().join("tests/sepolicy-base");
         let policy = root().join("sepolicy");
         let ours = || folders.iter().map(|name| policy.join(name));
-        let mut sources: Vec<PathBuf> = ["classes", "macros", "attributes", "platform.te"]
-            .map(|name| base.join(name))
-            .into();
+        let mut sources: Vec<PathBuf> =
+            ["classes", "macros", "attributes", "platform.te"].map(|name| base.join(name)).into();
         // The added rules come last, because they name our types.
         sources.extend(ours().flat_map(|folder| files(&folder, "te")));
         sources.push(dir.0.join("extra.te"));
         sources.push(base.join("roles_contexts"));
         sources.extend(
-            ours()
-                .map(|folder| folder.join("genfs_contexts"))
-                .filter(|file| file.is_file()),
+            ours().map(|folder| folder.join("genfs_contexts")).filter(|file| file.is_file()),
         );
         std::fs::write(dir.0.join("extra.te"), extra).unwrap();
         let text = run(Command::new("m4")
@@ -63,11 +60,7 @@ impl Policy {
             let rest = words.next().unwrap_or_default();
             rest.starts_with("self:") && base.0.contains(&format!("allow hal_other_default {rest}"))
         };
-        self.0
-            .difference(&base.0)
-            .filter(|line| !given_to_all(line))
-            .cloned()
-            .collect()
+        self.0.difference(&base.0).filter(|line| !given_to_all(line)).cloned().collect()
     }
 
     /// A type and its attributes.
@@ -99,9 +92,7 @@ fn lines(text: &str) -> BTreeSet<String> {
             return vec![line.to_owned()];
         };
         let (list, after) = rest.split_once(" }").unwrap();
-        list.split(' ')
-            .flat_map(|word| one_each(&format!("{before}{word}{after}")))
-            .collect()
+        list.split(' ').flat_map(|word| one_each(&format!("{before}{word}{after}"))).collect()
     }
     text.lines()
         .map(|line| line.trim().trim_end_matches(';'))
@@ -207,9 +198,7 @@ fn what_a_launch_needs_is_allowed_and_no_more() {
     for (table, expected) in [(NEEDED, true), (FORBIDDEN, false)] {
         for line in table.lines().filter(|line| !line.is_empty()) {
             let words: Vec<&str> = line.split_whitespace().collect();
-            let [source, target, class, permission] = words[..] else {
-                panic!("{line}")
-            };
+            let [source, target, class, permission] = words[..] else { panic!("{line}") };
             let allowed = policy.may(source, target, class, permission);
             assert_eq!(allowed, expected, "{source} {target}:{class} {permission}");
         }
@@ -233,9 +222,7 @@ fn forbidden_rules_do_not_compile() {
         "allow shell vendor_gunyah_config_prop:file read;",
         "typeattribute gunyahd coredomain;",
     ] {
-        let Err(error) = Policy::compile(&USUAL, "user", rule) else {
-            panic!("{rule} compiles")
-        };
+        let Err(error) = Policy::compile(&USUAL, "user", rule) else { panic!("{rule} compiles") };
         assert!(error.contains("neverallow"), "{rule}: {error}");
     }
 }
@@ -264,10 +251,7 @@ fn the_allowed_ioctls_are_those_of_the_driver() {
         .map(|(_, [name, kind, n])| (name, u32::from(types[kind]) << 8 | number(n)))
         .collect();
     let unused: BTreeSet<&str> = UNUSED.split_whitespace().collect();
-    assert!(
-        unused.iter().all(|name| calls.contains_key(name)),
-        "{calls:x?}"
-    );
+    assert!(unused.iter().all(|name| calls.contains_key(name)), "{calls:x?}");
     let used = calls.iter().filter(|(name, _)| !unused.contains(*name));
     assert_eq!(allowed, used.map(|(_, number)| *number).collect());
 }
@@ -283,18 +267,12 @@ fn every_choice_of_folders_compiles() {
     let shared = Policy::compile(&["vendor", "node-shared", "hugetlbfs"], "user", "").unwrap();
     let more: Vec<String> = shared.added_to(&usual).into_iter().collect();
     let attribute = |name: &str| format!("typeattribute vendor_gunyah_device {name}");
-    assert_eq!(
-        more,
-        ["mlstrustedobject", "vm_manager_device_type"].map(attribute)
-    );
+    assert_eq!(more, ["mlstrustedobject", "vm_manager_device_type"].map(attribute));
     assert!(shared.may("crosvm", "vendor_gunyah_device", "chr_file", "open"));
     assert!(!shared.may("shell", "vendor_gunyah_device", "chr_file", "open"));
     // A tree that labels both already, with the lines that the page gives.
     let error = Policy::compile(&["vendor"], "user", "").err().unwrap();
-    assert!(
-        error.contains("unknown type vendor_gunyah_device"),
-        "{error}"
-    );
+    assert!(error.contains("unknown type vendor_gunyah_device"), "{error}");
     let theirs =
         "type vendor_gunyah_chr_device, dev_type;\ntype vendor_their_hugetlbfs, fs_type;\n";
     let aliases = [
@@ -302,10 +280,7 @@ fn every_choice_of_folders_compiles() {
         "typealias vendor_their_hugetlbfs alias vendor_hugetlbfs;",
     ];
     let page = read("docs/porting.md");
-    assert!(
-        aliases.iter().all(|line| page.contains(line)),
-        "{aliases:?}"
-    );
+    assert!(aliases.iter().all(|line| page.contains(line)), "{aliases:?}");
     let extra = theirs.to_owned() + &aliases.join("\n") + "\n";
     let policy = Policy::compile(&["vendor"], "user", &extra).unwrap();
     assert!(policy.may("gunyahd", "vendor_gunyah_chr_device", "chr_file", "ioctl"));

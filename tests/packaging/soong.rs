@@ -33,10 +33,9 @@ fn parse(text: &str) -> Vec<Module> {
 
 fn texts(properties: &Map<String, Value>, name: &str) -> Vec<String> {
     match properties.get(name) {
-        Some(Value::Array(list)) => list
-            .iter()
-            .map(|text| text.as_str().unwrap().to_owned())
-            .collect(),
+        Some(Value::Array(list)) => {
+            list.iter().map(|text| text.as_str().unwrap().to_owned()).collect()
+        }
         Some(Value::String(text)) => vec![text.clone()],
         _ => Vec::new(),
     }
@@ -73,14 +72,8 @@ fn modules(text: &str, dynamic: bool) -> Vec<Module> {
     }
     let all = parse(text);
     let mut types = BTreeMap::new();
-    for (_, properties) in all
-        .iter()
-        .filter(|(kind, _)| kind == "soong_config_module_type")
-    {
-        types.insert(
-            name_of(properties),
-            texts(properties, "module_type").concat(),
-        );
+    for (_, properties) in all.iter().filter(|(kind, _)| kind == "soong_config_module_type") {
+        types.insert(name_of(properties), texts(properties, "module_type").concat());
     }
     let mut found = Vec::new();
     for (kind, properties) in all.iter().filter(|(kind, _)| !kind.ends_with("_defaults")) {
@@ -127,22 +120,15 @@ fn aosp_crates(tables: &[&str]) -> BTreeSet<String> {
 fn names_are_known() {
     let text = read("Android.bp");
     let all = modules(&text, false);
-    let names: BTreeSet<String> = all
-        .iter()
-        .map(|(_, properties)| name_of(properties))
-        .collect();
+    let names: BTreeSet<String> = all.iter().map(|(_, properties)| name_of(properties)).collect();
     assert_eq!(names.len(), all.len(), "a name twice");
     let crates = aosp_crates(&["[dependencies", "[target", "[dev-"]);
     for (kind, properties) in &all {
         let name = name_of(properties);
         let mut types = TYPES.lines().map(|line| line.split_whitespace());
         let known = types.find_map(|mut words| (words.next() == Some(kind)).then_some(words));
-        let known: Vec<&str> = known
-            .unwrap_or_else(|| panic!("Soong has no {kind}"))
-            .collect();
-        let unknown = properties
-            .keys()
-            .find(|name| !known.contains(&name.as_str()));
+        let known: Vec<&str> = known.unwrap_or_else(|| panic!("Soong has no {kind}")).collect();
+        let unknown = properties.keys().find(|name| !known.contains(&name.as_str()));
         assert_eq!(unknown, None, "{name}: {kind} has no such property");
         let lists = "srcs src init_rc license_text required default_applicable_licenses";
         for item in lists.split(' ').flat_map(|list| texts(properties, list)) {
@@ -152,10 +138,7 @@ fn names_are_known() {
         }
         for library in texts(properties, "rustlibs") {
             let known = names.contains(&library) || crates.contains(&library);
-            assert!(
-                known,
-                "{name}: {library} is neither a module nor a crate of Cargo.toml"
-            );
+            assert!(known, "{name}: {library} is neither a module nor a crate of Cargo.toml");
         }
         // The libraries in a static binary have no vendor variant.
         let is = |property: &str| properties.get(property) == Some(&Value::Bool(true));
@@ -207,11 +190,7 @@ fn modules_are_what_a_device_needs() {
     for (kind, properties) in &all {
         if kind.starts_with("rust_") && properties.contains_key("cargo_env_compat") {
             let name = name_of(properties);
-            needs(
-                &name,
-                "cargo_pkg_version",
-                &env!("CARGO_PKG_VERSION").into(),
-            );
+            needs(&name, "cargo_pkg_version", &env!("CARGO_PKG_VERSION").into());
             needs(&name, "edition", &"2021".into());
         }
     }
@@ -263,19 +242,14 @@ fn install_paths((kind, properties): &Module) -> Vec<String> {
             }
             let folder = Path::new("etc").join(one("sub_dir", ""));
             let files = files.iter().filter_map(|file| Path::new(file).file_name());
-            files
-                .map(|file| folder.join(file).display().to_string())
-                .collect()
+            files.map(|file| folder.join(file).display().to_string()).collect()
         }
         _ => Vec::new(),
     };
     for script in texts(properties, "init_rc") {
         paths.push(script.replace("init/", "etc/init/"));
     }
-    paths
-        .iter()
-        .map(|path| format!("{partition}/{path}"))
-        .collect()
+    paths.iter().map(|path| format!("{partition}/{path}")).collect()
 }
 
 /// Soong writes a rule for every module that is on, whatever PRODUCT_PACKAGES lists, and the build stops at two
@@ -283,10 +257,7 @@ fn install_paths((kind, properties): &Module) -> Vec<String> {
 fn conflicts(blueprint: &str, dynamic: bool) -> Vec<String> {
     let mut seen = BTreeSet::new();
     let all = modules(blueprint, dynamic);
-    all.iter()
-        .flat_map(install_paths)
-        .filter(|path| !seen.insert(path.clone()))
-        .collect()
+    all.iter().flat_map(install_paths).filter(|path| !seen.insert(path.clone())).collect()
 }
 
 #[test]
@@ -296,10 +267,8 @@ fn no_two_modules_install_one_file() {
     for dynamic in [false, true] {
         assert_eq!(conflicts(&blueprint, dynamic), [""; 0], "{dynamic}");
         // What init starts and the policy labels gets installed either way.
-        let paths: Vec<String> = modules(&blueprint, dynamic)
-            .iter()
-            .flat_map(install_paths)
-            .collect();
+        let paths: Vec<String> =
+            modules(&blueprint, dynamic).iter().flat_map(install_paths).collect();
         for name in ["gunyahd", "gunyahctl"] {
             assert!(paths.contains(&format!("vendor/bin/{name}")), "{paths:?}");
             assert!(contexts.contains(&format!("/bin/{name} ")), "{name}");
@@ -309,14 +278,10 @@ fn no_two_modules_install_one_file() {
         }
     }
     // Both variants at once, which is what a blueprint without the variable amounts to.
-    let both = blueprint
-        .replace("            enabled: false,\n", "")
-        .replace("    enabled: false,\n", "");
-    let twice = [
-        "vendor/bin/gunyahd",
-        "vendor/etc/init/gunyahd.rc",
-        "vendor/etc/init/gunyah-hugepages.rc",
-    ];
+    let both =
+        blueprint.replace("            enabled: false,\n", "").replace("    enabled: false,\n", "");
+    let twice =
+        ["vendor/bin/gunyahd", "vendor/etc/init/gunyahd.rc", "vendor/etc/init/gunyah-hugepages.rc"];
     assert_eq!(conflicts(&both, false), twice);
 }
 
@@ -347,8 +312,6 @@ fn the_blueprint_is_formatted() {
     if !present(&["bpfmt"]) {
         return;
     }
-    let listed = run(Command::new("bpfmt")
-        .arg("-l")
-        .arg(root().join("Android.bp")));
+    let listed = run(Command::new("bpfmt").arg("-l").arg(root().join("Android.bp")));
     assert_eq!(listed.as_deref(), Ok(""), "run bpfmt -w Android.bp");
 }

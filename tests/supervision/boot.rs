@@ -45,10 +45,7 @@ fn faulty_files_are_given_up_at_once() {
     let mut host = Host::new();
     std::fs::write(host.path("rubbish.dtb"), [0xd0; 64]).unwrap();
     // A gzip'ed kernel whose sum is wrong: seen only when all of it was unpacked.
-    let packed = Command::new("gzip")
-        .arg("-kn")
-        .arg(host.path("Image"))
-        .status();
+    let packed = Command::new("gzip").arg("-kn").arg(host.path("Image")).status();
     assert!(packed.unwrap().success());
     let gzip = host.path("Image.gz");
     let mut bytes = std::fs::read(&gzip).unwrap();
@@ -84,11 +81,8 @@ fn a_second_boot_is_refused_and_a_killed_ones_socket_replaced() {
     let mut host = Host::new();
     host.bare().boot();
     let first = host.pid();
-    let second = Command::new(GUNYAHD)
-        .args(host.boot_arguments())
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
+    let second =
+        Command::new(GUNYAHD).args(host.boot_arguments()).stdin(Stdio::null()).output().unwrap();
     assert_eq!(second.status.code(), Some(1));
     let said = String::from_utf8(second.stderr).unwrap();
     assert!(said.contains("another gunyahd serves"), "{said}");

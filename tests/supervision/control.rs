@@ -103,23 +103,16 @@ fn exit_codes_say_what_went_wrong() {
     host.shut_down();
     let (code, text) = host.told(&["status"]);
     assert_eq!(code, 3);
-    assert!(
-        text.contains("ENOENT (No such file or directory); is it running?"),
-        "{text}"
-    );
+    assert!(text.contains("ENOENT (No such file or directory); is it running?"), "{text}");
 }
 
 #[test]
 fn output_that_cannot_be_written_is_told() {
     let host = quiet();
     let full = || std::fs::File::options().write(true).open("/dev/full");
-    for arguments in [
-        &["status"][..],
-        &["status", "--json"],
-        &["log", "a"],
-        &["watch"],
-        &["--help"],
-    ] {
+    for arguments in
+        [&["status"][..], &["status", "--json"], &["log", "a"], &["watch"], &["--help"]]
+    {
         let mut command = Command::new(GUNYAHCTL);
         command.arg("--socket").arg(host.socket()).args(arguments);
         let output = command.stdout(full().unwrap()).output().unwrap();
@@ -149,12 +142,7 @@ fn a_watch_ends_with_its_reader_and_with_gunyahd() {
     let (mut left, mut stays) = (watch(), watch());
     for child in [&mut left, &mut stays] {
         let mut first = [0; 2];
-        child
-            .stdout
-            .as_mut()
-            .unwrap()
-            .read_exact(&mut first)
-            .unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
         assert_eq!(&first, b"VM");
     }
     // Nothing changes, and yet it goes at once.
@@ -241,21 +229,13 @@ fn a_vms_day_by_gunyahctl() {
     assert_eq!(vm["restarts"], 0);
     assert!(vm["launch_micros"].as_u64().unwrap() > 0);
     assert!(vm["pid"].as_i64().unwrap() > 1);
-    let steps: Vec<&str> = vm["steps"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|step| step["step"].as_str().unwrap())
-        .collect();
+    let steps: Vec<&str> =
+        vm["steps"].as_array().unwrap().iter().map(|step| step["step"].as_str().unwrap()).collect();
     assert_eq!(steps.first(), Some(&"images"));
     assert_eq!(steps.last(), Some(&"start"));
     let (code, log) = host.told(&["log", "a"]);
     assert_eq!(code, 0);
-    for word in [
-        "disabled: autostart is off",
-        "memory: ",
-        "stopped: stop asked",
-    ] {
+    for word in ["disabled: autostart is off", "memory: ", "stopped: stop asked"] {
         assert!(log.contains(word), "{word}\n{log}");
     }
 }
@@ -263,9 +243,7 @@ fn a_vms_day_by_gunyahctl() {
 #[test]
 fn a_start_that_fails_is_told_to_who_waits() {
     let mut host = Host::new();
-    host.vm("a", json!({"autostart": false}))
-        .script("call CREATE_VM 1 errno ENOMEM\n")
-        .boot();
+    host.vm("a", json!({"autostart": false})).script("call CREATE_VM 1 errno ENOMEM\n").boot();
     let (code, text) = host.told(&["start", "a"]);
     assert_eq!(code, 1, "{text}");
     assert!(text.contains("create-vm: "), "{text}");
@@ -318,35 +296,19 @@ fn a_want_of_fds_is_survived_without_spinning() {
     let pid = host.pid();
     assert_eq!(host.told(&["status"]).0, 0);
     let limit = |soft: u64| {
-        let new = libc::rlimit {
-            rlim_cur: soft,
-            rlim_max: 1024,
-        };
+        let new = libc::rlimit { rlim_cur: soft, rlim_max: 1024 };
         // SAFETY: reads one struct of ours and writes none.
-        let done = unsafe {
-            libc::prlimit(
-                pid.as_raw(),
-                libc::RLIMIT_NOFILE,
-                &new,
-                std::ptr::null_mut(),
-            )
-        };
+        let done =
+            unsafe { libc::prlimit(pid.as_raw(), libc::RLIMIT_NOFILE, &new, std::ptr::null_mut()) };
         assert_eq!(done, 0);
     };
     limit(3);
     let waiting = connect(&host);
-    host.wait_until("it is told", |host| {
-        host.log().contains("accept on the control socket")
-    });
+    host.wait_until("it is told", |host| host.log().contains("accept on the control socket"));
     let ticks = || {
         let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
         // utime and stime, the 14th and 15th words; the second one is the name in brackets.
-        let words: Vec<&str> = text
-            .rsplit(')')
-            .next()
-            .unwrap()
-            .split_whitespace()
-            .collect();
+        let words: Vec<&str> = text.rsplit(')').next().unwrap().split_whitespace().collect();
         words[11].parse::<u64>().unwrap() + words[12].parse::<u64>().unwrap()
     };
     let before = ticks();

@@ -50,9 +50,7 @@ fn a_watcher_that_never_reads_is_dropped_and_one_that_reads_is_not() {
         host.log().matches("does not read; dropped").count() == deaf.len()
     });
     assert!(begun.elapsed() < DROPPED_WITHIN, "{:?}", begun.elapsed());
-    host.wait_until("their fds are closed", |host| {
-        open_fds(host.pid()) == before
-    });
+    host.wait_until("their fds are closed", |host| open_fds(host.pid()) == before);
     // What was sent before is there to be read, and then the end.
     for mut stream in deaf {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();

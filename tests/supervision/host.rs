@@ -24,11 +24,7 @@ pub const GUNYAHCTL: &str = env!("CARGO_BIN_EXE_gunyahctl");
 
 fn simulator() -> PathBuf {
     let path = Path::new(GUNYAHD).with_file_name("gunyah-sim");
-    assert!(
-        path.exists(),
-        "{} is missing: cargo build --package gunyah-sim",
-        path.display()
-    );
+    assert!(path.exists(), "{} is missing: cargo build --package gunyah-sim", path.display());
     path
 }
 
@@ -49,12 +45,7 @@ impl Host {
         let dir = std::env::temp_dir().join(name);
         std::fs::create_dir_all(dir.join("vms")).unwrap();
         std::fs::write(dir.join("Image"), image()).unwrap();
-        Self {
-            dir,
-            daemon: None,
-            simulated: true,
-            runner: Vec::new(),
-        }
+        Self { dir, daemon: None, simulated: true, runner: Vec::new() }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -169,9 +160,7 @@ impl Host {
         }
         self.daemon = Some(command.spawn().unwrap());
         drop(command);
-        self.wait_until("gunyahd answers", |host| {
-            UnixStream::connect(host.socket()).is_ok()
-        });
+        self.wait_until("gunyahd answers", |host| UnixStream::connect(host.socket()).is_ok());
         self
     }
 
@@ -180,10 +169,7 @@ impl Host {
         let end = Instant::now() + PATIENCE;
         while !done(self) {
             if let Some(status) = self.daemon.as_mut().and_then(|c| c.try_wait().unwrap()) {
-                panic!(
-                    "gunyahd ended with {status}, while waiting until {what}\n{}",
-                    self.log()
-                );
+                panic!("gunyahd ended with {status}, while waiting until {what}\n{}", self.log());
             }
             assert!(Instant::now() < end, "never: {what}\n{}", self.log());
             std::thread::sleep(Duration::from_millis(5));
@@ -229,10 +215,7 @@ impl Host {
     pub fn told(&self, arguments: &[&str]) -> (i32, String) {
         let output = self.ctl(arguments);
         let text = [output.stdout, output.stderr].concat();
-        (
-            output.status.code().unwrap(),
-            String::from_utf8(text).unwrap(),
-        )
+        (output.status.code().unwrap(), String::from_utf8(text).unwrap())
     }
 
     pub fn statuses(&self) -> Vec<VmStatus> {
@@ -246,9 +229,7 @@ impl Host {
     pub fn status(&self, vm: &str) -> VmStatus {
         let all = self.statuses();
         let found = all.iter().find(|status| status.vm == vm);
-        found
-            .unwrap_or_else(|| panic!("no {vm} in {all:?}"))
-            .clone()
+        found.unwrap_or_else(|| panic!("no {vm} in {all:?}")).clone()
     }
 
     pub fn worker(&self, vm: &str) -> Pid {
@@ -292,11 +273,8 @@ impl Watch {
         let mut stream = UnixStream::connect(socket).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.write_all(&request_line(&Request::Watch {})).unwrap();
-        let mut watch = Self {
-            lines: BufReader::new(stream),
-            now: Vec::new(),
-            changes: Vec::new(),
-        };
+        let mut watch =
+            Self { lines: BufReader::new(stream), now: Vec::new(), changes: Vec::new() };
         match watch.next() {
             Some(Response::Vms(all)) => watch.now = all.vms,
             other => panic!("{other:?}"),
@@ -325,10 +303,7 @@ impl Watch {
 
     /// Reads changes until `vm` comes into `state`, or was in it from the beginning.
     pub fn until(&mut self, vm: &str, state: State) -> &mut Self {
-        let already = self
-            .now
-            .iter()
-            .any(|status| status.vm == vm && status.state == state);
+        let already = self.now.iter().any(|status| status.vm == vm && status.state == state);
         if already && self.changes.is_empty() {
             return self;
         }
@@ -361,10 +336,7 @@ impl Watch {
 
     /// Where in the story `vm` first came into `state`.
     pub fn position(&self, vm: &str, state: State) -> usize {
-        let found = self
-            .changes
-            .iter()
-            .position(|change| change.vm == vm && change.state == state);
+        let found = self.changes.iter().position(|change| change.vm == vm && change.state == state);
         found.unwrap_or_else(|| panic!("{vm} never was {state}: {:?}", self.changes))
     }
 }
@@ -389,9 +361,7 @@ pub fn children(pid: Pid) -> Vec<String> {
 }
 
 pub fn open_fds(pid: Pid) -> usize {
-    std::fs::read_dir(format!("/proc/{pid}/fd"))
-        .unwrap()
-        .count()
+    std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }
 
 /// The smallest arm64 Image: header and nothing (Documentation/arch/arm64/booting.rst).

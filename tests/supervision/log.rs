@@ -38,9 +38,7 @@ fn log_and_status_tell_the_same_time() {
 #[test]
 fn a_files_name_forges_no_line() {
     let mut host = Host::new();
-    host.file("a\n[0] I gunyahd: forged\u{1b}[2J.json", "{")
-        .bare()
-        .boot();
+    host.file("a\n[0] I gunyahd: forged\u{1b}[2J.json", "{").bare().boot();
     let (code, text) = host.told(&["status"]);
     assert_eq!(code, 0, "{text}");
     for told in [host.log(), text] {
@@ -82,8 +80,5 @@ fn a_log_that_nobody_reads_holds_up_nobody() {
     assert_eq!(host.shut_down(), Some(0));
     let mut rest = String::new();
     reader.read_to_string(&mut rest).unwrap();
-    assert!(
-        rest.contains("log records before this one were lost"),
-        "{rest}"
-    );
+    assert!(rest.contains("log records before this one were lost"), "{rest}");
 }

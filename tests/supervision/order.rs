@@ -14,11 +14,7 @@ fn a_dependent_vm_waits_for_a_slow_one() {
         .script("call START 1 delay 300\n")
         .boot();
     let mut watch = host.watch();
-    let waiting = watch
-        .now
-        .iter()
-        .find(|status| status.vm == "after")
-        .unwrap();
+    let waiting = watch.now.iter().find(|status| status.vm == "after").unwrap();
     assert_eq!(waiting.state, State::Waiting);
     assert_eq!(waiting.reason, "for slow to be running; it is starting");
     watch.until("after", State::Running);
@@ -54,9 +50,7 @@ fn higher_priority_starts_first() {
     let mut watch = host.watch();
     watch.until("a", State::Running);
     assert!(watch.position("z", State::Running) < watch.position("a", State::Starting));
-    assert!(host
-        .log()
-        .contains("a: waiting: for its turn, after z (priority 10)"));
+    assert!(host.log().contains("a: waiting: for its turn, after z (priority 10)"));
 }
 
 #[test]
@@ -83,9 +77,7 @@ fn a_property_that_never_comes_fails_its_vm_alone() {
     let mut host = Host::new();
     std::fs::create_dir(host.path("area")).unwrap();
     let property = json!({"name": "vendor.disk", "value": "up", "timeout": "200ms"});
-    host.vm("a", json!({"start": {"property": property}}))
-        .vm("b", json!({}))
-        .boot();
+    host.vm("a", json!({"start": {"property": property}})).vm("b", json!({})).boot();
     let mut watch = host.watch();
     watch.until("a", State::Failed);
     assert_eq!(
@@ -99,8 +91,7 @@ fn a_property_that_never_comes_fails_its_vm_alone() {
 fn a_property_that_cannot_be_read_is_told_with_its_cure_and_warned_of_once() {
     let mut host = Host::new();
     let property = json!({"name": "vendor.disk", "value": "up", "timeout": "200ms"});
-    host.vm("a", json!({"start": {"property": property}}))
-        .boot();
+    host.vm("a", json!({"start": {"property": property}})).boot();
     let mut watch = host.watch();
     watch.until("a", State::Failed);
     let why = format!(

@@ -19,10 +19,7 @@ fn most_of_the_pool() -> Option<u64> {
     let free = Pool::read(PAGE).map_or(0, |pool| pool.available());
     if free < 2 {
         let why = "no two free huge pages of 2 MiB";
-        assert!(
-            std::env::var_os("GUNYAHD_NO_SKIP").is_none(),
-            "may not be skipped: {why}"
-        );
+        assert!(std::env::var_os("GUNYAHD_NO_SKIP").is_none(), "may not be skipped: {why}");
         let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
         return None;
     }
@@ -39,11 +36,7 @@ fn runs_on_huge_pages(host: &Host, vm: &str) {
 
 fn waited_for(watch: &Watch, reason: &str) {
     let mut reasons = watch.changes.iter().map(|change| change.reason.as_str());
-    assert!(
-        reasons.any(|told| told.starts_with(reason)),
-        "never {reason}: {:?}",
-        watch.changes
-    );
+    assert!(reasons.any(|told| told.starts_with(reason)), "never {reason}: {:?}", watch.changes);
 }
 
 #[test]
@@ -57,9 +50,7 @@ fn a_launch_waits_for_the_pages_of_the_run_before() {
         "vcpus": {"scheduling": "proxy"},
     });
     host.vm("a", config)
-        .script(&format!(
-            "teardown delay {TEARDOWN} behind\nvm 1 exit reset after 20\n"
-        ))
+        .script(&format!("teardown delay {TEARDOWN} behind\nvm 1 exit reset after 20\n"))
         .boot();
     // The guest's own reset.
     let mut watch = host.watch();

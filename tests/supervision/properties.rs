@@ -63,19 +63,13 @@ fn every_state_is_told_once_in_order_with_its_reason_first() {
         all.push(told.recv_timeout(PATIENCE).unwrap());
     }
     let values = |name: &str| -> Vec<&str> {
-        all.iter()
-            .filter(|(of, _)| of == name)
-            .map(|(_, value)| value.as_str())
-            .collect()
+        all.iter().filter(|(of, _)| of == name).map(|(_, value)| value.as_str()).collect()
     };
     assert_eq!(
         values("vendor.gunyah.a.state"),
         ["waiting", "starting", "running", "stopping", "stopped"]
     );
-    assert_eq!(
-        values("vendor.gunyah.state"),
-        ["starting", "up", "stopping", "stopped"]
-    );
+    assert_eq!(values("vendor.gunyah.state"), ["starting", "up", "stopping", "stopped"]);
     for (index, (name, value)) in all.iter().enumerate() {
         if name == "vendor.gunyah.a.state" && value == "stopping" {
             let before = &all[index - 2..index];

@@ -10,19 +10,14 @@ use crate::host::Host;
 #[test]
 fn files_come_change_and_go() {
     let mut host = Host::new();
-    host.vm("same", json!({}))
-        .vm("changed", json!({}))
-        .vm("gone", json!({}))
-        .boot();
+    host.vm("same", json!({})).vm("changed", json!({})).vm("gone", json!({})).boot();
     for vm in ["same", "changed", "gone"] {
         host.until(vm, State::Running);
     }
     let workers = [host.worker("same"), host.worker("changed")];
     let mut watch = host.watch();
-    host.vm("new", json!({})).vm(
-        "changed",
-        json!({"stop_timeout": "1s", "memory": {"size": "6M", "backing": "base"}}),
-    );
+    host.vm("new", json!({}))
+        .vm("changed", json!({"stop_timeout": "1s", "memory": {"size": "6M", "backing": "base"}}));
     std::fs::remove_file(host.path("vms/gone.json")).unwrap();
     host.signal(Signal::SIGHUP);
     watch.until("new", State::Running);
@@ -46,9 +41,7 @@ fn files_come_change_and_go() {
 #[test]
 fn a_file_that_breaks_is_told_and_its_vm_kept() {
     let mut host = Host::new();
-    host.vm("a", json!({}))
-        .vm("b", json!({"bootargs": 1}))
-        .boot();
+    host.vm("a", json!({})).vm("b", json!({"bootargs": 1})).boot();
     host.until("a", State::Running);
     assert_eq!(host.status("b").state, State::Failed);
     let mut watch = host.watch();
@@ -58,10 +51,7 @@ fn a_file_that_breaks_is_told_and_its_vm_kept() {
     watch.until("b", State::Running);
     let status = host.status("a");
     assert_eq!(status.state, State::Running);
-    assert!(
-        status.problems[0].contains("did you mean `kernel`?"),
-        "{status:?}"
-    );
+    assert!(status.problems[0].contains("did you mean `kernel`?"), "{status:?}");
     assert!(host.log().contains("the last good one stays"));
     assert!(watch.states_of("a").is_empty());
 }
@@ -69,14 +59,12 @@ fn a_file_that_breaks_is_told_and_its_vm_kept() {
 #[test]
 fn a_file_that_cannot_be_read_is_still_its_vms() {
     let mut host = Host::new();
-    host.vm("sensors", json!({}))
-        .vm("b", json!({"start": {"after": ["sensors"]}}));
+    host.vm("sensors", json!({})).vm("b", json!({"start": {"after": ["sensors"]}}));
     let file = host.path("vms/10-sensors.json");
     std::fs::rename(host.path("vms/sensors.json"), &file).unwrap();
     let good = std::fs::read_to_string(&file).unwrap();
     host.boot();
-    host.until("sensors", State::Running)
-        .until("b", State::Running);
+    host.until("sensors", State::Running).until("b", State::Running);
     let worker = host.worker("sensors");
     let mut watch = host.watch();
     let half = &good[..good.len() / 2];
@@ -98,9 +86,7 @@ fn a_file_that_cannot_be_read_is_still_its_vms() {
         // Back to good, so that the next mistake is news.
         std::fs::write(&file, &good).unwrap();
         host.signal(Signal::SIGHUP);
-        host.wait_until("it is good again", |host| {
-            host.status("sensors").problems.is_empty()
-        });
+        host.wait_until("it is good again", |host| host.status("sensors").problems.is_empty());
     }
     std::fs::remove_file(&file).unwrap();
     std::fs::create_dir(&file).unwrap();
@@ -144,11 +130,7 @@ fn a_new_name_in_a_file_waits_for_the_end_of_the_old_one() {
         watch.changes
     );
     let reason = "for the end of old, which its file described before";
-    assert!(
-        watch.changes.iter().any(|change| change.reason == reason),
-        "{:?}",
-        watch.changes
-    );
+    assert!(watch.changes.iter().any(|change| change.reason == reason), "{:?}", watch.changes);
     let log = host.log();
     assert!(!log.contains("is gone"), "{log}");
     assert!(log.contains("old.json describes new now"), "{log}");
@@ -169,12 +151,7 @@ fn a_directory_that_vanishes_stops_nothing_and_holds_up_no_other() {
     // Missing from the beginning, it holds up nobody either; nor is waiting for its VMs a mistake.
     let never = host.path("never").display().to_string();
     host.vm("c", json!({"start": {"after": ["missing"]}}));
-    host.boot_with(&[
-        "--config-dir",
-        &never,
-        "--config-dir",
-        more.to_str().unwrap(),
-    ]);
+    host.boot_with(&["--config-dir", &never, "--config-dir", more.to_str().unwrap()]);
     host.until("a", State::Running).until("b", State::Running);
     assert_eq!(host.status("c").state, State::Waiting);
     let (_, text) = host.told(&["status"]);
@@ -196,17 +173,12 @@ fn a_directory_that_vanishes_stops_nothing_and_holds_up_no_other() {
     assert!(host.status("a").problems.is_empty());
     let (_, text) = host.told(&["status"]);
     let vms = host.path("vms").display().to_string();
-    assert!(
-        text.contains(&format!("problem: {vms}: the directory")),
-        "{text}"
-    );
+    assert!(text.contains(&format!("problem: {vms}: the directory")), "{text}");
     assert!(!text.contains(&never), "{text}");
     assert!(host.log().contains(&format!("{vms}: not read again")));
 
     std::fs::rename(host.path("elsewhere"), host.path("vms")).unwrap();
     host.signal(Signal::SIGHUP);
-    host.wait_until("all is well again", |host| {
-        !host.told(&["status"]).1.contains("problem:")
-    });
+    host.wait_until("all is well again", |host| !host.told(&["status"]).1.contains("problem:"));
     assert_eq!(host.worker("a"), worker);
 }

@@ -65,10 +65,7 @@ fn a_signal_stops_it() {
 #[test]
 fn ctrl_backslash_stops_it_and_leaves_the_terminal_as_it_was() {
     let mut host = Host::new();
-    host.vm(
-        "a",
-        json!({"vcpus": {"scheduling": "proxy"}, "console": {"device": "pl011"}}),
-    );
+    host.vm("a", json!({"vcpus": {"scheduling": "proxy"}, "console": {"device": "pl011"}}));
     let pty = openpty(None, None).unwrap();
     let own = || pty.slave.try_clone().unwrap();
     let file = host.path("vms/a.json");
@@ -144,9 +141,7 @@ fn a_killed_worker_is_four_and_not_restarted() {
     until(&mut lines, "a: running");
     let sim = Pid::from_raw(i32::try_from(child.id()).unwrap());
     let gunyahd = crate::host::children(sim)[0].parse().unwrap();
-    let worker = crate::host::children(Pid::from_raw(gunyahd))[0]
-        .parse()
-        .unwrap();
+    let worker = crate::host::children(Pid::from_raw(gunyahd))[0].parse().unwrap();
     kill(Pid::from_raw(worker), Signal::SIGKILL).unwrap();
     assert_eq!(code(child, lines), Some(4));
 }

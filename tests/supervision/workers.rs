@@ -20,19 +20,10 @@ fn a_killed_worker_is_restarted_and_no_other_is_touched() {
     watch.until_next("a", State::Running);
     assert_eq!(
         watch.states_of("a"),
-        [
-            State::Crashed,
-            State::Waiting,
-            State::Waiting,
-            State::Starting,
-            State::Running
-        ]
+        [State::Crashed, State::Waiting, State::Waiting, State::Starting, State::Running]
     );
     assert_eq!(watch.changes[0].reason, "worker killed by SIGKILL");
-    assert_eq!(
-        watch.changes[1].reason,
-        "restart 1 of 5 in 20 ms after: worker killed by SIGKILL"
-    );
+    assert_eq!(watch.changes[1].reason, "restart 1 of 5 in 20 ms after: worker killed by SIGKILL");
     let status = host.status("a");
     assert_eq!((status.restarts, status.resets), (1, 0));
     assert_ne!(status.pid, Some(first.as_raw()));
@@ -46,8 +37,7 @@ fn a_killed_worker_is_restarted_and_no_other_is_touched() {
 #[test]
 fn too_many_crashes_are_given_up_until_somebody_starts() {
     let mut host = Host::new();
-    host.vm("a", json!({"restart": {"max": 2, "backoff": "1ms"}}))
-        .boot();
+    host.vm("a", json!({"restart": {"max": 2, "backoff": "1ms"}})).boot();
     let mut watch = host.watch();
     watch.until("a", State::Running);
     for _ in 0..2 {
@@ -66,8 +56,7 @@ fn too_many_crashes_are_given_up_until_somebody_starts() {
 #[test]
 fn cycles_leave_no_fd_and_no_process() {
     let mut host = Host::new();
-    host.vm("a", json!({"restart": {"max": 100, "backoff": "0ms"}}))
-        .boot();
+    host.vm("a", json!({"restart": {"max": 100, "backoff": "0ms"}})).boot();
     host.until("a", State::Running);
     let supervisor = host.pid();
     // By its answer all who came before it are gone.
@@ -107,22 +96,16 @@ fn signals_to_a_worker_do_not_end_its_vm() {
 #[test]
 fn a_start_that_hangs_is_killed_in_time() {
     let mut host = Host::new();
-    host.vm(
-        "a",
-        json!({"start": {"timeout": "200ms"}, "restart": {"policy": "never"}}),
-    )
-    .script("call START 1 hang\n")
-    .boot();
+    host.vm("a", json!({"start": {"timeout": "200ms"}, "restart": {"policy": "never"}}))
+        .script("call START 1 hang\n")
+        .boot();
     let mut watch = host.watch();
     watch.until("a", State::Crashed);
     assert_eq!(
         watch.changes.last().unwrap().reason,
         "no start within 200 ms (start.timeout); the last step done is dtb-config"
     );
-    assert_eq!(
-        host.status("a").last_end.unwrap().reason,
-        EndReason::Timeout
-    );
+    assert_eq!(host.status("a").last_end.unwrap().reason, EndReason::Timeout);
     assert!(children(host.pid()).is_empty());
     let (code, text) = host.told(&["start", "a"]);
     assert_eq!(code, 0, "{text}");
@@ -131,15 +114,11 @@ fn a_start_that_hangs_is_killed_in_time() {
 #[test]
 fn a_launch_that_fails_is_tried_again() {
     let mut host = Host::new();
-    host.vm("a", json!({}))
-        .script("call START 1 errno ENODEV\n")
-        .boot();
+    host.vm("a", json!({})).script("call START 1 errno ENODEV\n").boot();
     let mut watch = host.watch();
     watch.until("a", State::Running);
     let log = host.log();
-    let error = log
-        .lines()
-        .find(|line| line.contains(" E gunyahd: a: crashed"));
+    let error = log.lines().find(|line| line.contains(" E gunyahd: a: crashed"));
     assert!(error.unwrap().contains("start: "), "{log}");
     let status = host.status("a");
     assert_eq!(status.restarts, 1);

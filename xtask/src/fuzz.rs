@@ -30,10 +30,7 @@ pub fn run(words: &[&str]) -> Result<()> {
 
 /// Runs the targets called `names`, or all of them, for `seconds` in all; returns how many inputs each took.
 pub fn attack(seconds: u64, names: &[&str]) -> Result<String> {
-    packages::ensure(&[Tool {
-        program: "g++",
-        package: "g++",
-    }])?;
+    packages::ensure(&[Tool { program: "g++", package: "g++" }])?;
     let program = build()?;
     let known = targets()?;
     for name in names {
@@ -41,10 +38,8 @@ pub fn attack(seconds: u64, names: &[&str]) -> Result<String> {
             bail!("no target {name}; there are {}", known.join(", "));
         }
     }
-    let chosen: Vec<&String> = known
-        .iter()
-        .filter(|name| names.is_empty() || names.contains(&name.as_str()))
-        .collect();
+    let chosen: Vec<&String> =
+        known.iter().filter(|name| names.is_empty() || names.contains(&name.as_str())).collect();
     let each = (seconds / u64::try_from(chosen.len().max(1))?).max(1);
     let mut counts = Vec::new();
     for name in chosen {

@@ -67,10 +67,7 @@ fn fetch(dir: &Path, assets: &Assets, busybox: &Path, origin: &Path) -> Result<(
     replace(&unpacked.join("bin/busybox"), busybox)?;
     fs::remove_dir_all(&unpacked)?;
     // Last, because it marks the rest as complete.
-    fs::write(
-        origin,
-        format!("{kernel} {kernel_version}, {BUSYBOX} {busybox_version}\n"),
-    )?;
+    fs::write(origin, format!("{kernel} {kernel_version}, {BUSYBOX} {busybox_version}\n"))?;
     Ok(())
 }
 
@@ -79,8 +76,7 @@ pub fn install_kernel(unpacked: &Path, image: &Path) -> Result<()> {
     let vmlinuz = fs::read_dir(unpacked.join("boot"))?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .find(|path| {
-            path.file_name()
-                .is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-"))
+            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-"))
         })
         .context("the package has no /boot/vmlinuz-*")?;
     if is_gzip(&vmlinuz)? {

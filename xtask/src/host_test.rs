@@ -81,12 +81,7 @@ pub fn run() -> Result<()> {
         };
         let initrd = dir.join(format!("{}.cpio", host.name));
         fs::write(&initrd, initramfs(host, &binaries)?)?;
-        if let Err(error) = boot(
-            host,
-            &kernel,
-            &initrd,
-            &dir.join(format!("{}.log", host.name)),
-        ) {
+        if let Err(error) = boot(host, &kernel, &initrd, &dir.join(format!("{}.log", host.name))) {
             println!("host with {} pages: FAILED: {error:#}", host.name);
             failed.push(host.name);
         }
@@ -94,11 +89,7 @@ pub fn run() -> Result<()> {
     if !failed.is_empty() {
         bail!("host-test failed with {} pages", failed.join(" and "));
     }
-    println!(
-        "host-test: {} hosts passed; console logs in {}",
-        HOSTS.len(),
-        dir.display()
-    );
+    println!("host-test: {} hosts passed; console logs in {}", HOSTS.len(), dir.display());
     Ok(())
 }
 
@@ -141,10 +132,7 @@ fn initramfs(host: &Host, binaries: &Path) -> Result<Vec<u8>> {
         ("gunyahd", "vendor/bin/gunyahd"),
         ("gunyahctl", "vendor/bin/gunyahctl"),
     ] {
-        archive.executable(
-            to,
-            &fs::read(binaries.join(from)).with_context(|| from.to_owned())?,
-        )?;
+        archive.executable(to, &fs::read(binaries.join(from)).with_context(|| from.to_owned())?)?;
     }
     for script in ["gunyahd.rc", "gunyah-hugepages.rc"] {
         let text =
@@ -161,10 +149,7 @@ fn initramfs(host: &Host, binaries: &Path) -> Result<Vec<u8>> {
         archive.executable(to, bytes)?;
     }
     for (name, extra) in [
-        (
-            "a",
-            r#""vcpus": { "count": 2, "scheduling": "proxy" }, "console": {}"#,
-        ),
+        ("a", r#""vcpus": { "count": 2, "scheduling": "proxy" }, "console": {}"#),
         ("b", r#""start": { "after": ["a"] }"#),
     ] {
         let config = format!(
@@ -194,21 +179,9 @@ fn image() -> Vec<u8> {
 
 fn boot(host: &Host, kernel: &Path, initrd: &Path, log: &Path) -> Result<()> {
     println!("\n== host with {} pages, {}", host.name, host.cpu);
-    let append = format!(
-        "console=ttyAMA0 quiet panic=-1 printk.devkmsg=on {}",
-        host.command_line
-    );
+    let append = format!("console=ttyAMA0 quiet panic=-1 printk.devkmsg=on {}", host.command_line);
     let mut child = Command::new("qemu-system-aarch64")
-        .args([
-            "-machine",
-            "virt,gic-version=3",
-            "-accel",
-            "tcg",
-            "-smp",
-            "2",
-            "-m",
-            "1G",
-        ])
+        .args(["-machine", "virt,gic-version=3", "-accel", "tcg", "-smp", "2", "-m", "1G"])
         .args([
             "-cpu",
             host.cpu,
@@ -232,10 +205,7 @@ fn boot(host: &Host, kernel: &Path, initrd: &Path, log: &Path) -> Result<()> {
     let (sender, receiver) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
-            if sender
-                .send(String::from_utf8_lossy(&line).trim_end().to_owned())
-                .is_err()
-            {
+            if sender.send(String::from_utf8_lossy(&line).trim_end().to_owned()).is_err() {
                 break;
             }
         }
@@ -257,19 +227,11 @@ fn boot(host: &Host, kernel: &Path, initrd: &Path, log: &Path) -> Result<()> {
         child.kill()?;
     }
     child.wait()?;
-    println!(
-        "{}: {good} passed, {bad} failed, in {} s",
-        host.name,
-        begin.elapsed().as_secs()
-    );
+    println!("{}: {good} passed, {bad} failed, in {} s", host.name, begin.elapsed().as_secs());
     if bad > 0 || !end {
         bail!(
             "{bad} checks failed{}; see {}",
-            if end {
-                ""
-            } else {
-                ", and the story did not end"
-            },
+            if end { "" } else { ", and the story did not end" },
             log.display()
         );
     }

@@ -31,13 +31,7 @@ impl Pool {
         let text = fs::read_to_string("/proc/meminfo").context("/proc/meminfo")?;
         let value = |key: &str| {
             text.lines()
-                .find_map(|line| {
-                    line.strip_prefix(key)?
-                        .split_whitespace()
-                        .next()?
-                        .parse()
-                        .ok()
-                })
+                .find_map(|line| line.strip_prefix(key)?.split_whitespace().next()?.parse().ok())
                 .with_context(|| format!("no {key} in /proc/meminfo: a kernel without huge pages"))
         };
         Ok(Self {
@@ -102,10 +96,7 @@ impl Reservation {
         }
         let keeper = spawn_keeper(&file, added);
         drop(lock);
-        let reservation = Self {
-            keeper: keeper?,
-            added,
-        };
+        let reservation = Self { keeper: keeper?, added };
         if added < wanted {
             bail!(
                 "the kernel found {added} of {wanted} huge pages; memory is too full or fragmented"

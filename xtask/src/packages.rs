@@ -24,10 +24,8 @@ const fn tool(program: &'static str, package: &'static str) -> Tool {
 }
 
 /// What guests need: the engine, and the compiler of the given devicetree.
-pub const GUEST_TOOLS: &[Tool] = &[
-    tool("qemu-system-aarch64", "qemu-system-arm"),
-    tool("dtc", "device-tree-compiler"),
-];
+pub const GUEST_TOOLS: &[Tool] =
+    &[tool("qemu-system-aarch64", "qemu-system-arm"), tool("dtc", "device-tree-compiler")];
 
 /// What the tests need besides: the policy's compilers, Soong's formatter, devicetree bindings, an arm64 assembler.
 pub const TEST_TOOLS: &[Tool] = &[
@@ -73,21 +71,13 @@ pub fn ensure(tools: &[Tool]) -> Result<String> {
     install.extend(&packages);
     apt(&install).with_context(|| format!("by hand: {by_hand}"))?;
     if let Some(still) = self::missing(tools).first() {
-        bail!(
-            "{} is installed, but {} is not on PATH",
-            still.package,
-            still.program
-        );
+        bail!("{} is installed, but {} is not on PATH", still.package, still.program);
     }
     Ok(format!("installed {names}"))
 }
 
 fn missing(tools: &[Tool]) -> Vec<Tool> {
-    tools
-        .iter()
-        .copied()
-        .filter(|tool| !tree::has_program(tool.program))
-        .collect()
+    tools.iter().copied().filter(|tool| !tree::has_program(tool.program)).collect()
 }
 
 /// An apt with a state of its own below `target/`, for one architecture.
@@ -120,12 +110,7 @@ impl PrivateApt {
             );
         }
         let text = |path: &Path| path.display().to_string();
-        for sub in [
-            "etc",
-            "state/lists/partial",
-            "cache/archives/partial",
-            "debs",
-        ] {
+        for sub in ["etc", "state/lists/partial", "cache/archives/partial", "debs"] {
             fs::create_dir_all(dir.join(sub))?;
         }
         fs::write(dir.join("status"), "")?;
@@ -147,10 +132,7 @@ impl PrivateApt {
                 cache = text(&dir.join("cache")),
             ),
         )?;
-        let apt = Self {
-            config,
-            downloads: dir.join("debs"),
-        };
+        let apt = Self { config, downloads: dir.join("debs") };
         apt.run("apt-get", &["-q", "update"])?;
         Ok(apt)
     }
@@ -228,8 +210,7 @@ fn debian_sources(codename: &str) -> Result<Vec<(String, String)>> {
 }
 
 fn is_suite(word: &str, codename: &str) -> bool {
-    word.strip_prefix(codename)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '/']))
+    word.strip_prefix(codename).is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '/']))
 }
 
 /// One-line style: `deb [options] URI suite component…`.
@@ -247,9 +228,7 @@ fn keep_stanzas(text: &str, codename: &str) -> String {
         .filter(|stanza| {
             stanza.lines().any(|line| {
                 line.strip_prefix("Suites:").is_some_and(|suites| {
-                    suites
-                        .split_whitespace()
-                        .any(|word| is_suite(word, codename))
+                    suites.split_whitespace().any(|word| is_suite(word, codename))
                 })
             })
         })

@@ -10,8 +10,7 @@ use anyhow::{bail, Context, Result};
 pub fn root() -> PathBuf {
     let here = std::env::var_os("CARGO_MANIFEST_DIR")
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
-    here.parent()
-        .map_or_else(|| here.clone(), Path::to_path_buf)
+    here.parent().map_or_else(|| here.clone(), Path::to_path_buf)
 }
 
 /// Cargo's target directory.
@@ -86,10 +85,7 @@ pub fn cargo_messages(arguments: &[&str]) -> Result<Vec<serde_json::Value>> {
         bail!("cargo {}: {}", arguments.join(" "), output.status);
     }
     let lines = String::from_utf8_lossy(&output.stdout);
-    Ok(lines
-        .lines()
-        .filter_map(|line| serde_json::from_str(line).ok())
-        .collect())
+    Ok(lines.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
 }
 
 /// True if `program` is on PATH, or is a file where it is a path itself.
@@ -104,10 +100,7 @@ pub fn has_program(program: &str) -> bool {
 /// Runs a command and returns its output; an error contains the last lines of stderr.
 pub fn quiet(command: &mut Command) -> Result<String> {
     let name = format!("{command:?}").replace('"', "");
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| name.clone())?;
+    let output = command.stdin(Stdio::null()).output().with_context(|| name.clone())?;
     if !output.status.success() {
         let text = String::from_utf8_lossy(&output.stderr);
         let said: Vec<&str> = text.trim().lines().rev().take(8).collect();

@@ -39,11 +39,7 @@ pub const RULES: &[Rule] = &[
 const UNKNOWN: &[i32] = &[libc::ENOTTY, libc::EINVAL];
 
 fn does_not_open(bench: &Bench) -> Found {
-    fails(
-        "open",
-        Device::open(&bench.device),
-        &[libc::ENOENT, libc::ENODEV, libc::ENXIO],
-    )
+    fails("open", Device::open(&bench.device), &[libc::ENOENT, libc::ENODEV, libc::ENXIO])
 }
 
 fn opens(bench: &Bench) -> Found {
@@ -56,19 +52,12 @@ fn create_vm_is_unknown(bench: &Bench) -> Found {
 
 fn own_create_vm(bench: &Bench) -> Found {
     let node = bench.open()?;
-    succeeds(
-        "0xb201",
-        device::ioctl(node.raw(), uapi::LEGACY_CREATE_VM, 0),
-    )
-    .map(drop)
+    succeeds("0xb201", device::ioctl(node.raw(), uapi::LEGACY_CREATE_VM, 0)).map(drop)
 }
 
 fn calls_are_unknown_on_its_vm(bench: &Bench) -> Found {
     let node = bench.open()?;
-    let vm = succeeds(
-        "0xb201",
-        device::ioctl(node.raw(), uapi::LEGACY_CREATE_VM, 0),
-    )?;
+    let vm = succeeds("0xb201", device::ioctl(node.raw(), uapi::LEGACY_CREATE_VM, 0))?;
     for (name, number) in [
         ("SET_USER_MEM_REGION", uapi::SET_USER_MEM_REGION),
         ("SET_DTB_CONFIG", uapi::SET_DTB_CONFIG),

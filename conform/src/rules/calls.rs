@@ -11,18 +11,8 @@ use crate::uapi::{self, Range, Region};
 use crate::verdict::{fails, same, succeeds, Found};
 
 pub const RULES: &[Rule] = &[
-    Rule::read(
-        GUNYAH,
-        "device.open",
-        "The device opens for reading and writing.",
-        opens,
-    ),
-    Rule::read(
-        GUNYAH,
-        "device.twice",
-        "It can be open many times at once.",
-        opens_twice,
-    ),
+    Rule::read(GUNYAH, "device.open", "The device opens for reading and writing.", opens),
+    Rule::read(GUNYAH, "device.twice", "It can be open many times at once.", opens_twice),
     Rule::read(
         GUNYAH,
         "device.unknown-call",
@@ -124,10 +114,9 @@ pub const RULES: &[Rule] = &[
 
 fn no_functions(bench: &Bench) -> Found {
     let vm = bench.vm()?;
-    for (name, call) in [
-        ("ADD_FUNCTION", uapi::ADD_FUNCTION),
-        ("REMOVE_FUNCTION", uapi::REMOVE_FUNCTION),
-    ] {
+    for (name, call) in
+        [("ADD_FUNCTION", uapi::ADD_FUNCTION), ("REMOVE_FUNCTION", uapi::REMOVE_FUNCTION)]
+    {
         fails(name, vm.call_number(call, 0), unknown(bench))?;
     }
     Ok(())
@@ -143,20 +132,13 @@ fn reclaim(bench: &Bench) -> Found {
     let answer = vm.call_number(uapi::RECLAIM_REGION, 0);
     fails("RECLAIM_REGION at 0", answer, &[libc::EFAULT])?;
     let range = |guest, size| vm.call(uapi::RECLAIM_REGION, &Range { guest, size });
-    fails(
-        "not aligned",
-        range(crate::guest::BASE + 8, pages(1)),
-        &[libc::EINVAL],
-    )?;
+    fails("not aligned", range(crate::guest::BASE + 8, pages(1)), &[libc::EINVAL])?;
     succeeds("before START", range(crate::guest::BASE, pages(1))).map(drop)
 }
 
 fn later_calls(bench: &Bench) -> Found {
     let vm = bench.vm()?;
-    for (name, call) in [
-        ("MAP_MEM", uapi::MAP_MEM),
-        ("CHECK_EXTENSION", uapi::CHECK_EXTENSION),
-    ] {
+    for (name, call) in [("MAP_MEM", uapi::MAP_MEM), ("CHECK_EXTENSION", uapi::CHECK_EXTENSION)] {
         fails(name, vm.call_number(call, 0), unknown(bench))?;
     }
     Ok(())
@@ -217,19 +199,11 @@ fn create_descriptor(bench: &Bench) -> Found {
     let node = bench.open()?;
     let first = succeeds("CREATE_VM", node.create_vm(0))?;
     let second = succeeds("CREATE_VM again", node.create_vm(0))?;
-    same(
-        "both have one descriptor",
-        first.raw() == second.raw(),
-        false,
-    )
+    same("both have one descriptor", first.raw() == second.raw(), false)
 }
 
 fn create_close_on_exec(bench: &Bench) -> Found {
-    same(
-        "FD_CLOEXEC",
-        device::closes_at_exec(bench.vm()?.raw()),
-        true,
-    )
+    same("FD_CLOEXEC", device::closes_at_exec(bench.vm()?.raw()), true)
 }
 
 fn create_outlives_device(bench: &Bench) -> Found {
@@ -294,9 +268,5 @@ fn no_android_calls(bench: &Bench) -> Found {
 }
 
 fn no_boot_context(bench: &Bench) -> Found {
-    fails(
-        "SET_BOOT_CONTEXT",
-        bench.vm()?.boot_context(0, 1),
-        unknown(bench),
-    )
+    fails("SET_BOOT_CONTEXT", bench.vm()?.boot_context(0, 1), unknown(bench))
 }

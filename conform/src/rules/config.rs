@@ -22,13 +22,8 @@ pub const RULES: &[Rule] = &[
         "The call itself checks neither alignment nor that a region is there.",
         dtb_unchecked,
     ),
-    Rule::seen(
-        GUNYAH,
-        "dtb.overflow",
-        "A range that wraps is accepted: answer 0.",
-        dtb_overflow,
-    )
-    .newer(Source::Seen),
+    Rule::seen(GUNYAH, "dtb.overflow", "A range that wraps is accepted: answer 0.", dtb_overflow)
+        .newer(Source::Seen),
     Rule::read(
         GUNYAH,
         "dtb.last-counts",
@@ -74,24 +69,14 @@ pub const RULES: &[Rule] = &[
         "X0 to X31, the PC and three stack pointers are accepted.",
         context_registers,
     ),
-    Rule::read(
-        NEWER,
-        "context.twice",
-        "A register may be set again.",
-        context_twice,
-    ),
+    Rule::read(NEWER, "context.twice", "A register may be set again.", context_twice),
     Rule::read(
         NEWER,
         "context.no-register",
         "A register beyond its set is EINVAL.",
         context_no_register,
     ),
-    Rule::read(
-        NEWER,
-        "context.no-set",
-        "A set that does not exist is EINVAL.",
-        context_no_set,
-    ),
+    Rule::read(NEWER, "context.no-set", "A set that does not exist is EINVAL.", context_no_set),
     Rule::read(
         NEWER,
         "context.high-bits",
@@ -118,11 +103,7 @@ fn context_last_registers(bench: &Bench) -> Found {
     for reg in [X + 31, SP + 2] {
         let made = Guest::new(bench).make(bench)?;
         succeeds(format!("{reg:#x}"), made.vm.boot_context(reg, 1))?;
-        fails(
-            format!("START with {reg:#x}"),
-            made.vm.start(),
-            &[libc::EINVAL],
-        )?;
+        fails(format!("START with {reg:#x}"), made.vm.start(), &[libc::EINVAL])?;
     }
     Ok(())
 }
@@ -169,9 +150,7 @@ fn firmware_argument(bench: &Bench) -> Found {
 }
 
 fn firmware(bench: &Bench, guest: u64, size: u64) -> Found<crate::device::Answer> {
-    Ok(bench
-        .vm()?
-        .call(uapi::SET_FW_CONFIG, &Range { guest, size }))
+    Ok(bench.vm()?.call(uapi::SET_FW_CONFIG, &Range { guest, size }))
 }
 
 fn firmware_taken(bench: &Bench) -> Found {
@@ -231,15 +210,8 @@ fn context_high_bits(bench: &Bench) -> Found {
 fn context_started(bench: &Bench) -> Found {
     let made = Guest::new(bench).start(bench)?;
     fails("after START", made.vm.boot_context(X, 1), &[libc::EINVAL])?;
-    let refused = Guest {
-        dtb: (0, pages(1)),
-        ..Guest::new(bench)
-    };
+    let refused = Guest { dtb: (0, pages(1)), ..Guest::new(bench) };
     let made = refused.make(bench)?;
     fails("START", made.vm.start(), &[])?;
-    fails(
-        "after a failed START",
-        made.vm.boot_context(X, 1),
-        &[libc::EINVAL],
-    )
+    fails("after a failed START", made.vm.boot_context(X, 1), &[libc::EINVAL])
 }

@@ -21,12 +21,7 @@ pub const RULES: &[Rule] = &[
         "Any thread of the process that made the VM may give it memory.",
         thread,
     ),
-    Rule::read(
-        ANDROID,
-        "creator.fork",
-        "The memory calls of a forked child are EPERM.",
-        forked,
-    ),
+    Rule::read(ANDROID, "creator.fork", "The memory calls of a forked child are EPERM.", forked),
     Rule::read(
         ANDROID,
         "creator.order",
@@ -46,23 +41,11 @@ pub const RULES: &[Rule] = &[
         start,
     )
     .started(),
-    Rule::read(
-        NEWER,
-        "creator.run",
-        "VCPU_RUN of a forked child is EPERM.",
-        run,
-    )
-    .started(),
+    Rule::read(NEWER, "creator.run", "VCPU_RUN of a forked child is EPERM.", run).started(),
 ];
 
 fn region(user: u64) -> Region {
-    Region {
-        label: 90,
-        flags: uapi::RWX,
-        guest: BASE + pages(4096),
-        size: pages(1),
-        user,
-    }
+    Region { label: 90, flags: uapi::RWX, guest: BASE + pages(4096), size: pages(1), user }
 }
 
 /// What a call answers in a forked child.

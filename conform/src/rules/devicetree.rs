@@ -279,17 +279,12 @@ fn own_hypervisor(bench: &Bench) -> Found {
 }
 
 fn memory_node(name: &str) -> Node {
-    Node::new(name)
-        .with("device_type", tree::strings(&["memory"]))
-        .with(
-            "reg",
-            [
-                crate::guest::BASE,
-                crate::memory::pages(crate::guest::MAIN_PAGES),
-            ]
+    Node::new(name).with("device_type", tree::strings(&["memory"])).with(
+        "reg",
+        [crate::guest::BASE, crate::memory::pages(crate::guest::MAIN_PAGES)]
             .map(tree::address)
             .concat(),
-        )
+    )
 }
 
 fn memory_with_address(bench: &Bench) -> Found {
@@ -358,9 +353,7 @@ fn gic_by_path(bench: &Bench) -> Found {
     taken(bench, |root| {
         root.unset("interrupt-parent");
         let path = format!("/{}", tree::GIC);
-        tree::config(root)
-            .at("interrupts")
-            .set("config", tree::strings(&[&path]));
+        tree::config(root).at("interrupts").set("config", tree::strings(&[&path]));
     })
 }
 

@@ -19,12 +19,7 @@ pub const RULES: &[Rule] = &[
         "An irqfd is accepted, edge or level: answer 0.",
         irqfd_taken,
     ),
-    Rule::read(
-        FUNCTIONS,
-        "irqfd.flags",
-        "Any flag but LEVEL is EINVAL.",
-        irqfd_flags,
-    ),
+    Rule::read(FUNCTIONS, "irqfd.flags", "Any flag but LEVEL is EINVAL.", irqfd_flags),
     Rule::read(
         FUNCTIONS,
         "irqfd.no-descriptor",
@@ -43,12 +38,7 @@ pub const RULES: &[Rule] = &[
         "Flags are checked before the descriptor: EINVAL where both are wrong.",
         irqfd_order,
     ),
-    Rule::read(
-        FUNCTIONS,
-        "irqfd.label-twice",
-        "A label used twice is EEXIST.",
-        irqfd_label_twice,
-    ),
+    Rule::read(FUNCTIONS, "irqfd.label-twice", "A label used twice is EEXIST.", irqfd_label_twice),
     Rule::read(
         FUNCTIONS,
         "irqfd.eventfd-twice",
@@ -93,31 +83,16 @@ pub const RULES: &[Rule] = &[
         "Lengths 0, 1, 2, 4 and 8 are accepted: answer 0.",
         io_taken,
     ),
-    Rule::read(
-        FUNCTIONS,
-        "ioeventfd.length",
-        "Any other length is EINVAL.",
-        io_length,
-    ),
-    Rule::read(
-        FUNCTIONS,
-        "ioeventfd.flags",
-        "Any flag but DATAMATCH is EINVAL.",
-        io_flags,
-    ),
+    Rule::read(FUNCTIONS, "ioeventfd.length", "Any other length is EINVAL.", io_length),
+    Rule::read(FUNCTIONS, "ioeventfd.flags", "Any flag but DATAMATCH is EINVAL.", io_flags),
     Rule::read(
         FUNCTIONS,
         "ioeventfd.match-length",
         "DATAMATCH without a length is EINVAL.",
         io_match_length,
     ),
-    Rule::seen(
-        FUNCTIONS,
-        "ioeventfd.overflow",
-        "A range that wraps is accepted.",
-        io_overflow,
-    )
-    .newer(Source::Read),
+    Rule::seen(FUNCTIONS, "ioeventfd.overflow", "A range that wraps is accepted.", io_overflow)
+        .newer(Source::Read),
     Rule::read(
         FUNCTIONS,
         "ioeventfd.no-descriptor",
@@ -189,25 +164,15 @@ fn add_irqfd(vm: &Vm, given: &Irqfd) -> Answer {
 fn irqfd_taken(bench: &Bench) -> Found {
     let (vm, event) = (bench.vm()?, eventfd()?);
     succeeds("edge", add_irqfd(&vm, &irqfd(&event, BELL)))?;
-    let level = Irqfd {
-        flags: IRQFD_LEVEL,
-        ..irqfd(&event, BELL + 1)
-    };
+    let level = Irqfd { flags: IRQFD_LEVEL, ..irqfd(&event, BELL + 1) };
     succeeds("level", add_irqfd(&vm, &level)).map(drop)
 }
 
 fn irqfd_flags(bench: &Bench) -> Found {
     let (vm, event) = (bench.vm()?, eventfd()?);
     for bit in 1..32 {
-        let given = Irqfd {
-            flags: 1 << bit,
-            ..irqfd(&event, BELL)
-        };
-        fails(
-            format!("bit {bit}"),
-            add_irqfd(&vm, &given),
-            &[libc::EINVAL],
-        )?;
+        let given = Irqfd { flags: 1 << bit, ..irqfd(&event, BELL) };
+        fails(format!("bit {bit}"), add_irqfd(&vm, &given), &[libc::EINVAL])?;
     }
     Ok(())
 }
@@ -217,30 +182,19 @@ const NOT_OPEN: i32 = 1_000_000;
 
 fn irqfd_no_descriptor(bench: &Bench) -> Found {
     let (vm, event) = (bench.vm()?, eventfd()?);
-    let given = Irqfd {
-        fd: NOT_OPEN.unsigned_abs(),
-        ..irqfd(&event, BELL)
-    };
+    let given = Irqfd { fd: NOT_OPEN.unsigned_abs(), ..irqfd(&event, BELL) };
     fails("irqfd", add_irqfd(&vm, &given), &[libc::EBADF])
 }
 
 fn irqfd_no_eventfd(bench: &Bench) -> Found {
     let vm = bench.vm()?;
     let other = succeeds("/dev/null", device::not_an_eventfd())?;
-    fails(
-        "irqfd",
-        add_irqfd(&vm, &irqfd(&other, BELL)),
-        &[libc::EINVAL],
-    )
+    fails("irqfd", add_irqfd(&vm, &irqfd(&other, BELL)), &[libc::EINVAL])
 }
 
 fn irqfd_order(bench: &Bench) -> Found {
     let (vm, event) = (bench.vm()?, eventfd()?);
-    let given = Irqfd {
-        fd: NOT_OPEN.unsigned_abs(),
-        flags: 2,
-        ..irqfd(&event, BELL)
-    };
+    let given = Irqfd { fd: NOT_OPEN.unsigned_abs(), flags: 2, ..irqfd(&event, BELL) };
     fails("irqfd", add_irqfd(&vm, &given), &[libc::EINVAL])
 }
 
@@ -273,11 +227,7 @@ fn irqfd_closed(bench: &Bench) -> Found {
 fn irqfd_removed(bench: &Bench) -> Found {
     let (vm, event) = (bench.vm()?, eventfd()?);
     succeeds("add", add_irqfd(&vm, &irqfd(&event, BELL)))?;
-    let by_label = Irqfd {
-        fd: 0,
-        flags: IRQFD_LEVEL,
-        ..irqfd(&event, BELL)
-    };
+    let by_label = Irqfd { fd: 0, flags: IRQFD_LEVEL, ..irqfd(&event, BELL) };
     succeeds("remove", vm.remove(IRQFD, &by_label))?;
     fails("remove again", vm.remove(IRQFD, &by_label), &[libc::ENOENT])?;
     succeeds("add again", add_irqfd(&vm, &irqfd(&event, BELL))).map(drop)
@@ -294,22 +244,11 @@ fn after_start(bench: &Bench) -> Found {
 const ADDRESS: u64 = 0x0a00_0000;
 
 fn io(eventfd: &OwnedFd, len: u32) -> Ioeventfd {
-    Ioeventfd {
-        datamatch: 0,
-        address: ADDRESS,
-        len,
-        fd: eventfd.as_raw_fd(),
-        flags: 0,
-        padding: 0,
-    }
+    Ioeventfd { datamatch: 0, address: ADDRESS, len, fd: eventfd.as_raw_fd(), flags: 0, padding: 0 }
 }
 
 fn matching(eventfd: &OwnedFd, value: u64) -> Ioeventfd {
-    Ioeventfd {
-        datamatch: value,
-        flags: IOEVENTFD_DATAMATCH,
-        ..io(eventfd, 4)
-    }
+    Ioeventfd { datamatch: value, flags: IOEVENTFD_DATAMATCH, ..io(eventfd, 4) }
 }
 
 fn add_io(vm: &Vm, given: &Ioeventfd) -> Answer {
@@ -319,21 +258,12 @@ fn add_io(vm: &Vm, given: &Ioeventfd) -> Answer {
 fn io_taken(bench: &Bench) -> Found {
     let (vm, event) = (bench.vm()?, eventfd()?);
     for (place, len) in (0..).zip([0, 1, 2, 4, 8]) {
-        let given = Ioeventfd {
-            address: ADDRESS + place * 0x100,
-            ..io(&event, len)
-        };
+        let given = Ioeventfd { address: ADDRESS + place * 0x100, ..io(&event, len) };
         succeeds(format!("length {len}"), add_io(&vm, &given))?;
     }
     succeeds(
         "with a value",
-        add_io(
-            &vm,
-            &Ioeventfd {
-                address: ADDRESS + 0x1000,
-                ..matching(&event, 7)
-            },
-        ),
+        add_io(&vm, &Ioeventfd { address: ADDRESS + 0x1000, ..matching(&event, 7) }),
     )
     .map(drop)
 }
@@ -368,10 +298,7 @@ fn io_match_length(bench: &Bench) -> Found {
 
 fn io_overflow(bench: &Bench) -> Found {
     let (vm, event) = (bench.vm()?, eventfd()?);
-    let given = Ioeventfd {
-        address: u64::MAX - 1,
-        ..io(&event, 4)
-    };
+    let given = Ioeventfd { address: u64::MAX - 1, ..io(&event, 4) };
     succeeds("ioeventfd", add_io(&vm, &given)).map(drop)
 }
 
@@ -430,11 +357,7 @@ fn io_removed(bench: &Bench) -> Found {
     let given = io(&event, 4);
     succeeds("add", add_io(&vm, &given))?;
     succeeds("remove", vm.remove(IOEVENTFD, &given))?;
-    fails(
-        "remove again",
-        vm.remove(IOEVENTFD, &given),
-        &[libc::ENOENT],
-    )?;
+    fails("remove again", vm.remove(IOEVENTFD, &given), &[libc::ENOENT])?;
     succeeds("add again", add_io(&vm, &given)).map(drop)
 }
 
@@ -446,13 +369,7 @@ fn io_remove_match(bench: &Bench) -> Found {
         ("another value", matching(&event, 8)),
         ("no value", io(&event, 4)),
         ("another length", Ioeventfd { len: 8, ..given }),
-        (
-            "another address",
-            Ioeventfd {
-                address: ADDRESS + 8,
-                ..given
-            },
-        ),
+        ("another address", Ioeventfd { address: ADDRESS + 8, ..given }),
     ] {
         fails(what, vm.remove(IOEVENTFD, &other), &[libc::ENOENT])?;
     }

@@ -222,10 +222,7 @@ pub const RULES: &[Rule] = &[
     .executed(),
 ];
 
-const OFF: Exit = Exit::Status {
-    status: uapi::STATUS_EXITED,
-    kind: uapi::TYPE_OFF,
-};
+const OFF: Exit = Exit::Status { status: uapi::STATUS_EXITED, kind: uapi::TYPE_OFF };
 
 fn started(bench: &Bench, code: Code) -> Found<Made> {
     Guest::running(bench, code).start(bench)
@@ -251,17 +248,11 @@ fn start_after(bench: &Bench) -> Found {
 
 fn reset(bench: &Bench) -> Found {
     let exit = started(bench, Code::new().reset())?.run(bench)?;
-    let wanted = Exit::Status {
-        status: uapi::STATUS_EXITED,
-        kind: uapi::TYPE_RESET,
-    };
+    let wanted = Exit::Status { status: uapi::STATUS_EXITED, kind: uapi::TYPE_RESET };
     same("exit", exit, wanted)
 }
 
-const ERROR: Exit = Exit::Status {
-    status: uapi::STATUS_EXITED,
-    kind: uapi::TYPE_ERROR,
-};
+const ERROR: Exit = Exit::Status { status: uapi::STATUS_EXITED, kind: uapi::TYPE_ERROR };
 
 fn exceptions(bench: &Bench) -> Found {
     let exit = started(bench, Code::new().undefined())?.run(bench)?;
@@ -269,10 +260,8 @@ fn exceptions(bench: &Bench) -> Found {
 }
 
 fn no_execute(bench: &Bench) -> Found {
-    let guest = Guest {
-        flags: uapi::READ | uapi::WRITE,
-        ..Guest::running(bench, Code::new().off())
-    };
+    let guest =
+        Guest { flags: uapi::READ | uapi::WRITE, ..Guest::running(bench, Code::new().off()) };
     same("exit", guest.start(bench)?.run(bench)?, ERROR)
 }
 
@@ -292,20 +281,13 @@ fn mmio_eight(bench: &Bench) -> Found {
 }
 
 fn stores(bench: &Bench, sizes: &[u32]) -> Found {
-    let code = sizes
-        .iter()
-        .fold(Code::new().set(1, MMIO).set(2, VALUE), |code, size| {
-            code.store(*size, 2, 1).add(1, 16)
-        });
+    let code = sizes.iter().fold(Code::new().set(1, MMIO).set(2, VALUE), |code, size| {
+        code.store(*size, 2, 1).add(1, 16)
+    });
     let made = started(bench, code.off())?;
     for (place, size) in (0..).zip(sizes.iter().copied()) {
         match made.run(bench)? {
-            Exit::Mmio {
-                address,
-                len,
-                write: true,
-                data,
-            } => same(
+            Exit::Mmio { address, len, write: true, data } => same(
                 format!("store of {size} bytes (address, bytes, data)"),
                 (address, len, low(data, size)),
                 (MMIO + 16 * place, size, low(VALUE, size)),
@@ -321,16 +303,9 @@ fn told(bench: &Bench, made: &Made) -> Found<u64> {
     let mut halves = [0; 2];
     for half in &mut halves {
         match made.run(bench)? {
-            Exit::Mmio {
-                address: MMIO,
-                len: 4,
-                write: true,
-                data,
-            } => *half = low(data, 4),
+            Exit::Mmio { address: MMIO, len: 4, write: true, data } => *half = low(data, 4),
             other => {
-                return differs(format!(
-                    "{other:x?}, expected a store of 4 bytes at {MMIO:#x}"
-                ))
+                return differs(format!("{other:x?}, expected a store of 4 bytes at {MMIO:#x}"))
             }
         }
     }
@@ -342,12 +317,9 @@ fn mmio_read(bench: &Bench) -> Found {
         let code = Code::new().set(1, MMIO + 64).load(size, 2, 1).tell(2).off();
         let made = started(bench, code)?;
         match made.run(bench)? {
-            Exit::Mmio {
-                address,
-                len,
-                write: false,
-                ..
-            } => same("load (address, bytes)", (address, len), (MMIO + 64, size))?,
+            Exit::Mmio { address, len, write: false, .. } => {
+                same("load (address, bytes)", (address, len), (MMIO + 64, size))?
+            }
             other => return differs(format!("load of {size} bytes: {other:x?}")),
         }
         made.answer(VALUE);
@@ -392,12 +364,7 @@ fn mmio_ioeventfd(bench: &Bench) -> Found {
 }
 
 fn mmio_ioeventfd_value(bench: &Bench) -> Found {
-    let code = Code::new()
-        .set(1, MMIO + 64)
-        .set(2, 7)
-        .store(4, 2, 1)
-        .set(2, 8)
-        .store(4, 2, 1);
+    let code = Code::new().set(1, MMIO + 64).set(2, 7).store(4, 2, 1).set(2, 8).store(4, 2, 1);
     let (made, eventfd) = io(bench, code.off(), uapi::IOEVENTFD_DATAMATCH)?;
     match made.run(bench)? {
         Exit::Mmio { data, .. } => same("the other value", low(data, 4), 8)?,
@@ -462,10 +429,7 @@ fn entry_context(bench: &Bench) -> Found {
 }
 
 fn entry_devicetree(bench: &Bench) -> Found {
-    let guest = Guest {
-        pc: None,
-        ..Guest::running(bench, Code::new().off())
-    };
+    let guest = Guest { pc: None, ..Guest::running(bench, Code::new().off()) };
     same("exit", guest.start(bench)?.run(bench)?, ERROR)
 }
 
@@ -474,13 +438,8 @@ const FURTHER: u64 = 0x9000_0000;
 
 fn further(made: &Made, call: u32, flags: u32, guest: u64) -> Found<Memory> {
     let memory = succeeds("memfd", Memory::base_pages(4))?;
-    let region = Region {
-        label: 70,
-        flags,
-        guest,
-        size: memory.map.size(),
-        user: memory.map.address(),
-    };
+    let region =
+        Region { label: 70, flags, guest, size: memory.map.size(), user: memory.map.address() };
     succeeds("a further region", made.vm.region(call, &region))?;
     Ok(memory)
 }
@@ -575,11 +534,7 @@ fn share_swallowed(bench: &Bench) -> Found {
     memory.map.cut(0);
     succeeds("START", made.vm.start())?;
     match made.run(bench)? {
-        Exit::Mmio {
-            address: LOW,
-            write: true,
-            ..
-        } => same("then", made.run(bench)?, OFF),
+        Exit::Mmio { address: LOW, write: true, .. } => same("then", made.run(bench)?, OFF),
         other => differs(format!("{other}, expected a store at {LOW:#x}")),
     }
 }
@@ -609,10 +564,7 @@ fn shared(bench: &Bench, code: Code) -> Found<Made> {
     if bench.is(NEWER) {
         return skip("newer drivers map shared memory without execute permission");
     }
-    let guest = Guest {
-        call: uapi::SET_USER_MEM_REGION,
-        ..Guest::running(bench, code)
-    };
+    let guest = Guest { call: uapi::SET_USER_MEM_REGION, ..Guest::running(bench, code) };
     let made = guest.make(bench)?;
     match made.vm.start() {
         Ok(_) => Ok(made),
@@ -639,11 +591,7 @@ fn coherent(bench: &Bench) -> Found {
     made.memory.map.write(place, &(VALUE + 4).to_le_bytes());
     same("exit", made.run(bench)?, OFF)?;
     let written = made.memory.map.read(place + 8);
-    same(
-        "what the guest wrote",
-        u64::from_le_bytes(written),
-        VALUE + 5,
-    )
+    same("what the guest wrote", u64::from_le_bytes(written), VALUE + 5)
 }
 
 fn overlay(bench: &Bench) -> Found {
@@ -651,10 +599,7 @@ fn overlay(bench: &Bench) -> Found {
     let place = usize::try_from(pages(crate::guest::DTB_PAGE)).unwrap_or(0);
     let blob: [u8; 8192] = made.memory.map.read(place);
     for name in ["hypervisor\0", "memory\0", "kaslr-seed\0"] {
-        if !blob
-            .windows(name.len())
-            .any(|bytes| bytes == name.as_bytes())
-        {
+        if !blob.windows(name.len()).any(|bytes| bytes == name.as_bytes()) {
             return differs(format!("no {:?} in it", name.trim_end_matches('\0')));
         }
     }

@@ -33,12 +33,7 @@ pub const RULES: &[Rule] = &[
         "An argument that cannot be read is EFAULT.",
         own_argument,
     ),
-    Rule::read(
-        FUNCTIONS,
-        "function.unknown",
-        "A type that does not exist is ENOENT.",
-        unknown,
-    ),
+    Rule::read(FUNCTIONS, "function.unknown", "A type that does not exist is ENOENT.", unknown),
     Rule::read(
         FUNCTIONS,
         "function.order-type",
@@ -85,11 +80,7 @@ fn readable() -> u64 {
 }
 
 fn add(vm: &Vm, kind: u32, size: u32, argument: u64) -> Answer {
-    let function = Function {
-        kind,
-        size,
-        argument,
-    };
+    let function = Function { kind, size, argument };
     vm.call(uapi::ADD_FUNCTION, &function)
 }
 
@@ -146,22 +137,14 @@ fn size(bench: &Bench) -> Found {
         for size in [0, own - 1, own + 1, 2 * own, uapi::FUNCTION_SIZE_MAX] {
             let argument = if size == 0 { 0 } else { readable() };
             let answer = add(&vm, kind, size, argument);
-            fails(
-                format!("type {kind}, {size} bytes"),
-                answer,
-                &[libc::EINVAL],
-            )?;
+            fails(format!("type {kind}, {size} bytes"), answer, &[libc::EINVAL])?;
         }
     }
     Ok(())
 }
 
 fn remove(vm: &Vm, kind: u32, size: u32, argument: u64) -> Answer {
-    let function = Function {
-        kind,
-        size,
-        argument,
-    };
+    let function = Function { kind, size, argument };
     vm.call(uapi::REMOVE_FUNCTION, &function)
 }
 

@@ -190,10 +190,8 @@ fn records_only(bench: &Bench) -> Found {
 }
 
 fn shared_newer(bench: &Bench) -> Found {
-    let guest = Guest {
-        call: uapi::SET_USER_MEM_REGION,
-        ..Guest::running(bench, Code::new().off())
-    };
+    let guest =
+        Guest { call: uapi::SET_USER_MEM_REGION, ..Guest::running(bench, Code::new().off()) };
     let made = guest.make(bench)?;
     match made.vm.start() {
         Ok(_) => {}
@@ -213,15 +211,8 @@ fn shared_newer(bench: &Bench) -> Found {
 
 fn flags_newer(bench: &Bench) -> Found {
     for flags in [uapi::READ | uapi::WRITE, uapi::READ | uapi::EXEC] {
-        let guest = Guest {
-            flags,
-            ..Guest::new(bench)
-        };
-        fails(
-            format!("START with flags {flags}"),
-            guest.try_start(bench)?,
-            &[libc::ENODEV],
-        )?;
+        let guest = Guest { flags, ..Guest::new(bench) };
+        fails(format!("START with flags {flags}"), guest.try_start(bench)?, &[libc::ENODEV])?;
     }
     Ok(())
 }
@@ -268,18 +259,12 @@ pub fn faults(bench: &Bench, made: &Made, errno: i32) -> Found {
 }
 
 fn lent(bench: &Bench) -> Found {
-    let guest = Guest {
-        call: uapi::LEND_USER_MEM,
-        ..Guest::new(bench)
-    };
+    let guest = Guest { call: uapi::LEND_USER_MEM, ..Guest::new(bench) };
     succeeds("START", guest.try_start(bench)?).map(drop)
 }
 
 fn shared(bench: &Bench) -> Found {
-    let guest = Guest {
-        call: uapi::SET_USER_MEM_REGION,
-        ..Guest::new(bench)
-    };
+    let guest = Guest { call: uapi::SET_USER_MEM_REGION, ..Guest::new(bench) };
     match guest.try_start(bench)? {
         Ok(_) | Err(Errno(libc::ENODEV)) => Ok(()),
         Err(errno) => differs(format!("START: {errno}, expected success or ENODEV")),
@@ -287,20 +272,13 @@ fn shared(bench: &Bench) -> Found {
 }
 
 fn no_permissions(bench: &Bench) -> Found {
-    let guest = Guest {
-        flags: 0,
-        ..Guest::new(bench)
-    };
+    let guest = Guest { flags: 0, ..Guest::new(bench) };
     fails("START", guest.try_start(bench)?, &[libc::EINVAL])
 }
 
 fn three_pages(bench: &Bench) -> Found {
-    let guest = Guest {
-        pages: 3,
-        dtb_at: pages(1),
-        dtb: (BASE + pages(1), pages(2)),
-        ..Guest::new(bench)
-    };
+    let guest =
+        Guest { pages: 3, dtb_at: pages(1), dtb: (BASE + pages(1), pages(2)), ..Guest::new(bench) };
     succeeds("START", guest.try_start(bench)?).map(drop)
 }
 
@@ -334,10 +312,7 @@ pub fn claim(bench: &Bench, memory: &Memory) -> Found<(Made, Result<i32, Errno>)
         register_further(bench, &made, memory)?;
         made
     } else {
-        let guest = Guest {
-            call: uapi::SET_USER_MEM_REGION,
-            ..Guest::new(bench)
-        };
+        let guest = Guest { call: uapi::SET_USER_MEM_REGION, ..Guest::new(bench) };
         guest.make_in(bench, succeeds("mmap", memory.again())?)?
     };
     let answer = made.vm.start();
@@ -388,10 +363,7 @@ fn further_named(bench: &Bench) -> Found {
                 .with("#address-cells", tree::cells(&[2]))
                 .with("base", tree::address(FURTHER)),
         );
-    tree::config(&mut guest.tree)
-        .at("vdevices")
-        .children
-        .push(device);
+    tree::config(&mut guest.tree).at("vdevices").children.push(device);
     let made = guest.make(bench)?;
     let memory = succeeds("memfd", Memory::base_pages(4))?;
     register_further(bench, &made, &memory)?;
@@ -408,10 +380,7 @@ fn main_is_last(bench: &Bench) -> Found {
         size: first.map.size(),
         user: first.map.address(),
     };
-    succeeds(
-        "the first region",
-        vm.region(bench.main_memory_call(), &region),
-    )?;
+    succeeds("the first region", vm.region(bench.main_memory_call(), &region))?;
     let memory = claimable()?;
     let made = Guest::new(bench).make_of(vm, memory)?;
     succeeds("START", made.vm.start()).map(drop)
@@ -420,15 +389,8 @@ fn main_is_last(bench: &Bench) -> Found {
 /// The good guest with another base-address in its devicetree, and by the call another address.
 fn based(bench: &Bench, base: u64, guest: u64) -> Guest {
     let mut good = Guest::new(bench);
-    tree::config(&mut good.tree)
-        .at("memory")
-        .set("base-address", tree::address(base));
-    Guest {
-        guest,
-        dtb: (guest + good.dtb_at, good.dtb.1),
-        pc: good.pc.map(|_| guest),
-        ..good
-    }
+    tree::config(&mut good.tree).at("memory").set("base-address", tree::address(base));
+    Guest { guest, dtb: (guest + good.dtb_at, good.dtb.1), pc: good.pc.map(|_| guest), ..good }
 }
 
 fn base_unequal(bench: &Bench) -> Found {
@@ -451,9 +413,7 @@ fn base_unaligned(bench: &Bench) -> Found {
 fn only_on_qemu() -> Found {
     let path = Path::new("/proc/device-tree/compatible");
     let compatible = std::fs::read(path).unwrap_or_default();
-    let qemu = compatible
-        .split(|byte| *byte == 0)
-        .any(|name| name == b"linux,dummy-virt");
+    let qemu = compatible.split(|byte| *byte == 0).any(|name| name == b"linux,dummy-virt");
     if qemu || cfg!(not(target_arch = "aarch64")) {
         Ok(())
     } else {

@@ -13,36 +13,11 @@ use crate::uapi::{self, Region};
 use crate::verdict::{fails, skip, succeeds, Found};
 
 pub const RULES: &[Rule] = &[
-    Rule::seen(
-        PINNING,
-        "memlock.beyond",
-        "A region beyond RLIMIT_MEMLOCK is ENOMEM.",
-        beyond,
-    ),
-    Rule::read(
-        PINNING,
-        "memlock.exact",
-        "A region of exactly the limit is accepted.",
-        exact,
-    ),
-    Rule::read(
-        PINNING,
-        "memlock.regions",
-        "The regions of a VM count together.",
-        regions,
-    ),
-    Rule::read(
-        PINNING,
-        "memlock.vms",
-        "The VMs of a process count together.",
-        vms,
-    ),
-    Rule::read(
-        PINNING,
-        "memlock.refused",
-        "A region that was refused is not counted.",
-        refused,
-    ),
+    Rule::seen(PINNING, "memlock.beyond", "A region beyond RLIMIT_MEMLOCK is ENOMEM.", beyond),
+    Rule::read(PINNING, "memlock.exact", "A region of exactly the limit is accepted.", exact),
+    Rule::read(PINNING, "memlock.regions", "The regions of a VM count together.", regions),
+    Rule::read(PINNING, "memlock.vms", "The VMs of a process count together.", vms),
+    Rule::read(PINNING, "memlock.refused", "A region that was refused is not counted.", refused),
     Rule::read(
         PINNING,
         "memlock.failed-pin",
@@ -61,12 +36,7 @@ pub const RULES: &[Rule] = &[
         "It is checked before pages are pinned: memory beyond it that is not mapped is ENOMEM.",
         order_pin,
     ),
-    Rule::seen(
-        PINNING,
-        "memlock.exempt",
-        "With CAP_IPC_LOCK the limit does not count.",
-        exempt,
-    ),
+    Rule::seen(PINNING, "memlock.exempt", "With CAP_IPC_LOCK the limit does not count.", exempt),
     Rule::read(
         PINNING,
         "memlock.given-back",
@@ -147,11 +117,7 @@ fn regions(bench: &Bench) -> Found {
     let user = memory.map.address();
     succeeds("the first", register(bench, &vm, 1, user, LIMIT - 1))?;
     succeeds("the second", register(bench, &vm, 2, user, 1))?;
-    fails(
-        "the third",
-        register(bench, &vm, 3, user, 1),
-        &[libc::ENOMEM],
-    )
+    fails("the third", register(bench, &vm, 3, user, 1), &[libc::ENOMEM])
 }
 
 fn vms(bench: &Bench) -> Found {

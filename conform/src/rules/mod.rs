@@ -54,11 +54,7 @@ mod tests {
             assert!(rule.sentence.ends_with('.'), "{}", rule.id);
             assert!(!rule.sentence.contains('|'), "{}", rule.id);
             assert!(!rule.dialects.is_empty(), "{}", rule.id);
-            assert!(
-                rules[..index].iter().all(|other| other.id != rule.id),
-                "{} twice",
-                rule.id
-            );
+            assert!(rules[..index].iter().all(|other| other.id != rule.id), "{} twice", rule.id);
         }
     }
 }

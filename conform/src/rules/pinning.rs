@@ -31,12 +31,7 @@ pub const RULES: &[Rule] = &[
         "A region whose pages could not be pinned takes neither its label nor its range.",
         failed_pin_leaves_nothing,
     ),
-    Rule::read(
-        PINNING,
-        "region.populates",
-        "The call populates all pages.",
-        populates,
-    ),
+    Rule::read(PINNING, "region.populates", "The call populates all pages.", populates),
     Rule::read(
         NEWER,
         "region.records",
@@ -48,16 +43,9 @@ pub const RULES: &[Rule] = &[
 fn hole(bench: &Bench) -> Found {
     each(bench, |name, register, region| {
         let mut memory = succeeds("mmap", Mapping::anonymous(region.size, true))?;
-        let holed = Region {
-            user: memory.address(),
-            ..region
-        };
+        let holed = Region { user: memory.address(), ..region };
         memory.cut(page_size());
-        fails(
-            format!("{name}, in part"),
-            register(&holed),
-            &[libc::EFAULT],
-        )?;
+        fails(format!("{name}, in part"), register(&holed), &[libc::EFAULT])?;
         memory.cut(0);
         fails(format!("{name}, whole"), register(&holed), &[libc::EFAULT])
     })
@@ -66,10 +54,7 @@ fn hole(bench: &Bench) -> Found {
 fn read_only(bench: &Bench) -> Found {
     each(bench, |name, register, region| {
         let memory = succeeds("mmap", Mapping::anonymous(region.size, false))?;
-        let unwritable = Region {
-            user: memory.address(),
-            ..region
-        };
+        let unwritable = Region { user: memory.address(), ..region };
         fails(name, register(&unwritable), &[libc::EFAULT])
     })
 }
@@ -77,10 +62,7 @@ fn read_only(bench: &Bench) -> Found {
 fn failed_pin_leaves_nothing(bench: &Bench) -> Found {
     each(bench, |name, register, region| {
         let mut memory = succeeds("mmap", Mapping::anonymous(region.size, true))?;
-        let holed = Region {
-            user: memory.address(),
-            ..region
-        };
+        let holed = Region { user: memory.address(), ..region };
         memory.cut(page_size());
         fails(name, register(&holed), &[libc::EFAULT])?;
         succeeds(format!("{name}, the same but good"), register(&region)).map(drop)
@@ -93,10 +75,7 @@ fn populates(bench: &Bench) -> Found {
         succeeds(name, answer)?;
         let there = succeeds("fstat", memory.populated())?;
         if there != memory.map.size() {
-            return differs(format!(
-                "{name}: {there} bytes of {} are there",
-                memory.map.size()
-            ));
+            return differs(format!("{name}: {there} bytes of {} are there", memory.map.size()));
         }
     }
     Ok(())
@@ -128,10 +107,7 @@ fn records(bench: &Bench) -> Found {
     }
     each(bench, |name, register, region| {
         let mut memory = succeeds("mmap", Mapping::anonymous(region.size, true))?;
-        let nowhere = Region {
-            user: memory.address(),
-            ..region
-        };
+        let nowhere = Region { user: memory.address(), ..region };
         memory.cut(0);
         succeeds(format!("{name}, not mapped"), register(&nowhere)).map(drop)
     })

@@ -12,18 +12,8 @@ use crate::uapi::{self, Region};
 use crate::verdict::{differs, fails, skip, succeeds, Found};
 
 pub const RULES: &[Rule] = &[
-    Rule::read(
-        GUNYAH,
-        "region.taken",
-        "A good region is accepted: answer 0.",
-        taken,
-    ),
-    Rule::read(
-        GUNYAH,
-        "region.argument",
-        "An argument that cannot be read is EFAULT.",
-        argument,
-    ),
+    Rule::read(GUNYAH, "region.taken", "A good region is accepted: answer 0.", taken),
+    Rule::read(GUNYAH, "region.argument", "An argument that cannot be read is EFAULT.", argument),
     Rule::read(GUNYAH, "region.size-zero", "Size 0 is EINVAL.", size_zero),
     Rule::read(
         GUNYAH,
@@ -85,12 +75,7 @@ pub const RULES: &[Rule] = &[
         "An overlap is EEXIST, though the range wraps.",
         order_overlap,
     ),
-    Rule::read(
-        PINNING,
-        "region.label-twice",
-        "A label used twice is EEXIST.",
-        label_twice,
-    ),
+    Rule::read(PINNING, "region.label-twice", "A label used twice is EEXIST.", label_twice),
     Rule::seen_newer(
         NEWER,
         "region.label-twice-newer",
@@ -103,18 +88,8 @@ pub const RULES: &[Rule] = &[
         "Guest ranges that overlap are EEXIST: the same, inside, around, at either end.",
         overlap,
     ),
-    Rule::read(
-        GUNYAH,
-        "region.neighbours",
-        "Guest ranges that touch are accepted.",
-        neighbours,
-    ),
-    Rule::read(
-        GUNYAH,
-        "region.any-label",
-        "Any 32-bit label is accepted.",
-        any_label,
-    ),
+    Rule::read(GUNYAH, "region.neighbours", "Guest ranges that touch are accepted.", neighbours),
+    Rule::read(GUNYAH, "region.any-label", "Any 32-bit label is accepted.", any_label),
     Rule::read(
         GUNYAH,
         "region.refused-leaves-nothing",
@@ -127,24 +102,9 @@ pub const RULES: &[Rule] = &[
         "No permission at all is accepted by the call.",
         no_permissions,
     ),
-    Rule::read(
-        GUNYAH,
-        "region.anonymous",
-        "Private anonymous memory is accepted.",
-        anonymous,
-    ),
-    Rule::seen(
-        GUNYAH,
-        "region.hugetlb",
-        "Huge pages are accepted by the call.",
-        hugetlb,
-    ),
-    Rule::seen(
-        GUNYAH,
-        "region.many",
-        "A VM may have many regions: 32 are accepted.",
-        many,
-    ),
+    Rule::read(GUNYAH, "region.anonymous", "Private anonymous memory is accepted.", anonymous),
+    Rule::seen(GUNYAH, "region.hugetlb", "Huge pages are accepted by the call.", hugetlb),
+    Rule::seen(GUNYAH, "region.many", "A VM may have many regions: 32 are accepted.", many),
     Rule::read(
         GUNYAH,
         "region.after-start",
@@ -183,11 +143,9 @@ fn refused(bench: &Bench, wanted: i32, spoil: impl Fn(&mut Region)) -> Found {
 }
 
 fn taken(bench: &Bench) -> Found {
-    each(bench, |name, register, region| {
-        match succeeds(name, register(&region))? {
-            0 => Ok(()),
-            other => differs(format!("{name}: answer {other}, expected 0")),
-        }
+    each(bench, |name, register, region| match succeeds(name, register(&region))? {
+        0 => Ok(()),
+        other => differs(format!("{name}: answer {other}, expected 0")),
     })
 }
 
@@ -274,25 +232,16 @@ fn order_overflow(bench: &Bench) -> Found {
 
 fn order_overlap(bench: &Bench) -> Found {
     each(bench, |name, register, region| {
-        let high = Region {
-            guest: last_page() - pages(4),
-            ..region
-        };
+        let high = Region { guest: last_page() - pages(4), ..region };
         succeeds(name, register(&high))?;
-        let again = Region {
-            guest: last_page() - pages(1),
-            ..region
-        };
+        let again = Region { guest: last_page() - pages(1), ..region };
         fails(name, register(&again), &[libc::EEXIST])
     })
 }
 
 /// The good region and a second one with its label.
 fn twice(region: Region) -> Region {
-    Region {
-        guest: BASE + pages(16),
-        ..region
-    }
+    Region { guest: BASE + pages(16), ..region }
 }
 
 fn label_twice(bench: &Bench) -> Found {
@@ -320,12 +269,7 @@ fn overlap(bench: &Bench) -> Found {
             ("over its beginning", first - pages(1), pages(2)),
             ("over its end", first + count - pages(1), pages(2)),
         ] {
-            let other = Region {
-                label: 8,
-                guest,
-                size,
-                ..region
-            };
+            let other = Region { label: 8, guest, size, ..region };
             fails(format!("{name}, {what}"), register(&other), &[libc::EEXIST])?;
         }
         Ok(())
@@ -335,17 +279,9 @@ fn overlap(bench: &Bench) -> Found {
 fn neighbours(bench: &Bench) -> Found {
     each(bench, |name, register, region| {
         succeeds(name, register(&region))?;
-        for (label, guest) in [
-            (8, region.guest - pages(1)),
-            (9, region.guest + region.size),
-        ] {
-            let other = Region {
-                label,
-                guest,
-                size: pages(1),
-                user: region.user + pages(4),
-                ..region
-            };
+        for (label, guest) in [(8, region.guest - pages(1)), (9, region.guest + region.size)] {
+            let other =
+                Region { label, guest, size: pages(1), user: region.user + pages(4), ..region };
             succeeds(format!("{name} at {guest:#x}"), register(&other))?;
         }
         Ok(())
@@ -373,16 +309,9 @@ fn refused_leaves_nothing(bench: &Bench) -> Found {
         let unknown = Region { flags: 8, ..region };
         fails(name, register(&unknown), &[libc::EINVAL])?;
         succeeds(format!("{name}, the same but good"), register(&region))?;
-        let overlapping = Region {
-            label: 8,
-            guest: region.guest + pages(3),
-            ..region
-        };
+        let overlapping = Region { label: 8, guest: region.guest + pages(3), ..region };
         fails(name, register(&overlapping), &[libc::EEXIST])?;
-        let behind = Region {
-            guest: region.guest + region.size,
-            ..overlapping
-        };
+        let behind = Region { guest: region.guest + region.size, ..overlapping };
         succeeds(format!("{name}, the refused label"), register(&behind)).map(drop)
     })
 }
@@ -397,10 +326,7 @@ fn no_permissions(bench: &Bench) -> Found {
 fn anonymous(bench: &Bench) -> Found {
     each(bench, |name, register, region| {
         let memory = succeeds("mmap", Mapping::anonymous(region.size, true))?;
-        let private = Region {
-            user: memory.address(),
-            ..region
-        };
+        let private = Region { user: memory.address(), ..region };
         succeeds(name, register(&private)).map(drop)
     })
 }
@@ -410,11 +336,7 @@ fn hugetlb(bench: &Bench) -> Found {
         return skip("no huge page is free");
     };
     each(bench, |name, register, region| {
-        let huge = Region {
-            size: memory.map.size(),
-            user: memory.map.address(),
-            ..region
-        };
+        let huge = Region { size: memory.map.size(), user: memory.map.address(), ..region };
         succeeds(name, register(&huge)).map(drop)
     })
 }

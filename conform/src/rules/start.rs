@@ -154,10 +154,7 @@ fn twice(bench: &Bench) -> Found {
 }
 
 fn without_vcpus(bench: &Bench) -> Guest {
-    Guest {
-        vcpus: Vec::new(),
-        ..Guest::new(bench)
-    }
+    Guest { vcpus: Vec::new(), ..Guest::new(bench) }
 }
 
 fn no_vcpu(bench: &Bench) -> Found {
@@ -185,19 +182,13 @@ fn nothing(bench: &Bench) -> Found {
 }
 
 fn no_devicetree(bench: &Bench) -> Found {
-    let guest = Guest {
-        dtb: (0, 0),
-        ..Guest::new(bench)
-    };
+    let guest = Guest { dtb: (0, 0), ..Guest::new(bench) };
     fails("START", guest.try_start(bench)?, &[libc::EINVAL])
 }
 
 /// One whose START fails without harm.
 fn bad(bench: &Bench) -> Guest {
-    Guest {
-        dtb: (BASE + pages(16 * MAIN_PAGES), pages(1)),
-        ..Guest::new(bench)
-    }
+    Guest { dtb: (BASE + pages(16 * MAIN_PAGES), pages(1)), ..Guest::new(bench) }
 }
 
 fn devicetree_outside(bench: &Bench) -> Found {
@@ -205,19 +196,13 @@ fn devicetree_outside(bench: &Bench) -> Found {
 }
 
 fn devicetree_beyond(bench: &Bench) -> Found {
-    let guest = Guest {
-        dtb: (BASE + pages(DTB_PAGE), pages(MAIN_PAGES)),
-        ..Guest::new(bench)
-    };
+    let guest = Guest { dtb: (BASE + pages(DTB_PAGE), pages(MAIN_PAGES)), ..Guest::new(bench) };
     fails("START", guest.try_start(bench)?, &[libc::EINVAL])
 }
 
 fn devicetree_beyond_newer(bench: &Bench) -> Found {
-    let mut made = Guest {
-        dtb: (BASE + pages(DTB_PAGE), pages(MAIN_PAGES)),
-        ..Guest::new(bench)
-    }
-    .make(bench)?;
+    let mut made = Guest { dtb: (BASE + pages(DTB_PAGE), pages(MAIN_PAGES)), ..Guest::new(bench) }
+        .make(bench)?;
     let half = usize::try_from(pages(MAIN_PAGES / 2)).unwrap_or(0);
     made.memory.map.cut(half);
     fails("START", made.vm.start(), &[libc::EFAULT])
@@ -225,29 +210,19 @@ fn devicetree_beyond_newer(bench: &Bench) -> Found {
 
 fn devicetree_small(bench: &Bench) -> Found {
     let good = Guest::new(bench);
-    let guest = Guest {
-        dtb: (good.dtb.0, pages(1) - 8),
-        ..good
-    };
+    let guest = Guest { dtb: (good.dtb.0, pages(1) - 8), ..good };
     fails("START", guest.try_start(bench)?, &[libc::EINVAL])
 }
 
 fn devicetree_offset(bench: &Bench) -> Found {
     let good = Guest::new(bench);
-    let guest = Guest {
-        dtb_at: good.dtb_at + 64,
-        dtb: (good.dtb.0 + 64, good.dtb.1),
-        ..good
-    };
+    let guest = Guest { dtb_at: good.dtb_at + 64, dtb: (good.dtb.0 + 64, good.dtb.1), ..good };
     fails("START", guest.try_start(bench)?, &[libc::EINVAL])
 }
 
 fn devicetree_size(bench: &Bench) -> Found {
     let good = Guest::new(bench);
-    let guest = Guest {
-        dtb: (good.dtb.0, good.dtb.1 - 64),
-        ..good
-    };
+    let guest = Guest { dtb: (good.dtb.0, good.dtb.1 - 64), ..good };
     fails("START", guest.try_start(bench)?, &[libc::EINVAL])
 }
 
@@ -284,18 +259,10 @@ fn run_after_failure(bench: &Bench) -> Found {
 
 fn failure_alone(bench: &Bench) -> Found {
     let good = Guest::new(bench).start(bench)?;
-    fails(
-        "START of another",
-        bad(bench).try_start(bench)?,
-        not_found(bench),
-    )?;
+    fails("START of another", bad(bench).try_start(bench)?, not_found(bench))?;
     succeeds("START of the first again", good.vm.start())?;
     let _clock = Ticking::start();
-    fails(
-        "VCPU_RUN of the first",
-        good.vcpus[0].0.run(),
-        &[libc::EINTR],
-    )
+    fails("VCPU_RUN of the first", good.vcpus[0].0.run(), &[libc::EINTR])
 }
 
 fn anew(bench: &Bench) -> Found {

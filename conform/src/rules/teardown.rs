@@ -19,24 +19,14 @@ use super::main_memory::{claim, claimable, claimed};
 use super::memlock::{register, under_limit, LIMIT};
 
 pub const RULES: &[Rule] = &[
-    Rule::read(
-        PINNING,
-        "teardown.duplicate",
-        "A second descriptor of a VM holds it.",
-        duplicate,
-    ),
+    Rule::read(PINNING, "teardown.duplicate", "A second descriptor of a VM holds it.", duplicate),
     Rule::read(
         PINNING,
         "teardown.child",
         "A forked child's copy of the descriptor holds it.",
         child,
     ),
-    Rule::seen(
-        PINNING_FUNCTIONS,
-        "teardown.vcpu",
-        "A vCPU's descriptor holds its VM.",
-        vcpu,
-    ),
+    Rule::seen(PINNING_FUNCTIONS, "teardown.vcpu", "A vCPU's descriptor holds its VM.", vcpu),
     Rule::read(
         PINNING_FUNCTIONS,
         "teardown.page",
@@ -50,13 +40,8 @@ pub const RULES: &[Rule] = &[
         running,
     )
     .started(),
-    Rule::seen(
-        GUNYAH,
-        "teardown.killed",
-        "SIGKILL of its process does the same.",
-        killed,
-    )
-    .started(),
+    Rule::seen(GUNYAH, "teardown.killed", "SIGKILL of its process does the same.", killed)
+        .started(),
     Rule::read(
         GUNYAH,
         "teardown.orphan",
@@ -87,20 +72,14 @@ fn holds<T>(bench: &Bench, by: &str, hold: impl FnOnce(Vm) -> Found<T>) -> Found
     let holder = hold(first)?;
     let try_second = || register(bench, &second, 1, user, LIMIT);
     let meanwhile = eventually(A_WHILE, try_second);
-    fails(
-        format!("a second VM while {by} is there"),
-        meanwhile,
-        &[libc::ENOMEM],
-    )?;
+    fails(format!("a second VM while {by} is there"), meanwhile, &[libc::ENOMEM])?;
     drop(holder);
     let later = eventually(bench.give_back, try_second);
     succeeds("a second VM after the last close", later).map(drop)
 }
 
 fn duplicate(bench: &Bench) -> Found {
-    holds(bench, "a second descriptor", |vm| {
-        succeeds("dup", vm.duplicate())
-    })
+    holds(bench, "a second descriptor", |vm| succeeds("dup", vm.duplicate()))
 }
 
 fn child(bench: &Bench) -> Found {
@@ -112,9 +91,7 @@ fn child(bench: &Bench) -> Found {
 }
 
 fn vcpu(bench: &Bench) -> Found {
-    holds(bench, "a vCPU's descriptor", |vm| {
-        succeeds("vCPU", vm.vcpu(0))
-    })
+    holds(bench, "a vCPU's descriptor", |vm| succeeds("vCPU", vm.vcpu(0)))
 }
 
 fn page(bench: &Bench) -> Found {

@@ -20,18 +20,8 @@ pub const RULES: &[Rule] = &[
         "A vCPU is a new descriptor, which closes at exec.",
         descriptor,
     ),
-    Rule::read(
-        FUNCTIONS,
-        "vcpu.twice",
-        "An id used twice is EEXIST.",
-        twice,
-    ),
-    Rule::read(
-        FUNCTIONS,
-        "vcpu.many",
-        "A VM may have several vCPUs, in any order.",
-        many,
-    ),
+    Rule::read(FUNCTIONS, "vcpu.twice", "An id used twice is EEXIST.", twice),
+    Rule::read(FUNCTIONS, "vcpu.many", "A VM may have several vCPUs, in any order.", many),
     Rule::read(
         FUNCTIONS,
         "vcpu.closed",
@@ -50,12 +40,7 @@ pub const RULES: &[Rule] = &[
         "VCPU_RUN of one that was removed is ENODEV.",
         removed_run,
     ),
-    Rule::read(
-        FUNCTIONS,
-        "vcpu.mmap-size",
-        "VCPU_MMAP_SIZE returns one page.",
-        mmap_size,
-    ),
+    Rule::read(FUNCTIONS, "vcpu.mmap-size", "VCPU_MMAP_SIZE returns one page.", mmap_size),
     Rule::read(
         FUNCTIONS,
         "vcpu.page",
@@ -68,12 +53,7 @@ pub const RULES: &[Rule] = &[
         "All mappings of it show the same page.",
         shared_page,
     ),
-    Rule::read(
-        NEWER,
-        "vcpu.page-beyond",
-        "There is nothing behind the page: SIGBUS.",
-        beyond_page,
-    ),
+    Rule::read(NEWER, "vcpu.page-beyond", "There is nothing behind the page: SIGBUS.", beyond_page),
     Rule::read(
         PINNING_FUNCTIONS,
         "vcpu.unknown-call-old",
@@ -112,27 +92,12 @@ pub const RULES: &[Rule] = &[
         immediate_exit_stays,
     )
     .started(),
-    Rule::read(
-        FUNCTIONS,
-        "vcpu.signal",
-        "A signal gets VCPU_RUN back with EINTR.",
-        signal,
-    )
-    .started(),
-    Rule::read(
-        FUNCTIONS,
-        "vcpu.after-signal",
-        "After that it can be run again.",
-        after_signal,
-    )
-    .started(),
-    Rule::read(
-        FUNCTIONS,
-        "vcpu.added-late",
-        "A vCPU that is added after START runs.",
-        added_late,
-    )
-    .started(),
+    Rule::read(FUNCTIONS, "vcpu.signal", "A signal gets VCPU_RUN back with EINTR.", signal)
+        .started(),
+    Rule::read(FUNCTIONS, "vcpu.after-signal", "After that it can be run again.", after_signal)
+        .started(),
+    Rule::read(FUNCTIONS, "vcpu.added-late", "A vCPU that is added after START runs.", added_late)
+        .started(),
     Rule::seen(
         FUNCTIONS,
         "vcpu.not-in-devicetree",
@@ -175,11 +140,7 @@ fn removed(bench: &Bench) -> Found {
     let vm = bench.vm()?;
     let _vcpu = succeeds("vCPU", vm.vcpu(2))?;
     succeeds("remove", vm.remove(uapi::VCPU, &2u32))?;
-    fails(
-        "remove again",
-        vm.remove(uapi::VCPU, &2u32),
-        &[libc::ENOENT],
-    )?;
+    fails("remove again", vm.remove(uapi::VCPU, &2u32), &[libc::ENOENT])?;
     succeeds("vCPU again", vm.vcpu(2)).map(drop)
 }
 
@@ -266,11 +227,7 @@ fn immediate_exit(bench: &Bench) -> Found {
     // No clock here: a signal would answer EINTR as well.
     let begin = Instant::now();
     fails("VCPU_RUN", vcpu.run(), &[libc::EINTR])?;
-    same(
-        "it took five seconds",
-        begin.elapsed() > Duration::from_secs(5),
-        false,
-    )
+    same("it took five seconds", begin.elapsed() > Duration::from_secs(5), false)
 }
 
 fn immediate_exit_stays(bench: &Bench) -> Found {
@@ -297,20 +254,14 @@ fn after_signal(bench: &Bench) -> Found {
 }
 
 fn added_late(bench: &Bench) -> Found {
-    let guest = Guest {
-        vcpus: Vec::new(),
-        ..Guest::new(bench)
-    };
+    let guest = Guest { vcpus: Vec::new(), ..Guest::new(bench) };
     let made = guest.start(bench)?;
     let vcpu = succeeds("vCPU", made.vm.vcpu(0))?;
     fails("VCPU_RUN", bounded_run(&vcpu), &[libc::EINTR])
 }
 
 fn not_in_devicetree(bench: &Bench) -> Found {
-    let guest = Guest {
-        vcpus: vec![0, 1],
-        ..Guest::new(bench)
-    };
+    let guest = Guest { vcpus: vec![0, 1], ..Guest::new(bench) };
     let made = guest.start(bench)?;
     fails("VCPU_RUN", bounded_run(&made.vcpus[1].0), &[libc::ENODEV])
 }

@@ -16,21 +16,12 @@ fn page() -> (Vcpu, File) {
         std::process::id(),
         std::thread::current().id()
     ));
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(&path)
-        .unwrap();
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
     std::fs::remove_file(&path).unwrap();
     file.set_len(4096).unwrap();
     let fd = OwnedFd::from(file.try_clone().unwrap());
     let page = Arc::new(RunPage::map_bytes(fd.as_fd(), 4096).unwrap());
-    let vcpu = Vcpu {
-        fd,
-        page,
-        resume_at: MMIO_RESUME,
-    };
+    let vcpu = Vcpu { fd, page, resume_at: MMIO_RESUME };
     (vcpu, file)
 }
 
@@ -41,13 +32,7 @@ fn byte(file: &File, offset: u64) -> u8 {
 }
 
 fn run(exit_reason: u32, exit: VcpuExit) -> Exit {
-    Exit::decode(&VcpuRun {
-        immediate_exit: 0,
-        padding: [0; 7],
-        exit_reason,
-        padding1: 0,
-        exit,
-    })
+    Exit::decode(&VcpuRun { immediate_exit: 0, padding: [0; 7], exit_reason, padding1: 0, exit })
 }
 
 #[test]
@@ -97,18 +82,10 @@ fn exits_decode() {
     let address = 0x0900_0000;
     let data = [0x41, 1, 2, 3, 4, 5, 6, 7];
     assert_eq!(mmio(4, 0), Exit::MmioRead { address, len: 4 });
-    let write = Exit::MmioWrite {
-        address,
-        len: 1,
-        data,
-    };
+    let write = Exit::MmioWrite { address, len: 1, data };
     assert_eq!(mmio(1, 1), write);
     for (attempt, errno) in [(-libc::EIO, libc::EIO), (i32::MIN, i32::MAX)] {
-        let page_fault = ExitPageFault {
-            phys_addr: 0x8000_0000,
-            attempt,
-            resume_action: 0,
-        };
+        let page_fault = ExitPageFault { phys_addr: 0x8000_0000, attempt, resume_action: 0 };
         let address = 0x8000_0000;
         assert_eq!(
             run(EXIT_PAGE_FAULT, VcpuExit { page_fault }),
@@ -128,12 +105,7 @@ fn exits_decode() {
         status.to_string(),
         "status 2 (exited), exit type 3 (PSCI SYSTEM_RESET2), reason 01 02 03"
     );
-    let strange = ExitStatus {
-        status: 7,
-        exit_type: 77,
-        reason_size: u32::MAX,
-        ..status
-    };
+    let strange = ExitStatus { status: 7, exit_type: 77, reason_size: u32::MAX, ..status };
     assert_eq!(
         strange.to_string(),
         "status 7 (unknown), exit type 77 (unknown), reason 01 02 03 04 05 06 07 08"

@@ -24,10 +24,7 @@ pub struct MemlockLimit {
 impl MemlockLimit {
     /// Whether `more` bytes may be pinned while `pinned` are.
     pub fn allows(&self, pinned: u64, more: u64) -> bool {
-        let wanted = self
-            .locked
-            .checked_add(pinned)
-            .and_then(|sum| sum.checked_add(more));
+        let wanted = self.locked.checked_add(pinned).and_then(|sum| sum.checked_add(more));
         self.exempt || self.limit == u64::MAX || wanted.is_some_and(|sum| sum <= self.limit)
     }
 }
@@ -40,21 +37,12 @@ impl Caller {
         let capabilities = status_field(&status, "CapEff:")
             .and_then(|value| u64::from_str_radix(value, 16).ok())
             .unwrap_or(0);
-        let locked_kib: u64 = status_field(&status, "VmLck:")
-            .and_then(|value| value.parse().ok())
-            .unwrap_or(0);
-        let mut limit = libc::rlimit64 {
-            rlim_cur: 0,
-            rlim_max: 0,
-        };
+        let locked_kib: u64 =
+            status_field(&status, "VmLck:").and_then(|value| value.parse().ok()).unwrap_or(0);
+        let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
         // SAFETY: the old limit goes to a live rlimit64; no new limit is given.
         Errno::result(unsafe {
-            libc::prlimit64(
-                self.pid,
-                libc::RLIMIT_MEMLOCK,
-                std::ptr::null(),
-                &raw mut limit,
-            )
+            libc::prlimit64(self.pid, libc::RLIMIT_MEMLOCK, std::ptr::null(), &raw mut limit)
         })?;
         Ok(MemlockLimit {
             limit: limit.rlim_cur,
@@ -70,19 +58,12 @@ mod tests {
 
     #[test]
     fn the_limit_is_inclusive_and_counts_all_that_is_locked() {
-        let limit = MemlockLimit {
-            limit: 0x10000,
-            locked: 0x1000,
-            exempt: false,
-        };
+        let limit = MemlockLimit { limit: 0x10000, locked: 0x1000, exempt: false };
         assert!(limit.allows(0, 0xf000));
         assert!(!limit.allows(0, 0x10000));
         assert!(!limit.allows(0xf000, 0x1000));
         assert!(!limit.allows(u64::MAX, 1));
-        let root = MemlockLimit {
-            exempt: true,
-            ..limit
-        };
+        let root = MemlockLimit { exempt: true, ..limit };
         assert!(root.allows(u64::MAX, 1));
     }
 

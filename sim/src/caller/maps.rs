@@ -120,11 +120,7 @@ impl Caller {
         for mapping in self.mappings(address, size)? {
             let first = mapping.start.max(address);
             let last = mapping.end.min(end);
-            let file = if mapping.ino == 0 {
-                None
-            } else {
-                self.open_mapped(&mapping)
-            };
+            let file = if mapping.ino == 0 { None } else { self.open_mapped(&mapping) };
             let piece = match file {
                 Some((file, inode, kind, page_size)) => Piece {
                     address: first,
@@ -157,10 +153,7 @@ impl Caller {
 
     /// The mapping's file, opened anew: by map_files (root), else among the caller's descriptors.
     fn open_mapped(&self, mapping: &Mapping) -> Option<(OwnedFd, Inode, u64, u64)> {
-        let direct = format!(
-            "/proc/{}/map_files/{:x}-{:x}",
-            self.pid, mapping.start, mapping.end
-        );
+        let direct = format!("/proc/{}/map_files/{:x}-{:x}", self.pid, mapping.start, mapping.end);
         let file = open(&direct).or_else(|| self.open_among_fds(mapping.ino))?;
         let metadata = file.metadata().ok()?;
         if metadata.ino() != mapping.ino {
@@ -173,10 +166,7 @@ impl Caller {
         } else {
             crate::page_size()
         };
-        let inode = Inode {
-            dev: metadata.dev(),
-            ino: metadata.ino(),
-        };
+        let inode = Inode { dev: metadata.dev(), ino: metadata.ino() };
         Some((file.into(), inode, kind, page_size))
     }
 
@@ -237,10 +227,7 @@ mod tests {
     fn a_line_of_maps() {
         let line = "7f00000000-7f00200000 rw-s 00001000 00:0f 1234   /memfd:guest (deleted)";
         let mapping = parse_line(line).unwrap();
-        assert_eq!(
-            (mapping.start, mapping.end),
-            (0x7f_0000_0000, 0x7f_0020_0000)
-        );
+        assert_eq!((mapping.start, mapping.end), (0x7f_0000_0000, 0x7f_0020_0000));
         assert!(mapping.writable && mapping.shared);
         assert_eq!((mapping.offset, mapping.ino), (0x1000, 1234));
         assert_eq!(parse_line("nonsense"), None);

@@ -47,11 +47,7 @@ impl Caller {
         }
         let base = usize::try_from(address).map_err(|_| Errno::EFAULT)?;
         let remote = [RemoteIoVec { base, len }];
-        match process_vm_readv(
-            Pid::from_raw(self.pid),
-            &mut [IoSliceMut::new(into)],
-            &remote,
-        ) {
+        match process_vm_readv(Pid::from_raw(self.pid), &mut [IoSliceMut::new(into)], &remote) {
             Ok(read) if read == len => Ok(()),
             Ok(_) => Err(Errno::EFAULT),
             Err(errno) => Err(errno),
@@ -112,23 +108,16 @@ mod tests {
     #[test]
     fn structs_and_strings_cross() {
         let me = Caller::myself();
-        let dtb = uapi::DtbConfig {
-            guest_phys_addr: 0x8000_0000,
-            size: 0x1000,
-        };
+        let dtb = uapi::DtbConfig { guest_phys_addr: 0x8000_0000, size: 0x1000 };
         let address = std::ptr::from_ref(&dtb) as u64;
         assert_eq!(me.read::<uapi::DtbConfig>(address), Ok(dtb));
         assert_eq!(me.read::<uapi::DtbConfig>(8), Err(Errno::EFAULT));
 
         let text = c"/dev/gunyah";
-        assert_eq!(
-            me.read_string(text.as_ptr() as u64, 4096),
-            Ok(b"/dev/gunyah".to_vec())
-        );
+        assert_eq!(me.read_string(text.as_ptr() as u64, 4096), Ok(b"/dev/gunyah".to_vec()));
 
         let target = [0u8; 4];
-        me.write_bytes(target.as_ptr() as u64, &[1, 2, 3, 4])
-            .unwrap();
+        me.write_bytes(target.as_ptr() as u64, &[1, 2, 3, 4]).unwrap();
         assert_eq!(std::hint::black_box(target), [1, 2, 3, 4]);
     }
 }

@@ -50,10 +50,7 @@ impl Caller {
     pub fn inode(&self, fd: i32) -> Result<Inode, Errno> {
         let metadata =
             fs::metadata(format!("/proc/{}/fd/{fd}", self.tid)).map_err(|_| Errno::EBADF)?;
-        Ok(Inode {
-            dev: metadata.dev(),
-            ino: metadata.ino(),
-        })
+        Ok(Inode { dev: metadata.dev(), ino: metadata.ino() })
     }
 
     /// The name of its process, which the kernel cuts after 15 bytes.

@@ -38,20 +38,14 @@ impl Caller {
     /// Faults every page of the range in for writing, as FOLL_WRITE does, and counts runs.
     pub fn pin(&self, address: u64, size: u64) -> Result<PageState, PinError> {
         let fail = |errno, address| PinError { errno, address };
-        let mappings = self
-            .mappings(address, size)
-            .map_err(|errno| fail(errno, address))?;
+        let mappings = self.mappings(address, size).map_err(|errno| fail(errno, address))?;
         if let Some(read_only) = mappings.iter().find(|mapping| !mapping.writable) {
             return Err(fail(Errno::EFAULT, read_only.start.max(address)));
         }
         let page = crate::page_size();
         let pagemap = File::open(format!("/proc/{}/pagemap", self.pid))
             .map_err(|_| fail(Errno::ESRCH, address))?;
-        let mut state = PageState {
-            pages: size / page,
-            faulted: 0,
-            runs: Some(0),
-        };
+        let mut state = PageState { pages: size / page, faulted: 0, runs: Some(0) };
         let mut previous_frame = None;
         let mut index = 0;
         // Chunks bound the buffer: 64 Ki entries are 512 KiB for 256 MiB of guest.
@@ -132,10 +126,7 @@ impl Caller {
     /// The folio of the page at `address`; a base page where frames are not shown to us.
     pub fn folio(&self, address: u64) -> Folio {
         let page = crate::page_size();
-        let alone = Folio {
-            offset: 0,
-            size: page,
-        };
+        let alone = Folio { offset: 0, size: page };
         let pagemap = File::open(format!("/proc/{}/pagemap", self.pid));
         let flags = File::open("/proc/kpageflags");
         let (Ok(pagemap), Ok(flags)) = (pagemap, flags) else {
@@ -147,23 +138,13 @@ impl Caller {
             .map_or(0, |entry| entry & FRAME);
         let is_tail = |frame| read(&flags, frame).is_some_and(|word| word & COMPOUND_TAIL != 0);
         let count = |tails: usize| u64::try_from(tails).unwrap_or(0);
-        let before = count(
-            (0..FOLIO_MAX.min(frame))
-                .take_while(|back| is_tail(frame - back))
-                .count(),
-        );
-        let after = count(
-            (1..FOLIO_MAX)
-                .take_while(|next| is_tail(frame + next))
-                .count(),
-        );
+        let before =
+            count((0..FOLIO_MAX.min(frame)).take_while(|back| is_tail(frame - back)).count());
+        let after = count((1..FOLIO_MAX).take_while(|next| is_tail(frame + next)).count());
         if frame == 0 {
             return alone;
         }
-        Folio {
-            offset: before * page,
-            size: (before + 1 + after) * page,
-        }
+        Folio { offset: before * page, size: (before + 1 + after) * page }
     }
 }
 
@@ -183,17 +164,10 @@ fn step(page: u64) -> usize {
 fn read_entries(pagemap: &File, first: u64, count: u64) -> Result<Vec<u64>, Errno> {
     let length = usize::try_from(count * 8).map_err(|_| Errno::ENOMEM)?;
     let mut bytes = vec![0; length];
-    pagemap
-        .read_exact_at(&mut bytes, first * 8)
-        .map_err(|_| Errno::EFAULT)?;
+    pagemap.read_exact_at(&mut bytes, first * 8).map_err(|_| Errno::EFAULT)?;
     Ok(bytes
         .chunks_exact(8)
-        .map(|entry| {
-            entry
-                .iter()
-                .rev()
-                .fold(0, |sum, &byte| sum << 8 | u64::from(byte))
-        })
+        .map(|entry| entry.iter().rev().fold(0, |sum, &byte| sum << 8 | u64::from(byte)))
         .collect())
 }
 
@@ -240,10 +214,7 @@ mod tests {
         .unwrap();
         assert_eq!(
             me.pin(address, 16 * page),
-            Err(PinError {
-                errno: Errno::EFAULT,
-                address: address + page
-            })
+            Err(PinError { errno: Errno::EFAULT, address: address + page })
         );
         // SAFETY: unmaps what was mapped above.
         unsafe { munmap(at, length) }.unwrap();

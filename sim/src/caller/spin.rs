@@ -43,10 +43,7 @@ impl Caller {
         let maps = std::fs::read_to_string(format!("/proc/{}/maps", self.pid))
             .map_err(|_| Errno::ESRCH)?;
         for line in maps.lines().filter(|line| line.contains(" r-xp ")) {
-            let Some((start, end)) = line
-                .split(' ')
-                .next()
-                .and_then(|range| range.split_once('-'))
+            let Some((start, end)) = line.split(' ').next().and_then(|range| range.split_once('-'))
             else {
                 continue;
             };

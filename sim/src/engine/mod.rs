@@ -101,20 +101,12 @@ impl EventQueue {
     pub fn new() -> Result<Self, Errno> {
         let (sender, receiver) = std::sync::mpsc::channel();
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        Ok(Self {
-            sender,
-            receiver,
-            bell: Arc::new(EventFd::from_value_and_flags(0, flags)?),
-        })
+        Ok(Self { sender, receiver, bell: Arc::new(EventFd::from_value_and_flags(0, flags)?) })
     }
 
     /// A sender for one VM.
     pub fn sender(&self, vm: VmId) -> Events {
-        Events {
-            vm,
-            sender: self.sender.clone(),
-            bell: Arc::clone(&self.bell),
-        }
+        Events { vm, sender: self.sender.clone(), bell: Arc::clone(&self.bell) }
     }
 
     /// Readable while events wait.

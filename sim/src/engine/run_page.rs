@@ -55,10 +55,7 @@ impl RunPage {
                 0,
             )
         }?;
-        Ok(Self {
-            base: base.cast(),
-            size,
-        })
+        Ok(Self { base: base.cast(), size })
     }
 
     fn get(&self, offset: usize) -> u8 {
@@ -96,16 +93,10 @@ impl RunPage {
     /// Tells an MMIO exit.
     pub fn set_mmio(&self, access: &MmioAccess) {
         let data = access.written.unwrap_or(0).to_le_bytes();
-        self.put_all(
-            UNION + offset_of!(ExitMmio, phys_addr),
-            &access.address.to_ne_bytes(),
-        );
+        self.put_all(UNION + offset_of!(ExitMmio, phys_addr), &access.address.to_ne_bytes());
         self.put_all(UNION + offset_of!(ExitMmio, data), &data);
         self.put_all(UNION + offset_of!(ExitMmio, len), &access.len.to_ne_bytes());
-        self.put(
-            UNION + offset_of!(ExitMmio, is_write),
-            u8::from(access.written.is_some()),
-        );
+        self.put(UNION + offset_of!(ExitMmio, is_write), u8::from(access.written.is_some()));
         self.put(UNION + offset_of!(ExitMmio, resume_action), 0);
         self.set_reason(uapi::EXIT_MMIO);
     }
@@ -125,36 +116,18 @@ impl RunPage {
 
     /// Tells the VM's end.
     pub fn set_status(&self, exit: &Exit) {
-        self.put_all(
-            UNION + offset_of!(ExitStatus, status),
-            &exit.status.to_ne_bytes(),
-        );
-        self.put_all(
-            UNION + offset_of!(ExitStatus, exit_type),
-            &exit.exit_type.to_ne_bytes(),
-        );
+        self.put_all(UNION + offset_of!(ExitStatus, status), &exit.status.to_ne_bytes());
+        self.put_all(UNION + offset_of!(ExitStatus, exit_type), &exit.exit_type.to_ne_bytes());
         self.put_all(UNION + offset_of!(ExitStatus, padding), &[0, 0]);
-        self.put_all(
-            UNION + offset_of!(ExitStatus, reason_size),
-            &8u32.to_ne_bytes(),
-        );
-        self.put_all(
-            UNION + offset_of!(ExitStatus, reason),
-            &exit.reason.to_le_bytes(),
-        );
+        self.put_all(UNION + offset_of!(ExitStatus, reason_size), &8u32.to_ne_bytes());
+        self.put_all(UNION + offset_of!(ExitStatus, reason), &exit.reason.to_le_bytes());
         self.set_reason(uapi::EXIT_STATUS);
     }
 
     /// Tells a fault that the driver could not resolve (6.6 and later).
     pub fn set_page_fault(&self, address: u64, errno: Errno) {
-        self.put_all(
-            UNION + offset_of!(ExitPageFault, phys_addr),
-            &address.to_ne_bytes(),
-        );
-        self.put_all(
-            UNION + offset_of!(ExitPageFault, attempt),
-            &(-(errno as i32)).to_ne_bytes(),
-        );
+        self.put_all(UNION + offset_of!(ExitPageFault, phys_addr), &address.to_ne_bytes());
+        self.put_all(UNION + offset_of!(ExitPageFault, attempt), &(-(errno as i32)).to_ne_bytes());
         self.put(UNION + offset_of!(ExitPageFault, resume_action), 0);
         self.set_reason(uapi::EXIT_PAGE_FAULT);
     }
@@ -182,11 +155,7 @@ mod tests {
         let file = File::from(fd);
         let mut bytes = [0; 40];
 
-        page.set_mmio(&MmioAccess {
-            address: 0x0900_0000,
-            len: 1,
-            written: Some(0x41),
-        });
+        page.set_mmio(&MmioAccess { address: 0x0900_0000, len: 1, written: Some(0x41) });
         file.read_exact_at(&mut bytes, 0).unwrap();
         assert_eq!(bytes[8], 1);
         assert_eq!(bytes[16..24], 0x0900_0000u64.to_ne_bytes());

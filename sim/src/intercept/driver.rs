@@ -12,29 +12,13 @@ pub const OPEN: &str = "OPEN";
 const CALLS: &[(&str, u32, &str)] = &[
     ("device", uapi::CREATE_VM, "CREATE_VM"),
     ("vm", uapi::VM_SET_USER_MEM_REGION, "VM_SET_USER_MEM_REGION"),
-    (
-        "vm",
-        uapi::VM_ANDROID_LEND_USER_MEM,
-        "VM_ANDROID_LEND_USER_MEM",
-    ),
+    ("vm", uapi::VM_ANDROID_LEND_USER_MEM, "VM_ANDROID_LEND_USER_MEM"),
     ("vm", uapi::VM_SET_DTB_CONFIG, "VM_SET_DTB_CONFIG"),
-    (
-        "vm",
-        uapi::VM_ANDROID_SET_FW_CONFIG,
-        "VM_ANDROID_SET_FW_CONFIG",
-    ),
+    ("vm", uapi::VM_ANDROID_SET_FW_CONFIG, "VM_ANDROID_SET_FW_CONFIG"),
     ("vm", uapi::VM_SET_BOOT_CONTEXT, "VM_SET_BOOT_CONTEXT"),
-    (
-        "vm",
-        uapi::VM_ANDROID_RECLAIM_REGION,
-        "VM_ANDROID_RECLAIM_REGION",
-    ),
+    ("vm", uapi::VM_ANDROID_RECLAIM_REGION, "VM_ANDROID_RECLAIM_REGION"),
     ("vm", uapi::VM_ANDROID_MAP_CMA_MEM, "VM_ANDROID_MAP_CMA_MEM"),
-    (
-        "vm",
-        uapi::VM_ANDROID_SET_AUTH_TYPE,
-        "VM_ANDROID_SET_AUTH_TYPE",
-    ),
+    ("vm", uapi::VM_ANDROID_SET_AUTH_TYPE, "VM_ANDROID_SET_AUTH_TYPE"),
     ("vm", uapi::VM_START, "VM_START"),
     ("vm", uapi::VM_ADD_FUNCTION, "VM_ADD_FUNCTION"),
     ("vm", uapi::VM_REMOVE_FUNCTION, "VM_REMOVE_FUNCTION"),
@@ -49,10 +33,7 @@ const CALLS: &[(&str, u32, &str)] = &[
 
 /// The call's name on a file of this kind, or None where such a file has no such call.
 pub fn name(kind: &str, command: u32) -> Option<&'static str> {
-    CALLS
-        .iter()
-        .find(|(of, number, _)| *of == kind && *number == command)
-        .map(|(_, _, name)| *name)
+    CALLS.iter().find(|(of, number, _)| *of == kind && *number == command).map(|(_, _, name)| *name)
 }
 
 /// Any other command on our files.
@@ -60,9 +41,7 @@ pub const UNKNOWN: &str = "UNKNOWN";
 
 /// All names, in the long form.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    [OPEN, UNKNOWN]
-        .into_iter()
-        .chain(CALLS.iter().map(|(_, _, name)| *name))
+    [OPEN, UNKNOWN].into_iter().chain(CALLS.iter().map(|(_, _, name)| *name))
 }
 
 #[cfg(test)]

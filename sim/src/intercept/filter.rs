@@ -6,11 +6,7 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 
 /// ioctl types that are seen: the driver's, Android's additions, the legacy vendor driver's.
-pub const IOCTL_TYPES: [u8; 3] = [
-    gunyah::uapi::IOCTL_TYPE,
-    gunyah::uapi::ANDROID_IOCTL_TYPE,
-    0xb2,
-];
+pub const IOCTL_TYPES: [u8; 3] = [gunyah::uapi::IOCTL_TYPE, gunyah::uapi::ANDROID_IOCTL_TYPE, 0xb2];
 
 // Offsets in struct seccomp_data (linux/seccomp.h); the low word of an argument, little endian.
 const OFFSET_NR: u32 = 0;
@@ -88,10 +84,7 @@ pub fn program(more: &[libc::c_long]) -> Vec<libc::sock_filter> {
 /// Allocates nothing, so that it may run between fork and exec.
 pub fn install(program: &mut [libc::sock_filter]) -> Result<OwnedFd, Errno> {
     let len = u16::try_from(program.len()).map_err(|_| Errno::E2BIG)?;
-    let filter = libc::sock_fprog {
-        len,
-        filter: program.as_mut_ptr(),
-    };
+    let filter = libc::sock_fprog { len, filter: program.as_mut_ptr() };
     let listener = match set_filter(&filter) {
         // Without CAP_SYS_ADMIN the kernel wants no_new_privs first; with it the program is left as is.
         Err(Errno::EACCES) => {
@@ -141,11 +134,7 @@ mod tests {
                 }
                 AND => accumulator &= step.k,
                 JUMP_EQUAL => {
-                    at += usize::from(if accumulator == step.k {
-                        step.jt
-                    } else {
-                        step.jf
-                    })
+                    at += usize::from(if accumulator == step.k { step.jt } else { step.jf })
                 }
                 RETURN => return step.k,
                 other => panic!("code {other:#x}"),

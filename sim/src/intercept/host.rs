@@ -69,21 +69,13 @@ const POPULATES: [u64; 2] = [22, 23];
 const FORK: &str = "fork";
 const THREAD: &str = "thread";
 #[cfg(target_arch = "x86_64")]
-const MAKING: &[c_long] = &[
-    libc::SYS_clone,
-    libc::SYS_clone3,
-    libc::SYS_fork,
-    libc::SYS_vfork,
-];
+const MAKING: &[c_long] = &[libc::SYS_clone, libc::SYS_clone3, libc::SYS_fork, libc::SYS_vfork];
 #[cfg(not(target_arch = "x86_64"))]
 const MAKING: &[c_long] = &[libc::SYS_clone, libc::SYS_clone3];
 
 /// All names, for messages.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    CALLS
-        .iter()
-        .map(|call| call.name)
-        .chain([FORK, THREAD, POPULATE])
+    CALLS.iter().map(|call| call.name).chain([FORK, THREAD, POPULATE])
 }
 
 /// The name as it is in the list, if it is a host call.
@@ -96,10 +88,9 @@ pub fn numbers(name: &str) -> &'static [c_long] {
     match known(name) {
         Some(FORK | THREAD) => MAKING,
         Some(POPULATE) => &[libc::SYS_madvise],
-        known => CALLS
-            .iter()
-            .find(|call| Some(call.name) == known)
-            .map_or(&[], |call| call.numbers),
+        known => {
+            CALLS.iter().find(|call| Some(call.name) == known).map_or(&[], |call| call.numbers)
+        }
     }
 }
 
@@ -108,16 +99,9 @@ pub fn name(nr: i32, clone_flags: impl FnOnce() -> u64) -> Option<&'static str> 
     let nr = c_long::from(nr);
     if MAKING.contains(&nr) {
         let thread = u64::try_from(libc::CLONE_THREAD).unwrap_or(0);
-        return Some(if clone_flags() & thread == 0 {
-            FORK
-        } else {
-            THREAD
-        });
+        return Some(if clone_flags() & thread == 0 { FORK } else { THREAD });
     }
-    CALLS
-        .iter()
-        .find(|call| call.numbers.contains(&nr))
-        .map(|call| call.name)
+    CALLS.iter().find(|call| call.numbers.contains(&nr)).map(|call| call.name)
 }
 
 /// The narrower name of some calls of that name.
@@ -153,10 +137,7 @@ mod tests {
         assert_eq!(numbers("MEMFD_CREATE"), [libc::SYS_memfd_create]);
         assert_eq!(numbers("frobnicate"), [0; 0]);
         assert_eq!(numbers("madv_populate"), [libc::SYS_madvise]);
-        assert_eq!(
-            narrower("madvise", &[0, 0, 23, 0, 0, 0]),
-            Some("madv_populate")
-        );
+        assert_eq!(narrower("madvise", &[0, 0, 23, 0, 0, 0]), Some("madv_populate"));
         assert_eq!(narrower("madvise", &[0, 0, 4, 0, 0, 0]), None);
         assert_eq!(name(nr(libc::SYS_madvise), || 0), Some("madvise"));
         assert_eq!(name(nr(libc::SYS_clone3), || 0x3d_0f00), Some("thread"));

@@ -32,20 +32,13 @@ pub fn launch(
     mask: SigSet,
     watched: &[libc::c_long],
 ) -> io::Result<Launched> {
-    let program = command
-        .first()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no command"))?;
-    let words: Vec<_> = command
-        .iter()
-        .map(|word| CString::new(word.as_bytes()))
-        .collect::<Result<_, _>>()?;
+    let program =
+        command.first().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no command"))?;
+    let words: Vec<_> =
+        command.iter().map(|word| CString::new(word.as_bytes())).collect::<Result<_, _>>()?;
     let pointers = Pointers::to(&words);
-    let (ours, theirs) = socketpair(
-        AddressFamily::Unix,
-        SockType::SeqPacket,
-        None,
-        SockFlag::SOCK_CLOEXEC,
-    )?;
+    let (ours, theirs) =
+        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
     let parent = nix::unistd::getpid();
     let mut steps = filter::program(watched);
     let mut starting = Command::new(program);
@@ -75,10 +68,7 @@ pub fn launch(
         let _ = child.wait();
         return Err(Errno::from_raw(errno).into());
     }
-    Ok(Launched {
-        child,
-        listener: Listener::new(listener),
-    })
+    Ok(Launched { child, listener: Listener::new(listener) })
 }
 
 /// An argument vector as exec wants it.
@@ -110,10 +100,7 @@ struct Rights([u8; 32]);
 /// Sends an errno and perhaps a descriptor, by a call that no script names and without allocating.
 fn send(socket: &OwnedFd, errno: i32, fd: Option<&OwnedFd>) -> Result<(), Errno> {
     let mut word = errno.to_ne_bytes();
-    let mut part = libc::iovec {
-        iov_base: word.as_mut_ptr().cast(),
-        iov_len: word.len(),
-    };
+    let mut part = libc::iovec { iov_base: word.as_mut_ptr().cast(), iov_len: word.len() };
     let mut rights = Rights([0; 32]);
     // SAFETY: all-zero bytes are an empty mmsghdr.
     let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
@@ -130,9 +117,7 @@ fn send(socket: &OwnedFd, errno: i32, fd: Option<&OwnedFd>) -> Result<(), Errno>
             (*header).cmsg_level = libc::SOL_SOCKET;
             (*header).cmsg_type = libc::SCM_RIGHTS;
             (*header).cmsg_len = libc::CMSG_LEN(length) as _;
-            libc::CMSG_DATA(header)
-                .cast::<i32>()
-                .write_unaligned(fd.as_raw_fd());
+            libc::CMSG_DATA(header).cast::<i32>().write_unaligned(fd.as_raw_fd());
         }
     }
     // SAFETY: one message whose parts live until the call is back.

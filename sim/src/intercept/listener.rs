@@ -56,12 +56,7 @@ impl Listener {
     }
 
     fn send(&self, id: u64, val: i64, error: i32, flags: u32) -> Result<(), Errno> {
-        let mut raw = libc::seccomp_notif_resp {
-            id,
-            val,
-            error,
-            flags,
-        };
+        let mut raw = libc::seccomp_notif_resp { id, val, error, flags };
         self.ioctl(libc::SECCOMP_IOCTL_NOTIF_SEND, &mut raw)
     }
 
@@ -78,19 +73,14 @@ impl Listener {
         };
         // SAFETY: the argument is a live seccomp_notif_addfd, which this command reads.
         Errno::result(unsafe {
-            libc::ioctl(
-                self.0.as_raw_fd(),
-                libc::SECCOMP_IOCTL_NOTIF_ADDFD,
-                &raw mut raw,
-            )
+            libc::ioctl(self.0.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ADDFD, &raw mut raw)
         })
     }
 
     /// True while the call still waits.
     pub fn waits(&self, id: u64) -> bool {
         let mut id = id;
-        self.ioctl(libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &mut id)
-            .is_ok()
+        self.ioctl(libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &mut id).is_ok()
     }
 
     fn ioctl<T>(&self, command: libc::Ioctl, argument: &mut T) -> Result<(), Errno> {

@@ -91,12 +91,9 @@ impl FromStr for Dialect {
     type Err = String;
 
     fn from_str(word: &str) -> Result<Self, String> {
-        Self::ALL
-            .into_iter()
-            .find(|dialect| dialect.as_str() == word)
-            .ok_or_else(|| {
-                let known: Vec<_> = Self::ALL.iter().map(|dialect| dialect.as_str()).collect();
-                format!("dialect {word:?}: use one of {}", known.join(", "))
-            })
+        Self::ALL.into_iter().find(|dialect| dialect.as_str() == word).ok_or_else(|| {
+            let known: Vec<_> = Self::ALL.iter().map(|dialect| dialect.as_str()).collect();
+            format!("dialect {word:?}: use one of {}", known.join(", "))
+        })
     }
 }

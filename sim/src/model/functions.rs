@@ -28,10 +28,8 @@ pub struct Irqfd {
 impl Irqfd {
     /// Whether its giver still has the eventfd open.
     pub fn is_open_elsewhere(&self) -> bool {
-        let own = Caller {
-            tid: self.owner.tid,
-            pid: i32::try_from(std::process::id()).unwrap_or(0),
-        };
+        let own =
+            Caller { tid: self.owner.tid, pid: i32::try_from(std::process::id()).unwrap_or(0) };
         match own.eventfd_id(self.eventfd.as_raw_fd()) {
             Some(id) => self.owner.eventfd_ids().contains(&id),
             None => false,
@@ -164,10 +162,7 @@ pub fn ioeventfd(caller: &Caller, given: &FunctionIoeventfd) -> Result<Ioeventfd
     {
         return Err(Errno::EINVAL);
     }
-    Ok(Ioeventfd {
-        given: *given,
-        eventfd: eventfd(caller, given.fd)?,
-    })
+    Ok(Ioeventfd { given: *given, eventfd: eventfd(caller, given.fd)? })
 }
 
 #[cfg(test)]
@@ -190,20 +185,13 @@ mod tests {
         let good = desc(uapi::FUNCTION_VCPU, &vcpu);
         assert_eq!(read_argument(&me, &good), Ok(FunctionArgument::Vcpu(vcpu)));
 
-        let long = FunctionDesc {
-            arg_size: 257,
-            arg: 0,
-            ..good
-        };
+        let long = FunctionDesc { arg_size: 257, arg: 0, ..good };
         assert_eq!(read_argument(&me, &long), Err(Errno::EINVAL));
         let nowhere = FunctionDesc { arg: 8, ..good };
         assert_eq!(read_argument(&me, &nowhere), Err(Errno::EFAULT));
         let unknown = FunctionDesc { kind: 9, ..good };
         assert_eq!(read_argument(&me, &unknown), Err(Errno::ENOENT));
-        let short = FunctionDesc {
-            kind: uapi::FUNCTION_IRQFD,
-            ..good
-        };
+        let short = FunctionDesc { kind: uapi::FUNCTION_IRQFD, ..good };
         assert_eq!(read_argument(&me, &short), Err(Errno::EINVAL));
     }
 
@@ -245,10 +233,7 @@ mod tests {
         assert!(!made.matches(0x1000, 4, 8));
         assert!(!made.matches(0x1000, 2, 7));
         assert!(!made.matches(0x1004, 4, 7));
-        let other_value = FunctionIoeventfd {
-            datamatch: 8,
-            ..good
-        };
+        let other_value = FunctionIoeventfd { datamatch: 8, ..good };
         let any_value = FunctionIoeventfd { flags: 0, ..good };
         assert!(made.clashes(&good) && made.clashes(&any_value));
         assert!(!made.clashes(&other_value));

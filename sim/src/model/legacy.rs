@@ -68,10 +68,7 @@ mod tests {
 
     #[test]
     fn an_image_is_named_then_booted() {
-        let mut model = Model::new(Settings {
-            dialect: Dialect::QcomB2,
-            ..Settings::default()
-        });
+        let mut model = Model::new(Settings { dialect: Dialect::QcomB2, ..Settings::default() });
         let me = Caller::myself();
         let vm = model.create_vm(me, 0).unwrap();
         assert_eq!(model.create_legacy_vcpu(vm, 1), Err(Errno::EINVAL));

@@ -37,17 +37,13 @@ impl Region {
     /// One past the last guest address.
     pub fn guest_end(&self) -> u64 {
         // Checked when the region was registered.
-        self.given
-            .guest_phys_addr
-            .saturating_add(self.given.memory_size)
+        self.given.guest_phys_addr.saturating_add(self.given.memory_size)
     }
 
     /// Whether the guest range lies inside.
     pub fn contains(&self, address: u64, size: u64) -> bool {
         address >= self.given.guest_phys_addr
-            && address
-                .checked_add(size)
-                .is_some_and(|end| end <= self.guest_end())
+            && address.checked_add(size).is_some_and(|end| end <= self.guest_end())
     }
 }
 
@@ -58,9 +54,7 @@ pub fn part(pieces: &[Piece], begin: u64, size: u64) -> Vec<Piece> {
     part.retain_mut(|piece| {
         let first = piece.address.max(begin);
         let last = piece.address.saturating_add(piece.size).min(end);
-        piece.offset = piece
-            .offset
-            .saturating_add(first.saturating_sub(piece.address));
+        piece.offset = piece.offset.saturating_add(first.saturating_sub(piece.address));
         piece.address = first;
         piece.size = last.saturating_sub(first);
         piece.size > 0
@@ -121,9 +115,8 @@ pub fn take(
         if !caller.memlock()?.allows(charged, given.memory_size) {
             return Err(Errno::ENOMEM);
         }
-        let state = caller
-            .pin(given.userspace_addr, given.memory_size)
-            .map_err(|error| error.errno)?;
+        let state =
+            caller.pin(given.userspace_addr, given.memory_size).map_err(|error| error.errno)?;
         Some(state)
     } else {
         None
@@ -134,12 +127,7 @@ pub fn take(
         Err(_) if !dialect.pins_at_ioctl() => Vec::new(),
         Err(errno) => return Err(errno),
     };
-    Ok(Region {
-        given,
-        access,
-        pieces,
-        pinned,
-    })
+    Ok(Region { given, access, pieces, pinned })
 }
 
 #[cfg(test)]
@@ -157,12 +145,7 @@ mod tests {
     }
 
     fn registered() -> Vec<Region> {
-        vec![Region {
-            given: region(),
-            access: Access::Share,
-            pieces: Vec::new(),
-            pinned: None,
-        }]
+        vec![Region { given: region(), access: Access::Share, pieces: Vec::new(), pinned: None }]
     }
 
     #[test]

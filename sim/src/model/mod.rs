@@ -82,11 +82,7 @@ const VMIDS: usize = 63;
 
 impl Default for Settings {
     fn default() -> Self {
-        Self {
-            dialect: Dialect::Ack61,
-            rm: rm::Kind::Debug,
-            rm_entries: rm::ENTRIES_SURVIVED,
-        }
+        Self { dialect: Dialect::Ack61, rm: rm::Kind::Debug, rm_entries: rm::ENTRIES_SURVIVED }
     }
 }
 
@@ -202,12 +198,7 @@ impl Model {
 
     /// Bytes that a process's VMs have pinned and not given back.
     pub fn charged(&self, pid: i32) -> u64 {
-        let held: u64 = self
-            .vms
-            .values()
-            .filter(|vm| vm.creator.pid == pid)
-            .map(Vm::charged)
-            .sum();
+        let held: u64 = self.vms.values().filter(|vm| vm.creator.pid == pid).map(Vm::charged).sum();
         held.saturating_add(self.lost_bytes.get(&pid).copied().unwrap_or(0))
     }
 
@@ -381,22 +372,12 @@ impl Model {
             );
             return StartStep::Answer(Err(Errno::ENODEV));
         }
-        let host = rm::Host {
-            settings: &settings,
-            cores,
-            caller,
-            taken: &taken,
-            charged,
-        };
+        let host = rm::Host { settings: &settings, cores, caller, taken: &taken, charged };
         let (verdict, mut notes) = rm::start(&host, vm);
         let mut lost = rm::Lost::default();
         let step = match verdict {
             rm::Verdict::Refused(refused) => {
-                vm.state = if refused.late {
-                    State::FailedLate
-                } else {
-                    State::Failed
-                };
+                vm.state = if refused.late { State::FailedLate } else { State::Failed };
                 lost = refused.lost;
                 notes.push(json!({
                     "event": "rm-refused", "errno": errno_name(refused.errno), "why": refused.why,
@@ -514,11 +495,7 @@ impl Model {
             return RunStep::Errno(Errno::ENODEV);
         }
         if !vm.proxy {
-            return RunStep::Errno(if dialect.since_66() {
-                Errno::EBUSY
-            } else {
-                Errno::ENODEV
-            });
+            return RunStep::Errno(if dialect.since_66() { Errno::EBUSY } else { Errno::ENODEV });
         }
         // Newer drivers pin pages as the guest faults, so it must be the process that has them.
         if dialect.since_66() && vm.creator.pid != caller.pid {
@@ -548,8 +525,7 @@ impl Model {
 
     /// The last close of all its files is known to come. True: teardown begins.
     pub fn closed(&mut self, id: VmId) -> bool {
-        self.get(id)
-            .is_ok_and(|vm| !std::mem::replace(&mut vm.closing, true))
+        self.get(id).is_ok_and(|vm| !std::mem::replace(&mut vm.closing, true))
     }
 
     /// What the driver tells udev at the end of a VM's release, also of one that never started.
@@ -569,10 +545,7 @@ impl Model {
     /// Interrupt lines that a VM's release leaves on the wait queue of an eventfd which somebody still
     /// has: up to 6.1 those that never got a doorbell.
     pub fn dangling_irqfds(&self, id: VmId) -> Vec<Value> {
-        let Some(vm) = self
-            .vm(id)
-            .filter(|_| self.settings.dialect.pins_at_ioctl())
-        else {
+        let Some(vm) = self.vm(id).filter(|_| self.settings.dialect.pins_at_ioctl()) else {
             return Vec::new();
         };
         vm.irqfds
@@ -593,9 +566,7 @@ impl Model {
     /// Whether a resource manager of this kind survives that the VM is stopped.
     pub fn stop_kills_rm(&self, id: VmId) -> bool {
         self.settings.rm.dies()
-            && self
-                .vm(id)
-                .is_some_and(|vm| vm.state == State::Running && !vm.proxy)
+            && self.vm(id).is_some_and(|vm| vm.state == State::Running && !vm.proxy)
     }
 
     /// Teardown is done: everything is given back.
@@ -605,11 +576,8 @@ impl Model {
 }
 
 /// What vCPUs are told where START failed late.
-const FAILED_LATE: Exit = Exit {
-    status: uapi::STATUS_CRASHED,
-    exit_type: uapi::EXIT_TYPE_VM_EXIT,
-    reason: 0,
-};
+const FAILED_LATE: Exit =
+    Exit { status: uapi::STATUS_CRASHED, exit_type: uapi::EXIT_TYPE_VM_EXIT, reason: 0 };
 
 /// The errno's name, such as `EINVAL`.
 pub fn errno_name(errno: Errno) -> String {

@@ -52,8 +52,7 @@ impl Model {
             return None;
         }
         let vm = self.vm(id)?;
-        vm.region_at(address)
-            .filter(|region| region.access == Access::Share)?;
+        vm.region_at(address).filter(|region| region.access == Access::Share)?;
         match self.serve(id, address, false) {
             Paged::Failed(errno) => {
                 self.note(
@@ -84,10 +83,7 @@ impl Model {
         }
         // One vCPU's fault may have been another's, too.
         if vm.provided_at(address) {
-            return Paged::Provided {
-                address: address / page * page,
-                size: page,
-            };
+            return Paged::Provided { address: address / page * page, size: page };
         }
         match vm.creator.memlock() {
             Ok(limit) if limit.allows(charged, page) => {}
@@ -110,9 +106,8 @@ impl Model {
             None => return Paged::Failed(Errno::EFAULT),
         }
         // The resource manager makes the extents of a VM whose image was lent, and of no other.
-        let lends = vm
-            .region_at(vm.dtb.guest_phys_addr)
-            .is_some_and(|main| main.access == Access::Lend);
+        let lends =
+            vm.region_at(vm.dtb.guest_phys_addr).is_some_and(|main| main.access == Access::Lend);
         if !lends {
             return Paged::Failed(Errno::ENODEV);
         }
@@ -120,10 +115,7 @@ impl Model {
             // Nothing there is mapped for sharing.
             return Paged::Failed(Errno::EINVAL);
         }
-        let Folio {
-            offset: inside,
-            size,
-        } = vm.creator.folio(host);
+        let Folio { offset: inside, size } = vm.creator.folio(host);
         let start = (address / page * page).wrapping_sub(inside);
         let end = start.saturating_add(size);
         let overlaps = vm
@@ -151,10 +143,7 @@ impl Model {
             vm.provided.insert(start, size);
             vm.pinned_later = vm.pinned_later.saturating_add(page);
         }
-        Paged::Provided {
-            address: start,
-            size,
-        }
+        Paged::Provided { address: start, size }
     }
 
     /// The faults of a guest whose engine does not tell of them: that of its first instruction, or those
@@ -164,10 +153,7 @@ impl Model {
         let mut addresses = vec![vm.entry];
         if all {
             let page = usize::try_from(crate::page_size()).unwrap_or(4096);
-            let lent = vm
-                .regions
-                .iter()
-                .filter(|region| region.access == Access::Lend);
+            let lent = vm.regions.iter().filter(|region| region.access == Access::Lend);
             addresses.extend(lent.flat_map(|region| {
                 (region.given.guest_phys_addr..region.guest_end()).step_by(page)
             }));

@@ -95,10 +95,7 @@ fn devicetree(base: u64, proxy: bool) -> Vec<u8> {
 }
 
 fn model(dialect: Dialect) -> Model {
-    Model::new(Settings {
-        dialect,
-        ..Settings::default()
-    })
+    Model::new(Settings { dialect, ..Settings::default() })
 }
 
 fn address<T>(value: &T) -> u64 {
@@ -107,19 +104,12 @@ fn address<T>(value: &T) -> u64 {
 
 fn add_vcpu(model: &mut Model, vm: VmId, id: u32) -> Result<Added, Errno> {
     let argument = uapi::FunctionVcpu { id };
-    let desc = FunctionDesc {
-        kind: uapi::FUNCTION_VCPU,
-        arg_size: 4,
-        arg: address(&argument),
-    };
+    let desc = FunctionDesc { kind: uapi::FUNCTION_VCPU, arg_size: 4, arg: address(&argument) };
     model.add_function(vm, Caller::myself(), address(&desc))
 }
 
 fn set_dtb(model: &mut Model, vm: VmId, at: u64, size: u64) -> Result<i64, Errno> {
-    let dtb = DtbConfig {
-        guest_phys_addr: at,
-        size,
-    };
+    let dtb = DtbConfig { guest_phys_addr: at, size };
     model.set_dtb_config(vm, Caller::myself(), address(&dtb))
 }
 
@@ -225,10 +215,7 @@ fn a_failed_start_is_for_good() {
     let page = crate::page_size();
     assert_eq!(set_dtb(&mut model, vm, BASE + 48 * page, 32 * page), Ok(0));
     assert_eq!(refusal(&mut model, vm), Errno::EINVAL);
-    assert!(model
-        .take_notes()
-        .iter()
-        .any(|(_, note)| note["event"] == "vmid-leaked"));
+    assert!(model.take_notes().iter().any(|(_, note)| note["event"] == "vmid-leaked"));
     assert_eq!(set_dtb(&mut model, vm, BASE + 48 * page, 16 * page), Ok(0));
     assert_eq!(refusal(&mut model, vm), Errno::ENODEV);
     assert!(matches!(
@@ -287,10 +274,7 @@ fn pages_of_a_started_vm_are_not_taken_twice() {
     let me = Caller::myself();
     let second = model.create_vm(me, 0).unwrap();
     let region = memory.region(1, BASE);
-    assert_eq!(
-        model.memory(second, me, address(&region), Access::Share),
-        Ok(0)
-    );
+    assert_eq!(model.memory(second, me, address(&region), Access::Share), Ok(0));
     let page = crate::page_size();
     set_dtb(&mut model, second, BASE + 48 * page, 16 * page).unwrap();
     run_to(&mut model, vm);
@@ -309,23 +293,14 @@ fn vcpus_are_those_of_the_devicetree() {
     ));
     run_to(&mut model, vm);
     model.started(vm);
-    assert!(matches!(
-        model.vcpu_run(vm, Caller::myself(), 0, false),
-        RunStep::Run
-    ));
-    assert!(matches!(
-        model.vcpu_run(vm, Caller::myself(), 0, true),
-        RunStep::Errno(Errno::EINTR)
-    ));
+    assert!(matches!(model.vcpu_run(vm, Caller::myself(), 0, false), RunStep::Run));
+    assert!(matches!(model.vcpu_run(vm, Caller::myself(), 0, true), RunStep::Errno(Errno::EINTR)));
     assert!(matches!(
         model.vcpu_run(vm, Caller::myself(), 1, false),
         RunStep::Errno(Errno::ENODEV)
     ));
     assert!(model.exited(vm, Exit::of_type(2)));
-    assert!(matches!(
-        model.vcpu_run(vm, Caller::myself(), 0, true),
-        RunStep::Ended(_)
-    ));
+    assert!(matches!(model.vcpu_run(vm, Caller::myself(), 0, true), RunStep::Ended(_)));
     // The VM's own file and two vCPUs.
     assert!(!model.file_closed(vm));
     assert!(!model.file_closed(vm));
@@ -349,29 +324,13 @@ fn a_vcpu_may_come_late_and_go() {
     add_vcpu(&mut model, vm, 0).unwrap();
     assert!(matches!(model.vcpu_run(vm, me, 0, false), RunStep::Run));
     let stranger = Caller { pid: 1, ..me };
-    assert!(matches!(
-        model.vcpu_run(vm, stranger, 0, false),
-        RunStep::Errno(Errno::EPERM)
-    ));
+    assert!(matches!(model.vcpu_run(vm, stranger, 0, false), RunStep::Errno(Errno::EPERM)));
     let argument = uapi::FunctionVcpu { id: 0 };
-    let desc = FunctionDesc {
-        kind: uapi::FUNCTION_VCPU,
-        arg_size: 4,
-        arg: address(&argument),
-    };
+    let desc = FunctionDesc { kind: uapi::FUNCTION_VCPU, arg_size: 4, arg: address(&argument) };
     assert_eq!(model.remove_function(vm, me, address(&desc)), Ok(0));
-    assert!(matches!(
-        model.vcpu_run(vm, me, 0, false),
-        RunStep::Errno(Errno::ENODEV)
-    ));
-    let wrong_size = FunctionDesc {
-        arg_size: 2,
-        ..desc
-    };
-    assert_eq!(
-        model.remove_function(vm, me, address(&wrong_size)),
-        Err(Errno::ENOENT)
-    );
+    assert!(matches!(model.vcpu_run(vm, me, 0, false), RunStep::Errno(Errno::ENODEV)));
+    let wrong_size = FunctionDesc { arg_size: 2, ..desc };
+    assert_eq!(model.remove_function(vm, me, address(&wrong_size)), Err(Errno::ENOENT));
 }
 
 #[test]
@@ -390,17 +349,10 @@ fn the_hypervisor_schedules_without_vcpu_run() {
 #[test]
 fn boot_context_came_with_66() {
     let me = Caller::myself();
-    let context = |reg| BootContext {
-        reg,
-        reserved: 0,
-        value: 7,
-    };
+    let context = |reg| BootContext { reg, reserved: 0, value: 7 };
     let (mut old, vm, _memory) = ready(Dialect::Ack61, Access::Share, true);
     let x0 = context(0);
-    assert_eq!(
-        old.set_boot_context(vm, me, address(&x0)),
-        Err(Errno::ENOTTY)
-    );
+    assert_eq!(old.set_boot_context(vm, me, address(&x0)), Err(Errno::ENOTTY));
     let (mut new, vm, _memory) = ready(Dialect::Ack66, Access::Lend, true);
     for (reg, answer) in [
         (0x01f, Ok(0)),
@@ -416,10 +368,7 @@ fn boot_context_came_with_66() {
     }
     // The resource manager takes neither the last X nor the last SP.
     assert_eq!(refusal(&mut new, vm), Errno::EINVAL);
-    assert_eq!(
-        new.set_boot_context(vm, me, address(&x0)),
-        Err(Errno::EINVAL)
-    );
+    assert_eq!(new.set_boot_context(vm, me, address(&x0)), Err(Errno::EINVAL));
 }
 
 #[test]
@@ -434,17 +383,10 @@ fn a_function_is_removed_once() {
     let (mut model, vm, _memory) = ready(Dialect::Ack61, Access::Share, true);
     add_vcpu(&mut model, vm, 0).unwrap();
     let argument = uapi::FunctionVcpu { id: 0 };
-    let desc = FunctionDesc {
-        kind: uapi::FUNCTION_VCPU,
-        arg_size: 4,
-        arg: address(&argument),
-    };
+    let desc = FunctionDesc { kind: uapi::FUNCTION_VCPU, arg_size: 4, arg: address(&argument) };
     let me = Caller::myself();
     assert_eq!(model.remove_function(vm, me, address(&desc)), Ok(0));
-    assert_eq!(
-        model.remove_function(vm, me, address(&desc)),
-        Err(Errno::ENOENT)
-    );
+    assert_eq!(model.remove_function(vm, me, address(&desc)), Err(Errno::ENOENT));
 }
 
 mod facts;

@@ -125,21 +125,13 @@ impl Vm {
         self.state = State::Starting;
         self.proxy = start.guest.proxy;
         self.cpus = start.guest.cpus;
-        self.entry = self
-            .boot_context
-            .get(&(BOOT_CONTEXT_PC << 8))
-            .copied()
-            .unwrap_or(start.entry.pc);
+        self.entry =
+            self.boot_context.get(&(BOOT_CONTEXT_PC << 8)).copied().unwrap_or(start.entry.pc);
         self.provided = given.folios.into_iter().collect();
         self.handed = given.pieces;
         self.pinned_later = given.bytes;
         self.doorbells = if start.guest.was_read {
-            start
-                .guest
-                .doorbells
-                .iter()
-                .map(|bell| bell.label)
-                .collect()
+            start.guest.doorbells.iter().map(|bell| bell.label).collect()
         } else {
             self.irqfds.keys().copied().collect()
         };
@@ -155,9 +147,7 @@ impl Vm {
 
     /// The region at a guest address.
     pub fn region_at(&self, address: u64) -> Option<&Region> {
-        self.regions
-            .iter()
-            .find(|region| region.contains(address, 1))
+        self.regions.iter().find(|region| region.contains(address, 1))
     }
 
     /// The guest may execute there: shared memory is mapped without.
@@ -177,10 +167,8 @@ impl Vm {
 
     /// A vCPU was run that the devicetree does not have: the host's kernel oopses at the VM's end.
     pub fn oopses(&self) -> bool {
-        !matches!(
-            self.state,
-            State::Configuring | State::Failed | State::FailedLate
-        ) && self.vcpus.values().any(|present| !present)
+        !matches!(self.state, State::Configuring | State::Failed | State::FailedLate)
+            && self.vcpus.values().any(|present| !present)
     }
 
     /// Bytes charged to its creator.

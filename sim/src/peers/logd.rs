@@ -30,9 +30,7 @@ pub struct Logd {
 }
 
 fn decode(datagram: &[u8]) -> Result<Value, &'static str> {
-    let (header, payload) = datagram
-        .split_at_checked(HEADER)
-        .ok_or("shorter than the header")?;
+    let (header, payload) = datagram.split_at_checked(HEADER).ok_or("shorter than the header")?;
     if payload.len() > PAYLOAD_MAX {
         return Err("payload longer than 4068 bytes");
     }
@@ -41,13 +39,8 @@ fn decode(datagram: &[u8]) -> Result<Value, &'static str> {
         .checked_sub(2)
         .and_then(|index| PRIORITIES.get(usize::from(index)))
         .ok_or("unknown priority")?;
-    let tag_end = text
-        .iter()
-        .position(|&byte| byte == 0)
-        .ok_or("tag without NUL")?;
-    let message = text[tag_end + 1..]
-        .strip_suffix(b"\0")
-        .ok_or("message without NUL")?;
+    let tag_end = text.iter().position(|&byte| byte == 0).ok_or("tag without NUL")?;
+    let message = text[tag_end + 1..].strip_suffix(b"\0").ok_or("message without NUL")?;
     if message.contains(&0) {
         return Err("NUL inside the message");
     }
@@ -70,11 +63,7 @@ fn decode(datagram: &[u8]) -> Result<Value, &'static str> {
 impl Logd {
     /// Makes the socket.
     pub fn listen(path: &Path) -> io::Result<Self> {
-        let mut logd = Self {
-            path: path.to_path_buf(),
-            socket: None,
-            mode: PeerMode::Answer,
-        };
+        let mut logd = Self { path: path.to_path_buf(), socket: None, mode: PeerMode::Answer };
         logd.set_mode(PeerMode::Answer)?;
         Ok(logd)
     }
@@ -178,10 +167,7 @@ mod tests {
         assert_eq!(line["priority"], "I");
         assert_eq!(line["tag"], "gunyahd");
         assert_eq!(line["message"], "vm started");
-        assert_eq!(
-            (&line["tid"], &line["sec"]),
-            (&0x1234.into(), &1_700_000_000.into())
-        );
+        assert_eq!((&line["tid"], &line["sec"]), (&0x1234.into(), &1_700_000_000.into()));
     }
 
     #[test]
@@ -191,10 +177,7 @@ mod tests {
         assert_eq!(decode(&datagram(4, b"t")), Err("tag without NUL"));
         assert_eq!(decode(&datagram(4, b"t\0m")), Err("message without NUL"));
         let long = [b"t\0".as_slice(), &[b'm'; 4065], b"\0"].concat();
-        assert_eq!(
-            decode(&datagram(4, &long)),
-            Err("payload longer than 4068 bytes")
-        );
+        assert_eq!(decode(&datagram(4, &long)), Err("payload longer than 4068 bytes"));
         assert!(decode(&datagram(4, &long[1..])).is_ok());
     }
 

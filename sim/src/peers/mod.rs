@@ -58,16 +58,12 @@ impl Peers {
 
     /// Changes the property service's behaviour. False: there is none, or it cannot come back.
     pub fn set_property_mode(&mut self, mode: PeerMode) -> bool {
-        self.property
-            .as_mut()
-            .is_some_and(|property| property.set_mode(mode).is_ok())
+        self.property.as_mut().is_some_and(|property| property.set_mode(mode).is_ok())
     }
 
     /// Changes the log daemon's behaviour. False: there is none, or it cannot come back.
     pub fn set_log_mode(&mut self, mode: PeerMode) -> bool {
-        self.logd
-            .as_mut()
-            .is_some_and(|logd| logd.set_mode(mode).is_ok())
+        self.logd.as_mut().is_some_and(|logd| logd.set_mode(mode).is_ok())
     }
 }
 

@@ -52,20 +52,12 @@ pub struct PropertyService {
 #[derive(Debug, PartialEq, Eq)]
 enum Request {
     Incomplete,
-    Set {
-        name: String,
-        value: Vec<u8>,
-        old: bool,
-    },
+    Set { name: String, value: Vec<u8>, old: bool },
     Wrong(u32),
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes
-        .get(at..at.checked_add(4)?)?
-        .try_into()
-        .ok()
-        .map(u32::from_ne_bytes)
+    bytes.get(at..at.checked_add(4)?)?.try_into().ok().map(u32::from_ne_bytes)
 }
 
 /// A counted string at `at`, and where the next thing begins.
@@ -73,10 +65,8 @@ fn string(bytes: &[u8], at: usize) -> Result<Option<(&[u8], usize)>, u32> {
     let Some(length) = word(bytes, at) else {
         return Ok(None);
     };
-    let length = usize::try_from(length)
-        .ok()
-        .filter(|&length| length <= STRING_MAX)
-        .ok_or(READ_DATA)?;
+    let length =
+        usize::try_from(length).ok().filter(|&length| length <= STRING_MAX).ok_or(READ_DATA)?;
     let end = at + 4 + length;
     Ok(bytes.get(at + 4..end).map(|text| (text, end)))
 }
@@ -97,11 +87,9 @@ fn parse(bytes: &[u8]) -> Request {
                 Ok(string(bytes, next)?.map(|(value, _)| (name, value)))
             };
             match parts() {
-                Ok(Some((name, value))) => Request::Set {
-                    name: lossy(name),
-                    value: value.to_vec(),
-                    old: false,
-                },
+                Ok(Some((name, value))) => {
+                    Request::Set { name: lossy(name), value: value.to_vec(), old: false }
+                }
                 Ok(None) => Request::Incomplete,
                 Err(code) => Request::Wrong(code),
             }
@@ -123,9 +111,7 @@ fn legal_name(name: &str) -> bool {
         && !name.starts_with('.')
         && !name.ends_with('.')
         && !name.contains("..")
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"._@:-".contains(&byte))
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._@:-".contains(&byte))
 }
 
 impl PropertyService {
@@ -176,11 +162,7 @@ impl PropertyService {
         }
         let listener = self.listener.as_ref().map(AsFd::as_fd);
         let clients = self.clients.iter().map(|client| client.stream.as_fd());
-        listener
-            .into_iter()
-            .chain(clients)
-            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
-            .collect()
+        listener.into_iter().chain(clients).map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect()
     }
 
     /// Serves whoever came.
@@ -190,10 +172,7 @@ impl PropertyService {
         }
         while let Some(Ok((stream, _))) = self.listener.as_ref().map(UnixListener::accept) {
             if stream.set_nonblocking(true).is_ok() {
-                self.clients.push(Client {
-                    stream,
-                    received: Vec::new(),
-                });
+                self.clients.push(Client { stream, received: Vec::new() });
             }
         }
         for mut client in std::mem::take(&mut self.clients) {
@@ -225,9 +204,8 @@ impl PropertyService {
             let value = String::from_utf8_lossy(&value).into_owned();
             self.properties.insert(name.clone(), value);
         }
-        let pid = getsockopt(&client.stream, PeerCredentials)
-            .map(|credentials| credentials.pid())
-            .ok();
+        let pid =
+            getsockopt(&client.stream, PeerCredentials).map(|credentials| credentials.pid()).ok();
         events.push(json!({
             "event": "property",
             "pid": pid,
@@ -336,10 +314,7 @@ mod tests {
         assert!(events.is_empty());
         stream.write_all(&bytes[7..]).unwrap();
         service.serve(&mut events);
-        assert_eq!(
-            (&events[0]["name"], &events[0]["value"]),
-            (&"a.b".into(), &"c".into())
-        );
+        assert_eq!((&events[0]["name"], &events[0]["value"]), (&"a.b".into(), &"c".into()));
         let mut broken = UnixStream::connect(&service.path).unwrap();
         broken.write_all(&bytes[..9]).unwrap();
         drop(broken);
@@ -378,11 +353,7 @@ mod tests {
         assert_eq!(parse(&bytes[..20]), Request::Incomplete);
         assert_eq!(
             parse(&bytes),
-            Request::Set {
-                name: "a.b".into(),
-                value: b"c".to_vec(),
-                old: true
-            }
+            Request::Set { name: "a.b".into(), value: b"c".to_vec(), old: true }
         );
     }
 }

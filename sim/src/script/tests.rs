@@ -38,30 +38,15 @@ fn every_form() {
                 exit: Exit::of_type(1),
                 after: Duration::from_millis(200)
             },
-            Command::Exit {
-                vm: None,
-                exit: Exit::of_type(5),
-                after: Duration::ZERO
-            },
+            Command::Exit { vm: None, exit: Exit::of_type(5), after: Duration::ZERO },
             Command::Exit {
                 vm: Some(2),
-                exit: Exit {
-                    status: 3,
-                    exit_type: 5,
-                    reason: 0
-                },
+                exit: Exit { status: 3, exit_type: 5, reason: 0 },
                 after: Duration::from_millis(5)
             },
             Command::Busy { vm: 2, count: 3 },
-            Command::PageFault {
-                vm: 2,
-                errno: Errno::ENOMEM,
-                address: 0x8000_0000
-            },
-            Command::Refuse {
-                vm: 3,
-                errno: Errno::EIO
-            },
+            Command::PageFault { vm: 2, errno: Errno::ENOMEM, address: 0x8000_0000 },
+            Command::Refuse { vm: 3, errno: Errno::EIO },
             Command::Call {
                 call: "SET_USER_MEM_REGION".into(),
                 nth: Nth::Only(2),
@@ -94,14 +79,8 @@ fn every_form() {
                 fault: Fault::Errno(Errno::EMFILE)
             },
             Command::Forgive,
-            Command::Teardown {
-                delay: Duration::from_millis(10),
-                behind: None
-            },
-            Command::Teardown {
-                delay: Duration::from_millis(20),
-                behind: Some(true)
-            },
+            Command::Teardown { delay: Duration::from_millis(10), behind: None },
+            Command::Teardown { delay: Duration::from_millis(20), behind: Some(true) },
             Command::Property(PeerMode::Refuse(0x18)),
             Command::Log(PeerMode::Vanish),
             Command::RmDead,
@@ -134,20 +113,14 @@ fn mistakes_name_their_line() {
     for (text, line) in [
         ("list\nfrob", "line 2: \"frob\""),
         ("call START one hang", "line 1: \"one\" is not a number"),
-        (
-            "call VM_STRAT 1 hang",
-            "line 1: call \"VM_STRAT\": one of OPEN",
-        ),
+        ("call VM_STRAT 1 hang", "line 1: call \"VM_STRAT\": one of OPEN"),
         ("call START 1 partial 3", "line 1: partial: for SET_USER"),
         ("teardown delay 3 beside", "line 1: teardown delay MS"),
         ("logd drown", "line 1: one of answer"),
         ("call START 1 errno EWHAT", "line 1: errno \"EWHAT\""),
         ("vm 1 exit sideways", "line 1: exit type"),
         ("vm * busy 1", "line 1: vm N exit"),
-        (
-            "watch getpid",
-            "line 1: host call \"getpid\": one of memfd_create",
-        ),
+        ("watch getpid", "line 1: host call \"getpid\": one of memfd_create"),
     ] {
         let error = parse(text).unwrap_err();
         assert!(error.starts_with(line), "{error}");

@@ -86,13 +86,9 @@ impl Session {
         }
         let [_, room, address, ..] = notification.args;
         let bytes = usize::try_from(room).unwrap_or(BYTES).min(BYTES);
-        let caller = Caller {
-            tid: notification.tid,
-            pid: notification.tid,
-        };
-        let result = caller
-            .write_bytes(address, &mask[..bytes])
-            .map(|()| i64::try_from(bytes).unwrap_or(0));
+        let caller = Caller { tid: notification.tid, pid: notification.tid };
+        let result =
+            caller.write_bytes(address, &mask[..bytes]).map(|()| i64::try_from(bytes).unwrap_or(0));
         let _ = self.launched.listener.answer(notification.id, result);
     }
 
@@ -120,28 +116,20 @@ impl Session {
         let path_first = false;
         let at = notification.args[usize::from(!path_first)];
         // The thread's number will do to read its memory.
-        let reader = Caller {
-            tid: notification.tid,
-            pid: notification.tid,
-        };
+        let reader = Caller { tid: notification.tid, pid: notification.tid };
         let path = reader.read_string(at, PATH_MAX).ok()?;
         if path != self.device.as_os_str().as_bytes() {
             return None;
         }
         let caller = Caller::of_thread(notification.tid).ok()?;
         let args = json!({"path": self.device.to_string_lossy()});
-        let line = self
-            .record
-            .arrived(caller, "path", None, driver::OPEN, args);
+        let line = self.record.arrived(caller, "path", None, driver::OPEN, args);
         Some((FileKind::Device, Box::new(line)))
     }
 
     /// A host call that a script asked for.
     fn seen_host_call(&mut self, notification: &Notification) -> Option<(FileKind, Box<CallLine>)> {
-        let thread = Caller {
-            tid: notification.tid,
-            pid: notification.tid,
-        };
+        let thread = Caller { tid: notification.tid, pid: notification.tid };
         let flags = || match host::flags_of(notification.nr, &notification.args) {
             host::Flags::Here(flags) => flags,
             host::Flags::At(address) => {
@@ -172,10 +160,7 @@ impl Session {
 
     /// An ioctl on one of our files.
     fn seen_ioctl(&mut self, notification: &Notification) -> Option<(FileKind, Box<CallLine>)> {
-        let thread = Caller {
-            tid: notification.tid,
-            pid: notification.tid,
-        };
+        let thread = Caller { tid: notification.tid, pid: notification.tid };
         let fd = i32::try_from(notification.args[0]).ok()?;
         let kind = self.files.kind(thread.inode(fd).ok()?)?;
         let caller = Caller::of_thread(notification.tid).ok()?;
@@ -188,9 +173,7 @@ impl Session {
                 json!({"cmd": format!("{command:#x}"), "arg": format!("{argument:#x}")}),
             ),
         };
-        let line = self
-            .record
-            .arrived(caller, kind.as_str(), kind.vm(), name, args);
+        let line = self.record.arrived(caller, kind.as_str(), kind.vm(), name, args);
         Some((kind, Box::new(line)))
     }
 
@@ -204,8 +187,7 @@ impl Session {
         if self.launched.listener.waits(notification.id) {
             self.dispatch(notification, kind, line);
         } else {
-            self.record
-                .answered(&line, Err(Errno::EINTR), Some("interrupted"));
+            self.record.answered(&line, Err(Errno::EINTR), Some("interrupted"));
         }
     }
 
@@ -353,11 +335,7 @@ impl Session {
         cloexec: bool,
     ) {
         use std::os::fd::AsFd;
-        match self
-            .launched
-            .listener
-            .answer_fd(notification.id, fd.as_fd(), cloexec)
-        {
+        match self.launched.listener.answer_fd(notification.id, fd.as_fd(), cloexec) {
             Ok(number) => self.record.answered(line, Ok(fd_value(number)), None),
             // Dropping our copy closes the file for good, which the loop sees.
             Err(errno) => self.answer(notification, line, Err(errno)),
@@ -365,11 +343,7 @@ impl Session {
     }
 
     pub(super) fn hold(&mut self, notification: Notification, line: CallLine, waits: Waits) {
-        self.held.push(Held {
-            notification,
-            line,
-            waits,
-        });
+        self.held.push(Held { notification, line, waits });
     }
 
     fn open_device(&mut self, notification: &Notification, line: &CallLine) {
@@ -378,11 +352,7 @@ impl Session {
             return;
         }
         #[cfg(target_arch = "x86_64")]
-        let flags_at = if i64::from(notification.nr) == libc::SYS_open {
-            1
-        } else {
-            2
-        };
+        let flags_at = if i64::from(notification.nr) == libc::SYS_open { 1 } else { 2 };
         #[cfg(not(target_arch = "x86_64"))]
         let flags_at = 2;
         // openat2 has a struct there; its callers here all want close-on-exec.
@@ -463,10 +433,8 @@ impl Session {
     /// Nothing of the host is left: the program dies, and nothing answers any more.
     fn panic(&mut self, notification: Notification, line: CallLine, vm: VmId, why: String) {
         self.take_notes();
-        self.record
-            .event(Some(vm), json!({"event": "host-panic", "why": why}));
-        self.violations
-            .push(format!("the host's kernel panics: {why}"));
+        self.record.event(Some(vm), json!({"event": "host-panic", "why": why}));
+        self.violations.push(format!("the host's kernel panics: {why}"));
         self.rm_dead = true;
         let _ = kill(self.command_pid(), Signal::SIGKILL);
         let _ = kill(Pid::from_raw(line.caller.pid), Signal::SIGKILL);
@@ -496,9 +464,8 @@ impl Session {
     }
 
     pub(super) fn take_held(&mut self, wanted: impl Fn(Waits) -> bool) -> Vec<Held> {
-        let (taken, kept) = std::mem::take(&mut self.held)
-            .into_iter()
-            .partition(|held| wanted(held.waits));
+        let (taken, kept) =
+            std::mem::take(&mut self.held).into_iter().partition(|held| wanted(held.waits));
         self.held = kept;
         taken
     }
@@ -511,8 +478,7 @@ impl Session {
             .partition(|held| self.launched.listener.waits(held.notification.id));
         self.held = waiting;
         for held in gone {
-            self.record
-                .answered(&held.line, Err(Errno::EINTR), Some("interrupted"));
+            self.record.answered(&held.line, Err(Errno::EINTR), Some("interrupted"));
             if let Waits::Run(vm, vcpu) = held.waits {
                 self.interrupt_vcpu(vm, vcpu);
             }

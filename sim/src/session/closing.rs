@@ -52,10 +52,7 @@ impl Session {
                 self.tear_down(vm);
             }
         }
-        self.closing.push(Closing {
-            notification,
-            vms: ended,
-        });
+        self.closing.push(Closing { notification, vms: ended });
     }
 
     /// A VM is gone: what waited for that goes on.
@@ -74,8 +71,7 @@ impl Session {
     /// Forgets those whose caller was killed; one that was interrupted comes again.
     pub(super) fn drop_interrupted_closing(&mut self) {
         let listener = &self.launched.listener;
-        self.closing
-            .retain(|closing| listener.waits(closing.notification.id));
+        self.closing.retain(|closing| listener.waits(closing.notification.id));
     }
 
     /// True: somebody's calls are to be looked at for an interruption.
@@ -93,10 +89,7 @@ impl Session {
     }
 
     fn ended_by_close(&self, notification: &Notification) -> Option<VmId> {
-        let thread = Caller {
-            tid: notification.tid,
-            pid: notification.tid,
-        };
+        let thread = Caller { tid: notification.tid, pid: notification.tid };
         let fd = i32::try_from(notification.args[0]).ok()?;
         let inode = thread.inode(fd).ok()?;
         self.ended_by_one(inode)
@@ -104,9 +97,7 @@ impl Session {
 
     fn ended_by_unmap(&self, notification: &Notification) -> Option<VmId> {
         let caller = Caller::of_thread(notification.tid).ok()?;
-        let mapping = caller
-            .mappings(notification.args[0], notification.args[1])
-            .ok()?;
+        let mapping = caller.mappings(notification.args[0], notification.args[1]).ok()?;
         let inode = self.files.vcpu_of(mapping.first()?.ino)?;
         self.ended_by_one(inode)
     }
@@ -183,9 +174,7 @@ fn mappings(pid: i32, inode: Inode) -> usize {
 impl super::Files {
     /// A VM's files that somebody has.
     fn of_vm(&self, vm: VmId) -> impl Iterator<Item = Inode> + '_ {
-        self.all()
-            .filter(move |(_, kind)| kind.vm() == Some(vm))
-            .map(|(inode, _)| inode)
+        self.all().filter(move |(_, kind)| kind.vm() == Some(vm)).map(|(inode, _)| inode)
     }
 
     /// The vCPU's file of this number.

@@ -53,12 +53,7 @@ impl Session {
             Command::Call { call, .. } if self.is_unwatched(&call) => {
                 return format!("error: {call} is not watched: the script has to say so");
             }
-            Command::Call {
-                call,
-                nth,
-                from,
-                fault,
-            } => self.faults.add(call, nth, from, fault),
+            Command::Call { call, nth, from, fault } => self.faults.add(call, nth, from, fault),
             // The script's were seen to before the program began.
             Command::Watch(names) => {
                 if let Some(name) = names.iter().find(|name| !self.watched.contains(name)) {

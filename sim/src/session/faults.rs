@@ -39,13 +39,7 @@ pub struct Faults {
 impl Faults {
     /// Adds a fault. Counting begins with the program, not with the rule, but for [`Nth::Next`].
     pub fn add(&mut self, call: String, nth: Nth, from: Option<String>, fault: Fault) {
-        let mut rule = Rule {
-            call,
-            nth,
-            from,
-            fault,
-            seen: 0,
-        };
+        let mut rule = Rule { call, nth, from, fault, seen: 0 };
         if !matches!(nth, Nth::Next(_)) {
             let earlier = self.counts.iter();
             rule.seen = earlier
@@ -97,10 +91,7 @@ mod tests {
         faults.add("OPEN".into(), Nth::From(2), None, Fault::Hang);
         assert_eq!(faults.next(["VM_START"], "a"), None);
         assert_eq!(faults.next(["OPEN"], "a"), None);
-        assert_eq!(
-            faults.next(["VM_START"], "b"),
-            Some(Fault::Errno(Errno::EIO))
-        );
+        assert_eq!(faults.next(["VM_START"], "b"), Some(Fault::Errno(Errno::EIO)));
         assert_eq!(faults.next(["VM_START"], "a"), None);
         assert_eq!(faults.next(["OPEN"], "a"), Some(Fault::Hang));
         assert_eq!(faults.next(["OPEN"], "a"), Some(Fault::Hang));
@@ -114,22 +105,12 @@ mod tests {
     fn a_process_and_a_beginning_can_be_meant() {
         let mut faults = Faults::default();
         assert_eq!(faults.next(["MMAP"], "vm:a"), None);
-        faults.add(
-            "MMAP".into(),
-            Nth::Next(2),
-            Some("vm:a".into()),
-            Fault::Hang,
-        );
+        faults.add("MMAP".into(), Nth::Next(2), Some("vm:a".into()), Fault::Hang);
         assert_eq!(faults.next(["MMAP"], "vm:a"), None);
         assert_eq!(faults.next(["MMAP"], "vm:b"), None);
         assert_eq!(faults.next(["MMAP"], "vm:a"), Some(Fault::Hang));
         assert_eq!(faults.next(["MMAP"], "vm:a"), None);
-        faults.add(
-            "MMAP".into(),
-            Nth::Only(5),
-            Some("vm:a".into()),
-            Fault::Hang,
-        );
+        faults.add("MMAP".into(), Nth::Only(5), Some("vm:a".into()), Fault::Hang);
         assert_eq!(faults.next(["MMAP"], "vm:a"), Some(Fault::Hang));
     }
 

@@ -68,10 +68,7 @@ fn inode_of(fd: impl AsFd) -> Result<Inode, Errno> {
     let metadata = File::from(fd.as_fd().try_clone_to_owned().map_err(|_| Errno::EMFILE)?)
         .metadata()
         .map_err(|_| Errno::EBADF)?;
-    Ok(Inode {
-        dev: metadata.dev(),
-        ino: metadata.ino(),
-    })
+    Ok(Inode { dev: metadata.dev(), ino: metadata.ino() })
 }
 
 impl Files {
@@ -96,8 +93,7 @@ impl Files {
             None,
             SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
         )?;
-        self.open
-            .insert(inode_of(&theirs)?, (kind, Watch::HangUp(ours)));
+        self.open.insert(inode_of(&theirs)?, (kind, Watch::HangUp(ours)));
         Ok(theirs)
     }
 
@@ -114,16 +110,11 @@ impl Files {
             .open(&path)
             .map_err(|_| Errno::EMFILE)?
             .into();
-        let watch = self
-            .inotify
-            .add_watch(path.as_str(), AddWatchFlags::IN_CLOSE)?;
+        let watch = self.inotify.add_watch(path.as_str(), AddWatchFlags::IN_CLOSE)?;
         let page = Arc::new(RunPage::map(&memfd)?);
         // The memfd's own opening closes before any event is read; see closed().
         drop(memfd);
-        self.open.insert(
-            inode_of(&theirs)?,
-            (FileKind::Vcpu(vm, vcpu), Watch::Close(watch, page)),
-        );
+        self.open.insert(inode_of(&theirs)?, (FileKind::Vcpu(vm, vcpu), Watch::Close(watch, page)));
         Ok(theirs)
     }
 
@@ -180,9 +171,7 @@ impl Files {
 fn hung_up(fd: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::new(fd, PollFlags::empty())];
     nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO).is_ok()
-        && fds[0]
-            .revents()
-            .is_some_and(|events| events.contains(PollFlags::POLLHUP))
+        && fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP))
 }
 
 #[cfg(test)]

@@ -152,11 +152,8 @@ pub fn run(options: Options) -> Result<u8, String> {
         .transpose()
         .map_err(|error| what("uevents", &error))?;
 
-    let peers = Peers::listen(
-        options.property_socket.as_deref(),
-        options.logd_socket.as_deref(),
-    )
-    .map_err(|error| what("property or log socket", &error))?;
+    let peers = Peers::listen(options.property_socket.as_deref(), options.logd_socket.as_deref())
+        .map_err(|error| what("property or log socket", &error))?;
 
     let mut mask = SigSet::empty();
     for signal in FORWARDED {
@@ -164,8 +161,7 @@ pub fn run(options: Options) -> Result<u8, String> {
     }
     mask.add(Signal::SIGCHLD);
     let inherited = SigSet::thread_get_mask().map_err(|error| what("signal mask", &error))?;
-    mask.thread_block()
-        .map_err(|error| what("signal mask", &error))?;
+    mask.thread_block().map_err(|error| what("signal mask", &error))?;
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(|error| what("signalfd", &error))?;
     let command = options.command[0].to_string_lossy().into_owned();
@@ -215,9 +211,7 @@ pub fn run(options: Options) -> Result<u8, String> {
     for command in script {
         session.command(command);
     }
-    session
-        .serve()
-        .map_err(|error| what("serving", &error.desc()))?;
+    session.serve().map_err(|error| what("serving", &error.desc()))?;
     for what in &session.violations {
         eprintln!("gunyah-sim: violation: {what}");
     }
@@ -288,11 +282,7 @@ impl Session {
 
     fn wait(&mut self) -> Result<Ready, Errno> {
         let timeout = self.timeout();
-        let calls = if self.unwatched {
-            PollFlags::empty()
-        } else {
-            PollFlags::POLLIN
-        };
+        let calls = if self.unwatched { PollFlags::empty() } else { PollFlags::POLLIN };
         let mut fds = vec![
             PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.events.bell().as_fd(), PollFlags::POLLIN),
@@ -315,10 +305,8 @@ impl Session {
             Err(errno) => return Err(errno),
         }
         let happened = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
-        let listener = fds[2..first_control]
-            .first()
-            .and_then(PollFd::revents)
-            .unwrap_or(PollFlags::empty());
+        let listener =
+            fds[2..first_control].first().and_then(PollFd::revents).unwrap_or(PollFlags::empty());
         let ready = Ready {
             signals: happened(&fds[0]),
             calls: listener.contains(PollFlags::POLLIN),
@@ -334,11 +322,7 @@ impl Session {
 
     fn timeout(&self) -> PollTimeout {
         let now = Instant::now();
-        let next = self
-            .due
-            .iter()
-            .map(|(at, _)| at.saturating_duration_since(now))
-            .min();
+        let next = self.due.iter().map(|(at, _)| at.saturating_duration_since(now)).min();
         let poll = (!self.held.is_empty() || self.closes()).then_some(INTERRUPTION_POLL);
         match next.into_iter().chain(poll).min() {
             // Rounded up: waking too early would only spin.
@@ -361,9 +345,8 @@ impl Session {
 
     fn take_signals(&mut self) {
         while let Ok(Some(info)) = self.signals.read_signal() {
-            let Some(signal) = i32::try_from(info.ssi_signo)
-                .ok()
-                .and_then(|number| Signal::try_from(number).ok())
+            let Some(signal) =
+                i32::try_from(info.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok())
             else {
                 continue;
             };
@@ -388,9 +371,7 @@ impl Session {
         let Some(status) = self.status else {
             return 1;
         };
-        let code = status
-            .code()
-            .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+        let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
         u8::try_from(code & 0xff).unwrap_or(1)
     }
 
@@ -422,9 +403,9 @@ impl Session {
                         json!({"event": "console", "text": String::from_utf8_lossy(&bytes)}),
                     );
                 }
-                Event::Note(what) => self
-                    .record
-                    .event(Some(vm), json!({"event": "engine", "what": what})),
+                Event::Note(what) => {
+                    self.record.event(Some(vm), json!({"event": "engine", "what": what}))
+                }
                 Event::Stopped => {
                     if let Some(farewell) = self.model.farewell(vm) {
                         self.tell(Some(vm), farewell);
@@ -475,8 +456,7 @@ impl Session {
     /// From now on STARTs and teardowns hang.
     fn kill_rm(&mut self, why: &str) {
         self.rm_dead = true;
-        self.record
-            .event(None, json!({"event": "rm-dead", "why": why}));
+        self.record.event(None, json!({"event": "rm-dead", "why": why}));
     }
 
     /// The resource manager has time for a START that waited.
@@ -500,14 +480,11 @@ impl Session {
     /// The last close: the engine's VM ends on a thread of its own, then memory is given back.
     fn tear_down(&mut self, vm: VmId) {
         let state = self.model.vm(vm).map(|vm| vm.state.as_str());
-        self.record
-            .event(Some(vm), json!({"event": "teardown", "state": state}));
-        self.due
-            .retain(|(_, due)| !matches!(due, Due::Exit(of, _) if *of == vm));
+        self.record.event(Some(vm), json!({"event": "teardown", "state": state}));
+        self.due.retain(|(_, due)| !matches!(due, Due::Exit(of, _) if *of == vm));
         if self.model.vm(vm).is_some_and(|vm| vm.oopses()) {
             let why = "a vCPU that the devicetree does not have";
-            self.record
-                .event(Some(vm), json!({"event": "host-oops", "why": why}));
+            self.record.event(Some(vm), json!({"event": "host-oops", "why": why}));
         }
         for violation in self.model.dangling_irqfds(vm) {
             self.tell(Some(vm), violation);

@@ -74,24 +74,11 @@ impl Session {
             return;
         }
         if self.vcpus.spins.remove(&vm) {
-            self.spin(
-                vm,
-                vcpu,
-                Held {
-                    notification,
-                    line,
-                    waits: Waits::Forever,
-                },
-            );
+            self.spin(vm, vcpu, Held { notification, line, waits: Waits::Forever });
             return;
         }
-        let mut step = self
-            .model
-            .vcpu_run(vm, line.caller, vcpu, page.immediate_exit());
-        let goes_on = matches!(
-            step,
-            RunStep::Run | RunStep::Errno(Errno::EPERM | Errno::EINTR)
-        );
+        let mut step = self.model.vcpu_run(vm, line.caller, vcpu, page.immediate_exit());
+        let goes_on = matches!(step, RunStep::Run | RunStep::Errno(Errno::EPERM | Errno::EINTR));
         if goes_on && self.vcpus.told.contains(&(vm, vcpu)) {
             // How the last access ends is looked at before who calls, and why.
             let known = [uapi::RESUME_HANDLED, uapi::RESUME_FAULT];
@@ -218,15 +205,10 @@ impl Session {
     /// A VCPU_RUN never comes back, and burns a CPU.
     fn spin(&mut self, vm: VmId, vcpu: u32, held: Held) {
         let what = "a vCPU goes round in the kernel without an exit";
-        self.record.event(
-            Some(vm),
-            json!({"event": "spin", "vcpu": vcpu, "what": what}),
-        );
+        self.record.event(Some(vm), json!({"event": "spin", "vcpu": vcpu, "what": what}));
         // Where the thread cannot be made to do so, it waits.
         match held.line.caller.spin() {
-            Ok(()) => self
-                .record
-                .answered(&held.line, Err(Errno::EINTR), Some("spins")),
+            Ok(()) => self.record.answered(&held.line, Err(Errno::EINTR), Some("spins")),
             Err(_) => self.hold(held.notification, held.line, Waits::Forever),
         }
     }
@@ -300,10 +282,7 @@ impl Session {
         let Some(vm) = self.model.vm(vm) else {
             return false;
         };
-        let Some(event) = vm
-            .ioeventfds
-            .iter()
-            .find(|event| event.matches(address, len, value))
+        let Some(event) = vm.ioeventfds.iter().find(|event| event.matches(address, len, value))
         else {
             return false;
         };
@@ -346,12 +325,7 @@ impl Session {
             self.answer(&held.notification, &held.line, Ok(0));
         }
         self.vcpus.pending.retain(|(of, _), _| *of != vm);
-        let running: Vec<_> = self
-            .vcpus
-            .running
-            .iter()
-            .filter(|(of, _)| *of == vm)
-            .collect();
+        let running: Vec<_> = self.vcpus.running.iter().filter(|(of, _)| *of == vm).collect();
         if let Some(engine_vm) = self.running.get_mut(&vm) {
             for (_, vcpu) in running {
                 engine_vm.interrupt_vcpu(*vcpu);

@@ -51,10 +51,7 @@ impl Vendor {
     pub fn check(&self, keys: &str) -> Report {
         let text = format!(r#"{{ "name": "vm", "kernel": {{ "path": "/Image" }}, {keys} }}"#);
         let file = self.file("vm.json", text.as_bytes());
-        check(&Options {
-            root: Some(self.0.clone()),
-            ..Options::new(vec![file])
-        })
+        check(&Options { root: Some(self.0.clone()), ..Options::new(vec![file]) })
     }
 }
 
@@ -146,10 +143,8 @@ pub enum Verdict {
 }
 
 /// The dialects that the resource manager's ways were seen with, and how each gives memory.
-pub const DIALECTS: [(Dialect, Access); 2] = [
-    (Dialect::Lkml, Access::Share),
-    (Dialect::Ack61, Access::Lend),
-];
+pub const DIALECTS: [(Dialect, Access); 2] =
+    [(Dialect::Lkml, Access::Share), (Dialect::Ack61, Access::Lend)];
 
 fn address<T>(value: &T) -> u64 {
     std::ptr::from_ref(value) as u64
@@ -160,11 +155,7 @@ pub fn verdict(calls: &Calls, same_pages: bool) -> Verdict {
     let mut model = Model::new(calls.settings);
     let me = Caller::of_thread(nix::unistd::gettid().as_raw()).unwrap();
     let vm = model.create_vm(me, 0).unwrap();
-    let memory: Vec<_> = calls
-        .regions
-        .iter()
-        .map(|region| Memory::new(region.size))
-        .collect();
+    let memory: Vec<_> = calls.regions.iter().map(|region| Memory::new(region.size)).collect();
     let room = calls.regions[0].size.saturating_sub(calls.dtb_offset);
     let fits = calls.blob.len().min(usize::try_from(room).unwrap());
     memory[0].put(calls.dtb_offset, &calls.blob[..fits]);

@@ -116,12 +116,8 @@ impl Layout {
     }
 
     fn calls(&self, blob: Vec<u8>) -> Calls {
-        let mut regions = vec![Region {
-            label: MAIN_LABEL,
-            base: self.base,
-            size: self.size,
-            flags: 7,
-        }];
+        let mut regions =
+            vec![Region { label: MAIN_LABEL, base: self.base, size: self.size, flags: 7 }];
         regions.extend(self.further.map(|(label, base, size, flags)| Region {
             label,
             base,
@@ -133,17 +129,9 @@ impl Layout {
                 dialect: Dialect::Ack61,
                 rm: self.rm,
                 // One page is one entry too many: as many as the config's would take minutes.
-                rm_entries: if self.scattered {
-                    0
-                } else {
-                    rm::ENTRIES_SURVIVED
-                },
+                rm_entries: if self.scattered { 0 } else { rm::ENTRIES_SURVIVED },
             },
-            access: if self.shared {
-                Access::Share
-            } else {
-                Access::Lend
-            },
+            access: if self.shared { Access::Share } else { Access::Lend },
             regions,
             dtb_offset: self.dtb_offset,
             dtb_size: self.dtb_size,
@@ -159,9 +147,7 @@ impl Layout {
         let config = parse(std::path::Path::new("vm.json"), &text).unwrap();
         let plan = report.vms[0].plan.as_ref().unwrap();
         let mut tree = build(&config, None, plan, &Seeds::default()).unwrap().tree;
-        tree.find_mut("/gunyah-vm-config/memory")
-            .unwrap()
-            .set_u64("base-address", self.base);
+        tree.find_mut("/gunyah-vm-config/memory").unwrap().set_u64("base-address", self.base);
         tree.to_blob().unwrap()
     }
 }
@@ -184,10 +170,9 @@ fn check_names_each_layout_and_the_model_answers_as_the_real_one_did() {
         let report = vendor.check(&layout.keys());
         let sentences = sentences(&report);
         match told {
-            Words(words) => assert!(
-                sentences.iter().any(|told| told.contains(words)),
-                "{what}: {sentences:#?}"
-            ),
+            Words(words) => {
+                assert!(sentences.iter().any(|told| told.contains(words)), "{what}: {sentences:#?}")
+            }
             _ => assert_eq!(sentences, [] as [String; 0], "{what}"),
         }
         if let Some(plan) = report.vms.first().and_then(|vm| vm.plan.as_ref()) {

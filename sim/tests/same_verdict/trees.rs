@@ -190,12 +190,7 @@ fn good(vendor: &Vendor, of: Of) -> Good {
     let plan = report.vms[0].plan.clone().unwrap();
     let config = report.vms[0].config.clone();
     let tree = build(&config, None, &plan, &Seeds::default()).unwrap().tree;
-    Good {
-        keys,
-        config,
-        plan,
-        tree,
-    }
+    Good { keys, config, plan, tree }
 }
 
 impl Good {
@@ -203,10 +198,7 @@ impl Good {
     fn verdict(&self, tree: &Tree) -> Verdict {
         let mut verdicts = DIALECTS.map(|(dialect, access)| {
             let calls = Calls {
-                settings: Settings {
-                    dialect,
-                    ..Settings::default()
-                },
+                settings: Settings { dialect, ..Settings::default() },
                 access,
                 regions: self
                     .plan
@@ -290,9 +282,7 @@ fn check_names_each_rule_and_the_model_answers_as_it_says() {
         let keys = format!(r#"{}, "dtb": {{ "path": "/given.dtb" }}"#, good.keys);
         let report = vendor.check(&keys);
         let sentences = sentences(&report);
-        let named = sentences
-            .iter()
-            .any(|sentence| sentence.contains(&fault.what));
+        let named = sentences.iter().any(|sentence| sentence.contains(&fault.what));
         match build(&good.config, Some(&blob), &good.plan, &Seeds::default()) {
             Ok(built) => {
                 assert_eq!(report.problems, [], "{row}");

@@ -19,18 +19,9 @@ struct Guest {
 }
 
 fn guest(ready: Option<&str>) -> Guest {
-    let config = ConsoleConfig {
-        device: ConsoleDevice::Pl011,
-        base: BASE,
-        label: 5,
-        interrupt: 5,
-    };
+    let config = ConsoleConfig { device: ConsoleDevice::Pl011, base: BASE, label: 5, interrupt: 5 };
     let ring = Arc::new(Ring::create("test", 64 << 10).unwrap());
-    let options = Options {
-        ready,
-        log: true,
-        confined: false,
-    };
+    let options = Options { ready, log: true, confined: false };
     let console = Console::start("test", &config, &ring, options).unwrap();
     let mut bus = Bus::new("test");
     console.connect(&mut bus, &config).unwrap();
@@ -66,8 +57,7 @@ impl Guest {
 
     fn client(&self, replay: u64) -> Client {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        ours.set_read_timeout(Some(Duration::from_secs(10)))
-            .unwrap();
+        ours.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let first = self.ring.end().saturating_sub(replay);
         self.console.attach(theirs.into(), first);
         Client {
@@ -146,10 +136,7 @@ fn the_first_client_types_the_others_read_until_it_leaves() {
     first.expect(b"x");
     let mut second = guest.client(1);
     second.expect(b"x");
-    assert_eq!(
-        second.notices,
-        ["read only: another client has the keyboard"]
-    );
+    assert_eq!(second.notices, ["read only: another client has the keyboard"]);
     second.socket.write_all(b"no").unwrap();
     first.socket.write_all(b"yes").unwrap();
     assert_eq!(guest.typed(3), b"yes");
@@ -208,10 +195,7 @@ fn a_client_that_does_not_read_loses_output_and_stalls_nobody() {
     slow.expect(b"end");
     let marker = slow.notices.iter().find(|text| text.contains("bytes lost"));
     assert!(marker.is_some(), "{:?}", slow.notices);
-    let lost = quick
-        .notices
-        .iter()
-        .find(|text| text.contains("bytes lost"));
+    let lost = quick.notices.iter().find(|text| text.contains("bytes lost"));
     assert_eq!(lost, None);
 }
 
@@ -243,7 +227,7 @@ fn the_end_is_told_after_the_last_output() {
 fn readiness_is_told_once_the_line_is_there() {
     let guest = guest(Some("login:"));
     let readable = |guest: &Guest| {
-        let mut fds = [PollFd::new(guest.console.ready_fd(), PollFlags::POLLIN)];
+        let mut fds = [PollFd::new(guest.console.port().ready_fd(), PollFlags::POLLIN)];
         poll(&mut fds, 0u16) == Ok(1)
     };
     guest.print(b"log\nin:");
@@ -260,10 +244,10 @@ fn a_line_that_stays_up_is_told_again() {
     client.socket.write_all(b"x").unwrap();
     let mut seen = 0;
     while seen < 3 {
-        let mut fds = [PollFd::new(guest.console.interrupt_fd(), PollFlags::POLLIN)];
+        let mut fds = [PollFd::new(guest.console.port().interrupt_fd(), PollFlags::POLLIN)];
         assert_eq!(poll(&mut fds, 10_000u16), Ok(1));
         let mut count = [0; 8];
-        nix::unistd::read(guest.console.interrupt_fd(), &mut count).unwrap();
+        nix::unistd::read(guest.console.port().interrupt_fd(), &mut count).unwrap();
         seen += 1;
     }
     assert_eq!(guest.typed(1), b"x");
@@ -275,7 +259,7 @@ fn a_line_that_stays_up_is_told_again_to_a_guest_that_prints_without_a_pause() {
     guest.bus.write(BASE + 0x38, Width::Word, 0x50);
     let mut client = guest.client(0);
     client.socket.write_all(b"x").unwrap();
-    let mut fds = [PollFd::new(guest.console.interrupt_fd(), PollFlags::POLLIN)];
+    let mut fds = [PollFd::new(guest.console.port().interrupt_fd(), PollFlags::POLLIN)];
     assert_eq!(poll(&mut fds, 10_000u16), Ok(1));
     // It takes 60 ms; seconds where only a pause in the output lets it.
     let deadline = Instant::now() + Duration::from_secs(2);
@@ -283,10 +267,10 @@ fn a_line_that_stays_up_is_told_again_to_a_guest_that_prints_without_a_pause() {
     while seen < 4 {
         assert!(Instant::now() < deadline, "told {seen} times");
         guest.print(b".");
-        let mut fds = [PollFd::new(guest.console.interrupt_fd(), PollFlags::POLLIN)];
+        let mut fds = [PollFd::new(guest.console.port().interrupt_fd(), PollFlags::POLLIN)];
         if poll(&mut fds, 0u16) == Ok(1) {
             let mut count = [0; 8];
-            nix::unistd::read(guest.console.interrupt_fd(), &mut count).unwrap();
+            nix::unistd::read(guest.console.port().interrupt_fd(), &mut count).unwrap();
             seen += 1;
         }
     }

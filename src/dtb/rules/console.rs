@@ -38,9 +38,7 @@ pub(super) fn check(tree: &Tree, console: &ConsoleConfig, faults: &mut Faults<'_
     match doorbell(tree, console).map(|bell| spi(&bell)) {
         None => faults.add_at(
             "console.label",
-            NO_DOORBELL.case(format!(
-                "no doorbell vdevice has the console's label {label}"
-            )),
+            NO_DOORBELL.case(format!("no doorbell vdevice has the console's label {label}")),
         ),
         Some(found) if found != Some(wanted) => {
             let has = found.map_or("no fixed SPI".to_owned(), |(number, trigger)| {
@@ -56,10 +54,7 @@ pub(super) fn check(tree: &Tree, console: &ConsoleConfig, faults: &mut Faults<'_
     }
     let own = serial_port(tree, console);
     let mut differs = |node: &NodeAt<'_>, why: &str| {
-        faults.add_at(
-            "console",
-            CONSOLE_DIFFERS.case(format!("{} {why}", node.path())),
-        );
+        faults.add_at("console", CONSOLE_DIFFERS.case(format!("{} {why}", node.path())));
     };
     for node in devices_at(tree, console.base, console.device.frame()) {
         if own.as_ref().map(NodeAt::path) != Some(node.path()) {
@@ -84,22 +79,13 @@ fn differences(node: &NodeAt<'_>, console: &ConsoleConfig) -> Vec<&'static str> 
     let faults = [
         (!is_model && !ns16550, "is not a PL011"),
         (!is_model && ns16550, "is not a 16550"),
-        (
-            other("reg-shift", 0),
-            "has a reg-shift, and the console's registers are a byte apart",
-        ),
+        (other("reg-shift", 0), "has a reg-shift, and the console's registers are a byte apart"),
         (
             other("reg-io-width", 1),
             "has a reg-io-width that is not 1, and the console's registers are a byte wide",
         ),
-        (
-            other("reg-offset", 0),
-            "has a reg-offset, and the console's registers begin at its base",
-        ),
-        (
-            ns16550 && node.has("big-endian"),
-            "is big-endian, and the console is not",
-        ),
+        (other("reg-offset", 0), "has a reg-offset, and the console's registers begin at its base"),
+        (ns16550 && node.has("big-endian"), "is big-endian, and the console is not"),
         (
             !matches!(node.str("status"), None | Some("okay" | "ok")),
             "has a status other than okay: the guest leaves it alone",

@@ -60,9 +60,10 @@ pub(super) fn check(tree: &Tree, faults: &mut Faults<'_>) {
                     excerpt(path)
                 )));
             }
-            (_, Some(phandle)) => faults.add(GIC_PHANDLE.case(format!(
-                "the vm-config's interrupts/config is the phandle {phandle:#x}"
-            ))),
+            (_, Some(phandle)) => faults
+                .add(GIC_PHANDLE.case(format!(
+                    "the vm-config's interrupts/config is the phandle {phandle:#x}"
+                ))),
             (_, None) => return faults.add(property(interrupts, "config", "a path")),
         }
     }
@@ -94,32 +95,17 @@ fn unusable(gic: &NodeAt<'_>) -> impl Iterator<Item = &'static str> {
     let ranges = gic.reg().unwrap_or_default();
     let aligned = |(base, _): &(u64, u64)| base % GIC_FRAME == 0;
     let faults = [
-        (
-            !gic.is_compatible("arm,gic-v3"),
-            "is not compatible with \"arm,gic-v3\"",
-        ),
-        (
-            !gic.has("interrupt-controller"),
-            "has no interrupt-controller property",
-        ),
-        (
-            gic.u32("#interrupt-cells") != Some(3),
-            "does not have 3 #interrupt-cells",
-        ),
+        (!gic.is_compatible("arm,gic-v3"), "is not compatible with \"arm,gic-v3\""),
+        (!gic.has("interrupt-controller"), "has no interrupt-controller property"),
+        (gic.u32("#interrupt-cells") != Some(3), "does not have 3 #interrupt-cells"),
         (gic.phandle().is_none(), "has no phandle"),
-        (
-            regions.is_some_and(|regions| regions != 1),
-            "has more than one redistributor region",
-        ),
+        (regions.is_some_and(|regions| regions != 1), "has more than one redistributor region"),
         (
             stride.is_some_and(|stride| stride < GICR_SIZE || stride % GIC_FRAME != 0),
             "has a redistributor-stride below 128 KiB or off 64 KiB",
         ),
         // Without reg the resource manager fills it in.
-        (
-            gic.has("reg") && ranges.len() < 2,
-            "has no distributor and redistributor range in reg",
-        ),
+        (gic.has("reg") && ranges.len() < 2, "has no distributor and redistributor range in reg"),
         (
             ranges.len() >= 2 && !ranges.iter().take(2).all(aligned),
             "has ranges that are not aligned to 64 KiB",

@@ -106,10 +106,8 @@ fn initrd(tree: &Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
     let number = |property| chosen.as_ref()?.number(property);
     let found = [number("linux,initrd-start"), number("linux,initrd-end")];
     if found != [Some(initrd.base), Some(end)] {
-        let what = format!(
-            "/chosen names another initrd than the plan, {:#x} to {end:#x}",
-            initrd.base
-        );
+        let what =
+            format!("/chosen names another initrd than the plan, {:#x} to {end:#x}", initrd.base);
         faults.add_at("initrd", INITRD_DIFFERS.case(what));
     }
 }
@@ -143,9 +141,9 @@ fn reservations(tree: &Tree, faults: &mut Faults<'_>) {
     sorted.sort_unstable();
     let end = |(base, size): (u64, u64)| base.checked_add(size);
     if let Some((base, size)) = sorted.iter().find(|range| end(**range).is_none()) {
-        faults.add(RESERVATION_RANGE.case(format!(
-            "/memreserve/ {base:#x} {size:#x} goes past 64 bits"
-        )));
+        faults.add(
+            RESERVATION_RANGE.case(format!("/memreserve/ {base:#x} {size:#x} goes past 64 bits")),
+        );
     }
     let mut pairs = sorted.windows(2);
     if let Some(pair) = pairs.find(|pair| end(pair[0]).is_some_and(|end| end > pair[1].0)) {

@@ -75,14 +75,16 @@ pub(super) fn check(tree: &Tree, faults: &mut Faults<'_>) {
             long.get_or_insert_with(|| path_length(path, PATH_MAX));
         }
         if at.lists("device_type", "memory") && path != "/memory" {
-            faults.add(MEMORY_NODE_NAME.case(format!(
-                "{path} has device_type \"memory\" and is not /memory"
-            )));
+            faults.add(
+                MEMORY_NODE_NAME
+                    .case(format!("{path} has device_type \"memory\" and is not /memory")),
+            );
         }
         if let Some(phandle) = at.phandle().filter(|phandle| !phandles.insert(*phandle)) {
-            faults.add(DUPLICATE_PHANDLE.case(format!(
-                "{path} has phandle {phandle:#x}, as another node has"
-            )));
+            faults.add(
+                DUPLICATE_PHANDLE
+                    .case(format!("{path} has phandle {phandle:#x}, as another node has")),
+            );
         }
     }
     let first = [deep, long, twin].into_iter().flatten();
@@ -96,8 +98,6 @@ pub(super) fn check(tree: &Tree, faults: &mut Faults<'_>) {
 }
 
 pub(super) fn path_length(path: &str, max: usize) -> crate::diagnostic::Diagnostic {
-    PATH_LENGTH.case(format!(
-        "the path of a node has {} bytes, {max} are allowed: {path}",
-        path.len()
-    ))
+    PATH_LENGTH
+        .case(format!("the path of a node has {} bytes, {max} are allowed: {path}", path.len()))
 }

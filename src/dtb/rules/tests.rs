@@ -34,10 +34,7 @@ fn broken(config: &VmConfig, wanted: &[&str], errno: Option<Errno>, breaks: impl
     let answer = errno.map(|errno| errno as i32);
     for fault in &faults {
         assert!(fault.place.is_some() && fault.lasting, "{fault:#?}");
-        assert!(
-            fault.name != wanted[0] || fault.start_answers == answer,
-            "{fault:#?}"
-        );
+        assert!(fault.name != wanted[0] || fault.start_answers == answer, "{fault:#?}");
     }
 }
 
@@ -60,11 +57,7 @@ fn rules_of_the_whole_tree() {
     let config = fixture::config();
     broken(
         &config,
-        &[
-            "dtb-no-chosen",
-            "dtb-first-child-cells",
-            "dtb-initrd-differs",
-        ],
+        &["dtb-no-chosen", "dtb-first-child-cells", "dtb-initrd-differs"],
         NODEV,
         |tree| {
             tree.root.remove_child("chosen");
@@ -80,23 +73,14 @@ fn rules_of_the_whole_tree() {
         tree.root.push(Node::new("hypervisor"));
     });
     broken(&config, &["dtb-memory-node-name"], INVAL, |tree| {
-        tree.root
-            .ensure_child("memory@80000000")
-            .set_str("device_type", "memory");
+        tree.root.ensure_child("memory@80000000").set_str("device_type", "memory");
     });
     broken(&config, &["dtb-memory-node-name"], INVAL, |tree| {
-        node(tree, "/psci")
-            .ensure_child("memory")
-            .set_str("device_type", "memory");
+        node(tree, "/psci").ensure_child("memory").set_str("device_type", "memory");
     });
-    broken(
-        &config,
-        &["dtb-gic-unusable", "dtb-memory-cells"],
-        INVAL,
-        |tree| {
-            tree.root.set_u32("#size-cells", 1);
-        },
-    );
+    broken(&config, &["dtb-gic-unusable", "dtb-memory-cells"], INVAL, |tree| {
+        tree.root.set_u32("#size-cells", 1);
+    });
     broken(&config, &["dtb-duplicate-phandle"], None, |tree| {
         node(tree, "/psci").set_u32("phandle", 1);
     });
@@ -127,12 +111,7 @@ fn reservations_can_be_written_and_leave_alone_what_is_placed() {
     let config = fixture::config();
     let reserve =
         |list: &'static [(u64, u64)]| move |tree: &mut Tree| tree.reservations = list.to_vec();
-    broken(
-        &config,
-        &["dtb-memreserve-range"],
-        None,
-        reserve(&[(u64::MAX, 1)]),
-    );
+    broken(&config, &["dtb-memreserve-range"], None, reserve(&[(u64::MAX, 1)]));
     broken(
         &config,
         &["dtb-memreserve-overlap"],
@@ -151,10 +130,7 @@ fn reservations_can_be_written_and_leave_alone_what_is_placed() {
         reserve(&[(fixture::BASE, fixture::SIZE)]),
     );
     // All of these are beside.
-    good(
-        &config,
-        reserve(&[(0x8100_1000, 0x1000), (0x8002_0000, 0x1000), (0, 0x1000)]),
-    );
+    good(&config, reserve(&[(0x8100_1000, 0x1000), (0x8002_0000, 0x1000), (0, 0x1000)]));
 }
 
 #[test]
@@ -254,18 +230,8 @@ fn rules_of_the_vm_config() {
         NODEV,
         moved(0x2000_0000),
     );
-    broken(
-        &config,
-        &["dtb-base-address-limit", "dtb-base-address-differs"],
-        NODEV,
-        moved(1 << 36),
-    );
-    broken(
-        &config,
-        &["dtb-base-address-differs"],
-        None,
-        moved(0x9000_0000),
-    );
+    broken(&config, &["dtb-base-address-limit", "dtb-base-address-differs"], NODEV, moved(1 << 36));
+    broken(&config, &["dtb-base-address-differs"], None, moved(0x9000_0000));
 
     good(&config, |tree| {
         node(tree, at).set_str("image-name", &"n".repeat(79));
@@ -310,26 +276,16 @@ fn rules_of_vcpus() {
     broken(&config, &["dtb-scheduling-differs"], None, |tree| {
         node(tree, vcpus).set_str("affinity", "proxy");
     });
-    broken(
-        &config,
-        &["dtb-affinity-map-length", "dtb-cpu-count"],
-        INVAL,
-        |tree| {
-            node(tree, "/cpus/cpu@1").set_str("status", "fail");
-        },
-    );
-    broken(
-        &fixture::proxy(),
-        &["dtb-gic-redistributors", "dtb-cpu-count"],
-        None,
-        |tree| {
-            node(tree, "/cpus")
-                .ensure_child("cpu@1")
-                .set_str("device_type", "cpu")
-                .set_u32("reg", 1)
-                .set_str("enable-method", "psci");
-        },
-    );
+    broken(&config, &["dtb-affinity-map-length", "dtb-cpu-count"], INVAL, |tree| {
+        node(tree, "/cpus/cpu@1").set_str("status", "fail");
+    });
+    broken(&fixture::proxy(), &["dtb-gic-redistributors", "dtb-cpu-count"], None, |tree| {
+        node(tree, "/cpus")
+            .ensure_child("cpu@1")
+            .set_str("device_type", "cpu")
+            .set_u32("reg", 1)
+            .set_str("enable-method", "psci");
+    });
 }
 
 #[test]
@@ -360,14 +316,9 @@ fn rules_of_cpus() {
         node(tree, "/cpus/cpu@0").set_str("status", "disabled");
         node(tree, "/cpus/cpu@1").set_str("status", "disabled");
     });
-    broken(
-        &config,
-        &["dtb-affinity-map-length", "dtb-no-cpus", "dtb-cpu-count"],
-        INVAL,
-        |tree| {
-            tree.root.remove_child("cpus");
-        },
-    );
+    broken(&config, &["dtb-affinity-map-length", "dtb-no-cpus", "dtb-cpu-count"], INVAL, |tree| {
+        tree.root.remove_child("cpus");
+    });
     broken(&config, &["dtb-idle-states"], INVAL, |tree| {
         node(tree, "/cpus/cpu@1").remove("cpu-idle-states");
     });
@@ -406,9 +357,7 @@ fn rules_of_the_interrupt_controller() {
         node(tree, interrupts).set_u32("config", 1);
     });
     let unusable = |errno, breaks: &dyn Fn(&mut Node)| {
-        broken(&config, &["dtb-gic-unusable"], errno, |tree| {
-            breaks(node(tree, gic))
-        });
+        broken(&config, &["dtb-gic-unusable"], errno, |tree| breaks(node(tree, gic)));
     };
     unusable(INVAL, &|gic| {
         gic.set_str("compatible", "arm,cortex-a15-gic");
@@ -454,30 +403,20 @@ fn rules_of_vdevices() {
     let config = fixture::proxy();
     let bell = "/gunyah-vm-config/vdevices/bell-5";
     let shm = "/gunyah-vm-config/vdevices/shm-7";
-    broken(
-        &config,
-        &["dtb-no-label", "dtb-no-doorbell"],
-        None,
-        |tree| {
-            node(tree, bell).remove("label");
-        },
-    );
+    broken(&config, &["dtb-no-label", "dtb-no-doorbell"], None, |tree| {
+        node(tree, bell).remove("label");
+    });
     broken(&config, &["dtb-no-peer"], INVAL, |tree| {
         node(tree, bell).remove("peer-default");
     });
     broken(&config, &["dtb-no-peer"], INVAL, |tree| {
         node(tree, shm).remove("peer-default");
     });
-    broken(
-        &config,
-        &["dtb-duplicate-label", "dtb-duplicate-interrupt"],
-        None,
-        |tree| {
-            let mut twin = node(tree, bell).clone();
-            twin.name = "bell-6".into();
-            node(tree, "/gunyah-vm-config/vdevices").push(twin);
-        },
-    );
+    broken(&config, &["dtb-duplicate-label", "dtb-duplicate-interrupt"], None, |tree| {
+        let mut twin = node(tree, bell).clone();
+        twin.name = "bell-6".into();
+        node(tree, "/gunyah-vm-config/vdevices").push(twin);
+    });
     broken(&config, &["dtb-duplicate-label"], None, |tree| {
         let mut twin = node(tree, shm).clone();
         twin.name = "shm-8".into();
@@ -493,14 +432,9 @@ fn rules_of_vdevices() {
     broken(&config, &["dtb-shm-memory"], INVAL, |tree| {
         node(tree, memory).remove("label");
     });
-    broken(
-        &config,
-        &["dtb-shm-memory", "dtb-shm-base"],
-        INVAL,
-        |tree| {
-            node(tree, memory).remove("base");
-        },
-    );
+    broken(&config, &["dtb-shm-memory", "dtb-shm-base"], INVAL, |tree| {
+        node(tree, memory).remove("base");
+    });
     broken(&config, &["dtb-shm-base"], None, |tree| {
         node(tree, memory).remove("base");
         node(tree, memory).set_empty("allocate-base");
@@ -508,14 +442,9 @@ fn rules_of_vdevices() {
     broken(&config, &["dtb-shm-memory"], INVAL, |tree| {
         node(tree, memory).set_empty("allocate-base");
     });
-    broken(
-        &config,
-        &["dtb-shm-memory", "dtb-shm-base"],
-        INVAL,
-        |tree| {
-            node(tree, memory).set_u64("base", 0xa000_0800);
-        },
-    );
+    broken(&config, &["dtb-shm-memory", "dtb-shm-base"], INVAL, |tree| {
+        node(tree, memory).set_u64("base", 0xa000_0800);
+    });
     broken(&config, &["dtb-shm-memory"], INVAL, |tree| {
         node(tree, memory).set_u32("base", 0xa000_0000);
     });
@@ -570,10 +499,7 @@ fn reserved_memory_is_a_region_or_linuxs_own() {
     let reserved = |reg: &'static [u64], label: Option<u32>| {
         move |tree: &mut Tree| {
             let parent = tree.root.ensure_child("reserved-memory");
-            parent
-                .set_u32("#address-cells", 2)
-                .set_u32("#size-cells", 2)
-                .set_empty("ranges");
+            parent.set_u32("#address-cells", 2).set_u32("#size-cells", 2).set_empty("ranges");
             let node = parent.ensure_child("buffer");
             node.set_u64s("reg", reg);
             if let Some(label) = label {
@@ -582,24 +508,9 @@ fn reserved_memory_is_a_region_or_linuxs_own() {
         }
     };
     let wrong = ["dtb-reserved-memory"];
-    broken(
-        &config,
-        &wrong,
-        NODEV,
-        reserved(&[0x8100_0000, 0x1000], None),
-    );
-    broken(
-        &config,
-        &wrong,
-        NODEV,
-        reserved(&[0xa000_0000, 0x1000], Some(7)),
-    );
-    broken(
-        &config,
-        &wrong,
-        NODEV,
-        reserved(&[0xa000_0000, 0x20_0000], Some(8)),
-    );
+    broken(&config, &wrong, NODEV, reserved(&[0x8100_0000, 0x1000], None));
+    broken(&config, &wrong, NODEV, reserved(&[0xa000_0000, 0x1000], Some(7)));
+    broken(&config, &wrong, NODEV, reserved(&[0xa000_0000, 0x20_0000], Some(8)));
     broken(&config, &wrong, NODEV, reserved(&[0xa000_0000], None));
     let region = reserved(&[0xa000_0000, 0x20_0000], Some(7));
     good(&config, region);

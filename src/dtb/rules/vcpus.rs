@@ -199,9 +199,11 @@ fn cpus_enabled(tree: &Tree, cpus: &[NodeAt<'_>], faults: &mut Faults<'_>) -> bo
                 let method = enable_method(tree, cpu);
                 by_psci |= method == Some("psci");
                 if !matches!(method, Some("psci" | "qcom,gunyah-hvc")) {
-                    faults.add(ENABLE_METHOD.case(format!(
-                        "secondary CPU {path} has no enable-method that is known"
-                    )));
+                    faults.add(
+                        ENABLE_METHOD.case(format!(
+                            "secondary CPU {path} has no enable-method that is known"
+                        )),
+                    );
                 }
             }
             Some(status) => {
@@ -211,9 +213,10 @@ fn cpus_enabled(tree: &Tree, cpus: &[NodeAt<'_>], faults: &mut Faults<'_>) -> bo
             }
         }
         if cpu.has("reg") && cpu.number("reg") != u64::try_from(place).ok() {
-            faults.add(CPU_NUMBER.case(format!(
-                "{path} is CPU {place} in order, and its reg says otherwise"
-            )));
+            faults.add(
+                CPU_NUMBER
+                    .case(format!("{path} is CPU {place} in order, and its reg says otherwise")),
+            );
         }
     }
     if booting == 0 {

@@ -99,9 +99,9 @@ pub(super) fn check(tree: &Tree, config: &VmConfig, faults: &mut Faults<'_>) {
 
 fn first_with(labels: &mut HashSet<u32>, label: u32, path: &str, faults: &mut Faults<'_>) {
     if !labels.insert(label) {
-        faults.add(DUPLICATE_LABEL.case(format!(
-            "{path} has label {label}, as another of its kind has"
-        )));
+        faults.add(
+            DUPLICATE_LABEL.case(format!("{path} has label {label}, as another of its kind has")),
+        );
     }
 }
 

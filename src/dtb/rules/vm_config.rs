@@ -144,10 +144,8 @@ fn base_address(tree: &Tree, memory: &NodeAt<'_>, plan: &LaunchPlan, faults: &mu
         faults.add_from("memory.base", BASE_ADDRESS_LIMIT.case(what));
     }
     if base != main.base {
-        let what = format!(
-            "the devicetree's base-address is {base:#x}, memory.base is {:#x}",
-            main.base
-        );
+        let what =
+            format!("the devicetree's base-address is {base:#x}, memory.base is {:#x}", main.base);
         faults.add_at("memory.base", BASE_ADDRESS_DIFFERS.case(what));
     }
     let wanted = memory.value("base-address").map_or(0, <[u8]>::len) / 4;

@@ -28,10 +28,7 @@ fn refused(tree: &Tree, config: &VmConfig, what: &str) {
 
 /// A node with registers of two cells each at the root.
 fn device<'a>(tree: &'a mut Tree, name: &str, model: &str, reg: &[u64]) -> &'a mut Node {
-    tree.root
-        .ensure_child(name)
-        .set_str("compatible", model)
-        .set_u64s("reg", reg)
+    tree.root.ensure_child(name).set_str("compatible", model).set_u64s("reg", reg)
 }
 
 #[test]
@@ -53,8 +50,7 @@ fn another_device_at_the_consoles_registers_is_named_and_nothing_is_added_over_i
         let bus = device(&mut tree, "bus@20000000", "simple-bus", &[0x2000_0000, 1]);
         bus.set_u32("#address-cells", 2).set_u32("#size-cells", 2);
         bus.set_u64s("ranges", &[0x900_0000, 0x2000_0000, 0x1000]);
-        bus.ensure_child("rtc@9000000")
-            .set_u64s("reg", &[0x900_0000, 0x1000]);
+        bus.ensure_child("rtc@9000000").set_u64s("reg", &[0x900_0000, 0x1000]);
         let completed = given(&tree, &config).unwrap();
         let serial = completed.tree.at("/serial@9000000").unwrap();
         assert!(serial.has("interrupts"));
@@ -65,8 +61,7 @@ fn another_device_at_the_consoles_registers_is_named_and_nothing_is_added_over_i
     let bus = tree.root.ensure_child("soc");
     bus.set_u32("#address-cells", 2).set_u32("#size-cells", 2);
     bus.set_empty("ranges");
-    bus.ensure_child("rtc@9000000")
-        .set_u64s("reg", &[0x900_0000, 0x1000]);
+    bus.ensure_child("rtc@9000000").set_u64s("reg", &[0x900_0000, 0x1000]);
     refused(&tree, &config, "another device");
 }
 
@@ -84,12 +79,7 @@ fn a_gic_at_the_consoles_registers_is_named() {
 fn what_is_added_takes_names_that_are_free() {
     let config = fixture::proxy();
     let mut tree = without_console(&config);
-    device(
-        &mut tree,
-        "serial@9000000",
-        "acme,uart",
-        &[0xa00_0000, 0x100],
-    );
+    device(&mut tree, "serial@9000000", "acme,uart", &[0xa00_0000, 0x100]);
     let vdevices = tree.find_mut("/gunyah-vm-config/vdevices").unwrap();
     let shm = vdevices.ensure_child("shm-7");
     shm.set_u32("label", 8);
@@ -102,14 +92,8 @@ fn what_is_added_takes_names_that_are_free() {
         .set_cells("interrupts", &[0, 7, 4]);
     let completed = given(&tree, &config).unwrap();
     let read = Tree::parse(&completed.blob).unwrap();
-    assert!(read
-        .at("/serial-2@9000000")
-        .unwrap()
-        .is_compatible("arm,pl011"));
-    assert_eq!(
-        read.at("/chosen").unwrap().str("stdout-path"),
-        Some("/serial-2@9000000")
-    );
+    assert!(read.at("/serial-2@9000000").unwrap().is_compatible("arm,pl011"));
+    assert_eq!(read.at("/chosen").unwrap().str("stdout-path"), Some("/serial-2@9000000"));
     let shm = read.at("/gunyah-vm-config/vdevices/shm-7-2").unwrap();
     assert_eq!(shm.str("generate"), Some("/hypervisor/shm-7-2"));
     // bell-5-2 is what another one generates.
@@ -208,9 +192,7 @@ fn a_serial_port_must_be_one_that_the_console_can_be() {
     // A PL011's registers have no such properties.
     let config = fixture::proxy();
     let mut tree = generated(&config);
-    tree.find_mut("/serial")
-        .unwrap()
-        .set_str("status", "disabled");
+    tree.find_mut("/serial").unwrap().set_str("status", "disabled");
     refused(&tree, &config, "another device");
 }
 

@@ -64,11 +64,7 @@ impl Raw {
     }
 
     fn bytes(&self) -> Vec<u8> {
-        let mut bytes: Vec<u8> = self
-            .header
-            .iter()
-            .flat_map(|cell| cell.to_be_bytes())
-            .collect();
+        let mut bytes: Vec<u8> = self.header.iter().flat_map(|cell| cell.to_be_bytes()).collect();
         bytes.extend(&self.reservations);
         bytes.extend(&self.structure);
         bytes.extend(&self.strings);
@@ -139,11 +135,7 @@ fn headers_are_distrusted() {
     with(0, 0xedfe_0dd0, "the magic number is 0xedfe0dd0");
     with(5, 16, "has version 16");
     with(6, 18, "compatible to 18");
-    with(
-        1,
-        (2 << 20) + 1,
-        "2097153 bytes, arm64 guests take at most 2097152",
-    );
+    with(1, (2 << 20) + 1, "2097153 bytes, arm64 guests take at most 2097152");
     with(1, 20, "says it has 20 bytes");
     with(1, 2 << 20, "says it has 2097152 bytes, its file has 81");
     for field in [2, 9] {
@@ -200,44 +192,19 @@ fn nodes_must_nest() {
     cut(&[Token(BEGIN), Bytes(b"name")]);
     cut(&[Token(BEGIN), Text(""), Token(CLOSE)]);
     cut(&[Token(BEGIN), Text(""), Token(PROP), Token(1)]);
-    cut(&[
-        Token(BEGIN),
-        Text(""),
-        Token(PROP),
-        Token(u32::MAX),
-        Token(0),
-    ]);
-    cut(&[
-        Token(BEGIN),
-        Text(""),
-        Token(PROP),
-        Token(8),
-        Token(0),
-        Token(0),
-    ]);
-    refused(
-        parse(&[Token(BEGIN), Text(""), Token(7)]),
-        "unknown token 0x7 at 0x8",
-    );
+    cut(&[Token(BEGIN), Text(""), Token(PROP), Token(u32::MAX), Token(0)]);
+    cut(&[Token(BEGIN), Text(""), Token(PROP), Token(8), Token(0), Token(0)]);
+    refused(parse(&[Token(BEGIN), Text(""), Token(7)]), "unknown token 0x7 at 0x8");
 }
 
 #[test]
 fn names_are_checked_and_given_once() {
     let property = |offset| [Token(PROP), Token(0), Token(offset)];
-    refused(
-        nested(&[property(0), property(0)].concat_items()),
-        "/: property reg is there twice",
-    );
+    refused(nested(&[property(0), property(0)].concat_items()), "/: property reg is there twice");
     let child = |name| [Token(BEGIN), Text(name), Token(CLOSE)];
-    refused(
-        nested(&[child("a"), child("a")].concat_items()),
-        "/: there are two nodes named a",
-    );
+    refused(nested(&[child("a"), child("a")].concat_items()), "/: there are two nodes named a");
     assert!(nested(&[child("a@1"), child("a@2")].concat_items()).is_ok());
-    refused(
-        nested(&[child("a"), property(0)].concat_items()),
-        "reg comes after a child node",
-    );
+    refused(nested(&[child("a"), property(0)].concat_items()), "reg comes after a child node");
     refused(nested(&property(1000)), "name at 0x3e8");
     // Offset 3 is the NUL of "reg": an empty name.
     refused(nested(&property(3)), "a property has no name");
@@ -292,10 +259,8 @@ fn depth_paths_and_counts_are_bounded() {
     refused(deep(10, &"n".repeat(255)), "longer than 2048 bytes");
 
     let names: Vec<String> = (0..NODES_MAX).map(|number| format!("n{number}")).collect();
-    let items: Vec<_> = names
-        .iter()
-        .flat_map(|name| [Token(BEGIN), Text(name), Token(CLOSE)])
-        .collect();
+    let items: Vec<_> =
+        names.iter().flat_map(|name| [Token(BEGIN), Text(name), Token(CLOSE)]).collect();
     refused(nested(&items), "more than 16384 nodes");
     assert!(nested(&items[3..]).is_ok());
 
@@ -306,10 +271,7 @@ fn depth_paths_and_counts_are_bounded() {
         structure.extend([PROP, 0, u32::try_from(raw.strings.len()).unwrap()]);
         raw.strings.extend(format!("{number}\0").bytes());
     }
-    raw.structure = structure
-        .iter()
-        .flat_map(|cell| cell.to_be_bytes())
-        .collect();
+    raw.structure = structure.iter().flat_map(|cell| cell.to_be_bytes()).collect();
     raw.lay_out();
     refused(raw.parse(), "more than 65536 properties");
 }
@@ -330,14 +292,8 @@ fn hostile_values_break_nothing() {
             .iter()
             .map(|property| property.name.clone())
             .chain(
-                [
-                    "#address-cells",
-                    "#size-cells",
-                    "interrupt-parent",
-                    "phandle",
-                    "config",
-                ]
-                .map(String::from),
+                ["#address-cells", "#size-cells", "interrupt-parent", "phandle", "config"]
+                    .map(String::from),
             )
             .collect();
         for name in &names {
@@ -364,15 +320,9 @@ fn what_cannot_be_written_is_named() {
     unwritable(&tree, "/a: property pppp");
     let mut tree = Tree::default();
     tree.root.set("big", vec![0; 2 << 20]);
-    unwritable(
-        &tree,
-        "the blob has 2097240 bytes, arm64 guests take at most",
-    );
+    unwritable(&tree, "the blob has 2097240 bytes, arm64 guests take at most");
     for reservations in [vec![(0, 0)], vec![(u64::MAX, 2)], vec![(0, 2), (1, 2)]] {
-        let tree = Tree {
-            reservations,
-            ..Tree::default()
-        };
+        let tree = Tree { reservations, ..Tree::default() };
         unwritable(&tree, "/memreserve/");
     }
     let config = fixture::config();
@@ -390,8 +340,7 @@ fn by_hand(tree: &Tree) -> Vec<u8> {
     fn write(raw: &mut Raw, node: &Node) {
         let mut put = |bytes: &[u8]| {
             raw.structure.extend(bytes);
-            raw.structure
-                .resize(raw.structure.len().next_multiple_of(4), 0);
+            raw.structure.resize(raw.structure.len().next_multiple_of(4), 0);
         };
         put(&BEGIN.to_be_bytes());
         put(format!("{}\0", node.name).as_bytes());

@@ -15,10 +15,7 @@ fn value() -> impl Strategy<Value = Vec<u8>> {
         vec(any::<u32>(), 0..6)
             .prop_map(|cells| cells.iter().flat_map(|cell| cell.to_be_bytes()).collect()),
         vec("[ -~]{0,12}", 1..4).prop_map(|strings| {
-            strings
-                .iter()
-                .flat_map(|string| format!("{string}\0").into_bytes())
-                .collect()
+            strings.iter().flat_map(|string| format!("{string}\0").into_bytes()).collect()
         }),
     ]
 }
@@ -27,29 +24,19 @@ fn node() -> impl Strategy<Value = Node> {
     // Maps, so that names are unique; what vm-fdt and the specification allow.
     let properties = || {
         proptest::collection::btree_map("[a-zA-Z0-9,._+?#-]{1,31}", value(), 0..5).prop_map(|map| {
-            map.into_iter()
-                .map(|(name, value)| Property { name, value })
-                .collect::<Vec<_>>()
+            map.into_iter().map(|(name, value)| Property { name, value }).collect::<Vec<_>>()
         })
     };
-    let leaf = properties().prop_map(|properties| Node {
-        properties,
-        ..Node::default()
-    });
+    let leaf = properties().prop_map(|properties| Node { properties, ..Node::default() });
     leaf.prop_recursive(6, 40, 5, move |inner| {
         let names = "[a-z][a-z0-9,._+-]{0,30}(@[0-9a-f]{1,8})?";
-        (
-            properties(),
-            proptest::collection::btree_map(names, inner, 0..5),
-        )
-            .prop_map(|(properties, children): (_, BTreeMap<String, Node>)| Node {
+        (properties(), proptest::collection::btree_map(names, inner, 0..5)).prop_map(
+            |(properties, children): (_, BTreeMap<String, Node>)| Node {
                 properties,
-                children: children
-                    .into_iter()
-                    .map(|(name, node)| Node { name, ..node })
-                    .collect(),
+                children: children.into_iter().map(|(name, node)| Node { name, ..node }).collect(),
                 ..Node::default()
-            })
+            },
+        )
     })
 }
 

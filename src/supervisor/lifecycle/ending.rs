@@ -80,12 +80,7 @@ impl Lifecycle {
                         (push, format!("{by}; {doing}"))
                     }
                 };
-                let stopping = Stopping {
-                    asked: Some(by.to_owned()),
-                    end: None,
-                    then,
-                    push,
-                };
+                let stopping = Stopping { asked: Some(by.to_owned()), end: None, then, push };
                 self.enter(Phase::Stopping(stopping), reason, now);
             }
         }
@@ -143,12 +138,7 @@ impl Lifecycle {
 
     /// The run ends by itself: as `end` says, or as the worker's death will tell.
     fn end_run(&mut self, end: Option<End>, then: Then, push: Push, doing: &str, now: u64) {
-        let stopping = Stopping {
-            asked: None,
-            end,
-            then,
-            push,
-        };
+        let stopping = Stopping { asked: None, end, then, push };
         self.enter(Phase::Stopping(stopping), doing, now);
     }
 
@@ -175,10 +165,7 @@ impl Lifecycle {
 
     pub(super) fn start_late(&mut self, now: u64) {
         let timeout = Span::millis(self.rules.start_timeout);
-        let what = format!(
-            "no start within {timeout} (start.timeout); {}",
-            self.progress()
-        );
+        let what = format!("no start within {timeout} (start.timeout); {}", self.progress());
         // It may hang in START for good: nothing but the end of its process helps.
         self.actions.push(Action::Kill);
         self.timed_out(what, Push::Killed, "worker killed", now);
@@ -221,12 +208,9 @@ impl Lifecycle {
             Phase::Starting { .. } | Phase::Running { .. } | Phase::Ready => {
                 (None, None, Then::Policy, Push::closing(now))
             }
-            Phase::Stopping(Stopping {
-                asked,
-                end,
-                then,
-                push,
-            }) => (asked.clone(), end.clone(), *then, *push),
+            Phase::Stopping(Stopping { asked, end, then, push }) => {
+                (asked.clone(), end.clone(), *then, *push)
+            }
             Phase::Rest(_) | Phase::Gate { .. } | Phase::Backoff { .. } => return,
         };
         let asked = asked.map(|by| match push {

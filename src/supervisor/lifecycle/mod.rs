@@ -79,9 +79,7 @@ impl Lifecycle {
     /// A VM that has done nothing yet: `waiting`, or at rest in another state.
     pub fn new(rules: Rules, state: State, reason: &str, now: u64) -> Self {
         let phase = match state {
-            State::Waiting => Phase::Gate {
-                property_deadline: None,
-            },
+            State::Waiting => Phase::Gate { property_deadline: None },
             other => Phase::Rest(other),
         };
         Self {
@@ -215,8 +213,7 @@ impl Lifecycle {
     fn tell(&mut self, reason: impl Into<String>) {
         let reason = reason.into();
         if reason != self.reason {
-            self.actions
-                .push(Action::Publish(self.state(), reason.clone()));
+            self.actions.push(Action::Publish(self.state(), reason.clone()));
             self.reason = reason;
         }
     }
@@ -337,10 +334,7 @@ impl Lifecycle {
 
     fn property_late(&mut self, now: u64) {
         let (wanted, timeout) = self.rules.property.clone().unwrap_or_default();
-        let late = format!(
-            "property {wanted} did not come within {}",
-            Span::millis(timeout)
-        );
+        let late = format!("property {wanted} did not come within {}", Span::millis(timeout));
         let reason = match self.unread.take() {
             Some(why) => format!("{late}; it cannot be read: {why}"),
             None => late,

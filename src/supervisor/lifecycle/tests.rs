@@ -38,12 +38,7 @@ fn rules() -> Rules {
 }
 
 fn open() -> Gates {
-    Gates {
-        dependencies: Ok(()),
-        property: Ok(true),
-        turn: Ok(()),
-        pages: Ok(()),
-    }
+    Gates { dependencies: Ok(()), property: Ok(true), turn: Ok(()), pages: Ok(()) }
 }
 
 const RUNNING: Report = Report::Running { end_visible: true };
@@ -140,31 +135,18 @@ fn a_killed_worker_is_restarted_with_doubling_waits_and_then_given_up() {
         story.published[..2],
         [
             (State::Crashed, "worker killed by SIGKILL".to_owned()),
-            (
-                State::Waiting,
-                "restart 1 of 3 in 1 s after: worker killed by SIGKILL".to_owned()
-            )
+            (State::Waiting, "restart 1 of 3 in 1 s after: worker killed by SIGKILL".to_owned())
         ]
     );
     story.crash();
     let (state, reason) = story.last();
     assert_eq!(*state, State::Failed);
-    assert_eq!(
-        reason,
-        "gave up after 3 restarts within 10 min; last: worker killed by SIGKILL"
-    );
+    assert_eq!(reason, "gave up after 3 restarts within 10 min; last: worker killed by SIGKILL");
     assert!(story.life.at_rest());
     // A person's start begins anew.
-    story
-        .on(Event::Start)
-        .on(Event::Gates(&open()))
-        .report(&RUNNING);
+    story.on(Event::Start).on(Event::Gates(&open())).report(&RUNNING);
     story.crash();
-    assert!(
-        story.last().1.starts_with("restart 1 of 3 in 1 s"),
-        "{:?}",
-        story.last()
-    );
+    assert!(story.last().1.starts_with("restart 1 of 3 in 1 s"), "{:?}", story.last());
 }
 
 #[test]
@@ -185,14 +167,8 @@ fn a_reset_restarts_at_once_and_is_no_crash() {
     let mut story = Story::running(rules());
     story.report(&ended(EndReason::Reset));
     assert_eq!(story.life.state(), State::Stopping);
-    story
-        .report(&Report::Closed)
-        .on(Event::Died(Death::Exit(0)))
-        .on(Event::Gates(&open()));
-    assert_eq!(
-        story.states(),
-        [State::Stopping, State::Waiting, State::Starting]
-    );
+    story.report(&Report::Closed).on(Event::Died(Death::Exit(0))).on(Event::Gates(&open()));
+    assert_eq!(story.states(), [State::Stopping, State::Waiting, State::Starting]);
     assert_eq!((story.life.restarts(), story.life.resets()), (0, 1));
     assert_eq!(story.life.last_end().unwrap().reason, EndReason::Reset);
 }
@@ -202,9 +178,7 @@ fn a_guest_that_only_resets_is_slowed_down() {
     let mut story = Story::running(rules());
     let mut waited = 0;
     for _ in 0..12 {
-        story
-            .report(&ended(EndReason::Reset))
-            .on(Event::Died(Death::Exit(0)));
+        story.report(&ended(EndReason::Reset)).on(Event::Died(Death::Exit(0)));
         if !story.life.at_gate() {
             waited += story.sleep();
         }
@@ -218,22 +192,15 @@ fn a_guest_that_only_resets_is_slowed_down() {
 #[test]
 fn a_power_off_is_stopped_and_restarted_only_by_always() {
     let mut story = Story::running(rules());
-    story
-        .report(&ended(EndReason::PowerOff))
-        .on(Event::Died(Death::Exit(0)));
+    story.report(&ended(EndReason::PowerOff)).on(Event::Died(Death::Exit(0)));
     assert_eq!(story.states(), [State::Stopping, State::Stopped]);
     assert!(story.life.at_rest());
 
     let mut always = rules();
     always.restart.policy = RestartPolicy::Always;
     let mut story = Story::running(always);
-    story
-        .report(&ended(EndReason::PowerOff))
-        .on(Event::Died(Death::Exit(0)));
-    assert_eq!(
-        story.states(),
-        [State::Stopping, State::Stopped, State::Waiting]
-    );
+    story.report(&ended(EndReason::PowerOff)).on(Event::Died(Death::Exit(0)));
+    assert_eq!(story.states(), [State::Stopping, State::Stopped, State::Waiting]);
     assert_eq!(story.sleep(), 1_000);
 }
 
@@ -262,20 +229,10 @@ fn a_launch_that_cannot_succeed_is_not_tried_again() {
         (Step::Start, State::Waiting),
     ] {
         let mut story = Story::new(rules());
-        story
-            .on(Event::Gates(&open()))
-            .report(&failed(step))
-            .on(Event::Died(Death::Exit(1)));
+        story.on(Event::Gates(&open())).report(&failed(step)).on(Event::Died(Death::Exit(1)));
         assert_eq!(story.life.state(), state, "{step}");
-        assert!(
-            story.last().1.contains("process-fork"),
-            "{:?}",
-            story.last()
-        );
-        assert_eq!(
-            story.life.last_end().unwrap().reason,
-            EndReason::LaunchFailed
-        );
+        assert!(story.last().1.contains("process-fork"), "{:?}", story.last());
+        assert_eq!(story.life.last_end().unwrap().reason, EndReason::LaunchFailed);
     }
 }
 
@@ -342,15 +299,7 @@ fn a_restart_stops_and_starts() {
         .on(Event::Died(Death::Exit(0)))
         .on(Event::Gates(&open()))
         .report(&RUNNING);
-    assert_eq!(
-        story.states(),
-        [
-            State::Stopping,
-            State::Waiting,
-            State::Starting,
-            State::Running
-        ]
-    );
+    assert_eq!(story.states(), [State::Stopping, State::Waiting, State::Starting, State::Running]);
     assert_eq!(story.life.restarts(), 0);
     // A stop that comes later takes the start back.
     story
@@ -372,10 +321,7 @@ fn a_start_that_hangs_is_killed() {
     assert_eq!(story.sleep(), 30_000);
     assert_eq!(story.asked, [Action::Fork, Action::Kill]);
     let what = "no start within 30 s (start.timeout); the last step done is functions";
-    assert_eq!(
-        *story.last(),
-        (State::Stopping, format!("{what}; worker killed"))
-    );
+    assert_eq!(*story.last(), (State::Stopping, format!("{what}; worker killed")));
     story.crash();
     assert_eq!(story.published[2].0, State::Crashed);
     assert_eq!(story.published[2].1, what);
@@ -398,15 +344,9 @@ fn readiness_has_three_ways() {
 
     let mut story = Story::running(within);
     assert_eq!(story.sleep(), 5_000);
-    assert_eq!(
-        story.last().1,
-        "not ready within 5 s; asking the guest to end"
-    );
+    assert_eq!(story.last().1, "not ready within 5 s; asking the guest to end");
     story.on(Event::Died(Death::Exit(0)));
-    assert_eq!(
-        story.published[1],
-        (State::Crashed, "not ready within 5 s".to_owned())
-    );
+    assert_eq!(story.published[1], (State::Crashed, "not ready within 5 s".to_owned()));
 }
 
 #[test]
@@ -422,11 +362,7 @@ fn what_is_waited_for_is_the_reason() {
     };
     story.on(Event::Gates(&gates));
     assert_eq!(story.last().1, "for x to be running");
-    assert_eq!(
-        story.life.deadline(),
-        None,
-        "the property's time has not begun"
-    );
+    assert_eq!(story.life.deadline(), None, "the property's time has not begun");
     gates.dependencies = Ok(());
     story.on(Event::Gates(&gates)).on(Event::Gates(&gates));
     assert_eq!(story.last().1, "for property a.b=1");
@@ -434,10 +370,7 @@ fn what_is_waited_for_is_the_reason() {
     assert_eq!(story.published.len(), 2, "told once");
     gates.property = Err("no area".to_owned());
     story.on(Event::Gates(&gates));
-    assert_eq!(
-        story.last().1,
-        "for property a.b=1, which cannot be read: no area"
-    );
+    assert_eq!(story.last().1, "for property a.b=1, which cannot be read: no area");
     gates.property = Ok(true);
     story.on(Event::Gates(&gates));
     assert_eq!(story.last().1, "for its turn");
@@ -448,10 +381,7 @@ fn what_is_waited_for_is_the_reason() {
     assert!(story.life.at_gate() && story.asked.is_empty());
     let late = "property a.b=1 did not come within 2 s";
     let unread = format!("{late}; it cannot be read: no area");
-    for (last_seen, failure) in [
-        (Err("no area".to_owned()), unread.as_str()),
-        (Ok(false), late),
-    ] {
+    for (last_seen, failure) in [(Err("no area".to_owned()), unread.as_str()), (Ok(false), late)] {
         gates.property = Err("no area".to_owned());
         story.on(Event::Start).on(Event::Gates(&gates));
         gates.property = last_seen;
@@ -491,13 +421,8 @@ fn a_death_by_the_filter_says_so() {
 #[test]
 fn a_fork_that_fails_is_a_crash() {
     let mut story = Story::new(rules());
-    story
-        .on(Event::Gates(&open()))
-        .on(Event::ForkFailed(&FORK.case("fork")));
-    assert_eq!(
-        story.states(),
-        [State::Starting, State::Crashed, State::Waiting]
-    );
+    story.on(Event::Gates(&open())).on(Event::ForkFailed(&FORK.case("fork")));
+    assert_eq!(story.states(), [State::Starting, State::Crashed, State::Waiting]);
     assert_eq!(story.sleep(), 1_000);
 }
 
@@ -707,8 +632,6 @@ fn a_stop_after_an_earlier_failure_ends_as_asked() {
     story.on(Event::Gates(&open())).report(&RUNNING);
     // While it runs, the end before is the last one.
     assert_eq!(story.life.last_end().unwrap().reason, EndReason::WorkerDied);
-    story
-        .on(Event::Stop("stop asked"))
-        .on(Event::Died(Death::Exit(0)));
+    story.on(Event::Stop("stop asked")).on(Event::Died(Death::Exit(0)));
     assert_eq!(story.life.last_end().unwrap().reason, EndReason::Asked);
 }

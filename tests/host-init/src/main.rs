@@ -79,12 +79,7 @@ fn init() -> Result<()> {
     property::serve(Path::new(property::SOCKET))?;
     // The simulator answers for the device; the node only has its owner and mode.
     let device = nix::sys::stat::makedev(1, 3);
-    mknod(
-        DEVICE,
-        SFlag::S_IFCHR,
-        Mode::from_bits_truncate(0o600),
-        device,
-    )?;
+    mknod(DEVICE, SFlag::S_IFCHR, Mode::from_bits_truncate(0o600), device)?;
     rc::ueventd(&fs::read_to_string("/vendor/etc/ueventd.gunyahd.rc")?)?;
     let mut running = Vec::new();
     for trigger in [
@@ -98,10 +93,8 @@ fn init() -> Result<()> {
         "early-boot",
         "boot",
     ] {
-        for action in script
-            .actions
-            .iter()
-            .filter(|action| action.at_event(trigger, &property::get))
+        for action in
+            script.actions.iter().filter(|action| action.at_event(trigger, &property::get))
         {
             act(action);
         }
@@ -122,11 +115,7 @@ fn init() -> Result<()> {
     story::after_shutdown()?;
     println!(
         "host-test: {}",
-        if passed {
-            "the story was told to its end"
-        } else {
-            "FAIL the story broke off"
-        }
+        if passed { "the story was told to its end" } else { "FAIL the story broke off" }
     );
     Ok(())
 }
@@ -183,15 +172,11 @@ fn mounts() -> Result<()> {
 }
 
 fn scripts() -> Result<Script> {
-    let mut files: Vec<PathBuf> = fs::read_dir(SCRIPTS)?
-        .map(|entry| Ok(entry?.path()))
-        .collect::<Result<_>>()?;
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(SCRIPTS)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
     files.sort();
     let mut script = Script::default();
-    for file in files
-        .iter()
-        .filter(|file| file.extension().is_some_and(|end| end == "rc"))
-    {
+    for file in files.iter().filter(|file| file.extension().is_some_and(|end| end == "rc")) {
         println!("init: reading {}", file.display());
         script.read(&fs::read_to_string(file)?)?;
     }
@@ -220,10 +205,7 @@ fn supervise(script: &Script, running: &mut [Running], story: Pid) -> Result<boo
                     return Ok(matches!(status, WaitStatus::Exited(_, 0)))
                 }
                 (pid, status) => {
-                    for service in running
-                        .iter_mut()
-                        .filter(|service| service.pid() == Some(pid))
-                    {
+                    for service in running.iter_mut().filter(|service| service.pid() == Some(pid)) {
                         println!("init: service {} ended: {status:?}", service.name());
                         service.ended()?;
                     }

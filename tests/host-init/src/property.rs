@@ -38,10 +38,7 @@ struct Store {
     changes: Vec<Change>,
 }
 
-static STORE: Mutex<Store> = Mutex::new(Store {
-    values: BTreeMap::new(),
-    changes: Vec::new(),
-});
+static STORE: Mutex<Store> = Mutex::new(Store { values: BTreeMap::new(), changes: Vec::new() });
 
 fn store() -> MutexGuard<'static, Store> {
     STORE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -148,9 +145,7 @@ fn number(client: &mut UnixStream) -> Option<u32> {
 }
 
 fn text(client: &mut UnixStream) -> Option<String> {
-    let length = usize::try_from(number(client)?)
-        .ok()
-        .filter(|length| *length <= 4096)?;
+    let length = usize::try_from(number(client)?).ok().filter(|length| *length <= 4096)?;
     let mut bytes = vec![0; length];
     client.read_exact(&mut bytes).ok()?;
     String::from_utf8(bytes).ok()

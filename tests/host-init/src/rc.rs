@@ -67,10 +67,7 @@ impl Service {
 
     /// The arguments of each occurrence of an option.
     pub fn all<'a>(&'a self, option: &'a str) -> impl Iterator<Item = &'a [String]> {
-        self.options
-            .iter()
-            .filter(move |words| words[0] == option)
-            .map(|words| &words[1..])
+        self.options.iter().filter(move |words| words[0] == option).map(|words| &words[1..])
     }
 }
 
@@ -92,9 +89,7 @@ impl Action {
 
     fn event(&self) -> Option<&str> {
         let words = self.trigger.iter().map(String::as_str);
-        words
-            .filter(|word| *word != "&&")
-            .find(|word| !word.starts_with("property:"))
+        words.filter(|word| *word != "&&").find(|word| !word.starts_with("property:"))
     }
 
     fn conditions(&self) -> impl Iterator<Item = (&str, &str)> {
@@ -115,9 +110,7 @@ fn expand(word: &str, get: Lookup<'_>) -> Result<String> {
     let mut parts = word.split("${");
     let mut text = parts.next().unwrap_or_default().to_owned();
     for part in parts {
-        let (name, rest) = part
-            .split_once('}')
-            .with_context(|| format!("{word} is not closed"))?;
+        let (name, rest) = part.split_once('}').with_context(|| format!("{word} is not closed"))?;
         text += &get(name).with_context(|| format!("property {name} is not set"))?;
         text += rest;
     }
@@ -128,9 +121,7 @@ fn expand(word: &str, get: Lookup<'_>) -> Result<String> {
 pub fn ueventd(text: &str) -> Result<()> {
     for line in text.lines().filter(|line| line.starts_with("/dev/")) {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let [path, mode, user, group] = words[..] else {
-            bail!("{line:?} is not known here")
-        };
+        let [path, mode, user, group] = words[..] else { bail!("{line:?} is not known here") };
         for command in [vec!["chmod", mode, path], vec!["chown", user, group, path]] {
             run(&command.into_iter().map(str::to_owned).collect::<Vec<_>>())?;
         }
@@ -155,32 +146,19 @@ impl Script {
                 ("service", _) if words.len() >= 3 => {
                     in_service = Some(true);
                     let (name, command) = (words[1].clone(), words[2..].to_vec());
-                    self.services.push(Service {
-                        name,
-                        command,
-                        options: Vec::new(),
-                    });
+                    self.services.push(Service { name, command, options: Vec::new() });
                 }
                 ("on", _) if words.len() >= 2 => {
                     in_service = Some(false);
-                    self.actions.push(Action {
-                        trigger: words[1..].to_vec(),
-                        commands: Vec::new(),
-                    });
+                    self.actions
+                        .push(Action { trigger: words[1..].to_vec(), commands: Vec::new() });
                 }
                 (option, Some(true)) if OPTIONS.contains(&option) => {
-                    self.services
-                        .last_mut()
-                        .context("no service")?
-                        .options
-                        .push(words);
+                    self.services.last_mut().context("no service")?.options.push(words);
                 }
-                (_, Some(false)) => self
-                    .actions
-                    .last_mut()
-                    .context("no action")?
-                    .commands
-                    .push(words),
+                (_, Some(false)) => {
+                    self.actions.last_mut().context("no action")?.commands.push(words)
+                }
                 _ => bail!("line {}: {line:?} is not known here", number + 1),
             }
         }
@@ -195,18 +173,16 @@ pub fn aid(name: &str) -> Result<u32> {
         "system" => 1000,
         "log" => 1007,
         "shell" => 2000,
-        other => other
-            .parse()
-            .with_context(|| format!("user or group {other} is not known here"))?,
+        other => {
+            other.parse().with_context(|| format!("user or group {other} is not known here"))?
+        }
     })
 }
 
 /// Runs a command of an action.
 pub fn run(command: &[String]) -> Result<()> {
-    let words = command
-        .iter()
-        .map(|word| expand(word, &property::get))
-        .collect::<Result<Vec<_>>>()?;
+    let words =
+        command.iter().map(|word| expand(word, &property::get)).collect::<Result<Vec<_>>>()?;
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["setprop", name, value] => property::set(name, value)?,
@@ -214,10 +190,7 @@ pub fn run(command: &[String]) -> Result<()> {
         ["mkdir", path] => fs::create_dir_all(path)?,
         ["mkdir", path, mode, rest @ ..] => {
             fs::create_dir_all(path)?;
-            fs::set_permissions(
-                path,
-                fs::Permissions::from_mode(u32::from_str_radix(mode, 8)?),
-            )?;
+            fs::set_permissions(path, fs::Permissions::from_mode(u32::from_str_radix(mode, 8)?))?;
             if let [user, group] = rest {
                 std::os::unix::fs::chown(path, Some(aid(user)?), Some(aid(group)?))?;
             }
@@ -274,11 +247,7 @@ mod tests {
 
     #[test]
     fn refuses_what_it_does_not_know() {
-        for text in [
-            "service x\n",
-            "stray\n",
-            "service x /bin/x\n    sokcet s stream\n",
-        ] {
+        for text in ["service x\n", "stray\n", "service x /bin/x\n    sokcet s stream\n"] {
             assert!(Script::default().read(text).is_err(), "{text}");
         }
         assert!(run(&["format-the-disk".to_owned()]).is_err());

@@ -162,11 +162,7 @@ impl Running {
     fn kill_cgroup(&self) -> Result<()> {
         let folder = cgroup(&self.service);
         let left = fs::read_to_string(folder.join("cgroup.procs"))?;
-        println!(
-            "init: cgroup of {}: {} processes killed",
-            self.name(),
-            left.lines().count()
-        );
+        println!("init: cgroup of {}: {} processes killed", self.name(), left.lines().count());
         fs::write(folder.join("cgroup.kill"), "1").context("cgroup.kill")
     }
 }
@@ -199,10 +195,7 @@ fn spawn(service: &Service) -> Result<Pid> {
     }
     let mut words: Vec<&str> = SIMULATOR.to_vec();
     words.extend(["exec", &service.name]);
-    let words = words
-        .into_iter()
-        .map(CString::new)
-        .collect::<Result<Vec<_>, _>>()?;
+    let words = words.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>()?;
     let environment = environment
         .into_iter()
         .map(|(name, value)| CString::new(format!("{name}={value}")))
@@ -224,9 +217,7 @@ fn spawn(service: &Service) -> Result<Pid> {
 }
 
 fn make_socket(words: &[String]) -> Result<(String, OwnedFd)> {
-    let [name, kind, mode, owner @ ..] = words else {
-        bail!("socket {words:?}")
-    };
+    let [name, kind, mode, owner @ ..] = words else { bail!("socket {words:?}") };
     let (kind, listens) = match kind.as_str() {
         "stream" => (SockType::Stream, false),
         "stream+listen" => (SockType::Stream, true),
@@ -238,10 +229,7 @@ fn make_socket(words: &[String]) -> Result<(String, OwnedFd)> {
     // Inherited: not closed on exec.
     let fd = socket(AddressFamily::Unix, kind, SockFlag::empty(), None)?;
     bind(fd.as_raw_fd(), &UnixAddr::new(&path)?)?;
-    fs::set_permissions(
-        &path,
-        fs::Permissions::from_mode(u32::from_str_radix(mode, 8)?),
-    )?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(u32::from_str_radix(mode, 8)?))?;
     if let [user, group, ..] = owner {
         std::os::unix::fs::chown(&path, Some(aid(user)?), Some(aid(group)?))?;
     }
@@ -252,9 +240,7 @@ fn make_socket(words: &[String]) -> Result<(String, OwnedFd)> {
 }
 
 fn open_file(words: &[String]) -> Result<(String, OwnedFd)> {
-    let [path, mode] = words else {
-        bail!("file {words:?}")
-    };
+    let [path, mode] = words else { bail!("file {words:?}") };
     let flags = match mode.as_str() {
         "r" => OFlag::O_RDONLY,
         "w" => OFlag::O_WRONLY,
@@ -266,23 +252,16 @@ fn open_file(words: &[String]) -> Result<(String, OwnedFd)> {
 }
 
 fn variable_part(name: &str) -> String {
-    name.chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
-        .collect()
+    name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
 }
 
 /// Becomes the service's user with its limits and capabilities, and runs its command.
 pub fn exec(name: &str) -> Result<Infallible> {
     let script = crate::scripts()?;
-    let service = script
-        .services
-        .iter()
-        .find(|service| service.name == name)
-        .context("no such service")?;
+    let service =
+        script.services.iter().find(|service| service.name == name).context("no such service")?;
     for words in service.all("rlimit") {
-        let [resource, soft, hard] = words else {
-            bail!("rlimit {words:?}")
-        };
+        let [resource, soft, hard] = words else { bail!("rlimit {words:?}") };
         if resource != "memlock" {
             bail!("rlimit {resource} is not known here");
         }
@@ -296,10 +275,9 @@ pub fn exec(name: &str) -> Result<Infallible> {
         setrlimit(Resource::RLIMIT_MEMLOCK, value(soft)?, value(hard)?)?;
     }
     let groups: Vec<Gid> = match service.all("group").next() {
-        Some(names) => names
-            .iter()
-            .map(|name| Ok(Gid::from_raw(aid(name)?)))
-            .collect::<Result<_>>()?,
+        Some(names) => {
+            names.iter().map(|name| Ok(Gid::from_raw(aid(name)?))).collect::<Result<_>>()?
+        }
         None => vec![Gid::from_raw(0)],
     };
     let user = match service.all("user").next() {
@@ -320,11 +298,7 @@ fn become_user(service: &Service, user: Uid, groups: &[Gid]) -> Result<()> {
     let wanted: CapsHashSet = service
         .all("capabilities")
         .flatten()
-        .map(|name| {
-            format!("CAP_{name}")
-                .parse::<Capability>()
-                .with_context(|| name.clone())
-        })
+        .map(|name| format!("CAP_{name}").parse::<Capability>().with_context(|| name.clone()))
         .collect::<Result<_>>()?;
     for capability in caps::all() {
         if !wanted.contains(&capability) {

@@ -57,9 +57,7 @@ pub fn tell() -> Result<()> {
         }
         Ok(())
     });
-    story.chapter("log lines arrive once logd runs", || {
-        journal(syslog::JOURNAL, "a: running")
-    });
+    story.chapter("log lines arrive once logd runs", || journal(syslog::JOURNAL, "a: running"));
     story.chapter("a worker has given up what it does not need", || {
         let worker = pid_of(&wait_for("a", "running")?)?;
         // `running` is published a moment earlier.
@@ -83,35 +81,31 @@ pub fn tell() -> Result<()> {
         text(gunyah("gunyahctl", &["start", "a"])?)?;
         wait_for("a", "running").map(drop)
     });
-    story.chapter(
-        "a killed gunyahd is started by init, and its VMs with it",
-        || {
-            let workers = [wait_for("a", "running")?, wait_for("b", "running")?];
-            let supervisor = supervisor()?;
-            let mut left = left_behind(supervisor)?;
-            let before = fs::read_to_string(property::JOURNAL)?.len();
-            kill(supervisor, Signal::SIGKILL)?;
-            wait(|| Ok((!alive(supervisor)).then_some(())))?;
-            for worker in &workers {
-                let pid = pid_of(worker)?;
-                wait(|| Ok((!alive(pid)).then_some(())))
-                    .context("a worker outlived its supervisor")?;
-            }
-            wait(|| Ok(left.try_wait()?.map(drop))).context("its cgroup was not killed")?;
-            wait_for("a", "running")?;
-            wait_for("b", "running")?;
-            // A gunyahd that has ended must never be shown as up.
-            in_order(
-                before,
-                &[
-                    "vendor.gunyah.state=stopped",
-                    "init.svc.vendor.gunyahd=restarting",
-                    "init.svc.vendor.gunyahd=running",
-                    "vendor.gunyah.state=up",
-                ],
-            )
-        },
-    );
+    story.chapter("a killed gunyahd is started by init, and its VMs with it", || {
+        let workers = [wait_for("a", "running")?, wait_for("b", "running")?];
+        let supervisor = supervisor()?;
+        let mut left = left_behind(supervisor)?;
+        let before = fs::read_to_string(property::JOURNAL)?.len();
+        kill(supervisor, Signal::SIGKILL)?;
+        wait(|| Ok((!alive(supervisor)).then_some(())))?;
+        for worker in &workers {
+            let pid = pid_of(worker)?;
+            wait(|| Ok((!alive(pid)).then_some(()))).context("a worker outlived its supervisor")?;
+        }
+        wait(|| Ok(left.try_wait()?.map(drop))).context("its cgroup was not killed")?;
+        wait_for("a", "running")?;
+        wait_for("b", "running")?;
+        // A gunyahd that has ended must never be shown as up.
+        in_order(
+            before,
+            &[
+                "vendor.gunyah.state=stopped",
+                "init.svc.vendor.gunyahd=restarting",
+                "init.svc.vendor.gunyahd=running",
+                "vendor.gunyah.state=up",
+            ],
+        )
+    });
     story.chapter("stopped by init, it is stopped and says so", || {
         let before = fs::read_to_string(property::JOURNAL)?.len();
         property::ask("ctl.stop", "vendor.gunyahd")?;
@@ -123,9 +117,9 @@ pub fn tell() -> Result<()> {
                 "vendor.gunyah.state=stopped",
             ],
         )?;
-        wait(|| {
-            Ok((huge_pages("HugePages_Free")? == huge_pages("HugePages_Total")?).then_some(()))
-        })
+        wait(
+            || Ok((huge_pages("HugePages_Free")? == huge_pages("HugePages_Total")?).then_some(())),
+        )
         .context("huge pages to be free")?;
         property::ask("ctl.start", "vendor.gunyahd")?;
         wait_for("a", "running")?;
@@ -143,10 +137,7 @@ pub fn tell() -> Result<()> {
 
 /// What must hold when every service is down.
 pub fn after_shutdown() -> Result<()> {
-    let (free, total) = (
-        huge_pages("HugePages_Free")?,
-        huge_pages("HugePages_Total")?,
-    );
+    let (free, total) = (huge_pages("HugePages_Free")?, huge_pages("HugePages_Total")?);
     if free == total && total > 0 {
         println!("host-test: ok   all {total} huge pages are free after the shutdown");
     } else {
@@ -167,10 +158,7 @@ impl Story {
         match check() {
             Ok(()) => {
                 self.passed += 1;
-                println!(
-                    "host-test: ok   {what} ({} ms)",
-                    begin.elapsed().as_millis()
-                );
+                println!("host-test: ok   {what} ({} ms)", begin.elapsed().as_millis());
             }
             Err(error) => {
                 self.failed += 1;
@@ -193,11 +181,7 @@ fn gunyah(program: &str, arguments: &[&str]) -> Result<Output> {
 fn text(output: Output) -> Result<String> {
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
-        bail!(
-            "{}: {told}{}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
-        );
+        bail!("{}: {told}{}", output.status, String::from_utf8_lossy(&output.stderr));
     }
     Ok(told)
 }
@@ -212,10 +196,7 @@ fn status(vm: &str) -> Result<Value> {
 fn find(answer: &Value, vm: &str) -> Option<Value> {
     match answer {
         Value::Object(fields)
-            if fields
-                .get("name")
-                .or(fields.get("vm"))
-                .is_some_and(|name| name == vm) =>
+            if fields.get("name").or(fields.get("vm")).is_some_and(|name| name == vm) =>
         {
             Some(answer.clone())
         }
@@ -256,9 +237,7 @@ fn journal(file: &str, wanted: &str) -> Result<()> {
 }
 
 fn pid_of(status: &Value) -> Result<Pid> {
-    let pid = status["pid"]
-        .as_i64()
-        .with_context(|| format!("no pid in {status}"))?;
+    let pid = status["pid"].as_i64().with_context(|| format!("no pid in {status}"))?;
     Ok(Pid::from_raw(i32::try_from(pid)?))
 }
 
@@ -346,15 +325,9 @@ fn supervisor() -> Result<Pid> {
 /// The value of `name` in the status file of a process or thread.
 pub fn field(pid: Pid, name: &str) -> Result<String> {
     let told = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = told
-        .lines()
-        .find_map(|line| line.strip_prefix(name))
-        .with_context(|| name.to_owned())?;
-    Ok(line
-        .split_whitespace()
-        .next()
-        .unwrap_or_default()
-        .to_owned())
+    let line =
+        told.lines().find_map(|line| line.strip_prefix(name)).with_context(|| name.to_owned())?;
+    Ok(line.split_whitespace().next().unwrap_or_default().to_owned())
 }
 
 fn identity() -> Result<()> {
@@ -373,10 +346,8 @@ fn identity() -> Result<()> {
         bail!("OOM score {score}");
     }
     let limits = fs::read_to_string(format!("/proc/{pid}/limits"))?;
-    let memlock = limits
-        .lines()
-        .find(|line| line.starts_with("Max locked memory"))
-        .unwrap_or_default();
+    let memlock =
+        limits.lines().find(|line| line.starts_with("Max locked memory")).unwrap_or_default();
     if !memlock.contains("unlimited") {
         bail!("{memlock}");
     }
@@ -392,9 +363,7 @@ fn huge_pages(name: &str) -> Result<u64> {
     };
     let mut sum = 0;
     for pool in fs::read_dir("/sys/kernel/mm/hugepages")? {
-        sum += fs::read_to_string(pool?.path().join(file))?
-            .trim()
-            .parse::<u64>()?;
+        sum += fs::read_to_string(pool?.path().join(file))?.trim().parse::<u64>()?;
     }
     Ok(sum)
 }

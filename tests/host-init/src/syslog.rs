@@ -38,9 +38,5 @@ fn line(packet: &[u8]) -> Option<String> {
     let letter = "??VDIWEF".chars().nth(usize::from(*priority))?;
     let mut parts = rest.split(|byte| *byte == 0);
     let (tag, message) = (parts.next()?, parts.next()?);
-    Some(format!(
-        "{letter} {}: {}",
-        String::from_utf8_lossy(tag),
-        String::from_utf8_lossy(message)
-    ))
+    Some(format!("{letter} {}: {}", String::from_utf8_lossy(tag), String::from_utf8_lossy(message)))
 }

@@ -57,10 +57,7 @@ pub fn abort(pid: Pid) -> Result<()> {
     ptrace::seize(pid, ptrace::Options::empty())?;
     ptrace::interrupt(pid)?;
     let stopped = waitpid(pid, Some(WaitPidFlag::__WALL))?;
-    ensure!(
-        matches!(stopped, WaitStatus::PtraceEvent(..)),
-        "not stopped but {stopped:?}"
-    );
+    ensure!(matches!(stopped, WaitStatus::PtraceEvent(..)), "not stopped but {stopped:?}");
     let mut registers = ptrace::getregs(pid)?;
     // The kernel moves the program counter back to a call that it will restart.
     let at = [registers.pc, registers.pc - 4]

@@ -142,9 +142,5 @@ fn story(session: &mut Session, screen: &mut Screen, guests: &Guests) -> Result<
     }
     println!("\n$ gunyahctl status");
     print!("{}", session.control(&["status"])?);
-    Ok(Story {
-        reached: reached.into_iter().flatten().collect(),
-        status,
-        stopped,
-    })
+    Ok(Story { reached: reached.into_iter().flatten().collect(), status, stopped })
 }

@@ -49,11 +49,7 @@ impl Screen {
             (true, Some((name, text))) => {
                 let known = self.rows.keys().position(|vm| vm == name).unwrap_or(0);
                 let colour = COLOURS[known % COLOURS.len()];
-                let style = if text.starts_with("gunyah guest:") {
-                    BOLD
-                } else {
-                    DIM
-                };
+                let style = if text.starts_with("gunyah guest:") { BOLD } else { DIM };
                 format!("{colour}[{name:<8}]{RESET} {style}{text}{RESET}")
             }
             (false, Some((name, text))) => format!("[{name:<8}] {text}"),
@@ -82,14 +78,7 @@ impl Screen {
     fn take(&mut self, vm: &Value, since: Instant) {
         let text = |key: &str| vm[key].as_str().unwrap_or_default().to_owned();
         let (name, state, reason) = (text("vm"), text("state"), text("reason"));
-        self.rows.insert(
-            name,
-            Row {
-                state,
-                reason,
-                since,
-            },
-        );
+        self.rows.insert(name, Row { state, reason, since });
     }
 
     /// Redraws the table, whose ages have changed.
@@ -155,10 +144,7 @@ mod tests {
 
     #[test]
     fn lines_of_consoles_are_recognised() {
-        assert_eq!(
-            split_console("[media] [    0.1] x"),
-            Some(("media", "[    0.1] x"))
-        );
+        assert_eq!(split_console("[media] [    0.1] x"), Some(("media", "[    0.1] x")));
         assert_eq!(split_console("[    0.1] x"), None);
         assert_eq!(split_console("gunyahd: boot"), None);
     }

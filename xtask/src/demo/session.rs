@@ -103,14 +103,8 @@ impl Session {
         let begin = Instant::now();
         let mut simulator = command.spawn().context("starting gunyah-sim")?;
         let readers = [
-            simulator
-                .stdout
-                .take()
-                .map(|out| read_lines(out, sender.clone())),
-            simulator
-                .stderr
-                .take()
-                .map(|err| read_lines(err, sender.clone())),
+            simulator.stdout.take().map(|out| read_lines(out, sender.clone())),
+            simulator.stderr.take().map(|err| read_lines(err, sender.clone())),
         ];
         let at_end = sender.clone();
         thread::spawn(move || {
@@ -205,10 +199,7 @@ impl Session {
     /// Runs gunyahctl and returns its output.
     pub fn control(&self, arguments: &[&str]) -> Result<String> {
         crate::tree::quiet(
-            Command::new(&self.gunyahctl)
-                .arg("--socket")
-                .arg(&self.socket)
-                .args(arguments),
+            Command::new(&self.gunyahctl).arg("--socket").arg(&self.socket).args(arguments),
         )
     }
 

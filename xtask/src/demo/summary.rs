@@ -17,11 +17,7 @@ pub fn binaries(dir: &Path) -> Result<String> {
     let mut words = Vec::new();
     for name in ["gunyahd", "gunyahctl"] {
         let bytes = fs::read(dir.join(name))?;
-        let kind = if is_static(&bytes) {
-            "static"
-        } else {
-            "DYNAMIC"
-        };
+        let kind = if is_static(&bytes) { "static" } else { "DYNAMIC" };
         words.push(format!("{name} {} KiB {kind}", bytes.len() / 1024));
     }
     Ok(words.join(", "))
@@ -31,9 +27,10 @@ pub fn binaries(dir: &Path) -> Result<String> {
 fn is_static(elf: &[u8]) -> bool {
     let number = |at: usize, size: usize| {
         let bytes = elf.get(at..at + size)?;
-        bytes.iter().rev().try_fold(0usize, |sum, byte| {
-            sum.checked_mul(256)?.checked_add(usize::from(*byte))
-        })
+        bytes
+            .iter()
+            .rev()
+            .try_fold(0usize, |sum, byte| sum.checked_mul(256)?.checked_add(usize::from(*byte)))
     };
     let headers = || {
         let (start, size, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
@@ -58,11 +55,7 @@ type Row = (String, Vec<String>);
 fn rows(story: &Story, names: &[&str]) -> Vec<Row> {
     let none = Vec::new();
     let vms = story.status["vms"].as_array().unwrap_or(&none);
-    let of = |name: &&str| {
-        vms.iter()
-            .find(|vm| vm["vm"] == *name)
-            .unwrap_or(&Value::Null)
-    };
+    let of = |name: &&str| vms.iter().find(|vm| vm["vm"] == *name).unwrap_or(&Value::Null);
     let steps = |vm: &Value| vm["steps"].as_array().cloned().unwrap_or_default();
     // A step can occur several times (once a region); its times add up.
     let sum = |vm: &Value, step: &str| -> Option<u64> {
@@ -149,14 +142,8 @@ mod tests {
             ]}),
         };
         let rows = rows(&story, &["a", "b"]);
-        assert_eq!(
-            rows[0],
-            ("region".into(), vec!["1.23 ms".into(), "-".into()])
-        );
-        assert_eq!(
-            rows[1],
-            ("start".into(), vec!["-".into(), "0.00 ms".into()])
-        );
+        assert_eq!(rows[0], ("region".into(), vec!["1.23 ms".into(), "-".into()]));
+        assert_eq!(rows[1], ("start".into(), vec!["-".into(), "0.00 ms".into()]));
         assert_eq!(rows[2].1, ["5.00 ms", "-"]);
         assert_eq!(rows[3].1, ["3.10 s", "3.10 s"]);
         assert_eq!(rows[4].1, ["20 ms", "20 ms"]);
@@ -164,9 +151,7 @@ mod tests {
 
     #[test]
     fn this_program_is_static_and_garbage_is_not() {
-        let me = std::env::current_exe()
-            .and_then(fs::read)
-            .expect("my own file");
+        let me = std::env::current_exe().and_then(fs::read).expect("my own file");
         // Built by the same flags as the product.
         assert!(is_static(&me));
         assert!(!is_static(b"#!/bin/sh\n"));

@@ -21,10 +21,7 @@ pub fn check(path: &Path, architecture: Architecture) -> Result<()> {
     let endian = header.endian()?;
     let machine = header.e_machine(endian);
     if machine != architecture.machine() {
-        bail!(
-            "{name}: e_machine is {machine}, not {}",
-            architecture.machine()
-        );
+        bail!("{name}: e_machine is {machine}, not {}", architecture.machine());
     }
     for segment in header.program_headers(endian, &*bytes)? {
         match segment.p_type(endian) {
@@ -49,7 +46,5 @@ fn needs_library(
 ) -> Result<bool> {
     use object::read::elf::Dyn;
     let entries = segment.dynamic(endian, bytes)?.unwrap_or_default();
-    Ok(entries
-        .iter()
-        .any(|entry| entry.tag32(endian) == Some(object::elf::DT_NEEDED)))
+    Ok(entries.iter().any(|entry| entry.tag32(endian) == Some(object::elf::DT_NEEDED)))
 }

@@ -25,10 +25,7 @@ const FILES: [(&str, &str); 5] = [
     ("init/ueventd.gunyahd.rc", "etc/ueventd.gunyahd.rc"),
     ("docs/examples", "etc/gunyah/examples"),
     // One folder below the VMs' files: gunyahd would take it for one of them.
-    (
-        "docs/gunyah-vm.schema.json",
-        "etc/gunyah/examples/gunyah-vm.schema.json",
-    ),
+    ("docs/gunyah-vm.schema.json", "etc/gunyah/examples/gunyah-vm.schema.json"),
 ];
 
 /// The command. With `verify`, everything is built a second time, from a copy of the sources in
@@ -120,42 +117,25 @@ fn compare(toolchain: &Toolchain, out: &Path, vendor: &Path) -> Result<()> {
     }
     let built = toolchain.build(&sources, &again.join("build"), &PACKAGES)?;
     for binary in BINARIES {
-        let (first, second) = (
-            fs::read(vendor.join("bin").join(binary))?,
-            fs::read(built.join(binary))?,
-        );
+        let (first, second) =
+            (fs::read(vendor.join("bin").join(binary))?, fs::read(built.join(binary))?);
         if first != second {
-            let at = first
-                .iter()
-                .zip(&second)
-                .take_while(|(a, b)| a == b)
-                .count();
+            let at = first.iter().zip(&second).take_while(|(a, b)| a == b).count();
             bail!(
                 "{binary}: the second build differs from byte {at} on; compare {} and {}",
                 vendor.display(),
                 built.display()
             );
         }
-        println!(
-            "  {binary:<15} built twice, in two folders: the same {} bytes",
-            first.len()
-        );
+        println!("  {binary:<15} built twice, in two folders: the same {} bytes", first.len());
     }
     fs::remove_dir_all(&again)?;
     Ok(())
 }
 
 fn tracked() -> Result<Vec<PathBuf>> {
-    let list = tree::quiet(
-        Command::new("git")
-            .current_dir(tree::root())
-            .args(["ls-files", "-z"]),
-    )?;
-    Ok(list
-        .split('\0')
-        .filter(|name| !name.is_empty())
-        .map(PathBuf::from)
-        .collect())
+    let list = tree::quiet(Command::new("git").current_dir(tree::root()).args(["ls-files", "-z"]))?;
+    Ok(list.split('\0').filter(|name| !name.is_empty()).map(PathBuf::from).collect())
 }
 
 /// Packs the same bytes on every machine, at any time.
@@ -163,13 +143,7 @@ fn pack(folder: &Path, tarball: &Path) -> Result<()> {
     let tar = tarball.with_extension("");
     tree::quiet(
         Command::new("tar")
-            .args([
-                "--sort=name",
-                "--mtime=@0",
-                "--owner=0",
-                "--group=0",
-                "--numeric-owner",
-            ])
+            .args(["--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner"])
             .arg("--mode=u=rwX,go=rX")
             .arg("-cf")
             .arg(&tar)
@@ -183,9 +157,5 @@ fn pack(folder: &Path, tarball: &Path) -> Result<()> {
 
 fn sha256(file: &Path) -> Result<String> {
     let line = tree::quiet(Command::new("sha256sum").arg(file))?;
-    Ok(line
-        .split_whitespace()
-        .next()
-        .unwrap_or_default()
-        .to_owned())
+    Ok(line.split_whitespace().next().unwrap_or_default().to_owned())
 }

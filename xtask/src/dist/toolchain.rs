@@ -94,15 +94,11 @@ impl fmt::Display for Toolchain {
         let triple = self.triple();
         match &self.kind {
             Kind::Rustup => write!(f, "{triple}, rustup's std"),
-            Kind::Debian { .. } => write!(
-                f,
-                "{triple}, Debian's rustc with std built from its sources"
-            ),
+            Kind::Debian { .. } => {
+                write!(f, "{triple}, Debian's rustc with std built from its sources")
+            }
             Kind::Gnu { of, because } => {
-                write!(
-                    f,
-                    "{triple}, {of:?}'s std, larger than musl's would be; no musl: {because}"
-                )
+                write!(f, "{triple}, {of:?}'s std, larger than musl's would be; no musl: {because}")
             }
         }
     }
@@ -132,37 +128,23 @@ impl Toolchain {
     pub fn build(&self, sources: &Path, target: &Path, packages: &[&str]) -> Result<PathBuf> {
         let triple = self.triple();
         let mut command = match &self.kind {
-            Kind::Rustup
-            | Kind::Gnu {
-                of: Rustc::Rustup, ..
-            } => Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())),
-            Kind::Debian { .. }
-            | Kind::Gnu {
-                of: Rustc::Debian, ..
-            } => debian_cargo(),
+            Kind::Rustup | Kind::Gnu { of: Rustc::Rustup, .. } => {
+                Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+            }
+            Kind::Debian { .. } | Kind::Gnu { of: Rustc::Debian, .. } => debian_cargo(),
         };
         command
             .current_dir(sources)
             .env("CARGO_TARGET_DIR", target)
             .env("RUSTFLAGS", self.flags(sources)?.join(" "))
             .env_remove("CARGO_ENCODED_RUSTFLAGS")
-            .args([
-                "build",
-                "--release",
-                "--locked",
-                "--bins",
-                "--target",
-                &triple,
-            ]);
+            .args(["build", "--release", "--locked", "--bins", "--target", &triple]);
         for package in packages {
             command.args(["--package", package]);
         }
         if let Kind::Debian { .. } = self.kind {
             // With panic=abort, std needs neither unwinder nor the tables for backtraces.
-            command.args([
-                "-Zbuild-std=std,panic_abort",
-                "-Zbuild-std-features=optimize_for_size",
-            ]);
+            command.args(["-Zbuild-std=std,panic_abort", "-Zbuild-std-features=optimize_for_size"]);
         }
         let status = command.status().context("cargo build")?;
         if !status.success() {
@@ -202,10 +184,7 @@ impl Toolchain {
                     format!("-Clink-arg=-specs={}", support.join("musl.specs").display()),
                     format!("-Clink-arg=-Wl,--build-id=none,-z,max-page-size={PAGE_ALIGNMENT}"),
                     format!("-L{}", support.display()),
-                    format!(
-                        "--remap-path-prefix={}/lib/rustlib/src/rust=rust",
-                        sysroot.trim()
-                    ),
+                    format!("--remap-path-prefix={}/lib/rustlib/src/rust=rust", sysroot.trim()),
                 ]);
             }
         }
@@ -225,10 +204,7 @@ fn choose(
     match debian_musl() {
         Ok(support) => Ok(Kind::Debian { support }),
         Err(error) => match gnu() {
-            Some(of) => Ok(Kind::Gnu {
-                of,
-                because: format!("{error:#}"),
-            }),
+            Some(of) => Ok(Kind::Gnu { of, because: format!("{error:#}") }),
             None => Err(error.context("no toolchain, neither for musl nor for glibc")),
         },
     }
@@ -271,31 +247,17 @@ fn debian_cargo() -> Command {
 /// know of other architectures.
 fn debian(architecture: Architecture) -> Result<PathBuf> {
     let tools = [
-        Tool {
-            program: "/usr/bin/rustc",
-            package: "rustc-web",
-        },
-        Tool {
-            program: "/usr/bin/cargo",
-            package: "cargo-web",
-        },
+        Tool { program: "/usr/bin/rustc", package: "rustc-web" },
+        Tool { program: "/usr/bin/cargo", package: "cargo-web" },
         Tool {
             program: "/usr/lib/rustlib/src/rust/library/std/Cargo.toml",
             package: "rust-web-src",
         },
-        Tool {
-            program: "aarch64-linux-gnu-gcc",
-            package: "gcc-aarch64-linux-gnu",
-        },
-        Tool {
-            program: "x86_64-linux-gnu-gcc",
-            package: "gcc",
-        },
+        Tool { program: "aarch64-linux-gnu-gcc", package: "gcc-aarch64-linux-gnu" },
+        Tool { program: "x86_64-linux-gnu-gcc", package: "gcc" },
     ];
     packages::ensure(&tools)?;
-    let support = tree::target()
-        .join("dist/support")
-        .join(architecture.name());
+    let support = tree::target().join("dist/support").join(architecture.name());
     let specs = support.join("musl.specs");
     if !specs.is_file() {
         fs::create_dir_all(&support)?;
@@ -339,18 +301,11 @@ fn stub(architecture: Architecture, support: &Path) -> Result<()> {
         "_Unwind_SetGR",
         "_Unwind_SetIP",
     ];
-    let source: String = SYMBOLS
-        .iter()
-        .map(|symbol| format!("void *{symbol}(void) {{ return 0; }}\n"))
-        .collect();
+    let source: String =
+        SYMBOLS.iter().map(|symbol| format!("void *{symbol}(void) {{ return 0; }}\n")).collect();
     let (c, object) = (support.join("unwind.c"), support.join("unwind.o"));
     fs::write(&c, source)?;
-    tree::quiet(
-        Command::new(architecture.gcc())
-            .args(["-Os", "-c", "-o"])
-            .arg(&object)
-            .arg(&c),
-    )?;
+    tree::quiet(Command::new(architecture.gcc()).args(["-Os", "-c", "-o"]).arg(&object).arg(&c))?;
     tree::quiet(
         Command::new(format!("{}-linux-gnu-ar", architecture.name()))
             .arg("rcsD")
@@ -372,10 +327,7 @@ mod tests {
             true => Ok(PathBuf::from(SUPPORT)),
             false => bail!("apt-get cannot reach its mirror"),
         };
-        Ok(Toolchain {
-            architecture: Architecture::Aarch64,
-            kind: choose(rustup, debian, || gnu)?,
-        })
+        Ok(Toolchain { architecture: Architecture::Aarch64, kind: choose(rustup, debian, || gnu)? })
     }
 
     #[test]

@@ -32,9 +32,8 @@ pub fn test_crates() -> Result<Vec<String>> {
     let packages = metadata["packages"].as_array().into_iter().flatten();
     let targets = packages.flat_map(|package| package["targets"].as_array().into_iter().flatten());
     let tests = targets.filter(|target| target["kind"][0] == "test");
-    let mut names: Vec<String> = tests
-        .filter_map(|target| Some(target["name"].as_str()?.to_owned()))
-        .collect();
+    let mut names: Vec<String> =
+        tests.filter_map(|target| Some(target["name"].as_str()?.to_owned())).collect();
     names.sort();
     Ok(names)
 }
@@ -64,9 +63,7 @@ fn binary(message: &Value) -> Option<Binary> {
     Some(Binary {
         name: message["target"]["name"].as_str()?.to_owned(),
         path,
-        package: Path::new(message["manifest_path"].as_str()?)
-            .parent()?
-            .to_owned(),
+        package: Path::new(message["manifest_path"].as_str()?).parent()?.to_owned(),
         test: message["profile"]["test"] == true,
         whole_programs: kind == "test",
     })
@@ -80,10 +77,7 @@ pub fn programs(built: &[Binary]) -> Vec<&Path> {
 
 /// The folder in which the programs are.
 pub fn folder(built: &[Binary]) -> Result<PathBuf> {
-    let program = built
-        .iter()
-        .find(|binary| !binary.test)
-        .context("no program was built")?;
+    let program = built.iter().find(|binary| !binary.test).context("no program was built")?;
     Ok(program.path.parent().unwrap_or(Path::new(".")).to_owned())
 }
 
@@ -107,13 +101,9 @@ pub fn run(
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         if strict {
-            command
-                .env("GUNYAHD_NO_SKIP", "1")
-                .env("GUNYAHD_REQUIRE_TOOLS", "1");
+            command.env("GUNYAHD_NO_SKIP", "1").env("GUNYAHD_REQUIRE_TOOLS", "1");
         }
-        let mut child = command
-            .spawn()
-            .with_context(|| test.path.display().to_string())?;
+        let mut child = command.spawn().with_context(|| test.path.display().to_string())?;
         let output = child.stdout.take().context("no stdout")?;
         let errors = child.stderr.take().context("no stderr")?;
         let errors = std::thread::spawn(|| pass_on(errors));
@@ -148,10 +138,7 @@ pub fn run(
 /// Passes stderr on; the reasons of tests that skipped. Whatever a test prints: bytes, not text.
 fn pass_on(stderr: impl Read) -> Vec<String> {
     let mut skips = Vec::new();
-    for line in BufReader::new(stderr)
-        .split(b'\n')
-        .map_while(std::io::Result::ok)
-    {
+    for line in BufReader::new(stderr).split(b'\n').map_while(std::io::Result::ok) {
         let line = String::from_utf8_lossy(&line);
         eprintln!("{line}");
         // Tests on several threads write into each other's lines.
@@ -207,12 +194,7 @@ mod tests {
         assert_eq!(counts, Counts::default());
         counts.take("test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s");
         counts.take("test result: FAILED. 2 passed; 4 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.50s");
-        let expected = Counts {
-            passed: 5,
-            failed: 4,
-            ignored: 1,
-            binaries: 2,
-        };
+        let expected = Counts { passed: 5, failed: 4, ignored: 1, binaries: 2 };
         assert_eq!(counts, expected);
     }
 

@@ -27,10 +27,7 @@ const PARTS: [(&str, &str); 6] = [
     ("lints", "clippy on everything; a warning is an error"),
     ("unit", "the unit tests of every crate"),
     ("doc", "the examples in the documentation"),
-    (
-        "bionic",
-        "a type check for Android's libc, with and without liblog",
-    ),
+    ("bionic", "a type check for Android's libc, with and without liblog"),
     ("fuzz", "the parsers under libFuzzer, 45 seconds in all"),
 ];
 
@@ -52,22 +49,11 @@ struct Selection {
 
 impl Selection {
     fn from(words: &[&str], crates: &[String]) -> Result<Self> {
-        let all = || {
-            PARTS
-                .iter()
-                .map(|(name, _)| (*name).to_owned())
-                .chain(crates.iter().cloned())
-        };
+        let all = || PARTS.iter().map(|(name, _)| (*name).to_owned()).chain(crates.iter().cloned());
         match words {
-            [] => Ok(Self {
-                parts: all().collect(),
-                released: true,
-                guests: true,
-            }),
+            [] => Ok(Self { parts: all().collect(), released: true, guests: true }),
             ["--quick"] => Ok(Self {
-                parts: ["format", "lints", "unit", QUICK_LAUNCH]
-                    .map(str::to_owned)
-                    .into(),
+                parts: ["format", "lints", "unit", QUICK_LAUNCH].map(str::to_owned).into(),
                 released: false,
                 guests: false,
             }),
@@ -92,11 +78,7 @@ impl Selection {
 
     /// Those of `crates` that are selected.
     fn crates<'a>(&self, crates: &'a [String]) -> Vec<&'a str> {
-        crates
-            .iter()
-            .map(String::as_str)
-            .filter(|name| self.has(name))
-            .collect()
+        crates.iter().map(String::as_str).filter(|name| self.has(name)).collect()
     }
 }
 
@@ -128,9 +110,7 @@ pub fn run(words: &[&str]) -> Result<()> {
     let built = if words.is_empty() {
         // Both sides need it, and cargo builds one thing at a time.
         let built = build(&selection, &crates, &mut summary);
-        selection
-            .parts
-            .retain(|part| !BESIDE.contains(&part.as_str()));
+        selection.parts.retain(|part| !BESIDE.contains(&part.as_str()));
         beside = Some(Beside::start(&BESIDE)?);
         built
     } else {
@@ -245,9 +225,7 @@ fn test_programs(built: &Built, selection: &Selection, crates: &[String], summar
         tests.partition(|binary| binary.whole_programs);
     let mut run = |name: &str, tests: &[&Binary]| {
         let mut skips = Vec::new();
-        let _ = summary.step(name, || {
-            binaries::run(tests, &built.programs, strict, &mut skips)
-        });
+        let _ = summary.step(name, || binaries::run(tests, &built.programs, strict, &mut skips));
         summary.skipped(skips);
     };
     if selection.has("unit") {
@@ -264,23 +242,12 @@ fn test_programs(built: &Built, selection: &Selection, crates: &[String], summar
 }
 
 fn lints() -> Result<String> {
-    let clippy = [
-        "clippy",
-        "--workspace",
-        "--features",
-        tree::EXECUTING_ENGINE,
-    ];
+    let clippy = ["clippy", "--workspace", "--features", tree::EXECUTING_ENGINE];
     cargo(&[&clippy[..], &["--all-targets", "--", "-D", "warnings"]].concat())
 }
 
 fn doc() -> Result<String> {
-    cargo(&[
-        "test",
-        "--workspace",
-        "--doc",
-        "--features",
-        tree::EXECUTING_ENGINE,
-    ])
+    cargo(&["test", "--workspace", "--doc", "--features", tree::EXECUTING_ENGINE])
 }
 
 fn cargo(arguments: &[&str]) -> Result<String> {
@@ -301,15 +268,7 @@ fn bionic() -> Result<String> {
     }
     for flags in ["", "--cfg gunyahd_android_logger"] {
         let status = tree::cargo()
-            .args([
-                "check",
-                "--package",
-                "gunyahd",
-                "--lib",
-                "--bins",
-                "--target",
-                TARGET,
-            ])
+            .args(["check", "--package", "gunyahd", "--lib", "--bins", "--target", TARGET])
             .env("CARGO_TARGET_DIR", tree::target().join("bionic"))
             .env("RUSTFLAGS", flags)
             .status()?;

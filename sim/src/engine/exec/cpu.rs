@@ -116,11 +116,7 @@ impl<'a> Cpu<'a> {
         for range in ram.ranges().iter().filter(|range| range.is_mapped()) {
             let (read, write, execute) = range.allows();
             let mut allowed = Prot::NONE;
-            for (has, bit) in [
-                (read, Prot::READ),
-                (write, Prot::WRITE),
-                (execute, Prot::EXEC),
-            ] {
+            for (has, bit) in [(read, Prot::READ), (write, Prot::WRITE), (execute, Prot::EXEC)] {
                 if has {
                     allowed |= bit;
                 }
@@ -170,10 +166,7 @@ impl<'a> Cpu<'a> {
                 false
             },
         )?;
-        let mut cpu = Self {
-            unicorn,
-            mpidr: Box::new(MPIDR_RES1 | u64::from(number)),
-        };
+        let mut cpu = Self { unicorn, mpidr: Box::new(MPIDR_RES1 | u64::from(number)) };
         cpu.hook_mpidr()?;
         Ok(cpu)
     }
@@ -241,19 +234,8 @@ impl<'a> Cpu<'a> {
         let result = self.unicorn.emu_start(pc, u64::MAX, 0, 0);
         let trap = std::mem::take(self.unicorn.get_data_mut());
         match (result, trap) {
-            (
-                _,
-                Trap {
-                    fault: Some(fault), ..
-                },
-            ) => Stop::Fault(fault),
-            (
-                _,
-                Trap {
-                    exception: Some(number),
-                    ..
-                },
-            ) => Stop::Exception(number),
+            (_, Trap { fault: Some(fault), .. }) => Stop::Fault(fault),
+            (_, Trap { exception: Some(number), .. }) => Stop::Exception(number),
             (Err(error), _) => Stop::Broken(error),
             (Ok(()), Trap { asked: true, .. }) => Stop::Asked,
             (Ok(()), _) => Stop::Idle,
@@ -304,9 +286,7 @@ impl<'a> Cpu<'a> {
 
     /// Whether an interrupt may be taken.
     pub fn takes_interrupts(&self) -> bool {
-        self.unicorn
-            .reg_read(RegisterARM64::PSTATE)
-            .is_ok_and(|pstate| pstate & IRQ_MASK == 0)
+        self.unicorn.reg_read(RegisterARM64::PSTATE).is_ok_and(|pstate| pstate & IRQ_MASK == 0)
     }
 
     /// Takes an exception to EL1: `offset` of the vector for the current EL's own stack, and what
@@ -352,12 +332,7 @@ impl<'a> Cpu<'a> {
     /// Sets a system register: op0, op1, CRn, CRm, op2.
     fn set_system(&mut self, name: SystemRegister, value: u64) -> Result<()> {
         let (op0, op1, crn, crm, op2) = name;
-        let mut register = RegisterARM64CP::new()
-            .op0(op0)
-            .op1(op1)
-            .crn(crn)
-            .crm(crm)
-            .op2(op2);
+        let mut register = RegisterARM64CP::new().op0(op0).op1(op1).crn(crn).crm(crm).op2(op2);
         register.val = value;
         self.unicorn.reg_write_arm64_coproc(&register)
     }
@@ -368,9 +343,7 @@ fn wanted(unicorn: &Unicorn<'_, Trap>, link: &Link) -> bool {
     link.interrupted()
         || link.stopped()
         || (link.line()
-            && unicorn
-                .reg_read(RegisterARM64::PSTATE)
-                .is_ok_and(|pstate| pstate & IRQ_MASK == 0))
+            && unicorn.reg_read(RegisterARM64::PSTATE).is_ok_and(|pstate| pstate & IRQ_MASK == 0))
 }
 
 /// Answers an MRS of MPIDR_EL1; 0: of another register, which the emulator knows itself.
@@ -382,13 +355,7 @@ unsafe extern "C" fn read_mpidr(
 ) -> u32 {
     // SAFETY: the emulator passes its own live struct.
     let register = unsafe { &*register };
-    let named = (
-        register.op0,
-        register.op1,
-        register.crn,
-        register.crm,
-        register.op2,
-    );
+    let named = (register.op0, register.op1, register.crn, register.crm, register.op2);
     if named != MPIDR_EL1 {
         return 0;
     }

@@ -131,9 +131,8 @@ impl Gic {
         let set = |gic: &mut Self, base: u64, to: bool| {
             let first = usize::try_from((offset - base) * 8).unwrap_or(usize::MAX);
             for bit in (0..32).filter(|bit| value & (1 << bit) != 0) {
-                if let Some(enabled) = first
-                    .checked_add(bit)
-                    .and_then(|index| gic.enabled.get_mut(index))
+                if let Some(enabled) =
+                    first.checked_add(bit).and_then(|index| gic.enabled.get_mut(index))
                 {
                     *enabled = to;
                 }
@@ -243,10 +242,7 @@ mod tests {
     use super::*;
 
     fn gic() -> Gic {
-        Gic::new(&[Doorbell {
-            label: 5,
-            interrupt: Some((0, 5)),
-        }])
+        Gic::new(&[Doorbell { label: 5, interrupt: Some((0, 5)) }])
     }
 
     #[test]
@@ -273,14 +269,7 @@ mod tests {
     fn instructions_are_taken_apart() {
         // mrs x3, S3_0_C12_C12_0
         let read = decode(0xd538_cc03).unwrap();
-        assert_eq!(
-            read,
-            SystemAccess {
-                register: ICC_IAR1,
-                general: 3,
-                read: true
-            }
-        );
+        assert_eq!(read, SystemAccess { register: ICC_IAR1, general: 3, read: true });
         // msr S3_0_C12_C12_1, x3
         let write = decode(0xd518_cc23).unwrap();
         assert_eq!((write.register, write.read), (ICC_EOIR1, false));

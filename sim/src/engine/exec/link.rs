@@ -56,10 +56,7 @@ impl Link {
             if self.interrupted() {
                 return Woken::Interrupted;
             }
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 

@@ -48,19 +48,10 @@ impl Access {
             _ => return None,
         }
         match (instruction >> 22 & 3, size) {
-            (0, _) => Some(Self {
-                write: true,
-                ..plain
-            }),
+            (0, _) => Some(Self { write: true, ..plain }),
             (1, _) => Some(plain),
-            (2, 0..=2) => Some(Self {
-                signed: Some(64),
-                ..plain
-            }),
-            (3, 0..=1) => Some(Self {
-                signed: Some(32),
-                ..plain
-            }),
+            (2, 0..=2) => Some(Self { signed: Some(64), ..plain }),
+            (3, 0..=1) => Some(Self { signed: Some(32), ..plain }),
             // A prefetch, or nothing at all.
             _ => None,
         }
@@ -78,11 +69,7 @@ impl Access {
             return value;
         };
         let negative = value & (self.mask() ^ self.mask() >> 1) != 0;
-        let extended = if negative {
-            value | !self.mask()
-        } else {
-            value
-        };
+        let extended = if negative { value | !self.mask() } else { value };
         extended & u64::MAX >> (64 - bits)
     }
 

@@ -95,10 +95,7 @@ impl Engine for Exec {
             }
             Err(what) => {
                 events.send(Event::Refused(Errno::ENODEV, what));
-                Box::new(ExecVm {
-                    machine: None,
-                    threads: Vec::new(),
-                })
+                Box::new(ExecVm { machine: None, threads: Vec::new() })
             }
         }
     }
@@ -133,10 +130,7 @@ impl ExecVm {
                 .map_err(|error| format!("thread of vCPU {vcpu}: {error}"))?;
             threads.push(thread);
         }
-        Ok(Self {
-            machine: Some(machine),
-            threads,
-        })
+        Ok(Self { machine: Some(machine), threads })
     }
 
     fn link(&self, vcpu: u32) -> Option<&Arc<Link>> {
@@ -175,8 +169,7 @@ fn add_overlay(vm: &StartVm) -> Result<bool, String> {
             blob.len()
         ));
     }
-    vm.write(vm.dtb_address, &blob)
-        .map_err(|errno| format!("writing the devicetree: {errno}"))?;
+    vm.write(vm.dtb_address, &blob).map_err(|errno| format!("writing the devicetree: {errno}"))?;
     Ok(psci)
 }
 

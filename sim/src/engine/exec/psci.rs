@@ -90,11 +90,7 @@ pub fn call(links: &[std::sync::Arc<Link>], x: [u64; 4]) -> Call {
                 SYSTEM_RESET2_32,
             ];
             let asked = u32::try_from(x[1] & 0xffff_ffff).unwrap_or(0);
-            Call::Return(if known.contains(&asked) {
-                0
-            } else {
-                NOT_SUPPORTED
-            })
+            Call::Return(if known.contains(&asked) { 0 } else { NOT_SUPPORTED })
         }
         _ => Call::Return(NOT_SUPPORTED),
     }
@@ -113,16 +109,10 @@ mod tests {
         assert_eq!(on(0), Call::Return(ALREADY_ON));
         assert_eq!(on(2), Call::Return(INVALID_PARAMETERS));
         assert_eq!(on(0x100), Call::Return(INVALID_PARAMETERS));
-        assert_eq!(
-            call(&links, [AFFINITY_INFO.into(), 1, 0, 0]),
-            Call::Return(1)
-        );
+        assert_eq!(call(&links, [AFFINITY_INFO.into(), 1, 0, 0]), Call::Return(1));
         assert_eq!(on(1), Call::Return(0));
         assert_eq!(on(1), Call::Return(ALREADY_ON));
-        assert_eq!(
-            call(&links, [AFFINITY_INFO.into(), 1, 0, 0]),
-            Call::Return(0)
-        );
+        assert_eq!(call(&links, [AFFINITY_INFO.into(), 1, 0, 0]), Call::Return(0));
     }
 
     #[test]
@@ -136,9 +126,6 @@ mod tests {
         assert_eq!(end(SYSTEM_RESET), 2);
         assert_eq!(end(SYSTEM_RESET2), 3);
         assert_eq!(call(&links, [0x8400_00ff, 0, 0, 0]), Call::Return(-1));
-        assert_eq!(
-            call(&links, [FEATURES.into(), SYSTEM_RESET2.into(), 0, 0]),
-            Call::Return(0)
-        );
+        assert_eq!(call(&links, [FEATURES.into(), SYSTEM_RESET2.into(), 0, 0]), Call::Return(0));
     }
 }

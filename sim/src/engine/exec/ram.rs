@@ -45,11 +45,7 @@ impl Range {
     /// The guest may do nothing, read, write, execute?
     pub fn allows(&self) -> (bool, bool, bool) {
         let has = |bit| self.flags & bit != 0;
-        (
-            has(MEM_ALLOW_READ),
-            has(MEM_ALLOW_WRITE),
-            has(MEM_ALLOW_EXEC),
-        )
+        (has(MEM_ALLOW_READ), has(MEM_ALLOW_WRITE), has(MEM_ALLOW_EXEC))
     }
 
     /// The CPUs map it from the beginning; shared pages only once the guest has them.
@@ -66,23 +62,13 @@ impl Range {
     fn map(region: &StartRegion, guest: u64, paged: bool) -> Result<Self, String> {
         let what = |error: &dyn std::fmt::Display| format!("region {}: {error}", region.label);
         let size_of = |size: u64| {
-            usize::try_from(size)
-                .ok()
-                .and_then(NonZeroUsize::new)
-                .ok_or_else(|| what(&"no size"))
+            usize::try_from(size).ok().and_then(NonZeroUsize::new).ok_or_else(|| what(&"no size"))
         };
         let length = size_of(region.size)?;
         // A place for all of it; huge pages need theirs aligned, so room for that, too.
-        let huge = region
-            .pieces
-            .iter()
-            .map(|piece| piece.page_size)
-            .max()
-            .unwrap_or(0);
+        let huge = region.pieces.iter().map(|piece| piece.page_size).max().unwrap_or(0);
         let slack = usize::try_from(huge).map_err(|error| what(&error))?;
-        let room = length
-            .checked_add(slack)
-            .ok_or_else(|| what(&"too large"))?;
+        let room = length.checked_add(slack).ok_or_else(|| what(&"too large"))?;
         // SAFETY: a new mapping at an address of the kernel's choice.
         let place = unsafe {
             mmap_anonymous(
@@ -199,10 +185,8 @@ impl Ram {
 
     /// A shared page that the guest has: guest address and where it is here.
     pub fn shared_page(&self, address: u64) -> Option<(u64, NonNull<u8>)> {
-        let range = self
-            .0
-            .iter()
-            .find(|range| !range.is_mapped() && range.page_of(address).is_some())?;
+        let range =
+            self.0.iter().find(|range| !range.is_mapped() && range.page_of(address).is_some())?;
         let page = range.page_of(address)?;
         let offset = page * usize::try_from(crate::page_size()).ok()?;
         if !range.has.as_ref()?[page].load(Ordering::Acquire) {

@@ -63,10 +63,7 @@ impl Guest {
             vm: 1,
             owner: Caller::myself(),
             regions: vec![region],
-            entry: Entry {
-                pc: BASE,
-                x0: BASE + 0x10_0000,
-            },
+            entry: Entry { pc: BASE, x0: BASE + 0x10_0000 },
             paged,
             dtb_address: BASE + 0x10_0000,
             dtb_size: 0x1000,
@@ -76,10 +73,7 @@ impl Guest {
                 base_address: BASE,
                 cpus,
                 proxy: true,
-                doorbells: vec![Doorbell {
-                    label: 5,
-                    interrupt: Some((0, 5)),
-                }],
+                doorbells: vec![Doorbell { label: 5, interrupt: Some((0, 5)) }],
                 shared_memory: Vec::new(),
                 was_read: false,
             },
@@ -87,11 +81,7 @@ impl Guest {
         };
         let queue = EventQueue::new().unwrap();
         let vm = Exec.start(start, queue.sender(1));
-        let mut guest = Self {
-            vm,
-            queue,
-            pages: (0..cpus).map(|_| page()).collect(),
-        };
+        let mut guest = Self { vm, queue, pages: (0..cpus).map(|_| page()).collect() };
         assert!(matches!(guest.event(), Event::Started));
         guest
     }
@@ -173,11 +163,7 @@ fn a_guest_writes_reads_and_powers_off() {
     ];
     code.extend(psci(8));
     let mut guest = Guest::new(&code, 1);
-    let access = |address, len, written| MmioAccess {
-        address,
-        len,
-        written,
-    };
+    let access = |address, len, written| MmioAccess { address, len, written };
     assert_eq!(guest.mmio(), access(UART, 1, Some(0x41)));
     assert_eq!(guest.mmio(), access(UART + 0x18, 1, None));
     guest.answer(0x5a);
@@ -225,10 +211,7 @@ fn a_guest_takes_its_own_faults() {
     code.extend(psci(8));
     let mut guest = Guest::new(&code, 1);
     let told = guest.mmio();
-    assert_eq!(
-        (told.address, told.len, told.written),
-        (UART, 8, Some(0x7000_0000))
-    );
+    assert_eq!((told.address, told.len, told.written), (UART, 8, Some(0x7000_0000)));
     assert_eq!(guest.end(), Exit::of_type(uapi::EXIT_TYPE_SYSTEM_OFF));
     guest.vm.stop();
 }
@@ -241,10 +224,7 @@ fn busy_and_idle_guests_are_interrupted_and_stopped() {
             guest.run(0);
             std::thread::sleep(Duration::from_millis(5));
             guest.vm.interrupt_vcpu(0);
-            assert!(matches!(
-                guest.event(),
-                Event::Vcpu(0, VcpuExit::Interrupted)
-            ));
+            assert!(matches!(guest.event(), Event::Vcpu(0, VcpuExit::Interrupted)));
         }
         guest.run(0);
         guest.vm.stop();

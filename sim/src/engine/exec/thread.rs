@@ -272,9 +272,7 @@ fn mmio(
     let Some(access) = access.filter(|access| access.write == fault.write) else {
         return abort(cpu, &fault);
     };
-    let written = access
-        .write
-        .then(|| access.stored(cpu.x(access.register).unwrap_or(0)));
+    let written = access.write.then(|| access.stored(cpu.x(access.register).unwrap_or(0)));
     if gic::WINDOW.contains(&fault.address) {
         let value = machine.with_gic(|gic| match written {
             Some(value) => {
@@ -286,20 +284,12 @@ fn mmio(
         return done(cpu, &access, value);
     }
     *asked = Some((access, fault));
-    Next::Ask(MmioAccess {
-        address: fault.address,
-        len: access.len,
-        written,
-    })
+    Next::Ask(MmioAccess { address: fault.address, len: access.len, written })
 }
 
 /// The access is over; `value` is what was read.
 fn done(cpu: &mut Cpu<'_>, access: &Access, value: u64) -> Next {
-    let set = if access.write {
-        Ok(())
-    } else {
-        cpu.set_x(access.register, access.loaded(value))
-    };
+    let set = if access.write { Ok(()) } else { cpu.set_x(access.register, access.loaded(value)) };
     match set.and_then(|()| cpu.pc()) {
         Ok(pc) if cpu.set_pc(pc + INSTRUCTION).is_ok() => Next::Go,
         _ => Next::End(Exit::of_type(uapi::EXIT_TYPE_HYP_ERROR)),
@@ -307,11 +297,7 @@ fn done(cpu: &mut Cpu<'_>, access: &Access, value: u64) -> Next {
 }
 
 fn abort(cpu: &mut Cpu<'_>, fault: &Fault) -> Next {
-    let class = if fault.fetch {
-        EC_INSTRUCTION_ABORT
-    } else {
-        EC_DATA_ABORT
-    };
+    let class = if fault.fetch { EC_INSTRUCTION_ABORT } else { EC_DATA_ABORT };
     let write = if fault.write { WRITE_NOT_READ } else { 0 };
     let esr = class << 26 | LENGTH_32 | EXTERNAL_ABORT | write;
     enter(cpu, VECTOR_SYNCHRONOUS, Some((esr, fault.address)))
@@ -340,10 +326,7 @@ fn psci_call(machine: &Machine, cpu: &mut Cpu<'_>) -> Next {
     } else {
         psci::Call::Return(psci::NOT_SUPPORTED)
     };
-    let mut answer = |value: i64| {
-        cpu.set_x(0, u64::from_ne_bytes(value.to_ne_bytes()))
-            .is_ok()
-    };
+    let mut answer = |value: i64| cpu.set_x(0, u64::from_ne_bytes(value.to_ne_bytes())).is_ok();
     match call {
         psci::Call::Return(value) if answer(value) => Next::Go,
         psci::Call::Suspend if answer(0) => Next::Wait,

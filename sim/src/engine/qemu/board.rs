@@ -84,12 +84,7 @@ fn fit_gic(node: &mut Node, cpus: u32) {
     let redistributors = GIC_REDISTRIBUTOR_SIZE * u64::from(cpus);
     node.set_u64s(
         "reg",
-        &[
-            GIC_DISTRIBUTOR,
-            GIC_DISTRIBUTOR_SIZE,
-            GIC_REDISTRIBUTORS,
-            redistributors,
-        ],
+        &[GIC_DISTRIBUTOR, GIC_DISTRIBUTOR_SIZE, GIC_REDISTRIBUTORS, redistributors],
     );
     node.remove("#redistributor-regions");
     node.remove("redistributor-stride");
@@ -137,8 +132,7 @@ mod tests {
         cpus.push(Node::new("cpu@0")).push(Node::new("cpu@1"));
         cpus.push(Node::new("cpu-map"));
         let gic = tree.root.ensure_child("interrupt-controller@3fff0000");
-        gic.set_str("compatible", "arm,gic-v3")
-            .set_u32("phandle", 4);
+        gic.set_str("compatible", "arm,gic-v3").set_u32("phandle", 4);
         tree
     }
 
@@ -150,26 +144,15 @@ mod tests {
         tree.root.push(uart);
         assert_eq!(cpus(&tree).expect("cpus"), 2);
         fit(&mut tree, 2).expect("fits");
-        let gic = tree
-            .root
-            .at("/interrupt-controller")
-            .and_then(|n| n.property("reg"));
+        let gic = tree.root.at("/interrupt-controller").and_then(|n| n.property("reg"));
         assert_eq!(gic.expect("reg")[24..], 0x4_0000u64.to_be_bytes());
         let uart = tree.root.at("/uart@1c090000").expect("uart");
         assert_eq!(uart.property("reg").expect("reg")[..8], PL011.to_be_bytes());
         let clock = u32::from_be_bytes(
-            uart.property("clocks").expect("clocks")[..4]
-                .try_into()
-                .expect("cell"),
+            uart.property("clocks").expect("clocks")[..4].try_into().expect("cell"),
         );
-        assert_eq!(
-            tree.root.at("/apb-pclk").expect("clock").phandle(),
-            Some(clock)
-        );
-        let stdout = tree
-            .root
-            .at("/chosen")
-            .and_then(|n| n.property("stdout-path"));
+        assert_eq!(tree.root.at("/apb-pclk").expect("clock").phandle(), Some(clock));
+        let stdout = tree.root.at("/chosen").and_then(|n| n.property("stdout-path"));
         assert_eq!(stdout, Some(&b"/uart@1c090000\0"[..]));
     }
 
@@ -181,10 +164,7 @@ mod tests {
         tree.root.push(other);
         fit(&mut tree, 2).expect("fits");
         assert!(tree.root.at(CONSOLE_PATH).is_some());
-        let status = tree
-            .root
-            .at("/uart@9000000")
-            .and_then(|n| n.property("status"));
+        let status = tree.root.at("/uart@9000000").and_then(|n| n.property("status"));
         assert_eq!(status, Some(&b"disabled\0"[..]));
     }
 

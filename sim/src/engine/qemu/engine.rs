@@ -105,11 +105,7 @@ fn guest(vm: &StartVm, events: &Events) -> Result<Guest, String> {
 fn region(region: &StartRegion, base: u64) -> Result<Region, String> {
     let shared = |piece: &caller::Piece| {
         let file = piece.file.as_ref().filter(|_| piece.shared);
-        file.map(|file| Piece {
-            file: Arc::clone(file),
-            offset: piece.offset,
-            size: piece.size,
-        })
+        file.map(|file| Piece { file: Arc::clone(file), offset: piece.offset, size: piece.size })
     };
     let pieces: Option<Vec<Piece>> = region.pieces.iter().map(shared).collect();
     let pieces = pieces.ok_or_else(|| {
@@ -118,12 +114,7 @@ fn region(region: &StartRegion, base: u64) -> Result<Region, String> {
             region.label
         )
     })?;
-    Ok(Region {
-        label: region.label,
-        registered: region.guest_phys_addr,
-        base,
-        pieces,
-    })
+    Ok(Region { label: region.label, registered: region.guest_phys_addr, base, pieces })
 }
 
 fn exit(end: &End) -> Exit {

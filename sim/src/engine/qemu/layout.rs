@@ -106,10 +106,7 @@ impl Layout {
                         region.label, piece.offset
                     )));
                 }
-                backends.push(Backend::File {
-                    fd: piece.fd,
-                    size: piece.size,
-                });
+                backends.push(Backend::File { fd: piece.fd, size: piece.size });
             }
             at = region.end();
         }
@@ -119,10 +116,7 @@ impl Layout {
                 backends.len()
             )));
         }
-        Ok(Self {
-            backends,
-            trampoline: first - TRAMPOLINE_PAGE,
-        })
+        Ok(Self { backends, trampoline: first - TRAMPOLINE_PAGE })
     }
 
     /// QEMU's arguments; `cpus` belong to the first node.
@@ -149,10 +143,8 @@ impl Layout {
                 _ => String::new(),
             };
             arguments.extend(["-object".to_owned(), object]);
-            arguments.extend([
-                "-numa".to_owned(),
-                format!("node,nodeid={node},memdev=m{node}{owner}"),
-            ]);
+            arguments
+                .extend(["-numa".to_owned(), format!("node,nodeid={node},memdev=m{node}{owner}")]);
         }
         arguments.extend(["-m".to_owned(), format!("{total}b")]);
         arguments
@@ -211,21 +203,12 @@ mod tests {
     use super::*;
 
     fn region(label: u32, base: u64, pieces: Vec<Piece>) -> Region {
-        Region {
-            label,
-            registered: base,
-            base,
-            pieces,
-        }
+        Region { label, registered: base, base, pieces }
     }
 
     fn piece(offset: u64, size: u64) -> Piece {
         let file = std::fs::File::open("/dev/null").expect("/dev/null");
-        Piece {
-            file: Arc::new(file.into()),
-            offset,
-            size,
-        }
+        Piece { file: Arc::new(file.into()), offset, size }
     }
 
     #[test]
@@ -269,11 +252,9 @@ mod tests {
             region(0, 0x8000_0000, vec![piece(0, 0x2000)]),
             region(1, 0x8000_1000, vec![piece(0, 0x1000)]),
         ];
-        for (regions, word) in [
-            (&low[..], "0x40000000"),
-            (&inside[..], "into its file"),
-            (&overlap[..], "overlaps"),
-        ] {
+        for (regions, word) in
+            [(&low[..], "0x40000000"), (&inside[..], "into its file"), (&overlap[..], "overlaps")]
+        {
             let error = Layout::new(regions).expect_err("refused").to_string();
             assert!(error.contains(word), "{error}");
         }

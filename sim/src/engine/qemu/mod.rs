@@ -120,17 +120,14 @@ impl Running {
         let (control, theirs) = UnixStream::pair()?;
         // QEMU is started by the thread that watches it: it dies when this thread does.
         let thread =
-            std::thread::Builder::new()
-                .name("qemu".to_owned())
-                .spawn(move || match run(guest, &theirs, &report) {
+            std::thread::Builder::new().name("qemu".to_owned()).spawn(move || {
+                match run(guest, &theirs, &report) {
                     Ok(Some(end)) => report(Report::Ended(end)),
                     Ok(None) => {}
                     Err(error) => report(Report::Refused(error)),
-                })?;
-        Ok(Self {
-            control: Some(control),
-            thread: Some(thread),
-        })
+                }
+            })?;
+        Ok(Self { control: Some(control), thread: Some(thread) })
     }
 }
 
@@ -154,12 +151,7 @@ struct Prepared {
 }
 
 fn prepare(guest: Guest) -> Result<Prepared, Error> {
-    let Guest {
-        mut regions,
-        entry,
-        dtb,
-        dtb_size,
-    } = guest;
+    let Guest { mut regions, entry, dtb, dtb_size } = guest;
     let holds = |region: &Region| {
         let offset = dtb.checked_sub(region.registered);
         offset.is_some_and(|offset| offset < region.size())
@@ -171,10 +163,7 @@ fn prepare(guest: Guest) -> Result<Prepared, Error> {
     regions.swap(0, main);
     let main = &regions[0];
     let offset = dtb - main.registered;
-    let memory = |source| Error::Io {
-        what: "guest memory",
-        source,
-    };
+    let memory = |source| Error::Io { what: "guest memory", source };
     let blob = window::read(main, offset, dtb_size).map_err(memory)?;
     let mut tree = fdt::parse(&blob).map_err(|error| Error::Devicetree(error.to_string()))?;
     let name = overlay::image_name(&tree).unwrap_or_else(|| "guest".to_owned());
@@ -182,18 +171,12 @@ fn prepare(guest: Guest) -> Result<Prepared, Error> {
 
     let placed: Vec<Placed> = regions
         .iter()
-        .map(|region| Placed {
-            label: region.label,
-            base: region.base,
-            size: region.size(),
-        })
+        .map(|region| Placed { label: region.label, base: region.base, size: region.size() })
         .collect();
     overlay::apply(&mut tree, &placed, seed())?;
     board::fit(&mut tree, cpus)?;
 
-    let blob = tree
-        .to_blob()
-        .map_err(|error| Error::Devicetree(error.to_string()))?;
+    let blob = tree.to_blob().map_err(|error| Error::Devicetree(error.to_string()))?;
     let room = usize::try_from(dtb_size).unwrap_or(usize::MAX);
     if blob.len() > room {
         return Err(Error::Devicetree(format!(
@@ -203,17 +186,8 @@ fn prepare(guest: Guest) -> Result<Prepared, Error> {
     }
     window::write(main, offset, &blob).map_err(memory)?;
 
-    let entry = Entry {
-        pc: entry.pc,
-        dtb: entry.x0,
-    };
-    Ok(Prepared {
-        layout: Layout::new(&regions)?,
-        name,
-        _regions: regions,
-        cpus,
-        entry,
-    })
+    let entry = Entry { pc: entry.pc, dtb: entry.x0 };
+    Ok(Prepared { layout: Layout::new(&regions)?, name, _regions: regions, cpus, entry })
 }
 
 fn seed() -> u64 {
@@ -226,16 +200,10 @@ fn seed() -> u64 {
 /// The life of one guest; `None` if it was killed.
 fn run(guest: Guest, control: &UnixStream, report: &impl Fn(Report)) -> Result<Option<End>, Error> {
     let prepared = prepare(guest)?;
-    let mut process = Process::start(
-        &prepared.name,
-        &prepared.layout,
-        prepared.cpus,
-        prepared.entry,
-    )?;
+    let mut process =
+        Process::start(&prepared.name, &prepared.layout, prepared.cpus, prepared.entry)?;
     report(Report::Started(prepared.name));
-    let end = look_after(&mut process, control, |bytes| {
-        report(Report::Console(bytes))
-    });
+    let end = look_after(&mut process, control, |bytes| report(Report::Console(bytes)));
     // First its memory is let go, then the end is told.
     process.end();
     Ok(end)

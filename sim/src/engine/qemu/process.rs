@@ -37,21 +37,13 @@ impl Process {
         let (qmp, their_qmp) = UnixStream::pair().map_err(io("socketpair"))?;
         let (console, their_console) = UnixStream::pair().map_err(io("socketpair"))?;
         let mut code = memory_file("trampoline").map_err(io("memfd_create"))?;
-        code.write_all(&entry.code())
-            .map_err(io("writing the trampoline"))?;
+        code.write_all(&entry.code()).map_err(io("writing the trampoline"))?;
         let errors = memory_file("errors").map_err(io("memfd_create"))?;
 
         let mut command = Command::new(PROGRAM);
         command
             .args(["-name", name])
-            .args([
-                "-machine",
-                "virt,gic-version=3",
-                "-accel",
-                "tcg",
-                "-cpu",
-                CPU,
-            ])
+            .args(["-machine", "virt,gic-version=3", "-accel", "tcg", "-cpu", CPU])
             .args(["-smp", &cpus.to_string()])
             .args(["-display", "none", "-nodefaults", "-nic", "none"])
             .args(["-S", "-no-reboot"])
@@ -66,41 +58,24 @@ impl Process {
             .arg(format!("socket,id=qmp,fd={}", their_qmp.as_raw_fd()))
             .args(["-mon", "chardev=qmp,mode=control"])
             .arg("-chardev")
-            .arg(format!(
-                "socket,id=console,fd={}",
-                their_console.as_raw_fd()
-            ))
+            .arg(format!("socket,id=console,fd={}", their_console.as_raw_fd()))
             .args(["-serial", "chardev:console"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(errors.try_clone().map_err(io("dup"))?);
         let mut inherited = layout.inherited();
-        inherited.extend([
-            their_qmp.as_raw_fd(),
-            their_console.as_raw_fd(),
-            code.as_raw_fd(),
-        ]);
+        inherited.extend([their_qmp.as_raw_fd(), their_console.as_raw_fd(), code.as_raw_fd()]);
         // SAFETY: a plain system call.
         let parent = unsafe { libc::getpid() };
         // SAFETY: only system calls, which are safe between fork and exec; `inherited` is read only.
         unsafe { command.pre_exec(move || become_child(parent, &inherited)) };
         let child = command.spawn().map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Error::Missing,
-            _ => Error::Io {
-                what: PROGRAM,
-                source: error,
-            },
+            _ => Error::Io { what: PROGRAM, source: error },
         })?;
-        let mut process = Self {
-            child,
-            errors,
-            qmp: Qmp::new(qmp),
-            console,
-        };
+        let mut process = Self { child, errors, qmp: Qmp::new(qmp), console };
         drop((their_qmp, their_console));
-        process
-            .shake_hands()
-            .map_err(|error| process.failed(&error))?;
+        process.shake_hands().map_err(|error| process.failed(&error))?;
         Ok(process)
     }
 
@@ -203,11 +178,8 @@ pub fn wait_readable<const N: usize>(
     fds: [&dyn AsFd; N],
     timeout: Option<Duration>,
 ) -> io::Result<[bool; N]> {
-    let mut polled = fds.map(|fd| libc::pollfd {
-        fd: fd.as_fd().as_raw_fd(),
-        events: libc::POLLIN,
-        revents: 0,
-    });
+    let mut polled =
+        fds.map(|fd| libc::pollfd { fd: fd.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 });
     let timeout = timeout.map_or(-1, |t| i32::try_from(t.as_millis()).unwrap_or(i32::MAX));
     let count = libc::nfds_t::try_from(N).map_err(io::Error::other)?;
     // SAFETY: the array is as long as it is said to be.
@@ -229,10 +201,7 @@ mod tests {
 
     #[test]
     fn the_trampoline_holds_both_addresses() {
-        let entry = Entry {
-            pc: 0x8000_0000,
-            dtb: 0x8800_0000,
-        };
+        let entry = Entry { pc: 0x8000_0000, dtb: 0x8800_0000 };
         let code = entry.code();
         // Literals stand right after the six instructions, where the loads look for them.
         assert_eq!(code[24..32], entry.dtb.to_le_bytes());

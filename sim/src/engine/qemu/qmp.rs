@@ -27,10 +27,7 @@ pub struct Qmp {
 impl Qmp {
     /// On a connected stream.
     pub fn new(stream: UnixStream) -> Self {
-        Self {
-            stream,
-            pending: Vec::new(),
-        }
+        Self { stream, pending: Vec::new() }
     }
 
     /// To poll.

@@ -27,15 +27,8 @@ fn assets() -> Option<PathBuf> {
     if dir.join("Image").is_file() && dir.join("initrd.cpio.gz").is_file() {
         return Some(dir);
     }
-    assert!(
-        std::env::var_os("GUNYAHD_NO_SKIP").is_none(),
-        "no guest in {}",
-        dir.display()
-    );
-    let _ = writeln!(
-        io::stderr(),
-        "SKIPPED: no guest; `cargo xtask setup` makes one"
-    );
+    assert!(std::env::var_os("GUNYAHD_NO_SKIP").is_none(), "no guest in {}", dir.display());
+    let _ = writeln!(io::stderr(), "SKIPPED: no guest; `cargo xtask setup` makes one");
     None
 }
 
@@ -46,11 +39,7 @@ fn piece(size: u64) -> Piece {
     let file = file.expect("temporary file");
     fs::remove_file(path).expect("unlink");
     file.set_len(size).expect("size");
-    Piece {
-        file: Arc::new(file.into()),
-        offset: 0,
-        size,
-    }
+    Piece { file: Arc::new(file.into()), offset: 0, size }
 }
 
 fn tree(bootargs: &str, initrd: u64) -> Tree {
@@ -72,9 +61,7 @@ fn tree(bootargs: &str, initrd: u64) -> Tree {
             .set_u32("reg", id)
             .set_str("enable-method", "psci");
     }
-    root.ensure_child("psci")
-        .set_str("compatible", "arm,psci-1.0")
-        .set_str("method", "hvc");
+    root.ensure_child("psci").set_str("compatible", "arm,psci-1.0").set_str("method", "hvc");
     root.ensure_child("interrupt-controller@3fff0000")
         .set_str("compatible", "arm,gic-v3")
         .set_u32("#interrupt-cells", 3)
@@ -84,23 +71,14 @@ fn tree(bootargs: &str, initrd: u64) -> Tree {
     root.ensure_child("timer")
         .set_str("compatible", "arm,armv8-timer")
         .set_empty("always-on")
-        .set_cells(
-            "interrupts",
-            &[1, 13, 0x108, 1, 14, 0x108, 1, 11, 0x108, 1, 10, 0x108],
-        );
+        .set_cells("interrupts", &[1, 13, 0x108, 1, 14, 0x108, 1, 11, 0x108, 1, 10, 0x108]);
     let config = root.ensure_child("gunyah-vm-config");
-    config
-        .set_str("image-name", "lab")
-        .set_str("os-type", "linux");
+    config.set_str("image-name", "lab").set_str("os-type", "linux");
     config.ensure_child("memory").set_u64("base-address", BASE);
-    config
-        .ensure_child("vcpus")
-        .set_cells("affinity-map", &[0, 1]);
+    config.ensure_child("vcpus").set_cells("affinity-map", &[0, 1]);
     let mut shm = Node::new("shm-7");
     shm.set_str("vdevice-type", "shm");
-    shm.ensure_child("memory")
-        .set_u32("label", 7)
-        .set_u64("base", 0xa000_0000);
+    shm.ensure_child("memory").set_u32("label", 7).set_u64("base", 0xa000_0000);
     config.ensure_child("vdevices").push(shm);
     tree
 }
@@ -122,9 +100,7 @@ fn boot(assets: &Path, words: &str) -> (End, String) {
     let initrd = fs::read(assets.join("initrd.cpio.gz")).expect("initrd");
     let image = fs::read(assets.join("Image")).expect("Image");
     let size = u64::try_from(initrd.len()).expect("size");
-    let blob = tree(&format!("panic=-1 {words}"), size)
-        .to_blob()
-        .expect("blob");
+    let blob = tree(&format!("panic=-1 {words}"), size).to_blob().expect("blob");
     for (offset, content) in [(0, &image), (INITRD, &initrd), (DTB, &blob)] {
         window::write(&main, offset, content).expect("guest memory");
     }
@@ -136,10 +112,7 @@ fn boot(assets: &Path, words: &str) -> (End, String) {
     };
     let guest = Guest {
         regions: vec![main, shared],
-        entry: Entry {
-            pc: BASE,
-            x0: BASE + DTB,
-        },
+        entry: Entry { pc: BASE, x0: BASE + DTB },
         dtb: BASE + DTB,
         dtb_size: ROOM,
     };
@@ -162,19 +135,15 @@ fn linux_boots_and_each_end_is_told() {
     let Some(assets) = assets() else {
         return;
     };
-    for (word, expected) in [
-        ("guest.poweroff=0", Shutdown::PowerOff),
-        ("guest.crash=0", Shutdown::Reset),
-    ] {
+    for (word, expected) in
+        [("guest.poweroff=0", Shutdown::PowerOff), ("guest.crash=0", Shutdown::Reset)]
+    {
         let (end, text) = boot(&assets, word);
         assert_eq!(end, End::Guest(expected), "{text}");
         assert!(text.contains("gunyah guest: init reached"), "{text}");
         assert!(text.contains("vm lab, "), "{text}");
         assert!(text.contains(" 2 cpus, "), "{text}");
-        assert!(
-            text.contains("ram at 80000000-8fffffff, hypervisor node yes"),
-            "{text}"
-        );
+        assert!(text.contains("ram at 80000000-8fffffff, hypervisor node yes"), "{text}");
     }
 }
 
@@ -183,12 +152,7 @@ fn a_killed_guest_tells_no_end_and_lets_its_memory_go() {
     let Some(assets) = assets() else {
         return;
     };
-    let main = Region {
-        label: 0,
-        registered: BASE,
-        base: BASE,
-        pieces: vec![piece(128 * MIB)],
-    };
+    let main = Region { label: 0, registered: BASE, base: BASE, pieces: vec![piece(128 * MIB)] };
     let blob = tree("", 0).to_blob().expect("blob");
     window::write(&main, DTB, &blob).expect("dtb");
     // An endless loop, `b .`: a guest that never ends by itself.
@@ -196,10 +160,7 @@ fn a_killed_guest_tells_no_end_and_lets_its_memory_go() {
     drop(assets);
     let guest = Guest {
         regions: vec![main],
-        entry: Entry {
-            pc: BASE,
-            x0: BASE + DTB,
-        },
+        entry: Entry { pc: BASE, x0: BASE + DTB },
         dtb: BASE + DTB,
         dtb_size: ROOM,
     };
@@ -207,28 +168,17 @@ fn a_killed_guest_tells_no_end_and_lets_its_memory_go() {
     assert!(matches!(told.recv(), Ok(Report::Started(_))));
     drop(running);
     // The thread is joined: the sender is gone, and nothing more was sent.
-    assert!(matches!(
-        told.try_recv(),
-        Err(mpsc::TryRecvError::Disconnected)
-    ));
+    assert!(matches!(told.try_recv(), Err(mpsc::TryRecvError::Disconnected)));
 }
 
 #[test]
 fn an_overlay_that_does_not_fit_is_refused() {
-    let main = Region {
-        label: 0,
-        registered: BASE,
-        base: BASE,
-        pieces: vec![piece(2 * MIB)],
-    };
+    let main = Region { label: 0, registered: BASE, base: BASE, pieces: vec![piece(2 * MIB)] };
     let blob = tree("", 0).to_blob().expect("blob");
     window::write(&main, MIB, &blob).expect("dtb");
     let guest = Guest {
         regions: vec![main],
-        entry: Entry {
-            pc: BASE,
-            x0: BASE + MIB,
-        },
+        entry: Entry { pc: BASE, x0: BASE + MIB },
         dtb: BASE + MIB,
         dtb_size: u64::try_from(blob.len()).expect("size"),
     };

@@ -98,20 +98,12 @@ mod tests {
     fn a_write_runs_over_the_border_of_two_files() {
         let piece = |name: &str| {
             let path = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
-            let file = File::options()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .open(&path);
+            let file =
+                File::options().read(true).write(true).create(true).truncate(true).open(&path);
             let file = file.expect("temporary file");
             std::fs::remove_file(path).expect("unlink");
             file.set_len(4096).expect("size");
-            Piece {
-                file: std::sync::Arc::new(file.into()),
-                offset: 0,
-                size: 4096,
-            }
+            Piece { file: std::sync::Arc::new(file.into()), offset: 0, size: 4096 }
         };
         let region = Region {
             label: 0,

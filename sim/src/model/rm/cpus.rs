@@ -73,16 +73,9 @@ pub fn read(
             }
         };
         idle += u32::from(cpu.property("cpu-idle-states").is_some());
-        if newer
-            && !cpu
-                .property("reg")
-                .and_then(number)
-                .is_some_and(|reg| affinities.insert(reg))
+        if newer && !cpu.property("reg").and_then(number).is_some_and(|reg| affinities.insert(reg))
         {
-            return refusal(
-                Errno::EINVAL,
-                format!("{}: no reg, or another CPU's", cpu.name),
-            );
+            return refusal(Errno::EINVAL, format!("{}: no reg, or another CPU's", cpu.name));
         }
         match cpu.string("enable-method") {
             _ if boots => booting += 1,
@@ -113,10 +106,7 @@ pub fn read(
         count += 1;
     }
     if newer && count > reading.cores {
-        return refusal(
-            Errno::ENODEV,
-            format!("{count} CPUs, the host has {}", reading.cores),
-        );
+        return refusal(Errno::ENODEV, format!("{count} CPUs, the host has {}", reading.cores));
     }
     if booting == 0 {
         return refusal(Errno::EINVAL, "no CPU is enabled at boot");
@@ -163,10 +153,7 @@ fn by_the_hypervisor(vcpus: &Node, count: u32) -> Result<(), Refusal> {
     }
     let timeslice = vcpus.cell("sched-timeslice").unwrap_or(0);
     if !TIMESLICES.contains(&timeslice) {
-        return refusal(
-            Errno::ENODEV,
-            format!("sched-timeslice of {timeslice} microseconds"),
-        );
+        return refusal(Errno::ENODEV, format!("sched-timeslice of {timeslice} microseconds"));
     }
     Ok(())
 }

@@ -13,9 +13,7 @@ const FRAME: u64 = 0x1_0000;
 /// By the vm-config's `interrupts/config`, else by the root's `interrupt-parent`.
 pub fn find(root: &Node, config: &Node, warnings: &mut Vec<String>) -> Result<(), Refusal> {
     // One that is no good is passed over here, and missed at the end.
-    let by_parent = root
-        .cell("interrupt-parent")
-        .filter(|&phandle| usable(root, phandle).is_ok());
+    let by_parent = root.cell("interrupt-parent").filter(|&phandle| usable(root, phandle).is_ok());
     let interrupts = config.child("interrupts");
     let Some(named) = interrupts.filter(|node| node.property("config").is_some()) else {
         return match by_parent {
@@ -34,10 +32,7 @@ pub fn find(root: &Node, config: &Node, warnings: &mut Vec<String>) -> Result<()
         }
     } else {
         let Some(phandle) = named.cell("config") else {
-            return refusal(
-                Errno::EINVAL,
-                "interrupts/config is neither a path nor a phandle",
-            );
+            return refusal(Errno::EINVAL, "interrupts/config is neither a path nor a phandle");
         };
         warnings.push("interrupts/config is not a path".to_string());
         Some(phandle)
@@ -64,10 +59,7 @@ fn usable(root: &Node, phandle: u32) -> Result<(), String> {
     if gic.property("interrupt-controller").is_none() {
         return fault("no interrupt-controller property");
     }
-    if gic
-        .cell("#redistributor-regions")
-        .is_some_and(|count| count != 1)
-    {
+    if gic.cell("#redistributor-regions").is_some_and(|count| count != 1) {
         return fault("more than one redistributor region");
     }
     if gic.cell("#interrupt-cells") != Some(3) {
@@ -87,9 +79,7 @@ fn usable(root: &Node, phandle: u32) -> Result<(), String> {
         usize::try_from(cells).unwrap_or(usize::MAX)
     };
     let address = cells("#address-cells", 2).saturating_mul(4);
-    let range = cells("#size-cells", 1)
-        .saturating_mul(4)
-        .saturating_add(address);
+    let range = cells("#size-cells", 1).saturating_mul(4).saturating_add(address);
     for frame in [0, range] {
         let base = frame
             .checked_add(address)

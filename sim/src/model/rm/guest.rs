@@ -38,11 +38,8 @@ pub(super) fn refusal<T>(errno: Errno, why: impl Into<String>) -> Result<T, Refu
 pub fn read(root: &Node, reading: &Reading) -> Result<(GuestDescription, Vec<String>), Refusal> {
     let mut warnings = Vec::new();
     // The old one's bug: the cells of the root's first child are taken for those of every node at depth 2.
-    let address_cells = root
-        .children
-        .first()
-        .and_then(|first| first.cell("#address-cells"))
-        .unwrap_or(2);
+    let address_cells =
+        root.children.first().and_then(|first| first.cell("#address-cells")).unwrap_or(2);
 
     if let Some(path) = too_long(root, "") {
         return refusal(Errno::EINVAL, format!("a path of {} bytes", path.len()));
@@ -124,9 +121,7 @@ fn vm_config(root: &Node) -> Option<&Node> {
 
 /// `size-max` bounds the whole VM.
 fn bounded(config: &Node, size: u64) -> Result<(), Refusal> {
-    let most = config
-        .child("memory")
-        .and_then(|memory| number(memory.property("size-max")?));
+    let most = config.child("memory").and_then(|memory| number(memory.property("size-max")?));
     match most {
         Some(most) if most < size => refusal(
             Errno::EINVAL,
@@ -137,9 +132,7 @@ fn bounded(config: &Node, size: u64) -> Result<(), Refusal> {
 }
 
 fn base_address(config: &Node, address_cells: u32, size: u64) -> Result<u64, Refusal> {
-    let Some(bytes) = config
-        .child("memory")
-        .and_then(|memory| memory.property("base-address"))
+    let Some(bytes) = config.child("memory").and_then(|memory| memory.property("base-address"))
     else {
         return refusal(Errno::ENODEV, "no memory/base-address");
     };
@@ -156,14 +149,9 @@ fn base_address(config: &Node, address_cells: u32, size: u64) -> Result<u64, Ref
         );
     };
     if base % crate::page_size() != 0 {
-        return refusal(
-            Errno::EINVAL,
-            format!("base-address {base:#x} is not page aligned"),
-        );
+        return refusal(Errno::EINVAL, format!("base-address {base:#x} is not page aligned"));
     }
-    let rounded = base
-        .checked_next_multiple_of(BASE_ALIGNMENT)
-        .unwrap_or(u64::MAX);
+    let rounded = base.checked_next_multiple_of(BASE_ALIGNMENT).unwrap_or(u64::MAX);
     if base <= TAKEN_BELOW {
         return refusal(Errno::ENODEV, format!("base-address {base:#x} is taken"));
     }
@@ -182,11 +170,7 @@ pub(super) fn number(bytes: &[u8]) -> Option<u64> {
     if bytes.len() != 4 && bytes.len() != 8 {
         return None;
     }
-    Some(
-        bytes
-            .iter()
-            .fold(0, |value, &byte| value << 8 | u64::from(byte)),
-    )
+    Some(bytes.iter().fold(0, |value, &byte| value << 8 | u64::from(byte)))
 }
 
 #[cfg(test)]

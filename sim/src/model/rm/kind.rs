@@ -69,10 +69,7 @@ impl Kind {
 
     /// Refuses shared main memory.
     pub fn production(self) -> bool {
-        matches!(
-            self,
-            Kind::OldProduction | Kind::NewProduction | Kind::Production
-        )
+        matches!(self, Kind::OldProduction | Kind::NewProduction | Kind::Production)
     }
 
     /// Dies when a VM that the hypervisor schedules is stopped before it has exited.
@@ -85,13 +82,9 @@ impl FromStr for Kind {
     type Err = String;
 
     fn from_str(word: &str) -> Result<Self, String> {
-        WORDS
-            .iter()
-            .find(|(name, _)| *name == word)
-            .map(|(_, kind)| *kind)
-            .ok_or_else(|| {
-                let known: Vec<_> = WORDS.iter().map(|(name, _)| *name).collect();
-                format!("resource manager {word:?}: use one of {}", known.join(", "))
-            })
+        WORDS.iter().find(|(name, _)| *name == word).map(|(_, kind)| *kind).ok_or_else(|| {
+            let known: Vec<_> = WORDS.iter().map(|(name, _)| *name).collect();
+            format!("resource manager {word:?}: use one of {}", known.join(", "))
+        })
     }
 }

@@ -86,12 +86,7 @@ pub enum Verdict {
 }
 
 fn refused(errno: Errno, why: impl Into<String>) -> Verdict {
-    Verdict::Refused(Refused {
-        errno,
-        why: why.into(),
-        late: false,
-        lost: Lost::default(),
-    })
+    Verdict::Refused(Refused { errno, why: why.into(), late: false, lost: Lost::default() })
 }
 
 /// What a START looks at besides its VM.
@@ -186,10 +181,6 @@ fn start_vm(
         dtb_size: vm.dtb.size,
         vcpus: vm.vcpus.keys().copied().collect(),
         guest,
-        boot_context: vm
-            .boot_context
-            .iter()
-            .map(|(&reg, &value)| (reg, value))
-            .collect(),
+        boot_context: vm.boot_context.iter().map(|(&reg, &value)| (reg, value)).collect(),
     })
 }

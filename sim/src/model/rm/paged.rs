@@ -44,10 +44,7 @@ pub fn steps(host: &Host<'_>, vm: &Vm, notes: &mut Vec<Value>) -> Result<Verdict
     let parcel = pin(host, vm, notes)?;
     lend(host, vm, &parcel, notes)?;
     let (guest, tree) = if settings.rm == Kind::Off {
-        (
-            GuestDescription::unread(vm.dtb.guest_phys_addr, &vm.vcpus),
-            None,
-        )
+        (GuestDescription::unread(vm.dtb.guest_phys_addr, &vm.vcpus), None)
     } else {
         configure(host, vm, &parcel, notes).map(|(guest, tree)| (guest, Some(tree)))?
     };
@@ -67,9 +64,8 @@ pub fn steps(host: &Host<'_>, vm: &Vm, notes: &mut Vec<Value>) -> Result<Verdict
                 Access::Lend => region.given.flags,
             };
             let mut of = start_region(region, main, Some(region.given.guest_phys_addr), flags);
-            if let Ok(now) = vm
-                .creator
-                .pieces(region.given.userspace_addr, region.given.memory_size)
+            if let Ok(now) =
+                vm.creator.pieces(region.given.userspace_addr, region.given.memory_size)
             {
                 of.pieces = now;
             }
@@ -77,19 +73,13 @@ pub fn steps(host: &Host<'_>, vm: &Vm, notes: &mut Vec<Value>) -> Result<Verdict
         })
         .collect();
     let entry = Entry {
-        pc: vm
-            .firmware
-            .map_or(parcel.guest, |firmware| firmware.guest_phys_addr),
+        pc: vm.firmware.map_or(parcel.guest, |firmware| firmware.guest_phys_addr),
         x0: vm.dtb.guest_phys_addr,
     };
     let paged = Some(parcel.folios.clone());
     Ok(Verdict::Accepted(
         start_vm(vm, guest, regions, entry, paged),
-        Given {
-            folios: parcel.folios,
-            pieces: parcel.pieces,
-            bytes: parcel.bytes,
-        },
+        Given { folios: parcel.folios, pieces: parcel.pieces, bytes: parcel.bytes },
     ))
 }
 
@@ -106,19 +96,15 @@ fn pin<'a>(host: &Host<'_>, vm: &'a Vm, notes: &mut Vec<Value>) -> Result<Parcel
         ));
     }
     let gone = |errno| refused(errno, "the caller is gone");
-    let region = vm
-        .regions
-        .iter()
-        .find(|region| region.contains(dtb.guest_phys_addr, 1))
-        .ok_or_else(|| {
-            refused(
-                Errno::ENOENT,
-                format!(
-                    "devicetree address {:#x} lies in no region",
-                    dtb.guest_phys_addr
-                ),
-            )
-        })?;
+    let region =
+        vm.regions.iter().find(|region| region.contains(dtb.guest_phys_addr, 1)).ok_or_else(
+            || {
+                refused(
+                    Errno::ENOENT,
+                    format!("devicetree address {:#x} lies in no region", dtb.guest_phys_addr),
+                )
+            },
+        )?;
     let offset = dtb.guest_phys_addr - region.given.guest_phys_addr;
     let first = (region.given.userspace_addr + offset) / page * page;
     let end = first.saturating_add(bytes);
@@ -170,10 +156,7 @@ fn pin<'a>(host: &Host<'_>, vm: &'a Vm, notes: &mut Vec<Value>) -> Result<Parcel
     Ok(Parcel {
         region,
         guest: guest(begin),
-        folios: folios
-            .iter()
-            .map(|&(start, size)| (guest(start), size))
-            .collect(),
+        folios: folios.iter().map(|&(start, size)| (guest(start), size)).collect(),
         pieces,
         bytes: whole,
     })
@@ -217,37 +200,20 @@ fn lend(
         return Ok(());
     }
     if parcel.region.given.flags == 0 {
-        return fails(
-            Errno::EINVAL,
-            "the devicetree's region has no permissions".into(),
-        );
+        return fails(Errno::EINVAL, "the devicetree's region has no permissions".into());
     }
     if parcels::overlap_any(&parcel.pieces, host.taken) {
-        return fails(
-            Errno::EINVAL,
-            "the devicetree's pages belong to another VM already".into(),
-        );
+        return fails(Errno::EINVAL, "the devicetree's pages belong to another VM already".into());
     }
     if let Some(firmware) = vm.firmware.filter(|firmware| firmware.size > 0) {
-        let found = vm
-            .regions
-            .iter()
-            .any(|region| region.contains(firmware.guest_phys_addr, 1));
+        let found = vm.regions.iter().any(|region| region.contains(firmware.guest_phys_addr, 1));
         if !found {
             // 6.12 has it before all else, and overwrites the errno.
-            let errno = if since_612 {
-                Errno::ENODEV
-            } else {
-                Errno::ENOENT
-            };
+            let errno = if since_612 { Errno::ENODEV } else { Errno::ENOENT };
             return fails(errno, "the firmware lies in no region".into());
         }
     }
-    if vm
-        .regions
-        .iter()
-        .all(|region| region.access == Access::Share)
-    {
+    if vm.regions.iter().all(|region| region.access == Access::Share) {
         notes.push(json!({
             "event": "rm-warning",
             "what": "no region is lent: every fault of the guest will fail with ENODEV",
@@ -270,11 +236,7 @@ fn configure(
             errno,
             why,
             late: false,
-            lost: Lost {
-                vmid: true,
-                bytes: 0,
-                manager: false,
-            },
+            lost: Lost { vmid: true, bytes: 0, manager: false },
         })
     };
     let firmware = vm.firmware.map_or(0, |firmware| firmware.guest_phys_addr);
@@ -301,10 +263,7 @@ fn configure(
     if parcel.guest == 0 || end.is_none_or(|end| end > 1 << ADDRESS_BITS) {
         return Err(fails(
             Errno::EINVAL,
-            format!(
-                "the devicetree at {:#x} is beyond {ADDRESS_BITS} bits",
-                parcel.guest
-            ),
+            format!("the devicetree at {:#x} is beyond {ADDRESS_BITS} bits", parcel.guest),
         ));
     }
     // INIT.
@@ -325,11 +284,7 @@ fn configure(
     let address =
         region.given.userspace_addr + (vm.dtb.guest_phys_addr - region.given.guest_phys_addr);
     let tree = read_tree(vm, &region.pieces, address, vm.dtb.size, Errno::EINVAL)?;
-    let reading = Reading {
-        generation,
-        size: parcel.bytes,
-        cores: host.cores,
-    };
+    let reading = Reading { generation, size: parcel.bytes, cores: host.cores };
     let (guest, warnings) =
         guest::read(&tree.root, &reading).map_err(|(errno, why)| refused(errno, why))?;
     for warning in warnings {
@@ -353,11 +308,7 @@ fn boot_context(host: &Host<'_>, vm: &Vm) -> Result<(), Verdict> {
             why: format!("the resource manager does not take register {reg:#x}"),
             // 6.12 has asked for the vCPUs' resources by then, 6.6 has not.
             late: host.settings.dialect.since_612(),
-            lost: Lost {
-                vmid: false,
-                bytes: 0,
-                manager: false,
-            },
+            lost: Lost { vmid: false, bytes: 0, manager: false },
         })),
         None => Ok(()),
     }
@@ -371,19 +322,12 @@ fn vm_start(host: &Host<'_>, vm: &Vm, parcel: &Parcel<'_>, tree: &Tree) -> Resul
             errno,
             why,
             late: true,
-            lost: Lost {
-                vmid: false,
-                bytes: parcel.bytes,
-                manager: false,
-            },
+            lost: Lost { vmid: false, bytes: parcel.bytes, manager: false },
         }))
     };
     let region = parcel.region;
     if region.access == Access::Share && host.settings.rm.production() {
-        return fails(
-            Errno::ENODEV,
-            "the devicetree's memory is shared, not lent".into(),
-        );
+        return fails(Errno::ENODEV, "the devicetree's memory is shared, not lent".into());
     }
     if region.given.flags & RWX != RWX {
         return fails(

@@ -30,11 +30,7 @@ pub fn hand_over(
                 format!("region {label} has no permissions at all"),
             ));
         }
-        if region
-            .pieces
-            .iter()
-            .any(|piece| gone.iter().any(|other| overlap(piece, other)))
-        {
+        if region.pieces.iter().any(|piece| gone.iter().any(|other| overlap(piece, other))) {
             return Err(refused(
                 Errno::EINVAL,
                 format!("pages of region {label} are lent or shared already"),
@@ -67,9 +63,7 @@ pub fn hand_over(
 
 /// Whether any of these pages is among those.
 pub fn overlap_any(pieces: &[Piece], others: &[Piece]) -> bool {
-    pieces
-        .iter()
-        .any(|piece| others.iter().any(|other| overlap(piece, other)))
+    pieces.iter().any(|piece| others.iter().any(|other| overlap(piece, other)))
 }
 
 /// A fixed range in `/reserved-memory` that names a parcel by its label.
@@ -96,9 +90,7 @@ pub fn reserved(root: &Node, placed: &[(u32, u64, u64)]) -> Result<(), Verdict> 
     };
     let cells = |name, default| {
         let cells = reserved.cell(name).unwrap_or(default);
-        usize::try_from(cells)
-            .unwrap_or(usize::MAX)
-            .saturating_mul(4)
+        usize::try_from(cells).unwrap_or(usize::MAX).saturating_mul(4)
     };
     let (address, size) = (cells("#address-cells", 2), cells("#size-cells", 1));
     for node in &reserved.children {
@@ -155,11 +147,7 @@ mod tests {
             },
             access: Access::Lend,
             pieces: vec![piece],
-            pinned: Some(PageState {
-                pages: 1,
-                faulted: 0,
-                runs,
-            }),
+            pinned: Some(PageState { pages: 1, faulted: 0, runs }),
         }
     }
 

@@ -23,10 +23,8 @@ pub fn steps(host: &Host<'_>, vm: &Vm, notes: &mut Vec<Value>) -> Result<Verdict
     // The driver's look-up of the parcel that holds the devicetree; it cuts the size to 32 bits.
     let dtb = vm.dtb;
     let size = dtb.size & u64::from(u32::MAX);
-    let Some(main) = vm
-        .regions
-        .iter()
-        .position(|region| region.contains(dtb.guest_phys_addr, size))
+    let Some(main) =
+        vm.regions.iter().position(|region| region.contains(dtb.guest_phys_addr, size))
     else {
         notes.push(json!({"event": "vmid-leaked"}));
         return Err(refused(
@@ -47,10 +45,7 @@ pub fn steps(host: &Host<'_>, vm: &Vm, notes: &mut Vec<Value>) -> Result<Verdict
             errno: Errno::ENODEV,
             why: "main memory is shared, not lent".to_string(),
             late: false,
-            lost: Lost {
-                manager: scheduled && settings.rm.dies(),
-                ..Lost::default()
-            },
+            lost: Lost { manager: scheduled && settings.rm.dies(), ..Lost::default() },
         }));
     }
     let guest = if settings.rm == Kind::Off {
@@ -81,14 +76,8 @@ pub fn steps(host: &Host<'_>, vm: &Vm, notes: &mut Vec<Value>) -> Result<Verdict
             start_region(region, index == main, placed_at, region.given.flags)
         })
         .collect();
-    let entry = Entry {
-        pc: guest.base_address,
-        x0: guest.base_address + offset,
-    };
-    Ok(Verdict::Accepted(
-        start_vm(vm, guest, regions, entry, None),
-        Given::default(),
-    ))
+    let entry = Entry { pc: guest.base_address, x0: guest.base_address + offset };
+    Ok(Verdict::Accepted(start_vm(vm, guest, regions, entry, None), Given::default()))
 }
 
 /// What the resource manager reads in the devicetree of region `main`.
@@ -105,20 +94,14 @@ fn read_guest(
     if offset % page != 0 || dtb.size % page != 0 {
         return Err(refused(
             Errno::EINVAL,
-            format!(
-                "devicetree offset {offset:#x} or size {:#x} is not page aligned",
-                dtb.size
-            ),
+            format!("devicetree offset {offset:#x} or size {:#x} is not page aligned", dtb.size),
         ));
     }
     if !region.contains(dtb.guest_phys_addr, dtb.size) {
         // The driver's cut size was inside.
         return Err(refused(
             Errno::EINVAL,
-            format!(
-                "a devicetree of {:#x} bytes ends behind its parcel",
-                dtb.size
-            ),
+            format!("a devicetree of {:#x} bytes ends behind its parcel", dtb.size),
         ));
     }
     let address = region.given.userspace_addr + offset;
@@ -142,14 +125,11 @@ fn read_guest(
         })
         .collect();
     parcels::reserved(&tree.root, &placed)?;
-    let all: Vec<_> = std::iter::once((
-        region.given.label,
-        guest.base_address,
-        region.given.memory_size,
-    ))
-    .chain(placed)
-    .map(|(label, base, size)| Placed { label, base, size })
-    .collect();
+    let all: Vec<_> =
+        std::iter::once((region.given.label, guest.base_address, region.given.memory_size))
+            .chain(placed)
+            .map(|(label, base, size)| Placed { label, base, size })
+            .collect();
     match overlaid_size(&tree, &all) {
         Some((_, bytes)) if bytes > dtb.size => Err(refused(
             Errno::ENODEV,

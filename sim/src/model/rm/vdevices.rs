@@ -49,10 +49,7 @@ fn doorbell(device: &Node) -> Result<Doorbell, Refusal> {
         let first = |bytes: &[u8]| u32::try_from(number(bytes)?).ok();
         Some((first(kind)?, first(rest.get(..4)?)?))
     });
-    Ok(Doorbell {
-        label: label(device).unwrap_or(0),
-        interrupt,
-    })
+    Ok(Doorbell { label: label(device).unwrap_or(0), interrupt })
 }
 
 fn shared_memory(parent: &Node, device: &Node) -> Result<SharedMemory, Refusal> {
@@ -70,11 +67,7 @@ fn shared_memory(parent: &Node, device: &Node) -> Result<SharedMemory, Refusal> 
         return wrong("memory without a label");
     };
     // As at the root, the first sibling's cells are taken for all.
-    let cells = parent
-        .children
-        .first()
-        .and_then(|first| first.cell("#address-cells"))
-        .unwrap_or(2);
+    let cells = parent.children.first().and_then(|first| first.cell("#address-cells")).unwrap_or(2);
     let base = match memory.property("base") {
         None if memory.property("allocate-base").is_some() => None,
         None => return wrong("memory with neither base nor allocate-base"),

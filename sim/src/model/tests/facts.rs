@@ -30,17 +30,12 @@ fn old_lookups_cut_the_devicetrees_size_to_32_bits() {
 
 #[test]
 fn a_further_region_only_records_with_newer_drivers() {
-    for (dialect, expected) in [
-        (Dialect::Ack61, Err(Errno::EINVAL)),
-        (Dialect::Ack66, Ok(())),
-    ] {
+    for (dialect, expected) in [(Dialect::Ack61, Err(Errno::EINVAL)), (Dialect::Ack66, Ok(()))] {
         let (mut model, vm, memory) = ready(dialect, Access::Lend, true);
         let mut again = memory.region(2, 0x9000_0000);
         again.flags = 0;
         let me = Caller::myself();
-        model
-            .memory(vm, me, address(&again), Access::Share)
-            .unwrap();
+        model.memory(vm, me, address(&again), Access::Share).unwrap();
         assert_eq!(started(&mut model, vm).0, expected, "{dialect}");
     }
 }
@@ -101,10 +96,7 @@ fn the_newest_drivers_tell_of_a_vm_from_its_start_to_its_release() {
     // Also for a VM that was never started.
     assert_eq!(model.farewell(vm).unwrap()["vm_id"], 0);
     let (_, notes) = started(&mut model, vm);
-    assert_eq!(
-        (&notes[0]["EVENT"], &notes[0]["vm_id"]),
-        (&"create".into(), &vm.into())
-    );
+    assert_eq!((&notes[0]["EVENT"], &notes[0]["vm_id"]), (&"create".into(), &vm.into()));
     model.started(vm);
     let exit_type = |model: &Model| model.farewell(vm).unwrap()["vm_exit"].clone();
     assert_eq!(exit_type(&model), 7);

@@ -9,25 +9,12 @@ const DTB: u64 = BASE + 48 * PAGE;
 fn refused(model: &mut Model, vm: VmId) -> (Errno, Vec<Value>) {
     model.take_notes();
     let errno = refusal(model, vm);
-    (
-        errno,
-        model
-            .take_notes()
-            .into_iter()
-            .map(|(_, note)| note)
-            .collect(),
-    )
+    (errno, model.take_notes().into_iter().map(|(_, note)| note).collect())
 }
 
 fn set_context(model: &mut Model, vm: VmId, reg: u32, value: u64) {
-    let given = BootContext {
-        reg,
-        reserved: 0,
-        value,
-    };
-    model
-        .set_boot_context(vm, Caller::myself(), address(&given))
-        .unwrap();
+    let given = BootContext { reg, reserved: 0, value };
+    model.set_boot_context(vm, Caller::myself(), address(&given)).unwrap();
 }
 
 /// Runs, its first vCPU there.
@@ -77,13 +64,8 @@ fn the_devicetrees_memory_is_lent_with_all_permissions() {
     for (flags, errno) in [(3, Errno::ENODEV), (5, Errno::ENODEV), (0, Errno::EINVAL)] {
         let (mut model, _, memory) = ready(Dialect::Ack66, Access::Lend, true);
         let second = model.create_vm(Caller::myself(), 0).unwrap();
-        let region = UserMemoryRegion {
-            flags,
-            ..memory.region(1, BASE)
-        };
-        model
-            .memory(second, Caller::myself(), address(&region), Access::Lend)
-            .unwrap();
+        let region = UserMemoryRegion { flags, ..memory.region(1, BASE) };
+        model.memory(second, Caller::myself(), address(&region), Access::Lend).unwrap();
         set_dtb(&mut model, second, DTB, 16 * PAGE).unwrap();
         add_vcpu(&mut model, second, 0).unwrap();
         let (got, notes) = refused(&mut model, second);
@@ -116,9 +98,7 @@ fn numbers_that_failed_starts_lose_run_out() {
     let start = |model: &mut Model| {
         let vm = model.create_vm(me, 0).unwrap();
         let region = memory.region(1, BASE);
-        model
-            .memory(vm, me, address(&region), Access::Lend)
-            .unwrap();
+        model.memory(vm, me, address(&region), Access::Lend).unwrap();
         set_dtb(model, vm, DTB, 16 * PAGE).unwrap();
         let errno = refusal(model, vm);
         let state = model.vm(vm).unwrap().state;
@@ -152,12 +132,9 @@ fn more_cpus_than_cores_are_enodev() {
 
 #[test]
 fn a_large_devicetree_needs_twice_its_size() {
-    for (bytes, pages, fits) in [
-        (7200, 2, false),
-        (7200, 3, true),
-        (20_000, 8, false),
-        (20_000, 11, true),
-    ] {
+    for (bytes, pages, fits) in
+        [(7200, 2, false), (7200, 3, true), (20_000, 8, false), (20_000, 11, true)]
+    {
         let (mut model, vm, memory) = ready(Dialect::Ack66, Access::Lend, true);
         let mut tree = crate::fdt::parse(&devicetree(BASE, true)).unwrap();
         tree.root.set("filler", vec![0; bytes]);
@@ -185,16 +162,10 @@ fn each_fault_gives_a_folio_and_charges_a_page() {
     assert!(address <= BASE && size >= PAGE);
     assert_eq!(model.charged(me.pid), 17 * PAGE);
     // Another vCPU's fault on the same folio.
-    assert!(matches!(
-        model.page_fault(vm, BASE, true),
-        Paged::Provided { .. }
-    ));
+    assert!(matches!(model.page_fault(vm, BASE, true), Paged::Provided { .. }));
     assert_eq!(model.charged(me.pid), 17 * PAGE);
     // The devicetree's folio is there from the beginning.
-    assert!(matches!(
-        model.page_fault(vm, DTB, true),
-        Paged::Provided { .. }
-    ));
+    assert!(matches!(model.page_fault(vm, DTB, true), Paged::Provided { .. }));
     assert_eq!(model.charged(me.pid), 17 * PAGE);
 }
 
@@ -202,37 +173,18 @@ fn each_fault_gives_a_folio_and_charges_a_page() {
 fn a_fault_fails_with_an_errno_for_each_reason() {
     let me = Caller::myself();
     let (mut model, vm, memory) = running(Dialect::Ack66);
-    assert_eq!(
-        model.page_fault(vm, 0x9000_0000, false),
-        Paged::Failed(Errno::ENOENT)
-    );
-    let read_only = UserMemoryRegion {
-        flags: 1,
-        ..memory.region(1, 0xa000_0000)
-    };
-    model
-        .memory(vm, me, address(&read_only), Access::Lend)
-        .unwrap();
-    assert_eq!(
-        model.page_fault(vm, 0xa000_0000, true),
-        Paged::Failed(Errno::EPERM)
-    );
-    assert!(matches!(
-        model.page_fault(vm, 0xa000_0000, false),
-        Paged::Provided { .. }
-    ));
+    assert_eq!(model.page_fault(vm, 0x9000_0000, false), Paged::Failed(Errno::ENOENT));
+    let read_only = UserMemoryRegion { flags: 1, ..memory.region(1, 0xa000_0000) };
+    model.memory(vm, me, address(&read_only), Access::Lend).unwrap();
+    assert_eq!(model.page_fault(vm, 0xa000_0000, true), Paged::Failed(Errno::EPERM));
+    assert!(matches!(model.page_fault(vm, 0xa000_0000, false), Paged::Provided { .. }));
     let nowhere = UserMemoryRegion {
         userspace_addr: 0x1000,
         memory_size: PAGE,
         ..memory.region(1, 0xb000_0000)
     };
-    model
-        .memory(vm, me, address(&nowhere), Access::Lend)
-        .unwrap();
-    assert_eq!(
-        model.page_fault(vm, 0xb000_0000, false),
-        Paged::Failed(Errno::EFAULT)
-    );
+    model.memory(vm, me, address(&nowhere), Access::Lend).unwrap();
+    assert_eq!(model.page_fault(vm, 0xb000_0000, false), Paged::Failed(Errno::EFAULT));
     let vm_of = model.get(vm).unwrap();
     for piece in &mut vm_of.regions[0].pieces {
         piece.swap_backed = false;
@@ -246,10 +198,7 @@ fn without_lent_main_memory_every_fault_is_enodev() {
     add_vcpu(&mut model, vm, 0).unwrap();
     run_to(&mut model, vm);
     model.started(vm);
-    assert_eq!(
-        model.page_fault(vm, BASE, false),
-        Paged::Failed(Errno::ENODEV)
-    );
+    assert_eq!(model.page_fault(vm, BASE, false), Paged::Failed(Errno::ENODEV));
     // Its first instruction is in memory that it may not execute.
     let step = model.vcpu_run(vm, Caller::myself(), 0, false);
     assert!(matches!(step, RunStep::Errno(Errno::EINVAL)));
@@ -263,10 +212,7 @@ fn shared_memory_comes_out_as_mmio_where_it_cannot_be_had() {
     model.memory(vm, me, address(&low), Access::Share).unwrap();
     assert_eq!(model.shared_fault(vm, 0x9000_0000), None);
     assert_eq!(model.shared_fault(vm, 0x1000), None);
-    assert!(matches!(
-        model.shared_fault(vm, 0x8_0000),
-        Some(Paged::Provided { .. })
-    ));
+    assert!(matches!(model.shared_fault(vm, 0x8_0000), Some(Paged::Provided { .. })));
     let vm_of = model.get(vm).unwrap();
     for piece in &mut vm_of.regions[1].pieces {
         piece.swap_backed = false;
@@ -278,11 +224,7 @@ fn shared_memory_comes_out_as_mmio_where_it_cannot_be_had() {
 fn a_folio_that_overlaps_another_is_tried_for_ever() {
     let (mut model, vm, _memory) = running(Dialect::Ack66);
     // As a large folio around the page before would lie.
-    model
-        .get(vm)
-        .unwrap()
-        .provided
-        .insert(BASE + PAGE / 2, PAGE / 4);
+    model.get(vm).unwrap().provided.insert(BASE + PAGE / 2, PAGE / 4);
     assert_eq!(model.page_fault(vm, BASE, false), Paged::Retries);
 }
 
@@ -302,10 +244,7 @@ fn an_engine_that_tells_of_no_fault_makes_the_first_or_all() {
     run_to(&mut model, vm);
     model.started(vm);
     drop(memory);
-    assert_eq!(
-        model.touch(vm, false),
-        Some((BASE, Paged::Failed(Errno::EFAULT)))
-    );
+    assert_eq!(model.touch(vm, false), Some((BASE, Paged::Failed(Errno::EFAULT))));
 }
 
 #[test]
@@ -332,11 +271,7 @@ fn probes_answer_by_dialect() {
     ] {
         let mut model = model(dialect);
         let vm = model.create_vm(me, 0).unwrap();
-        assert_eq!(
-            model.memory(vm, me, 0, Access::Lend),
-            Err(lend),
-            "{dialect}"
-        );
+        assert_eq!(model.memory(vm, me, 0, Access::Lend), Err(lend), "{dialect}");
         assert_eq!(model.set_boot_context(vm, me, 0), Err(context), "{dialect}");
         assert_eq!(model.reclaim_region(vm, me, 0), Err(reclaim), "{dialect}");
     }
@@ -356,11 +291,7 @@ fn a_line_without_a_doorbell_must_not_outlive_its_vm() {
         flags: 0,
         padding: 0,
     };
-    let desc = FunctionDesc {
-        kind: uapi::FUNCTION_IRQFD,
-        arg_size: 16,
-        arg: address(&line),
-    };
+    let desc = FunctionDesc { kind: uapi::FUNCTION_IRQFD, arg_size: 16, arg: address(&line) };
     for (dialect, dangles) in [(Dialect::Ack61, 1), (Dialect::Ack66, 0)] {
         let (mut model, vm, _memory) = ready(dialect, Access::Lend, true);
         model.add_function(vm, me, address(&desc)).unwrap();
@@ -395,11 +326,8 @@ fn in_a_large_folio(dialect: Dialect, first: u64, offset: u64) -> (Model, VmId) 
         memory_size: 2 << 20,
         userspace_addr: first,
     };
-    me.write_bytes(first + offset, &devicetree(BASE, true))
-        .unwrap();
-    model
-        .memory(vm, me, address(&region), Access::Lend)
-        .unwrap();
+    me.write_bytes(first + offset, &devicetree(BASE, true)).unwrap();
+    model.memory(vm, me, address(&region), Access::Lend).unwrap();
     set_dtb(&mut model, vm, BASE + offset, 16 * PAGE).unwrap();
     (model, vm)
 }
@@ -446,13 +374,7 @@ fn a_folio_that_leaves_its_region_is_given_whole() {
     model.memory(vm, me, address(&small), Access::Lend).unwrap();
     model.take_notes();
     let served = model.page_fault(vm, 0xa000_0000, true);
-    assert_eq!(
-        served,
-        Paged::Provided {
-            address: 0xa000_0000 - 8 * PAGE,
-            size: 2 << 20
-        }
-    );
+    assert_eq!(served, Paged::Provided { address: 0xa000_0000 - 8 * PAGE, size: 2 << 20 });
     let note = &model.take_notes()[0].1;
     assert_eq!(note["event"], "donated-beyond");
     assert_eq!(note["bytes"], (2 << 20) - 4 * PAGE);

@@ -19,15 +19,8 @@ fn cells<const N: usize>(cells: [u32; N]) -> Vec<u8> {
 }
 
 /// As the old resource manager reads it, and the newer one.
-const OLD: Reading = Reading {
-    generation: Generation::Old,
-    size: SIZE,
-    cores: 8,
-};
-const NEW: Reading = Reading {
-    generation: Generation::New,
-    ..OLD
-};
+const OLD: Reading = Reading { generation: Generation::Old, size: SIZE, cores: 8 };
+const NEW: Reading = Reading { generation: Generation::New, ..OLD };
 
 /// Bytes of main memory.
 const SIZE: u64 = 64 << 20;
@@ -51,19 +44,11 @@ fn accepted() -> Node {
     let shm = node(
         "shm-7",
         &[("vdevice-type", b"shm\0"), ("peer-default", &[])],
-        vec![node(
-            "memory",
-            &[("label", &cells([7])), ("base", &cells([0, 0xa000_0000]))],
-            vec![],
-        )],
+        vec![node("memory", &[("label", &cells([7])), ("base", &cells([0, 0xa000_0000]))], vec![])],
     );
     node(
         "",
-        &[
-            ("#address-cells", &two),
-            ("#size-cells", &two),
-            ("interrupt-parent", &one),
-        ],
+        &[("#address-cells", &two), ("#size-cells", &two), ("interrupt-parent", &one)],
         vec![
             node("chosen", &[("bootargs", b"quiet\0")], vec![]),
             node(
@@ -93,11 +78,7 @@ fn accepted() -> Node {
                 "gunyah-vm-config",
                 &[("image-name", b"lab-vm\0")],
                 vec![
-                    node(
-                        "memory",
-                        &[("#address-cells", &two), ("base-address", &base)],
-                        vec![],
-                    ),
+                    node("memory", &[("#address-cells", &two), ("base-address", &base)], vec![]),
                     node("interrupts", &[("config", &one)], vec![]),
                     node("vcpus", &[("affinity", b"proxy\0")], vec![]),
                     node("vdevices", &[], vec![bell, shm]),
@@ -108,10 +89,7 @@ fn accepted() -> Node {
 }
 
 fn child<'a>(node: &'a mut Node, name: &str) -> &'a mut Node {
-    node.children
-        .iter_mut()
-        .find(|child| child.name == name)
-        .unwrap()
+    node.children.iter_mut().find(|child| child.name == name).unwrap()
 }
 
 fn config(root: &mut Node) -> &mut Node {
@@ -140,9 +118,7 @@ fn base_of(cells_of_base: [u32; 2]) -> Result<u64, Errno> {
     let mut root = accepted();
     let memory = child(config(&mut root), "memory");
     set(memory, "base-address", &cells(cells_of_base));
-    read(&root, &OLD)
-        .map(|(guest, _)| guest.base_address)
-        .map_err(|(errno, _)| errno)
+    read(&root, &OLD).map(|(guest, _)| guest.base_address).map_err(|(errno, _)| errno)
 }
 
 #[test]
@@ -152,10 +128,7 @@ fn the_accepted_tree_is_understood() {
     assert_eq!(guest.base_address, 0x8000_0000);
     assert!(guest.proxy && guest.was_read);
     assert!(guest.has_vcpu(1) && !guest.has_vcpu(2));
-    let bell = Doorbell {
-        label: 5,
-        interrupt: Some((0, 5)),
-    };
+    let bell = Doorbell { label: 5, interrupt: Some((0, 5)) };
     assert_eq!(guest.doorbells, [bell]);
     assert_eq!(guest.shared_memory_base(7), Some(0xa000_0000));
     assert_eq!(guest.shared_memory_base(8), None);
@@ -303,11 +276,7 @@ fn a_secondary_cpu_says_how_it_is_started() {
 fn accepted_by_the_newer() -> Node {
     let mut root = accepted();
     for (number, name) in (0..).zip(["cpu@0", "cpu@1"]) {
-        set(
-            child(child(&mut root, "cpus"), name),
-            "reg",
-            &cells([number]),
-        );
+        set(child(child(&mut root, "cpus"), name), "reg", &cells([number]));
     }
     root
 }
@@ -341,10 +310,7 @@ fn the_newer_one_wants_less_of_the_tree_and_more_of_its_cpus() {
     let ranges = newer_refusal(|root| set(child(root, "cpus"), "ranges", &[]));
     assert_eq!(ranges, Errno::EINVAL);
     let one_core = Reading { cores: 1, ..NEW };
-    assert_eq!(
-        read(&accepted_by_the_newer(), &one_core).unwrap_err().0,
-        Errno::ENODEV
-    );
+    assert_eq!(read(&accepted_by_the_newer(), &one_core).unwrap_err().0, Errno::ENODEV);
 }
 
 #[test]
@@ -361,10 +327,7 @@ fn a_cpus_status_is_looked_at() {
     let mut root = accepted();
     status("cpu@1", b"fail-broken\0")(&mut root);
     assert_eq!(read(&root, &OLD).unwrap().0.cpus, 1);
-    assert_eq!(
-        refusal_of(|root| root.children.retain(|node| node.name != "cpus")),
-        Errno::EINVAL
-    );
+    assert_eq!(refusal_of(|root| root.children.retain(|node| node.name != "cpus")), Errno::EINVAL);
     let long = refusal_of(|root| {
         child(child(root, "cpus"), "cpu@1").name = format!("cpu{}@1", "-".repeat(120));
     });
@@ -414,9 +377,7 @@ fn a_gic_is_a_gicv3() {
         // By the root alone it is passed over, and none is left.
         let by_the_root = refusal_of(|root| {
             spoil(child(root, "intc@3fff0000"));
-            config(root)
-                .children
-                .retain(|node| node.name != "interrupts");
+            config(root).children.retain(|node| node.name != "interrupts");
         });
         assert_eq!(by_the_root, Errno::ENODEV);
     }
