@@ -60,7 +60,7 @@ impl Machine {
     }
 
     /// The VM's end: told once, and no CPU goes on. Up to 6.1 it is not told at all where the guest
-    /// switches off while another CPU sits in WFI: that one goes round in the host's kernel for ever.
+    /// switches off while another CPU sits in WFI: that one spins in the host's kernel for ever.
     fn end(&self, exit: Exit) {
         let waiting = (0..).zip(&self.links).find(|(_, link)| link.is_idle());
         match waiting.filter(|_| !self.paged && exit.exit_type == uapi::EXIT_TYPE_SYSTEM_OFF) {
