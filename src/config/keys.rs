@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use super::json::{Node, Position, Value};
 use super::report::Report;
 use super::sections::VmConfig;
-use super::table::Section;
-use super::types::mismatch;
+use super::table::{Row, Section};
+use super::types::{mismatch, Form};
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::text::excerpt;
 
@@ -97,12 +97,22 @@ fn nearest_key(key: &str, known: &[&str]) -> Option<String> {
     if let Some(near) = nearest(key, known.iter().copied()) {
         return Some(near.to_owned());
     }
-    let mut sections = Vec::new();
-    VmConfig::sections("", &mut sections);
-    sections
-        .iter()
-        .filter(|(path, _)| !path.is_empty())
-        .find_map(|(path, keys)| Some(join(path, nearest(key, keys.iter().copied())?)))
+    VmConfig::rows().iter().find_map(|row| nearest_inside(key, row.key, &row.form))
+}
+
+/// The path of the key nearest to `key` in the sections at `path` and below.
+fn nearest_inside(key: &str, path: &str, form: &Form) -> Option<String> {
+    match form {
+        Form::Section(rows) => match nearest(key, rows.iter().map(|row| row.key)) {
+            Some(near) => Some(join(path, near)),
+            None => {
+                let inside = |row: &Row| nearest_inside(key, &join(path, row.key), &row.form);
+                rows.iter().find_map(inside)
+            }
+        },
+        Form::List { item, .. } => nearest_inside(key, &format!("{path}[]"), item),
+        _ => None,
+    }
 }
 
 /// The nearest of `known`, if it is near enough to be what was meant.

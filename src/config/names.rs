@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::types::Text;
+use super::types::{Text, TextForm};
 
 /// A VM's name: 1 to 31 bytes of `[a-z0-9_-]`, first one a letter. Short, because the resource
 /// manager limits `image-name`; no dots, because property names are split at them.
@@ -41,10 +41,12 @@ const NAME: &str = "1 to 31 of a-z, 0-9, _ and -, a letter first";
 /// `name`
 pub(super) fn name() -> Text<VmName> {
     Text {
-        name: "name",
-        limits: Some(NAME),
-        bytes: (1, VmName::MAX_LEN),
-        pattern: "^[a-z][a-z0-9_-]{0,30}$",
+        form: TextForm {
+            name: "name",
+            limits: Some(NAME),
+            bytes: (1, VmName::MAX_LEN),
+            pattern: "^[a-z][a-z0-9_-]{0,30}$",
+        },
         parse: |text| VmName::new(text).ok_or(format!("expected {NAME}")),
         show: VmName::to_string,
     }
@@ -69,10 +71,12 @@ impl fmt::Display for Dependency {
 /// An item of `start.after`.
 pub(super) fn dependency() -> Text<Dependency> {
     Text {
-        name: "name",
-        limits: Some("a VM's name, or `name:ready`"),
-        bytes: (1, VmName::MAX_LEN + ":ready".len()),
-        pattern: "^[a-z][a-z0-9_-]{0,30}(:ready)?$",
+        form: TextForm {
+            name: "name",
+            limits: Some("a VM's name, or `name:ready`"),
+            bytes: (1, VmName::MAX_LEN + ":ready".len()),
+            pattern: "^[a-z][a-z0-9_-]{0,30}(:ready)?$",
+        },
         parse: |text| {
             let (name, ready) = match text.strip_suffix(":ready") {
                 Some(name) => (name, true),
@@ -132,10 +136,12 @@ pub(super) fn permissions() -> Text<Permissions> {
         })
     }
     Text {
-        name: "text",
-        limits: Some("letters of `rwx`, each at most once"),
-        bytes: (1, 3),
-        pattern: "^[rwx]{1,3}$",
+        form: TextForm {
+            name: "text",
+            limits: Some("letters of `rwx`, each at most once"),
+            bytes: (1, 3),
+            pattern: "^[rwx]{1,3}$",
+        },
         parse,
         show: Permissions::to_string,
     }
@@ -157,10 +163,12 @@ pub(super) fn property_name() -> Text<String> {
         Ok(text.to_owned())
     }
     Text {
-        name: "text",
-        limits: Some("1 to 255 of `a-z`, `A-Z`, `0-9`, `.`, `_`, `@`, `:` and `-`; no dot first, last or twice in a row"),
-        bytes: (1, 255),
-        pattern: "^[A-Za-z0-9_@:-]+(\\.[A-Za-z0-9_@:-]+)*$",
+        form: TextForm {
+            name: "text",
+            limits: Some("1 to 255 of `a-z`, `A-Z`, `0-9`, `.`, `_`, `@`, `:` and `-`; no dot first, last or twice in a row"),
+            bytes: (1, 255),
+            pattern: "^[A-Za-z0-9_@:-]+(\\.[A-Za-z0-9_@:-]+)*$",
+        },
         parse,
         show: String::clone,
     }
