@@ -10,7 +10,7 @@ use super::circle::circle;
 use super::compound::item_key;
 use super::json::Position;
 use super::keys::nearest;
-use super::load::{errno, parse_named, read};
+use super::load::{errno, parse, read, said_name};
 use super::names::{Dependency, VmName};
 use super::report::sort;
 use super::sections::VmConfig;
@@ -160,108 +160,101 @@ fn fill(set: &mut ConfigSet, paths: Vec<PathBuf>, whole: bool, known: &BTreeMap<
         // The same file by two ways is one file.
         let real = fs::canonicalize(&path).unwrap_or_else(|_| path.clone());
         if seen.insert(real) {
-            let before = known.get(&path);
-            loaded.push(load_named(path, before));
+            loaded.push(Loaded::read(path));
         }
     }
-    let owners = known
-        .iter()
-        .filter(|(path, _)| set.is_unread(path))
-        .map(|(path, vm)| (vm.clone(), path.display().to_string()));
-    set.files = name_all(loaded, owners.collect());
+    let mut names = Names::default();
+    for (path, vm) in known.iter().filter(|(path, _)| set.is_unread(path)) {
+        names.0.insert(vm.clone(), path.display().to_string());
+    }
+    set.files = names.give(loaded, known);
     refuse_waits(&mut set.files, whole);
-}
-
-/// Why a file may have its name; the first is the best reason.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Claim {
-    /// It is good.
-    Good,
-    /// It has mistakes now, and was that VM's before.
-    Known,
-    /// It has mistakes, and says so.
-    Said,
 }
 
 struct Loaded {
     path: PathBuf,
-    /// The name that it is known by.
-    name: Option<VmName>,
-    claim: Claim,
     config: Result<VmConfig, Vec<Diagnostic>>,
+    /// The name in a file with mistakes.
+    said: Option<VmName>,
+    /// The name that it is known by.
+    vm: Option<VmName>,
 }
 
-fn load_named(path: PathBuf, before: Option<&VmName>) -> Loaded {
-    let (said, config) = match read(&path) {
-        Ok(text) => parse_named(&path, &text),
-        Err(problem) => (None, Err(vec![problem])),
-    };
-    let (name, claim) = match (&config, before) {
-        (Ok(_), _) => (said, Claim::Good),
-        (Err(_), Some(before)) => (Some(before.clone()), Claim::Known),
-        (Err(_), None) => (said, Claim::Said),
-    };
-    Loaded { path, name, claim, config }
+impl Loaded {
+    fn read(path: PathBuf) -> Self {
+        let text = read(&path);
+        let said = text.as_ref().ok().and_then(|text| said_name(text));
+        let config = text.map_err(|wrong| vec![wrong]).and_then(|text| parse(&path, &text));
+        Self { path, config, said, vm: None }
+    }
 }
 
-/// Gives each file a name of its own. `owners` are the names that are taken, and where. The first file
-/// of the best claim keeps a name; a good file that comes later is refused. A file without a name is
-/// known by its file's name, made unique.
-fn name_all(mut loaded: Vec<Loaded>, mut owners: BTreeMap<VmName, String>) -> Vec<ConfigFile> {
-    for claim in [Claim::Good, Claim::Known, Claim::Said] {
-        for file in loaded.iter_mut().filter(|file| file.claim == claim) {
-            let Some(name) = file.name.clone() else {
+/// The names that are taken, each with the place that has it.
+#[derive(Default)]
+struct Names(BTreeMap<VmName, String>);
+
+impl Names {
+    /// Gives each file a name of its own. The first good file with a name keeps it, a later one is
+    /// refused. A file with mistakes keeps the name that it had before, or else has the one that it
+    /// says, or else one made of its path.
+    fn give(
+        mut self,
+        mut loaded: Vec<Loaded>,
+        known: &BTreeMap<PathBuf, VmName>,
+    ) -> Vec<ConfigFile> {
+        for file in &mut loaded {
+            let Ok(config) = &file.config else { continue };
+            let place = config.place("name");
+            if let Some(owner) = self.0.get(&config.name) {
+                let what = format!("\"{}\" is the name of another VM, in {owner}", config.name);
+                file.config = Err(vec![NAME_TAKEN.case(what).at(place)]);
                 continue;
-            };
-            let mut place = file.path.display().to_string();
-            if let Ok(config) = &file.config {
-                let Place { line, column, .. } = config.place("name");
-                place.push_str(&format!(":{line}:{column}"));
             }
-            let Some(owner) = owners.get(&name) else {
-                owners.insert(name, place);
-                continue;
-            };
-            file.name = None;
-            if let Ok(config) = &file.config {
-                let taken = format!("\"{name}\" is the name of another VM, in {owner}");
-                file.config = Err(vec![NAME_TAKEN.case(taken).at(config.place("name"))]);
-            }
+            let Place { line, column, .. } = place;
+            let owner = format!("{}:{line}:{column}", file.path.display());
+            self.0.insert(config.name.clone(), owner);
+            file.vm = Some(config.name.clone());
         }
+        for file in &mut loaded {
+            self.claim(file, known.get(&file.path).cloned());
+        }
+        for file in &mut loaded {
+            self.claim(file, file.said.clone());
+        }
+        for file in &mut loaded {
+            self.claim(file, self.name_of_path(&file.path));
+        }
+        let named = |Loaded { path, config, vm, .. }| Some(ConfigFile { path, vm: vm?, config });
+        loaded.into_iter().filter_map(named).collect()
     }
-    let mut taken: BTreeSet<VmName> = owners.into_keys().collect();
-    let mut files = Vec::new();
-    for Loaded { path, name, config, .. } in loaded {
-        let Some(vm) = name.or_else(|| name_of_path(&path, &taken)) else {
-            continue;
-        };
-        taken.insert(vm.clone());
-        files.push(ConfigFile { path, vm, config });
-    }
-    files
-}
 
-fn name_of_path(path: &Path, taken: &BTreeSet<VmName>) -> Option<VmName> {
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let mut text: String = stem
-        .chars()
-        .map(|c| match c.to_ascii_lowercase() {
+    /// Gives a file without a name this one, if it is free.
+    fn claim(&mut self, file: &mut Loaded, name: Option<VmName>) {
+        let Some(name) = name.filter(|name| file.vm.is_none() && !self.0.contains_key(name)) else {
+            return;
+        };
+        self.0.insert(name.clone(), file.path.display().to_string());
+        file.vm = Some(name);
+    }
+
+    /// A free name made of a file's path.
+    fn name_of_path(&self, path: &Path) -> Option<VmName> {
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        let allowed = |c: char| match c.to_ascii_lowercase() {
             c if c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' => c,
             _ => '-',
-        })
-        .take(VmName::MAX_LEN - 11)
-        .collect();
-    if !text.starts_with(|c: char| c.is_ascii_lowercase()) {
-        text.insert(0, 'f');
+        };
+        let mut text: String = stem.chars().map(allowed).take(VmName::MAX_LEN - 11).collect();
+        if !text.starts_with(|c: char| c.is_ascii_lowercase()) {
+            text.insert(0, 'f');
+        }
+        // One more try than names are taken cannot fail.
+        let numbered = (2..=self.0.len() + 1).map(|number| format!("{text}-{number}"));
+        std::iter::once(text.clone())
+            .chain(numbered)
+            .filter_map(|text| VmName::new(&text))
+            .find(|name| !self.0.contains_key(name))
     }
-    // One more try than names are taken cannot fail.
-    (1..=taken.len() + 1)
-        .map(|number| match number {
-            1 => text.clone(),
-            _ => format!("{text}-{number}"),
-        })
-        .filter_map(|text| VmName::new(&text))
-        .find(|name| !taken.contains(name))
 }
 
 /// Refuses files that wait for what never comes. All are looked at before any is refused, so that one
