@@ -107,11 +107,7 @@ fn syntax(text: &str, error: &serde_json::Error) -> Wrong {
         true => "the file is empty".to_owned(),
         false => format!("not JSON: {}", full.split(" at line ").next().unwrap_or(&full)),
     };
-    let wrong = NOT_JSON.case(what);
-    let wrong = match syntax_cure(text, offset) {
-        Some(cure) => wrong.cure(cure),
-        None => wrong,
-    };
+    let wrong = NOT_JSON.case(what).cure_if(syntax_cure(text, offset));
     (position_of(text, offset), wrong)
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::json::{Node, Position, Value};
+use super::json::{Member, Node, Position, Value};
 use super::report::Report;
 use super::sections::VmConfig;
 use super::table::{Row, Section};
@@ -25,7 +25,8 @@ kinds! {
 /// The keys of one object, sorted.
 pub(super) struct Keys<'a> {
     path: String,
-    values: BTreeMap<&'a str, &'a Node<'a>>,
+    /// Those that do not exist are among them.
+    members: BTreeMap<&'a str, &'a Member<'a>>,
 }
 
 impl<'a> Keys<'a> {
@@ -35,28 +36,24 @@ impl<'a> Keys<'a> {
             report.add(path, mismatch("an object {…}", node));
             return None;
         };
-        let mut keys = Self { path: path.to_owned(), values: BTreeMap::new() };
-        let mut first: BTreeMap<&str, Position> = BTreeMap::new();
+        let mut keys = Self { path: path.to_owned(), members: BTreeMap::new() };
         for member in members {
             let key = member.key.as_str();
             let full = keys.path_of(&excerpt(key));
-            if let Some(Position { line, column }) = first.get(key) {
+            if let Some(first) = keys.members.get(key) {
+                let Position { line, column } = first.position;
                 let twice = TWICE.case(format!("given twice, first at {line}:{column}"));
                 report.add_at(member.position, &full, twice);
                 continue;
             }
-            first.insert(key, member.position);
+            keys.members.insert(key, member);
             if known.contains(&key) {
                 report.found(full, member.position);
-                keys.values.insert(key, &member.value);
                 continue;
             }
-            let mut unknown = UNKNOWN_KEY.case("unknown key");
-            if !report.is_full() {
-                if let Some(near) = nearest_key(key, known) {
-                    unknown = unknown.cure(format!("did you mean `{near}`?"));
-                }
-            }
+            let near = if report.is_full() { None } else { nearest_key(key, known) };
+            let cure = near.map(|near| format!("did you mean `{near}`?"));
+            let unknown = UNKNOWN_KEY.case("unknown key").cure_if(cure);
             report.add_at(member.position, &full, unknown);
         }
         Some(keys)
@@ -80,7 +77,7 @@ impl<'a> Keys<'a> {
 
     /// The value of `key`, if the file has it.
     pub fn get(&self, key: &str) -> Option<&'a Node<'a>> {
-        self.values.get(key).copied()
+        self.members.get(key).map(|member| &member.value)
     }
 }
 

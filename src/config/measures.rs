@@ -48,7 +48,7 @@ const SIZE: Notation = Notation {
             Some(letter @ ('K' | 'M' | 'G')) if !digits.is_empty() => {
                 format!("units are binary: write \"{}{letter}\"", excerpt(digits))
             }
-            Some('-') => "a size is not negative".to_owned(),
+            Some('-') if digits.is_empty() => "a size is not negative".to_owned(),
             Some('.' | 'E') => "write it whole, in a smaller unit".to_owned(),
             _ => "units are K, M and G, or KiB, MiB and GiB".to_owned(),
         })
@@ -96,10 +96,7 @@ impl Notation {
             }
             _ => {
                 let wrong = VALUE.case(format!("expected {}, found {found}", self.expected));
-                Err(match (self.cure)(digits, unit) {
-                    Some(cure) => wrong.cure(cure),
-                    None => wrong,
-                })
+                Err(wrong.cure_if((self.cure)(digits, unit)))
             }
         }
     }

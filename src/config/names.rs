@@ -122,18 +122,19 @@ impl fmt::Display for Permissions {
 /// `flags`
 pub(super) fn permissions() -> Text<Permissions> {
     fn parse(text: &str) -> Result<Permissions, String> {
-        let times = |letter| text.matches(letter).count();
-        if text.chars().any(|c| !"rwx".contains(c)) {
-            return Err("expected letters of \"rwx\"".to_owned());
+        let mut flags = Permissions { read: false, write: false, execute: false };
+        for letter in text.chars() {
+            let flag = match letter {
+                'r' => &mut flags.read,
+                'w' => &mut flags.write,
+                'x' => &mut flags.execute,
+                _ => return Err("expected letters of \"rwx\"".to_owned()),
+            };
+            if std::mem::replace(flag, true) {
+                return Err(format!("has {letter} twice"));
+            }
         }
-        if let Some(letter) = ['r', 'w', 'x'].into_iter().find(|c| times(*c) > 1) {
-            return Err(format!("has {letter} twice"));
-        }
-        Ok(Permissions {
-            read: text.contains('r'),
-            write: text.contains('w'),
-            execute: text.contains('x'),
-        })
+        Ok(flags)
     }
     Text {
         form: TextForm {

@@ -90,19 +90,18 @@ impl ConfigSet {
     /// The configs in `directory`; notes if there are none, or if it cannot be read.
     fn files_in(&mut self, directory: &Path) -> Vec<PathBuf> {
         let place = Position::WHOLE.place(directory, "");
-        let found = json_files(directory);
-        match &found {
-            Ok(found) if !found.is_empty() => {}
-            Ok(_) => {
+        match json_files(directory) {
+            Ok(files) if files.is_empty() => {
                 let empty = EMPTY.case("there is no *.json in the directory");
                 self.warnings.push(empty.at(place));
             }
+            Ok(files) => return files,
             Err(error) => {
                 let unread = DIRECTORY.case("the directory cannot be read");
-                self.problems.push(unread.errno(errno(error)).at(place));
+                self.problems.push(unread.errno(errno(&error)).at(place));
             }
         }
-        found.unwrap_or_default()
+        Vec::new()
     }
 }
 
@@ -110,32 +109,43 @@ impl ConfigSet {
 /// described before: a file that has mistakes now still belongs to its VM, and the names of VMs in a
 /// directory that cannot be read are taken.
 pub fn load_dirs(directories: &[PathBuf], known: &BTreeMap<PathBuf, VmName>) -> ConfigSet {
-    let mut set = ConfigSet::default();
-    let mut paths = Vec::new();
-    for directory in directories {
-        paths.extend(set.files_in(directory));
-    }
-    // A VM that no file describes may be in a directory that could not be read.
-    let whole = set.problems.is_empty();
-    fill(&mut set, paths, whole, known);
-    set
+    load_all(directories, |_| true, known)
 }
 
 /// Reads files and directories and checks them together. Where only files are given, a VM that none of
 /// them describes may have another file, so waiting for it is not a mistake.
 pub fn load_paths(given: &[PathBuf]) -> ConfigSet {
+    load_all(given, Path::is_dir, &BTreeMap::new())
+}
+
+fn load_all(
+    given: &[PathBuf],
+    is_directory: impl Fn(&Path) -> bool,
+    known: &BTreeMap<PathBuf, VmName>,
+) -> ConfigSet {
     let mut set = ConfigSet::default();
     let mut paths = Vec::new();
     let mut whole = false;
     for path in given {
-        if !path.is_dir() {
+        if is_directory(path) {
+            whole = true;
+            paths.extend(set.files_in(path));
+        } else {
             paths.push(path.clone());
-            continue;
         }
-        whole = true;
-        paths.extend(set.files_in(path));
     }
-    fill(&mut set, paths, whole, &BTreeMap::new());
+    // A VM that no file describes may be in a directory that could not be read.
+    whole &= set.problems.is_empty();
+    // The same file by two ways is one file.
+    let mut seen = BTreeSet::new();
+    paths.retain(|path| seen.insert(fs::canonicalize(path).unwrap_or_else(|_| path.clone())));
+
+    let mut names = Names::default();
+    for (path, vm) in known.iter().filter(|(path, _)| set.is_unread(path)) {
+        names.0.insert(vm.clone(), path.display().to_string());
+    }
+    set.files = names.give(paths.into_iter().map(Loaded::read).collect(), known);
+    refuse_waits(&mut set.files, whole);
     set
 }
 
@@ -153,24 +163,6 @@ fn json_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn fill(set: &mut ConfigSet, paths: Vec<PathBuf>, whole: bool, known: &BTreeMap<PathBuf, VmName>) {
-    let mut seen = BTreeSet::new();
-    let mut loaded = Vec::new();
-    for path in paths {
-        // The same file by two ways is one file.
-        let real = fs::canonicalize(&path).unwrap_or_else(|_| path.clone());
-        if seen.insert(real) {
-            loaded.push(Loaded::read(path));
-        }
-    }
-    let mut names = Names::default();
-    for (path, vm) in known.iter().filter(|(path, _)| set.is_unread(path)) {
-        names.0.insert(vm.clone(), path.display().to_string());
-    }
-    set.files = names.give(loaded, known);
-    refuse_waits(&mut set.files, whole);
-}
-
 struct Loaded {
     path: PathBuf,
     config: Result<VmConfig, Vec<Diagnostic>>,
@@ -182,9 +174,11 @@ struct Loaded {
 
 impl Loaded {
     fn read(path: PathBuf) -> Self {
-        let text = read(&path);
-        let said = text.as_ref().ok().and_then(|text| said_name(text));
-        let config = text.map_err(|wrong| vec![wrong]).and_then(|text| parse(&path, &text));
+        let mut said = None;
+        let config = match read(&path) {
+            Ok(text) => parse(&path, &text).inspect_err(|_| said = said_name(&text)),
+            Err(wrong) => Err(vec![wrong]),
+        };
         Self { path, config, said, vm: None }
     }
 }
@@ -284,12 +278,10 @@ fn wrong_waits(config: &VmConfig, files: &[ConfigFile], whole: bool) -> Vec<Diag
         let other = files.iter().find(|file| file.vm == *vm);
         match other.map(|file| &file.config) {
             None if whole => {
-                let mut mistake =
-                    UNKNOWN_VM.case(format!("waits for \"{vm}\", which no file describes"));
-                let names = files.iter().map(|file| file.vm.as_str());
-                if let Some(near) = nearest(vm.as_str(), names) {
-                    mistake = mistake.cure(format!("did you mean \"{near}\"?"));
-                }
+                let near = nearest(vm.as_str(), files.iter().map(|file| file.vm.as_str()));
+                let mistake = UNKNOWN_VM
+                    .case(format!("waits for \"{vm}\", which no file describes"))
+                    .cure_if(near.map(|near| format!("did you mean \"{near}\"?")));
                 mistakes.push(mistake.at(place));
             }
             Some(Ok(other)) if *ready && other.ready.is_none() => {

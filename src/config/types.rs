@@ -172,10 +172,8 @@ impl<T: Words> Type for Word<T> {
             return Ok(*value);
         }
         let wrong = VALUE.case(format!("expected {expected}, found \"{}\"", excerpt(text)));
-        Err(match nearest(text, words) {
-            Some(near) => wrong.cure(format!("did you mean \"{near}\"?")),
-            None => wrong,
-        })
+        let near = nearest(text, words);
+        Err(wrong.cure_if(near.map(|near| format!("did you mean \"{near}\"?"))))
     }
 
     fn write(&self, value: &T) -> Json {
