@@ -35,15 +35,17 @@ mod tests;
 mod types;
 mod words;
 
-pub use load::{load, parse};
+// What the reference and the schema are made of.
 pub use measures::Space;
+pub use table::{Absent, Row};
+pub use types::{Form, TextForm};
+
+pub use load::{load, parse};
 pub use names::{Dependency, Permissions, VmName};
 pub use render::{changed_keys, render};
 pub use report::Places;
 pub use sections::*;
 pub use set::{load_dirs, load_paths, ConfigFile, ConfigSet};
-pub use table::{Absent, Row};
-pub use types::{Form, TextForm};
 pub use words::{Access, Backing, ConsoleDevice, KernelFormat, RestartPolicy, Scheduling};
 
 use crate::diagnostic::Kind;
