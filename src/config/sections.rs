@@ -265,14 +265,14 @@ section! {
 }
 
 impl VmConfig {
-    /// The table of its keys.
-    pub fn table() -> Vec<Row> {
-        Self::rows()
-    }
-
     /// The place of `key` in the file, or of the nearest key above it that the file has.
     pub fn place(&self, key: &str) -> Place {
         self.places.place(&self.file, key)
+    }
+
+    /// The table of its keys.
+    pub fn table() -> Vec<Row> {
+        Self::rows()
     }
 
     /// Pages that its regions take of the pools, by page size in bytes, where each gets the backing that
