@@ -203,6 +203,14 @@ impl Diagnostic {
         self
     }
 
+    /// The same, where there is one.
+    pub fn cure_if(self, cure: Option<impl Into<Cow<'static, str>>>) -> Self {
+        match cure {
+            Some(cure) => self.cure(cure),
+            None => self,
+        }
+    }
+
     /// Waiting does not help.
     pub fn lasting(mut self) -> Self {
         self.lasting = true;
