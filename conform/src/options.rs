@@ -13,7 +13,8 @@ Usage: gunyah-conform [OPTION…]
 Checks of a Gunyah driver's rules, one line a rule: holds, differs (what), skipped (why).
 
   --device PATH     the device (default /dev/gunyah)
-  --dialect NAME    auto (default), lkml, ack61, ack66, ack612, none, qcom-b2
+  --dialect NAME    auto (default), lkml, lkml-base, ack61, ack66-early, ack66, ack612,
+                    none, qcom-b2
   --only RULE       this rule, or all of a group such as region.; may be repeated
   --unsafe          rules too that are dangerous on a real device
   --list            all rules as a table, nothing is tried

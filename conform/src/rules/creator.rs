@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 
 use crate::bench::Bench;
 use crate::device::Answer;
-use crate::dialect::{ANDROID, GUNYAH, NEWER, PINNING};
+use crate::dialect::{ANDROID, FUNCTIONS, GUNYAH, NEWER, PINNING};
 use crate::errno::Errno;
 use crate::guest::{Guest, BASE};
 use crate::memory::pages;
@@ -29,7 +29,7 @@ pub const RULES: &[Rule] = &[
         forked_argument,
     ),
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
         "creator.other-calls",
         "A forked child may make the calls that give no memory.",
         other_calls,

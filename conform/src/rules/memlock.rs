@@ -63,7 +63,7 @@ pub const RULES: &[Rule] = &[
         newer_vms,
     )
     .started(),
-    Rule::inferred(
+    Rule::read(
         NEWER,
         "memlock.newer-fault",
         "So do the pages that the guest touches: a fault beyond the limit fails with ENOMEM.",
