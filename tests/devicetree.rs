@@ -181,7 +181,11 @@ fn faults(source: &str, config: &VmConfig) -> Vec<String> {
     let vm_config = tree.at("/gunyah-vm-config").unwrap();
     differ("image-name", text(&vm_config.str("image-name")), text(&Some(config.name.as_str())));
     let proxy = vm_config.child("vcpus").unwrap().str("affinity") == Some("proxy");
-    differ("proxy scheduling", text(&proxy), text(&(config.vcpus.scheduling == Scheduling::Proxy)));
+    differ(
+        "proxy scheduling",
+        text(&proxy),
+        text(&(config.vcpus.scheduling != Some(Scheduling::Hypervisor))),
+    );
     let vdevices = |kind: &str| {
         let mut found = tree.walk();
         found.retain(|at| at.lists("vdevice-type", kind));

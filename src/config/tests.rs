@@ -42,7 +42,7 @@ fn a_small_file_gets_the_defaults() {
     assert!(config.autostart);
     assert_eq!(config.memory.base, 0x8000_0000);
     assert_eq!(config.memory.size, 64 << 20);
-    assert_eq!(config.memory.backing, [Backing::Hugetlb]);
+    assert_eq!(config.memory.backing, [None]);
     assert_eq!(config.dtb.room, 64 << 10);
     assert_eq!(config.vcpus.count, 1);
     assert_eq!(config.restart.policy, RestartPolicy::OnFailure);

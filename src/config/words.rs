@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Values that a file gives by a word: an enum and its words in one table each.
 
+use gunyah::Dialect;
+
 /// An enum whose values are words in a config.
 pub(super) trait Words: Copy + 'static {
     /// Every word and its value; the default, if there is one for all, first.
@@ -9,8 +11,21 @@ pub(super) trait Words: Copy + 'static {
     fn word(self) -> &'static str;
 }
 
-/// Makes an enum of words. They are its [`Words`] and what it displays.
+/// Makes an enum of words. They are its [`Words`] and what it displays. With `or auto`, an `Option` of
+/// it has words too: `auto` is `None`, what is best on the driver found.
 macro_rules! words {
+    ($(#[$about:meta])* $name:ident or auto { $($(#[$meaning:meta])* $value:ident = $word:literal,)* }) => {
+        words! { $(#[$about])* $name { $($(#[$meaning])* $value = $word,)* } }
+
+        impl Words for Option<$name> {
+            const WORDS: &'static [(&'static str, Self)] =
+                &[("auto", None), $(($word, Some($name::$value))),*];
+
+            fn word(self) -> &'static str {
+                self.map_or("auto", $name::as_str)
+            }
+        }
+    };
     ($(#[$about:meta])* $name:ident { $($(#[$meaning:meta])* $value:ident = $word:literal,)* }) => {
         $(#[$about])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -41,7 +56,7 @@ macro_rules! words {
 
 words! {
     /// What host pages a region is made of.
-    Backing {
+    Backing or auto {
         /// Pages of the reserved huge page pool.
         Hugetlb = "hugetlb",
         /// A memfd with huge-page advice.
@@ -49,6 +64,26 @@ words! {
         /// Ordinary pages.
         Base = "base",
     }
+}
+
+/// The dialects that a VM can run on, by the names that [`Dialect::name`] has.
+impl Words for Dialect {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("lkml-base", Dialect::LkmlBase),
+        ("lkml", Dialect::Lkml),
+        ("ack61", Dialect::Ack61),
+        ("ack66", Dialect::Ack66),
+        ("ack612", Dialect::Ack612),
+    ];
+
+    fn word(self) -> &'static str {
+        self.name()
+    }
+}
+
+/// The dialects that a VM can run on, older ones first.
+pub fn kernels() -> Vec<Dialect> {
+    Dialect::WORDS.iter().map(|(_, dialect)| *dialect).collect()
 }
 
 words! {
@@ -79,7 +114,7 @@ words! {
 
 words! {
     /// Who gives a VM's vCPUs their time.
-    Scheduling {
+    Scheduling or auto {
         /// The hypervisor.
         Hypervisor = "hypervisor",
         /// A thread of the worker, in VCPU_RUN.

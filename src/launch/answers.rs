@@ -3,6 +3,7 @@
 
 use std::io;
 
+use gunyah::Dialect;
 use nix::errno::Errno;
 
 use crate::diagnostic::{kinds, Diagnostic, Kind, Step};
@@ -128,6 +129,11 @@ pub(crate) fn refused(step: Step, call: impl Into<String>, error: &io::Error) ->
     let mut fault = kind_of(step, errno).case(call).errno(errno);
     fault.step = step;
     fault
+}
+
+/// What it means that START failed.
+pub(super) fn start_refused(_dialect: Dialect, error: &io::Error) -> Diagnostic {
+    refused(Step::Start, "VM_START", error)
 }
 
 fn kind_of(step: Step, errno: Errno) -> &'static Kind {

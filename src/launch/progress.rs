@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
+use gunyah::Dialect;
+
 use super::answers::refused;
 use crate::diagnostic::{Diagnostic, Step};
 use crate::status::trace::Trace;
@@ -19,6 +21,8 @@ pub enum Event {
         /// For the log: "128 pages of 2 MiB".
         detail: String,
     },
+    /// What the driver speaks.
+    Dialect(Dialect),
     /// Huge pages that the VM has taken, by page size in bytes.
     HugePages(BTreeMap<u64, u64>),
     /// A person should know of it; the launch goes on.

@@ -45,6 +45,8 @@ pub struct Choice {
     pub backings: Vec<Backing>,
     /// Pages by page size, of all regions.
     pub huge_pages: BTreeMap<u64, u64>,
+    /// Bytes that the driver charges to RLIMIT_MEMLOCK.
+    pub pinned: u64,
     /// Choices that were passed over, and pools that could not be read.
     pub warnings: Vec<Diagnostic>,
 }
@@ -64,11 +66,15 @@ pub fn choose(
             let pages = choice.huge_pages.entry(region.huge_page).or_default();
             *pages += region.size / region.huge_page;
         }
-        let more = memory_entries(region.size, backing, region.huge_page, host);
-        entries = entries.saturating_add(more);
+        entries = entries.saturating_add(memory_entries(region, backing, host));
         choice.backings.push(backing);
     }
-    if entries > MAX_MEMORY_ENTRIES {
+    choice.pinned = match host.dialect.pages_on_demand() {
+        // The devicetree's folios at START, and one page for each page of any size at its fault.
+        true => plan.dtb.size.saturating_add(entries.saturating_mul(host.page_size)),
+        false => plan.regions.iter().map(|region| region.size).fold(0, u64::saturating_add),
+    };
+    if entries > MAX_MEMORY_ENTRIES && !host.dialect.pages_on_demand() {
         let why = joined(&choice.warnings);
         let what =
             format!("the backings that are left make up to {entries} memory entries ({why})");

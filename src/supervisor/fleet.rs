@@ -57,7 +57,7 @@ impl Fleet {
             alone,
             area: PropertyArea::from_environment(),
             returns: Returns::default(),
-            huge_page: memory::host().huge_page,
+            huge_page: memory::huge_page(),
         }
     }
 
@@ -285,6 +285,9 @@ impl Fleet {
     fn on_report(&mut self, index: usize, report: &Report, now: u64, out: &mut Publisher) {
         let vm = &mut self.vms[index];
         vm.note(report, now);
+        if let Report::Dialect(dialect) = report {
+            out.dialect(dialect);
+        }
         if self.alone && matches!(report, Report::Running { .. }) {
             self.foreground = Foreground::show(vm);
         }

@@ -18,6 +18,7 @@ pub struct Publisher {
     pub clients: Clients,
     pub waiters: Waiters,
     overall: Option<Overall>,
+    dialect: Option<String>,
 }
 
 impl Publisher {
@@ -28,6 +29,7 @@ impl Publisher {
             clients: Clients::default(),
             waiters: Waiters::default(),
             overall: None,
+            dialect: None,
         }
     }
 
@@ -65,6 +67,15 @@ impl Publisher {
         self.waiters.retain(|client| self.clients.is_waiting(client));
         for (client, reached) in self.waiters.take(&vm.name, reached) {
             self.clients.answer(client, &vm.answer(reached, now), now);
+        }
+    }
+
+    /// What the driver speaks; told only if it is new.
+    pub fn dialect(&mut self, dialect: &str) {
+        if self.dialect.as_deref() != Some(dialect) {
+            log::info!("the driver's dialect is {dialect}");
+            self.dialect = Some(dialect.to_owned());
+            self.properties.set_dialect(dialect);
         }
     }
 

@@ -44,6 +44,8 @@ pub struct Launch {
     steps: Vec<StepTime>,
     micros: Option<u64>,
     end_visible: bool,
+    /// What the driver speaks.
+    pub dialect: Option<String>,
     /// Huge pages that it took.
     pub huge_pages: HugePages,
 }
@@ -206,6 +208,7 @@ impl Vm {
                 let taken = self.launch.begun.map(|begun| begun.elapsed().as_micros());
                 self.launch.micros = taken.and_then(|micros| u64::try_from(micros).ok());
             }
+            Report::Dialect(dialect) => self.launch.dialect = Some(dialect.clone()),
             Report::HugePages(pages) => self.launch.huge_pages = pages.clone(),
             Report::Warning(text) => {
                 self.journal.add(now, &format!("warning: {text}"));
@@ -244,6 +247,7 @@ impl Vm {
             problems: bounded(&self.problems),
             stuck: self.stuck,
             end_visible: self.launch.end_visible,
+            dialect: self.launch.dialect.clone(),
             steps: self.launch.steps.clone(),
             launch_micros: self.launch.micros,
             console_end: self.console.as_ref().map(|ring| ring.end()),

@@ -22,6 +22,8 @@ pub enum Report {
         /// For the log: "region 0 256 MiB hugetlb".
         detail: String,
     },
+    /// The dialect of the driver, by its name.
+    Dialect(String),
     /// Huge pages that the VM has taken, by page size in bytes.
     HugePages(BTreeMap<u64, u64>),
     /// Something that a person should know and that does not stop the launch.
@@ -49,6 +51,7 @@ impl From<Event> for Report {
                 micros: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
                 detail,
             },
+            Event::Dialect(dialect) => Report::Dialect(dialect.name().to_owned()),
             Event::HugePages(pages) => Report::HugePages(pages),
             Event::Warning(warning) => Report::Warning(warning.to_string()),
         }

@@ -123,7 +123,7 @@ proptest! {
         let again = build(&config, Some(&made.blob), &plan, &seeds).unwrap();
         prop_assert_eq!(&again.tree, &made.tree);
         prop_assert!(len(&again.blob) <= len_max(&config, Some(&made.blob)));
-        let bare = generate::hardware(&config).to_blob().unwrap();
+        let bare = generate::hardware(&config, plan.scheduling).to_blob().unwrap();
         let completed = build(&config, Some(&bare), &plan, &seeds).unwrap();
         prop_assert!(len(&completed.blob) <= len_max(&config, Some(&bare)));
     }

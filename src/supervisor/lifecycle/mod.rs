@@ -288,7 +288,7 @@ impl Lifecycle {
                 self.ends(end, then, &error.to_string(), now);
             }
             // Journal and log have these; the process's end says more than Closed.
-            Report::HugePages(_) | Report::Warning(_) | Report::Closed => {}
+            Report::Dialect(_) | Report::HugePages(_) | Report::Warning(_) | Report::Closed => {}
         }
     }
 
