@@ -36,6 +36,8 @@ impl Nth {
 pub enum Fault {
     /// It fails; the model never sees it.
     Errno(Errno),
+    /// It answers 0, as if it were done; the model never sees it.
+    Ignored,
     /// It never comes back.
     Hang,
     /// The model sees it later.
@@ -296,6 +298,7 @@ fn call_command(call: &str, nth: &str, words: &[&str]) -> Result<Command, String
     };
     let fault = match words {
         ["errno", name] => Fault::Errno(errno(name)?),
+        ["ignored"] => Fault::Ignored,
         ["hang"] => Fault::Hang,
         ["delay", ms] => Fault::Delay(milliseconds(ms)?),
         ["partial", count] => partial(&call, count, None)?,
@@ -303,7 +306,7 @@ fn call_command(call: &str, nth: &str, words: &[&str]) -> Result<Command, String
         ["kill", "caller"] => Fault::KillCaller,
         ["kill", "command"] => Fault::KillCommand,
         _ => {
-            return Err("call NAME NTH errno NAME | hang | delay MS | partial N [errno NAME] | \
+            return Err("call NAME NTH errno NAME | ignored | hang | delay MS | partial N [errno NAME] | \
                  kill caller | kill command [from PROCESS]"
                 .to_string())
         }

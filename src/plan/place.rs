@@ -253,17 +253,17 @@ impl MainMemory<'_> {
             self.fault(DTB_OFFSET.case(what), "dtb.offset");
             return None;
         }
+        let slot = self.slot().filter(|_| self.host.dialect.pages_on_demand());
         let address = self.base().saturating_add(offset);
-        let on_folio = self.slot().filter(|folio| address % folio == 0);
-        if let (None, Some(folio), true) =
-            (on_folio, self.slot(), self.host.dialect.pages_on_demand())
-        {
-            let what =
-                format!("dtb.offset puts it at {address:#x}, not on a multiple of {}", Size(folio));
+        if let Some(folio) = slot.filter(|folio| address % folio != 0) {
+            let what = format!(
+                "{address:#x}, where dtb.offset puts it, is not a multiple of {}",
+                Size(folio)
+            );
             self.fault(DTB_FOLIO.case(what), "dtb.offset");
             return None;
         }
-        let size = if on_folio.is_some() { slot_size(size) } else { size };
+        let size = if slot.is_some() { slot_size(size) } else { size };
         let base = self.take(("devicetree", "dtb.offset"), offset, size)?;
         Some(Range { base, size })
     }
