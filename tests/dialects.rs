@@ -85,7 +85,7 @@ fn each_driver_gets_the_calls_of_its_own_way() {
             wanted.extend(["VM_SET_BOOT_CONTEXT"; 2]);
         }
         if dialect != "lkml-base" {
-            wanted.push("VM_ADD_FUNCTION");
+            wanted.extend(["VM_ADD_FUNCTION", "VCPU_MMAP_SIZE"]);
         }
         wanted.push("VM_START");
         assert!(names.starts_with(&wanted), "{dialect}: {names:?}");
