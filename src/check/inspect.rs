@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use gunyah::Dialect;
 
 use super::{Options, VmReport};
-use crate::config::{VmConfig, VmName};
+use crate::config::{self, VmConfig, VmName};
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::dtb::{self, Devicetree, Seeds};
 use crate::image::Images;
-use crate::plan::{plan, Host, LaunchPlan};
+use crate::plan::{fits, plan, Host, LaunchPlan};
 
 kinds! {
     NOT_STARTED: Warning "check-not-started" in Config {
@@ -62,20 +62,32 @@ pub(super) fn vm(config: VmConfig, options: &Options) -> (VmReport, Vec<Diagnost
         report.kernels.push((kernel, faults));
     }
     // A file that names its kernels says that the VM runs on each.
-    let promised = options.kernel.is_some() || config.place("kernels").key == "kernels";
+    let promised = options.kernel.is_some() || config.kernels != config::kernels();
     if report.plan.is_some() && !promised {
         return (report, Vec::new());
     }
-    let several = report.kernels.len() > 1;
-    let all: Vec<Dialect> = report.kernels.iter().map(|(kernel, _)| *kernel).collect();
-    let problems = by_kernel(&report.kernels).into_iter().map(|(mut fault, kernels)| {
-        if several && kernels != names(&all) {
-            fault.what = format!("on {kernels}: {}", fault.what);
-        }
-        fault
-    });
-    let problems = sorted(problems.collect());
+    let problems = problems(config, &report.kernels);
     (report, problems)
+}
+
+/// What is to be mended first: of a VM that can be launched on some kernels, all that is wrong on the
+/// others; of one that can on none, all of the first kernel, and what the others cannot do at all.
+fn problems(config: &VmConfig, kernels: &[(Dialect, Vec<Diagnostic>)]) -> Vec<Diagnostic> {
+    let nowhere = kernels.iter().all(|(_, faults)| !faults.is_empty());
+    let first = kernels.first().map(|(kernel, _)| *kernel);
+    let mut problems: Vec<Diagnostic> = Vec::new();
+    for (mut fault, of) in by_kernel(kernels) {
+        let of_first = nowhere && of.first() == first.as_ref();
+        let cannot = of.iter().any(|kernel| fits(config, *kernel).is_err());
+        if !of_first {
+            if nowhere && !cannot {
+                continue;
+            }
+            fault.what = format!("on {}: {}", names(&of), fault.what);
+        }
+        problems.push(fault);
+    }
+    sorted(problems)
 }
 
 fn sorted(mut problems: Vec<Diagnostic>) -> Vec<Diagnostic> {
@@ -83,8 +95,8 @@ fn sorted(mut problems: Vec<Diagnostic>) -> Vec<Diagnostic> {
     problems
 }
 
-/// Each fault once, with the names of the kernels that have it.
-pub(super) fn by_kernel(kernels: &[(Dialect, Vec<Diagnostic>)]) -> Vec<(Diagnostic, String)> {
+/// Each fault once, with the kernels that have it.
+pub(super) fn by_kernel(kernels: &[(Dialect, Vec<Diagnostic>)]) -> Vec<(Diagnostic, Vec<Dialect>)> {
     let mut grouped: Vec<(&Diagnostic, Vec<Dialect>)> = Vec::new();
     for (kernel, faults) in kernels {
         for fault in faults {
@@ -94,10 +106,10 @@ pub(super) fn by_kernel(kernels: &[(Dialect, Vec<Diagnostic>)]) -> Vec<(Diagnost
             }
         }
     }
-    grouped.into_iter().map(|(fault, kernels)| (fault.clone(), names(&kernels))).collect()
+    grouped.into_iter().map(|(fault, kernels)| (fault.clone(), kernels)).collect()
 }
 
-fn names(kernels: &[Dialect]) -> String {
+pub(super) fn names(kernels: &[Dialect]) -> String {
     let names: Vec<&str> = kernels.iter().map(|kernel| kernel.name()).collect();
     names.join(", ")
 }

@@ -78,6 +78,7 @@ fn planned(out: &mut String, vm: &VmReport, plan: &LaunchPlan) {
     };
     line(out, format!("  as on {}{others}", plan.dialect));
     for (fault, kernels) in inspect::by_kernel(&vm.kernels) {
+        let kernels = inspect::names(&kernels);
         line(out, format!("  cannot be launched on {kernels}: {fault}"));
     }
 }

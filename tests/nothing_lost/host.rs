@@ -110,6 +110,8 @@ impl Host {
         )
         .unwrap();
         let mut command = Command::new(stage.binaries.join("gunyah-sim"));
+        // What outlives every stop: hypervisor-scheduled VMs end here, too.
+        command.args(["--rm", "debug"]);
         let path = |name: &str| dir.join(name);
         if boot.record {
             command.arg("--record").arg(path("record"));
