@@ -62,7 +62,7 @@ fn unwritable(error: &std::io::Error) -> ExitCode {
     ExitCode::from(BROKEN)
 }
 
-// A closed standard error is no reason to panic.
+// A closed standard error must not cause a panic.
 fn complain(text: &str) {
     let _ = writeln!(std::io::stderr(), "{}", printable(text));
 }

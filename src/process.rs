@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Calls on this process and its children that nix has not, or not for Android: fork, pidfds, prctl,
-//! inherited fds. What is `unsafe` about them is here.
+//! inherited and received fds. What is `unsafe` about them is here.
 
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::io::IoSliceMut;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use libc::c_ulong;
+use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::fcntl::{fcntl, FcntlArg, FdFlag};
 use nix::sys::signal::{sigaction, SaFlags, SigAction, SigHandler, SigSet, Signal};
+use nix::sys::socket::{recvmsg, ControlMessageOwned, MsgFlags};
 use nix::unistd::{ForkResult, Pid};
 
 use crate::text::errno_name;
@@ -49,18 +52,37 @@ pub fn inherited_fd(variable: &str) -> Option<Result<OwnedFd, String>> {
     Some(raw.and_then(|raw| own_fd(raw).map_err(errno_name)))
 }
 
-/// Takes an fd of which this process got the number alone, from init or in a message; close-on-exec.
+/// Takes an fd of which this process got the number alone, from init; close-on-exec.
 /// EBADF: it is not open, or it is a standard one.
-pub fn own_fd(raw: RawFd) -> Result<OwnedFd, Errno> {
+fn own_fd(raw: RawFd) -> Result<OwnedFd, Errno> {
     if raw <= libc::STDERR_FILENO {
         return Err(Errno::EBADF);
     }
     // SAFETY: fcntl on a number that is not an open fd only answers EBADF.
     let borrowed = unsafe { BorrowedFd::borrow_raw(raw) };
     fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
-    // SAFETY: it is open. init opened it for this program, or the kernel has just put it into our table;
-    // nobody else in this process owns it.
+    // SAFETY: it is open, and init opened it for this program: nobody else in this process owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// Receives a packet, and the fd that came with it, without waiting.
+pub fn receive(
+    socket: BorrowedFd<'_>,
+    packet: &mut [u8],
+) -> Result<(usize, Option<OwnedFd>), Errno> {
+    let mut parts = [IoSliceMut::new(packet)];
+    let mut space = cmsg_space!(RawFd);
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
+    let fds = message.cmsgs()?.flat_map(|message| match message {
+        ControlMessageOwned::ScmRights(fds) => fds,
+        _ => Vec::new(),
+    });
+    // SAFETY: the kernel has just put these fds into our table, and nobody else knows of them.
+    let fds = fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+    // More than one would not have fitted.
+    let fd = fds.last();
+    Ok((message.bytes, fd))
 }
 
 /// Closes every fd above standard error that is not in `keep`. In a fresh child, whose owners of those

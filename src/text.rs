@@ -30,7 +30,7 @@ impl fmt::Display for Size {
     }
 }
 
-/// A duration: `850 µs`, `1.5 s`, `10 min`; with `{:#}` as a config file writes it, exact to the
+/// A duration: `850 µs`, `1.5 s`, `10 min`, `3 h`, `2 d`; with `{:#}` as a config file writes it, exact to the
 /// millisecond: `1500ms`, `10m`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span(pub Duration);
@@ -60,7 +60,9 @@ impl fmt::Display for Span {
             0..=999 => write!(f, "{millis} ms"),
             1_000..=119_999 if millis % 1_000 < 100 => write!(f, "{} s", millis / 1_000),
             1_000..=119_999 => write!(f, "{}.{} s", millis / 1_000, millis % 1_000 / 100),
-            _ => write!(f, "{} min", millis / 60_000),
+            120_000..=7_199_999 => write!(f, "{} min", millis / 60_000),
+            7_200_000..=172_799_999 => write!(f, "{} h", millis / 3_600_000),
+            _ => write!(f, "{} d", millis / 86_400_000),
         }
     }
 }
@@ -154,6 +156,8 @@ mod tests {
             (1_500_000, "1.5 s", "1500ms"),
             (10_000_000, "10 s", "10s"),
             (600_000_000, "10 min", "10m"),
+            (10_800_000_000, "3 h", "3h"),
+            (180_000_000_000, "2 d", "50h"),
         ] {
             let span = Span(Duration::from_micros(micros));
             assert_eq!(span.to_string(), people);

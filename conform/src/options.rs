@@ -26,7 +26,7 @@ Checks of a Gunyah driver's rules, one line a rule: holds, differs (what), skipp
 Exit code: 0 all that was tried holds, 1 something differs, 2 it could not begin.
 ";
 
-/// The command line, taken apart.
+/// The parsed command line.
 #[derive(Debug)]
 pub struct Options {
     /// The device's path.
@@ -48,7 +48,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Takes the arguments apart; None: help is wanted.
+    /// Parses the arguments; None: the user asked for help.
     pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Option<Self>, String> {
         let mut options = Self {
             device: PathBuf::from("/dev/gunyah"),
@@ -71,7 +71,7 @@ impl Options {
                 given
                     .clone()
                     .or_else(|| arguments.next())
-                    .ok_or_else(|| format!("{name} wants a value"))
+                    .ok_or_else(|| format!("{name} needs a value"))
             };
             match name.as_str() {
                 "--help" => return Ok(None),
@@ -107,7 +107,7 @@ impl Options {
 
 fn number(word: &OsString) -> Result<u64, String> {
     let word = word.to_string_lossy();
-    word.parse().map_err(|_| format!("{word:?} is no number"))
+    word.parse().map_err(|_| format!("{word:?} is not a number"))
 }
 
 #[cfg(test)]
@@ -136,8 +136,8 @@ mod tests {
     fn mistakes_are_told() {
         assert!(parse("--help").unwrap().is_none());
         assert!(parse("--dialect moon").unwrap_err().contains("qcom-b2"));
-        assert!(parse("--only").unwrap_err().contains("wants a value"));
-        assert!(parse("--patience soon").unwrap_err().contains("no number"));
+        assert!(parse("--only").unwrap_err().contains("needs a value"));
+        assert!(parse("--patience soon").unwrap_err().contains("not a number"));
         assert!(parse("region").unwrap_err().contains("unknown option"));
     }
 }

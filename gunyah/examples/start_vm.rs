@@ -4,9 +4,7 @@
 //! `dtc -O dtb -o start_vm.dtb gunyah/examples/start_vm.dts` makes the devicetree. Without a device:
 //! `gunyah-sim --engine exec -- start_vm start_vm.dtb`, with a simulator built with its feature `exec`.
 
-use std::fs::File;
 use std::io::{Error, Result};
-use std::os::fd::{AsRawFd, FromRawFd};
 
 use gunyah::uapi::{UserMemoryRegion, MEM_ALLOW_EXEC, MEM_ALLOW_READ, MEM_ALLOW_WRITE};
 use gunyah::{BootRegister, Exit, Gunyah, Resume};
@@ -32,7 +30,12 @@ const CODE: [u32; 9] = [
 const TEXT: &[u8] = b"hello from the guest\n\0";
 
 fn main() -> Result<()> {
-    let dtb = std::fs::read(std::env::args().nth(1).expect("usage: start_vm DTB"))?;
+    let path = std::env::args().nth(1).expect("usage: start_vm DTB");
+    start(&std::fs::read(path)?)
+}
+
+/// Starts the VM with this devicetree and shows what its guest writes, until it ends.
+pub fn start(dtb: &[u8]) -> Result<()> {
     assert!(dtb.len() < SIZE - DTB, "the devicetree is too large");
     let memory = guest_memory()?;
     let code = CODE.iter().flat_map(|word| word.to_le_bytes());
@@ -85,14 +88,11 @@ fn no_such_call(error: &Error) -> bool {
 
 /// Shared memory at a multiple of 2 MiB, in a mapping that is large enough to have one.
 fn guest_memory() -> Result<*mut u8> {
-    // SAFETY: a NUL-terminated name, and a new descriptor that nobody else knows.
-    let file =
-        unsafe { File::from_raw_fd(libc::memfd_create(c"guest".as_ptr(), libc::MFD_CLOEXEC)) };
-    file.set_len(2 * SIZE as u64)?;
-    let (protection, fd) = (libc::PROT_READ | libc::PROT_WRITE, file.as_raw_fd());
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
     let nowhere = std::ptr::null_mut();
     // SAFETY: a new mapping at an address of the kernel's choice.
-    let start = unsafe { libc::mmap(nowhere, 2 * SIZE, protection, libc::MAP_SHARED, fd, 0) };
+    let start = unsafe { libc::mmap(nowhere, 2 * SIZE, protection, flags, -1, 0) };
     match start {
         libc::MAP_FAILED => Err(Error::last_os_error()),
         // SAFETY: less than SIZE bytes further, so SIZE bytes follow.

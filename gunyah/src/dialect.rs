@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 
 use crate::{ioctl, uapi, Vm};
 
-/// A dialect of the driver, told by the calls that it knows.
+/// A dialect of the driver, known by the calls that it has.
 ///
 /// The kernel's release is no substitute: vendors' kernels mix backports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

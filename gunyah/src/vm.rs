@@ -188,9 +188,9 @@ impl Vm {
     }
 
     /// Connects an eventfd with the doorbell of this label in the devicetree: a write to the eventfd rings
-    /// it and raises the guest's interrupt. Writes before [`Vm::start`] are lost. The driver does not
-    /// check the label; of an unknown one only the kernel's log tells. It never reads the eventfd's
-    /// counter down, so use a non-blocking one.
+    /// it and raises the guest's interrupt. Writes before [`Vm::start`] are lost. The driver accepts
+    /// a label that the devicetree does not have; only the kernel's log mentions it. It never reads the
+    /// eventfd's counter, so use a non-blocking one.
     ///
     /// The driver holds a reference to the eventfd; closing the descriptor does not disconnect it.
     ///

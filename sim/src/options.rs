@@ -24,7 +24,7 @@ Runs COMMAND with a simulated /dev/gunyah and ends with its exit code.
                           first two survive every stop
                           off: none
   --cores N               cores of the host (default 8): the newer one makes no more vCPUs;
-                          COMMAND's sched_getaffinity is told of so many
+                          COMMAND's sched_getaffinity reports as many
   --rm-entries N          memory entries that the resource manager survives
   --device PATH           the device's path (default /dev/gunyah)
   --record FILE           every call and event as a line of JSON
@@ -37,14 +37,14 @@ Runs COMMAND with a simulated /dev/gunyah and ends with its exit code.
   --help                  this text
 ";
 
-/// The command line, taken apart.
+/// The parsed command line.
 #[derive(Debug)]
 pub struct Options {
     /// Model's set-up.
     pub settings: Settings,
     /// The resource manager that was asked for.
     rm: Option<rm::Kind>,
-    /// The cores that COMMAND is told of.
+    /// The cores that COMMAND sees.
     pub cores: Option<u32>,
     /// Engine's name, with its options.
     pub engine: String,
@@ -69,7 +69,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Takes the arguments apart; None: help is wanted.
+    /// Parses the arguments; None: the user asked for help.
     pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Option<Self>, String> {
         let mut options = Self {
             settings: Settings::default(),
@@ -102,7 +102,7 @@ impl Options {
             let (name, value) = match word.split_once('=') {
                 Some((name, value)) => (name.to_string(), OsString::from(value)),
                 None => {
-                    let value = arguments.next().ok_or_else(|| format!("{word} wants a value"))?;
+                    let value = arguments.next().ok_or_else(|| format!("{word} needs a value"))?;
                     (word, value)
                 }
             };
@@ -125,11 +125,11 @@ impl Options {
             "--engine" => self.engine = text,
             "--rm" => self.rm = Some(text.parse()?),
             "--cores" => {
-                self.cores = Some(text.parse().map_err(|_| format!("{text:?} is no number"))?);
+                self.cores = Some(text.parse().map_err(|_| format!("{text:?} is not a number"))?);
             }
             "--rm-entries" => {
                 self.settings.rm_entries =
-                    text.parse().map_err(|_| format!("{text:?} is no number"))?;
+                    text.parse().map_err(|_| format!("{text:?} is not a number"))?;
             }
             "--device" => self.device = PathBuf::from(text),
             "--record" => self.record = path,
@@ -168,7 +168,7 @@ mod tests {
     fn mistakes_are_told() {
         assert!(parse("--help").unwrap().is_none());
         assert!(parse("--dialect moon x").unwrap_err().contains("ack612"));
-        assert!(parse("--engine").unwrap_err().contains("wants a value"));
+        assert!(parse("--engine").unwrap_err().contains("needs a value"));
         assert!(parse("--bogus 1 x").unwrap_err().contains("--bogus"));
         assert!(parse("--engine null").unwrap_err().contains("COMMAND"));
     }

@@ -135,7 +135,7 @@ fn print(text: &[u8]) -> Result<(), u8> {
     out.write_all(text).and_then(|()| out.flush()).map_err(|error| unwritable(&error))
 }
 
-// A reader that went away (`| head`) is no failure.
+// A reader that went away (`| head`) is not a failure.
 fn unwritable(error: &io::Error) -> u8 {
     if error.kind() == io::ErrorKind::BrokenPipe {
         return 0;

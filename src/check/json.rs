@@ -50,8 +50,8 @@ fn of_diagnostics(all: &[Diagnostic]) -> Vec<Value> {
                 "step": of.step,
                 // A path that is not UTF-8 must not hide the other diagnostics.
                 "file": place.map(|place| place.file.display().to_string()),
-                "line": place.map(|place| place.line),
-                "column": place.map(|place| place.column),
+                "line": place.map(|place| place.line).filter(|line| *line > 0),
+                "column": place.map(|place| place.column).filter(|column| *column > 0),
                 "key": place.map(|place| &place.key),
                 "message": of.what,
                 "errno": errno(of.errno),

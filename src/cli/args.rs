@@ -10,7 +10,7 @@ use super::UsageError;
 pub struct Args {
     /// Each with its value, in order; empty for a flag.
     options: Vec<(&'static str, OsString)>,
-    /// Everything that is no option, and everything after `--`.
+    /// Everything that is not an option, and everything after `--`.
     pub plain: Vec<OsString>,
     /// `--help` was there; what stands behind it does not count.
     pub help: bool,

@@ -76,7 +76,7 @@ fn wait_for_next_life(
         match found.map(|vm| (vm.state, vm.pid)) {
             Some((state, pid)) if state.is_up() && pid != last => return Ok(None),
             Some((state, _)) if state.is_up() && same < LOOKS_AT_THE_SAME_LIFE => same += 1,
-            // A stop that is under way is no waiting.
+            // It may start again after the stop.
             Some((State::Stopping, _)) => {}
             Some((State::Waiting | State::Starting, _)) => {
                 if !std::mem::replace(&mut noticed, true) {

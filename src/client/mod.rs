@@ -37,7 +37,7 @@ pub enum ClientError {
     #[error("gunyahd hung up without an answer; see its log")]
     HungUp,
     /// It hung up on a watch.
-    #[error("gunyahd has hung up: it has ended, or this watch did not keep up; see its log")]
+    #[error("gunyahd has hung up: it has ended, or this watch read too slowly; see its log")]
     Gone,
     /// Its answer is not of this protocol.
     #[error("gunyahd's answer cannot be understood: {0}")]
@@ -96,7 +96,7 @@ impl Conversation {
         loop {
             let mut fds = [
                 PollFd::new(self.answers.get_ref().as_fd(), PollFlags::POLLIN),
-                // Errors and hang-ups are told unasked.
+                // Errors and hang-ups are reported anyway.
                 PollFd::new(out, PollFlags::empty()),
             ];
             match poll(&mut fds, PollTimeout::NONE) {

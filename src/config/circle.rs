@@ -7,7 +7,7 @@ use super::names::Dependency;
 
 /// The shortest way from the VM `start` back to itself, by what each VM waits for: `a`, `b`, `a`. A VM
 /// that waits for itself alone does not count.
-pub fn circle<'a>(
+pub(super) fn circle<'a>(
     start: &'a str,
     after: impl Fn(&str) -> &'a [Dependency],
 ) -> Option<Vec<&'a str>> {

@@ -8,7 +8,7 @@ use serde_json::{json, Value as Json};
 use super::json::{Node, Value};
 use super::keys::{Keys, TWICE};
 use super::report::Report;
-use super::table::{Section, Sections};
+use super::table::{Absent, Section, Sections};
 use super::types::{described, mismatch, outside, Description, Type};
 
 /// A list.
@@ -173,14 +173,21 @@ impl<S: Section> Type for Object<S> {
     fn describe(&self) -> Description {
         let rows = S::rows();
         let mut properties = serde_json::Map::new();
+        let mut required = Vec::new();
         for row in &rows {
-            properties.insert(row.key.into(), row.schema());
+            let mut property = row.of.schema.clone();
+            property["description"] = row.text.into();
+            match &row.absent {
+                Absent::Mistake => required.push(row.key),
+                Absent::Value(default) => property["default"] = default.clone(),
+                Absent::EmptySection | Absent::None => {}
+            }
+            properties.insert(row.key.into(), property);
         }
-        let required = rows.iter().filter(|row| row.required);
         let schema = json!({
             "type": "object",
             "additionalProperties": false,
-            "required": required.map(|row| row.key).collect::<Vec<_>>(),
+            "required": required,
             "properties": properties,
         });
         Description { rows, ..described("object", "", schema) }

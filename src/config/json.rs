@@ -16,7 +16,6 @@ const MAX_DEPTH: usize = 16;
 kinds! {
     NOT_JSON: Error "config-json" in Config {
         "a file is not JSON",
-        cause: "",
         cure: "correct the text at this place",
     }
 }
@@ -30,6 +29,9 @@ pub(super) struct Position {
 
 impl Position {
     pub const START: Self = Self { line: 1, column: 1 };
+
+    /// The whole of a file or a directory.
+    pub const WHOLE: Self = Self { line: 0, column: 0 };
 
     /// The place of `key` in `file`, at this position.
     pub fn place(self, file: &Path, key: &str) -> Place {
@@ -118,27 +120,19 @@ fn syntax(text: &str, error: &serde_json::Error) -> Wrong {
 fn syntax_cure(text: &str, offset: usize) -> Option<&'static str> {
     let rest = text.get(offset..).unwrap_or("");
     let before = text.get(..offset).unwrap_or("").trim_end();
-    if rest.starts_with(['/', '#']) {
-        return Some("remove the comment: JSON has none");
+    let after_digit = before.ends_with(|c: char| c.is_ascii_digit());
+    let after_value = before.ends_with(['"', '}', ']', 'e']);
+    match rest.chars().next()? {
+        '/' | '#' => Some("remove the comment: JSON has none"),
+        '\'' => Some("write strings and keys in double quotes"),
+        'x' | 'X' if before.ends_with('0') => Some("write an address as a string: \"0x80000000\""),
+        'K' | 'M' | 'G' | 'T' | 'm' | 's' if after_digit => {
+            Some("write a value with a unit as a string: \"256M\", \"10s\"")
+        }
+        '}' | ']' if before.ends_with(',') => Some("remove the comma before it"),
+        '"' if after_value => Some("add a comma before it"),
+        _ => None,
     }
-    if rest.starts_with('\'') {
-        return Some("write strings and keys in double quotes");
-    }
-    if rest.starts_with(['x', 'X']) && before.ends_with('0') {
-        return Some("write an address as a string: \"0x80000000\"");
-    }
-    if rest.starts_with(['K', 'M', 'G', 'T', 'm', 's'])
-        && before.ends_with(|c: char| c.is_ascii_digit())
-    {
-        return Some("write a value with a unit as a string: \"256M\", \"10s\"");
-    }
-    if rest.starts_with(['}', ']']) && before.ends_with(',') {
-        return Some("remove the comma before it");
-    }
-    if rest.starts_with('"') && before.ends_with(['"', '}', ']', 'e']) {
-        return Some("add a comma before it");
-    }
-    None
 }
 
 struct Walk<'a> {

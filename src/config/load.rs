@@ -23,12 +23,10 @@ const FILE_MAX: u64 = 1 << 20;
 kinds! {
     UNREADABLE: Error "config-unreadable" in Config {
         "a config file cannot be read",
-        cause: "",
         cure: "check the path, and the file's mode, owner and SELinux label",
     }
     NOT_TEXT: Error "config-not-text" in Config {
         "a config is not a file of UTF-8 text of at most 1 MiB",
-        cause: "",
         cure: "name one JSON file for each VM",
     }
 }
@@ -82,14 +80,8 @@ pub(super) fn parse_named(
 
 /// The text of a config file.
 pub(super) fn read(path: &Path) -> Result<String, Diagnostic> {
-    let wrong = |mistake: Diagnostic| mistake.at(Position::START.place(path, ""));
-    let failed = |what: &str, error: io::Error| {
-        let mistake = UNREADABLE.case(what);
-        wrong(match error.raw_os_error() {
-            Some(raw) => mistake.errno(Errno::from_raw(raw)),
-            None => mistake,
-        })
-    };
+    let wrong = |mistake: Diagnostic| mistake.at(Position::WHOLE.place(path, ""));
+    let failed = |what: &str, error| wrong(UNREADABLE.case(what).errno(errno(&error)));
     // O_NONBLOCK: opening a fifo would wait for its writer.
     let file = OpenOptions::new()
         .read(true)
@@ -113,6 +105,10 @@ pub(super) fn read(path: &Path) -> Result<String, Diagnostic> {
         let position = position_of(&text, text.len());
         NOT_TEXT.case("is not UTF-8 text").at(position.place(path, ""))
     })
+}
+
+pub(super) fn errno(error: &io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
 /// What the file is, if not a regular file.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{json, Value as Json};
 
 use super::json::{Node, Value};
-use super::types::{described, mismatch, outside, outside_cure, Description, Leaf};
+use super::types::{described, mismatch, outside, outside_cure, Description, Type};
 use crate::diagnostic::Diagnostic;
 use crate::layout;
 use crate::text::{excerpt, Size, Span};
@@ -34,7 +34,7 @@ pub(super) fn size(min: u64, max: u64, multiple: u64) -> Bytes {
 const SIZE: &str = "a size, which is an integer or a string like \"256M\"";
 const SIZE_PATTERN: &str = "^([0-9]+([KMG](iB)?)?|0x[0-9a-fA-F]+)$";
 
-impl Leaf for Bytes {
+impl Type for Bytes {
     type Value = u64;
 
     fn parse(&self, node: &Node) -> Result<u64, Diagnostic> {
@@ -71,7 +71,7 @@ fn huge_pages() -> [String; 4] {
 /// The size of a huge page.
 pub(super) struct HugePage;
 
-impl Leaf for HugePage {
+impl Type for HugePage {
     type Value = u64;
 
     fn parse(&self, node: &Node) -> Result<u64, Diagnostic> {
@@ -140,7 +140,7 @@ pub(super) fn address(space: Space, multiple: u64) -> Address {
 
 const ADDRESS: &str = "an address, which is an integer or a string like \"0x80000000\"";
 
-impl Leaf for Address {
+impl Type for Address {
     type Value = u64;
 
     fn parse(&self, node: &Node) -> Result<u64, Diagnostic> {
@@ -198,7 +198,7 @@ pub(super) fn duration(min: Duration) -> Time {
     Time { min }
 }
 
-impl Leaf for Time {
+impl Type for Time {
     type Value = Duration;
 
     fn parse(&self, node: &Node) -> Result<Duration, Diagnostic> {

@@ -37,13 +37,12 @@ mod tests;
 mod types;
 mod words;
 
-pub use circle::circle;
 pub use load::{load, parse};
 pub use names::{Dependency, Permissions, VmName};
 pub use render::{changed_keys, render};
 pub use report::Places;
 pub use sections::*;
-pub use set::{load_dirs, load_paths, reload_dirs, ConfigFile, ConfigSet};
+pub use set::{load_dirs, load_paths, ConfigFile, ConfigSet};
 pub use words::{kernels, Access, Backing, ConsoleDevice, KernelFormat, RestartPolicy, Scheduling};
 
 use crate::diagnostic::Kind;

@@ -6,7 +6,7 @@ use serde_json::{json, Value};
 use super::compound::section;
 use super::keys::join;
 use super::sections::VmConfig;
-use super::table::{Row, Section};
+use super::table::{Absent, Row, Section};
 use super::types::Type;
 
 /// The JSON Schema of a config file.
@@ -51,10 +51,11 @@ pub fn table(of: &str) -> String {
         if group != of {
             continue;
         }
-        let default = match &row.default {
-            Some(value) => format!("`{value}`"),
-            None if row.required => "required".to_owned(),
-            None => "none".to_owned(),
+        let default = match &row.absent {
+            Absent::Mistake => "required".to_owned(),
+            Absent::Value(value) => format!("`{value}`"),
+            Absent::EmptySection => "`{}`".to_owned(),
+            Absent::None => "none".to_owned(),
         };
         let cells = [&format!("`{path}`"), &row.of.name, &default, &row.of.limits, row.text];
         table.push_str(&format!("| {} |\n", cells.join(" | ")).replace("|  |", "| |"));

@@ -13,7 +13,6 @@ const MAX_MISTAKES: usize = 100;
 kinds! {
     MORE: Error "config-more" in Config {
         "a file has more mistakes than are listed",
-        cause: "",
         cure: "correct the mistakes above, then check the file again",
     }
 }
@@ -96,7 +95,7 @@ impl Report {
         sort(&mut self.mistakes);
         if self.left_out > 0 {
             let more = MORE.case(format!("the file has {} more mistakes", self.left_out));
-            self.mistakes.push(more.at(Position::START.place(&self.file, "")));
+            self.mistakes.push(more.at(Position::WHOLE.place(&self.file, "")));
         }
         self.mistakes
     }

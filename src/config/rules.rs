@@ -17,17 +17,14 @@ use crate::text::{Size, Span};
 kinds! {
     CONFLICT: Error "config-conflict" in Config {
         "two keys do not fit each other",
-        cause: "",
         cure: "change one of them; docs/config.md says what each needs",
     }
     OVERLAP: Error "config-overlap" in Config {
         "two ranges of guest addresses overlap",
-        cause: "",
         cure: "move one of them",
     }
     BEYOND: Error "config-beyond" in Config {
         "something ends or lies beyond the memory that it must be in",
-        cause: "",
         cure: "move it, or make it smaller",
     }
 }
@@ -37,6 +34,10 @@ type Mistake = (String, Diagnostic);
 
 fn of(key: &str, mistake: Diagnostic) -> Mistake {
     (key.to_owned(), mistake)
+}
+
+fn conflict(key: &str, what: impl Into<String>, cure: &'static str) -> Mistake {
+    of(key, CONFLICT.case(what).cure(cure))
 }
 
 /// Labels are unique; ranges end within guest memory and do not overlap.
@@ -128,9 +129,9 @@ fn offset(key: &str, offset: Option<u64>, memory: &MemoryConfig) -> Option<Mista
 pub(super) fn page_size(backing: &[Option<Backing>], page_size: &Option<u64>) -> Option<Mistake> {
     let pool = |backing: &Option<Backing>| matches!(backing, None | Some(Backing::Hugetlb));
     (page_size.is_some() && !backing.iter().any(pool)).then(|| {
-        let mistake = CONFLICT.case("is for hugetlb, which `backing` does not name");
+        let what = "is for hugetlb, which `backing` does not name";
         let cure = "add \"hugetlb\" to `backing`, or remove `page_size`";
-        of("page_size", mistake.cure(cure))
+        conflict("page_size", what, cure)
     })
 }
 
@@ -157,7 +158,7 @@ pub(super) fn affinity_of(
     let mut mistakes = Vec::new();
     if !fits {
         let what = format!("has {given} entries for {count} vCPUs");
-        mistakes.push(of("affinity", CONFLICT.case(what).cure(cure)));
+        mistakes.push(conflict("affinity", what, cure));
     }
     for (index, cpus) in affinity.iter().enumerate() {
         if scheduling == Scheduling::Hypervisor && cpus.len() != 1 {
@@ -178,10 +179,10 @@ pub(super) fn nice(scheduling: &Option<Scheduling>, nice: &i8) -> Option<Mistake
 
 pub(super) fn nice_of(scheduling: Scheduling, nice: i8) -> Option<Mistake> {
     (nice != 0 && scheduling == Scheduling::Hypervisor).then(|| {
-        let mistake = CONFLICT
-            .case("is for the threads of proxy-scheduled vCPUs, and the hypervisor schedules these")
-            .cure("set vcpus.scheduling to \"proxy\", or remove `nice`");
-        of("nice", mistake)
+        let what =
+            "is for the threads of proxy-scheduled vCPUs, and the hypervisor schedules these";
+        let cure = "set vcpus.scheduling to \"proxy\", or remove `nice`";
+        conflict("nice", what, cure)
     })
 }
 
@@ -228,9 +229,9 @@ pub(super) fn ready_console(
 ) -> Option<Mistake> {
     let waits = ready.as_ref()?.console_line.is_some();
     (waits && console.is_none()).then(|| {
-        let mistake = CONFLICT.case("waits for a line of a console, and the VM has none");
+        let what = "waits for a line of a console, and the VM has none";
         let cure = "add `console`, or remove `console_line`";
-        of("ready.console_line", mistake.cure(cure))
+        conflict("ready.console_line", what, cure)
     })
 }
 
@@ -240,9 +241,9 @@ pub(super) fn stop_console(
     console: &Option<ConsoleConfig>,
 ) -> Option<Mistake> {
     (stop.is_some() && console.is_none()).then(|| {
-        let mistake = CONFLICT.case("is typed on a console, and the VM has none");
+        let what = "is typed on a console, and the VM has none";
         let cure = "add `console`, or remove `stop`: the VM is then closed without asking";
-        of("stop.console_line", mistake.cure(cure))
+        conflict("stop.console_line", what, cure)
     })
 }
 
@@ -253,8 +254,8 @@ pub(super) fn waits(name: &VmName, start: &StartConfig) -> Vec<Mistake> {
         let key = item_key("start.after", index);
         let vm = &dependency.vm;
         if vm == name {
-            let mistake = CONFLICT.case(format!("{vm} would wait for itself"));
-            mistakes.push((key.clone(), mistake.cure("remove it")));
+            let what = format!("{vm} would wait for itself");
+            mistakes.push(conflict(&key, what, "remove it"));
         }
         if start.after[..index].iter().any(|other| other.vm == *vm) {
             mistakes.push((key, TWICE.case(format!("names {vm} twice"))));
@@ -267,7 +268,7 @@ pub(super) fn waits(name: &VmName, start: &StartConfig) -> Vec<Mistake> {
 pub(super) fn backoff(first: &Duration, longest: &Duration) -> Option<Mistake> {
     (first > longest).then(|| {
         let (first, longest) = (Span(*first), Span(*longest));
-        let mistake = CONFLICT.case(format!("{first:#} is more than backoff_max, {longest:#}"));
-        of("backoff", mistake.cure("make it shorter, or backoff_max longer"))
+        let what = format!("{first:#} is more than backoff_max, {longest:#}");
+        conflict("backoff", what, "make it shorter, or backoff_max longer")
     })
 }

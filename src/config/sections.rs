@@ -21,7 +21,7 @@ use super::rules;
 use super::table::{
     key, optional, or, or_empty, required, section, Presence, Row, Section, Sections,
 };
-use super::types::{line, path, whole, word, Boolean};
+use super::types::{line, path, whole, word, Boolean, Type};
 use super::words::{
     kernels, Access, Backing, ConsoleDevice, KernelFormat, RestartPolicy, Scheduling,
 };

@@ -6,47 +6,39 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-
 use super::circle::circle;
 use super::compound::item_key;
 use super::json::Position;
 use super::keys::nearest;
-use super::load::{parse_named, read};
+use super::load::{errno, parse_named, read};
 use super::names::{Dependency, VmName};
 use super::report::sort;
 use super::sections::VmConfig;
-use crate::diagnostic::{kinds, Diagnostic};
+use crate::diagnostic::{kinds, Diagnostic, Place};
 
 kinds! {
     DIRECTORY: Error "config-directory" in Config {
         "a config directory cannot be read",
-        cause: "",
         cure: "check the path, and the directory's mode, owner and SELinux label",
     }
     EMPTY: Warning "config-empty-directory" in Config {
         "a config directory has no config in it",
-        cause: "",
         cure: "name the configs *.json",
     }
     NAME_TAKEN: Error "config-name-taken" in Config {
         "two files describe a VM of the same name",
-        cause: "",
         cure: "give each VM its own name",
     }
     UNKNOWN_VM: Error "config-unknown-vm" in Config {
         "a VM waits for one that no file describes",
-        cause: "",
         cure: "add a file for the other VM, or remove it from start.after",
     }
     NEVER_READY: Error "config-never-ready" in Config {
         "a VM waits until another one is ready, which never says so",
-        cause: "",
         cure: "give the other VM a `ready`, or wait for it to run",
     }
     CIRCLE: Error "config-circle" in Config {
         "VMs wait for each other",
-        cause: "",
         cure: "remove one of them from the start.after of another",
     }
 }
@@ -83,8 +75,11 @@ impl ConfigSet {
 
     /// Whether nothing is known of `file` now, because its directory could not be read.
     pub fn is_unread(&self, file: &Path) -> bool {
-        let mut unread = self.problems.iter().filter_map(|problem| problem.place.as_ref());
-        unread.any(|place| file.parent() == Some(&place.file))
+        let unread = |problem: &Diagnostic| match &problem.place {
+            Some(place) => file.parent() == Some(&place.file),
+            None => false,
+        };
+        self.problems.iter().any(unread)
     }
 
     /// The configs without a problem.
@@ -94,34 +89,27 @@ impl ConfigSet {
 
     /// The configs in `directory`; notes if there are none, or if it cannot be read.
     fn files_in(&mut self, directory: &Path) -> Vec<PathBuf> {
-        match json_files(directory) {
-            Ok(found) => {
-                if found.is_empty() {
-                    let empty = EMPTY.case("there is no *.json in the directory");
-                    self.warnings.push(empty.at(Position::START.place(directory, "")));
-                }
-                found
+        let place = Position::WHOLE.place(directory, "");
+        let found = json_files(directory);
+        match &found {
+            Ok(found) if !found.is_empty() => {}
+            Ok(_) => {
+                let empty = EMPTY.case("there is no *.json in the directory");
+                self.warnings.push(empty.at(place));
             }
             Err(error) => {
-                let mut problem = DIRECTORY.case("the directory cannot be read");
-                if let Some(raw) = error.raw_os_error() {
-                    problem = problem.errno(Errno::from_raw(raw));
-                }
-                self.problems.push(problem.at(Position::START.place(directory, "")));
-                Vec::new()
+                let unread = DIRECTORY.case("the directory cannot be read");
+                self.problems.push(unread.errno(errno(error)).at(place));
             }
         }
+        found.unwrap_or_default()
     }
 }
 
-/// Reads all `*.json` of some directories and checks them together.
-pub fn load_dirs(directories: &[PathBuf]) -> ConfigSet {
-    reload_dirs(directories, &BTreeMap::new())
-}
-
-/// Reads them again. `known` are the VMs that files described before: a file that has mistakes now still
-/// belongs to its VM, and the names of VMs in a directory that cannot be read are taken.
-pub fn reload_dirs(directories: &[PathBuf], known: &BTreeMap<PathBuf, VmName>) -> ConfigSet {
+/// Reads all `*.json` of some directories and checks them together. `known` are the VMs that files
+/// described before: a file that has mistakes now still belongs to its VM, and the names of VMs in a
+/// directory that cannot be read are taken.
+pub fn load_dirs(directories: &[PathBuf], known: &BTreeMap<PathBuf, VmName>) -> ConfigSet {
     let mut set = ConfigSet::default();
     let mut paths = Vec::new();
     for directory in directories {
@@ -157,8 +145,7 @@ fn json_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().as_encoded_bytes();
-        if !name.starts_with(b".") && path.extension().is_some_and(|extension| extension == "json")
-        {
+        if name.ends_with(b".json") && !name.starts_with(b".") {
             paths.push(path);
         }
     }
@@ -177,15 +164,11 @@ fn fill(set: &mut ConfigSet, paths: Vec<PathBuf>, whole: bool, known: &BTreeMap<
             loaded.push(load_named(path, before));
         }
     }
-    let unread: BTreeMap<VmName, String> = known
+    let owners = known
         .iter()
         .filter(|(path, _)| set.is_unread(path))
-        .map(|(path, vm)| (vm.clone(), path.display().to_string()))
-        .collect();
-    let mut taken: BTreeSet<VmName> = unread.keys().cloned().collect();
-    refuse_twins(&mut loaded, unread);
-    taken.extend(loaded.iter().filter_map(|file| file.name.clone()));
-    set.files = name_all(loaded, taken);
+        .map(|(path, vm)| (vm.clone(), path.display().to_string()));
+    set.files = name_all(loaded, owners.collect());
     refuse_waits(&mut set.files, whole);
 }
 
@@ -221,44 +204,39 @@ fn load_named(path: PathBuf, before: Option<&VmName>) -> Loaded {
     Loaded { path, name, claim, config }
 }
 
-/// The first file of the best claim keeps a name; a good file that comes later is refused.
-fn refuse_twins(loaded: &mut [Loaded], mut owners: BTreeMap<VmName, String>) {
+/// Gives each file a name of its own. `owners` are the names that are taken, and where. The first file
+/// of the best claim keeps a name; a good file that comes later is refused. A file without a name is
+/// known by its file's name, made unique.
+fn name_all(mut loaded: Vec<Loaded>, mut owners: BTreeMap<VmName, String>) -> Vec<ConfigFile> {
     for claim in [Claim::Good, Claim::Known, Claim::Said] {
         for file in loaded.iter_mut().filter(|file| file.claim == claim) {
             let Some(name) = file.name.clone() else {
                 continue;
             };
+            let mut place = file.path.display().to_string();
+            if let Ok(config) = &file.config {
+                let Place { line, column, .. } = config.place("name");
+                place.push_str(&format!(":{line}:{column}"));
+            }
             let Some(owner) = owners.get(&name) else {
-                let place = match &file.config {
-                    Ok(config) => {
-                        let place = config.place("name");
-                        format!("{}:{}:{}", file.path.display(), place.line, place.column)
-                    }
-                    Err(_) => file.path.display().to_string(),
-                };
                 owners.insert(name, place);
                 continue;
             };
             file.name = None;
             if let Ok(config) = &file.config {
-                let taken = NAME_TAKEN
-                    .case(format!("\"{name}\" is the name of another VM, in {owner}"))
-                    .at(config.place("name"));
-                file.config = Err(vec![taken]);
+                let taken = format!("\"{name}\" is the name of another VM, in {owner}");
+                file.config = Err(vec![NAME_TAKEN.case(taken).at(config.place("name"))]);
             }
         }
     }
-}
-
-/// A file without a usable name is known by its file's name, made unique.
-fn name_all(loaded: Vec<Loaded>, mut taken: BTreeSet<VmName>) -> Vec<ConfigFile> {
+    let mut taken: BTreeSet<VmName> = owners.into_keys().collect();
     let mut files = Vec::new();
-    for file in loaded {
-        let name = file.name.or_else(|| name_of_path(&file.path, &taken));
-        if let Some(vm) = name {
-            taken.insert(vm.clone());
-            files.push(ConfigFile { path: file.path, vm, config: file.config });
-        }
+    for Loaded { path, name, config, .. } in loaded {
+        let Some(vm) = name.or_else(|| name_of_path(&path, &taken)) else {
+            continue;
+        };
+        taken.insert(vm.clone());
+        files.push(ConfigFile { path, vm, config });
     }
     files
 }

@@ -13,7 +13,6 @@ use crate::diagnostic::kinds;
 kinds! {
     MISSING: Error "config-missing" in Config {
         "a key that has no default is missing",
-        cause: "",
         cure: "add the key",
     }
 }
@@ -45,38 +44,41 @@ pub struct Row {
     pub key: &'static str,
     /// What it says.
     pub text: &'static str,
-    /// The file is refused without it.
-    pub required: bool,
-    /// Its value where the file does not have it.
-    pub default: Option<Json>,
+    /// What is read where the file does not have it.
+    pub absent: Absent<Json>,
     /// Its type.
     pub of: Description,
 }
 
-impl Row {
-    /// The JSON Schema of the key.
-    pub(super) fn schema(&self) -> Json {
-        let mut schema = self.of.schema.clone();
-        schema["description"] = self.text.into();
-        if let Some(default) = &self.default {
-            schema["default"] = default.clone();
-        }
-        schema
-    }
-}
-
 /// Whether a key has a value always, or only where the file has it.
 pub(super) trait Presence {
+    type Of: Type;
     type Value;
+
+    fn of(&self) -> &Self::Of;
 
     fn read(self, keys: &Keys, key: &str, report: &mut Report) -> Option<Self::Value>;
 
     /// `None`: the key is left out.
     fn write(&self, value: &Self::Value) -> Option<Json>;
 
-    fn row(&self, key: &'static str, text: &'static str) -> Row;
+    fn absent(&self) -> Absent<Json>;
 
-    fn sections(&self, path: &str, found: &mut Sections);
+    fn row(&self, key: &'static str, text: &'static str) -> Row {
+        Row { key, text, absent: self.absent(), of: self.of().describe() }
+    }
+}
+
+/// What is read for a key that the file does not have.
+pub enum Absent<V> {
+    /// The file is refused.
+    Mistake,
+    /// A default.
+    Value(V),
+    /// The section with no key in it.
+    EmptySection,
+    /// Nothing.
+    None,
 }
 
 /// A key that always has a value.
@@ -85,17 +87,9 @@ pub(super) struct Always<T: Type> {
     absent: Absent<T::Value>,
 }
 
-/// The value of a key that the file does not have.
-enum Absent<V> {
-    Nothing,
-    Value(V),
-    /// The section with no key in it.
-    EmptySection,
-}
-
 /// A key that must be there.
 pub(super) fn required<T: Type>(of: T) -> Always<T> {
-    let absent = Absent::Nothing;
+    let absent = Absent::Mistake;
     Always { of, absent }
 }
 
@@ -112,7 +106,12 @@ pub(super) fn or_empty<S: Section>(of: Object<S>) -> Always<Object<S>> {
 }
 
 impl<T: Type> Presence for Always<T> {
+    type Of = T;
     type Value = T::Value;
+
+    fn of(&self) -> &T {
+        &self.of
+    }
 
     fn read(self, keys: &Keys, key: &str, report: &mut Report) -> Option<T::Value> {
         let path = keys.path_of(key);
@@ -120,7 +119,7 @@ impl<T: Type> Presence for Always<T> {
             (Some(node), _) => self.of.read(node, &path, report),
             (None, Absent::Value(value)) => Some(value),
             (None, Absent::EmptySection) => self.of.read(&Node::EMPTY, &path, report),
-            (None, Absent::Nothing) => {
+            (None, _) => {
                 report.add(&path, MISSING.case("missing, and it has no default"));
                 None
             }
@@ -131,22 +130,12 @@ impl<T: Type> Presence for Always<T> {
         Some(self.of.write(value))
     }
 
-    fn row(&self, key: &'static str, text: &'static str) -> Row {
-        Row {
-            key,
-            text,
-            required: matches!(self.absent, Absent::Nothing),
-            default: match &self.absent {
-                Absent::Nothing => None,
-                Absent::Value(value) => Some(self.of.write(value)),
-                Absent::EmptySection => Some(Json::Object(Map::new())),
-            },
-            of: self.of.describe(),
+    fn absent(&self) -> Absent<Json> {
+        match &self.absent {
+            Absent::Value(value) => Absent::Value(self.of.write(value)),
+            Absent::EmptySection => Absent::EmptySection,
+            _ => Absent::Mistake,
         }
-    }
-
-    fn sections(&self, path: &str, found: &mut Sections) {
-        self.of.sections(path, found);
     }
 }
 
@@ -159,7 +148,12 @@ pub(super) fn optional<T: Type>(of: T) -> Optional<T> {
 }
 
 impl<T: Type> Presence for Optional<T> {
+    type Of = T;
     type Value = Option<T::Value>;
+
+    fn of(&self) -> &T {
+        &self.0
+    }
 
     fn read(self, keys: &Keys, key: &str, report: &mut Report) -> Option<Self::Value> {
         match keys.get(key) {
@@ -172,12 +166,8 @@ impl<T: Type> Presence for Optional<T> {
         value.as_ref().map(|value| self.0.write(value))
     }
 
-    fn row(&self, key: &'static str, text: &'static str) -> Row {
-        Row { key, text, required: false, default: None, of: self.0.describe() }
-    }
-
-    fn sections(&self, path: &str, found: &mut Sections) {
-        self.0.sections(path, found);
+    fn absent(&self) -> Absent<Json> {
+        Absent::None
     }
 }
 
@@ -236,7 +226,7 @@ macro_rules! section {
             }
 
             fn sections(path: &str, found: &mut Sections) {
-                $(key::<$rust>($presence).sections(&join(path, stringify!($key)), found);)*
+                $(key::<$rust>($presence).of().sections(&join(path, stringify!($key)), found);)*
             }
         }
     };

@@ -19,12 +19,10 @@ use crate::text::excerpt;
 kinds! {
     TYPE: Error "config-type" in Config {
         "a value has the wrong type",
-        cause: "",
         cure: "see the type of the key in docs/config.md",
     }
     VALUE: Error "config-value" in Config {
         "a value is outside the limits of its key",
-        cause: "",
         cure: "see the limits of the key in docs/config.md",
     }
 }
@@ -52,12 +50,19 @@ pub(super) fn described(
     Description { name: name.into(), limits: limits.into(), schema, rows: Vec::new() }
 }
 
-/// A type of values.
+/// A type of values. It has its own `parse`, or its own `read` if there are keys or items inside.
 pub(super) trait Type: Sized {
     type Value;
 
-    /// Reads the value of `key`; notes what is wrong with it and returns `None`.
-    fn read(&self, node: &Node, key: &str, report: &mut Report) -> Option<Self::Value>;
+    fn parse(&self, node: &Node) -> Result<Self::Value, Diagnostic> {
+        Err(mismatch("another type", node))
+    }
+
+    /// Reads the value of `key`; reports what is wrong with it and returns `None`.
+    fn read(&self, node: &Node, key: &str, report: &mut Report) -> Option<Self::Value> {
+        let value = self.parse(node);
+        value.map_err(|wrong| report.add(key, wrong)).ok()
+    }
 
     /// The value as a file has it.
     fn write(&self, value: &Self::Value) -> Json;
@@ -66,33 +71,6 @@ pub(super) trait Type: Sized {
 
     /// Adds the sections at `path` and below, with their keys.
     fn sections(&self, _path: &str, _found: &mut Sections) {}
-}
-
-/// A type whose values have no keys and items inside.
-pub(super) trait Leaf {
-    type Value;
-
-    fn parse(&self, node: &Node) -> Result<Self::Value, Diagnostic>;
-
-    fn write(&self, value: &Self::Value) -> Json;
-
-    fn describe(&self) -> Description;
-}
-
-impl<T: Leaf> Type for T {
-    type Value = T::Value;
-
-    fn read(&self, node: &Node, key: &str, report: &mut Report) -> Option<T::Value> {
-        self.parse(node).map_err(|wrong| report.add(key, wrong)).ok()
-    }
-
-    fn write(&self, value: &T::Value) -> Json {
-        Leaf::write(self, value)
-    }
-
-    fn describe(&self) -> Description {
-        Leaf::describe(self)
-    }
 }
 
 /// A value of another type than `expected`.
@@ -119,7 +97,7 @@ pub(super) fn outside_cure(what: impl Into<String>, cure: impl Into<String>) -> 
 /// `true` or `false`.
 pub(super) struct Boolean;
 
-impl Leaf for Boolean {
+impl Type for Boolean {
     type Value = bool;
 
     fn parse(&self, node: &Node) -> Result<bool, Diagnostic> {
@@ -149,7 +127,7 @@ pub(super) fn whole<T>(min: T, max: T) -> Whole<T> {
     Whole { min, max }
 }
 
-impl<T> Leaf for Whole<T>
+impl<T> Type for Whole<T>
 where
     T: Copy + Display + Into<i128> + TryFrom<i128> + Into<Json>,
 {
@@ -189,7 +167,7 @@ pub(super) fn word<T: Words>() -> Word<T> {
     Word(PhantomData)
 }
 
-impl<T: Words> Leaf for Word<T> {
+impl<T: Words> Type for Word<T> {
     type Value = T;
 
     fn parse(&self, node: &Node) -> Result<T, Diagnostic> {
@@ -211,7 +189,8 @@ impl<T: Words> Leaf for Word<T> {
     }
 
     fn write(&self, value: &T) -> Json {
-        value.word().into()
+        let mut words = T::WORDS.iter();
+        words.find(|(_, of)| of == value).map_or("", |(word, _)| *word).into()
     }
 
     fn describe(&self) -> Description {
@@ -271,7 +250,7 @@ pub(super) fn path() -> Text<PathBuf> {
     }
 }
 
-impl<T> Leaf for Text<T> {
+impl<T> Type for Text<T> {
     type Value = T;
 
     fn parse(&self, node: &Node) -> Result<T, Diagnostic> {

@@ -4,11 +4,9 @@
 use gunyah::Dialect;
 
 /// An enum whose values are words in a config.
-pub(super) trait Words: Copy + 'static {
-    /// Every word and its value; the default, if there is one for all, first.
+pub(super) trait Words: Copy + PartialEq + 'static {
+    /// Every word and its value.
     const WORDS: &'static [(&'static str, Self)];
-
-    fn word(self) -> &'static str;
 }
 
 /// Makes an enum of words. They are its [`Words`] and what it displays. With `or auto`, an `Option` of
@@ -20,10 +18,6 @@ macro_rules! words {
         impl Words for Option<$name> {
             const WORDS: &'static [(&'static str, Self)] =
                 &[("auto", None), $(($word, Some($name::$value))),*];
-
-            fn word(self) -> &'static str {
-                self.map_or("auto", $name::as_str)
-            }
         }
     };
     ($(#[$about:meta])* $name:ident { $($(#[$meaning:meta])* $value:ident = $word:literal,)* }) => {
@@ -40,10 +34,6 @@ macro_rules! words {
 
         impl Words for $name {
             const WORDS: &'static [(&'static str, Self)] = &[$(($word, Self::$value)),*];
-
-            fn word(self) -> &'static str {
-                self.as_str()
-            }
         }
 
         impl std::fmt::Display for $name {
@@ -75,10 +65,6 @@ impl Words for Dialect {
         ("ack66", Dialect::Ack66),
         ("ack612", Dialect::Ack612),
     ];
-
-    fn word(self) -> &'static str {
-        self.name()
-    }
 }
 
 /// The dialects that a VM can run on, older ones first.

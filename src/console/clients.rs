@@ -2,7 +2,7 @@
 //! Those who look at a console: any number read, one types.
 //!
 //! A client has a place in the ring and no buffer beyond one frame. One that reads too slowly falls
-//! out of the ring, loses output and is told how much; neither the guest nor another client waits.
+//! out of the ring and loses output, and hears how much; neither the guest nor another client waits.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -34,7 +34,7 @@ struct Client {
     sent: usize,
     // It has shut down its side: it sends nothing more, and so it needs no keyboard.
     input_ended: bool,
-    // What it was told last of the keyboard.
+    // Whether it has the keyboard, as it heard last.
     has_keyboard: Option<bool>,
     gone: bool,
 }

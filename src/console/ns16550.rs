@@ -109,7 +109,7 @@ impl Uart for Ns16550 {
                 if value & !self.ier & IER_THRI != 0 {
                     self.sent = true;
                 }
-                // The upper bits do not exist: Linux tells a 16550A from an XScale by that.
+                // The upper bits do not exist: by that Linux knows a 16550A from an XScale.
                 self.ier = value & 0x0f;
             }
             IIR_FCR => {
@@ -243,7 +243,7 @@ mod tests {
             uart.write(IER_DLM, IER_THRI);
             assert!(uart.interrupt());
             assert_eq!(uart.read(IIR_FCR) & 0x0f, IIR_THRI);
-            assert_eq!(uart.read(IIR_FCR) & 0x0f, IIR_NONE, "told once");
+            assert_eq!(uart.read(IIR_FCR) & 0x0f, IIR_NONE, "said once");
             assert!(!uart.interrupt());
             uart.write(IER_DLM, 0);
         }

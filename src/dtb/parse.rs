@@ -19,19 +19,19 @@ kinds! {
 }
 
 /// Deepest nesting, the root included: what Linux and `vm-fdt` take.
-pub const DEPTH_MAX: usize = 64;
+pub(super) const DEPTH_MAX: usize = 64;
 /// Most nodes. Far above any guest's; bounds the memory that a hostile blob can cost.
-pub const NODES_MAX: usize = 16 * 1024;
+pub(super) const NODES_MAX: usize = 16 * 1024;
 /// Most properties, for the same reason.
-pub const PROPERTIES_MAX: usize = 64 * 1024;
+pub(super) const PROPERTIES_MAX: usize = 64 * 1024;
 /// Longest path in bytes: 64 levels of names that the specification allows. Bounds what paths cost.
-pub const PATH_MAX: usize = 2048;
+pub(super) const PATH_MAX: usize = 2048;
 /// Longest name in bytes. The specification says 31 before the unit address.
-pub const NAME_MAX: usize = 255;
+pub(super) const NAME_MAX: usize = 255;
 
 const MAGIC: u32 = 0xd00d_feed;
 const VERSION: u32 = 17;
-pub(super) const HEADER_LEN: usize = 40;
+const HEADER_LEN: usize = 40;
 const BEGIN_NODE: u32 = 1;
 const END_NODE: u32 = 2;
 const PROP: u32 = 3;
@@ -48,8 +48,8 @@ fn fail<T>(what: impl Into<String>) -> Result<T, ParseError> {
 }
 
 impl Tree {
-    /// Reads a blob of version 17. Bytes after its total size are ignored; names that are there twice
-    /// are refused, because readers differ in which one they take.
+    /// Reads a blob of version 17. Bytes after its total size are ignored; a property that is there
+    /// twice is refused, because readers differ in which one they take.
     pub fn parse(bytes: &[u8]) -> Result<Tree, ParseError> {
         let blocks = Blocks::find(bytes)?;
         let reader =
@@ -199,7 +199,6 @@ struct Reader<'a> {
 struct Open {
     node: Node,
     path_len: usize,
-    child_names: HashSet<String>,
     property_names: HashSet<String>,
 }
 
@@ -249,13 +248,6 @@ impl Reader<'_> {
         if self.open.len() >= DEPTH_MAX || path_len > PATH_MAX {
             return fail(format!(
                 "{}: nodes are nested more than {DEPTH_MAX} deep, or paths are longer than {PATH_MAX} bytes",
-                self.path()
-            ));
-        }
-        let mut names = self.open.last_mut().map(|parent| &mut parent.child_names);
-        if names.as_mut().is_some_and(|names| !names.insert(name.clone())) {
-            return fail(format!(
-                "{}: there are two nodes named {name}; readers differ in which one they take",
                 self.path()
             ));
         }

@@ -159,7 +159,6 @@ kinds! {
         cure: "use fewer regions" }
 
     OTHER: Error "driver-other-errno" in Device { "the driver gave an answer that it is not known to give",
-        cause: "",
         cure: "look for gunyah and rsc_mgr in dmesg" }
 }
 

@@ -5,14 +5,15 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
-use gunyah::Dialect;
+use serde::{Deserialize, Serialize};
 
 use super::answers::refused;
 use crate::diagnostic::{Diagnostic, Step};
 use crate::status::trace::Trace;
 
 /// Something that happened.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Event {
     /// A step is done.
     Step {
@@ -21,8 +22,8 @@ pub enum Event {
         /// For the log: "128 pages of 2 MiB".
         detail: String,
     },
-    /// What the driver speaks.
-    Dialect(Dialect),
+    /// What the driver speaks, by its name.
+    Dialect(String),
     /// Huge pages that the VM has taken, by page size in bytes.
     HugePages(BTreeMap<u64, u64>),
     /// A person should know of it; the launch goes on.

@@ -22,17 +22,14 @@ const BRANCH_REACH: u64 = 128 << 20;
 kinds! {
     OUTSIDE: Error "plan-outside" in Plan {
         "something goes past the end of main memory",
-        cause: "",
         cure: "give a larger memory.size or a smaller offset",
     }
     NO_ROOM: Error "plan-no-room" in Plan {
         "main memory has no room left",
-        cause: "",
         cure: "give a larger memory.size",
     }
     OVERLAP: Error "plan-overlap" in Plan {
         "two pieces of main memory overlap",
-        cause: "",
         cure: "leave the offsets out, or move one of them",
     }
     DTB_OFFSET: Error "plan-dtb-offset" in Plan {
@@ -82,26 +79,22 @@ pub fn plan(
     let mut memory = MainMemory { config, host, taken: Vec::new(), faults: Vec::new() };
     let kernel = memory.kernel(&images.kernel);
     let dtb_size = memory.dtb_size(dtb_len_max);
-    let initrd_size = images.initrd.unwrap_or(0);
     let initrd_offset = config.initrd.as_ref().and_then(|initrd| initrd.offset);
 
     // What has an offset goes first: the rest lies around it.
     let fixed_dtb = memory.fixed_dtb(dtb_size);
     let fixed_initrd = initrd_offset
-        .and_then(|offset| memory.take(("initrd", "initrd.offset"), offset, initrd_size));
+        .zip(images.initrd)
+        .and_then(|(offset, size)| memory.take(("initrd", "initrd.offset"), offset, size));
+    let free_initrd = images.initrd.filter(|_| initrd_offset.is_none());
     let dtb = match config.dtb.offset {
         Some(_) => fixed_dtb,
-        None if initrd_offset.is_some() => memory.free_dtb(dtb_size, 0),
-        None => memory.free_dtb(dtb_size, initrd_size),
+        None => memory.free_dtb(dtb_size, free_initrd),
     };
-    let initrd_base = match (&config.initrd, initrd_offset) {
-        (None, _) => None,
-        (Some(_), Some(_)) => fixed_initrd,
-        (Some(_), None) => {
-            memory.take_highest(("initrd", "initrd.path"), initrd_size, host.page_size)
-        }
-    };
-    let initrd = initrd_base.map(|base| Range { base, size: initrd_size });
+    let initrd = fixed_initrd.or_else(|| {
+        let piece = ("initrd", "initrd.path");
+        memory.take_highest(piece, free_initrd?, host.page_size)
+    });
     memory.check_overlaps();
     // START hands over the devicetree's folios alone where the rest comes by fault.
     let memory_page = memory.slot().unwrap_or(host.page_size);
@@ -172,8 +165,8 @@ impl MainMemory<'_> {
         self.faults.push(fault.at(self.config.place(key)));
     }
 
-    /// Takes `size` bytes at `offset`; returns their guest address.
-    fn take(&mut self, piece: Piece, offset: u64, size: u64) -> Option<u64> {
+    /// Takes `size` bytes at `offset`.
+    fn take(&mut self, piece: Piece, offset: u64, size: u64) -> Option<Range> {
         let ((what, key), all) = (piece, self.config.memory.size);
         if offset.checked_add(size).is_none_or(|end| end > all) {
             let what = format!(
@@ -182,32 +175,29 @@ impl MainMemory<'_> {
             self.fault(OUTSIDE.case(what), key);
             return None;
         }
-        let base = self.base() + offset;
-        self.push(piece, base, size);
-        Some(base)
+        Some(self.push(piece, self.base() + offset, size))
     }
 
     /// Takes the highest free `size` bytes at a multiple of `align`.
-    fn take_highest(&mut self, piece: Piece, size: u64, align: u64) -> Option<u64> {
-        let base = self.find(size, align);
-        if let Some(base) = base {
-            self.push(piece, base, size);
-        } else {
-            let (what, key) = piece;
-            let taken = self.taken.iter().map(|range| range.end - range.base);
-            let what = format!(
-                "no room for the {what}: it needs {size:#x} bytes, and {:#x} of the {:#x} bytes of main memory are taken",
-                taken.fold(0, u64::saturating_add),
-                self.config.memory.size
-            );
-            self.fault(NO_ROOM.case(what), key);
+    fn take_highest(&mut self, piece: Piece, size: u64, align: u64) -> Option<Range> {
+        if let Some(base) = self.find(size, align) {
+            return Some(self.push(piece, base, size));
         }
-        base
+        let (what, key) = piece;
+        let taken = self.taken.iter().map(|range| range.end - range.base);
+        let what = format!(
+            "no room for the {what}: it needs {size:#x} bytes, and {:#x} of the {:#x} bytes of main memory are taken",
+            taken.fold(0, u64::saturating_add),
+            self.config.memory.size
+        );
+        self.fault(NO_ROOM.case(what), key);
+        None
     }
 
-    fn push(&mut self, piece: Piece, base: u64, size: u64) {
+    fn push(&mut self, piece: Piece, base: u64, size: u64) -> Range {
         let end = base + size;
         self.taken.push(Taken { piece, base, end });
+        Range { base, size }
     }
 
     fn find(&self, size: u64, align: u64) -> Option<u64> {
@@ -264,32 +254,28 @@ impl MainMemory<'_> {
             return None;
         }
         let size = if slot.is_some() { slot_size(size) } else { size };
-        let base = self.take(("devicetree", "dtb.offset"), offset, size)?;
-        Some(Range { base, size })
+        self.take(("devicetree", "dtb.offset"), offset, size)
     }
 
     /// In a slot of its own. Where a driver can do without and the slot would leave the initrd no room,
     /// on the highest pages.
-    fn free_dtb(&mut self, size: Option<u64>, initrd_size: u64) -> Option<Range> {
-        let (compact, page) = (size?, self.host.page_size);
-        let piece = ("devicetree", "dtb");
+    fn free_dtb(&mut self, size: Option<u64>, initrd_size: Option<u64>) -> Option<Range> {
+        let (piece, page) = (("devicetree", "dtb"), self.host.page_size);
+        let compact = size?;
         let Some(folio) = self.slot() else {
-            let base = self.take_highest(piece, compact, page)?;
-            return Some(Range { base, size: compact });
+            return self.take_highest(piece, compact, page);
         };
         let slot = slot_size(compact);
         let fits = self.find(slot, folio).is_some_and(|base| {
             self.push(piece, base, slot);
-            let fits = initrd_size == 0 || self.find(initrd_size, page).is_some();
+            let fits = initrd_size.is_none_or(|size| self.find(size, page).is_some());
             self.taken.pop();
             fits
         });
-        let (size, align) = match fits || self.host.dialect.pages_on_demand() {
-            true => (slot, folio),
-            false => (compact, page),
-        };
-        let base = self.take_highest(piece, size, align)?;
-        Some(Range { base, size })
+        match fits || self.host.dialect.pages_on_demand() {
+            true => self.take_highest(piece, slot, folio),
+            false => self.take_highest(piece, compact, page),
+        }
     }
 
     fn kernel(&mut self, info: &KernelInfo) -> Option<PlannedKernel> {
@@ -303,7 +289,7 @@ impl MainMemory<'_> {
             }
             KernelLayout::Image(header) => {
                 let at = offset.saturating_add(header.text_offset);
-                let base = self.take(("kernel", "kernel.path"), at, header.image_size)?;
+                let base = self.take(("kernel", "kernel.path"), at, header.image_size)?.base;
                 let segment = elf::Load {
                     file_offset: 0,
                     file_size: info.size,
@@ -328,8 +314,8 @@ impl MainMemory<'_> {
         let mut segments = Vec::new();
         for load in &executable.loads {
             let piece = ("kernel segment", "kernel.path");
-            let address = self.take(piece, moved(load.address), load.memory_size)?;
-            segments.push(elf::Load { address, ..*load });
+            let range = self.take(piece, moved(load.address), load.memory_size)?;
+            segments.push(elf::Load { address: range.base, ..*load });
         }
         Some((segments, self.base().checked_add(moved(executable.entry))?))
     }

@@ -20,7 +20,6 @@ kinds! {
     }
     FILE_TOO_LARGE: Error "plan-region-file" in Plan {
         "a region's file is larger than the region",
-        cause: "",
         cure: "give a larger region or a smaller file",
     }
     TOO_MANY_ENTRIES: Error "plan-memory-entries" in Plan {
@@ -40,7 +39,6 @@ kinds! {
     }
     NO_HUGE_PAGE: Warning "plan-no-huge-page" in Plan {
         "a region is smaller than one huge page",
-        cause: "",
         cure: "give a smaller page_size or another backing",
     }
 }

@@ -62,10 +62,10 @@ impl<'a> PropertyInfo<'a> {
             return Err("a context's number is too high");
         }
         let text = self.text(self.word(self.contexts.saturating_add(4 + 4 * context))?)?;
-        let text = std::str::from_utf8(text).map_err(|_| "a context is no text")?;
+        let text = std::str::from_utf8(text).map_err(|_| "a context is not text")?;
         // It becomes a file name.
         if text.is_empty() || text.starts_with('.') || text.contains('/') {
-            return Err("a context is no file name");
+            return Err("a context is not a file name");
         }
         Ok(Some(text))
     }

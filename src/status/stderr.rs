@@ -9,13 +9,13 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
-use nix::sys::socket::{send, MsgFlags};
 
 use super::clock;
 use super::logger::Sent;
 use crate::text::printable;
 
-/// A pipe that is ready for output takes so much at once: PIPE_BUF of linux/limits.h.
+/// A pipe that is ready for output takes so much at once: PIPE_BUF of linux/limits.h. So does a stream
+/// socket, which is ready only while most of its buffer is free.
 const PIPE_BUF: usize = 4096;
 
 pub(super) struct Stderr {
@@ -29,8 +29,6 @@ pub(super) struct Stderr {
 enum Way {
     /// Opened once more for ourselves: O_NONBLOCK on the inherited one would be everybody's.
     Own(File),
-    /// Sockets cannot be opened, but be told each time.
-    Socket,
     /// Asked before each piece. What never waits, and what cannot be opened once more.
     Asked,
 }
@@ -53,7 +51,7 @@ impl Stderr {
     pub fn fd(&self) -> Option<RawFd> {
         match &self.way {
             Way::Own(file) => Some(file.as_raw_fd()),
-            Way::Socket | Way::Asked => None,
+            Way::Asked => None,
         }
     }
 
@@ -94,10 +92,8 @@ impl Way {
         let Ok(kind) = file.metadata().map(|metadata| metadata.file_type()) else {
             return Way::Asked;
         };
-        if kind.is_socket() {
-            return Way::Socket;
-        }
-        // A file's second opening would have a place of its own to write at; and it never waits.
+        // Sockets cannot be opened. A file's second opening would have a place of its own to write at;
+        // and it never waits.
         if !kind.is_fifo() && !kind.is_char_device() {
             return Way::Asked;
         }
@@ -125,10 +121,6 @@ impl Way {
     fn write_some(&mut self, stderr: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Way::Own(file) => file.write(bytes),
-            Way::Socket => {
-                let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-                Ok(send(stderr.as_raw_fd(), bytes, flags)?)
-            }
             Way::Asked => {
                 let mut fds = [PollFd::new(stderr, PollFlags::POLLOUT)];
                 if poll(&mut fds, PollTimeout::ZERO)? == 0 {
@@ -171,7 +163,7 @@ mod tests {
         let (mut peer, socket) = UnixStream::pair().unwrap();
         let socket = File::from(OwnedFd::from(socket));
         assert!(matches!(Way::of(&pipe), Way::Own(_)));
-        assert!(matches!(Way::of(&socket), Way::Socket));
+        assert!(matches!(Way::of(&socket), Way::Asked));
         let line = [b'x'; 100];
         for mut way in [Way::of(&pipe), Way::Asked] {
             while way.write(pipe.as_fd(), &line) == line.len() {}

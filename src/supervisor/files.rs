@@ -8,8 +8,7 @@
 
 use std::path::PathBuf;
 
-use crate::config::{changed_keys, reload_dirs, ConfigFile, ConfigSet};
-use crate::diagnostic::Diagnostic;
+use crate::config::{changed_keys, load_dirs, ConfigFile, ConfigSet};
 
 use super::fleet::Fleet;
 use super::lifecycle::Event;
@@ -33,11 +32,11 @@ impl Files {
     fn read(&mut self, fleet: &Fleet) -> ConfigSet {
         let known = fleet.vms.iter().filter(|vm| !vm.removed);
         let known = known.map(|vm| (vm.file.clone(), vm.name.clone())).collect();
-        let set = reload_dirs(&self.dirs, &known);
+        let set = load_dirs(&self.dirs, &known);
         for problem in set.all_problems() {
             log::error!("{problem}");
         }
-        self.problems = set.problems.iter().map(of_directory).collect();
+        self.problems = set.problems.iter().map(ToString::to_string).collect();
         set
     }
 
@@ -80,16 +79,6 @@ impl Files {
             log::info!("files read again: nothing changed");
         }
     }
-}
-
-/// A directory has no lines and columns.
-fn of_directory(problem: &Diagnostic) -> String {
-    let Some(place) = &problem.place else {
-        return problem.to_string();
-    };
-    let place_less = Diagnostic { place: None, ..problem.clone() };
-    let text = place_less.to_string().replacen(problem.step.as_str(), "", 1);
-    format!("{}{text}", place.file.display())
 }
 
 /// A VM that was not there before.

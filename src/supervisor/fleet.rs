@@ -3,12 +3,14 @@
 
 use std::time::Duration;
 
+use crate::launch;
 use crate::memory::{self, Pool};
 use crate::status::property_area::PropertyArea;
 use crate::status::{Overall, State};
 use crate::worker::Report;
 
 use super::foreground::Foreground;
+use super::goal::Goal;
 use super::lifecycle::{Event, Gates, Rules};
 use super::order;
 use super::pages::{HugePages, Returns};
@@ -126,7 +128,7 @@ impl Fleet {
             moved |= before.0 != vm.life.state() || before.1 != vm.life.reason();
             if vm.stuck {
                 // A start that cannot come is not waited for.
-                out.wake_by(vm, |goal| goal.hopeless(), now);
+                out.wake_by(vm, |goal| (goal == Goal::Up).then_some(false), now);
             }
         }
         moved
@@ -285,7 +287,7 @@ impl Fleet {
     fn on_report(&mut self, index: usize, report: &Report, now: u64, out: &mut Publisher) {
         let vm = &mut self.vms[index];
         vm.note(report, now);
-        if let Report::Dialect(dialect) = report {
+        if let Report::Launch(launch::Event::Dialect(dialect)) = report {
             out.dialect(dialect);
         }
         if self.alone && matches!(report, Report::Running { .. }) {
@@ -298,7 +300,7 @@ impl Fleet {
     pub fn finish(&mut self, patience: Duration, now: u64, out: &mut Publisher) {
         for vm in &self.vms {
             let at_rest = vm.life.at_rest();
-            out.wake_by(vm, |goal| Some(goal.ends(at_rest)), now);
+            out.wake_by(vm, |goal| Some(goal == Goal::Down && at_rest), now);
         }
         if self.shutdown.is_some() {
             out.overall(Overall::Stopped);
@@ -315,8 +317,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::config::{ConfigFile, VmConfig, VmName};
-    use crate::supervisor::waiters::{Goal, Waiter};
+    use crate::config::{parse, ConfigFile};
     use crate::worker::Setting;
 
     /// A VM that a person has to start, and which waits for those in `after`.
@@ -327,10 +328,10 @@ mod tests {
             "kernel": {"path": "/no/such/Image"},
             "start": {"after": after},
         });
-        let config: VmConfig = crate::config::parse("x.json".as_ref(), &text.to_string()).unwrap();
+        let config = parse("x.json".as_ref(), &text.to_string()).unwrap();
         let file = ConfigFile {
             path: PathBuf::from(format!("{name}.json")),
-            vm: VmName::new(name).unwrap(),
+            vm: config.name.clone(),
             config: Ok(config),
         };
         Vm::of_file(file, 0)
@@ -350,13 +351,16 @@ mod tests {
     #[test]
     fn one_who_waits_for_what_cannot_come_is_stuck_and_says_so() {
         let (mut fleet, mut out) = fleet(vec![vm("a", &["b"]), vm("b", &["a"]), vm("c", &["b"])]);
-        out.waiters.add(Waiter { client: 1, vm: fleet.vms[2].name.clone(), goal: Goal::Up });
+        let (_client, id) = out.clients.pair();
+        out.clients.wait_for(id, fleet.vms[2].name.clone(), Goal::Up);
         fleet.advance(0, &mut out);
         for vm in &fleet.vms {
             assert!(vm.stuck, "{vm:?}");
             assert_eq!(vm.life.state(), State::Waiting);
             assert!(vm.journal.lines()[0].contains("waiting: for "), "{vm:?}");
         }
+        let waiting = out.clients.done_waiting(&fleet.vms[2].name, |_| Some(true));
+        assert_eq!(waiting, [], "it was not answered");
         // One look is enough until something happens.
         assert_eq!(fleet.deadline(0), None);
     }

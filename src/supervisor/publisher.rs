@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Tells everybody of every change: the VM's journal, the log, system properties, and the clients that
+//! Publishes every change: the VM's journal, the log, system properties, and the clients that
 //! watch or wait.
 
 use std::path::PathBuf;
@@ -9,14 +9,13 @@ use crate::status::properties::PropertyClient;
 use crate::status::{shorten, Overall, State};
 
 use super::clients::Clients;
+use super::goal::Goal;
 use super::vm::{Vm, MAX_REASON};
-use super::waiters::{Goal, Waiters};
 
 /// Where states go.
 pub struct Publisher {
     pub properties: PropertyClient,
     pub clients: Clients,
-    pub waiters: Waiters,
     overall: Option<Overall>,
     dialect: Option<String>,
 }
@@ -27,13 +26,12 @@ impl Publisher {
         Self {
             properties: PropertyClient::new(socket),
             clients: Clients::default(),
-            waiters: Waiters::default(),
             overall: None,
             dialect: None,
         }
     }
 
-    /// Tells a state that `vm` has come into; it may have left it already.
+    /// Publishes a state that `vm` has come into; it may have left it already.
     pub fn publish(&mut self, vm: &mut Vm, state: State, reason: &str, now: u64) {
         let reason = shorten(reason, MAX_REASON);
         vm.journal.add(now, &format!("{state}: {reason}"));
@@ -50,7 +48,7 @@ impl Publisher {
         self.wake(vm, state, now);
     }
 
-    /// Tells the state that `vm` is in.
+    /// Publishes the state that `vm` is in.
     pub fn publish_state(&mut self, vm: &mut Vm, now: u64) {
         let reason = vm.life.reason().to_owned();
         self.publish(vm, vm.life.state(), &reason, now);
@@ -64,13 +62,12 @@ impl Publisher {
 
     /// Answers those who wait for `vm` as `reached` says.
     pub fn wake_by(&mut self, vm: &Vm, reached: impl Fn(Goal) -> Option<bool>, now: u64) {
-        self.waiters.retain(|client| self.clients.is_waiting(client));
-        for (client, reached) in self.waiters.take(&vm.name, reached) {
+        for (client, reached) in self.clients.done_waiting(&vm.name, reached) {
             self.clients.answer(client, &vm.answer(reached, now), now);
         }
     }
 
-    /// What the driver speaks; told only if it is new.
+    /// What the driver speaks; published only if it changed.
     pub fn dialect(&mut self, dialect: &str) {
         if self.dialect.as_deref() != Some(dialect) {
             log::info!("the driver's dialect is {dialect}");
@@ -79,7 +76,7 @@ impl Publisher {
         }
     }
 
-    /// How the whole does; told only if it is new.
+    /// How gunyahd as a whole does; published only if it changed.
     pub fn overall(&mut self, overall: Overall) {
         if self.overall.replace(overall) != Some(overall) {
             self.properties.set_overall(overall);
@@ -123,11 +120,7 @@ mod tests {
             },
             0,
         );
-        out.waiters.add(super::super::waiters::Waiter {
-            client: id,
-            vm: vm.name.clone(),
-            goal: Goal::Up,
-        });
+        out.clients.wait_for(id, vm.name.clone(), Goal::Up);
         out.publish(&mut vm, State::Failed, "a\nb", 7);
         assert_eq!(vm.journal.lines(), ["[    0.007] failed: a b"]);
         let read = |stream: &mut UnixStream| {

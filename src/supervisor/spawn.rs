@@ -63,7 +63,7 @@ pub struct Worker {
 #[derive(Debug)]
 pub enum Heard {
     Report(Report),
-    /// A packet that is no report: what is wrong with it.
+    /// A packet that is not a report: what is wrong with it.
     Garbage(String),
     /// Nothing for now.
     Nothing,
@@ -202,7 +202,7 @@ impl Worker {
         }
     }
 
-    /// Its death, once it is dead; then it is no zombie any more.
+    /// Its death, once it is dead; then it is not a zombie any more.
     pub fn reap(&self) -> Option<Death> {
         match waitpid(self.pid, Some(WaitPidFlag::WNOHANG)) {
             Ok(WaitStatus::Exited(_, code)) => Some(Death::Exit(code)),

@@ -107,26 +107,21 @@ impl Session<'_> {
             if quiet == Some(Duration::ZERO) {
                 return Ok(Left::ByUser);
             }
-            let timeout = match quiet {
-                None => PollTimeout::NONE,
+            let timeout = quiet.map_or(PollTimeout::NONE, |left| {
                 // Rounded up: not woken too early, and not spinning at the end.
-                Some(left) => i32::try_from(left.as_millis().saturating_add(1))
-                    .ok()
-                    .and_then(|ms| PollTimeout::try_from(ms).ok())
-                    .unwrap_or(PollTimeout::MAX),
-            };
-            let happened = self.wait(stdin.as_fd(), timeout)?;
-            if let Some(left) = self.signals.filter(|_| happened.signal).and_then(signal) {
+                let left = left.saturating_add(Duration::from_millis(1));
+                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+            });
+            let is_input = self.wait(stdin.as_fd(), timeout)?;
+            if let Some(left) = self.signals.and_then(signal) {
                 return Ok(left);
             }
-            if happened.input {
+            if is_input {
                 if let Some(left) = self.take_input(stdin.as_fd())? {
                     return Ok(left);
                 }
             }
-            if happened.socket {
-                self.hear()?;
-            }
+            self.hear()?;
             self.send_typed()?;
         }
     }
@@ -142,35 +137,24 @@ impl Session<'_> {
             }
     }
 
-    fn wait(&self, stdin: BorrowedFd<'_>, timeout: PollTimeout) -> io::Result<Happened> {
-        let mut socket_events = PollFlags::empty();
-        socket_events.set(PollFlags::POLLIN, !self.screen.is_full());
+    /// Sleeps until something happens; whether standard input can be read then.
+    fn wait(&self, stdin: BorrowedFd<'_>, timeout: PollTimeout) -> io::Result<bool> {
+        let input = PollFlags::POLLIN;
+        let mut socket = PollFlags::empty();
+        socket.set(input, !self.screen.is_full());
         let sends = self.keyboard == Some(true) && !self.typed.is_empty();
-        socket_events.set(PollFlags::POLLOUT, sends);
-        let listens = !self.ended && !socket_events.is_empty();
-        let (screen, socket) = (self.screen.wake_fd(), self.stream.as_fd());
-        // In order: what is not waited for is left out, for a hang-up is always told.
-        let mut fds = vec![PollFd::new(screen, PollFlags::POLLIN)];
-        fds.extend(listens.then(|| PollFd::new(socket, socket_events)));
-        let reads = self.reads();
-        fds.extend(reads.then(|| PollFd::new(stdin, PollFlags::POLLIN)));
-        fds.extend(self.signals.map(|signals| PollFd::new(signals.as_fd(), PollFlags::POLLIN)));
+        socket.set(PollFlags::POLLOUT, sends);
+        let (listens, reads) = (!self.ended && !socket.is_empty(), self.reads());
+        // What is not waited for is left out, for a hang-up is always reported.
+        let mut fds = vec![PollFd::new(self.screen.wake_fd(), input)];
+        fds.extend(listens.then(|| PollFd::new(self.stream.as_fd(), socket)));
+        fds.extend(self.signals.map(|signals| PollFd::new(signals.as_fd(), input)));
+        fds.extend(reads.then(|| PollFd::new(stdin, input)));
         match poll(&mut fds, timeout) {
-            Ok(_) => {}
-            Err(Errno::EINTR) => return Ok(Happened::default()),
-            Err(errno) => return Err(errno.into()),
+            Ok(_) => Ok(reads && fds.last().is_some_and(|fd| fd.any() != Some(false))),
+            Err(Errno::EINTR) => Ok(false),
+            Err(errno) => Err(errno.into()),
         }
-        let mut events = fds.iter().skip(1);
-        let mut next = |waited: bool| {
-            let fd = if waited { events.next() } else { None };
-            let revents = fd.and_then(PollFd::revents);
-            revents.is_some_and(|events| !events.is_empty())
-        };
-        Ok(Happened {
-            socket: next(listens),
-            input: next(reads),
-            signal: next(self.signals.is_some()),
-        })
     }
 
     fn hear(&mut self) -> io::Result<()> {
@@ -179,20 +163,22 @@ impl Session<'_> {
             match self.stream.read(&mut bytes) {
                 Ok(0) => {
                     self.ended = true;
-                    return Ok(());
+                    break;
                 }
                 Ok(len) => {
                     self.heard = Instant::now();
                     self.print(&bytes[..len])?;
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The worker was killed with typed text unread.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-                    self.ended = true;
-                    return Ok(());
-                }
-                Err(error) => return Err(error),
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => break,
+                    io::ErrorKind::Interrupted => {}
+                    // The worker was killed with typed text unread.
+                    io::ErrorKind::ConnectionReset => {
+                        self.ended = true;
+                        break;
+                    }
+                    _ => return Err(error),
+                },
             }
         }
         Ok(())
@@ -274,12 +260,4 @@ impl Session<'_> {
         }
         Ok(())
     }
-}
-
-/// What a wait ended for.
-#[derive(Debug, Default)]
-struct Happened {
-    socket: bool,
-    input: bool,
-    signal: bool,
 }

@@ -11,38 +11,33 @@ const UNREPORTED_GRACE: Duration = Duration::from_secs(1);
 const BUSY_GRACE: Duration = Duration::from_secs(5);
 
 /// What VCPU_RUN has answered since the last exit.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct RunErrors {
-    /// The last answer.
-    pub(super) errno: Errno,
-    /// How many there were.
-    pub(super) count: u32,
-    begun: Instant,
-    // Since when it is `errno`.
-    same_since: Instant,
+    count: u32,
+    begun: Option<Instant>,
+    // The last answer, and since when it is the same.
+    last: Option<(Errno, Instant)>,
 }
 
 impl RunErrors {
-    /// The first error after an exit.
-    pub(super) fn new(errno: Errno, now: Instant) -> Self {
-        Self { errno, count: 1, begun: now, same_since: now }
-    }
-
-    /// One more, of the same errno or another.
-    pub(super) fn add(&mut self, errno: Errno, now: Instant) {
+    /// One more. How long it has gone on, if that is too long.
+    pub(super) fn add(&mut self, errno: Errno, now: Instant) -> Option<Duration> {
         self.count = self.count.saturating_add(1);
-        if self.errno != errno {
-            self.errno = errno;
-            self.same_since = now;
-        }
+        let begun = *self.begun.get_or_insert(now);
+        let since = match self.last {
+            Some((last, since)) if last == errno => since,
+            _ => now,
+        };
+        self.last = Some((errno, since));
+        let all = now.saturating_duration_since(begun);
+        let same = now.saturating_duration_since(since);
+        let gone = errno == Errno::ENODEV && same >= UNREPORTED_GRACE;
+        (gone || all >= BUSY_GRACE).then_some(all)
     }
 
-    /// How long it has gone on, if that is too long.
-    pub(super) fn too_long(&self, now: Instant) -> Option<Duration> {
-        let all = now.saturating_duration_since(self.begun);
-        let same = now.saturating_duration_since(self.same_since);
-        let gone = self.errno == Errno::ENODEV && same >= UNREPORTED_GRACE;
-        (gone || all >= BUSY_GRACE).then_some(all)
+    /// How many there were.
+    pub(super) fn count(&self) -> u32 {
+        self.count
     }
 }
 
@@ -54,13 +49,10 @@ mod tests {
     fn patience(answer: impl Fn(u64) -> Errno) -> u64 {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
-        let mut errors = RunErrors::new(answer(0), start);
-        (1..1000)
+        let mut errors = RunErrors::default();
+        (0..1000)
             .map(|step| step * 10)
-            .find(|ms| {
-                errors.add(answer(*ms), at(*ms));
-                errors.too_long(at(*ms)).is_some()
-            })
+            .find(|ms| errors.add(answer(*ms), at(*ms)).is_some())
             .unwrap()
     }
 

@@ -14,8 +14,8 @@ use nix::sys::eventfd::EventFd;
 
 use super::bus::{Bus, Width};
 use super::fault;
-use super::host_thread;
 use super::run_errors::RunErrors;
+use super::{host_thread, Options};
 use crate::confine;
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::status::EndReason;
@@ -24,26 +24,26 @@ kinds! {
     THREADS: Error "vcpu-threads" in Run {
         "the threads that run the guest cannot be made",
         cause: "this process has as many files or threads as it may, or the host is out of memory",
-        cure: "a higher `rlimit nofile` or `rlimit nproc` in the service's .rc, or more memory",
+        cure: "raise `rlimit nofile` or `rlimit nproc` in the service's .rc, or free memory",
     }
     RUN_EIO: Error "run-eio" in Run {
         "the driver cannot give the guest a page that is not swap-backed, such as one of hugetlb",
         cause: "this driver gives pages when the guest touches them, and takes only swap-backed ones; \
                 hugetlb pages are not",
-        cure: "\"backing\": [\"thp\", \"base\"] for the VM's memory",
+        cure: "give the VM's memory \"backing\": [\"thp\", \"base\"]",
     }
     RUN_ENOMEM: Error "run-enomem" in Run {
         "there is no memory for a page that the guest touched",
         cause: "the host has no memory, or RLIMIT_MEMLOCK is reached",
-        cure: "\"prefault\": true; `rlimit memlock unlimited unlimited` in the service's .rc",
+        cure: "set `memory.prefault`; put `rlimit memlock unlimited unlimited` into the service's .rc",
     }
     RUN_ENOTTY: Error "run-enotty" in Run {
         "the driver cannot run a vCPU",
         cause: "the VM is not proxy-scheduled, or the driver is of another dialect",
-        cure: "\"scheduling\": \"hypervisor\"",
+        cure: "use \"scheduling\": \"hypervisor\"",
     }
     RUN_EPERM: Error "run-eperm" in Run {
-        "the host forbids to run a vCPU",
+        "this process may not run a vCPU",
         cause: "SELinux: the ioctl is not in the domain's allowxperm list",
         cure: "use the policy of sepolicy/; look for avc: denied in dmesg",
     }
@@ -162,28 +162,18 @@ impl Shared {
     }
 }
 
-/// Where and how urgently a thread runs.
-#[derive(Debug)]
-pub(super) struct Placement {
-    /// Host CPUs; empty: any.
-    pub(super) cpus: Vec<u32>,
-    pub(super) nice: i8,
-    /// It gives up its capabilities.
-    pub(super) confined: bool,
-}
-
 /// A vCPU thread's life: it answers `placed` once it runs where and as it should, and lets the guest run
 /// when `go` says so. If `go` is dropped, the guest never runs.
 pub(super) fn thread(
     shared: &Shared,
     slot: &Slot,
     mut cpu: Box<dyn Cpu>,
-    placement: &Placement,
+    options: &Options,
     placed: Sender<Result<(), Diagnostic>>,
     go: &Receiver<()>,
 ) {
     slot.tid.store(nix::unistd::gettid().as_raw(), Ordering::SeqCst);
-    let _ = placed.send(place(shared, slot, placement));
+    let _ = placed.send(place(shared, slot, options));
     drop(placed);
     if go.recv().is_ok() {
         let mut run_loop =
@@ -197,13 +187,18 @@ pub(super) fn thread(
     slot.tid.store(0, Ordering::SeqCst);
 }
 
-fn place(shared: &Shared, slot: &Slot, placement: &Placement) -> Result<(), Diagnostic> {
+/// Puts the calling thread where and how urgently it is to run.
+fn place(shared: &Shared, slot: &Slot, options: &Options) -> Result<(), Diagnostic> {
     host_thread::accept_kicks();
-    let bound = match placement.cpus.as_slice() {
-        [] => Ok(()),
-        cpus => host_thread::bind(cpus),
+    let cpus = match options.affinity.as_slice() {
+        [all] => Some(all),
+        each => usize::try_from(slot.id).ok().and_then(|index| each.get(index)),
     };
-    let reniced = match placement.nice {
+    let bound = match cpus.map(Vec::as_slice) {
+        None | Some([]) => Ok(()),
+        Some(cpus) => host_thread::bind(cpus),
+    };
+    let reniced = match options.nice {
         0 => Ok(()),
         nice => host_thread::renice(nice),
     };
@@ -211,7 +206,7 @@ fn place(shared: &Shared, slot: &Slot, placement: &Placement) -> Result<(), Diag
         warning.what = format!("vCPU {}: {}", slot.id, warning.what);
         shared.report(VcpuEvent::Warning(warning));
     }
-    match placement.confined {
+    match options.confined {
         true => confine::thread(),
         false => Ok(()),
     }
@@ -230,11 +225,11 @@ struct RunLoop<'a> {
 impl RunLoop<'_> {
     /// Runs the guest until all are to leave, or for a reason that makes all leave.
     fn run(&mut self) -> Result<(), VcpuEvent> {
-        let mut errors: Option<RunErrors> = None;
+        let mut errors = RunErrors::default();
         while !self.shared.stopping.load(Ordering::SeqCst) {
             let error = match self.cpu.run() {
                 Ok(exit) => {
-                    errors = None;
+                    errors = RunErrors::default();
                     self.slot.exits.fetch_add(1, Ordering::Relaxed);
                     self.handle(exit)?;
                     continue;
@@ -244,18 +239,10 @@ impl RunLoop<'_> {
             match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
                 Errno::EINTR => {}
                 errno @ (Errno::EBUSY | Errno::EAGAIN | Errno::ENODEV) => {
-                    let now = Instant::now();
-                    let errors = match &mut errors {
-                        Some(errors) => {
-                            errors.add(errno, now);
-                            errors
-                        }
-                        none => none.insert(RunErrors::new(errno, now)),
-                    };
-                    if let Some(time) = errors.too_long(now) {
+                    if let Some(time) = errors.add(errno, Instant::now()) {
                         return Err(self.unreported_end(errno, time));
                     }
-                    nap(errors.count);
+                    nap(errors.count());
                 }
                 errno => return Err(VcpuEvent::Failed(run_failed(self.slot.id, errno))),
             }
@@ -282,23 +269,14 @@ impl RunLoop<'_> {
     fn handle(&mut self, exit: Exit) -> Result<(), VcpuEvent> {
         match exit {
             Exit::MmioWrite { address, len, data } => {
-                let found = match Width::from_bytes(len) {
-                    Some(width) => {
-                        let value = u64::from_le_bytes(data);
-                        self.shared.bus.write(address, width, value)
-                    }
-                    None => self.bad_width(address, len),
-                };
+                let value = u64::from_le_bytes(data);
+                let width = self.width(address, len);
+                let found = width.is_some_and(|width| self.shared.bus.write(address, width, value));
                 self.resume(found);
             }
             Exit::MmioRead { address, len } => {
-                let value = match Width::from_bytes(len) {
-                    Some(width) => self.shared.bus.read(address, width),
-                    None => {
-                        self.bad_width(address, len);
-                        None
-                    }
-                };
+                let width = self.width(address, len);
+                let value = width.and_then(|width| self.shared.bus.read(address, width));
                 self.cpu.set_read_data(value.unwrap_or(0).to_le_bytes());
                 self.resume(value.is_some());
             }
@@ -327,10 +305,13 @@ impl RunLoop<'_> {
         self.cpu.resume(if found { Resume::Handled } else { Resume::Fault });
     }
 
-    fn bad_width(&mut self, address: u64, len: u32) -> bool {
-        let what = format!("access at {address:#x}: accesses of {len} bytes are not supported");
-        self.warn_once(ACCESS_WIDTH.case(what));
-        false
+    fn width(&mut self, address: u64, len: u32) -> Option<Width> {
+        let width = Width::from_bytes(len);
+        if width.is_none() {
+            let what = format!("access at {address:#x}: accesses of {len} bytes are not supported");
+            self.warn_once(ACCESS_WIDTH.case(what));
+        }
+        width
     }
 
     fn page_fault(&mut self, address: u64, errno: Errno) -> Result<(), VcpuEvent> {

@@ -50,7 +50,7 @@ pub struct Start {
 /// Launches the VM and looks after it until it ends or is to stop; returns the exit code of the
 /// process. Called in the freshly forked, single-threaded child.
 pub fn run(start: Start) -> i32 {
-    let tell = Reporter::new(start.channel);
+    let reporter = Reporter::new(start.channel);
     let (config, confined) = (&start.config, start.setting.confined);
     let prepared = match config.vcpus.scheduling {
         Some(Scheduling::Hypervisor) => Ok(None),
@@ -60,7 +60,7 @@ pub fn run(start: Start) -> i32 {
         }
     };
     let launched = prepared.and_then(|proxy| {
-        let report = |event: Event| tell.send(&event.into());
+        let report = |event: Event| reporter.send(&Report::Launch(event));
         let connect = |vm: &Vm| proxy.as_ref().map_or(Ok(()), |proxy| proxy.connect(vm));
         let launched = launch(config, &start.setting.device, &report, connect)?;
         let proxy = proxy.filter(|_| launched.scheduling == Scheduling::Proxy);
@@ -69,27 +69,28 @@ pub fn run(start: Start) -> i32 {
     let (proxy, Launched { vm, memory, vcpus, .. }) = match launched {
         Ok(launched) => launched,
         Err(error) => {
-            tell.send(&Report::Failed(error));
-            tell.send(&Report::Closed);
+            reporter.send(&Report::Failed(error));
+            reporter.send(&Report::Closed);
             return 1;
         }
     };
-    tell.send(&Report::Running { end_visible: proxy.is_some() });
+    reporter.send(&Report::Running { end_visible: proxy.is_some() });
     let code = match proxy {
-        Some(proxy) => proxy.run(vcpus, &tell),
+        Some(proxy) => proxy.run(vcpus, &reporter),
         None => {
-            let held = confine_if(confined).and_then(|()| hold(&tell)).unwrap_or_else(|error| {
-                tell.send(&Report::Failed(error));
-                1
-            });
-            tell.send(&Report::Warning(close::by_hypervisor().to_string()));
+            let held =
+                confine_if(confined).and_then(|()| hold(&reporter)).unwrap_or_else(|error| {
+                    reporter.send(&Report::Failed(error));
+                    1
+                });
+            reporter.send(&Report::Launch(Event::Warning(close::by_hypervisor())));
             held
         }
     };
     // The last close of the VM's fds stops the guest and may block; the memory goes after it.
     drop(vm);
     drop(memory);
-    tell.send(&Report::Closed);
+    reporter.send(&Report::Closed);
     code
 }
 
@@ -103,9 +104,9 @@ fn confine_if(confined: bool) -> Result<(), Diagnostic> {
 
 /// Holds a VM that the hypervisor schedules; returns the exit code. There is no way to ask such a guest
 /// to end, nor to learn that it has ended; so every request closes it.
-fn hold(tell: &Reporter) -> Result<i32, Diagnostic> {
+fn hold(reporter: &Reporter) -> Result<i32, Diagnostic> {
     loop {
-        match wait_for_request(tell, &[])? {
+        match wait_for_request(reporter, &[])? {
             Received::Request(Request::Stop | Request::Close, _) => return Ok(0),
             // Dropped, its socket tells the client.
             Received::Request(Request::Console { .. }, _) | Received::Nothing => {}

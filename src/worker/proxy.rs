@@ -12,7 +12,7 @@ use super::{confine_if, Report, Reporter, Request};
 use crate::config::VmConfig;
 use crate::console::{self, Console, Ring};
 use crate::diagnostic::{kinds, Diagnostic, Step};
-use crate::launch::refused;
+use crate::launch::{refused, Event};
 use crate::status::End as RunEnd;
 use crate::vcpu::{self, Bus, VcpuEvent, Vcpus, STALL};
 
@@ -78,7 +78,7 @@ impl<'a> Proxy<'a> {
             return Ok(());
         };
         let label = settings.label;
-        vm.add_irqfd(console.interrupt_fd(), label, Trigger::Level).map_err(|error| {
+        vm.add_irqfd(console.port().interrupt_fd(), label, Trigger::Level).map_err(|error| {
             let call = format!("VM_ADD_FUNCTION of irqfd of doorbell {label}");
             refused(Step::Functions, call, &error)
         })
@@ -86,7 +86,7 @@ impl<'a> Proxy<'a> {
 
     /// Runs the guest until it ends or is to stop; returns the exit code of the worker. All vCPUs are
     /// closed then.
-    pub(super) fn run(self, vcpus: Vec<Vcpu>, tell: &Reporter) -> i32 {
+    pub(super) fn run(self, vcpus: Vec<Vcpu>, reporter: &Reporter) -> i32 {
         let settings = &self.config.vcpus;
         let options = vcpu::Options {
             name: self.config.name.to_string(),
@@ -98,8 +98,8 @@ impl<'a> Proxy<'a> {
         let confine = || confine_if(self.confined);
         let end = match Vcpus::start(vcpus, Arc::clone(&self.bus), &options, confine) {
             Ok(mut vcpus) => {
-                let end = self.until_end(&mut vcpus, tell);
-                report_stuck(&vcpus.stop(LEAVE_BOUND), tell);
+                let end = self.until_end(&mut vcpus, reporter);
+                report_stuck(&vcpus.stop(LEAVE_BOUND), reporter);
                 end
             }
             Err(error) => End::Failed(error),
@@ -110,7 +110,7 @@ impl<'a> Proxy<'a> {
             End::Guest(how) => (format!("the guest has ended: {how}"), 0),
             End::Failed(error) => {
                 let farewell = format!("the VM failed: {error}");
-                tell.send(&Report::Failed(error));
+                reporter.send(&Report::Failed(error));
                 (farewell, 1)
             }
         };
@@ -120,25 +120,27 @@ impl<'a> Proxy<'a> {
         code
     }
 
-    fn until_end(&self, vcpus: &mut Vcpus, tell: &Reporter) -> End {
-        let mut ready = self.console.as_ref().map(Console::ready_fd);
+    fn until_end(&self, vcpus: &mut Vcpus, reporter: &Reporter) -> End {
+        let mut ready = self.console.as_ref().map(|console| console.port().ready_fd());
         loop {
             while let Some(event) = vcpus.take_event() {
                 match event {
-                    VcpuEvent::Warning(warning) => tell.send(&Report::Warning(warning.to_string())),
+                    VcpuEvent::Warning(warning) => {
+                        reporter.send(&Report::Launch(Event::Warning(warning)))
+                    }
                     VcpuEvent::Failed(error) => return End::Failed(error),
                     VcpuEvent::Ended { reason, detail } => {
-                        self.report_ready(tell);
+                        self.report_ready(reporter);
                         let how = reason.to_string();
                         // Reported first: what follows takes its time.
-                        tell.send(&Report::Ended(RunEnd { reason, detail }));
+                        reporter.send(&Report::Ended(RunEnd { reason, detail }));
                         return End::Guest(how);
                     }
                 }
             }
             let mut others = vcpus.events_fds().to_vec();
             others.extend(ready);
-            match wait_for_request(tell, &others) {
+            match wait_for_request(reporter, &others) {
                 Ok(Received::Request(Request::Console { first }, Some(client))) => {
                     if let Some(console) = &self.console {
                         console.attach(client, first);
@@ -156,26 +158,26 @@ impl<'a> Proxy<'a> {
                 Ok(Received::Gone) => return End::Orphaned,
                 Err(error) => return End::Failed(error),
             }
-            if self.report_ready(tell) {
+            if self.report_ready(reporter) {
                 ready = None;
             }
         }
     }
 
-    fn report_ready(&self, tell: &Reporter) -> bool {
-        let ready = self.console.as_ref().is_some_and(Console::take_ready);
+    fn report_ready(&self, reporter: &Reporter) -> bool {
+        let ready = self.console.as_ref().is_some_and(|console| console.port().take_ready());
         if ready {
-            tell.send(&Report::Ready);
+            reporter.send(&Report::Ready);
         }
         ready
     }
 }
 
-fn report_stuck(vcpus: &[u32], tell: &Reporter) {
+fn report_stuck(vcpus: &[u32], reporter: &Reporter) {
     if !vcpus.is_empty() {
         let bound = LEAVE_BOUND.as_secs();
         let what = format!("vCPUs {vcpus:?} do not leave VCPU_RUN within {bound} s");
-        tell.send(&Report::Warning(STUCK.case(what).to_string()));
+        reporter.send(&Report::Launch(Event::Warning(STUCK.case(what))));
     }
 }
 
@@ -189,13 +191,13 @@ mod tests {
     fn stuck_vcpus_are_named() {
         let (family, kind) = (AddressFamily::Unix, SockType::SeqPacket);
         let (ours, theirs) = socketpair(family, kind, None, SockFlag::SOCK_CLOEXEC).unwrap();
-        let tell = Reporter::new(ours);
-        report_stuck(&[], &tell);
-        report_stuck(&[1, 3], &tell);
+        let reporter = Reporter::new(ours);
+        report_stuck(&[], &reporter);
+        report_stuck(&[1, 3], &reporter);
         let mut packet = [0; 4096];
         let len = recv(theirs.as_raw_fd(), &mut packet, MsgFlags::empty()).unwrap();
         let text = std::str::from_utf8(&packet[..len]).unwrap();
         assert!(text.contains("vCPUs [1, 3] do not leave"), "{text}");
-        assert!(text.contains("[run-stuck]"), "{text}");
+        assert!(text.contains("\"run-stuck\""), "{text}");
     }
 }

@@ -1,13 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Requests of the supervisor to its worker, some with a client's socket.
+//! Receives the supervisor's requests, some with a client's socket.
 
-use std::io::IoSliceMut;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
-use nix::sys::socket::{recvmsg, ControlMessageOwned, MsgFlags};
 
 use super::{Reporter, Request};
 use crate::diagnostic::{kinds, Diagnostic};
@@ -37,17 +34,17 @@ pub(super) enum Received {
 
 /// Waits until there is a request, or one of `others` is readable.
 pub(super) fn wait_for_request(
-    tell: &Reporter,
+    reporter: &Reporter,
     others: &[BorrowedFd<'_>],
 ) -> Result<Received, Diagnostic> {
-    let mut fds = vec![PollFd::new(tell.channel().as_fd(), PollFlags::POLLIN)];
+    let mut fds = vec![PollFd::new(reporter.channel().as_fd(), PollFlags::POLLIN)];
     fds.extend(others.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)));
     match poll(&mut fds, PollTimeout::NONE) {
         Ok(_) => {}
         Err(Errno::EINTR) => return Ok(Received::Nothing),
         Err(errno) => return Err(failed(errno)),
     }
-    receive(tell.channel().as_fd())
+    receive(reporter.channel().as_fd())
 }
 
 fn failed(errno: Errno) -> Diagnostic {
@@ -56,11 +53,8 @@ fn failed(errno: Errno) -> Diagnostic {
 
 fn receive(channel: BorrowedFd<'_>) -> Result<Received, Diagnostic> {
     let mut packet = [0; MAX_REQUEST];
-    let mut parts = [IoSliceMut::new(&mut packet)];
-    let mut space = cmsg_space!(RawFd);
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-    let (size, fd) = match recvmsg::<()>(channel.as_raw_fd(), &mut parts, Some(&mut space), flags) {
-        Ok(message) => (message.bytes, passed_fd(message.cmsgs().map_err(failed)?)),
+    let (size, fd) = match process::receive(channel, &mut packet) {
+        Ok(received) => received,
         Err(Errno::EAGAIN | Errno::EINTR) => return Ok(Received::Nothing),
         Err(Errno::ECONNRESET) => return Ok(Received::Gone),
         Err(errno) => return Err(failed(errno)),
@@ -77,21 +71,14 @@ fn receive(channel: BorrowedFd<'_>) -> Result<Received, Diagnostic> {
     }
 }
 
-fn passed_fd(messages: impl Iterator<Item = ControlMessageOwned>) -> Option<OwnedFd> {
-    let mut fds = messages.flat_map(|message| match message {
-        ControlMessageOwned::ScmRights(fds) => fds,
-        _ => Vec::new(),
-    });
-    process::own_fd(fds.next()?).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use nix::sys::socket::{
-        sendmsg, socketpair, AddressFamily, ControlMessage, SockFlag, SockType,
+        sendmsg, socketpair, AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType,
     };
     use std::io::{IoSlice, Read, Write};
+    use std::os::fd::{AsRawFd, RawFd};
     use std::os::unix::net::UnixStream;
 
     #[test]
@@ -99,7 +86,7 @@ mod tests {
         let (theirs, ours) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
                 .unwrap();
-        let tell = Reporter::new(ours);
+        let reporter = Reporter::new(ours);
         let (mut client, passed) = UnixStream::pair().unwrap();
         let send = |bytes: &[u8], fds: &[RawFd]| {
             let rights = [ControlMessage::ScmRights(fds)];
@@ -111,7 +98,7 @@ mod tests {
         send(b"nonsense", &[]);
         send(br#"{"console":{"first":9}}"#, &[passed.as_raw_fd()]);
         drop(passed);
-        let next = || wait_for_request(&tell, &[]).unwrap();
+        let next = || wait_for_request(&reporter, &[]).unwrap();
         assert!(matches!(next(), Received::Request(Request::Stop, None)));
         assert!(matches!(next(), Received::Nothing));
         match next() {
@@ -124,7 +111,7 @@ mod tests {
         client.read_to_string(&mut text).unwrap();
         assert_eq!(text, "hi");
         drop(theirs);
-        assert!(matches!(wait_for_request(&tell, &[]).unwrap(), Received::Gone));
+        assert!(matches!(wait_for_request(&reporter, &[]).unwrap(), Received::Gone));
     }
 
     #[test]

@@ -104,7 +104,7 @@ fn a_directory_without_configs_is_a_warning() {
     let vendor = Vendor::new();
     vendor.file("etc/a.json.orig", "not a config by its name");
     let ran = vendor.check(&["etc"]);
-    let warning = "\nwarning: etc:1:1: there is no *.json in the directory; \
+    let warning = "\nwarning: etc: there is no *.json in the directory; \
                    cure: name the configs *.json [config-empty-directory]\n";
     assert!(ran.stdout.contains(warning), "{}", ran.stdout);
     assert!(ran.stdout.ends_with("0 files, 0 can be launched, 0 problems\n\n"), "{}", ran.stdout);

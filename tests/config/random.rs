@@ -25,7 +25,7 @@ fn holds(text: &str) {
     let lines: Vec<&str> = text.split('\n').collect();
     for problem in problems {
         let place = problem.place.as_ref().unwrap();
-        let line = lines.get(place.line - 1);
+        let line = lines.get(place.line.saturating_sub(1));
         let line = line.unwrap_or_else(|| panic!("{problem}: no such line"));
         // One past the end is where something is missing.
         assert!(place.column <= line.chars().count() + 1, "{problem}");

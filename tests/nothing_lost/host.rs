@@ -110,7 +110,7 @@ impl Host {
         )
         .unwrap();
         let mut command = Command::new(stage.binaries.join("gunyah-sim"));
-        // What outlives every stop: hypervisor-scheduled VMs end here, too.
+        // These VMs are scheduled by the hypervisor: the real resource manager dies when one is stopped.
         command.args(["--rm", "debug"]);
         let path = |name: &str| dir.join(name);
         if boot.record {

@@ -77,7 +77,6 @@ fn kill_supervisor(stage: &Stage, dir: &std::path::Path, target: &Target) -> boo
     fs::write(dir.join("script"), script).unwrap();
     let path = |name: &str| dir.join(name);
     let mut simulator = Command::new(stage.binaries.join("gunyah-sim"))
-        // It outlives every stop: hypervisor-scheduled VMs end here, too.
         .args(["--rm", "debug"])
         .arg("--script")
         .arg(path("script"))

@@ -34,7 +34,7 @@ pub const RULES: &[Rule] = &[
     Rule::read(
         GUNYAH,
         "create.descriptor",
-        "CREATE_VM answers a new descriptor.",
+        "CREATE_VM returns a new descriptor.",
         create_descriptor,
     ),
     Rule::read(
@@ -82,7 +82,7 @@ pub const RULES: &[Rule] = &[
     Rule::read(
         PINNING,
         "vm.no-boot-context",
-        "SET_BOOT_CONTEXT is not there before 6.6: ENOTTY.",
+        "SET_BOOT_CONTEXT does not exist before 6.6: ENOTTY.",
         no_boot_context,
     ),
     Rule::read(
@@ -94,7 +94,7 @@ pub const RULES: &[Rule] = &[
     Rule::read(
         NOT_NEWEST,
         "vm.no-reclaim",
-        "RECLAIM_REGION is not there before 6.12: ENOTTY.",
+        "RECLAIM_REGION does not exist before 6.12: ENOTTY.",
         no_reclaim,
     ),
     Rule::read(
@@ -107,7 +107,7 @@ pub const RULES: &[Rule] = &[
     Rule::read(
         GUNYAH,
         "vm.later-calls",
-        "Neither MAP_MEM nor CHECK_EXTENSION is there: ENOTTY.",
+        "Neither MAP_MEM nor CHECK_EXTENSION exists: ENOTTY.",
         later_calls,
     ),
 ];

@@ -22,7 +22,7 @@ pub const RULES: &[Rule] = &[
         "The call itself checks neither alignment nor that a region is there.",
         dtb_unchecked,
     ),
-    Rule::seen(GUNYAH, "dtb.overflow", "A range that wraps is taken: answer 0.", dtb_overflow)
+    Rule::seen(GUNYAH, "dtb.overflow", "A range that wraps is accepted: answer 0.", dtb_overflow)
         .newer(Source::Seen),
     Rule::read(
         GUNYAH,
@@ -34,7 +34,7 @@ pub const RULES: &[Rule] = &[
     Rule::read(
         GUNYAH,
         "dtb.after-start",
-        "The call is taken after START as well.",
+        "The call is accepted after START as well.",
         dtb_after_start,
     )
     .started(),
@@ -47,13 +47,13 @@ pub const RULES: &[Rule] = &[
     Rule::read(
         ANDROID,
         "firmware.taken",
-        "SET_FW_CONFIG is taken before any region is there.",
+        "SET_FW_CONFIG is accepted before any region is there.",
         firmware_taken,
     ),
     Rule::read(
         ANDROID,
         "firmware.overflow",
-        "A range that wraps is taken: answer 0.",
+        "A range that wraps is accepted: answer 0.",
         firmware_overflow,
     )
     .newer(Source::Seen),
@@ -66,7 +66,7 @@ pub const RULES: &[Rule] = &[
     Rule::read(
         NEWER,
         "context.registers",
-        "X0 to X31, the PC and three stack pointers are taken.",
+        "X0 to X31, the PC and three stack pointers are accepted.",
         context_registers,
     ),
     Rule::read(NEWER, "context.twice", "A register may be set again.", context_twice),
@@ -76,7 +76,7 @@ pub const RULES: &[Rule] = &[
         "A register beyond its set is EINVAL.",
         context_no_register,
     ),
-    Rule::read(NEWER, "context.no-set", "A set that is not there is EINVAL.", context_no_set),
+    Rule::read(NEWER, "context.no-set", "A set that does not exist is EINVAL.", context_no_set),
     Rule::read(
         NEWER,
         "context.high-bits",

@@ -25,7 +25,7 @@ pub const RULES: &[Rule] = &[
     Rule::read(
         ANDROID,
         "creator.order",
-        "That is looked at first: EPERM even where the argument cannot be read.",
+        "That is checked first: EPERM even where the argument cannot be read.",
         forked_argument,
     ),
     Rule::read(
@@ -37,7 +37,7 @@ pub const RULES: &[Rule] = &[
     Rule::read(
         PINNING,
         "creator.start",
-        "START of a forked child is well where the pages are pinned already.",
+        "START of a forked child succeeds where the pages are pinned already.",
         start,
     )
     .started(),

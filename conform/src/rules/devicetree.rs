@@ -76,7 +76,7 @@ pub const RULES: &[Rule] = &[
     Rule::seen(
         PINNING,
         "tree.sizes",
-        "size-min and size-max have no effect.",
+        "START succeeds whatever size-min and size-max are.",
         sizes,
     )
     .started(),
@@ -125,7 +125,7 @@ pub const RULES: &[Rule] = &[
     Rule::seen(
         GUNYAH,
         "tree.psci",
-        "Without a psci node START is well: it is the guest whose calls fail.",
+        "Without a psci node START succeeds: it is the guest whose calls fail.",
         no_psci,
     )
     .started(),
@@ -153,7 +153,7 @@ pub const RULES: &[Rule] = &[
     Rule::seen(
         GUNYAH,
         "tree.no-vdevices",
-        "Without vdevices START is well.",
+        "Without vdevices START succeeds.",
         no_vdevices,
     )
     .started(),
@@ -167,7 +167,7 @@ pub const RULES: &[Rule] = &[
     Rule::inferred(
         NEWER,
         "tree.no-chosen-newer",
-        "Without /chosen START is well.",
+        "Without /chosen START succeeds.",
         no_chosen_newer,
     )
     .started(),
@@ -181,14 +181,14 @@ pub const RULES: &[Rule] = &[
     Rule::read(
         NEWER,
         "tree.size-max-newer",
-        "A size-max below the devicetree's range keeps START from success.",
+        "A size-max below the devicetree's range makes START fail.",
         size_max,
     )
     .started(),
     Rule::read(
         NEWER,
         "tree.cpus-newer",
-        "CPUs of the same reg, or without one, keep START from success.",
+        "CPUs of the same reg, or without one, make START fail.",
         cpus_reg,
     )
     .started(),

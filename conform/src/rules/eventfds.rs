@@ -16,7 +16,7 @@ pub const RULES: &[Rule] = &[
     Rule::read(
         FUNCTIONS,
         "irqfd.taken",
-        "An irqfd is taken, edge or level: answer 0.",
+        "An irqfd is accepted, edge or level: answer 0.",
         irqfd_taken,
     ),
     Rule::read(FUNCTIONS, "irqfd.flags", "Any flag but LEVEL is EINVAL.", irqfd_flags),
@@ -29,13 +29,13 @@ pub const RULES: &[Rule] = &[
     Rule::read(
         FUNCTIONS,
         "irqfd.no-eventfd",
-        "A descriptor that is no eventfd is EINVAL.",
+        "A descriptor that is not an eventfd is EINVAL.",
         irqfd_no_eventfd,
     ),
     Rule::read(
         FUNCTIONS,
         "irqfd.order",
-        "Flags are looked at before the descriptor: EINVAL where both are wrong.",
+        "Flags are checked before the descriptor: EINVAL where both are wrong.",
         irqfd_order,
     ),
     Rule::read(FUNCTIONS, "irqfd.label-twice", "A label used twice is EEXIST.", irqfd_label_twice),
@@ -48,13 +48,13 @@ pub const RULES: &[Rule] = &[
     Rule::seen(
         FUNCTIONS,
         "irqfd.unknown-label",
-        "A label that no doorbell has is taken in silence.",
+        "A label that no doorbell has is accepted silently.",
         irqfd_unknown_label,
     ),
     Rule::read(
         FUNCTIONS,
         "irqfd.closed",
-        "The eventfd may be closed afterwards: the label stays taken.",
+        "The eventfd may be closed afterwards: the label stays used.",
         irqfd_closed,
     ),
     Rule::read(
@@ -70,12 +70,17 @@ pub const RULES: &[Rule] = &[
         "Removing goes by the label; then it is free again.",
         irqfd_removed,
     ),
-    Rule::read(FUNCTIONS, "irqfd.after-start", "Both are taken after START as well.", after_start)
-        .started(),
+    Rule::read(
+        FUNCTIONS,
+        "irqfd.after-start",
+        "Both are accepted after START as well.",
+        after_start,
+    )
+    .started(),
     Rule::read(
         FUNCTIONS,
         "ioeventfd.taken",
-        "Lengths 0, 1, 2, 4 and 8 are taken: answer 0.",
+        "Lengths 0, 1, 2, 4 and 8 are accepted: answer 0.",
         io_taken,
     ),
     Rule::read(FUNCTIONS, "ioeventfd.length", "Any other length is EINVAL.", io_length),
@@ -86,7 +91,7 @@ pub const RULES: &[Rule] = &[
         "DATAMATCH without a length is EINVAL.",
         io_match_length,
     ),
-    Rule::seen(FUNCTIONS, "ioeventfd.overflow", "A range that wraps is taken.", io_overflow)
+    Rule::seen(FUNCTIONS, "ioeventfd.overflow", "A range that wraps is accepted.", io_overflow)
         .newer(Source::Read),
     Rule::read(
         FUNCTIONS,
@@ -97,13 +102,13 @@ pub const RULES: &[Rule] = &[
     Rule::read(
         FUNCTIONS,
         "ioeventfd.no-eventfd",
-        "A descriptor that is no eventfd is EINVAL.",
+        "A descriptor that is not an eventfd is EINVAL.",
         io_no_eventfd,
     ),
     Rule::read(
         FUNCTIONS,
         "ioeventfd.order",
-        "Length and flags are looked at before the descriptor: EINVAL where both are wrong.",
+        "Length and flags are checked before the descriptor: EINVAL where both are wrong.",
         io_order,
     ),
     Rule::read(
@@ -122,13 +127,13 @@ pub const RULES: &[Rule] = &[
     Rule::read(
         FUNCTIONS,
         "ioeventfd.values",
-        "Two of one address and length with values of their own are taken.",
+        "Two of one address and length with values of their own are accepted.",
         io_values,
     ),
     Rule::read(
         FUNCTIONS,
         "ioeventfd.removed",
-        "One that was removed is gone: removing again is ENOENT, adding again is taken.",
+        "One that was removed is gone: removing again is ENOENT, adding again is accepted.",
         io_removed,
     ),
     Rule::read(

@@ -24,7 +24,7 @@ pub const RULES: &[Rule] = &[
     Rule::read(
         FUNCTIONS,
         "function.order-size",
-        "Its size is looked at before it is read: EINVAL where both are wrong.",
+        "Its size is checked before it is read: EINVAL where both are wrong.",
         order_size,
     ),
     Rule::read(
@@ -33,11 +33,11 @@ pub const RULES: &[Rule] = &[
         "An argument that cannot be read is EFAULT.",
         own_argument,
     ),
-    Rule::read(FUNCTIONS, "function.unknown", "A type that is not there is ENOENT.", unknown),
+    Rule::read(FUNCTIONS, "function.unknown", "A type that does not exist is ENOENT.", unknown),
     Rule::read(
         FUNCTIONS,
         "function.order-type",
-        "The argument is read before the type is looked at: EFAULT where both are wrong.",
+        "The argument is read before the type is checked: EFAULT where both are wrong.",
         order_type,
     ),
     Rule::read(
@@ -67,7 +67,7 @@ pub const RULES: &[Rule] = &[
     Rule::read(
         FUNCTIONS,
         "function.remove-type",
-        "Removing a type that is not there is ENOENT.",
+        "Removing a type that does not exist is ENOENT.",
         remove_type,
     ),
 ];

@@ -167,7 +167,7 @@ pub const RULES: &[Rule] = &[
     Rule::read(
         NEWER,
         "memory.newer-unmapped",
-        "Memory that is unmapped after START is not there for the guest: its fault fails with EFAULT.",
+        "Memory that is unmapped after START is not available to the guest: its fault fails with EFAULT.",
         unmapped,
     )
     .started(),

@@ -12,13 +12,13 @@ use crate::uapi::{self, Region};
 use crate::verdict::{differs, fails, skip, succeeds, Found};
 
 pub const RULES: &[Rule] = &[
-    Rule::read(GUNYAH, "region.taken", "A good region is taken: answer 0.", taken),
+    Rule::read(GUNYAH, "region.taken", "A good region is accepted: answer 0.", taken),
     Rule::read(GUNYAH, "region.argument", "An argument that cannot be read is EFAULT.", argument),
     Rule::read(GUNYAH, "region.size-zero", "Size 0 is EINVAL.", size_zero),
     Rule::read(
         GUNYAH,
         "region.size-unaligned",
-        "A size that is no multiple of the page is EINVAL.",
+        "A size that is not a multiple of the page is EINVAL.",
         size_unaligned,
     ),
     Rule::read(
@@ -42,7 +42,7 @@ pub const RULES: &[Rule] = &[
     Rule::seen(
         PINNING,
         "region.overflow",
-        "A guest range that wraps is taken: answer 0.",
+        "A guest range that wraps is accepted: answer 0.",
         overflow_taken,
     ),
     Rule::seen_newer(
@@ -54,13 +54,13 @@ pub const RULES: &[Rule] = &[
     Rule::read(
         GUNYAH,
         "region.order-flags",
-        "Flags are looked at before the range: unknown ones on a range that wraps are EINVAL.",
+        "Flags are checked before the range: unknown ones on a range that wraps are EINVAL.",
         order_flags,
     ),
     Rule::read(
         GUNYAH,
         "region.order-alignment",
-        "Alignment is looked at before the range: EINVAL where both are wrong.",
+        "Alignment is checked before the range: EINVAL where both are wrong.",
         order_alignment,
     ),
     Rule::seen(
@@ -79,7 +79,7 @@ pub const RULES: &[Rule] = &[
     Rule::seen_newer(
         NEWER,
         "region.label-twice-newer",
-        "Labels are not compared: one used twice is taken.",
+        "Labels are not compared: one used twice is accepted.",
         label_twice_taken,
     ),
     Rule::read(
@@ -88,8 +88,8 @@ pub const RULES: &[Rule] = &[
         "Guest ranges that overlap are EEXIST: the same, inside, around, at either end.",
         overlap,
     ),
-    Rule::read(GUNYAH, "region.neighbours", "Guest ranges that touch are taken.", neighbours),
-    Rule::read(GUNYAH, "region.any-label", "Any 32-bit label is taken.", any_label),
+    Rule::read(GUNYAH, "region.neighbours", "Guest ranges that touch are accepted.", neighbours),
+    Rule::read(GUNYAH, "region.any-label", "Any 32-bit label is accepted.", any_label),
     Rule::read(
         GUNYAH,
         "region.refused-leaves-nothing",
@@ -99,14 +99,19 @@ pub const RULES: &[Rule] = &[
     Rule::seen(
         GUNYAH,
         "region.no-permissions",
-        "No permission at all is taken by the call.",
+        "No permission at all is accepted by the call.",
         no_permissions,
     ),
-    Rule::read(GUNYAH, "region.anonymous", "Private anonymous memory is taken.", anonymous),
-    Rule::seen(GUNYAH, "region.hugetlb", "Huge pages are taken by the call.", hugetlb),
-    Rule::seen(GUNYAH, "region.many", "A VM may have many regions: 32 are taken.", many),
-    Rule::read(GUNYAH, "region.after-start", "The call is taken after START as well.", after_start)
-        .started(),
+    Rule::read(GUNYAH, "region.anonymous", "Private anonymous memory is accepted.", anonymous),
+    Rule::seen(GUNYAH, "region.hugetlb", "Huge pages are accepted by the call.", hugetlb),
+    Rule::seen(GUNYAH, "region.many", "A VM may have many regions: 32 are accepted.", many),
+    Rule::read(
+        GUNYAH,
+        "region.after-start",
+        "The call is accepted after START as well.",
+        after_start,
+    )
+    .started(),
 ];
 
 /// A VM, memory and a region of it that would be good, for each memory call.

@@ -81,7 +81,7 @@ pub const RULES: &[Rule] = &[
     Rule::seen(
         GUNYAH,
         "start.devicetree-size",
-        "START with a devicetree's size that is no multiple of the page is EINVAL.",
+        "START with a devicetree's size that is not a multiple of the page is EINVAL.",
         devicetree_size,
     )
     .started(),
@@ -102,7 +102,7 @@ pub const RULES: &[Rule] = &[
     Rule::seen(
         GUNYAH,
         "start.after-repair",
-        "So it is when what was wrong has been mended: the VM is dead.",
+        "The same after the mistake has been corrected: the VM is dead.",
         after_repair,
     )
     .started(),

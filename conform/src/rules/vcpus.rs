@@ -40,14 +40,19 @@ pub const RULES: &[Rule] = &[
         "VCPU_RUN of one that was removed is ENODEV.",
         removed_run,
     ),
-    Rule::read(FUNCTIONS, "vcpu.mmap-size", "VCPU_MMAP_SIZE answers one page.", mmap_size),
+    Rule::read(FUNCTIONS, "vcpu.mmap-size", "VCPU_MMAP_SIZE returns one page.", mmap_size),
     Rule::read(
         FUNCTIONS,
         "vcpu.page",
         "The page can be mapped shared and is zero at first.",
         zero_page,
     ),
-    Rule::read(FUNCTIONS, "vcpu.page-shared", "All mappings of it are one page.", shared_page),
+    Rule::read(
+        FUNCTIONS,
+        "vcpu.page-shared",
+        "All mappings of it show the same page.",
+        shared_page,
+    ),
     Rule::read(NEWER, "vcpu.page-beyond", "There is nothing behind the page: SIGBUS.", beyond_page),
     Rule::read(
         PINNING_FUNCTIONS,
@@ -70,7 +75,7 @@ pub const RULES: &[Rule] = &[
     Rule::read(
         ANDROID,
         "vcpu.before-start-immediate",
-        "So it is with immediate_exit.",
+        "The same with immediate_exit.",
         before_start_immediate,
     ),
     Rule::read(

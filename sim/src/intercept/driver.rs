@@ -3,7 +3,7 @@
 
 use gunyah::uapi;
 
-use crate::model::{legacy, numbers};
+use crate::model::legacy;
 
 /// The call that opens the device's path.
 pub const OPEN: &str = "OPEN";
@@ -16,9 +16,9 @@ const CALLS: &[(&str, u32, &str)] = &[
     ("vm", uapi::VM_SET_DTB_CONFIG, "VM_SET_DTB_CONFIG"),
     ("vm", uapi::VM_ANDROID_SET_FW_CONFIG, "VM_ANDROID_SET_FW_CONFIG"),
     ("vm", uapi::VM_SET_BOOT_CONTEXT, "VM_SET_BOOT_CONTEXT"),
-    ("vm", numbers::RECLAIM_REGION, "VM_ANDROID_RECLAIM_REGION"),
-    ("vm", numbers::MAP_CMA_MEM, "VM_ANDROID_MAP_CMA_MEM"),
-    ("vm", numbers::SET_AUTH_TYPE, "VM_ANDROID_SET_AUTH_TYPE"),
+    ("vm", uapi::VM_ANDROID_RECLAIM_REGION, "VM_ANDROID_RECLAIM_REGION"),
+    ("vm", uapi::VM_ANDROID_MAP_CMA_MEM, "VM_ANDROID_MAP_CMA_MEM"),
+    ("vm", uapi::VM_ANDROID_SET_AUTH_TYPE, "VM_ANDROID_SET_AUTH_TYPE"),
     ("vm", uapi::VM_START, "VM_START"),
     ("vm", uapi::VM_ADD_FUNCTION, "VM_ADD_FUNCTION"),
     ("vm", uapi::VM_REMOVE_FUNCTION, "VM_REMOVE_FUNCTION"),

@@ -24,7 +24,6 @@ use crate::vm::{Access, Exit, StartVm, VmId};
 
 pub use dialect::Dialect;
 use functions::FunctionArgument;
-pub use newer::numbers;
 pub use paging::Paged;
 pub use vm::{State, Vm};
 
@@ -59,7 +58,7 @@ pub enum RunStep {
 /// What ADD_FUNCTION made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Added {
-    /// A vCPU, which wants a file of its own.
+    /// A vCPU, which needs a file of its own.
     Vcpu(u32),
     /// Something without a file: answer 0.
     Plain,
@@ -100,6 +99,8 @@ pub struct Model {
     lost_bytes: BTreeMap<i32, u64>,
     /// The host's cores.
     cores: u32,
+    /// A failed START took the resource manager along.
+    manager_lost: bool,
 }
 
 impl Model {
@@ -113,6 +114,7 @@ impl Model {
             lost_vmids: 0,
             lost_bytes: BTreeMap::new(),
             cores: CORES,
+            manager_lost: false,
         }
     }
 
@@ -400,9 +402,10 @@ impl Model {
             notes.push(json!({"event": "lost", "vmid": lost.vmid, "bytes": lost.bytes}));
         }
         self.lost_vmids += usize::from(lost.vmid);
+        self.manager_lost |= lost.manager;
         *self.lost_bytes.entry(caller.pid).or_default() += lost.bytes;
         if settings.dialect.since_612() {
-            // Told as soon as the VM has its number, before anything can go wrong.
+            // Reported as soon as the VM has its number, before anything can go wrong.
             let create = json!({"event": "uevent", "EVENT": "create", "vm_id": id});
             self.note(id, create);
         }
@@ -410,6 +413,11 @@ impl Model {
             self.note(id, note);
         }
         step
+    }
+
+    /// Whether a failed START has killed the resource manager.
+    pub fn manager_lost(&self) -> bool {
+        self.manager_lost
     }
 
     /// What belongs to other VMs, as far as it was handed over at their START.
@@ -520,7 +528,7 @@ impl Model {
         self.get(id).is_ok_and(|vm| !std::mem::replace(&mut vm.closing, true))
     }
 
-    /// What the driver tells udev at the end of a VM's release, also of one that never started.
+    /// What the driver reports to udev at the end of a VM's release, also of one that never started.
     pub fn farewell(&self, id: VmId) -> Option<Value> {
         let vm = self.vm(id)?;
         let exit_type = match vm.state {
@@ -567,7 +575,7 @@ impl Model {
     }
 }
 
-/// What vCPUs are told where START failed late.
+/// What VCPU_RUN reports where START failed late.
 const FAILED_LATE: Exit =
     Exit { status: uapi::STATUS_CRASHED, exit_type: uapi::EXIT_TYPE_VM_EXIT, reason: 0 };
 

@@ -1,22 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Calls of 6.12 that launchers here do not use: what they check of their arguments.
 
+use gunyah::uapi::{AuthType, MapCmaMem, ReclaimRegion};
 use nix::errno::Errno;
 
 use crate::caller::Caller;
 use crate::vm::VmId;
 
 use super::Model;
-
-/// Their numbers.
-pub mod numbers {
-    /// On a VM, [`gunyah::uapi::DtbConfig`]'s layout: guest address and bytes.
-    pub const RECLAIM_REGION: u32 = 0x4010_4113;
-    /// On a VM, 40 bytes.
-    pub const MAP_CMA_MEM: u32 = 0x4028_4115;
-    /// On a VM, type, bytes and address of its argument.
-    pub const SET_AUTH_TYPE: u32 = 0x4010_4116;
-}
 
 impl Model {
     /// RECLAIM_REGION: takes back every folio of the range that the guest has.
@@ -33,7 +24,7 @@ impl Model {
         if vm.creator.pid != caller.pid {
             return Err(Errno::EPERM);
         }
-        let range: gunyah::uapi::DtbConfig = caller.read(argument)?;
+        let range: ReclaimRegion = caller.read(argument)?;
         let page = crate::page_size();
         if range.guest_phys_addr % page != 0 || range.size % page != 0 {
             return Err(Errno::EINVAL);
@@ -56,7 +47,7 @@ impl Model {
         if self.get(id)?.creator.pid != caller.pid {
             return Err(Errno::EPERM);
         }
-        caller.read_bytes(argument, &mut [0; 40])?;
+        caller.read_bytes(argument, &mut [0; size_of::<MapCmaMem>()])?;
         Err(Errno::ENOSYS)
     }
 
@@ -66,7 +57,7 @@ impl Model {
             return Err(Errno::ENOTTY);
         }
         self.get(id)?;
-        caller.read_bytes(argument, &mut [0; 16])?;
+        caller.read_bytes(argument, &mut [0; size_of::<AuthType>()])?;
         Err(Errno::ENOENT)
     }
 }

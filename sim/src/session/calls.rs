@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::caller::Caller;
 use crate::engine::{Access, Event, Exit, VmId};
 use crate::intercept::{driver, host, Notification};
-use crate::model::{legacy, numbers, Added, Dialect, StartStep};
+use crate::model::{legacy, Added, Dialect, StartStep};
 use crate::record::{self, CallLine};
 use crate::script::Fault;
 
@@ -201,7 +201,7 @@ impl Session {
             return;
         }
         if kind == FileKind::Host {
-            // Its result is the kernel's affair.
+            // The kernel decides its result.
             self.record.answered(&line, Ok(0), Some("let go"));
             self.let_go(notification);
             return;
@@ -232,9 +232,9 @@ impl Session {
                 uapi::VM_SET_DTB_CONFIG => self.model.set_dtb_config(vm, caller, argument),
                 uapi::VM_ANDROID_SET_FW_CONFIG => self.model.set_fw_config(vm, caller, argument),
                 uapi::VM_SET_BOOT_CONTEXT => self.model.set_boot_context(vm, caller, argument),
-                numbers::RECLAIM_REGION => self.model.reclaim_region(vm, caller, argument),
-                numbers::MAP_CMA_MEM => self.model.map_cma_mem(vm, caller, argument),
-                numbers::SET_AUTH_TYPE => self.model.set_auth_type(vm, caller, argument),
+                uapi::VM_ANDROID_RECLAIM_REGION => self.model.reclaim_region(vm, caller, argument),
+                uapi::VM_ANDROID_MAP_CMA_MEM => self.model.map_cma_mem(vm, caller, argument),
+                uapi::VM_ANDROID_SET_AUTH_TYPE => self.model.set_auth_type(vm, caller, argument),
                 uapi::VM_START => {
                     self.start(notification, line, vm);
                     return;
@@ -400,7 +400,11 @@ impl Session {
             self.hold(notification, line, Waits::Turn(vm));
             return;
         }
-        match self.model.start_by(vm, line.caller) {
+        let step = self.model.start_by(vm, line.caller);
+        if self.model.manager_lost() && !self.rm_dead {
+            self.kill_rm("a START without proxy scheduling failed");
+        }
+        match step {
             StartStep::Answer(result) => self.answer(&notification, &line, result),
             StartStep::Wait => self.hold(notification, line, Waits::Start(vm)),
             StartStep::Hang => self.hold(notification, line, Waits::Forever),

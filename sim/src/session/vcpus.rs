@@ -14,7 +14,7 @@ use crate::intercept::Notification;
 use crate::model::{Paged, RunStep, State};
 use crate::record::CallLine;
 
-use super::{Session, Waits};
+use super::{Held, Session, Waits};
 
 /// vCPUs between an engine and their callers.
 #[derive(Debug, Default)]
@@ -74,19 +74,13 @@ impl Session {
             return;
         }
         if self.vcpus.spins.remove(&vm) {
-            let what = "a vCPU goes round in the kernel without an exit";
-            self.record.event(Some(vm), json!({"event": "spin", "vcpu": vcpu, "what": what}));
-            // Where the thread cannot be made to burn a CPU, it waits.
-            match line.caller.spin() {
-                Ok(()) => self.record.answered(&line, Err(Errno::EINTR), Some("spins")),
-                Err(_) => self.hold(notification, line, Waits::Forever),
-            }
+            self.spin(vm, vcpu, Held { notification, line, waits: Waits::Forever });
             return;
         }
         let mut step = self.model.vcpu_run(vm, line.caller, vcpu, page.immediate_exit());
         let goes_on = matches!(step, RunStep::Run | RunStep::Errno(Errno::EPERM | Errno::EINTR));
         if goes_on && self.vcpus.told.contains(&(vm, vcpu)) {
-            // How the last access ends is looked at before who calls, and why.
+            // The resume action is checked before the caller and immediate_exit.
             let known = [uapi::RESUME_HANDLED, uapi::RESUME_FAULT];
             let since_66 = self.model.settings().dialect.since_66();
             if since_66 && !known.contains(&page.mmio_resume_action()) {
@@ -134,7 +128,7 @@ impl Session {
         }
     }
 
-    /// The faults of a guest whose engine does not tell of them, served at its first VCPU_RUN.
+    /// The faults of a guest whose engine does not report them, served at its first VCPU_RUN.
     fn untold_faults(&mut self, vm: VmId) -> Option<(u64, Paged)> {
         if !self.model.settings().dialect.since_66() {
             return None;
@@ -172,12 +166,18 @@ impl Session {
         self.vcpus.running.remove(&(vm, vcpu));
         match exit {
             VcpuExit::Interrupted => {
-                // Somebody who came since then still wants it to run.
+                // A later caller still waits for it to run.
                 let page = self.files.page(vm, vcpu);
                 if self.somebody_runs(vm, vcpu) && !page.is_some_and(|page| page.immediate_exit()) {
                     self.hand_over(vm, vcpu);
                 } else {
                     self.answer_run(vm, vcpu, Err(Errno::EINTR), None);
+                }
+            }
+            VcpuExit::Spins => {
+                let waits = Waits::Run(vm, vcpu);
+                for held in self.take_held(|of| of == waits) {
+                    self.spin(vm, vcpu, held);
                 }
             }
             VcpuExit::Failed(errno) => self.answer_run(vm, vcpu, Err(errno), None),
@@ -202,6 +202,17 @@ impl Session {
         }
     }
 
+    /// A VCPU_RUN never returns, and burns a CPU.
+    fn spin(&mut self, vm: VmId, vcpu: u32, held: Held) {
+        let what = "a vCPU spins in the kernel without an exit";
+        self.record.event(Some(vm), json!({"event": "spin", "vcpu": vcpu, "what": what}));
+        // Where the thread cannot be made to do so, it waits.
+        match held.line.caller.spin() {
+            Ok(()) => self.record.answered(&held.line, Err(Errno::EINTR), Some("spins")),
+            Err(_) => self.hold(held.notification, held.line, Waits::Forever),
+        }
+    }
+
     /// A fault was served: the guest goes on, or its VCPU_RUN comes back with why it cannot.
     fn faulted(&mut self, vm: VmId, vcpu: u32, address: u64, served: Paged) {
         match served {
@@ -221,7 +232,7 @@ impl Session {
                 }
             }
             Paged::Retries => {
-                let what = "a folio overlaps another: the driver tries again without end";
+                let what = "a folio overlaps another: the driver retries for ever";
                 let address = format!("{address:#x}");
                 self.record.event(
                     Some(vm),
@@ -303,7 +314,7 @@ impl Session {
         }
     }
 
-    /// The VM ended: every vCPU that waits is told, and those that still run are stopped.
+    /// The VM ended: every VCPU_RUN that waits returns, and vCPUs that still run are stopped.
     pub(super) fn tell_end(&mut self, vm: VmId, exit: Exit) {
         for held in self.take_held(|waits| matches!(waits, Waits::Run(of, _) if of == vm)) {
             if let Waits::Run(_, vcpu) = held.waits {

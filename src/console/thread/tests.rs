@@ -227,7 +227,7 @@ fn the_end_is_told_after_the_last_output() {
 fn readiness_is_told_once_the_line_is_there() {
     let guest = guest(Some("login:"));
     let readable = |guest: &Guest| {
-        let mut fds = [PollFd::new(guest.console.ready_fd(), PollFlags::POLLIN)];
+        let mut fds = [PollFd::new(guest.console.port().ready_fd(), PollFlags::POLLIN)];
         poll(&mut fds, 0u16) == Ok(1)
     };
     guest.print(b"log\nin:");
@@ -244,10 +244,10 @@ fn a_line_that_stays_up_is_told_again() {
     client.socket.write_all(b"x").unwrap();
     let mut seen = 0;
     while seen < 3 {
-        let mut fds = [PollFd::new(guest.console.interrupt_fd(), PollFlags::POLLIN)];
+        let mut fds = [PollFd::new(guest.console.port().interrupt_fd(), PollFlags::POLLIN)];
         assert_eq!(poll(&mut fds, 10_000u16), Ok(1));
         let mut count = [0; 8];
-        nix::unistd::read(guest.console.interrupt_fd(), &mut count).unwrap();
+        nix::unistd::read(guest.console.port().interrupt_fd(), &mut count).unwrap();
         seen += 1;
     }
     assert_eq!(guest.typed(1), b"x");
@@ -259,7 +259,7 @@ fn a_line_that_stays_up_is_told_again_to_a_guest_that_prints_without_a_pause() {
     guest.bus.write(BASE + 0x38, Width::Word, 0x50);
     let mut client = guest.client(0);
     client.socket.write_all(b"x").unwrap();
-    let mut fds = [PollFd::new(guest.console.interrupt_fd(), PollFlags::POLLIN)];
+    let mut fds = [PollFd::new(guest.console.port().interrupt_fd(), PollFlags::POLLIN)];
     assert_eq!(poll(&mut fds, 10_000u16), Ok(1));
     // It takes 60 ms; seconds where only a pause in the output lets it.
     let deadline = Instant::now() + Duration::from_secs(2);
@@ -267,10 +267,10 @@ fn a_line_that_stays_up_is_told_again_to_a_guest_that_prints_without_a_pause() {
     while seen < 4 {
         assert!(Instant::now() < deadline, "told {seen} times");
         guest.print(b".");
-        let mut fds = [PollFd::new(guest.console.interrupt_fd(), PollFlags::POLLIN)];
+        let mut fds = [PollFd::new(guest.console.port().interrupt_fd(), PollFlags::POLLIN)];
         if poll(&mut fds, 0u16) == Ok(1) {
             let mut count = [0; 8];
-            nix::unistd::read(guest.console.interrupt_fd(), &mut count).unwrap();
+            nix::unistd::read(guest.console.port().interrupt_fd(), &mut count).unwrap();
             seen += 1;
         }
     }

@@ -189,11 +189,12 @@ impl Ram {
             self.0.iter().find(|range| !range.is_mapped() && range.page_of(address).is_some())?;
         let page = range.page_of(address)?;
         let offset = page * usize::try_from(crate::page_size()).ok()?;
-        let has = range.has.as_ref()?[page].load(Ordering::Acquire);
+        if !range.has.as_ref()?[page].load(Ordering::Acquire) {
+            return None;
+        }
         // SAFETY: inside the range, as page_of() says.
-        has.then(|| {
-            (address / crate::page_size() * crate::page_size(), unsafe { range.host.add(offset) })
-        })
+        let host = unsafe { range.host.add(offset) };
+        Some((address / crate::page_size() * crate::page_size(), host))
     }
 
     /// The ranges.

@@ -88,10 +88,11 @@ pub fn read(
                 )
             }
             None => {
-                // One in /cpus does not serve, and is found wanting later.
-                let shared = cpus.property("enable-method").is_some();
+                // A good one in /cpus is read, but the CPU gets no vCPU by it.
+                let shared = cpus.string("enable-method");
+                let good = matches!(shared, Some("psci" | "qcom,gunyah-hvc"));
                 return refusal(
-                    if shared { Errno::ENODEV } else { Errno::EINVAL },
+                    if good { Errno::ENODEV } else { Errno::EINVAL },
                     format!("{}: a secondary CPU must set enable-method", cpu.name),
                 );
             }

@@ -38,7 +38,7 @@ pub struct Refused {
     pub errno: Errno,
     /// For the record.
     pub why: String,
-    /// The vCPUs have their resources by then and are told of a crash.
+    /// The vCPUs have their resources by then, and VCPU_RUN reports a crash.
     pub late: bool,
     /// What the driver or the resource manager does not give back until a reboot.
     pub lost: Lost,
@@ -51,6 +51,8 @@ pub struct Lost {
     pub vmid: bool,
     /// Bytes that stay pinned and charged.
     pub bytes: u64,
+    /// The resource manager itself.
+    pub manager: bool,
 }
 
 /// What a START has given to the guest.

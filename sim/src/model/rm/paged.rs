@@ -87,7 +87,7 @@ pub fn steps(host: &Host<'_>, vm: &Vm, notes: &mut Vec<Value>) -> Result<Verdict
 fn pin<'a>(host: &Host<'_>, vm: &'a Vm, notes: &mut Vec<Value>) -> Result<Parcel<'a>, Verdict> {
     let page = crate::page_size();
     let dtb = vm.dtb;
-    // A fraction of a page is dropped here, though the resource manager is told of it.
+    // A fraction of a page is dropped here, though the resource manager gets the full size.
     let bytes = dtb.size / page * page;
     if bytes == 0 {
         return Err(refused(
@@ -189,7 +189,11 @@ fn lend(
             why,
             late: false,
             // 6.6 never undoes the pin of a parcel that was refused.
-            lost: Lost { vmid: false, bytes: if since_612 { 0 } else { parcel.bytes } },
+            lost: Lost {
+                vmid: false,
+                bytes: if since_612 { 0 } else { parcel.bytes },
+                manager: false,
+            },
         }))
     };
     if host.settings.rm == Kind::Off {
@@ -228,7 +232,12 @@ fn configure(
     let dialect = host.settings.dialect;
     let generation = host.settings.rm.generation(dialect);
     let fails = |errno, why: String| {
-        Verdict::Refused(Refused { errno, why, late: false, lost: Lost { vmid: true, bytes: 0 } })
+        Verdict::Refused(Refused {
+            errno,
+            why,
+            late: false,
+            lost: Lost { vmid: true, bytes: 0, manager: false },
+        })
     };
     let firmware = vm.firmware.map_or(0, |firmware| firmware.guest_phys_addr);
     let ranges = vm
@@ -251,7 +260,7 @@ fn configure(
         ));
     }
     let end = parcel.guest.checked_add(parcel.bytes);
-    if parcel.guest == 0 || !end.is_some_and(|end| end <= 1 << ADDRESS_BITS) {
+    if parcel.guest == 0 || end.is_none_or(|end| end > 1 << ADDRESS_BITS) {
         return Err(fails(
             Errno::EINVAL,
             format!("the devicetree at {:#x} is beyond {ADDRESS_BITS} bits", parcel.guest),
@@ -299,7 +308,7 @@ fn boot_context(host: &Host<'_>, vm: &Vm) -> Result<(), Verdict> {
             why: format!("the resource manager does not take register {reg:#x}"),
             // 6.12 has asked for the vCPUs' resources by then, 6.6 has not.
             late: host.settings.dialect.since_612(),
-            lost: Lost { vmid: false, bytes: 0 },
+            lost: Lost { vmid: false, bytes: 0, manager: false },
         })),
         None => Ok(()),
     }
@@ -313,7 +322,7 @@ fn vm_start(host: &Host<'_>, vm: &Vm, parcel: &Parcel<'_>, tree: &Tree) -> Resul
             errno,
             why,
             late: true,
-            lost: Lost { vmid: false, bytes: parcel.bytes },
+            lost: Lost { vmid: false, bytes: parcel.bytes, manager: false },
         }))
     };
     let region = parcel.region;

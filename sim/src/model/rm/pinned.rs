@@ -11,7 +11,7 @@ use crate::vm::{Access, Entry, GuestDescription};
 use super::guest::Reading;
 use super::{
     guest, overlaid_size, parcels, read_tree, refused, start_region, start_vm, warn_of_irqfds,
-    Given, Host, Kind, Verdict,
+    Given, Host, Kind, Lost, Refused, Verdict,
 };
 
 pub fn steps(host: &Host<'_>, vm: &Vm, notes: &mut Vec<Value>) -> Result<Verdict, Verdict> {
@@ -38,7 +38,15 @@ pub fn steps(host: &Host<'_>, vm: &Vm, notes: &mut Vec<Value>) -> Result<Verdict
     let region = &vm.regions[main];
     let offset = dtb.guest_phys_addr - region.given.guest_phys_addr;
     if settings.rm.production() && region.access == Access::Share {
-        return Err(refused(Errno::ENODEV, "main memory is shared, not lent"));
+        // It then stops what it has not started, which the old one does not survive where the
+        // hypervisor was to schedule it.
+        let scheduled = read_guest(host, vm, main, &mut Vec::new()).is_ok_and(|guest| !guest.proxy);
+        return Err(Verdict::Refused(Refused {
+            errno: Errno::ENODEV,
+            why: "main memory is shared, not lent".to_string(),
+            late: false,
+            lost: Lost { manager: scheduled && settings.rm.dies(), ..Lost::default() },
+        }));
     }
     let guest = if settings.rm == Kind::Off {
         GuestDescription::unread(region.given.guest_phys_addr, &vm.vcpus)

@@ -128,3 +128,17 @@ fn the_resource_manager_does_one_thing_after_the_other() {
     model.remove(vm);
     assert!(!model.rm_is_busy(second));
 }
+
+#[test]
+fn a_failed_start_can_take_the_old_resource_manager_along() {
+    for (kind, proxy, lost) in [
+        (rm::Kind::OldProduction, false, true),
+        (rm::Kind::OldProduction, true, false),
+        (rm::Kind::Production, false, false),
+    ] {
+        let (mut model, vm, _memory) = ready(Dialect::Ack61, Access::Share, proxy);
+        model.settings.rm = kind;
+        assert_eq!(refusal(&mut model, vm), Errno::ENODEV);
+        assert_eq!(model.manager_lost(), lost, "{kind:?} {proxy}");
+    }
+}
