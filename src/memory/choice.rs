@@ -160,6 +160,8 @@ fn pages_of(plan: &LaunchPlan, page: u64) -> u64 {
 mod tests {
     use std::path::Path;
 
+    use gunyah::Dialect;
+
     use super::*;
     use crate::config::parse;
     use crate::image::{arm64, ImageInfo, KernelInfo, KernelLayout};
@@ -169,6 +171,10 @@ mod tests {
 
     /// A plan of main memory and further regions, in JSON.
     fn plan(memory: &str, regions: &str) -> LaunchPlan {
+        plan_on(&Host::PAGES_4K, memory, regions)
+    }
+
+    fn plan_on(host: &Host, memory: &str, regions: &str) -> LaunchPlan {
         let text = format!(
             r#"{{"name": "vm", "kernel": {{"path": "/Image"}}, "memory": {memory}, "regions": [{regions}]}}"#
         );
@@ -182,7 +188,7 @@ mod tests {
             regions: Vec::new(),
         };
         let config = parse(Path::new("vm.json"), &text).unwrap();
-        crate::plan::plan(&config, &images, 4096, &Host::PAGES_4K).unwrap()
+        crate::plan::plan(&config, &images, 4096, host).unwrap()
     }
 
     fn pool(page: u64) -> io::Result<Pool> {
@@ -250,5 +256,24 @@ mod tests {
         let choice = choose(&plan, &Host::PAGES_4K, pool).unwrap();
         assert_eq!(choice.backings, [Backing::Thp]);
         assert_eq!(choice.warnings[0].name, "pool-other-backing");
+    }
+
+    #[test]
+    fn what_is_charged_is_the_drivers_matter() {
+        let pinned = |dialect, memory: &str| {
+            let host = Host::PAGES_4K.with(dialect);
+            let plan = plan_on(&host, memory, "");
+            choose(&plan, &host, pool).unwrap().pinned
+        };
+        let huge = r#"{"size": "64M"}"#;
+        for dialect in [Dialect::LkmlBase, Dialect::Lkml, Dialect::Ack61] {
+            assert_eq!(pinned(dialect, huge), 64 * MIB, "{dialect}");
+        }
+        for dialect in [Dialect::Ack66, Dialect::Ack612] {
+            // The devicetree's slot, and one page for each huge page.
+            assert_eq!(pinned(dialect, huge), 2 * MIB + 32 * 4096, "{dialect}");
+            let base = r#"{"size": "64M", "backing": "base"}"#;
+            assert_eq!(pinned(dialect, base), 2 * MIB + 64 * MIB, "{dialect}");
+        }
     }
 }
