@@ -6,10 +6,12 @@
 //! dialect    which driver it is
 //! load       files' bytes into guest memory
 //! answers    what the driver's errnos mean
+//! kernel_log what the resource manager answered, as the kernel's log has it
 //! ```
 
 mod answers;
 mod dialect;
+mod kernel_log;
 mod load;
 mod progress;
 
@@ -71,9 +73,19 @@ pub fn launch(
     launch.configure(&vm, &memory, &plan)?;
     let vcpus = launch.add_vcpus(&vm, &plan)?;
     before_start(&vm)?;
-    let start = || vm.start().map_err(|error| answers::start_refused(dialect, &error));
+    let begin = kernel_log::now();
+    let start = || vm.start().map_err(|error| refused_start(dialect, &error, begin));
     launch.progress.step(Step::Start, start, |()| String::new())?;
     Ok(Launched { vm, memory, vcpus, scheduling: plan.scheduling, dialect })
+}
+
+/// With the resource manager's own answer as the cause, where the kernel's log may be read.
+fn refused_start(dialect: Dialect, error: &io::Error, begin: u64) -> Diagnostic {
+    let fault = answers::start_refused(dialect, error);
+    match kernel_log::refusal_since(begin) {
+        Some(words) => fault.cause(words),
+        None => fault,
+    }
 }
 
 /// Opens the device, creates the VM and finds out which driver that is, and whether it can do what the
