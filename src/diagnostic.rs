@@ -24,6 +24,12 @@ words! {
         Config = "config",
         /// Making the VM's process.
         Process = "process",
+        /// Opening the Gunyah device.
+        Device = "device",
+        /// CREATE_VM.
+        CreateVm = "create-vm",
+        /// Asking which driver it is, and whether it can do what the VM's file asks.
+        Dialect = "dialect",
         /// Opening kernel, initrd, devicetree and region files and reading their headers.
         Images = "images",
         /// Deciding every address and size.
@@ -38,14 +44,12 @@ words! {
         Initrd = "initrd",
         /// Checking the devicetree and writing it into guest memory.
         Dtb = "dtb",
-        /// Opening the Gunyah device.
-        Device = "device",
-        /// CREATE_VM.
-        CreateVm = "create-vm",
         /// Registering a region.
         Region = "region",
         /// SET_DTB_CONFIG.
         DtbConfig = "dtb-config",
+        /// SET_BOOT_CONTEXT.
+        BootContext = "boot-context",
         /// Adding vCPUs and interrupt lines.
         Functions = "functions",
         /// START.

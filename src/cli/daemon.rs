@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use crate::check;
+use crate::config::kernels;
 use crate::status::EndReason;
 use crate::supervisor::{BootOptions, Outcome, DEFAULT_CONFIG_DIR, DEFAULT_DEVICE, DEFAULT_SOCKET};
 use crate::worker::Setting;
@@ -62,13 +63,15 @@ exit: 0 the guest powered off     3 the file has mistakes, or the launch failed
 
 /// `gunyahd check --help`.
 pub const CHECK_HELP: &str = "\
-usage: gunyahd check [--dtb] [--json] [--page-size SIZE] [--root DIR] PATH…
+usage: gunyahd check [--dtb] [--json] [--kernel NAME] [--page-size SIZE] [--root DIR] PATH…
 
 Tells everything that can be known of VMs' files without a device: their mistakes, those of the
 images that they name, what clashes between them, the address map, and huge pages needed in all.
 
   --dtb             print each VM's devicetree as source
   --json            for machines
+  --kernel NAME     the host's kernel, by its driver: lkml-base, lkml, ack61, ack66 or ack612
+                    (default: each that a file allows, and where a VM cannot run and why)
   --page-size SIZE  the host's pages: 4K (default), 16K or 64K
   --root DIR        where the device's files are: /vendor/x is looked for in DIR/vendor/x
 
@@ -162,17 +165,28 @@ fn explain(words: impl Iterator<Item = OsString>) -> Result<Command, Stop> {
 }
 
 fn check(words: impl Iterator<Item = OsString>) -> Result<Command, Stop> {
-    let args = Args::parse(words, CHECK_HELP, &["--root", "--page-size"], &["--dtb", "--json"])?;
+    let args = Args::parse(
+        words,
+        CHECK_HELP,
+        &["--kernel", "--root", "--page-size"],
+        &["--dtb", "--json"],
+    )?;
     if args.plain.is_empty() {
         return Err(usage("check needs files or directories"));
     }
     let pages = args.value("--page-size").unwrap_or("4K".as_ref());
     let host = pages.to_str().and_then(check::host_with_pages);
+    let kernel = args.value("--kernel").map(|kernel| {
+        let words: Vec<&str> = kernels().iter().map(|kernel| kernel.name()).collect();
+        let named = kernel.to_str().and_then(check::kernel_named);
+        named.ok_or_else(|| usage(format!("--kernel is {}", words.join(", "))))
+    });
     Ok(Command::Check(check::Options {
         paths: args.plain.iter().map(PathBuf::from).collect(),
         dtb: args.has("--dtb"),
         json: args.has("--json"),
         host: host.ok_or_else(|| usage("--page-size is 4K, 16K or 64K"))?,
+        kernel: kernel.transpose()?,
         root: args.value("--root").map(PathBuf::from),
     }))
 }
@@ -260,6 +274,7 @@ mod tests {
             ("run a b", "unexpected b"),
             ("check", "files"),
             ("check --page-size 5K x", "16K"),
+            ("check --kernel ack5 x", "ack61"),
             ("run --help=yes", "--help"),
         ] {
             match parse_line(line) {

@@ -10,6 +10,9 @@ use crate::text::{printable, Span};
 /// All VMs as a table, and what is wrong with the whole.
 pub fn all(all: &Vms) -> String {
     let mut text = table(&all.vms);
+    if let Some(dialect) = all.vms.iter().find_map(|vm| vm.dialect.as_deref()) {
+        let _ = writeln!(text, "driver: {}", printable(dialect));
+    }
     for problem in &all.problems {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "problem: {}", printable(problem));
@@ -70,6 +73,9 @@ pub fn one(vm: &VmStatus) -> String {
     if let Some(pid) = vm.pid {
         line("pid", &pid.to_string());
     }
+    if let Some(dialect) = &vm.dialect {
+        line("driver", dialect);
+    }
     line("restarts", &format!("{}, and {} resets", vm.restarts, vm.resets));
     if let Some(end) = &vm.last_end {
         line("last end", &format!("{}: {}", end.reason, end.detail));
@@ -125,6 +131,7 @@ mod tests {
             stuck: false,
             end_visible: true,
             console_end: None,
+            dialect: Some("ack61".to_owned()),
             steps: vec![StepTime {
                 step: "start".to_owned(),
                 micros: 1234,

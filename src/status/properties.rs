@@ -21,6 +21,9 @@ use crate::text::errno_name;
 /// How gunyahd as a whole does.
 const OVERALL: &str = "vendor.gunyah.state";
 
+/// What the driver speaks.
+const DIALECT: &str = "vendor.gunyah.dialect";
+
 /// The property of a VM: its `state`, the `reason` for it, its `restarts`. A VM's name has only characters
 /// that init takes.
 fn of_vm(vm: &str, what: &str) -> String {
@@ -120,6 +123,11 @@ impl PropertyClient {
     /// Sets the property of the whole.
     pub fn set_overall(&mut self, overall: Overall) {
         self.set(OVERALL, overall.as_str());
+    }
+
+    /// Sets the property of the driver's dialect.
+    pub fn set_dialect(&mut self, dialect: &str) {
+        self.set(DIALECT, dialect);
     }
 
     /// Queues a value and sends what can be sent at once. Never blocks.

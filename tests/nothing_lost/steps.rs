@@ -128,6 +128,10 @@ pub fn errnos(call: &str) -> &'static [&'static str] {
         "CREATE_VM" => &[
             "ENOTTY", "EINVAL", "ENODEV", "ENOMEM", "EPERM", "EACCES", "EMFILE", "ENFILE", "EINTR",
         ],
+        // Only asked for, to find out the dialect.
+        "UNKNOWN" | "ANDROID_RECLAIM_REGION" | "SET_BOOT_CONTEXT" => {
+            &["EPERM", "EACCES", "EINVAL", "EINTR"]
+        }
         "ANDROID_LEND_USER_MEM" | "SET_USER_MEM_REGION" => &[
             "ENOMEM",
             "EEXIST",
@@ -227,7 +231,8 @@ pub fn expected(call: &Call, errno: &str) -> Expected {
     use Expected::*;
     let name = call.name.as_str();
     match (name, errno) {
-        ("ANDROID_LEND_USER_MEM", "ENOTTY") => return Runs,
+        // The first one asks whether the driver can lend, and EFAULT is its yes.
+        ("ANDROID_LEND_USER_MEM", "EFAULT" | "ENOTTY") if call.nth == 1 => return Runs,
         // ENODEV is believed only if it stays.
         ("VCPU_RUN", "EBUSY" | "EAGAIN" | "ENODEV") => return Runs,
         ("socketpair" | "fork", _) => return NoWorker,
@@ -237,6 +242,8 @@ pub fn expected(call: &Call, errno: &str) -> Expected {
     match name {
         "OPEN" => Fails("device"),
         "CREATE_VM" => Fails("create-vm"),
+        "UNKNOWN" | "ANDROID_RECLAIM_REGION" | "SET_BOOT_CONTEXT" => Fails("dialect"),
+        "ANDROID_LEND_USER_MEM" if call.nth == 1 => Fails("dialect"),
         "ANDROID_LEND_USER_MEM" | "SET_USER_MEM_REGION" => Fails("region"),
         "SET_DTB_CONFIG" => Fails("dtb-config"),
         "ADD_FUNCTION" | "VCPU_MMAP_SIZE" => Fails("functions"),
