@@ -21,11 +21,31 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 pub use crate::vm::{Access, Exit, StartRegion, StartVm, VmId};
 pub use run_page::{MmioAccess, RunPage};
 
+/// Which of a guest's page faults an engine tells of, where memory is given page by page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Faults {
+    /// None, for nothing is executed: only the first instruction's is made.
+    First,
+    /// None, for the guest runs elsewhere: those of all its lent memory are made at the first VCPU_RUN.
+    All,
+    /// Each, by [`VcpuExit::Fault`].
+    Told,
+}
+
 /// Why a VCPU_RUN came back, short of the VM's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VcpuExit {
     /// Access to an address without memory; the run page is filled in by the simulator.
     Mmio(MmioAccess),
+    /// Access to memory that the guest does not have yet.
+    Fault {
+        /// Guest address.
+        address: u64,
+        /// A write.
+        write: bool,
+    },
+    /// It goes round in the host's kernel without an exit, and never comes back.
+    Spins,
     /// Interrupted by [`EngineVm::interrupt_vcpu`] or immediate_exit: EINTR.
     Interrupted,
     /// Failed with an errno.
@@ -148,6 +168,16 @@ pub trait EngineVm: Send {
     /// [`VcpuExit::Interrupted`], which nobody may be waiting for any more.
     fn interrupt_vcpu(&mut self, vcpu: u32) {
         let _ = vcpu;
+    }
+
+    /// Which page faults it tells of.
+    fn faults(&self) -> Faults {
+        Faults::First
+    }
+
+    /// The guest has this memory now, by guest address and bytes.
+    fn provide(&mut self, address: u64, size: u64) {
+        let _ = (address, size);
     }
 
     /// The host fired the irqfd with this label.

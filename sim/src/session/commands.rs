@@ -38,6 +38,12 @@ impl Session {
             Command::Busy { vm, count } => {
                 self.vcpus.busy.insert(vm, count);
             }
+            Command::Signals { vm, count } => {
+                self.vcpus.signals.insert(vm, count);
+            }
+            Command::Spin { vm } => {
+                self.vcpus.spins.insert(vm);
+            }
             Command::PageFault { vm, errno, address } => {
                 self.vcpus.faults.insert(vm, (address, errno));
             }
