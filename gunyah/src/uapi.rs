@@ -346,23 +346,12 @@ pub struct ExitStatus {
 
 impl fmt::Display for ExitStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let status = match self.status {
-            STATUS_LOAD_FAILED => "load failed",
-            STATUS_EXITED => "exited",
-            STATUS_CRASHED => "crashed",
-            _ => "unknown",
+        let name = |names: &[&'static str], number: u32| {
+            let known = usize::try_from(number).ok().and_then(|at| names.get(at));
+            known.copied().unwrap_or("unknown")
         };
-        let exit_type = match self.exit_type {
-            EXIT_TYPE_VM_EXIT => "VM exit",
-            EXIT_TYPE_SYSTEM_OFF => "PSCI SYSTEM_OFF",
-            EXIT_TYPE_SYSTEM_RESET => "PSCI SYSTEM_RESET",
-            EXIT_TYPE_SYSTEM_RESET2 => "PSCI SYSTEM_RESET2",
-            EXIT_TYPE_WATCHDOG_BITE => "watchdog bite",
-            EXIT_TYPE_HYP_ERROR => "hypervisor error",
-            EXIT_TYPE_ASYNC_EXT_ABORT => "asynchronous external abort",
-            EXIT_TYPE_FORCE_STOPPED => "force stopped",
-            _ => "unknown",
-        };
+        let status = name(&["unknown", "load failed", "exited", "crashed"], self.status);
+        let exit_type = name(&EXIT_TYPES, self.exit_type.into());
         write!(f, "status {} ({status}), exit type {} ({exit_type})", self.status, self.exit_type)?;
         let used = usize::try_from(self.reason_size).unwrap_or(usize::MAX);
         for (index, byte) in self.reason.iter().take(used).enumerate() {
@@ -372,6 +361,18 @@ impl fmt::Display for ExitStatus {
         Ok(())
     }
 }
+
+// Of EXIT_TYPE_*, by number.
+const EXIT_TYPES: [&str; 8] = [
+    "VM exit",
+    "PSCI SYSTEM_OFF",
+    "PSCI SYSTEM_RESET",
+    "PSCI SYSTEM_RESET2",
+    "watchdog bite",
+    "hypervisor error",
+    "asynchronous external abort",
+    "force stopped",
+];
 
 /// A guest's access to memory that the driver could not provide.
 #[repr(C)]

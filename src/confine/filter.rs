@@ -25,15 +25,6 @@ pub enum Condition {
     Without(u32, u32),
 }
 
-/// What becomes of a call that no rule names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Otherwise {
-    /// The process dies of SIGSYS.
-    Kill,
-    /// EPERM.
-    Refuse,
-}
-
 /// A program for the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filter {
@@ -70,8 +61,8 @@ const AUDIT_ARCH: u32 = 0xc000_00b7;
 const X32_BIT: u32 = 0x4000_0000;
 
 impl Filter {
-    /// Builds the program.
-    pub fn new(rules: &[Rule], otherwise: Otherwise) -> Self {
+    /// Builds the program. A call that no rule names kills the process, or answers `otherwise`.
+    pub fn new(rules: &[Rule], otherwise: Option<Errno>) -> Self {
         let mut filter = Self::empty();
         filter.load(ARCH);
         filter.jump_equal(AUDIT_ARCH, 1, 0);
@@ -82,10 +73,7 @@ impl Filter {
         for rule in rules {
             filter.rule(rule);
         }
-        filter.answer(match otherwise {
-            Otherwise::Kill => libc::SECCOMP_RET_KILL_PROCESS,
-            Otherwise::Refuse => refuse(Errno::EPERM),
-        });
+        filter.answer(otherwise.map_or(libc::SECCOMP_RET_KILL_PROCESS, refuse));
         filter
     }
 
@@ -222,7 +210,7 @@ mod tests {
             Rule::Refuse(libc::SYS_socket, Errno::EPERM),
             Rule::Allow(libc::SYS_write),
         ];
-        let filter = Filter::new(&rules, Otherwise::Kill);
+        let filter = Filter::new(&rules, None);
         let run =
             |nr: c_long, arguments| filter.run(AUDIT_ARCH, u32::try_from(nr).unwrap(), arguments);
         assert_eq!(run(libc::SYS_read, [0; 3]), SECCOMP_RET_ALLOW);
@@ -245,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_supervisor_kills_one_process_at_a_time_and_makes_plain_ones() {
-        let filter = Filter::new(&crate::confine::calls::supervisor(), Otherwise::Refuse);
+        let filter = Filter::new(&crate::confine::calls::supervisor(), Some(Errno::EPERM));
         let run =
             |nr: c_long, arguments| filter.run(AUDIT_ARCH, u32::try_from(nr).unwrap(), arguments);
         let allowed = |nr, arguments| run(nr, arguments) == SECCOMP_RET_ALLOW;

@@ -13,12 +13,12 @@ kinds! {
     CAPABILITIES: Error "confine-capabilities" in Run {
         "capabilities cannot be given up",
         cause: "a policy forbids it",
-        cure: "`--no-confinement` to go without it",
+        cure: "mend the kernel or the policy, or go without: --no-confinement",
     }
     FILTER: Error "confine-filter" in Run {
         "system calls cannot be given up",
         cause: "the kernel has no CONFIG_SECCOMP_FILTER, or a policy forbids it",
-        cure: "`--no-confinement` to go without it",
+        cure: "mend the kernel or the policy, or go without: --no-confinement",
     }
 }
 
@@ -85,7 +85,6 @@ pub fn install(filter: &Filter) -> Result<(), Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::confine::filter::Otherwise;
 
     #[test]
     fn a_thread_loses_its_capabilities_alone() {
@@ -101,7 +100,7 @@ mod tests {
     #[test]
     fn a_program_too_long_is_refused() {
         let rules = vec![crate::confine::filter::Rule::Allow(0); 40_000];
-        let filter = Filter::new(&rules, Otherwise::Kill);
+        let filter = Filter::new(&rules, None);
         assert_eq!(install(&filter), Err(Errno::E2BIG));
     }
 }

@@ -12,7 +12,7 @@ mod kernel;
 use nix::errno::Errno;
 
 use crate::diagnostic::{Diagnostic, Kind};
-use filter::{Filter, Otherwise};
+use filter::Filter;
 use kernel::{CAPABILITIES, FILTER};
 
 // Bits of linux/capability.h.
@@ -35,14 +35,14 @@ const LAUNCHING: u64 = IPC_LOCK | SYS_NICE | SYS_RESOURCE | DAC_OVERRIDE | DAC_R
 pub fn supervisor() -> Result<(), Diagnostic> {
     kernel::bound_capabilities(LAUNCHING);
     kernel::drop_capabilities(LAUNCHING).map_err(capabilities_failed)?;
-    install(&Filter::new(&calls::supervisor(), Otherwise::Refuse))
+    install(&Filter::new(&calls::supervisor(), Some(Errno::EPERM)))
 }
 
 /// Confines a worker whose guest runs, all its threads included. Calls that it has no need of end it.
 pub fn worker() -> Result<(), Diagnostic> {
     thread()?;
     let rules = calls::worker(std::process::id(), &threads());
-    install(&Filter::new(&rules, Otherwise::Kill))
+    install(&Filter::new(&rules, None))
 }
 
 /// Gives up what the calling thread has of capabilities, all but the one to pin memory. Each thread

@@ -20,7 +20,7 @@ kinds! {
     RING: Error "console-ring" in Functions {
         "the memory for the console's output cannot be made",
         cause: "the host is out of memory, or this process has as many files open as it may",
-        cure: "more memory, or a higher `rlimit nofile` in the service's .rc",
+        cure: "free memory, or raise `rlimit nofile` in the service's .rc",
     }
 }
 

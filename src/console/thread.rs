@@ -26,7 +26,7 @@ kinds! {
     THREAD: Error "console-thread" in Functions {
         "the console's thread cannot be made",
         cause: "this process has as many files or threads as it may, or the host is out of memory",
-        cure: "a higher `rlimit nofile` or `rlimit nproc` in the service's .rc, or more memory",
+        cure: "raise `rlimit nofile` or `rlimit nproc` in the service's .rc, or free memory",
     }
 }
 
@@ -35,10 +35,10 @@ kinds! {
 const GATHER: Duration = Duration::from_millis(4);
 /// The doorbell of a line that stays up rings again: the guest's driver may have answered it and gone
 /// on before it had taken everything.
-const RING_AGAIN: Duration = Duration::from_millis(20);
+const BELL_AGAIN: Duration = Duration::from_millis(20);
 /// After so many times in a row only every second.
-const RINGS_IN_HASTE: u32 = 50;
-const RING_AT_LEISURE: Duration = Duration::from_secs(1);
+const BELLS_IN_HASTE: u32 = 50;
+const BELL_AT_LEISURE: Duration = Duration::from_secs(1);
 /// How long clients may take to read the last words.
 const FAREWELL: Duration = Duration::from_millis(250);
 // Frames, lines and a log record, with plenty to spare.
@@ -94,8 +94,8 @@ impl Console {
             log: options.log.then(|| GuestLog::new(vm, ring.end())),
             ring: Arc::clone(ring),
             clients: Clients::default(),
-            rings: 0,
-            ring_at: None,
+            bells: 0,
+            bell_at: None,
         };
         let thread = spawn(life, options.confined)?;
         Ok(Self { port, orders, thread: Some(thread) })
@@ -194,9 +194,9 @@ struct Life {
     log: Option<GuestLog>,
     clients: Clients,
     // How often in a row the doorbell rang again for a line that is up.
-    rings: u32,
+    bells: u32,
     // When it rings again; none: the line is down.
-    ring_at: Option<Instant>,
+    bell_at: Option<Instant>,
 }
 
 impl Life {
@@ -205,7 +205,7 @@ impl Life {
         let mut gathering = false;
         let farewell = loop {
             self.wait(gathering);
-            self.ring_again();
+            self.bell_again();
             self.port.rearm();
             let farewell = self.take_orders();
             let end = self.ring.end();
@@ -233,12 +233,12 @@ impl Life {
     fn wait(&mut self, gathering: bool) {
         let now = Instant::now();
         if !self.port.raised() {
-            self.rings = 0;
-            self.ring_at = None;
-        } else if self.ring_at.is_none() {
-            self.ring_at = now.checked_add(RING_AGAIN);
+            self.bells = 0;
+            self.bell_at = None;
+        } else if self.bell_at.is_none() {
+            self.bell_at = now.checked_add(BELL_AGAIN);
         }
-        let due = self.ring_at.map(|at| at.saturating_duration_since(now));
+        let due = self.bell_at.map(|at| at.saturating_duration_since(now));
         let longest = gathering.then_some(GATHER);
         let timeout = match due.into_iter().chain(longest).min() {
             None => PollTimeout::NONE,
@@ -262,16 +262,16 @@ impl Life {
     }
 
     // By the clock alone: a guest that prints steadily waits for its interrupt all the same.
-    fn ring_again(&mut self) {
+    fn bell_again(&mut self) {
         let now = Instant::now();
-        if self.port.raised() && self.ring_at.is_some_and(|at| now >= at) {
-            self.rings = self.rings.saturating_add(1);
+        if self.port.raised() && self.bell_at.is_some_and(|at| now >= at) {
+            self.bells = self.bells.saturating_add(1);
             self.port.raise_again();
-            let pause = match self.rings < RINGS_IN_HASTE {
-                true => RING_AGAIN,
-                false => RING_AT_LEISURE,
+            let pause = match self.bells < BELLS_IN_HASTE {
+                true => BELL_AGAIN,
+                false => BELL_AT_LEISURE,
             };
-            self.ring_at = now.checked_add(pause);
+            self.bell_at = now.checked_add(pause);
         }
     }
 

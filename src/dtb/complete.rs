@@ -136,34 +136,34 @@ fn vm_config(tree: &mut Tree, config: &VmConfig) {
     if !node.has("generate") {
         node.set_str("generate", "/hypervisor");
     }
-    add_vdevices(tree, config, &format!("/{name}/vdevices"));
+    add_vdevices(tree, config, &name);
 }
 
-/// Adds what no vdevice of the tree is there for, to the node at `path`.
-fn add_vdevices(tree: &mut Tree, config: &VmConfig, path: &str) {
+/// Adds the vdevices that the tree lacks to its vm-config, which has this name.
+fn add_vdevices(tree: &mut Tree, config: &VmConfig, vm_config: &str) {
     let shm: HashSet<_> = vdevices(tree, "shm").iter().filter_map(shm_label).collect();
-    let has_bell =
-        config.console.as_ref().is_none_or(|console| console::doorbell(tree, console).is_some());
+    let regions = config.regions.iter();
+    let regions = regions.filter(|region| !shm.contains(&region.label));
+    let console = config.console.as_ref();
+    let console = console.filter(|console| console::doorbell(tree, console).is_none());
     // Two vdevices of one path below /hypervisor would be one too many.
     let walk = tree.walk();
-    let generated: HashSet<_> =
-        walk.iter().filter_map(|at| Some(at.str("generate")?.to_owned())).collect();
-    let Some(vdevices) = tree.find_mut(path) else {
-        return;
-    };
-    let mut add = |wanted: String, vdevice: &dyn Fn(&str) -> Node| {
-        let name = free_name(&wanted, |name| {
+    let generated = walk.iter().filter_map(|at| at.str("generate"));
+    let generated: HashSet<_> = generated.map(str::to_owned).collect();
+    let free = |vdevices: &Node, wanted: String| {
+        free_name(&wanted, |name| {
             vdevices.child(name).is_some() || generated.contains(&format!("/hypervisor/{name}"))
-        });
-        vdevices.push(vdevice(&name));
+        })
     };
-    for region in &config.regions {
-        if !shm.contains(&region.label) {
-            add(format!("shm-{}", region.label), &|name| shm_vdevice(name, region));
-        }
+
+    let vdevices = tree.root.ensure_child(vm_config).ensure_child("vdevices");
+    for region in regions {
+        let name = free(vdevices, format!("shm-{}", region.label));
+        vdevices.push(shm_vdevice(&name, region));
     }
-    if let Some(console) = config.console.as_ref().filter(|_| !has_bell) {
-        add(format!("bell-{}", console.label), &|name| console::doorbell_vdevice(name, console));
+    if let Some(console) = console {
+        let name = free(vdevices, format!("bell-{}", console.label));
+        vdevices.push(console::doorbell_vdevice(&name, console));
     }
 }
 

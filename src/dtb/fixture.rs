@@ -9,22 +9,22 @@ use crate::plan::*;
 pub const BASE: u64 = 0x8000_0000;
 pub const SIZE: u64 = 64 << 20;
 
-fn read(rest: &str) -> VmConfig {
+fn with_initrd(keys: &str) -> VmConfig {
     let text = format!(
-        r#"{{"name": "lab-vm", "memory": {{"size": "64M"}}, "initrd": {{"path": "/initrd"}},
-             "kernel": {{"path": "/Image", "cmdline": "console=ttyAMA0 quiet"}}, {rest}}}"#
+        r#"{{"name": "vm", "memory": {{"size": "64M"}}, "kernel": {{"path": "/Image"}},
+             "initrd": {{"path": "/initrd"}}, {keys}}}"#
     );
     parse(Path::new("vm.json"), &text).unwrap()
 }
 
 /// Two hypervisor-scheduled CPUs with an initrd.
 pub fn config() -> VmConfig {
-    read(r#""vcpus": {"count": 2}"#)
+    with_initrd(r#""vcpus": {"count": 2}"#)
 }
 
 /// One proxy-scheduled CPU with a console and a further region.
 pub fn proxy() -> VmConfig {
-    read(
+    with_initrd(
         r#""vcpus": {"scheduling": "proxy"}, "console": {},
            "regions": [{"label": 7, "base": "0xa0000000", "size": "2M"}]"#,
     )
@@ -32,7 +32,7 @@ pub fn proxy() -> VmConfig {
 
 /// One proxy-scheduled CPU with a 16550 as its console.
 pub fn ns16550() -> VmConfig {
-    read(r#""vcpus": {"scheduling": "proxy"}, "console": {"device": "16550"}"#)
+    with_initrd(r#""vcpus": {"scheduling": "proxy"}, "console": {"device": "16550"}"#)
 }
 
 /// A plan that fits `config`, with the initrd where the caller likes.

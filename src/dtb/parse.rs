@@ -48,8 +48,8 @@ fn fail<T>(what: impl Into<String>) -> Result<T, ParseError> {
 }
 
 impl Tree {
-    /// Reads a blob of version 17. Bytes after its total size are ignored; names that are there twice
-    /// are refused, because readers differ in which one they take.
+    /// Reads a blob of version 17. Bytes after its total size are ignored; a property that is there
+    /// twice is refused, because readers differ in which one they take.
     pub fn parse(bytes: &[u8]) -> Result<Tree, ParseError> {
         let blocks = Blocks::find(bytes)?;
         let reader =
@@ -199,7 +199,6 @@ struct Reader<'a> {
 struct Open {
     node: Node,
     path_len: usize,
-    child_names: HashSet<String>,
     property_names: HashSet<String>,
 }
 
@@ -249,13 +248,6 @@ impl Reader<'_> {
         if self.open.len() >= DEPTH_MAX || path_len > PATH_MAX {
             return fail(format!(
                 "{}: nodes are nested more than {DEPTH_MAX} deep, or paths are longer than {PATH_MAX} bytes",
-                self.path()
-            ));
-        }
-        let mut names = self.open.last_mut().map(|parent| &mut parent.child_names);
-        if names.as_mut().is_some_and(|names| !names.insert(name.clone())) {
-            return fail(format!(
-                "{}: there are two nodes named {name}; readers differ in which one they take",
                 self.path()
             ));
         }

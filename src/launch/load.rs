@@ -8,9 +8,9 @@ use nix::errno::Errno;
 
 use crate::diagnostic::{kinds, Diagnostic, Step};
 use crate::dtb::Seeds;
-use crate::image::Images;
+use crate::image::{Images, OpenFile};
 use crate::memory::GuestMemory;
-use crate::plan::LaunchPlan;
+use crate::plan::{LaunchPlan, Range};
 
 const RANDOM: &str = "/dev/urandom";
 
@@ -44,16 +44,14 @@ pub(super) fn kernel(
     Ok(())
 }
 
-pub(super) fn initrd(
-    images: &Images,
-    plan: &LaunchPlan,
+/// All of a file, for `step`.
+pub(super) fn file(
+    open: &OpenFile,
+    step: Step,
+    range: Range,
     memory: &mut GuestMemory,
 ) -> Result<(), Diagnostic> {
-    let (Some(planned), Some(open)) = (&plan.initrd, &images.initrd) else {
-        return Ok(());
-    };
-    let room = memory.bytes_mut(planned.base, planned.size)?;
-    open.read_at(Step::Initrd, 0, room)
+    open.read_at(step, 0, memory.bytes_mut(range.base, range.size)?)
 }
 
 /// The files that regions begin with. Main memory is the plan's first region and has none.
@@ -64,8 +62,7 @@ pub(super) fn regions(
 ) -> Result<(), Diagnostic> {
     for (planned, open) in plan.regions.iter().skip(1).zip(&images.regions) {
         if let (Some((_, size)), Some(open)) = (&planned.file, open) {
-            let room = memory.bytes_mut(planned.base, *size)?;
-            open.read_at(Step::Memory, 0, room)?;
+            file(open, Step::Memory, Range { base: planned.base, size: *size }, memory)?;
         }
     }
     Ok(())

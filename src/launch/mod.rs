@@ -127,8 +127,8 @@ impl Launch<'_> {
         let kernel = || load::kernel(images, plan, memory);
         let path = images.kernel.file.path.display();
         self.progress.step(Step::Kernel, kernel, |()| path.to_string())?;
-        if let Some(file) = &images.initrd {
-            let initrd = || load::initrd(images, plan, memory);
+        if let (Some(file), Some(range)) = (&images.initrd, plan.initrd) {
+            let initrd = || load::file(file, Step::Initrd, range, memory);
             let path = file.path.display();
             self.progress.step(Step::Initrd, initrd, |()| path.to_string())?;
         }
@@ -235,14 +235,17 @@ fn add_vcpu(vm: &Vm, id: u32) -> Result<Vcpu, Diagnostic> {
     })
 }
 
-/// A launch reports the first fault; `gunyahd check` is for all of them.
+/// A launch reports the first fault; `gunyahd check` is for all of them. It begins with its step: of a
+/// place in the VM's file only the key is kept, because a property has room for 91 bytes.
 fn first_of(faults: Vec<Diagnostic>) -> Diagnostic {
     let more = faults.len().saturating_sub(1);
     let first = faults.into_iter().next();
     let mut first = first.unwrap_or_else(|| answers::OTHER.case("nothing is known to be wrong"));
+    if let Some(place) = first.place.take().filter(|place| !place.key.is_empty()) {
+        first.what = format!("{}: {}", place.key, first.what);
+    }
     if more > 0 {
-        let what = &mut first.what;
-        what.push_str(&format!(" (and {more} more: `gunyahd check` lists all)"));
+        first.what.push_str(&format!(" (and {more} more: `gunyahd check` lists all)"));
     }
     first
 }
@@ -293,3 +296,20 @@ fn describe_memory(plan: &LaunchPlan, choice: &Choice) -> String {
 
 /// Everything that this folder finds.
 pub(crate) const KINDS: &[&[Kind]] = &[load::KINDS, answers::KINDS];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse;
+
+    #[test]
+    fn a_launch_reports_its_first_fault_by_step_and_key() {
+        let text = r#"{"name": "vm", "memory": {"size": "4M"}, "kernel": {"path": "/Image"}}"#;
+        let config = parse(Path::new("vm.json"), text).unwrap();
+        let fault = |what: &str| answers::OTHER.case(what).at(config.place("memory.size"));
+        let first = first_of(vec![fault("one"), fault("two"), fault("three")]);
+        let text = first.to_string();
+        let begin = "device: memory.size: one (and 2 more: `gunyahd check` lists all); ";
+        assert!(text.starts_with(begin), "{text}");
+    }
+}

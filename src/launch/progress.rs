@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::answers::refused;
 use crate::diagnostic::{Diagnostic, Step};
 use crate::status::trace::Trace;
 
 /// Something that happened.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Event {
     /// A step is done.
     Step {

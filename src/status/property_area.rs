@@ -116,42 +116,18 @@ impl PropertyArea {
 
     /// The value of `name`; `None` if it is not set.
     pub fn get(&self, name: &str) -> Result<Option<String>, AreaError> {
-        let failed = |(file, fault)| AreaError { name: name.to_owned(), file, fault };
+        let failed = |file: PathBuf, fault| AreaError { name: name.to_owned(), file, fault };
         let info = self.dir.join("property_info");
-        match std::fs::read(&info) {
-            Ok(bytes) => match PropertyInfo::new(&bytes).and_then(|info| info.context_of(name)) {
-                Ok(None) => return Ok(None),
-                Ok(Some(context)) => {
-                    let file = self.dir.join(context);
-                    return get_from(name, &file).map_err(|fault| failed((file, fault)));
-                }
-                Err(what) => {
-                    log::debug!("{} is unreadable ({what}): every area is searched", info.display())
-                }
-            },
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(failed((info, error.into()))),
+        let context = || {
+            let bytes = std::fs::read(&info)?;
+            let context = PropertyInfo::new(&bytes)?.context_of(name)?;
+            Ok(context.map(|context| self.dir.join(context)))
+        };
+        match context() {
+            Ok(None) => Ok(None),
+            Ok(Some(area)) => get_from(name, &area).map_err(|fault| failed(area, fault)),
+            Err(fault) => Err(failed(info, fault)),
         }
-        self.search_all(name).map_err(failed)
-    }
-
-    // Android 8 and older have no property_info; an unknown layout of it is treated alike.
-    fn search_all(&self, name: &str) -> Result<Option<String>, (PathBuf, Fault)> {
-        let of_dir = |error| (self.dir.clone(), Fault::Io(error));
-        let mut denied = None;
-        for entry in std::fs::read_dir(&self.dir).map_err(of_dir)? {
-            let entry = entry.map_err(of_dir)?;
-            let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
-            if !is_file || entry.file_name() == "property_info" {
-                continue;
-            }
-            match get_from(name, &entry.path()) {
-                Ok(Some(value)) => return Ok(Some(value)),
-                Ok(None) | Err(Fault::Broken(_)) => {}
-                Err(fault) => denied = Some((entry.path(), fault)),
-            }
-        }
-        denied.map_or(Ok(None), Err)
     }
 }
 

@@ -11,11 +11,14 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use nix::poll::PollFlags;
 use nix::sys::socket::{getsockopt, sockopt};
 
+use crate::config::VmName;
 use crate::status::control::{
     parse_request, response_line, ControlError, ErrorKind, Request, Response, MAX_REQUEST,
     MAX_RESPONSE,
 };
 use crate::text::failure;
+
+use super::goal::Goal;
 
 /// Clients served at once; more get the answer `busy`.
 const MAX_CLIENTS: usize = 32;
@@ -70,8 +73,8 @@ impl Rights {
 enum Doing {
     /// Its request is not whole yet.
     Asking,
-    /// The supervisor has its request and will answer.
-    Waiting,
+    /// The supervisor has its request and will answer, at the latest when this VM has come to this.
+    Waiting(Option<(VmName, Goal)>),
     /// It gets every change.
     Watching,
     /// The last bytes are in the buffer.
@@ -210,7 +213,7 @@ impl Clients {
         };
         match asked {
             Ok(request) => {
-                client.doing = Doing::Waiting;
+                client.doing = Doing::Waiting(None);
                 client.deadline = None;
                 Some(request)
             }
@@ -254,10 +257,24 @@ impl Clients {
         (written == line.len()).then_some(client.stream)
     }
 
-    /// Still connected and waiting for its answer.
-    pub fn is_waiting(&self, id: ClientId) -> bool {
-        let mut clients = self.clients.iter();
-        clients.any(|client| client.id == id && client.doing == Doing::Waiting)
+    /// A client's answer waits until `vm` has come to `goal`.
+    pub fn wait_for(&mut self, id: ClientId, vm: VmName, goal: Goal) {
+        if let Some(client) = self.clients.iter_mut().find(|client| client.id == id) {
+            client.doing = Doing::Waiting(Some((vm, goal)));
+        }
+    }
+
+    /// Those whose wait for `vm` is over, each with whether its goal was reached, as `reached` says.
+    pub fn done_waiting(
+        &self,
+        vm: &VmName,
+        reached: impl Fn(Goal) -> Option<bool>,
+    ) -> Vec<(ClientId, bool)> {
+        let done = self.clients.iter().filter_map(|client| match &client.doing {
+            Doing::Waiting(Some((its, goal))) if its == vm => Some((client.id, reached(*goal)?)),
+            _ => None,
+        });
+        done.collect()
     }
 
     fn drop_client(&mut self, id: ClientId) {
@@ -341,7 +358,7 @@ impl Client {
             Doing::Asking if self.input.is_empty() => Ready::Gone,
             Doing::Asking => Ready::Bad("the line has no end: it needs a newline".to_owned()),
             Doing::Draining => Ready::Gone,
-            Doing::Waiting | Doing::Watching | Doing::Leaving => Ready::Nothing,
+            Doing::Waiting(_) | Doing::Watching | Doing::Leaving => Ready::Nothing,
         }
     }
 

@@ -59,7 +59,10 @@ fn a_request_in_pieces_is_heard_once_it_is_whole() {
     }
     assert_eq!(peer.send(b"\n").heard(0), Some(Request::Status { vm: None }));
     let id = peer.id;
-    assert!(peer.clients.is_waiting(id));
+    let vm = VmName::new("a").unwrap();
+    peer.clients.wait_for(id, vm.clone(), Goal::Up);
+    let done = peer.clients.done_waiting(&vm, |goal| Some(goal == Goal::Up));
+    assert_eq!(done, [(id, true)]);
     assert_eq!(peer.clients.deadline(), None, "the answer may take its time");
     peer.clients.answer(id, &Response::Lines(vec![]), 7);
     assert_eq!(peer.answer(), Response::Lines(vec![]));

@@ -9,13 +9,13 @@ use crate::status::{Overall, State};
 use crate::worker::Report;
 
 use super::foreground::Foreground;
+use super::goal::Goal;
 use super::lifecycle::{Event, Gates, Rules};
 use super::order;
 use super::pages::{HugePages, Returns};
 use super::publisher::Publisher;
 use super::spawn::{Heard, Spawner};
 use super::vm::Vm;
-use super::waiters::Goal;
 
 /// Milliseconds between two looks at a property or a pool that a VM waits for: reading the shared
 /// property area or a file of sysfs costs microseconds, and there is no fd to wait on without a thread.
@@ -314,7 +314,6 @@ mod tests {
 
     use super::*;
     use crate::config::{parse, ConfigFile};
-    use crate::supervisor::waiters::Waiter;
     use crate::worker::Setting;
 
     /// A VM that a person has to start, and which waits for those in `after`.
@@ -348,13 +347,16 @@ mod tests {
     #[test]
     fn one_who_waits_for_what_cannot_come_is_stuck_and_says_so() {
         let (mut fleet, mut out) = fleet(vec![vm("a", &["b"]), vm("b", &["a"]), vm("c", &["b"])]);
-        out.waiters.add(Waiter { client: 1, vm: fleet.vms[2].name.clone(), goal: Goal::Up });
+        let (_client, id) = out.clients.pair();
+        out.clients.wait_for(id, fleet.vms[2].name.clone(), Goal::Up);
         fleet.advance(0, &mut out);
         for vm in &fleet.vms {
             assert!(vm.stuck, "{vm:?}");
             assert_eq!(vm.life.state(), State::Waiting);
             assert!(vm.journal.lines()[0].contains("waiting: for "), "{vm:?}");
         }
+        let waiting = out.clients.done_waiting(&fleet.vms[2].name, |_| Some(true));
+        assert_eq!(waiting, [], "it was not answered");
         // One look is enough until something happens.
         assert_eq!(fleet.deadline(0), None);
     }

@@ -5,7 +5,7 @@
 //! lifecycle, restart   one VM: event and time in, actions out       pure
 //! order                all VMs: who may start, who may stop         pure
 //! pages                huge pages that ended runs have not given back   pure
-//! waiters              clients whose answer waits for a VM          pure
+//! goal                 what a client waits for                      pure
 //! spawn                forks a worker, hears it, learns of its end
 //! vm, journal          one VM, driven
 //! fleet                all VMs, driven
@@ -22,6 +22,7 @@ mod event_loop;
 mod files;
 mod fleet;
 mod foreground;
+mod goal;
 mod journal;
 mod lifecycle;
 mod listen;
@@ -32,7 +33,6 @@ mod requests;
 mod restart;
 mod spawn;
 mod vm;
-mod waiters;
 
 use std::path::PathBuf;
 

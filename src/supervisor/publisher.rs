@@ -9,26 +9,20 @@ use crate::status::properties::PropertyClient;
 use crate::status::{shorten, Overall, State};
 
 use super::clients::Clients;
+use super::goal::Goal;
 use super::vm::{Vm, MAX_REASON};
-use super::waiters::{Goal, Waiters};
 
 /// Where states go.
 pub struct Publisher {
     pub properties: PropertyClient,
     pub clients: Clients,
-    pub waiters: Waiters,
     overall: Option<Overall>,
 }
 
 impl Publisher {
     /// Properties go to the service at `socket`.
     pub fn to(socket: PathBuf) -> Self {
-        Self {
-            properties: PropertyClient::new(socket),
-            clients: Clients::default(),
-            waiters: Waiters::default(),
-            overall: None,
-        }
+        Self { properties: PropertyClient::new(socket), clients: Clients::default(), overall: None }
     }
 
     /// Publishes a state that `vm` has come into; it may have left it already.
@@ -62,8 +56,7 @@ impl Publisher {
 
     /// Answers those who wait for `vm` as `reached` says.
     pub fn wake_by(&mut self, vm: &Vm, reached: impl Fn(Goal) -> Option<bool>, now: u64) {
-        self.waiters.retain(|client| self.clients.is_waiting(client));
-        for (client, reached) in self.waiters.take(&vm.name, reached) {
+        for (client, reached) in self.clients.done_waiting(&vm.name, reached) {
             self.clients.answer(client, &vm.answer(reached, now), now);
         }
     }
@@ -112,11 +105,7 @@ mod tests {
             },
             0,
         );
-        out.waiters.add(super::super::waiters::Waiter {
-            client: id,
-            vm: vm.name.clone(),
-            goal: Goal::Up,
-        });
+        out.clients.wait_for(id, vm.name.clone(), Goal::Up);
         out.publish(&mut vm, State::Failed, "a\nb", 7);
         assert_eq!(vm.journal.lines(), ["[    0.007] failed: a b"]);
         let read = |stream: &mut UnixStream| {

@@ -8,10 +8,10 @@ use crate::status::State;
 
 use super::clients::ClientId;
 use super::fleet::Fleet;
+use super::goal::Goal;
 use super::lifecycle::Event;
 use super::publisher::Publisher;
 use super::vm::first;
-use super::waiters::{Goal, Waiter};
 
 /// Serves one request.
 pub struct Server<'a> {
@@ -148,7 +148,7 @@ impl Server<'_> {
         if already || done || !wait {
             return self.out.clients.answer(client, &vm.answer(true, self.now), self.now);
         }
-        self.out.waiters.add(Waiter { client, vm: vm.name.clone(), goal });
+        self.out.clients.wait_for(client, vm.name.clone(), goal);
     }
 
     /// Why the VM at `index` cannot be started.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::config::{ConfigFile, Dependency, VmConfig, VmName};
 use crate::console::{lines, Ring, DEFAULT_CAPACITY};
 use crate::diagnostic::{Diagnostic, Step};
+use crate::launch;
 use crate::status::control::{ControlError, ErrorKind, Response, StepTime, VmStatus};
 use crate::status::{shorten, State};
 use crate::text::Span;
@@ -200,30 +201,35 @@ impl Vm {
     /// Keeps what a report says of the launch, and tells journal and log.
     pub fn note(&mut self, report: &Report, now: u64) {
         match report {
-            Report::Step { step, micros, detail } => self.note_step(*step, *micros, detail, now),
+            Report::Launch(launch::Event::Step { step, took, detail }) => {
+                self.note_step(*step, *took, detail, now)
+            }
             Report::Running { end_visible } => {
                 self.launch.end_visible = *end_visible;
                 let taken = self.launch.begun.map(|begun| begun.elapsed().as_micros());
                 self.launch.micros = taken.and_then(|micros| u64::try_from(micros).ok());
             }
-            Report::HugePages(pages) => self.launch.huge_pages = pages.clone(),
-            Report::Warning(text) => {
-                self.journal.add(now, &format!("warning: {text}"));
-                log::warn!("{}: {text}", self.name);
+            Report::Launch(launch::Event::HugePages(pages)) => {
+                self.launch.huge_pages = pages.clone()
+            }
+            Report::Launch(launch::Event::Warning(warning)) => {
+                self.journal.add(now, &format!("warning: {warning}"));
+                log::warn!("{}: {warning}", self.name);
             }
             Report::Ready | Report::Ended(_) | Report::Failed(_) | Report::Closed => {}
         }
     }
 
-    fn note_step(&mut self, step: Step, micros: u64, detail: &str, now: u64) {
+    fn note_step(&mut self, step: Step, took: Duration, detail: &str, now: u64) {
         let detail = shorten(detail, MAX_DETAIL);
-        let mut line = format!("{step}: {}", Span(Duration::from_micros(micros)));
+        let mut line = format!("{step}: {}", Span(took));
         if !detail.is_empty() {
             line = format!("{line}: {detail}");
         }
         self.journal.add(now, &line);
         log::info!("{}: {line}", self.name);
         if self.launch.steps.len() < MAX_STEPS {
+            let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
             self.launch.steps.push(StepTime { step: step.to_string(), micros, detail });
         }
     }

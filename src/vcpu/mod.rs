@@ -22,7 +22,7 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use crate::diagnostic::{Diagnostic, Kind};
-use run_loop::{Cpu, Placement, Shared, Slot, THREADS};
+use run_loop::{Cpu, Shared, Slot, THREADS};
 use stall::{Done, StallWatch};
 
 pub use bus::{Bus, Device, Width};
@@ -142,15 +142,7 @@ impl Vcpus {
         options: &Options,
         placed: Sender<Result<(), Diagnostic>>,
     ) -> Result<Sender<()>, Diagnostic> {
-        let cpus = match options.affinity.as_slice() {
-            [all] => Some(all),
-            each => each.get(index),
-        };
-        let placement = Placement {
-            cpus: cpus.cloned().unwrap_or_default(),
-            nice: options.nice,
-            confined: options.confined,
-        };
+        let options = options.clone();
         let shared = Arc::clone(&self.shared);
         let (gate, go) = mpsc::channel();
         let spawned = std::thread::Builder::new()
@@ -159,7 +151,7 @@ impl Vcpus {
             .stack_size(STACK)
             .spawn(move || {
                 if let Some(slot) = shared.slots.get(index) {
-                    run_loop::thread(&shared, slot, cpu, &placement, placed, &go);
+                    run_loop::thread(&shared, slot, cpu, &options, placed, &go);
                 }
             });
         let thread = spawned.map_err(|error| {
@@ -184,8 +176,7 @@ impl Vcpus {
         }
         self.timer.wait().ok()?;
         let done: Vec<Done> = self.shared.slots.iter().map(done).collect();
-        let stall = self.stalls.look(Instant::now(), &done)?;
-        Some(VcpuEvent::Warning(stall.warning()))
+        self.stalls.look(Instant::now(), &done).map(VcpuEvent::Warning)
     }
 
     /// Takes every vCPU out of the guest, waits for the threads for at most `bound` and gives back

@@ -13,8 +13,8 @@ use nix::errno::Errno;
 use nix::sys::eventfd::EventFd;
 
 use super::bus::{Bus, Width};
-use super::host_thread;
 use super::run_errors::RunErrors;
+use super::{host_thread, Options};
 use crate::confine;
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::status::EndReason;
@@ -23,33 +23,33 @@ kinds! {
     THREADS: Error "vcpu-threads" in Run {
         "the threads that run the guest cannot be made",
         cause: "this process has as many files or threads as it may, or the host is out of memory",
-        cure: "a higher `rlimit nofile` or `rlimit nproc` in the service's .rc, or more memory",
+        cure: "raise `rlimit nofile` or `rlimit nproc` in the service's .rc, or free memory",
     }
     RUN_EIO: Error "run-eio" in Run {
         "the driver cannot give the guest a page that is not swap-backed, such as one of hugetlb",
         cause: "this driver gives pages when the guest touches them, and takes only swap-backed ones; \
                 hugetlb pages are not",
-        cure: "\"backing\": [\"thp\", \"base\"] for the VM's memory",
+        cure: "give the VM's memory \"backing\": [\"thp\", \"base\"]",
     }
     RUN_ENOMEM: Error "run-enomem" in Run {
         "there is no memory for a page that the guest touched",
         cause: "the host has no memory, or RLIMIT_MEMLOCK is reached",
-        cure: "\"prefault\": true; `rlimit memlock unlimited unlimited` in the service's .rc",
+        cure: "set `memory.prefault`; put `rlimit memlock unlimited unlimited` into the service's .rc",
     }
     RUN_ENOTTY: Error "run-enotty" in Run {
         "the driver cannot run a vCPU",
         cause: "the VM is not proxy-scheduled, or the driver is of another dialect",
-        cure: "\"scheduling\": \"hypervisor\"",
+        cure: "use \"scheduling\": \"hypervisor\"",
     }
     RUN_EPERM: Error "run-eperm" in Run {
-        "the host forbids to run a vCPU",
+        "this process may not run a vCPU",
         cause: "SELinux: the ioctl is not in the domain's allowxperm list",
         cure: "use the policy of sepolicy/; look for avc: denied in dmesg",
     }
     FAULT_EPERM: Error "run-fault-eperm" in Run {
         "the guest touched memory in a way that its region forbids",
         cause: "the guest writes to a region without the permission, or another process made the VM",
-        cure: "correct the region's `permissions`, or the guest",
+        cure: "correct the region's `flags`, or the guest",
     }
     FAULT_EFAULT: Error "run-fault-efault" in Run {
         "nothing is mapped where the guest's memory should be",
@@ -171,28 +171,18 @@ impl Shared {
     }
 }
 
-/// Where and how urgently a thread runs.
-#[derive(Debug)]
-pub(super) struct Placement {
-    /// Host CPUs; empty: any.
-    pub(super) cpus: Vec<u32>,
-    pub(super) nice: i8,
-    /// It gives up its capabilities.
-    pub(super) confined: bool,
-}
-
 /// A vCPU thread's life: it answers `placed` once it runs where and as it should, and lets the guest run
 /// when `go` says so. If `go` is dropped, the guest never runs.
 pub(super) fn thread(
     shared: &Shared,
     slot: &Slot,
     mut cpu: Box<dyn Cpu>,
-    placement: &Placement,
+    options: &Options,
     placed: Sender<Result<(), Diagnostic>>,
     go: &Receiver<()>,
 ) {
     slot.tid.store(nix::unistd::gettid().as_raw(), Ordering::SeqCst);
-    let _ = placed.send(place(shared, slot, placement));
+    let _ = placed.send(place(shared, slot, options));
     drop(placed);
     if go.recv().is_ok() {
         let mut run_loop =
@@ -206,13 +196,18 @@ pub(super) fn thread(
     slot.tid.store(0, Ordering::SeqCst);
 }
 
-fn place(shared: &Shared, slot: &Slot, placement: &Placement) -> Result<(), Diagnostic> {
+/// Puts the calling thread where and how urgently it is to run.
+fn place(shared: &Shared, slot: &Slot, options: &Options) -> Result<(), Diagnostic> {
     host_thread::accept_kicks();
-    let bound = match placement.cpus.as_slice() {
-        [] => Ok(()),
-        cpus => host_thread::bind(cpus),
+    let cpus = match options.affinity.as_slice() {
+        [all] => Some(all),
+        each => usize::try_from(slot.id).ok().and_then(|index| each.get(index)),
     };
-    let reniced = match placement.nice {
+    let bound = match cpus.map(Vec::as_slice) {
+        None | Some([]) => Ok(()),
+        Some(cpus) => host_thread::bind(cpus),
+    };
+    let reniced = match options.nice {
         0 => Ok(()),
         nice => host_thread::renice(nice),
     };
@@ -220,7 +215,7 @@ fn place(shared: &Shared, slot: &Slot, placement: &Placement) -> Result<(), Diag
         warning.what = format!("vCPU {}: {}", slot.id, warning.what);
         shared.report(VcpuEvent::Warning(warning));
     }
-    match placement.confined {
+    match options.confined {
         true => confine::thread(),
         false => Ok(()),
     }

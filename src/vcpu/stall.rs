@@ -29,34 +29,6 @@ kinds! {
 /// What one vCPU has done so far: exits, and CPU time.
 pub(super) type Done = (u64, Duration);
 
-/// What is to be reported.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Stall {
-    /// All vCPUs are still. Reported again only after twice as long, for a guest that wakes up once a
-    /// minute is healthy.
-    All,
-    /// Some are. Each is reported once, because a CPU that sleeps for long is nothing unusual.
-    Some(Vec<u32>),
-    /// After [`Stall::All`]: it goes on.
-    Over,
-}
-
-impl Stall {
-    pub(super) fn warning(&self) -> Diagnostic {
-        match self {
-            Self::All => VM_STALLED.case("no vCPU makes progress (no exit and no CPU time)"),
-            Self::Some(ids) => {
-                let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
-                VCPUS_STALLED.case(format!(
-                    "vCPU {} makes no progress (no exit and no CPU time); reported once",
-                    ids.join(", ")
-                ))
-            }
-            Self::Over => PROGRESS.case("the vCPUs make progress again"),
-        }
-    }
-}
-
 /// Looks from time to time at what each vCPU has done.
 #[derive(Debug)]
 pub(super) struct StallWatch {
@@ -90,7 +62,10 @@ impl StallWatch {
     }
 
     /// `done` has one entry for each vCPU, in the order of [`StallWatch::new`].
-    pub(super) fn look(&mut self, now: Instant, done: &[Done]) -> Option<Stall> {
+    ///
+    /// A still vCPU is reported once, because a CPU that sleeps for long is nothing unusual. A still VM
+    /// is reported again only after twice as long, for a guest that wakes up once a minute is healthy.
+    pub(super) fn look(&mut self, now: Instant, done: &[Done]) -> Option<Diagnostic> {
         let (mut still, mut news) = (0, Vec::new());
         for (seen, done) in self.vcpus.iter_mut().zip(done) {
             if seen.done != Some(*done) {
@@ -112,18 +87,30 @@ impl StallWatch {
             self.all_reported = true;
             let longest = LONGEST.max(self.after);
             self.all_after = self.all_after.saturating_mul(2).min(longest);
-            return Some(Stall::All);
+            return Some(VM_STALLED.case("no vCPU makes progress (no exit and no CPU time)"));
         }
         if std::mem::take(&mut self.all_reported) {
-            return Some(Stall::Over);
+            return Some(PROGRESS.case("the vCPUs make progress again"));
         }
-        (!news.is_empty()).then_some(Stall::Some(news))
+        let news: Vec<String> = news.iter().map(u32::to_string).collect();
+        (!news.is_empty()).then(|| {
+            VCPUS_STALLED.case(format!(
+                "vCPU {} makes no progress (no exit and no CPU time); reported once",
+                news.join(", ")
+            ))
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The name of what is reported.
+    fn look(watch: &mut StallWatch, now: Instant, done: &[Done]) -> Option<&'static str> {
+        let reported = watch.look(now, done)?;
+        KINDS.iter().map(|kind| kind.name).find(|name| *name == reported.name)
+    }
 
     fn done<const N: usize>(of: [(u64, u64); N]) -> [Done; N] {
         of.map(|(exits, nanos)| (exits, Duration::from_nanos(nanos)))
@@ -138,31 +125,31 @@ mod tests {
     #[test]
     fn one_still_vcpu_is_reported_once() {
         let (mut watch, at) = watch();
-        assert_eq!(watch.look(at(0), &done([(1, 5), (0, 9)])), None);
-        assert_eq!(watch.look(at(9), &done([(2, 5), (0, 9)])), None);
-        assert_eq!(watch.look(at(10), &done([(3, 5), (0, 9)])), Some(Stall::Some(vec![1])));
-        assert_eq!(watch.look(at(20), &done([(4, 5), (0, 9)])), None);
-        assert_eq!(watch.look(at(21), &done([(5, 5), (0, 10)])), None);
-        assert_eq!(watch.look(at(40), &done([(6, 5), (0, 10)])), None);
+        assert_eq!(look(&mut watch, at(0), &done([(1, 5), (0, 9)])), None);
+        assert_eq!(look(&mut watch, at(9), &done([(2, 5), (0, 9)])), None);
+        assert_eq!(look(&mut watch, at(10), &done([(3, 5), (0, 9)])), Some("vcpu-stalled"));
+        assert_eq!(look(&mut watch, at(20), &done([(4, 5), (0, 9)])), None);
+        assert_eq!(look(&mut watch, at(21), &done([(5, 5), (0, 10)])), None);
+        assert_eq!(look(&mut watch, at(40), &done([(6, 5), (0, 10)])), None);
     }
 
     #[test]
     fn a_wholly_still_vm_is_reported_and_its_going_on_too() {
         let (mut watch, at) = watch();
-        assert_eq!(watch.look(at(0), &done([(1, 5), (0, 9)])), None);
-        assert_eq!(watch.look(at(10), &done([(1, 5), (0, 9)])), Some(Stall::All));
-        assert_eq!(watch.look(at(30), &done([(1, 5), (0, 9)])), None);
+        assert_eq!(look(&mut watch, at(0), &done([(1, 5), (0, 9)])), None);
+        assert_eq!(look(&mut watch, at(10), &done([(1, 5), (0, 9)])), Some("vcpu-all-stalled"));
+        assert_eq!(look(&mut watch, at(30), &done([(1, 5), (0, 9)])), None);
         assert_eq!(
-            watch.look(at(31), &done([(1, 6), (0, 9)])),
-            Some(Stall::Over),
+            look(&mut watch, at(31), &done([(1, 6), (0, 9)])),
+            Some("vcpu-progress"),
             "CPU time alone is progress"
         );
         // The next time after twice as long, and so on.
-        assert_eq!(watch.look(at(50), &done([(1, 6), (0, 9)])), None);
-        assert_eq!(watch.look(at(51), &done([(1, 6), (0, 9)])), Some(Stall::All));
-        assert_eq!(watch.look(at(52), &done([(1, 7), (0, 9)])), Some(Stall::Over));
-        assert_eq!(watch.look(at(91), &done([(1, 7), (0, 9)])), None);
-        assert_eq!(watch.look(at(92), &done([(1, 7), (0, 9)])), Some(Stall::All));
+        assert_eq!(look(&mut watch, at(50), &done([(1, 6), (0, 9)])), None);
+        assert_eq!(look(&mut watch, at(51), &done([(1, 6), (0, 9)])), Some("vcpu-all-stalled"));
+        assert_eq!(look(&mut watch, at(52), &done([(1, 7), (0, 9)])), Some("vcpu-progress"));
+        assert_eq!(look(&mut watch, at(91), &done([(1, 7), (0, 9)])), None);
+        assert_eq!(look(&mut watch, at(92), &done([(1, 7), (0, 9)])), Some("vcpu-all-stalled"));
     }
 
     #[test]
@@ -172,18 +159,12 @@ mod tests {
         let mut watch = StallWatch::new([0], Duration::from_secs(30), start);
         let mut reported = 0;
         for second in 0..24 * 3600 {
-            reported += u32::from(watch.look(at(second), &done([(second / 60, 0)])).is_some());
+            reported +=
+                u32::from(look(&mut watch, at(second), &done([(second / 60, 0)])).is_some());
         }
         assert!((1..=4).contains(&reported), "{reported} times a day");
         let hang =
-            (24 * 3600..27 * 3600).find_map(|second| watch.look(at(second), &done([(0, 0)])));
-        assert_eq!(hang, Some(Stall::All));
-    }
-
-    #[test]
-    fn each_has_its_name() {
-        assert_eq!(Stall::All.warning().name, "vcpu-all-stalled");
-        assert_eq!(Stall::Some(vec![1]).warning().name, "vcpu-stalled");
-        assert_eq!(Stall::Over.warning().name, "vcpu-progress");
+            (24 * 3600..27 * 3600).find_map(|second| look(&mut watch, at(second), &done([(0, 0)])));
+        assert_eq!(hang, Some("vcpu-all-stalled"));
     }
 }

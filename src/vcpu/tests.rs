@@ -310,7 +310,7 @@ fn a_page_that_the_driver_cannot_give_fails_with_its_cure() {
     for (errno, name, word) in [
         (Errno::EIO, "run-eio", "hugetlb"),
         (Errno::ENOMEM, "run-enomem", "RLIMIT_MEMLOCK"),
-        (Errno::EPERM, "run-fault-eperm", "permission"),
+        (Errno::EPERM, "run-fault-eperm", "flags"),
         (Errno::EFAULT, "run-fault-efault", "truncated"),
         (Errno::ENODEV, "run-failed", "dmesg"),
     ] {

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What supervisor and worker say to each other.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
-use crate::diagnostic::{Diagnostic, Step};
+use crate::diagnostic::Diagnostic;
 use crate::launch::Event;
 use crate::status::End;
 
@@ -13,19 +11,8 @@ use crate::status::End;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Report {
-    /// A step of the launch is done.
-    Step {
-        /// Which.
-        step: Step,
-        /// Microseconds that it took.
-        micros: u64,
-        /// For the log: "region 0 256 MiB hugetlb".
-        detail: String,
-    },
-    /// Huge pages that the VM has taken, by page size in bytes.
-    HugePages(BTreeMap<u64, u64>),
-    /// Something that a person should know and that does not stop the launch.
-    Warning(String),
+    /// Something happened in the launch. Warnings come from a running VM, too.
+    Launch(Event),
     /// START has returned.
     Running {
         /// False: the driver cannot report the end of this VM.
@@ -39,20 +26,6 @@ pub enum Report {
     Failed(Diagnostic),
     /// All fds are closed and the memory is given back; the worker exits.
     Closed,
-}
-
-impl From<Event> for Report {
-    fn from(event: Event) -> Self {
-        match event {
-            Event::Step { step, took, detail } => Report::Step {
-                step,
-                micros: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-                detail,
-            },
-            Event::HugePages(pages) => Report::HugePages(pages),
-            Event::Warning(warning) => Report::Warning(warning.to_string()),
-        }
-    }
 }
 
 /// Supervisor to worker.

@@ -58,7 +58,7 @@ pub fn run(start: Start) -> i32 {
         }
     };
     let launched = prepared.and_then(|proxy| {
-        let report = |event: Event| reporter.send(&event.into());
+        let report = |event: Event| reporter.send(&Report::Launch(event));
         let connect = |vm: &Vm| proxy.as_ref().map_or(Ok(()), |proxy| proxy.connect(vm));
         let launched = launch(config, &start.setting.device, &report, connect)?;
         Ok((proxy, launched))

@@ -12,7 +12,7 @@ use super::{confine_if, Report, Reporter, Request};
 use crate::config::VmConfig;
 use crate::console::{self, Console, Ring};
 use crate::diagnostic::{kinds, Diagnostic, Step};
-use crate::launch::refused;
+use crate::launch::{refused, Event};
 use crate::status::End as RunEnd;
 use crate::vcpu::{self, Bus, VcpuEvent, Vcpus, STALL};
 
@@ -126,7 +126,7 @@ impl<'a> Proxy<'a> {
             while let Some(event) = vcpus.take_event() {
                 match event {
                     VcpuEvent::Warning(warning) => {
-                        reporter.send(&Report::Warning(warning.to_string()))
+                        reporter.send(&Report::Launch(Event::Warning(warning)))
                     }
                     VcpuEvent::Failed(error) => return End::Failed(error),
                     VcpuEvent::Ended { reason, detail } => {
@@ -177,7 +177,7 @@ fn report_stuck(vcpus: &[u32], reporter: &Reporter) {
     if !vcpus.is_empty() {
         let bound = LEAVE_BOUND.as_secs();
         let what = format!("vCPUs {vcpus:?} do not leave VCPU_RUN within {bound} s");
-        reporter.send(&Report::Warning(STUCK.case(what).to_string()));
+        reporter.send(&Report::Launch(Event::Warning(STUCK.case(what))));
     }
 }
 
@@ -198,6 +198,6 @@ mod tests {
         let len = recv(theirs.as_raw_fd(), &mut packet, MsgFlags::empty()).unwrap();
         let text = std::str::from_utf8(&packet[..len]).unwrap();
         assert!(text.contains("vCPUs [1, 3] do not leave"), "{text}");
-        assert!(text.contains("[run-stuck]"), "{text}");
+        assert!(text.contains("\"run-stuck\""), "{text}");
     }
 }

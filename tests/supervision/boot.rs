@@ -55,7 +55,7 @@ fn faulty_files_are_given_up_at_once() {
     host.vm("dtb", json!({"dtb": {"path": host.path("rubbish.dtb")}}))
         .vm("gzip", json!({"kernel": {"path": gzip}}))
         .boot();
-    for (vm, word) in [("dtb", "dtb: "), ("gzip", "CRC32")] {
+    for (vm, word) in [("dtb", "[dtb-unreadable]"), ("gzip", "CRC32")] {
         host.until(vm, State::Failed);
         let status = host.status(vm);
         assert!(status.reason.contains(word), "{status:?}");

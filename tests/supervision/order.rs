@@ -75,7 +75,7 @@ fn all_are_stopped_against_the_order_of_dependency() {
 #[test]
 fn a_property_that_never_comes_fails_its_vm_alone() {
     let mut host = Host::new();
-    std::fs::create_dir(host.path("area")).unwrap();
+    let _area = crate::properties::area(&host);
     let property = json!({"name": "vendor.disk", "value": "up", "timeout": "200ms"});
     host.vm("a", json!({"start": {"property": property}})).vm("b", json!({})).boot();
     let mut watch = host.watch();
@@ -97,7 +97,7 @@ fn a_property_that_cannot_be_read_is_told_with_its_cure_and_warned_of_once() {
     let why = format!(
         "property vendor.disk: read {}: ENOENT (No such file or directory); likely cause: not an \
          Android host, or init has not made the areas yet",
-        host.path("area").display()
+        host.path("area/property_info").display()
     );
     let wanted = "property vendor.disk=up";
     assert_eq!(

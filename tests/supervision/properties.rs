@@ -94,9 +94,8 @@ fn a_property_service_that_never_answers_holds_up_nobody() {
     assert!(begun.elapsed() < PATIENCE / 10, "{:?}", begun.elapsed());
 }
 
-#[test]
-fn a_vm_starts_when_its_property_comes() {
-    let mut host = Host::new();
+/// Areas as init makes them at boot, without a property in them.
+pub fn area(host: &Host) -> SystemProperties {
     let area = host.path("area");
     std::fs::create_dir(&area).unwrap();
     let contexts = host.path("contexts");
@@ -104,7 +103,13 @@ fn a_vm_starts_when_its_property_comes() {
     let (entries, _) = PropertyInfoEntry::parse_from_file(&contexts, false).unwrap();
     let trie = build_trie(&entries, "u:object_r:default_prop:s0", "string").unwrap();
     std::fs::write(area.join("property_info"), trie).unwrap();
-    let mut properties = SystemProperties::new_area(&area).unwrap();
+    SystemProperties::new_area(&area).unwrap()
+}
+
+#[test]
+fn a_vm_starts_when_its_property_comes() {
+    let mut host = Host::new();
+    let mut properties = area(&host);
     properties.add("vendor.disk", "down").unwrap();
 
     let wait = json!({"name": "vendor.disk", "value": "up", "timeout": "1m"});

@@ -202,8 +202,7 @@ fn two_nodes_of_one_name_are_named() {
     let mut tree = generated(&config);
     let twin = tree.at("/serial").unwrap().node.clone();
     tree.root.push(twin);
-    let plan = fixture::plan(&config, 0x8100_0000, 0x1000);
-    let faults = rules::check(&tree, &config, &plan);
+    let faults = given(&tree, &config).unwrap_err();
     assert!(names(&faults).contains(&"dtb-duplicate-node"), "{faults:?}");
 }
 

@@ -22,6 +22,7 @@ mod events;
 mod tests;
 
 use crate::diagnostic::Step;
+use crate::launch;
 use crate::status::{End, EndReason, State};
 use crate::text::Span;
 use crate::worker::Report;
@@ -267,7 +268,7 @@ impl Lifecycle {
 
     fn report(&mut self, report: &Report, now: u64) {
         match report {
-            Report::Step { step, .. } => self.last_step = Some(*step),
+            Report::Launch(launch::Event::Step { step, .. }) => self.last_step = Some(*step),
             Report::Running { end_visible } => self.running(*end_visible, now),
             Report::Ready => {
                 if matches!(self.phase, Phase::Running { .. }) {
@@ -288,7 +289,7 @@ impl Lifecycle {
                 self.ends(end, then, &error.to_string(), now);
             }
             // Journal and log have these; the process's end says more than Closed.
-            Report::HugePages(_) | Report::Warning(_) | Report::Closed => {}
+            Report::Launch(_) | Report::Closed => {}
         }
     }
 

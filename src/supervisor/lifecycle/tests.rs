@@ -313,11 +313,11 @@ fn a_restart_stops_and_starts() {
 fn a_start_that_hangs_is_killed() {
     let mut story = Story::new(rules());
     story.on(Event::Gates(&open()));
-    story.on(Event::Report(&Report::Step {
+    story.on(Event::Report(&Report::Launch(launch::Event::Step {
         step: Step::Functions,
-        micros: 1,
+        took: Duration::from_micros(1),
         detail: String::new(),
-    }));
+    })));
     assert_eq!(story.sleep(), 30_000);
     assert_eq!(story.asked, [Action::Fork, Action::Kill]);
     let what = "no start within 30 s (start.timeout); the last step done is functions";
