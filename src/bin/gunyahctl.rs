@@ -39,12 +39,17 @@ fn main() -> ExitCode {
         Command::Console { socket, vm, replay, follow } => {
             show_console(&socket, &vm, replay, follow)
         }
-        Command::Ask { socket, request, json } => match Conversation::begin(&socket, &request) {
-            Ok(conversation) => match listen(conversation, &request, json) {
-                Ok(code) | Err(code) => code,
-            },
-            Err(error) => fail(&error),
-        },
+        Command::Ask { socket, request, json } => {
+            if matches!(request, Request::Kill { .. }) {
+                complain(ctl::KILL_WARNING);
+            }
+            match Conversation::begin(&socket, &request) {
+                Ok(conversation) => match listen(conversation, &request, json) {
+                    Ok(code) | Err(code) => code,
+                },
+                Err(error) => fail(&error),
+            }
+        }
     };
     ExitCode::from(code)
 }

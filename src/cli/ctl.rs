@@ -24,6 +24,8 @@ usage: gunyahctl [--socket PATH] COMMAND
   stop VM [--no-wait]         ask the guest to end, if its file says how, else or after its
                               stop_timeout close the VM; and wait
   restart VM [--no-wait]      stop, then start
+  kill VM [--no-wait]         kill its process: for a worker that does not answer. A hard end can cost the
+                              host memory, or break the resource manager, until the next reboot
   log VM                      the last lines of its journal and of its console
   console VM [--replay BYTES] [--follow]
                               its console: Ctrl-] leaves, as does ~. at the beginning of a line; the
@@ -40,6 +42,9 @@ exit: 0 done                                 3 gunyahd cannot be reached
       2 usage                                5 gunyahd's answer cannot be understood
                                              6 standard output cannot be written
 ";
+
+/// What who kills a VM's worker should know.
+pub const KILL_WARNING: &str = "warning: a hard end can cost the host memory, or break the resource manager, until the next reboot; `stop` waits for the kernel instead";
 
 /// What is to be done.
 #[derive(Debug, PartialEq, Eq)]
@@ -137,6 +142,7 @@ fn request(command: &str, vm: Option<String>, wait: bool) -> Result<Request, Usa
     let of_vm: fn(String, bool) -> Request = match command {
         "start" => |vm, wait| Request::Start { vm, wait },
         "stop" => |vm, wait| Request::Stop { vm, wait },
+        "kill" => |vm, wait| Request::Kill { vm, wait },
         "restart" => |vm, wait| Request::Restart { vm, wait },
         "log" => |vm, _| Request::Log { vm },
         "console" => |vm, _| Request::Console { vm, replay: None, at: None },
@@ -165,6 +171,8 @@ mod tests {
         let stop = |wait| Request::Stop { vm: "a".to_owned(), wait };
         assert_eq!(parse_line("stop a"), ask(stop(true), false));
         assert_eq!(parse_line("stop --no-wait a"), ask(stop(false), false));
+        let kill = Request::Kill { vm: "a".to_owned(), wait: true };
+        assert_eq!(parse_line("kill a"), ask(kill, false));
         assert_eq!(parse_line("watch --json"), ask(Request::Watch {}, true));
     }
 

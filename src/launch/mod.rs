@@ -33,24 +33,28 @@ pub use progress::Event;
 
 /// A VM that runs, and everything that it needs to go on.
 #[derive(Debug)]
-pub struct Launched {
+pub struct Launched<T> {
     pub vm: Vm,
     /// Mapped for as long as the VM lives.
     pub memory: GuestMemory,
     /// Proxy-scheduled vCPUs, by their index.
     pub vcpus: Vec<Vcpu>,
+    /// What `before_start` made.
+    pub prepared: T,
 }
 
 /// Launches `config` on the driver of `device`; `report` hears of every step. `before_start` adds what
-/// has to be there when the guest begins, such as interrupt lines.
+/// has to be there when the guest begins, such as interrupt lines. What it returns is dropped before the
+/// VM where START fails: android14-6.1 frees memory that it still uses if the eventfd of an interrupt line
+/// outlives the VM.
 ///
 /// An error is the step's that failed. Everything that was made before it is given back.
-pub fn launch(
+pub fn launch<T>(
     config: &VmConfig,
     device: &Path,
     report: &dyn Fn(Event),
-    before_start: impl FnOnce(&Vm) -> Result<(), Diagnostic>,
-) -> Result<Launched, Diagnostic> {
+    before_start: impl FnOnce(&Vm) -> Result<T, Diagnostic>,
+) -> Result<Launched<T>, Diagnostic> {
     let launch = Launch { config, host: memory::host(), progress: Progress::new(report) };
     let open = || Images::open(config).map_err(first_of);
     let images = launch.progress.step(Step::Images, open, describe_images)?;
@@ -62,10 +66,10 @@ pub fn launch(
 
     let vm = launch.create(device, &memory, &plan)?;
     let vcpus = launch.add_vcpus(&vm)?;
-    before_start(&vm)?;
+    let prepared = before_start(&vm)?;
     let start = || vm.start();
     launch.progress.call(Step::Start, "VM_START", start, |()| String::new())?;
-    Ok(Launched { vm, memory, vcpus })
+    Ok(Launched { vm, memory, vcpus, prepared })
 }
 
 struct Launch<'a> {

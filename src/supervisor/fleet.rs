@@ -88,6 +88,10 @@ impl Fleet {
             if due.is_some_and(|due| due <= now) {
                 self.feed(index, Event::Timer, now, out);
             }
+            if self.vms[index].life.is_stuck() {
+                // Neither its end nor its next start is waited for.
+                out.wake_by(&self.vms[index], |_| Some(false), now);
+            }
         }
         // Each round lets at least one VM go on, so there are not more rounds than steps.
         for _ in 0..=self.vms.len() * 2 {
@@ -138,6 +142,7 @@ impl Fleet {
         let peers: Vec<_> = self.vms.iter().map(Vm::peer).collect();
         let unmet = order::dependencies(&peers, index);
         let turn = order::turn(&peers, index);
+        let answers = order::kernel_answers(&peers, index);
         drop(peers);
         let stuck = unmet.as_ref().is_err_and(|unmet| unmet.stuck);
         let dependencies = unmet.map_err(|unmet| unmet.reason);
@@ -148,9 +153,9 @@ impl Fleet {
         };
         let pages = self.pages_back(index);
         let vm = &mut self.vms[index];
-        vm.stuck = stuck;
+        vm.stuck = stuck || answers.is_err();
         vm.awaits_pages = pages.is_err();
-        Gates { dependencies, property, turn, pages }
+        Gates { dependencies, property, turn: answers.and(turn), pages }
     }
 
     /// The VM that its file described before is gone; else it is waited for, because the two share

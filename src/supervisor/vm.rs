@@ -184,6 +184,7 @@ impl Vm {
             priority: config.map_or(0, |config| config.start.priority),
             tells_ready: self.tells_ready(),
             at_rest: self.life.at_rest(),
+            is_stuck: self.life.is_stuck(),
         }
     }
 
@@ -216,7 +217,11 @@ impl Vm {
                 self.journal.add(now, &format!("warning: {warning}"));
                 log::warn!("{}: {warning}", self.name);
             }
-            Report::Ready | Report::Ended(_) | Report::Failed(_) | Report::Closed => {}
+            Report::Ready
+            | Report::Ended(_)
+            | Report::Failed(_)
+            | Report::Closing(_)
+            | Report::Closed => {}
         }
     }
 
@@ -248,7 +253,7 @@ impl Vm {
             pid: self.worker.as_ref().map(|worker| worker.pid().as_raw()),
             file: self.file.display().to_string(),
             problems: bounded(&self.problems),
-            stuck: self.stuck,
+            stuck: self.stuck || self.life.is_stuck(),
             end_visible: self.launch.end_visible,
             steps: self.launch.steps.clone(),
             launch_micros: self.launch.micros,

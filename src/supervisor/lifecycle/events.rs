@@ -126,6 +126,8 @@ pub enum Event<'a> {
     Restart(&'a str),
     /// Who stops it does not want to wait for its guest.
     Hurry,
+    /// A person wants its worker killed; who.
+    Kill(&'a str),
     /// The supervisor looked at what it waits for.
     Gates(&'a Gates),
     /// [`Action::Fork`] failed.
