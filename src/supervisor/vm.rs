@@ -16,7 +16,7 @@ use crate::text::Span;
 use crate::worker::Report;
 
 use super::journal::Journal;
-use super::lifecycle::{Action, Event, Lifecycle, Rules};
+use super::lifecycle::{Action, Death, Event, Lifecycle, Rules};
 use super::order::Peer;
 use super::pages::HugePages;
 use super::publisher::Publisher;
@@ -69,6 +69,8 @@ pub struct Vm {
     pub life: Lifecycle,
     pub journal: Journal,
     pub worker: Option<Worker>,
+    /// Its worker is gone in this way, and its huge pages are awaited until then.
+    pub pending: Option<(Death, u64)>,
     pub launch: Launch,
     /// Its file is gone: it goes as soon as it has ended.
     pub removed: bool,
@@ -97,6 +99,7 @@ impl Vm {
             problems,
             journal: Journal::default(),
             worker: None,
+            pending: None,
             launch: Launch::default(),
             removed: false,
             stuck: false,

@@ -323,6 +323,36 @@ impl Lifecycle {
         }
     }
 
+    /// The worker is gone, and the kernel still takes its VM down.
+    pub(super) fn pages_pending(&mut self, now: u64) {
+        self.hangup = None;
+        let doing = "the kernel takes the VM down: its huge pages are not back yet";
+        match &mut self.phase {
+            Phase::Stopping(stopping) => {
+                (stopping.next, stopping.stuck) = (None, false);
+                self.tell(doing);
+            }
+            Phase::Starting { .. } | Phase::Running { .. } | Phase::Ready => {
+                self.end_run(None, Then::Policy, doing, now);
+                if let Phase::Stopping(stopping) = &mut self.phase {
+                    stopping.next = None;
+                }
+            }
+            Phase::Rest(_) | Phase::Gate { .. } | Phase::Backoff { .. } => {}
+        }
+    }
+
+    /// Comes to rest in `state`; a VM whose pages are not back is not stopped.
+    fn rest(&mut self, state: State, reason: &str, now: u64) {
+        match (state, &self.missing) {
+            (State::Stopped, Some(missing)) => {
+                let reason = format!("{reason}; {missing}");
+                self.enter(Phase::Rest(State::Failed), reason, now);
+            }
+            _ => self.enter(Phase::Rest(state), reason, now),
+        }
+    }
+
     /// The worker is gone.
     pub(super) fn died(&mut self, death: Death, now: u64) {
         self.hangup = None;
@@ -346,15 +376,14 @@ impl Lifecycle {
         self.last_end = Some(end.clone());
         match (then, asked) {
             (Then::Policy, _) => self.follow_policy(&end, now),
-            (Then::Rest, Some(by)) => self.enter(Phase::Rest(State::Stopped), by, now),
-            (Then::Rest, None) => {
-                self.enter(Phase::Rest(end.reason.state()), end.to_string(), now);
-            }
+            (Then::Rest, Some(by)) => self.rest(State::Stopped, &by, now),
+            (Then::Rest, None) => self.rest(end.reason.state(), &end.to_string(), now),
             (Then::Start, _) => {
                 self.budget.forgive();
                 self.enter_gate("starting again, as asked", now);
             }
         }
+        self.missing = None;
     }
 
     fn last_words(&self, death: Death) -> String {
@@ -375,7 +404,7 @@ impl Lifecycle {
             State::Failed if policy != RestartPolicy::Never => State::Crashed,
             state => state,
         };
-        self.enter(Phase::Rest(state), &text, now);
+        self.rest(state, &text, now);
         match policy {
             RestartPolicy::Never => {}
             RestartPolicy::OnFailure if state == State::Stopped => {}
@@ -386,7 +415,7 @@ impl Lifecycle {
     fn after_reset(&mut self, text: &str, now: u64) {
         if self.rules.restart.policy == RestartPolicy::Never {
             let reason = format!("{text}; restart policy is never");
-            return self.enter(Phase::Rest(State::Stopped), reason, now);
+            return self.rest(State::Stopped, &reason, now);
         }
         match self.budget.after_reset(&self.rules.restart, now) {
             None => self.enter_gate(&format!("{text}; restarting at once"), now),

@@ -136,6 +136,10 @@ pub enum Event<'a> {
     Report(&'a Report),
     /// The worker's end of the channel is closed.
     HangUp,
+    /// The worker is gone, and its huge pages are not back yet: [`Event::Died`] comes when they are.
+    PagesPending,
+    /// They have not come back in time; [`Event::Died`] comes next.
+    PagesMissing(&'a str),
     /// The worker is gone.
     Died(Death),
     /// Time has passed.

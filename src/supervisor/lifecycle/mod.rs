@@ -75,6 +75,8 @@ pub struct Lifecycle {
     last_end: Option<End>,
     /// Why its property cannot be read.
     unread: Option<String>,
+    /// Why its huge pages are not back, although its worker is gone.
+    missing: Option<String>,
     actions: Vec<Action>,
 }
 
@@ -95,6 +97,7 @@ impl Lifecycle {
             last_step: None,
             last_end: None,
             unread: None,
+            missing: None,
             actions: Vec::new(),
         }
     }
@@ -200,6 +203,8 @@ impl Lifecycle {
                     self.hangup = Some(now.saturating_add(HANGUP_GRACE));
                 }
             }
+            Event::PagesPending => self.pages_pending(now),
+            Event::PagesMissing(why) => self.missing = Some(why.to_owned()),
             Event::Died(death) => self.died(death, now),
             Event::Timer => self.timer(now),
         }

@@ -302,6 +302,36 @@ fn a_worker_that_does_not_answer_is_named_and_a_person_may_kill_it() {
 }
 
 #[test]
+fn a_vm_is_stopped_when_its_pages_are_back_and_not_before() {
+    let pending = "the kernel takes the VM down: its huge pages are not back yet";
+    let stop = || {
+        let mut story = Story::running(rules());
+        story.on(Event::Stop("stop asked")).report(&Report::Closing(Closing::Kernel));
+        story.on(Event::PagesPending).on(Event::PagesPending);
+        assert_eq!(*story.last(), (State::Stopping, pending.to_owned()));
+        assert!(story.life.deadline().is_none());
+        story
+    };
+    let mut story = stop();
+    story.on(Event::Died(Death::Exit(0)));
+    assert_eq!(*story.last(), (State::Stopped, "stop asked".to_owned()));
+
+    let mut story = stop();
+    story.on(Event::PagesMissing("they are gone")).on(Event::Died(Death::Exit(0)));
+    assert_eq!(*story.last(), (State::Failed, "stop asked; they are gone".to_owned()));
+    // The next end has nothing to do with it.
+    story.on(Event::Start).on(Event::Gates(&open())).report(&RUNNING);
+    story.on(Event::Stop("stop asked")).on(Event::Died(Death::Exit(0)));
+    assert_eq!(*story.last(), (State::Stopped, "stop asked".to_owned()));
+
+    let mut story = Story::running(rules());
+    story.on(Event::PagesPending);
+    assert_eq!(*story.last(), (State::Stopping, pending.to_owned()));
+    story.crash();
+    assert_eq!(story.published[1], (State::Crashed, "worker killed by SIGKILL".to_owned()));
+}
+
+#[test]
 fn a_kill_ends_what_runs_and_stops_what_waits() {
     let mut story = Story::running(rules());
     story.on(Event::Kill("kill asked"));
