@@ -136,7 +136,8 @@ impl Kind {
     }
 }
 
-/// Declares [`Kind`]s as constants, and `KINDS`, the list of them:
+/// Declares [`Kind`]s as constants, and `KINDS`, the list of them. The cause may be left out where the
+/// summary says it all:
 ///
 /// ```ignore
 /// kinds! {
@@ -149,7 +150,7 @@ impl Kind {
 /// ```
 macro_rules! kinds {
     ($($constant:ident: $severity:ident $name:literal in $step:ident $(, START answers $errno:ident)? {
-        $summary:expr, cause: $cause:expr, cure: $cure:expr $(,)?
+        $summary:expr, $(cause: $cause:expr,)? cure: $cure:expr $(,)?
     })*) => {
         $(pub(crate) const $constant: $crate::diagnostic::Kind = $crate::diagnostic::Kind {
             name: $name,
@@ -157,12 +158,14 @@ macro_rules! kinds {
             severity: $crate::diagnostic::Severity::$severity,
             start_answers: $crate::diagnostic::kinds!(@errno $($errno)?),
             summary: $summary,
-            cause: $cause,
+            cause: $crate::diagnostic::kinds!(@cause $($cause)?),
             cure: $cure,
         };)*
         /// Every kind that this file declares.
         pub(crate) const KINDS: &[$crate::diagnostic::Kind] = &[$($constant),*];
     };
+    (@cause) => { "" };
+    (@cause $cause:expr) => { $cause };
     (@errno) => { None };
     (@errno $errno:ident) => { Some(nix::errno::Errno::$errno) };
 }
@@ -289,7 +292,6 @@ mod tests {
         }
         TORN: Warning "test-torn" in Memory {
             "the pages are torn",
-            cause: "",
             cure: "mend them",
         }
     }

@@ -26,7 +26,7 @@ Checks of a Gunyah driver's rules, one line a rule: holds, differs (what), skipp
 Exit code: 0 all that was tried holds, 1 something differs, 2 it could not begin.
 ";
 
-/// The command line, taken apart.
+/// The parsed command line.
 #[derive(Debug)]
 pub struct Options {
     /// The device's path.
@@ -48,7 +48,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Takes the arguments apart; None: help is wanted.
+    /// Parses the arguments; None: the user asked for help.
     pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Option<Self>, String> {
         let mut options = Self {
             device: PathBuf::from("/dev/gunyah"),

@@ -37,14 +37,14 @@ Runs COMMAND with a simulated /dev/gunyah and ends with its exit code.
   --help                  this text
 ";
 
-/// The command line, taken apart.
+/// The parsed command line.
 #[derive(Debug)]
 pub struct Options {
     /// Model's set-up.
     pub settings: Settings,
     /// The resource manager that was asked for.
     rm: Option<rm::Kind>,
-    /// The cores that COMMAND is told of.
+    /// The cores that COMMAND sees.
     pub cores: Option<u32>,
     /// Engine's name, with its options.
     pub engine: String,
@@ -69,7 +69,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Takes the arguments apart; None: help is wanted.
+    /// Parses the arguments; None: the user asked for help.
     pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Option<Self>, String> {
         let mut options = Self {
             settings: Settings::default(),

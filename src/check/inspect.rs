@@ -14,7 +14,6 @@ use crate::plan::{plan, Host, LaunchPlan};
 kinds! {
     NOT_STARTED: Warning "check-not-started" in Config {
         "a VM that is started at boot waits for one that is not",
-        cause: "",
         cure: "set `autostart` of the other VM, or start it by gunyahctl start",
     }
 }

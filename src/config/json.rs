@@ -16,7 +16,6 @@ const MAX_DEPTH: usize = 16;
 kinds! {
     NOT_JSON: Error "config-json" in Config {
         "a file is not JSON",
-        cause: "",
         cure: "correct the text at this place",
     }
 }

@@ -14,12 +14,10 @@ use crate::text::excerpt;
 kinds! {
     UNKNOWN_KEY: Error "config-unknown-key" in Config {
         "a key does not exist",
-        cause: "",
         cure: "docs/config.md lists every key",
     }
     TWICE: Error "config-twice" in Config {
         "a key or a word is given twice",
-        cause: "",
         cure: "remove one of them",
     }
 }

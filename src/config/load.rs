@@ -23,12 +23,10 @@ const FILE_MAX: u64 = 1 << 20;
 kinds! {
     UNREADABLE: Error "config-unreadable" in Config {
         "a config file cannot be read",
-        cause: "",
         cure: "check the path, and the file's mode, owner and SELinux label",
     }
     NOT_TEXT: Error "config-not-text" in Config {
         "a config is not a file of UTF-8 text of at most 1 MiB",
-        cause: "",
         cure: "name one JSON file for each VM",
     }
 }

@@ -13,7 +13,6 @@ const MAX_MISTAKES: usize = 100;
 kinds! {
     MORE: Error "config-more" in Config {
         "a file has more mistakes than are listed",
-        cause: "",
         cure: "correct the mistakes above, then check the file again",
     }
 }

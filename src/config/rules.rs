@@ -17,17 +17,14 @@ use crate::text::{Size, Span};
 kinds! {
     CONFLICT: Error "config-conflict" in Config {
         "two keys do not fit each other",
-        cause: "",
         cure: "change one of them; docs/config.md says what each needs",
     }
     OVERLAP: Error "config-overlap" in Config {
         "two ranges of guest addresses overlap",
-        cause: "",
         cure: "move one of them",
     }
     BEYOND: Error "config-beyond" in Config {
         "something ends or lies beyond the memory that it must be in",
-        cause: "",
         cure: "move it, or make it smaller",
     }
 }

@@ -19,32 +19,26 @@ use crate::diagnostic::{kinds, Diagnostic, Place};
 kinds! {
     DIRECTORY: Error "config-directory" in Config {
         "a config directory cannot be read",
-        cause: "",
         cure: "check the path, and the directory's mode, owner and SELinux label",
     }
     EMPTY: Warning "config-empty-directory" in Config {
         "a config directory has no config in it",
-        cause: "",
         cure: "name the configs *.json",
     }
     NAME_TAKEN: Error "config-name-taken" in Config {
         "two files describe a VM of the same name",
-        cause: "",
         cure: "give each VM its own name",
     }
     UNKNOWN_VM: Error "config-unknown-vm" in Config {
         "a VM waits for one that no file describes",
-        cause: "",
         cure: "add a file for the other VM, or remove it from start.after",
     }
     NEVER_READY: Error "config-never-ready" in Config {
         "a VM waits until another one is ready, which never says so",
-        cause: "",
         cure: "give the other VM a `ready`, or wait for it to run",
     }
     CIRCLE: Error "config-circle" in Config {
         "VMs wait for each other",
-        cause: "",
         cure: "remove one of them from the start.after of another",
     }
 }

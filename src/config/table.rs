@@ -13,7 +13,6 @@ use crate::diagnostic::kinds;
 kinds! {
     MISSING: Error "config-missing" in Config {
         "a key that has no default is missing",
-        cause: "",
         cure: "add the key",
     }
 }

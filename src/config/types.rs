@@ -19,12 +19,10 @@ use crate::text::excerpt;
 kinds! {
     TYPE: Error "config-type" in Config {
         "a value has the wrong type",
-        cause: "",
         cure: "see the type of the key in docs/config.md",
     }
     VALUE: Error "config-value" in Config {
         "a value is outside the limits of its key",
-        cause: "",
         cure: "see the limits of the key in docs/config.md",
     }
 }

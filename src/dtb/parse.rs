@@ -19,19 +19,19 @@ kinds! {
 }
 
 /// Deepest nesting, the root included: what Linux and `vm-fdt` take.
-pub const DEPTH_MAX: usize = 64;
+pub(super) const DEPTH_MAX: usize = 64;
 /// Most nodes. Far above any guest's; bounds the memory that a hostile blob can cost.
-pub const NODES_MAX: usize = 16 * 1024;
+pub(super) const NODES_MAX: usize = 16 * 1024;
 /// Most properties, for the same reason.
-pub const PROPERTIES_MAX: usize = 64 * 1024;
+pub(super) const PROPERTIES_MAX: usize = 64 * 1024;
 /// Longest path in bytes: 64 levels of names that the specification allows. Bounds what paths cost.
-pub const PATH_MAX: usize = 2048;
+pub(super) const PATH_MAX: usize = 2048;
 /// Longest name in bytes. The specification says 31 before the unit address.
-pub const NAME_MAX: usize = 255;
+pub(super) const NAME_MAX: usize = 255;
 
 const MAGIC: u32 = 0xd00d_feed;
 const VERSION: u32 = 17;
-pub(super) const HEADER_LEN: usize = 40;
+const HEADER_LEN: usize = 40;
 const BEGIN_NODE: u32 = 1;
 const END_NODE: u32 = 2;
 const PROP: u32 = 3;

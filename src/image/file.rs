@@ -15,22 +15,18 @@ use crate::text::Size;
 kinds! {
     MISSING: Error "image-missing" in Images {
         "a file that the config names does not exist",
-        cause: "",
         cure: "check that the file is in the vendor image and that its partition is mounted",
     }
     FORBIDDEN: Error "image-forbidden" in Images {
         "a file that the config names may not be opened",
-        cause: "",
         cure: "check mode and SELinux label of the file and its folders (ls -lZ)",
     }
     UNOPENED: Error "image-unopened" in Images {
         "a file that the config names cannot be opened",
-        cause: "",
         cure: "look for the errno in dmesg: the storage may have failed, or the host is short of files or memory",
     }
     NOT_A_FILE: Error "image-not-a-file" in Images {
         "a path that the config names is a folder, a device or a pipe",
-        cause: "",
         cure: "give the path of a regular file",
     }
     EMPTY: Error "image-empty" in Images {

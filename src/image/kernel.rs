@@ -14,7 +14,6 @@ kinds! {
     }
     OTHER_FORMAT: Error "image-other-format" in Images {
         "the kernel's file has another format than kernel.format says",
-        cause: "",
         cure: "leave kernel.format out, or give the right one",
     }
 }

@@ -109,7 +109,6 @@ kinds! {
         cure: "try again; look for gh_rm in dmesg" }
 
     OTHER: Error "driver-other-errno" in Device { "the driver gave an answer that it is not known to give",
-        cause: "",
         cure: "look for gunyah and gh_rm in dmesg" }
 }
 

@@ -33,7 +33,6 @@ kinds! {
     }
     NOT_MAPPED: Error "memory-not-mapped" in Memory {
         "a region could not be mapped",
-        cause: "",
         cure: "look up the errno in mmap(2) and memfd_create(2)",
     }
     FRAGMENTED: Error "memory-fragmented" in Memory {

@@ -28,12 +28,10 @@ kinds! {
     }
     OTHER_BACKING: Warning "pool-other-backing" in Pool {
         "a region does not get the backing that it would like best",
-        cause: "",
         cure: "reserve enough huge pages, or leave that backing out",
     }
     UNREADABLE: Warning "pool-unreadable" in Pool {
         "a pool of huge pages cannot be read",
-        cause: "",
         cure: "check mode and SELinux label of /sys/kernel/mm/hugepages",
     }
 }

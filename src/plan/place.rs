@@ -20,17 +20,14 @@ const BRANCH_REACH: u64 = 128 << 20;
 kinds! {
     OUTSIDE: Error "plan-outside" in Plan {
         "something goes past the end of main memory",
-        cause: "",
         cure: "give a larger memory.size or a smaller offset",
     }
     NO_ROOM: Error "plan-no-room" in Plan {
         "main memory has no room left",
-        cause: "",
         cure: "give a larger memory.size",
     }
     OVERLAP: Error "plan-overlap" in Plan {
         "two pieces of main memory overlap",
-        cause: "",
         cure: "leave the offsets out, or move one of them",
     }
     DTB_OFFSET: Error "plan-dtb-offset" in Plan {

@@ -19,7 +19,6 @@ kinds! {
     }
     FILE_TOO_LARGE: Error "plan-region-file" in Plan {
         "a region's file is larger than the region",
-        cause: "",
         cure: "give a larger region or a smaller file",
     }
     TOO_MANY_ENTRIES: Error "plan-memory-entries" in Plan {
@@ -39,7 +38,6 @@ kinds! {
     }
     NO_HUGE_PAGE: Warning "plan-no-huge-page" in Plan {
         "a region is smaller than one huge page",
-        cause: "",
         cure: "give a smaller page_size or another backing",
     }
     SHARED: Warning "plan-shared-memory" in Plan {

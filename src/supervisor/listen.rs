@@ -23,17 +23,14 @@ pub const SOCKET_VARIABLE: &str = "ANDROID_SOCKET_gunyahd";
 kinds! {
     BUSY: Error "socket-busy" in Serve {
         "another gunyahd serves the control socket",
-        cause: "",
         cure: "stop it, or give this one its own --socket",
     }
     NOT_A_SOCKET: Error "socket-other-file" in Serve {
         "a file that is not a socket is where the control socket should be",
-        cause: "",
         cure: "remove it, or give another --socket",
     }
     TOO_LONG: Error "socket-path-too-long" in Serve {
         "the path of the control socket is longer than a socket's can be",
-        cause: "",
         cure: "give a --socket of at most 107 bytes",
     }
     SETUP: Error "socket-setup" in Serve {

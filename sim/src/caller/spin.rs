@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A thread that goes round without end where its system call was, as one that a kernel does not let go.
+//! A thread that spins where its system call was, like one that loops in the kernel.
 
 use nix::errno::Errno;
 

@@ -21,7 +21,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 pub use crate::vm::{Access, Exit, StartRegion, StartVm, VmId};
 pub use run_page::{MmioAccess, RunPage};
 
-/// Which of a guest's page faults an engine tells of, where memory is given page by page.
+/// Which of a guest's page faults an engine reports, where memory is given page by page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Faults {
     /// None, for nothing is executed: only the first instruction's is made.
@@ -44,7 +44,7 @@ pub enum VcpuExit {
         /// A write.
         write: bool,
     },
-    /// It goes round in the host's kernel without an exit, and never comes back.
+    /// It spins in the host's kernel without an exit and never returns.
     Spins,
     /// Interrupted by [`EngineVm::interrupt_vcpu`] or immediate_exit: EINTR.
     Interrupted,
@@ -80,7 +80,7 @@ pub struct Events {
 }
 
 impl Events {
-    /// Sends; nothing happens when the simulator is past caring.
+    /// Sends the event; ignored once the simulator has ended.
     pub fn send(&self, event: Event) {
         if self.sender.send((self.vm, event)).is_ok() {
             let _ = self.bell.write(1);
@@ -170,7 +170,7 @@ pub trait EngineVm: Send {
         let _ = vcpu;
     }
 
-    /// Which page faults it tells of.
+    /// Which page faults it reports.
     fn faults(&self) -> Faults {
         Faults::First
     }
@@ -186,7 +186,7 @@ pub trait EngineVm: Send {
     }
 
     /// Ends the VM and lets go of its memory. On a thread of its own, may block; only when it is
-    /// back is the VM's memory given back. No event is looked at any more.
+    /// back is the VM's memory given back. Events are ignored from then on.
     fn stop(self: Box<Self>);
 }
 

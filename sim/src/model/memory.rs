@@ -175,7 +175,7 @@ mod tests {
         assert_eq!(check_against(Dialect::Ack61, &[], &wrong), Ok(()));
         let newer = check_against(Dialect::Ack66, &[], &wrong);
         assert_eq!(newer, Err(Errno::EINVAL));
-        // The label is looked at first.
+        // The label is checked first.
         let older = check_against(Dialect::Ack61, &registered(), &wrong);
         assert_eq!(older, Err(Errno::EEXIST));
     }

@@ -58,7 +58,7 @@ pub enum RunStep {
 /// What ADD_FUNCTION made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Added {
-    /// A vCPU, which wants a file of its own.
+    /// A vCPU, which needs a file of its own.
     Vcpu(u32),
     /// Something without a file: answer 0.
     Plain,
@@ -405,7 +405,7 @@ impl Model {
         self.manager_lost |= lost.manager;
         *self.lost_bytes.entry(caller.pid).or_default() += lost.bytes;
         if settings.dialect.since_612() {
-            // Told as soon as the VM has its number, before anything can go wrong.
+            // Reported as soon as the VM has its number, before anything can go wrong.
             let create = json!({"event": "uevent", "EVENT": "create", "vm_id": id});
             self.note(id, create);
         }
@@ -528,7 +528,7 @@ impl Model {
         self.get(id).is_ok_and(|vm| !std::mem::replace(&mut vm.closing, true))
     }
 
-    /// What the driver tells udev at the end of a VM's release, also of one that never started.
+    /// What the driver reports to udev at the end of a VM's release, also of one that never started.
     pub fn farewell(&self, id: VmId) -> Option<Value> {
         let vm = self.vm(id)?;
         let exit_type = match vm.state {
@@ -575,7 +575,7 @@ impl Model {
     }
 }
 
-/// What vCPUs are told where START failed late.
+/// What VCPU_RUN reports where START failed late.
 const FAILED_LATE: Exit =
     Exit { status: uapi::STATUS_CRASHED, exit_type: uapi::EXIT_TYPE_VM_EXIT, reason: 0 };
 

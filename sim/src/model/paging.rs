@@ -146,7 +146,7 @@ impl Model {
         Paged::Provided { address: start, size }
     }
 
-    /// The faults of a guest whose engine does not tell of them: that of its first instruction, or those
+    /// The faults of a guest whose engine does not report them: that of its first instruction, or those
     /// of all its lent memory. The first that could not be resolved: address and why.
     pub fn touch(&mut self, id: VmId, all: bool) -> Option<(u64, Paged)> {
         let vm = self.vm(id).filter(|vm| !vm.touched)?;

@@ -25,7 +25,7 @@ pub enum State {
     Running,
     /// START failed; nothing brings it back.
     Failed,
-    /// It failed when the resource manager had everything already; vCPUs are told of a crash.
+    /// It failed when the resource manager had everything already; VCPU_RUN reports a crash.
     FailedLate,
     /// The guest ended.
     Exited(Exit),
@@ -80,7 +80,7 @@ pub struct Vm {
     pub handed: Vec<Piece>,
     /// Since 6.6: bytes that are charged for the devicetree's parcel and for faults.
     pub pinned_later: u64,
-    /// The faults that an engine does not tell of have been made.
+    /// The faults that the engine does not report have been served.
     pub touched: bool,
     /// CPUs of the devicetree; 0 until START has read it.
     pub cpus: u32,

@@ -198,7 +198,7 @@ impl Session {
             return;
         }
         if kind == FileKind::Host {
-            // Its result is the kernel's affair.
+            // The kernel decides its result.
             self.record.answered(&line, Ok(0), Some("let go"));
             self.let_go(notification);
             return;

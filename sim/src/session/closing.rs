@@ -95,7 +95,7 @@ impl Session {
         self.closing.retain(|closing| listener.waits(closing.notification.id));
     }
 
-    /// True: somebody's calls are to be looked at for an interruption.
+    /// True: calls have to be checked for an interruption.
     pub(super) fn closes(&self) -> bool {
         !self.closing.is_empty()
     }

@@ -57,7 +57,7 @@ impl Session {
                 return format!("error: {call} is not watched: the script has to say so");
             }
             Command::Call { call, nth, from, fault } => self.faults.add(call, nth, from, fault),
-            // The script's were seen to before the program began.
+            // The script's were set up before the program began.
             Command::Watch(names) => {
                 if let Some(name) = names.iter().find(|name| !self.watched.contains(name)) {
                     return format!("error: {name} is not watched: the script has to say so");

@@ -36,7 +36,7 @@ use closing::{Closing, Delay, Teardown};
 use faults::Faults;
 use files::{FileKind, Files};
 
-/// How often calls that wait are looked at for an interrupted caller, of which nothing tells.
+/// How often waiting calls are checked for an interrupted caller, which causes no event.
 const INTERRUPTION_POLL: Duration = Duration::from_millis(20);
 
 /// What a waiting call waits for.
@@ -87,7 +87,7 @@ struct Session {
     /// VMs whose START fails late.
     refusals: BTreeMap<VmId, Errno>,
     faults: Faults,
-    /// Host calls that are looked at.
+    /// Host calls that are intercepted.
     watched: Vec<&'static str>,
     teardown: Teardown,
     /// What teardowns under way wait for.

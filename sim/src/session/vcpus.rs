@@ -83,7 +83,7 @@ impl Session {
         let mut step = self.model.vcpu_run(vm, line.caller, vcpu, page.immediate_exit());
         let goes_on = matches!(step, RunStep::Run | RunStep::Errno(Errno::EPERM | Errno::EINTR));
         if goes_on && self.vcpus.told.contains(&(vm, vcpu)) {
-            // How the last access ends is looked at before who calls, and why.
+            // The resume action is checked before the caller and immediate_exit.
             let known = [uapi::RESUME_HANDLED, uapi::RESUME_FAULT];
             let since_66 = self.model.settings().dialect.since_66();
             if since_66 && !known.contains(&page.mmio_resume_action()) {
@@ -131,7 +131,7 @@ impl Session {
         }
     }
 
-    /// The faults of a guest whose engine does not tell of them, served at its first VCPU_RUN.
+    /// The faults of a guest whose engine does not report them, served at its first VCPU_RUN.
     fn untold_faults(&mut self, vm: VmId) -> Option<(u64, Paged)> {
         if !self.model.settings().dialect.since_66() {
             return None;
@@ -169,7 +169,7 @@ impl Session {
         self.vcpus.running.remove(&(vm, vcpu));
         match exit {
             VcpuExit::Interrupted => {
-                // Somebody who came since then still wants it to run.
+                // A later caller still waits for it to run.
                 let page = self.files.page(vm, vcpu);
                 if self.somebody_runs(vm, vcpu) && !page.is_some_and(|page| page.immediate_exit()) {
                     self.hand_over(vm, vcpu);
@@ -205,9 +205,9 @@ impl Session {
         }
     }
 
-    /// A VCPU_RUN never comes back, and burns a CPU.
+    /// A VCPU_RUN never returns, and burns a CPU.
     fn spin(&mut self, vm: VmId, vcpu: u32, held: Held) {
-        let what = "a vCPU goes round in the kernel without an exit";
+        let what = "a vCPU spins in the kernel without an exit";
         self.record.event(Some(vm), json!({"event": "spin", "vcpu": vcpu, "what": what}));
         // Where the thread cannot be made to do so, it waits.
         match held.line.caller.spin() {
@@ -235,7 +235,7 @@ impl Session {
                 }
             }
             Paged::Retries => {
-                let what = "a folio overlaps another: the driver tries again without end";
+                let what = "a folio overlaps another: the driver retries for ever";
                 let address = format!("{address:#x}");
                 self.record.event(
                     Some(vm),
@@ -317,7 +317,7 @@ impl Session {
         }
     }
 
-    /// The VM ended: every vCPU that waits is told, and those that still run are stopped.
+    /// The VM ended: every VCPU_RUN that waits returns, and vCPUs that still run are stopped.
     pub(super) fn tell_end(&mut self, vm: VmId, exit: Exit) {
         if self.vcpus.untold.contains(&vm) {
             return;

@@ -41,7 +41,7 @@ pub struct Pager<'a> {
     pub ram: &'a Ram,
     /// The vCPU's link.
     pub link: Arc<Link>,
-    /// Where faults are told.
+    /// Where faults are reported.
     pub events: Events,
     /// The vCPU.
     pub number: u32,
@@ -69,9 +69,9 @@ pub enum Stop {
     Fault(Fault),
     /// WFI.
     Idle,
-    /// The link wants something.
+    /// The link has a request.
     Asked,
-    /// The CPU itself is at a loss.
+    /// The emulator failed.
     Broken(uc_error),
 }
 
@@ -338,7 +338,7 @@ impl<'a> Cpu<'a> {
     }
 }
 
-/// Whether the link wants the CPU to stop where it stands.
+/// Whether the link asks the CPU to stop at once.
 fn wanted(unicorn: &Unicorn<'_, Trap>, link: &Link) -> bool {
     link.interrupted()
         || link.stopped()

@@ -40,6 +40,8 @@ struct Machine {
     events: Events,
     /// Memory is given page by page.
     paged: bool,
+    /// vCPUs that were added before START.
+    early: Vec<u32>,
     /// The devicetree has a psci node: its calls are answered.
     psci: bool,
 }
@@ -59,10 +61,12 @@ impl Machine {
         value
     }
 
-    /// The VM's end: told once, and no CPU goes on. Up to 6.1 it is not told at all where the guest
-    /// switches off while another CPU sits in WFI: that one goes round in the host's kernel for ever.
+    /// The VM's end: reported once, and no CPU goes on. Up to 6.1 it is not reported at all where the
+    /// guest switches off while another CPU sits in WFI: that one spins in the host's kernel for ever,
+    /// if it was added before START [i].
     fn end(&self, exit: Exit) {
-        let waiting = (0..).zip(&self.links).find(|(_, link)| link.is_idle());
+        let mut links = (0..).zip(&self.links);
+        let waiting = links.find(|(vcpu, link)| link.is_idle() && self.early.contains(vcpu));
         match waiting.filter(|_| !self.paged && exit.exit_type == uapi::EXIT_TYPE_SYSTEM_OFF) {
             Some((vcpu, _)) => self.events.send(Event::Vcpu(vcpu, VcpuExit::Spins)),
             None => self.events.send(Event::Exited(exit)),
@@ -114,15 +118,16 @@ impl ExecVm {
             links,
             events,
             paged: vm.paged.is_some(),
+            early: vm.vcpus.clone(),
             psci,
         });
         if let Some(boot) = machine.links.first() {
             boot.power_on(vm.entry.pc, vm.entry.x0);
         }
         let mut threads = Vec::new();
-        for vcpu in vm.vcpus.iter().filter(|id| vm.guest.has_vcpu(**id)) {
+        // All of them: a vCPU's descriptor may come after START.
+        for vcpu in 0..vm.guest.cpus {
             let machine = Arc::clone(&machine);
-            let vcpu = *vcpu;
             let context = vm.boot_context.clone();
             let thread = std::thread::Builder::new()
                 .name(format!("vcpu-{vcpu}"))

@@ -34,6 +34,16 @@ impl Guest {
 
     /// One that has these parts of its memory from the beginning.
     fn with_memory(code: &[u32], cpus: u32, paged: Option<Vec<(u64, u64)>>) -> Self {
+        Self::with_early_vcpus(code, cpus, cpus, paged)
+    }
+
+    /// One whose first `early` vCPUs were added before START.
+    fn with_early_vcpus(
+        code: &[u32],
+        cpus: u32,
+        early: u32,
+        paged: Option<Vec<(u64, u64)>>,
+    ) -> Self {
         let fd = memfd_create("guest", MFdFlags::MFD_CLOEXEC).unwrap();
         nix::unistd::ftruncate(&fd, i64::try_from(SIZE).unwrap()).unwrap();
         let bytes: Vec<u8> = code.iter().flat_map(|word| word.to_le_bytes()).collect();
@@ -67,7 +77,7 @@ impl Guest {
             paged,
             dtb_address: BASE + 0x10_0000,
             dtb_size: 0x1000,
-            vcpus: (0..cpus).collect(),
+            vcpus: (0..early).collect(),
             guest: GuestDescription {
                 image_name: "test".into(),
                 base_address: BASE,
@@ -456,18 +466,20 @@ fn up_to_61_an_end_is_not_told_while_another_cpu_waits() {
     let wait = 3 + 36 / 4;
     code.resize(wait, LOOP);
     code.extend([WFI, LOOP]);
-    for paged in [false, true] {
+    for (paged, early) in [(false, 2), (false, 1), (true, 2)] {
         let memory = paged.then(|| vec![(BASE, SIZE)]);
-        let mut guest = Guest::with_memory(&code, 2, memory);
+        let mut guest = Guest::with_early_vcpus(&code, 2, early, memory);
         guest.run(1);
         // Its load comes out while the other goes to sleep.
         assert_eq!(guest.mmio().written, None);
         std::thread::sleep(Duration::from_millis(200));
         guest.run(0);
-        match (paged, guest.event()) {
-            (false, Event::Vcpu(1, VcpuExit::Spins)) => {}
-            (true, Event::Exited(exit)) => assert_eq!(exit.exit_type, 1),
-            (_, other) => panic!("{other:?}"),
+        match (paged, early, guest.event()) {
+            (false, 2, Event::Vcpu(1, VcpuExit::Spins)) => {}
+            (true, 2, Event::Exited(exit)) => assert_eq!(exit.exit_type, 1),
+            // One that was added later does not lose it.
+            (false, 1, Event::Exited(exit)) => assert_eq!(exit.exit_type, 1),
+            (_, _, other) => panic!("{other:?}"),
         }
         guest.vm.stop();
     }

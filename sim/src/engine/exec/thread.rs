@@ -56,7 +56,7 @@ enum Next {
     Wait,
     /// The caller of VCPU_RUN is asked.
     Ask(MmioAccess),
-    /// The guest wants memory that it does not have.
+    /// The guest touches memory that it does not have.
     Fault(Fault),
     /// The VM is at its end.
     End(Exit),
@@ -223,7 +223,7 @@ fn handle(
     match stop {
         Stop::Asked => {
             if link.line() && cpu.takes_interrupts() {
-                // The line is looked at again when the guest has acknowledged.
+                // The line is checked again when the guest has acknowledged.
                 link.set_line(false);
                 return enter(cpu, VECTOR_IRQ, None);
             }

@@ -204,7 +204,7 @@ fn run(guest: Guest, control: &UnixStream, report: &impl Fn(Report)) -> Result<O
         Process::start(&prepared.name, &prepared.layout, prepared.cpus, prepared.entry)?;
     report(Report::Started(prepared.name));
     let end = look_after(&mut process, control, |bytes| report(Report::Console(bytes)));
-    // First its memory is let go, then the end is told.
+    // First its memory is released, then the end is reported.
     process.end();
     Ok(end)
 }

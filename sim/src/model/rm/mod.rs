@@ -38,7 +38,7 @@ pub struct Refused {
     pub errno: Errno,
     /// For the record.
     pub why: String,
-    /// The vCPUs have their resources by then and are told of a crash.
+    /// The vCPUs have their resources by then, and VCPU_RUN reports a crash.
     pub late: bool,
     /// What the driver or the resource manager does not give back until a reboot.
     pub lost: Lost,

@@ -87,7 +87,7 @@ pub fn steps(host: &Host<'_>, vm: &Vm, notes: &mut Vec<Value>) -> Result<Verdict
 fn pin<'a>(host: &Host<'_>, vm: &'a Vm, notes: &mut Vec<Value>) -> Result<Parcel<'a>, Verdict> {
     let page = crate::page_size();
     let dtb = vm.dtb;
-    // A fraction of a page is dropped here, though the resource manager is told of it.
+    // A fraction of a page is dropped here, though the resource manager gets the full size.
     let bytes = dtb.size / page * page;
     if bytes == 0 {
         return Err(refused(

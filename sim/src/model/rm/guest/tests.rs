@@ -272,7 +272,7 @@ fn a_secondary_cpu_says_how_it_is_started() {
     assert_eq!(first_off, Errno::EINVAL);
 }
 
-/// The accepted tree with what the newer one wants besides.
+/// The accepted tree with what the newer one demands besides.
 fn accepted_by_the_newer() -> Node {
     let mut root = accepted();
     for (number, name) in (0..).zip(["cpu@0", "cpu@1"]) {
