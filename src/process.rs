@@ -8,7 +8,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::fcntl::{fcntl, FcntlArg, FdFlag};
-use nix::sys::signal::{sigaction, SaFlags, SigAction, SigHandler, SigSet, Signal};
+use nix::sys::signal::{
+    sigaction, sigprocmask, SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal,
+};
 use nix::sys::socket::{recvmsg, ControlMessageOwned, MsgFlags};
 use nix::unistd::{ForkResult, Pid};
 
@@ -133,7 +135,8 @@ pub fn reset_signals(ignored: &[Signal]) -> Result<(), Errno> {
         // SAFETY: both handlers are the kernel's own; no code of ours runs in a signal.
         unsafe { sigaction(signal, &action) }?;
     }
-    SigSet::empty().thread_set_mask()
+    // Not pthread_sigmask, whose errors nix takes for success.
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
 }
 
 #[cfg(test)]
