@@ -38,6 +38,8 @@ pub enum Closing {
     Vcpus,
     /// The kernel: the last close.
     Kernel,
+    /// As [`Closing::Kernel`], and vCPU threads are in it that a signal does not bring out.
+    Lost,
 }
 
 /// Supervisor to worker.

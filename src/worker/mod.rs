@@ -51,6 +51,8 @@ pub struct Start {
 pub fn run(start: Start) -> i32 {
     let reporter = Reporter::new(start.channel);
     let (config, confined) = (&start.config, start.setting.confined);
+    // Before there is a VM: of a process that is killed the kernel closes the lowest fds first, and the
+    // console's eventfd has to go before the VM's.
     let prepared = match config.vcpus.scheduling {
         Scheduling::Hypervisor => Ok(None),
         Scheduling::Proxy => {

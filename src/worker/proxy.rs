@@ -179,6 +179,7 @@ fn report_stuck(vcpus: &[u32], reporter: &Reporter) {
         let bound = LEAVE_BOUND.as_secs();
         let what = format!("vCPUs {vcpus:?} do not leave VCPU_RUN within {bound} s");
         reporter.send(&Report::Launch(Event::Warning(STUCK.case(what))));
+        reporter.send(&Report::Closing(Closing::Lost));
     }
 }
 

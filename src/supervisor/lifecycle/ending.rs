@@ -194,12 +194,16 @@ impl Lifecycle {
             Push::Killed => format!("killed, and not gone within {time}"),
             _ => format!("not closed within {time}"),
         };
-        let in_kernel =
-            stopping.push == Push::Killed || stopping.closing == Some(Closing::Kernel) || !runs;
+        let lost = stopping.closing == Some(Closing::Lost);
+        let in_last_close = lost || stopping.closing == Some(Closing::Kernel);
+        let in_kernel = stopping.push == Push::Killed || in_last_close || !runs;
         let stuck_at = stopping.since.saturating_add(STUCK_TIMEOUT);
         stopping.next = (in_kernel && now < stuck_at).then_some(stuck_at);
         stopping.stuck = in_kernel && now >= stuck_at;
         let why = match (in_kernel, stopping.stuck) {
+            (true, _) if lost => {
+                "a vCPU does not come out of the kernel; if that lasts, only a reboot helps"
+            }
             (true, true) => NO_ANSWER,
             (true, false) if !runs => "START has not returned, which can take long",
             (true, false) => "the kernel takes the VM down, which can take minutes",
@@ -211,7 +215,9 @@ impl Lifecycle {
     /// The worker says what it waits for.
     pub(super) fn closes(&mut self, what: Closing, now: u64) {
         if let Phase::Stopping(stopping) = &mut self.phase {
-            stopping.closing = Some(what);
+            if stopping.closing != Some(Closing::Lost) {
+                stopping.closing = Some(what);
+            }
             // A guest that was asked has ended.
             if stopping.push != Push::Killed {
                 stopping.push(Push::Closing, now);

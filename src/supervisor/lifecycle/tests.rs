@@ -332,6 +332,21 @@ fn a_vm_is_stopped_when_its_pages_are_back_and_not_before() {
 }
 
 #[test]
+fn a_vcpu_that_is_lost_in_the_kernel_is_named() {
+    let mut story = Story::running(rules());
+    story.report(&ended(EndReason::Unreported));
+    for closing in [Closing::Vcpus, Closing::Lost, Closing::Kernel] {
+        story.report(&Report::Closing(closing));
+    }
+    story.sleep();
+    let lost = "not closed within 5 s: a vCPU does not come out of the kernel; \
+                if that lasts, only a reboot helps";
+    assert_eq!(story.last().1, lost);
+    story.sleep();
+    assert!(story.life.is_stuck() && story.life.deadline().is_none());
+}
+
+#[test]
 fn a_kill_ends_what_runs_and_stops_what_waits() {
     let mut story = Story::running(rules());
     story.on(Event::Kill("kill asked"));
