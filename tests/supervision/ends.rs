@@ -19,6 +19,16 @@ fn proxy(more: Value) -> Value {
     config
 }
 
+/// A host of each kind of driver: where the last close is back at once, and where it waits.
+fn on_both(test: impl Fn(Host) + Sync) {
+    std::thread::scope(|scope| {
+        for dialect in ["ack61", "ack612"] {
+            let test = &test;
+            scope.spawn(move || test(Host::of(dialect)));
+        }
+    });
+}
+
 fn lives(pid: Pid) -> bool {
     // One that is dead and not waited for has no memory any more.
     std::fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|s| s.contains("VmRSS"))
@@ -26,28 +36,30 @@ fn lives(pid: Pid) -> bool {
 
 #[test]
 fn an_end_that_no_vcpu_is_woken_for_is_found() {
-    let mut host = Host::new();
-    host.vm("a", proxy(json!({}))).script("vm 1 untold\nvm 1 exit off after 10\n").boot();
-    let mut watch = host.watch();
-    watch.until("a", State::Stopped);
-    assert_eq!(host.status("a").last_end.unwrap().reason, EndReason::PowerOff);
+    on_both(|mut host| {
+        host.vm("a", proxy(json!({}))).script("vm 1 untold\nvm 1 exit off after 10\n").boot();
+        let mut watch = host.watch();
+        watch.until("a", State::Stopped);
+        assert_eq!(host.status("a").last_end.unwrap().reason, EndReason::PowerOff);
+    });
 }
 
 #[test]
 fn a_vcpu_that_spins_is_told_and_its_vm_starts_again() {
-    let mut host = Host::new();
-    host.vm("a", proxy(json!({}))).script("vm 1 spin\n").boot();
-    let mut watch = host.watch();
-    watch.until("a", State::Running);
-    let worker = host.worker("a");
-    watch.until_next("a", State::Crashed);
-    assert!(watch.changes.last().unwrap().reason.contains("does not come out of VCPU_RUN"));
-    watch.until_next("a", State::Running);
-    let log = host.log();
-    assert!(log.contains("[vcpu-spins]") && log.contains("[run-stuck]"), "{log}");
-    let status = host.status("a");
-    assert_eq!((status.restarts, status.last_end.unwrap().reason), (1, EndReason::Unreported));
-    wait_gone(worker);
+    on_both(|mut host| {
+        host.vm("a", proxy(json!({}))).script("vm 1 spin\n").boot();
+        let mut watch = host.watch();
+        watch.until("a", State::Running);
+        let worker = host.worker("a");
+        watch.until_next("a", State::Crashed);
+        assert!(watch.changes.last().unwrap().reason.contains("does not come out of VCPU_RUN"));
+        watch.until_next("a", State::Running);
+        let log = host.log();
+        assert!(log.contains("[vcpu-spins]") && log.contains("[run-stuck]"), "{log}");
+        let status = host.status("a");
+        assert_eq!((status.restarts, status.last_end.unwrap().reason), (1, EndReason::Unreported));
+        wait_gone(worker);
+    });
 }
 
 #[test]
@@ -67,21 +79,22 @@ fn the_consoles_eventfd_never_outlives_its_vm() {
 
 #[test]
 fn a_teardown_of_an_hour_is_waited_for_and_told() {
-    let mut host = Host::new();
-    host.vm("a", proxy(json!({}))).script("teardown delay 3600000 waiting\n").boot();
-    host.until("a", State::Running);
-    let worker = host.worker("a");
-    let mut watch = host.watch();
-    assert_eq!(host.told(&["stop", "a", "--no-wait"]).0, 0);
-    watch.until_reason("a", "not closed within 5 s: the kernel takes the VM down");
-    // A start waits for it.
-    assert_eq!(host.told(&["start", "a", "--no-wait"]).0, 0);
-    assert!(lives(worker), "the worker was killed");
-    assert_eq!(host.status("a").state, State::Stopping);
-    host.tell_simulator("teardown over");
-    watch.until_next("a", State::Running);
-    assert!(watch.states_of("a").iter().all(|state| !state.is_bad()), "{:?}", watch.changes);
-    assert_eq!(host.told(&["stop", "a"]).0, 0);
+    on_both(|mut host| {
+        host.vm("a", proxy(json!({}))).script("teardown delay 3600000 waiting\n").boot();
+        host.until("a", State::Running);
+        let worker = host.worker("a");
+        let mut watch = host.watch();
+        assert_eq!(host.told(&["stop", "a", "--no-wait"]).0, 0);
+        watch.until_reason("a", "not closed within 5 s: the kernel takes the VM down");
+        // A start waits for it.
+        assert_eq!(host.told(&["start", "a", "--no-wait"]).0, 0);
+        assert!(lives(worker), "the worker was killed");
+        assert_eq!(host.status("a").state, State::Stopping);
+        host.tell_simulator("teardown over");
+        watch.until_next("a", State::Running);
+        assert!(watch.states_of("a").iter().all(|state| !state.is_bad()), "{:?}", watch.changes);
+        assert_eq!(host.told(&["stop", "a"]).0, 0);
+    });
 }
 
 #[test]
@@ -144,34 +157,35 @@ fn workers_close_their_vms_when_the_supervisor_is_killed() {
 
 #[test]
 fn a_dead_resource_manager_is_named_and_nothing_starts_on_top_of_it() {
-    let mut host = Host::new();
-    let quick = json!({"start": {"timeout": "200ms"}, "autostart": false});
-    host.vm("a", quick.clone()).vm("b", quick).script("rm dead\n").boot();
-    let mut watch = host.watch();
-    let (code, text) = host.told(&["start", "a"]);
-    assert_eq!(code, 1, "{text}");
-    let named =
-        "no start within 200 ms (start.timeout); the last step done is dtb-config; in START the \
+    on_both(|mut host| {
+        let quick = proxy(json!({"start": {"timeout": "200ms"}, "autostart": false}));
+        host.vm("a", quick.clone()).vm("b", quick).script("rm dead\n").boot();
+        let mut watch = host.watch();
+        let (code, text) = host.told(&["start", "a"]);
+        assert_eq!(code, 1, "{text}");
+        let named =
+        "no start within 200 ms (start.timeout); the last step done is functions; in START the \
                  kernel waits for a resource manager that does not answer; only a reboot helps";
-    assert!(text.contains(named), "{text}");
-    watch.until_reason("a", named);
-    let status = host.status("a");
-    assert!(status.state == State::Stopping && status.stuck, "{status:?}");
-    let worker = host.worker("a");
-    assert!(lives(worker), "the worker was killed");
-    // Its own next start waits, another's is told that it would hang as well.
-    let (code, text) = host.told(&["start", "a", "--no-wait"]);
-    assert_eq!(code, 0, "{text}");
-    let (code, text) = host.told(&["start", "b"]);
-    assert_eq!(code, 1, "{text}");
-    assert!(text.contains("for a, which hangs in the kernel"), "{text}");
-    assert_eq!(children(host.pid()), [worker.to_string()]);
-    // A person may kill it, and then others may try.
-    let (code, text) = host.told(&["kill", "a"]);
-    assert_eq!(code, 0, "{text}");
-    assert_eq!(host.status("a").state, State::Stopped);
-    watch.until_next("b", State::Starting);
-    assert!(Path::new(&format!("/proc/{}", host.worker("b"))).exists());
+        assert!(text.contains(named), "{text}");
+        watch.until_reason("a", named);
+        let status = host.status("a");
+        assert!(status.state == State::Stopping && status.stuck, "{status:?}");
+        let worker = host.worker("a");
+        assert!(lives(worker), "the worker was killed");
+        // Its own next start waits, another's is told that it would hang as well.
+        let (code, text) = host.told(&["start", "a", "--no-wait"]);
+        assert_eq!(code, 0, "{text}");
+        let (code, text) = host.told(&["start", "b"]);
+        assert_eq!(code, 1, "{text}");
+        assert!(text.contains("for a, which hangs in the kernel"), "{text}");
+        assert_eq!(children(host.pid()), [worker.to_string()]);
+        // A person may kill it, and then others may try.
+        let (code, text) = host.told(&["kill", "a"]);
+        assert_eq!(code, 0, "{text}");
+        assert_eq!(host.status("a").state, State::Stopped);
+        watch.until_next("b", State::Starting);
+        assert!(Path::new(&format!("/proc/{}", host.worker("b"))).exists());
+    });
 }
 
 #[test]

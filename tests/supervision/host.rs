@@ -32,6 +32,7 @@ pub struct Host {
     pub dir: PathBuf,
     daemon: Option<Child>,
     simulated: bool,
+    dialect: &'static str,
     /// A program and its arguments that gunyahd is run by.
     runner: Vec<String>,
 }
@@ -45,7 +46,14 @@ impl Host {
         let dir = std::env::temp_dir().join(name);
         std::fs::create_dir_all(dir.join("vms")).unwrap();
         std::fs::write(dir.join("Image"), image()).unwrap();
-        Self { dir, daemon: None, simulated: true, runner: Vec::new() }
+        Self { dir, daemon: None, simulated: true, dialect: "ack61", runner: Vec::new() }
+    }
+
+    /// The same, with the driver of a dialect.
+    pub fn of(dialect: &'static str) -> Self {
+        let mut host = Self::new();
+        host.dialect = dialect;
+        host
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -92,7 +100,7 @@ impl Host {
         let mut command = Command::new(simulator());
         // These VMs are scheduled by the hypervisor: the real resource manager dies when one is stopped.
         command.args(["--rm", "debug"]);
-        command.arg("--control").arg(self.path("sim"));
+        command.args(["--dialect", self.dialect]).arg("--control").arg(self.path("sim"));
         if self.path("script").exists() {
             command.arg("--script").arg(self.path("script"));
         }
