@@ -33,6 +33,9 @@ fn main() -> ExitCode {
             show_console(&socket, &vm, replay.unwrap_or(0), follow)
         }
         Ok(Command { socket, request, json, .. }) => {
+            if matches!(request, Request::Kill { .. }) {
+                complain(ctl::KILL_WARNING);
+            }
             listen(&socket, &request, json).unwrap_or_else(|code| code)
         }
         Err(Stop::Print(text)) => print(text.as_bytes()).err().unwrap_or(0),

@@ -24,6 +24,8 @@ usage: gunyahctl [--socket PATH] COMMAND
   stop VM [--no-wait]         ask the guest to end, if its file says how, else or after its
                               stop_timeout close the VM; and wait
   restart VM [--no-wait]      stop, then start
+  kill VM [--no-wait]         kill its process: for a worker that does not answer. A hard end can cost the
+                              host memory, or break the resource manager, until the next reboot
   log VM                      the last lines of its journal and of its console
   console VM [--replay BYTES] [--follow]
                               its console: Ctrl-] leaves, as does ~. at the beginning of a line; the
@@ -40,6 +42,9 @@ exit: 0 done                                 3 gunyahd cannot be reached
       2 usage                                5 gunyahd's answer cannot be understood
                                              6 standard output cannot be written
 ";
+
+/// What who kills a VM's worker should know.
+pub const KILL_WARNING: &str = "warning: a hard end can cost the host memory, or break the resource manager, until the next reboot; `stop` waits for the kernel instead";
 
 /// What to ask gunyahd.
 #[derive(Debug, PartialEq, Eq)]
@@ -104,6 +109,7 @@ fn request(command: &str, vm: Option<String>, args: &Args) -> Result<Request, St
         },
         "start" => Request::Start { vm: named()?, wait },
         "stop" => Request::Stop { vm: named()?, wait },
+        "kill" => Request::Kill { vm: named()?, wait },
         "restart" => Request::Restart { vm: named()?, wait },
         "log" => Request::Log { vm: named()? },
         "console" => {
@@ -139,6 +145,8 @@ mod tests {
         let stop = |wait| Request::Stop { vm: "a".to_owned(), wait };
         assert_eq!(parse_line("stop a"), ask(stop(true), false));
         assert_eq!(parse_line("stop --no-wait a"), ask(stop(false), false));
+        let kill = Request::Kill { vm: "a".to_owned(), wait: true };
+        assert_eq!(parse_line("kill a"), ask(kill, false));
         assert_eq!(parse_line("watch --json"), ask(Request::Watch {}, true));
     }
 

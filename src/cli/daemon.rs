@@ -256,6 +256,7 @@ mod tests {
             dtb: true,
             json: false,
             host: check::host_with_pages("16K").unwrap(),
+            kernel: None,
             root: None,
         };
         assert_eq!(parse_line("check a --dtb --page-size 16K b"), Ok(Command::Check(options)));

@@ -228,7 +228,7 @@ section! {
         priority: i32 = or(0, whole(i32::MIN, i32::MAX)),
             "Of the VMs that could start, the one with the higher number does so first.";
         timeout: Duration = or(30 * SECOND, duration(MILLISECOND)),
-            "How long `starting` may take. After it the worker is killed, which counts as a failure for `restart`.";
+            "How long `starting` may take. After it the VM ends, which counts as a failure for `restart`.";
     }
 }
 

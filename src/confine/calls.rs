@@ -42,7 +42,7 @@ const LAUNCH: &[c_long] = &[
     SYS_memfd_create, SYS_dup, SYS_dup3, SYS_close_range, SYS_pipe2, SYS_eventfd2, SYS_epoll_create1,
     SYS_epoll_ctl, SYS_timerfd_create, SYS_signalfd4,
     SYS_connect, SYS_bind, SYS_listen, SYS_accept4, SYS_getsockopt, SYS_setsockopt, SYS_getsockname,
-    SYS_wait4, SYS_waitid, SYS_pidfd_open, SYS_getppid, SYS_getpgid, SYS_geteuid, SYS_getegid,
+    SYS_wait4, SYS_waitid, SYS_pidfd_open, SYS_getpgid, SYS_geteuid, SYS_getegid,
     SYS_getgid, SYS_prctl, SYS_capget, SYS_capset, SYS_seccomp,
     SYS_getpriority, SYS_sched_getaffinity, SYS_rseq, SYS_uname, SYS_clock_getres,
 ];

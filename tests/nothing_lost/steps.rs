@@ -14,8 +14,7 @@ use crate::record::Call;
 
 /// Host calls that are looked at: all that a launch makes, but for those that cannot fail or that
 /// nobody looks at for their failing (close, gettid, futex, set_robust_list), what belongs to the stop
-/// (poll, recvmsg, write), and fcntl, which is Rust's own check in builds for debugging. getppid cannot fail, but is a step to be
-/// killed at.
+/// (poll, recvmsg, write), and fcntl, which is Rust's own check in builds for debugging.
 pub const HOST_CALLS: &[&str] = &[
     "memfd_create",
     "ftruncate",
@@ -42,7 +41,6 @@ pub const HOST_CALLS: &[&str] = &[
     "sendmsg",
     "getrandom",
     "prlimit64",
-    "getppid",
     "capget",
     "sched_getaffinity",
     "sched_setaffinity",

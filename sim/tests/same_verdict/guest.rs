@@ -53,7 +53,7 @@ impl Vendor {
         let text = format!(r#"{{ "name": "vm", "kernel": {{ "path": "/Image" }}, {keys} }}"#);
         let file = self.file("vm.json", text.as_bytes());
         let (host, root) = (Host::PAGES_4K, Some(self.0.clone()));
-        check(&Options { paths: vec![file], dtb: false, json: false, host, root })
+        check(&Options { paths: vec![file], dtb: false, json: false, host, kernel: None, root })
     }
 }
 
