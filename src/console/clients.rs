@@ -4,10 +4,10 @@
 //! A client has a place in the ring and no buffer beyond one frame. One that reads too slowly falls
 //! out of the ring and loses output, and hears how much; neither the guest nor another client waits.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::poll::PollFlags;
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{recv, send, MsgFlags};
 
 use super::port::Port;
@@ -29,9 +29,8 @@ struct Client {
     fd: OwnedFd,
     // Sequence number of the next byte to send.
     next: u64,
-    // Frames that wait to be sent, of which `sent` bytes are.
+    // What waits to be sent.
     frames: Vec<u8>,
-    sent: usize,
     // It has shut down its side: it sends nothing more, and so it needs no keyboard.
     input_ended: bool,
     // Whether it has the keyboard, as it heard last.
@@ -42,12 +41,10 @@ struct Client {
 impl Clients {
     /// Adds a client, whose output begins with sequence number `first`.
     pub(super) fn add(&mut self, fd: OwnedFd, first: u64, ring: &Ring) {
-        let kept = u64::try_from(ring.capacity()).unwrap_or(u64::MAX);
         let mut client = Client {
             fd,
-            next: first.max(ring.end().saturating_sub(kept)),
+            next: first.max(ring.oldest(ring.end())),
             frames: Vec::new(),
-            sent: 0,
             input_ended: false,
             has_keyboard: None,
             gone: false,
@@ -87,15 +84,8 @@ impl Clients {
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.clients.is_empty()
-    }
-
     /// What to poll for, client by client; `room`: whether typed text would be taken.
-    pub(super) fn interests(
-        &self,
-        room: bool,
-    ) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
+    pub(super) fn interests(&self, room: bool) -> impl Iterator<Item = PollFd<'_>> {
         let typist = self.typist();
         self.clients.iter().enumerate().map(move |(at, client)| {
             let mut flags = PollFlags::empty();
@@ -103,39 +93,21 @@ impl Clients {
             // keyboard.
             let takes = !client.input_ended && (typist != Some(at) || room);
             flags.set(PollFlags::POLLIN, takes);
-            flags.set(PollFlags::POLLOUT, client.sent < client.frames.len());
-            (client.fd.as_fd(), flags)
+            flags.set(PollFlags::POLLOUT, !client.frames.is_empty());
+            PollFd::new(client.fd.as_fd(), flags)
         })
     }
 
-    /// Takes what client `at` has typed, or its end.
-    pub(super) fn receive(&mut self, at: usize, events: PollFlags, port: &Port) {
-        let types = self.typist() == Some(at);
-        let Some(client) = self.clients.get_mut(at) else {
-            return;
-        };
-        if !events.contains(PollFlags::POLLIN) {
-            client.gone |= events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR);
-            return;
-        }
-        let mut bytes = [0; 1024];
-        let wanted = match types {
-            true => port.room().min(bytes.len()),
-            false => bytes.len(),
-        };
-        if wanted == 0 {
-            return;
-        }
-        let buffer = &mut bytes[..wanted];
-        match recv(client.fd.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
-            // It may read on; one that is gone altogether hangs up as well.
-            Ok(0) => client.input_ended = true,
-            Ok(len) if types => {
-                // It fits: room only grows between the question and here.
-                port.type_in(&bytes[..len]);
+    /// Takes what the clients have typed, or their ends: `events` are the answers to
+    /// [`Clients::interests`].
+    pub(super) fn receive(&mut self, events: &[PollFlags], port: &Port) {
+        let typist = self.typist();
+        for (at, (client, events)) in self.clients.iter_mut().zip(events).enumerate() {
+            if events.contains(PollFlags::POLLIN) {
+                client.receive((typist == Some(at)).then_some(port));
+            } else {
+                client.gone |= events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR);
             }
-            Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) => {}
-            Err(_) => client.gone = true,
         }
     }
 
@@ -157,25 +129,38 @@ impl Clients {
     /// Nothing is left to be sent.
     pub(super) fn idle(&self, ring: &Ring) -> bool {
         let mut clients = self.clients.iter();
-        clients.all(|client| client.sent == client.frames.len() && client.next == ring.end())
+        clients.all(|client| client.frames.is_empty() && client.next == ring.end())
     }
 }
 
 impl Client {
+    /// Types at `port`, or throws away, what has come.
+    fn receive(&mut self, port: Option<&Port>) {
+        let mut bytes = [0; 1024];
+        // There was room before the wait, and since then only the guest can have made more.
+        let wanted = port.map_or(bytes.len(), |port| port.room().min(bytes.len()));
+        match recv(self.fd.as_raw_fd(), &mut bytes[..wanted], MsgFlags::MSG_DONTWAIT) {
+            // It may read on; one that is gone altogether hangs up as well.
+            Ok(0) => self.input_ended = true,
+            Ok(len) => {
+                port.map(|port| port.type_in(&bytes[..len]));
+            }
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            Err(_) => self.gone = true,
+        }
+    }
+
     fn send(&mut self, ring: &Ring) {
         while !self.gone {
-            if self.sent == self.frames.len() {
-                self.frames.clear();
-                self.sent = 0;
+            if self.frames.is_empty() {
                 self.take_output(ring);
             }
-            let rest = &self.frames[self.sent..];
-            if rest.is_empty() {
+            if self.frames.is_empty() {
                 return;
             }
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-            match send(self.fd.as_raw_fd(), rest, flags) {
-                Ok(len) => self.sent += len,
+            match send(self.fd.as_raw_fd(), &self.frames, flags) {
+                Ok(len) => drop(self.frames.drain(..len)),
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return,
                 Err(_) => self.gone = true,

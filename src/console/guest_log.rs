@@ -59,22 +59,18 @@ impl GuestLog {
 /// How many lines a guest may log: `burst` at once, then `per_second`.
 #[derive(Debug)]
 struct RateLimit {
-    burst: u32,
+    // A line takes so much time of the allowance, which is `whole` when nothing is logged.
     each: Duration,
-    left: u32,
-    filled: Instant,
+    whole: Duration,
+    // The allowance is whole again then.
+    used_until: Instant,
     dropped: u64,
 }
 
 impl RateLimit {
     fn new(burst: u32, per_second: u32, now: Instant) -> Self {
-        Self {
-            burst,
-            each: Duration::from_secs(1) / per_second.max(1),
-            left: burst,
-            filled: now,
-            dropped: 0,
-        }
+        let each = Duration::from_secs(1) / per_second;
+        Self { each, whole: each * burst, used_until: now, dropped: 0 }
     }
 
     fn log(&mut self, target: &str, line: &str) {
@@ -92,23 +88,12 @@ impl RateLimit {
     }
 
     fn allow(&mut self, now: Instant) -> bool {
-        let waited = now.saturating_duration_since(self.filled);
-        let gained = waited.as_nanos() / self.each.as_nanos().max(1);
-        match u32::try_from(gained) {
-            Ok(gained) if gained < self.burst - self.left => {
-                self.left += gained;
-                self.filled += self.each * gained;
-            }
-            _ => {
-                self.left = self.burst;
-                self.filled = now;
-            }
-        }
-        if self.left == 0 {
-            self.dropped = self.dropped.saturating_add(1);
+        let used_until = self.used_until.max(now) + self.each;
+        if used_until - now > self.whole {
+            self.dropped += 1;
             return false;
         }
-        self.left -= 1;
+        self.used_until = used_until;
         true
     }
 }

@@ -6,12 +6,13 @@
 //! ring's creation; a reader that fell behind learns how many it lost.
 
 use std::ffi::c_void;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{fence, AtomicU64, AtomicU8, Ordering};
 use std::sync::Arc;
 
-use nix::errno::Errno;
 use rustix::fs::{fcntl_add_seals, fstat, ftruncate, memfd_create, MemfdFlags, SealFlags};
+use rustix::io::Errno;
 use rustix::mm::{madvise, mmap, munmap, Advice, MapFlags, ProtFlags};
 
 use crate::diagnostic::{kinds, Diagnostic};
@@ -62,34 +63,30 @@ pub struct Chunk {
 
 impl Ring {
     /// A new ring of at least `capacity` bytes, rounded up to a power of two.
-    pub fn create(name: &str, capacity: usize) -> Result<Self, Errno> {
+    pub fn create(name: &str, capacity: usize) -> io::Result<Self> {
         let capacity = capacity.max(HEADER).checked_next_power_of_two();
         let size = capacity.and_then(|capacity| u64::try_from(capacity.checked_add(HEADER)?).ok());
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let fd = memfd_create(format!("console.{name}"), flags).map_err(nix_errno)?;
-        ftruncate(&fd, size.ok_or(Errno::EINVAL)?).map_err(nix_errno)?;
+        let fd = memfd_create(format!("console.{name}"), flags)?;
+        ftruncate(&fd, size.ok_or(Errno::INVAL)?)?;
         // A worker gone mad must not make the supervisor's reads fault.
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-        fcntl_add_seals(&fd, seals).map_err(nix_errno)?;
+        fcntl_add_seals(&fd, seals)?;
         Self::map(fd)
     }
 
     /// Maps the ring behind `fd`, which another process created.
-    pub fn map(fd: OwnedFd) -> Result<Self, Errno> {
-        let size = fstat(&fd).map_err(nix_errno)?.st_size;
-        let size = usize::try_from(size).map_err(|_| Errno::EINVAL)?;
-        let capacity = size.checked_sub(HEADER).ok_or(Errno::EINVAL)?;
-        if !capacity.is_power_of_two() {
-            return Err(Errno::EINVAL);
-        }
+    pub fn map(fd: OwnedFd) -> io::Result<Self> {
+        let size = usize::try_from(fstat(&fd)?.st_size).unwrap_or(0);
+        let capacity = size.checked_sub(HEADER).filter(|capacity| capacity.is_power_of_two());
+        let capacity = capacity.ok_or(Errno::INVAL)?;
         let (protection, nowhere) = (ProtFlags::READ | ProtFlags::WRITE, std::ptr::null_mut());
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
-        let map = unsafe { mmap(nowhere, size, protection, MapFlags::SHARED, &fd, 0) }
-            .map_err(nix_errno)?;
+        let map = unsafe { mmap(nowhere, size, protection, MapFlags::SHARED, &fd, 0) }?;
         let ring = Self { fd, map, capacity };
         // Workers of other VMs are forked, too, and this output is none of their business.
         // SAFETY: the range is exactly the mapping made above; the advice changes no byte of it.
-        unsafe { madvise(ring.map, size, Advice::LinuxDontFork) }.map_err(nix_errno)?;
+        unsafe { madvise(ring.map, size, Advice::LinuxDontFork) }?;
         Ok(ring)
     }
 
@@ -99,7 +96,10 @@ impl Ring {
             Some(fd) => Self::map(fd),
             None => Self::create(name, DEFAULT_CAPACITY),
         };
-        ring.map_err(|errno| RING.case("mapping the console's ring").errno(errno))
+        ring.map_err(|error| {
+            RING.case("mapping the console's ring")
+                .errno(nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
+        })
     }
 
     /// The descriptor by which another process maps it.
@@ -121,20 +121,17 @@ impl Ring {
     pub fn read(&self, from: u64, into: &mut [u8]) -> Chunk {
         // The writer can overtake a read, but it is a guest behind traps: the next try will do. Only
         // a header full of nonsense never agrees; then all is lost and nothing hangs.
-        for _ in 0..READ_TRIES {
-            if let Some(chunk) = self.try_read(from, into) {
-                return chunk;
-            }
-        }
-        let end = self.end();
-        Chunk { len: 0, next: end, lost: end.saturating_sub(from) }
+        (0..READ_TRIES).find_map(|_| self.try_read(from, into)).unwrap_or_else(|| {
+            let end = self.end();
+            Chunk { len: 0, next: end, lost: end.saturating_sub(from) }
+        })
     }
 
     fn try_read(&self, from: u64, into: &mut [u8]) -> Option<Chunk> {
         let end = self.end();
         // A number from the future can only come from a mistake: begin with what comes next.
         let from = from.min(end);
-        let start = from.max(end.saturating_sub(self.kept()));
+        let start = from.max(self.oldest(end));
         let wanted = usize::try_from(end - start).unwrap_or(usize::MAX);
         let len = wanted.min(into.len());
         let mut next = start;
@@ -145,11 +142,8 @@ impl Ring {
         // Pairs with the writer's fence: whoever saw a byte of a later round also sees `begun`.
         fence(Ordering::Acquire);
         let begun = self.counter(BEGUN).load(Ordering::Relaxed);
-        (begun.saturating_sub(self.kept()) <= start).then_some(Chunk {
-            len,
-            next,
-            lost: start - from,
-        })
+        let intact = self.oldest(begun) <= start;
+        intact.then_some(Chunk { len, next, lost: start - from })
     }
 
     /// The last `max` bytes at most.
@@ -166,8 +160,9 @@ impl Ring {
         RingWriter { end: self.end(), ring: Arc::clone(self) }
     }
 
-    fn kept(&self) -> u64 {
-        u64::try_from(self.capacity).unwrap_or(u64::MAX)
+    /// The oldest byte still there when `end` is the next.
+    pub(super) fn oldest(&self, end: u64) -> u64 {
+        end.saturating_sub(u64::try_from(self.capacity).unwrap_or(u64::MAX))
     }
 
     fn counter(&self, offset: usize) -> &AtomicU64 {
@@ -190,10 +185,6 @@ impl Drop for Ring {
         // SAFETY: the range is exactly the mapping that `map` made, and nothing refers to it any more.
         let _ = unsafe { munmap(self.map, HEADER + self.capacity) };
     }
-}
-
-fn nix_errno(error: rustix::io::Errno) -> Errno {
-    Errno::from_raw(error.raw_os_error())
 }
 
 /// The writing end of a [`Ring`].
@@ -268,8 +259,7 @@ mod tests {
     fn its_size_cannot_be_changed() {
         let ring = ring();
         for size in [0, 1 << 20] {
-            let answer = ftruncate(ring.fd(), size).map_err(nix_errno);
-            assert_eq!(answer, Err(Errno::EPERM));
+            assert_eq!(ftruncate(ring.fd(), size), Err(Errno::PERM));
         }
     }
 

@@ -94,8 +94,7 @@ impl Console {
             log: options.log.then(|| GuestLog::new(vm, ring.end())),
             ring: Arc::clone(ring),
             clients: Clients::default(),
-            bells: 0,
-            bell_at: None,
+            bell: None,
         };
         let thread = spawn(life, options.confined)?;
         Ok(Self { port, orders, thread: Some(thread) })
@@ -132,8 +131,8 @@ impl Console {
     }
 
     fn end(&mut self, farewell: &str) {
-        self.order(Order::End(farewell.to_owned()));
         if let Some(thread) = self.thread.take() {
+            self.order(Order::End(farewell.to_owned()));
             // A panic was reported on stderr; there is nothing more to do about it.
             let _ = thread.join();
         }
@@ -148,9 +147,7 @@ impl Console {
 
 impl Drop for Console {
     fn drop(&mut self) {
-        if self.thread.is_some() {
-            self.end("the console is closed");
-        }
+        self.end("the console is closed");
     }
 }
 
@@ -193,10 +190,8 @@ struct Life {
     ring: Arc<Ring>,
     log: Option<GuestLog>,
     clients: Clients,
-    // How often in a row the doorbell rang again for a line that is up.
-    bells: u32,
-    // When it rings again; none: the line is down.
-    bell_at: Option<Instant>,
+    // For a line that is up: how often in a row the doorbell rang again, and when it does next.
+    bell: Option<(u32, Instant)>,
 }
 
 impl Life {
@@ -205,7 +200,6 @@ impl Life {
         let mut gathering = false;
         let farewell = loop {
             self.wait(gathering);
-            self.bell_again();
             self.port.rearm();
             let farewell = self.take_orders();
             let end = self.ring.end();
@@ -231,48 +225,36 @@ impl Life {
 
     // Until something happens. While `gathering`, output is nothing new.
     fn wait(&mut self, gathering: bool) {
-        let now = Instant::now();
-        if !self.port.raised() {
-            self.bells = 0;
-            self.bell_at = None;
-        } else if self.bell_at.is_none() {
-            self.bell_at = now.checked_add(BELL_AGAIN);
-        }
-        let due = self.bell_at.map(|at| at.saturating_duration_since(now));
+        let bell = self.ring_doorbell(Instant::now());
         let longest = gathering.then_some(GATHER);
-        let timeout = match due.into_iter().chain(longest).min() {
+        let timeout = match bell.into_iter().chain(longest).min() {
             None => PollTimeout::NONE,
             // Rounded up: not woken too early.
             Some(time) => u16::try_from(time.as_micros().div_ceil(1000)).unwrap_or(u16::MAX).into(),
         };
-        let room = !self.clients.is_empty() && self.port.room() > 0;
-        let wake = match gathering {
-            true => PollFlags::empty(),
-            false => PollFlags::POLLIN,
-        };
+        let wake = if gathering { PollFlags::empty() } else { PollFlags::POLLIN };
         let mut fds = vec![PollFd::new(self.port.wake_fd(), wake)];
-        let interests = self.clients.interests(room);
-        fds.extend(interests.map(|(fd, flags)| PollFd::new(fd, flags)));
+        fds.extend(self.clients.interests(self.port.room() > 0));
         let _ = poll(&mut fds, timeout);
-        let events: Vec<PollFlags> =
-            fds[1..].iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect();
-        for (at, events) in events.into_iter().enumerate() {
-            self.clients.receive(at, events, &self.port);
-        }
+        let events = fds[1..].iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+        let events: Vec<PollFlags> = events.collect();
+        self.clients.receive(&events, &self.port);
     }
 
-    // By the clock alone: a guest that prints steadily waits for its interrupt all the same.
-    fn bell_again(&mut self) {
-        let now = Instant::now();
-        if self.port.raised() && self.bell_at.is_some_and(|at| now >= at) {
-            self.bells = self.bells.saturating_add(1);
-            self.port.raise_again();
-            let pause = match self.bells < BELLS_IN_HASTE {
-                true => BELL_AGAIN,
-                false => BELL_AT_LEISURE,
-            };
-            self.bell_at = now.checked_add(pause);
+    // Rings the doorbell again for a line that stays up; returns how long until it is due next. By the
+    // clock alone: a guest that prints steadily waits for its interrupt all the same.
+    fn ring_doorbell(&mut self, now: Instant) -> Option<Duration> {
+        if !self.port.raised() {
+            self.bell = None;
+            return None;
         }
+        let (bells, due) = self.bell.get_or_insert((0, now + BELL_AGAIN));
+        if now >= *due {
+            self.port.raise_again();
+            *bells = bells.saturating_add(1);
+            *due = now + if *bells < BELLS_IN_HASTE { BELL_AGAIN } else { BELL_AT_LEISURE };
+        }
+        Some(due.saturating_duration_since(now))
     }
 
     /// The last words, once there are any.
@@ -292,16 +274,11 @@ impl Life {
 
     fn say_farewell(&mut self, farewell: &str) {
         self.clients.notice(farewell);
+        self.clients.send(&self.ring);
         let started = Instant::now();
-        loop {
+        while !self.clients.idle(&self.ring) && started.elapsed() < FAREWELL {
+            self.wait(true);
             self.clients.send(&self.ring);
-            if self.clients.idle(&self.ring) || started.elapsed() >= FAREWELL {
-                return;
-            }
-            let interests = self.clients.interests(false);
-            let mut fds: Vec<PollFd<'_>> =
-                interests.map(|(fd, _)| PollFd::new(fd, PollFlags::POLLOUT)).collect();
-            let _ = poll(&mut fds, 50u16);
         }
     }
 }

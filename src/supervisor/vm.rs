@@ -155,8 +155,8 @@ impl Vm {
         if self.console.is_none() {
             match Ring::create(self.name.as_str(), DEFAULT_CAPACITY) {
                 Ok(ring) => self.console = Some(Arc::new(ring)),
-                Err(errno) => log::warn!(
-                    "{}: no memory for the console's output: {errno:?}; it will end with the worker",
+                Err(error) => log::warn!(
+                    "{}: no memory for the console's output: {error}; it will end with the worker",
                     self.name
                 ),
             }
