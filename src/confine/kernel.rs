@@ -63,8 +63,8 @@ pub fn drop_capabilities(keep: u64) -> Result<(), Errno> {
 /// thread has another filter.
 pub fn install(filter: &Filter) -> Result<(), Errno> {
     let program = libc::sock_fprog {
-        len: u16::try_from(filter.program().len()).map_err(|_| Errno::E2BIG)?,
-        filter: filter.program().as_ptr().cast_mut(),
+        len: u16::try_from(filter.program.len()).map_err(|_| Errno::E2BIG)?,
+        filter: filter.program.as_ptr().cast_mut(),
     };
     // SAFETY: the kernel reads `len` instructions at `filter`, which lives until it returns.
     let result = unsafe {

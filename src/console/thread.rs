@@ -209,11 +209,16 @@ impl Life {
                 break farewell;
             }
         };
-        self.show();
         if let Some(log) = &mut self.log {
             log.finish();
         }
-        self.say_farewell(&farewell);
+        self.clients.notice(&farewell);
+        self.clients.send(&self.ring);
+        let ended = Instant::now();
+        while !self.clients.idle(&self.ring) && ended.elapsed() < FAREWELL {
+            self.wait(true);
+            self.clients.send(&self.ring);
+        }
     }
 
     fn show(&mut self) {
@@ -270,16 +275,6 @@ impl Life {
             }
         }
         None
-    }
-
-    fn say_farewell(&mut self, farewell: &str) {
-        self.clients.notice(farewell);
-        self.clients.send(&self.ring);
-        let started = Instant::now();
-        while !self.clients.idle(&self.ring) && started.elapsed() < FAREWELL {
-            self.wait(true);
-            self.clients.send(&self.ring);
-        }
     }
 }
 
