@@ -61,21 +61,19 @@ impl Vm {
     /// # Errors
     /// What a call answered, if it was neither EFAULT nor ENOTTY.
     pub fn dialect(&self) -> io::Result<Dialect> {
-        let knows = |request| self.knows(request);
-        let dialect = if knows(uapi::VM_MAP_MEM)? {
-            Dialect::Lkml15
-        } else if knows(uapi::VM_ANDROID_RECLAIM_REGION)? {
-            Dialect::Ack612
-        } else if knows(uapi::VM_SET_BOOT_CONTEXT)? {
-            Dialect::Ack66
-        } else if knows(uapi::VM_ANDROID_LEND_USER_MEM)? {
-            Dialect::Ack61
-        } else if knows(uapi::VM_ADD_FUNCTION)? {
-            Dialect::Lkml
-        } else {
-            Dialect::LkmlBase
-        };
-        Ok(dialect)
+        // The newest first: a dialect has the older ones' calls, too.
+        for (request, dialect) in [
+            (uapi::VM_MAP_MEM, Dialect::Lkml15),
+            (uapi::VM_ANDROID_RECLAIM_REGION, Dialect::Ack612),
+            (uapi::VM_SET_BOOT_CONTEXT, Dialect::Ack66),
+            (uapi::VM_ANDROID_LEND_USER_MEM, Dialect::Ack61),
+            (uapi::VM_ADD_FUNCTION, Dialect::Lkml),
+        ] {
+            if self.knows(request)? {
+                return Ok(dialect);
+            }
+        }
+        Ok(Dialect::LkmlBase)
     }
 
     fn knows(&self, request: u32) -> io::Result<bool> {

@@ -136,7 +136,7 @@ pub fn worker(pid: u32, threads: &[u32]) -> Vec<Rule> {
 
 /// The supervisor and, until its guest runs, a worker.
 pub fn supervisor() -> Vec<Rule> {
-    let requests = [
+    let mut requests = vec![
         uapi::VCPU_RUN,
         uapi::VCPU_MMAP_SIZE,
         uapi::CREATE_VM,
@@ -145,16 +145,10 @@ pub fn supervisor() -> Vec<Rule> {
         uapi::VM_SET_DTB_CONFIG,
         uapi::VM_ADD_FUNCTION,
         uapi::VM_START,
-        // Sockets that shall not block.
-        request(FIONBIO),
-        // `gunyahd run` on a terminal: is it one, whose is it, its settings.
-        request(TIOCGWINSZ),
-        request(TIOCGPGRP),
-        request(TCGETS),
-        request(TCSETS),
-        request(TCGETS2),
-        request(TCSETS2),
     ];
+    // Sockets that shall not block; `gunyahd run` on a terminal: is it one, whose is it, its settings.
+    let plain = [FIONBIO, TIOCGWINSZ, TIOCGPGRP, TCGETS, TCSETS, TCGETS2, TCSETS2];
+    requests.extend(plain.map(request));
     let mut rules = vec![only(SYS_ioctl, 1, requests)];
     rules.extend(allow(LOOP));
     rules.extend(allow(LAUNCH));
