@@ -212,7 +212,7 @@ impl Vm {
     /// # Errors
     /// ENOENT: there is no such vCPU.
     pub fn remove_vcpu(&self, id: u32) -> io::Result<()> {
-        self.remove(uapi::FUNCTION_VCPU, &uapi::FunctionVcpu { id })
+        self.function(uapi::VM_REMOVE_FUNCTION, uapi::FUNCTION_VCPU, &uapi::FunctionVcpu { id })
     }
 
     /// Connects an eventfd with the doorbell of this label in the devicetree: a write to the eventfd rings
@@ -235,7 +235,7 @@ impl Vm {
         // A descriptor's number is not negative.
         let fd = eventfd.as_raw_fd().unsigned_abs();
         let irqfd = uapi::FunctionIrqfd { fd, label, flags: trigger as u32, padding: 0 };
-        self.add(uapi::FUNCTION_IRQFD, &irqfd)
+        self.function(uapi::VM_ADD_FUNCTION, uapi::FUNCTION_IRQFD, &irqfd)
     }
 
     /// Disconnects the doorbell of this label.
@@ -245,7 +245,7 @@ impl Vm {
     pub fn remove_irqfd(&self, label: u32) -> io::Result<()> {
         // The driver compares the label alone.
         let irqfd = uapi::FunctionIrqfd { label, ..uapi::FunctionIrqfd::default() };
-        self.remove(uapi::FUNCTION_IRQFD, &irqfd)
+        self.function(uapi::VM_REMOVE_FUNCTION, uapi::FUNCTION_IRQFD, &irqfd)
     }
 
     /// Lets the driver write to an eventfd in place of an [`Exit::MmioWrite`](crate::Exit::MmioWrite)
@@ -257,7 +257,7 @@ impl Vm {
     /// - EEXIST: another one would match the same writes.
     /// - ENOENT, ENXIO, EOPNOTSUPP, ENOTTY: as for [`Vm::add_vcpu`] (`CONFIG_GUNYAH_IOEVENTFD`).
     pub fn add_ioeventfd(&self, event: &Ioeventfd<'_>) -> io::Result<()> {
-        self.add(uapi::FUNCTION_IOEVENTFD, &event.argument())
+        self.function(uapi::VM_ADD_FUNCTION, uapi::FUNCTION_IOEVENTFD, &event.argument())
     }
 
     /// Takes back an ioeventfd that was added with the same values. Kernels differ in what they compare,
@@ -266,7 +266,7 @@ impl Vm {
     /// # Errors
     /// ENOENT: there is none.
     pub fn remove_ioeventfd(&self, event: &Ioeventfd<'_>) -> io::Result<()> {
-        self.remove(uapi::FUNCTION_IOEVENTFD, &event.argument())
+        self.function(uapi::VM_REMOVE_FUNCTION, uapi::FUNCTION_IOEVENTFD, &event.argument())
     }
 
     /// Gives the VM to the resource manager, which makes it and lets it run. Blocks until it runs, and
@@ -290,14 +290,9 @@ impl Vm {
         ioctl::number(self.as_fd(), uapi::VM_START, 0).map(drop)
     }
 
-    fn add<T>(&self, kind: u32, argument: &T) -> io::Result<()> {
-        let function = describe(kind, argument);
-        ioctl::with(self.as_fd(), uapi::VM_ADD_FUNCTION, &function).map(drop)
-    }
-
-    fn remove<T>(&self, kind: u32, argument: &T) -> io::Result<()> {
-        let function = describe(kind, argument);
-        ioctl::with(self.as_fd(), uapi::VM_REMOVE_FUNCTION, &function).map(drop)
+    /// Adds or removes a function, as `request` says.
+    fn function<T>(&self, request: u32, kind: u32, argument: &T) -> io::Result<()> {
+        ioctl::with(self.as_fd(), request, &describe(kind, argument)).map(drop)
     }
 }
 

@@ -79,18 +79,10 @@ const FCNTL: &[c_int] = &[F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC];
 
 /// What fork and a thread of glibc, musl and bionic are made with; the low byte is the signal of the
 /// end. All else, such as namespaces, is nothing that a launch takes.
+#[rustfmt::skip] // By what they are for.
 const CLONE: c_int = 0xff
-    | CLONE_VM
-    | CLONE_FS
-    | CLONE_FILES
-    | CLONE_SIGHAND
-    | CLONE_THREAD
-    | CLONE_SYSVSEM
-    | CLONE_SETTLS
-    | CLONE_PARENT_SETTID
-    | CLONE_CHILD_CLEARTID
-    | CLONE_CHILD_SETTID
-    | CLONE_DETACHED;
+    | CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_SETTLS
+    | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID | CLONE_CHILD_SETTID | CLONE_DETACHED;
 
 // Signals, commands and flags are small and positive, or sets of bits.
 #[allow(clippy::cast_sign_loss)]

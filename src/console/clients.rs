@@ -35,7 +35,6 @@ struct Client {
     input_ended: bool,
     // Whether it has the keyboard, as it heard last.
     has_keyboard: Option<bool>,
-    gone: bool,
 }
 
 impl Clients {
@@ -47,10 +46,7 @@ impl Clients {
             frames: Vec::new(),
             input_ended: false,
             has_keyboard: None,
-            gone: false,
         };
-        // One that has just left makes room, and leaves its keyboard.
-        self.clients.retain(|client| !client.gone);
         if self.clients.len() < MAX_CLIENTS {
             self.clients.push(client);
             self.share_keyboard();
@@ -98,25 +94,25 @@ impl Clients {
         })
     }
 
-    /// Takes what the clients have typed, or their ends: `events` are the answers to
+    /// Takes what the clients have typed, and forgets those that are gone: `events` are the answers to
     /// [`Clients::interests`].
     pub(super) fn receive(&mut self, events: &[PollFlags], port: &Port) {
         let typist = self.typist();
-        for (at, (client, events)) in self.clients.iter_mut().zip(events).enumerate() {
-            if events.contains(PollFlags::POLLIN) {
-                client.receive((typist == Some(at)).then_some(port));
-            } else {
-                client.gone |= events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR);
+        let mut events = events.iter().enumerate();
+        self.clients.retain_mut(|client| match events.next() {
+            Some((at, events)) if events.contains(PollFlags::POLLIN) => {
+                client.receive((typist == Some(at)).then_some(port))
             }
-        }
+            Some((_, events)) => !events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR),
+            None => true,
+        });
     }
 
     /// Sends every client what it takes without waiting, and forgets those that are gone.
     pub(super) fn send(&mut self, ring: &Ring) {
-        self.clients.iter_mut().for_each(|client| client.send(ring));
-        self.clients.retain(|client| !client.gone);
+        self.clients.retain_mut(|client| client.send(ring));
         self.share_keyboard();
-        self.clients.iter_mut().for_each(|client| client.send(ring));
+        self.clients.retain_mut(|client| client.send(ring));
     }
 
     /// Tells everyone something.
@@ -134,8 +130,8 @@ impl Clients {
 }
 
 impl Client {
-    /// Types at `port`, or throws away, what has come.
-    fn receive(&mut self, port: Option<&Port>) {
+    /// Types at `port`, or throws away, what has come; false where the client is gone.
+    fn receive(&mut self, port: Option<&Port>) -> bool {
         let mut bytes = [0; 1024];
         // There was room before the wait, and since then only the guest can have made more.
         let wanted = port.map_or(bytes.len(), |port| port.room().min(bytes.len()));
@@ -145,25 +141,25 @@ impl Client {
             Ok(len) => {
                 port.map(|port| port.type_in(&bytes[..len]));
             }
-            Err(Errno::EAGAIN | Errno::EINTR) => {}
-            Err(_) => self.gone = true,
+            Err(errno) => return matches!(errno, Errno::EAGAIN | Errno::EINTR),
         }
+        true
     }
 
-    fn send(&mut self, ring: &Ring) {
-        while !self.gone {
+    /// Sends what is taken without waiting; false where the client is gone.
+    fn send(&mut self, ring: &Ring) -> bool {
+        loop {
             if self.frames.is_empty() {
                 self.take_output(ring);
             }
             if self.frames.is_empty() {
-                return;
+                return true;
             }
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
             match send(self.fd.as_raw_fd(), &self.frames, flags) {
                 Ok(len) => drop(self.frames.drain(..len)),
                 Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => return,
-                Err(_) => self.gone = true,
+                Err(errno) => return errno == Errno::EAGAIN,
             }
         }
     }

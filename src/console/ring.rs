@@ -6,10 +6,8 @@
 //! ring's creation; a reader that fell behind learns how many it lost.
 
 use std::ffi::c_void;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{fence, AtomicU64, AtomicU8, Ordering};
-use std::sync::Arc;
 
 use rustix::fs::{fcntl_add_seals, fstat, ftruncate, memfd_create, MemfdFlags, SealFlags};
 use rustix::io::Errno;
@@ -63,7 +61,7 @@ pub struct Chunk {
 
 impl Ring {
     /// A new ring of at least `capacity` bytes, rounded up to a power of two.
-    pub fn create(name: &str, capacity: usize) -> io::Result<Self> {
+    pub fn create(name: &str, capacity: usize) -> Result<Self, Errno> {
         let capacity = capacity.max(HEADER).checked_next_power_of_two();
         let size = capacity.and_then(|capacity| u64::try_from(capacity.checked_add(HEADER)?).ok());
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
@@ -76,7 +74,7 @@ impl Ring {
     }
 
     /// Maps the ring behind `fd`, which another process created.
-    pub fn map(fd: OwnedFd) -> io::Result<Self> {
+    pub fn map(fd: OwnedFd) -> Result<Self, Errno> {
         let size = usize::try_from(fstat(&fd)?.st_size).unwrap_or(0);
         let capacity = size.checked_sub(HEADER).filter(|capacity| capacity.is_power_of_two());
         let capacity = capacity.ok_or(Errno::INVAL)?;
@@ -96,20 +94,13 @@ impl Ring {
             Some(fd) => Self::map(fd),
             None => Self::create(name, DEFAULT_CAPACITY),
         };
-        ring.map_err(|error| {
-            RING.case("mapping the console's ring")
-                .errno(nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
-        })
+        let errno = |error: Errno| nix::errno::Errno::from_raw(error.raw_os_error());
+        ring.map_err(|error| RING.case("mapping the console's ring").errno(errno(error)))
     }
 
     /// The descriptor by which another process maps it.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
-    }
-
-    /// Bytes kept.
-    pub fn capacity(&self) -> usize {
-        self.capacity
     }
 
     /// Sequence number of the byte that will be written next; 0 if nothing was ever written.
@@ -146,18 +137,22 @@ impl Ring {
         intact.then_some(Chunk { len, next, lost: start - from })
     }
 
-    /// The last `max` bytes at most.
-    pub fn tail(&self, max: usize) -> Vec<u8> {
-        let mut bytes = vec![0; max.min(self.capacity)];
-        let from = self.end().saturating_sub(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
-        let chunk = self.read(from, &mut bytes);
+    /// All that is still there.
+    pub fn tail(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.capacity];
+        let chunk = self.read(0, &mut bytes);
         bytes.truncate(chunk.len);
         bytes
     }
 
-    /// The one writer. It goes on where an earlier one of the same ring ended.
-    pub fn writer(self: &Arc<Self>) -> RingWriter {
-        RingWriter { end: self.end(), ring: Arc::clone(self) }
+    /// Adds a byte; the oldest one goes. A ring has one writer at a time.
+    pub(super) fn push(&self, byte: u8) {
+        let end = self.counter(END).load(Ordering::Relaxed);
+        let next = end.wrapping_add(1);
+        self.counter(BEGUN).store(next, Ordering::Relaxed);
+        fence(Ordering::Release);
+        self.byte(end).store(byte, Ordering::Relaxed);
+        self.counter(END).store(next, Ordering::Release);
     }
 
     /// The oldest byte still there when `end` is the next.
@@ -187,42 +182,23 @@ impl Drop for Ring {
     }
 }
 
-/// The writing end of a [`Ring`].
-#[derive(Debug)]
-pub struct RingWriter {
-    ring: Arc<Ring>,
-    end: u64,
-}
-
-impl RingWriter {
-    /// Adds a byte; the oldest one goes.
-    pub fn push(&mut self, byte: u8) {
-        let next = self.end.wrapping_add(1);
-        self.ring.counter(BEGUN).store(next, Ordering::Relaxed);
-        fence(Ordering::Release);
-        self.ring.byte(self.end).store(byte, Ordering::Relaxed);
-        self.ring.counter(END).store(next, Ordering::Release);
-        self.end = next;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
 
     fn ring() -> Arc<Ring> {
         Arc::new(Ring::create("test", 4096).unwrap())
     }
 
-    fn write(writer: &mut RingWriter, text: &[u8]) {
-        text.iter().for_each(|byte| writer.push(*byte));
+    fn write(ring: &Ring, text: &[u8]) {
+        text.iter().for_each(|byte| ring.push(*byte));
     }
 
     #[test]
     fn what_is_written_is_read_from_any_place() {
         let ring = ring();
-        let mut writer = ring.writer();
-        write(&mut writer, b"hello guest");
+        write(&ring, b"hello guest");
         let mut bytes = [0; 5];
         let chunk = ring.read(0, &mut bytes);
         assert_eq!((&bytes[..], chunk), (&b"hello"[..], Chunk { len: 5, next: 5, lost: 0 }));
@@ -230,16 +206,14 @@ mod tests {
         assert_eq!((&bytes[..], chunk.next), (&b"guest"[..], 11));
         assert_eq!(ring.read(11, &mut bytes).len, 0);
         assert_eq!(ring.read(99, &mut bytes).next, 11, "a number too high");
-        assert_eq!(ring.tail(100), b"hello guest");
-        assert_eq!(ring.tail(5), b"guest");
+        assert_eq!(ring.tail(), b"hello guest");
     }
 
     #[test]
     fn a_reader_that_fell_behind_learns_what_it_lost() {
         let ring = ring();
-        let mut writer = ring.writer();
-        write(&mut writer, &[b'a'; 4096]);
-        write(&mut writer, b"the end");
+        write(&ring, &[b'a'; 4096]);
+        write(&ring, b"the end");
         let mut bytes = vec![0; 8192];
         let chunk = ring.read(0, &mut bytes);
         assert_eq!((chunk.len, chunk.lost, chunk.next), (4096, 7, 4103));
@@ -249,10 +223,10 @@ mod tests {
     #[test]
     fn another_mapping_sees_it_and_a_second_writer_goes_on() {
         let ring = ring();
-        write(&mut ring.writer(), b"first ");
+        write(&ring, b"first ");
         let other = Arc::new(Ring::map(ring.fd().try_clone_to_owned().unwrap()).unwrap());
-        write(&mut other.writer(), b"second");
-        assert_eq!(ring.tail(100), b"first second");
+        write(&other, b"second");
+        assert_eq!(ring.tail(), b"first second");
     }
 
     #[test]
@@ -280,7 +254,7 @@ mod tests {
     #[test]
     fn a_reader_beside_the_writer_never_sees_a_torn_text() {
         let ring = ring();
-        let mut writer = ring.writer();
+        let writer = Arc::clone(&ring);
         let total = 400_000u64;
         std::thread::scope(|scope| {
             scope.spawn(move || (0..total).for_each(|at| writer.push((at % 251) as u8)));

@@ -83,7 +83,7 @@ impl Console {
         options: Options<'_>,
     ) -> Result<Self, Diagnostic> {
         let pattern = options.ready.map(LinePattern::new);
-        let port = Port::new(config.device, ring.writer(), pattern)
+        let port = Port::new(config.device, Arc::clone(ring), pattern)
             .map_err(|errno| failed("an eventfd for the console", errno))?;
         let port = Arc::new(port);
         let (orders, taken) = mpsc::channel();
@@ -164,13 +164,8 @@ fn spawn(mut life: Life, confined: bool) -> Result<JoinHandle<()>, Diagnostic> {
         .spawn(move || {
             // Signals are the worker's main thread's.
             let _ = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
-            let given_up = match confined {
-                // Before the VM runs, other than the vCPUs'.
-                true => {
-                    confine::thread().map_err(|error| Diagnostic { step: Step::Functions, ..error })
-                }
-                false => Ok(()),
-            };
+            // Before the VM runs, other than the vCPUs'.
+            let given_up = if confined { confine::thread() } else { Ok(()) };
             let lives = given_up.is_ok();
             // It is waited for below.
             let _ = up.send(given_up);
@@ -180,7 +175,8 @@ fn spawn(mut life: Life, confined: bool) -> Result<JoinHandle<()>, Diagnostic> {
         })
         .map_err(|error| failed(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EAGAIN))))?;
     // What a thread needs to come up is given up before the guest runs.
-    is_up.recv().map_err(|_| failed(Errno::ECHILD))??;
+    let given_up = is_up.recv().map_err(|_| failed(Errno::ECHILD))?;
+    given_up.map_err(|error| Diagnostic { step: Step::Functions, ..error })?;
     Ok(thread)
 }
 

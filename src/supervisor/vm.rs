@@ -169,7 +169,7 @@ impl Vm {
         let Some(ring) = &self.console else {
             return Vec::new();
         };
-        let lines = lines::last_lines(&ring.tail(ring.capacity()), MAX_CONSOLE_LINES);
+        let lines = lines::last_lines(&ring.tail(), MAX_CONSOLE_LINES);
         let mark = |line: &String| format!("console| {line}");
         lines.iter().map(mark).collect()
     }
