@@ -27,27 +27,17 @@ pub enum Dialect {
     Lkml15,
 }
 
-impl Dialect {
-    /// Every dialect.
-    pub const ALL: [Self; 6] =
-        [Self::LkmlBase, Self::Lkml, Self::Ack61, Self::Ack66, Self::Ack612, Self::Lkml15];
-
-    /// A short name: `lkml-base`, `lkml`, `ack61`, `ack66`, `ack612`, `lkml15`.
-    pub fn name(self) -> &'static str {
-        match self {
+/// A short name: `lkml-base`, `lkml`, `ack61`, `ack66`, `ack612`, `lkml15`.
+impl fmt::Display for Dialect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
             Self::LkmlBase => "lkml-base",
             Self::Lkml => "lkml",
             Self::Ack61 => "ack61",
             Self::Ack66 => "ack66",
             Self::Ack612 => "ack612",
             Self::Lkml15 => "lkml15",
-        }
-    }
-}
-
-impl fmt::Display for Dialect {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        })
     }
 }
 

@@ -226,14 +226,9 @@ impl Vm {
     /// - EEXIST: the label is connected already.
     /// - EINVAL: the descriptor is not an eventfd.
     /// - ENOENT, ENXIO, EOPNOTSUPP, ENOTTY: as for [`Vm::add_vcpu`] (`CONFIG_GUNYAH_IRQFD`).
-    pub fn add_irqfd(
-        &self,
-        eventfd: BorrowedFd<'_>,
-        label: u32,
-        trigger: Trigger,
-    ) -> io::Result<()> {
+    pub fn add_irqfd(&self, event: BorrowedFd<'_>, label: u32, trigger: Trigger) -> io::Result<()> {
         // A descriptor's number is not negative.
-        let fd = eventfd.as_raw_fd().unsigned_abs();
+        let fd = event.as_raw_fd().unsigned_abs();
         let irqfd = uapi::FunctionIrqfd { fd, label, flags: trigger as u32, padding: 0 };
         self.function(uapi::VM_ADD_FUNCTION, uapi::FUNCTION_IRQFD, &irqfd)
     }

@@ -59,7 +59,7 @@ impl Filter {
     pub fn new(rules: &[Rule], otherwise: Option<Errno>) -> Self {
         let mut filter = Self::default();
         filter.load(ARCH);
-        filter.jump_equal(AUDIT_ARCH, 1, 0);
+        filter.push(JUMP_EQUAL, 1, 0, AUDIT_ARCH);
         filter.answer(libc::SECCOMP_RET_KILL_PROCESS);
         filter.load(NR);
         filter.push(JUMP_FROM, 0, 1, X32_BIT);
@@ -79,10 +79,6 @@ impl Filter {
         self.push(LOAD, 0, 0, offset);
     }
 
-    fn jump_equal(&mut self, value: u32, jt: u8, jf: u8) {
-        self.push(JUMP_EQUAL, jt, jf, value);
-    }
-
     // Unconditional jumps reach far, unlike the others.
     fn jump(&mut self, over: usize) {
         self.push(JUMP, 0, 0, u32::try_from(over).unwrap_or(u32::MAX));
@@ -96,11 +92,11 @@ impl Filter {
         let number = |nr: c_long| u32::try_from(nr).unwrap_or(u32::MAX);
         match rule {
             Rule::Allow(nr) => {
-                self.jump_equal(number(*nr), 0, 1);
+                self.push(JUMP_EQUAL, 0, 1, number(*nr));
                 self.answer(libc::SECCOMP_RET_ALLOW);
             }
             Rule::Refuse(nr, errno) => {
-                self.jump_equal(number(*nr), 0, 1);
+                self.push(JUMP_EQUAL, 0, 1, number(*nr));
                 self.answer(refuse(*errno));
             }
             Rule::When(nr, conditions) => {
@@ -110,7 +106,7 @@ impl Filter {
                 }
                 block.answer(libc::SECCOMP_RET_ALLOW);
                 // The whole block is skipped for other calls, which need their number kept.
-                self.jump_equal(number(*nr), 1, 0);
+                self.push(JUMP_EQUAL, 1, 0, number(*nr));
                 self.jump(block.program.len());
                 self.program.extend(block.program);
             }
@@ -123,7 +119,7 @@ impl Filter {
             Condition::Among(argument, values) => {
                 self.load(ARGUMENTS + ARGUMENT * argument);
                 for (at, value) in values.iter().enumerate() {
-                    self.jump_equal(*value, 0, 1);
+                    self.push(JUMP_EQUAL, 0, 1, *value);
                     // Two instructions for each value to come, and the refusal.
                     self.jump(2 * (values.len() - 1 - at) + 1);
                 }

@@ -56,11 +56,8 @@ fn capabilities_failed(errno: Errno) -> Diagnostic {
 }
 
 fn install(filter: &Filter) -> Result<(), Diagnostic> {
-    let no_new_privs = rustix::thread::set_no_new_privs(true);
-    no_new_privs
-        .map_err(|error| Errno::from_raw(error.raw_os_error()))
-        .and_then(|()| kernel::install(filter))
-        .map_err(|errno| FILTER.case("confinement: the seccomp filter").errno(errno))
+    let failed = |errno| FILTER.case("confinement: the seccomp filter").errno(errno);
+    kernel::install(filter).map_err(failed)
 }
 
 /// The threads of this process. One that cannot be read only loses the right to abort.

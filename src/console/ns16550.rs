@@ -150,10 +150,9 @@ impl Uart for Ns16550 {
 
 impl Ns16550 {
     fn depth(&self) -> usize {
-        if self.fifos() {
-            FIFO_DEPTH
-        } else {
-            1
+        match self.fcr & FCR_ENABLE {
+            0 => 1,
+            _ => FIFO_DEPTH,
         }
     }
 

@@ -128,10 +128,9 @@ impl Pl011 {
     }
 
     fn depth(&self) -> usize {
-        if self.setting(LCR_H) & LCR_H_FEN != 0 {
-            FIFO_DEPTH
-        } else {
-            1
+        match self.setting(LCR_H) & LCR_H_FEN {
+            0 => 1,
+            _ => FIFO_DEPTH,
         }
     }
 

@@ -84,8 +84,8 @@ impl Console {
     ) -> Result<Self, Diagnostic> {
         let pattern = options.ready.map(LinePattern::new);
         let port = Port::new(config.device, Arc::clone(ring), pattern)
+            .map(Arc::new)
             .map_err(|errno| failed("an eventfd for the console", errno))?;
-        let port = Arc::new(port);
         let (orders, taken) = mpsc::channel();
         let life = Life {
             port: Arc::clone(&port),
@@ -200,7 +200,10 @@ impl Life {
             let farewell = self.take_orders();
             let end = self.ring.end();
             gathering = end != std::mem::replace(&mut shown, end);
-            self.show();
+            if let Some(log) = &mut self.log {
+                log.copy(&self.ring);
+            }
+            self.clients.send(&self.ring);
             if let Some(farewell) = farewell {
                 break farewell;
             }
@@ -217,18 +220,10 @@ impl Life {
         }
     }
 
-    fn show(&mut self) {
-        if let Some(log) = &mut self.log {
-            log.copy(&self.ring);
-        }
-        self.clients.send(&self.ring);
-    }
-
     // Until something happens. While `gathering`, output is nothing new.
     fn wait(&mut self, gathering: bool) {
         let bell = self.ring_doorbell(Instant::now());
-        let longest = gathering.then_some(GATHER);
-        let timeout = match bell.into_iter().chain(longest).min() {
+        let timeout = match bell.into_iter().chain(gathering.then_some(GATHER)).min() {
             None => PollTimeout::NONE,
             // Rounded up: not woken too early.
             Some(time) => u16::try_from(time.as_micros().div_ceil(1000)).unwrap_or(u16::MAX).into(),
