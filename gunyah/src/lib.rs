@@ -121,7 +121,7 @@ use std::path::Path;
 
 pub use dialect::Dialect;
 pub use vcpu::{Exit, ImmediateExit, Resume, Vcpu};
-pub use vm::{BootRegister, Trigger, Vm};
+pub use vm::{BootRegister, Ioeventfd, Trigger, Vm};
 
 /// The open device. It may be dropped once the VM is created.
 #[derive(Debug)]

@@ -160,8 +160,8 @@ impl Vm {
         if self.console.is_none() {
             match Ring::create(self.name.as_str(), DEFAULT_CAPACITY) {
                 Ok(ring) => self.console = Some(Arc::new(ring)),
-                Err(errno) => log::warn!(
-                    "{}: no memory for the console's output: {errno:?}; it will end with the worker",
+                Err(error) => log::warn!(
+                    "{}: no memory for the console's output: {error}; it will end with the worker",
                     self.name
                 ),
             }
@@ -174,7 +174,7 @@ impl Vm {
         let Some(ring) = &self.console else {
             return Vec::new();
         };
-        let lines = lines::last_lines(&ring.tail(ring.capacity()), MAX_CONSOLE_LINES);
+        let lines = lines::last_lines(&ring.tail(), MAX_CONSOLE_LINES);
         let mark = |line: &String| format!("console| {line}");
         lines.iter().map(mark).collect()
     }

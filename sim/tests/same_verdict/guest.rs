@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use gunyah::uapi::{DtbConfig, UserMemoryRegion};
+use gunyah::uapi::{GuestRange, UserMemoryRegion};
 use gunyah_sim::caller::Caller;
 use gunyah_sim::engine::Access;
 use gunyah_sim::model::dialect::Dialect;
@@ -174,7 +174,7 @@ pub fn verdict(calls: &Calls, same_pages: bool) -> Verdict {
             return Verdict::Before(errno);
         }
     }
-    let dtb = DtbConfig {
+    let dtb = GuestRange {
         guest_phys_addr: calls.regions[0].base + calls.dtb_offset,
         size: calls.dtb_size,
     };
