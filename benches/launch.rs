@@ -149,7 +149,8 @@ impl Host {
     fn boot(binaries: &Path, dir: &Path) -> Self {
         let socket = dir.join("socket");
         let simulator = Command::new(binaries.join("gunyah-sim"))
-            .arg("--")
+            // One that survives that a VM which the hypervisor schedules is stopped.
+            .args(["--rm", "debug", "--"])
             .arg(binaries.join("gunyahd"))
             .arg("boot")
             .arg("--config-dir")

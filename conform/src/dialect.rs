@@ -13,8 +13,12 @@ use crate::uapi;
 pub enum Dialect {
     /// The upstream series v7 to v14.
     Lkml,
+    /// The first half of that series, without functions.
+    LkmlBase,
     /// android14-6.1.
     Ack61,
+    /// Early revisions of android15-6.6.
+    Ack66Early,
     /// android15-6.6.
     Ack66,
     /// android16-6.12.
@@ -25,18 +29,28 @@ pub enum Dialect {
     QcomB2,
 }
 
-use Dialect::{Ack61, Ack612, Ack66, Lkml, QcomB2};
+use Dialect::{Ack61, Ack612, Ack66, Ack66Early, Lkml, LkmlBase, QcomB2};
 
 /// Where guests are launched by this API.
-pub const GUNYAH: &[Dialect] = &[Lkml, Ack61, Ack66, Ack612];
+pub const GUNYAH: &[Dialect] = &[Lkml, LkmlBase, Ack61, Ack66Early, Ack66, Ack612];
+/// Those with vCPUs, irqfds and ioeventfds.
+pub const FUNCTIONS: &[Dialect] = &[Lkml, Ack61, Ack66Early, Ack66, Ack612];
 /// Android's kernels: memory can be lent.
-pub const ANDROID: &[Dialect] = &[Ack61, Ack66, Ack612];
+pub const ANDROID: &[Dialect] = &[Ack61, Ack66Early, Ack66, Ack612];
 /// The memory calls pin the pages.
-pub const PINNING: &[Dialect] = &[Lkml, Ack61];
+pub const PINNING: &[Dialect] = &[Lkml, LkmlBase, Ack61];
+/// Those of them with vCPUs, irqfds and ioeventfds.
+pub const PINNING_FUNCTIONS: &[Dialect] = &[Lkml, Ack61];
 /// The memory calls only record; the guest's faults pin.
-pub const NEWER: &[Dialect] = &[Ack66, Ack612];
+pub const NEWER: &[Dialect] = &[Ack66Early, Ack66, Ack612];
 /// Upstream alone.
-pub const LKML: &[Dialect] = &[Lkml];
+pub const LKML: &[Dialect] = &[Lkml, LkmlBase];
+/// Without functions.
+pub const BASE: &[Dialect] = &[LkmlBase];
+/// With Android's further calls.
+pub const NEWEST: &[Dialect] = &[Ack612];
+/// Without them.
+pub const NOT_NEWEST: &[Dialect] = &[Lkml, LkmlBase, Ack61, Ack66Early, Ack66];
 /// Nothing there.
 pub const NONE: &[Dialect] = &[Dialect::None];
 /// The other vendor's alone.
@@ -44,13 +58,16 @@ pub const LEGACY: &[Dialect] = &[QcomB2];
 
 impl Dialect {
     /// All of them.
-    pub const ALL: [Dialect; 6] = [Lkml, Ack61, Ack66, Ack612, Dialect::None, QcomB2];
+    pub const ALL: [Dialect; 8] =
+        [Lkml, LkmlBase, Ack61, Ack66Early, Ack66, Ack612, Dialect::None, QcomB2];
 
     /// Its word on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
             Lkml => "lkml",
+            LkmlBase => "lkml-base",
             Ack61 => "ack61",
+            Ack66Early => "ack66-early",
             Ack66 => "ack66",
             Ack612 => "ack612",
             Dialect::None => "none",
@@ -59,7 +76,8 @@ impl Dialect {
     }
 
     /// Finds out by calls that change nothing: each is made with an argument that cannot be read, so
-    /// that a known one answers EFAULT and an unknown one ENOTTY or EINVAL.
+    /// that a known one answers EFAULT and an unknown one ENOTTY or EINVAL. Early revisions of 6.6 answer
+    /// as later ones do.
     pub fn detect(path: &Path) -> Result<Self, String> {
         let device = match Device::open(path) {
             Ok(device) => device,
@@ -79,19 +97,18 @@ impl Dialect {
             Err(errno) => errno.0 == libc::EFAULT,
             Ok(_) => true,
         };
-        if knows(uapi::SET_BOOT_CONTEXT) {
-            return Ok(if kernel_is_612_or_later() { Ack612 } else { Ack66 });
-        }
-        Ok(if knows(uapi::LEND_USER_MEM) { Ack61 } else { Lkml })
+        Ok(if knows(uapi::RECLAIM_REGION) {
+            Ack612
+        } else if knows(uapi::SET_BOOT_CONTEXT) {
+            Ack66
+        } else if knows(uapi::LEND_USER_MEM) {
+            Ack61
+        } else if knows(uapi::ADD_FUNCTION) {
+            Lkml
+        } else {
+            LkmlBase
+        })
     }
-}
-
-/// 6.6 and 6.12 answer alike; only the release tells them apart.
-fn kernel_is_612_or_later() -> bool {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
-    let mut next = || numbers.next().and_then(|word| word.parse::<u32>().ok());
-    (next().unwrap_or(0), next().unwrap_or(0)) >= (6, 12)
 }
 
 impl fmt::Display for Dialect {
@@ -106,7 +123,7 @@ impl FromStr for Dialect {
     fn from_str(word: &str) -> Result<Self, String> {
         Self::ALL.into_iter().find(|dialect| dialect.as_str() == word).ok_or_else(|| {
             let known: Vec<_> = Self::ALL.iter().map(|dialect| dialect.as_str()).collect();
-            format!("dialect {word:?}: one of auto, {}", known.join(", "))
+            format!("dialect {word:?}: use one of auto, {}", known.join(", "))
         })
     }
 }

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use crate::bench::Bench;
 use crate::code::Code;
 use crate::device::{Answer, Vcpu, Vm};
+use crate::dialect::{FUNCTIONS, NEWER};
 use crate::errno::Errno;
 use crate::memory::{pages, Mapping, Memory};
 use crate::process::Ticking;
 use crate::tree::{self, Node};
 use crate::uapi::{self, page, Region};
-use crate::verdict::{differs, succeeds, Found};
+use crate::verdict::{differs, skip, succeeds, Found};
 
 /// Where main memory is: above the first GiB, 2 MiB aligned, free on all that is known.
 pub const BASE: u64 = 0x8000_0000;
@@ -44,6 +45,8 @@ pub struct Guest {
     pub dtb_at: u64,
     /// What SET_DTB_CONFIG says of it, and where.
     pub dtb: (u64, u64),
+    /// Where it begins, for drivers that have to be told.
+    pub pc: Option<u64>,
     /// Ids of the vCPUs.
     pub vcpus: Vec<u32>,
 }
@@ -105,7 +108,8 @@ impl Guest {
             pages: MAIN_PAGES,
             dtb_at: pages(DTB_PAGE),
             dtb: (BASE + pages(DTB_PAGE), pages(DTB_PAGES)),
-            vcpus: vec![0],
+            pc: bench.is(NEWER).then_some(BASE),
+            vcpus: if bench.is(FUNCTIONS) { vec![0] } else { Vec::new() },
         }
     }
 
@@ -140,6 +144,9 @@ impl Guest {
         };
         succeeds("main memory", vm.region(self.call, &region))?;
         succeeds("SET_DTB_CONFIG", vm.dtb(self.dtb.0, self.dtb.1))?;
+        if let Some(pc) = self.pc {
+            succeeds("SET_BOOT_CONTEXT", vm.boot_context(uapi::PC, pc))?;
+        }
         let vcpus = self
             .vcpus
             .iter()
@@ -168,8 +175,10 @@ impl Guest {
 impl Made {
     /// Runs the first vCPU until it exits.
     pub fn run(&self, bench: &Bench) -> Found<Exit> {
-        let (vcpu, page) = &self.vcpus[0];
-        match run_until_exit(vcpu, bench.patience) {
+        let Some((vcpu, page)) = self.vcpus.first() else {
+            return skip("this driver has no vCPUs");
+        };
+        match run_until_exit(vcpu, page, bench.patience) {
             Ok(true) => Ok(Exit::read(page)),
             Ok(false) => Ok(Exit::Not),
             Err(errno) => differs(format!("VCPU_RUN: {errno}")),
@@ -183,13 +192,18 @@ impl Made {
 }
 
 /// Runs until it exits (true) or the time is over (false). EBUSY, which comes around a VM's end, and
-/// EINTR, which is our clock, are tried again.
-pub fn run_until_exit(vcpu: &Vcpu, patience: Duration) -> Result<bool, Errno> {
+/// EINTR, which is our clock, are tried again. EINTR may come with an exit in the page, which the next
+/// VCPU_RUN would complete: it counts as one.
+pub fn run_until_exit(vcpu: &Vcpu, map: &Mapping, patience: Duration) -> Result<bool, Errno> {
     let _clock = Ticking::start();
     let end = Instant::now() + patience;
     loop {
+        map.write(page::EXIT_REASON, &uapi::EXIT_NONE.to_ne_bytes());
         match vcpu.run() {
             Ok(_) => return Ok(true),
+            Err(Errno(libc::EINTR)) if map.u32(page::EXIT_REASON) != uapi::EXIT_NONE => {
+                return Ok(true);
+            }
             Err(Errno(libc::EINTR | libc::EBUSY)) if Instant::now() < end => {}
             Err(Errno(libc::EINTR)) => return Ok(false),
             Err(errno) => return Err(errno),

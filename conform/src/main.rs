@@ -9,7 +9,7 @@ use gunyah_conform::dialect::Dialect;
 use gunyah_conform::isolate;
 use gunyah_conform::options::{Options, USAGE};
 use gunyah_conform::probe::Reach;
-use gunyah_conform::rule::{Needs, Rule};
+use gunyah_conform::rule::{Needs, Rule, Source};
 use gunyah_conform::rules;
 use gunyah_conform::verdict::{skip, Finding, Found};
 
@@ -29,7 +29,10 @@ fn main() -> ExitCode {
     if options.list {
         return list();
     }
-    let chosen: Vec<_> = rules::all().into_iter().filter(|rule| options.wants(rule.id)).collect();
+    let mut chosen: Vec<_> =
+        rules::all().into_iter().filter(|rule| options.wants(rule.id)).collect();
+    // What may leave the host without a resource manager comes last.
+    chosen.sort_by_key(|rule| rule.danger.is_some());
     if chosen.is_empty() {
         return cannot_begin("no rule of that name; --list tells them");
     }
@@ -73,6 +76,9 @@ struct Counts {
     passed: u32,
     failed: u32,
     skipped: u32,
+    seen: u32,
+    read: u32,
+    inferred: u32,
 }
 
 fn try_all(bench: &Bench, options: &Options, chosen: &[&Rule]) -> Counts {
@@ -84,7 +90,12 @@ fn try_all(bench: &Bench, options: &Options, chosen: &[&Rule]) -> Counts {
             Some(why) if !options.dangerous => skip(format!("only by --unsafe: {why}")),
             _ => check(bench, options, rule, &mut reach),
         };
-        tell(options, rule, &found);
+        tell(options, rule, bench.dialect, &found);
+        match rule.source_for(bench.dialect) {
+            Source::Seen => counts.seen += 1,
+            Source::Read => counts.read += 1,
+            Source::Inferred => counts.inferred += 1,
+        }
         match found {
             Ok(()) => counts.passed += 1,
             Err(Finding::Differs(_)) => counts.failed += 1,
@@ -105,7 +116,7 @@ fn check(bench: &Bench, options: &Options, rule: &Rule, reach: &mut Option<Reach
     isolate::run(options.timeout, || (rule.check)(bench))
 }
 
-fn tell(options: &Options, rule: &Rule, found: &Found) {
+fn tell(options: &Options, rule: &Rule, dialect: Dialect, found: &Found) {
     let (word, detail) = match found {
         Ok(()) => ("holds", None),
         Err(Finding::Differs(what)) => ("differs", Some(what)),
@@ -113,7 +124,8 @@ fn tell(options: &Options, rule: &Rule, found: &Found) {
     };
     if options.json {
         let line = serde_json::json!({
-            "rule": rule.id, "verdict": word, "detail": detail, "source": rule.source.as_str(),
+            "rule": rule.id, "verdict": word, "detail": detail,
+            "source": rule.source_for(dialect).as_str(),
         });
         println!("{line}");
         return;
@@ -125,14 +137,19 @@ fn tell(options: &Options, rule: &Rule, found: &Found) {
 }
 
 fn summary(bench: &Bench, options: &Options, counts: &Counts) {
-    let Counts { passed, failed, skipped } = counts;
+    let Counts { passed, failed, skipped, seen, read, inferred } = counts;
+    let rules = passed + failed + skipped;
     if options.json {
         let line = serde_json::json!({
             "dialect": bench.dialect.as_str(), "device": bench.device.to_string_lossy(),
             "passed": passed, "failed": failed, "skipped": skipped,
+            "rules": rules, "seen": seen, "read": read, "inferred": inferred,
         });
         println!("{line}");
     } else {
-        println!("{passed} passed, {failed} failed, {skipped} skipped");
+        println!(
+            "{passed} passed, {failed} failed, {skipped} skipped; of {rules} rules {seen} come from the \
+             real stack, {read} from source, {inferred} from inference"
+        );
     }
 }

@@ -74,6 +74,13 @@ impl Mapping {
         }
     }
 
+    /// Takes all access to it away, or gives it back.
+    pub fn forbid(&self, all: bool) {
+        let protection = if all { libc::PROT_NONE } else { libc::PROT_READ | libc::PROT_WRITE };
+        // SAFETY: our own mapping, which nothing touches meanwhile.
+        unsafe { libc::mprotect(self.start.as_ptr().cast(), self.size, protection) };
+    }
+
     /// Reads `N` bytes.
     pub fn read<const N: usize>(&self, offset: usize) -> [u8; N] {
         assert!(offset + N <= self.size);
@@ -142,8 +149,13 @@ impl Memory {
 
     /// One huge page of the default size, there already; ENOMEM where none is free.
     pub fn huge_page() -> Result<Self, Errno> {
+        Self::huge_pages(1)
+    }
+
+    /// So many of them.
+    pub fn huge_pages(count: u64) -> Result<Self, Errno> {
         let size = huge_page_size().ok_or(Errno(libc::ENOSYS))?;
-        Self::memfd(size, libc::MFD_HUGETLB).and_then(Self::of)
+        Self::memfd(size * count, libc::MFD_HUGETLB).and_then(Self::of)
     }
 
     /// The same pages, mapped a second time.

@@ -13,7 +13,8 @@ Usage: gunyah-conform [OPTION…]
 Checks of a Gunyah driver's rules, one line a rule: holds, differs (what), skipped (why).
 
   --device PATH     the device (default /dev/gunyah)
-  --dialect NAME    auto (default), lkml, ack61, ack66, ack612, none, qcom-b2
+  --dialect NAME    auto (default), lkml, lkml-base, ack61, ack66-early, ack66, ack612,
+                    none, qcom-b2
   --only RULE       this rule, or all of a group such as region.; may be repeated
   --unsafe          rules too that are dangerous on a real device
   --list            all rules as a table, nothing is tried
@@ -25,7 +26,7 @@ Checks of a Gunyah driver's rules, one line a rule: holds, differs (what), skipp
 Exit code: 0 all that was tried holds, 1 something differs, 2 it could not begin.
 ";
 
-/// The command line, taken apart.
+/// The parsed command line.
 #[derive(Debug)]
 pub struct Options {
     /// The device's path.
@@ -47,7 +48,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Takes the arguments apart; None: help is wanted.
+    /// Parses the arguments; None: the user asked for help.
     pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Option<Self>, String> {
         let mut options = Self {
             device: PathBuf::from("/dev/gunyah"),
@@ -70,7 +71,7 @@ impl Options {
                 given
                     .clone()
                     .or_else(|| arguments.next())
-                    .ok_or_else(|| format!("{name} wants a value"))
+                    .ok_or_else(|| format!("{name} needs a value"))
             };
             match name.as_str() {
                 "--help" => return Ok(None),
@@ -106,7 +107,7 @@ impl Options {
 
 fn number(word: &OsString) -> Result<u64, String> {
     let word = word.to_string_lossy();
-    word.parse().map_err(|_| format!("{word:?} is no number"))
+    word.parse().map_err(|_| format!("{word:?} is not a number"))
 }
 
 #[cfg(test)]
@@ -135,8 +136,8 @@ mod tests {
     fn mistakes_are_told() {
         assert!(parse("--help").unwrap().is_none());
         assert!(parse("--dialect moon").unwrap_err().contains("qcom-b2"));
-        assert!(parse("--only").unwrap_err().contains("wants a value"));
-        assert!(parse("--patience soon").unwrap_err().contains("no number"));
+        assert!(parse("--only").unwrap_err().contains("needs a value"));
+        assert!(parse("--patience soon").unwrap_err().contains("not a number"));
         assert!(parse("region").unwrap_err().contains("unknown option"));
     }
 }

@@ -2,7 +2,7 @@
 //! What a rule is.
 
 use crate::bench::Bench;
-use crate::dialect::Dialect;
+use crate::dialect::{Dialect, NEWER};
 use crate::verdict::Found;
 
 /// How a rule is known.
@@ -10,7 +10,8 @@ use crate::verdict::Found;
 pub enum Source {
     /// Read in drivers' public sources.
     Read,
-    /// Seen on the real hypervisor, its resource manager and the android14-6.1 driver.
+    /// Seen on a real driver with the real hypervisor: android14-6.1 with the open-source resource
+    /// manager, android15-6.6 with one that was extended for it.
     Seen,
     /// Inferred, to be confirmed on a device.
     Inferred,
@@ -49,6 +50,8 @@ pub struct Rule {
     pub sentence: &'static str,
     /// How it is known.
     pub source: Source,
+    /// How it is known of 6.6 and later, where that is otherwise.
+    pub newer: Source,
     /// Where it holds.
     pub dialects: &'static [Dialect],
     /// What has to work first.
@@ -67,7 +70,20 @@ impl Rule {
         sentence: &'static str,
         check: fn(&Bench) -> Found,
     ) -> Self {
-        Self { id, sentence, source, dialects, needs: Needs::Driver, danger: None, check }
+        Self {
+            id,
+            sentence,
+            source,
+            // What was seen was seen on 6.1; of later ones it is taken to be so.
+            newer: match source {
+                Source::Seen => Source::Inferred,
+                other => other,
+            },
+            dialects,
+            needs: Needs::Driver,
+            danger: None,
+            check,
+        }
     }
 
     /// One that was read in sources.
@@ -90,6 +106,16 @@ impl Rule {
         Self::new(Source::Seen, dialects, id, sentence, check)
     }
 
+    /// One that was seen on a real driver of 6.6.
+    pub const fn seen_newer(
+        dialects: &'static [Dialect],
+        id: &'static str,
+        sentence: &'static str,
+        check: fn(&Bench) -> Found,
+    ) -> Self {
+        Self::new(Source::Seen, dialects, id, sentence, check).newer(Source::Seen)
+    }
+
     /// One that is inferred.
     pub const fn inferred(
         dialects: &'static [Dialect],
@@ -98,6 +124,36 @@ impl Rule {
         check: fn(&Bench) -> Found,
     ) -> Self {
         Self::new(Source::Inferred, dialects, id, sentence, check)
+    }
+
+    /// Known like this of 6.6 and later.
+    pub const fn newer(mut self, source: Source) -> Self {
+        self.newer = source;
+        self
+    }
+
+    /// How it is known of a dialect.
+    pub fn source_for(&self, dialect: Dialect) -> Source {
+        if NEWER.contains(&dialect) {
+            self.newer
+        } else {
+            self.source
+        }
+    }
+
+    /// Its words for the list.
+    fn sources(&self) -> String {
+        let of = |newer: bool| {
+            let mut dialects = self.dialects.iter();
+            dialects.any(|dialect| NEWER.contains(dialect) == newer)
+        };
+        match (of(false), of(true)) {
+            (true, true) if self.source != self.newer => {
+                format!("{}; since 6.6 {}", self.source.as_str(), self.newer.as_str())
+            }
+            (false, true) => self.newer.as_str().to_string(),
+            _ => self.source.as_str().to_string(),
+        }
     }
 
     /// Tried only where a good guest starts.
@@ -135,7 +191,7 @@ impl Rule {
             "| `{}` | {}{note} | {} | {} |",
             self.id,
             self.sentence,
-            self.source.as_str(),
+            self.sources(),
             dialects.join(", ")
         )
     }

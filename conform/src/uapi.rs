@@ -25,6 +25,12 @@ pub const SET_BOOT_CONTEXT: u32 = 0x4010_470a;
 pub const LEND_USER_MEM: u32 = 0x4020_4111;
 /// On a VM; [`Range`]; Android.
 pub const SET_FW_CONFIG: u32 = 0x4010_4112;
+/// On a VM; [`Range`]; 6.12.
+pub const RECLAIM_REGION: u32 = 0x4010_4113;
+/// On a VM; a number; newer than 6.12.
+pub const CHECK_EXTENSION: u32 = 0x4117;
+/// On a VM; of the upstream series v15, which nobody has.
+pub const MAP_MEM: u32 = 0x4020_4709;
 /// Of the 0xB2 family, on its device; argument 0.
 pub const LEGACY_CREATE_VM: u32 = 0xb201;
 /// Of the 0xB2 family, on its VM.
@@ -141,6 +147,9 @@ pub struct BootContext {
     pub value: u64,
 }
 
+/// The program counter of a [`BootContext`].
+pub const PC: u32 = 1 << 8;
+
 /// Offsets in the run page, in bytes.
 pub mod page {
     /// u8.
@@ -155,6 +164,8 @@ pub mod page {
     pub const MMIO_LEN: usize = 32;
     /// MMIO: u8.
     pub const MMIO_IS_WRITE: usize = 36;
+    /// MMIO: u8; 6.6 and later.
+    pub const MMIO_RESUME: usize = 37;
     /// STATUS: u32.
     pub const STATUS: usize = 16;
     /// STATUS: u16.

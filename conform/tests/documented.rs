@@ -51,6 +51,7 @@ fn a_device_that_is_not_there_is_the_dialect_none() {
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(
         String::from_utf8_lossy(&output.stdout),
-        "none.open: holds\n1 passed, 0 failed, 0 skipped\n"
+        "none.open: holds\n1 passed, 0 failed, 0 skipped; of 1 rules 0 come from the real stack, 1 from \
+         source, 0 from inference\n"
     );
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `raw_calls SCENARIO`: the driver's calls with nothing in between. Prints what each answers.
+//! `raw_calls SCENARIO [lend]`: the driver's calls with nothing in between. Prints what each answers.
 //!
 //! It is what the tests run under `gunyah-sim`, and it can be pushed to a device as it is.
 
@@ -137,7 +137,12 @@ fn ready() -> Vm {
         memory_size: PAGES * page(),
         userspace_addr: memory,
     };
-    let _ = told("region", with(fd, uapi::VM_SET_USER_MEM_REGION, &region));
+    // A second word `lend`: as drivers of 6.6 and later want it.
+    let call = match std::env::args().nth(2).as_deref() {
+        Some("lend") => uapi::VM_ANDROID_LEND_USER_MEM,
+        _ => uapi::VM_SET_USER_MEM_REGION,
+    };
+    let _ = told("region", with(fd, call, &region));
     let dtb =
         DtbConfig { guest_phys_addr: BASE + DTB_PAGE * page(), size: (PAGES - DTB_PAGE) * page() };
     let _ = told("dtb", with(fd, uapi::VM_SET_DTB_CONFIG, &dtb));
@@ -216,7 +221,13 @@ fn mistakes() {
     let _ = told("overlap", region(|region| region.guest_phys_addr = BASE));
     let _ = told("flags", region(|region| region.flags = 0x10));
     let _ = told("size 0", region(|region| region.memory_size = 0));
-    let _ = told("overflow", region(|region| region.guest_phys_addr = 0_u64.wrapping_sub(page())));
+    let _ = told(
+        "overflow",
+        region(|region| {
+            region.label = 3;
+            region.guest_phys_addr = 0_u64.wrapping_sub(page());
+        }),
+    );
     let _ = told("no memory", region(|region| region.userspace_addr = page()));
     let _ = told("bad pointer", ioctl(vm.fd, uapi::VM_SET_USER_MEM_REGION, 8));
     // 'A' is other drivers' type, too: this one goes to the kernel.

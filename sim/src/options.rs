@@ -4,20 +4,27 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use crate::model::Settings;
+use crate::model::{rm, Settings};
 
 /// What `--help` prints.
 pub const USAGE: &str = "\
 Usage: gunyah-sim [OPTION…] [--] COMMAND [ARGUMENT…]
 Runs COMMAND with a simulated /dev/gunyah and ends with its exit code.
 
-  --dialect NAME          lkml, ack61 (default), ack66, ack612, none, qcom-b2
+  --dialect NAME          lkml, lkml-base, ack61 (default), ack66-early, ack66, ack612,
+                          none, qcom-b2
   --engine NAME           null (default): a VM lives until a script ends it
                           qemu: it boots in qemu-system-aarch64
                           exec: its code is executed inside VCPU_RUN (feature `exec`)
-  --rm KIND               debug (default), production (refuses shared main memory),
-                          fragile (debug that dies when a running VM without proxy
-                          scheduling is stopped), off
+  --rm KIND               old: the open-source one of 12/2023, which dies when a running
+                          VM without proxy scheduling is stopped (default up to 6.1)
+                          new: a newer one (default since 6.6)
+                          old-production, new-production: refuse shared main memory
+                          debug, production, fragile: of the dialect's generation; the
+                          first two survive every stop
+                          off: none
+  --cores N               cores of the host (default 8): the newer one makes no more vCPUs;
+                          COMMAND's sched_getaffinity reports as many
   --rm-entries N          memory entries that the resource manager survives
   --device PATH           the device's path (default /dev/gunyah)
   --record FILE           every call and event as a line of JSON
@@ -30,11 +37,15 @@ Runs COMMAND with a simulated /dev/gunyah and ends with its exit code.
   --help                  this text
 ";
 
-/// The command line, taken apart.
+/// The parsed command line.
 #[derive(Debug)]
 pub struct Options {
     /// Model's set-up.
     pub settings: Settings,
+    /// The resource manager that was asked for.
+    rm: Option<rm::Kind>,
+    /// The cores that COMMAND sees.
+    pub cores: Option<u32>,
     /// Engine's name, with its options.
     pub engine: String,
     /// The device's path.
@@ -58,10 +69,12 @@ pub struct Options {
 }
 
 impl Options {
-    /// Takes the arguments apart; None: help is wanted.
+    /// Parses the arguments; None: the user asked for help.
     pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Option<Self>, String> {
         let mut options = Self {
             settings: Settings::default(),
+            rm: None,
+            cores: None,
             engine: "null".to_string(),
             device: PathBuf::from("/dev/gunyah"),
             record: None,
@@ -89,13 +102,15 @@ impl Options {
             let (name, value) = match word.split_once('=') {
                 Some((name, value)) => (name.to_string(), OsString::from(value)),
                 None => {
-                    let value = arguments.next().ok_or_else(|| format!("{word} wants a value"))?;
+                    let value = arguments.next().ok_or_else(|| format!("{word} needs a value"))?;
                     (word, value)
                 }
             };
             options.set(&name, value)?;
         }
         options.command.extend(arguments);
+        let dialect = options.settings.dialect;
+        options.settings.rm = options.rm.unwrap_or(rm::Kind::of(dialect));
         if options.command.is_empty() {
             return Err("no COMMAND".to_string());
         }
@@ -108,10 +123,13 @@ impl Options {
         match name {
             "--dialect" => self.settings.dialect = text.parse()?,
             "--engine" => self.engine = text,
-            "--rm" => self.settings.rm = text.parse()?,
+            "--rm" => self.rm = Some(text.parse()?),
+            "--cores" => {
+                self.cores = Some(text.parse().map_err(|_| format!("{text:?} is not a number"))?);
+            }
             "--rm-entries" => {
                 self.settings.rm_entries =
-                    text.parse().map_err(|_| format!("{text:?} is no number"))?;
+                    text.parse().map_err(|_| format!("{text:?} is not a number"))?;
             }
             "--device" => self.device = PathBuf::from(text),
             "--record" => self.record = path,
@@ -150,7 +168,7 @@ mod tests {
     fn mistakes_are_told() {
         assert!(parse("--help").unwrap().is_none());
         assert!(parse("--dialect moon x").unwrap_err().contains("ack612"));
-        assert!(parse("--engine").unwrap_err().contains("wants a value"));
+        assert!(parse("--engine").unwrap_err().contains("needs a value"));
         assert!(parse("--bogus 1 x").unwrap_err().contains("--bogus"));
         assert!(parse("--engine null").unwrap_err().contains("COMMAND"));
     }

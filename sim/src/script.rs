@@ -86,6 +86,18 @@ pub enum Command {
         /// How many.
         count: u64,
     },
+    /// At a VM's next exits a signal is pending: VCPU_RUN answers EINTR though the page has the exit.
+    Signals {
+        /// The VM.
+        vm: VmId,
+        /// How many.
+        count: u64,
+    },
+    /// A VM's next VCPU_RUN never comes back, whatever happens to the VM.
+    Spin {
+        /// The VM.
+        vm: VmId,
+    },
     /// A VM's next VCPU_RUN comes back with a page fault (6.6 and later).
     PageFault {
         /// The VM.
@@ -122,7 +134,7 @@ pub enum Command {
         /// How long it takes.
         delay: Duration,
         /// Behind the last close, which is back at once.
-        behind: bool,
+        behind: Option<bool>,
     },
     /// The resource manager dies.
     RmDead,
@@ -205,6 +217,8 @@ fn vm_command(vm: &str, words: &[&str]) -> Result<Command, String> {
         return Ok(Command::Busy { vm, count: number(count)? });
     }
     match (vm, words) {
+        (Some(vm), ["signal", count]) => return Ok(Command::Signals { vm, count: number(count)? }),
+        (Some(vm), ["spin"]) => return Ok(Command::Spin { vm }),
         (Some(vm), ["fault", name, address]) => {
             let digits = address.strip_prefix("0x").unwrap_or(address);
             return Ok(Command::PageFault {
@@ -230,7 +244,7 @@ fn vm_command(vm: &str, words: &[&str]) -> Result<Command, String> {
         _ => {
             return Err(
                 "vm N exit TYPE [after MS] | crash [after MS] | end STATUS TYPE [after MS] | \
-                 busy COUNT | fault ERRNO ADDRESS | refuse ERRNO"
+                 busy COUNT | signal COUNT | spin | fault ERRNO ADDRESS | refuse ERRNO"
                     .to_string(),
             )
         }
@@ -317,10 +331,16 @@ pub fn parse_line(line: &str) -> Result<Option<Command>, String> {
         ["call", call, nth, rest @ ..] => call_command(call, nth, rest)?,
         ["watch", rest @ ..] => watch_command(rest)?,
         ["forgive"] => Command::Forgive,
-        ["teardown", "delay", ms, rest @ ..] if matches!(rest, [] | ["behind"]) => {
-            Command::Teardown { delay: milliseconds(ms)?, behind: !rest.is_empty() }
-        }
-        ["teardown", ..] => return Err("teardown delay MS [behind]".to_string()),
+        ["teardown", "delay", ms, rest @ ..] => Command::Teardown {
+            delay: milliseconds(ms)?,
+            behind: match rest {
+                [] => None,
+                ["behind"] => Some(true),
+                ["waiting"] => Some(false),
+                _ => return Err("teardown delay MS [behind | waiting]".to_string()),
+            },
+        },
+        ["teardown", ..] => return Err("teardown delay MS [behind | waiting]".to_string()),
         ["rm", "dead"] => Command::RmDead,
         ["property", rest @ ..] => Command::Property(peer_mode(rest)?),
         ["logd", rest @ ..] => Command::Log(peer_mode(rest)?),

@@ -43,6 +43,15 @@ pub struct StartRegion {
     pub pieces: Vec<Piece>,
 }
 
+/// The first instruction of the boot CPU and its argument, unless the boot context says otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// Guest address.
+    pub pc: u64,
+    /// The devicetree's guest address.
+    pub x0: u64,
+}
+
 /// All that a START hands over.
 #[derive(Debug, Clone)]
 pub struct StartVm {
@@ -52,6 +61,11 @@ pub struct StartVm {
     pub owner: Caller,
     /// Regions in the order in which they were registered.
     pub regions: Vec<StartRegion>,
+    /// Where it begins.
+    pub entry: Entry,
+    /// Guest ranges (address, size) that the guest has from the beginning; it gets everything else as
+    /// it faults. None: it has all its memory.
+    pub paged: Option<Vec<(u64, u64)>>,
     /// Guest address of the devicetree, as SET_DTB_CONFIG gave it.
     pub dtb_address: u64,
     /// Bytes of the devicetree's room.
@@ -145,6 +159,11 @@ impl GuestDescription {
     /// Whether there is a vCPU of this id.
     pub fn has_vcpu(&self, id: u32) -> bool {
         id < self.cpus
+    }
+
+    /// Whether a vdevice has this label's doorbell.
+    pub fn has_doorbell(&self, label: u32) -> bool {
+        self.doorbells.iter().any(|bell| bell.label == label)
     }
 
     /// Where a further parcel is placed.

@@ -82,10 +82,23 @@ fn calls(record: &[Value]) -> Vec<&str> {
 
 #[test]
 fn a_life_is_recorded_call_by_call() {
-    for dialect in ["lkml", "ack61", "ack66", "ack612"] {
+    for (dialect, how) in [
+        ("lkml", "share"),
+        ("ack61", "share"),
+        ("ack66-early", "lend"),
+        ("ack66", "lend"),
+        ("ack612", "lend"),
+    ] {
+        let memory_call = match how {
+            "lend" => "VM_ANDROID_LEND_USER_MEM",
+            _ => "VM_SET_USER_MEM_REGION",
+        };
         let place = Place::new(&format!("life-{dialect}"));
-        let output =
-            place.sim(&["--dialect", dialect], "vm 1 exit reset", "life").output().unwrap();
+        let output = place
+            .sim(&["--dialect", dialect], "vm 1 exit reset", "life")
+            .arg(how)
+            .output()
+            .unwrap();
         let lines = lines(&output);
         assert_eq!(
             after_ready(&lines),
@@ -106,7 +119,7 @@ fn a_life_is_recorded_call_by_call() {
             [
                 "OPEN",
                 "CREATE_VM",
-                "VM_SET_USER_MEM_REGION",
+                memory_call,
                 "VM_SET_DTB_CONFIG",
                 "VM_ADD_FUNCTION",
                 "VCPU_MMAP_SIZE",
@@ -117,8 +130,7 @@ fn a_life_is_recorded_call_by_call() {
                 "VM_START",
             ]
         );
-        let region =
-            &record.iter().find(|line| line["call"] == "VM_SET_USER_MEM_REGION").unwrap()["args"];
+        let region = &record.iter().find(|line| line["call"] == memory_call).unwrap()["args"];
         assert_eq!(region["guest_phys_addr"], "0x80000000");
         assert_eq!(region["label"], 1);
         assert_eq!(events(&record, "teardown").len(), 1);
@@ -145,12 +157,12 @@ fn mistakes_have_the_drivers_errnos() {
             "create with 1: EINVAL",
             "unknown on device: ENOTTY",
             "unknown on vm: ENOTTY",
-            "unknown on vcpu: ENOTTY",
+            "unknown on vcpu: EINVAL",
             "same label: EEXIST",
             "overlap: EEXIST",
             "flags: EINVAL",
             "size 0: EINVAL",
-            "overflow: EOVERFLOW",
+            "overflow: 0",
             "no memory: EFAULT",
             "bad pointer: EFAULT",
             "another file: ENOTTY",
@@ -401,7 +413,7 @@ fn times(script: &str, scenario: &str) -> (Vec<String>, Vec<Value>) {
 
 #[test]
 fn the_last_close_waits_for_the_teardown() {
-    let (told, _) = times("teardown delay 150", "last-close");
+    let (told, _) = times("teardown delay 150 waiting", "last-close");
     assert_eq!(
         told,
         [
@@ -412,7 +424,7 @@ fn the_last_close_waits_for_the_teardown() {
             "close of the device: at once",
         ]
     );
-    let (told, record) = times("teardown delay 150", "last-unmap");
+    let (told, record) = times("teardown delay 150 waiting", "last-unmap");
     assert_eq!(
         told[2..],
         ["close of the vcpu: at once", "unmapping: waits", "close of the device: at once",]
@@ -420,8 +432,22 @@ fn the_last_close_waits_for_the_teardown() {
     assert_eq!(events(&record, "teardown").len(), 1);
     assert_eq!(events(&record, "reclaimed").len(), 1);
     // Exit closes what is open.
-    let (told, _) = times("teardown delay 150", "last-exit");
+    let (told, _) = times("teardown delay 150 waiting", "last-exit");
     assert_eq!(told, ["end: waits"]);
+}
+
+#[test]
+fn the_dialect_says_whether_the_last_close_waits() {
+    let place = Place::new("dialects-close");
+    for (dialect, how, waits) in [("ack61", "share", false), ("ack612", "lend", true)] {
+        let output = place
+            .sim(&["--dialect", dialect], "teardown delay 150", "last-close")
+            .arg(how)
+            .output()
+            .unwrap();
+        let waited = lines(&output).iter().any(|line| line.ends_with("waits"));
+        assert_eq!(waited, waits, "{dialect}");
+    }
 }
 
 #[test]
@@ -463,9 +489,10 @@ fn newer_drivers_tell_udev() {
     let place = Place::new("uevents");
     let heard = std::os::unix::net::UnixDatagram::bind(place.path("feed")).unwrap();
     let feed = place.path("feed");
-    let options = ["--dialect", "ack66", "--uevents", feed.to_str().unwrap()];
+    let options = ["--dialect", "ack612", "--uevents", feed.to_str().unwrap()];
     let run = |script: &str, scenario: &str| {
-        place.sim(&options, script, scenario).output().unwrap();
+        let mut sim = place.sim(&options, script, scenario);
+        sim.arg("lend").output().unwrap();
         heard.set_nonblocking(true).unwrap();
         let mut all = Vec::new();
         let mut datagram = [0; 1024];
@@ -480,15 +507,24 @@ fn newer_drivers_tell_udev() {
         }
         all
     };
-    let event = |name: &str, exit: Option<&str>| {
-        (name.to_string(), "1".to_string(), exit.map(str::to_string))
+    let event = |name: &str, id: &str, exit: Option<&str>| {
+        (name.to_string(), id.to_string(), exit.map(str::to_string))
     };
     assert_eq!(
         run("vm 1 exit reset", "life"),
-        [event("create", None), event("destroy", Some("2"))]
+        [event("create", "1", None), event("destroy", "1", Some("2"))]
     );
-    // Closed while it ran; a second VM there never started.
-    assert_eq!(run("", "dup"), [event("create", None), event("destroy", Some("7"))]);
+    // Closed while it ran; the end of a VM that was never started is told, too.
+    let mut told = run("", "dup");
+    told.sort();
+    assert_eq!(
+        told,
+        [
+            event("create", "1", None),
+            event("destroy", "0", Some("0")),
+            event("destroy", "1", Some("7")),
+        ]
+    );
 }
 
 #[test]
@@ -496,6 +532,7 @@ fn faults_and_late_failures_come_as_scripted() {
     let place = Place::new("page-fault");
     let output = place
         .sim(&["--dialect", "ack66"], "vm 1 fault ENOMEM 0x80001000\nvm 1 exit off", "life")
+        .arg("lend")
         .output()
         .unwrap();
     let told = lines(&output);
@@ -510,6 +547,40 @@ fn faults_and_late_failures_come_as_scripted() {
         after_ready(&told)[..4],
         ["start: EIO", "start: ENODEV", "run: 0", "exit: reason 2 status 3 type 0",]
     );
+}
+
+#[test]
+fn a_vcpu_that_spins_burns_a_cpu_and_heeds_no_signal() {
+    let place = Place::new("spin");
+    let (mut sim, mut control, _out) = waiting(&place, "vm 1 spin");
+    let list: Value = serde_json::from_str(&ask(&mut control, "list")).unwrap();
+    let pid = list["vms"][0]["pid"].as_i64().unwrap();
+    let ticks = || -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        stat.split_whitespace().nth(13).unwrap().parse().unwrap()
+    };
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    if cfg!(target_arch = "x86_64") {
+        while ticks() < 20 {
+            assert!(std::time::Instant::now() < deadline, "it burns nothing");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+    // Not even the VM's end reaches it.
+    assert_eq!(ask(&mut control, "vm 1 exit off"), "ok");
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    assert_eq!(sim.wait().unwrap().code(), Some(128 + 9));
+    assert_eq!(events(&place.record(), "spin").len(), 1);
+}
+
+#[test]
+fn without_functions_there_are_no_vcpus() {
+    let place = Place::new("base");
+    let output = place.sim(&["--dialect", "lkml-base"], "", "life").output().unwrap();
+    let lines = lines(&output);
+    assert_eq!(lines.last().unwrap(), "vcpu: ENOTTY");
+    assert_eq!(output.status.code(), Some(1));
 }
 
 #[test]

@@ -110,6 +110,8 @@ impl Host {
         )
         .unwrap();
         let mut command = Command::new(stage.binaries.join("gunyah-sim"));
+        // These VMs are scheduled by the hypervisor: the real resource manager dies when one is stopped.
+        command.args(["--rm", "debug"]);
         let path = |name: &str| dir.join(name);
         if boot.record {
             command.arg("--record").arg(path("record"));

@@ -77,6 +77,7 @@ fn kill_supervisor(stage: &Stage, dir: &std::path::Path, target: &Target) -> boo
     fs::write(dir.join("script"), script).unwrap();
     let path = |name: &str| dir.join(name);
     let mut simulator = Command::new(stage.binaries.join("gunyah-sim"))
+        .args(["--rm", "debug"])
         .arg("--script")
         .arg(path("script"))
         .arg("--record")

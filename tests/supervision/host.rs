@@ -90,6 +90,8 @@ impl Host {
             return command;
         }
         let mut command = Command::new(simulator());
+        // These VMs are scheduled by the hypervisor: the real resource manager dies when one is stopped.
+        command.args(["--rm", "debug"]);
         if self.path("script").exists() {
             command.arg("--script").arg(self.path("script"));
         }

@@ -176,7 +176,7 @@ fn a_stop_lasts_until_the_kernel_has_taken_the_vm_down() {
     let mut host = Host::new();
     host.vm("a", json!({}))
         .vm("b", json!({}))
-        .script(&format!("teardown delay {TEARDOWN}\n"))
+        .script(&format!("teardown delay {TEARDOWN} waiting\n"))
         .boot();
     host.until("a", State::Running).until("b", State::Running);
     let (worker, other) = (host.worker("a"), host.worker("b"));

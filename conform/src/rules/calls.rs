@@ -3,11 +3,11 @@
 
 use crate::bench::Bench;
 use crate::device::{self, Vm};
-use crate::dialect::{Dialect, GUNYAH, LKML, PINNING};
-use crate::guest::{Guest, BASE, MAIN_LABEL};
+use crate::dialect::{Dialect, BASE, GUNYAH, LKML, NEWEST, NOT_NEWEST, PINNING};
+use crate::guest::{Guest, MAIN_LABEL};
 use crate::memory::{pages, Memory};
 use crate::rule::Rule;
-use crate::uapi::{self, Region};
+use crate::uapi::{self, Range, Region};
 use crate::verdict::{fails, same, succeeds, Found};
 
 pub const RULES: &[Rule] = &[
@@ -34,7 +34,7 @@ pub const RULES: &[Rule] = &[
     Rule::read(
         GUNYAH,
         "create.descriptor",
-        "CREATE_VM answers a new descriptor.",
+        "CREATE_VM returns a new descriptor.",
         create_descriptor,
     ),
     Rule::read(
@@ -82,14 +82,71 @@ pub const RULES: &[Rule] = &[
     Rule::read(
         PINNING,
         "vm.no-boot-context",
-        "SET_BOOT_CONTEXT is not there before 6.6: ENOTTY.",
+        "SET_BOOT_CONTEXT does not exist before 6.6: ENOTTY.",
         no_boot_context,
+    ),
+    Rule::read(
+        BASE,
+        "vm.no-functions",
+        "Upstream's first half has neither ADD_FUNCTION nor REMOVE_FUNCTION: ENOTTY.",
+        no_functions,
+    ),
+    Rule::read(
+        NOT_NEWEST,
+        "vm.no-reclaim",
+        "RECLAIM_REGION does not exist before 6.12: ENOTTY.",
+        no_reclaim,
+    ),
+    Rule::read(
+        NEWEST,
+        "vm.reclaim",
+        "RECLAIM_REGION: an argument that cannot be read is EFAULT, one that is not page aligned EINVAL; \
+         before START it answers 0 and does nothing.",
+        reclaim,
+    ),
+    Rule::read(
+        GUNYAH,
+        "vm.later-calls",
+        "Neither MAP_MEM nor CHECK_EXTENSION exists: ENOTTY.",
+        later_calls,
     ),
 ];
 
+fn no_functions(bench: &Bench) -> Found {
+    let vm = bench.vm()?;
+    for (name, call) in
+        [("ADD_FUNCTION", uapi::ADD_FUNCTION), ("REMOVE_FUNCTION", uapi::REMOVE_FUNCTION)]
+    {
+        fails(name, vm.call_number(call, 0), unknown(bench))?;
+    }
+    Ok(())
+}
+
+fn no_reclaim(bench: &Bench) -> Found {
+    let answer = bench.vm()?.call_number(uapi::RECLAIM_REGION, 0);
+    fails("RECLAIM_REGION", answer, unknown(bench))
+}
+
+fn reclaim(bench: &Bench) -> Found {
+    let vm = bench.vm()?;
+    let answer = vm.call_number(uapi::RECLAIM_REGION, 0);
+    fails("RECLAIM_REGION at 0", answer, &[libc::EFAULT])?;
+    let range = |guest, size| vm.call(uapi::RECLAIM_REGION, &Range { guest, size });
+    fails("not aligned", range(crate::guest::BASE + 8, pages(1)), &[libc::EINVAL])?;
+    succeeds("before START", range(crate::guest::BASE, pages(1))).map(drop)
+}
+
+fn later_calls(bench: &Bench) -> Found {
+    let vm = bench.vm()?;
+    for (name, call) in [("MAP_MEM", uapi::MAP_MEM), ("CHECK_EXTENSION", uapi::CHECK_EXTENSION)] {
+        fails(name, vm.call_number(call, 0), unknown(bench))?;
+    }
+    Ok(())
+}
+
 /// What an unknown call answers; only upstream's first versions said EINVAL.
 fn unknown(bench: &Bench) -> &'static [i32] {
-    if bench.dialect == Dialect::Lkml {
+    if matches!(bench.dialect, Dialect::Lkml | Dialect::LkmlBase) {
         &[libc::ENOTTY, libc::EINVAL]
     } else {
         &[libc::ENOTTY]
@@ -153,7 +210,7 @@ fn create_outlives_device(bench: &Bench) -> Found {
     let node = bench.open()?;
     let vm = succeeds("CREATE_VM", node.create_vm(0))?;
     drop(node);
-    succeeds("SET_DTB_CONFIG", vm.dtb(BASE, pages(1))).map(drop)
+    succeeds("SET_DTB_CONFIG", vm.dtb(crate::guest::BASE, pages(1))).map(drop)
 }
 
 fn create_many(bench: &Bench) -> Found {
@@ -164,7 +221,7 @@ fn create_many(bench: &Bench) -> Found {
         let region = Region {
             label: MAIN_LABEL,
             flags: uapi::RWX,
-            guest: BASE,
+            guest: crate::guest::BASE,
             size: memory.map.size(),
             user: memory.map.address(),
         };

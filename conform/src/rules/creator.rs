@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 
 use crate::bench::Bench;
 use crate::device::Answer;
-use crate::dialect::{ANDROID, GUNYAH, NEWER, PINNING};
+use crate::dialect::{ANDROID, FUNCTIONS, GUNYAH, NEWER, PINNING};
 use crate::errno::Errno;
 use crate::guest::{Guest, BASE};
 use crate::memory::pages;
@@ -25,11 +25,11 @@ pub const RULES: &[Rule] = &[
     Rule::read(
         ANDROID,
         "creator.order",
-        "That is looked at first: EPERM even where the argument cannot be read.",
+        "That is checked first: EPERM even where the argument cannot be read.",
         forked_argument,
     ),
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
         "creator.other-calls",
         "A forked child may make the calls that give no memory.",
         other_calls,
@@ -37,7 +37,7 @@ pub const RULES: &[Rule] = &[
     Rule::read(
         PINNING,
         "creator.start",
-        "START of a forked child is well where the pages are pinned already.",
+        "START of a forked child succeeds where the pages are pinned already.",
         start,
     )
     .started(),

@@ -2,7 +2,7 @@
 //! What the resource manager wants of a guest's devicetree. Each is the good one with one change.
 
 use crate::bench::Bench;
-use crate::dialect::GUNYAH;
+use crate::dialect::{GUNYAH, NEWER, PINNING};
 use crate::guest::Guest;
 use crate::rule::Rule;
 use crate::tree::{self, Node};
@@ -10,14 +10,20 @@ use crate::verdict::{fails, skip, succeeds, Found};
 
 pub const RULES: &[Rule] = &[
     Rule::seen(
-        GUNYAH,
+        PINNING,
         "tree.chosen-first",
         "With /cpus, of one address cell, before /chosen START is ENODEV: the root's first child \
          gives the cells by which base-address is read.",
         cpus_first,
     )
     .started(),
-    Rule::seen(GUNYAH, "tree.chosen", "Without /chosen START is ENODEV.", no_chosen).started(),
+    Rule::seen(
+        PINNING,
+        "tree.chosen",
+        "Without /chosen START is ENODEV.",
+        no_chosen,
+    )
+    .started(),
     Rule::seen(
         GUNYAH,
         "tree.hypervisor",
@@ -39,21 +45,48 @@ pub const RULES: &[Rule] = &[
         memory_without_address,
     )
     .started(),
-    Rule::seen(GUNYAH, "tree.vm-config", "Without /gunyah-vm-config START fails.", no_config)
-        .started(),
-    Rule::seen(GUNYAH, "tree.image-name", "Without an image-name START fails.", no_image_name)
-        .started(),
-    Rule::seen(GUNYAH, "tree.image-name-long", "A long image-name is EINVAL.", long_image_name)
-        .started(),
     Rule::seen(
         GUNYAH,
+        "tree.vm-config",
+        "Without /gunyah-vm-config START fails.",
+        no_config,
+    )
+    .started(),
+    Rule::seen(
+        GUNYAH,
+        "tree.image-name",
+        "Without an image-name START fails.",
+        no_image_name,
+    )
+    .started(),
+    Rule::seen(
+        GUNYAH,
+        "tree.image-name-long",
+        "A long image-name is EINVAL.",
+        long_image_name,
+    )
+    .started(),
+    Rule::seen(
+        PINNING,
         "tree.base-address",
         "Without memory/base-address START fails.",
         no_base_address,
     )
     .started(),
-    Rule::seen(GUNYAH, "tree.sizes", "size-min and size-max have no effect.", sizes).started(),
-    Rule::seen(GUNYAH, "tree.vcpus", "Without vcpus START is ENODEV.", no_vcpus).started(),
+    Rule::seen(
+        PINNING,
+        "tree.sizes",
+        "START succeeds whatever size-min and size-max are.",
+        sizes,
+    )
+    .started(),
+    Rule::seen(
+        GUNYAH,
+        "tree.vcpus",
+        "Without vcpus START is ENODEV.",
+        no_vcpus,
+    )
+    .started(),
     Rule::seen(
         GUNYAH,
         "tree.affinity",
@@ -92,7 +125,7 @@ pub const RULES: &[Rule] = &[
     Rule::seen(
         GUNYAH,
         "tree.psci",
-        "Without a psci node START is well: it is the guest whose calls fail.",
+        "Without a psci node START succeeds: it is the guest whose calls fail.",
         no_psci,
     )
     .started(),
@@ -103,10 +136,10 @@ pub const RULES: &[Rule] = &[
         no_enable_method,
     )
     .started(),
-    Rule::read(
-        GUNYAH,
+    Rule::seen(
+        PINNING,
         "tree.enable-method-shared",
-        "An enable-method in /cpus is that of every CPU without one.",
+        "An enable-method in /cpus does not serve a CPU without one: ENODEV.",
         shared_enable_method,
     )
     .started(),
@@ -117,8 +150,13 @@ pub const RULES: &[Rule] = &[
         no_idle_states,
     )
     .started(),
-    Rule::seen(GUNYAH, "tree.no-vdevices", "Without vdevices START is well.", no_vdevices)
-        .started(),
+    Rule::seen(
+        GUNYAH,
+        "tree.no-vdevices",
+        "Without vdevices START succeeds.",
+        no_vdevices,
+    )
+    .started(),
     Rule::inferred(
         GUNYAH,
         "tree.room",
@@ -126,7 +164,76 @@ pub const RULES: &[Rule] = &[
         no_room,
     )
     .started(),
+    Rule::inferred(
+        NEWER,
+        "tree.no-chosen-newer",
+        "Without /chosen START succeeds.",
+        no_chosen_newer,
+    )
+    .started(),
+    Rule::read(
+        NEWER,
+        "tree.hypervisor-newer",
+        "With a /hypervisor of its own START is EPERM.",
+        own_hypervisor_newer,
+    )
+    .started(),
+    Rule::read(
+        NEWER,
+        "tree.size-max-newer",
+        "A size-max below the devicetree's range makes START fail.",
+        size_max,
+    )
+    .started(),
+    Rule::read(
+        NEWER,
+        "tree.cpus-newer",
+        "CPUs of the same reg, or without one, make START fail.",
+        cpus_reg,
+    )
+    .started(),
+    Rule::read(
+        NEWER,
+        "tree.room-newer",
+        "A devicetree that has more than 16 KiB with the overlay needs twice that as its range: else \
+         ENODEV.",
+        twice_the_room,
+    )
+    .started(),
 ];
+
+fn no_chosen_newer(bench: &Bench) -> Found {
+    taken(bench, |root| root.drop_child("chosen"))
+}
+
+fn own_hypervisor_newer(bench: &Bench) -> Found {
+    refused(bench, &[libc::EPERM], |root| {
+        root.children.push(Node::new("hypervisor"));
+    })
+}
+
+fn size_max(bench: &Bench) -> Found {
+    refused(bench, &[], |root| {
+        let memory = tree::config(root).at("memory");
+        memory.set("size-max", tree::address(4096));
+    })
+}
+
+fn cpus_reg(bench: &Bench) -> Found {
+    refused(bench, &[], |root| {
+        let mut second = tree::cpu(1);
+        second.set("reg", tree::cells(&[0]));
+        root.at("cpus").children.push(second);
+    })?;
+    refused(bench, &[], |root| root.at("cpus/cpu@0").unset("reg"))
+}
+
+fn twice_the_room(bench: &Bench) -> Found {
+    // 18 KiB in 32 KiB.
+    refused(bench, &[libc::ENODEV], |root| {
+        root.at("chosen").set("filler", vec![0; 18 << 10]);
+    })
+}
 
 fn refused(bench: &Bench, wanted: &[i32], spoil: impl FnOnce(&mut Node)) -> Found {
     let mut guest = Guest::new(bench);
@@ -272,7 +379,7 @@ fn no_enable_method(bench: &Bench) -> Found {
 }
 
 fn shared_enable_method(bench: &Bench) -> Found {
-    taken(bench, |root| {
+    refused(bench, &[libc::ENODEV], |root| {
         let cpus = root.at("cpus");
         cpus.set("enable-method", tree::strings(&["psci"]));
         cpus.children.push(second_cpu());

@@ -6,58 +6,59 @@ use std::os::fd::AsRawFd;
 use crate::bench::Bench;
 use crate::code::{Code, MMIO};
 use crate::device;
-use crate::dialect::{GUNYAH, NEWER, PINNING};
+use crate::dialect::{FUNCTIONS, NEWER, PINNING_FUNCTIONS};
+use crate::errno::Errno;
 use crate::guest::{Exit, Guest, Made, BASE};
-use crate::memory::pages;
+use crate::memory::{pages, Memory};
 use crate::rule::Rule;
-use crate::uapi::{self, Ioeventfd, IOEVENTFD};
+use crate::uapi::{self, page, Ioeventfd, Region, IOEVENTFD};
 use crate::verdict::{differs, fails, same, skip, succeeds, Found};
 
 pub const RULES: &[Rule] = &[
     Rule::seen(
-        GUNYAH,
+        FUNCTIONS,
         "exit.off",
         "SYSTEM_OFF: VCPU_RUN is 0 with reason STATUS, status 2, type 1.",
         off,
     )
     .ended(),
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
         "exit.again",
         "VCPU_RUN after the end is 0 with the same STATUS.",
         again,
     )
     .ended(),
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
         "exit.start",
         "START after the end is ENODEV.",
         start_after,
     )
     .ended(),
     Rule::seen(
-        GUNYAH,
+        FUNCTIONS,
         "exit.reset",
         "SYSTEM_RESET: status 2, type 2.",
         reset,
     )
     .executed(),
     Rule::seen(
-        GUNYAH,
+        FUNCTIONS,
         "exit.exceptions",
         "Exceptions without end: status 2, type 5.",
         exceptions,
     )
     .executed(),
     Rule::seen(
-        PINNING,
+        PINNING_FUNCTIONS,
         "exit.no-execute",
         "Main memory without execute permission starts, and ends with type 5.",
         no_execute,
     )
     .executed(),
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
         "mmio.write",
         "A store where no memory is: VCPU_RUN is 0 with reason MMIO, the address, 1, 2 or 4 bytes, \
          is_write 1 and the data little endian.",
@@ -65,91 +66,155 @@ pub const RULES: &[Rule] = &[
     )
     .executed(),
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
         "mmio.eight",
         "A store of 8 bytes is one exit.",
         mmio_eight,
     )
     .executed(),
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
         "mmio.read",
         "A load: is_write 0; what is in data at the next VCPU_RUN is what the guest loads.",
         mmio_read,
     )
     .executed(),
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
         "mmio.ioeventfd",
-        "A store that an ioeventfd has fires it and is no exit.",
+        "A store that an ioeventfd has fires it and is not an exit.",
         mmio_ioeventfd,
     )
     .executed(),
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
         "mmio.ioeventfd-value",
         "One with DATAMATCH lets other values through as exits.",
         mmio_ioeventfd_value,
     )
     .executed(),
     Rule::seen(
-        GUNYAH,
+        FUNCTIONS,
         "abort.pair",
         "A store of a pair of registers where MMIO traps is a data abort in the guest.",
         abort_pair,
     )
     .executed(),
     Rule::seen(
-        GUNYAH,
+        PINNING_FUNCTIONS,
         "abort.above",
         "So is a load above the first GiB where no memory is.",
         abort_above,
     )
     .executed(),
     Rule::seen(
-        GUNYAH,
+        PINNING_FUNCTIONS,
         "entry.offset",
         "The guest begins at the first byte of main memory, at the exception level EL1.",
         entry_level,
     )
     .executed(),
     Rule::seen(
-        GUNYAH,
+        FUNCTIONS,
         "entry.x0",
         "x0 is the devicetree's address.",
         entry_x0,
     )
     .executed(),
-    Rule::inferred(
+    Rule::read(
         NEWER,
         "entry.context",
         "A register that SET_BOOT_CONTEXT set has its value.",
         entry_context,
     )
     .executed(),
+    Rule::read(
+        NEWER,
+        "entry.pc",
+        "The guest begins where SET_BOOT_CONTEXT's PC says, at the exception level EL1.",
+        entry_level,
+    )
+    .executed(),
+    Rule::read(
+        NEWER,
+        "entry.devicetree",
+        "Without a PC it begins at the first byte of the devicetree's folio, and dies there: type 5.",
+        entry_devicetree,
+    )
+    .executed(),
+    Rule::read(
+        NEWER,
+        "fault.nowhere",
+        "An access above the first GiB that no region has is a page fault with ENOENT, again and again.",
+        fault_nowhere,
+    )
+    .executed(),
+    Rule::read(
+        NEWER,
+        "fault.read-only",
+        "A store to a region without WRITE is a page fault with EPERM.",
+        fault_read_only,
+    )
+    .executed(),
+    Rule::read(
+        NEWER,
+        "fault.unmapped",
+        "An access to memory that its process does not have mapped is a page fault with EFAULT; once it is \
+         mapped again the guest goes on.",
+        fault_unmapped,
+    )
+    .executed(),
+    Rule::read(
+        NEWER,
+        "mmio.resume-retry",
+        "After an MMIO exit a resume action of 2 is EINVAL, and the state is kept: 0 completes it.",
+        resume_retry,
+    )
+    .executed(),
+    Rule::read(
+        NEWER,
+        "mmio.resume-fault",
+        "A resume action of 1 is a data abort in the guest.",
+        resume_fault,
+    )
+    .executed(),
+    Rule::inferred(
+        NEWER,
+        "share.low",
+        "Memory that is shared below the first GiB is memory to the guest, and coherent.",
+        share_low,
+    )
+    .executed(),
+    Rule::read(
+        NEWER,
+        "share.swallowed",
+        "Where it cannot be provided, the access is an ordinary MMIO exit.",
+        share_swallowed,
+    )
+    .executed(),
     Rule::seen(
-        GUNYAH,
+        FUNCTIONS,
         "psci.absent",
         "Without a psci node PSCI answers -1.",
         psci_absent,
     )
     .executed(),
     Rule::seen(
-        GUNYAH,
+        FUNCTIONS,
         "psci.present",
         "With one it answers its version.",
         psci_present,
     )
     .executed(),
     Rule::seen(
-        PINNING,
+        PINNING_FUNCTIONS,
         "share.coherent",
         "What the host wrote to shared memory the guest reads, and the other way round.",
         coherent,
     )
     .executed(),
     Rule::seen(
-        GUNYAH,
+        FUNCTIONS,
         "overlay.nodes",
         "The guest's devicetree gets /hypervisor, memory and kaslr-seed.",
         overlay,
@@ -361,6 +426,117 @@ fn entry_context(bench: &Bench) -> Found {
     succeeds("SET_BOOT_CONTEXT", made.vm.boot_context(5, VALUE))?;
     succeeds("START", made.vm.start())?;
     same("x5", told(bench, &made)?, VALUE)
+}
+
+fn entry_devicetree(bench: &Bench) -> Found {
+    let guest = Guest { pc: None, ..Guest::running(bench, Code::new().off()) };
+    same("exit", guest.start(bench)?.run(bench)?, ERROR)
+}
+
+/// Where a further region is.
+const FURTHER: u64 = 0x9000_0000;
+
+fn further(made: &Made, call: u32, flags: u32, guest: u64) -> Found<Memory> {
+    let memory = succeeds("memfd", Memory::base_pages(4))?;
+    let region =
+        Region { label: 70, flags, guest, size: memory.map.size(), user: memory.map.address() };
+    succeeds("a further region", made.vm.region(call, &region))?;
+    Ok(memory)
+}
+
+fn faulting(exit: Exit, errno: i32) -> Found {
+    match exit {
+        Exit::Fault { attempt } if attempt == -errno => Ok(()),
+        other => differs(format!("{other}, expected a fault with {}", Errno(errno))),
+    }
+}
+
+fn fault_nowhere(bench: &Bench) -> Found {
+    let made = started(bench, Code::new().set(1, 0xc_0000_0000).load(8, 2, 1).off())?;
+    for _ in 0..2 {
+        faulting(made.run(bench)?, libc::ENOENT)?;
+    }
+    Ok(())
+}
+
+fn fault_read_only(bench: &Bench) -> Found {
+    let code = Code::new().set(1, FURTHER).store(8, 2, 1).off();
+    let made = Guest::running(bench, code).make(bench)?;
+    let _memory = further(&made, uapi::LEND_USER_MEM, uapi::READ, FURTHER)?;
+    succeeds("START", made.vm.start())?;
+    faulting(made.run(bench)?, libc::EPERM)
+}
+
+fn fault_unmapped(bench: &Bench) -> Found {
+    let code = Code::new().set(1, FURTHER).load(8, 2, 1).off();
+    let made = Guest::running(bench, code).make(bench)?;
+    let memory = further(&made, uapi::LEND_USER_MEM, uapi::RWX, FURTHER)?;
+    succeeds("START", made.vm.start())?;
+    memory.map.forbid(true);
+    faulting(made.run(bench)?, libc::EFAULT)?;
+    memory.map.forbid(false);
+    same("then", made.run(bench)?, OFF)
+}
+
+/// A guest whose load has come out, answered with this resume action.
+fn resumed(bench: &Bench, action: u8) -> Found<Made> {
+    let code = with_vectors().set(1, MMIO + 64).load(4, 2, 1).tell(2).off();
+    let code = code.up_to(VECTORS + OWN_STACK).syndrome(3).tell(3).off();
+    let made = started(bench, code)?;
+    match made.run(bench)? {
+        Exit::Mmio { write: false, .. } => {}
+        other => return differs(format!("{other}, expected a load")),
+    }
+    made.answer(7);
+    made.vcpus[0].1.write(page::MMIO_RESUME, &[action]);
+    Ok(made)
+}
+
+fn resume_retry(bench: &Bench) -> Found {
+    let made = resumed(bench, 2)?;
+    fails("VCPU_RUN", made.vcpus[0].0.run(), &[libc::EINVAL])?;
+    made.vcpus[0].1.write(page::MMIO_RESUME, &[0]);
+    same("what it loads", told(bench, &made)?, 7)
+}
+
+fn resume_fault(bench: &Bench) -> Found {
+    let made = resumed(bench, 1)?;
+    same("exception class", told(bench, &made)? >> 26, DATA_ABORT)
+}
+
+/// Below the first GiB, where nothing else of this program is.
+const LOW: u64 = 0x0100_0000;
+
+fn share_low(bench: &Bench) -> Found {
+    let code = Code::new()
+        .set(1, LOW)
+        .load(8, 2, 1)
+        .tell(2)
+        .add(2, 1)
+        .set(1, LOW + 8)
+        .store(8, 2, 1)
+        .off();
+    let made = Guest::running(bench, code).make(bench)?;
+    let flags = uapi::READ | uapi::WRITE;
+    let memory = further(&made, uapi::SET_USER_MEM_REGION, flags, LOW)?;
+    memory.map.write(0, &VALUE.to_le_bytes());
+    succeeds("START", made.vm.start())?;
+    same("what the guest reads", told(bench, &made)?, VALUE)?;
+    same("exit", made.run(bench)?, OFF)?;
+    same("what it wrote", memory.map.u64(8), VALUE + 1)
+}
+
+fn share_swallowed(bench: &Bench) -> Found {
+    let code = Code::new().set(1, LOW).store(4, 2, 1).off();
+    let made = Guest::running(bench, code).make(bench)?;
+    let flags = uapi::READ | uapi::WRITE;
+    let mut memory = further(&made, uapi::SET_USER_MEM_REGION, flags, LOW)?;
+    memory.map.cut(0);
+    succeeds("START", made.vm.start())?;
+    match made.run(bench)? {
+        Exit::Mmio { address: LOW, write: true, .. } => same("then", made.run(bench)?, OFF),
+        other => differs(format!("{other}, expected a store at {LOW:#x}")),
+    }
 }
 
 fn version(bench: &Bench, psci: bool) -> Found<i32> {

@@ -3,71 +3,71 @@
 
 use crate::bench::Bench;
 use crate::device::{Answer, Vm};
-use crate::dialect::GUNYAH;
+use crate::dialect::FUNCTIONS;
 use crate::rule::Rule;
 use crate::uapi::{self, Function};
 use crate::verdict::{fails, succeeds, Found};
 
 pub const RULES: &[Rule] = &[
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
         "function.argument",
         "A description that cannot be read is EFAULT.",
         argument,
     ),
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
         "function.too-big",
         "An argument of more than 256 bytes is EINVAL.",
         too_big,
     ),
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
         "function.order-size",
-        "Its size is looked at before it is read: EINVAL where both are wrong.",
+        "Its size is checked before it is read: EINVAL where both are wrong.",
         order_size,
     ),
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
         "function.own-argument",
         "An argument that cannot be read is EFAULT.",
         own_argument,
     ),
-    Rule::read(GUNYAH, "function.unknown", "A type that is not there is ENOENT.", unknown),
+    Rule::read(FUNCTIONS, "function.unknown", "A type that does not exist is ENOENT.", unknown),
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
         "function.order-type",
-        "The argument is read before the type is looked at: EFAULT where both are wrong.",
+        "The argument is read before the type is checked: EFAULT where both are wrong.",
         order_type,
     ),
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
         "function.size",
         "An argument of another size than its type's is EINVAL.",
         size,
     ),
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
         "function.remove-unknown",
         "Removing what was never added is ENOENT.",
         remove_unknown,
     ),
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
         "function.remove-argument",
         "Removing with a description or an argument that cannot be read is EFAULT.",
         remove_argument,
     ),
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
         "function.remove-size",
         "Removing with an argument of another size finds nothing: ENOENT.",
         remove_size,
     ),
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
         "function.remove-type",
-        "Removing a type that is not there is ENOENT.",
+        "Removing a type that does not exist is ENOENT.",
         remove_type,
     ),
 ];

@@ -94,23 +94,23 @@ pub const RULES: &[Rule] = &[
     )
     .started(),
     Rule::seen(
-        GUNYAH,
+        PINNING,
         "memory.base-unaligned",
         "A base-address that is not page aligned is EINVAL at START.",
         base_unaligned,
     )
     .started(),
     Rule::seen(
-        GUNYAH,
+        PINNING,
         "memory.base-taken",
         "On QEMU a base-address below 0x40000000, or that one, is ENODEV at START.",
         base_taken,
     )
     .started(),
     Rule::seen(
-        GUNYAH,
+        PINNING,
         "memory.base-beyond",
-        "On QEMU a base-address beyond 36 bits is ENODEV at START.",
+        "On QEMU a base-address beyond 36 bits is EINVAL at START.",
         base_beyond,
     )
     .started(),
@@ -121,11 +121,32 @@ pub const RULES: &[Rule] = &[
         hugetlb,
     )
     .started(),
-    Rule::inferred(
+    Rule::seen_newer(
         NEWER,
         "memory.hugetlb-newer",
-        "Main memory of a huge page is EIO, at START or when the guest first faults.",
+        "Main memory of huge pages starts; the first fault outside the devicetree's own fails with EIO.",
         hugetlb_newer,
+    )
+    .started(),
+    Rule::read(
+        NEWER,
+        "memory.flags-newer",
+        "The devicetree's memory is readable, writable and executable, else START is ENODEV.",
+        flags_newer,
+    )
+    .started(),
+    Rule::read(
+        NEWER,
+        "memory.base-newer",
+        "The devicetree's base-address has no effect: where the devicetree is registered counts.",
+        base_newer,
+    )
+    .started(),
+    Rule::read(
+        NEWER,
+        "memory.label-newer",
+        "A fixed range in /reserved-memory with qcom,label has no parcel: START is ENODEV.",
+        labelled,
     )
     .started(),
     Rule::inferred(
@@ -136,17 +157,17 @@ pub const RULES: &[Rule] = &[
         records_only,
     )
     .started(),
-    Rule::inferred(
+    Rule::seen_newer(
         NEWER,
         "memory.newer-shared",
-        "Shared main memory is mapped without execution: it starts, and ends with type 5.",
+        "Shared main memory starts and cannot run: VCPU_RUN is EINVAL, or a fault with ENODEV.",
         shared_newer,
     )
-    .executed(),
-    Rule::inferred(
+    .started(),
+    Rule::read(
         NEWER,
         "memory.newer-unmapped",
-        "Memory that is unmapped after START is not there for the guest: its fault fails with EFAULT.",
+        "Memory that is unmapped after START is not available to the guest: its fault fails with EFAULT.",
         unmapped,
     )
     .started(),
@@ -177,11 +198,44 @@ fn shared_newer(bench: &Bench) -> Found {
         Err(Errno(libc::ENODEV)) => return skip("shared main memory is refused here"),
         Err(errno) => return differs(format!("START: {errno}, expected success")),
     }
-    let ends = Exit::Status { status: uapi::STATUS_EXITED, kind: uapi::TYPE_ERROR };
-    match made.run(bench)? {
-        exit if exit == ends => Ok(()),
-        other => differs(format!("{other}, expected {ends}")),
+    let (vcpu, page) = &made.vcpus[0];
+    match crate::guest::run_until_exit(vcpu, page, bench.patience) {
+        Err(Errno(libc::EINVAL)) => Ok(()),
+        Err(errno) => differs(format!("VCPU_RUN: {errno}, expected EINVAL")),
+        Ok(_) => match Exit::read(page) {
+            Exit::Fault { attempt } if attempt == -libc::ENODEV => Ok(()),
+            other => differs(format!("{other}, expected a fault with ENODEV")),
+        },
     }
+}
+
+fn flags_newer(bench: &Bench) -> Found {
+    for flags in [uapi::READ | uapi::WRITE, uapi::READ | uapi::EXEC] {
+        let guest = Guest { flags, ..Guest::new(bench) };
+        fails(format!("START with flags {flags}"), guest.try_start(bench)?, &[libc::ENODEV])?;
+    }
+    Ok(())
+}
+
+fn base_newer(bench: &Bench) -> Found {
+    for base in [FURTHER, 0x1000, 1 << 36] {
+        let answer = based(bench, base, BASE).try_start(bench)?;
+        succeeds(format!("START at {base:#x}"), answer)?;
+    }
+    Ok(())
+}
+
+fn labelled(bench: &Bench) -> Found {
+    let mut guest = Guest::new(bench);
+    let buffer = Node::new("buffer@9000000")
+        .with("reg", [FURTHER, pages(4)].map(tree::address).concat())
+        .with("qcom,label", tree::cells(&[7]));
+    let reserved = Node::new("reserved-memory")
+        .with("#address-cells", tree::cells(&[2]))
+        .with("#size-cells", tree::cells(&[2]))
+        .child(buffer);
+    guest.tree.children.push(reserved);
+    fails("START", guest.try_start(bench)?, &[libc::ENODEV])
 }
 
 fn unmapped(bench: &Bench) -> Found {
@@ -193,7 +247,7 @@ fn unmapped(bench: &Bench) -> Found {
 /// The guest's first instruction is a fault, which fails with this: as an exit or as an answer.
 pub fn faults(bench: &Bench, made: &Made, errno: i32) -> Found {
     let wanted = Errno(errno);
-    match crate::guest::run_until_exit(&made.vcpus[0].0, bench.patience) {
+    match crate::guest::run_until_exit(&made.vcpus[0].0, &made.vcpus[0].1, bench.patience) {
         Err(got) if got == wanted => Ok(()),
         Err(got) => differs(format!("VCPU_RUN: {got}, expected {wanted}")),
         Ok(false) => differs(format!("the guest runs, expected a fault with {wanted}")),
@@ -336,7 +390,7 @@ fn main_is_last(bench: &Bench) -> Found {
 fn based(bench: &Bench, base: u64, guest: u64) -> Guest {
     let mut good = Guest::new(bench);
     tree::config(&mut good.tree).at("memory").set("base-address", tree::address(base));
-    Guest { guest, dtb: (guest + good.dtb_at, good.dtb.1), ..good }
+    Guest { guest, dtb: (guest + good.dtb_at, good.dtb.1), pc: good.pc.map(|_| guest), ..good }
 }
 
 fn base_unequal(bench: &Bench) -> Found {
@@ -380,7 +434,7 @@ fn base_beyond(bench: &Bench) -> Found {
     only_on_qemu()?;
     let base = 1 << 36;
     let answer = based(bench, base, base).try_start(bench)?;
-    fails("START", answer, &[libc::ENODEV])
+    fails("START", answer, &[libc::EINVAL])
 }
 
 fn huge_page() -> Found<Memory> {
@@ -393,19 +447,19 @@ fn hugetlb(bench: &Bench) -> Found {
 }
 
 fn hugetlb_newer(bench: &Bench) -> Found {
-    let made = Guest::new(bench).make_in(bench, huge_page()?)?;
-    match made.vm.start() {
-        Err(Errno(libc::EIO)) => return Ok(()),
-        Err(errno) => return differs(format!("START: {errno}, expected EIO or success")),
-        Ok(_) => {}
-    }
-    match crate::guest::run_until_exit(&made.vcpus[0].0, bench.patience) {
-        Err(Errno(libc::EIO)) => Ok(()),
-        Err(errno) => differs(format!("VCPU_RUN: {errno}, expected EIO")),
-        Ok(false) => differs("the guest runs"),
-        Ok(true) => match Exit::read(&made.vcpus[0].1) {
-            Exit::Fault { attempt } if attempt == -libc::EIO => Ok(()),
-            other => differs(format!("{other}, expected a fault with EIO")),
-        },
-    }
+    let Ok(memory) = Memory::huge_pages(2) else {
+        return skip("two huge pages are not free");
+    };
+    let second = memory.map.size() / 2;
+    let good = Guest::new(bench);
+    let guest = Guest {
+        // At the folio's beginning, where 6.12 looks for it.
+        dtb_at: 0,
+        dtb: (BASE, good.dtb.1),
+        pc: Some(BASE + second),
+        ..good
+    };
+    let made = guest.make_in(bench, memory)?;
+    succeeds("START", made.vm.start())?;
+    faults(bench, &made, libc::EIO)
 }

@@ -14,7 +14,7 @@ use crate::verdict::{fails, skip, succeeds, Found};
 
 pub const RULES: &[Rule] = &[
     Rule::seen(PINNING, "memlock.beyond", "A region beyond RLIMIT_MEMLOCK is ENOMEM.", beyond),
-    Rule::read(PINNING, "memlock.exact", "A region of exactly the limit is taken.", exact),
+    Rule::read(PINNING, "memlock.exact", "A region of exactly the limit is accepted.", exact),
     Rule::read(PINNING, "memlock.regions", "The regions of a VM count together.", regions),
     Rule::read(PINNING, "memlock.vms", "The VMs of a process count together.", vms),
     Rule::read(PINNING, "memlock.refused", "A region that was refused is not counted.", refused),
@@ -27,13 +27,13 @@ pub const RULES: &[Rule] = &[
     Rule::read(
         PINNING,
         "memlock.order",
-        "The label is looked at before the limit: one used twice, beyond the limit, is EEXIST.",
+        "The label is checked before the limit: one used twice, beyond the limit, is EEXIST.",
         order,
     ),
     Rule::read(
         PINNING,
         "memlock.order-pin",
-        "It is looked at before pages are pinned: memory beyond it that is not mapped is ENOMEM.",
+        "It is checked before pages are pinned: memory beyond it that is not mapped is ENOMEM.",
         order_pin,
     ),
     Rule::seen(PINNING, "memlock.exempt", "With CAP_IPC_LOCK the limit does not count.", exempt),
@@ -46,7 +46,7 @@ pub const RULES: &[Rule] = &[
     Rule::read(
         NEWER,
         "memlock.newer",
-        "Registering counts nothing: it is taken whatever the limit.",
+        "Registering counts nothing: it is accepted whatever the limit.",
         newer,
     ),
     Rule::read(
@@ -63,7 +63,7 @@ pub const RULES: &[Rule] = &[
         newer_vms,
     )
     .started(),
-    Rule::inferred(
+    Rule::read(
         NEWER,
         "memlock.newer-fault",
         "So do the pages that the guest touches: a fault beyond the limit fails with ENOMEM.",

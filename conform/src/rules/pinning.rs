@@ -31,11 +31,11 @@ pub const RULES: &[Rule] = &[
         "A region whose pages could not be pinned takes neither its label nor its range.",
         failed_pin_leaves_nothing,
     ),
-    Rule::read(PINNING, "region.populates", "The call makes all pages be there.", populates),
+    Rule::read(PINNING, "region.populates", "The call populates all pages.", populates),
     Rule::read(
         NEWER,
         "region.records",
-        "The call only records: memory that is not mapped is taken, and no page is made.",
+        "The call only records: memory that is not mapped is accepted, and no page is made.",
         records,
     ),
 ];

@@ -2,7 +2,7 @@
 //! START: once, twice, and never again after it failed.
 
 use crate::bench::Bench;
-use crate::dialect::{Dialect, GUNYAH};
+use crate::dialect::{FUNCTIONS, GUNYAH, NEWER, PINNING};
 use crate::guest::{Guest, BASE, DTB_PAGE, MAIN_PAGES};
 use crate::memory::pages;
 use crate::process::Ticking;
@@ -12,39 +12,65 @@ use crate::verdict::{fails, same, succeeds, Found};
 
 pub const RULES: &[Rule] = &[
     Rule::read(GUNYAH, "start.good", "A good guest starts: answer 0.", good).started(),
-    Rule::read(GUNYAH, "start.twice", "START of a VM that runs is 0 again.", twice).started(),
-    Rule::seen(GUNYAH, "start.no-vcpu", "A VM starts without any vCPU's descriptor.", no_vcpu)
-        .started(),
+    Rule::read(
+        GUNYAH,
+        "start.twice",
+        "START of a VM that runs is 0 again.",
+        twice,
+    )
+    .started(),
+    Rule::seen(
+        GUNYAH,
+        "start.no-vcpu",
+        "A VM starts without any vCPU's descriptor.",
+        no_vcpu,
+    )
+    .started(),
     Rule::read(GUNYAH, "start.two-vms", "Two VMs run at once.", two_vms).started(),
     Rule::read(
         GUNYAH,
         "start.nothing",
-        "START without memory and devicetree is EINVAL (ENOENT with some newer drivers).",
+        "START without memory and devicetree is EINVAL.",
         nothing,
     )
     .started(),
     Rule::read(
         GUNYAH,
         "start.no-devicetree",
-        "START without SET_DTB_CONFIG is EINVAL (ENOENT with some newer drivers).",
+        "START without SET_DTB_CONFIG is EINVAL.",
         no_devicetree,
     )
     .started(),
     Rule::read(
         GUNYAH,
         "start.devicetree-outside",
-        "START with the devicetree in no region is EINVAL (ENOENT with some newer drivers).",
+        "START with the devicetree in no region is EINVAL, since 6.6 ENOENT.",
         devicetree_outside,
     )
     .started(),
     Rule::seen(
-        GUNYAH,
+        PINNING,
         "start.devicetree-beyond",
         "START with a devicetree's range that ends behind its region is EINVAL.",
         devicetree_beyond,
     )
     .started()
     .dangerous("the driver leaks the VM's number"),
+    Rule::read(
+        NEWER,
+        "start.devicetree-beyond-newer",
+        "A devicetree's range that ends behind its region goes on in what is mapped behind: EFAULT where \
+         nothing is.",
+        devicetree_beyond_newer,
+    )
+    .started(),
+    Rule::read(
+        NEWER,
+        "start.devicetree-less-than-a-page",
+        "START with less than a page of devicetree is EINVAL.",
+        devicetree_small,
+    )
+    .started(),
     Rule::seen(
         GUNYAH,
         "start.devicetree-offset",
@@ -55,7 +81,7 @@ pub const RULES: &[Rule] = &[
     Rule::seen(
         GUNYAH,
         "start.devicetree-size",
-        "START with a devicetree's size that is no multiple of the page is EINVAL.",
+        "START with a devicetree's size that is not a multiple of the page is EINVAL.",
         devicetree_size,
     )
     .started(),
@@ -76,25 +102,31 @@ pub const RULES: &[Rule] = &[
     Rule::seen(
         GUNYAH,
         "start.after-repair",
-        "So it is when what was wrong has been mended: the VM is dead.",
+        "The same after the mistake has been corrected: the VM is dead.",
         after_repair,
     )
     .started(),
     Rule::seen(
-        GUNYAH,
+        FUNCTIONS,
         "start.run-after-failure",
         "After a failed START VCPU_RUN is ENODEV.",
         run_after_failure,
     )
     .started(),
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
         "start.failure-alone",
         "A VM that fails to start leaves those that run alone.",
         failure_alone,
     )
     .started(),
-    Rule::read(GUNYAH, "start.anew", "A VM built anew after a failed one starts.", anew).started(),
+    Rule::read(
+        GUNYAH,
+        "start.anew",
+        "A VM built anew after a failed one starts.",
+        anew,
+    )
+    .started(),
     Rule::seen(
         GUNYAH,
         "start.affinity-map",
@@ -138,19 +170,20 @@ fn two_vms(bench: &Bench) -> Found {
 
 /// What START answers where the devicetree's region is not found.
 fn not_found(bench: &Bench) -> &'static [i32] {
-    match bench.dialect {
-        Dialect::Ack66 | Dialect::Ack612 => &[libc::EINVAL, libc::ENOENT],
-        _ => &[libc::EINVAL],
+    if bench.is(NEWER) {
+        &[libc::ENOENT]
+    } else {
+        &[libc::EINVAL]
     }
 }
 
 fn nothing(bench: &Bench) -> Found {
-    fails("START", bench.vm()?.start(), not_found(bench))
+    fails("START", bench.vm()?.start(), &[libc::EINVAL])
 }
 
 fn no_devicetree(bench: &Bench) -> Found {
     let guest = Guest { dtb: (0, 0), ..Guest::new(bench) };
-    fails("START", guest.try_start(bench)?, not_found(bench))
+    fails("START", guest.try_start(bench)?, &[libc::EINVAL])
 }
 
 /// One whose START fails without harm.
@@ -164,6 +197,20 @@ fn devicetree_outside(bench: &Bench) -> Found {
 
 fn devicetree_beyond(bench: &Bench) -> Found {
     let guest = Guest { dtb: (BASE + pages(DTB_PAGE), pages(MAIN_PAGES)), ..Guest::new(bench) };
+    fails("START", guest.try_start(bench)?, &[libc::EINVAL])
+}
+
+fn devicetree_beyond_newer(bench: &Bench) -> Found {
+    let mut made = Guest { dtb: (BASE + pages(DTB_PAGE), pages(MAIN_PAGES)), ..Guest::new(bench) }
+        .make(bench)?;
+    let half = usize::try_from(pages(MAIN_PAGES / 2)).unwrap_or(0);
+    made.memory.map.cut(half);
+    fails("START", made.vm.start(), &[libc::EFAULT])
+}
+
+fn devicetree_small(bench: &Bench) -> Found {
+    let good = Guest::new(bench);
+    let guest = Guest { dtb: (good.dtb.0, pages(1) - 8), ..good };
     fails("START", guest.try_start(bench)?, &[libc::EINVAL])
 }
 

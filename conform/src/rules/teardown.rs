@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::bench::Bench;
 use crate::device::Vm;
-use crate::dialect::{GUNYAH, PINNING};
+use crate::dialect::{GUNYAH, PINNING, PINNING_FUNCTIONS};
 use crate::errno::Errno;
 use crate::memory::Memory;
 use crate::process::{self, eventually, fork};
@@ -26,8 +26,13 @@ pub const RULES: &[Rule] = &[
         "A forked child's copy of the descriptor holds it.",
         child,
     ),
-    Rule::seen(PINNING, "teardown.vcpu", "A vCPU's descriptor holds its VM.", vcpu),
-    Rule::read(PINNING, "teardown.page", "A mapping of a vCPU's page holds the VM.", page),
+    Rule::seen(PINNING_FUNCTIONS, "teardown.vcpu", "A vCPU's descriptor holds its VM.", vcpu),
+    Rule::read(
+        PINNING_FUNCTIONS,
+        "teardown.page",
+        "A mapping of a vCPU's page holds the VM.",
+        page,
+    ),
     Rule::read(
         GUNYAH,
         "teardown.running",

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::bench::Bench;
 use crate::device::{self, Answer, Vcpu};
-use crate::dialect::{ANDROID, GUNYAH, NEWER, PINNING};
+use crate::dialect::{ANDROID, FUNCTIONS, NEWER, PINNING_FUNCTIONS};
 use crate::guest::Guest;
 use crate::memory::page_size;
 use crate::process::{self, fork, Ticking};
@@ -15,42 +15,47 @@ use crate::verdict::{differs, fails, same, succeeds, Found};
 
 pub const RULES: &[Rule] = &[
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
         "vcpu.descriptor",
         "A vCPU is a new descriptor, which closes at exec.",
         descriptor,
     ),
-    Rule::read(GUNYAH, "vcpu.twice", "An id used twice is EEXIST.", twice),
-    Rule::read(GUNYAH, "vcpu.many", "A VM may have several vCPUs, in any order.", many),
+    Rule::read(FUNCTIONS, "vcpu.twice", "An id used twice is EEXIST.", twice),
+    Rule::read(FUNCTIONS, "vcpu.many", "A VM may have several vCPUs, in any order.", many),
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
         "vcpu.closed",
         "Closing its descriptor does not take a vCPU away: its id stays used.",
         closed,
     ),
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
         "vcpu.removed",
         "One that was removed is gone: removing again is ENOENT, its id is free again.",
         removed,
     ),
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
         "vcpu.removed-run",
         "VCPU_RUN of one that was removed is ENODEV.",
         removed_run,
     ),
-    Rule::read(GUNYAH, "vcpu.mmap-size", "VCPU_MMAP_SIZE answers one page.", mmap_size),
+    Rule::read(FUNCTIONS, "vcpu.mmap-size", "VCPU_MMAP_SIZE returns one page.", mmap_size),
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
         "vcpu.page",
         "The page can be mapped shared and is zero at first.",
         zero_page,
     ),
-    Rule::read(GUNYAH, "vcpu.page-shared", "All mappings of it are one page.", shared_page),
+    Rule::read(
+        FUNCTIONS,
+        "vcpu.page-shared",
+        "All mappings of it show the same page.",
+        shared_page,
+    ),
     Rule::read(NEWER, "vcpu.page-beyond", "There is nothing behind the page: SIGBUS.", beyond_page),
     Rule::read(
-        PINNING,
+        PINNING_FUNCTIONS,
         "vcpu.unknown-call-old",
         "A call that a vCPU does not know is EINVAL or ENOTTY before 6.6.",
         unknown_call_old,
@@ -70,30 +75,31 @@ pub const RULES: &[Rule] = &[
     Rule::read(
         ANDROID,
         "vcpu.before-start-immediate",
-        "So it is with immediate_exit.",
+        "The same with immediate_exit.",
         before_start_immediate,
     ),
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
         "vcpu.immediate-exit",
         "With immediate_exit VCPU_RUN is EINTR at once.",
         immediate_exit,
     )
     .started(),
     Rule::read(
-        GUNYAH,
+        FUNCTIONS,
         "vcpu.immediate-exit-stays",
         "The driver leaves immediate_exit as it is: the next VCPU_RUN is EINTR too.",
         immediate_exit_stays,
     )
     .started(),
-    Rule::read(GUNYAH, "vcpu.signal", "A signal gets VCPU_RUN back with EINTR.", signal).started(),
-    Rule::read(GUNYAH, "vcpu.after-signal", "After that it can be run again.", after_signal)
+    Rule::read(FUNCTIONS, "vcpu.signal", "A signal gets VCPU_RUN back with EINTR.", signal)
         .started(),
-    Rule::read(GUNYAH, "vcpu.added-late", "A vCPU that is added after START runs.", added_late)
+    Rule::read(FUNCTIONS, "vcpu.after-signal", "After that it can be run again.", after_signal)
+        .started(),
+    Rule::read(FUNCTIONS, "vcpu.added-late", "A vCPU that is added after START runs.", added_late)
         .started(),
     Rule::seen(
-        GUNYAH,
+        FUNCTIONS,
         "vcpu.not-in-devicetree",
         "VCPU_RUN of a vCPU that the devicetree does not have is ENODEV.",
         not_in_devicetree,

@@ -32,8 +32,10 @@ impl MemlockLimit {
 impl Caller {
     /// The caller's limit as it is now.
     pub fn memlock(&self) -> Result<MemlockLimit, Errno> {
-        let status =
-            fs::read_to_string(format!("/proc/{}/status", self.tid)).map_err(|_| Errno::ESRCH)?;
+        // The thread may have ended meanwhile, while its process goes on.
+        let status = fs::read_to_string(format!("/proc/{}/status", self.tid))
+            .or_else(|_| fs::read_to_string(format!("/proc/{}/status", self.pid)))
+            .map_err(|_| Errno::ESRCH)?;
         let capabilities = status_field(&status, "CapEff:")
             .and_then(|value| u64::from_str_radix(value, 16).ok())
             .unwrap_or(0);

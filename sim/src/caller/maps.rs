@@ -58,8 +58,10 @@ pub struct Piece {
     pub file: Option<Arc<OwnedFd>>,
     /// Bytes of a page of this backing: 4096, or a huge page's size for hugetlb.
     pub page_size: u64,
-    /// hugetlb pages, which are not swap-backed.
+    /// hugetlb pages.
     pub hugetlb: bool,
+    /// Anonymous or shmem: what the kernel could swap out. hugetlb and ordinary files are not.
+    pub swap_backed: bool,
 }
 
 fn parse_line(line: &str) -> Option<Mapping> {
@@ -82,6 +84,7 @@ fn parse_line(line: &str) -> Option<Mapping> {
 
 // linux/magic.h.
 const HUGETLBFS_MAGIC: u64 = 0x958_458f6;
+const TMPFS_MAGIC: u64 = 0x0102_1994;
 
 impl Caller {
     /// The mappings that cover the range, in order; EFAULT where there is a hole.
@@ -119,7 +122,7 @@ impl Caller {
             let last = mapping.end.min(end);
             let file = if mapping.ino == 0 { None } else { self.open_mapped(&mapping) };
             let piece = match file {
-                Some((file, inode, hugetlb, page_size)) => Piece {
+                Some((file, inode, kind, page_size)) => Piece {
                     address: first,
                     size: last - first,
                     backing: Backing::File(inode),
@@ -127,7 +130,9 @@ impl Caller {
                     shared: mapping.shared,
                     file: Some(Arc::new(file)),
                     page_size,
-                    hugetlb,
+                    hugetlb: kind == HUGETLBFS_MAGIC,
+                    swap_backed: kind == TMPFS_MAGIC
+                        || (!mapping.shared && kind != HUGETLBFS_MAGIC),
                 },
                 None => Piece {
                     address: first,
@@ -138,6 +143,7 @@ impl Caller {
                     file: None,
                     page_size: crate::page_size(),
                     hugetlb: false,
+                    swap_backed: true,
                 },
             };
             pieces.push(piece);
@@ -146,7 +152,7 @@ impl Caller {
     }
 
     /// The mapping's file, opened anew: by map_files (root), else among the caller's descriptors.
-    fn open_mapped(&self, mapping: &Mapping) -> Option<(OwnedFd, Inode, bool, u64)> {
+    fn open_mapped(&self, mapping: &Mapping) -> Option<(OwnedFd, Inode, u64, u64)> {
         let direct = format!("/proc/{}/map_files/{:x}-{:x}", self.pid, mapping.start, mapping.end);
         let file = open(&direct).or_else(|| self.open_among_fds(mapping.ino))?;
         let metadata = file.metadata().ok()?;
@@ -154,11 +160,14 @@ impl Caller {
             return None;
         }
         let statfs = nix::sys::statfs::fstatfs(&file).ok()?;
-        let hugetlb = u64::try_from(statfs.filesystem_type().0).ok() == Some(HUGETLBFS_MAGIC);
-        let page_size =
-            if hugetlb { u64::try_from(statfs.block_size()).ok()? } else { crate::page_size() };
+        let kind = u64::try_from(statfs.filesystem_type().0).ok()?;
+        let page_size = if kind == HUGETLBFS_MAGIC {
+            u64::try_from(statfs.block_size()).ok()?
+        } else {
+            crate::page_size()
+        };
         let inode = Inode { dev: metadata.dev(), ino: metadata.ino() };
-        Some((file.into(), inode, hugetlb, page_size))
+        Some((file.into(), inode, kind, page_size))
     }
 
     fn open_among_fds(&self, ino: u64) -> Option<File> {

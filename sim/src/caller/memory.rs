@@ -34,7 +34,8 @@ plain!(
     uapi::FunctionVcpu,
     uapi::FunctionIrqfd,
     uapi::FunctionIoeventfd,
-    uapi::BootContext
+    uapi::BootContext,
+    uapi::ReclaimRegion
 );
 
 impl Caller {

@@ -5,6 +5,7 @@ mod limits;
 mod maps;
 mod memory;
 mod pages;
+mod spin;
 
 use std::fs;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -15,7 +16,7 @@ use nix::errno::Errno;
 pub use limits::MemlockLimit;
 pub use maps::{read_pieces, Backing, Mapping, Piece};
 pub use memory::Plain;
-pub use pages::{PageState, PinError};
+pub use pages::{Folio, PageState, PinError};
 
 /// Which open file a descriptor refers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,6 +64,25 @@ impl Caller {
         fs::read_link(format!("/proc/{}/fd/{fd}", self.tid))
             .map(|path| path.to_string_lossy().into_owned())
             .map_err(|_| Errno::EBADF)
+    }
+
+    /// The number by which the kernel tells eventfds apart.
+    pub fn eventfd_id(&self, fd: i32) -> Option<u64> {
+        let info = fs::read_to_string(format!("/proc/{}/fdinfo/{fd}", self.pid)).ok()?;
+        status_field(&info, "eventfd-id:")?.parse().ok()
+    }
+
+    /// Those of all eventfds that the process has open.
+    pub fn eventfd_ids(&self) -> Vec<u64> {
+        fs::read_dir(format!("/proc/{}/fd", self.pid))
+            .map(|entries| {
+                entries
+                    .flatten()
+                    .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+                    .filter_map(|fd| self.eventfd_id(fd))
+                    .collect()
+            })
+            .unwrap_or_default()
     }
 
     /// A descriptor of ours for the same open file as the caller's `fd`.

@@ -100,6 +100,15 @@ impl Caller {
         }
     }
 
+    /// Faults one page in as a pin would, without changing it; the caller waits in its ioctl meanwhile.
+    pub fn fault_in(&self, address: u64, writable: bool) -> Result<(), Errno> {
+        if writable {
+            self.touch(address)
+        } else {
+            self.read_bytes(address, &mut [0])
+        }
+    }
+
     /// Write-faults one page without changing it. The caller waits in its ioctl meanwhile.
     fn touch(&self, address: u64) -> Result<(), Errno> {
         let mut byte = [0];
@@ -114,21 +123,38 @@ const COMPOUND_TAIL: u64 = 1 << 16;
 const FOLIO_MAX: u64 = 8192;
 
 impl Caller {
-    /// How far inside a large folio the page at `address` lies; 0 where frames are not shown to us.
-    pub fn folio_offset(&self, address: u64) -> u64 {
+    /// The folio of the page at `address`; a base page where frames are not shown to us.
+    pub fn folio(&self, address: u64) -> Folio {
         let page = crate::page_size();
-        let first = |path: &str, index| {
-            let file = File::open(path).ok()?;
-            read_entries(&file, index, 1).ok()?.first().copied()
+        let alone = Folio { offset: 0, size: page };
+        let pagemap = File::open(format!("/proc/{}/pagemap", self.pid));
+        let flags = File::open("/proc/kpageflags");
+        let (Ok(pagemap), Ok(flags)) = (pagemap, flags) else {
+            return alone;
         };
-        let frame = first(&format!("/proc/{}/pagemap", self.pid), address / page)
+        let read = |file, index| read_entries(file, index, 1).ok()?.first().copied();
+        let frame = read(&pagemap, address / page)
             .filter(|entry| entry & PRESENT != 0)
             .map_or(0, |entry| entry & FRAME);
-        let tails = (0..FOLIO_MAX.min(frame)).take_while(|back| {
-            first("/proc/kpageflags", frame - back).is_some_and(|flags| flags & COMPOUND_TAIL != 0)
-        });
-        u64::try_from(tails.count()).unwrap_or(0) * page
+        let is_tail = |frame| read(&flags, frame).is_some_and(|word| word & COMPOUND_TAIL != 0);
+        let count = |tails: usize| u64::try_from(tails).unwrap_or(0);
+        let before =
+            count((0..FOLIO_MAX.min(frame)).take_while(|back| is_tail(frame - back)).count());
+        let after = count((1..FOLIO_MAX).take_while(|next| is_tail(frame + next)).count());
+        if frame == 0 {
+            return alone;
+        }
+        Folio { offset: before * page, size: (before + 1 + after) * page }
     }
+}
+
+/// A folio around a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Folio {
+    /// Bytes from its beginning to the page.
+    pub offset: u64,
+    /// Bytes of all of it.
+    pub size: u64,
 }
 
 fn step(page: u64) -> usize {
@@ -215,8 +241,8 @@ mod tests {
         me.touch(first).unwrap();
         let third = first + 3 * crate::page_size();
         me.touch(third).unwrap();
-        assert_eq!(me.folio_offset(first), 0);
-        let inside = me.folio_offset(third);
+        assert_eq!(me.folio(first).offset, 0);
+        let folio = me.folio(third);
         let shown = me.pin(third, crate::page_size()).unwrap().runs.is_some();
         let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
         let huge_pages = smaps
@@ -224,7 +250,7 @@ mod tests {
             .filter_map(|line| line.strip_prefix("AnonHugePages:"))
             .any(|rest| !rest.trim().starts_with("0 "));
         if advised == 0 && shown && huge_pages {
-            assert_eq!(inside, 3 * crate::page_size());
+            assert_eq!((folio.offset, folio.size), (3 * crate::page_size(), huge));
         }
         // SAFETY: unmaps what was mapped above.
         unsafe { munmap(at, length) }.unwrap();

@@ -21,11 +21,31 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 pub use crate::vm::{Access, Exit, StartRegion, StartVm, VmId};
 pub use run_page::{MmioAccess, RunPage};
 
+/// Which of a guest's page faults an engine reports, where memory is given page by page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Faults {
+    /// None, for nothing is executed: only the first instruction's is made.
+    First,
+    /// None, for the guest runs elsewhere: those of all its lent memory are made at the first VCPU_RUN.
+    All,
+    /// Each, by [`VcpuExit::Fault`].
+    Told,
+}
+
 /// Why a VCPU_RUN came back, short of the VM's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VcpuExit {
     /// Access to an address without memory; the run page is filled in by the simulator.
     Mmio(MmioAccess),
+    /// Access to memory that the guest does not have yet.
+    Fault {
+        /// Guest address.
+        address: u64,
+        /// A write.
+        write: bool,
+    },
+    /// It spins in the host's kernel without an exit and never returns.
+    Spins,
     /// Interrupted by [`EngineVm::interrupt_vcpu`] or immediate_exit: EINTR.
     Interrupted,
     /// Failed with an errno.
@@ -60,7 +80,7 @@ pub struct Events {
 }
 
 impl Events {
-    /// Sends; nothing happens when the simulator is past caring.
+    /// Sends the event; ignored once the simulator has ended.
     pub fn send(&self, event: Event) {
         if self.sender.send((self.vm, event)).is_ok() {
             let _ = self.bell.write(1);
@@ -150,13 +170,23 @@ pub trait EngineVm: Send {
         let _ = vcpu;
     }
 
+    /// Which page faults it reports.
+    fn faults(&self) -> Faults {
+        Faults::First
+    }
+
+    /// The guest has this memory now, by guest address and bytes.
+    fn provide(&mut self, address: u64, size: u64) {
+        let _ = (address, size);
+    }
+
     /// The host fired the irqfd with this label.
     fn interrupt_line(&mut self, label: u32) {
         let _ = label;
     }
 
     /// Ends the VM and lets go of its memory. On a thread of its own, may block; only when it is
-    /// back is the VM's memory given back. No event is looked at any more.
+    /// back is the VM's memory given back. Events are ignored from then on.
     fn stop(self: Box<Self>);
 }
 

@@ -76,7 +76,7 @@ impl RunPage {
         }
     }
 
-    /// The caller wants VCPU_RUN to return at once.
+    /// The caller asks VCPU_RUN to return at once.
     pub fn immediate_exit(&self) -> bool {
         self.get(offset_of!(VcpuRun, immediate_exit)) != 0
     }

@@ -86,7 +86,7 @@ pub fn install(program: &mut [libc::sock_filter]) -> Result<OwnedFd, Errno> {
     let len = u16::try_from(program.len()).map_err(|_| Errno::E2BIG)?;
     let filter = libc::sock_fprog { len, filter: program.as_mut_ptr() };
     let listener = match set_filter(&filter) {
-        // Without CAP_SYS_ADMIN the kernel wants no_new_privs first; with it the program is left as is.
+        // Without CAP_SYS_ADMIN the kernel demands no_new_privs first; with it the program is left as is.
         Err(Errno::EACCES) => {
             // SAFETY: prctl with these plain integers touches no memory.
             Errno::result(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The host's own system calls that a script may fail: looked at only where it asks for them.
+//! The host's own system calls that a script may fail; intercepted only where it asks for them.
 
 use libc::c_long;
 

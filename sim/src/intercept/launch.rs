@@ -71,7 +71,7 @@ pub fn launch(
     Ok(Launched { child, listener: Listener::new(listener) })
 }
 
-/// An argument vector as exec wants it.
+/// An argument vector for exec.
 struct Pointers(Vec<*const libc::c_char>);
 
 // SAFETY: they point into strings that outlive the child's start, and nobody writes there.

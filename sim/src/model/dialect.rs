@@ -9,8 +9,13 @@ use std::str::FromStr;
 pub enum Dialect {
     /// The upstream series v7 to v14.
     Lkml,
+    /// A driver with the first half of that series: VMs, regions, the devicetree and START, and no
+    /// functions.
+    LkmlBase,
     /// android14-6.1.
     Ack61,
+    /// Early revisions of android15-6.6, whose START can bring the host down.
+    Ack66Early,
     /// android15-6.6.
     Ack66,
     /// android16-6.12.
@@ -23,9 +28,11 @@ pub enum Dialect {
 
 impl Dialect {
     /// All, in the order of `--help`.
-    pub const ALL: [Dialect; 6] = [
+    pub const ALL: [Dialect; 8] = [
         Dialect::Lkml,
+        Dialect::LkmlBase,
         Dialect::Ack61,
+        Dialect::Ack66Early,
         Dialect::Ack66,
         Dialect::Ack612,
         Dialect::None,
@@ -36,7 +43,9 @@ impl Dialect {
     pub fn as_str(self) -> &'static str {
         match self {
             Dialect::Lkml => "lkml",
+            Dialect::LkmlBase => "lkml-base",
             Dialect::Ack61 => "ack61",
+            Dialect::Ack66Early => "ack66-early",
             Dialect::Ack66 => "ack66",
             Dialect::Ack612 => "ack612",
             Dialect::None => "none",
@@ -44,19 +53,31 @@ impl Dialect {
         }
     }
 
-    /// Android's additions, lending above all.
+    /// Has Android's additions, lending above all.
     pub fn android(self) -> bool {
-        matches!(self, Dialect::Ack61 | Dialect::Ack66 | Dialect::Ack612)
+        self == Dialect::Ack61 || self.since_66()
+    }
+
+    /// Has ADD_FUNCTION and REMOVE_FUNCTION.
+    pub fn has_functions(self) -> bool {
+        self != Dialect::LkmlBase
     }
 
     /// The memory ioctls pin all pages; newer drivers pin page by page as the guest faults.
     pub fn pins_at_ioctl(self) -> bool {
-        matches!(self, Dialect::Lkml | Dialect::Ack61)
+        matches!(self, Dialect::Lkml | Dialect::LkmlBase | Dialect::Ack61)
     }
 
-    /// SET_BOOT_CONTEXT, resume actions and page fault exits are there.
+    /// Pages are given to the guest as it faults; SET_BOOT_CONTEXT, resume actions and page fault
+    /// exits exist; the last close waits for the teardown.
     pub fn since_66(self) -> bool {
-        matches!(self, Dialect::Ack66 | Dialect::Ack612)
+        matches!(self, Dialect::Ack66Early | Dialect::Ack66 | Dialect::Ack612)
+    }
+
+    /// RECLAIM_REGION, SET_AUTH_TYPE, MAP_CMA_MEM and uevents exist, and the devicetree's offset in
+    /// its parcel is always told as 0.
+    pub fn since_612(self) -> bool {
+        self == Dialect::Ack612
     }
 }
 
@@ -72,7 +93,7 @@ impl FromStr for Dialect {
     fn from_str(word: &str) -> Result<Self, String> {
         Self::ALL.into_iter().find(|dialect| dialect.as_str() == word).ok_or_else(|| {
             let known: Vec<_> = Self::ALL.iter().map(|dialect| dialect.as_str()).collect();
-            format!("dialect {word:?}: one of {}", known.join(", "))
+            format!("dialect {word:?}: use one of {}", known.join(", "))
         })
     }
 }

@@ -47,15 +47,14 @@ impl Region {
     }
 }
 
-/// The part of a region that begins at `offset`, as the resource manager gets it where it gets no more.
-pub fn part(region: &Region, offset: u64, size: u64) -> Region {
-    let begin = region.given.userspace_addr.saturating_add(offset);
+/// The part of these pieces that lies in `size` bytes from `begin` on.
+pub fn part(pieces: &[Piece], begin: u64, size: u64) -> Vec<Piece> {
     let end = begin.saturating_add(size);
-    let mut part = region.clone();
-    part.pieces.retain_mut(|piece| {
+    let mut part = pieces.to_vec();
+    part.retain_mut(|piece| {
         let first = piece.address.max(begin);
         let last = piece.address.saturating_add(piece.size).min(end);
-        piece.offset = piece.offset.saturating_add(first - piece.address);
+        piece.offset = piece.offset.saturating_add(first.saturating_sub(piece.address));
         piece.address = first;
         piece.size = last.saturating_sub(first);
         piece.size > 0
@@ -63,7 +62,7 @@ pub fn part(region: &Region, offset: u64, size: u64) -> Region {
     part
 }
 
-/// The checks that need only the argument: flags first, as the ioctl's switch does, then the range.
+/// The checks that need only the argument: flags first, then size and addresses.
 pub fn check_argument(region: &UserMemoryRegion) -> Result<(), Errno> {
     if region.flags & !KNOWN_FLAGS != 0 {
         return Err(Errno::EINVAL);
@@ -77,21 +76,30 @@ pub fn check_argument(region: &UserMemoryRegion) -> Result<(), Errno> {
     {
         return Err(Errno::EINVAL);
     }
-    region.guest_phys_addr.checked_add(region.memory_size).map(drop).ok_or(Errno::EOVERFLOW)
+    Ok(())
 }
 
-/// Labels are unique and guest ranges apart.
-pub fn check_against(regions: &[Region], new: &UserMemoryRegion) -> Result<(), Errno> {
+/// Guest ranges do not overlap. Up to 6.1 labels are unique, too; since 6.6 nobody compares them, but
+/// a range that wraps is EINVAL.
+pub fn check_against(
+    dialect: Dialect,
+    regions: &[Region],
+    new: &UserMemoryRegion,
+) -> Result<(), Errno> {
     let new_end = new.guest_phys_addr.saturating_add(new.memory_size);
+    let labels_clash = |region: &Region| !dialect.since_66() && region.given.label == new.label;
     let clash = regions.iter().any(|region| {
-        region.given.label == new.label
+        labels_clash(region)
             || (new.guest_phys_addr < region.guest_end() && region.given.guest_phys_addr < new_end)
     });
     if clash {
-        Err(Errno::EEXIST)
-    } else {
-        Ok(())
+        return Err(Errno::EEXIST);
     }
+    let wraps = new.guest_phys_addr.checked_add(new.memory_size).is_none();
+    if wraps && dialect.since_66() {
+        return Err(Errno::EINVAL);
+    }
+    Ok(())
 }
 
 /// Charges and pins, or only records, as the dialect does. `charged`: bytes that this caller's VMs
@@ -157,31 +165,41 @@ mod tests {
     }
 
     #[test]
-    fn unknown_flags_are_einval_and_come_first() {
+    fn unknown_flags_are_einval_and_a_range_may_wrap_up_to_61() {
         let mut wrong = region();
         wrong.flags = 8;
         wrong.guest_phys_addr = u64::MAX - 0xfff;
         assert_eq!(check_argument(&wrong), Err(Errno::EINVAL));
         wrong.flags = 0;
-        assert_eq!(check_argument(&wrong), Err(Errno::EOVERFLOW));
+        assert_eq!(check_argument(&wrong), Ok(()));
+        assert_eq!(check_against(Dialect::Ack61, &[], &wrong), Ok(()));
+        let newer = check_against(Dialect::Ack66, &[], &wrong);
+        assert_eq!(newer, Err(Errno::EINVAL));
+        // The label is checked first.
+        let older = check_against(Dialect::Ack61, &registered(), &wrong);
+        assert_eq!(older, Err(Errno::EEXIST));
     }
 
     #[test]
     fn a_label_or_a_byte_used_twice_is_eexist() {
+        let check = |new: &UserMemoryRegion| check_against(Dialect::Ack61, &registered(), new);
         let mut other = region();
-        assert_eq!(check_against(&registered(), &other), Err(Errno::EEXIST));
+        assert_eq!(check(&other), Err(Errno::EEXIST));
         other.guest_phys_addr = 0x9000_0000;
-        assert_eq!(check_against(&registered(), &other), Err(Errno::EEXIST));
+        assert_eq!(check(&other), Err(Errno::EEXIST));
+        // Since 6.6 ranges alone are compared.
+        let newer = check_against(Dialect::Ack612, &registered(), &other);
+        assert_eq!(newer, Ok(()));
         other.label = 2;
-        assert_eq!(check_against(&registered(), &other), Ok(()));
+        assert_eq!(check(&other), Ok(()));
         other.guest_phys_addr = 0x800f_f000;
-        assert_eq!(check_against(&registered(), &other), Err(Errno::EEXIST));
+        assert_eq!(check(&other), Err(Errno::EEXIST));
         other.guest_phys_addr = 0x8010_0000;
-        assert_eq!(check_against(&registered(), &other), Ok(()));
+        assert_eq!(check(&other), Ok(()));
         other.guest_phys_addr = 0x7ff0_0000;
-        assert_eq!(check_against(&registered(), &other), Ok(()));
+        assert_eq!(check(&other), Ok(()));
         other.memory_size += 0x1000;
-        assert_eq!(check_against(&registered(), &other), Err(Errno::EEXIST));
+        assert_eq!(check(&other), Err(Errno::EEXIST));
     }
 
     #[test]

@@ -8,6 +8,8 @@ pub mod dialect;
 pub mod functions;
 pub mod legacy;
 pub mod memory;
+mod newer;
+mod paging;
 pub mod rm;
 mod vm;
 
@@ -17,11 +19,12 @@ use gunyah::uapi::{self, BootContext, DtbConfig, FunctionDesc, FwConfig, UserMem
 use nix::errno::Errno;
 use serde_json::{json, Value};
 
-use crate::caller::Caller;
+use crate::caller::{Caller, Piece};
 use crate::vm::{Access, Exit, StartVm, VmId};
 
 pub use dialect::Dialect;
 use functions::FunctionArgument;
+pub use paging::Paged;
 pub use vm::{State, Vm};
 
 /// What START leads to.
@@ -33,6 +36,8 @@ pub enum StartStep {
     Wait,
     /// It never answers.
     Hang,
+    /// The host's kernel panics, and why.
+    Panic(String),
     /// The model has nothing against it: the engine's turn.
     Go(Box<StartVm>),
 }
@@ -44,8 +49,6 @@ pub enum RunStep {
     Errno(Errno),
     /// It answers 0 with the VM's end in the page.
     Ended(Exit),
-    /// It answers 0 with a fault at this guest address, which was not to be had.
-    Fault(u64, Errno),
     /// The VM is not started yet: the driver starts it first.
     StartFirst,
     /// The guest runs.
@@ -55,7 +58,7 @@ pub enum RunStep {
 /// What ADD_FUNCTION made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Added {
-    /// A vCPU, which wants a file of its own.
+    /// A vCPU, which needs a file of its own.
     Vcpu(u32),
     /// Something without a file: answer 0.
     Plain,
@@ -72,6 +75,11 @@ pub struct Settings {
     pub rm_entries: u64,
 }
 
+/// As many as phones have.
+const CORES: u32 = 8;
+/// Numbers that the resource manager has for VMs.
+const VMIDS: usize = 63;
+
 impl Default for Settings {
     fn default() -> Self {
         Self { dialect: Dialect::Ack61, rm: rm::Kind::Debug, rm_entries: rm::ENTRIES_SURVIVED }
@@ -85,12 +93,34 @@ pub struct Model {
     vms: BTreeMap<VmId, Vm>,
     next: VmId,
     notes: Vec<(VmId, Value)>,
+    /// VMs' numbers that failed STARTs lost.
+    lost_vmids: usize,
+    /// Bytes that failed STARTs left pinned, by process.
+    lost_bytes: BTreeMap<i32, u64>,
+    /// The host's cores.
+    cores: u32,
+    /// A failed START took the resource manager along.
+    manager_lost: bool,
 }
 
 impl Model {
     /// No VMs yet.
     pub fn new(settings: Settings) -> Self {
-        Self { settings, vms: BTreeMap::new(), next: 1, notes: Vec::new() }
+        Self {
+            settings,
+            vms: BTreeMap::new(),
+            next: 1,
+            notes: Vec::new(),
+            lost_vmids: 0,
+            lost_bytes: BTreeMap::new(),
+            cores: CORES,
+            manager_lost: false,
+        }
+    }
+
+    /// Another number of cores than a phone has.
+    pub fn set_cores(&mut self, cores: u32) {
+        self.cores = cores;
     }
 
     /// How it is set up.
@@ -151,7 +181,7 @@ impl Model {
         }
         let given: UserMemoryRegion = caller.read(argument)?;
         memory::check_argument(&given)?;
-        memory::check_against(&vm.regions, &given)?;
+        memory::check_against(dialect, &vm.regions, &given)?;
         let region = memory::take(dialect, &caller, given, access, charged)?;
         if let Some(pinned) = region.pinned {
             let note = json!({
@@ -168,10 +198,11 @@ impl Model {
 
     /// Bytes that a process's VMs have pinned and not given back.
     pub fn charged(&self, pid: i32) -> u64 {
-        self.vms.values().filter(|vm| vm.creator.pid == pid).map(Vm::charged).sum()
+        let held: u64 = self.vms.values().filter(|vm| vm.creator.pid == pid).map(Vm::charged).sum();
+        held.saturating_add(self.lost_bytes.get(&pid).copied().unwrap_or(0))
     }
 
-    /// SET_DTB_CONFIG: only overflow is checked here, the rest at START.
+    /// SET_DTB_CONFIG: everything is checked at START.
     pub fn set_dtb_config(
         &mut self,
         id: VmId,
@@ -180,7 +211,6 @@ impl Model {
     ) -> Result<i64, Errno> {
         let vm = self.get(id)?;
         let given: DtbConfig = caller.read(argument)?;
-        given.guest_phys_addr.checked_add(given.size).ok_or(Errno::EOVERFLOW)?;
         vm.dtb = given;
         Ok(0)
     }
@@ -190,13 +220,8 @@ impl Model {
         if !self.settings.dialect.android() {
             return Err(Errno::ENOTTY);
         }
-        let since_66 = self.settings.dialect.since_66();
         let vm = self.get(id)?;
         let given: FwConfig = caller.read(argument)?;
-        // android14-6.1 takes whatever it is given.
-        if since_66 && given.guest_phys_addr.checked_add(given.size).is_none() {
-            return Err(Errno::EOVERFLOW);
-        }
         vm.firmware = Some(given);
         Ok(0)
     }
@@ -234,6 +259,9 @@ impl Model {
         caller: Caller,
         argument: u64,
     ) -> Result<Added, Errno> {
+        if !self.settings.dialect.has_functions() {
+            return Err(Errno::ENOTTY);
+        }
         let vm = self.get(id)?;
         let desc: FunctionDesc = caller.read(argument)?;
         match functions::read_argument(&caller, &desc)? {
@@ -272,6 +300,10 @@ impl Model {
         caller: Caller,
         argument: u64,
     ) -> Result<i64, Errno> {
+        if !self.settings.dialect.has_functions() {
+            return Err(Errno::ENOTTY);
+        }
+        let unmended = self.settings.dialect.pins_at_ioctl();
         let vm = self.get(id)?;
         let desc: FunctionDesc = caller.read(argument)?;
         // What has another size than its type's, or no type, is compared with none.
@@ -282,7 +314,15 @@ impl Model {
         let removed = match argument {
             // The file stays open, but there is no vCPU behind it any more.
             FunctionArgument::Vcpu(given) => vm.vcpus.remove(&given.id).is_some(),
-            FunctionArgument::Irqfd(given) => vm.irqfds.remove(&given.label).is_some(),
+            FunctionArgument::Irqfd(given) => match vm.irqfds.remove(&given.label) {
+                Some(line) => {
+                    if unmended && !vm.doorbells.contains(&line.label) {
+                        self.note(id, functions::dangling(&line));
+                    }
+                    true
+                }
+                None => false,
+            },
             FunctionArgument::Ioeventfd(given) => {
                 let before = vm.ioeventfds.len();
                 vm.ioeventfds.retain(|other| !other.is(&given));
@@ -296,16 +336,21 @@ impl Model {
         }
     }
 
-    /// START.
+    /// START by the VM's maker.
     pub fn start(&mut self, id: VmId) -> StartStep {
+        match self.vm(id).map(|vm| vm.creator) {
+            Some(maker) => self.start_by(id, maker),
+            None => StartStep::Answer(Err(Errno::EBADF)),
+        }
+    }
+
+    /// START by any process.
+    pub fn start_by(&mut self, id: VmId, caller: Caller) -> StartStep {
         let settings = self.settings;
-        let taken: Vec<_> = self
-            .vms
-            .values()
-            .filter(|vm| vm.id != id && vm.state != State::Configuring)
-            .flat_map(|vm| vm.regions.iter().flat_map(|region| region.pieces.clone()))
-            .collect();
-        let charged = self.vm(id).map_or(0, |vm| self.charged(vm.creator.pid));
+        let cores = self.cores;
+        let taken = self.taken(id);
+        let charged = self.charged(caller.pid);
+        let vmids = self.vms().filter(|vm| vm.has_vmid()).count() + self.lost_vmids;
         let vm = match self.get(id) {
             Ok(vm) => vm,
             Err(errno) => return StartStep::Answer(Err(errno)),
@@ -319,38 +364,48 @@ impl Model {
                 return StartStep::Answer(Err(Errno::ENODEV))
             }
         }
-        let (verdict, mut notes) = rm::start(&settings, vm, &taken, charged);
+        if vmids >= VMIDS && settings.rm != rm::Kind::Off {
+            // Nothing has begun: this one may be tried again.
+            self.note(
+                id,
+                json!({"event": "rm-refused", "errno": "ENODEV", "why": "no VM number is left"}),
+            );
+            return StartStep::Answer(Err(Errno::ENODEV));
+        }
+        let host = rm::Host { settings: &settings, cores, caller, taken: &taken, charged };
+        let (verdict, mut notes) = rm::start(&host, vm);
+        let mut lost = rm::Lost::default();
         let step = match verdict {
-            rm::Verdict::Refused { errno, why } => {
-                vm.state = State::Failed;
-                notes.push(json!({"event": "rm-refused", "errno": errno_name(errno), "why": why}));
-                StartStep::Answer(Err(errno))
+            rm::Verdict::Refused(refused) => {
+                vm.state = if refused.late { State::FailedLate } else { State::Failed };
+                lost = refused.lost;
+                notes.push(json!({
+                    "event": "rm-refused", "errno": errno_name(refused.errno), "why": refused.why,
+                }));
+                StartStep::Answer(Err(refused.errno))
             }
             rm::Verdict::Hangs { why } => {
                 vm.state = State::Hung;
                 notes.push(json!({"event": "rm-hung", "why": why}));
                 StartStep::Hang
             }
-            rm::Verdict::Accepted(start) => {
-                vm.state = State::Starting;
-                vm.proxy = start.guest.proxy;
-                vm.cpus = start.guest.cpus;
-                vm.entry = start
-                    .regions
-                    .iter()
-                    .find(|region| region.main)
-                    .map(|main| (main.userspace_addr, start.guest.base_address));
-                if settings.dialect.since_66() {
-                    vm.pinned_later = start.dtb_size;
-                }
-                for (vcpu, present) in &mut vm.vcpus {
-                    *present = start.guest.has_vcpu(*vcpu);
-                }
+            rm::Verdict::Panics { why } => {
+                vm.state = State::Hung;
+                StartStep::Panic(why)
+            }
+            rm::Verdict::Accepted(start, given) => {
+                vm.accepted(&start, given);
                 StartStep::Go(start)
             }
         };
-        if settings.dialect.since_66() {
-            // Told as soon as the VM has its number, before anything can go wrong.
+        if lost != rm::Lost::default() {
+            notes.push(json!({"event": "lost", "vmid": lost.vmid, "bytes": lost.bytes}));
+        }
+        self.lost_vmids += usize::from(lost.vmid);
+        self.manager_lost |= lost.manager;
+        *self.lost_bytes.entry(caller.pid).or_default() += lost.bytes;
+        if settings.dialect.since_612() {
+            // Reported as soon as the VM has its number, before anything can go wrong.
             let create = json!({"event": "uevent", "EVENT": "create", "vm_id": id});
             self.note(id, create);
         }
@@ -358,6 +413,25 @@ impl Model {
             self.note(id, note);
         }
         step
+    }
+
+    /// Whether a failed START has killed the resource manager.
+    pub fn manager_lost(&self) -> bool {
+        self.manager_lost
+    }
+
+    /// What belongs to other VMs, as far as it was handed over at their START.
+    fn taken(&self, id: VmId) -> Vec<Piece> {
+        let since_66 = self.settings.dialect.since_66();
+        self.vms
+            .values()
+            .filter(|vm| vm.id != id && vm.state != State::Configuring)
+            .flat_map(|vm| {
+                let regions = vm.regions.iter().filter(|_| !since_66);
+                let whole = regions.flat_map(|region| &region.pieces);
+                whole.chain(&vm.handed).cloned()
+            })
+            .collect()
     }
 
     /// The engine has it running.
@@ -396,7 +470,6 @@ impl Model {
         immediate_exit: bool,
     ) -> RunStep {
         let dialect = self.settings.dialect;
-        let charged = self.vm(id).map_or(0, |vm| self.charged(vm.creator.pid));
         let vm = match self.get(id) {
             Ok(vm) => vm,
             Err(errno) => return RunStep::Errno(errno),
@@ -418,8 +491,11 @@ impl Model {
             State::Running => {}
         }
         // A vCPU that the devicetree lacks, or of a VM that the hypervisor schedules, got no resource.
-        if !present || !vm.proxy {
+        if !present {
             return RunStep::Errno(Errno::ENODEV);
+        }
+        if !vm.proxy {
+            return RunStep::Errno(if dialect.since_66() { Errno::EBUSY } else { Errno::ENODEV });
         }
         // Newer drivers pin pages as the guest faults, so it must be the process that has them.
         if dialect.since_66() && vm.creator.pid != caller.pid {
@@ -428,25 +504,12 @@ impl Model {
         if immediate_exit {
             return RunStep::Errno(Errno::EINTR);
         }
-        if !dialect.since_66() {
-            return RunStep::Run;
+        // What is shared is mapped without execution, the devicetree's parcel too: the guest's first
+        // instruction there is the hypervisor's error.
+        if dialect.since_66() && vm.provided_at(vm.entry) && !vm.executes_at(vm.entry) {
+            return RunStep::Errno(Errno::EINVAL);
         }
-        // The first fault on a page that is not swap-backed, shared or lent.
-        let hugetlb = |region: &memory::Region| region.pieces.iter().any(|piece| piece.hugetlb);
-        if vm.regions.iter().any(hugetlb) {
-            return RunStep::Errno(Errno::EIO);
-        }
-        match vm.entry {
-            Some((host, guest)) if !vm.touched => match first_touch(&vm.creator, host, charged) {
-                Ok(pinned) => {
-                    vm.touched = true;
-                    vm.pinned_later = vm.pinned_later.saturating_add(pinned);
-                    RunStep::Run
-                }
-                Err(errno) => RunStep::Fault(guest, errno),
-            },
-            _ => RunStep::Run,
-        }
+        RunStep::Run
     }
 
     /// A VM or vCPU file saw its last close. True: it was the VM's last, teardown begins.
@@ -465,18 +528,31 @@ impl Model {
         self.get(id).is_ok_and(|vm| !std::mem::replace(&mut vm.closing, true))
     }
 
-    /// What the driver tells udev at the end of a VM's release, if it told of the VM at all.
+    /// What the driver reports to udev at the end of a VM's release, also of one that never started.
     pub fn farewell(&self, id: VmId) -> Option<Value> {
         let vm = self.vm(id)?;
         let exit_type = match vm.state {
-            State::Configuring => return None,
             State::Exited(exit) => exit.exit_type,
             State::Running => uapi::EXIT_TYPE_FORCE_STOPPED,
-            State::Starting | State::Hung | State::Failed | State::FailedLate => 0,
+            _ => 0,
         };
-        self.settings.dialect.since_66().then(
-            || json!({"event": "uevent", "EVENT": "destroy", "vm_exit": exit_type, "vm_id": id}),
+        let vm_id = if vm.has_vmid() { id } else { 0 };
+        self.settings.dialect.since_612().then(
+            || json!({"event": "uevent", "EVENT": "destroy", "vm_exit": exit_type, "vm_id": vm_id}),
         )
+    }
+
+    /// Interrupt lines that a VM's release leaves on the wait queue of an eventfd which somebody still
+    /// has: up to 6.1 those that never got a doorbell.
+    pub fn dangling_irqfds(&self, id: VmId) -> Vec<Value> {
+        let Some(vm) = self.vm(id).filter(|_| self.settings.dialect.pins_at_ioctl()) else {
+            return Vec::new();
+        };
+        vm.irqfds
+            .values()
+            .filter(|line| !vm.doorbells.contains(&line.label) && line.is_open_elsewhere())
+            .map(functions::dangling)
+            .collect()
     }
 
     /// Whether a START has to wait: the resource manager does one thing after the other.
@@ -489,7 +565,7 @@ impl Model {
 
     /// Whether a resource manager of this kind survives that the VM is stopped.
     pub fn stop_kills_rm(&self, id: VmId) -> bool {
-        self.settings.rm == rm::Kind::Fragile
+        self.settings.rm.dies()
             && self.vm(id).is_some_and(|vm| vm.state == State::Running && !vm.proxy)
     }
 
@@ -499,21 +575,9 @@ impl Model {
     }
 }
 
-/// What vCPUs are told where START failed late.
+/// What VCPU_RUN reports where START failed late.
 const FAILED_LATE: Exit =
     Exit { status: uapi::STATUS_CRASHED, exit_type: uapi::EXIT_TYPE_VM_EXIT, reason: 0 };
-
-/// The guest's first instruction is a fault on newer drivers: its page is looked up in the creator's
-/// memory, as it is by then, and charged. Answers the bytes that are pinned.
-fn first_touch(creator: &Caller, address: u64, charged: u64) -> Result<u64, Errno> {
-    let page = crate::page_size();
-    creator.mappings(address, page)?;
-    if creator.memlock()?.allows(charged, page) {
-        Ok(page)
-    } else {
-        Err(Errno::ENOMEM)
-    }
-}
 
 /// The errno's name, such as `EINVAL`.
 pub fn errno_name(errno: Errno) -> String {

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One VM as the driver keeps it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use gunyah::uapi::{DtbConfig, FwConfig};
+use gunyah::uapi::{DtbConfig, FwConfig, BOOT_CONTEXT_PC, MEM_ALLOW_EXEC};
 
-use crate::caller::Caller;
-use crate::vm::{Exit, VmId};
+use crate::caller::{Caller, Piece};
+use crate::vm::{Access, Exit, StartVm, VmId};
 
 use super::functions::{Ioeventfd, Irqfd};
 use super::memory::Region;
+use super::rm::Given;
 
 /// Where a VM's life is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +25,7 @@ pub enum State {
     Running,
     /// START failed; nothing brings it back.
     Failed,
-    /// It failed when the resource manager had everything already; vCPUs are told of a crash.
+    /// It failed when the resource manager had everything already; VCPU_RUN reports a crash.
     FailedLate,
     /// The guest ended.
     Exited(Exit),
@@ -65,15 +66,21 @@ pub struct Vm {
     pub vcpus: BTreeMap<u32, bool>,
     /// By label.
     pub irqfds: BTreeMap<u32, Irqfd>,
+    /// Labels of doorbells that interrupt lines find, from START on.
+    pub doorbells: BTreeSet<u32>,
     /// In the order of the calls.
     pub ioeventfds: Vec<Ioeventfd>,
     /// reg -> value.
     pub boot_context: BTreeMap<u32, u64>,
-    /// Where the guest begins: address in its creator, guest address. Known from START on.
-    pub entry: Option<(u64, u64)>,
-    /// Bytes that are pinned where the dialect pins later: the devicetree's, and the guest's faults.
+    /// Guest address of the first instruction, from START on.
+    pub entry: u64,
+    /// Since 6.6: what the guest has of its memory, by guest address: whole folios and their bytes.
+    pub provided: BTreeMap<u64, u64>,
+    /// Since 6.6: what is behind the devicetree's parcel.
+    pub handed: Vec<Piece>,
+    /// Since 6.6: bytes that are charged for the devicetree's parcel and for faults.
     pub pinned_later: u64,
-    /// The guest has touched its first page.
+    /// The faults that the engine does not report have been served.
     pub touched: bool,
     /// CPUs of the devicetree; 0 until START has read it.
     pub cpus: u32,
@@ -98,9 +105,12 @@ impl Vm {
             firmware_name: None,
             vcpus: BTreeMap::new(),
             irqfds: BTreeMap::new(),
+            doorbells: BTreeSet::new(),
             ioeventfds: Vec::new(),
             boot_context: BTreeMap::new(),
-            entry: None,
+            entry: 0,
+            provided: BTreeMap::new(),
+            handed: Vec::new(),
             pinned_later: 0,
             touched: false,
             cpus: 0,
@@ -108,6 +118,51 @@ impl Vm {
             open_files: 1,
             closing: false,
         }
+    }
+
+    /// The resource manager has nothing against a START.
+    pub fn accepted(&mut self, start: &StartVm, given: Given) {
+        self.state = State::Starting;
+        self.proxy = start.guest.proxy;
+        self.cpus = start.guest.cpus;
+        self.entry =
+            self.boot_context.get(&(BOOT_CONTEXT_PC << 8)).copied().unwrap_or(start.entry.pc);
+        self.provided = given.folios.into_iter().collect();
+        self.handed = given.pieces;
+        self.pinned_later = given.bytes;
+        self.doorbells = if start.guest.was_read {
+            start.guest.doorbells.iter().map(|bell| bell.label).collect()
+        } else {
+            self.irqfds.keys().copied().collect()
+        };
+        for (vcpu, present) in &mut self.vcpus {
+            *present = start.guest.has_vcpu(*vcpu);
+        }
+    }
+
+    /// It has a number at the resource manager.
+    pub fn has_vmid(&self) -> bool {
+        self.state != State::Configuring
+    }
+
+    /// The region at a guest address.
+    pub fn region_at(&self, address: u64) -> Option<&Region> {
+        self.regions.iter().find(|region| region.contains(address, 1))
+    }
+
+    /// The guest may execute there: shared memory is mapped without.
+    pub fn executes_at(&self, address: u64) -> bool {
+        self.region_at(address).is_some_and(|region| {
+            region.access == Access::Lend && region.given.flags & MEM_ALLOW_EXEC != 0
+        })
+    }
+
+    /// Whether the guest has the page at this address.
+    pub fn provided_at(&self, address: u64) -> bool {
+        self.provided
+            .range(..=address)
+            .next_back()
+            .is_some_and(|(&start, &size)| address - start < size)
     }
 
     /// A vCPU was run that the devicetree does not have: the host's kernel oopses at the VM's end.

@@ -79,8 +79,8 @@ fn every_form() {
                 fault: Fault::Errno(Errno::EMFILE)
             },
             Command::Forgive,
-            Command::Teardown { delay: Duration::from_millis(10), behind: false },
-            Command::Teardown { delay: Duration::from_millis(20), behind: true },
+            Command::Teardown { delay: Duration::from_millis(10), behind: None },
+            Command::Teardown { delay: Duration::from_millis(20), behind: Some(true) },
             Command::Property(PeerMode::Refuse(0x18)),
             Command::Log(PeerMode::Vanish),
             Command::RmDead,

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::caller::Caller;
-use crate::engine::{Access, Event, VmId};
+use crate::engine::{Access, Event, Exit, VmId};
 use crate::intercept::{driver, host, Notification};
 use crate::model::{legacy, Added, Dialect, StartStep};
 use crate::record::{self, CallLine};
@@ -26,6 +26,12 @@ const PATH_MAX: usize = 4096;
 impl Session {
     /// A call came in.
     pub(super) fn take_call(&mut self, notification: Notification) {
+        if i64::from(notification.nr) == libc::SYS_sched_getaffinity {
+            if let Some(cores) = self.cores {
+                self.tell_cores(&notification, cores);
+                return;
+            }
+        }
         let seen = match i64::from(notification.nr) {
             libc::SYS_ioctl => self.seen_ioctl(&notification),
             libc::SYS_openat | libc::SYS_openat2 => self.seen_open(&notification),
@@ -67,6 +73,23 @@ impl Session {
                 self.dispatch(notification, kind, line);
             }
         }
+    }
+
+    /// sched_getaffinity on a host of so many cores.
+    fn tell_cores(&self, notification: &Notification, cores: u32) {
+        const BYTES: usize = 128;
+        let mut mask = [0; BYTES];
+        for core in (0..cores).filter_map(|core| usize::try_from(core).ok()) {
+            if let Some(byte) = mask.get_mut(core / 8) {
+                *byte |= 1u8 << (core % 8);
+            }
+        }
+        let [_, room, address, ..] = notification.args;
+        let bytes = usize::try_from(room).unwrap_or(BYTES).min(BYTES);
+        let caller = Caller { tid: notification.tid, pid: notification.tid };
+        let result =
+            caller.write_bytes(address, &mask[..bytes]).map(|()| i64::try_from(bytes).unwrap_or(0));
+        let _ = self.launched.listener.answer(notification.id, result);
     }
 
     /// Faults in the first pages of what the call is about, as far as there are any.
@@ -175,7 +198,7 @@ impl Session {
             return;
         }
         if kind == FileKind::Host {
-            // Its result is the kernel's affair.
+            // The kernel decides its result.
             self.record.answered(&line, Ok(0), Some("let go"));
             self.let_go(notification);
             return;
@@ -206,6 +229,9 @@ impl Session {
                 uapi::VM_SET_DTB_CONFIG => self.model.set_dtb_config(vm, caller, argument),
                 uapi::VM_ANDROID_SET_FW_CONFIG => self.model.set_fw_config(vm, caller, argument),
                 uapi::VM_SET_BOOT_CONTEXT => self.model.set_boot_context(vm, caller, argument),
+                uapi::VM_ANDROID_RECLAIM_REGION => self.model.reclaim_region(vm, caller, argument),
+                uapi::VM_ANDROID_MAP_CMA_MEM => self.model.map_cma_mem(vm, caller, argument),
+                uapi::VM_ANDROID_SET_AUTH_TYPE => self.model.set_auth_type(vm, caller, argument),
                 uapi::VM_START => {
                     self.start(notification, line, vm);
                     return;
@@ -229,6 +255,7 @@ impl Session {
                 uapi::VCPU_MMAP_SIZE => {
                     i64::try_from(crate::page_size()).map_err(|_| Errno::EINVAL)
                 }
+                _ if self.model.settings().dialect.pins_at_ioctl() => Err(Errno::EINVAL),
                 _ => Err(Errno::ENOTTY),
             },
         };
@@ -282,7 +309,7 @@ impl Session {
         self.answer_with(notification, line, result, None);
     }
 
-    fn answer_with(
+    pub(super) fn answer_with(
         &mut self,
         notification: &Notification,
         line: &CallLine,
@@ -370,10 +397,15 @@ impl Session {
             self.hold(notification, line, Waits::Turn(vm));
             return;
         }
-        match self.model.start(vm) {
+        let step = self.model.start_by(vm, line.caller);
+        if self.model.manager_lost() && !self.rm_dead {
+            self.kill_rm("a START without proxy scheduling failed");
+        }
+        match step {
             StartStep::Answer(result) => self.answer(&notification, &line, result),
             StartStep::Wait => self.hold(notification, line, Waits::Start(vm)),
             StartStep::Hang => self.hold(notification, line, Waits::Forever),
+            StartStep::Panic(why) => self.panic(notification, line, vm, why),
             StartStep::Go(start) => {
                 self.hold(notification, line, Waits::Start(vm));
                 self.take_notes();
@@ -385,10 +417,28 @@ impl Session {
                     self.events.sender(vm).send(Event::Refused(errno, why));
                     return;
                 }
+                if start.paged.is_some() && !start.guest.proxy {
+                    // Faults are served in VCPU_RUN alone: this one gets no memory, and aborts at once.
+                    let events = self.events.sender(vm);
+                    events.send(Event::Started);
+                    events.send(Event::Exited(Exit::of_type(uapi::EXIT_TYPE_HYP_ERROR)));
+                    return;
+                }
                 let engine_vm = self.engine.start(*start, self.events.sender(vm));
                 self.running.insert(vm, engine_vm);
             }
         }
+    }
+
+    /// Nothing of the host is left: the program dies, and nothing answers any more.
+    fn panic(&mut self, notification: Notification, line: CallLine, vm: VmId, why: String) {
+        self.take_notes();
+        self.record.event(Some(vm), json!({"event": "host-panic", "why": why}));
+        self.violations.push(format!("the host's kernel panics: {why}"));
+        self.rm_dead = true;
+        let _ = kill(self.command_pid(), Signal::SIGKILL);
+        let _ = kill(Pid::from_raw(line.caller.pid), Signal::SIGKILL);
+        self.hold(notification, line, Waits::Forever);
     }
 
     /// START came to an end: everybody who waits for it goes on.

@@ -15,8 +15,8 @@ use super::{FileKind, Session, Waits};
 pub struct Teardown {
     /// How long one takes besides its engine's time.
     pub delay: Duration,
-    /// The kernel does it behind the last close, which is back at once.
-    pub behind: bool,
+    /// The kernel does it behind the last close, which is back at once; None: as the dialect does.
+    pub behind: Option<bool>,
 }
 
 /// A call that cannot end before these VMs are gone.
@@ -36,7 +36,13 @@ struct Holder {
 impl Session {
     /// Lets a call go on in the kernel; one that ends VMs only when they are torn down.
     pub(super) fn let_go(&mut self, notification: Notification) {
-        let ended = if self.teardown.behind { Vec::new() } else { self.ended_by(&notification) };
+        // Up to 6.1 a work item does it, since 6.6 the closing task itself.
+        let dialect = self.model.settings().dialect;
+        let ended = if self.teardown.behind.unwrap_or(!dialect.since_66()) {
+            Vec::new()
+        } else {
+            self.ended_by(&notification)
+        };
         if ended.is_empty() {
             let _ = self.launched.listener.let_go(notification.id);
             return;
@@ -68,7 +74,7 @@ impl Session {
         self.closing.retain(|closing| listener.waits(closing.notification.id));
     }
 
-    /// True: somebody's calls are to be looked at for an interruption.
+    /// True: calls have to be checked for an interruption.
     pub(super) fn closes(&self) -> bool {
         !self.closing.is_empty()
     }

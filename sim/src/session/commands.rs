@@ -38,6 +38,12 @@ impl Session {
             Command::Busy { vm, count } => {
                 self.vcpus.busy.insert(vm, count);
             }
+            Command::Signals { vm, count } => {
+                self.vcpus.signals.insert(vm, count);
+            }
+            Command::Spin { vm } => {
+                self.vcpus.spins.insert(vm);
+            }
             Command::PageFault { vm, errno, address } => {
                 self.vcpus.faults.insert(vm, (address, errno));
             }
@@ -48,7 +54,7 @@ impl Session {
                 return format!("error: {call} is not watched: the script has to say so");
             }
             Command::Call { call, nth, from, fault } => self.faults.add(call, nth, from, fault),
-            // The script's were seen to before the program began.
+            // The script's were set up before the program began.
             Command::Watch(names) => {
                 if let Some(name) = names.iter().find(|name| !self.watched.contains(name)) {
                     return format!("error: {name} is not watched: the script has to say so");

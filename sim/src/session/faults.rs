@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which call shall fail, and how.
+//! Which call fails, and how.
 
 use std::collections::BTreeMap;
 

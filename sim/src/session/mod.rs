@@ -36,7 +36,7 @@ use closing::{Closing, Teardown};
 use faults::Faults;
 use files::{FileKind, Files};
 
-/// How often calls that wait are looked at for an interrupted caller, of which nothing tells.
+/// How often waiting calls are checked for an interrupted caller, which causes no event.
 const INTERRUPTION_POLL: Duration = Duration::from_millis(20);
 
 /// What a waiting call waits for.
@@ -87,7 +87,7 @@ struct Session {
     /// VMs whose START fails late.
     refusals: BTreeMap<VmId, Errno>,
     faults: Faults,
-    /// Host calls that are looked at.
+    /// Host calls that are intercepted.
     watched: Vec<&'static str>,
     teardown: Teardown,
     record: Record,
@@ -99,6 +99,10 @@ struct Session {
     peers: Peers,
     signals: SignalFd,
     status: Option<ExitStatus>,
+    /// The cores that sched_getaffinity tells of.
+    cores: Option<u32>,
+    /// What a real host would not have survived.
+    violations: Vec<String>,
     /// Nobody runs under the filter any more.
     unwatched: bool,
     /// Asked to stop after COMMAND had ended already.
@@ -162,7 +166,12 @@ pub fn run(options: Options) -> Result<u8, String> {
         .map_err(|error| what("signalfd", &error))?;
     let command = options.command[0].to_string_lossy().into_owned();
     let watched = watched_by(&script);
-    let numbers: Vec<_> = watched.iter().flat_map(|name| host::numbers(name)).copied().collect();
+    let numbers: Vec<_> = watched
+        .iter()
+        .flat_map(|name| host::numbers(name))
+        .copied()
+        .chain(options.cores.map(|_| libc::SYS_sched_getaffinity))
+        .collect();
     let launched =
         launch(&options.command, inherited, &numbers).map_err(|error| what(&command, &error))?;
 
@@ -191,13 +200,21 @@ pub fn run(options: Options) -> Result<u8, String> {
         peers,
         signals,
         status: None,
+        cores: options.cores,
+        violations: Vec::new(),
         unwatched: false,
         abandoned: false,
     };
+    if let Some(cores) = session.cores {
+        session.model.set_cores(cores);
+    }
     for command in script {
         session.command(command);
     }
     session.serve().map_err(|error| what("serving", &error.desc()))?;
+    for what in &session.violations {
+        eprintln!("gunyah-sim: violation: {what}");
+    }
     match session.record.failed() {
         Some(error) => Err(what("the record has not every line", error)),
         None => Ok(session.exit_code()),
@@ -417,6 +434,10 @@ impl Session {
         if let Some(uevents) = self.uevents.as_mut().filter(|_| what["event"] == "uevent") {
             uevents.send(&what);
         }
+        if what["event"] == "violation" {
+            let text = what["what"].as_str().unwrap_or_default().to_string();
+            self.violations.push(text);
+        }
         self.record.event(vm, what);
     }
 
@@ -464,6 +485,9 @@ impl Session {
         if self.model.vm(vm).is_some_and(|vm| vm.oopses()) {
             let why = "a vCPU that the devicetree does not have";
             self.record.event(Some(vm), json!({"event": "host-oops", "why": why}));
+        }
+        for violation in self.model.dangling_irqfds(vm) {
+            self.tell(Some(vm), violation);
         }
         if self.model.stop_kills_rm(vm) {
             self.kill_rm("a running VM without proxy scheduling was stopped");

@@ -4,23 +4,31 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 
+use gunyah::uapi;
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use serde_json::json;
 
-use crate::engine::{Exit, VcpuExit, VmId};
+use crate::engine::{Exit, Faults, MmioAccess, VcpuExit, VmId};
 use crate::intercept::Notification;
-use crate::model::{RunStep, State};
+use crate::model::{Paged, RunStep, State};
 use crate::record::CallLine;
 
-use super::{Session, Waits};
+use super::{Held, Session, Waits};
 
 /// vCPUs between an engine and their callers.
 #[derive(Debug, Default)]
 pub struct Vcpus {
     /// At the engine.
     running: BTreeSet<(VmId, u32)>,
-    /// Exits that came when nobody waited; the page is filled in already.
-    pending: BTreeSet<(VmId, u32)>,
+    /// Exits that came when nobody waited: the next VCPU_RUN tells them.
+    pending: BTreeMap<(VmId, u32), MmioAccess>,
+    /// An MMIO exit is in the page: the next VCPU_RUN completes it.
+    told: BTreeSet<(VmId, u32)>,
+    /// At how many exits a signal is pending.
+    pub(super) signals: BTreeMap<VmId, u64>,
+    /// VMs whose next VCPU_RUN never comes back.
+    pub(super) spins: BTreeSet<VmId>,
     /// How many VCPU_RUNs answer EBUSY.
     pub(super) busy: BTreeMap<VmId, u64>,
     /// The page fault that a VCPU_RUN comes back with: guest address and what became of it.
@@ -31,7 +39,10 @@ impl Vcpus {
     /// A VM is gone.
     pub fn forget(&mut self, vm: VmId) {
         self.running.retain(|(of, _)| *of != vm);
-        self.pending.retain(|(of, _)| *of != vm);
+        self.pending.retain(|(of, _), _| *of != vm);
+        self.told.retain(|(of, _)| *of != vm);
+        self.signals.remove(&vm);
+        self.spins.remove(&vm);
         self.busy.remove(&vm);
         self.faults.remove(&vm);
     }
@@ -62,7 +73,23 @@ impl Session {
             self.answer(&notification, &line, Ok(0));
             return;
         }
-        match self.model.vcpu_run(vm, line.caller, vcpu, page.immediate_exit()) {
+        if self.vcpus.spins.remove(&vm) {
+            self.spin(vm, vcpu, Held { notification, line, waits: Waits::Forever });
+            return;
+        }
+        let mut step = self.model.vcpu_run(vm, line.caller, vcpu, page.immediate_exit());
+        let goes_on = matches!(step, RunStep::Run | RunStep::Errno(Errno::EPERM | Errno::EINTR));
+        if goes_on && self.vcpus.told.contains(&(vm, vcpu)) {
+            // The resume action is checked before the caller and immediate_exit.
+            let known = [uapi::RESUME_HANDLED, uapi::RESUME_FAULT];
+            let since_66 = self.model.settings().dialect.since_66();
+            if since_66 && !known.contains(&page.mmio_resume_action()) {
+                step = RunStep::Errno(Errno::EINVAL);
+            } else {
+                self.vcpus.told.remove(&(vm, vcpu));
+            }
+        }
+        match step {
             RunStep::Errno(errno) => {
                 if errno == Errno::EINTR {
                     self.interrupt_vcpu(vm, vcpu);
@@ -73,21 +100,43 @@ impl Session {
                 page.set_status(&exit);
                 self.answer(&notification, &line, Ok(0));
             }
-            RunStep::Fault(address, errno) => {
-                page.set_page_fault(address, errno);
-                self.answer(&notification, &line, Ok(0));
-            }
             RunStep::StartFirst => self.start(notification, line, vm),
             RunStep::Run => {
-                if self.vcpus.pending.remove(&(vm, vcpu)) {
+                if let Some(access) = self.vcpus.pending.remove(&(vm, vcpu)) {
+                    page.set_mmio(&access);
+                    self.vcpus.told.insert((vm, vcpu));
                     self.answer(&notification, &line, Ok(0));
                     return;
+                }
+                match self.untold_faults(vm) {
+                    None => {}
+                    Some((address, Paged::Failed(errno))) => {
+                        page.set_page_fault(address, errno);
+                        self.answer(&notification, &line, Ok(0));
+                        return;
+                    }
+                    Some(_) => {
+                        self.hold(notification, line, Waits::Run(vm, vcpu));
+                        return;
+                    }
                 }
                 // A call that was interrupted and comes again takes the place of the first.
                 self.drop_interrupted();
                 self.hold(notification, line, Waits::Run(vm, vcpu));
                 self.hand_over(vm, vcpu);
             }
+        }
+    }
+
+    /// The faults of a guest whose engine does not report them, served at its first VCPU_RUN.
+    fn untold_faults(&mut self, vm: VmId) -> Option<(u64, Paged)> {
+        if !self.model.settings().dialect.since_66() {
+            return None;
+        }
+        match self.running.get(&vm)?.faults() {
+            Faults::First => self.model.touch(vm, false),
+            Faults::All => self.model.touch(vm, true),
+            Faults::Told => None,
         }
     }
 
@@ -115,37 +164,116 @@ impl Session {
     /// The engine reports a vCPU's exit.
     pub(super) fn vcpu_exited(&mut self, vm: VmId, vcpu: u32, exit: VcpuExit) {
         self.vcpus.running.remove(&(vm, vcpu));
+        match exit {
+            VcpuExit::Interrupted => {
+                // A later caller still waits for it to run.
+                let page = self.files.page(vm, vcpu);
+                if self.somebody_runs(vm, vcpu) && !page.is_some_and(|page| page.immediate_exit()) {
+                    self.hand_over(vm, vcpu);
+                } else {
+                    self.answer_run(vm, vcpu, Err(Errno::EINTR), None);
+                }
+            }
+            VcpuExit::Spins => {
+                let waits = Waits::Run(vm, vcpu);
+                for held in self.take_held(|of| of == waits) {
+                    self.spin(vm, vcpu, held);
+                }
+            }
+            VcpuExit::Failed(errno) => self.answer_run(vm, vcpu, Err(errno), None),
+            VcpuExit::Fault { address, write } => {
+                let served = self.model.page_fault(vm, address, write);
+                self.faulted(vm, vcpu, address, served);
+            }
+            VcpuExit::Mmio(access) => {
+                if let Some(served) = self.model.shared_fault(vm, access.address) {
+                    self.faulted(vm, vcpu, access.address, served);
+                    return;
+                }
+                let taken = access.written.is_some_and(|value| {
+                    self.fire_ioeventfd(vm, access.address, access.len, value)
+                });
+                if taken {
+                    self.hand_over(vm, vcpu);
+                } else {
+                    self.tell_mmio(vm, vcpu, access);
+                }
+            }
+        }
+    }
+
+    /// A VCPU_RUN never returns, and burns a CPU.
+    fn spin(&mut self, vm: VmId, vcpu: u32, held: Held) {
+        let what = "a vCPU spins in the kernel without an exit";
+        self.record.event(Some(vm), json!({"event": "spin", "vcpu": vcpu, "what": what}));
+        // Where the thread cannot be made to do so, it waits.
+        match held.line.caller.spin() {
+            Ok(()) => self.record.answered(&held.line, Err(Errno::EINTR), Some("spins")),
+            Err(_) => self.hold(held.notification, held.line, Waits::Forever),
+        }
+    }
+
+    /// A fault was served: the guest goes on, or its VCPU_RUN comes back with why it cannot.
+    fn faulted(&mut self, vm: VmId, vcpu: u32, address: u64, served: Paged) {
+        match served {
+            Paged::Provided { address, size } => {
+                if let Some(engine_vm) = self.running.get_mut(&vm) {
+                    engine_vm.provide(address, size);
+                }
+                if self.somebody_runs(vm, vcpu) {
+                    self.hand_over(vm, vcpu);
+                }
+            }
+            Paged::Failed(errno) => {
+                let page = self.files.page(vm, vcpu);
+                if let Some(page) = page.filter(|_| self.somebody_runs(vm, vcpu)) {
+                    page.set_page_fault(address, errno);
+                    self.answer_run(vm, vcpu, Ok(0), None);
+                }
+            }
+            Paged::Retries => {
+                let what = "a folio overlaps another: the driver retries for ever";
+                let address = format!("{address:#x}");
+                self.record.event(
+                    Some(vm),
+                    json!({"event": "spin", "vcpu": vcpu, "address": address, "what": what}),
+                );
+            }
+        }
+    }
+
+    /// An MMIO exit. The driver fills the page in also where a signal is pending: then VCPU_RUN is
+    /// EINTR, and the next one completes the access all the same.
+    fn tell_mmio(&mut self, vm: VmId, vcpu: u32, access: MmioAccess) {
         let Some(page) = self.files.page(vm, vcpu) else {
             return;
         };
-        let waits = Waits::Run(vm, vcpu);
-        let result = match exit {
-            VcpuExit::Interrupted => {
-                // Somebody who came since then still wants it to run.
-                if self.held.iter().any(|held| held.waits == waits) && !page.immediate_exit() {
-                    self.hand_over(vm, vcpu);
-                    return;
-                }
-                Err(Errno::EINTR)
-            }
-            VcpuExit::Failed(errno) => Err(errno),
-            VcpuExit::Mmio(access) => {
-                if let Some(value) = access.written {
-                    if self.fire_ioeventfd(vm, access.address, access.len, value) {
-                        self.hand_over(vm, vcpu);
-                        return;
-                    }
-                }
-                page.set_mmio(&access);
-                Ok(0)
-            }
-        };
-        let waiting = self.take_held(|of| of == waits);
-        if waiting.is_empty() && result.is_ok() {
-            self.vcpus.pending.insert((vm, vcpu));
+        if !self.somebody_runs(vm, vcpu) {
+            self.vcpus.pending.insert((vm, vcpu), access);
+            return;
         }
-        for held in waiting {
-            self.answer(&held.notification, &held.line, result);
+        page.set_mmio(&access);
+        self.vcpus.told.insert((vm, vcpu));
+        match self.vcpus.signals.get_mut(&vm).filter(|left| **left > 0) {
+            Some(left) => {
+                *left -= 1;
+                self.answer_run(vm, vcpu, Err(Errno::EINTR), Some("a signal was pending"));
+            }
+            None => self.answer_run(vm, vcpu, Ok(0), None),
+        }
+    }
+
+    /// A caller of VCPU_RUN waits, and was not interrupted meanwhile.
+    fn somebody_runs(&self, vm: VmId, vcpu: u32) -> bool {
+        let waits = Waits::Run(vm, vcpu);
+        let mut held = self.held.iter().filter(|held| held.waits == waits);
+        held.any(|held| self.launched.listener.waits(held.notification.id))
+    }
+
+    fn answer_run(&mut self, vm: VmId, vcpu: u32, result: Result<i64, Errno>, note: Option<&str>) {
+        let waits = Waits::Run(vm, vcpu);
+        for held in self.take_held(|of| of == waits) {
+            self.answer_with(&held.notification, &held.line, result, note);
         }
     }
 
@@ -186,7 +314,7 @@ impl Session {
         }
     }
 
-    /// The VM ended: every vCPU that waits is told, and those that still run are stopped.
+    /// The VM ended: every VCPU_RUN that waits returns, and vCPUs that still run are stopped.
     pub(super) fn tell_end(&mut self, vm: VmId, exit: Exit) {
         for held in self.take_held(|waits| matches!(waits, Waits::Run(of, _) if of == vm)) {
             if let Waits::Run(_, vcpu) = held.waits {
@@ -196,7 +324,7 @@ impl Session {
             }
             self.answer(&held.notification, &held.line, Ok(0));
         }
-        self.vcpus.pending.retain(|(of, _)| *of != vm);
+        self.vcpus.pending.retain(|(of, _), _| *of != vm);
         let running: Vec<_> = self.vcpus.running.iter().filter(|(of, _)| *of == vm).collect();
         if let Some(engine_vm) = self.running.get_mut(&vm) {
             for (_, vcpu) in running {

@@ -76,7 +76,7 @@ kinds! {
         cure: GOOD_BASE,
     }
     // Seen.
-    BASE_ADDRESS_LIMIT: Error "dtb-base-address-limit" in Dtb, START answers ENODEV {
+    BASE_ADDRESS_LIMIT: Error "dtb-base-address-limit" in Dtb, START answers EINVAL {
         "main memory does not end within 36 bits of address",
         cause: "a guest has 36 bits of address, 64 GiB",
         cure: "move or shrink main memory",

@@ -23,8 +23,10 @@ use nix::unistd::{execvp, fork, setgroups, setresgid, setresuid, ForkResult, Gid
 use crate::rc::{aid, Service};
 
 /// The simulated hypervisor, which runs as root between init and a service.
-const SIMULATOR: [&str; 7] = [
+const SIMULATOR: [&str; 9] = [
     "/sim/gunyah-sim",
+    "--rm",
+    "debug",
     "--record",
     "/data/record.jsonl",
     "--control",

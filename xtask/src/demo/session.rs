@@ -86,7 +86,7 @@ impl Session {
             // The simulator ends with this program, and what it started ends with it.
             .args(["--pdeathsig", "KILL"])
             .arg(binaries.join("gunyah-sim"))
-            .args(["--engine", "qemu", "--console", "-", "--"])
+            .args(["--rm", "debug", "--engine", "qemu", "--console", "-", "--"])
             .arg(binaries.join("gunyahd"))
             .arg("boot")
             .arg("--config-dir")

@@ -2,6 +2,7 @@
 //! One arm64 CPU: runs until something happens that its surroundings must look at.
 
 use std::ffi::c_void;
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 use unicorn_engine::hook::{sys, uc_engine, uc_hook};
@@ -9,6 +10,8 @@ use unicorn_engine::{
     uc_error, Arch, Arm64Insn, HookType, MemType, Mode, Prot, RegisterARM64, RegisterARM64CP,
     Unicorn,
 };
+
+use crate::engine::{Event, Events, VcpuExit};
 
 use super::link::Link;
 use super::ram::Ram;
@@ -31,6 +34,32 @@ type SystemRegister = (u32, u32, u32, u32, u32);
 const MPIDR_EL1: SystemRegister = (3, 0, 0, 0, 5);
 const MPIDR_RES1: u64 = 1 << 31;
 
+/// Asks for pages that the guest does not have yet, and waits until it has them.
+#[derive(Clone)]
+pub struct Pager<'a> {
+    /// The guest's memory.
+    pub ram: &'a Ram,
+    /// The vCPU's link.
+    pub link: Arc<Link>,
+    /// Where faults are reported.
+    pub events: Events,
+    /// The vCPU.
+    pub number: u32,
+}
+
+impl Pager<'_> {
+    fn want(&self, address: u64, write: bool) {
+        while self.ram.lacks(address) && !self.link.stopped() {
+            let fault = VcpuExit::Fault { address, write };
+            self.events.send(Event::Vcpu(self.number, fault));
+            // The driver resolves it and goes on, or VCPU_RUN has come again.
+            if self.link.wait_run().is_none() {
+                return;
+            }
+        }
+    }
+}
+
 /// Why the CPU stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
@@ -40,9 +69,9 @@ pub enum Stop {
     Fault(Fault),
     /// WFI.
     Idle,
-    /// The link wants something.
+    /// The link has a request.
     Asked,
-    /// The CPU itself is at a loss.
+    /// The emulator failed.
     Broken(uc_error),
 }
 
@@ -76,10 +105,15 @@ type Result<T> = std::result::Result<T, uc_error>;
 
 impl<'a> Cpu<'a> {
     /// The CPU of this number on this memory.
-    pub fn new(ram: &'a Ram, link: &Arc<Link>, number: u32) -> Result<Self> {
+    pub fn new(
+        ram: &'a Ram,
+        link: &Arc<Link>,
+        number: u32,
+        pager: Option<Pager<'a>>,
+    ) -> Result<Self> {
         let mut unicorn =
             Unicorn::new_with_data(Arch::ARM64, Mode::LITTLE_ENDIAN, Trap::default())?;
-        for range in ram.ranges() {
+        for range in ram.ranges().iter().filter(|range| range.is_mapped()) {
             let (read, write, execute) = range.allows();
             let mut allowed = Prot::NONE;
             for (has, bit) in [(read, Prot::READ), (write, Prot::WRITE), (execute, Prot::EXEC)] {
@@ -91,9 +125,25 @@ impl<'a> Cpu<'a> {
             // SAFETY: the range is mapped for at least 'a, longer than this CPU.
             unsafe { unicorn.mem_map_ptr(range.guest, range.size, allowed, host) }?;
         }
+        if let Some(pager) = pager.clone() {
+            // begin after end: everywhere. The access goes on when the hook is back.
+            let accesses = HookType::MEM_READ | HookType::MEM_WRITE;
+            unicorn.add_mem_hook(accesses, 1, 0, move |_, kind, address, size, _| {
+                let last =
+                    address.saturating_add(u64::try_from(size).unwrap_or(1).saturating_sub(1));
+                for at in [address, last] {
+                    pager.want(at, kind == MemType::WRITE);
+                }
+                true
+            })?;
+        }
         let watched = Arc::clone(link);
         // begin after end: every block.
-        unicorn.add_block_hook(1, 0, move |unicorn, _, _| {
+        unicorn.add_block_hook(1, 0, move |unicorn, address, _| {
+            // Virtual, which is taken for physical here.
+            if let Some(pager) = &pager {
+                pager.want(address, false);
+            }
             if wanted(unicorn, &watched) {
                 unicorn.get_data_mut().asked = true;
                 let _ = unicorn.emu_stop();
@@ -140,6 +190,24 @@ impl<'a> Cpu<'a> {
             )
         }
         .into()
+    }
+
+    /// Maps a shared page that the guest has from now on: readable and writable, never executable.
+    pub fn map_shared(&mut self, address: u64, host: NonNull<u8>) -> Result<()> {
+        // SAFETY: a page of the ram, which lives longer than this CPU.
+        unsafe {
+            self.unicorn.mem_map_ptr(
+                address,
+                crate::page_size(),
+                Prot::READ | Prot::WRITE,
+                host.as_ptr().cast(),
+            )
+        }
+    }
+
+    /// The stack pointer of EL0.
+    pub fn set_sp_el0(&mut self, value: u64) -> Result<()> {
+        self.set(RegisterARM64::SP_EL0, value)
     }
 
     /// As after power-on: EL1, interrupts masked.
@@ -270,7 +338,7 @@ impl<'a> Cpu<'a> {
     }
 }
 
-/// Whether the link wants the CPU to stop where it stands.
+/// Whether the link asks the CPU to stop at once.
 fn wanted(unicorn: &Unicorn<'_, Trap>, link: &Link) -> bool {
     link.interrupted()
         || link.stopped()

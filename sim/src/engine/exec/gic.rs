@@ -214,7 +214,7 @@ const ICC_CTLR: u32 = system(3, 0, 12, 12, 4);
 const ICC_SRE: u32 = system(3, 0, 12, 12, 5);
 const ICC_IGRPEN1: u32 = system(3, 0, 12, 12, 7);
 
-/// An MRS or MSR instruction taken apart.
+/// A decoded MRS or MSR instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SystemAccess {
     /// As [`Gic::read_system`] takes it.

@@ -25,6 +25,7 @@ pub struct Link {
     interrupted: AtomicBool,
     stopped: AtomicBool,
     line: AtomicBool,
+    idle: AtomicBool,
 }
 
 /// Why a wait ended.
@@ -108,7 +109,15 @@ impl Link {
 
     /// Waits in WFI for the interrupt line.
     pub fn wait_line(&self) -> Woken<()> {
-        self.wait_for(|_| self.line().then_some(()))
+        self.idle.store(true, Ordering::Release);
+        let woken = self.wait_for(|_| self.line().then_some(()));
+        self.idle.store(false, Ordering::Release);
+        woken
+    }
+
+    /// Whether it waits there, inside VCPU_RUN.
+    pub fn is_idle(&self) -> bool {
+        self.idle.load(Ordering::Acquire)
     }
 
     /// The caller of VCPU_RUN went away.

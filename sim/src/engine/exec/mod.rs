@@ -16,11 +16,12 @@ mod thread;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use gunyah::uapi;
 use nix::errno::Errno;
 
 use crate::{fdt, overlay};
 
-use super::{Engine, EngineVm, Event, Events, Exit, RunPage, StartVm};
+use super::{Engine, EngineVm, Event, Events, Exit, Faults, RunPage, StartVm, VcpuExit};
 
 use gic::Gic;
 use link::Link;
@@ -37,6 +38,10 @@ struct Machine {
     /// By vCPU.
     links: Vec<Arc<Link>>,
     events: Events,
+    /// Memory is given page by page.
+    paged: bool,
+    /// vCPUs that were added before START.
+    early: Vec<u32>,
     /// The devicetree has a psci node: its calls are answered.
     psci: bool,
 }
@@ -56,9 +61,16 @@ impl Machine {
         value
     }
 
-    /// The VM's end: told once, and no CPU goes on.
+    /// The VM's end: reported once, and no CPU goes on. Up to 6.1 it is not reported at all where the
+    /// guest switches off while another CPU sits in WFI: that one spins in the host's kernel for ever,
+    /// if it was added before START [i].
     fn end(&self, exit: Exit) {
-        self.events.send(Event::Exited(exit));
+        let mut links = (0..).zip(&self.links);
+        let waiting = links.find(|(vcpu, link)| link.is_idle() && self.early.contains(vcpu));
+        match waiting.filter(|_| !self.paged && exit.exit_type == uapi::EXIT_TYPE_SYSTEM_OFF) {
+            Some((vcpu, _)) => self.events.send(Event::Vcpu(vcpu, VcpuExit::Spins)),
+            None => self.events.send(Event::Exited(exit)),
+        }
         self.stop();
     }
 
@@ -99,25 +111,23 @@ impl ExecVm {
             return Err("the exec engine runs proxy-scheduled VMs only".to_string());
         }
         let psci = add_overlay(vm)?;
-        let main = vm.regions.iter().find(|region| region.main).ok_or("no main memory")?;
-        let base = main.placed_at.unwrap_or(main.guest_phys_addr);
-        let dtb = base + (vm.dtb_address - main.guest_phys_addr);
         let links: Vec<_> = (0..vm.guest.cpus).map(|_| Arc::default()).collect();
         let machine = Arc::new(Machine {
             ram: Ram::map(vm)?,
             gic: Mutex::new(Gic::new(&vm.guest.doorbells)),
             links,
             events,
+            paged: vm.paged.is_some(),
+            early: vm.vcpus.clone(),
             psci,
         });
-        // The boot CPU: entry at main memory's begin, x0 the devicetree.
         if let Some(boot) = machine.links.first() {
-            boot.power_on(base, dtb);
+            boot.power_on(vm.entry.pc, vm.entry.x0);
         }
         let mut threads = Vec::new();
-        for vcpu in vm.vcpus.iter().filter(|id| vm.guest.has_vcpu(**id)) {
+        // All of them: a vCPU's descriptor may come after START.
+        for vcpu in 0..vm.guest.cpus {
             let machine = Arc::clone(&machine);
-            let vcpu = *vcpu;
             let context = vm.boot_context.clone();
             let thread = std::thread::Builder::new()
                 .name(format!("vcpu-{vcpu}"))
@@ -150,7 +160,11 @@ fn add_overlay(vm: &StartVm) -> Result<bool, String> {
         size: region.size,
     };
     let mut all: Vec<_> = vm.regions.iter().filter(|of| of.main).map(placed).collect();
-    all.extend(vm.regions.iter().filter(|of| !of.main).map(placed));
+    // Where memory is given page by page, the guest's memory is what is lent.
+    let further = |of: &&super::StartRegion| {
+        !of.main && (vm.paged.is_none() || of.access == super::Access::Lend)
+    };
+    all.extend(vm.regions.iter().filter(further).map(placed));
     // Any seed will do: nothing here is to be kept secret.
     overlay::apply(&mut tree, &all, 0x5eed).map_err(|error| error.to_string())?;
     let blob = tree.to_blob().map_err(|error| error.to_string())?;
@@ -178,6 +192,16 @@ impl EngineVm for ExecVm {
     fn interrupt_vcpu(&mut self, vcpu: u32) {
         if let Some(link) = self.link(vcpu) {
             link.interrupt();
+        }
+    }
+
+    fn faults(&self) -> Faults {
+        Faults::Told
+    }
+
+    fn provide(&mut self, address: u64, size: u64) {
+        if let Some(machine) = &self.machine {
+            machine.ram.provide(address, size);
         }
     }
 

@@ -5,11 +5,12 @@ use std::ffi::c_void;
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use gunyah::uapi::{MEM_ALLOW_EXEC, MEM_ALLOW_READ, MEM_ALLOW_WRITE};
 use nix::sys::mman::{mmap, mmap_anonymous, munmap, MapFlags, ProtFlags};
 
-use crate::engine::{StartRegion, StartVm};
+use crate::engine::{Access, StartRegion, StartVm};
 
 /// A region's range.
 #[derive(Debug)]
@@ -20,6 +21,10 @@ pub struct Range {
     pub size: u64,
     /// `MEM_ALLOW_*`.
     pub flags: u32,
+    /// Where memory is given page by page: which pages the guest has.
+    has: Option<Box<[AtomicBool]>>,
+    /// Shared with the host: MMIO traps where the guest does not have a page of it.
+    shared: bool,
     host: NonNull<u8>,
     /// What is mapped, slack and all.
     place: NonNull<c_void>,
@@ -43,7 +48,18 @@ impl Range {
         (has(MEM_ALLOW_READ), has(MEM_ALLOW_WRITE), has(MEM_ALLOW_EXEC))
     }
 
-    fn map(region: &StartRegion, guest: u64) -> Result<Self, String> {
+    /// The CPUs map it from the beginning; shared pages only once the guest has them.
+    pub fn is_mapped(&self) -> bool {
+        self.has.is_none() || !self.shared
+    }
+
+    fn page_of(&self, address: u64) -> Option<usize> {
+        let offset = address.checked_sub(self.guest)?;
+        let page = usize::try_from(offset / crate::page_size()).ok()?;
+        (offset < self.size).then_some(page)
+    }
+
+    fn map(region: &StartRegion, guest: u64, paged: bool) -> Result<Self, String> {
         let what = |error: &dyn std::fmt::Display| format!("region {}: {error}", region.label);
         let size_of = |size: u64| {
             usize::try_from(size).ok().and_then(NonZeroUsize::new).ok_or_else(|| what(&"no size"))
@@ -70,7 +86,19 @@ impl Range {
         };
         // SAFETY: offset is at most the slack, so the range lies in the place just made.
         let host = unsafe { place.cast::<u8>().add(offset) };
-        let range = Self { guest, size: region.size, flags: region.flags, host, place, room };
+        let range = Self {
+            guest,
+            size: region.size,
+            flags: region.flags,
+            has: paged.then(|| {
+                let pages = region.size.div_ceil(crate::page_size());
+                (0..pages).map(|_| AtomicBool::new(false)).collect()
+            }),
+            shared: region.access == Access::Share,
+            host,
+            place,
+            room,
+        };
         let mut at = host;
         for piece in &region.pieces {
             let file = piece
@@ -114,11 +142,59 @@ impl Ram {
     /// Maps every region that the guest gets: one that its tree does not name lies where the
     /// resource manager likes; here: nowhere.
     pub fn map(vm: &StartVm) -> Result<Self, String> {
-        vm.regions
+        let paged = vm.paged.is_some();
+        // Where memory is given page by page it need not be mapped yet, or ever.
+        let whole = |region: &&StartRegion| {
+            let bytes: u64 = region.pieces.iter().map(|piece| piece.size).sum();
+            !paged || bytes == region.size
+        };
+        let ram = vm
+            .regions
             .iter()
-            .filter_map(|region| Some(Range::map(region, region.placed_at?)))
+            .filter(whole)
+            .filter_map(|region| Some(Range::map(region, region.placed_at?, paged)))
             .collect::<Result<_, _>>()
-            .map(Self)
+            .map(Self)?;
+        for &(address, size) in vm.paged.iter().flatten() {
+            ram.provide(address, size);
+        }
+        Ok(ram)
+    }
+
+    /// The guest has these pages now.
+    pub fn provide(&self, address: u64, size: u64) {
+        let step = usize::try_from(crate::page_size()).unwrap_or(4096);
+        for at in (address..address.saturating_add(size)).step_by(step) {
+            for range in &self.0 {
+                if let (Some(has), Some(page)) = (&range.has, range.page_of(at)) {
+                    has[page].store(true, Ordering::Release);
+                }
+            }
+        }
+    }
+
+    /// A mapped address whose page the guest does not have yet.
+    pub fn lacks(&self, address: u64) -> bool {
+        self.0.iter().filter(|range| !range.shared).any(|range| {
+            match (&range.has, range.page_of(address)) {
+                (Some(has), Some(page)) => !has[page].load(Ordering::Acquire),
+                _ => false,
+            }
+        })
+    }
+
+    /// A shared page that the guest has: guest address and where it is here.
+    pub fn shared_page(&self, address: u64) -> Option<(u64, NonNull<u8>)> {
+        let range =
+            self.0.iter().find(|range| !range.is_mapped() && range.page_of(address).is_some())?;
+        let page = range.page_of(address)?;
+        let offset = page * usize::try_from(crate::page_size()).ok()?;
+        if !range.has.as_ref()?[page].load(Ordering::Acquire) {
+            return None;
+        }
+        // SAFETY: inside the range, as page_of() says.
+        let host = unsafe { range.host.add(offset) };
+        Some((address / crate::page_size() * crate::page_size(), host))
     }
 
     /// The ranges.

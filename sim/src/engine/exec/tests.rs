@@ -4,7 +4,7 @@
 use super::*;
 use crate::caller::{Backing, Caller, Inode, Piece};
 use crate::engine::{Access, EventQueue, Exit, MmioAccess, StartRegion, VcpuExit};
-use crate::vm::{Doorbell, GuestDescription};
+use crate::vm::{Doorbell, Entry, GuestDescription};
 use gunyah::uapi;
 use nix::sys::memfd::{memfd_create, MFdFlags};
 use std::os::fd::OwnedFd;
@@ -29,6 +29,21 @@ fn page() -> (Arc<RunPage>, OwnedFd) {
 impl Guest {
     /// A guest whose memory begins with these instructions.
     fn new(code: &[u32], cpus: u32) -> Self {
+        Self::with_memory(code, cpus, None)
+    }
+
+    /// One that has these parts of its memory from the beginning.
+    fn with_memory(code: &[u32], cpus: u32, paged: Option<Vec<(u64, u64)>>) -> Self {
+        Self::with_early_vcpus(code, cpus, cpus, paged)
+    }
+
+    /// One whose first `early` vCPUs were added before START.
+    fn with_early_vcpus(
+        code: &[u32],
+        cpus: u32,
+        early: u32,
+        paged: Option<Vec<(u64, u64)>>,
+    ) -> Self {
         let fd = memfd_create("guest", MFdFlags::MFD_CLOEXEC).unwrap();
         nix::unistd::ftruncate(&fd, i64::try_from(SIZE).unwrap()).unwrap();
         let bytes: Vec<u8> = code.iter().flat_map(|word| word.to_le_bytes()).collect();
@@ -51,15 +66,18 @@ impl Guest {
                 file: Some(Arc::new(fd)),
                 page_size: 4096,
                 hugetlb: false,
+                swap_backed: true,
             }],
         };
         let start = StartVm {
             vm: 1,
             owner: Caller::myself(),
             regions: vec![region],
+            entry: Entry { pc: BASE, x0: BASE + 0x10_0000 },
+            paged,
             dtb_address: BASE + 0x10_0000,
             dtb_size: 0x1000,
-            vcpus: (0..cpus).collect(),
+            vcpus: (0..early).collect(),
             guest: GuestDescription {
                 image_name: "test".into(),
                 base_address: BASE,
@@ -291,6 +309,10 @@ fn a_doorbell_interrupts_the_guest() {
 
 /// A guest with a vector for synchronous exceptions, which tells ESR_EL1 to the UART.
 fn with_vector(code: &[u32]) -> Guest {
+    Guest::new(&with_vector_code(code), 1)
+}
+
+fn with_vector_code(code: &[u32]) -> Vec<u32> {
     let mut all = vec![
         0x1000_4001, // adr x1, . + 0x800
         0xd518_c001, // msr vbar_el1, x1
@@ -303,7 +325,7 @@ fn with_vector(code: &[u32]) -> Guest {
         0xb900_0041, // str w1, [x2]
         LOOP,
     ]);
-    Guest::new(&all, 1)
+    all
 }
 
 #[test]
@@ -323,10 +345,58 @@ fn accesses_without_a_syndrome_are_aborts() {
 
 #[test]
 fn an_access_that_its_caller_refuses_is_an_abort() {
-    let mut guest = with_vector(&[movz_high(6, 0x0a00), 0xb940_00c0]); // ldr w0, [x6]
+    let code = with_vector_code(&[movz_high(6, 0x0a00), 0xb940_00c0]); // ldr w0, [x6]
+    let mut guest = Guest::with_memory(&code, 1, Some(vec![(BASE, SIZE)]));
     assert_eq!(guest.mmio().address, 0x0a00_0000);
     nix::sys::uio::pwrite(&guest.pages[0].1, &[uapi::RESUME_FAULT], 37).unwrap();
     assert_eq!(guest.mmio().written, Some(0x9600_0010));
+    guest.vm.stop();
+}
+
+impl Guest {
+    fn fault(&mut self) -> (u64, bool) {
+        match self.run_to_event() {
+            Event::Vcpu(0, VcpuExit::Fault { address, write }) => (address, write),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_guest_asks_for_each_page_that_it_does_not_have() {
+    let code = [
+        movz_high(1, 0x8000),
+        0x9140_1421, // add x1, x1, #0x5000
+        movz_high(2, 0x0900),
+        0xf900_0421, // str x1, [x1, #8]
+        0xf940_0423, // ldr x3, [x1, #8]
+        0xb900_0043, // str w3, [x2]
+        LOOP,
+    ];
+    let mut guest = Guest::with_memory(&code, 1, Some(vec![(BASE + 0x10_0000, 0x1000)]));
+    // The first instruction, again and again until it is there.
+    assert_eq!(guest.fault(), (BASE, false));
+    assert_eq!(guest.fault(), (BASE, false));
+    guest.vm.provide(BASE, 0x1000);
+    assert_eq!(guest.fault(), (BASE + 0x5008, true));
+    guest.vm.provide(BASE + 0x5000, 0x1000);
+    assert_eq!(guest.mmio().written, Some(0x8000_5000));
+    guest.vm.stop();
+}
+
+#[test]
+fn a_guest_that_waits_for_a_page_is_stopped() {
+    let mut guest = Guest::with_memory(&[LOOP], 1, Some(Vec::new()));
+    assert_eq!(guest.fault(), (BASE, false));
+    guest.vm.stop();
+}
+
+#[test]
+fn memory_that_nobody_registered_is_a_fault_where_memory_is_given_by_page() {
+    let code = [movz_high(1, 0x9000), 0xf900_0021]; // str x1, [x1]
+    let mut guest = Guest::with_memory(&code, 1, Some(vec![(BASE, SIZE)]));
+    assert_eq!(guest.fault(), (0x9000_0000, true));
+    assert_eq!(guest.fault(), (0x9000_0000, true));
     guest.vm.stop();
 }
 
@@ -376,6 +446,43 @@ fn the_end_of_one_cpu_is_the_end_of_all() {
         other => panic!("{other:?}"),
     }
     guest.vm.stop();
+}
+
+#[test]
+fn up_to_61_an_end_is_not_told_while_another_cpu_waits() {
+    // CPU_ON of the second, which waits; the first gives it time and switches off.
+    let mut code = vec![
+        movz_high(0, 0xc400),
+        movk(0, 3),
+        movz(1, 1),
+        0x1000_0122, // adr x2, . + 36
+        0xd400_0003, // smc #0
+        movz_high(3, 0x0900),
+        0xb940_0063, // ldr w3, [x3]
+    ];
+    code.extend(psci(8));
+    code.push(LOOP);
+    code.extend([LOOP; 2]);
+    let wait = 3 + 36 / 4;
+    code.resize(wait, LOOP);
+    code.extend([WFI, LOOP]);
+    for (paged, early) in [(false, 2), (false, 1), (true, 2)] {
+        let memory = paged.then(|| vec![(BASE, SIZE)]);
+        let mut guest = Guest::with_early_vcpus(&code, 2, early, memory);
+        guest.run(1);
+        // Its load comes out while the other goes to sleep.
+        assert_eq!(guest.mmio().written, None);
+        std::thread::sleep(Duration::from_millis(200));
+        guest.run(0);
+        match (paged, early, guest.event()) {
+            (false, 2, Event::Vcpu(1, VcpuExit::Spins)) => {}
+            (true, 2, Event::Exited(exit)) => assert_eq!(exit.exit_type, 1),
+            // One that was added later does not lose it.
+            (false, 1, Event::Exited(exit)) => assert_eq!(exit.exit_type, 1),
+            (_, _, other) => panic!("{other:?}"),
+        }
+        guest.vm.stop();
+    }
 }
 
 #[test]

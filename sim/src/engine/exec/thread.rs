@@ -7,7 +7,7 @@ use gunyah::uapi;
 
 use crate::engine::{Event, Exit, MmioAccess, RunPage, VcpuExit};
 
-use super::cpu::{Cpu, Fault, Stop, MMIO_END};
+use super::cpu::{Cpu, Fault, Pager, Stop, MMIO_END};
 use super::link::{Link, Woken};
 use super::mmio::Access;
 use super::{gic, psci, Machine};
@@ -40,6 +40,9 @@ const SMC: u32 = 0xd400_0003;
 const VECTOR_SYNCHRONOUS: u64 = 0;
 const VECTOR_IRQ: u64 = 0x80;
 
+/// A guest's address space has 36 bits.
+const ADDRESS_SPACE: u64 = 1 << 36;
+
 /// Bytes of an instruction.
 const INSTRUCTION: u64 = 4;
 
@@ -53,6 +56,8 @@ enum Next {
     Wait,
     /// The caller of VCPU_RUN is asked.
     Ask(MmioAccess),
+    /// The guest touches memory that it does not have.
+    Fault(Fault),
     /// The VM is at its end.
     End(Exit),
 }
@@ -78,7 +83,7 @@ struct Vcpu<'a> {
     /// An access that the next VCPU_RUN answers.
     asked: Option<(Access, Fault)>,
     /// SET_BOOT_CONTEXT's registers, until they are set.
-    boot_context: &'a [(u32, u64)],
+    boot_context: Vec<(u32, u64)>,
 }
 
 /// The thread's whole life.
@@ -93,7 +98,12 @@ pub fn run(machine: &Machine, number: u32, boot_context: &[(u32, u64)]) {
         cpu: None,
         idle: false,
         asked: None,
-        boot_context: if number == 0 { boot_context } else { &[] },
+        // The stack pointers go to all CPUs [i]: guests of real devices push before they set theirs.
+        boot_context: boot_context
+            .iter()
+            .copied()
+            .filter(|(register, _)| number == 0 || register >> 8 == uapi::BOOT_CONTEXT_SP)
+            .collect(),
     };
     while let Some(page) = link.wait_run() {
         match vcpu.run(&page) {
@@ -117,6 +127,12 @@ impl<'a> Vcpu<'a> {
                     self.link.powered_off();
                 }
                 Next::Ask(access) => return Back::Tell(VcpuExit::Mmio(access)),
+                Next::Fault(fault) => {
+                    return Back::Tell(VcpuExit::Fault {
+                        address: fault.address,
+                        write: fault.write,
+                    })
+                }
                 Next::End(exit) => return Back::End(exit),
             }
             if self.link.stopped() {
@@ -147,18 +163,26 @@ impl<'a> Vcpu<'a> {
 
     /// A new CPU every time: nothing of an earlier life is left in it.
     fn power_on(&mut self, pc: u64, x0: u64) -> Next {
-        let made = Cpu::new(&self.machine.ram, self.link, self.number).and_then(|mut cpu| {
-            cpu.reset(pc, x0)?;
-            for &(register, value) in std::mem::take(&mut self.boot_context) {
-                let index = u8::try_from(register & 0xff).unwrap_or(31);
-                match register >> 8 {
-                    uapi::BOOT_CONTEXT_X => cpu.set_x(index, value),
-                    uapi::BOOT_CONTEXT_PC => cpu.set_pc(value),
-                    _ => cpu.set_sp(value),
-                }?;
-            }
-            Ok(cpu)
+        let pager = self.machine.paged.then(|| Pager {
+            ram: &self.machine.ram,
+            link: Arc::clone(self.link),
+            events: self.machine.events.clone(),
+            number: self.number,
         });
+        let made =
+            Cpu::new(&self.machine.ram, self.link, self.number, pager).and_then(|mut cpu| {
+                cpu.reset(pc, x0)?;
+                for (register, value) in std::mem::take(&mut self.boot_context) {
+                    let index = u8::try_from(register & 0xff).unwrap_or(31);
+                    match register >> 8 {
+                        uapi::BOOT_CONTEXT_X => cpu.set_x(index, value),
+                        uapi::BOOT_CONTEXT_PC => cpu.set_pc(value),
+                        uapi::BOOT_CONTEXT_SP if index == 0 => cpu.set_sp_el0(value),
+                        _ => cpu.set_sp(value),
+                    }?;
+                }
+                Ok(cpu)
+            });
         match made {
             Ok(cpu) => {
                 self.cpu = Some(cpu);
@@ -173,8 +197,15 @@ impl<'a> Vcpu<'a> {
         let (Some((access, fault)), Some(cpu)) = (self.asked.take(), &mut self.cpu) else {
             return Next::Go;
         };
-        // 0 on older drivers, where the byte is padding.
-        if page.mmio_resume_action() == uapi::RESUME_FAULT {
+        if let Some((address, host)) = self.machine.ram.shared_page(fault.address) {
+            // It was memory after all: the access is made again.
+            return match cpu.map_shared(address, host) {
+                Ok(()) => Next::Go,
+                Err(error) => broken(self.machine, &format!("a shared page: {error}")),
+            };
+        }
+        // The byte is padding up to 6.1.
+        if self.machine.paged && page.mmio_resume_action() == uapi::RESUME_FAULT {
             return abort(cpu, &fault);
         }
         done(cpu, &access, page.mmio_answer(access.len))
@@ -192,7 +223,7 @@ fn handle(
     match stop {
         Stop::Asked => {
             if link.line() && cpu.takes_interrupts() {
-                // The line is looked at again when the guest has acknowledged.
+                // The line is checked again when the guest has acknowledged.
                 link.set_line(false);
                 return enter(cpu, VECTOR_IRQ, None);
             }
@@ -201,6 +232,11 @@ fn handle(
         Stop::Idle => Next::Wait,
         Stop::Fault(fault) if fault.address < MMIO_END && !fault.fetch => {
             mmio(machine, cpu, fault, asked)
+        }
+        Stop::Fault(fault)
+            if machine.paged && fault.address >= MMIO_END && fault.address < ADDRESS_SPACE =>
+        {
+            Next::Fault(fault)
         }
         Stop::Fault(fault) => abort(cpu, &fault),
         Stop::Exception(HYPERVISOR_CALL | SECURE_MONITOR_CALL) => psci_call(machine, cpu),
@@ -226,6 +262,11 @@ fn mmio(
     fault: Fault,
     asked: &mut Option<(Access, Fault)>,
 ) -> Next {
+    if let Some((address, host)) = machine.ram.shared_page(fault.address) {
+        if cpu.map_shared(address, host).is_ok() {
+            return Next::Go;
+        }
+    }
     let instruction = cpu.pc().and_then(|pc| cpu.instruction(pc));
     let access = instruction.ok().and_then(Access::decode);
     let Some(access) = access.filter(|access| access.write == fault.write) else {

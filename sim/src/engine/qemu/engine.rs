@@ -6,9 +6,11 @@ use std::sync::Arc;
 use gunyah::uapi;
 use nix::errno::Errno;
 
+use super::layout::RAM_BASE;
 use super::{End, Guest, Piece, Region, Report, Running, Shutdown};
 use crate::caller;
-use crate::engine::{Engine, EngineVm, Event, Events, Exit, StartRegion, StartVm};
+use crate::engine::{Engine, EngineVm, Event, Events, Exit, Faults, StartRegion, StartVm};
+use crate::vm::Entry;
 
 /// Boots guests in `qemu-system-aarch64`.
 #[derive(Debug, Default)]
@@ -58,6 +60,10 @@ impl Engine for Qemu {
 }
 
 impl EngineVm for QemuVm {
+    fn faults(&self) -> Faults {
+        Faults::All
+    }
+
     fn stop(self: Box<Self>) {
         drop(self.0);
     }
@@ -69,6 +75,11 @@ fn guest(vm: &StartVm, events: &Events) -> Result<Guest, String> {
     let mut regions = Vec::new();
     for region in &vm.regions {
         match region.placed_at {
+            // The board has its devices there.
+            Some(base) if base < RAM_BASE && !region.main => events.send(Event::Note(format!(
+                "region {} at {base:#x} is below this engine's memory: the guest does not get it",
+                region.label
+            ))),
             Some(base) => regions.push(self::region(region, base)?),
             None => events.send(Event::Note(format!(
                 "region {} has no shm vdevice of its label: the guest does not get it",
@@ -76,7 +87,19 @@ fn guest(vm: &StartVm, events: &Events) -> Result<Guest, String> {
             ))),
         }
     }
-    Ok(Guest { regions, dtb: vm.dtb_address, dtb_size: vm.dtb_size })
+    let first = |reg: u32, otherwise| {
+        let context = vm.boot_context.iter().find(|(of, _)| *of == reg);
+        context.map_or(otherwise, |(_, value)| *value)
+    };
+    Ok(Guest {
+        regions,
+        entry: Entry {
+            pc: first(uapi::BOOT_CONTEXT_PC << 8, vm.entry.pc),
+            x0: first(uapi::BOOT_CONTEXT_X << 8, vm.entry.x0),
+        },
+        dtb: vm.dtb_address,
+        dtb_size: vm.dtb_size,
+    })
 }
 
 fn region(region: &StartRegion, base: u64) -> Result<Region, String> {

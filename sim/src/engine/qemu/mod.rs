@@ -76,6 +76,8 @@ impl From<overlay::Unusable> for Error {
 pub struct Guest {
     /// The regions that the guest gets.
     pub regions: Vec<Region>,
+    /// The first instruction and its argument.
+    pub entry: crate::vm::Entry,
     /// Where the devicetree is by the launcher's addresses; its region is main memory.
     pub dtb: u64,
     /// Bytes of its range, room included.
@@ -149,7 +151,7 @@ struct Prepared {
 }
 
 fn prepare(guest: Guest) -> Result<Prepared, Error> {
-    let Guest { mut regions, dtb, dtb_size } = guest;
+    let Guest { mut regions, entry, dtb, dtb_size } = guest;
     let holds = |region: &Region| {
         let offset = dtb.checked_sub(region.registered);
         offset.is_some_and(|offset| offset < region.size())
@@ -184,7 +186,7 @@ fn prepare(guest: Guest) -> Result<Prepared, Error> {
     }
     window::write(main, offset, &blob).map_err(memory)?;
 
-    let entry = Entry { pc: main.base, dtb: main.base + offset };
+    let entry = Entry { pc: entry.pc, dtb: entry.x0 };
     Ok(Prepared { layout: Layout::new(&regions)?, name, _regions: regions, cpus, entry })
 }
 
@@ -202,7 +204,7 @@ fn run(guest: Guest, control: &UnixStream, report: &impl Fn(Report)) -> Result<O
         Process::start(&prepared.name, &prepared.layout, prepared.cpus, prepared.entry)?;
     report(Report::Started(prepared.name));
     let end = look_after(&mut process, control, |bytes| report(Report::Console(bytes)));
-    // First its memory is let go, then the end is told.
+    // First its memory is released, then the end is reported.
     process.end();
     Ok(end)
 }

@@ -153,7 +153,7 @@ fn memory_file(name: &str) -> io::Result<File> {
     }
 }
 
-// In the child: dies with its parent, and keeps just the fds that it is told of on its command line.
+// In the child: dies with its parent, and keeps only the fds that its command line names.
 fn become_child(parent: libc::pid_t, inherited: &[RawFd]) -> io::Result<()> {
     let check = |result: libc::c_int| match result {
         -1 => Err(io::Error::last_os_error()),

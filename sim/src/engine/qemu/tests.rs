@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{mpsc, Arc};
 
 use crate::fdt::{Node, Tree};
+use crate::vm::Entry;
 
 use super::*;
 
@@ -109,7 +110,12 @@ fn boot(assets: &Path, words: &str) -> (End, String) {
         base: 0xa000_0000,
         pieces: vec![piece(2 * MIB)],
     };
-    let guest = Guest { regions: vec![main, shared], dtb: BASE + DTB, dtb_size: ROOM };
+    let guest = Guest {
+        regions: vec![main, shared],
+        entry: Entry { pc: BASE, x0: BASE + DTB },
+        dtb: BASE + DTB,
+        dtb_size: ROOM,
+    };
     let (running, told) = start(guest);
     let mut text = Vec::new();
     let end = loop {
@@ -152,7 +158,12 @@ fn a_killed_guest_tells_no_end_and_lets_its_memory_go() {
     // An endless loop, `b .`: a guest that never ends by itself.
     window::write(&main, 0, &0x1400_0000u32.to_le_bytes()).expect("code");
     drop(assets);
-    let guest = Guest { regions: vec![main], dtb: BASE + DTB, dtb_size: ROOM };
+    let guest = Guest {
+        regions: vec![main],
+        entry: Entry { pc: BASE, x0: BASE + DTB },
+        dtb: BASE + DTB,
+        dtb_size: ROOM,
+    };
     let (running, told) = start(guest);
     assert!(matches!(told.recv(), Ok(Report::Started(_))));
     drop(running);
@@ -167,6 +178,7 @@ fn an_overlay_that_does_not_fit_is_refused() {
     window::write(&main, MIB, &blob).expect("dtb");
     let guest = Guest {
         regions: vec![main],
+        entry: Entry { pc: BASE, x0: BASE + MIB },
         dtb: BASE + MIB,
         dtb_size: u64::try_from(blob.len()).expect("size"),
     };

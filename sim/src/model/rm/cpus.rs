@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The vCPUs that the resource manager makes of a guest's devicetree, and who schedules them.
 
+use std::collections::BTreeSet;
+
 use nix::errno::Errno;
 
 use crate::fdt::Node;
 
-use super::guest::{refusal, Refusal};
+use super::guest::{number, refusal, Reading, Refusal};
+use super::Generation;
 
 /// Bytes of the resource manager's buffer for a CPU's path, the NUL included (its parse_vcpus).
 const CPU_PATH: usize = 128;
@@ -21,7 +24,13 @@ pub struct Cpus {
 }
 
 /// Goes through the CPUs in the resource manager's order.
-pub fn read(root: &Node, config: &Node, warnings: &mut Vec<String>) -> Result<Cpus, Refusal> {
+pub fn read(
+    root: &Node,
+    config: &Node,
+    reading: &Reading,
+    warnings: &mut Vec<String>,
+) -> Result<Cpus, Refusal> {
+    let newer = reading.generation == Generation::New;
     let Some(vcpus) = config.child("vcpus") else {
         return refusal(Errno::ENODEV, "no vcpus node in the vm-config");
     };
@@ -42,7 +51,10 @@ pub fn read(root: &Node, config: &Node, warnings: &mut Vec<String>) -> Result<Cp
     if !has_psci_node {
         warnings.push("no psci node: the guest's PSCI calls return -1".to_string());
     }
-    let shared_method = cpus.string("enable-method");
+    if newer {
+        check_node(cpus)?;
+    }
+    let mut affinities = BTreeSet::new();
     let (mut count, mut booting, mut idle, mut by_psci) = (0u32, 0u32, 0u32, 0u32);
     for cpu in &cpus.children {
         if cpu.string("device_type") != Some("cpu") {
@@ -61,7 +73,11 @@ pub fn read(root: &Node, config: &Node, warnings: &mut Vec<String>) -> Result<Cp
             }
         };
         idle += u32::from(cpu.property("cpu-idle-states").is_some());
-        match cpu.string("enable-method").or(shared_method) {
+        if newer && !cpu.property("reg").and_then(number).is_some_and(|reg| affinities.insert(reg))
+        {
+            return refusal(Errno::EINVAL, format!("{}: no reg, or another CPU's", cpu.name));
+        }
+        match cpu.string("enable-method") {
             _ if boots => booting += 1,
             Some("psci") => by_psci += 1,
             Some("qcom,gunyah-hvc") => {}
@@ -72,10 +88,13 @@ pub fn read(root: &Node, config: &Node, warnings: &mut Vec<String>) -> Result<Cp
                 )
             }
             None => {
+                // A good one in /cpus is read, but the CPU gets no vCPU by it.
+                let shared = cpus.string("enable-method");
+                let good = matches!(shared, Some("psci" | "qcom,gunyah-hvc"));
                 return refusal(
-                    Errno::EINVAL,
+                    if good { Errno::ENODEV } else { Errno::EINVAL },
                     format!("{}: a secondary CPU must set enable-method", cpu.name),
-                )
+                );
             }
         }
         if place.len() + 1 + cpu.name.len() >= CPU_PATH {
@@ -85,6 +104,9 @@ pub fn read(root: &Node, config: &Node, warnings: &mut Vec<String>) -> Result<Cp
             );
         }
         count += 1;
+    }
+    if newer && count > reading.cores {
+        return refusal(Errno::ENODEV, format!("{count} CPUs, the host has {}", reading.cores));
     }
     if booting == 0 {
         return refusal(Errno::EINVAL, "no CPU is enabled at boot");
@@ -99,6 +121,17 @@ pub fn read(root: &Node, config: &Node, warnings: &mut Vec<String>) -> Result<Cp
         }
     }
     Ok(Cpus { count, proxy })
+}
+
+/// What the newer one demands of `/cpus` itself.
+fn check_node(cpus: &Node) -> Result<(), Refusal> {
+    if cpus.cell("#size-cells").is_some_and(|cells| cells != 0) {
+        return refusal(Errno::EINVAL, "/cpus: #size-cells is not 0");
+    }
+    if cpus.property("ranges").is_some() {
+        return refusal(Errno::EINVAL, "/cpus has ranges");
+    }
+    Ok(())
 }
 
 /// What only the hypervisor's own scheduler looks at.

@@ -12,7 +12,7 @@ const FRAME: u64 = 0x1_0000;
 
 /// By the vm-config's `interrupts/config`, else by the root's `interrupt-parent`.
 pub fn find(root: &Node, config: &Node, warnings: &mut Vec<String>) -> Result<(), Refusal> {
-    // One that is no good is passed over here, and missed at the end.
+    // An unusable one is skipped here and reported as missing at the end.
     let by_parent = root.cell("interrupt-parent").filter(|&phandle| usable(root, phandle).is_ok());
     let interrupts = config.child("interrupts");
     let Some(named) = interrupts.filter(|node| node.property("config").is_some()) else {

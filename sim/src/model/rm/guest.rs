@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use crate::fdt::Node;
 use crate::vm::GuestDescription;
 
-use super::{cpus, gic, vdevices};
+use super::{cpus, gic, vdevices, Generation};
 
 /// Bytes of the resource manager's buffer for the name, the final NUL included (its vm_config).
 const IMAGE_NAME_MAX: usize = 80;
@@ -17,27 +17,40 @@ const TAKEN_BELOW: u64 = 0x4000_0000;
 const ADDRESS_BITS: u32 = 36;
 const BASE_ALIGNMENT: u64 = 2 << 20;
 
+/// How the devicetree is read.
+#[derive(Debug, Clone, Copy)]
+pub struct Reading {
+    /// By which resource manager.
+    pub generation: Generation,
+    /// Bytes of main memory, or of the devicetree's parcel where that alone is handed over.
+    pub size: u64,
+    /// The host's cores; the newer one makes no more vCPUs than that.
+    pub cores: u32,
+}
+
 pub(super) type Refusal = (Errno, String);
 
 pub(super) fn refusal<T>(errno: Errno, why: impl Into<String>) -> Result<T, Refusal> {
     Err((errno, why.into()))
 }
 
-/// Reads the tree for a VM with `size` bytes of main memory; the strings are warnings.
-pub fn read(root: &Node, size: u64) -> Result<(GuestDescription, Vec<String>), Refusal> {
+/// Reads the tree; the strings are warnings.
+pub fn read(root: &Node, reading: &Reading) -> Result<(GuestDescription, Vec<String>), Refusal> {
     let mut warnings = Vec::new();
-    // The bug: the cells of the root's first child are taken for those of every node at depth 2.
+    // The old one's bug: the cells of the root's first child are taken for those of every node at depth 2.
     let address_cells =
         root.children.first().and_then(|first| first.cell("#address-cells")).unwrap_or(2);
 
     if let Some(path) = too_long(root, "") {
         return refusal(Errno::EINVAL, format!("a path of {} bytes", path.len()));
     }
-    if root.child("chosen").is_none() {
+    let newer = reading.generation == Generation::New;
+    if root.child("chosen").is_none() && !newer {
         return refusal(Errno::ENODEV, "no /chosen, the overlay cannot be applied");
     }
     if root.child("hypervisor").is_some() {
-        return refusal(Errno::ENODEV, "/hypervisor exists, the overlay makes it");
+        let errno = if newer { Errno::EPERM } else { Errno::ENODEV };
+        return refusal(errno, "/hypervisor exists, the overlay makes it");
     }
     if let Some(wrong) = root
         .children
@@ -62,8 +75,14 @@ pub fn read(root: &Node, size: u64) -> Result<(GuestDescription, Vec<String>), R
         }
         None => return refusal(Errno::EINVAL, "no image-name"),
     };
-    let base_address = base_address(config, address_cells, size)?;
-    let cpus = cpus::read(root, config, &mut warnings)?;
+    let base_address = if newer {
+        // The driver's address layout takes its place.
+        bounded(config, reading.size)?;
+        0
+    } else {
+        base_address(config, address_cells, reading.size)?
+    };
+    let cpus = cpus::read(root, config, reading, &mut warnings)?;
     gic::find(root, config, &mut warnings)?;
     let (doorbells, shared_memory) = vdevices::read(root)?;
     let guest = GuestDescription {
@@ -100,6 +119,18 @@ fn vm_config(root: &Node) -> Option<&Node> {
     })
 }
 
+/// `size-max` bounds the whole VM.
+fn bounded(config: &Node, size: u64) -> Result<(), Refusal> {
+    let most = config.child("memory").and_then(|memory| number(memory.property("size-max")?));
+    match most {
+        Some(most) if most < size => refusal(
+            Errno::EINVAL,
+            format!("size-max of {most:#x} bytes is less than the image's {size:#x}"),
+        ),
+        _ => Ok(()),
+    }
+}
+
 fn base_address(config: &Node, address_cells: u32, size: u64) -> Result<u64, Refusal> {
     let Some(bytes) = config.child("memory").and_then(|memory| memory.property("base-address"))
     else {
@@ -127,7 +158,7 @@ fn base_address(config: &Node, address_cells: u32, size: u64) -> Result<u64, Ref
     let within = |end: u64| end <= 1 << ADDRESS_BITS;
     if !rounded.checked_add(size).is_some_and(within) {
         return refusal(
-            Errno::ENODEV,
+            Errno::EINVAL,
             format!("main memory at {base:#x}, {size:#x} bytes, is beyond {ADDRESS_BITS} bits"),
         );
     }

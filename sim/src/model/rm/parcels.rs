@@ -61,6 +61,20 @@ pub fn hand_over(
     Ok(())
 }
 
+/// Whether any of these pages is among those.
+pub fn overlap_any(pieces: &[Piece], others: &[Piece]) -> bool {
+    pieces.iter().any(|piece| others.iter().any(|other| overlap(piece, other)))
+}
+
+/// A fixed range in `/reserved-memory` that names a parcel by its label.
+pub fn labelled(root: &Node) -> Option<&str> {
+    root.child("reserved-memory")?
+        .children
+        .iter()
+        .find(|node| node.property("reg").is_some() && node.property("qcom,label").is_some())
+        .map(|node| node.name.as_str())
+}
+
 fn overlap(a: &Piece, b: &Piece) -> bool {
     a.backing == b.backing
         && a.shared == b.shared
@@ -118,6 +132,7 @@ mod tests {
             file: None,
             page_size: 4096,
             hugetlb: false,
+            swap_backed: true,
         }
     }
 
@@ -138,7 +153,7 @@ mod tests {
 
     fn errno(result: Result<(), Verdict>) -> Errno {
         match result {
-            Err(Verdict::Refused { errno, .. }) => errno,
+            Err(Verdict::Refused(refused)) => refused.errno,
             other => panic!("{other:?}"),
         }
     }

@@ -18,6 +18,10 @@ fn cells<const N: usize>(cells: [u32; N]) -> Vec<u8> {
     cells.iter().flat_map(|cell| cell.to_be_bytes()).collect()
 }
 
+/// As the old resource manager reads it, and the newer one.
+const OLD: Reading = Reading { generation: Generation::Old, size: SIZE, cores: 8 };
+const NEW: Reading = Reading { generation: Generation::New, ..OLD };
+
 /// Bytes of main memory.
 const SIZE: u64 = 64 << 20;
 
@@ -104,7 +108,7 @@ fn remove(node: &mut Node, name: &str) {
 fn refusal_of(change: impl FnOnce(&mut Node)) -> Errno {
     let mut root = accepted();
     change(&mut root);
-    match read(&root, SIZE) {
+    match read(&root, &OLD) {
         Err((errno, _)) => errno,
         Ok((guest, _)) => panic!("accepted: {guest:?}"),
     }
@@ -114,12 +118,12 @@ fn base_of(cells_of_base: [u32; 2]) -> Result<u64, Errno> {
     let mut root = accepted();
     let memory = child(config(&mut root), "memory");
     set(memory, "base-address", &cells(cells_of_base));
-    read(&root, SIZE).map(|(guest, _)| guest.base_address).map_err(|(errno, _)| errno)
+    read(&root, &OLD).map(|(guest, _)| guest.base_address).map_err(|(errno, _)| errno)
 }
 
 #[test]
 fn the_accepted_tree_is_understood() {
-    let (guest, warnings) = read(&accepted(), SIZE).unwrap();
+    let (guest, warnings) = read(&accepted(), &OLD).unwrap();
     assert_eq!(guest.image_name, "lab-vm");
     assert_eq!(guest.base_address, 0x8000_0000);
     assert!(guest.proxy && guest.was_read);
@@ -156,7 +160,7 @@ fn a_memory_node_has_no_unit_address() {
     assert_eq!(refused, Errno::EINVAL);
     let mut root = accepted();
     root.children.push(memory("memory"));
-    read(&root, SIZE).unwrap();
+    read(&root, &OLD).unwrap();
 }
 
 #[test]
@@ -195,7 +199,7 @@ fn scheduling_is_proxy_or_by_a_map() {
     assert_eq!(neither, Errno::EINVAL);
     let mut root = accepted();
     by_the_hypervisor(&mut root);
-    assert!(!read(&root, SIZE).unwrap().0.proxy);
+    assert!(!read(&root, &OLD).unwrap().0.proxy);
     for (name, value, errno) in [
         ("affinity-map", 0, Errno::EINVAL),
         ("sched-priority", 1, Errno::ENODEV),
@@ -236,7 +240,7 @@ fn psci_of_a_hypervisor_scheduled_vm_wants_idle_states_everywhere() {
         remove(cpu, "cpu-idle-states");
         set(cpu, "enable-method", b"qcom,gunyah-hvc\0");
     }
-    read(&root, SIZE).unwrap();
+    read(&root, &OLD).unwrap();
 }
 
 #[test]
@@ -249,22 +253,64 @@ fn a_secondary_cpu_says_how_it_is_started() {
     let unknown =
         refusal_of(|root| second(root, &|cpu| set(cpu, "enable-method", b"spin-table\0")));
     assert_eq!(unknown, Errno::EINVAL);
-    // What stands in /cpus is every CPU's that has none of its own.
-    let mut root = accepted();
-    set(child(&mut root, "cpus"), "enable-method", b"psci\0");
-    second(&mut root, &|cpu| remove(cpu, "enable-method"));
-    assert_eq!(read(&root, SIZE).unwrap().0.cpus, 2);
+    // One in /cpus does not serve.
+    let shared = refusal_of(|root| {
+        set(child(root, "cpus"), "enable-method", b"psci\0");
+        second(root, &|cpu| remove(cpu, "enable-method"));
+    });
+    assert_eq!(shared, Errno::ENODEV);
     // One that boots by itself needs none; the first may be off, and then it does.
     let mut root = accepted();
     second(&mut root, &|cpu| {
         remove(cpu, "enable-method");
         set(cpu, "status", b"okay\0");
     });
-    assert_eq!(read(&root, SIZE).unwrap().0.cpus, 2);
+    assert_eq!(read(&root, &OLD).unwrap().0.cpus, 2);
     let first_off = refusal_of(|root| {
         set(child(child(root, "cpus"), "cpu@0"), "status", b"disabled\0");
     });
     assert_eq!(first_off, Errno::EINVAL);
+}
+
+/// The accepted tree with what the newer one demands besides.
+fn accepted_by_the_newer() -> Node {
+    let mut root = accepted();
+    for (number, name) in (0..).zip(["cpu@0", "cpu@1"]) {
+        set(child(child(&mut root, "cpus"), name), "reg", &cells([number]));
+    }
+    root
+}
+
+/// Its refusal of that tree with a change.
+fn newer_refusal(change: impl FnOnce(&mut Node)) -> Errno {
+    let mut root = accepted_by_the_newer();
+    change(&mut root);
+    read(&root, &NEW).unwrap_err().0
+}
+
+#[test]
+fn the_newer_one_wants_less_of_the_tree_and_more_of_its_cpus() {
+    let mut root = accepted_by_the_newer();
+    root.remove_child("chosen");
+    child(config(&mut root), "memory").remove("base-address");
+    assert_eq!(read(&root, &NEW).unwrap().0.cpus, 2);
+
+    let hypervisor = newer_refusal(|root| root.children.push(Node::new("hypervisor")));
+    assert_eq!(hypervisor, Errno::EPERM);
+    let bounded = newer_refusal(|root| {
+        set(child(config(root), "memory"), "size-max", &cells([0, 4096]));
+    });
+    assert_eq!(bounded, Errno::EINVAL);
+    let twice = newer_refusal(|root| {
+        set(child(child(root, "cpus"), "cpu@1"), "reg", &cells([0]));
+    });
+    assert_eq!(twice, Errno::EINVAL);
+    let without = newer_refusal(|root| remove(child(child(root, "cpus"), "cpu@1"), "reg"));
+    assert_eq!(without, Errno::EINVAL);
+    let ranges = newer_refusal(|root| set(child(root, "cpus"), "ranges", &[]));
+    assert_eq!(ranges, Errno::EINVAL);
+    let one_core = Reading { cores: 1, ..NEW };
+    assert_eq!(read(&accepted_by_the_newer(), &one_core).unwrap_err().0, Errno::ENODEV);
 }
 
 #[test]
@@ -280,7 +326,7 @@ fn a_cpus_status_is_looked_at() {
     assert_eq!(all_off, Errno::EINVAL);
     let mut root = accepted();
     status("cpu@1", b"fail-broken\0")(&mut root);
-    assert_eq!(read(&root, SIZE).unwrap().0.cpus, 1);
+    assert_eq!(read(&root, &OLD).unwrap().0.cpus, 1);
     assert_eq!(refusal_of(|root| root.children.retain(|node| node.name != "cpus")), Errno::EINVAL);
     let long = refusal_of(|root| {
         child(child(root, "cpus"), "cpu@1").name = format!("cpu{}@1", "-".repeat(120));
@@ -298,16 +344,16 @@ fn a_gic_is_found_by_parent_or_by_path() {
     // A phandle there is taken, with a warning.
     let mut root = accepted();
     remove(&mut root, "interrupt-parent");
-    read(&root, SIZE).unwrap();
+    read(&root, &OLD).unwrap();
     let mut root = accepted();
     remove(&mut root, "interrupt-parent");
     let interrupts = child(config(&mut root), "interrupts");
     set(interrupts, "config", b"/intc@3fff0000\0");
-    let (_, warnings) = read(&root, SIZE).unwrap();
+    let (_, warnings) = read(&root, &OLD).unwrap();
     assert!(warnings.is_empty());
     // A path may go without the unit address, and must lead somewhere.
     set(child(config(&mut root), "interrupts"), "config", b"/intc\0");
-    read(&root, SIZE).unwrap();
+    read(&root, &OLD).unwrap();
     let nowhere = refusal_of(|root| {
         set(child(config(root), "interrupts"), "config", b"/gic\0");
     });
@@ -382,15 +428,15 @@ fn the_base_address_is_rounded_refused_or_taken() {
     assert_eq!(base_of([0xf, 0x8000_0000]), Ok(0xf_8000_0000));
     // Its end counts too: 64 MiB that end at the limit, and 2 MiB beyond it.
     assert_eq!(base_of([0xf, 0xfc00_0000]), Ok(0xf_fc00_0000));
-    assert_eq!(base_of([0xf, 0xfc20_0000]), Err(Errno::ENODEV));
-    assert_eq!(base_of([0x10, 0]), Err(Errno::ENODEV));
+    assert_eq!(base_of([0xf, 0xfc20_0000]), Err(Errno::EINVAL));
+    assert_eq!(base_of([0x10, 0]), Err(Errno::EINVAL));
 }
 
 #[test]
 fn what_the_guest_will_miss_is_a_warning() {
     let mut root = accepted();
     root.children.retain(|node| node.name != "psci");
-    let (guest, warnings) = read(&root, SIZE).unwrap();
+    let (guest, warnings) = read(&root, &OLD).unwrap();
     assert_eq!(guest.cpus, 2);
     assert!(warnings.iter().any(|warning| warning.contains("psci")));
 }

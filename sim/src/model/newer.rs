@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Calls of 6.12 that launchers here do not use: what they check of their arguments.
+
+use gunyah::uapi::{AuthType, MapCmaMem, ReclaimRegion};
+use nix::errno::Errno;
+
+use crate::caller::Caller;
+use crate::vm::VmId;
+
+use super::Model;
+
+impl Model {
+    /// RECLAIM_REGION: takes back every folio of the range that the guest has.
+    pub fn reclaim_region(
+        &mut self,
+        id: VmId,
+        caller: Caller,
+        argument: u64,
+    ) -> Result<i64, Errno> {
+        if !self.settings.dialect.since_612() {
+            return Err(Errno::ENOTTY);
+        }
+        let vm = self.get(id)?;
+        if vm.creator.pid != caller.pid {
+            return Err(Errno::EPERM);
+        }
+        let range: ReclaimRegion = caller.read(argument)?;
+        let page = crate::page_size();
+        if range.guest_phys_addr % page != 0 || range.size % page != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let end = range.guest_phys_addr.saturating_add(range.size);
+        let before = vm.provided.len();
+        vm.provided.retain(|&start, &mut size| {
+            start >= end || start.saturating_add(size) <= range.guest_phys_addr
+        });
+        let taken = u64::try_from(before - vm.provided.len()).unwrap_or(0);
+        vm.pinned_later = vm.pinned_later.saturating_sub(taken * page);
+        Ok(0)
+    }
+
+    /// MAP_CMA_MEM, of a kernel without such memory.
+    pub fn map_cma_mem(&mut self, id: VmId, caller: Caller, argument: u64) -> Result<i64, Errno> {
+        if !self.settings.dialect.since_612() {
+            return Err(Errno::ENOTTY);
+        }
+        if self.get(id)?.creator.pid != caller.pid {
+            return Err(Errno::EPERM);
+        }
+        caller.read_bytes(argument, &mut [0; size_of::<MapCmaMem>()])?;
+        Err(Errno::ENOSYS)
+    }
+
+    /// SET_AUTH_TYPE, of a kernel without a manager for any type.
+    pub fn set_auth_type(&mut self, id: VmId, caller: Caller, argument: u64) -> Result<i64, Errno> {
+        if !self.settings.dialect.since_612() {
+            return Err(Errno::ENOTTY);
+        }
+        self.get(id)?;
+        caller.read_bytes(argument, &mut [0; size_of::<AuthType>()])?;
+        Err(Errno::ENOENT)
+    }
+}
