@@ -15,7 +15,7 @@ use gunyah_sim::model::dialect::Dialect;
 use gunyah_sim::model::{Model, Settings, StartStep};
 use gunyahd::check::{check, Options, Report};
 use nix::errno::Errno;
-use nix::sys::mman::{mmap_anonymous, munmap, MapFlags, ProtFlags};
+use nix::sys::mman::{madvise, mmap_anonymous, munmap, MapFlags, MmapAdvise, ProtFlags};
 
 pub const BASE: u64 = 0x8000_0000;
 pub const SIZE: u64 = 4 << 20;
@@ -88,6 +88,9 @@ impl Memory {
             )
         }
         .unwrap();
+        // A devicetree in the middle of a large folio is a fault of its own on newer drivers.
+        // SAFETY: of the mapping just made; its bytes stay.
+        let _ = unsafe { madvise(at, whole, MmapAdvise::MADV_NOHUGEPAGE) };
         Self { at, length: whole }
     }
 
@@ -145,6 +148,10 @@ pub enum Verdict {
 /// The dialects that the resource manager's ways were seen with, and how each gives memory.
 pub const DIALECTS: [(Dialect, Access); 2] =
     [(Dialect::Lkml, Access::Share), (Dialect::Ack61, Access::Lend)];
+
+/// Those that come with a newer resource manager.
+pub const NEWER_DIALECTS: [(Dialect, Access); 2] =
+    [(Dialect::Ack66, Access::Lend), (Dialect::Ack612, Access::Lend)];
 
 fn address<T>(value: &T) -> u64 {
     std::ptr::from_ref(value) as u64

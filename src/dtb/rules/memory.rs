@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What lies where in the guest's memory: `/memory`, reserved ranges, the initrd, registers.
 
-use crate::config::VmConfig;
+use crate::config::{RegionConfig, VmConfig};
 use crate::diagnostic::kinds;
 use crate::dtb::build::Faults;
 use crate::dtb::lookup::{gic, serial_ports};
@@ -91,8 +91,14 @@ fn reserved_memory(tree: &Tree, config: &VmConfig, faults: &mut Faults<'_>) {
             }
             _ => Some("does not have exactly one range in reg"),
         };
-        if let Some(why) = why {
-            faults.add(RESERVED_MEMORY.case(format!("{} {why}", node.path())));
+        let Some(why) = why else {
+            continue;
+        };
+        let fault = RESERVED_MEMORY.case(format!("{} {why}", node.path()));
+        let labelled = |region: &RegionConfig| label == Some(region.label);
+        match config.regions.iter().position(labelled) {
+            Some(index) => faults.add_at(&format!("regions[{index}]"), fault),
+            None => faults.add(fault),
         }
     }
 }
@@ -120,12 +126,17 @@ fn registers(tree: &Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
     }
     for (device, range) in devices {
         let mut regions = plan.regions.iter();
-        if regions.any(|region| overlap(range, (region.base, region.size))) {
-            faults.add(DEVICE_IN_MEMORY.case(format!(
-                "the registers of {} at {:#x} lie in the guest's memory",
-                device.path(),
-                range.0
-            )));
+        if let Some(index) = regions.position(|region| overlap(range, (region.base, region.size))) {
+            let (key, region) = match index.checked_sub(1) {
+                None => ("memory.base".to_owned(), "main memory".to_owned()),
+                Some(further) => (
+                    format!("regions[{further}].base"),
+                    format!("region {}", plan.regions[index].label),
+                ),
+            };
+            let what =
+                format!("the registers of {} at {:#x} lie in {region}", device.path(), range.0);
+            faults.add_at(&key, DEVICE_IN_MEMORY.case(what));
         }
     }
 }

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Trees of VMs that are authenticated: another way of starting.
+
+use crate::diagnostic::kinds;
+use crate::dtb::build::Faults;
+use crate::dtb::lookup::{vdevices, vm_configs};
+use crate::dtb::tree::Tree;
+
+kinds! {
+    // Read; from trees of phones.
+    AUTHENTICATED: Error "dtb-authenticated-vm" in Dtb {
+        "the devicetree is that of an authenticated VM",
+        cause: "such a VM has a number and hardware of its own, which the resource manager gives to a signed image alone: it is started by the vendor's service (qvirtservice, the secure VM loader), not by this driver's calls",
+        cure: "give a tree without these, or none: then one is generated from the config",
+    }
+}
+
+/// Properties of the vm-config that only an authenticated VM has a use for.
+const PROPERTIES: [&str; 3] = ["qcom,pasid", "qcom,vmid", "iomemory-ranges"];
+/// Its types of vdevices.
+const VDEVICES: [&str; 3] = ["iomem", "vsmmu-v2", "rm-rpc"];
+
+/// Whether it is such a tree.
+pub(super) fn check(tree: &Tree, faults: &mut Faults<'_>) -> bool {
+    let has = |property: &&str| vm_configs(tree).any(|config| config.has(property));
+    let properties = PROPERTIES.into_iter().filter(has).map(str::to_owned);
+    let kinds = VDEVICES.into_iter().filter(|kind| !vdevices(tree, kind).is_empty());
+    let found: Vec<String> =
+        properties.chain(kinds.map(|kind| format!("a vdevice {kind}"))).collect();
+    if found.is_empty() {
+        return false;
+    }
+    let what =
+        format!("the devicetree is that of an authenticated VM: it has {}", found.join(", "));
+    faults.add(AUTHENTICATED.case(what));
+    true
+}
