@@ -9,6 +9,7 @@ use std::path::Path;
 use nix::errno::Errno;
 
 use super::compound::section;
+use super::foreign;
 use super::json::{self, position_of, Position, Value};
 use super::names::VmName;
 use super::report::Report;
@@ -62,6 +63,11 @@ pub(super) fn parse_named(
         }
     };
     report.found(String::new(), root.position);
+    if let Some(wrong) = foreign::named(&root) {
+        // Each of its keys would be a mistake of its own.
+        report.add_at(root.position, "", wrong);
+        return (None, Err(report.end()));
+    }
     let config = section::<VmConfig>().read(&root, "", &mut report);
     let name = match &root.value {
         Value::Object(members) => members.iter().find(|member| member.key == "name"),
