@@ -2,12 +2,14 @@
 //! One launch, from a config to a VM that runs: the whole way in one place.
 //!
 //! ```text
-//! progress   what it reports on its way
-//! load       files' bytes into guest memory
-//! answers    what the driver's errnos mean
+//! progress    what it reports on its way
+//! load        files' bytes into guest memory
+//! kernel_log  what the kernel says when START fails
+//! answers     what the driver's errnos mean
 //! ```
 
 mod answers;
+mod kernel_log;
 mod load;
 mod progress;
 
@@ -26,6 +28,7 @@ use crate::memory::{self, Choice, GuestMemory, Pool};
 use crate::plan::{plan, Host, LaunchPlan, PlannedRegion};
 use crate::text::Size;
 
+use kernel_log::KernelLog;
 use progress::Progress;
 
 pub(crate) use answers::refused;
@@ -63,8 +66,9 @@ pub fn launch(
     let vm = launch.create(device, &memory, &plan)?;
     let vcpus = launch.add_vcpus(&vm)?;
     before_start(&vm)?;
-    let start = || vm.start();
-    launch.progress.call(Step::Start, "VM_START", start, |()| String::new())?;
+    let log = KernelLog::from_now();
+    let failed = |error| log.explain(refused(Step::Start, "VM_START", &error));
+    launch.progress.step(Step::Start, || vm.start().map_err(failed), |()| String::new())?;
     Ok(Launched { vm, memory, vcpus })
 }
 
