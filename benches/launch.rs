@@ -196,7 +196,7 @@ impl Drop for Host {
 fn floor(file: &Path) {
     let config = config::load(file).unwrap();
     let images = Images::open(&config).unwrap();
-    let host = memory::host();
+    let host = memory::host(gunyah::Dialect::Ack61);
     let plan = plan(&config, &images.info, len_max(&config, None), &host).unwrap();
     let blob = build(&config, None, &plan, &Seeds::default()).unwrap().blob;
     drop(images);

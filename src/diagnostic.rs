@@ -25,6 +25,12 @@ pub enum Step {
     Config,
     /// Making the VM's process.
     Process,
+    /// Opening the Gunyah device.
+    Device,
+    /// CREATE_VM.
+    CreateVm,
+    /// Asking which driver it is, and whether it can do what the VM's file asks.
+    Dialect,
     /// Opening kernel, initrd, devicetree and region files and reading their headers.
     Images,
     /// Deciding every address and size.
@@ -39,14 +45,12 @@ pub enum Step {
     Initrd,
     /// Checking the devicetree and writing it into guest memory.
     Dtb,
-    /// Opening the Gunyah device.
-    Device,
-    /// CREATE_VM.
-    CreateVm,
     /// Registering a region.
     Region,
     /// SET_DTB_CONFIG.
     DtbConfig,
+    /// SET_BOOT_CONTEXT.
+    BootContext,
     /// Adding vCPUs and interrupt lines.
     Functions,
     /// START.
@@ -64,6 +68,9 @@ impl Step {
             Step::Serve => "serve",
             Step::Config => "config",
             Step::Process => "process",
+            Step::Device => "device",
+            Step::CreateVm => "create-vm",
+            Step::Dialect => "dialect",
             Step::Images => "images",
             Step::Plan => "plan",
             Step::Pool => "pool",
@@ -71,10 +78,9 @@ impl Step {
             Step::Kernel => "kernel",
             Step::Initrd => "initrd",
             Step::Dtb => "dtb",
-            Step::Device => "device",
-            Step::CreateVm => "create-vm",
             Step::Region => "region",
             Step::DtbConfig => "dtb-config",
+            Step::BootContext => "boot-context",
             Step::Functions => "functions",
             Step::Start => "start",
             Step::Run => "run",

@@ -37,6 +37,9 @@ pub const ADDRESS_END: u64 = 1 << 36;
 /// The largest devicetree that arm64 Linux takes (booting.rst).
 pub const DTB_MAX: u64 = 2 << 20;
 
+/// Where there is room, the devicetree has so much to itself: a whole folio on a host with 4 KiB pages.
+pub const DTB_SLOT: u64 = 2 << 20;
+
 /// The serial port, where the config does not move it: where QEMU's `virt` machine has its PL011.
 pub const SERIAL_BASE: u64 = 0x0900_0000;
 

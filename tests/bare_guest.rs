@@ -54,6 +54,77 @@ fn assemble() -> Option<Vec<u8>> {
     Some(fs::read(image).unwrap())
 }
 
+/// Drivers with vCPUs.
+const DIALECTS: [&str; 4] = ["lkml", "ack61", "ack66", "ack612"];
+
+/// The same file on every driver: `boot` with 16 MiB of what `auto` is there, but for hugetlb.
+fn boot_on(dialect: &str, test: &str, script: &str, changes: &Value) -> Option<Host> {
+    let mut config = json!({
+        "memory": { "size": "16M", "backing": ["thp"] },
+        "console": {},
+        "cmdline": "end=off",
+    });
+    for (key, value) in changes.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    Host::boot_on(dialect, test, "exec", script, guest()?, &config)
+}
+
+#[test]
+fn one_file_runs_on_every_driver() {
+    let initrd = "the quick brown fox";
+    for memory in [
+        json!({ "size": "16M", "backing": ["thp"] }),
+        json!({ "size": "16M", "backing": ["base"] }),
+        // Huge pages and what is left over.
+        json!({ "size": "17M", "backing": ["thp"] }),
+        // No slot for the devicetree.
+        json!({ "size": "4M", "backing": ["thp"] }),
+    ] {
+        for dialect in DIALECTS {
+            let changes = json!({ "memory": memory, "initrd": initrd });
+            let Some(host) = boot_on(dialect, "every", "", &changes) else { return };
+            let status = host.wait_for("stopped");
+            assert_eq!(status["last_end"]["reason"], "power-off", "{dialect} {memory}: {status:#}");
+            assert_eq!(status["dialect"], dialect);
+            let lines = printed(&host);
+            let hello = "guest: hello".to_owned();
+            assert!(lines.contains(&hello), "{dialect} {memory}: {lines:#?}");
+            let bad = host.record().into_iter().find(|line| {
+                ["page-fault", "donated-beyond", "lost", "spin", "violation"]
+                    .contains(&line["event"].as_str().unwrap_or(""))
+            });
+            assert_eq!(bad, None, "{dialect} {memory}");
+        }
+    }
+}
+
+/// Newer drivers begin at the devicetree, where nobody says otherwise.
+#[test]
+fn without_its_boot_context_a_guest_dies_in_its_devicetree() {
+    for (dialect, script) in [
+        // Where the first one asks whether the call is there.
+        ("ack66", "call SET_BOOT_CONTEXT 2+ ignored"),
+        ("ack612", "call SET_BOOT_CONTEXT * ignored"),
+    ] {
+        let Some(host) = boot_on(dialect, "no-context", script, &json!({})) else { return };
+        let status = host.wait_for("crashed");
+        assert_eq!(status["last_end"]["reason"], "hypervisor-error", "{dialect}: {status:#}");
+        assert_eq!(printed(&host), Vec::<String>::new());
+    }
+}
+
+/// A host that gave out no huge page, and one whose pages of hugetlb a newer driver would not take.
+#[test]
+fn the_early_driver_is_not_brought_down() {
+    let Some(host) = boot_on("ack66-early", "early", "", &json!({})) else { return };
+    let status = host.wait_for("stopped");
+    assert_eq!(status["last_end"]["reason"], "power-off", "{status:#}");
+    let small = json!({ "memory": { "size": "4M" } });
+    let Some(host) = boot_on("ack66-early", "early-small", "", &small) else { return };
+    assert_eq!(host.wait_for("stopped")["last_end"]["reason"], "power-off");
+}
+
 /// Boots the guest with `cmdline` and `changes` to a file with one vCPU and a PL011.
 fn boot(test: &str, cmdline: &str, changes: &Value) -> Option<Host> {
     let mut config = json!({

@@ -74,7 +74,7 @@ impl Stage {
     fn config(&self, name: &str, cmdline: &str) -> Value {
         json!({
             "name": name,
-            "memory": { "size": "128M", "backing": ["hugetlb", "thp"] },
+            "memory": { "size": "128M", "backing": ["auto", "thp"] },
             "kernel": { "path": self.guest.join("Image"), "cmdline": format!("panic=-1 {cmdline}") },
             "initrd": { "path": self.guest.join("initrd.cpio.gz") },
         })
@@ -92,11 +92,23 @@ struct Host {
 impl Host {
     fn boot(stage: &Stage, test: &str, configs: &[Value]) -> Self {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        Self::boot_with_path(stage, test, configs, &path)
+        Self::boot_with_path(stage, test, configs, &path, "ack61")
+    }
+
+    /// On the driver of `dialect`.
+    fn boot_on(stage: &Stage, dialect: &str, configs: &[Value]) -> Self {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        Self::boot_with_path(stage, dialect, configs, &path, dialect)
     }
 
     /// With another search path of programs.
-    fn boot_with_path(stage: &Stage, test: &str, configs: &[Value], path: &OsStr) -> Self {
+    fn boot_with_path(
+        stage: &Stage,
+        test: &str,
+        configs: &[Value],
+        path: &OsStr,
+        dialect: &str,
+    ) -> Self {
         let dir = std::env::temp_dir().join(format!("gunyahd-{test}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(dir.join("config")).expect("directory");
@@ -106,7 +118,7 @@ impl Host {
                 .expect("config");
         }
         let mut simulator = Command::new(stage.binaries.join("gunyah-sim"))
-            .args(["--engine", "qemu", "--console", "-", "--"])
+            .args(["--dialect", dialect, "--engine", "qemu", "--console", "-", "--"])
             .arg(stage.binaries.join("gunyahd"))
             .arg("boot")
             .arg("--config-dir")
@@ -283,6 +295,26 @@ fn linux_boots_from_hugetlb_and_a_gzipped_kernel() {
     assert!(!is_alive(worker));
 }
 
+/// The hypervisor schedules it where the driver has no vCPUs; elsewhere, its worker does.
+#[test]
+fn one_file_boots_linux_on_every_driver() {
+    let Some(stage) = Stage::new() else { return };
+    for (dialect, scheduled) in [
+        ("lkml-base", "by hypervisor"),
+        ("lkml", "by proxy"),
+        ("ack61", "by proxy"),
+        ("ack66", "by proxy"),
+        ("ack612", "by proxy"),
+    ] {
+        let mut host = Host::boot_on(&stage, dialect, &[stage.config("same", "")]);
+        host.wait_for(&format!("[same] {REACHED}"));
+        let status = host.wait_for_state("same", "running");
+        assert_eq!(status["dialect"], dialect, "{status:#}");
+        assert_eq!(status["end_visible"], scheduled == "by proxy", "{status:#}");
+        assert_eq!(host.end(), Some(0), "{dialect}");
+    }
+}
+
 #[test]
 fn a_proxy_scheduled_guests_ends_are_told() {
     let Some(stage) = Stage::new() else { return };
@@ -308,7 +340,7 @@ fn a_machine_without_qemu_is_told_what_to_install() {
     let mut config = stage.config("none", "");
     config["restart"] = json!({ "policy": "never" });
     let nowhere = OsStr::new("/nonexistent");
-    let mut host = Host::boot_with_path(&stage, "none", &[config], nowhere);
+    let mut host = Host::boot_with_path(&stage, "none", &[config], nowhere, "ack61");
     host.wait_for("gunyah-sim: qemu: qemu-system-aarch64 is not on PATH; in Debian: apt-get install qemu-system-arm");
     let status = host.wait_for_state("none", "failed");
     assert_eq!(status["last_end"]["reason"], "launch-failed", "{status:#}");

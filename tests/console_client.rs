@@ -72,6 +72,7 @@ impl Host {
             reason: String::new(),
             since_ms: 0,
             age_ms: 0,
+            dialect: None,
             restarts: 0,
             resets: 0,
             pid: Some(1),

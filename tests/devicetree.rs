@@ -75,8 +75,8 @@ fn json(rest: &str) -> VmConfig {
 fn configs() -> Vec<VmConfig> {
     [
         "",
-        r#", "initrd": {"path": "/initrd"}, "vcpus": {"count": 8}"#,
-        r#", "vcpus": {"count": 2, "affinity": [[3], [1]]}, "regions": [
+        r#", "initrd": {"path": "/initrd"}, "vcpus": {"count": 8, "scheduling": "hypervisor"}"#,
+        r#", "vcpus": {"count": 2, "scheduling": "hypervisor", "affinity": [[3], [1]]}, "regions": [
              {"label": 7, "base": "0xa0000000", "size": "2M"},
              {"label": 8, "base": "0xb0000000", "size": "4K"}]"#,
         r#", "vcpus": {"count": 1, "scheduling": "proxy"}"#,
@@ -181,7 +181,11 @@ fn faults(source: &str, config: &VmConfig) -> Vec<String> {
     let vm_config = tree.at("/gunyah-vm-config").unwrap();
     differ("image-name", text(&vm_config.str("image-name")), text(&Some(config.name.as_str())));
     let proxy = vm_config.child("vcpus").unwrap().str("affinity") == Some("proxy");
-    differ("proxy scheduling", text(&proxy), text(&(config.vcpus.scheduling == Scheduling::Proxy)));
+    differ(
+        "proxy scheduling",
+        text(&proxy),
+        text(&(config.vcpus.scheduling != Some(Scheduling::Hypervisor))),
+    );
     let vdevices = |kind: &str| {
         let mut found = tree.walk();
         found.retain(|at| at.lists("vdevice-type", kind));
@@ -208,8 +212,7 @@ fn faults(source: &str, config: &VmConfig) -> Vec<String> {
 
 /// Both examples with their configs' texts; the minimal one has no file of its own.
 fn examples() -> [(&'static str, String, String); 2] {
-    let minimal =
-        r#"{"name": "minimal", "memory": {"size": "256M"}, "kernel": {"path": "/Image"}}"#;
+    let minimal = r#"{"name": "minimal", "memory": {"size": "256M"}, "kernel": {"path": "/Image"}, "vcpus": {"scheduling": "hypervisor"}}"#;
     [
         ("minimal", example("minimal-guest.dts"), minimal.to_owned()),
         ("proxy", example("proxy-guest.dts"), example("proxy-guest.json")),
@@ -253,7 +256,7 @@ const PLANTED: [(&str, &str, &str, &str); 18] = [
     ),
     ("proxy", "label = <5>", "label = <6>", "another doorbell has"),
     ("proxy", "reg = <1>", "reg = <0>", "that of another CPU: /cpus/cpu@1"),
-    ("proxy", "affinity = \"proxy\"", "affinity-map = <0 1>", "the config's by proxy"),
+    ("proxy", "affinity = \"proxy\"", "affinity-map = <0 1>", "those of this launch by proxy"),
     ("minimal", "image-name = \"minimal\"", "image-name = \"minmal\"", "image-name"),
     (
         "minimal",
@@ -283,7 +286,8 @@ fn symbol_tables_are_dropped() {
     let source = std::fs::read_to_string(dts().join("minimal-guest.dts")).unwrap();
     let (blob, _) = dtc(&["-@", "-q", "-I", "dts", "-O", "dtb"], source.as_bytes());
     assert!(Tree::parse(&blob).unwrap().at("/__symbols__").is_some());
-    let completed = built(&json(""), Some(&blob)).unwrap();
+    let config = json(r#", "vcpus": {"scheduling": "hypervisor"}"#);
+    let completed = built(&config, Some(&blob)).unwrap();
     assert_eq!(completed.warnings[0].name, "dtb-symbols-dropped");
     assert_eq!(completed.warnings.len(), 1);
     assert!(completed.tree.at("/__symbols__").is_none());

@@ -32,11 +32,17 @@ fn calls(record: &Path) -> Vec<(String, Value)> {
     lines
         .into_iter()
         .filter(|line| line["call"].is_string())
+        // What the driver is asked to find out its dialect, it refuses.
+        .filter(|line| !is_probe(line))
         .map(|line| {
-            assert!(line["errno"].is_null(), "{line}");
+            assert!(line["errno"].is_null() || line["call"] == "VCPU_RUN", "{line}");
             (line["call"].as_str().unwrap().to_owned(), line["args"].clone())
         })
         .collect()
+}
+
+fn is_probe(line: &Value) -> bool {
+    line["errno"] == "EFAULT" || line["errno"] == "ENOTTY"
 }
 
 #[test]
@@ -93,7 +99,8 @@ fn one_launch_is_what_its_plan_says() {
     assert!(said.iter().any(|line| line.contains("vm: running")), "{said:#?}");
 
     let calls = calls(&record);
-    let names: Vec<&str> = calls.iter().map(|(name, _)| name.as_str()).collect();
+    let mut names: Vec<&str> = calls.iter().map(|(name, _)| name.as_str()).collect();
+    names.retain(|name| *name != "VCPU_RUN");
     assert_eq!(
         names,
         [
@@ -102,6 +109,8 @@ fn one_launch_is_what_its_plan_says() {
             "VM_ANDROID_LEND_USER_MEM",
             "VM_SET_USER_MEM_REGION",
             "VM_SET_DTB_CONFIG",
+            "VM_ADD_FUNCTION",
+            "VCPU_MMAP_SIZE",
             "VM_START"
         ]
     );

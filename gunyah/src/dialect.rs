@@ -43,6 +43,24 @@ impl Dialect {
             Self::Lkml15 => "lkml15",
         }
     }
+
+    /// It has vCPUs, interrupt lines and ioeventfds ([`Vm::add_vcpu`] and its like). A VM on a driver
+    /// without is scheduled by the hypervisor.
+    pub fn has_functions(self) -> bool {
+        self != Self::LkmlBase
+    }
+
+    /// It can lend memory ([`Vm::lend`]).
+    pub fn lends(self) -> bool {
+        matches!(self, Self::Ack61 | Self::Ack66 | Self::Ack612)
+    }
+
+    /// START hands over the devicetree's range alone, and a guest gets its other pages as it touches
+    /// them, in [`Vcpu::run`](crate::Vcpu::run). It begins where [`Vm::set_boot_context`] says. Other
+    /// dialects hand over all memory at START and have no boot context.
+    pub fn pages_on_demand(self) -> bool {
+        matches!(self, Self::Ack66 | Self::Ack612)
+    }
 }
 
 impl fmt::Display for Dialect {

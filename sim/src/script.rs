@@ -36,6 +36,8 @@ impl Nth {
 pub enum Fault {
     /// It fails; the model never sees it.
     Errno(Errno),
+    /// It answers 0, as if it were done; the model never sees it.
+    Ignored,
     /// It never comes back.
     Hang,
     /// The model sees it later.
@@ -294,20 +296,22 @@ fn call_command(call: &str, nth: &str, words: &[&str]) -> Result<Command, String
         [rest @ .., "from", name] => (rest, Some((*name).to_string())),
         all => (all, None),
     };
-    let fault = match words {
-        ["errno", name] => Fault::Errno(errno(name)?),
-        ["hang"] => Fault::Hang,
-        ["delay", ms] => Fault::Delay(milliseconds(ms)?),
-        ["partial", count] => partial(&call, count, None)?,
-        ["partial", count, "errno", name] => partial(&call, count, Some(errno(name)?))?,
-        ["kill", "caller"] => Fault::KillCaller,
-        ["kill", "command"] => Fault::KillCommand,
-        _ => {
-            return Err("call NAME NTH errno NAME | hang | delay MS | partial N [errno NAME] | \
+    let fault =
+        match words {
+            ["errno", name] => Fault::Errno(errno(name)?),
+            ["ignored"] => Fault::Ignored,
+            ["hang"] => Fault::Hang,
+            ["delay", ms] => Fault::Delay(milliseconds(ms)?),
+            ["partial", count] => partial(&call, count, None)?,
+            ["partial", count, "errno", name] => partial(&call, count, Some(errno(name)?))?,
+            ["kill", "caller"] => Fault::KillCaller,
+            ["kill", "command"] => Fault::KillCommand,
+            _ => return Err(
+                "call NAME NTH errno NAME | ignored | hang | delay MS | partial N [errno NAME] | \
                  kill caller | kill command [from PROCESS]"
-                .to_string())
-        }
-    };
+                    .to_string(),
+            ),
+        };
     Ok(Command::Call { call, nth, from, fault })
 }
 

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One VM: its files' headers, its plan and its devicetree, as a launch would have them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use gunyah::Dialect;
+
 use super::{Options, VmReport};
-use crate::config::{VmConfig, VmName};
+use crate::config::{self, VmConfig, VmName};
 use crate::diagnostic::{kinds, Diagnostic};
-use crate::dtb::{self, Seeds};
+use crate::dtb::{self, Devicetree, Seeds};
 use crate::image::Images;
-use crate::plan::{plan, Host, LaunchPlan};
+use crate::plan::{fits, plan, Host, LaunchPlan};
 
 kinds! {
     NOT_STARTED: Warning "check-not-started" in Config {
@@ -18,49 +20,139 @@ kinds! {
     }
 }
 
+/// The order in which kernels are looked at: the first that a VM can run on is the one that is shown.
+const ORDER: [Dialect; 5] =
+    [Dialect::Ack61, Dialect::Ack66, Dialect::Ack612, Dialect::Lkml, Dialect::LkmlBase];
+
 /// All that can be known of a VM, and all that is wrong with it.
 pub(super) fn vm(config: VmConfig, options: &Options) -> (VmReport, Vec<Diagnostic>) {
-    let host = &options.host;
     let mut report = VmReport {
-        huge_pages: config.huge_pages(host.huge_page),
+        huge_pages: BTreeMap::new(),
+        kernels: Vec::new(),
         plan: None,
         dtb_source: None,
         warnings: Vec::new(),
         config,
     };
-    let found = below(&report.config, options.root.as_deref());
-    match launch(&report.config, &found, host, &mut report.warnings) {
-        Ok((plan, dtb_source)) => {
-            report.plan = Some(plan);
-            report.dtb_source = Some(dtb_source);
-            (report, Vec::new())
+    let config = &report.config;
+    let wanted = |kernel: &Dialect| match options.kernel {
+        Some(only) => only == *kernel,
+        None => config.kernels.contains(kernel),
+    };
+    let kernels: Vec<Dialect> = ORDER.into_iter().filter(wanted).collect();
+    if kernels.iter().any(|kernel| !kernel.pages_on_demand()) {
+        report.huge_pages = config.huge_pages(options.host.huge_page);
+    }
+    let images = match open(config, options.root.as_deref()) {
+        Ok(images) => images,
+        Err(problems) => return (report, sorted(problems)),
+    };
+    for kernel in kernels {
+        let faults = match launch(config, &images, &options.host.with(kernel)) {
+            Ok((plan, tree)) => {
+                let warnings = tree.warnings.iter().chain(&plan.warnings);
+                add_warnings(&mut report.warnings, warnings, report.plan.as_ref().map(|_| kernel));
+                report.dtb_source.get_or_insert_with(|| tree.tree.to_source());
+                report.plan.get_or_insert(plan);
+                Vec::new()
+            }
+            Err(faults) => sorted(faults),
+        };
+        report.kernels.push((kernel, faults));
+    }
+    // A file that names its kernels says that the VM runs on each.
+    let promised = options.kernel.is_some() || config.kernels != config::kernels();
+    if report.plan.is_some() && !promised {
+        return (report, Vec::new());
+    }
+    let problems = problems(config, &report.kernels);
+    (report, problems)
+}
+
+/// What is to be mended first: of a VM that can be launched on some kernels, all that is wrong on the
+/// others; of one that can on none, all of the first kernel, and what the others cannot do at all.
+fn problems(config: &VmConfig, kernels: &[(Dialect, Vec<Diagnostic>)]) -> Vec<Diagnostic> {
+    let nowhere = kernels.iter().all(|(_, faults)| !faults.is_empty());
+    let first = kernels.first().map(|(kernel, _)| *kernel);
+    let mut problems: Vec<Diagnostic> = Vec::new();
+    for (mut fault, of) in by_kernel(kernels) {
+        let of_first = nowhere && of.first() == first.as_ref();
+        let cannot = of.iter().any(|kernel| fits(config, *kernel).is_err());
+        if !of_first {
+            if nowhere && !cannot {
+                continue;
+            }
+            fault.what = format!("on {}: {}", names(&of), fault.what);
         }
-        Err(mut problems) => {
-            problems.sort_by(|a, b| a.place.cmp(&b.place));
-            (report, problems)
+        problems.push(fault);
+    }
+    sorted(problems)
+}
+
+fn sorted(mut problems: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    problems.sort_by(|a, b| a.place.cmp(&b.place));
+    problems
+}
+
+/// Each fault once, with the kernels that have it.
+pub(super) fn by_kernel(kernels: &[(Dialect, Vec<Diagnostic>)]) -> Vec<(Diagnostic, Vec<Dialect>)> {
+    let mut grouped: Vec<(&Diagnostic, Vec<Dialect>)> = Vec::new();
+    for (kernel, faults) in kernels {
+        for fault in faults {
+            match grouped.iter_mut().find(|(known, _)| *known == fault) {
+                Some((_, kernels)) => kernels.push(*kernel),
+                None => grouped.push((fault, vec![*kernel])),
+            }
         }
+    }
+    grouped.into_iter().map(|(fault, kernels)| (fault.clone(), kernels)).collect()
+}
+
+pub(super) fn names(kernels: &[Dialect]) -> String {
+    let names: Vec<&str> = kernels.iter().map(|kernel| kernel.name()).collect();
+    names.join(", ")
+}
+
+/// Adds those that are not there yet; where they are of another kernel than the one that is shown, says
+/// of which.
+fn add_warnings<'a>(
+    known: &mut Vec<Diagnostic>,
+    more: impl Iterator<Item = &'a Diagnostic>,
+    other: Option<Dialect>,
+) {
+    for warning in more {
+        // The same of two kernels differs in its beginning alone.
+        if known.iter().any(|known| known.name == warning.name && known.place == warning.place) {
+            continue;
+        }
+        let mut warning = warning.clone();
+        if let Some(kernel) = other {
+            warning.what = format!("on {kernel}: {}", warning.what);
+        }
+        known.push(warning);
     }
 }
 
-/// What a launch does before it takes memory: the plan, and the devicetree as source. The files are
-/// those that `found` names.
-fn launch(
-    config: &VmConfig,
-    found: &VmConfig,
-    host: &Host,
-    warnings: &mut Vec<Diagnostic>,
-) -> Result<(LaunchPlan, String), Vec<Diagnostic>> {
-    let images = Images::open(found)?;
+/// The files of `config`, below `root`.
+fn open(config: &VmConfig, root: Option<&Path>) -> Result<Images, Vec<Diagnostic>> {
+    let images = Images::open(&below(config, root))?;
     // A file that is larger than its memory is the plan's to refuse, and takes long to unpack.
     if images.info.kernel.size <= config.memory.size {
         images.verify_kernel(config).map_err(|wrong| vec![wrong])?;
     }
+    Ok(images)
+}
+
+/// What a launch does before it takes memory: the plan and the devicetree.
+fn launch(
+    config: &VmConfig,
+    images: &Images,
+    host: &Host,
+) -> Result<(LaunchPlan, Devicetree), Vec<Diagnostic>> {
     let given = images.dtb.as_deref();
     let plan = plan(config, &images.info, dtb::len_max(config, given), host)?;
-    let built = dtb::build(config, given, &plan, &Seeds::default())?;
-    warnings.extend(built.warnings);
-    warnings.extend(plan.warnings.iter().cloned());
-    Ok((plan, built.tree.to_source()))
+    let tree = dtb::build(config, given, &plan, &Seeds::default())?;
+    Ok((plan, tree))
 }
 
 /// The config with its paths below `root`.

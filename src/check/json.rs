@@ -69,10 +69,22 @@ fn of_vm(vm: &VmReport, dtb: bool) -> Value {
         .iter()
         .map(|(size, pages)| json!({ "page_size": size, "pages": pages }))
         .collect();
+    let kernels: Vec<Value> = vm
+        .kernels
+        .iter()
+        .map(|(kernel, faults)| {
+            json!({
+                "kernel": kernel.name(),
+                "launchable": faults.is_empty(),
+                "problems": of_diagnostics(faults),
+            })
+        })
+        .collect();
     let mut value = json!({
         "name": vm.config.name.as_str(),
         "file": vm.config.file.display().to_string(),
         "launchable": vm.plan.is_some(),
+        "kernels": kernels,
         "config": render(&vm.config),
         "huge_pages": huge_pages,
         "warnings": of_diagnostics(&vm.warnings),
@@ -98,6 +110,8 @@ fn of_plan(vm: &VmReport, plan: &LaunchPlan) -> Value {
         })
         .collect();
     json!({
+        "kernel": plan.dialect.name(),
+        "scheduling": plan.scheduling.as_str(),
         "map": rows,
         "entry": address(plan.kernel.entry),
         "dtb": { "base": address(plan.dtb.base), "size": plan.dtb.size },

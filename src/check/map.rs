@@ -68,7 +68,7 @@ fn contents(vm: &VmReport, plan: &LaunchPlan) -> Vec<Row> {
         Some(path) => path.display().to_string(),
         None => "generated".to_owned(),
     };
-    let detail = format!("{dtb}, with {:#} of room", Size(config.dtb.room));
+    let detail = format!("{dtb}, with at least {:#} of room", Size(config.dtb.room));
     add(plan.dtb.base, plan.dtb.size, "devicetree", detail);
     rows.sort_by_key(|row| row.base);
     rows

@@ -17,7 +17,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use crate::config::{load_paths, VmConfig, VmName};
+use gunyah::Dialect;
+
+use crate::config::{kernels, load_paths, VmConfig, VmName};
 use crate::diagnostic::{Diagnostic, Kind};
 use crate::plan::{Host, LaunchPlan};
 
@@ -32,6 +34,8 @@ pub struct Options {
     pub json: bool,
     /// The host that the VMs are meant for.
     pub host: Host,
+    /// The kernel that the VMs are meant for, by its driver's dialect. Absent: each that a VM's file allows.
+    pub kernel: Option<Dialect>,
     /// Where the device's files are found: `/vendor/x` is looked for in `<root>/vendor/x`.
     pub root: Option<PathBuf>,
 }
@@ -39,7 +43,7 @@ pub struct Options {
 impl Options {
     /// Text, for a host with 4 KiB pages.
     pub fn new(paths: Vec<PathBuf>) -> Self {
-        Self { paths, dtb: false, json: false, host: Host::PAGES_4K, root: None }
+        Self { paths, dtb: false, json: false, host: Host::PAGES_4K, kernel: None, root: None }
     }
 }
 
@@ -48,10 +52,14 @@ pub fn host_with_pages(text: &str) -> Option<Host> {
     match text {
         "4K" => Some(Host::PAGES_4K),
         "16K" => Some(Host::PAGES_16K),
-        // A level-2 block of 64 KiB pages maps 512 MiB.
-        "64K" => Some(Host { page_size: 64 << 10, huge_page: 512 << 20, thp_page: 512 << 20 }),
+        "64K" => Some(Host::PAGES_64K),
         _ => None,
     }
+}
+
+/// The kernel that `--kernel` means.
+pub fn kernel_named(text: &str) -> Option<Dialect> {
+    kernels().into_iter().find(|kernel| kernel.name() == text)
 }
 
 /// Everything found.
@@ -76,7 +84,9 @@ pub struct Report {
 pub struct VmReport {
     /// Its config, as it was written.
     pub config: VmConfig,
-    /// Its plan, if it can be launched.
+    /// Kernels that it was checked for, each with why it cannot run there.
+    pub kernels: Vec<(Dialect, Vec<Diagnostic>)>,
+    /// Its plan, if it can be launched: for the first kernel where it can.
     pub plan: Option<LaunchPlan>,
     /// Devicetree source, if it can be launched.
     pub dtb_source: Option<String>,

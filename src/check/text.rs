@@ -3,6 +3,7 @@
 
 use std::fmt::{Display, Write};
 
+use super::inspect;
 use super::map::map;
 use super::{HugePages, Report, VmReport};
 use crate::plan::{Host, LaunchPlan};
@@ -66,13 +67,25 @@ fn planned(out: &mut String, vm: &VmReport, plan: &LaunchPlan) {
         line(out, row.trim_end());
     }
     let vcpus = counted(vm.config.vcpus.count, "vCPU");
-    let (scheduling, entries) = (vm.config.vcpus.scheduling, plan.memory_entries);
+    let (scheduling, entries) = (plan.scheduling, plan.memory_entries);
     line(out, format!("  {vcpus}, scheduled by {scheduling}; at most {entries} memory entries"));
+    let good = vm.kernels.iter().filter(|(_, faults)| faults.is_empty());
+    let names: Vec<&str> =
+        good.map(|(kernel, _)| kernel.name()).filter(|name| *name != plan.dialect.name()).collect();
+    let others = match names.as_slice() {
+        [] => String::new(),
+        names => format!("; can be launched on {}, too", names.join(", ")),
+    };
+    line(out, format!("  as on {}{others}", plan.dialect));
+    for (fault, kernels) in inspect::by_kernel(&vm.kernels) {
+        let kernels = inspect::names(&kernels);
+        line(out, format!("  cannot be launched on {kernels}: {fault}"));
+    }
 }
 
 fn summary(report: &Report) -> String {
     let mut out = String::new();
-    let Host { page_size, huge_page, thp_page } = report.host;
+    let Host { page_size, huge_page, thp_page, .. } = report.host;
     line(
         &mut out,
         format!(

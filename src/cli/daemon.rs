@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use crate::check;
+use crate::config::kernels;
 use crate::status::EndReason;
 use crate::supervisor::{BootOptions, Outcome, DEFAULT_CONFIG_DIR, DEFAULT_DEVICE, DEFAULT_SOCKET};
 use crate::worker::Setting;
@@ -62,13 +63,15 @@ exit: 0 the guest powered off     3 the file has mistakes, or the launch failed
 
 /// `gunyahd check --help`.
 pub const CHECK_HELP: &str = "\
-usage: gunyahd check [--dtb] [--json] [--page-size SIZE] [--root DIR] PATH…
+usage: gunyahd check [--dtb] [--json] [--kernel NAME] [--page-size SIZE] [--root DIR] PATH…
 
 Tells everything that can be known of VMs' files without a device: their mistakes, those of the
 images that they name, what clashes between them, the address map, and huge pages needed in all.
 
   --dtb             print each VM's devicetree as source
   --json            for machines
+  --kernel NAME     the host's kernel, by its driver: lkml-base, lkml, ack61, ack66 or ack612
+                    (default: each that a file allows, and where a VM cannot run and why)
   --page-size SIZE  the host's pages: 4K (default), 16K or 64K
   --root DIR        where the device's files are: /vendor/x is looked for in DIR/vendor/x
 
@@ -183,7 +186,7 @@ fn explain(words: impl Iterator<Item = OsString>) -> Result<Command, UsageError>
 }
 
 fn check(words: impl Iterator<Item = OsString>) -> Result<Command, UsageError> {
-    let args = Args::parse(words, &["--root", "--page-size"], &["--dtb", "--json"])?;
+    let args = Args::parse(words, &["--kernel", "--root", "--page-size"], &["--dtb", "--json"])?;
     if args.help {
         return Ok(Command::Print(CHECK_HELP.to_owned()));
     }
@@ -198,6 +201,12 @@ fn check(words: impl Iterator<Item = OsString>) -> Result<Command, UsageError> {
         let host = pages.to_str().and_then(check::host_with_pages);
         options.host =
             host.ok_or_else(|| UsageError("--page-size is 4K, 16K or 64K".to_owned()))?;
+    }
+    if let Some(kernel) = args.value("--kernel") {
+        let named = kernel.to_str().and_then(check::kernel_named);
+        let words: Vec<&str> = kernels().iter().map(|kernel| kernel.name()).collect();
+        let usage = || UsageError(format!("--kernel is {}", words.join(", ")));
+        options.kernel = Some(named.ok_or_else(usage)?);
     }
     Ok(Command::Check(options))
 }
@@ -281,6 +290,7 @@ mod tests {
             ("run a b", "unexpected b"),
             ("check", "files"),
             ("check --page-size 5K x", "16K"),
+            ("check --kernel ack5 x", "ack61"),
             ("run --help=yes", "--help"),
         ] {
             match parse_line(line) {

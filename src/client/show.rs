@@ -70,6 +70,9 @@ pub fn one(vm: &VmStatus) -> String {
     if let Some(pid) = vm.pid {
         line("pid", &pid.to_string());
     }
+    if let Some(dialect) = &vm.dialect {
+        line("driver", dialect);
+    }
     line("restarts", &format!("{}, and {} resets", vm.restarts, vm.resets));
     if let Some(end) = &vm.last_end {
         line("last end", &format!("{}: {}", end.reason, end.detail));
@@ -125,6 +128,7 @@ mod tests {
             stuck: false,
             end_visible: true,
             console_end: None,
+            dialect: Some("ack61".to_owned()),
             steps: vec![StepTime {
                 step: "start".to_owned(),
                 micros: 1234,

@@ -126,8 +126,9 @@ fn offset(key: &str, offset: Option<u64>, memory: &MemoryConfig) -> Option<Mista
 }
 
 /// A huge page size means something only to `hugetlb`.
-pub(super) fn page_size(backing: &[Backing], page_size: &Option<u64>) -> Option<Mistake> {
-    (page_size.is_some() && !backing.contains(&Backing::Hugetlb)).then(|| {
+pub(super) fn page_size(backing: &[Option<Backing>], page_size: &Option<u64>) -> Option<Mistake> {
+    let pool = |backing: &Option<Backing>| matches!(backing, None | Some(Backing::Hugetlb));
+    (page_size.is_some() && !backing.iter().any(pool)).then(|| {
         let what = "is for hugetlb, which `backing` does not name";
         let cure = "add \"hugetlb\" to `backing`, or remove `page_size`";
         conflict("page_size", what, cure)
@@ -137,11 +138,19 @@ pub(super) fn page_size(backing: &[Backing], page_size: &Option<u64>) -> Option<
 /// As many entries as the scheduling takes.
 pub(super) fn affinity(
     count: &u32,
-    scheduling: &Scheduling,
+    scheduling: &Option<Scheduling>,
+    affinity: &[Vec<u32>],
+) -> Vec<Mistake> {
+    affinity_of(*count, scheduling.unwrap_or(Scheduling::Proxy), affinity)
+}
+
+pub(super) fn affinity_of(
+    count: u32,
+    scheduling: Scheduling,
     affinity: &[Vec<u32>],
 ) -> Vec<Mistake> {
     let given = affinity.len();
-    let all = usize::try_from(*count).is_ok_and(|count| count == given);
+    let all = usize::try_from(count).is_ok_and(|count| count == given);
     let (fits, cure) = match scheduling {
         Scheduling::Proxy => (all || given <= 1, "give one entry for all vCPUs or one for each"),
         Scheduling::Hypervisor => (all || given == 0, "give one entry for each vCPU"),
@@ -152,7 +161,7 @@ pub(super) fn affinity(
         mistakes.push(conflict("affinity", what, cure));
     }
     for (index, cpus) in affinity.iter().enumerate() {
-        if *scheduling == Scheduling::Hypervisor && cpus.len() != 1 {
+        if scheduling == Scheduling::Hypervisor && cpus.len() != 1 {
             let mistake = CONFLICT
                 .case(format!("has {} host CPUs", cpus.len()))
                 .cause("the hypervisor binds a vCPU to one host CPU")
@@ -164,9 +173,14 @@ pub(super) fn affinity(
 }
 
 /// Only threads have a niceness.
-pub(super) fn nice(scheduling: &Scheduling, nice: &i8) -> Option<Mistake> {
-    (*nice != 0 && *scheduling == Scheduling::Hypervisor).then(|| {
-        let what = "is for the threads of proxy-scheduled vCPUs, and scheduling is \"hypervisor\"";
+pub(super) fn nice(scheduling: &Option<Scheduling>, nice: &i8) -> Option<Mistake> {
+    nice_of(scheduling.unwrap_or(Scheduling::Proxy), *nice)
+}
+
+pub(super) fn nice_of(scheduling: Scheduling, nice: i8) -> Option<Mistake> {
+    (nice != 0 && scheduling == Scheduling::Hypervisor).then(|| {
+        let what =
+            "is for the threads of proxy-scheduled vCPUs, and the hypervisor schedules these";
         let cure = "set vcpus.scheduling to \"proxy\", or remove `nice`";
         conflict("nice", what, cure)
     })
@@ -177,7 +191,11 @@ pub(super) fn console_scheduling(
     console: &Option<ConsoleConfig>,
     vcpus: &VcpuConfig,
 ) -> Option<Mistake> {
-    (console.is_some() && vcpus.scheduling == Scheduling::Hypervisor).then(|| {
+    console_of(vcpus.scheduling.unwrap_or(Scheduling::Proxy), console.is_some())
+}
+
+pub(super) fn console_of(scheduling: Scheduling, console: bool) -> Option<Mistake> {
+    (console && scheduling == Scheduling::Hypervisor).then(|| {
         let mistake = CONFLICT
             .case("needs proxy-scheduled vCPUs")
             .cause("the MMIO of other vCPUs does not come to the host")

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use gunyah::Dialect;
 use serde_json::{Map, Value as Json};
 
 use super::compound::{list, one_or_list, section};
@@ -21,8 +22,10 @@ use super::table::{
     key, optional, or, or_empty, required, section, Presence, Row, Section, Sections,
 };
 use super::types::{line, path, whole, word, Boolean, Type};
-use super::words::{Access, Backing, ConsoleDevice, KernelFormat, RestartPolicy, Scheduling};
-use crate::diagnostic::Place;
+use super::words::{
+    kernels, Access, Backing, ConsoleDevice, KernelFormat, RestartPolicy, Scheduling,
+};
+use crate::diagnostic::{Diagnostic, Place};
 use crate::layout::{ADDRESS_END, MEMORY_ALIGN, MEMORY_BASE, PAGE, SERIAL_BASE, SPIS};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -51,6 +54,8 @@ section! {
             "Names the VM in status, messages, properties (`vendor.gunyah.media.state`), and to the guest. No two files have the same.";
         autostart: bool = or(true, Boolean),
             "`gunyahd boot` starts it without being asked. Otherwise `gunyahctl start` does; a VM that waits for it stays waiting.";
+        kernels: Vec<Dialect> = or(kernels(), one_or_list(8, word()).distinct()),
+            "The host's kernels, by their drivers' dialects, that it may run on; on others its start fails before anything is taken. For a VM that was made for some of them: `gunyahd check` checks it for these alone.";
         memory: MemoryConfig = required(section()),
             "The guest's main memory.";
         regions: Vec<RegionConfig> = or(Vec::new(), list(32, section())),
@@ -64,7 +69,7 @@ section! {
         vcpus: VcpuConfig = or_empty(section()),
             "The virtual CPUs.";
         console: Option<ConsoleConfig> = optional(section()),
-            "Only with `\"scheduling\": \"proxy\"`. Absent: no console. `{}`: one with every default.";
+            "Not with `\"scheduling\": \"hypervisor\"`, nor on a driver without vCPUs. Absent: no console. `{}`: one with every default.";
         ready: Option<ReadyConfig> = optional(section()),
             "Absent: the VM is running and never called ready. `{}`: ready as soon as it runs.";
         start: StartConfig = or_empty(section()),
@@ -102,10 +107,10 @@ section! {
             "Bytes; on a host with larger pages a multiple of these.";
         label: u32 = or(0, whole(0, u32::MAX)),
             "Names the region to the driver. Unlike the labels of `regions`.";
-        backing: Vec<Backing> = or(vec![Backing::Hugetlb], one_or_list(8, word()).distinct()),
+        backing: Vec<Option<Backing>> = or(vec![None], one_or_list(8, word()).distinct()),
             "What host pages it is made of, best first; see below.";
         page_size: Option<u64> = optional(HugePage),
-            "Size of a huge page; only with `hugetlb`. Absent: the host's default.";
+            "Size of a huge page; only with `hugetlb` and `auto`. Absent: the host's default.";
         access: Access = or(Access::Auto, word()),
             "Whether the host keeps access. `auto` lends where the driver can lend, and shares elsewhere.";
         prefault: bool = or(true, Boolean),
@@ -127,7 +132,7 @@ section! {
             "Whether the host keeps access. `auto` shares.";
         flags: Permissions = or(Permissions::READ_WRITE, permissions()),
             "What the guest may do.";
-        backing: Vec<Backing> = or(vec![Backing::Base], one_or_list(8, word()).distinct()),
+        backing: Vec<Option<Backing>> = or(vec![Some(Backing::Base)], one_or_list(8, word()).distinct()),
             "As `memory.backing`.";
         page_size: Option<u64> = optional(HugePage),
             "As `memory.page_size`.";
@@ -178,12 +183,12 @@ section! {
     VcpuConfig {
         count: u32 = or(1, whole(1, MAX_VCPUS)),
             "How many vCPUs. A given devicetree must have as many.";
-        scheduling: Scheduling = or(Scheduling::Hypervisor, word()),
-            "Who gives them their time: the hypervisor, or a host thread for each.";
+        scheduling: Option<Scheduling> = or(None, word()),
+            "Who gives them their time: the hypervisor, or a host thread for each; see below.";
         affinity: Vec<Vec<u32>> = or(Vec::new(), list(64, one_or_list(64, whole(0, HOST_CPU)))),
             "Host CPUs of each vCPU; see below.";
         nice: i8 = or(0, whole(-20, 19)),
-            "Niceness of the vCPU threads; only with `proxy`.";
+            "Niceness of the vCPU threads; not with `hypervisor`.";
     }
     rules {
         affinity(count, scheduling, affinity);
@@ -267,13 +272,25 @@ section! {
 }
 
 impl VmConfig {
+    /// What is wrong where `scheduling` is who schedules the vCPUs, which only the driver found can tell
+    /// for `auto`.
+    pub fn scheduled_by(&self, scheduling: Scheduling) -> Vec<Diagnostic> {
+        let Self { vcpus, console, .. } = self;
+        let of_vcpus = rules::affinity_of(vcpus.count, scheduling, &vcpus.affinity)
+            .into_iter()
+            .chain(rules::nice_of(scheduling, vcpus.nice))
+            .map(|(key, mistake)| (join("vcpus", &key), mistake));
+        let mistakes = of_vcpus.chain(rules::console_of(scheduling, console.is_some()));
+        mistakes.map(|(key, mistake)| mistake.at(self.place(&key))).collect()
+    }
+
     /// The place of `key` in the file, or of the nearest key above it that the file has.
     pub fn place(&self, key: &str) -> Place {
         self.places.place(&self.file, key)
     }
 
     /// Pages that its regions take of the pools, by page size in bytes, where each gets the backing that
-    /// it would like best. `huge_page`: the size where the file names none.
+    /// it would like best; `auto` counts as `hugetlb`. `huge_page`: the size where the file names none.
     pub fn huge_pages(&self, huge_page: u64) -> BTreeMap<u64, u64> {
         let memory = &self.memory;
         let main = (memory.size, memory.page_size, memory.backing.first());
@@ -285,7 +302,8 @@ impl VmConfig {
         for (size, page_size, backing) in std::iter::once(main).chain(further) {
             let page = page_size.unwrap_or(huge_page);
             // What is left over is made of base pages.
-            if backing == Some(&Backing::Hugetlb) && size >= page {
+            let pool = matches!(backing, Some(None | Some(Backing::Hugetlb)));
+            if pool && size >= page {
                 *pages.entry(page).or_insert(0) += size / page;
             }
         }

@@ -42,7 +42,7 @@ fn a_small_file_gets_the_defaults() {
     assert!(config.autostart);
     assert_eq!(config.memory.base, 0x8000_0000);
     assert_eq!(config.memory.size, 64 << 20);
-    assert_eq!(config.memory.backing, [Backing::Hugetlb]);
+    assert_eq!(config.memory.backing, [None]);
     assert_eq!(config.dtb.room, 64 << 10);
     assert_eq!(config.vcpus.count, 1);
     assert_eq!(config.restart.policy, RestartPolicy::OnFailure);
@@ -105,14 +105,14 @@ fn one_mistake_each() {
         ("config-value", r#""initrd": { "path": "/a\nb\u001b[31m" }"#, "initrd.path: must not have the control character '\\n', found \"/a\\nb\\u{1b}[31m\""),
         ("config-value", r#""initrd": { "path": "/a/" }"#, "not a directory"),
         // vCPUs, console, ready.
-        ("config-conflict", r#""vcpus": { "nice": 3 }"#, "vcpus.nice: is for the threads of proxy"),
+        ("config-conflict", r#""vcpus": { "scheduling": "hypervisor", "nice": 3 }"#, "vcpus.nice: is for the threads of proxy"),
         ("config-conflict", r#""vcpus": { "affinity": [1, 2] }"#, "has 2 entries for 1 vCPUs"),
-        ("config-conflict", r#""vcpus": { "affinity": [[1, 2]] }"#, "vcpus.affinity[0]: has 2 host CPUs"),
+        ("config-conflict", r#""vcpus": { "scheduling": "hypervisor", "affinity": [[1, 2]] }"#, "vcpus.affinity[0]: has 2 host CPUs"),
         ("config-type", r#""vcpus": { "affinity": ["1"] }"#, "vcpus.affinity[0]: expected a whole number from 0 to 1023, found the string \"1\""),
         ("config-value", r#""vcpus": { "affinity": [[]] }"#, "vcpus.affinity[0]: expected at least one item, found an empty list"),
         ("config-value", r#""vcpus": { "affinity": [1024] }"#, "from 0 to 1023"),
         ("config-conflict", r#""vcpus": { "count": 4, "scheduling": "proxy", "affinity": [[1], [2]] }"#, "vcpus.affinity: has 2 entries for 4 vCPUs"),
-        ("config-conflict", r#""console": {}"#, "console: needs proxy-scheduled vCPUs"),
+        ("config-conflict", r#""console": {}, "vcpus": { "scheduling": "hypervisor" }"#, "console: needs proxy-scheduled vCPUs"),
         ("config-value", r#""vcpus": { "scheduling": "proxy" }, "console": { "base": "0x50000000" }"#, "is not in device space"),
         ("config-value", r#""vcpus": { "scheduling": "proxy" }, "console": { "interrupt": 988 }"#, "from 0 to 987"),
         ("config-overlap", r#""vcpus": { "scheduling": "proxy", "count": 2 }, "console": { "base": "0x3ffb0000" }"#, "console.base: 0x3ffb0000 lies in the interrupt controller"),
@@ -230,7 +230,7 @@ fn a_file_of_rubbish_gives_a_bounded_list() {
 fn a_wrong_value_hides_no_rule_of_other_keys() {
     let text = with(
         r#""autostart": 1, "initrd": { "path": "/i", "offset": "64M" }, "stop": { "console_line": "x" },
-           "vcpus": { "count": 2, "affinity": [1], "nice": 99 }"#,
+           "vcpus": { "scheduling": "hypervisor", "count": 2, "affinity": [1], "nice": 99 }"#,
     );
     let keys: Vec<String> = read(&text)
         .unwrap_err()

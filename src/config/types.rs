@@ -189,7 +189,8 @@ impl<T: Words> Type for Word<T> {
     }
 
     fn write(&self, value: &T) -> Json {
-        value.to_string().into()
+        let mut words = T::WORDS.iter();
+        words.find(|(_, of)| of == value).map_or("", |(word, _)| *word).into()
     }
 
     fn describe(&self) -> Description {

@@ -1,16 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Values that a file gives by a word: an enum and its words in one table each.
 
-use std::fmt::Display;
+use gunyah::Dialect;
 
 /// An enum whose values are words in a config.
-pub(super) trait Words: Copy + Display + 'static {
+pub(super) trait Words: Copy + PartialEq + 'static {
     /// Every word and its value.
     const WORDS: &'static [(&'static str, Self)];
 }
 
-/// Makes an enum of words. They are its [`Words`] and what it displays.
+/// Makes an enum of words. They are its [`Words`] and what it displays. With `or auto`, an `Option` of
+/// it has words too: `auto` is `None`, what is best on the driver found.
 macro_rules! words {
+    ($(#[$about:meta])* $name:ident or auto { $($(#[$meaning:meta])* $value:ident = $word:literal,)* }) => {
+        words! { $(#[$about])* $name { $($(#[$meaning])* $value = $word,)* } }
+
+        impl Words for Option<$name> {
+            const WORDS: &'static [(&'static str, Self)] =
+                &[("auto", None), $(($word, Some($name::$value))),*];
+        }
+    };
     ($(#[$about:meta])* $name:ident { $($(#[$meaning:meta])* $value:ident = $word:literal,)* }) => {
         $(#[$about])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,7 +46,7 @@ macro_rules! words {
 
 words! {
     /// What host pages a region is made of.
-    Backing {
+    Backing or auto {
         /// Pages of the reserved huge page pool.
         Hugetlb = "hugetlb",
         /// A memfd with huge-page advice.
@@ -45,6 +54,22 @@ words! {
         /// Ordinary pages.
         Base = "base",
     }
+}
+
+/// The dialects that a VM can run on, by the names that [`Dialect::name`] has.
+impl Words for Dialect {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("lkml-base", Dialect::LkmlBase),
+        ("lkml", Dialect::Lkml),
+        ("ack61", Dialect::Ack61),
+        ("ack66", Dialect::Ack66),
+        ("ack612", Dialect::Ack612),
+    ];
+}
+
+/// The dialects that a VM can run on, older ones first.
+pub fn kernels() -> Vec<Dialect> {
+    Dialect::WORDS.iter().map(|(_, dialect)| *dialect).collect()
 }
 
 words! {
@@ -75,7 +100,7 @@ words! {
 
 words! {
     /// Who gives a VM's vCPUs their time.
-    Scheduling {
+    Scheduling or auto {
         /// The hypervisor.
         Hypervisor = "hypervisor",
         /// A thread of the worker, in VCPU_RUN.

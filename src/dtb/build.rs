@@ -87,7 +87,7 @@ pub fn build(
 ) -> Result<Devicetree, Vec<Diagnostic>> {
     let mut faults = Faults::new(config);
     let mut tree = match given.map(Tree::parse) {
-        None => generate::hardware(config),
+        None => generate::hardware(config, plan.scheduling),
         Some(Ok(tree)) => tree,
         Some(Err(error)) => {
             let fault = UNREADABLE.case(format!("the devicetree cannot be read: {error}"));

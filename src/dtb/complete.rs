@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 
-use crate::config::{RegionConfig, Scheduling, VmConfig};
+use crate::config::{Access, RegionConfig, Scheduling, VmConfig};
 use crate::diagnostic::kinds;
 use crate::plan::LaunchPlan;
 
@@ -55,7 +55,10 @@ pub(super) fn complete(
     }
     chosen(tree, config, plan, seeds, faults);
     memory(tree, plan, faults);
-    vm_config(tree, config);
+    if plan.dialect.pages_on_demand() {
+        shared_memory(tree, plan);
+    }
+    vm_config(tree, config, plan);
     if let Some(console) = &config.console {
         console::complete(tree, console);
     }
@@ -100,7 +103,34 @@ fn memory(tree: &mut Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
     tree.root.ensure_child("memory").set_str("device_type", "memory").set("reg", reg);
 }
 
-fn vm_config(tree: &mut Tree, config: &VmConfig) {
+/// Gives each shared region a node of /reserved-memory, without a label: so the resource manager lets the
+/// guest reach it above device space, and the guest leaves it alone otherwise.
+fn shared_memory(tree: &mut Tree, plan: &LaunchPlan) {
+    let cells_of = |cells: usize| u32::try_from(cells).unwrap_or(2);
+    for region in plan.regions.iter().skip(1).filter(|region| region.access != Access::Lend) {
+        let cells = Cells::below(&tree.root);
+        let range = (region.base, region.size);
+        let reserved = tree.at("/reserved-memory");
+        let there = reserved.is_some_and(|reserved| {
+            reserved.children().any(|node| node.reg().is_some_and(|reg| reg.contains(&range)))
+        });
+        if there {
+            continue;
+        }
+        let reserved = tree.root.ensure_child("reserved-memory");
+        if !reserved.has("ranges") {
+            reserved
+                .set_u32("#address-cells", cells_of(cells.address))
+                .set_u32("#size-cells", cells_of(cells.size))
+                .set_empty("ranges");
+        }
+        let mut node = Node::new(&format!("memory@{:x}", region.base));
+        node.set("reg", Cells::below(reserved).range(region.base, region.size)).set_empty("no-map");
+        reserved.push(node);
+    }
+}
+
+fn vm_config(tree: &mut Tree, config: &VmConfig, plan: &LaunchPlan) {
     let found = vm_configs(tree).next().map(|at| at.name.clone());
     let name = found.unwrap_or_else(|| VM_CONFIG_NAMES[0].to_owned());
     let gic = gic(tree).or_else(|| {
@@ -130,20 +160,22 @@ fn vm_config(tree: &mut Tree, config: &VmConfig) {
         }
     }
     if node.child("vcpus").is_none() {
-        vcpus(node.ensure_child("vcpus"), config);
+        vcpus(node.ensure_child("vcpus"), config, plan.scheduling);
     }
     let node = node.ensure_child("vdevices");
     if !node.has("generate") {
         node.set_str("generate", "/hypervisor");
     }
-    add_vdevices(tree, config, &name);
+    add_vdevices(tree, config, plan, &name);
 }
 
 /// Adds the vdevices that the tree lacks to its vm-config, which has this name.
-fn add_vdevices(tree: &mut Tree, config: &VmConfig, vm_config: &str) {
+fn add_vdevices(tree: &mut Tree, config: &VmConfig, plan: &LaunchPlan, vm_config: &str) {
     let shm: HashSet<_> = vdevices(tree, "shm").iter().filter_map(shm_label).collect();
+    // Where only the devicetree's range is handed over, a vdevice would wait for memory that never comes.
+    let handed_over = !plan.dialect.pages_on_demand();
     let regions = config.regions.iter();
-    let regions = regions.filter(|region| !shm.contains(&region.label));
+    let regions = regions.filter(|region| handed_over && !shm.contains(&region.label));
     let console = config.console.as_ref();
     let console = console.filter(|console| console::doorbell(tree, console).is_none());
     // Two vdevices of one path below /hypervisor would be one too many.
@@ -179,8 +211,8 @@ pub(super) fn affinity_map(config: &VmConfig) -> Vec<u32> {
     lists.filter_map(|list| list.first().copied()).collect()
 }
 
-fn vcpus(node: &mut Node, config: &VmConfig) {
-    match config.vcpus.scheduling {
+fn vcpus(node: &mut Node, config: &VmConfig, scheduling: Scheduling) {
+    match scheduling {
         Scheduling::Proxy => {
             node.set_str("affinity", "proxy");
         }

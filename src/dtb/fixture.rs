@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use crate::config::{parse, Access, Backing, Permissions, VmConfig};
+use crate::config::{parse, Access, Backing, Permissions, Scheduling, VmConfig};
 use crate::plan::*;
 
 pub const BASE: u64 = 0x8000_0000;
@@ -19,7 +19,7 @@ fn with_initrd(keys: &str) -> VmConfig {
 
 /// Two hypervisor-scheduled CPUs with an initrd.
 pub fn config() -> VmConfig {
-    with_initrd(r#""vcpus": {"count": 2}"#)
+    with_initrd(r#""vcpus": {"count": 2, "scheduling": "hypervisor"}"#)
 }
 
 /// One proxy-scheduled CPU with a console and a further region.
@@ -54,6 +54,8 @@ pub fn plan(config: &VmConfig, initrd: u64, initrd_size: u64) -> LaunchPlan {
     );
     LaunchPlan {
         vm: config.name.clone(),
+        dialect: gunyah::Dialect::Ack61,
+        scheduling: config.vcpus.scheduling.unwrap_or(Scheduling::Proxy),
         regions,
         kernel: PlannedKernel { segments: Vec::new(), entry: config.memory.base, branch: None },
         initrd: config.initrd.as_ref().map(|_| Range { base: initrd, size: initrd_size }),

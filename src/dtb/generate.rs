@@ -15,7 +15,7 @@ const PPI: u32 = 1;
 const LEVEL_LOW: u32 = 8;
 
 /// A tree with the hardware, to be completed.
-pub(super) fn hardware(config: &VmConfig) -> Tree {
+pub(super) fn hardware(config: &VmConfig, scheduling: Scheduling) -> Tree {
     let mut tree = Tree::default();
     tree.root
         .set_u32("#address-cells", 2)
@@ -25,11 +25,15 @@ pub(super) fn hardware(config: &VmConfig) -> Tree {
         .set_str("compatible", "linux,dummy-virt");
     // First, because the resource manager takes the cells of depth 2 from the root's first child.
     tree.root.ensure_child("chosen");
-    tree.root.push(cpus(config)).push(psci()).push(gic(config.vcpus.count)).push(timer());
+    tree.root
+        .push(cpus(config, scheduling))
+        .push(psci())
+        .push(gic(config.vcpus.count))
+        .push(timer());
     tree
 }
 
-fn cpus(config: &VmConfig) -> Node {
+fn cpus(config: &VmConfig, scheduling: Scheduling) -> Node {
     let mut cpus = Node::new("cpus");
     cpus.set_u32("#address-cells", 1).set_u32("#size-cells", 0);
     for number in 0..config.vcpus.count {
@@ -38,7 +42,7 @@ fn cpus(config: &VmConfig) -> Node {
             .set_str("compatible", "arm,armv8")
             .set_u32("reg", number)
             .set_str("enable-method", "psci");
-        if config.vcpus.scheduling == Scheduling::Hypervisor {
+        if scheduling == Scheduling::Hypervisor {
             // The resource manager wants the property to be there; no state is needed.
             cpu.set_empty("cpu-idle-states");
         }

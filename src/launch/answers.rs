@@ -3,6 +3,7 @@
 
 use std::io;
 
+use gunyah::Dialect;
 use nix::errno::Errno;
 
 use crate::diagnostic::{kinds, Diagnostic, Kind, Step};
@@ -18,13 +19,14 @@ const SELINUX: &str =
     "the ioctl is not in the SELinux domain's allowxperm list, or another process made the VM";
 const POLICY: &str = "use the policy of sepolicy/; look for avc: denied in dmesg";
 const OTHER_DRIVERS: &str =
-    "gunyahd needs the driver of LKML v7 or later, or of android14-6.1 or later";
+    "gunyahd needs the driver of android14-6.1 or later, or of LKML v7 to v14: take a newer kernel, or the vendor's own VM service for this one";
 const STOP_OTHERS: &str =
-    "stop the vendor's own VM service, or crosvm; if there is none, look for gh_rm in dmesg";
+    "stop the vendor's own VM service, or crosvm; if there is none, look for gh_rsc_mgr or gunyah_rsc_mgr in dmesg";
 const SWAP_BACKED: &str = "this driver takes swap-backed pages alone, and hugetlb pages are not";
 const OTHER_BACKING: &str = "use \"backing\": [\"thp\", \"base\"]";
 const CHECK: &str = "run `gunyahd check` on the VM's file";
-const CHECK_DTB: &str = "run `gunyahd check --dtb` on the VM's file; look for gh_rm in dmesg";
+const LOG_61: &str = "run `gunyahd check --dtb --kernel ack61` on the VM's file; `dmesg | grep -E 'gh_rsc_mgr|misc gunyah'` has the resource manager's words: `RM rejected message` with its number";
+const LOG_NEWER: &str = "run `gunyahd check --dtb --kernel ack66` on the VM's file; `dmesg | grep -E 'gunyah_rsc_mgr|misc gunyah'` has the resource manager's words: `RM rejected message` with its number";
 
 kinds! {
     DEVICE_ENOENT: Error "device-enoent" in Device { "there is no Gunyah device",
@@ -43,20 +45,22 @@ kinds! {
     DEVICE_ENOMEM: Error "device-enomem" in Device { "the host is out of memory", cause: NO_MEMORY, cure: MORE_MEMORY }
 
     CREATE_VM_ENOTTY: Error "create-vm-enotty" in CreateVm { "the driver does not know CREATE_VM",
-        cause: "it is another vendor's (ioctl type 0xB2), or not Gunyah's at all",
+        cause: "it is Qualcomm's earlier one (ioctl type 0xB2, on kernels before 6.1), or not Gunyah's at all",
         cure: OTHER_DRIVERS }
     CREATE_VM_EINVAL: Error "create-vm-einval" in CreateVm { "the driver wants another CREATE_VM",
-        cause: "it is too old",
+        cause: "it is Qualcomm's earlier one (ioctl type 0xB2), as on 5.15 kernels, and has only the node's name in common",
         cure: OTHER_DRIVERS }
     CREATE_VM_ENODEV: Error "create-vm-enodev" in CreateVm { "the resource manager gives no VM",
         cause: "it has no VM id left, or does not answer",
-        cure: "look for gh_rm in dmesg; VMs that never came down hold their ids until a reboot" }
+        cure: "look for gh_rsc_mgr or gunyah_rsc_mgr in dmesg; VMs that never came down hold their ids until a reboot" }
     CREATE_VM_EBUSY: Error "create-vm-ebusy" in CreateVm { "the driver has as many VMs as it serves",
         cause: "another launcher has VMs, or one is still being taken down",
         cure: STOP_OTHERS }
     CREATE_VM_EACCES: Error "create-vm-eacces" in CreateVm { "CREATE_VM is not permitted", cause: SELINUX, cure: POLICY }
     CREATE_VM_EMFILE: Error "create-vm-emfile" in CreateVm { "no file can be opened", cause: NO_FILES, cure: MORE_FILES }
     CREATE_VM_ENOMEM: Error "create-vm-enomem" in CreateVm { "the host is out of memory", cause: NO_MEMORY, cure: MORE_MEMORY }
+
+    DIALECT_EACCES: Error "dialect-eacces" in Dialect { "the driver may not be asked which calls it knows", cause: SELINUX, cure: POLICY }
 
     REGION_ENOMEM: Error "region-enomem" in Region { "the region's pages cannot be pinned",
         cause: "they exceed RLIMIT_MEMLOCK, or the kernel found no room for its list of pages (regions over 2 GiB)",
@@ -69,7 +73,7 @@ kinds! {
         cure: "run `gunyahd check --page-size` with the host's page size" }
     REGION_EOVERFLOW: Error "region-eoverflow" in Region { "guest address and size go past 64 bits", cause: "", cure: CHECK }
     REGION_ENOTTY: Error "region-enotty" in Region { "the driver does not know the call",
-        cause: "this dialect cannot lend",
+        cause: "it lacks it, though it has others of its dialect",
         cure: "use \"access\": \"share\" or \"auto\"" }
     REGION_EACCES: Error "region-eacces" in Region { "registering memory is not permitted", cause: SELINUX, cure: POLICY }
     REGION_EFAULT: Error "region-efault" in Region { "the mapping is not there or not writable",
@@ -93,23 +97,69 @@ kinds! {
     FUNCTIONS_EMFILE: Error "functions-emfile" in Functions { "no file can be opened", cause: NO_FILES, cure: MORE_FILES }
     FUNCTIONS_ENOMEM: Error "functions-enomem" in Functions { "the host is out of memory", cause: NO_MEMORY, cure: MORE_MEMORY }
 
+    BOOT_CONTEXT_ENOTTY: Error "boot-context-enotty" in BootContext { "the driver does not know SET_BOOT_CONTEXT",
+        cause: "it knew it a moment ago: this is a bug of gunyahd or of the driver",
+        cure: "report it, with the kernel's version" }
+    BOOT_CONTEXT_EINVAL: Error "boot-context-einval" in BootContext { "the VM takes no first registers any more",
+        cause: "it was started already, or the register does not exist",
+        cure: "report it, with the kernel's version" }
+    BOOT_CONTEXT_EACCES: Error "boot-context-eacces" in BootContext { "SET_BOOT_CONTEXT is not permitted", cause: SELINUX, cure: POLICY }
+
+    // Up to 6.1: all memory is handed over at START.
     START_ENODEV: Error "start-enodev" in Start { "the resource manager refused the VM",
-        cause: "its devicetree (/chosen first, /gunyah-vm-config/vcpus, a GIC), its address, or main memory that is shared where only lent is taken",
-        cure: "run `gunyahd check --dtb` on the VM's file; use \"access\": \"lend\"; look for gh_rm in dmesg" }
+        cause: "main memory that is shared where only lent is taken (production); a devicetree that breaks a rule; a platform driver that refuses the pages (`qcom_scm_assign_mem` in dmesg: the kernel needs a patch); or many VMs, and no memory left in the resource manager",
+        cure: LOG_61 }
     START_EINVAL: Error "start-einval" in Start { "the driver or the resource manager refused the VM's values",
-        cause: "the devicetree's range is not inside one region, a region has no permissions, or the devicetree breaks a rule of the resource manager",
-        cure: CHECK_DTB }
+        cause: "the devicetree breaks a rule of the resource manager; the pages are still another VM's; or many VMs, and no memory left in the resource manager (it then calls the devicetree faulty)",
+        cure: LOG_61 }
     START_ENOMEM: Error "start-enomem" in Start { "there is no memory for this VM's memory entries",
-        cause: "the resource manager or the kernel ran out of it",
-        cure: "use huge pages (\"backing\": [\"hugetlb\"]) or fewer regions; reboot after many teardowns" }
-    START_EIO: Error "start-eio" in Start { "the driver refuses the VM's pages", cause: SWAP_BACKED, cure: OTHER_BACKING }
+        cause: "too many small pages for the resource manager or the kernel; or a platform driver that refuses the pages (`qcom_scm_assign_mem` in dmesg: the kernel needs a patch)",
+        cure: "leave memory.backing out, which takes huge pages, or use fewer regions; after many teardowns, reboot" }
+    START_EPERM: Error "start-eperm" in Start { "the resource manager denied the VM",
+        cause: "a devicetree with /hypervisor; memory that this host may not give away; or a device that takes signed VMs alone. If the log has nothing, SELinux: the ioctl is not in the domain's allowxperm list",
+        cure: LOG_61 }
+    START_EIO: Error "start-eio" in Start { "the driver cannot reach the resource manager",
+        cause: "the hypervisor's message queue failed",
+        cure: "look for gunyah in dmesg; reboot the host" }
+    START_EBUSY: Error "start-ebusy" in Start { "the resource manager is busy with the VM or its memory",
+        cause: "another launcher's VM has the memory, or one is still being taken down",
+        cure: STOP_OTHERS }
+    START_EBADMSG: Error "start-ebadmsg" in Start { "the resource manager is in a state in which it does not start this VM",
+        cause: "an earlier VM was not taken down to its end, and its number or its pages are lost until a reboot",
+        cure: "try again; if it stays, reboot the host" }
     START_EACCES: Error "start-eacces" in Start { "START is not permitted", cause: SELINUX, cure: POLICY }
     START_ETIMEDOUT: Error "start-etimedout" in Start { "the resource manager did not answer",
         cause: "it handles one VM at a time, and a teardown may be under way",
-        cure: "try again; look for gh_rm in dmesg" }
+        cure: "try again; look for gh_rsc_mgr or gunyah_rsc_mgr in dmesg" }
+
+    // Since 6.6: the devicetree's range alone is handed over at START.
+    NEWER_ENODEV: Error "start-newer-enodev" in Start { "the resource manager refused the VM",
+        cause: "vCPUs, doorbells or reserved memory in the devicetree that it cannot make; too little room for its overlay (dtb.room); or many VMs, and no memory left in the resource manager",
+        cure: LOG_NEWER }
+    NEWER_EINVAL: Error "start-newer-einval" in Start { "the driver or the resource manager refused the VM's values",
+        cause: "a devicetree that breaks a rule; one that does not begin a folio (6.12, `RM rejected message 5600000b. Error: 10`), which gunyahd's own places do; a vm-config whose size-max is too small; or many VMs, and no memory left in the resource manager",
+        cure: LOG_NEWER }
+    NEWER_ENOMEM: Error "start-newer-enomem" in Start { "the devicetree's pages cannot be pinned or handed over",
+        cause: "RLIMIT_MEMLOCK (`Failed to allocate parcel for DTB: -12` in dmesg); or pages that earlier VMs have lost until a reboot, for example after kill -9",
+        cure: "put `rlimit memlock unlimited unlimited` or the capability IPC_LOCK into the service's .rc (by hand: ulimit -l unlimited); if that is so already, reboot" }
+    NEWER_ENOENT: Error "start-newer-enoent" in Start { "the devicetree's range is in no region",
+        cause: "this is a bug of gunyahd",
+        cure: "report it, with the VM's file" }
+    NEWER_EFAULT: Error "start-newer-efault" in Start { "the devicetree's pages are not mapped",
+        cause: "pages ran out, or memory failed",
+        cure: "look for `Memory failure` in dmesg, and at the memory cgroup's limits" }
+    NEWER_EPERM: Error "start-newer-eperm" in Start { "the resource manager denied the VM",
+        cause: "a devicetree with /hypervisor; memory that this host may not give away; or a device that takes signed VMs alone. If the log has nothing, SELinux: the ioctl is not in the domain's allowxperm list",
+        cure: LOG_NEWER }
+    NEWER_EOPNOTSUPP: Error "start-newer-eopnotsupp" in Start { "the resource manager is too old for this kernel's driver",
+        cause: "it has neither demand paging nor the address layout, as the open-source one of 2023",
+        cure: "use a newer firmware, or an android14-6.1 kernel" }
+    NEWER_E2BIG: Error "start-newer-e2big" in Start { "there are too many lent regions",
+        cause: "the driver's message has room for about 898",
+        cure: "use fewer regions" }
 
     OTHER: Error "driver-other-errno" in Device { "the driver gave an answer that it is not known to give",
-        cure: "look for gunyah and gh_rm in dmesg" }
+        cure: "look for gunyah and rsc_mgr in dmesg" }
 }
 
 /// Errnos that mean the same as another one, wherever that is known.
@@ -127,6 +177,17 @@ pub(crate) fn refused(step: Step, call: impl Into<String>, error: &io::Error) ->
     let mut fault = kind_of(step, errno).case(call).errno(errno);
     fault.step = step;
     fault
+}
+
+/// What it means that START failed on a driver of `dialect`.
+pub(super) fn start_refused(dialect: Dialect, error: &io::Error) -> Diagnostic {
+    let fault = refused(Step::Start, "VM_START", error);
+    let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
+    let name = format!("start-newer-{errno:?}").to_lowercase();
+    match KINDS.iter().find(|kind| dialect.pages_on_demand() && kind.name == name) {
+        Some(kind) => kind.case("VM_START").errno(errno),
+        None => fault,
+    }
 }
 
 fn kind_of(step: Step, errno: Errno) -> &'static Kind {
@@ -157,6 +218,7 @@ mod tests {
         "create-vm-eacces",
         "create-vm-emfile",
         "create-vm-enomem",
+        "dialect-eacces",
         "region-enomem",
         "region-eexist",
         "region-einval",
@@ -173,28 +235,75 @@ mod tests {
         "functions-eexist",
         "functions-emfile",
         "functions-enomem",
+        "boot-context-enotty",
+        "boot-context-einval",
+        "boot-context-eacces",
         "start-enodev",
         "start-einval",
         "start-enomem",
+        "start-eperm",
         "start-eio",
+        "start-ebusy",
+        "start-ebadmsg",
         "start-eacces",
         "start-etimedout",
     ];
+    /// What START answers besides, or in another sense, since 6.6.
+    const NEWER: &[&str] = &[
+        "start-newer-enodev",
+        "start-newer-einval",
+        "start-newer-enomem",
+        "start-newer-enoent",
+        "start-newer-efault",
+        "start-newer-eperm",
+        "start-newer-eopnotsupp",
+        "start-newer-e2big",
+    ];
+
+    fn errno_of(name: &str) -> Errno {
+        let (_, errno) = name.rsplit_once('-').unwrap();
+        let called = |raw: &i32| format!("{:?}", Errno::from_raw(*raw)) == errno.to_uppercase();
+        Errno::from_raw((1..200).find(called).unwrap())
+    }
+
+    #[test]
+    fn start_means_another_thing_on_another_driver() {
+        let on = |dialect, errno: Errno| {
+            start_refused(dialect, &io::Error::from_raw_os_error(errno as i32))
+        };
+        for name in NEWER {
+            for dialect in [Dialect::Ack66, Dialect::Ack612] {
+                let fault = on(dialect, errno_of(name));
+                assert_eq!((&*fault.name, fault.step), (*name, Step::Start));
+                assert_eq!(fault.errno, Some(errno_of(name) as i32));
+            }
+        }
+        for (dialect, errno, name, log) in [
+            (Dialect::Ack61, Errno::ENODEV, "start-enodev", "gh_rsc_mgr"),
+            (Dialect::Lkml, Errno::EINVAL, "start-einval", "gh_rsc_mgr"),
+            (Dialect::Ack66, Errno::ENODEV, "start-newer-enodev", "gunyah_rsc_mgr"),
+            (Dialect::Ack612, Errno::EINVAL, "start-newer-einval", "gunyah_rsc_mgr"),
+            // The same everywhere.
+            (Dialect::Ack612, Errno::EBADMSG, "start-ebadmsg", "reboot"),
+        ] {
+            let fault = on(dialect, errno);
+            assert_eq!(fault.name, name);
+            assert!(fault.cure.contains(log), "{fault}");
+        }
+    }
 
     #[test]
     fn a_call_and_an_errno_have_a_name_a_cause_and_a_cure() {
         for name in ANSWERS {
             let kind = KINDS.iter().find(|kind| kind.name == *name).unwrap();
-            let (_, errno) = name.rsplit_once('-').unwrap();
-            let called = |raw: &i32| format!("{:?}", Errno::from_raw(*raw)) == errno.to_uppercase();
-            let errno = Errno::from_raw((1..200).find(called).unwrap());
+            let errno = errno_of(name);
             let error = io::Error::from_raw_os_error(errno as i32);
             let fault = refused(kind.step, "the call", &error);
             assert_eq!(fault.name, *name);
             assert_eq!(fault.errno, Some(errno as i32));
             assert!(!fault.cure.is_empty(), "{fault}");
         }
-        assert_eq!(KINDS.len(), ANSWERS.len() + 1);
+        assert_eq!(KINDS.len(), ANSWERS.len() + NEWER.len() + 1);
     }
 
     #[test]

@@ -3,12 +3,14 @@
 //!
 //! ```text
 //! progress    what it reports on its way
+//! dialect     which driver it is
 //! load        files' bytes into guest memory
 //! kernel_log  what the kernel says when START fails
 //! answers     what the driver's errnos mean
 //! ```
 
 mod answers;
+mod dialect;
 mod kernel_log;
 mod load;
 mod progress;
@@ -17,15 +19,14 @@ use std::io;
 use std::path::Path;
 
 use gunyah::uapi::{self, UserMemoryRegion};
-use gunyah::{Gunyah, Vcpu, Vm};
-use nix::errno::Errno;
+use gunyah::{BootRegister, Dialect, Gunyah, Vcpu, Vm};
 
 use crate::config::{Access, Scheduling, VmConfig};
 use crate::diagnostic::{Diagnostic, Kind, Step};
 use crate::dtb::{self, Devicetree};
 use crate::image::{Images, KernelLayout};
 use crate::memory::{self, Choice, GuestMemory, Pool};
-use crate::plan::{plan, Host, LaunchPlan, PlannedRegion};
+use crate::plan::{fits, plan, Host, LaunchPlan, PlannedRegion};
 use crate::text::Size;
 
 use kernel_log::KernelLog;
@@ -42,6 +43,10 @@ pub struct Launched {
     pub memory: GuestMemory,
     /// Proxy-scheduled vCPUs, by their index.
     pub vcpus: Vec<Vcpu>,
+    /// Who gives the vCPUs their time.
+    pub scheduling: Scheduling,
+    /// What the driver speaks.
+    pub dialect: Dialect,
 }
 
 /// Launches `config` on the driver of `device`; `report` hears of every step. `before_start` adds what
@@ -54,7 +59,10 @@ pub fn launch(
     report: &dyn Fn(Event),
     before_start: impl FnOnce(&Vm) -> Result<(), Diagnostic>,
 ) -> Result<Launched, Diagnostic> {
-    let launch = Launch { config, host: memory::host(), progress: Progress::new(report) };
+    let progress = Progress::new(report);
+    // Before images are opened and memory is taken: what the driver cannot do needs neither.
+    let (vm, dialect) = create(config, device, &progress)?;
+    let launch = Launch { config, host: memory::host(dialect), progress };
     let open = || Images::open(config).map_err(first_of);
     let images = launch.progress.step(Step::Images, open, describe_images)?;
     let (plan, tree) = launch.decide(&images)?;
@@ -63,13 +71,35 @@ pub fn launch(
     // The files' bytes are in guest memory; their fds need not live as long as the guest.
     drop(images);
 
-    let vm = launch.create(device, &memory, &plan)?;
-    let vcpus = launch.add_vcpus(&vm)?;
+    launch.configure(&vm, &memory, &plan)?;
+    let vcpus = launch.add_vcpus(&vm, &plan)?;
     before_start(&vm)?;
     let log = KernelLog::from_now();
-    let failed = |error| log.explain(refused(Step::Start, "VM_START", &error));
+    let failed = |error| log.explain(answers::start_refused(dialect, &error));
     launch.progress.step(Step::Start, || vm.start().map_err(failed), |()| String::new())?;
-    Ok(Launched { vm, memory, vcpus })
+    Ok(Launched { vm, memory, vcpus, scheduling: plan.scheduling, dialect })
+}
+
+/// Opens the device, creates the VM and finds out which driver that is, and whether it can do what the
+/// file asks.
+fn create(
+    config: &VmConfig,
+    device: &Path,
+    progress: &Progress<'_>,
+) -> Result<(Vm, Dialect), Diagnostic> {
+    let path = device.display();
+    let open = || Gunyah::open(device);
+    let call = format!("opening {path}");
+    let gunyah = progress.call(Step::Device, call, open, |_| path.to_string())?;
+    let create = || gunyah.create_vm();
+    let call = format!("CREATE_VM on {path}");
+    let vm = progress.call(Step::CreateVm, call, create, |_| String::new())?;
+    let ask = || dialect::of(&vm);
+    let dialect = progress.step(Step::Dialect, ask, Dialect::to_string)?;
+    progress.report(Event::Dialect(dialect.name().to_owned()));
+    // The plan has its warnings.
+    fits(config, dialect).map_err(first_of)?;
+    Ok((vm, dialect))
 }
 
 struct Launch<'a> {
@@ -99,9 +129,9 @@ impl Launch<'_> {
     /// Checks limits and pools, then maps and populates the plan's regions and loads their files.
     fn take_memory(&self, images: &Images, plan: &LaunchPlan) -> Result<GuestMemory, Diagnostic> {
         let choose = || {
-            let sizes = plan.regions.iter().map(|region| region.size);
-            memory::raise_memlock(sizes.fold(0, u64::saturating_add))?;
-            memory::choose(plan, &self.host, Pool::read)
+            let choice = memory::choose(plan, &self.host, Pool::read)?;
+            memory::raise_memlock(choice.pinned)?;
+            Ok(choice)
         };
         let choice = self.progress.step(Step::Pool, choose, describe_pool)?;
         self.progress.warn(choice.warnings.iter().cloned());
@@ -143,23 +173,17 @@ impl Launch<'_> {
         self.progress.step(Step::Dtb, dtb, describe)
     }
 
-    /// Creates the VM and gives it its memory and its devicetree.
-    fn create(
+    /// Gives the VM its memory, its devicetree and, where it does not begin at the base of its memory, its
+    /// first registers.
+    fn configure(
         &self,
-        device: &Path,
+        vm: &Vm,
         memory: &GuestMemory,
         plan: &LaunchPlan,
-    ) -> Result<Vm, Diagnostic> {
+    ) -> Result<(), Diagnostic> {
         let progress = &self.progress;
-        let path = device.display();
-        let open = || Gunyah::open(device);
-        let call = format!("opening {path}");
-        let gunyah = progress.call(Step::Device, call, open, |_| path.to_string())?;
-        let create = || gunyah.create_vm();
-        let call = format!("CREATE_VM on {path}");
-        let vm = progress.call(Step::CreateVm, call, create, |_| String::new())?;
         for (index, (region, address)) in memory.regions().enumerate() {
-            let register = || register(&vm, region, address, index == 0);
+            let register = || register(vm, region, address, index == 0, plan.dialect);
             let (label, base, size) = (region.label, region.base, Size(region.size));
             let describe = |how: &_| format!("region {label} at {base:#x}, {size}, {how}");
             progress.step(Step::Region, register, describe)?;
@@ -169,28 +193,39 @@ impl Launch<'_> {
         let call = format!("VM_SET_DTB_CONFIG of {size:#x} bytes at guest {base:#x}");
         let describe = |_: &()| format!("{base:#x}+{size:#x}");
         progress.call(Step::DtbConfig, call, configure, describe)?;
-        Ok(vm)
+        if !plan.dialect.pages_on_demand() {
+            // The guest begins at the first byte of main memory.
+            return Ok(());
+        }
+        let entry = plan.kernel.entry;
+        let set = || {
+            vm.set_boot_context(BootRegister::Pc, entry)?;
+            vm.set_boot_context(BootRegister::X(0), base)
+        };
+        let call = format!("VM_SET_BOOT_CONTEXT of PC {entry:#x} and X0 {base:#x}");
+        let describe = |_: &()| format!("PC {entry:#x}, X0 {base:#x}");
+        progress.call(Step::BootContext, call, set, describe)
     }
 
-    fn add_vcpus(&self, vm: &Vm) -> Result<Vec<Vcpu>, Diagnostic> {
-        let vcpus = &self.config.vcpus;
-        if vcpus.scheduling == Scheduling::Hypervisor {
+    fn add_vcpus(&self, vm: &Vm, plan: &LaunchPlan) -> Result<Vec<Vcpu>, Diagnostic> {
+        if plan.scheduling == Scheduling::Hypervisor {
             return Ok(Vec::new());
         }
-        let add = || (0..vcpus.count).map(|id| add_vcpu(vm, id)).collect();
+        let add = || (0..self.config.vcpus.count).map(|id| add_vcpu(vm, id)).collect();
         let describe = |vcpus: &Vec<_>| format!("{} vCPUs", vcpus.len());
         self.progress.step(Step::Functions, add, describe)
     }
 }
 
 /// Registers `region`, mapped at `address`; says how. With [`Access::Auto`], main memory is lent where
-/// the driver can lend, because a production resource manager refuses it shared; other regions are
-/// shared.
+/// the driver can lend, because a production resource manager refuses it shared, and newer drivers do
+/// not make it executable; other regions are shared.
 fn register(
     vm: &Vm,
     region: &PlannedRegion,
     address: u64,
     main: bool,
+    dialect: Dialect,
 ) -> Result<&'static str, Diagnostic> {
     let bit = |set: bool, bit: u32| if set { bit } else { 0 };
     let argument = UserMemoryRegion {
@@ -210,20 +245,17 @@ fn register(
         refused(Step::Region, call, &error)
     };
     let lend = match region.access {
-        Access::Auto => main,
+        Access::Auto => main && dialect.lends(),
         Access::Lend => true,
         Access::Share => false,
     };
     if lend {
         // SAFETY: GuestMemory keeps the mapping until the VM is gone, and nobody touches it between START
         // and then.
-        match unsafe { vm.lend(&argument) } {
-            Ok(()) => return Ok("lent"),
-            Err(error)
-                if region.access == Access::Auto
-                    && error.raw_os_error() == Some(Errno::ENOTTY as i32) => {}
-            Err(error) => return Err(failed("VM_ANDROID_LEND_USER_MEM", error)),
-        }
+        return match unsafe { vm.lend(&argument) } {
+            Ok(()) => Ok("lent"),
+            Err(error) => Err(failed("VM_ANDROID_LEND_USER_MEM", error)),
+        };
     }
     // SAFETY: as above.
     match unsafe { vm.share(&argument) } {
@@ -299,7 +331,7 @@ fn describe_memory(plan: &LaunchPlan, choice: &Choice) -> String {
 }
 
 /// Everything that this folder finds.
-pub(crate) const KINDS: &[&[Kind]] = &[load::KINDS, answers::KINDS];
+pub(crate) const KINDS: &[&[Kind]] = &[dialect::KINDS, load::KINDS, answers::KINDS];
 
 #[cfg(test)]
 mod tests {

@@ -22,6 +22,8 @@ pub enum Event {
         /// For the log: "128 pages of 2 MiB".
         detail: String,
     },
+    /// What the driver speaks, by its name.
+    Dialect(String),
     /// Huge pages that the VM has taken, by page size in bytes.
     HugePages(BTreeMap<u64, u64>),
     /// A person should know of it; the launch goes on.

@@ -7,7 +7,7 @@ use super::mapping::Mapping;
 use super::pool::Pool;
 use crate::config::Backing;
 use crate::diagnostic::{kinds, Diagnostic};
-use crate::plan::{Host, PlannedRegion, MAX_MEMORY_ENTRIES};
+use crate::plan::{whole_folios, Host, PlannedRegion, MAX_MEMORY_ENTRIES};
 use crate::text::Size;
 
 kinds! {
@@ -45,6 +45,11 @@ kinds! {
         cause: "memory is fragmented, or shmem_enabled is `never`; START takes longer",
         cure: "write `advise` to /sys/kernel/mm/transparent_hugepage/shmem_enabled early at boot",
     }
+    SMALL_FOLIOS: Warning "memory-small-folios" in Memory {
+        "some of the guest's memory is made of base pages",
+        cause: "memory is fragmented, or shmem_enabled is `never`; each small page costs the hypervisor some of its page-table heap, and when that is used up a guest's page fault fails with ENOMEM until the host reboots",
+        cure: "start the VM early at boot, while memory is whole; write `advise` to /sys/kernel/mm/transparent_hugepage/shmem_enabled",
+    }
 }
 
 // nix has no name for it on Android, where it is an unknown one.
@@ -74,25 +79,37 @@ pub(super) fn allocate(
 }
 
 /// Huge pages as far as they go, base pages for the rest: a size that is not a multiple of the huge
-/// page wastes none.
+/// page wastes none. Transparent ones lie in the guest as they lie here, on multiples of their size: a
+/// driver that hands over whole folios hands over what is around a page, too.
 fn map(
     name: &str,
     region: &PlannedRegion,
     backing: Backing,
     host: &Host,
 ) -> Result<Mapping, Errno> {
-    let whole = region.size / region.huge_page * region.huge_page;
-    let (align, huge) = match backing {
-        Backing::Hugetlb => (region.huge_page, whole),
-        Backing::Thp => (host.thp_page.max(host.page_size), 0),
-        Backing::Base => (host.page_size, 0),
+    let folio = host.thp_page.max(host.page_size);
+    let (align, beyond, before, whole) = match backing {
+        Backing::Hugetlb => {
+            (region.huge_page, 0, 0, region.size / region.huge_page * region.huge_page)
+        }
+        Backing::Thp => {
+            let (before, whole) = whole_folios(region.base, region.size, host);
+            (folio, region.base % folio, before, whole)
+        }
+        Backing::Base => (folio, region.base % folio, region.size, 0),
     };
-    let mut mapping = Mapping::reserve(region.size, align)?;
-    if huge > 0 {
-        mapping.add_huge(name, huge, region.huge_page)?;
+    let mut mapping = Mapping::reserve(region.size, align, beyond)?;
+    if before > 0 {
+        mapping.add_small(name, before)?;
     }
-    if region.size > huge {
-        mapping.add_small(name, region.size - huge, backing == Backing::Thp)?;
+    match backing {
+        Backing::Hugetlb if whole > 0 => mapping.add_huge(name, whole, region.huge_page)?,
+        Backing::Thp if whole > 0 => mapping.add_folios(name, whole)?,
+        _ => {}
+    }
+    let after = region.size - before - whole;
+    if after > 0 {
+        mapping.add_small(name, after)?;
     }
     Ok(mapping)
 }
@@ -128,7 +145,7 @@ fn check_huge_pages(
     region: &PlannedRegion,
     host: &Host,
 ) -> Result<Option<Diagnostic>, Diagnostic> {
-    let whole = region.size / host.thp_page * host.thp_page;
+    let (_, whole) = whole_folios(region.base, region.size, host);
     let huge = || mapping.huge_bytes().unwrap_or(0).min(whole);
     let mut got = huge();
     if got < whole {
@@ -147,19 +164,26 @@ fn few_huge_pages(region: &PlannedRegion, host: &Host, got: u64, whole: u64) -> 
         return None;
     }
     let entries = got / host.thp_page + (region.size - got).div_ceil(host.page_size);
+    let pieces = match host.dialect.pages_on_demand() {
+        true => "pages",
+        false => "memory entries",
+    };
     let what = format!(
-        "region {}: {got} of {whole} bytes are transparent huge pages, which makes up to {entries} memory entries",
+        "region {}: {got} of {whole} bytes are transparent huge pages, which makes up to {entries} {pieces}",
         region.label
     );
-    let kind = match entries > MAX_MEMORY_ENTRIES {
-        true => FRAGMENTED,
-        false => FEW_HUGE_PAGES,
+    let kind = match (host.dialect.pages_on_demand(), entries > MAX_MEMORY_ENTRIES) {
+        (true, _) => SMALL_FOLIOS,
+        (false, true) => FRAGMENTED,
+        (false, false) => FEW_HUGE_PAGES,
     };
     Some(kind.case(what))
 }
 
 #[cfg(test)]
 mod tests {
+    use gunyah::Dialect;
+
     use super::*;
     use crate::config::{Access, Permissions};
 
@@ -196,11 +220,40 @@ mod tests {
         assert_eq!(few(64 << 20, 64 << 20), None);
         assert_eq!(few(64 << 20, 62 << 20).unwrap(), "memory-few-huge-pages");
         assert_eq!(few(64 << 20, 0).unwrap(), "memory-fragmented");
+        // Where the guest gets its memory page by page, no message to the resource manager overflows.
+        let newer = Host::PAGES_4K.with(Dialect::Ack66);
+        let few = few_huge_pages(&region(64 << 20, Backing::Thp), &newer, 0, 64 << 20).unwrap();
+        assert_eq!(few.name, "memory-small-folios");
+        assert!(!few.is_error() && few.what.contains("16384 pages"), "{few}");
+    }
+
+    /// A driver that hands over whole folios takes the guest's neighbourhood of a page for the host's.
+    #[test]
+    fn folios_lie_in_the_guest_as_they_lie_here() {
+        let host = crate::memory::host(Dialect::Ack66);
+        let folio = host.thp_page;
+        for (base, size) in [
+            (0x8000_0000, 3 * folio),
+            (0x8000_0000 + host.page_size, 2 * folio),
+            (folio - host.page_size, 2 * host.page_size),
+        ] {
+            for backing in [Backing::Base, Backing::Thp] {
+                let region = PlannedRegion { base, ..region(size, backing) };
+                let (mapping, _) = allocate("test", &region, backing, &host).unwrap();
+                assert_eq!(mapping.address() % folio, base % folio, "{base:#x} {backing}");
+                let (before, whole) = whole_folios(base, size, &host);
+                assert!((base + before) % folio == 0 || whole == 0);
+                assert!(
+                    mapping.huge_bytes().unwrap() <= whole,
+                    "a folio reaches beyond the region"
+                );
+            }
+        }
     }
 
     #[test]
     fn maps_and_populates() {
-        let host = crate::memory::host();
+        let host = crate::memory::host(Dialect::Ack66);
         for backing in [Backing::Base, Backing::Thp] {
             let region = region((5 << 20) + host.page_size, backing);
             let (mut mapping, _) = allocate("test", &region, backing, &host).unwrap();

@@ -43,6 +43,8 @@ pub struct Choice {
     pub backings: Vec<Backing>,
     /// Pages by page size, of all regions.
     pub huge_pages: BTreeMap<u64, u64>,
+    /// Bytes that the driver charges to RLIMIT_MEMLOCK.
+    pub pinned: u64,
     /// Choices that were passed over, and pools that could not be read.
     pub warnings: Vec<Diagnostic>,
 }
@@ -62,11 +64,15 @@ pub fn choose(
             let pages = choice.huge_pages.entry(region.huge_page).or_default();
             *pages += region.size / region.huge_page;
         }
-        let more = memory_entries(region.size, backing, region.huge_page, host);
-        entries = entries.saturating_add(more);
+        entries = entries.saturating_add(memory_entries(region, backing, host));
         choice.backings.push(backing);
     }
-    if entries > MAX_MEMORY_ENTRIES {
+    choice.pinned = match host.dialect.pages_on_demand() {
+        // The devicetree's folios at START, and one page for each page of any size at its fault.
+        true => plan.dtb.size.saturating_add(entries.saturating_mul(host.page_size)),
+        false => plan.regions.iter().map(|region| region.size).fold(0, u64::saturating_add),
+    };
+    if entries > MAX_MEMORY_ENTRIES && !host.dialect.pages_on_demand() {
         let why = joined(&choice.warnings);
         let what =
             format!("the backings that are left make up to {entries} memory entries ({why})");
@@ -154,6 +160,8 @@ fn pages_of(plan: &LaunchPlan, page: u64) -> u64 {
 mod tests {
     use std::path::Path;
 
+    use gunyah::Dialect;
+
     use super::*;
     use crate::config::parse;
     use crate::image::{arm64, ImageInfo, KernelInfo, KernelLayout};
@@ -163,6 +171,10 @@ mod tests {
 
     /// A plan of main memory and further regions, in JSON.
     fn plan(memory: &str, regions: &str) -> LaunchPlan {
+        plan_on(&Host::PAGES_4K, memory, regions)
+    }
+
+    fn plan_on(host: &Host, memory: &str, regions: &str) -> LaunchPlan {
         let text = format!(
             r#"{{"name": "vm", "kernel": {{"path": "/Image"}}, "memory": {memory}, "regions": [{regions}]}}"#
         );
@@ -176,7 +188,7 @@ mod tests {
             regions: Vec::new(),
         };
         let config = parse(Path::new("vm.json"), &text).unwrap();
-        crate::plan::plan(&config, &images, 4096, &Host::PAGES_4K).unwrap()
+        crate::plan::plan(&config, &images, 4096, host).unwrap()
     }
 
     fn pool(page: u64) -> io::Result<Pool> {
@@ -244,5 +256,24 @@ mod tests {
         let choice = choose(&plan, &Host::PAGES_4K, pool).unwrap();
         assert_eq!(choice.backings, [Backing::Thp]);
         assert_eq!(choice.warnings[0].name, "pool-other-backing");
+    }
+
+    #[test]
+    fn what_is_charged_is_the_drivers_matter() {
+        let pinned = |dialect, memory: &str| {
+            let host = Host::PAGES_4K.with(dialect);
+            let plan = plan_on(&host, memory, "");
+            choose(&plan, &host, pool).unwrap().pinned
+        };
+        let huge = r#"{"size": "64M"}"#;
+        for dialect in [Dialect::LkmlBase, Dialect::Lkml, Dialect::Ack61] {
+            assert_eq!(pinned(dialect, huge), 64 * MIB, "{dialect}");
+        }
+        for dialect in [Dialect::Ack66, Dialect::Ack612] {
+            // The devicetree's slot, and one page for each huge page.
+            assert_eq!(pinned(dialect, huge), 2 * MIB + 32 * 4096, "{dialect}");
+            let base = r#"{"size": "64M", "backing": "base"}"#;
+            assert_eq!(pinned(dialect, base), 2 * MIB + 64 * MIB, "{dialect}");
+        }
     }
 }

@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn bytes_are_found_by_guest_address_within_a_region() {
-        let host = crate::memory::host();
+        let host = crate::memory::host(gunyah::Dialect::Ack61);
         let region = PlannedRegion {
             label: 3,
             base: 0x8000_0000,

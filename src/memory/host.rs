@@ -3,28 +3,39 @@
 
 use std::fs;
 
+use gunyah::Dialect;
 use nix::unistd::{sysconf, SysconfVar};
 
 use crate::plan::Host;
 
-/// What the plan needs to know of this host.
-pub fn host() -> Host {
-    let page_size = sysconf(SysconfVar::PAGE_SIZE)
-        .ok()
-        .flatten()
-        .and_then(|size| u64::try_from(size).ok())
-        .unwrap_or(Host::PAGES_4K.page_size);
-    // A table's page of 8-byte entries maps this much: a PMD, the usual huge page.
-    let pmd = page_size * (page_size / 8);
+/// What the plan needs to know of this host, whose driver speaks `dialect`.
+pub fn host(dialect: Dialect) -> Host {
+    let page_size = page_size();
     let thp_page = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
         .ok()
         .and_then(|text| text.trim().parse().ok())
         .filter(|size| *size > 0);
     Host {
         page_size,
-        huge_page: default_huge_page().unwrap_or(pmd),
-        thp_page: thp_page.unwrap_or(pmd),
+        huge_page: huge_page(),
+        thp_page: thp_page.unwrap_or(pmd(page_size)),
+        dialect,
     }
+}
+
+fn page_size() -> u64 {
+    let size = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
+    size.and_then(|size| u64::try_from(size).ok()).unwrap_or(Host::PAGES_4K.page_size)
+}
+
+/// What a table's page of 8-byte entries maps: a PMD, the usual huge page.
+fn pmd(page_size: u64) -> u64 {
+    page_size * (page_size / 8)
+}
+
+/// Bytes of a huge page where a config names none.
+pub fn huge_page() -> u64 {
+    default_huge_page().unwrap_or(pmd(page_size()))
 }
 
 /// The kernel's own default, in bytes.

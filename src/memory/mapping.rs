@@ -5,6 +5,7 @@
 use std::ffi::c_void;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::ptr;
 
@@ -26,22 +27,27 @@ pub(super) struct Mapping {
     start: *mut c_void,
     size: usize,
     filled: usize,
+    // Where transparent huge pages are wanted.
+    folios: Range<*mut c_void>,
     // Kept so that the pages can be found by fd too, not only by address.
     _memfds: Vec<OwnedFd>,
 }
 
 impl Mapping {
-    /// Reserves `size` bytes of addresses at a multiple of `align`, with nothing behind them yet.
-    pub fn reserve(size: u64, align: u64) -> Result<Self, Errno> {
-        let (size, align) = (length(size)?, length(align)?);
-        let reserved_size = size.checked_add(align).ok_or(Errno::EOVERFLOW)?;
+    /// Reserves `size` bytes of addresses, the first `beyond` a multiple of `align`, with nothing behind
+    /// them yet.
+    pub fn reserve(size: u64, align: u64, beyond: u64) -> Result<Self, Errno> {
+        let (size, align, beyond) = (length(size)?, length(align)?, length(beyond % align)?);
+        let room = align.checked_add(beyond).ok_or(Errno::EOVERFLOW)?;
+        let reserved_size = size.checked_add(room).ok_or(Errno::EOVERFLOW)?;
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
         let reserved =
             unsafe { mmap_anonymous(ptr::null_mut(), reserved_size, ProtFlags::empty(), flags) }
                 .map_err(errno)?;
-        let start = reserved.wrapping_byte_add(reserved.align_offset(align));
-        Ok(Self { reserved, reserved_size, start, size, filled: 0, _memfds: Vec::new() })
+        let start = reserved.wrapping_byte_add(reserved.align_offset(align) + beyond);
+        let folios = start..start;
+        Ok(Self { reserved, reserved_size, start, size, filled: 0, folios, _memfds: Vec::new() })
     }
 
     /// Fills the next `size` bytes with huge pages of `page` bytes, which the pool sets aside now.
@@ -52,15 +58,26 @@ impl Mapping {
         Ok(())
     }
 
-    /// Fills the next `size` bytes with base pages; with `advise`, asks for transparent huge ones.
-    pub fn add_small(&mut self, name: &str, size: u64, advise: bool) -> Result<(), Errno> {
-        let at = self.add(name, size, MemfdFlags::empty())?;
-        if advise {
-            // SAFETY: `add` has just mapped this range, and the advice changes no byte of it. EINVAL: a
-            // kernel without THP, which the caller sees by huge_bytes.
-            let _ = unsafe { madvise(at, length(size)?, Advice::LinuxHugepage) };
-        }
+    /// Fills the next `size` bytes with base pages, and no others even where the host likes huge ones: a
+    /// driver that hands over whole folios would hand over what lies around them.
+    pub fn add_small(&mut self, name: &str, size: u64) -> Result<(), Errno> {
+        self.add_advised(name, size, Advice::LinuxNoHugepage)?;
         Ok(())
+    }
+
+    /// Fills the next `size` bytes with transparent huge pages, as far as they come. Once a mapping.
+    pub fn add_folios(&mut self, name: &str, size: u64) -> Result<(), Errno> {
+        let at = self.add_advised(name, size, Advice::LinuxHugepage)?;
+        self.folios = at..at.wrapping_byte_add(length(size)?);
+        Ok(())
+    }
+
+    fn add_advised(&mut self, name: &str, size: u64, advice: Advice) -> Result<*mut c_void, Errno> {
+        let at = self.add(name, size, MemfdFlags::empty())?;
+        // SAFETY: `add` has just mapped this range, and the advice changes no byte of it. EINVAL: a kernel
+        // without THP, which the caller sees by huge_bytes.
+        let _ = unsafe { madvise(at, length(size)?, advice) };
+        Ok(at)
     }
 
     /// Maps a new memfd at the next `size` bytes; returns where that is.
@@ -97,8 +114,10 @@ impl Mapping {
 
     /// Asks for huge pages in place of the base pages that are there. Kernels before 6.1 refuse.
     pub fn collapse(&self) -> Result<(), Errno> {
+        let (start, end) = (self.folios.start, self.folios.end);
         // SAFETY: the range is ours, and this changes no byte of it.
-        Errno::result(unsafe { libc::madvise(self.start, self.filled, MADV_COLLAPSE) }).map(drop)
+        let done = unsafe { libc::madvise(start, end.addr() - start.addr(), MADV_COLLAPSE) };
+        Errno::result(done).map(drop)
     }
 
     /// Bytes of the range that are transparent huge pages now, by /proc/self/smaps.

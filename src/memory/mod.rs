@@ -13,7 +13,7 @@ use crate::diagnostic::Kind;
 
 pub use choice::{choose, Choice};
 pub use guest::GuestMemory;
-pub use host::host;
+pub use host::{host, huge_page};
 pub use limit::raise_memlock;
 pub use pool::Pool;
 

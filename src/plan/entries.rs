@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How many memory entries a backing makes: one per physically contiguous run of pages.
 
-use super::Host;
+use super::{Host, PlannedRegion};
 use crate::config::Backing;
 
 /// The resource manager takes this many entries a message; the rest go by further messages.
@@ -15,12 +15,22 @@ pub const MAX_MEMORY_ENTRIES: u64 = 4096;
 pub const TOO_MANY_ENTRIES: &str =
     "a resource manager was seen to take 4096 memory entries, and to hang START for good at four times that";
 
-/// Entries that `size` bytes of `backing` make at most. `huge_page` is the region's own, in bytes.
-pub fn memory_entries(size: u64, backing: Backing, huge_page: u64, host: &Host) -> u64 {
-    let unit = match backing {
-        Backing::Hugetlb => huge_page,
-        Backing::Thp => host.thp_page,
-        Backing::Base => host.page_size,
+/// The bytes of a range of transparent huge pages before its first whole one and in whole ones. What is
+/// before and behind is made of base pages, so that no folio reaches beyond the range.
+pub fn whole_folios(base: u64, size: u64, host: &Host) -> (u64, u64) {
+    let folio = host.thp_page.max(host.page_size);
+    let before = (base.next_multiple_of(folio) - base).min(size);
+    (before, (size - before) / folio * folio)
+}
+
+/// Pages, of whatever size, that a region of `backing` is made of at most: so many memory entries where
+/// START hands it over, so many faults where the guest gets it page by page.
+pub fn memory_entries(region: &PlannedRegion, backing: Backing, host: &Host) -> u64 {
+    let size = region.size;
+    let (unit, whole) = match backing {
+        Backing::Hugetlb => (region.huge_page, size / region.huge_page * region.huge_page),
+        Backing::Thp => (host.thp_page, whole_folios(region.base, size, host).1),
+        Backing::Base => (host.page_size, 0),
     };
-    size / unit + (size % unit).div_ceil(host.page_size)
+    whole / unit + (size - whole).div_ceil(host.page_size)
 }

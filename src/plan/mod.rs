@@ -3,19 +3,22 @@
 //!
 //! ```text
 //! memory.base                                                     memory.base + memory.size
-//! | branch? | kernel, bss included |        free         | initrd |   dtb + room   | free |
+//! | branch? | kernel, bss included |        free         | initrd |   dtb's slot   | free |
 //! ```
 //!
-//! - Main memory is one region, because the resource manager takes the region that holds the DTB for
+//! - Main memory is one region. Up to 6.1 the resource manager takes the region that holds the DTB for
 //!   the guest's memory, and enters it at its first byte: where the kernel's entry is elsewhere, a
-//!   branch is written there.
+//!   branch is written there. Later kernels are told the entry.
 //! - The kernel lies at `kernel.offset` (default 0) plus its own text offset.
-//! - The DTB takes the highest boundary of a transparent huge page, counted from the base of main
-//!   memory, that leaves room for it and for the initrd (large folios are looked up by their start in
-//!   newer drivers), else the highest page.
+//! - The DTB has a slot of its own: 2 MiB on the highest boundary of a transparent huge page that leaves
+//!   room for the initrd. Since 6.6 START hands over the slot's folio alone; 6.12 looks for the DTB at
+//!   the folio's first byte, and early 6.6 kernels panic where the slot is not whole folios. In less
+//!   than 8 MiB of memory it takes the highest pages and its room; where drivers care for folios, these
+//!   are base pages.
 //! - The initrd takes the highest free pages that are left.
 
 mod entries;
+mod kernels;
 mod place;
 mod regions;
 #[cfg(test)]
@@ -23,12 +26,18 @@ mod tests;
 
 use std::path::PathBuf;
 
-pub use entries::{memory_entries, MAX_MEMORY_ENTRIES, TOO_MANY_ENTRIES};
+use gunyah::Dialect;
+
+pub use entries::{memory_entries, whole_folios, MAX_MEMORY_ENTRIES, TOO_MANY_ENTRIES};
+pub use kernels::fits;
 pub use place::plan;
 
-use crate::config::{Access, Backing, Permissions, VmName};
+use crate::config::{Access, Backing, Permissions, Scheduling, VmName};
 use crate::diagnostic::{Diagnostic, Kind};
 use crate::image::elf::Load;
+
+/// Main memory from this size on has a slot for the devicetree.
+const SLOTTED_FROM: u64 = 8 << 20;
 
 /// What of the host the plan depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,27 +48,44 @@ pub struct Host {
     pub huge_page: u64,
     /// Bytes of a transparent huge page.
     pub thp_page: u64,
+    /// What its driver speaks.
+    pub dialect: Dialect,
 }
 
 impl Host {
     /// A host with 4 KiB pages, as most are; a level-2 block maps 2 MiB.
-    pub const PAGES_4K: Self = Self { page_size: 4 << 10, huge_page: 2 << 20, thp_page: 2 << 20 };
+    pub const PAGES_4K: Self = Self::with_pages(4 << 10, 2 << 20);
     /// An Android host with 16 KiB pages; a level-2 block maps 32 MiB.
-    pub const PAGES_16K: Self =
-        Self { page_size: 16 << 10, huge_page: 32 << 20, thp_page: 32 << 20 };
+    pub const PAGES_16K: Self = Self::with_pages(16 << 10, 32 << 20);
+    /// A host with 64 KiB pages; a level-2 block maps 512 MiB.
+    pub const PAGES_64K: Self = Self::with_pages(64 << 10, 512 << 20);
+
+    const fn with_pages(page_size: u64, huge: u64) -> Self {
+        Self { page_size, huge_page: huge, thp_page: huge, dialect: Dialect::Ack61 }
+    }
+
+    /// The same with another driver.
+    pub fn with(self, dialect: Dialect) -> Self {
+        Self { dialect, ..self }
+    }
 }
 
 /// One launch, decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaunchPlan {
     pub vm: VmName,
+    /// The driver that it is for.
+    pub dialect: Dialect,
+    /// Who gives the vCPUs their time.
+    pub scheduling: Scheduling,
     /// Regions in the order of registration; the first is the guest's main memory.
     pub regions: Vec<PlannedRegion>,
     pub kernel: PlannedKernel,
     pub initrd: Option<Range>,
-    /// For SET_DTB_CONFIG: whole pages, with the room for the overlay.
+    /// For SET_DTB_CONFIG: whole pages, with the room for the overlay; a whole slot where there is one.
     pub dtb: Range,
-    /// Memory entries that the resource manager gets at most, with the first backing of each region.
+    /// Memory entries that the resource manager gets at START at most, with the first backing of each
+    /// region.
     pub memory_entries: u64,
     /// What a person should know and that stops nothing.
     pub warnings: Vec<Diagnostic>,
@@ -107,9 +133,9 @@ pub struct PlannedKernel {
     pub segments: Vec<Load>,
     /// Guest address of its first instruction.
     pub entry: u64,
-    /// The A64 branch at the base of main memory, where that is not the entry.
+    /// The A64 branch at the base of main memory, where the guest begins there and that is not the entry.
     pub branch: Option<u32>,
 }
 
 /// Everything that this folder finds.
-pub(crate) const KINDS: &[&[Kind]] = &[regions::KINDS, place::KINDS];
+pub(crate) const KINDS: &[&[Kind]] = &[kernels::KINDS, regions::KINDS, place::KINDS];

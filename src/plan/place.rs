@@ -4,16 +4,18 @@
 use std::fmt;
 
 use super::regions::{self, not_a_multiple};
-use super::{Host, LaunchPlan, PlannedKernel, Range};
+use super::{kernels, Host, LaunchPlan, PlannedKernel, Range};
 use crate::config::VmConfig;
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::image::{elf, ImageInfo, KernelInfo, KernelLayout};
-use crate::layout::{DTB_MAX, MEMORY_ALIGN};
+use crate::layout::{DTB_MAX, DTB_SLOT, MEMORY_ALIGN};
 use crate::text::Size;
 
 /// An initrd lies in a 1 GiB aligned window of 32 GiB that covers the kernel (booting.rst).
 const INITRD_WINDOW: u64 = 32 << 30;
 const INITRD_WINDOW_ALIGN: u64 = 1 << 30;
+/// A devicetree with its overlay up to this size is made in the resource manager's heap.
+const OVERLAY_IN_PLACE: u64 = 16 << 10;
 /// A64's `b` reaches this far (Arm ARM, C6.2.26).
 const BRANCH_REACH: u64 = 128 << 20;
 
@@ -34,6 +36,11 @@ kinds! {
         "dtb.offset is not a multiple of the host's page",
         cause: "the VM was written for a host with smaller pages; START answers EINVAL",
         cure: "round it, or leave it out",
+    }
+    DTB_FOLIO: Error "plan-dtb-folio" in Plan {
+        "dtb.offset is not on a boundary of a huge page, and this kernel needs that",
+        cause: "since android15-6.6 whole folios are handed over; 6.12 looks for the devicetree at the first byte of its folio (START answers EINVAL)",
+        cure: "leave dtb.offset out, or make it a multiple of 2 MiB (32 MiB on a host with 16 KiB pages)",
     }
     DTB_SIZE: Error "plan-dtb-size" in Plan {
         "the devicetree is larger than Linux takes",
@@ -66,6 +73,7 @@ pub fn plan(
     host: &Host,
 ) -> Result<LaunchPlan, Vec<Diagnostic>> {
     let mut warnings = Vec::new();
+    warnings.extend(kernels::fits(config, host.dialect)?);
     // Addresses mean nothing before the regions are right.
     let (regions, memory_entries) = regions::regions(config, images, host, &mut warnings)?;
     let mut memory = MainMemory { config, host, taken: Vec::new(), faults: Vec::new() };
@@ -88,21 +96,33 @@ pub fn plan(
         memory.take_highest(piece, free_initrd?, host.page_size)
     });
     memory.check_overlaps();
+    // START hands over the devicetree's folios alone where the rest comes by fault.
+    let memory_page = memory.slot().unwrap_or(host.page_size);
     if let (Some(kernel), Some(initrd)) = (&kernel, &initrd) {
         memory.check_window(kernel, initrd);
     }
     match (kernel, dtb) {
         (Some(kernel), Some(dtb)) if memory.faults.is_empty() => Ok(LaunchPlan {
             vm: config.name.clone(),
+            dialect: host.dialect,
+            scheduling: kernels::scheduling(config, host.dialect),
             regions,
             kernel,
             initrd,
             dtb,
-            memory_entries,
+            memory_entries: match host.dialect.pages_on_demand() {
+                true => dtb.size.div_ceil(memory_page),
+                false => memory_entries,
+            },
             warnings,
         }),
         _ => Err(memory.faults),
     }
+}
+
+/// Whole slots for a devicetree that takes so much with its room.
+fn slot_size(with_room: u64) -> u64 {
+    with_room.next_multiple_of(DTB_SLOT)
 }
 
 /// What lies in main memory, and the key that places it.
@@ -158,7 +178,7 @@ impl MainMemory<'_> {
         Some(self.push(piece, self.base() + offset, size))
     }
 
-    /// Takes the highest free `size` bytes at a multiple of `align` from the base of main memory.
+    /// Takes the highest free `size` bytes at a multiple of `align`.
     fn take_highest(&mut self, piece: Piece, size: u64, align: u64) -> Option<Range> {
         if let Some(base) = self.find(size, align) {
             return Some(self.push(piece, base, size));
@@ -183,8 +203,10 @@ impl MainMemory<'_> {
     fn find(&self, size: u64, align: u64) -> Option<u64> {
         let mut top = self.end();
         loop {
-            let offset = top.checked_sub(size)?.checked_sub(self.base())?;
-            let base = self.base() + offset / align * align;
+            let base = top.checked_sub(size)? / align * align;
+            if base < self.base() {
+                return None;
+            }
             let in_the_way =
                 self.taken.iter().filter(|range| range.base < base + size && base < range.end);
             // Below the lowest of them, so that the search goes down past all.
@@ -202,7 +224,16 @@ impl MainMemory<'_> {
             self.fault(DTB_SIZE.case(what), "dtb");
             return None;
         }
-        len_max.checked_add(self.config.dtb.room)?.checked_next_multiple_of(self.host.page_size)
+        let with_room = len_max.checked_add(self.config.dtb.room)?;
+        // Above that the resource manager makes the overlay inside the range, and needs twice as much.
+        let twice = if with_room > OVERLAY_IN_PLACE { len_max } else { 0 };
+        with_room.checked_add(twice)?.checked_next_multiple_of(self.host.page_size)
+    }
+
+    /// The devicetree has a slot of its own, or must have.
+    fn slot(&self) -> Option<u64> {
+        let slotted = kernels::slotted(self.config.memory.size, self.host);
+        slotted.then_some(self.host.thp_page.max(self.host.page_size))
     }
 
     fn fixed_dtb(&mut self, size: Option<u64>) -> Option<Range> {
@@ -212,23 +243,39 @@ impl MainMemory<'_> {
             self.fault(DTB_OFFSET.case(what), "dtb.offset");
             return None;
         }
+        let slot = self.slot().filter(|_| self.host.dialect.pages_on_demand());
+        let address = self.base().saturating_add(offset);
+        if let Some(folio) = slot.filter(|folio| address % folio != 0) {
+            let what = format!(
+                "{address:#x}, where dtb.offset puts it, is not a multiple of {}",
+                Size(folio)
+            );
+            self.fault(DTB_FOLIO.case(what), "dtb.offset");
+            return None;
+        }
+        let size = if slot.is_some() { slot_size(size) } else { size };
         self.take(("devicetree", "dtb.offset"), offset, size)
     }
 
-    /// On a boundary of a large folio, unless that would leave the initrd no room: it can lie in the
-    /// middle of a small VM.
+    /// In a slot of its own. Where a driver can do without and the slot would leave the initrd no room,
+    /// on the highest pages.
     fn free_dtb(&mut self, size: Option<u64>, initrd_size: Option<u64>) -> Option<Range> {
         let (piece, page) = (("devicetree", "dtb"), self.host.page_size);
-        let size = size?;
-        // A mapping begins with a folio, so its folios are counted from the base of main memory.
-        let folio = self.host.thp_page.max(page);
-        let fits = self.find(size, folio).is_some_and(|base| {
-            self.push(piece, base, size);
+        let compact = size?;
+        let Some(folio) = self.slot() else {
+            return self.take_highest(piece, compact, page);
+        };
+        let slot = slot_size(compact);
+        let fits = self.find(slot, folio).is_some_and(|base| {
+            self.push(piece, base, slot);
             let fits = initrd_size.is_none_or(|size| self.find(size, page).is_some());
             self.taken.pop();
             fits
         });
-        self.take_highest(piece, size, if fits { folio } else { page })
+        match fits || self.host.dialect.pages_on_demand() {
+            true => self.take_highest(piece, slot, folio),
+            false => self.take_highest(piece, compact, page),
+        }
     }
 
     fn kernel(&mut self, info: &KernelInfo) -> Option<PlannedKernel> {
@@ -273,11 +320,11 @@ impl MainMemory<'_> {
         Some((segments, self.base().checked_add(moved(executable.entry))?))
     }
 
-    /// The instruction at the base of main memory, if the entry is elsewhere. The outer `None` is a
-    /// fault.
+    /// The instruction at the base of main memory, if the guest begins there and the entry is elsewhere.
+    /// The outer `None` is a fault.
     fn branch(&mut self, entry: u64) -> Option<Option<u32>> {
         let distance = entry - self.base();
-        if distance == 0 {
+        if distance == 0 || self.host.dialect.pages_on_demand() {
             return Some(None);
         }
         let words = u32::try_from(distance / 4)

@@ -2,8 +2,9 @@
 //! The regions: what they are made of, and whether this host can register them.
 
 use super::entries::{self, memory_entries, MAX_MEMORY_ENTRIES, MEMORY_ENTRIES_PER_MESSAGE};
+use super::kernels::{backings, slotted};
 use super::{Host, PlannedRegion};
-use crate::config::{Access, Backing, Permissions, VmConfig};
+use crate::config::{Backing, Permissions, VmConfig};
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::image::ImageInfo;
 use crate::text::Size;
@@ -40,11 +41,6 @@ kinds! {
         "a region is smaller than one huge page",
         cure: "give a smaller page_size or another backing",
     }
-    SHARED: Warning "plan-shared-memory" in Plan {
-        "main memory is shared",
-        cause: "a production resource manager takes lent memory alone, and START answers ENODEV",
-        cure: "use \"access\": \"auto\", which lends wherever the driver can",
-    }
 }
 
 /// The regions in the order of registration and the memory entries that they make, or everything
@@ -74,16 +70,17 @@ pub(super) fn regions(
             let what = format!("{path} has {size} bytes, the region {room}");
             faults.push(FILE_TOO_LARGE.case(what).at(place(".file")));
         }
-        if region.size > LARGE_REGION {
+        if region.size > LARGE_REGION && !host.dialect.pages_on_demand() {
             let what = format!("region {} has {}", region.label, Size(region.size));
             warnings.push(LARGE.case(what).at(place("")));
         }
-        let replaced = without_huge_page(region);
+        let wanted = match index.checked_sub(1) {
+            None => &config.memory.backing,
+            Some(further) => &config.regions[further].backing,
+        };
+        let asked = wanted.contains(&Some(Backing::Hugetlb));
+        let replaced = without_huge_page(region).filter(|_| asked);
         warnings.extend(replaced.map(|warning| warning.at(place(""))));
-    }
-    if config.memory.access == Access::Share {
-        let warning = SHARED.case("main memory is shared");
-        warnings.push(warning.at(config.place("memory.access")));
     }
     let entries = entries(config, &regions, host, warnings, &mut faults);
     if faults.is_empty() {
@@ -101,7 +98,7 @@ fn from_config(config: &VmConfig, images: &ImageInfo, host: &Host) -> Vec<Planne
         size: memory.size,
         access: memory.access,
         flags: Permissions::ALL,
-        backing: memory.backing.clone(),
+        backing: main_backing(config, host),
         huge_page: memory.page_size.unwrap_or(host.huge_page),
         prefault: memory.prefault,
         file: None,
@@ -114,13 +111,22 @@ fn from_config(config: &VmConfig, images: &ImageInfo, host: &Host) -> Vec<Planne
             size: region.size,
             access: region.access,
             flags: region.flags,
-            backing: region.backing.clone(),
+            backing: backings(&region.backing, host.dialect),
             huge_page: region.page_size.unwrap_or(host.huge_page),
             prefault: true,
             file: region.file.clone().zip(file_size),
         });
     }
     regions
+}
+
+/// Without a slot, the devicetree's pages must be folios of their own where drivers care.
+fn main_backing(config: &VmConfig, host: &Host) -> Vec<Backing> {
+    let memory = &config.memory;
+    match host.dialect.pages_on_demand() && !slotted(memory.size, host) {
+        true => vec![Backing::Base],
+        false => backings(&memory.backing, host.dialect),
+    }
 }
 
 pub(super) fn not_a_multiple(value: u64, host: &Host) -> String {
@@ -156,12 +162,12 @@ fn entries(
     faults: &mut Vec<Diagnostic>,
 ) -> u64 {
     let (mut planned, mut least) = (0u64, 0u64);
+    if host.dialect.pages_on_demand() {
+        return 0;
+    }
     for region in regions {
-        let each: Vec<u64> = region
-            .backing
-            .iter()
-            .map(|backing| memory_entries(region.size, *backing, region.huge_page, host))
-            .collect();
+        let each: Vec<u64> =
+            region.backing.iter().map(|backing| memory_entries(region, *backing, host)).collect();
         planned = planned.saturating_add(each.first().copied().unwrap_or(0));
         least = least.saturating_add(each.iter().copied().min().unwrap_or(0));
     }

@@ -92,7 +92,7 @@ fn places_by_the_documented_rules() {
     let plan = plan(&sized(256 * MIB), &image(0, 30 * MIB), 5000, &Host::PAGES_4K).unwrap();
     assert_eq!(plan.kernel.entry, BASE);
     assert_eq!(plan.kernel.branch, None);
-    assert_eq!(plan.dtb, Range { base: BASE + 254 * MIB, size: 0x1_2000 });
+    assert_eq!(plan.dtb, Range { base: BASE + 254 * MIB, size: 2 * MIB });
     let initrd = plan.initrd.unwrap();
     assert_eq!(initrd.base, BASE + 254 * MIB - 4 * MIB - 4096);
     assert_eq!(plan.memory_entries, 128);
@@ -106,10 +106,10 @@ fn a_devicetree_begins_a_folio_of_the_host() {
     };
     let folio = Host::PAGES_16K.thp_page;
     assert_eq!(place(&sized(256 * MIB), 30 * MIB).dtb.base, BASE + 7 * folio);
-    // Folios are counted from main memory's base, wherever that is.
+    // They are multiples of their size in the guest, as they are in the mapping.
     let moved = json!({ "memory": { "base": BASE + 2 * MIB, "size": "256M" } });
     let moved = config(moved);
-    assert_eq!(place(&moved, 30 * MIB).dtb.base, moved.memory.base + 7 * folio);
+    assert_eq!(place(&moved, 30 * MIB).dtb.base, BASE + 8 * folio);
     // The only boundary is the kernel's.
     let full = place(&sized(64 * MIB), 40 * MIB);
     assert_eq!(full.dtb.base, BASE + 64 * MIB - full.dtb.size);
@@ -118,6 +118,138 @@ fn a_devicetree_begins_a_folio_of_the_host() {
     images.initrd = Some(40 * MIB);
     let split = plan(&sized(64 * MIB), &images, 5000, &Host::PAGES_16K).unwrap();
     assert_eq!(split.dtb.base, BASE + 64 * MIB - split.dtb.size);
+}
+
+/// A host whose driver gives the guest its pages as it touches them.
+const NEWER: Host = Host { dialect: Dialect::Ack612, ..Host::PAGES_4K };
+
+#[test]
+fn a_newer_driver_gets_whole_folios_and_an_entry() {
+    let plan = plan(&sized(64 * MIB), &image(0x8_0000, 10 * MIB), 5000, &NEWER).unwrap();
+    assert_eq!(plan.dtb, Range { base: BASE + 62 * MIB, size: 2 * MIB });
+    assert_eq!((plan.kernel.entry, plan.kernel.branch), (BASE + 0x8_0000, None));
+    assert_eq!((plan.scheduling, plan.memory_entries), (Scheduling::Proxy, 1));
+    assert_eq!(plan.main().backing, [Backing::Thp]);
+    assert_eq!(plan.warnings, []);
+    // 16384 small pages are no memory entries there.
+    let base = config(json!({ "memory": { "backing": "base" } }));
+    assert_eq!(super::plan(&base, &image(0, 10 * MIB), 5000, &NEWER).unwrap().warnings, []);
+    // Nor is a kernel far from the base out of a branch's reach.
+    let far = json!({ "memory": { "size": "512M" }, "kernel": { "offset": 256 * MIB } });
+    let far = super::plan(&config(far), &image(0, 10 * MIB), 5000, &NEWER).unwrap();
+    assert_eq!(far.kernel.entry, BASE + 256 * MIB);
+}
+
+#[test]
+fn a_small_guest_is_made_of_folios_of_one_page_on_a_newer_driver() {
+    let small = config(json!({ "memory": { "size": "4M", "backing": ["hugetlb", "thp"] } }));
+    let mut images = image(0, MIB);
+    images.initrd = Some(5000);
+    let plan = plan(&small, &images, 5000, &NEWER).unwrap();
+    assert_eq!(plan.main().backing, [Backing::Base]);
+    assert_eq!((plan.dtb.base + plan.dtb.size, plan.dtb.size % 4096), (BASE + 4 * MIB, 0));
+    assert_eq!(plan.memory_entries, plan.dtb.size / 4096);
+}
+
+#[test]
+fn a_slot_that_cannot_be_is_refused_where_it_must() {
+    let fixed = |offset| config(json!({ "dtb": { "offset": offset } }));
+    assert_eq!(faults(&fixed(0x3f_f000), &image(0, MIB), &NEWER), ["plan-dtb-folio at dtb.offset"]);
+    assert!(plan(&fixed(0x3f_f000), &image(0, MIB), 4000, &Host::PAGES_4K).is_ok());
+    let planned = plan(&fixed(32 * MIB), &image(0, MIB), 4000, &NEWER).unwrap();
+    assert_eq!(planned.dtb, Range { base: BASE + 32 * MIB, size: 2 * MIB });
+    // The kernel leaves a megabyte, which is enough elsewhere.
+    let images = ImageInfo { initrd: None, ..image(0, 7 * MIB) };
+    assert_eq!(faults(&sized(8 * MIB), &images, &NEWER), ["plan-no-room at dtb"]);
+    assert!(plan(&sized(8 * MIB), &images, 4000, &Host::PAGES_4K).is_ok());
+    // An overlay beside a large tree takes twice as much.
+    let large =
+        plan(&sized(4 * MIB), &ImageInfo { initrd: None, ..image(0, MIB) }, 100_000, &NEWER);
+    assert!(large.unwrap().dtb.size >= 200_000 + (64 << 10));
+}
+
+#[test]
+fn what_a_kernel_cannot_do_is_refused_with_its_reason() {
+    use Dialect::*;
+    let on = |changes: &Value, dialect| {
+        let found = fits(&config(changes.clone()), dialect).unwrap_or_else(|faults| faults);
+        let text = |fault: Diagnostic| format!("{} at {}", fault.name, fault.place.unwrap().key);
+        found.into_iter().map(text).collect::<Vec<_>>()
+    };
+    for (changes, wanted) in [
+        // On lkml-base, lkml, ack61, ack66 and ack612.
+        (json!({}), ["", "", "", "", ""]),
+        (
+            json!({ "vcpus": { "scheduling": "hypervisor" } }),
+            [
+                "",
+                "plan-hypervisor-stop at vcpus.scheduling",
+                "plan-hypervisor-stop at vcpus.scheduling",
+                "plan-hypervisor-scheduling at vcpus.scheduling",
+                "plan-hypervisor-scheduling at vcpus.scheduling",
+            ],
+        ),
+        (
+            json!({ "vcpus": { "scheduling": "proxy" } }),
+            ["plan-no-vcpus at vcpus.scheduling", "", "", "", ""],
+        ),
+        (json!({ "console": {} }), ["plan-no-vcpus at console", "", "", "", ""]),
+        (json!({ "vcpus": { "nice": 3 } }), ["plan-no-vcpus at vcpus.nice", "", "", "", ""]),
+        (
+            json!({ "memory": { "backing": "hugetlb" } }),
+            ["", "", "", "plan-hugetlb at memory.backing", "plan-hugetlb at memory.backing"],
+        ),
+        (json!({ "memory": { "backing": ["hugetlb", "thp"] } }), ["", "", "", "", ""]),
+        (
+            json!({ "memory": { "access": "share" } }),
+            [
+                "",
+                "",
+                "plan-shared-memory at memory.access",
+                "plan-main-shared at memory.access",
+                "plan-main-shared at memory.access",
+            ],
+        ),
+        (
+            json!({ "memory": { "access": "lend" } }),
+            ["plan-cannot-lend at memory.access", "plan-cannot-lend at memory.access", "", "", ""],
+        ),
+        (
+            json!({ "kernels": ["ack61", "ack66"] }),
+            [
+                "plan-kernel-unwanted at kernels",
+                "plan-kernel-unwanted at kernels",
+                "",
+                "",
+                "plan-kernel-unwanted at kernels",
+            ],
+        ),
+    ] {
+        for (dialect, wanted) in [LkmlBase, Lkml, Ack61, Ack66, Ack612].into_iter().zip(wanted) {
+            let wanted: Vec<&str> =
+                Some(wanted).filter(|text| !text.is_empty()).into_iter().collect();
+            assert_eq!(on(&changes, dialect), wanted, "{changes} on {dialect}");
+        }
+    }
+}
+
+#[test]
+fn auto_is_what_the_driver_found_does_best() {
+    use Dialect::*;
+    for (dialect, scheduling, backing) in [
+        (LkmlBase, Scheduling::Hypervisor, Backing::Hugetlb),
+        (Lkml, Scheduling::Proxy, Backing::Hugetlb),
+        (Ack61, Scheduling::Proxy, Backing::Hugetlb),
+        (Ack66, Scheduling::Proxy, Backing::Thp),
+        (Ack612, Scheduling::Proxy, Backing::Thp),
+    ] {
+        let host = Host::PAGES_4K.with(dialect);
+        let plan = plan(&sized(64 * MIB), &image(0, MIB), 4000, &host).unwrap();
+        assert_eq!((plan.scheduling, plan.main().backing.as_slice()), (scheduling, &[backing][..]));
+    }
+    let list = config(json!({ "memory": { "backing": ["auto", "base", "thp"] } }));
+    let newer = plan(&list, &image(0, MIB), 4000, &NEWER).unwrap();
+    assert_eq!(newer.main().backing, [Backing::Thp, Backing::Base]);
 }
 
 #[test]
@@ -241,7 +373,7 @@ fn a_person_is_warned_of_what_may_go_wrong() {
     assert_eq!(warnings(&slow), ["plan-slow-start"]);
     assert!(slow.warnings[0].what.contains("8 messages"));
     let large = json!({ "memory": { "size": "3G", "page_size": "1G", "access": "share" } });
-    assert_eq!(warnings(&planned(large)), ["plan-large-region", "plan-shared-memory"]);
+    assert_eq!(warnings(&planned(large)), ["plan-shared-memory", "plan-large-region"]);
 }
 
 proptest! {
@@ -257,8 +389,10 @@ proptest! {
         dtb_size in 1u64..(2 * MIB),
         room in (1u64..256).prop_map(|n| n * 4096),
         large_pages in any::<bool>(),
+        newer in any::<bool>(),
     ) {
         let host = if large_pages { Host::PAGES_16K } else { Host::PAGES_4K };
+        let host = if newer { host.with(Dialect::Ack66) } else { host };
         let Some(config) = try_config(json!({
             "memory": { "size": pages * 4096 },
             "kernel": { "offset": kernel_offset },
@@ -282,7 +416,11 @@ proptest! {
         prop_assert_eq!(plan.dtb.base % host.page_size, 0);
         prop_assert_eq!(plan.dtb.size % host.page_size, 0);
         prop_assert!(plan.dtb.size >= dtb_size + room);
-        prop_assert_eq!(plan.kernel.branch.is_none(), plan.kernel.entry == BASE);
+        prop_assert_eq!(plan.kernel.branch.is_none(), newer || plan.kernel.entry == BASE);
+        if newer && plan.main().backing != [Backing::Base] {
+            prop_assert_eq!(plan.dtb.base % host.thp_page, 0);
+            prop_assert_eq!(plan.dtb.size % (2 * MIB), 0);
+        }
     }
 
     #[test]

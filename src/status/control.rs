@@ -172,6 +172,9 @@ pub struct VmStatus {
     pub stuck: bool,
     /// False: the driver cannot tell when this guest ends.
     pub end_visible: bool,
+    /// The dialect of the driver that its last launch found: `ack61`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dialect: Option<String>,
     /// Steps of the last launch, in order.
     pub steps: Vec<StepTime>,
     /// Microseconds from the fork of the last launch to START's return.

@@ -22,6 +22,9 @@ use super::{shorten, Overall, State};
 /// How gunyahd as a whole does.
 const OVERALL: &str = "vendor.gunyah.state";
 
+/// What the driver speaks.
+const DIALECT: &str = "vendor.gunyah.dialect";
+
 /// The property of a VM: its `state`, the `reason` for it, its `restarts`.
 fn of_vm(vm: &str, what: &str) -> String {
     format!("vendor.gunyah.{vm}.{what}")
@@ -139,6 +142,11 @@ impl PropertyClient {
     /// Sets the property of the whole.
     pub fn set_overall(&mut self, overall: Overall) {
         self.set(OVERALL, overall.as_str());
+    }
+
+    /// Sets the property of the driver's dialect.
+    pub fn set_dialect(&mut self, dialect: &str) {
+        self.set(DIALECT, dialect);
     }
 
     /// Queues a value and sends what can be sent at once. Never blocks.

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::launch;
 use crate::memory::{self, Pool};
 use crate::status::property_area::PropertyArea;
 use crate::status::{Overall, State};
@@ -58,7 +59,7 @@ impl Fleet {
             alone,
             area: PropertyArea::from_environment(),
             returns: Returns::default(),
-            huge_page: memory::host().huge_page,
+            huge_page: memory::huge_page(),
         }
     }
 
@@ -286,6 +287,9 @@ impl Fleet {
     fn on_report(&mut self, index: usize, report: &Report, now: u64, out: &mut Publisher) {
         let vm = &mut self.vms[index];
         vm.note(report, now);
+        if let Report::Launch(launch::Event::Dialect(dialect)) = report {
+            out.dialect(dialect);
+        }
         if self.alone && matches!(report, Report::Running { .. }) {
             self.foreground = Foreground::show(vm);
         }

@@ -17,12 +17,18 @@ pub struct Publisher {
     pub properties: PropertyClient,
     pub clients: Clients,
     overall: Option<Overall>,
+    dialect: Option<String>,
 }
 
 impl Publisher {
     /// Properties go to the service at `socket`.
     pub fn to(socket: PathBuf) -> Self {
-        Self { properties: PropertyClient::new(socket), clients: Clients::default(), overall: None }
+        Self {
+            properties: PropertyClient::new(socket),
+            clients: Clients::default(),
+            overall: None,
+            dialect: None,
+        }
     }
 
     /// Publishes a state that `vm` has come into; it may have left it already.
@@ -58,6 +64,15 @@ impl Publisher {
     pub fn wake_by(&mut self, vm: &Vm, reached: impl Fn(Goal) -> Option<bool>, now: u64) {
         for (client, reached) in self.clients.done_waiting(&vm.name, reached) {
             self.clients.answer(client, &vm.answer(reached, now), now);
+        }
+    }
+
+    /// What the driver speaks; published only if it changed.
+    pub fn dialect(&mut self, dialect: &str) {
+        if self.dialect.as_deref() != Some(dialect) {
+            log::info!("the driver's dialect is {dialect}");
+            self.dialect = Some(dialect.to_owned());
+            self.properties.set_dialect(dialect);
         }
     }
 

@@ -165,3 +165,65 @@ impl Server<'_> {
         vm.config.is_none().then(|| failed(&first(&vm.problems)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+    use crate::config::{ConfigFile, VmName};
+    use crate::status::control::parse_response;
+    use crate::supervisor::spawn::Spawner;
+    use crate::supervisor::vm::Vm;
+    use crate::worker::Setting;
+
+    /// What a client is answered by a host with one VM, whose file never was good.
+    fn answer(request: Request) -> Response {
+        let setting = Setting { device: "/no/such/device".into(), confined: false };
+        let mut fleet = Fleet::new(Spawner { setting, log_console: false }, false);
+        let mut out = Publisher::to("/no/such/property/service".into());
+        let file = ConfigFile {
+            path: "a.json".into(),
+            vm: VmName::new("a").unwrap(),
+            config: Err(Vec::new()),
+        };
+        fleet.vms.push(Vm::of_file(file, 0));
+        let (mut client, id) = out.clients.pair();
+        let problems = &["/odm: cannot be read".to_owned()];
+        Server { fleet: &mut fleet, out: &mut out, problems, now: 7 }.serve(id, request);
+        let mut line = Vec::new();
+        client.read_to_end(&mut line).unwrap();
+        parse_response(&line).unwrap()
+    }
+
+    fn error(request: Request) -> (ErrorKind, String) {
+        match answer(request) {
+            Response::Error(ControlError { kind, message }) => (kind, message),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn all_vms_come_with_what_is_wrong_with_the_whole() {
+        let Response::Vms(all) = answer(Request::Status { vm: None }) else { panic!() };
+        assert_eq!((all.vms.len(), all.problems.len()), (1, 1));
+        assert_eq!(all.vms[0].state, State::Failed);
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused_and_what_is_done_already_is_answered_at_once() {
+        let vm = || "a".to_owned();
+        assert_eq!(
+            error(Request::Start { vm: "b".to_owned(), wait: true }),
+            (ErrorKind::UnknownVm, "no VM b: there are a".to_owned())
+        );
+        assert_eq!(
+            error(Request::Start { vm: vm(), wait: true }),
+            (ErrorKind::Failed, "a: its file has mistakes".to_owned())
+        );
+        let (_, text) = error(Request::Console { vm: vm(), replay: None, at: None });
+        assert_eq!(text, "a has no `console` in its file");
+        let stopped = answer(Request::Stop { vm: vm(), wait: true });
+        assert!(matches!(stopped, Response::Done(_)), "{stopped:?}");
+    }
+}

@@ -45,6 +45,8 @@ pub struct Launch {
     steps: Vec<StepTime>,
     micros: Option<u64>,
     end_visible: bool,
+    /// What the driver speaks.
+    pub dialect: Option<String>,
     /// Huge pages that it took.
     pub huge_pages: HugePages,
 }
@@ -209,6 +211,9 @@ impl Vm {
                 let taken = self.launch.begun.map(|begun| begun.elapsed().as_micros());
                 self.launch.micros = taken.and_then(|micros| u64::try_from(micros).ok());
             }
+            Report::Launch(launch::Event::Dialect(dialect)) => {
+                self.launch.dialect = Some(dialect.clone());
+            }
             Report::Launch(launch::Event::HugePages(pages)) => {
                 self.launch.huge_pages = pages.clone()
             }
@@ -250,6 +255,7 @@ impl Vm {
             problems: bounded(&self.problems),
             stuck: self.stuck,
             end_visible: self.launch.end_visible,
+            dialect: self.launch.dialect.clone(),
             steps: self.launch.steps.clone(),
             launch_micros: self.launch.micros,
             console_end: self.console.as_ref().map(|ring| ring.end()),

@@ -3,6 +3,7 @@
 //! outside its memory comes back to us.
 
 mod bus;
+mod fault;
 mod host_thread;
 mod run_errors;
 mod run_loop;
@@ -238,7 +239,7 @@ fn done(slot: &Slot) -> Done {
 
 /// Everything that can be wrong here.
 pub(crate) const KINDS: &[&[Kind]] =
-    &[bus::KINDS, host_thread::KINDS, run_loop::KINDS, stall::KINDS];
+    &[bus::KINDS, fault::KINDS, host_thread::KINDS, run_loop::KINDS, stall::KINDS];
 
 #[cfg(test)]
 mod tests;

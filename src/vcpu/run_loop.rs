@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::sys::eventfd::EventFd;
 
 use super::bus::{Bus, Width};
+use super::fault;
 use super::run_errors::RunErrors;
 use super::{host_thread, Options};
 use crate::confine;
@@ -45,16 +46,6 @@ kinds! {
         "this process may not run a vCPU",
         cause: "SELinux: the ioctl is not in the domain's allowxperm list",
         cure: "use the policy of sepolicy/; look for avc: denied in dmesg",
-    }
-    FAULT_EPERM: Error "run-fault-eperm" in Run {
-        "the guest touched memory in a way that its region forbids",
-        cause: "the guest writes to a region without the permission, or another process made the VM",
-        cure: "correct the region's `flags`, or the guest",
-    }
-    FAULT_EFAULT: Error "run-fault-efault" in Run {
-        "nothing is mapped where the guest's memory should be",
-        cause: "the mapping of guest memory is gone, or its file was truncated",
-        cure: "do not truncate a region's file while its VM runs",
     }
     RUN_FAILED: Error "run-failed" in Run {
         "the driver cannot run a vCPU any longer",
@@ -342,7 +333,7 @@ impl RunLoop<'_> {
                 self.cpu.resume(Resume::Retry);
                 Ok(())
             }
-            errno => Err(VcpuEvent::Failed(fault_failed(self.slot.id, address, errno))),
+            errno => Err(VcpuEvent::Failed(fault::failed(self.slot.id, address, errno))),
         }
     }
 
@@ -391,16 +382,4 @@ fn run_failed(id: u32, errno: Errno) -> Diagnostic {
         _ => RUN_FAILED,
     };
     kind.case(format!("VCPU_RUN of vCPU {id}")).errno(errno)
-}
-
-fn fault_failed(id: u32, address: u64, errno: Errno) -> Diagnostic {
-    let kind = match errno {
-        Errno::EIO => RUN_EIO,
-        Errno::ENOMEM => RUN_ENOMEM,
-        Errno::EPERM => FAULT_EPERM,
-        Errno::EFAULT => FAULT_EFAULT,
-        _ => RUN_FAILED,
-    };
-    let what = format!("the driver cannot give vCPU {id} the page at guest {address:#x}");
-    kind.case(what).errno(errno)
 }

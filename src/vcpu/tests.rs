@@ -308,11 +308,11 @@ fn a_guest_that_touches_nothing_gets_its_fault() {
 #[test]
 fn a_page_that_the_driver_cannot_give_fails_with_its_cure() {
     for (errno, name, word) in [
-        (Errno::EIO, "run-eio", "hugetlb"),
-        (Errno::ENOMEM, "run-enomem", "RLIMIT_MEMLOCK"),
+        (Errno::EIO, "run-fault-eio", "hugetlb"),
+        (Errno::ENOMEM, "run-fault-enomem", "RLIMIT_MEMLOCK"),
         (Errno::EPERM, "run-fault-eperm", "flags"),
         (Errno::EFAULT, "run-fault-efault", "truncated"),
-        (Errno::ENODEV, "run-failed", "dmesg"),
+        (Errno::ENODEV, "run-fault-enodev", "lend"),
     ] {
         let mut rig = start(&[&[fault(Errno::EAGAIN), fault(errno)]], &options());
         let error = rig.failure();

@@ -2,6 +2,7 @@
 //! The one process that owns one VM: it launches it, holds its fds and ends with it.
 
 mod channel;
+mod close;
 mod proxy;
 mod reporter;
 mod requests;
@@ -52,8 +53,9 @@ pub fn run(start: Start) -> i32 {
     let reporter = Reporter::new(start.channel);
     let (config, confined) = (&start.config, start.setting.confined);
     let prepared = match config.vcpus.scheduling {
-        Scheduling::Hypervisor => Ok(None),
-        Scheduling::Proxy => {
+        Some(Scheduling::Hypervisor) => Ok(None),
+        // `auto` is proxy wherever the driver has vCPUs.
+        Some(Scheduling::Proxy) | None => {
             Proxy::prepare(config, start.console, start.log_console, confined).map(Some)
         }
     };
@@ -61,9 +63,10 @@ pub fn run(start: Start) -> i32 {
         let report = |event: Event| reporter.send(&Report::Launch(event));
         let connect = |vm: &Vm| proxy.as_ref().map_or(Ok(()), |proxy| proxy.connect(vm));
         let launched = launch(config, &start.setting.device, &report, connect)?;
+        let proxy = proxy.filter(|_| launched.scheduling == Scheduling::Proxy);
         Ok((proxy, launched))
     });
-    let (proxy, Launched { vm, memory, vcpus }) = match launched {
+    let (proxy, Launched { vm, memory, vcpus, .. }) = match launched {
         Ok(launched) => launched,
         Err(error) => {
             reporter.send(&Report::Failed(error));
@@ -74,10 +77,15 @@ pub fn run(start: Start) -> i32 {
     reporter.send(&Report::Running { end_visible: proxy.is_some() });
     let code = match proxy {
         Some(proxy) => proxy.run(vcpus, &reporter),
-        None => confine_if(confined).and_then(|()| hold(&reporter)).unwrap_or_else(|error| {
-            reporter.send(&Report::Failed(error));
-            1
-        }),
+        None => {
+            let held =
+                confine_if(confined).and_then(|()| hold(&reporter)).unwrap_or_else(|error| {
+                    reporter.send(&Report::Failed(error));
+                    1
+                });
+            reporter.send(&Report::Launch(Event::Warning(close::by_hypervisor())));
+            held
+        }
     };
     // The last close of the VM's fds stops the guest and may block; the memory goes after it.
     drop(vm);
@@ -109,4 +117,4 @@ fn hold(reporter: &Reporter) -> Result<i32, Diagnostic> {
 }
 
 /// Everything that can be wrong here.
-pub(crate) const KINDS: &[&[Kind]] = &[proxy::KINDS, requests::KINDS];
+pub(crate) const KINDS: &[&[Kind]] = &[close::KINDS, proxy::KINDS, requests::KINDS];

@@ -14,7 +14,7 @@ const PROXY: &str =
     "\"vcpus\": { \"count\": 2, \"scheduling\": \"proxy\" },\n  \"console\": {},\n  \
     \"initrd\": { \"path\": \"/vm/initrd\" },\n  \
     \"regions\": [{ \"label\": 7, \"base\": \"0xa0000000\", \"size\": \"2M\" }]";
-const HYPERVISOR: &str = "\"vcpus\": { \"count\": 2 }";
+const HYPERVISOR: &str = "\"vcpus\": { \"count\": 2, \"scheduling\": \"hypervisor\" }";
 
 /// A VM's plan and tree, as a start for a given one.
 fn planned(vendor: &Vendor, more: &str) -> (LaunchPlan, Tree) {
@@ -37,7 +37,7 @@ fn problems(vendor: &Vendor, tree: &Tree, more: &str) -> Vec<String> {
     vendor.file("vm/given.dtb", tree.to_blob().unwrap());
     let more = format!("{more},\n  \"dtb\": {{ \"path\": \"/vm/given.dtb\" }}");
     vendor.vm("given", &more);
-    let ran = vendor.check(&["etc/given.json"]);
+    let ran = vendor.check(&["--kernel", "ack61", "etc/given.json"]);
     let problems: Vec<String> = ran.problems().iter().map(|line| (*line).to_owned()).collect();
     assert_eq!(ran.code, i32::from(!problems.is_empty()), "{}", ran.stdout);
     problems
@@ -200,7 +200,7 @@ fn of_the_layout() {
             r#"{{ "name": "a", "memory": {{ {memory} }}, "kernel": {{ "path": "/vm/Image" }}{more} }}"#
         );
         vendor.file("etc/a.json", text);
-        let ran = vendor.check(&["etc/a.json"]);
+        let ran = vendor.check(&["--kernel", "ack61", "etc/a.json"]);
         let problems = ran.problems();
         assert_eq!(problems.len(), 1, "{memory} {more}: {problems:#?}");
         assert!(problems[0].contains(message), "{problems:#?}");

@@ -38,7 +38,7 @@ fn every_kind_of_mistake_is_reported_with_its_place() {
     );
     vendor.vm("p-file", "\"regions\": [\n    { \"label\": 2, \"base\": \"0xa0000000\", \"size\": \"4M\", \"file\": \"/vm/large\" }]");
 
-    let ran = vendor.check(&["etc"]);
+    let ran = vendor.check(&["--kernel", "ack61", "etc"]);
     assert_eq!(ran.code, 1);
     let expected = [
         "etc/b-key.json:5:3: cmdlin: unknown key; cure: did you mean `kernel.cmdline`? [config-unknown-key]",
@@ -72,7 +72,7 @@ fn a_good_directory_is_good() {
     let vendor = Vendor::new();
     vendor.vm("a", "");
     vendor.vm("b", "\"start\": { \"after\": [\"a\"] }");
-    let ran = vendor.check(&["etc"]);
+    let ran = vendor.check(&["--kernel", "ack61", "etc"]);
     assert_eq!((ran.code, ran.problems()), (0, vec![]), "{}", ran.stdout);
 }
 
@@ -93,7 +93,7 @@ fn every_file_that_is_missing_is_reported() {
              \"dtb\": {{ \"path\": \"/vm/none-3\" }}{more} }}\n"
         );
         vendor.file("etc/a.json", text);
-        let ran = vendor.check(&["etc"]);
+        let ran = vendor.check(&["--kernel", "ack61", "etc"]);
         assert!(ran.stdout.contains("0 can be launched"), "{}", ran.stdout);
         keys(&ran, "etc/a.json")
     };
@@ -108,9 +108,9 @@ fn every_mistake_of_a_file_is_reported_once() {
     vendor.vm(
         "a",
         "\"regions\": [{ \"label\": 0, \"base\": \"0x83000000\", \"size\": \"4M\" }],\n  \
-         \"dtb\": { \"offset\": \"64M\" },\n  \"console\": {}",
+         \"dtb\": { \"offset\": \"64M\" },\n  \"vcpus\": { \"scheduling\": \"hypervisor\" }, \"console\": {}",
     );
-    let ran = vendor.check(&["etc"]);
+    let ran = vendor.check(&["--kernel", "ack61", "etc"]);
     assert_eq!(
         keys(&ran, "etc/a.json"),
         ["regions[0].label", "regions[0].base", "dtb.offset", "console"],
@@ -125,7 +125,7 @@ fn a_vm_of_a_file_with_mistakes_can_be_waited_for() {
     vendor.vm("a", "\"start\": { \"after\": [\"b:ready\", \"c\"] }");
     vendor.vm("b", "\"start\": { \"after\": [\"a\"] }");
     vendor.vm("c", "\"bad\": 1,\n  \"start\": { \"after\": [\"a\"] }");
-    let ran = vendor.check(&["etc"]);
+    let ran = vendor.check(&["--kernel", "ack61", "etc"]);
     let found: Vec<&str> =
         ran.problems().iter().map(|line| line.split("; ").next().unwrap()).collect();
     assert_eq!(
@@ -162,7 +162,7 @@ fn a_packed_kernel_is_unpacked_to_nowhere() {
     let good = packed(&vendor);
     let check = |bytes: &[u8]| {
         vendor.file("vm/Image.gz", bytes);
-        let ran = vendor.check(&["etc/a.json"]);
+        let ran = vendor.check(&["--kernel", "ack61", "etc/a.json"]);
         let problems = ran.problems().join("\n");
         assert_eq!(ran.code, i32::from(!problems.is_empty()), "{}", ran.stdout);
         let launchable = ran.stdout.contains("1 can be launched");
@@ -196,7 +196,7 @@ fn a_packed_kernel_is_unpacked_to_nowhere() {
 
 #[test]
 fn a_path_that_is_not_there() {
-    let ran = Vendor::new().check(&["etc/none.json"]);
+    let ran = Vendor::new().check(&["--kernel", "ack61", "etc/none.json"]);
     assert_eq!(ran.code, 1);
     assert_eq!(
         ran.problems(),

@@ -24,11 +24,15 @@ a  etc/a.json
   address        end            size       what
   0x80000000     0x83ffffff     64M        memory     label 0, rwx, auto, hugetlb 2M
     0x80000000   0x807fffff     8M         kernel     /vm/Image
-    0x83e00000   0x83e10fff     68K        devicetree generated, with 64K of room
-    0x83ffe000   0x83fff387     5000       initrd     /vm/initrd
+    0x83dfe000   0x83dff387     5000       initrd     /vm/initrd
+    0x83e00000   0x83ffffff     2M         devicetree generated, with at least 64K of room
   0xa0000000     0xa04fffff     5M         region     label 7, rw, share, hugetlb 2M or base
   0x9000000      0x9000fff      4K         console    doorbell 5, SPI 5
   1 vCPU, scheduled by proxy; at most 290 memory entries
+  as on ack61; can be launched on ack66, ack612, lkml, too
+  cannot be launched on lkml-base: etc/a.json:6:14: vcpus.scheduling: the driver has no vCPUs that a proxy could schedule; \
+likely cause: it is the first part of the driver alone: VM_ADD_FUNCTION is ENOTTY, and the hypervisor schedules; \
+cure: use a kernel with CONFIG_GUNYAH_VCPU, or leave the key out [plan-no-vcpus]
 
 host assumed: 4K pages, 2M huge pages by default, 2M transparent huge pages
 files looked for below: .
@@ -133,7 +137,7 @@ fn a_files_name_drives_no_terminal_and_forges_no_line() {
 #[test]
 fn a_region_below_one_huge_page_is_shown_as_it_will_be() {
     let vendor = Vendor::new();
-    let text = r#"{ "name": "a", "memory": { "size": "15M", "page_size": "1G" }, "kernel": { "path": "/vm/Image" } }"#;
+    let text = r#"{ "name": "a", "memory": { "size": "15M", "backing": "hugetlb", "page_size": "1G" }, "kernel": { "path": "/vm/Image" } }"#;
     vendor.file("etc/a.json", text);
     let ran = vendor.check(&["etc/a.json"]);
     assert!(ran.stdout.contains("memory     label 0, rwx, auto, base\n"), "{}", ran.stdout);
@@ -170,7 +174,16 @@ fn json_has_all_of_it() {
     assert_eq!(vm["plan"]["entry"], "0x80000000");
     assert_eq!(vm["plan"]["map"][1]["what"], "kernel");
     assert_eq!(vm["plan"]["map"][1]["base"], "0x80000000");
-    assert_eq!(vm["plan"]["dtb"]["size"], 68 << 10);
+    assert_eq!(vm["plan"]["dtb"]["size"], 2 << 20);
+    assert_eq!(
+        (&vm["plan"]["kernel"], &vm["plan"]["scheduling"]),
+        (&"ack61".into(), &"proxy".into())
+    );
+    let kernels = vm["kernels"].as_array().unwrap();
+    let launchable: Vec<_> = kernels.iter().filter(|kernel| kernel["launchable"] == true).collect();
+    assert_eq!((kernels.len(), launchable.len()), (5, 4));
+    let base = kernels.iter().find(|kernel| kernel["kernel"] == "lkml-base").unwrap();
+    assert_eq!(base["problems"][0]["name"], "plan-no-vcpus");
     assert!(vm["dtb"].as_str().unwrap().starts_with("/dts-v1/;"));
 }
 
@@ -211,4 +224,55 @@ fn nobody_reading_is_no_panic() {
     let output = child.wait_with_output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(!stderr.contains("panicked"), "{stderr}");
+}
+
+/// Each kernel's own word on the same file.
+#[test]
+fn a_kernel_can_be_named_by_the_person_or_by_the_file() {
+    let vendor = Vendor::new();
+    vendor.vm("a", "\"vcpus\": { \"scheduling\": \"hypervisor\" }");
+    let ran = vendor.check(&["etc/a.json"]);
+    assert_eq!(ran.code, 0, "{}", ran.stdout);
+    assert!(ran.stdout.contains("as on ack61; can be launched on lkml, lkml-base, too\n"));
+    let refused = "  cannot be launched on ack66, ack612: etc/a.json:5:14: vcpus.scheduling: the hypervisor cannot schedule a VM on this kernel";
+    assert!(ran.stdout.contains(refused), "{}", ran.stdout);
+    // Its danger is told to who asked for it.
+    assert!(ran.stdout.contains("[plan-hypervisor-stop]"), "{}", ran.stdout);
+
+    for (kernel, code) in [("ack61", 0), ("lkml-base", 0), ("ack66", 1), ("ack612", 1)] {
+        let ran = vendor.check(&["--kernel", kernel, "etc/a.json"]);
+        assert_eq!(ran.code, code, "{kernel}: {}", ran.stdout);
+        let problem = "etc/a.json:5:14: vcpus.scheduling: the hypervisor cannot";
+        assert_eq!(ran.problems().iter().any(|line| line.starts_with(problem)), code == 1);
+    }
+
+    // A file that names its kernels promises to run on them.
+    vendor.vm(
+        "a",
+        "\"kernels\": [\"ack61\", \"ack66\"], \"vcpus\": { \"scheduling\": \"hypervisor\" }",
+    );
+    let ran = vendor.check(&["etc/a.json"]);
+    assert_eq!(ran.code, 1);
+    let problem = "etc/a.json:5:45: vcpus.scheduling: on ack66: the hypervisor cannot schedule";
+    assert!(ran.problems()[0].starts_with(problem), "{}", ran.stdout);
+    let unwanted = vendor.check(&["--kernel", "ack612", "etc/a.json"]);
+    assert!(unwanted.stdout.contains("this kernel is ack612; the file is for ack61, ack66"));
+}
+
+#[test]
+fn backing_is_the_kernels_best() {
+    let vendor = Vendor::new();
+    vendor.vm("a", "");
+    for (kernel, backing, pages) in [
+        ("ack61", "hugetlb 2M", "32 of 2M (64M), 32 of them by VMs started at boot"),
+        ("ack66", "thp", "none"),
+    ] {
+        let ran = vendor.check(&["--kernel", kernel, "etc"]);
+        assert!(ran.stdout.contains(&format!("label 0, rwx, auto, {backing}\n")), "{}", ran.stdout);
+        assert!(
+            ran.stdout.contains(&format!("huge pages needed in all: {pages}\n")),
+            "{}",
+            ran.stdout
+        );
+    }
 }

@@ -58,9 +58,21 @@ impl Host {
         kernel: &[u8],
         changes: &Value,
     ) -> Option<Self> {
+        Self::boot_on("ack61", test, engine, script, kernel, changes)
+    }
+
+    /// The same on the driver of `dialect`.
+    pub fn boot_on(
+        dialect: &str,
+        test: &str,
+        engine: &str,
+        script: &str,
+        kernel: &[u8],
+        changes: &Value,
+    ) -> Option<Self> {
         let binaries = binaries(engine)?;
-        let dir =
-            std::env::temp_dir().join(format!("gunyahd-{engine}-{test}-{}", std::process::id()));
+        let dir = std::env::temp_dir()
+            .join(format!("gunyahd-{engine}-{dialect}-{test}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(dir.join("config")).unwrap();
         fs::write(dir.join("Image"), kernel).unwrap();
@@ -85,8 +97,10 @@ impl Host {
         }
         fs::write(dir.join("config/vm.json"), config.to_string()).unwrap();
         let simulator = Command::new(binaries.join("gunyah-sim"))
-            .args(["--engine", engine, "--script"])
+            .args(["--dialect", dialect, "--engine", engine, "--script"])
             .arg(dir.join("script"))
+            .arg("--record")
+            .arg(dir.join("record"))
             .arg("--")
             .arg(binaries.join("gunyahd"))
             .arg("boot")
@@ -116,6 +130,13 @@ impl Host {
     /// gunyahd's log so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.join("log")).unwrap()
+    }
+
+    /// The record's lines so far.
+    pub fn record(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.dir.join("record")).unwrap();
+        // The last one may not be whole yet.
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
     /// `gunyahd run` of the VM's file on a simulator of its own.

@@ -235,8 +235,10 @@ impl Ground {
     }
 
     fn wait_for_properties(&mut self, state: &str, reason: &str) -> Result<(), String> {
-        // PROP_VALUE_MAX of AOSP's sys/system_properties.h is 92 with the NUL; the rest is cut.
-        let start: String = reason.chars().take(60).collect();
+        // PROP_VALUE_MAX of AOSP's sys/system_properties.h is 92 with the NUL: cause and cure are left out
+        // and the end may be cut, so that the name has room.
+        let what = reason.split("; ").next().unwrap_or_default();
+        let start: String = what.chars().take(50).collect();
         let record = self.record();
         let mut told = String::new();
         wait_until(

@@ -231,7 +231,7 @@ fn a_vms_day_by_gunyahctl() {
     assert!(vm["pid"].as_i64().unwrap() > 1);
     let steps: Vec<&str> =
         vm["steps"].as_array().unwrap().iter().map(|step| step["step"].as_str().unwrap()).collect();
-    assert_eq!(steps.first(), Some(&"images"));
+    assert_eq!(steps.first(), Some(&"device"));
     assert_eq!(steps.last(), Some(&"start"));
     let (code, log) = host.told(&["log", "a"]);
     assert_eq!(code, 0);

@@ -70,6 +70,7 @@ fn every_state_is_told_once_in_order_with_its_reason_first() {
         ["waiting", "starting", "running", "stopping", "stopped"]
     );
     assert_eq!(values("vendor.gunyah.state"), ["starting", "up", "stopping", "stopped"]);
+    assert_eq!(values("vendor.gunyah.dialect"), ["ack61"]);
     for (index, (name, value)) in all.iter().enumerate() {
         if name == "vendor.gunyah.a.state" && value == "stopping" {
             let before = &all[index - 2..index];

@@ -103,7 +103,7 @@ fn a_start_that_hangs_is_killed_in_time() {
     watch.until("a", State::Crashed);
     assert_eq!(
         watch.changes.last().unwrap().reason,
-        "no start within 200 ms (start.timeout); the last step done is dtb-config"
+        "no start within 200 ms (start.timeout); the last step done is functions"
     );
     assert_eq!(host.status("a").last_end.unwrap().reason, EndReason::Timeout);
     assert!(children(host.pid()).is_empty());

@@ -51,6 +51,9 @@ impl Session {
             Some(Fault::Errno(errno)) => {
                 self.answer_with(&notification, &line, Err(errno), Some("injected"));
             }
+            Some(Fault::Ignored) => {
+                self.answer_with(&notification, &line, Ok(0), Some("injected"));
+            }
             Some(Fault::Hang) => self.hold(notification, line, Waits::Forever),
             Some(Fault::Delay(delay)) => {
                 let at = Instant::now() + delay;

@@ -33,9 +33,9 @@ pub fn check(tree: &Tree, config: &VmConfig, plan: &LaunchPlan) -> Vec<Diagnosti
     nodes::check(tree, &mut faults);
     memory::check(tree, config, plan, &mut faults);
     vm_config::check(tree, plan, &mut faults);
-    vcpus::check(tree, config, &mut faults);
+    vcpus::check(tree, config, plan.scheduling, &mut faults);
     gic::check(tree, &mut faults);
-    vdevices::check(tree, config, &mut faults);
+    vdevices::check(tree, config, plan, &mut faults);
     if let Some(console) = &config.console {
         console::check(tree, console, &mut faults);
     }

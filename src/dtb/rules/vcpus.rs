@@ -114,9 +114,9 @@ const CPU_PATH_MAX: usize = 127;
 /// The hypervisor's shortest and longest timeslice in microseconds.
 const TIMESLICES: std::ops::RangeInclusive<u32> = 100..=100_000;
 
-pub(super) fn check(tree: &Tree, config: &VmConfig, faults: &mut Faults<'_>) {
+pub(super) fn check(tree: &Tree, config: &VmConfig, wanted: Scheduling, faults: &mut Faults<'_>) {
     match vm_config_part(tree, "vcpus") {
-        Some(vcpus) => vcpus_node(tree, &vcpus, config, faults),
+        Some(vcpus) => vcpus_node(tree, &vcpus, (config, wanted), faults),
         // Without a vm-config, that is the fault.
         None if vm_configs(tree).next().is_none() => {}
         None => faults.add(NO_VCPUS.case("the vm-config has no vcpus node")),
@@ -135,8 +135,12 @@ pub(super) fn check(tree: &Tree, config: &VmConfig, faults: &mut Faults<'_>) {
     power(tree, &cpus, by_psci, faults);
 }
 
-fn vcpus_node(tree: &Tree, vcpus: &NodeAt<'_>, config: &VmConfig, faults: &mut Faults<'_>) {
-    let wanted = config.vcpus.scheduling;
+fn vcpus_node(
+    tree: &Tree,
+    vcpus: &NodeAt<'_>,
+    (config, wanted): (&VmConfig, Scheduling),
+    faults: &mut Faults<'_>,
+) {
     let Some(scheduled) = scheduling(tree) else {
         return faults.add(NO_SCHEDULING.case(format!(
             "{} has neither affinity = \"proxy\" nor an affinity-map",
@@ -149,7 +153,7 @@ fn vcpus_node(tree: &Tree, vcpus: &NodeAt<'_>, config: &VmConfig, faults: &mut F
             Scheduling::Proxy => "proxy",
         };
         let what = format!(
-            "the devicetree's vCPUs are scheduled by {}, the config's by {}",
+            "the devicetree's vCPUs are scheduled by {}, those of this launch by {}",
             who(scheduled),
             who(wanted)
         );
@@ -160,7 +164,7 @@ fn vcpus_node(tree: &Tree, vcpus: &NodeAt<'_>, config: &VmConfig, faults: &mut F
     }
     match vcpus.cells("affinity-map") {
         None => faults.add(property(vcpus, "affinity-map", "a list of cells")),
-        Some(map) => physical_cpus(tree, &map, config, faults),
+        Some(map) => physical_cpus(tree, &map, (config, wanted), faults),
     }
     // It counts from the host's own priority, which a VM must not reach; absent means 0.
     let priority = vcpus.u32("sched-priority").unwrap_or(0);
@@ -175,14 +179,19 @@ fn vcpus_node(tree: &Tree, vcpus: &NodeAt<'_>, config: &VmConfig, faults: &mut F
     }
 }
 
-fn physical_cpus(tree: &Tree, map: &[u32], config: &VmConfig, faults: &mut Faults<'_>) {
+fn physical_cpus(
+    tree: &Tree,
+    map: &[u32],
+    (config, scheduling): (&VmConfig, Scheduling),
+    faults: &mut Faults<'_>,
+) {
     let cpus = cpu_nodes(tree).len();
     if map.len() != cpus {
         let what = format!("affinity-map has {} entries for {cpus} CPUs", map.len());
         faults.add_at("vcpus.affinity", AFFINITY_MAP_LENGTH.case(what));
     }
     let wanted = affinity_map(config);
-    let by_hypervisor = config.vcpus.scheduling == Scheduling::Hypervisor;
+    let by_hypervisor = scheduling == Scheduling::Hypervisor;
     if by_hypervisor && !wanted.is_empty() && wanted != map {
         let [map, wanted] = [map, &wanted].map(|cpus| excerpt(&format!("{cpus:?}")));
         let what = format!("the devicetree's affinity-map is {map}, vcpus.affinity says {wanted}");

@@ -10,6 +10,7 @@ use crate::dtb::lookup::{label, shm_label, spi, vdevices};
 use crate::dtb::property::{Cells, NodeAt};
 use crate::dtb::tree::Tree;
 use crate::layout::PAGE;
+use crate::plan::LaunchPlan;
 
 const BY_LABEL: &str = "the driver finds doorbells and memory by their labels";
 
@@ -58,7 +59,7 @@ kinds! {
     }
 }
 
-pub(super) fn check(tree: &Tree, config: &VmConfig, faults: &mut Faults<'_>) {
+pub(super) fn check(tree: &Tree, config: &VmConfig, plan: &LaunchPlan, faults: &mut Faults<'_>) {
     let mut labels = HashSet::new();
     let mut interrupts = HashSet::new();
     for bell in vdevices(tree, "doorbell") {
@@ -94,7 +95,10 @@ pub(super) fn check(tree: &Tree, config: &VmConfig, faults: &mut Faults<'_>) {
             first_with(&mut labels, label, path, faults);
         }
     }
-    regions(&all, config, faults);
+    // Later drivers never tell the resource manager of them.
+    if !plan.dialect.pages_on_demand() {
+        regions(&all, config, faults);
+    }
 }
 
 fn first_with(labels: &mut HashSet<u32>, label: u32, path: &str, faults: &mut Faults<'_>) {

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A given tree: what is added, under which names, and what may be there already.
 
+use gunyah::Dialect;
+
 use super::*;
+use crate::config::Access;
 
 const CONFIG: &str = "/gunyah-vm-config";
 
@@ -219,4 +222,42 @@ fn an_initrd_that_the_config_does_not_have_is_refused() {
     chosen.remove("linux,initrd-start");
     chosen.remove("linux,initrd-end");
     assert!(given(&tree, &without).is_ok());
+}
+
+/// Newer drivers hand over the devicetree alone: no vdevice gets its memory by label, and what is shared
+/// above device space is reached by a reserved range without one.
+#[test]
+fn a_shared_region_is_a_vdevice_or_a_reserved_range_as_the_driver_wants() {
+    let config = fixture::proxy();
+    let built = |dialect, given: Option<&[u8]>, access| {
+        let mut plan = fixture::plan(&config, 0, 0);
+        (plan.dialect, plan.regions[1].access) = (dialect, access);
+        build(&config, given, &plan, &Seeds::default()).unwrap().tree
+    };
+    let has = |tree: &Tree| {
+        let reserved = tree.at("/reserved-memory/memory@a0000000");
+        let range = reserved.and_then(|node| node.reg());
+        (tree.at(&format!("{CONFIG}/vdevices/shm-7")).is_some(), range)
+    };
+    let range = Some(vec![(0xa000_0000, 2 << 20)]);
+    let older = built(Dialect::Ack61, None, Access::Auto);
+    assert_eq!(has(&older), (true, None));
+    for dialect in [Dialect::Ack66, Dialect::Ack612] {
+        let newer = built(dialect, None, Access::Auto);
+        assert_eq!(has(&newer), (false, range.clone()));
+        assert!(newer.at("/reserved-memory").unwrap().has("ranges"));
+        assert!(!newer.at("/reserved-memory/memory@a0000000").unwrap().has("qcom,label"));
+        // Nothing is added to what is there already.
+        let blob = newer.to_blob().unwrap();
+        assert_eq!(built(dialect, Some(&blob), Access::Share), newer);
+        // A pool for DMA has its own node.
+        let mut pool = newer.clone();
+        let node = pool.find_mut("/reserved-memory/memory@a0000000").unwrap();
+        node.remove("no-map");
+        node.set_str("compatible", "restricted-dma-pool");
+        let blob = pool.to_blob().unwrap();
+        assert_eq!(built(dialect, Some(&blob), Access::Share), pool);
+        // What is lent comes by page fault and needs nothing.
+        assert_eq!(has(&built(dialect, None, Access::Lend)), (false, None));
+    }
 }

@@ -95,6 +95,7 @@ proptest! {
         cpus in 1u32..65, proxy in any::<bool>(), console in any::<bool>(), affinity in any::<bool>(),
         regions in 0u32..20, cmdline in "[ -~]{0,200}", name in "[a-z][a-z0-9_-]{0,30}",
         initrd in any::<u32>(), size in any::<u32>(), kaslr in any::<u64>(), rng in any::<[u8; 32]>(),
+        newer in any::<bool>(),
     ) {
         let mut config = if proxy { fixture::proxy() } else { fixture::config() };
         config.name = crate::config::VmName::new(&name).unwrap();
@@ -109,7 +110,10 @@ proptest! {
             base: 0xa000_0000 + u64::from(number) * 0x20_0000,
             ..fixture::proxy().regions[0].clone()
         }).collect();
-        let plan = fixture::plan(&config, 0x9000_0000 + u64::from(initrd), u64::from(size));
+        let mut plan = fixture::plan(&config, 0x9000_0000 + u64::from(initrd), u64::from(size));
+        if newer {
+            plan.dialect = gunyah::Dialect::Ack612;
+        }
         let seeds = Seeds { rng, kaslr };
         let len = |blob: &[u8]| u64::try_from(blob.len()).unwrap();
 
@@ -117,13 +121,13 @@ proptest! {
         let bound = len_max(&config, None);
         prop_assert!(len(&made.blob) <= bound);
         // Little guests have room for it: no more than a page is wasted.
-        prop_assert!(bound < len(&made.blob) + 2048);
+        prop_assert!(newer || bound < len(&made.blob) + 2048);
 
         // The same tree comes out of itself, and of what completing makes of the bare hardware.
         let again = build(&config, Some(&made.blob), &plan, &seeds).unwrap();
         prop_assert_eq!(&again.tree, &made.tree);
         prop_assert!(len(&again.blob) <= len_max(&config, Some(&made.blob)));
-        let bare = generate::hardware(&config).to_blob().unwrap();
+        let bare = generate::hardware(&config, plan.scheduling).to_blob().unwrap();
         let completed = build(&config, Some(&bare), &plan, &seeds).unwrap();
         prop_assert!(len(&completed.blob) <= len_max(&config, Some(&bare)));
     }

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which driver this is, asked first and by calls that change nothing.
+
+use gunyah::{Dialect, Vm};
+
+use super::answers::refused;
+use crate::diagnostic::{kinds, Diagnostic, Step};
+
+kinds! {
+    UNFIT: Error "dialect-unfit" in Dialect {
+        "gunyahd does not speak this driver's dialect",
+        cause: "it is the driver as posted to the mailing list since v15, where guest memory is a file of its own (VM_MAP_MEM)",
+        cure: "use a kernel with Android's driver (android14-6.1 and later) or that of the mailing list's v7 to v14",
+    }
+}
+
+/// Asks the driver behind a VM that has just been created.
+pub(super) fn of(vm: &Vm) -> Result<Dialect, Diagnostic> {
+    let found = vm.dialect();
+    let dialect = found
+        .map_err(|error| refused(Step::Dialect, "asking which calls the driver knows", &error))?;
+    fit(dialect)
+}
+
+fn fit(dialect: Dialect) -> Result<Dialect, Diagnostic> {
+    match dialect {
+        Dialect::Lkml15 => Err(UNFIT.case(format!("the driver speaks {dialect}"))),
+        other => Ok(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_driver_without_regions_is_unfit() {
+        for dialect in Dialect::ALL {
+            match fit(dialect) {
+                Ok(found) => assert_ne!(found, Dialect::Lkml15),
+                Err(unfit) => {
+                    assert_eq!((&*unfit.name, dialect), ("dialect-unfit", Dialect::Lkml15));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the kernel found, by its driver's dialect, can do of what a file asks; and what `auto` is there.
+
+use gunyah::Dialect;
+
+use super::{Host, SLOTTED_FROM};
+use crate::config::{Access, Backing, Scheduling, VmConfig};
+use crate::diagnostic::{kinds, Diagnostic, Kind};
+
+const BY_FAULT: &str =
+    "since android15-6.6 a guest gets its memory page by page in VCPU_RUN, which only proxy-scheduled vCPUs call: others abort at their first access";
+const PROXY: &str = "leave vcpus.scheduling out, or set it to \"proxy\"";
+
+kinds! {
+    UNWANTED: Error "plan-kernel-unwanted" in Plan {
+        "the file does not name this kernel among its `kernels`",
+        cause: "the VM was made for other kernels",
+        cure: "use a file for this kernel, or add it to `kernels` once `gunyahd check --kernel` finds nothing wrong",
+    }
+    BY_HYPERVISOR: Error "plan-hypervisor-scheduling" in Plan {
+        "the hypervisor cannot schedule a VM on this kernel",
+        cause: BY_FAULT,
+        cure: PROXY,
+    }
+    NO_VCPUS: Error "plan-no-vcpus" in Plan {
+        "the file asks for what takes vCPUs, and the driver has none",
+        cause: "it is the first part of the driver alone: VM_ADD_FUNCTION is ENOTTY, and the hypervisor schedules",
+        cure: "use a kernel with CONFIG_GUNYAH_VCPU, or leave the key out",
+    }
+    // Seen (facts of the open-source resource manager, debug and production).
+    DEADLY_STOP: Warning "plan-hypervisor-stop" in Plan {
+        "the hypervisor schedules this VM: stopping it can take the resource manager down",
+        cause: "the open-source resource manager dies of a stop, close or reset of such a VM that has not ended by itself; then every later START hangs until the host reboots",
+        cure: PROXY,
+    }
+    HUGETLB: Error "plan-hugetlb" in Plan {
+        "this kernel does not take hugetlb pages for a guest's memory",
+        cause: "since android15-6.6 the driver takes swap-backed pages alone: the guest's first access to another page would fail with EIO",
+        cure: "leave `backing` out, or use \"thp\"",
+    }
+    ALL_SHARED: Error "plan-main-shared" in Plan {
+        "main memory is shared, and this kernel takes it lent alone",
+        cause: "since android15-6.6 shared pages are never executable, and with a shared devicetree the resource manager provides no memory at all (ENODEV at every fault)",
+        cure: "leave memory.access out, or use \"lend\"",
+    }
+    CANNOT_LEND: Error "plan-cannot-lend" in Plan {
+        "this kernel cannot lend memory",
+        cause: "only Android's drivers have VM_ANDROID_LEND_USER_MEM",
+        cure: "use \"access\": \"auto\", which lends where the driver can, or \"share\"",
+    }
+    SHARED: Warning "plan-shared-memory" in Plan {
+        "main memory is shared",
+        cause: "a production resource manager takes lent memory alone, and START answers ENODEV",
+        cure: "use \"access\": \"auto\", which lends wherever the driver can",
+    }
+}
+
+/// Everything that `dialect` cannot do of what `config` asks. It takes no images, so that a launch finds
+/// it before it opens any.
+///
+/// # Errors
+/// All of it, each at its key. What is good is good with the warnings returned.
+pub fn fits(config: &VmConfig, dialect: Dialect) -> Result<Vec<Diagnostic>, Vec<Diagnostic>> {
+    let mut found = Vec::new();
+    let mut add = |kind: Kind, what: String, key: &str| {
+        found.push(kind.case(what).at(config.place(key)));
+    };
+    if !config.kernels.contains(&dialect) {
+        let names: Vec<&str> = config.kernels.iter().map(|kernel| kernel.name()).collect();
+        let what = format!("this kernel is {dialect}; the file is for {}", names.join(", "));
+        add(UNWANTED, what, "kernels");
+    }
+    match config.vcpus.scheduling {
+        Some(Scheduling::Hypervisor) if dialect.pages_on_demand() => {
+            let what = "the hypervisor cannot schedule a VM on this kernel";
+            add(BY_HYPERVISOR, what.to_owned(), "vcpus.scheduling");
+        }
+        Some(Scheduling::Hypervisor) if dialect.has_functions() => {
+            let what =
+                "the hypervisor schedules this VM: stopping it can take the resource manager down";
+            add(DEADLY_STOP, what.to_owned(), "vcpus.scheduling");
+        }
+        Some(Scheduling::Proxy) if !dialect.has_functions() => {
+            let what = "the driver has no vCPUs that a proxy could schedule";
+            add(NO_VCPUS, what.to_owned(), "vcpus.scheduling");
+        }
+        _ => {}
+    }
+    match config.memory.access {
+        Access::Share if dialect.pages_on_demand() => {
+            let what = "main memory is shared, and this kernel takes it lent alone";
+            add(ALL_SHARED, what.to_owned(), "memory.access");
+        }
+        Access::Share if dialect.lends() => {
+            add(SHARED, "main memory is shared".to_owned(), "memory.access");
+        }
+        _ => {}
+    }
+    let main = ("memory".to_owned(), config.memory.access, &config.memory.backing);
+    let further = config.regions.iter().enumerate();
+    let further = further
+        .map(|(index, region)| (format!("regions[{index}]"), region.access, &region.backing));
+    for (key, access, backing) in std::iter::once(main).chain(further) {
+        if access == Access::Lend && !dialect.lends() {
+            let what = "this kernel cannot lend memory";
+            add(CANNOT_LEND, what.to_owned(), &format!("{key}.access"));
+        }
+        if backings(backing, dialect).is_empty() {
+            let what = "this kernel does not take hugetlb pages for a guest's memory";
+            add(HUGETLB, what.to_owned(), &format!("{key}.backing"));
+        }
+    }
+    if config.vcpus.scheduling.is_none() && !dialect.has_functions() {
+        let wrong = config.scheduled_by(Scheduling::Hypervisor).into_iter();
+        found.extend(wrong.map(|wrong| {
+            let fault = NO_VCPUS.case(format!("the driver has no vCPUs: {}", wrong.what));
+            Diagnostic { place: wrong.place, ..fault }
+        }));
+    }
+    match found.iter().any(Diagnostic::is_error) {
+        true => {
+            found.retain(Diagnostic::is_error);
+            Err(found)
+        }
+        false => Ok(found),
+    }
+}
+
+/// Who schedules the vCPUs: proxies wherever there are vCPUs, if the file says nothing else.
+pub(super) fn scheduling(config: &VmConfig, dialect: Dialect) -> Scheduling {
+    config.vcpus.scheduling.unwrap_or(match dialect.has_functions() {
+        true => Scheduling::Proxy,
+        false => Scheduling::Hypervisor,
+    })
+}
+
+/// The kinds of backing that the driver takes, best first, with `auto` spelt out.
+pub(super) fn backings(wanted: &[Option<Backing>], dialect: Dialect) -> Vec<Backing> {
+    let by_fault = dialect.pages_on_demand();
+    let best = if by_fault { Backing::Thp } else { Backing::Hugetlb };
+    let mut all = Vec::new();
+    for backing in wanted.iter().map(|backing| backing.unwrap_or(best)) {
+        if !(by_fault && backing == Backing::Hugetlb) && !all.contains(&backing) {
+            all.push(backing);
+        }
+    }
+    all
+}
+
+/// Whether the devicetree gets a slot of its own, of a whole huge page. In less memory it has a few base
+/// pages.
+pub(super) fn slotted(memory_size: u64, host: &Host) -> bool {
+    memory_size >= SLOTTED_FROM.max(host.thp_page.saturating_mul(2))
+}
