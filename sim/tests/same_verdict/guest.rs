@@ -47,11 +47,12 @@ impl Vendor {
         path
     }
 
-    /// Writes the config of a VM with these keys, and says what `gunyahd check` finds in it.
+    /// Writes the config of a VM with these keys, and says what `gunyahd check` finds in it for 6.1.
     pub fn check(&self, keys: &str) -> Report {
         let text = format!(r#"{{ "name": "vm", "kernel": {{ "path": "/Image" }}, {keys} }}"#);
         let file = self.file("vm.json", text.as_bytes());
-        check(&Options { root: Some(self.0.clone()), ..Options::new(vec![file]) })
+        let kernel = Some(gunyah::Dialect::Ack61);
+        check(&Options { root: Some(self.0.clone()), kernel, ..Options::new(vec![file]) })
     }
 }
 

@@ -185,6 +185,11 @@ const NEWER: &[Row] = &[
     }),
 ];
 
+/// What only newer drivers, which lend the devicetree's pages alone, are refused.
+const ON_DEMAND: &[Row] = &[("dtb-reserved-memory", NODEV, Proxy, |tree| {
+    reserved(tree, &[0xa000_0000, 0x10_0000], 7);
+})];
+
 /// What the model's platform, QEMU's, refuses and others need not: a warning says so.
 const QEMU: &[Row] = &[
     ("dtb-base-address-taken", NODEV, Proxy, |tree| base(tree, 0x2880_0000)),
@@ -220,7 +225,7 @@ fn good(vendor: &Vendor, of: Of) -> Good {
             r#""vcpus": { "count": 2, "scheduling": "proxy" }, "console": {},
                "regions": [{ "label": 7, "base": "0xa0000000", "size": "1M" }]"#
         }
-        Hypervisor => r#""vcpus": { "count": 2 }"#,
+        Hypervisor => r#""vcpus": { "count": 2, "scheduling": "hypervisor" }"#,
     };
     let keys = format!(r#""memory": {{ "size": "4M" }}, {more}"#);
     let report = vendor.check(&keys);
@@ -346,9 +351,10 @@ fn fault(good: &Good, broken: &Tree, rule: &str) -> Diagnostic {
 #[test]
 fn what_newer_resource_managers_refuse_is_named_too() {
     let vendor = Vendor::new();
-    let good = good(&vendor, Proxy);
+    let mut good = good(&vendor, Proxy);
+    good.plan.dialect = gunyah::Dialect::Ack66;
     assert_eq!(good.verdict_in(NEWER_DIALECTS, &good.tree), Verdict::Runs);
-    for (rule, errno, _, breaks) in NEWER {
+    for (rule, errno, _, breaks) in NEWER.iter().chain(ON_DEMAND) {
         let mut broken = good.tree.clone();
         breaks(&mut broken);
         let answer = fault(&good, &broken, rule).start_answers;
@@ -356,6 +362,12 @@ fn what_newer_resource_managers_refuse_is_named_too() {
         let wanted = errno.map_or(Verdict::Runs, Verdict::Start);
         assert_eq!(good.verdict_in(NEWER_DIALECTS, &broken), wanted, "{rule}");
     }
+    // The pool of a Linux that has lent its memory: a region without a label.
+    let mut pool = good.tree.clone();
+    reserved(&mut pool, &[0xa000_0000, 0x10_0000], 7);
+    node(&mut pool, "/reserved-memory/buffer").remove("qcom,label");
+    assert_eq!(rules::check(&pool, &good.config, &good.plan), []);
+    assert_eq!(good.verdict_in(NEWER_DIALECTS, &pool), Verdict::Runs);
 }
 
 #[test]

@@ -669,6 +669,36 @@ fn rules_of_agreement() {
 }
 
 #[test]
+fn newer_drivers_take_reserved_memory_without_a_label() {
+    let config = fixture::proxy();
+    let found = |reg: &[u64], label: bool, reusable: bool| {
+        let (mut tree, mut plan) = built(&config);
+        plan.dialect = gunyah::Dialect::Ack66;
+        let parent = tree.root.ensure_child("reserved-memory");
+        parent.set_u32("#address-cells", 2).set_u32("#size-cells", 2).set_empty("ranges");
+        let pool = parent.ensure_child("pool");
+        pool.set_str("compatible", "restricted-dma-pool").set_u64s("reg", reg);
+        if label {
+            pool.set_u32("qcom,label", 7);
+        }
+        if reusable {
+            pool.set_empty("reusable");
+        }
+        check(&tree, &config, &plan)
+    };
+    // The pool of a proxy-scheduled Linux: its own region, without a label.
+    assert_eq!(found(&[0xa000_0000, 0x20_0000], false, false), []);
+    assert_eq!(found(&[0x8100_0000, 0x1000], false, true), []);
+    let shared = found(&[0x8100_0000, 0x1000], false, false);
+    assert_eq!(names(&shared), ["dtb-reserved-shared"]);
+    let labelled = found(&[0xa000_0000, 0x20_0000], true, false);
+    assert_eq!(names(&labelled), ["dtb-reserved-memory"]);
+    assert_eq!(labelled[0].start_answers, Some(Errno::ENODEV as i32));
+    let two = found(&[0xa000_0000, 0x1000, 0xa000_2000, 0x1000], false, false);
+    assert_eq!(names(&two), ["dtb-reserved-memory"]);
+}
+
+#[test]
 fn reserved_memory_is_a_region_or_linuxs_own() {
     let config = fixture::proxy();
     let reserved = |reg: &'static [u64], label: Option<u32>| {
