@@ -17,19 +17,23 @@ kinds! {
 
 /// Properties of the vm-config that only an authenticated VM has a use for.
 const PROPERTIES: [&str; 3] = ["qcom,pasid", "qcom,vmid", "iomemory-ranges"];
-/// Its types of vdevices.
-const VDEVICES: [&str; 3] = ["iomem", "vsmmu-v2", "rm-rpc"];
+/// Types of its vdevices: the host's hardware.
+const VDEVICES: [&str; 2] = ["iomem", "vsmmu-v2"];
+/// It has this one too, but forks of crosvm give it to VMs that are started by the driver.
+const ALSO: &str = "rm-rpc";
 
 /// Whether it is such a tree.
 pub(super) fn check(tree: &Tree, faults: &mut Faults<'_>) -> bool {
     let has = |property: &&str| vm_configs(tree).any(|config| config.has(property));
+    let is_there = |kind: &str| !vdevices(tree, kind).is_empty();
     let properties = PROPERTIES.into_iter().filter(has).map(str::to_owned);
-    let kinds = VDEVICES.into_iter().filter(|kind| !vdevices(tree, kind).is_empty());
-    let found: Vec<String> =
+    let kinds = VDEVICES.into_iter().filter(|kind| is_there(kind));
+    let mut found: Vec<String> =
         properties.chain(kinds.map(|kind| format!("a vdevice {kind}"))).collect();
     if found.is_empty() {
         return false;
     }
+    found.extend(is_there(ALSO).then(|| format!("a vdevice {ALSO}")));
     let what =
         format!("the devicetree is that of an authenticated VM: it has {}", found.join(", "));
     faults.add(AUTHENTICATED.case(what));
