@@ -6,8 +6,8 @@
 //! 0x0900_0000  serial port, where the config does not move it
 //! 0x3ffd_0000  GIC redistributors, 128 KiB for each CPU, from here down
 //! 0x3fff_0000  GIC distributor, 64 KiB
-//! 0x4000_0000  a page that belongs to the platform
-//! 0x4000_1000  memory may begin
+//! 0x4000_0000  device space ends; a page that belongs to QEMU's platform
+//! 0x4000_1000  memory may begin on every platform
 //! 0x8000_0000  main memory, where the config does not move it
 //! 0x10_0000_0000  end of the guest's address space
 //! ```
@@ -23,12 +23,13 @@ pub const MEMORY_ALIGN: u64 = 2 << 20;
 /// Where main memory begins by default: where arm64 VMMs for Gunyah put it.
 pub const MEMORY_BASE: u64 = 0x8000_0000;
 
-/// Guest addresses below trap to the worker or belong to the interrupt controller; the resource manager
-/// refuses memory there (START answers ENODEV).
+/// Guest addresses below trap to the worker or belong to the interrupt controller. QEMU's platform has
+/// them and the page behind in use: the resource manager refuses memory there (START answers ENODEV).
+/// Other platforms have memory below, too: Qualcomm's from 0x2880_0000 on.
 pub const DEVICE_SPACE_END: u64 = 1 << 30;
 
-/// The first guest address for memory: the platform has the page at the end of device space.
-pub const MEMORY_START: u64 = DEVICE_SPACE_END + PAGE;
+/// The first guest address for memory on any platform: 0 is none, and main memory is aligned.
+pub const MEMORY_START: u64 = MEMORY_ALIGN;
 
 /// Guest addresses have 36 bits.
 pub const ADDRESS_END: u64 = 1 << 36;

@@ -255,7 +255,7 @@ const PLANTED: [(&str, &str, &str, &str); 18] = [
         "no shm vdevice has the label 7",
     ),
     ("proxy", "label = <5>", "label = <6>", "another doorbell has"),
-    ("proxy", "reg = <1>", "reg = <2>", "/cpus/cpu@1 is CPU 1 in order"),
+    ("proxy", "reg = <1>", "reg = <0>", "that of another CPU: /cpus/cpu@1"),
     ("proxy", "affinity = \"proxy\"", "affinity-map = <0 1>", "those of this launch by proxy"),
     ("minimal", "image-name = \"minimal\"", "image-name = \"minmal\"", "image-name"),
     (

@@ -9,6 +9,7 @@ use std::path::Path;
 use nix::errno::Errno;
 
 use super::compound::section;
+use super::foreign;
 use super::json::{self, position_of, Position, Value};
 use super::names::VmName;
 use super::report::Report;
@@ -49,7 +50,14 @@ pub fn parse(path: &Path, text: &str) -> Result<VmConfig, Vec<Diagnostic>> {
     let config = match json::read(text) {
         Ok(root) => {
             report.found(String::new(), root.position);
-            section::<VmConfig>().read(&root, "", &mut report)
+            match foreign::named(&root) {
+                // Each of its keys would be a mistake of its own.
+                Some(wrong) => {
+                    report.add_at(root.position, "", wrong);
+                    None
+                }
+                None => section::<VmConfig>().read(&root, "", &mut report),
+            }
         }
         Err((position, wrong)) => {
             report.add_at(position, "", wrong);

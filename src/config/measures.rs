@@ -220,7 +220,7 @@ pub struct Space {
 /// Where memory may be.
 pub(super) const GUEST_MEMORY: Space = Space {
     name: "guest memory",
-    below: "is device space",
+    below: "is too low for memory",
     above: "is beyond the 36 bits of guest addresses",
     start: layout::MEMORY_START,
     end: layout::ADDRESS_END,

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! load, set   one file, directories of files, and what files must keep together
+//! foreign     files of other launchers
 //! json        text -> tree of nodes, each with its position
 //! sections    the tables: every section, every key with its type, default and meaning
 //! table       how parser and writer are made from a table
@@ -19,6 +20,7 @@
 
 mod circle;
 mod compound;
+mod foreign;
 mod json;
 mod keys;
 mod load;
@@ -52,6 +54,7 @@ use crate::diagnostic::Kind;
 
 /// Every kind of mistake that this folder finds.
 pub(crate) const KINDS: &[&[Kind]] = &[
+    foreign::KINDS,
     json::KINDS,
     keys::KINDS,
     load::KINDS,

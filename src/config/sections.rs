@@ -144,7 +144,7 @@ section! {
     /// `kernel`
     KernelConfig {
         path: PathBuf = required(path()),
-            "An arm64 `Image`, the same gzip'ed, or an ELF64 executable.";
+            "An arm64 `Image`, the same gzip'ed, or an ELF64 executable; it may lie in an Android boot image or an EFI zboot image (gzip), or before an AVB footer.";
         format: KernelFormat = or(KernelFormat::Auto, word()),
             "How to read it. `auto` looks at its first bytes; with any other word, another format is a mistake.";
         offset: Option<u64> = optional(size(0, ADDRESS_END, PAGE)),

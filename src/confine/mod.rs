@@ -27,8 +27,11 @@ const SYS_RESOURCE: u64 = 1 << 24;
 const DAC_OVERRIDE: u64 = 1 << 1;
 const DAC_READ_SEARCH: u64 = 1 << 2;
 
+/// The kernel's log, for what it says of a START that fails.
+const SYSLOG: u64 = 1 << 34;
+
 /// What launching takes, of what this process has.
-const LAUNCHING: u64 = IPC_LOCK | SYS_NICE | SYS_RESOURCE | DAC_OVERRIDE | DAC_READ_SEARCH;
+const LAUNCHING: u64 = IPC_LOCK | SYS_NICE | SYS_RESOURCE | DAC_OVERRIDE | DAC_READ_SEARCH | SYSLOG;
 
 /// Confines a supervisor that is up, and every process that it forks. Calls that they have no need of
 /// answer EPERM: the supervisor's death would be that of every VM.

@@ -2,13 +2,27 @@
 //! The way from config and plan to the blob.
 
 use crate::config::VmConfig;
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{kinds, Diagnostic};
 use crate::plan::LaunchPlan;
 
 use super::parse::{self, UNREADABLE};
 use super::tree::Tree;
 use super::write::UNWRITABLE;
 use super::{complete, generate, rules};
+
+kinds! {
+    // Read in newer ones.
+    OVERLAY_ROOM: Warning "dtb-overlay-room" in Dtb {
+        "the devicetree's range has no room for the overlay",
+        cause: "newer resource managers want twice the devicetree with its overlay where that is more than 16 KiB, and START answers ENODEV",
+        cure: "give a larger dtb.room, a smaller devicetree, or more memory: from 8 MiB on the devicetree has 2 MiB",
+    }
+}
+
+/// A devicetree with its overlay up to this size is made elsewhere and copied back.
+const HEAP_TREE: u64 = 16 << 10;
+/// What the overlay takes at most, as seen.
+const OVERLAY: u64 = 2 << 10;
 
 /// Random bytes for the guest, drawn by the caller so that building stays pure; zeros where the tree is
 /// only shown.
@@ -87,11 +101,27 @@ pub fn build(
         return Err(faults.found);
     }
     match tree.to_blob() {
-        Ok(blob) => Ok(Devicetree { tree, blob, warnings: faults.found }),
+        Ok(blob) => {
+            overlay_room(&blob, plan, &mut faults);
+            Ok(Devicetree { tree, blob, warnings: faults.found })
+        }
         Err(error) => {
             let fault = UNWRITABLE.case(format!("the devicetree cannot be written: {error}"));
             Err(Faults::only(config, fault))
         }
+    }
+}
+
+fn overlay_room(blob: &[u8], plan: &LaunchPlan, faults: &mut Faults<'_>) {
+    let with = u64::try_from(blob.len()).unwrap_or(u64::MAX).saturating_add(OVERLAY);
+    let needed = if with <= HEAP_TREE { with } else { with.saturating_mul(2) };
+    if needed > plan.dtb.size {
+        let what = format!(
+            "the devicetree has {:#x} bytes; with the overlay it needs {needed:#x}, its range has {:#x}",
+            blob.len(),
+            plan.dtb.size
+        );
+        faults.add_at("dtb.room", OVERLAY_ROOM.case(what));
     }
 }
 

@@ -38,6 +38,8 @@ use crate::diagnostic::Kind;
 pub const KINDS: &[&[Kind]] = &[
     parse::KINDS,
     complete::KINDS,
+    build::KINDS,
+    rules::authenticated::KINDS,
     rules::nodes::KINDS,
     rules::memory::KINDS,
     rules::vm_config::KINDS,

@@ -121,9 +121,9 @@ impl OpenFile {
         during(step, UNREADABLE.case(what).errno(errno_of(error)))
     }
 
-    /// A reader from the file's start, which leaves the fd's own position alone.
-    pub(super) fn reader(&self) -> Reader<'_> {
-        Reader { open: self, at: 0 }
+    /// A reader of `size` bytes from `offset` on, which leaves the fd's own position alone.
+    pub(super) fn reader(&self, offset: u64, size: u64) -> Reader<'_> {
+        Reader { open: self, at: offset, end: offset.saturating_add(size) }
     }
 }
 
@@ -152,11 +152,14 @@ fn errno_of(error: &io::Error) -> Errno {
 pub(super) struct Reader<'a> {
     open: &'a OpenFile,
     at: u64,
+    end: u64,
 }
 
 impl Read for Reader<'_> {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        let length = self.open.file.read_at(room, self.at)?;
+        let left = usize::try_from(self.end.saturating_sub(self.at)).unwrap_or(usize::MAX);
+        let length = room.len().min(left);
+        let length = self.open.file.read_at(&mut room[..length], self.at)?;
         self.at += length as u64;
         Ok(length)
     }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A kernel's file: its headers for the plan, then its bytes.
 
+use super::container::{self, Part};
 use super::file::OpenFile;
-use super::{arm64, elf, gzip};
+use super::{arm64, elf, foreign, gzip};
 use crate::config::{KernelConfig, KernelFormat};
 use crate::diagnostic::{kinds, Diagnostic, Step};
 
@@ -21,9 +22,9 @@ kinds! {
 /// What the plan has to know of a kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelInfo {
-    /// The file is gzip'ed; sizes and offsets are of the unpacked bytes.
+    /// It is gzip'ed; sizes and offsets are of the unpacked bytes.
     pub gzip: bool,
-    /// Bytes of the (unpacked) file.
+    /// Bytes of the (unpacked) kernel, without what it comes in.
     pub size: u64,
     /// How it wants to lie in memory.
     pub layout: KernelLayout,
@@ -43,6 +44,8 @@ pub enum KernelLayout {
 pub struct Kernel {
     /// Its file.
     pub file: OpenFile,
+    /// Where it is in the file.
+    part: Part,
     /// For a gzip'ed one, the bytes that it unpacks to.
     unpacked: Option<u64>,
 }
@@ -51,16 +54,23 @@ impl Kernel {
     /// Opens the file and reads its headers.
     pub(super) fn open(config: &KernelConfig) -> Result<(Self, KernelInfo), Diagnostic> {
         let file = OpenFile::open(&config.path)?;
-        let mut kernel = Self { file, unpacked: None };
+        let part = Part { offset: 0, size: file.size };
+        let mut kernel = Self { file, part, unpacked: None };
+        kernel.part = container::kernel(&kernel.file).map_err(|fault| kernel.wrong(fault))?;
         let info = kernel.info(config.format)?;
         Ok((kernel, info))
     }
 
     fn info(&mut self, wanted: KernelFormat) -> Result<KernelInfo, Diagnostic> {
         let mut start = [0; arm64::HEADER_SIZE];
-        let length = usize::try_from(self.file.size).map_or(start.len(), |n| n.min(start.len()));
-        self.file.read_at(Step::Images, 0, &mut start[..length])?;
+        let size = self.part.size;
+        let length = usize::try_from(size).map_or(start.len(), |n| n.min(start.len()));
+        self.file.read_at(Step::Images, self.part.offset, &mut start[..length])?;
         let found = format(&start[..length]);
+        let foreign = || foreign::named(&start[..length], self.part, &self.file);
+        if let Some(named) = found.is_none().then(foreign).flatten() {
+            return Err(self.wrong(named));
+        }
         if wanted != KernelFormat::Auto && found != Some(wanted) {
             return Err(self.wrong(OTHER_FORMAT.case(format!(
                 "{}, kernel.format says {}",
@@ -69,17 +79,17 @@ impl Kernel {
             ))));
         }
         let layout = match found {
-            Some(KernelFormat::Image) => image(&start, self.file.size),
+            Some(KernelFormat::Image) => image(&start, size),
             Some(KernelFormat::Elf) => {
-                let read = |offset, room: &mut [u8]| self.file.read_at(Step::Images, offset, room);
-                elf::Executable::parse(&start, self.file.size, read).map(KernelLayout::Elf)
+                let read = |offset, room: &mut [u8]| self.read_part(Step::Images, offset, room);
+                elf::Executable::parse(&start, size, read).map(KernelLayout::Elf)
             }
             Some(KernelFormat::Gzip) => self.look_inside(),
             _ => Err(UNKNOWN.case(what_it_is(&start[..length], None))),
         };
         Ok(KernelInfo {
             gzip: self.unpacked.is_some(),
-            size: self.unpacked.unwrap_or(self.file.size),
+            size: self.unpacked.unwrap_or(size),
             layout: layout.map_err(|fault| self.wrong(fault))?,
         })
     }
@@ -87,11 +97,11 @@ impl Kernel {
     /// Reads a gzip'ed kernel's size from its trailer, and its header from its first unpacked bytes.
     fn look_inside(&mut self) -> Result<KernelLayout, Diagnostic> {
         let mut trailer = [0; 8];
-        let Some(trailer_at) = self.file.size.checked_sub(gzip::TRAILER_SIZE) else {
-            let what = format!("{} bytes are too few for a gzip file", self.file.size);
+        let Some(trailer_at) = self.part.size.checked_sub(gzip::TRAILER_SIZE) else {
+            let what = format!("{} bytes are too few for a gzip file", self.part.size);
             return Err(gzip::CUT.case(what));
         };
-        self.file.read_at(Step::Images, trailer_at, &mut trailer)?;
+        self.read_part(Step::Images, trailer_at, &mut trailer)?;
         // Modulo 2^32, but kernels are not that large.
         let size = u32::from_le_bytes([trailer[4], trailer[5], trailer[6], trailer[7]]).into();
         let mut start = [0; arm64::HEADER_SIZE];
@@ -102,19 +112,28 @@ impl Kernel {
             )));
         }
         self.unpacked = Some(size);
-        gzip::Unpacker::new(self.file.reader(), size).fill(&mut start)?;
+        gzip::Unpacker::new(self.reader(), size).fill(&mut start)?;
         match format(&start) {
             Some(KernelFormat::Image) => image(&start, size),
             found => Err(UNKNOWN.case(format!("unpacked, {}", what_it_is(&start, found)))),
         }
     }
 
+    /// The kernel's own bytes, whatever is around them.
+    fn read_part(&self, step: Step, offset: u64, room: &mut [u8]) -> Result<(), Diagnostic> {
+        self.file.read_at(step, self.part.offset.saturating_add(offset), room)
+    }
+
+    fn reader(&self) -> impl std::io::Read + '_ {
+        self.file.reader(self.part.offset, self.part.size)
+    }
+
     /// Reads bytes from `offset` on into all of `room`. A gzip'ed kernel is read as a whole.
     pub fn read(&self, offset: u64, room: &mut [u8]) -> Result<(), Diagnostic> {
         if self.unpacked.is_none() {
-            return self.file.read_at(Step::Kernel, offset, room);
+            return self.read_part(Step::Kernel, offset, room);
         }
-        let mut unpacker = gzip::Unpacker::new(self.file.reader(), room.len() as u64);
+        let mut unpacker = gzip::Unpacker::new(self.reader(), room.len() as u64);
         let unpacked = unpacker.fill(room).and_then(|()| unpacker.end());
         unpacked.map_err(|fault| {
             let what = format!("unpacking {}", self.file.path.display());
@@ -131,7 +150,7 @@ impl Kernel {
         let Some(size) = self.unpacked else {
             return Ok(());
         };
-        gzip::Unpacker::new(self.file.reader(), size).verify().map_err(|fault| self.wrong(fault))
+        gzip::Unpacker::new(self.reader(), size).verify().map_err(|fault| self.wrong(fault))
     }
 
     /// The parsers of headers do not know the file's name.

@@ -2,21 +2,27 @@
 //! A VM's files: opened once, headers read for the plan, bytes read when they are loaded.
 //!
 //! ```text
-//! file     an open regular file
-//! kernel   which format it has, and its bytes
-//! arm64    the header of an arm64 Image
-//! elf      the headers of an ELF executable
-//! gzip     a packed Image
+//! file       an open regular file
+//! kernel     which format it has, and its bytes
+//! container  what it may come in: an Android boot image, EFI zboot, before an AVB footer
+//! arm64      the header of an arm64 Image
+//! elf        the headers of an ELF executable
+//! gzip       a packed Image
+//! foreign    what else a file may be, and what makes a kernel of it
 //! ```
 
 pub mod arm64;
+mod container;
 pub mod elf;
 mod file;
+mod foreign;
 pub mod gzip;
 mod kernel;
 
+use std::path::Path;
+
 use crate::config::VmConfig;
-use crate::diagnostic::{Diagnostic, Kind};
+use crate::diagnostic::{Diagnostic, Kind, Step};
 
 pub use file::OpenFile;
 pub use kernel::{Kernel, KernelInfo, KernelLayout};
@@ -56,7 +62,7 @@ impl Images {
         let initrd = config
             .initrd
             .as_ref()
-            .and_then(|initrd| faults.keep("initrd.path", OpenFile::open(&initrd.path)));
+            .and_then(|initrd| faults.keep("initrd.path", open_initrd(&initrd.path)));
         let dtb = config.dtb.path.as_ref().and_then(|path| {
             let bytes = OpenFile::open(path).and_then(|open| open.read_dtb());
             faults.keep("dtb.path", bytes)
@@ -93,6 +99,17 @@ impl Images {
     }
 }
 
+fn open_initrd(path: &Path) -> Result<OpenFile, Diagnostic> {
+    let open = OpenFile::open(path)?;
+    let mut start = [0; 8];
+    let length = usize::try_from(open.size).map_or(start.len(), |size| size.min(start.len()));
+    open.read_at(Step::Images, 0, &mut start[..length])?;
+    match foreign::initrd(&start[..length], &open) {
+        Some(fault) => Err(fault),
+        None => Ok(open),
+    }
+}
+
 struct Faults<'a> {
     config: &'a VmConfig,
     found: Vec<Diagnostic>,
@@ -111,13 +128,20 @@ impl Faults<'_> {
 }
 
 /// Everything that this folder finds.
-pub(crate) const KINDS: &[&[Kind]] =
-    &[file::KINDS, kernel::KINDS, arm64::KINDS, elf::KINDS, gzip::KINDS];
+pub(crate) const KINDS: &[&[Kind]] = &[
+    file::KINDS,
+    kernel::KINDS,
+    container::KINDS,
+    foreign::KINDS,
+    arm64::KINDS,
+    elf::KINDS,
+    gzip::KINDS,
+];
 
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::path::{Path, PathBuf};
+    use std::path::PathBuf;
 
     use super::*;
     use crate::config::parse;
@@ -190,6 +214,21 @@ mod tests {
         let mut short = packed.clone();
         let end = short.len();
         short[end - 4..].copy_from_slice(&10u32.to_le_bytes());
+        // In a boot image, as it is and packed: the same bytes, whatever is around them.
+        for inner in [&image, &packed] {
+            let mut boot = vec![0; 4096];
+            boot[..8].copy_from_slice(b"ANDROID!");
+            boot[8..12].copy_from_slice(&u32::try_from(inner.len()).unwrap().to_le_bytes());
+            boot[40] = 4;
+            boot.extend(inner);
+            boot.extend([9; 4096]);
+            fs::write(folder.join("Image"), &boot).unwrap();
+            let images = open(&folder, "", "").unwrap();
+            assert_eq!(images.info.kernel.size, 4096);
+            room.fill(0);
+            images.kernel.read(0, &mut room).unwrap();
+            assert_eq!(room, image);
+        }
         for (bytes, name) in [
             (&packed[..5], "image-gzip-cut"),
             (&short[..], "image-gzip-damaged"),

@@ -2,11 +2,11 @@
 //! One launch, from a config to a VM that runs: the whole way in one place.
 //!
 //! ```text
-//! progress   what it reports on its way
-//! dialect    which driver it is
-//! load       files' bytes into guest memory
-//! answers    what the driver's errnos mean
-//! kernel_log what the resource manager answered, as the kernel's log has it
+//! progress    what it reports on its way
+//! dialect     which driver it is
+//! load        files' bytes into guest memory
+//! kernel_log  what the kernel says when START fails
+//! answers     what the driver's errnos mean
 //! ```
 
 mod answers;
@@ -29,6 +29,7 @@ use crate::memory::{self, Choice, GuestMemory, Pool};
 use crate::plan::{fits, plan, Host, LaunchPlan, PlannedRegion};
 use crate::text::Size;
 
+use kernel_log::KernelLog;
 use progress::Progress;
 
 pub(crate) use answers::refused;
@@ -77,19 +78,10 @@ pub fn launch<T>(
     launch.configure(&vm, &memory, &plan)?;
     let vcpus = launch.add_vcpus(&vm, &plan)?;
     let prepared = before_start(&vm)?;
-    let begin = kernel_log::now();
-    let start = || vm.start().map_err(|error| refused_start(dialect, &error, begin));
-    launch.progress.step(Step::Start, start, |()| String::new())?;
+    let log = KernelLog::from_now();
+    let failed = |error| log.explain(answers::start_refused(dialect, &error));
+    launch.progress.step(Step::Start, || vm.start().map_err(failed), |()| String::new())?;
     Ok(Launched { vm, memory, vcpus, scheduling: plan.scheduling, dialect, prepared })
-}
-
-/// With the resource manager's own answer as the cause, where the kernel's log may be read.
-fn refused_start(dialect: Dialect, error: &io::Error, begin: u64) -> Diagnostic {
-    let fault = answers::start_refused(dialect, error);
-    match kernel_log::refusal_since(begin) {
-        Some(words) => fault.cause(words),
-        None => fault,
-    }
 }
 
 /// Opens the device, creates the VM and finds out which driver that is, and whether it can do what the

@@ -162,16 +162,23 @@ fn entries(
     faults: &mut Vec<Diagnostic>,
 ) -> u64 {
     let (mut planned, mut least) = (0u64, 0u64);
+    // The region that has most of them is the one to change.
+    let (mut most, mut key) = (0, "memory.backing".to_owned());
     if host.dialect.pages_on_demand() {
         return 0;
     }
-    for region in regions {
+    for (index, region) in regions.iter().enumerate() {
         let each: Vec<u64> =
             region.backing.iter().map(|backing| memory_entries(region, *backing, host)).collect();
         planned = planned.saturating_add(each.first().copied().unwrap_or(0));
         least = least.saturating_add(each.iter().copied().min().unwrap_or(0));
+        let first = each.first().copied().unwrap_or(0);
+        if let Some(further) = index.checked_sub(1).filter(|_| first > most) {
+            key = format!("regions[{further}].backing");
+        }
+        most = most.max(first);
     }
-    let place = || config.place("memory.backing");
+    let place = || config.place(&key);
     if least > MAX_MEMORY_ENTRIES {
         let what = format!("up to {least} memory entries, at most {MAX_MEMORY_ENTRIES} are safe");
         faults.push(TOO_MANY_ENTRIES.case(what).at(place()));

@@ -64,8 +64,8 @@ const OF_ANY_TREE: &[Break] = &[
     ("dtb-base-address-rounded", |tree| {
         node(tree, "/gunyah-vm-config/memory").set_u64("base-address", 0x8000_1000);
     }),
-    ("dtb-base-address-taken", |tree| {
-        node(tree, "/gunyah-vm-config/memory").set_u64("base-address", 0x4000_0000);
+    ("dtb-base-address-zero", |tree| {
+        node(tree, "/gunyah-vm-config/memory").set_u64("base-address", 0);
     }),
     ("dtb-base-address-limit", |tree| {
         node(tree, "/gunyah-vm-config/memory").set_u64("base-address", 1 << 36);
@@ -179,7 +179,7 @@ fn of_the_layout() {
     let vendor = Vendor::new();
     for (memory, more, message) in [
         (r#""size": "64M", "base": "0x80001000""#, "", "is not a multiple of 2M"),
-        (r#""size": "64M", "base": "0x40000000""#, "", "is device space"),
+        (r#""size": "64M", "base": "0x0""#, "", "is too low for memory"),
         (r#""size": "1G", "base": "0xfe0000000""#, "", "beyond the 36 bits"),
         (r#""size": 67108865"#, "", "is not a multiple of 4K"),
         (r#""size": "64M", "backing": "base""#, "", "up to 16384 memory entries"),

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod devicetree;
+mod field;
 mod mistakes;
 mod output;
 

@@ -56,7 +56,7 @@ fn every_kind_of_mistake_is_reported_with_its_place() {
         "etc/l-cycle.json:5:24: start.after[0]: these VMs wait for each other: l-cycle -> m-cycle -> l-cycle; ",
         "etc/m-cycle.json:5:24: start.after[0]: these VMs wait for each other: m-cycle -> l-cycle -> m-cycle; ",
         "etc/n-dtb.json:5:12: dtb.path: the devicetree cannot be read: ",
-        "etc/o-scattered.json:3:3: memory.backing: up to 16416 memory entries",
+        "etc/o-scattered.json:6:5: regions[0].backing: up to 16416 memory entries",
         "etc/p-file.json:6:55: regions[0].file: /vm/large has 5242880 bytes, the region 4194304",
     ];
     let found = ran.problems();

@@ -140,8 +140,8 @@ fn a_worker_that_makes_a_forbidden_call_dies_and_is_told() {
 
 // linux/capability.h, as bits.
 const IPC_LOCK: u64 = 1 << 14;
-// DAC_OVERRIDE, DAC_READ_SEARCH, IPC_LOCK, SYS_NICE, SYS_RESOURCE.
-const LAUNCHING: u64 = 1 << 1 | 1 << 2 | IPC_LOCK | 1 << 23 | 1 << 24;
+// DAC_OVERRIDE, DAC_READ_SEARCH, IPC_LOCK, SYS_NICE, SYS_RESOURCE, SYSLOG.
+const LAUNCHING: u64 = 1 << 1 | 1 << 2 | IPC_LOCK | 1 << 23 | 1 << 24 | 1 << 34;
 
 /// What the status file of a thread says.
 struct Thread {

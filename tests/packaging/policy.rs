@@ -269,6 +269,19 @@ fn every_choice_of_folders_compiles() {
     assert_eq!(more, ["mlstrustedobject", "vm_manager_device_type"].map(attribute));
     assert!(shared.may("crosvm", "vendor_gunyah_device", "chr_file", "open"));
     assert!(!shared.may("shell", "vendor_gunyah_device", "chr_file", "open"));
+    // The kernel's log is read with a folder of its own, and with nothing else.
+    let reads =
+        Policy::compile(&["vendor", "node", "hugetlbfs", "kernel-log"], "user", "").unwrap();
+    let more: Vec<String> = reads.added_to(&usual).into_iter().collect();
+    assert_eq!(
+        more,
+        [
+            "allow gunyahd kernel:system syslog_read",
+            "allow gunyahd kmsg_device:chr_file open",
+            "allow gunyahd kmsg_device:chr_file read",
+            "allow gunyahd self:capability2 syslog",
+        ]
+    );
     // A tree that labels both already, with the lines that the page gives.
     let error = Policy::compile(&["vendor"], "user", "").err().unwrap();
     assert!(error.contains("unknown type vendor_gunyah_device"), "{error}");

@@ -16,7 +16,7 @@ use gunyah_sim::model::{Model, Settings, StartStep};
 use gunyahd::check::{check, Options, Report};
 use gunyahd::plan::Host;
 use nix::errno::Errno;
-use nix::sys::mman::{mmap_anonymous, munmap, MapFlags, ProtFlags};
+use nix::sys::mman::{madvise, mmap_anonymous, munmap, MapFlags, MmapAdvise, ProtFlags};
 
 pub const BASE: u64 = 0x8000_0000;
 pub const SIZE: u64 = 4 << 20;
@@ -48,12 +48,13 @@ impl Vendor {
         path
     }
 
-    /// Writes the config of a VM with these keys, and says what `gunyahd check` finds in it.
+    /// Writes the config of a VM with these keys, and says what `gunyahd check` finds in it for 6.1.
     pub fn check(&self, keys: &str) -> Report {
         let text = format!(r#"{{ "name": "vm", "kernel": {{ "path": "/Image" }}, {keys} }}"#);
         let file = self.file("vm.json", text.as_bytes());
         let (host, root) = (Host::PAGES_4K, Some(self.0.clone()));
-        check(&Options { paths: vec![file], dtb: false, json: false, host, kernel: None, root })
+        let kernel = Some(gunyah::Dialect::Ack61);
+        check(&Options { paths: vec![file], dtb: false, json: false, host, kernel, root })
     }
 }
 
@@ -90,6 +91,9 @@ impl Memory {
             )
         }
         .unwrap();
+        // A devicetree in the middle of a large folio is a fault of its own on newer drivers.
+        // SAFETY: of the mapping just made; its bytes stay.
+        let _ = unsafe { madvise(at, whole, MmapAdvise::MADV_NOHUGEPAGE) };
         Self { at, length: whole }
     }
 
@@ -147,6 +151,10 @@ pub enum Verdict {
 /// The dialects that the resource manager's ways were seen with, and how each gives memory.
 pub const DIALECTS: [(Dialect, Access); 2] =
     [(Dialect::Lkml, Access::Share), (Dialect::Ack61, Access::Lend)];
+
+/// Those that come with a newer resource manager.
+pub const NEWER_DIALECTS: [(Dialect, Access); 2] =
+    [(Dialect::Ack66, Access::Lend), (Dialect::Ack612, Access::Lend)];
 
 fn address<T>(value: &T) -> u64 {
     std::ptr::from_ref(value) as u64

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The rules of the guest's devicetree.
 
+use gunyah_sim::engine::Access;
+use gunyah_sim::model::dialect::Dialect;
 use gunyah_sim::model::Settings;
 use gunyahd::config::VmConfig;
+use gunyahd::diagnostic::Diagnostic;
 use gunyahd::dtb::{build, rules, Node, Seeds, Tree, KINDS};
 use gunyahd::plan::LaunchPlan;
 use nix::errno::Errno;
 
-use crate::guest::{sentences, verdict, Calls, Region, Vendor, Verdict, DIALECTS};
+use crate::guest::{sentences, verdict, Calls, Region, Vendor, Verdict, DIALECTS, NEWER_DIALECTS};
 
 /// Which of the two VMs is broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,8 +79,7 @@ const TABLE: &[Row] = &[
     ("dtb-no-base-address", NODEV, Proxy, |tree| { node(tree, "/gunyah-vm-config/memory").remove("base-address"); }),
     ("dtb-base-address-page", INVAL, Proxy, |tree| base(tree, 0x8000_0200)),
     ("dtb-base-address-rounded", STARTS, Proxy, |tree| base(tree, 0x8000_1000)),
-    ("dtb-base-address-taken", NODEV, Proxy, |tree| base(tree, 0x3fe0_0000)),
-    ("dtb-base-address-taken", NODEV, Proxy, |tree| base(tree, 0x4000_0000)),
+    ("dtb-base-address-zero", NODEV, Proxy, |tree| base(tree, 0)),
     ("dtb-base-address-limit", INVAL, Proxy, |tree| base(tree, 1 << 36)),
     ("dtb-base-address-limit", INVAL, Proxy, |tree| base(tree, (1 << 36) - (2 << 20))),
     ("dtb-base-address-differs", STARTS, Proxy, |tree| base(tree, 0x9000_0000)),
@@ -126,10 +128,6 @@ const TABLE: &[Row] = &[
     ("dtb-gic-path", INVAL, Proxy, |tree| {
         node(tree, "/gunyah-vm-config/interrupts").set_str("config", "/gic");
     }),
-    ("dtb-gic-phandle", STARTS, Proxy, |tree| {
-        tree.root.remove("interrupt-parent");
-        node(tree, "/gunyah-vm-config/interrupts").set_u32("config", 1);
-    }),
     ("dtb-gic-unusable", INVAL, Proxy, |tree| { gic(tree).set_str("compatible", "arm,cortex-a15-gic"); }),
     ("dtb-gic-unusable", INVAL, Proxy, |tree| { gic(tree).remove("interrupt-controller"); }),
     ("dtb-gic-unusable", INVAL, Proxy, |tree| { gic(tree).set_u32("#interrupt-cells", 2); }),
@@ -168,6 +166,51 @@ const TABLE: &[Row] = &[
     }),
 ];
 
+/// What only newer resource managers refuse, or refuse otherwise.
+const NEWER: &[Row] = &[
+    ("dtb-size-max", INVAL, Proxy, |tree| {
+        node(tree, "/gunyah-vm-config/memory").set_u64("size-max", 0x1000);
+    }),
+    ("dtb-cpu-reg", INVAL, Proxy, |tree| {
+        node(tree, "/cpus/cpu@1").set_u32("reg", 0);
+    }),
+    ("dtb-cpu-reg", INVAL, Proxy, |tree| {
+        node(tree, "/cpus/cpu@1").remove("reg");
+    }),
+    ("dtb-cpus-node", INVAL, Proxy, |tree| {
+        node(tree, "/cpus").set_empty("ranges");
+    }),
+    ("dtb-cpus-node", INVAL, Proxy, |tree| {
+        node(tree, "/cpus").set_u32("#size-cells", 1).set_u32("#address-cells", 0);
+    }),
+];
+
+/// What only newer drivers, which lend the devicetree's pages alone, are refused.
+const ON_DEMAND: &[Row] = &[("dtb-reserved-memory", NODEV, Proxy, |tree| {
+    reserved(tree, &[0xa000_0000, 0x10_0000], 7);
+})];
+
+/// What the model's platform, QEMU's, refuses and others need not: a warning says so.
+const QEMU: &[Row] = &[
+    ("dtb-base-address-taken", NODEV, Proxy, |tree| base(tree, 0x2880_0000)),
+    ("dtb-base-address-taken", NODEV, Proxy, |tree| base(tree, 0x4000_0000)),
+];
+
+/// What phones' trees have and every resource manager takes, without a word.
+const GOOD_IN_THE_FIELD: &[fn(&mut Tree)] = &[
+    |tree| {
+        node(tree, "/cpus/cpu@1").set_u32("reg", 0x100);
+    },
+    |tree| {
+        tree.root.remove("interrupt-parent");
+        node(tree, "/gunyah-vm-config/interrupts").set_u32("config", 1);
+    },
+    // crosvm's.
+    |tree| {
+        node(tree, "/gunyah-vm-config/memory").set_u64("size-max", 0x7_8000_0000);
+    },
+];
+
 /// A VM with a good tree, and all that is needed to break it.
 struct Good {
     keys: String,
@@ -182,7 +225,7 @@ fn good(vendor: &Vendor, of: Of) -> Good {
             r#""vcpus": { "count": 2, "scheduling": "proxy" }, "console": {},
                "regions": [{ "label": 7, "base": "0xa0000000", "size": "1M" }]"#
         }
-        Hypervisor => r#""vcpus": { "count": 2 }"#,
+        Hypervisor => r#""vcpus": { "count": 2, "scheduling": "hypervisor" }"#,
     };
     let keys = format!(r#""memory": {{ "size": "4M" }}, {more}"#);
     let report = vendor.check(&keys);
@@ -194,9 +237,13 @@ fn good(vendor: &Vendor, of: Of) -> Good {
 }
 
 impl Good {
-    /// What the model says of this VM with another tree, in every dialect.
+    /// What the model says of this VM with another tree, in every dialect up to 6.1.
     fn verdict(&self, tree: &Tree) -> Verdict {
-        let mut verdicts = DIALECTS.map(|(dialect, access)| {
+        self.verdict_in(DIALECTS, tree)
+    }
+
+    fn verdict_in(&self, dialects: [(Dialect, Access); 2], tree: &Tree) -> Verdict {
+        let mut verdicts = dialects.map(|(dialect, access)| {
             let calls = Calls {
                 settings: Settings { dialect, ..Settings::default() },
                 access,
@@ -294,15 +341,76 @@ fn check_names_each_rule_and_the_model_answers_as_it_says() {
     }
 }
 
+/// The fault of this name in a broken tree.
+fn fault(good: &Good, broken: &Tree, rule: &str) -> Diagnostic {
+    let found = rules::check(broken, &good.config, &good.plan);
+    let named = found.iter().find(|fault| fault.name == rule).cloned();
+    named.unwrap_or_else(|| panic!("{rule}: not named in {found:#?}"))
+}
+
+#[test]
+fn what_newer_resource_managers_refuse_is_named_too() {
+    let vendor = Vendor::new();
+    let mut good = good(&vendor, Proxy);
+    good.plan.dialect = gunyah::Dialect::Ack66;
+    assert_eq!(good.verdict_in(NEWER_DIALECTS, &good.tree), Verdict::Runs);
+    for (rule, errno, _, breaks) in NEWER.iter().chain(ON_DEMAND) {
+        let mut broken = good.tree.clone();
+        breaks(&mut broken);
+        let answer = fault(&good, &broken, rule).start_answers;
+        assert_eq!(answer, errno.map(|errno| errno as i32), "{rule}");
+        let wanted = errno.map_or(Verdict::Runs, Verdict::Start);
+        assert_eq!(good.verdict_in(NEWER_DIALECTS, &broken), wanted, "{rule}");
+    }
+    // The pool of a Linux that has lent its memory: a region without a label.
+    let mut pool = good.tree.clone();
+    reserved(&mut pool, &[0xa000_0000, 0x10_0000], 7);
+    node(&mut pool, "/reserved-memory/buffer").remove("qcom,label");
+    assert_eq!(rules::check(&pool, &good.config, &good.plan), []);
+    assert_eq!(good.verdict_in(NEWER_DIALECTS, &pool), Verdict::Runs);
+}
+
+#[test]
+fn what_qemus_platform_alone_refuses_is_a_warning() {
+    let vendor = Vendor::new();
+    let good = good(&vendor, Proxy);
+    for (rule, errno, _, breaks) in QEMU {
+        let mut broken = good.tree.clone();
+        breaks(&mut broken);
+        let fault = fault(&good, &broken, rule);
+        assert!(!fault.is_error() && fault.cause.contains("QEMU's platform"), "{fault}");
+        let wanted = errno.map_or(Verdict::Runs, Verdict::Start);
+        assert_eq!(good.verdict(&broken), wanted, "{rule}");
+    }
+}
+
+#[test]
+fn what_phones_have_is_good_everywhere() {
+    let vendor = Vendor::new();
+    let good = good(&vendor, Proxy);
+    for changes in GOOD_IN_THE_FIELD {
+        let mut tree = good.tree.clone();
+        changes(&mut tree);
+        assert_ne!(tree, good.tree);
+        assert_eq!(rules::check(&tree, &good.config, &good.plan), []);
+        assert_eq!(good.verdict(&tree), Verdict::Runs);
+        assert_eq!(good.verdict_in(NEWER_DIALECTS, &tree), Verdict::Runs);
+    }
+}
+
+fn rows() -> impl Iterator<Item = &'static Row> {
+    TABLE.iter().chain(NEWER).chain(QEMU)
+}
+
 #[test]
 fn the_table_has_every_answer_of_start() {
     let kinds: Vec<_> = KINDS.iter().copied().flatten().collect();
     assert!(kinds.len() > 50, "{}", kinds.len());
     for kind in kinds.iter().filter(|kind| kind.start_answers.is_some()) {
         let tried = |(rule, errno, ..): &Row| *rule == kind.name && *errno == kind.start_answers;
-        assert!(TABLE.iter().any(tried), "{} is not in the table", kind.name);
+        assert!(rows().any(tried), "{} is not in the table", kind.name);
     }
-    for (rule, errno, ..) in TABLE {
+    for (rule, errno, ..) in TABLE.iter().chain(NEWER) {
         let kind = kinds.iter().find(|kind| kind.name == *rule);
         let kind = kind.unwrap_or_else(|| panic!("{rule} is not a rule"));
         assert_eq!(errno.is_some(), kind.start_answers.is_some(), "{rule}");
@@ -318,7 +426,7 @@ fn the_table_has_every_rule_that_was_seen() {
         let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
         let after = text.split("    // Seen").skip(1);
         for name in after.map(|rule| rule.split('"').nth(1).unwrap()) {
-            assert!(TABLE.iter().any(|(rule, ..)| *rule == name), "{name}");
+            assert!(rows().any(|(rule, ..)| *rule == name), "{name}");
             seen += 1;
         }
     }

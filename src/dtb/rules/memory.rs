@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What lies where in the guest's memory: `/memory`, reserved ranges, the initrd, registers.
 
-use crate::config::VmConfig;
+use crate::config::{RegionConfig, VmConfig};
 use crate::diagnostic::kinds;
 use crate::dtb::build::Faults;
 use crate::dtb::lookup::{gic, serial_ports};
@@ -21,6 +21,12 @@ kinds! {
         "a node of /reserved-memory with a fixed range is not a region of the config",
         cause: "the resource manager looks for a region behind every fixed range there, by qcom,label or by the range",
         cure: "remove the node, give it size instead of reg, or make it a region of the config",
+    }
+    // Read in newer ones.
+    RESERVED_SHARED: Warning "dtb-reserved-shared" in Dtb {
+        "a node of /reserved-memory has a fixed range in memory that is lent",
+        cause: "newer resource managers take such a range for memory that the host keeps: the guest's accesses to it trap",
+        cure: "add reusable to the node, or give it size instead of reg",
     }
     // Ours.
     INITRD_DIFFERS: Error "dtb-initrd-differs" in Dtb {
@@ -63,14 +69,14 @@ pub(super) fn check(tree: &Tree, config: &VmConfig, plan: &LaunchPlan, faults: &
             "#address-cells {address} and #size-cells {size} of the root cannot describe main memory"
         )));
     }
-    reserved_memory(tree, config, faults);
+    reserved_memory(tree, config, plan, faults);
     initrd(tree, plan, faults);
     registers(tree, plan, faults);
     reservations(tree, faults);
     reservations_and_plan(tree, plan, faults);
 }
 
-fn reserved_memory(tree: &Tree, config: &VmConfig, faults: &mut Faults<'_>) {
+fn reserved_memory(tree: &Tree, config: &VmConfig, plan: &LaunchPlan, faults: &mut Faults<'_>) {
     let Some(reserved) = tree.at("/reserved-memory") else {
         return;
     };
@@ -81,6 +87,18 @@ fn reserved_memory(tree: &Tree, config: &VmConfig, faults: &mut Faults<'_>) {
             continue;
         }
         let why = match node.reg().as_deref() {
+            // These drivers tell of no region by its label, and a range without one is nobody's.
+            Some([_]) if plan.dialect.pages_on_demand() && label.is_some() => {
+                Some("has a qcom,label, and this kernel's driver gives no region one")
+            }
+            Some([range]) if plan.dialect.pages_on_demand() => {
+                let main = plan.main();
+                if overlap(*range, (main.base, main.size)) && !node.has("reusable") {
+                    let what = format!("{} lies in main memory, which is lent", node.path());
+                    faults.add(RESERVED_SHARED.case(what));
+                }
+                None
+            }
             Some([range]) => {
                 let mut regions = config.regions.iter();
                 let region = regions.find(|region| {
@@ -91,8 +109,14 @@ fn reserved_memory(tree: &Tree, config: &VmConfig, faults: &mut Faults<'_>) {
             }
             _ => Some("does not have exactly one range in reg"),
         };
-        if let Some(why) = why {
-            faults.add(RESERVED_MEMORY.case(format!("{} {why}", node.path())));
+        let Some(why) = why else {
+            continue;
+        };
+        let fault = RESERVED_MEMORY.case(format!("{} {why}", node.path()));
+        let labelled = |region: &RegionConfig| label == Some(region.label);
+        match config.regions.iter().position(labelled) {
+            Some(index) => faults.add_at(&format!("regions[{index}]"), fault),
+            None => faults.add(fault),
         }
     }
 }
@@ -120,12 +144,17 @@ fn registers(tree: &Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
     }
     for (device, range) in devices {
         let mut regions = plan.regions.iter();
-        if regions.any(|region| overlap(range, (region.base, region.size))) {
-            faults.add(DEVICE_IN_MEMORY.case(format!(
-                "the registers of {} at {:#x} lie in the guest's memory",
-                device.path(),
-                range.0
-            )));
+        if let Some(index) = regions.position(|region| overlap(range, (region.base, region.size))) {
+            let (key, region) = match index.checked_sub(1) {
+                None => ("memory.base".to_owned(), "main memory".to_owned()),
+                Some(further) => (
+                    format!("regions[{further}].base"),
+                    format!("region {}", plan.regions[index].label),
+                ),
+            };
+            let what =
+                format!("the registers of {} at {:#x} lie in {region}", device.path(), range.0);
+            faults.add_at(&key, DEVICE_IN_MEMORY.case(what));
         }
     }
 }

@@ -5,6 +5,7 @@
 //! comment above the kind says where the rule is from: *seen* on open-source Gunyah, *read* in its
 //! resource manager, *Linux*, the devicetree *spec*ification, or *ours*.
 
+pub(super) mod authenticated;
 pub(super) mod console;
 pub(super) mod gic;
 pub(super) mod memory;
@@ -25,6 +26,10 @@ use super::tree::Tree;
 /// Every rule that the tree of a planned VM breaks.
 pub fn check(tree: &Tree, config: &VmConfig, plan: &LaunchPlan) -> Vec<Diagnostic> {
     let mut faults = Faults::new(config);
+    if authenticated::check(tree, &mut faults) {
+        // What else is wrong with it does not matter: it is for another way of starting.
+        return faults.found;
+    }
     nodes::check(tree, &mut faults);
     memory::check(tree, config, plan, &mut faults);
     vm_config::check(tree, plan, &mut faults);

@@ -218,18 +218,24 @@ fn rules_of_the_vm_config() {
         None,
         moved(0x8000_1000),
     );
-    broken(
-        &config,
-        &["dtb-base-address-taken", "dtb-base-address-differs"],
-        NODEV,
-        moved(0x4000_0000),
-    );
-    broken(
-        &config,
-        &["dtb-base-address-taken", "dtb-base-address-differs"],
-        NODEV,
-        moved(0x2000_0000),
-    );
+    for base in [0x4000_0000, 0x2880_0000] {
+        broken(&config, &["dtb-base-address-taken", "dtb-base-address-differs"], None, moved(base));
+    }
+    broken(&config, &["dtb-base-address-zero", "dtb-base-address-differs"], NODEV, moved(0));
+    let bounded = |most: u64| {
+        move |tree: &mut Tree| {
+            node(tree, "/gunyah-vm-config/memory").set_u64("size-max", most);
+        }
+    };
+    // crosvm's, and all that memory needs.
+    good(&config, bounded(0x7_8000_0000));
+    good(&config, bounded(fixture::SIZE));
+    broken(&config, &["dtb-size-max"], None, bounded(fixture::SIZE - 0x1000));
+    broken(&config, &["dtb-size-max"], INVAL, bounded(0x1000));
+    broken(&config, &["dtb-size-max"], INVAL, bounded(fixture::SIZE + 1));
+    broken(&config, &["dtb-vmmio-ranges"], None, |tree| {
+        node(tree, at).set_u64s("vmmio-ranges", &[0, 1 << 30]);
+    });
     broken(&config, &["dtb-base-address-limit", "dtb-base-address-differs"], INVAL, moved(1 << 36));
     broken(&config, &["dtb-base-address-differs"], None, moved(0x9000_0000));
 
@@ -322,8 +328,23 @@ fn rules_of_cpus() {
     broken(&config, &["dtb-idle-states"], INVAL, |tree| {
         node(tree, "/cpus/cpu@1").remove("cpu-idle-states");
     });
-    broken(&config, &["dtb-cpu-number"], None, |tree| {
-        node(tree, "/cpus/cpu@1").set_u32("reg", 0x100);
+    for reg in [0x100, 0x8000_0001] {
+        good(&config, |tree| {
+            node(tree, "/cpus/cpu@1").set_u32("reg", reg);
+        });
+    }
+    broken(&config, &["dtb-cpu-reg"], INVAL, |tree| {
+        node(tree, "/cpus/cpu@1").set_u32("reg", 0);
+    });
+    broken(&config, &["dtb-cpu-reg"], INVAL, |tree| {
+        node(tree, "/cpus/cpu@0").remove("reg");
+    });
+    broken(&config, &["dtb-cpus-node"], INVAL, |tree| {
+        node(tree, "/cpus").set_empty("ranges");
+    });
+    broken(&config, &["dtb-cpus-node"], INVAL, |tree| {
+        // Two cells of reg: as many as address and size take then.
+        node(tree, "/cpus").set_u32("#size-cells", 1);
     });
     broken(&config, &["dtb-no-psci"], None, |tree| {
         tree.root.remove_child("psci");
@@ -333,6 +354,161 @@ fn rules_of_cpus() {
         node(tree, "/cpus/cpu@1").remove("enable-method");
         node(tree, "/cpus").set_str("enable-method", "psci");
     });
+}
+
+/// Sixteen CPUs as phones number them.
+fn sixteen(tree: &mut Tree) {
+    let cpus = node(tree, "/cpus");
+    cpus.children.clear();
+    for number in 0..16 {
+        cpus.ensure_child(&format!("cpu@{:x}", number << 8))
+            .set_str("device_type", "cpu")
+            .set_u32("reg", number << 8)
+            .set_str("enable-method", "psci")
+            .set_empty("cpu-idle-states");
+    }
+    let map: Vec<u32> = (0..16).collect();
+    node(tree, "/gunyah-vm-config/vcpus").set_cells("affinity-map", &map);
+}
+
+fn of_sixteen() -> VmConfig {
+    let text = r#"{"name": "vm", "memory": {"size": "64M"}, "kernel": {"path": "/Image"},
+        "initrd": {"path": "/initrd"}, "vcpus": {"count": 16, "scheduling": "hypervisor"}}"#;
+    crate::config::parse(std::path::Path::new("vm.json"), text).unwrap()
+}
+
+#[test]
+fn a_complaint_is_made_once_and_not_once_a_cpu() {
+    let config = of_sixteen();
+    good(&config, sixteen);
+    let broken = |name: &str, errno, breaks: &dyn Fn(&mut Tree)| {
+        super::tests::broken(&config, &[name], errno, |tree| {
+            sixteen(tree);
+            breaks(tree);
+        });
+    };
+    let each = |breaks: &'static dyn Fn(&mut Node)| {
+        move |tree: &mut Tree| node(tree, "/cpus").children.iter_mut().for_each(breaks)
+    };
+    broken("dtb-sched-priority", NODEV, &|tree| {
+        node(tree, "/gunyah-vm-config/vcpus").set_u32("sched-priority", 0);
+    });
+    broken(
+        "dtb-enable-method",
+        INVAL,
+        &each(&|cpu| {
+            cpu.remove("enable-method");
+        }),
+    );
+    broken(
+        "dtb-idle-states",
+        INVAL,
+        &each(&|cpu| {
+            cpu.remove("cpu-idle-states");
+        }),
+    );
+    broken(
+        "dtb-cpu-reg",
+        INVAL,
+        &each(&|cpu| {
+            cpu.set_u32("reg", 7);
+        }),
+    );
+    broken("dtb-cpu-status", INVAL, &|tree| {
+        node(tree, "/cpus").children.iter_mut().skip(1).for_each(|cpu| {
+            cpu.set_str("status", "ok");
+        });
+    });
+}
+
+/// What is in the devicetrees of trusted VMs that phones have.
+#[test]
+fn a_tree_of_an_authenticated_vm_is_named_and_nothing_else_of_it() {
+    let config = fixture::config();
+    type Mark = (&'static str, fn(&mut Tree));
+    let mark: [Mark; 6] = [
+        ("qcom,pasid", |tree| {
+            node(tree, "/gunyah-vm-config").set_u64("qcom,pasid", 28);
+        }),
+        ("qcom,vmid", |tree| {
+            node(tree, "/gunyah-vm-config").set_u32("qcom,vmid", 45);
+        }),
+        ("iomemory-ranges", |tree| {
+            node(tree, "/gunyah-vm-config").set_cells("iomemory-ranges", &[0; 7]);
+        }),
+        ("a vdevice iomem", |tree| vdevice(tree, "iomem")),
+        ("a vdevice vsmmu-v2", |tree| vdevice(tree, "vsmmu-v2")),
+        ("qcom,vmid, a vdevice rm-rpc", |tree| {
+            node(tree, "/gunyah-vm-config").set_u32("qcom,vmid", 45);
+            vdevice(tree, "rm-rpc");
+        }),
+    ];
+    fn vdevice(tree: &mut Tree, kind: &str) {
+        let vdevices = node(tree, "/gunyah-vm-config/vdevices");
+        vdevices.ensure_child("of-the-vendor").set_str("vdevice-type", kind);
+    }
+    for (words, mark) in mark {
+        let (mut tree, plan) = built(&config);
+        mark(&mut tree);
+        node(&mut tree, "/gunyah-vm-config/vcpus").set_u32("sched-priority", 0);
+        let faults = check(&tree, &config, &plan);
+        assert_eq!(names(&faults), ["dtb-authenticated-vm"]);
+        assert!(faults[0].what.ends_with(&format!("it has {words}")), "{}", faults[0]);
+    }
+    // As forks of crosvm have it in trees for this driver.
+    good(&config, |tree| vdevice(tree, "rm-rpc"));
+}
+
+#[test]
+fn a_region_at_fault_is_named_by_its_own_key() {
+    let config = fixture::proxy();
+    let key = |breaks: &dyn Fn(&mut Tree)| {
+        let (mut tree, plan) = built(&config);
+        breaks(&mut tree);
+        let faults = check(&tree, &config, &plan);
+        faults[0].place.clone().unwrap().key
+    };
+    let at = |base: u64| {
+        move |tree: &mut Tree| {
+            let port = tree.root.ensure_child("serial@a0000000");
+            port.set_str("compatible", "ns16550a").set_u64s("reg", &[base, 0x100]);
+        }
+    };
+    assert_eq!(key(&at(0xa000_0000)), "regions[0].base");
+    assert_eq!(key(&at(0x8000_0000)), "memory.base");
+    assert_eq!(
+        key(&|tree| {
+            let parent = tree.root.ensure_child("reserved-memory");
+            parent.set_u32("#address-cells", 2).set_u32("#size-cells", 2).set_empty("ranges");
+            let buffer = parent.ensure_child("buffer");
+            buffer.set_u64s("reg", &[0xa000_0000, 0x1000]).set_u32("qcom,label", 7);
+        }),
+        "regions[0]"
+    );
+    // And one below 1 GiB, where QEMU's platform has devices.
+    let text = r#"{"name": "vm", "memory": {"size": "64M"}, "kernel": {"path": "/Image"},
+        "vcpus": {"scheduling": "proxy"},
+        "regions": [{"label": 7, "base": "0x30000000", "size": "2M"}]}"#;
+    let config = crate::config::parse(std::path::Path::new("vm.json"), text).unwrap();
+    let plan = fixture::plan(&config, 0, 0);
+    let warnings = build(&config, None, &plan, &Seeds::default()).unwrap().warnings;
+    assert_eq!(names(&warnings), ["dtb-base-address-taken"]);
+    assert_eq!(warnings[0].place.as_ref().unwrap().key, "regions[0].base");
+}
+
+#[test]
+fn the_overlay_has_room_twice_over() {
+    let config = fixture::config();
+    let (mut tree, mut plan) = built(&config);
+    tree.root.ensure_child("chosen").set("padding", vec![0; 40 << 10]);
+    let blob = tree.to_blob().unwrap();
+    let warnings =
+        |plan: &LaunchPlan| build(&config, Some(&blob), plan, &Seeds::default()).unwrap().warnings;
+    assert_eq!(warnings(&plan), []);
+    plan.dtb.size = 0x1_4000;
+    let warned = warnings(&plan);
+    assert_eq!(names(&warned), ["dtb-overlay-room"]);
+    assert!(warned[0].what.contains("its range has 0x14000"), "{}", warned[0]);
 }
 
 #[test]
@@ -353,8 +529,13 @@ fn rules_of_the_interrupt_controller() {
     broken(&config, &["dtb-property"], None, |tree| {
         node(tree, interrupts).set("config", vec![1, 2, 3]);
     });
-    broken(&config, &["dtb-gic-phandle"], None, |tree| {
+    // As every tree in the field has it.
+    good(&config, |tree| {
         node(tree, interrupts).set_u32("config", 1);
+    });
+    broken(&config, &["dtb-no-gic"], NODEV, |tree| {
+        node(tree, interrupts).set_u32("config", 0x77);
+        tree.root.remove("interrupt-parent");
     });
     let unusable = |errno, breaks: &dyn Fn(&mut Node)| {
         broken(&config, &["dtb-gic-unusable"], errno, |tree| breaks(node(tree, gic)));
@@ -491,6 +672,36 @@ fn rules_of_agreement() {
             .set_str("compatible", "ns16550a")
             .set_u64s("reg", &[0xa000_0000, 0x100]);
     });
+}
+
+#[test]
+fn newer_drivers_take_reserved_memory_without_a_label() {
+    let config = fixture::proxy();
+    let found = |reg: &[u64], label: bool, reusable: bool| {
+        let (mut tree, mut plan) = built(&config);
+        plan.dialect = gunyah::Dialect::Ack66;
+        let parent = tree.root.ensure_child("reserved-memory");
+        parent.set_u32("#address-cells", 2).set_u32("#size-cells", 2).set_empty("ranges");
+        let pool = parent.ensure_child("pool");
+        pool.set_str("compatible", "restricted-dma-pool").set_u64s("reg", reg);
+        if label {
+            pool.set_u32("qcom,label", 7);
+        }
+        if reusable {
+            pool.set_empty("reusable");
+        }
+        check(&tree, &config, &plan)
+    };
+    // The pool of a proxy-scheduled Linux: its own region, without a label.
+    assert_eq!(found(&[0xa000_0000, 0x20_0000], false, false), []);
+    assert_eq!(found(&[0x8100_0000, 0x1000], false, true), []);
+    let shared = found(&[0x8100_0000, 0x1000], false, false);
+    assert_eq!(names(&shared), ["dtb-reserved-shared"]);
+    let labelled = found(&[0xa000_0000, 0x20_0000], true, false);
+    assert_eq!(names(&labelled), ["dtb-reserved-memory"]);
+    assert_eq!(labelled[0].start_answers, Some(Errno::ENODEV as i32));
+    let two = found(&[0xa000_0000, 0x1000, 0xa000_2000, 0x1000], false, false);
+    assert_eq!(names(&two), ["dtb-reserved-memory"]);
 }
 
 #[test]

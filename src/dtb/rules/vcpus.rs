@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! CPUs, and who schedules them.
 
+use std::collections::HashSet;
+
 use super::nodes::{path_length, PATH_MAX};
 use super::vm_config::{property, COMPLETE_IT};
 use crate::config::{Scheduling, VmConfig};
@@ -87,11 +89,17 @@ kinds! {
         cause: "the hypervisor's power management wants all CPUs to take part",
         cure: "add cpu-idle-states (it may be empty) to every CPU",
     }
-    // Read.
-    CPU_NUMBER: Warning "dtb-cpu-number" in Dtb {
-        "the reg of a CPU is not its place among the CPUs",
-        cause: "vCPU n has MPIDR n, so the guest cannot start this CPU",
-        cure: "number the CPUs from 0 in their order",
+    // Read in newer ones, spec.
+    CPU_REG: Error "dtb-cpu-reg" in Dtb, START answers EINVAL {
+        "a CPU has no reg, or that of another CPU",
+        cause: "reg is the CPU's MPIDR, by which the guest starts it; newer resource managers want one of its own for each",
+        cure: "give each CPU a reg of its own: <0>, <1> … or <0x0>, <0x100> …",
+    }
+    // Read in newer ones, spec.
+    CPUS_NODE: Error "dtb-cpus-node" in Dtb, START answers EINVAL {
+        "/cpus has ranges, or #size-cells other than 0",
+        cause: "a CPU's reg is a number, not a range; newer resource managers refuse it",
+        cure: "set #size-cells = <0> in /cpus, and remove ranges",
     }
     // Seen.
     NO_PSCI: Warning "dtb-no-psci" in Dtb {
@@ -122,6 +130,7 @@ pub(super) fn check(tree: &Tree, config: &VmConfig, wanted: Scheduling, faults: 
         );
         faults.add_at("vcpus.count", CPU_COUNT.case(what));
     }
+    numbers(tree, &cpus, faults);
     let by_psci = cpus_enabled(tree, &cpus, faults);
     power(tree, &cpus, by_psci, faults);
 }
@@ -190,11 +199,41 @@ fn physical_cpus(
     }
 }
 
+/// What CPUs are numbered by. Any MPIDR is good, as long as it is one CPU's alone.
+fn numbers(tree: &Tree, cpus: &[NodeAt<'_>], faults: &mut Faults<'_>) {
+    let mut seen = HashSet::new();
+    let unnumbered = |cpu: &&NodeAt<'_>| !cpu.number("reg").is_some_and(|reg| seen.insert(reg));
+    let paths: Vec<_> = cpus.iter().filter(unnumbered).map(NodeAt::path).collect();
+    if let Some(paths) = listed(&paths) {
+        faults.add(CPU_REG.case(format!("no reg, or that of another CPU: {paths}")));
+    }
+    let Some(node) = cpus_node(tree) else {
+        return;
+    };
+    let path = node.path();
+    if node.has("ranges") {
+        faults.add(CPUS_NODE.case(format!("{path} has ranges")));
+    } else if let Some(cells) = node.u32("#size-cells").filter(|cells| *cells != 0) {
+        faults.add(CPUS_NODE.case(format!("{path} has #size-cells {cells}")));
+    }
+}
+
+/// The first of these, and how many more there are; nothing of none.
+fn listed(paths: &[&str]) -> Option<String> {
+    let (first, more) = paths.split_first()?;
+    Some(match more.len() {
+        0 => (*first).to_owned(),
+        more => format!("{first} and {more} more"),
+    })
+}
+
 /// Which CPUs boot at once, and whether the others can be started. Returns whether PSCI starts one.
 fn cpus_enabled(tree: &Tree, cpus: &[NodeAt<'_>], faults: &mut Faults<'_>) -> bool {
     let mut booting = 0;
     let mut by_psci = false;
-    for (place, cpu) in cpus.iter().enumerate() {
+    // One complaint each: a tree may have dozens of CPUs.
+    let (mut without_method, mut without_known_status) = (Vec::new(), Vec::new());
+    for cpu in cpus {
         let path = cpu.path();
         // What is longer than any node's path may be is a fault of the whole tree.
         if path.len() > CPU_PATH_MAX && path.len() <= PATH_MAX {
@@ -208,25 +247,18 @@ fn cpus_enabled(tree: &Tree, cpus: &[NodeAt<'_>], faults: &mut Faults<'_>) -> bo
                 let method = enable_method(tree, cpu);
                 by_psci |= method == Some("psci");
                 if !matches!(method, Some("psci" | "qcom,gunyah-hvc")) {
-                    faults.add(
-                        ENABLE_METHOD.case(format!(
-                            "secondary CPU {path} has no enable-method that is known"
-                        )),
-                    );
+                    without_method.push(path);
                 }
             }
-            Some(status) => {
-                let status = excerpt(status);
-                faults.add(CPU_STATUS.case(format!("{path} has the unknown status {status}")));
-                continue;
-            }
+            Some(_) => without_known_status.push(path),
         }
-        if cpu.has("reg") && cpu.number("reg") != u64::try_from(place).ok() {
-            faults.add(
-                CPU_NUMBER
-                    .case(format!("{path} is CPU {place} in order, and its reg says otherwise")),
-            );
-        }
+    }
+    if let Some(paths) = listed(&without_method) {
+        let what = format!("no enable-method that is known for the secondary CPU {paths}");
+        faults.add(ENABLE_METHOD.case(what));
+    }
+    if let Some(paths) = listed(&without_known_status) {
+        faults.add(CPU_STATUS.case(format!("unknown status of {paths}")));
     }
     if booting == 0 {
         faults.add(NO_CPUS.case("no CPU is enabled at boot"));
@@ -253,10 +285,11 @@ fn power(tree: &Tree, cpus: &[NodeAt<'_>], by_psci: bool, faults: &mut Faults<'_
     if !takes_part || scheduling(tree) == Some(Scheduling::Proxy) {
         return;
     }
-    for cpu in cpus.iter().filter(|cpu| !idle(cpu)) {
+    let without = cpus.iter().filter(|cpu| !idle(cpu));
+    let without: Vec<_> = without.map(NodeAt::path).collect();
+    if let Some(paths) = listed(&without) {
         faults.add(IDLE_STATES.case(format!(
-            "{} has no cpu-idle-states, and the VM has PSCI and is scheduled by the hypervisor",
-            cpu.path()
+            "no cpu-idle-states, and the VM has PSCI and is scheduled by the hypervisor: {paths}"
         )));
     }
 }

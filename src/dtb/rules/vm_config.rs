@@ -6,13 +6,15 @@ use crate::dtb::build::Faults;
 use crate::dtb::lookup::vm_configs;
 use crate::dtb::property::{Cells, NodeAt};
 use crate::dtb::tree::Tree;
-use crate::layout::{ADDRESS_END, DEVICE_SPACE_END, MEMORY_ALIGN, MEMORY_START, PAGE};
+use crate::layout::{ADDRESS_END, DEVICE_SPACE_END, MEMORY_ALIGN, PAGE};
 use crate::plan::LaunchPlan;
 
 /// For a part of the vm-config that is missing.
 pub(super) const COMPLETE_IT: &str =
     "add it, or remove the whole vm-config: then one is generated from the config";
 const GOOD_BASE: &str = "use a multiple of 2 MiB above 0x40000000, such as 0x80000000";
+const LOW: &str =
+    "QEMU's platform has the space up to there in use, and START answers ENODEV there; newer resource managers trap it for devices; on a device it can be right, as 0x28800000 on Qualcomm's";
 
 kinds! {
     // Read.
@@ -69,11 +71,29 @@ kinds! {
         cause: "the resource manager rounds it up in silence: the guest would find its memory elsewhere",
         cure: GOOD_BASE,
     }
-    // Seen.
-    BASE_ADDRESS_TAKEN: Error "dtb-base-address-taken" in Dtb, START answers ENODEV {
-        "base-address is not above the page at 0x40000000",
-        cause: "the space up to there belongs to devices",
+    // Read; seen on QEMU.
+    BASE_ADDRESS_ZERO: Error "dtb-base-address-zero" in Dtb, START answers ENODEV {
+        "base-address is 0",
+        cause: "0 is no address for a VM's memory; trees that QEMU makes have it",
         cure: GOOD_BASE,
+    }
+    // Seen on QEMU, whose platform it is.
+    BASE_ADDRESS_TAKEN: Warning "dtb-base-address-taken" in Dtb {
+        "memory is not above the page at 0x40000000",
+        cause: LOW,
+        cure: "leave it if this device is known to have it so; else use a multiple of 2 MiB above 0x40000000, such as 0x80000000",
+    }
+    // Read in newer ones; older ones place by it what has no address.
+    SIZE_MAX: Error "dtb-size-max" in Dtb, START answers EINVAL {
+        "the vm-config's size-max is less than main memory, or not whole pages",
+        cause: "the resource manager gives the VM no more than that",
+        cure: "leave size-max out, or make it memory.size at least",
+    }
+    // Read in newer ones.
+    VMMIO_RANGES: Warning "dtb-vmmio-ranges" in Dtb {
+        "the vm-config has vmmio-ranges",
+        cause: "newer resource managers refuse them for a VM that is started this way, and trap all below 1 GiB without them; older ones do not know them",
+        cure: "remove vmmio-ranges, and keep devices below 1 GiB",
     }
     // Seen.
     BASE_ADDRESS_LIMIT: Error "dtb-base-address-limit" in Dtb, START answers EINVAL {
@@ -116,9 +136,48 @@ pub(super) fn check(tree: &Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
         ))),
         Some(_) => {}
     }
+    if config.has("vmmio-ranges") {
+        faults.add(VMMIO_RANGES.case(format!("{} has vmmio-ranges", config.path())));
+    }
+    further_regions(plan, faults);
+    if let Some(memory) = config.child("memory").filter(|memory| memory.has("size-max")) {
+        size_max(&memory, plan, faults);
+    }
     match config.child("memory") {
         Some(memory) if memory.has("base-address") => base_address(tree, &memory, plan, faults),
         _ => faults.add(NO_BASE_ADDRESS.case("the vm-config has no memory/base-address")),
+    }
+}
+
+/// Regions in the space that QEMU's platform has in use.
+fn further_regions(plan: &LaunchPlan, faults: &mut Faults<'_>) {
+    for (index, region) in plan.regions.iter().skip(1).enumerate() {
+        if region.base <= DEVICE_SPACE_END {
+            let what = format!(
+                "region {} at {:#x} is not above the page at {DEVICE_SPACE_END:#x}",
+                region.label, region.base
+            );
+            faults.add_at(&format!("regions[{index}].base"), BASE_ADDRESS_TAKEN.case(what));
+        }
+    }
+}
+
+fn size_max(memory: &NodeAt<'_>, plan: &LaunchPlan, faults: &mut Faults<'_>) {
+    let main = plan.main().size;
+    let Some(most) = memory.number("size-max") else {
+        return faults.add(property(memory, "size-max", "one or two cells"));
+    };
+    if most % PAGE != 0 {
+        let what = format!("size-max {most:#x} is not a multiple of the 4 KiB page");
+        faults.add(SIZE_MAX.case(what));
+    } else if most < main {
+        let what = format!("size-max {most:#x} is less than the {main:#x} bytes of main memory");
+        let mut fault = SIZE_MAX.case(what);
+        if most >= plan.dtb.size {
+            // Newer ones start it with what fits.
+            fault.start_answers = None;
+        }
+        faults.add_at("memory.size", fault);
     }
 }
 
@@ -134,7 +193,9 @@ fn base_address(tree: &Tree, memory: &NodeAt<'_>, plan: &LaunchPlan, faults: &mu
         let what = format!("base-address {base:#x} is not a multiple of 2 MiB");
         faults.add_from("memory.base", BASE_ADDRESS_ROUNDED.case(what));
     }
-    if base < MEMORY_START {
+    if base == 0 {
+        faults.add_from("memory.base", BASE_ADDRESS_ZERO.case("base-address is 0"));
+    } else if base <= DEVICE_SPACE_END {
         let what = format!("base-address {base:#x} is not above the page at {DEVICE_SPACE_END:#x}");
         faults.add_from("memory.base", BASE_ADDRESS_TAKEN.case(what));
     }
