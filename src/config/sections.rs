@@ -12,15 +12,13 @@ use std::time::Duration;
 use serde_json::{Map, Value as Json};
 
 use super::compound::{list, one_or_list, section};
-use super::keys::{join, Keys};
+use super::keys::Keys;
 use super::measures::{address, duration, size, HugePage, DEVICE_SPACE, GUEST_MEMORY};
 use super::names::{dependency, name, permissions, property_name, Dependency, Permissions, VmName};
 use super::report::{Places, Report};
 use super::rules;
-use super::table::{
-    key, optional, or, or_empty, required, section, Presence, Row, Section, Sections,
-};
-use super::types::{line, path, whole, word, Boolean, Type};
+use super::table::{key, optional, or, or_empty, required, section, Row, Section};
+use super::types::{line, path, whole, word, Boolean};
 use super::words::{Access, Backing, ConsoleDevice, KernelFormat, RestartPolicy, Scheduling};
 use crate::diagnostic::Place;
 use crate::layout::{ADDRESS_END, MEMORY_ALIGN, MEMORY_BASE, PAGE, SERIAL_BASE, SPIS};
@@ -270,6 +268,11 @@ impl VmConfig {
     /// The place of `key` in the file, or of the nearest key above it that the file has.
     pub fn place(&self, key: &str) -> Place {
         self.places.place(&self.file, key)
+    }
+
+    /// The table of its keys.
+    pub fn table() -> Vec<Row> {
+        Self::rows()
     }
 
     /// Pages that its regions take of the pools, by page size in bytes, where each gets the backing that

@@ -9,33 +9,18 @@ pub(super) trait Words: Copy + Display + 'static {
     const WORDS: &'static [(&'static str, Self)];
 }
 
-/// Makes an enum of words. They are its [`Words`] and what it displays.
-macro_rules! words {
+/// Makes an enum of words, which are its [`Words`] too.
+macro_rules! config_words {
     ($(#[$about:meta])* $name:ident { $($(#[$meaning:meta])* $value:ident = $word:literal,)* }) => {
-        $(#[$about])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum $name { $($(#[$meaning])* $value,)* }
-
-        impl $name {
-            /// The word in configs and messages.
-            pub fn as_str(self) -> &'static str {
-                match self { $(Self::$value => $word,)* }
-            }
-        }
+        crate::text::words! { $(#[$about])* $name { $($(#[$meaning])* $value = $word,)* } }
 
         impl Words for $name {
             const WORDS: &'static [(&'static str, Self)] = &[$(($word, Self::$value)),*];
         }
-
-        impl std::fmt::Display for $name {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str(self.as_str())
-            }
-        }
     };
 }
 
-words! {
+config_words! {
     /// What host pages a region is made of.
     Backing {
         /// Pages of the reserved huge page pool.
@@ -47,7 +32,7 @@ words! {
     }
 }
 
-words! {
+config_words! {
     /// Whether the host keeps access to a region.
     Access {
         /// Main memory is lent where the dialect can lend, else shared; other regions are shared.
@@ -59,7 +44,7 @@ words! {
     }
 }
 
-words! {
+config_words! {
     /// How the kernel file is read.
     KernelFormat {
         /// By its first bytes.
@@ -73,7 +58,7 @@ words! {
     }
 }
 
-words! {
+config_words! {
     /// Who gives a VM's vCPUs their time.
     Scheduling {
         /// The hypervisor.
@@ -83,7 +68,7 @@ words! {
     }
 }
 
-words! {
+config_words! {
     /// The console's model.
     ConsoleDevice {
         /// Arm's PL011.
@@ -103,7 +88,7 @@ impl ConsoleDevice {
     }
 }
 
-words! {
+config_words! {
     /// When a VM that ended is started again.
     RestartPolicy {
         /// After a crash, a failed start or a dead worker.
