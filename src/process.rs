@@ -9,7 +9,9 @@ use libc::c_ulong;
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::fcntl::{fcntl, FcntlArg, FdFlag};
-use nix::sys::signal::{sigaction, SaFlags, SigAction, SigHandler, SigSet, Signal};
+use nix::sys::signal::{
+    sigaction, sigprocmask, SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal,
+};
 use nix::sys::socket::{recvmsg, ControlMessageOwned, MsgFlags};
 use nix::unistd::{ForkResult, Pid};
 
@@ -120,7 +122,8 @@ pub fn reset_signals(ignored: &[Signal]) -> Result<(), Errno> {
         // SAFETY: both handlers are the kernel's own; no code of ours runs in a signal.
         unsafe { sigaction(signal, &action) }?;
     }
-    SigSet::empty().thread_set_mask()
+    // Not `thread_set_mask`: nix takes pthread_sigmask's errno for success.
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
 }
 
 /// The signal that this process gets when the thread that forked it ends. nix has the call for Linux and
