@@ -122,7 +122,7 @@ pub fn reset_signals(ignored: &[Signal]) -> Result<(), Errno> {
         // SAFETY: both handlers are the kernel's own; no code of ours runs in a signal.
         unsafe { sigaction(signal, &action) }?;
     }
-    // Not `thread_set_mask`: nix takes pthread_sigmask's errno for success.
+    // Not pthread_sigmask, whose errors nix takes for success.
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
 }
 
