@@ -8,7 +8,7 @@ mod session;
 use std::io;
 use std::os::unix::net::UnixStream;
 
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{sigprocmask, SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 pub use screen::Screen;
@@ -50,7 +50,7 @@ pub fn take_signals() -> io::Result<SignalFd> {
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {
         mask.add(signal);
     }
-    mask.thread_block()?;
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&mask), None)?;
     Ok(SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)
 }
 

@@ -237,8 +237,10 @@ impl Ground {
     fn wait_for_properties(&mut self, state: &str, reason: &str) -> Result<(), String> {
         // PROP_VALUE_MAX of AOSP's sys/system_properties.h is 92 with the NUL: cause and cure are left out
         // and the end may be cut, so that the name has room.
+        const MAX: usize = 91;
         let what = reason.split("; ").next().unwrap_or_default();
         let start: String = what.chars().take(50).collect();
+        let name = reason.rfind(" [").map_or("", |at| &reason[at..]).to_owned();
         let record = self.record();
         let mut told = String::new();
         wait_until(
@@ -249,7 +251,9 @@ impl Ground {
                     record.properties.get(&name).cloned().unwrap_or_default()
                 };
                 told = format!("{}: {}", value("state"), value("reason"));
-                value("state") == state && value("reason").starts_with(&start)
+                let short = value("reason");
+                let holds = short.starts_with(&start) && short.ends_with(&name);
+                value("state") == state && holds && short.len() <= MAX
             },
             String::new,
         )

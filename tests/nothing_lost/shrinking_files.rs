@@ -171,7 +171,8 @@ fn files_that_shrink_while_they_are_loaded_are_told() {
         host.wait_for(case.vm, &["failed"]).unwrap();
         let reason = host.status(case.vm)["reason"].to_string();
         let begin = format!("\"{}: ", case.step);
-        for words in [begin.as_str(), case.file, "has been cut since", "by rename"] {
+        let had = format!("had {} bytes when it was opened and has been cut since", whole.len());
+        for words in [begin.as_str(), case.file, &had, "by rename", "[image-cut]"] {
             assert!(reason.contains(words), "{}: no {words}: {reason}", case.vm);
         }
         fs::write(&path, &whole).unwrap();
