@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The types of values: how each is read from a file, written back, and described. Here are booleans,
+//! The types of values: how each is read from a file, written back, and what values it has. Here are booleans,
 //! integers, words and texts.
 
 use std::fmt::Display;
