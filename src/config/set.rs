@@ -174,10 +174,13 @@ struct Loaded {
 
 impl Loaded {
     fn read(path: PathBuf) -> Self {
-        let mut said = None;
-        let config = match read(&path) {
-            Ok(text) => parse(&path, &text).inspect_err(|_| said = said_name(&text)),
-            Err(wrong) => Err(vec![wrong]),
+        let (config, said) = match read(&path) {
+            Ok(text) => {
+                let config = parse(&path, &text);
+                let said = if config.is_err() { said_name(&text) } else { None };
+                (config, said)
+            }
+            Err(wrong) => (Err(vec![wrong]), None),
         };
         Self { path, config, said, vm: None }
     }

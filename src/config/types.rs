@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The types of values: how each is read from a file, written back, and described. Here are booleans,
-//! integers, words and texts.
+//! The types of values: how each is read from a file and written back, and what values it has. Here are
+//! booleans, integers, words and texts.
 
 use std::fmt::Display;
 use std::marker::PhantomData;

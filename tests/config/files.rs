@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use gunyahd::config::{load, load_dirs, load_paths, ConfigSet};
+use gunyahd::config::{load, load_dirs, load_paths, ConfigSet, VmName};
 use nix::sys::stat::Mode;
 
 use crate::Scratch;
@@ -128,6 +128,11 @@ fn two_files_with_one_name() {
         ["b.json:1:3: name: \"x\" is the name of another VM, in a.json:1:3; \
           cure: give each VM its own name [config-name-taken]"]
     );
+    // The VM that the refused file described before stays its VM.
+    let known = BTreeMap::from([(scratch.path("b.json"), VmName::new("before").unwrap())]);
+    let set = load_dirs(std::slice::from_ref(&scratch.0), &known);
+    assert_eq!(set.files[1].vm.as_str(), "before");
+    assert!(set.files[1].config.is_err());
 }
 
 #[test]
