@@ -103,21 +103,7 @@ pub fn close_all_but(keep: &[RawFd]) -> Result<(), Errno> {
 fn close_range(first: RawFd, last: RawFd) -> Result<(), Errno> {
     // SAFETY: closes fds that nothing in this child uses again.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
-    match Errno::result(result) {
-        // Before Linux 5.9.
-        Err(Errno::ENOSYS) => {}
-        result => return result.map(drop),
-    }
-    let listed = std::fs::read_dir("/proc/self/fd").map_err(|_| Errno::ENOSYS)?;
-    let open: Vec<RawFd> = listed
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|fd| (first..=last).contains(fd))
-        .collect();
-    for fd in open {
-        // SAFETY: as above; one that is already closed (the directory's own) only answers EBADF.
-        unsafe { libc::close(fd) };
-    }
-    Ok(())
+    Errno::result(result).map(drop)
 }
 
 /// Gives every signal its default effect, but ignores those in `ignored`; blocks none.

@@ -198,7 +198,7 @@ impl Fleet {
         };
         let error = match self.area.get(&wait.name) {
             Ok(found) => return Ok(found.as_ref() == Some(&wait.value)),
-            Err(error) => error.to_string(),
+            Err(error) => error,
         };
         if vm.property_warning.as_ref() != Some(&error) {
             log::warn!("{}: {error}", vm.name);

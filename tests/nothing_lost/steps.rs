@@ -181,7 +181,7 @@ pub fn errnos(call: &str) -> &'static [&'static str] {
         "epoll_ctl" => &["ENOMEM", "ENOSPC"],
         "timerfd_settime" => &["EINVAL"],
         "pidfd_open" => &["EMFILE", "ENFILE", "ENODEV", "ENOSYS"],
-        "close_range" => &["ENOMEM", "EMFILE", "ENOSYS"],
+        "close_range" => &["ENOMEM", "EMFILE"],
         "capset" => &["EPERM", "EINVAL"],
         "seccomp" => &["EINVAL", "ENOMEM", "EACCES"],
         "prctl" => &["EPERM"],
@@ -236,7 +236,7 @@ pub fn expected(call: &Call, errno: &str) -> Expected {
         // ENODEV is believed only if it stays.
         ("VCPU_RUN", "EBUSY" | "EAGAIN" | "ENODEV") => return Runs,
         ("socketpair" | "fork", _) => return NoWorker,
-        ("pidfd_open", _) | ("close_range", "ENOSYS") | (_, "EINTR") => return Runs,
+        ("pidfd_open", _) | (_, "EINTR") => return Runs,
         _ => {}
     }
     match name {
