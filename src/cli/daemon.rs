@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `gunyahd`'s command line.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
+
+use gunyah::Dialect;
 
 use crate::check;
 use crate::config::kernels;
@@ -165,30 +167,27 @@ fn explain(words: impl Iterator<Item = OsString>) -> Result<Command, Stop> {
 }
 
 fn check(words: impl Iterator<Item = OsString>) -> Result<Command, Stop> {
-    let args = Args::parse(
-        words,
-        CHECK_HELP,
-        &["--kernel", "--root", "--page-size"],
-        &["--dtb", "--json"],
-    )?;
+    let valued = ["--kernel", "--root", "--page-size"];
+    let args = Args::parse(words, CHECK_HELP, &valued, &["--dtb", "--json"])?;
     if args.plain.is_empty() {
         return Err(usage("check needs files or directories"));
     }
     let pages = args.value("--page-size").unwrap_or("4K".as_ref());
     let host = pages.to_str().and_then(check::host_with_pages);
-    let kernel = args.value("--kernel").map(|kernel| {
-        let words: Vec<&str> = kernels().iter().map(|kernel| kernel.name()).collect();
-        let named = kernel.to_str().and_then(check::kernel_named);
-        named.ok_or_else(|| usage(format!("--kernel is {}", words.join(", "))))
-    });
     Ok(Command::Check(check::Options {
         paths: args.plain.iter().map(PathBuf::from).collect(),
         dtb: args.has("--dtb"),
         json: args.has("--json"),
         host: host.ok_or_else(|| usage("--page-size is 4K, 16K or 64K"))?,
-        kernel: kernel.transpose()?,
+        kernel: args.value("--kernel").map(kernel).transpose()?,
         root: args.value("--root").map(PathBuf::from),
     }))
+}
+
+fn kernel(name: &OsStr) -> Result<Dialect, Stop> {
+    let named = name.to_str().and_then(check::kernel_named);
+    let words: Vec<&str> = kernels().iter().map(|kernel| kernel.name()).collect();
+    named.ok_or_else(|| usage(&format!("--kernel is {}", words.join(", "))))
 }
 
 /// Exit code of `gunyahd run`.

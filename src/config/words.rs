@@ -9,8 +9,8 @@ pub(super) trait Words: Copy + PartialEq + 'static {
     const WORDS: &'static [(&'static str, Self)];
 }
 
-/// Makes an enum of words, which are its [`Words`] too. With `or auto`, an `Option` of it has words as
-/// well: `auto` is `None`, what is best on the driver found.
+/// Makes an enum of words, which are its [`Words`] too. With `or auto`, an `Option` of it has words: `auto`
+/// is `None`, what is best on the driver found.
 macro_rules! config_words {
     ($(#[$about:meta])* $name:ident or auto { $($(#[$meaning:meta])* $value:ident = $word:literal,)* }) => {
         config_words! { $(#[$about])* $name { $($(#[$meaning])* $value = $word,)* } }

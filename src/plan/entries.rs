@@ -19,7 +19,7 @@ pub const TOO_MANY_ENTRIES: &str =
 /// before and behind is made of base pages, so that no folio reaches beyond the range.
 pub fn whole_folios(base: u64, size: u64, host: &Host) -> (u64, u64) {
     let folio = host.thp_page.max(host.page_size);
-    let before = (base.next_multiple_of(folio) - base).min(size);
+    let before = ((folio - base % folio) % folio).min(size);
     (before, (size - before) / folio * folio)
 }
 

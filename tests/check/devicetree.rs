@@ -22,7 +22,8 @@ fn planned(vendor: &Vendor, more: &str) -> (LaunchPlan, Tree) {
     let config = load(&file).unwrap();
     let host = Host::PAGES_4K;
     let root = Some(vendor.0.clone());
-    let options = Options { paths: vec![file], dtb: false, json: false, host, kernel: None, root };
+    let kernel = Some(gunyah::Dialect::Ack61);
+    let options = Options { paths: vec![file], dtb: false, json: false, host, kernel, root };
     let report = check(&options);
     assert_eq!(report.problems, []);
     let plan = report.vms[0].plan.clone().unwrap();
