@@ -73,6 +73,10 @@ impl Stopping {
         self.wait_anew(now);
     }
 
+    pub(super) fn is_in_last_close(&self) -> bool {
+        matches!(self.closing, Some(Closing::Kernel | Closing::Lost))
+    }
+
     fn wait_anew(&mut self, now: u64) {
         self.since = now;
         self.next = Some(now.saturating_add(CLOSE_TIMEOUT));
@@ -195,8 +199,7 @@ impl Lifecycle {
             _ => format!("not closed within {time}"),
         };
         let lost = stopping.closing == Some(Closing::Lost);
-        let in_last_close = lost || stopping.closing == Some(Closing::Kernel);
-        let in_kernel = stopping.push == Push::Killed || in_last_close || !runs;
+        let in_kernel = stopping.push == Push::Killed || stopping.is_in_last_close() || !runs;
         let stuck_at = stopping.since.saturating_add(STUCK_TIMEOUT);
         stopping.next = (in_kernel && now < stuck_at).then_some(stuck_at);
         stopping.stuck = in_kernel && now >= stuck_at;
@@ -259,6 +262,17 @@ impl Lifecycle {
             self.end_run(None, Then::Policy, doing, now);
         }
         self.closes(Closing::Kernel, now);
+    }
+
+    /// START waits for its turn: its time begins anew.
+    pub(super) fn busy(&mut self, with: &str, now: u64) {
+        if !self.may_have_started() {
+            return;
+        }
+        if let Phase::Starting { deadline } = &mut self.phase {
+            *deadline = now.saturating_add(self.rules.start_timeout);
+            self.tell(format!("launching; the resource manager takes {with} down first"));
+        }
     }
 
     pub(super) fn start_late(&mut self, now: u64) {
