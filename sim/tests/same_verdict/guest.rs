@@ -14,6 +14,7 @@ use gunyah_sim::engine::Access;
 use gunyah_sim::model::dialect::Dialect;
 use gunyah_sim::model::{Model, Settings, StartStep};
 use gunyahd::check::{check, Options, Report};
+use gunyahd::plan::Host;
 use nix::errno::Errno;
 use nix::sys::mman::{mmap_anonymous, munmap, MapFlags, ProtFlags};
 
@@ -51,7 +52,8 @@ impl Vendor {
     pub fn check(&self, keys: &str) -> Report {
         let text = format!(r#"{{ "name": "vm", "kernel": {{ "path": "/Image" }}, {keys} }}"#);
         let file = self.file("vm.json", text.as_bytes());
-        check(&Options { root: Some(self.0.clone()), ..Options::new(vec![file]) })
+        let (host, root) = (Host::PAGES_4K, Some(self.0.clone()));
+        check(&Options { paths: vec![file], dtb: false, json: false, host, root })
     }
 }
 

@@ -230,7 +230,7 @@ fn rules_of_the_vm_config() {
         NODEV,
         moved(0x2000_0000),
     );
-    broken(&config, &["dtb-base-address-limit", "dtb-base-address-differs"], NODEV, moved(1 << 36));
+    broken(&config, &["dtb-base-address-limit", "dtb-base-address-differs"], INVAL, moved(1 << 36));
     broken(&config, &["dtb-base-address-differs"], None, moved(0x9000_0000));
 
     good(&config, |tree| {
