@@ -294,22 +294,9 @@ impl Lifecycle {
     /// Whether the worker may be in START or beyond: from then on its end is the resource manager's
     /// matter, too.
     fn may_have_started(&self) -> bool {
-        match self.last_step {
-            None => false,
-            Some(step) => !matches!(
-                step,
-                Step::Images
-                    | Step::Plan
-                    | Step::Pool
-                    | Step::Memory
-                    | Step::Kernel
-                    | Step::Initrd
-                    | Step::Dtb
-                    | Step::Device
-                    | Step::CreateVm
-                    | Step::Region
-            ),
-        }
+        // Before START a VM without vCPUs has its devicetree, one with them its functions.
+        let from_start_on = [Step::DtbConfig, Step::Functions, Step::Start, Step::Run, Step::Stop];
+        self.last_step.is_some_and(|step| from_start_on.contains(&step))
     }
 
     pub(super) fn ready_late(&mut self, now: u64) {
