@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -100,7 +101,8 @@ impl Host {
             .unwrap();
         let host = Self { binaries, dir, simulator };
         let deadline = Instant::now() + PATIENCE;
-        while !host.dir.join("socket").exists() {
+        // Its file is there before anybody listens.
+        while UnixStream::connect(host.dir.join("socket")).is_err() {
             assert!(Instant::now() < deadline, "no control socket");
             std::thread::sleep(Duration::from_millis(5));
         }
