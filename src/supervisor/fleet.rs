@@ -93,8 +93,12 @@ impl Fleet {
         }
         self.returns.expire(now);
         for index in 0..self.vms.len() {
-            let due = self.vms[index].life.deadline();
-            if due.is_some_and(|due| due <= now) {
+            if self.is_due(index, now) {
+                if let Some(with) = self.taken_down_beside(index) {
+                    self.feed(index, Event::Busy(&with), now, out);
+                }
+            }
+            if self.is_due(index, now) {
                 self.feed(index, Event::Timer, now, out);
             }
             if self.vms[index].life.is_stuck() {
@@ -117,6 +121,18 @@ impl Fleet {
             Some(_) => Overall::Stopping,
             None => Overall::of(self.vms.iter().map(|vm| vm.life.state())),
         });
+    }
+
+    fn is_due(&self, index: usize, now: u64) -> bool {
+        self.vms[index].life.deadline().is_some_and(|due| due <= now)
+    }
+
+    /// Another VM that the kernel takes down now.
+    fn taken_down_beside(&self, index: usize) -> Option<String> {
+        let down =
+            |vm: &Vm| (vm.life.is_in_last_close() || vm.pending.is_some()) && !vm.life.is_stuck();
+        let mut others = self.vms.iter().enumerate().filter(|(at, _)| *at != index);
+        others.find(|(_, vm)| down(vm)).map(|(_, vm)| vm.name.to_string())
     }
 
     /// Lets waiting VMs start whose time has come; whether one's state changed.

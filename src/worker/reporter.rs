@@ -50,7 +50,6 @@ impl Reporter {
             match sendmsg::<()>(channel, &parts, &[], MsgFlags::MSG_NOSIGNAL, None) {
                 Ok(_) => return,
                 Err(Errno::EINTR) => {}
-                Err(Errno::EPIPE | Errno::ECONNRESET) => return,
                 // The kernel may be short of memory for a moment, and a worker whose word of running
                 // is lost would be taken for one that hangs.
                 Err(_) => std::thread::sleep(PAUSE),

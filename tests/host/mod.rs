@@ -115,6 +115,7 @@ impl Host {
             .unwrap();
         let host = Self { binaries, dir, simulator };
         let deadline = Instant::now() + PATIENCE;
+        // Its file is there before anybody listens.
         while UnixStream::connect(host.dir.join("socket")).is_err() {
             assert!(Instant::now() < deadline, "no control socket");
             std::thread::sleep(Duration::from_millis(5));

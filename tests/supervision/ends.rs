@@ -98,6 +98,26 @@ fn a_teardown_of_an_hour_is_waited_for_and_told() {
 }
 
 #[test]
+fn a_start_waits_for_the_end_of_another_vm_and_is_not_late_for_it() {
+    on_both(|mut host| {
+        let quick = json!({"start": {"timeout": "100ms"}, "autostart": false});
+        host.vm("a", proxy(json!({})))
+            .vm("b", proxy(quick))
+            .script("teardown delay 3600000 waiting\n")
+            .boot();
+        host.until("a", State::Running);
+        let mut watch = host.watch();
+        assert_eq!(host.told(&["stop", "a", "--no-wait"]).0, 0);
+        watch.until_next("a", State::Stopping);
+        assert_eq!(host.told(&["start", "b", "--no-wait"]).0, 0);
+        watch.until_reason("b", "launching; the resource manager takes a down first");
+        host.tell_simulator("teardown over");
+        watch.until_next("b", State::Running);
+        assert!(watch.states_of("b").iter().all(|state| *state != State::Stopping));
+    });
+}
+
+#[test]
 fn a_worker_that_does_not_answer_is_killed_by_a_person_alone() {
     let mut host = Host::new();
     let stop = json!({"stop": {"console_line": "off"}, "stop_timeout": "100ms"});

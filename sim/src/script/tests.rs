@@ -11,6 +11,7 @@ fn every_form() {
             vm 2 end 3 error after 5\n\
             vm 2 busy 3\n\
             vm 2 fault ENOMEM 0x80000000\n\
+            vm 2 untold\n\
             vm 3 refuse EIO\n\
             call VM_SET_USER_MEM_REGION 2 errno ENOMEM\n\
             call lend_user_mem * hang\n\
@@ -21,6 +22,7 @@ fn every_form() {
             forgive\n\
             teardown delay 10\n\
             teardown delay 20 behind\n\
+            teardown over\n\
             property refuse 0x18\n\
             logd vanish\n\
             rm dead\n\
@@ -46,6 +48,7 @@ fn every_form() {
             },
             Command::Busy { vm: 2, count: 3 },
             Command::PageFault { vm: 2, errno: Errno::ENOMEM, address: 0x8000_0000 },
+            Command::Untold { vm: 2 },
             Command::Refuse { vm: 3, errno: Errno::EIO },
             Command::Call {
                 call: "SET_USER_MEM_REGION".into(),
@@ -81,6 +84,7 @@ fn every_form() {
             Command::Forgive,
             Command::Teardown { delay: Duration::from_millis(10), behind: None },
             Command::Teardown { delay: Duration::from_millis(20), behind: Some(true) },
+            Command::TeardownOver,
             Command::Property(PeerMode::Refuse(0x18)),
             Command::Log(PeerMode::Vanish),
             Command::RmDead,

@@ -73,6 +73,10 @@ impl Stopping {
         self.wait_anew(now);
     }
 
+    pub(super) fn is_in_last_close(&self) -> bool {
+        matches!(self.closing, Some(Closing::Kernel | Closing::Lost))
+    }
+
     fn wait_anew(&mut self, now: u64) {
         self.since = now;
         self.next = Some(now.saturating_add(CLOSE_TIMEOUT));
@@ -195,8 +199,7 @@ impl Lifecycle {
             _ => format!("not closed within {time}"),
         };
         let lost = stopping.closing == Some(Closing::Lost);
-        let in_last_close = lost || stopping.closing == Some(Closing::Kernel);
-        let in_kernel = stopping.push == Push::Killed || in_last_close || !runs;
+        let in_kernel = stopping.push == Push::Killed || stopping.is_in_last_close() || !runs;
         let stuck_at = stopping.since.saturating_add(STUCK_TIMEOUT);
         stopping.next = (in_kernel && now < stuck_at).then_some(stuck_at);
         stopping.stuck = in_kernel && now >= stuck_at;
@@ -261,6 +264,17 @@ impl Lifecycle {
         self.closes(Closing::Kernel, now);
     }
 
+    /// START waits for its turn: its time begins anew.
+    pub(super) fn busy(&mut self, with: &str, now: u64) {
+        if !self.may_have_started() {
+            return;
+        }
+        if let Phase::Starting { deadline } = &mut self.phase {
+            *deadline = now.saturating_add(self.rules.start_timeout);
+            self.tell(format!("launching; the resource manager takes {with} down first"));
+        }
+    }
+
     pub(super) fn start_late(&mut self, now: u64) {
         let timeout = Span::millis(self.rules.start_timeout);
         let what = format!("no start within {timeout} (start.timeout); {}", self.progress());
@@ -280,22 +294,9 @@ impl Lifecycle {
     /// Whether the worker may be in START or beyond: from then on its end is the resource manager's
     /// matter, too.
     fn may_have_started(&self) -> bool {
-        match self.last_step {
-            None => false,
-            Some(step) => !matches!(
-                step,
-                Step::Images
-                    | Step::Plan
-                    | Step::Pool
-                    | Step::Memory
-                    | Step::Kernel
-                    | Step::Initrd
-                    | Step::Dtb
-                    | Step::Device
-                    | Step::CreateVm
-                    | Step::Region
-            ),
-        }
+        // Before START a VM without vCPUs has its devicetree, one with them its functions.
+        let from_start_on = [Step::DtbConfig, Step::Functions, Step::Start, Step::Run, Step::Stop];
+        self.last_step.is_some_and(|step| from_start_on.contains(&step))
     }
 
     pub(super) fn ready_late(&mut self, now: u64) {

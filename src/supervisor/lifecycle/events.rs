@@ -142,6 +142,8 @@ pub enum Event<'a> {
     PagesMissing(&'a str),
     /// The worker is gone.
     Died(Death),
+    /// The resource manager takes this VM down, and does one thing after the other.
+    Busy(&'a str),
     /// Time has passed.
     Timer,
 }

@@ -157,6 +157,11 @@ impl Lifecycle {
         matches!(&self.phase, Phase::Stopping(stopping) if stopping.then == Then::Rest)
     }
 
+    /// The kernel takes it down.
+    pub fn is_in_last_close(&self) -> bool {
+        matches!(&self.phase, Phase::Stopping(stopping) if stopping.is_in_last_close())
+    }
+
     /// It waits in the kernel for what does not come.
     pub fn is_stuck(&self) -> bool {
         matches!(&self.phase, Phase::Stopping(stopping) if stopping.stuck)
@@ -206,6 +211,7 @@ impl Lifecycle {
             Event::PagesPending => self.pages_pending(now),
             Event::PagesMissing(why) => self.missing = Some(why.to_owned()),
             Event::Died(death) => self.died(death, now),
+            Event::Busy(with) => self.busy(with, now),
             Event::Timer => self.timer(now),
         }
         std::mem::take(&mut self.actions)

@@ -454,6 +454,21 @@ fn a_start_that_hangs_is_named_and_not_killed() {
 }
 
 #[test]
+fn a_start_that_waits_for_anothers_end_has_its_time_after_it() {
+    let mut story = starting(Step::Functions);
+    story.now = 30_000;
+    story.on(Event::Busy("b")).on(Event::Timer);
+    let why = "launching; the resource manager takes b down first";
+    assert_eq!(*story.last(), (State::Starting, why.to_owned()));
+    assert_eq!(story.sleep(), 30_000);
+    assert_eq!(story.life.state(), State::Stopping);
+    // Before START it waits for nobody.
+    let mut story = starting(Step::Images);
+    story.on(Event::Busy("b"));
+    assert_eq!(story.life.deadline(), Some(30_000));
+}
+
+#[test]
 fn a_launch_that_hangs_before_start_is_killed() {
     let mut story = starting(Step::Images);
     assert_eq!(story.sleep(), 30_000);
