@@ -263,7 +263,7 @@ fn bare(config: &VmConfig, plan: &LaunchPlan, blob: &[u8]) -> Bare {
         userspace_addr: u64::try_from(start.as_ptr().addr()).unwrap(),
     };
     ioctl(&vm, uapi::VM_ANDROID_LEND_USER_MEM, address(&region));
-    let dtb = uapi::DtbConfig { guest_phys_addr: plan.dtb.base, size: plan.dtb.size };
+    let dtb = uapi::GuestRange { guest_phys_addr: plan.dtb.base, size: plan.dtb.size };
     ioctl(&vm, uapi::VM_SET_DTB_CONFIG, address(&dtb));
     ioctl(&vm, uapi::VM_START, 0);
     Bare { start, size, _fds: vec![vm, memory] }

@@ -13,96 +13,62 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::text::{errno_name, printable};
+use crate::text::{errno_name, printable, words};
 
-/// A step of a launch, in the order of the way through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Step {
-    /// Serving: the supervisor's socket and signals.
-    Serve,
-    /// Reading and checking the VM's file.
-    Config,
-    /// Making the VM's process.
-    Process,
-    /// Opening the Gunyah device.
-    Device,
-    /// CREATE_VM.
-    CreateVm,
-    /// Asking which driver it is, and whether it can do what the VM's file asks.
-    Dialect,
-    /// Opening kernel, initrd, devicetree and region files and reading their headers.
-    Images,
-    /// Deciding every address and size.
-    Plan,
-    /// Checking huge page pools and limits.
-    Pool,
-    /// Mapping and populating guest memory.
-    Memory,
-    /// Reading the kernel into guest memory.
-    Kernel,
-    /// Reading the initrd into guest memory.
-    Initrd,
-    /// Checking the devicetree and writing it into guest memory.
-    Dtb,
-    /// Registering a region.
-    Region,
-    /// SET_DTB_CONFIG.
-    DtbConfig,
-    /// SET_BOOT_CONTEXT.
-    BootContext,
-    /// Adding vCPUs and interrupt lines.
-    Functions,
-    /// START.
-    Start,
-    /// Running: the vCPU loop, or holding the fds.
-    Run,
-    /// Closing the VM.
-    Stop,
-}
-
-impl Step {
-    /// The word in messages.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Step::Serve => "serve",
-            Step::Config => "config",
-            Step::Process => "process",
-            Step::Device => "device",
-            Step::CreateVm => "create-vm",
-            Step::Dialect => "dialect",
-            Step::Images => "images",
-            Step::Plan => "plan",
-            Step::Pool => "pool",
-            Step::Memory => "memory",
-            Step::Kernel => "kernel",
-            Step::Initrd => "initrd",
-            Step::Dtb => "dtb",
-            Step::Region => "region",
-            Step::DtbConfig => "dtb-config",
-            Step::BootContext => "boot-context",
-            Step::Functions => "functions",
-            Step::Start => "start",
-            Step::Run => "run",
-            Step::Stop => "stop",
-        }
+words! {
+    /// A step of a launch, in the order of the way through.
+    Step {
+        /// Serving: the supervisor's socket and signals.
+        Serve = "serve",
+        /// Reading and checking the VM's file.
+        Config = "config",
+        /// Making the VM's process.
+        Process = "process",
+        /// Opening the Gunyah device.
+        Device = "device",
+        /// CREATE_VM.
+        CreateVm = "create-vm",
+        /// Asking which driver it is, and whether it can do what the VM's file asks.
+        Dialect = "dialect",
+        /// Opening kernel, initrd, devicetree and region files and reading their headers.
+        Images = "images",
+        /// Deciding every address and size.
+        Plan = "plan",
+        /// Checking huge page pools and limits.
+        Pool = "pool",
+        /// Mapping and populating guest memory.
+        Memory = "memory",
+        /// Reading the kernel into guest memory.
+        Kernel = "kernel",
+        /// Reading the initrd into guest memory.
+        Initrd = "initrd",
+        /// Checking the devicetree and writing it into guest memory.
+        Dtb = "dtb",
+        /// Registering a region.
+        Region = "region",
+        /// SET_DTB_CONFIG.
+        DtbConfig = "dtb-config",
+        /// SET_BOOT_CONTEXT.
+        BootContext = "boot-context",
+        /// Adding vCPUs and interrupt lines.
+        Functions = "functions",
+        /// START.
+        Start = "start",
+        /// Running: the vCPU loop, or holding the fds.
+        Run = "run",
+        /// Closing the VM.
+        Stop = "stop",
     }
 }
 
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+words! {
+    /// Whether it stops the launch.
+    Severity {
+        /// It does.
+        Error = "error",
+        /// A person should know of it.
+        Warning = "warning",
     }
-}
-
-/// Whether it stops the launch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// It does.
-    Error,
-    /// A person should know of it.
-    Warning,
 }
 
 /// What can be wrong, without the values of a case.
@@ -239,6 +205,14 @@ impl Diagnostic {
     pub fn cure(mut self, cure: impl Into<Cow<'static, str>>) -> Self {
         self.cure = cure.into();
         self
+    }
+
+    /// The same, where there is one.
+    pub fn cure_if(self, cure: Option<impl Into<Cow<'static, str>>>) -> Self {
+        match cure {
+            Some(cure) => self.cure(cure),
+            None => self,
+        }
     }
 
     /// Waiting does not help.

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `gunyahd`: the init service, one VM in the foreground, and the check without a device.
 
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::Path;
 use std::process::ExitCode;
 
 use gunyahd::check;
 use gunyahd::cli::daemon::{self, Command};
+use gunyahd::cli::{self, complain, Stop};
 use gunyahd::config;
+use gunyahd::diagnostic::Diagnostic;
 use gunyahd::explain;
 use gunyahd::status::logger::{self, Audience};
 use gunyahd::supervisor::{self, BootOptions};
-use gunyahd::text::{failure, printable};
+use gunyahd::text::failure;
 use gunyahd::worker::Setting;
 
 /// Could not work.
@@ -23,12 +25,12 @@ const LAUNCH_FAILED: u8 = 3;
 
 fn main() -> ExitCode {
     match daemon::parse(std::env::args_os().skip(1)) {
-        Ok(Command::Print(text)) => print(&text),
         Ok(Command::Boot(options)) => boot(options),
         Ok(Command::Run { file, setting }) => run(&file, setting),
         Ok(Command::Check(options)) => check(&options),
         Ok(Command::Explain(name)) => explain(name.as_deref()),
-        Err(error) => {
+        Err(Stop::Print(text)) => print(&text),
+        Err(Stop::Usage(error)) => {
             complain(&format!("gunyahd: {error}; see gunyahd --help"));
             ExitCode::from(USAGE)
         }
@@ -36,9 +38,8 @@ fn main() -> ExitCode {
 }
 
 fn print(text: &str) -> ExitCode {
-    match std::io::stdout().write_all(text.as_bytes()) {
+    match cli::print(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => unwritable(&error),
     }
 }
@@ -56,26 +57,22 @@ fn explain(name: Option<&str>) -> ExitCode {
 // A reader that went away (`| head`) knows why it sees no more.
 fn unwritable(error: &std::io::Error) -> ExitCode {
     if error.kind() != ErrorKind::BrokenPipe {
-        let text = format!("gunyahd: standard output: {}", failure(error));
-        complain(&text);
+        complain(&format!("gunyahd: standard output: {}", failure(error)));
     }
     ExitCode::from(BROKEN)
-}
-
-// A closed standard error must not cause a panic.
-fn complain(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{}", printable(text));
 }
 
 fn boot(options: BootOptions) -> ExitCode {
     logger::start(Audience::Service, log::LevelFilter::Info);
     match supervisor::boot(options) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            log::error!("{error}");
-            ExitCode::from(BROKEN)
-        }
+        Err(error) => broken(&error),
     }
+}
+
+fn broken(error: &Diagnostic) -> ExitCode {
+    log::error!("{error}");
+    ExitCode::from(BROKEN)
 }
 
 fn check(options: &check::Options) -> ExitCode {
@@ -100,9 +97,6 @@ fn run(file: &Path, setting: Setting) -> ExitCode {
     };
     match supervisor::run(config, setting) {
         Ok(outcome) => ExitCode::from(daemon::exit_code(outcome)),
-        Err(error) => {
-            log::error!("{error}");
-            ExitCode::from(BROKEN)
-        }
+        Err(error) => broken(&error),
     }
 }

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Calls on this process and its children that nix has not, or not for Android: fork, pidfds, prctl,
-//! inherited and received fds. What is `unsafe` about them is here.
+//! Calls on this process and its children that nix has not, or not for Android: fork, pidfds, inherited
+//! and received fds. What is `unsafe` about them is here.
 
 use std::io::IoSliceMut;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use libc::c_ulong;
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::fcntl::{fcntl, FcntlArg, FdFlag};
-use nix::sys::signal::{sigaction, SaFlags, SigAction, SigHandler, SigSet, Signal};
+use nix::sys::signal::{
+    sigaction, sigprocmask, SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal,
+};
 use nix::sys::socket::{recvmsg, ControlMessageOwned, MsgFlags};
 use nix::unistd::{ForkResult, Pid};
 
@@ -103,21 +104,7 @@ pub fn close_all_but(keep: &[RawFd]) -> Result<(), Errno> {
 fn close_range(first: RawFd, last: RawFd) -> Result<(), Errno> {
     // SAFETY: closes fds that nothing in this child uses again.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
-    match Errno::result(result) {
-        // Before Linux 5.9.
-        Err(Errno::ENOSYS) => {}
-        result => return result.map(drop),
-    }
-    let listed = std::fs::read_dir("/proc/self/fd").map_err(|_| Errno::ENOSYS)?;
-    let open: Vec<RawFd> = listed
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|fd| (first..=last).contains(fd))
-        .collect();
-    for fd in open {
-        // SAFETY: as above; one that is already closed (the directory's own) only answers EBADF.
-        unsafe { libc::close(fd) };
-    }
-    Ok(())
+    Errno::result(result).map(drop)
 }
 
 /// Gives every signal its default effect, but ignores those in `ignored`; blocks none.
@@ -134,34 +121,13 @@ pub fn reset_signals(ignored: &[Signal]) -> Result<(), Errno> {
         // SAFETY: both handlers are the kernel's own; no code of ours runs in a signal.
         unsafe { sigaction(signal, &action) }?;
     }
-    SigSet::empty().thread_set_mask()
-}
-
-/// The signal that this process gets when the thread that forked it ends. nix has the call for Linux and
-/// not for Android, rustix in a feature that AOSP's build of it may lack.
-pub fn set_pdeathsig(signal: Signal) -> Result<(), Errno> {
-    let (signal, none) = (c_ulong::from(signal as u32), 0 as c_ulong);
-    // SAFETY: the option takes a number.
-    let result = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal, none, none, none) };
-    Errno::result(result).map(drop)
+    // Not pthread_sigmask, whose errors nix takes for success.
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_signal_of_a_parents_end_is_kept() {
-        std::thread::spawn(|| {
-            set_pdeathsig(Signal::SIGUSR1).unwrap();
-            let mut signal: libc::c_int = 0;
-            // SAFETY: the kernel writes one int.
-            let done = unsafe { libc::prctl(libc::PR_GET_PDEATHSIG, &mut signal) };
-            assert_eq!((done, signal), (0, Signal::SIGUSR1 as libc::c_int));
-        })
-        .join()
-        .unwrap();
-    }
 
     #[test]
     fn with_a_second_thread_nothing_is_forked() {

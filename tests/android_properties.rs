@@ -7,6 +7,8 @@
 mod dir;
 #[path = "android/property_service.rs"]
 mod property_service;
+#[path = "android/said.rs"]
+mod said;
 
 use std::io::Write;
 use std::os::unix::net::UnixListener;
@@ -16,8 +18,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dir::Dir;
-use gunyahd::status::properties::{Counts, Fault, PropertyClient, QUEUE_MAX};
+use gunyahd::status::properties::{PropertyClient, QUEUE_MAX};
 use property_service::read_request;
+use said::warnings;
 
 /// A call that must not block is given this long, on a loaded machine.
 const AT_ONCE: Duration = Duration::from_millis(500);
@@ -44,6 +47,12 @@ fn serve(
     })
 }
 
+/// A client whose warnings are kept.
+fn client(dir: &Dir) -> PropertyClient {
+    warnings();
+    PropertyClient::new(socket(dir))
+}
+
 fn pair(name: &str, value: &str) -> (String, String) {
     (name.into(), value.into())
 }
@@ -52,7 +61,7 @@ fn pair(name: &str, value: &str) -> (String, String) {
 fn values_arrive_in_order() {
     let dir = Dir::new("properties");
     let service = serve(UnixListener::bind(socket(&dir)).unwrap(), 40, |_, _| 0);
-    let mut client = PropertyClient::new(socket(&dir));
+    let mut client = client(&dir);
     for n in 0..40 {
         client.set("vendor.gunyah.vm1.state", &format!("state {n}"));
     }
@@ -61,7 +70,6 @@ fn values_arrive_in_order() {
     let expected: Vec<_> =
         (0..40).map(|n| pair("vendor.gunyah.vm1.state", &format!("state {n}"))).collect();
     assert_eq!(seen, expected);
-    assert_eq!(client.counts().set, 40);
     assert!(client.poll_fd().is_none() && client.deadline().is_none());
 }
 
@@ -69,7 +77,7 @@ fn values_arrive_in_order() {
 fn values_are_cut_at_91_bytes_between_characters() {
     let dir = Dir::new("properties");
     let service = serve(UnixListener::bind(socket(&dir)).unwrap(), 2, |_, _| 0);
-    let mut client = PropertyClient::new(socket(&dir));
+    let mut client = client(&dir);
     client.set("vendor.gunyah.a.reason", &"é".repeat(60));
     client.set("vendor.gunyah.a.reason", "two\nlines");
     assert!(client.finish(Duration::from_secs(20)));
@@ -79,65 +87,42 @@ fn values_are_cut_at_91_bytes_between_characters() {
 }
 
 #[test]
-fn names_that_init_refuses_are_never_sent() {
-    let dir = Dir::new("properties");
-    let listener = UnixListener::bind(socket(&dir)).unwrap();
-    listener.set_nonblocking(true).unwrap();
-    let mut client = PropertyClient::new(socket(&dir));
-    for name in ["", ".a", "a.", "a..b", "a b", "a/b", "ä", &"n".repeat(256)] {
-        client.set(name, "x");
-        assert!(
-            matches!(client.last_error(), Some(error) if error.name == name && matches!(error.fault, Fault::Name(_))),
-            "{name:?}"
-        );
-    }
-    assert_eq!(client.counts().failed, 8);
-    assert!(listener.accept().is_err(), "something was sent");
-}
-
-#[test]
 fn every_refusal_is_named_and_the_next_value_still_goes() {
     let codes = [
         (0x04, "PROP_ERROR_READ_CMD"),
         (0x08, "PROP_ERROR_READ_DATA"),
-        (0x0B, "PROP_ERROR_READ_ONLY_PROPERTY"),
-        (0x10, "PROP_ERROR_INVALID_NAME"),
         (0x14, "PROP_ERROR_INVALID_VALUE"),
         (0x18, "PROP_ERROR_PERMISSION_DENIED"),
         (0x1B, "PROP_ERROR_INVALID_CMD"),
-        (0x20, "PROP_ERROR_HANDLE_CONTROL_MESSAGE"),
         (0x24, "PROP_ERROR_SET_FAILED"),
-        (0xFFFF_FFFF, "0xffffffff"),
+        (0xFFFF_FFFF_u32, "0xffffffff"),
     ];
     let dir = Dir::new("properties");
     let service = serve(UnixListener::bind(socket(&dir)).unwrap(), codes.len() + 1, |_, value| {
         value.parse().unwrap()
     });
-    let mut client = PropertyClient::new(socket(&dir));
+    let mut client = client(&dir);
     for (code, name) in codes {
         client.set("vendor.gunyah.a.state", &code.to_string());
         assert!(client.finish(Duration::from_secs(20)));
-        let error = client.last_error().unwrap();
-        assert_eq!(error.fault, Fault::Refused(code));
-        let text = error.to_string();
+        let [text] = &warnings()[..] else { panic!("one warning each") };
         assert!(text.contains(name) && text.contains("vendor.gunyah.a.state"), "{text}");
     }
     client.set("vendor.gunyah.a.state", "0");
     assert!(client.finish(Duration::from_secs(20)));
     service.join().unwrap();
-    assert_eq!(client.counts().set, 1);
-    assert_eq!(client.counts().failed, 10);
+    assert_eq!(warnings(), [""; 0]);
 }
 
 #[test]
 fn a_permission_error_says_where_to_look() {
     let dir = Dir::new("properties");
     let service = serve(UnixListener::bind(socket(&dir)).unwrap(), 1, |_, _| 0x18);
-    let mut client = PropertyClient::new(socket(&dir));
+    let mut client = client(&dir);
     client.set("vendor.gunyah.a.state", "running");
     assert!(client.finish(Duration::from_secs(20)));
     service.join().unwrap();
-    let text = client.last_error().unwrap().to_string();
+    let text = warnings().concat();
     for word in ["vendor.gunyah.a.state", "SELinux", "property_contexts", "set_prop"] {
         assert!(text.contains(word), "{word} is missing in: {text}");
     }
@@ -146,13 +131,12 @@ fn a_permission_error_says_where_to_look() {
 #[test]
 fn without_a_service_everything_is_dropped_at_once() {
     let dir = Dir::new("properties");
-    let mut client = PropertyClient::new(socket(&dir));
+    let mut client = client(&dir);
     for _ in 0..3 {
         client.set("vendor.gunyah.state", "running");
     }
     assert!(client.is_idle());
-    assert_eq!(client.counts().dropped, 3);
-    assert_eq!(client.last_error(), None);
+    assert_eq!(warnings(), [""; 0]);
     // It is found when it comes.
     let service = serve(UnixListener::bind(socket(&dir)).unwrap(), 1, |_, _| 0);
     client.set("vendor.gunyah.state", "stopped");
@@ -164,10 +148,10 @@ fn without_a_service_everything_is_dropped_at_once() {
 fn a_stale_socket_refuses_and_says_so() {
     let dir = Dir::new("properties");
     drop(UnixListener::bind(socket(&dir)).unwrap());
-    let mut client = PropertyClient::new(socket(&dir));
+    let mut client = client(&dir);
     client.set("vendor.gunyah.state", "running");
     assert!(client.is_idle());
-    let text = client.last_error().unwrap().to_string();
+    let text = warnings().concat();
     assert!(text.contains("ECONNREFUSED") && text.contains("nobody listens"), "{text}");
 }
 
@@ -175,7 +159,7 @@ fn a_stale_socket_refuses_and_says_so() {
 fn a_hung_service_never_blocks_and_times_out() {
     let dir = Dir::new("properties");
     let listener = UnixListener::bind(socket(&dir)).unwrap();
-    let mut client = PropertyClient::new(socket(&dir));
+    let mut client = client(&dir);
     let start = Instant::now();
     client.set("vendor.gunyah.a.state", "lost");
     client.set("vendor.gunyah.a.state", "kept");
@@ -189,8 +173,8 @@ fn a_hung_service_never_blocks_and_times_out() {
     assert!(Instant::now() >= deadline);
     drop(held);
     assert_eq!(service.join().unwrap(), [pair("vendor.gunyah.a.state", "kept")]);
-    assert_eq!(client.last_error().unwrap().fault, Fault::Timeout("waiting for the answer"));
-    assert_eq!(client.counts(), Counts { set: 1, failed: 1, ..Counts::default() });
+    let [text] = &warnings()[..] else { panic!("one warning") };
+    assert!(text.contains("\"lost\"") && text.contains("no answer from init within 5 s"), "{text}");
 }
 
 #[test]
@@ -217,7 +201,7 @@ fn a_full_backlog_is_retried_by_the_deadline() {
             }
         }
     }
-    let mut client = PropertyClient::new(socket(&dir));
+    let mut client = client(&dir);
     let start = Instant::now();
     client.set("vendor.gunyah.state", "running");
     assert!(start.elapsed() < AT_ONCE, "set blocked");
@@ -229,7 +213,7 @@ fn a_full_backlog_is_retried_by_the_deadline() {
     let service = serve(listener, 1, |_, _| 0);
     assert!(client.finish(Duration::from_secs(20)));
     assert_eq!(service.join().unwrap().len(), 1);
-    assert_eq!(client.counts().set, 1);
+    assert_eq!(warnings(), [""; 0]);
 }
 
 #[test]
@@ -251,21 +235,24 @@ fn a_service_that_hangs_up_or_floods_costs_one_value() {
         read_request(&mut stream);
         stream.write_all(&0u32.to_ne_bytes()).unwrap();
     });
-    let mut client = PropertyClient::new(socket(&dir));
+    let mut client = client(&dir);
     for n in 0..4 {
         client.set("vendor.gunyah.state", &n.to_string());
     }
     assert!(client.finish(Duration::from_secs(20)));
     service.join().unwrap();
-    assert_eq!(client.counts(), Counts { set: 1, failed: 3, ..Counts::default() });
-    assert_eq!(client.last_error().unwrap().fault, Fault::Refused(0xAAAA_AAAA));
+    let warnings = warnings();
+    assert_eq!(warnings.len(), 3, "{warnings:?}");
+    assert!(warnings[0].contains("without an answer"), "{warnings:?}");
+    assert!(warnings[1].contains("without an answer"), "{warnings:?}");
+    assert!(warnings[2].contains("0xaaaaaaaa"), "{warnings:?}");
 }
 
 #[test]
 fn a_full_queue_skips_superseded_values_first() {
     let dir = Dir::new("properties");
     let listener = UnixListener::bind(socket(&dir)).unwrap();
-    let mut client = PropertyClient::new(socket(&dir));
+    let mut client = client(&dir);
     // The first one is on its way; the queue takes QUEUE_MAX more.
     client.set("vendor.gunyah.first", "x");
     client.set("vendor.gunyah.a.state", "old");
@@ -273,13 +260,14 @@ fn a_full_queue_skips_superseded_values_first() {
         client.set(&format!("vendor.gunyah.n{n}"), "x");
     }
     client.set("vendor.gunyah.a.state", "new");
-    assert_eq!(client.counts(), Counts::default());
+    assert_eq!(warnings(), [""; 0]);
     // Full: a.state=old makes room, then nothing is superseded and the oldest goes.
     client.set("vendor.gunyah.last", "x");
-    assert_eq!(client.counts().superseded, 1);
+    let text = warnings().concat();
+    assert!(text.contains("vendor.gunyah.a.state=\"old\": dropped"), "{text}");
     client.set("vendor.gunyah.really-last", "x");
-    let error = client.last_error().unwrap();
-    assert_eq!((&*error.name, &error.fault), ("vendor.gunyah.n0", &Fault::QueueFull));
+    let text = warnings().concat();
+    assert!(text.contains("vendor.gunyah.n0=\"x\": dropped"), "{text}");
     let service = serve(listener, QUEUE_MAX + 1, |_, _| 0);
     assert!(client.finish(Duration::from_secs(20)));
     let seen = service.join().unwrap();
@@ -300,14 +288,14 @@ fn a_poll_loop_is_woken_by_the_fd() {
         may_answer.recv().unwrap();
         stream.write_all(&0u32.to_ne_bytes()).unwrap();
     });
-    let mut client = PropertyClient::new(socket(&dir));
+    let mut client = client(&dir);
     client.set("vendor.gunyah.state", "running");
     answer.send(()).unwrap();
-    while let Some((fd, flags)) = client.poll_fd() {
-        let mut fds = [nix::poll::PollFd::new(fd, flags)];
+    while let Some(fd) = client.poll_fd() {
+        let mut fds = [nix::poll::PollFd::new(fd, nix::poll::PollFlags::POLLIN)];
         assert_eq!(nix::poll::poll(&mut fds, 10_000u16).unwrap(), 1, "no event");
         client.on_ready();
     }
     service.join().unwrap();
-    assert_eq!(client.counts().set, 1);
+    assert_eq!(warnings(), [""; 0]);
 }

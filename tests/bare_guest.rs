@@ -437,6 +437,27 @@ fn nothing_that_it_prints_is_lost_on_the_way_to_a_reader() {
 }
 
 #[test]
+fn a_signal_at_an_exit_loses_no_byte_and_feeds_no_stale_one() {
+    let config = json!({
+        "vcpus": { "count": 1, "scheduling": "proxy" },
+        "console": {},
+        "cmdline": "print=2000 end=off",
+    });
+    let Some(guest) = guest() else { return };
+    // At each exit of its life: VCPU_RUN is EINTR, and the next one completes what nobody answered.
+    let signals = "vm 1 signal 1000000\n";
+    let Some(host) = Host::boot("signal", "exec", signals, guest, &config) else {
+        return;
+    };
+    let status = host.wait_for("stopped");
+    assert_eq!(status["last_end"]["reason"], "power-off", "{status:#}");
+    let lines = printed(&host);
+    assert!(lines.contains(&"guest: ready".to_owned()), "{lines:#?}");
+    let dots: usize = lines.iter().map(|line| line.matches('.').count()).sum();
+    assert_eq!(dots, 2000 - 2000usize.div_ceil(64));
+}
+
+#[test]
 fn typed_text_comes_by_interrupt_on_both_consoles() {
     for device in ["pl011", "16550"] {
         let changes = json!({ "console": { "device": device, "interrupt": 40, "label": 9 } });

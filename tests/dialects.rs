@@ -61,6 +61,8 @@ fn the_driver_is_asked_first_and_named_everywhere() {
         assert_eq!(steps(&status)[..7], first, "{dialect}");
         let text = String::from_utf8(host.ask(&["status", "vm"]).stdout).unwrap();
         assert!(text.contains(&format!("driver    {dialect}\n")), "{text}");
+        let text = String::from_utf8(host.ask(&["status"]).stdout).unwrap();
+        assert!(text.ends_with(&format!("driver: {dialect}\n")), "{text}");
         assert!(host.log().contains(&format!("the driver's dialect is {dialect}")), "{dialect}");
     }
 }

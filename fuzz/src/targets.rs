@@ -175,7 +175,6 @@ pub fn property(bytes: &[u8]) {
         let _ = service.write_all(&bytes[..bytes.len().min(64)]);
     }
     client.finish(Duration::from_millis(1));
-    let _ = client.last_error().map(ToString::to_string);
     let _ = std::fs::remove_file(&socket);
 }
 

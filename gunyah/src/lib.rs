@@ -43,8 +43,9 @@
 //! 6. [`Vm::add_vcpu`] for each CPU of the devicetree, [`Vm::add_irqfd`], [`Vm::add_ioeventfd`].
 //! 7. [`Vm::start`], once. After a failure, drop everything and begin again.
 //! 8. [`Vcpu::run`] on a thread for each CPU, until it returns [`Exit::Status`].
-//! 9. Drop every [`Vcpu`], then the [`Vm`]: that takes the VM down and gives the memory back. It can take
-//!    long and cannot be interrupted. Then unmap the memory.
+//! 9. Close the eventfds of [`Vm::add_irqfd`], drop every [`Vcpu`], then the [`Vm`]: that takes the VM down
+//!    and gives the memory back. It can take long and cannot be interrupted, and SIGKILL does not hasten
+//!    it. Then unmap the memory.
 //!
 //! All of it belongs in one process: the driver refuses memory calls and [`Vcpu::run`] from another
 //! address space than the one that created the VM (EPERM), and a forked child that inherits a descriptor
@@ -120,7 +121,7 @@ use std::path::Path;
 
 pub use dialect::Dialect;
 pub use vcpu::{Exit, ImmediateExit, Resume, Vcpu};
-pub use vm::{BootRegister, Trigger, Vm};
+pub use vm::{BootRegister, Ioeventfd, Trigger, Vm};
 
 /// The open device. It may be dropped once the VM is created.
 #[derive(Debug)]

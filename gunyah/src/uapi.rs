@@ -29,8 +29,8 @@ const fn iow(kind: u8, number: u32, size: usize) -> u32 {
 pub const CREATE_VM: u32 = io(IOCTL_TYPE, 0x0);
 /// On a VM, [`UserMemoryRegion`]: shares a region.
 pub const VM_SET_USER_MEM_REGION: u32 = iow(IOCTL_TYPE, 0x1, size_of::<UserMemoryRegion>());
-/// On a VM, [`DtbConfig`]: says where the devicetree is.
-pub const VM_SET_DTB_CONFIG: u32 = iow(IOCTL_TYPE, 0x2, size_of::<DtbConfig>());
+/// On a VM, [`GuestRange`]: says where the devicetree is.
+pub const VM_SET_DTB_CONFIG: u32 = iow(IOCTL_TYPE, 0x2, size_of::<GuestRange>());
 /// On a VM, no argument: returns once the VM runs.
 pub const VM_START: u32 = io(IOCTL_TYPE, 0x3);
 /// On a VM, [`FunctionDesc`]: adds a vCPU, whose descriptor it returns, an irqfd or an ioeventfd.
@@ -48,11 +48,10 @@ pub const VM_SET_BOOT_CONTEXT: u32 = iow(IOCTL_TYPE, 0xa, size_of::<BootContext>
 /// On a VM, [`UserMemoryRegion`]: lends a region (Android).
 pub const VM_ANDROID_LEND_USER_MEM: u32 =
     iow(ANDROID_IOCTL_TYPE, 0x11, size_of::<UserMemoryRegion>());
-/// On a VM, [`FwConfig`]: says where the protected VM's firmware is (Android).
-pub const VM_ANDROID_SET_FW_CONFIG: u32 = iow(ANDROID_IOCTL_TYPE, 0x12, size_of::<FwConfig>());
-/// On a VM, [`ReclaimRegion`]: takes lent pages back (android16-6.12).
-pub const VM_ANDROID_RECLAIM_REGION: u32 =
-    iow(ANDROID_IOCTL_TYPE, 0x13, size_of::<ReclaimRegion>());
+/// On a VM, [`GuestRange`]: says where the protected VM's firmware is (Android).
+pub const VM_ANDROID_SET_FW_CONFIG: u32 = iow(ANDROID_IOCTL_TYPE, 0x12, size_of::<GuestRange>());
+/// On a VM, [`GuestRange`]: takes lent pages back (android16-6.12).
+pub const VM_ANDROID_RECLAIM_REGION: u32 = iow(ANDROID_IOCTL_TYPE, 0x13, size_of::<GuestRange>());
 /// On the misc device of a contiguous memory area, no argument: returns a descriptor of its memory
 /// (android16-6.12).
 pub const ANDROID_CREATE_CMA_MEM_FD: u32 = io(ANDROID_IOCTL_TYPE, 0x14);
@@ -89,33 +88,14 @@ pub const MEM_ALLOW_EXEC: u32 = 4;
 /// For [`VM_ANDROID_MAP_CMA_MEM`] alone: the memory is lent; shared without it.
 pub const MEM_LEND: u32 = 0x10;
 
-/// Argument of [`VM_SET_DTB_CONFIG`].
+/// Argument of [`VM_SET_DTB_CONFIG`], with the room for the overlay; of [`VM_ANDROID_SET_FW_CONFIG`]; and
+/// of [`VM_ANDROID_RECLAIM_REGION`], where a size of 0 is not refused and counts down from 0.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct DtbConfig {
-    /// Guest address, a multiple of the host's page.
-    pub guest_phys_addr: u64,
-    /// Bytes with the room for the overlay, a multiple of the host's page.
-    pub size: u64,
-}
-
-/// Argument of [`VM_ANDROID_SET_FW_CONFIG`].
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct FwConfig {
+pub struct GuestRange {
     /// Guest address, a multiple of the host's page.
     pub guest_phys_addr: u64,
     /// Bytes, a multiple of the host's page.
-    pub size: u64,
-}
-
-/// Argument of [`VM_ANDROID_RECLAIM_REGION`].
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ReclaimRegion {
-    /// Guest address, a multiple of the host's page.
-    pub guest_phys_addr: u64,
-    /// Bytes, a multiple of the host's page. 0 is not refused, and counts down from 0.
     pub size: u64,
 }
 

@@ -14,13 +14,17 @@ use crate::uapi::{self, ExitMmio, ExitPageFault, ExitStatus, VcpuRun};
 
 /// One CPU of a proxy-scheduled VM. The guest runs on it while a thread is in [`Vcpu::run`].
 ///
-/// Dropping it unmaps the run page and closes the descriptor.
+/// Dropping it unmaps the run page, then closes the descriptor. The VM lives as long as either of them,
+/// of any of its vCPUs, is there.
 #[derive(Debug)]
 pub struct Vcpu {
-    fd: OwnedFd,
+    // Before the descriptor: a mapping keeps the VM alive, and the last close should be a close.
     page: Arc<RunPage>,
+    fd: OwnedFd,
     // Where the exit that was returned last wants its answer; meaningless before the first one.
     resume_at: usize,
+    // How the VM ended, once the driver has said so: it does not write it to the page again.
+    end: Option<ExitStatus>,
 }
 
 /// Why [`Vcpu::run`] returned.
@@ -104,30 +108,54 @@ pub enum Resume {
 impl Vcpu {
     pub(crate) fn map(fd: OwnedFd) -> io::Result<Self> {
         let page = Arc::new(RunPage::map(fd.as_fd())?);
-        let resume_at = MMIO_RESUME;
-        Ok(Self { fd, page, resume_at })
+        Ok(Self { page, fd, resume_at: MMIO_RESUME, end: None })
     }
 
     /// Lets the guest run until it exits (VCPU_RUN). Blocks while the guest runs or sleeps. To be called
     /// after [`Vm::start`](crate::Vm::start), by one thread for as long as the VM lives.
     ///
+    /// The driver may record an exit and answer EINTR all the same, because a signal was pending at that
+    /// moment. The next VCPU_RUN would complete that access with an answer that nobody gave: a write is
+    /// lost, a read finds stale bytes. So such an exit is returned as any other, and EINTR means that there
+    /// was none.
+    ///
+    /// The signal's handler must not restart system calls (`SA_RESTART`), else the kernel enters VCPU_RUN
+    /// again before anybody sees the page. Where the kernel restarts a call by itself, because a signal has
+    /// no handler (SIGSTOP and SIGCONT, the freezer), such an exit is lost and nothing tells.
+    ///
     /// # Errors
-    /// - EINTR: a signal arrived, or [`ImmediateExit`] is set. To be run again, or not. A signal handler
-    ///   that restarts system calls (`SA_RESTART`) takes this away.
+    /// - EINTR: a signal arrived, or [`ImmediateExit`] is set. To be run again, or not.
     /// - EBUSY, EAGAIN: the hypervisor is not ready to run it, usual for a moment around the VM's end. Run
     ///   it again after a short sleep. If it stays, the VM is not proxy-scheduled.
     /// - ENODEV: the VM does not run, or its devicetree has no such vCPU.
     /// - EINVAL: the last answer was one that the driver refuses; correct it and run again.
     /// - EPERM: another process created the VM.
     pub fn run(&mut self) -> io::Result<Exit> {
-        // After EINTR the page may still hold an exit that the driver recorded and did not return
-        // (android's kernels). It is not looked for here.
-        ioctl::once(self.fd.as_fd(), uapi::VCPU_RUN, 0)?;
-        let exit = Exit::decode(&self.page.read());
+        self.page.clear_exit();
+        let answer = ioctl::once(self.fd.as_fd(), uapi::VCPU_RUN, 0).map(drop);
+        self.exit_of(answer)
+    }
+
+    /// What the driver's answer and the page, which was cleared before the call, mean together.
+    fn exit_of(&mut self, answer: io::Result<()>) -> io::Result<Exit> {
+        let page = self.page.read();
+        let recorded = page.exit_reason != uapi::EXIT_UNKNOWN;
+        match answer {
+            Ok(()) => {}
+            Err(error) if recorded && error.raw_os_error() == Some(libc::EINTR) => {}
+            Err(error) => return Err(error),
+        }
+        if let (false, Some(end)) = (recorded, self.end) {
+            return Ok(Exit::Status(end));
+        }
+        let exit = Exit::decode(&page);
         self.resume_at = match exit {
             Exit::PageFault { .. } => FAULT_RESUME,
             _ => MMIO_RESUME,
         };
+        if let Exit::Status(end) = exit {
+            self.end = Some(end);
+        }
         Ok(exit)
     }
 
@@ -225,6 +253,14 @@ impl RunPage {
     fn read(&self) -> VcpuRun {
         // SAFETY: the mapping holds a whole VcpuRun, page aligned; every bit pattern is valid.
         unsafe { self.start.as_ptr().cast::<VcpuRun>().read_volatile() }
+    }
+
+    /// Takes the last exit's reason away, so that a new one can be told from it.
+    fn clear_exit(&self) {
+        let reason = self.at(offset_of!(VcpuRun, exit_reason)).cast::<u32>();
+        // SAFETY: the four bytes lie in the page, aligned as in VcpuRun, and only the thread that has the
+        // Vcpu writes them.
+        unsafe { reason.write_volatile(uapi::EXIT_UNKNOWN) };
     }
 
     fn at(&self, offset: usize) -> *mut u8 {

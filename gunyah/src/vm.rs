@@ -45,11 +45,39 @@ impl BootRegister {
 
 /// How an interrupt line behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
 pub enum Trigger {
     /// Each write to the eventfd raises the interrupt once.
-    Edge,
+    Edge = 0,
     /// The interrupt stays raised until the guest clears its doorbell.
-    Level,
+    Level = uapi::IRQFD_FLAGS_LEVEL,
+}
+
+/// An eventfd that the guest's writes to an address fire, for [`Vm::add_ioeventfd`].
+#[derive(Debug, Clone, Copy)]
+pub struct Ioeventfd<'a> {
+    /// The eventfd.
+    pub eventfd: BorrowedFd<'a>,
+    /// The guest address, which must not be memory.
+    pub address: u64,
+    /// Bytes of the write: 1, 2, 4 or 8.
+    pub len: u32,
+    /// With a value, only writes of `len` bytes and of exactly this value count, and others exit. Without
+    /// one every write to the address counts, whatever its length; `len` may then be 0 as well.
+    pub datamatch: Option<u64>,
+}
+
+impl Ioeventfd<'_> {
+    fn argument(&self) -> uapi::FunctionIoeventfd {
+        uapi::FunctionIoeventfd {
+            datamatch: self.datamatch.unwrap_or(0),
+            addr: self.address,
+            len: self.len,
+            fd: self.eventfd.as_raw_fd(),
+            flags: self.datamatch.map_or(0, |_| uapi::IOEVENTFD_FLAGS_DATAMATCH),
+            padding: 0,
+        }
+    }
 }
 
 impl Vm {
@@ -103,7 +131,7 @@ impl Vm {
     /// # Errors
     /// EOVERFLOW: the range passes the end of the address space. Other mistakes show at [`Vm::start`].
     pub fn set_dtb_config(&self, guest_phys_addr: u64, size: u64) -> io::Result<()> {
-        let config = uapi::DtbConfig { guest_phys_addr, size };
+        let config = uapi::GuestRange { guest_phys_addr, size };
         ioctl::with(self.as_fd(), uapi::VM_SET_DTB_CONFIG, &config).map(drop)
     }
 
@@ -127,7 +155,7 @@ impl Vm {
     /// # Errors
     /// ENOTTY: the kernel has no such call.
     pub fn set_fw_config(&self, guest_phys_addr: u64, size: u64) -> io::Result<()> {
-        let config = uapi::FwConfig { guest_phys_addr, size };
+        let config = uapi::GuestRange { guest_phys_addr, size };
         ioctl::with(self.as_fd(), uapi::VM_ANDROID_SET_FW_CONFIG, &config).map(drop)
     }
 
@@ -145,7 +173,7 @@ impl Vm {
         if size == 0 {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
-        let range = uapi::ReclaimRegion { guest_phys_addr, size };
+        let range = uapi::GuestRange { guest_phys_addr, size };
         ioctl::with(self.as_fd(), uapi::VM_ANDROID_RECLAIM_REGION, &range).map(drop)
     }
 
@@ -184,7 +212,7 @@ impl Vm {
     /// # Errors
     /// ENOENT: there is no such vCPU.
     pub fn remove_vcpu(&self, id: u32) -> io::Result<()> {
-        self.remove(uapi::FUNCTION_VCPU, &uapi::FunctionVcpu { id })
+        self.function(uapi::VM_REMOVE_FUNCTION, uapi::FUNCTION_VCPU, &uapi::FunctionVcpu { id })
     }
 
     /// Connects an eventfd with the doorbell of this label in the devicetree: a write to the eventfd rings
@@ -194,30 +222,19 @@ impl Vm {
     ///
     /// The driver holds a reference to the eventfd; closing the descriptor does not disconnect it.
     ///
+    /// Close the eventfd before the VM, also where [`Vm::start`] has failed: of a doorbell that never was
+    /// there, android14-6.1 leaves an entry in the eventfd's queue, and the eventfd's close after the VM's
+    /// walks memory that is freed by then.
+    ///
     /// # Errors
     /// - EEXIST: the label is connected already.
     /// - EINVAL: the descriptor is not an eventfd.
     /// - ENOENT, ENXIO, EOPNOTSUPP, ENOTTY: as for [`Vm::add_vcpu`] (`CONFIG_GUNYAH_IRQFD`).
-    pub fn add_irqfd(
-        &self,
-        eventfd: BorrowedFd<'_>,
-        label: u32,
-        trigger: Trigger,
-    ) -> io::Result<()> {
-        let flags = match trigger {
-            Trigger::Edge => 0,
-            Trigger::Level => uapi::IRQFD_FLAGS_LEVEL,
-        };
-        self.add(
-            uapi::FUNCTION_IRQFD,
-            &uapi::FunctionIrqfd {
-                // A descriptor's number is not negative.
-                fd: eventfd.as_raw_fd().unsigned_abs(),
-                label,
-                flags,
-                padding: 0,
-            },
-        )
+    pub fn add_irqfd(&self, event: BorrowedFd<'_>, label: u32, trigger: Trigger) -> io::Result<()> {
+        // A descriptor's number is not negative.
+        let fd = event.as_raw_fd().unsigned_abs();
+        let irqfd = uapi::FunctionIrqfd { fd, label, flags: trigger as u32, padding: 0 };
+        self.function(uapi::VM_ADD_FUNCTION, uapi::FUNCTION_IRQFD, &irqfd)
     }
 
     /// Disconnects the doorbell of this label.
@@ -227,30 +244,19 @@ impl Vm {
     pub fn remove_irqfd(&self, label: u32) -> io::Result<()> {
         // The driver compares the label alone.
         let irqfd = uapi::FunctionIrqfd { label, ..uapi::FunctionIrqfd::default() };
-        self.remove(uapi::FUNCTION_IRQFD, &irqfd)
+        self.function(uapi::VM_REMOVE_FUNCTION, uapi::FUNCTION_IRQFD, &irqfd)
     }
 
     /// Lets the driver write to an eventfd in place of an [`Exit::MmioWrite`](crate::Exit::MmioWrite)
-    /// whenever the guest writes to `address`, which must not be memory.
-    ///
-    /// With a `datamatch`, only writes of `len` bytes (1, 2, 4 or 8) and of exactly this value count, and
-    /// others exit. Without one every write to the address counts, whatever its length; `len` may then be
-    /// 0 as well.
+    /// whenever the guest writes to its address.
     ///
     /// # Errors
     /// - EINVAL: the length is not one of these, or 0 with a `datamatch`, or the descriptor is not an
     ///   eventfd.
     /// - EEXIST: another one would match the same writes.
     /// - ENOENT, ENXIO, EOPNOTSUPP, ENOTTY: as for [`Vm::add_vcpu`] (`CONFIG_GUNYAH_IOEVENTFD`).
-    pub fn add_ioeventfd(
-        &self,
-        eventfd: BorrowedFd<'_>,
-        address: u64,
-        len: u32,
-        datamatch: Option<u64>,
-    ) -> io::Result<()> {
-        let event = ioeventfd(eventfd, address, len, datamatch);
-        self.add(uapi::FUNCTION_IOEVENTFD, &event)
+    pub fn add_ioeventfd(&self, event: &Ioeventfd<'_>) -> io::Result<()> {
+        self.function(uapi::VM_ADD_FUNCTION, uapi::FUNCTION_IOEVENTFD, &event.argument())
     }
 
     /// Takes back an ioeventfd that was added with the same values. Kernels differ in what they compare,
@@ -258,15 +264,8 @@ impl Vm {
     ///
     /// # Errors
     /// ENOENT: there is none.
-    pub fn remove_ioeventfd(
-        &self,
-        eventfd: BorrowedFd<'_>,
-        address: u64,
-        len: u32,
-        datamatch: Option<u64>,
-    ) -> io::Result<()> {
-        let event = ioeventfd(eventfd, address, len, datamatch);
-        self.remove(uapi::FUNCTION_IOEVENTFD, &event)
+    pub fn remove_ioeventfd(&self, event: &Ioeventfd<'_>) -> io::Result<()> {
+        self.function(uapi::VM_REMOVE_FUNCTION, uapi::FUNCTION_IOEVENTFD, &event.argument())
     }
 
     /// Gives the VM to the resource manager, which makes it and lets it run. Blocks until it runs, and
@@ -290,14 +289,9 @@ impl Vm {
         ioctl::number(self.as_fd(), uapi::VM_START, 0).map(drop)
     }
 
-    fn add<T>(&self, kind: u32, argument: &T) -> io::Result<()> {
-        let function = describe(kind, argument);
-        ioctl::with(self.as_fd(), uapi::VM_ADD_FUNCTION, &function).map(drop)
-    }
-
-    fn remove<T>(&self, kind: u32, argument: &T) -> io::Result<()> {
-        let function = describe(kind, argument);
-        ioctl::with(self.as_fd(), uapi::VM_REMOVE_FUNCTION, &function).map(drop)
+    /// Adds or removes a function, as `request` says.
+    fn function<T>(&self, request: u32, kind: u32, argument: &T) -> io::Result<()> {
+        ioctl::with(self.as_fd(), request, &describe(kind, argument)).map(drop)
     }
 }
 
@@ -319,20 +313,4 @@ fn describe<T>(kind: u32, argument: &T) -> uapi::FunctionDesc {
     #[allow(clippy::cast_possible_truncation)] // Below FUNCTION_MAX_ARG_SIZE, each of them.
     let arg_size = size_of::<T>() as u32;
     uapi::FunctionDesc { kind, arg_size, arg: ioctl::address_of(argument) }
-}
-
-fn ioeventfd(
-    eventfd: BorrowedFd<'_>,
-    address: u64,
-    len: u32,
-    datamatch: Option<u64>,
-) -> uapi::FunctionIoeventfd {
-    uapi::FunctionIoeventfd {
-        datamatch: datamatch.unwrap_or(0),
-        addr: address,
-        len,
-        fd: eventfd.as_raw_fd(),
-        flags: datamatch.map_or(0, |_| uapi::IOEVENTFD_FLAGS_DATAMATCH),
-        padding: 0,
-    }
 }

@@ -71,9 +71,9 @@ fn facts() -> Vec<Fact> {
     layout!(facts: "struct user_mem_region" = UserMemoryRegion {
         label, flags, guest_phys_addr, memory_size, userspace_addr,
     });
-    layout!(facts: "struct dtb_config" = DtbConfig { guest_phys_addr, size });
-    layout!(facts: "struct fw_config" = FwConfig { guest_phys_addr, size });
-    layout!(facts: "struct reclaim_region" = ReclaimRegion { guest_phys_addr, size });
+    layout!(facts: "struct dtb_config" = GuestRange { guest_phys_addr, size });
+    layout!(facts: "struct fw_config" = GuestRange { guest_phys_addr, size });
+    layout!(facts: "struct reclaim_region" = GuestRange { guest_phys_addr, size });
     layout!(facts: "struct map_cma_mem" = MapCmaMem {
         label, padding, guest_phys_addr, flags, guest_mem_fd, offset, size,
     });

@@ -7,7 +7,7 @@ use std::ffi::CString;
 use std::process::exit;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use gunyah::uapi::{self, DtbConfig, FunctionDesc, FunctionVcpu, UserMemoryRegion};
+use gunyah::uapi::{self, FunctionDesc, FunctionVcpu, GuestRange, UserMemoryRegion};
 use nix::errno::Errno;
 use vm_fdt::FdtWriter;
 
@@ -144,7 +144,7 @@ fn ready() -> Vm {
     };
     let _ = told("region", with(fd, call, &region));
     let dtb =
-        DtbConfig { guest_phys_addr: BASE + DTB_PAGE * page(), size: (PAGES - DTB_PAGE) * page() };
+        GuestRange { guest_phys_addr: BASE + DTB_PAGE * page(), size: (PAGES - DTB_PAGE) * page() };
     let _ = told("dtb", with(fd, uapi::VM_SET_DTB_CONFIG, &dtb));
     let argument = FunctionVcpu { id: 0 };
     let desc = FunctionDesc {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use gunyah::uapi::{
-    BootContext, DtbConfig, FunctionDesc, FunctionIoeventfd, FunctionIrqfd, FunctionVcpu, FwConfig,
+    BootContext, FunctionDesc, FunctionIoeventfd, FunctionIrqfd, FunctionVcpu, GuestRange,
     UserMemoryRegion, FUNCTION_IOEVENTFD, FUNCTION_IRQFD, FUNCTION_VCPU,
 };
 use nix::errno::Errno;
@@ -168,10 +168,10 @@ pub fn arguments(call: &str, caller: &Caller, argument: u64) -> Value {
                 })
             })
         }
-        "VM_SET_DTB_CONFIG" => caller.read::<DtbConfig>(argument).map(
+        "VM_SET_DTB_CONFIG" => caller.read::<GuestRange>(argument).map(
             |dtb| json!({"guest_phys_addr": hex(dtb.guest_phys_addr), "size": dtb.size}),
         ),
-        "VM_ANDROID_SET_FW_CONFIG" => caller.read::<FwConfig>(argument).map(
+        "VM_ANDROID_SET_FW_CONFIG" => caller.read::<GuestRange>(argument).map(
             |firmware| json!({"guest_phys_addr": hex(firmware.guest_phys_addr), "size": firmware.size}),
         ),
         "VM_SET_BOOT_CONTEXT" => caller

@@ -100,6 +100,11 @@ pub enum Command {
         /// The VM.
         vm: VmId,
     },
+    /// A VM's vCPUs are not woken for its end: a VCPU_RUN that comes after it is told.
+    Untold {
+        /// The VM.
+        vm: VmId,
+    },
     /// A VM's next VCPU_RUN comes back with a page fault (6.6 and later).
     PageFault {
         /// The VM.
@@ -138,6 +143,8 @@ pub enum Command {
         /// Behind the last close, which is back at once.
         behind: Option<bool>,
     },
+    /// Teardowns take no longer; those under way end.
+    TeardownOver,
     /// The resource manager dies.
     RmDead,
     /// The property service's behaviour.
@@ -221,6 +228,7 @@ fn vm_command(vm: &str, words: &[&str]) -> Result<Command, String> {
     match (vm, words) {
         (Some(vm), ["signal", count]) => return Ok(Command::Signals { vm, count: number(count)? }),
         (Some(vm), ["spin"]) => return Ok(Command::Spin { vm }),
+        (Some(vm), ["untold"]) => return Ok(Command::Untold { vm }),
         (Some(vm), ["fault", name, address]) => {
             let digits = address.strip_prefix("0x").unwrap_or(address);
             return Ok(Command::PageFault {
@@ -246,7 +254,7 @@ fn vm_command(vm: &str, words: &[&str]) -> Result<Command, String> {
         _ => {
             return Err(
                 "vm N exit TYPE [after MS] | crash [after MS] | end STATUS TYPE [after MS] | \
-                 busy COUNT | signal COUNT | spin | fault ERRNO ADDRESS | refuse ERRNO"
+                 busy COUNT | signal COUNT | spin | untold | fault ERRNO ADDRESS | refuse ERRNO"
                     .to_string(),
             )
         }
@@ -344,7 +352,8 @@ pub fn parse_line(line: &str) -> Result<Option<Command>, String> {
                 _ => return Err("teardown delay MS [behind | waiting]".to_string()),
             },
         },
-        ["teardown", ..] => return Err("teardown delay MS [behind | waiting]".to_string()),
+        ["teardown", "over"] => Command::TeardownOver,
+        ["teardown", ..] => return Err("teardown delay MS [behind | waiting] | over".to_string()),
         ["rm", "dead"] => Command::RmDead,
         ["property", rest @ ..] => Command::Property(peer_mode(rest)?),
         ["logd", rest @ ..] => Command::Log(peer_mode(rest)?),

@@ -40,13 +40,6 @@ pub struct Options {
     pub root: Option<PathBuf>,
 }
 
-impl Options {
-    /// Text, for a host with 4 KiB pages.
-    pub fn new(paths: Vec<PathBuf>) -> Self {
-        Self { paths, dtb: false, json: false, host: Host::PAGES_4K, kernel: None, root: None }
-    }
-}
-
 /// The host that `--page-size` means: `4K`, `16K` or `64K`.
 pub fn host_with_pages(text: &str) -> Option<Host> {
     match text {

@@ -3,7 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 
-use super::UsageError;
+use super::{usage, Stop};
 
 /// What was given.
 #[derive(Debug, Default)]
@@ -12,19 +12,19 @@ pub struct Args {
     options: Vec<(&'static str, OsString)>,
     /// Everything that is not an option, and everything after `--`.
     pub plain: Vec<OsString>,
-    /// `--help` was there; what stands behind it does not count.
-    pub help: bool,
     /// `--version` was there.
     pub version: bool,
 }
 
 impl Args {
-    /// Reads `words`; `valued` are the options that take a value, `flags` those that take none.
+    /// Reads `words`; `valued` are the options that take a value, `flags` those that take none. `--help`
+    /// stops it with `help`, whatever stands behind.
     pub fn parse(
         words: impl IntoIterator<Item = OsString>,
+        help: &str,
         valued: &[&'static str],
         flags: &[&'static str],
-    ) -> Result<Self, UsageError> {
+    ) -> Result<Self, Stop> {
         let mut args = Self::default();
         let mut words = words.into_iter();
         while let Some(word) = words.next() {
@@ -46,28 +46,33 @@ impl Args {
             let known = |options: &[&'static str]| options.iter().copied().find(|o| *o == name);
             if let Some(option) = known(valued) {
                 let value = attached.or_else(|| words.next()).filter(|v| !v.is_empty());
-                let value = value.ok_or_else(|| UsageError(format!("{option} needs a value")))?;
+                let value = value.ok_or_else(|| usage(format!("{option} needs a value")))?;
                 args.options.push((option, value));
                 continue;
             }
             if let Some(value) = attached {
                 let value = value.to_string_lossy();
-                return Err(UsageError(format!("{name} takes no value, but has {value}")));
+                return Err(usage(format!("{name} takes no value, but has {value}")));
             }
             match name {
-                "--help" | "-h" => {
-                    args.help = true;
-                    break;
-                }
+                "--help" | "-h" => return Err(Stop::Print(help.to_owned())),
                 "--version" | "-V" => args.version = true,
                 _ => {
-                    let option = known(flags);
-                    let option = option.ok_or_else(|| unknown(name))?;
+                    let option = known(flags).ok_or_else(|| unknown(name))?;
                     args.options.push((option, OsString::new()));
                 }
             }
         }
         Ok(args)
+    }
+
+    /// The only plain word, if there is one.
+    pub fn at_most_one(&self) -> Result<Option<&OsStr>, Stop> {
+        match self.plain.as_slice() {
+            [] => Ok(None),
+            [word] => Ok(Some(word)),
+            [_, more, ..] => Err(unexpected(more)),
+        }
     }
 
     /// Whether an option was given.
@@ -87,22 +92,22 @@ impl Args {
     }
 }
 
-fn unknown(option: &str) -> UsageError {
-    UsageError(format!("unknown option {option}"))
+fn unknown(option: &str) -> Stop {
+    usage(format!("unknown option {option}"))
 }
 
 /// A word too many.
-pub fn unexpected(word: &OsStr) -> UsageError {
-    UsageError(format!("unexpected {}", word.to_string_lossy()))
+pub fn unexpected(word: &OsStr) -> Stop {
+    usage(format!("unexpected {}", word.to_string_lossy()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn args(line: &str) -> Result<Args, UsageError> {
+    fn args(line: &str) -> Result<Args, Stop> {
         let words = line.split(' ').map(OsString::from);
-        Args::parse(words, &["--a", "--socket"], &["--flag"])
+        Args::parse(words, "the help", &["--a", "--socket"], &["--flag"])
     }
 
     #[test]
@@ -131,7 +136,7 @@ mod tests {
     #[test]
     fn after_two_dashes_all_is_plain_and_after_help_nothing_counts() {
         assert_eq!(args("-- --a -").unwrap().plain, ["--a", "-"]);
-        let help = args("--flag --help --nonsense x").unwrap();
-        assert!(help.help && help.has("--flag") && help.plain.is_empty());
+        let help = args("--flag --help --nonsense x").unwrap_err();
+        assert_eq!(help, Stop::Print("the help".to_owned()));
     }
 }

@@ -8,7 +8,7 @@ use crate::status::control::Request;
 use crate::supervisor::DEFAULT_SOCKET;
 
 use super::args::{unexpected, Args};
-use super::UsageError;
+use super::{usage, Stop};
 
 /// Names another socket than the default one.
 pub const SOCKET_VARIABLE: &str = "GUNYAHD_SOCKET";
@@ -24,6 +24,8 @@ usage: gunyahctl [--socket PATH] COMMAND
   stop VM [--no-wait]         ask the guest to end, if its file says how, else or after its
                               stop_timeout close the VM; and wait
   restart VM [--no-wait]      stop, then start
+  kill VM [--no-wait]         kill its process: for a worker that does not answer. A hard end can cost the
+                              host memory, or break the resource manager, until the next reboot
   log VM                      the last lines of its journal and of its console
   console VM [--replay BYTES] [--follow]
                               its console: Ctrl-] leaves, as does ~. at the beginning of a line; the
@@ -41,31 +43,20 @@ exit: 0 done                                 3 gunyahd cannot be reached
                                              6 standard output cannot be written
 ";
 
-/// What is to be done.
+/// What who kills a VM's worker should know.
+pub const KILL_WARNING: &str = "warning: a hard end can cost the host memory, or break the resource manager, until the next reboot; `stop` waits for the kernel instead";
+
+/// What to ask gunyahd.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Command {
-    /// Print this text.
-    Print(String),
-    /// Ask gunyahd.
-    Ask {
-        /// Its socket.
-        socket: PathBuf,
-        /// What.
-        request: Request,
-        /// Show the answers as they come, for machines.
-        json: bool,
-    },
-    /// Show a VM's console.
-    Console {
-        /// gunyahd's socket.
-        socket: PathBuf,
-        /// The VM.
-        vm: String,
-        /// Bytes of earlier output.
-        replay: u64,
-        /// Stay after the end of piped input.
-        follow: bool,
-    },
+pub struct Command {
+    /// gunyahd's socket.
+    pub socket: PathBuf,
+    /// What.
+    pub request: Request,
+    /// Show the answers as they come, for machines.
+    pub json: bool,
+    /// Stay on a console after the end of piped input.
+    pub follow: bool,
 }
 
 /// What one sees of the past on coming to a console: a screen or two.
@@ -75,22 +66,19 @@ const DEFAULT_REPLAY: u64 = 4096;
 pub fn parse(
     words: impl IntoIterator<Item = OsString>,
     socket: Option<OsString>,
-) -> Result<Command, UsageError> {
-    let args = Args::parse(words, &["--socket", "--replay"], &["--json", "--no-wait", "--follow"])?;
-    let mut plain = args.plain.iter();
-    let command = plain.next().map(|word| word.to_string_lossy());
-    if args.help || command.as_deref() == Some("help") {
-        return Ok(Command::Print(HELP.to_owned()));
-    }
+) -> Result<Command, Stop> {
+    let valued = ["--socket", "--replay"];
+    let args = Args::parse(words, HELP, &valued, &["--json", "--no-wait", "--follow"])?;
     if args.version {
-        return Ok(Command::Print(super::version("gunyahctl")));
+        return Err(super::version("gunyahctl"));
     }
-    let command = command.ok_or_else(|| UsageError("a command is missing".to_owned()))?;
+    let mut plain = args.plain.iter();
+    let command = plain.next().ok_or_else(|| usage("a command is missing"))?.to_string_lossy();
     let vm = plain.next().map(|word| word.to_string_lossy().into_owned());
     if let Some(more) = plain.next() {
         return Err(unexpected(more));
     }
-    let request = request(&command, vm, !args.has("--no-wait"))?;
+    let request = request(&command, vm, &args)?;
     let is_console = matches!(request, Request::Console { .. });
     let shows_changes = matches!(request, Request::Status { .. } | Request::Watch {});
     for (option, has_meaning) in [
@@ -100,61 +88,53 @@ pub fn parse(
         ("--follow", is_console),
     ] {
         if args.has(option) && !has_meaning {
-            return Err(UsageError(format!("{option} has no meaning for {command}")));
+            return Err(usage(format!("{option} has no meaning for {command}")));
         }
     }
     let from_environment = socket.filter(|path| !path.is_empty());
-    let socket = args.value("--socket").map(OsStr::to_owned);
-    let socket = socket.or(from_environment);
+    let socket = args.value("--socket").map(OsStr::to_owned).or(from_environment);
     let socket = socket.map_or_else(|| DEFAULT_SOCKET.into(), PathBuf::from);
-    if let Request::Console { vm, .. } = request {
-        return Ok(Command::Console {
-            socket,
-            vm,
-            replay: args.value("--replay").map_or(Ok(DEFAULT_REPLAY), bytes)?,
-            follow: args.has("--follow"),
-        });
-    }
-    Ok(Command::Ask { socket, request, json: args.has("--json") })
+    Ok(Command { socket, request, json: args.has("--json"), follow: args.has("--follow") })
 }
 
-fn bytes(value: &OsStr) -> Result<u64, UsageError> {
+fn request(command: &str, vm: Option<String>, args: &Args) -> Result<Request, Stop> {
+    let wait = !args.has("--no-wait");
+    let named = || vm.clone().ok_or_else(|| usage(format!("{command} needs the name of a VM")));
+    Ok(match command {
+        "help" => return Err(Stop::Print(HELP.to_owned())),
+        "status" => Request::Status { vm },
+        "watch" => match vm {
+            None => Request::Watch {},
+            Some(vm) => return Err(unexpected(vm.as_ref())),
+        },
+        "start" => Request::Start { vm: named()?, wait },
+        "stop" => Request::Stop { vm: named()?, wait },
+        "kill" => Request::Kill { vm: named()?, wait },
+        "restart" => Request::Restart { vm: named()?, wait },
+        "log" => Request::Log { vm: named()? },
+        "console" => {
+            let replay = args.value("--replay").map_or(Ok(DEFAULT_REPLAY), bytes)?;
+            Request::Console { vm: named()?, replay: Some(replay), at: None }
+        }
+        _ => return Err(usage(format!("unknown command {command}"))),
+    })
+}
+
+fn bytes(value: &OsStr) -> Result<u64, Stop> {
     let number = value.to_str().and_then(|text| text.parse().ok());
-    number.ok_or_else(|| UsageError("--replay needs a number of bytes".to_owned()))
-}
-
-fn request(command: &str, vm: Option<String>, wait: bool) -> Result<Request, UsageError> {
-    if command == "status" {
-        return Ok(Request::Status { vm });
-    }
-    if command == "watch" {
-        return match vm {
-            None => Ok(Request::Watch {}),
-            Some(vm) => Err(unexpected(vm.as_ref())),
-        };
-    }
-    let named = vm.ok_or_else(|| UsageError(format!("{command} needs the name of a VM")));
-    let of_vm: fn(String, bool) -> Request = match command {
-        "start" => |vm, wait| Request::Start { vm, wait },
-        "stop" => |vm, wait| Request::Stop { vm, wait },
-        "restart" => |vm, wait| Request::Restart { vm, wait },
-        "log" => |vm, _| Request::Log { vm },
-        "console" => |vm, _| Request::Console { vm, replay: None, at: None },
-        _ => return Err(UsageError(format!("unknown command {command}"))),
-    };
-    Ok(of_vm(named?, wait))
+    number.ok_or_else(|| usage("--replay needs a number of bytes"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parse_line(line: &str) -> Result<Command, UsageError> {
+    fn parse_line(line: &str) -> Result<Command, Stop> {
         parse(line.split_whitespace().map(OsString::from), None)
     }
 
-    fn ask(request: Request, json: bool) -> Result<Command, UsageError> {
-        Ok(Command::Ask { socket: DEFAULT_SOCKET.into(), request, json })
+    fn ask(request: Request, json: bool) -> Result<Command, Stop> {
+        Ok(Command { socket: DEFAULT_SOCKET.into(), request, json, follow: false })
     }
 
     #[test]
@@ -165,18 +145,16 @@ mod tests {
         let stop = |wait| Request::Stop { vm: "a".to_owned(), wait };
         assert_eq!(parse_line("stop a"), ask(stop(true), false));
         assert_eq!(parse_line("stop --no-wait a"), ask(stop(false), false));
+        let kill = Request::Kill { vm: "a".to_owned(), wait: true };
+        assert_eq!(parse_line("kill a"), ask(kill, false));
         assert_eq!(parse_line("watch --json"), ask(Request::Watch {}, true));
     }
 
     #[test]
     fn a_console_has_a_past_and_may_be_followed() {
         let console = |replay, follow| {
-            Ok(Command::Console {
-                socket: DEFAULT_SOCKET.into(),
-                vm: "a".to_owned(),
-                replay,
-                follow,
-            })
+            let request = Request::Console { vm: "a".to_owned(), replay: Some(replay), at: None };
+            Ok(Command { socket: DEFAULT_SOCKET.into(), request, json: false, follow })
         };
         assert_eq!(parse_line("console a"), console(4096, false));
         assert_eq!(parse_line("console a --replay 0 --follow"), console(0, true));
@@ -187,7 +165,7 @@ mod tests {
         let socket = |line: &str, environment: Option<&str>| {
             let words = line.split_whitespace().map(OsString::from);
             match parse(words, environment.map(OsString::from)) {
-                Ok(Command::Ask { socket, .. }) => socket,
+                Ok(Command { socket, .. }) => socket,
                 other => panic!("{other:?}"),
             }
         };

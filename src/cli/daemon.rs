@@ -11,7 +11,7 @@ use crate::supervisor::{BootOptions, Outcome, DEFAULT_CONFIG_DIR, DEFAULT_DEVICE
 use crate::worker::Setting;
 
 use super::args::{unexpected, Args};
-use super::UsageError;
+use super::{usage, Stop};
 
 /// `gunyahd --help`.
 pub const HELP: &str = "\
@@ -91,8 +91,6 @@ exit: 0 printed; 1 there is no such name; 2 usage
 /// What is to be done.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Print this text.
-    Print(String),
     /// `boot`
     Boot(BootOptions),
     /// `run`
@@ -109,34 +107,27 @@ pub enum Command {
 }
 
 /// Reads the command line, without the program's name.
-pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
+pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, Stop> {
     let mut words = words.into_iter();
-    let command = words.next();
-    let command = command.ok_or_else(|| UsageError("a command is missing".to_owned()))?;
+    let command = words.next().ok_or_else(|| usage("a command is missing"))?;
     match command.to_str() {
         Some("boot") => boot(words),
         Some("run") => run(words),
         Some("check") => check(words),
         Some("explain") => explain(words),
-        Some("help" | "--help" | "-h") => Ok(Command::Print(HELP.to_owned())),
-        Some("--version" | "-V") => Ok(Command::Print(super::version("gunyahd"))),
+        Some("help" | "--help" | "-h") => Err(Stop::Print(HELP.to_owned())),
+        Some("--version" | "-V") => Err(super::version("gunyahd")),
         _ => {
             let command = command.to_string_lossy();
-            let what = match command.starts_with('-') {
-                true => "option",
-                false => "command",
-            };
-            Err(UsageError(format!("unknown {what} {command}")))
+            let what = if command.starts_with('-') { "option" } else { "command" };
+            Err(usage(format!("unknown {what} {command}")))
         }
     }
 }
 
-fn boot(words: impl Iterator<Item = OsString>) -> Result<Command, UsageError> {
+fn boot(words: impl Iterator<Item = OsString>) -> Result<Command, Stop> {
     let valued = ["--config-dir", "--socket", "--run-dir", "--device"];
-    let args = Args::parse(words, &valued, &["--no-confinement"])?;
-    if args.help {
-        return Ok(Command::Print(BOOT_HELP.to_owned()));
-    }
+    let args = Args::parse(words, BOOT_HELP, &valued, &["--no-confinement"])?;
     if let Some(word) = args.plain.first() {
         return Err(unexpected(word));
     }
@@ -161,54 +152,43 @@ fn setting(args: &Args) -> Setting {
     }
 }
 
-fn run(words: impl Iterator<Item = OsString>) -> Result<Command, UsageError> {
-    let args = Args::parse(words, &["--device"], &["--no-confinement"])?;
-    if args.help {
-        return Ok(Command::Print(RUN_HELP.to_owned()));
-    }
-    match args.plain.as_slice() {
-        [] => Err(UsageError("run needs a VM's FILE".to_owned())),
-        [file] => Ok(Command::Run { file: file.into(), setting: setting(&args) }),
-        [_, word, ..] => Err(unexpected(word)),
-    }
+fn run(words: impl Iterator<Item = OsString>) -> Result<Command, Stop> {
+    let args = Args::parse(words, RUN_HELP, &["--device"], &["--no-confinement"])?;
+    let file = args.at_most_one()?.ok_or_else(|| usage("run needs a VM's FILE"))?;
+    Ok(Command::Run { file: file.into(), setting: setting(&args) })
 }
 
-fn explain(words: impl Iterator<Item = OsString>) -> Result<Command, UsageError> {
-    let args = Args::parse(words, &[], &[])?;
-    if args.help {
-        return Ok(Command::Print(EXPLAIN_HELP.to_owned()));
-    }
-    match args.plain.as_slice() {
-        [] => Ok(Command::Explain(None)),
-        [name] => Ok(Command::Explain(Some(name.to_string_lossy().into_owned()))),
-        [_, word, ..] => Err(unexpected(word)),
-    }
+fn explain(words: impl Iterator<Item = OsString>) -> Result<Command, Stop> {
+    let args = Args::parse(words, EXPLAIN_HELP, &[], &[])?;
+    let name = args.at_most_one()?;
+    Ok(Command::Explain(name.map(|name| name.to_string_lossy().into_owned())))
 }
 
-fn check(words: impl Iterator<Item = OsString>) -> Result<Command, UsageError> {
-    let args = Args::parse(words, &["--kernel", "--root", "--page-size"], &["--dtb", "--json"])?;
-    if args.help {
-        return Ok(Command::Print(CHECK_HELP.to_owned()));
-    }
+fn check(words: impl Iterator<Item = OsString>) -> Result<Command, Stop> {
+    let args = Args::parse(
+        words,
+        CHECK_HELP,
+        &["--kernel", "--root", "--page-size"],
+        &["--dtb", "--json"],
+    )?;
     if args.plain.is_empty() {
-        return Err(UsageError("check needs files or directories".to_owned()));
+        return Err(usage("check needs files or directories"));
     }
-    let mut options = check::Options::new(args.plain.iter().map(PathBuf::from).collect());
-    options.dtb = args.has("--dtb");
-    options.json = args.has("--json");
-    options.root = args.value("--root").map(PathBuf::from);
-    if let Some(pages) = args.value("--page-size") {
-        let host = pages.to_str().and_then(check::host_with_pages);
-        options.host =
-            host.ok_or_else(|| UsageError("--page-size is 4K, 16K or 64K".to_owned()))?;
-    }
-    if let Some(kernel) = args.value("--kernel") {
-        let named = kernel.to_str().and_then(check::kernel_named);
+    let pages = args.value("--page-size").unwrap_or("4K".as_ref());
+    let host = pages.to_str().and_then(check::host_with_pages);
+    let kernel = args.value("--kernel").map(|kernel| {
         let words: Vec<&str> = kernels().iter().map(|kernel| kernel.name()).collect();
-        let usage = || UsageError(format!("--kernel is {}", words.join(", ")));
-        options.kernel = Some(named.ok_or_else(usage)?);
-    }
-    Ok(Command::Check(options))
+        let named = kernel.to_str().and_then(check::kernel_named);
+        named.ok_or_else(|| usage(format!("--kernel is {}", words.join(", "))))
+    });
+    Ok(Command::Check(check::Options {
+        paths: args.plain.iter().map(PathBuf::from).collect(),
+        dtb: args.has("--dtb"),
+        json: args.has("--json"),
+        host: host.ok_or_else(|| usage("--page-size is 4K, 16K or 64K"))?,
+        kernel: kernel.transpose()?,
+        root: args.value("--root").map(PathBuf::from),
+    }))
 }
 
 /// Exit code of `gunyahd run`.
@@ -226,7 +206,7 @@ pub fn exit_code(outcome: Outcome) -> u8 {
 mod tests {
     use super::*;
 
-    fn parse_line(line: &str) -> Result<Command, UsageError> {
+    fn parse_line(line: &str) -> Result<Command, Stop> {
         parse(line.split_whitespace().map(OsString::from))
     }
 
@@ -271,9 +251,14 @@ mod tests {
 
     #[test]
     fn check_takes_many_paths() {
-        let mut options = check::Options::new(vec!["a".into(), "b".into()]);
-        options.dtb = true;
-        options.host = check::host_with_pages("16K").unwrap();
+        let options = check::Options {
+            paths: vec!["a".into(), "b".into()],
+            dtb: true,
+            json: false,
+            host: check::host_with_pages("16K").unwrap(),
+            kernel: None,
+            root: None,
+        };
         assert_eq!(parse_line("check a --dtb --page-size 16K b"), Ok(Command::Check(options)));
     }
 
@@ -294,10 +279,8 @@ mod tests {
             ("run --help=yes", "--help"),
         ] {
             match parse_line(line) {
-                Err(error) => assert!(error.to_string().contains(word), "{line}: {error}"),
-                // `--help` wins over whatever stands behind it.
-                Ok(Command::Print(_)) => assert!(line.contains("--help"), "{line}"),
-                Ok(other) => panic!("{line}: {other:?}"),
+                Err(Stop::Usage(error)) => assert!(error.contains(word), "{line}: {error}"),
+                other => panic!("{line}: {other:?}"),
             }
         }
     }

@@ -9,7 +9,7 @@ use nix::poll::{poll, PollFd, PollFlags};
 use nix::sys::signalfd::SignalFd;
 
 use super::{ask, ClientError, Conversation};
-use crate::status::control::{ControlError, Request, Response};
+use crate::status::control::{Request, Response};
 use crate::status::State;
 use crate::terminal::{look, signal, take_signals, Left, Screen, View};
 
@@ -19,37 +19,31 @@ const LOOK_AGAIN: u16 = 100;
 const LOOKS_AT_THE_SAME_LIFE: u32 = 10;
 
 /// Asks for `vm`'s console and shows it; a VM that starts again is followed into its next life, but
-/// not by a pipe that does not follow. The inner error is gunyahd's refusal.
-pub fn console(
-    socket: &Path,
-    vm: &str,
-    replay: u64,
-    view: View,
-) -> Result<Result<Left, ControlError>, ClientError> {
-    let signals = take_signals().map_err(|errno| ClientError::Broken(errno.into()))?;
-    let screen = Screen::start().map_err(ClientError::Broken)?;
+/// not by a pipe that does not follow.
+pub fn console(socket: &Path, vm: &str, replay: u64, view: View) -> Result<Left, ClientError> {
+    let signals = take_signals()?;
+    let screen = Screen::start()?;
     let stays = view == View::Follow || io::stdin().is_terminal();
     let mut at = None;
     loop {
         let request =
             Request::Console { vm: vm.to_owned(), replay: at.is_none().then_some(replay), at };
         let mut conversation = Conversation::begin(socket, &request)?;
-        let status = match conversation.answer()?.ok_or(ClientError::HungUp)? {
-            Response::Error(error) => return Ok(Err(error)),
+        let status = match conversation.answer()? {
+            Response::Error(error) => return Err(ClientError::Refused(error)),
             Response::Done(status) => status,
             other => return Err(ClientError::Garbled(format!("{other:?}"))),
         };
         let (stream, early) = conversation.into_stream();
-        let (left, seen) =
-            look(stream, &early, vm, view, &screen, Some(&signals)).map_err(ClientError::Broken)?;
+        let (left, seen) = look(stream, &early, vm, view, &screen, Some(&signals))?;
         if left != Left::Closed || !stays {
-            return Ok(Ok(left));
+            return Ok(left);
         }
         let end = status.console_end.unwrap_or(0);
         let first = at.unwrap_or(end.saturating_sub(replay));
         at = Some(first.saturating_add(seen));
         if let Some(left) = wait_for_next_life(socket, vm, status.pid, &screen, &signals)? {
-            return Ok(Ok(left));
+            return Ok(left);
         }
     }
 }
@@ -70,7 +64,7 @@ fn wait_for_next_life(
             Ok(Response::Vms(found)) => found.vms.into_iter().next(),
             Ok(_) => None,
             // It went with its VM.
-            Err(ClientError::Unreachable { .. } | ClientError::HungUp) => None,
+            Err(ClientError::Unreachable(_)) => None,
             Err(error) => return Err(error),
         };
         match found.map(|vm| (vm.state, vm.pid)) {

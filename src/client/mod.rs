@@ -7,7 +7,7 @@ mod show;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
@@ -22,26 +22,22 @@ pub use show::{all, change, one, table};
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// No connection.
-    #[error("gunyahd cannot be reached at {}: {}; {}", .socket.display(), failure(.error), check(.error))]
-    Unreachable {
-        /// The socket.
-        socket: PathBuf,
-        /// The system's answer.
-        error: io::Error,
-    },
-    /// The connection broke.
-    #[error("the connection to gunyahd broke: {}; see its log", failure(.0))]
-    Broken(io::Error),
-    /// It hung up without an answer.
-    #[error("gunyahd hung up without an answer; see its log")]
-    HungUp,
-    /// It hung up on a watch.
-    #[error("gunyahd has hung up: it has ended, or this watch read too slowly; see its log")]
-    Gone,
+    /// gunyahd is not there, or has hung up.
+    #[error("{0}")]
+    Unreachable(String),
     /// Its answer is not of this protocol.
     #[error("gunyahd's answer cannot be understood: {0}")]
     Garbled(String),
+    /// It says no.
+    #[error(transparent)]
+    Refused(ControlError),
+}
+
+impl From<io::Error> for ClientError {
+    fn from(error: io::Error) -> Self {
+        let error = failure(&error);
+        Self::Unreachable(format!("the connection to gunyahd broke: {error}; see its log"))
+    }
 }
 
 fn check(error: &io::Error) -> &'static str {
@@ -53,33 +49,27 @@ fn check(error: &io::Error) -> &'static str {
     }
 }
 
-/// What [`Conversation::wait_unless_closed`] saw.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Waited {
-    /// An answer, or the end of the connection.
-    Answer,
-    /// Nobody reads any more what is shown.
-    NobodyReads,
-}
-
 /// A connection with its one request sent.
 #[derive(Debug)]
 pub struct Conversation {
     answers: BufReader<UnixStream>,
+    answered: bool,
 }
 
 impl Conversation {
     /// Connects to the gunyahd at `socket` and asks.
     pub fn begin(socket: &Path, request: &Request) -> Result<Self, ClientError> {
-        let mut stream = UnixStream::connect(socket)
-            .map_err(|error| ClientError::Unreachable { socket: socket.to_owned(), error })?;
+        let mut stream = UnixStream::connect(socket).map_err(|error| {
+            let (socket, why, check) = (socket.display(), failure(&error), check(&error));
+            let text = format!("gunyahd cannot be reached at {socket}: {why}; {check}");
+            ClientError::Unreachable(text)
+        })?;
         match stream.write_all(&request_line(request)) {
-            Ok(()) => {}
             // A busy gunyahd answers and hangs up before it is asked.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-            Err(error) => return Err(ClientError::Broken(error)),
+            written => written?,
         }
-        Ok(Self { answers: BufReader::new(stream) })
+        Ok(Self { answers: BufReader::new(stream), answered: false })
     }
 
     /// The connection, and what of it was read beyond the last answer.
@@ -88,51 +78,54 @@ impl Conversation {
         (self.answers.into_inner(), early)
     }
 
-    /// Waits for the next answer, or until nobody can read from `out` any more.
-    pub fn wait_unless_closed(&self, out: BorrowedFd<'_>) -> Result<Waited, ClientError> {
-        if !self.answers.buffer().is_empty() {
-            return Ok(Waited::Answer);
-        }
-        loop {
+    /// The next answer; `None` once nobody can read from `out` any more.
+    pub fn answer_unless_closed(
+        &mut self,
+        out: BorrowedFd<'_>,
+    ) -> Result<Option<Response>, ClientError> {
+        while self.answers.buffer().is_empty() {
             let mut fds = [
                 PollFd::new(self.answers.get_ref().as_fd(), PollFlags::POLLIN),
                 // Errors and hang-ups are reported anyway.
                 PollFd::new(out, PollFlags::empty()),
             ];
             match poll(&mut fds, PollTimeout::NONE) {
-                Ok(_) => {}
                 Err(Errno::EINTR) => continue,
-                Err(errno) => return Err(ClientError::Broken(errno.into())),
-            }
+                done => done.map_err(io::Error::from)?,
+            };
             let [answer, closed] = fds.map(|fd| fd.any().unwrap_or(true));
             if answer {
-                return Ok(Waited::Answer);
+                break;
             }
             if closed {
-                return Ok(Waited::NobodyReads);
+                return Ok(None);
             }
         }
+        self.answer().map(Some)
     }
 
-    /// The next answer; `None` when gunyahd has hung up.
-    pub fn answer(&mut self) -> Result<Option<Response>, ClientError> {
+    /// The next answer.
+    pub fn answer(&mut self) -> Result<Response, ClientError> {
         let mut line = Vec::new();
         let limit = u64::try_from(MAX_RESPONSE).unwrap_or(u64::MAX);
-        let read = (&mut self.answers).take(limit).read_until(b'\n', &mut line);
-        match read {
-            Ok(0) => Ok(None),
-            Ok(_) if line.last() != Some(&b'\n') => Err(ClientError::HungUp),
-            Ok(_) => parse_response(&line)
-                .map(Some)
-                .map_err(|ControlError { message, .. }| ClientError::Garbled(message)),
+        match (&mut self.answers).take(limit).read_until(b'\n', &mut line) {
             // It hung up with our request unread, which a busy one does; its answer came before.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(None),
-            Err(error) => Err(ClientError::Broken(error)),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
+            read => drop(read?),
         }
+        if line.last() != Some(&b'\n') {
+            let what = match self.answered {
+                true => "has hung up: it has ended, or this watch read too slowly",
+                false => "hung up without an answer",
+            };
+            return Err(ClientError::Unreachable(format!("gunyahd {what}; see its log")));
+        }
+        self.answered = true;
+        parse_response(&line).map_err(|error| ClientError::Garbled(error.message))
     }
 }
 
 /// Asks for one answer.
 pub fn ask(socket: &Path, request: &Request) -> Result<Response, ClientError> {
-    Conversation::begin(socket, request)?.answer()?.ok_or(ClientError::HungUp)
+    Conversation::begin(socket, request)?.answer()
 }

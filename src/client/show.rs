@@ -10,6 +10,9 @@ use crate::text::{printable, Span};
 /// All VMs as a table, and what is wrong with the whole.
 pub fn all(all: &Vms) -> String {
     let mut text = table(&all.vms);
+    if let Some(dialect) = all.vms.iter().find_map(|vm| vm.dialect.as_deref()) {
+        let _ = writeln!(text, "driver: {}", printable(dialect));
+    }
     for problem in &all.problems {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "problem: {}", printable(problem));

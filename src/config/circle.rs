@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! VMs that wait for each other.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
 use super::names::Dependency;
 
@@ -11,22 +11,17 @@ pub(super) fn circle<'a>(
     start: &'a str,
     after: impl Fn(&str) -> &'a [Dependency],
 ) -> Option<Vec<&'a str>> {
-    let mut came_from: BTreeMap<&str, &str> = BTreeMap::new();
-    let mut open = VecDeque::from([start]);
-    while let Some(vm) = open.pop_front() {
-        for next in after(vm).iter().map(|dependency| dependency.vm.as_str()) {
-            if next == start && vm != start {
-                let mut way = vec![start, vm];
-                // Only `start` itself came from nowhere.
-                while let Some(before) = way.last().and_then(|last| came_from.get(last)) {
-                    way.push(before);
-                }
-                way.reverse();
+    let mut seen = BTreeSet::new();
+    let mut ways = VecDeque::from([vec![start]]);
+    while let Some(way) = ways.pop_front() {
+        let last = way[way.len() - 1];
+        for next in after(last).iter().map(|dependency| dependency.vm.as_str()) {
+            let way = [&way[..], &[next]].concat();
+            if next == start && last != start {
                 return Some(way);
             }
-            if next != start && !came_from.contains_key(next) {
-                came_from.insert(next, vm);
-                open.push_back(next);
+            if next != start && seen.insert(next) {
+                ways.push_back(way);
             }
         }
     }
@@ -35,6 +30,8 @@ pub(super) fn circle<'a>(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::super::VmName;
     use super::*;
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! JSON text to a tree in which every key and value knows its position.
 //!
-//! `serde_json` judges the syntax; this walks text that is already known to be JSON, because messages
-//! need positions and duplicate keys, which the values of `serde_json` do not keep.
+//! `serde_json` judges the syntax; this makes a tree of text that is already known to be JSON, because
+//! messages need positions and duplicate keys, which the values of `serde_json` do not keep.
 
 use std::path::Path;
 
@@ -79,8 +79,9 @@ pub(super) fn read(text: &str) -> Result<Node<'_>, Wrong> {
     if let Err(error) = serde_json::from_str::<IgnoredAny>(text) {
         return Err(syntax(text, &error));
     }
-    let mut walk = Walk { text, at: 0, position: Position::START };
-    walk.value(0)
+    let mut tokens = Tokens { rest: text, position: Position::START };
+    let first = tokens.next();
+    tokens.node(first, 0)
 }
 
 /// The position of the byte at `offset`.
@@ -94,11 +95,8 @@ pub(super) fn position_of(text: &str, offset: usize) -> Position {
 }
 
 fn syntax(text: &str, error: &serde_json::Error) -> Wrong {
-    let line_start = text
-        .split_inclusive('\n')
-        .take(error.line().saturating_sub(1))
-        .map(str::len)
-        .sum::<usize>();
+    let lines = text.split_inclusive('\n').take(error.line().saturating_sub(1));
+    let line_start: usize = lines.map(str::len).sum();
     // serde_json counts bytes of the line and names the last one that it looked at.
     let mut offset = (line_start + error.column().saturating_sub(1)).min(text.len());
     while !text.is_char_boundary(offset) {
@@ -109,11 +107,7 @@ fn syntax(text: &str, error: &serde_json::Error) -> Wrong {
         true => "the file is empty".to_owned(),
         false => format!("not JSON: {}", full.split(" at line ").next().unwrap_or(&full)),
     };
-    let wrong = NOT_JSON.case(what);
-    let wrong = match syntax_cure(text, offset) {
-        Some(cure) => wrong.cure(cure),
-        None => wrong,
-    };
+    let wrong = NOT_JSON.case(what).cure_if(syntax_cure(text, offset));
     (position_of(text, offset), wrong)
 }
 
@@ -135,115 +129,46 @@ fn syntax_cure(text: &str, offset: usize) -> Option<&'static str> {
     }
 }
 
-struct Walk<'a> {
-    text: &'a str,
-    at: usize,
+/// The tokens of a text that is JSON: brackets, strings, numbers and words. Commas and colons are
+/// skipped like space.
+struct Tokens<'a> {
+    rest: &'a str,
     position: Position,
 }
 
-impl<'a> Walk<'a> {
-    fn value(&mut self, depth: usize) -> Result<Node<'a>, Wrong> {
-        self.space();
+#[derive(Clone, Copy)]
+struct Token<'a> {
+    position: Position,
+    text: &'a str,
+}
+
+impl<'a> Tokens<'a> {
+    /// The next token; at the end of the text an empty one.
+    fn next(&mut self) -> Token<'a> {
+        let is_between = |c: char| matches!(c, ' ' | '\t' | '\r' | '\n' | ',' | ':');
+        self.advance(self.rest.find(|c| !is_between(c)));
         let position = self.position;
-        if depth > MAX_DEPTH {
-            return Err(self.wrong(format!("nested deeper than {MAX_DEPTH} levels")));
-        }
-        let value = match self.peek() {
-            Some(b'{') => self.object(depth)?,
-            Some(b'[') => self.list(depth)?,
-            Some(b'"') => Value::String(self.string()?),
-            Some(b't') => self.word("true", Value::Bool(true)),
-            Some(b'f') => self.word("false", Value::Bool(false)),
-            Some(b'n') => self.word("null", Value::Null),
-            Some(b'-' | b'0'..=b'9') => Value::Number(self.number()),
-            _ => return Err(self.wrong("not JSON: expected value")),
+        let mut escaped = false;
+        let mut ends_string = |c: char| {
+            let ends = c == '"' && !escaped;
+            escaped = c == '\\' && !escaped;
+            ends
         };
-        Ok(Node { position, value })
-    }
-
-    fn object(&mut self, depth: usize) -> Result<Value<'a>, Wrong> {
-        let mut members = Vec::new();
-        self.advance(1);
-        loop {
-            self.space();
-            match self.peek() {
-                Some(b'}') => break,
-                Some(b',') => self.advance(1),
-                Some(b'"') => {
-                    let position = self.position;
-                    let key = self.string()?;
-                    self.space();
-                    self.advance(1); // the colon
-                    let value = self.value(depth + 1)?;
-                    members.push(Member { key, position, value });
-                }
-                _ => return Err(self.wrong("not JSON: expected a key")),
+        let text = match self.rest.chars().next() {
+            Some('{' | '}' | '[' | ']') => self.advance(Some(1)),
+            Some('"') => {
+                let end = self.rest[1..].find(&mut ends_string);
+                self.advance(end.map(|end| end + 2))
             }
-        }
-        self.advance(1);
-        Ok(Value::Object(members))
+            _ => self.advance(self.rest.find(|c| is_between(c) || matches!(c, '}' | ']'))),
+        };
+        Token { position, text }
     }
 
-    fn list(&mut self, depth: usize) -> Result<Value<'a>, Wrong> {
-        let mut items = Vec::new();
-        self.advance(1);
-        loop {
-            self.space();
-            match self.peek() {
-                Some(b']') => break,
-                Some(b',') => self.advance(1),
-                _ => items.push(self.value(depth + 1)?),
-            }
-        }
-        self.advance(1);
-        Ok(Value::List(items))
-    }
-
-    fn string(&mut self) -> Result<String, Wrong> {
-        let bytes = self.text.as_bytes();
-        let mut end = self.at + 1;
-        while let Some(byte) = bytes.get(end) {
-            match byte {
-                b'"' => break,
-                b'\\' => end += 2,
-                _ => end += 1,
-            }
-        }
-        let token = self.text.get(self.at..=end).unwrap_or("");
-        // The syntax check lets lone surrogates pass; here they are found.
-        let text = serde_json::from_str(token).map_err(|_| {
-            self.wrong("not JSON: the string has an escape that is not a character")
-        })?;
-        self.advance(token.len());
-        Ok(text)
-    }
-
-    fn number(&mut self) -> &'a str {
-        let rest = self.text.get(self.at..).unwrap_or("");
-        let length = rest
-            .find(|c: char| !matches!(c, '+' | '-' | '.' | 'e' | 'E' | '0'..='9'))
-            .unwrap_or(rest.len());
-        self.advance(length);
-        &rest[..length]
-    }
-
-    fn word(&mut self, word: &str, value: Value<'a>) -> Value<'a> {
-        self.advance(word.len());
-        value
-    }
-
-    fn space(&mut self) {
-        while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.peek() {
-            self.advance(1);
-        }
-    }
-
-    fn peek(&self) -> Option<u8> {
-        self.text.as_bytes().get(self.at).copied()
-    }
-
-    fn advance(&mut self, bytes: usize) {
-        let passed = self.text.get(self.at..self.at + bytes).unwrap_or("");
+    /// Passes so many bytes, or all.
+    fn advance(&mut self, bytes: Option<usize>) -> &'a str {
+        let (passed, rest) = self.rest.split_at(bytes.unwrap_or(self.rest.len()));
+        self.rest = rest;
         for character in passed.chars() {
             if character == '\n' {
                 self.position.line += 1;
@@ -252,10 +177,55 @@ impl<'a> Walk<'a> {
                 self.position.column += 1;
             }
         }
-        self.at += bytes;
+        passed
     }
 
-    fn wrong(&self, what: impl Into<String>) -> Wrong {
+    /// The value that begins with `token`.
+    fn node(&mut self, token: Token<'a>, depth: usize) -> Result<Node<'a>, Wrong> {
+        if depth > MAX_DEPTH {
+            return Err(token.wrong(format!("nested deeper than {MAX_DEPTH} levels")));
+        }
+        let value = match token.text {
+            "{" => {
+                let mut members = Vec::new();
+                while let Some(token) = self.next_unless("}") {
+                    let (position, key) = (token.position, token.string()?);
+                    let value = self.next();
+                    let value = self.node(value, depth + 1)?;
+                    members.push(Member { key, position, value });
+                }
+                Value::Object(members)
+            }
+            "[" => {
+                let mut items = Vec::new();
+                while let Some(item) = self.next_unless("]") {
+                    items.push(self.node(item, depth + 1)?);
+                }
+                Value::List(items)
+            }
+            "true" => Value::Bool(true),
+            "false" => Value::Bool(false),
+            "null" => Value::Null,
+            text if text.starts_with('"') => Value::String(token.string()?),
+            number => Value::Number(number),
+        };
+        Ok(Node { position: token.position, value })
+    }
+
+    /// The next token, if it is not the bracket `end`.
+    fn next_unless(&mut self, end: &str) -> Option<Token<'a>> {
+        Some(self.next()).filter(|token| token.text != end && !token.text.is_empty())
+    }
+}
+
+impl Token<'_> {
+    fn string(self) -> Result<String, Wrong> {
+        // The check of the syntax lets lone surrogates pass; here they are found.
+        serde_json::from_str(self.text)
+            .map_err(|_| self.wrong("not JSON: the string has an escape that is not a character"))
+    }
+
+    fn wrong(self, what: impl Into<String>) -> Wrong {
         (self.position, NOT_JSON.case(what))
     }
 }

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use super::json::{Node, Position, Value};
+use super::json::{Member, Node, Position, Value};
 use super::report::Report;
 use super::sections::VmConfig;
-use super::table::Section;
-use super::types::mismatch;
+use super::table::{Row, Section};
+use super::types::{mismatch, Form};
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::text::excerpt;
 
@@ -25,7 +25,8 @@ kinds! {
 /// The keys of one object, sorted.
 pub(super) struct Keys<'a> {
     path: String,
-    values: BTreeMap<&'a str, &'a Node<'a>>,
+    /// Those that do not exist are among them.
+    members: BTreeMap<&'a str, &'a Member<'a>>,
 }
 
 impl<'a> Keys<'a> {
@@ -35,28 +36,24 @@ impl<'a> Keys<'a> {
             report.add(path, mismatch("an object {…}", node));
             return None;
         };
-        let mut keys = Self { path: path.to_owned(), values: BTreeMap::new() };
-        let mut first: BTreeMap<&str, Position> = BTreeMap::new();
+        let mut keys = Self { path: path.to_owned(), members: BTreeMap::new() };
         for member in members {
             let key = member.key.as_str();
             let full = keys.path_of(&excerpt(key));
-            if let Some(Position { line, column }) = first.get(key) {
+            if let Some(first) = keys.members.get(key) {
+                let Position { line, column } = first.position;
                 let twice = TWICE.case(format!("given twice, first at {line}:{column}"));
                 report.add_at(member.position, &full, twice);
                 continue;
             }
-            first.insert(key, member.position);
+            keys.members.insert(key, member);
             if known.contains(&key) {
                 report.found(full, member.position);
-                keys.values.insert(key, &member.value);
                 continue;
             }
-            let mut unknown = UNKNOWN_KEY.case("unknown key");
-            if !report.is_full() {
-                if let Some(near) = nearest_key(key, known) {
-                    unknown = unknown.cure(format!("did you mean `{near}`?"));
-                }
-            }
+            let near = if report.is_full() { None } else { nearest_key(key, known) };
+            let cure = near.map(|near| format!("did you mean `{near}`?"));
+            let unknown = UNKNOWN_KEY.case("unknown key").cure_if(cure);
             report.add_at(member.position, &full, unknown);
         }
         Some(keys)
@@ -80,7 +77,7 @@ impl<'a> Keys<'a> {
 
     /// The value of `key`, if the file has it.
     pub fn get(&self, key: &str) -> Option<&'a Node<'a>> {
-        self.values.get(key).copied()
+        self.members.get(key).map(|member| &member.value)
     }
 }
 
@@ -97,12 +94,22 @@ fn nearest_key(key: &str, known: &[&str]) -> Option<String> {
     if let Some(near) = nearest(key, known.iter().copied()) {
         return Some(near.to_owned());
     }
-    let mut sections = Vec::new();
-    VmConfig::sections("", &mut sections);
-    sections
-        .iter()
-        .filter(|(path, _)| !path.is_empty())
-        .find_map(|(path, keys)| Some(join(path, nearest(key, keys.iter().copied())?)))
+    VmConfig::rows().iter().find_map(|row| nearest_inside(key, row.key, &row.form))
+}
+
+/// The path of the key nearest to `key` in the sections at `path` and below.
+fn nearest_inside(key: &str, path: &str, form: &Form) -> Option<String> {
+    match form {
+        Form::Section(rows) => match nearest(key, rows.iter().map(|row| row.key)) {
+            Some(near) => Some(join(path, near)),
+            None => {
+                let inside = |row: &Row| nearest_inside(key, &join(path, row.key), &row.form);
+                rows.iter().find_map(inside)
+            }
+        },
+        Form::List { item, .. } => nearest_inside(key, &format!("{path}[]"), item),
+        _ => None,
+    }
 }
 
 /// The nearest of `known`, if it is near enough to be what was meant.

@@ -46,41 +46,36 @@ pub fn load(path: &Path) -> Result<VmConfig, Vec<Diagnostic>> {
 /// # Errors
 /// Every mistake in it.
 pub fn parse(path: &Path, text: &str) -> Result<VmConfig, Vec<Diagnostic>> {
-    parse_named(path, text).1
-}
-
-/// The same, and the VM's name where the text is JSON and has one.
-pub(super) fn parse_named(
-    path: &Path,
-    text: &str,
-) -> (Option<VmName>, Result<VmConfig, Vec<Diagnostic>>) {
     let mut report = Report::new(path);
-    let root = match json::read(text) {
-        Ok(root) => root,
+    let config = match json::read(text) {
+        Ok(root) => {
+            report.found(String::new(), root.position);
+            match foreign::named(&root) {
+                // Each of its keys would be a mistake of its own.
+                Some(wrong) => {
+                    report.add_at(root.position, "", wrong);
+                    None
+                }
+                None => section::<VmConfig>().read(&root, "", &mut report),
+            }
+        }
         Err((position, wrong)) => {
             report.add_at(position, "", wrong);
-            return (None, Err(report.end()));
+            None
         }
     };
-    report.found(String::new(), root.position);
-    if let Some(wrong) = foreign::named(&root) {
-        // Each of its keys would be a mistake of its own.
-        report.add_at(root.position, "", wrong);
-        return (None, Err(report.end()));
-    }
-    let config = section::<VmConfig>().read(&root, "", &mut report);
-    let name = match &root.value {
-        Value::Object(members) => members.iter().find(|member| member.key == "name"),
-        _ => None,
-    };
-    let name = match name.map(|member| &member.value.value) {
-        Some(Value::String(name)) => VmName::new(name),
-        _ => None,
-    };
     let mistakes = report.end();
-    match config {
-        Some(config) if mistakes.is_empty() => (name, Ok(config)),
-        _ => (name, Err(mistakes)),
+    config.filter(|_| mistakes.is_empty()).ok_or(mistakes)
+}
+
+/// The name that the text of a file with mistakes has, if it is JSON.
+pub(super) fn said_name(text: &str) -> Option<VmName> {
+    let root = json::read(text).ok()?;
+    let Value::Object(members) = root.value else { return None };
+    let name = members.into_iter().find(|member| member.key == "name")?;
+    match name.value.value {
+        Value::String(name) => VmName::new(&name),
+        _ => None,
     }
 }
 

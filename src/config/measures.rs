@@ -4,10 +4,10 @@
 use std::fmt::Display;
 use std::time::Duration;
 
-use serde_json::{json, Value as Json};
+use serde_json::Value as Json;
 
 use super::json::{Node, Value};
-use super::types::{described, mismatch, outside, outside_cure, Description, Type};
+use super::types::{mismatch, Form, Type, VALUE};
 use crate::diagnostic::Diagnostic;
 use crate::layout;
 use crate::text::{excerpt, Size, Span};
@@ -18,6 +18,132 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Huge page sizes that arm64 kernels have for hugetlb and that serve a VM: 2 MiB, 32 MiB (16 KiB
 /// pages), 512 MiB (64 KiB pages), 1 GiB.
 const HUGE_PAGES: [u64; 4] = [2 << 20, 32 << 20, 512 << 20, 1 << 30];
+
+/// How a number is written in a file: as an integer, as a string of digits and a unit, or, where there
+/// is no unit of time, as a string of `0x` and hexadecimal digits.
+struct Notation {
+    expected: &'static str,
+    hexadecimal: bool,
+    /// Each unit and its factor. `""`: a string may have digits alone.
+    units: &'static [(&'static str, u64)],
+    /// What to write in place of these digits with a unit that does not exist.
+    cure: fn(digits: &str, unit: &str) -> Option<String>,
+}
+
+const SIZE: Notation = Notation {
+    expected: "a size, which is an integer or a string like \"256M\"",
+    hexadecimal: true,
+    units: &[
+        ("", 1),
+        ("K", 1 << 10),
+        ("KiB", 1 << 10),
+        ("M", 1 << 20),
+        ("MiB", 1 << 20),
+        ("G", 1 << 30),
+        ("GiB", 1 << 30),
+    ],
+    cure: |digits, unit| {
+        let letter = unit.trim().chars().next().map(|c| c.to_ascii_uppercase());
+        Some(match letter {
+            Some(letter @ ('K' | 'M' | 'G')) if !digits.is_empty() => {
+                format!("units are binary: write \"{}{letter}\"", excerpt(digits))
+            }
+            Some('-') if digits.is_empty() => "a size is not negative".to_owned(),
+            Some('.' | 'E') => "write it whole, in a smaller unit".to_owned(),
+            _ => "units are K, M and G, or KiB, MiB and GiB".to_owned(),
+        })
+    },
+};
+
+const ADDRESS: Notation = Notation {
+    expected: "an address, which is an integer or a string like \"0x80000000\"",
+    hexadecimal: true,
+    units: &[],
+    cure: |digits, unit| {
+        let digits = excerpt(digits);
+        (unit.is_empty() && !digits.is_empty())
+            .then(|| format!("write {digits} if it is decimal, \"0x{digits}\" if hexadecimal"))
+    },
+};
+
+const DURATION: Notation = Notation {
+    expected:
+        "a duration, which is a number of milliseconds or a string like \"500ms\", \"10s\", \"5m\"",
+    hexadecimal: false,
+    units: &[("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)],
+    cure: |_, _| None,
+};
+
+impl Notation {
+    fn read(&self, node: &Node) -> Result<u64, Diagnostic> {
+        let text = match &node.value {
+            Value::Number(text) => return integer(text),
+            Value::String(text) => text,
+            _ => return Err(mismatch(self.expected, node)),
+        };
+        let prefixed = text.strip_prefix("0x").or(text.strip_prefix("0X"));
+        if let Some(digits) = prefixed.filter(|_| self.hexadecimal) {
+            return hexadecimal(text, digits);
+        }
+        let end_of_digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (digits, unit) = text.split_at(end_of_digits);
+        let found = format!("\"{}\"", excerpt(text));
+        match self.units.iter().find(|(name, _)| *name == unit) {
+            Some((_, factor)) if !digits.is_empty() => {
+                let number = digits.parse::<u64>().ok();
+                let value = number.and_then(|number| number.checked_mul(*factor));
+                value.ok_or_else(|| too_large(found))
+            }
+            _ => {
+                let wrong = VALUE.case(format!("expected {}, found {found}", self.expected));
+                Err(wrong.cure_if((self.cure)(digits, unit)))
+            }
+        }
+    }
+}
+
+/// An integer as the file has it.
+fn integer(text: &str) -> Result<u64, Diagnostic> {
+    let wrong = if text.starts_with('-') {
+        "must not be negative"
+    } else if text.contains(['.', 'e', 'E']) {
+        "expected a whole number without fraction or exponent"
+    } else {
+        return text.parse().map_err(|_| too_large(excerpt(text)));
+    };
+    Err(VALUE.case(format!("{wrong}, found {}", excerpt(text))))
+}
+
+fn hexadecimal(text: &str, digits: &str) -> Result<u64, Diagnostic> {
+    let found = format!("\"{}\"", excerpt(text));
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(VALUE.case(format!("expected hexadecimal digits after 0x, found {found}")));
+    }
+    u64::from_str_radix(digits, 16).map_err(|_| too_large(found))
+}
+
+fn too_large(found: impl Display) -> Diagnostic {
+    VALUE.case(format!("is larger than 64 bits can hold, found {found}"))
+}
+
+fn out_of_range(min: impl Display, max: impl Display, found: impl Display) -> Diagnostic {
+    VALUE.case(format!("expected {min:#} to {max:#}, found {found:#}"))
+}
+
+/// `value`, if it is a multiple of `of`.
+fn multiple_of(of: u64, value: u64) -> Result<u64, Diagnostic> {
+    let over = value % of;
+    if over == 0 {
+        return Ok(value);
+    }
+    let below = value - over;
+    let above = below.saturating_add(of);
+    let wrong = VALUE.case(format!("{value:#x} is not a multiple of {:#}", Size(of)));
+    Err(wrong.cure(match below {
+        0 => format!("the nearest is {above:#x}"),
+        _ => format!("the nearest are {below:#x} and {above:#x}"),
+    }))
+}
 
 /// A number of bytes: an integer, `"256M"` or `"0x1000"`.
 pub(super) struct Bytes {
@@ -31,18 +157,13 @@ pub(super) fn size(min: u64, max: u64, multiple: u64) -> Bytes {
     Bytes { min, max, multiple }
 }
 
-const SIZE: &str = "a size, which is an integer or a string like \"256M\"";
-const SIZE_PATTERN: &str = "^([0-9]+([KMG](iB)?)?|0x[0-9a-fA-F]+)$";
-
 impl Type for Bytes {
     type Value = u64;
 
     fn parse(&self, node: &Node) -> Result<u64, Diagnostic> {
-        let value = bytes(node)?;
-        let (min, max) = (Size(self.min), Size(self.max));
-        if value < self.min || value > self.max {
-            let found = Size(value);
-            return Err(outside(format!("expected {min:#} to {max:#}, found {found:#}")));
+        let value = SIZE.read(node)?;
+        if !(self.min..=self.max).contains(&value) {
+            return Err(out_of_range(Size(self.min), Size(self.max), Size(value)));
         }
         multiple_of(self.multiple, value)
     }
@@ -51,21 +172,10 @@ impl Type for Bytes {
         format!("{:#}", Size(*value)).into()
     }
 
-    fn describe(&self) -> Description {
+    fn form(&self) -> Form {
         let Self { min, max, multiple } = *self;
-        let from = match min {
-            0 => "at most".to_owned(),
-            _ => format!("{} to", Size(min)),
-        };
-        let limits = format!("{from} {}, a multiple of {}", Size(max), Size(multiple));
-        let schema = integer_or_string(min, max, SIZE_PATTERN);
-        described("size", limits, schema)
+        Form::Size { min, max, multiple }
     }
-}
-
-/// The sizes as a file has them.
-fn huge_pages() -> [String; 4] {
-    HUGE_PAGES.map(|page| format!("{:#}", Size(page)))
 }
 
 /// The size of a huge page.
@@ -75,38 +185,36 @@ impl Type for HugePage {
     type Value = u64;
 
     fn parse(&self, node: &Node) -> Result<u64, Diagnostic> {
-        let value = bytes(node)?;
+        let value = SIZE.read(node)?;
         if HUGE_PAGES.contains(&value) {
             return Ok(value);
         }
-        let (value, pages) = (Size(value), huge_pages().join(", "));
-        let what = format!("{value:#} is not a huge page size; use one of {pages}");
-        Err(outside(what))
+        let (value, pages) = (Size(value), HUGE_PAGES.map(|page| format!("{:#}", Size(page))));
+        let what = format!("{value:#} is not a huge page size; use one of {}", pages.join(", "));
+        Err(VALUE.case(what))
     }
 
     fn write(&self, value: &u64) -> Json {
         format!("{:#}", Size(*value)).into()
     }
 
-    fn describe(&self) -> Description {
-        let short = huge_pages();
-        let limits = format!("`{}`", short.join("`, `"));
-        let mut values: Vec<Json> = Vec::new();
-        for (page, short) in HUGE_PAGES.iter().zip(short) {
-            values.extend([json!(*page), json!(format!("{short}iB")), json!(short)]);
-        }
-        described("size", limits, json!({ "enum": values }))
+    fn form(&self) -> Form {
+        Form::OneSize(&HUGE_PAGES)
     }
 }
 
 /// A part of the guest's address space.
-pub(super) struct Space {
-    name: &'static str,
+#[derive(Clone, Copy)]
+pub struct Space {
+    /// Its name.
+    pub name: &'static str,
     /// What is wrong with addresses below and above.
     below: &'static str,
     above: &'static str,
-    start: u64,
-    end: u64,
+    /// Its first address.
+    pub start: u64,
+    /// The address after it.
+    pub end: u64,
 }
 
 /// Where memory may be.
@@ -138,53 +246,27 @@ pub(super) fn address(space: Space, multiple: u64) -> Address {
     Address { space, multiple }
 }
 
-const ADDRESS: &str = "an address, which is an integer or a string like \"0x80000000\"";
-
 impl Type for Address {
     type Value = u64;
 
     fn parse(&self, node: &Node) -> Result<u64, Diagnostic> {
-        let value = match &node.value {
-            Value::Number(text) => unsigned(text)?,
-            Value::String(text) => match text.strip_prefix("0x").or(text.strip_prefix("0X")) {
-                Some(digits) => hexadecimal(text, digits)?,
-                None if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => {
-                    let text = excerpt(text);
-                    let what = format!("\"{text}\" may be meant as decimal or as hexadecimal");
-                    let cure = format!("write {text} or \"0x{text}\", whichever it is");
-                    return Err(outside_cure(what, cure));
-                }
-                None => {
-                    let text = excerpt(text);
-                    return Err(outside(format!("expected {ADDRESS}, found \"{text}\"")));
-                }
-            },
-            _ => return Err(mismatch(ADDRESS, node)),
-        };
-        let Space { name, start, end, .. } = self.space;
-        if !(start..end).contains(&value) {
-            let wrong = match value < start {
-                true => self.space.below,
-                false => self.space.above,
-            };
-            let last = end - 1;
-            let what = format!("{value:#x} {wrong}; {name} is {start:#x} to {last:#x}");
-            return Err(outside(what));
+        let value = ADDRESS.read(node)?;
+        let Space { name, below, above, start, end } = self.space;
+        if (start..end).contains(&value) {
+            return multiple_of(self.multiple, value);
         }
-        multiple_of(self.multiple, value)
+        let wrong = if value < start { below } else { above };
+        let last = end - 1;
+        Err(VALUE.case(format!("{value:#x} {wrong}; {name} is {start:#x} to {last:#x}")))
     }
 
     fn write(&self, value: &u64) -> Json {
         format!("{value:#x}").into()
     }
 
-    fn describe(&self) -> Description {
-        let Space { name, start, end, .. } = self.space;
-        let last = end - 1;
-        let multiple = Size(self.multiple);
-        let limits = format!("in {name}, {start:#x} to {last:#x}; a multiple of {multiple}");
-        let schema = integer_or_string(start, last, "^0[xX][0-9a-fA-F]+$");
-        described("address", limits, schema)
+    fn form(&self) -> Form {
+        let Self { space, multiple } = *self;
+        Form::Address { space, multiple }
     }
 }
 
@@ -202,34 +284,9 @@ impl Type for Time {
     type Value = Duration;
 
     fn parse(&self, node: &Node) -> Result<Duration, Diagnostic> {
-        const EXPECTED: &str =
-            "a duration, which is a number of milliseconds or a string like \"500ms\", \"10s\", \"5m\"";
-        let (millis, found) = match &node.value {
-            Value::Number(text) => (unsigned(text)?, excerpt(text)),
-            Value::String(text) => {
-                let (digits, unit) = split_unit(text);
-                let factor: u64 = match unit {
-                    "ms" => 1,
-                    "s" => 1000,
-                    "m" => 60_000,
-                    "h" => 3_600_000,
-                    _ => 0,
-                };
-                let found = format!("\"{}\"", excerpt(text));
-                if factor == 0 || digits.is_empty() {
-                    return Err(outside(format!("expected {EXPECTED}, found {found}")));
-                }
-                // A number with too many digits is too long a duration as well.
-                let number = digits.parse::<u64>().ok();
-                let millis = number.and_then(|number| number.checked_mul(factor));
-                (millis.unwrap_or(u64::MAX), found)
-            }
-            _ => return Err(mismatch(EXPECTED, node)),
-        };
-        let value = Duration::from_millis(millis);
-        if value < self.min || value > DAY {
-            let (min, max) = (Span(self.min), Span(DAY));
-            return Err(outside(format!("expected {min:#} to {max:#}, found {found}")));
+        let value = Duration::from_millis(DURATION.read(node)?);
+        if !(self.min..=DAY).contains(&value) {
+            return Err(out_of_range(Span(self.min), Span(DAY), Span(value)));
         }
         Ok(value)
     }
@@ -238,114 +295,7 @@ impl Type for Time {
         format!("{:#}", Span(*value)).into()
     }
 
-    fn describe(&self) -> Description {
-        let limits = match self.min.is_zero() {
-            true => String::new(),
-            false => format!("at least {}", Span(self.min)),
-        };
-        let schema = integer_or_string(millis(self.min), millis(DAY), "^[0-9]+(ms|s|m|h)$");
-        described("duration", limits, schema)
+    fn form(&self) -> Form {
+        Form::Duration { min: self.min, max: DAY }
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// `value`, if it is a multiple of `of`.
-fn multiple_of(of: u64, value: u64) -> Result<u64, Diagnostic> {
-    let over = value % of;
-    if over == 0 {
-        return Ok(value);
-    }
-    let below = value - over;
-    let above = below.saturating_add(of);
-    let what = format!("{value:#x} is not a multiple of {:#}", Size(of));
-    Err(outside_cure(
-        what,
-        match below {
-            0 => format!("the nearest is {above:#x}"),
-            _ => format!("the nearest are {below:#x} and {above:#x}"),
-        },
-    ))
-}
-
-fn too_large(found: impl Display) -> Diagnostic {
-    outside(format!("is larger than 64 bits can hold, found {found}"))
-}
-
-/// An integer as the file has it.
-fn unsigned(text: &str) -> Result<u64, Diagnostic> {
-    let wrong = if text.starts_with('-') {
-        "must not be negative"
-    } else if text.contains(['.', 'e', 'E']) {
-        "expected a whole number without fraction or exponent"
-    } else {
-        return text.parse().map_err(|_| too_large(excerpt(text)));
-    };
-    Err(outside(format!("{wrong}, found {}", excerpt(text))))
-}
-
-fn hexadecimal(text: &str, digits: &str) -> Result<u64, Diagnostic> {
-    let found = format!("\"{}\"", excerpt(text));
-    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
-        let what = format!("expected hexadecimal digits after 0x, found {found}");
-        return Err(outside(what));
-    }
-    u64::from_str_radix(digits, 16).map_err(|_| too_large(found))
-}
-
-/// Splits `256M` into its digits and its unit.
-fn split_unit(text: &str) -> (&str, &str) {
-    let digits = text.find(|c: char| !c.is_ascii_digit());
-    text.split_at(digits.unwrap_or(text.len()))
-}
-
-/// A number of bytes of any size.
-fn bytes(node: &Node) -> Result<u64, Diagnostic> {
-    let text = match &node.value {
-        Value::Number(text) => return unsigned(text),
-        Value::String(text) => text,
-        _ => return Err(mismatch(SIZE, node)),
-    };
-    if let Some(digits) = text.strip_prefix("0x") {
-        return hexadecimal(text, digits);
-    }
-    let (digits, unit) = split_unit(text);
-    let found = format!("\"{}\"", excerpt(text));
-    let shift = match unit {
-        "" => 0,
-        "K" | "KiB" => 10,
-        "M" | "MiB" => 20,
-        "G" | "GiB" => 30,
-        _ => {
-            let what = format!("expected {SIZE}, found {found}");
-            return Err(outside_cure(what, unit_cure(text, digits, unit)));
-        }
-    };
-    if digits.is_empty() {
-        return Err(outside(format!("expected {SIZE}, found {found}")));
-    }
-    let number = digits.parse::<u64>().ok();
-    let value = number.and_then(|number| number.checked_mul(1 << shift));
-    value.ok_or_else(|| too_large(found))
-}
-
-/// What to write in place of a unit that does not exist.
-fn unit_cure(text: &str, digits: &str, unit: &str) -> String {
-    match unit.trim().chars().next().map(|c| c.to_ascii_uppercase()) {
-        Some(letter @ ('K' | 'M' | 'G')) if !digits.is_empty() => {
-            format!("units are binary: write \"{}{letter}\"", excerpt(digits))
-        }
-        _ if text.starts_with('-') => "a size is not negative".to_owned(),
-        _ if unit.starts_with(['.', 'e', 'E']) => "write it whole, in a smaller unit".to_owned(),
-        _ => "units are K, M and G, or KiB, MiB and GiB".to_owned(),
-    }
-}
-
-fn integer_or_string(min: u64, max: u64, pattern: &str) -> Json {
-    json!({ "oneOf": [
-        { "type": "integer", "minimum": min, "maximum": max },
-        { "type": "string", "pattern": pattern },
-    ] })
 }

@@ -6,8 +6,8 @@
 //! foreign     files of other launchers
 //! json        text -> tree of nodes, each with its position
 //! sections    the tables: every section, every key with its type, default and meaning
-//! table       how parser, writer, schema and reference are made from a table
-//! types       booleans, integers, words, texts: how each is read, written and described
+//! table       how parser and writer are made from a table
+//! types       booleans, integers, words, texts: how each is read and written
 //! measures    sizes, addresses, durations
 //! compound    lists and sections
 //! names       texts of a form of their own: VM names, dependencies, permissions
@@ -16,7 +16,6 @@
 //! rules       what several keys of one file must keep together
 //! report      the mistakes of one file and the places of its keys
 //! render      VmConfig -> JSON, and how two configs differ
-//! reference   the JSON Schema and the tables of docs/config.md
 //! ```
 
 mod circle;
@@ -27,7 +26,6 @@ mod keys;
 mod load;
 mod measures;
 mod names;
-pub mod reference;
 mod render;
 mod report;
 mod rules;
@@ -38,6 +36,11 @@ mod table;
 mod tests;
 mod types;
 mod words;
+
+// What the reference and the schema are made of.
+pub use measures::Space;
+pub use table::{Absent, Row};
+pub use types::{Form, TextForm};
 
 pub use load::{load, parse};
 pub use names::{Dependency, Permissions, VmName};

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::types::Text;
+use super::types::{Text, TextForm};
 
 /// A VM's name: 1 to 31 bytes of `[a-z0-9_-]`, first one a letter. Short, because the resource
 /// manager limits `image-name`; no dots, because property names are split at them.
@@ -41,10 +41,12 @@ const NAME: &str = "1 to 31 of a-z, 0-9, _ and -, a letter first";
 /// `name`
 pub(super) fn name() -> Text<VmName> {
     Text {
-        name: "name",
-        limits: Some(NAME),
-        bytes: (1, VmName::MAX_LEN),
-        pattern: "^[a-z][a-z0-9_-]{0,30}$",
+        form: TextForm {
+            name: "name",
+            limits: Some(NAME),
+            bytes: (1, VmName::MAX_LEN),
+            pattern: "^[a-z][a-z0-9_-]{0,30}$",
+        },
         parse: |text| VmName::new(text).ok_or(format!("expected {NAME}")),
         show: VmName::to_string,
     }
@@ -69,10 +71,12 @@ impl fmt::Display for Dependency {
 /// An item of `start.after`.
 pub(super) fn dependency() -> Text<Dependency> {
     Text {
-        name: "name",
-        limits: Some("a VM's name, or `name:ready`"),
-        bytes: (1, VmName::MAX_LEN + ":ready".len()),
-        pattern: "^[a-z][a-z0-9_-]{0,30}(:ready)?$",
+        form: TextForm {
+            name: "name",
+            limits: Some("a VM's name, or `name:ready`"),
+            bytes: (1, VmName::MAX_LEN + ":ready".len()),
+            pattern: "^[a-z][a-z0-9_-]{0,30}(:ready)?$",
+        },
         parse: |text| {
             let (name, ready) = match text.strip_suffix(":ready") {
                 Some(name) => (name, true),
@@ -118,24 +122,27 @@ impl fmt::Display for Permissions {
 /// `flags`
 pub(super) fn permissions() -> Text<Permissions> {
     fn parse(text: &str) -> Result<Permissions, String> {
-        let times = |letter| text.matches(letter).count();
-        if text.chars().any(|c| !"rwx".contains(c)) {
-            return Err("expected letters of \"rwx\"".to_owned());
+        let mut flags = Permissions { read: false, write: false, execute: false };
+        for letter in text.chars() {
+            let flag = match letter {
+                'r' => &mut flags.read,
+                'w' => &mut flags.write,
+                'x' => &mut flags.execute,
+                _ => return Err("expected letters of \"rwx\"".to_owned()),
+            };
+            if std::mem::replace(flag, true) {
+                return Err(format!("has {letter} twice"));
+            }
         }
-        if let Some(letter) = ['r', 'w', 'x'].into_iter().find(|c| times(*c) > 1) {
-            return Err(format!("has {letter} twice"));
-        }
-        Ok(Permissions {
-            read: text.contains('r'),
-            write: text.contains('w'),
-            execute: text.contains('x'),
-        })
+        Ok(flags)
     }
     Text {
-        name: "text",
-        limits: Some("letters of `rwx`, each at most once"),
-        bytes: (1, 3),
-        pattern: "^[rwx]{1,3}$",
+        form: TextForm {
+            name: "text",
+            limits: Some("letters of `rwx`, each at most once"),
+            bytes: (1, 3),
+            pattern: "^[rwx]{1,3}$",
+        },
         parse,
         show: Permissions::to_string,
     }
@@ -157,10 +164,12 @@ pub(super) fn property_name() -> Text<String> {
         Ok(text.to_owned())
     }
     Text {
-        name: "text",
-        limits: Some("1 to 255 of `a-z`, `A-Z`, `0-9`, `.`, `_`, `@`, `:` and `-`; no dot first, last or twice in a row"),
-        bytes: (1, 255),
-        pattern: "^[A-Za-z0-9_@:-]+(\\.[A-Za-z0-9_@:-]+)*$",
+        form: TextForm {
+            name: "text",
+            limits: Some("1 to 255 of `a-z`, `A-Z`, `0-9`, `.`, `_`, `@`, `:` and `-`; no dot first, last or twice in a row"),
+            bytes: (1, 255),
+            pattern: "^[A-Za-z0-9_@:-]+(\\.[A-Za-z0-9_@:-]+)*$",
+        },
         parse,
         show: String::clone,
     }

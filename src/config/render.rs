@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A config back to JSON, and how two configs differ.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::keys::join;
@@ -16,25 +18,19 @@ pub fn render(config: &VmConfig) -> Value {
 /// The paths of the keys in which two configs differ, `memory.size`; places and file names do not count.
 pub fn changed_keys(old: &VmConfig, new: &VmConfig) -> Vec<String> {
     let mut changed = Vec::new();
-    compare("", &render(old), &render(new), &mut changed);
+    compare("", Some(&render(old)), Some(&render(new)), &mut changed);
     changed
 }
 
-fn compare(path: &str, old: &Value, new: &Value, changed: &mut Vec<String>) {
-    let (Value::Object(old), Value::Object(new)) = (old, new) else {
-        if old != new {
-            changed.push(path.to_owned());
+fn compare(path: &str, old: Option<&Value>, new: Option<&Value>, changed: &mut Vec<String>) {
+    match (old, new) {
+        (Some(Value::Object(old)), Some(Value::Object(new))) => {
+            let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+            for key in keys {
+                compare(&join(path, key), old.get(key), new.get(key), changed);
+            }
         }
-        return;
-    };
-    let mut keys: Vec<&String> = old.keys().chain(new.keys()).collect();
-    keys.sort();
-    keys.dedup();
-    for key in keys {
-        let path = join(path, key);
-        match (old.get(key), new.get(key)) {
-            (Some(old), Some(new)) => compare(&path, old, new, changed),
-            _ => changed.push(path),
-        }
+        _ if old != new => changed.push(path.to_owned()),
+        _ => {}
     }
 }

@@ -13,15 +13,13 @@ use gunyah::Dialect;
 use serde_json::{Map, Value as Json};
 
 use super::compound::{list, one_or_list, section};
-use super::keys::{join, Keys};
+use super::keys::Keys;
 use super::measures::{address, duration, size, HugePage, DEVICE_SPACE, GUEST_MEMORY};
 use super::names::{dependency, name, permissions, property_name, Dependency, Permissions, VmName};
 use super::report::{Places, Report};
 use super::rules;
-use super::table::{
-    key, optional, or, or_empty, required, section, Presence, Row, Section, Sections,
-};
-use super::types::{line, path, whole, word, Boolean, Type};
+use super::table::{key, optional, or, or_empty, required, section, Row, Section};
+use super::types::{line, path, whole, word, Boolean};
 use super::words::{
     kernels, Access, Backing, ConsoleDevice, KernelFormat, RestartPolicy, Scheduling,
 };
@@ -230,7 +228,7 @@ section! {
         priority: i32 = or(0, whole(i32::MIN, i32::MAX)),
             "Of the VMs that could start, the one with the higher number does so first.";
         timeout: Duration = or(30 * SECOND, duration(MILLISECOND)),
-            "How long `starting` may take. After it the worker is killed, which counts as a failure for `restart`.";
+            "How long `starting` may take. After it the VM ends, which counts as a failure for `restart`.";
     }
 }
 
@@ -279,7 +277,7 @@ impl VmConfig {
         let of_vcpus = rules::affinity_of(vcpus.count, scheduling, &vcpus.affinity)
             .into_iter()
             .chain(rules::nice_of(scheduling, vcpus.nice))
-            .map(|(key, mistake)| (join("vcpus", &key), mistake));
+            .map(|(key, mistake)| (format!("vcpus.{key}"), mistake));
         let mistakes = of_vcpus.chain(rules::console_of(scheduling, console.is_some()));
         mistakes.map(|(key, mistake)| mistake.at(self.place(&key))).collect()
     }
@@ -287,6 +285,11 @@ impl VmConfig {
     /// The place of `key` in the file, or of the nearest key above it that the file has.
     pub fn place(&self, key: &str) -> Place {
         self.places.place(&self.file, key)
+    }
+
+    /// The table of its keys.
+    pub fn table() -> Vec<Row> {
+        Self::rows()
     }
 
     /// Pages that its regions take of the pools, by page size in bytes, where each gets the backing that

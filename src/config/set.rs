@@ -10,7 +10,7 @@ use super::circle::circle;
 use super::compound::item_key;
 use super::json::Position;
 use super::keys::nearest;
-use super::load::{errno, parse_named, read};
+use super::load::{errno, parse, read, said_name};
 use super::names::{Dependency, VmName};
 use super::report::sort;
 use super::sections::VmConfig;
@@ -90,19 +90,18 @@ impl ConfigSet {
     /// The configs in `directory`; notes if there are none, or if it cannot be read.
     fn files_in(&mut self, directory: &Path) -> Vec<PathBuf> {
         let place = Position::WHOLE.place(directory, "");
-        let found = json_files(directory);
-        match &found {
-            Ok(found) if !found.is_empty() => {}
-            Ok(_) => {
+        match json_files(directory) {
+            Ok(files) if files.is_empty() => {
                 let empty = EMPTY.case("there is no *.json in the directory");
                 self.warnings.push(empty.at(place));
             }
+            Ok(files) => return files,
             Err(error) => {
                 let unread = DIRECTORY.case("the directory cannot be read");
-                self.problems.push(unread.errno(errno(error)).at(place));
+                self.problems.push(unread.errno(errno(&error)).at(place));
             }
         }
-        found.unwrap_or_default()
+        Vec::new()
     }
 }
 
@@ -110,32 +109,43 @@ impl ConfigSet {
 /// described before: a file that has mistakes now still belongs to its VM, and the names of VMs in a
 /// directory that cannot be read are taken.
 pub fn load_dirs(directories: &[PathBuf], known: &BTreeMap<PathBuf, VmName>) -> ConfigSet {
-    let mut set = ConfigSet::default();
-    let mut paths = Vec::new();
-    for directory in directories {
-        paths.extend(set.files_in(directory));
-    }
-    // A VM that no file describes may be in a directory that could not be read.
-    let whole = set.problems.is_empty();
-    fill(&mut set, paths, whole, known);
-    set
+    load_all(directories, |_| true, known)
 }
 
 /// Reads files and directories and checks them together. Where only files are given, a VM that none of
 /// them describes may have another file, so waiting for it is not a mistake.
 pub fn load_paths(given: &[PathBuf]) -> ConfigSet {
+    load_all(given, Path::is_dir, &BTreeMap::new())
+}
+
+fn load_all(
+    given: &[PathBuf],
+    is_directory: impl Fn(&Path) -> bool,
+    known: &BTreeMap<PathBuf, VmName>,
+) -> ConfigSet {
     let mut set = ConfigSet::default();
     let mut paths = Vec::new();
     let mut whole = false;
     for path in given {
-        if !path.is_dir() {
+        if is_directory(path) {
+            whole = true;
+            paths.extend(set.files_in(path));
+        } else {
             paths.push(path.clone());
-            continue;
         }
-        whole = true;
-        paths.extend(set.files_in(path));
     }
-    fill(&mut set, paths, whole, &BTreeMap::new());
+    // A VM that no file describes may be in a directory that could not be read.
+    whole &= set.problems.is_empty();
+    // The same file by two ways is one file.
+    let mut seen = BTreeSet::new();
+    paths.retain(|path| seen.insert(fs::canonicalize(path).unwrap_or_else(|_| path.clone())));
+
+    let mut names = Names::default();
+    for (path, vm) in known.iter().filter(|(path, _)| set.is_unread(path)) {
+        names.0.insert(vm.clone(), path.display().to_string());
+    }
+    set.files = names.give(paths.into_iter().map(Loaded::read).collect(), known);
+    refuse_waits(&mut set.files, whole);
     set
 }
 
@@ -153,115 +163,92 @@ fn json_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn fill(set: &mut ConfigSet, paths: Vec<PathBuf>, whole: bool, known: &BTreeMap<PathBuf, VmName>) {
-    let mut seen = BTreeSet::new();
-    let mut loaded = Vec::new();
-    for path in paths {
-        // The same file by two ways is one file.
-        let real = fs::canonicalize(&path).unwrap_or_else(|_| path.clone());
-        if seen.insert(real) {
-            let before = known.get(&path);
-            loaded.push(load_named(path, before));
-        }
-    }
-    let owners = known
-        .iter()
-        .filter(|(path, _)| set.is_unread(path))
-        .map(|(path, vm)| (vm.clone(), path.display().to_string()));
-    set.files = name_all(loaded, owners.collect());
-    refuse_waits(&mut set.files, whole);
-}
-
-/// Why a file may have its name; the first is the best reason.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Claim {
-    /// It is good.
-    Good,
-    /// It has mistakes now, and was that VM's before.
-    Known,
-    /// It has mistakes, and says so.
-    Said,
-}
-
 struct Loaded {
     path: PathBuf,
-    /// The name that it is known by.
-    name: Option<VmName>,
-    claim: Claim,
     config: Result<VmConfig, Vec<Diagnostic>>,
+    /// The name in a file with mistakes.
+    said: Option<VmName>,
+    /// The name that it is known by.
+    vm: Option<VmName>,
 }
 
-fn load_named(path: PathBuf, before: Option<&VmName>) -> Loaded {
-    let (said, config) = match read(&path) {
-        Ok(text) => parse_named(&path, &text),
-        Err(problem) => (None, Err(vec![problem])),
-    };
-    let (name, claim) = match (&config, before) {
-        (Ok(_), _) => (said, Claim::Good),
-        (Err(_), Some(before)) => (Some(before.clone()), Claim::Known),
-        (Err(_), None) => (said, Claim::Said),
-    };
-    Loaded { path, name, claim, config }
-}
-
-/// Gives each file a name of its own. `owners` are the names that are taken, and where. The first file
-/// of the best claim keeps a name; a good file that comes later is refused. A file without a name is
-/// known by its file's name, made unique.
-fn name_all(mut loaded: Vec<Loaded>, mut owners: BTreeMap<VmName, String>) -> Vec<ConfigFile> {
-    for claim in [Claim::Good, Claim::Known, Claim::Said] {
-        for file in loaded.iter_mut().filter(|file| file.claim == claim) {
-            let Some(name) = file.name.clone() else {
-                continue;
-            };
-            let mut place = file.path.display().to_string();
-            if let Ok(config) = &file.config {
-                let Place { line, column, .. } = config.place("name");
-                place.push_str(&format!(":{line}:{column}"));
-            }
-            let Some(owner) = owners.get(&name) else {
-                owners.insert(name, place);
-                continue;
-            };
-            file.name = None;
-            if let Ok(config) = &file.config {
-                let taken = format!("\"{name}\" is the name of another VM, in {owner}");
-                file.config = Err(vec![NAME_TAKEN.case(taken).at(config.place("name"))]);
-            }
-        }
-    }
-    let mut taken: BTreeSet<VmName> = owners.into_keys().collect();
-    let mut files = Vec::new();
-    for Loaded { path, name, config, .. } in loaded {
-        let Some(vm) = name.or_else(|| name_of_path(&path, &taken)) else {
-            continue;
+impl Loaded {
+    fn read(path: PathBuf) -> Self {
+        let mut said = None;
+        let config = match read(&path) {
+            Ok(text) => parse(&path, &text).inspect_err(|_| said = said_name(&text)),
+            Err(wrong) => Err(vec![wrong]),
         };
-        taken.insert(vm.clone());
-        files.push(ConfigFile { path, vm, config });
+        Self { path, config, said, vm: None }
     }
-    files
 }
 
-fn name_of_path(path: &Path, taken: &BTreeSet<VmName>) -> Option<VmName> {
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let mut text: String = stem
-        .chars()
-        .map(|c| match c.to_ascii_lowercase() {
+/// The names that are taken, each with the place that has it.
+#[derive(Default)]
+struct Names(BTreeMap<VmName, String>);
+
+impl Names {
+    /// Gives each file a name of its own. The first good file with a name keeps it, a later one is
+    /// refused. A file with mistakes keeps the name that it had before, or else has the one that it
+    /// says, or else one made of its path.
+    fn give(
+        mut self,
+        mut loaded: Vec<Loaded>,
+        known: &BTreeMap<PathBuf, VmName>,
+    ) -> Vec<ConfigFile> {
+        for file in &mut loaded {
+            let Ok(config) = &file.config else { continue };
+            let place = config.place("name");
+            if let Some(owner) = self.0.get(&config.name) {
+                let what = format!("\"{}\" is the name of another VM, in {owner}", config.name);
+                file.config = Err(vec![NAME_TAKEN.case(what).at(place)]);
+                continue;
+            }
+            let Place { line, column, .. } = place;
+            let owner = format!("{}:{line}:{column}", file.path.display());
+            self.0.insert(config.name.clone(), owner);
+            file.vm = Some(config.name.clone());
+        }
+        for file in &mut loaded {
+            self.claim(file, known.get(&file.path).cloned());
+        }
+        for file in &mut loaded {
+            self.claim(file, file.said.clone());
+        }
+        for file in &mut loaded {
+            self.claim(file, self.name_of_path(&file.path));
+        }
+        let named = |Loaded { path, config, vm, .. }| Some(ConfigFile { path, vm: vm?, config });
+        loaded.into_iter().filter_map(named).collect()
+    }
+
+    /// Gives a file without a name this one, if it is free.
+    fn claim(&mut self, file: &mut Loaded, name: Option<VmName>) {
+        let Some(name) = name.filter(|name| file.vm.is_none() && !self.0.contains_key(name)) else {
+            return;
+        };
+        self.0.insert(name.clone(), file.path.display().to_string());
+        file.vm = Some(name);
+    }
+
+    /// A free name made of a file's path.
+    fn name_of_path(&self, path: &Path) -> Option<VmName> {
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        let allowed = |c: char| match c.to_ascii_lowercase() {
             c if c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' => c,
             _ => '-',
-        })
-        .take(VmName::MAX_LEN - 11)
-        .collect();
-    if !text.starts_with(|c: char| c.is_ascii_lowercase()) {
-        text.insert(0, 'f');
+        };
+        let mut text: String = stem.chars().map(allowed).take(VmName::MAX_LEN - 11).collect();
+        if !text.starts_with(|c: char| c.is_ascii_lowercase()) {
+            text.insert(0, 'f');
+        }
+        // One more try than names are taken cannot fail.
+        let numbered = (2..=self.0.len() + 1).map(|number| format!("{text}-{number}"));
+        std::iter::once(text.clone())
+            .chain(numbered)
+            .filter_map(|text| VmName::new(&text))
+            .find(|name| !self.0.contains_key(name))
     }
-    // One more try than names are taken cannot fail.
-    (1..=taken.len() + 1)
-        .map(|number| match number {
-            1 => text.clone(),
-            _ => format!("{text}-{number}"),
-        })
-        .filter_map(|text| VmName::new(&text))
-        .find(|name| !taken.contains(name))
 }
 
 /// Refuses files that wait for what never comes. All are looked at before any is refused, so that one
@@ -291,12 +278,10 @@ fn wrong_waits(config: &VmConfig, files: &[ConfigFile], whole: bool) -> Vec<Diag
         let other = files.iter().find(|file| file.vm == *vm);
         match other.map(|file| &file.config) {
             None if whole => {
-                let mut mistake =
-                    UNKNOWN_VM.case(format!("waits for \"{vm}\", which no file describes"));
-                let names = files.iter().map(|file| file.vm.as_str());
-                if let Some(near) = nearest(vm.as_str(), names) {
-                    mistake = mistake.cure(format!("did you mean \"{near}\"?"));
-                }
+                let near = nearest(vm.as_str(), files.iter().map(|file| file.vm.as_str()));
+                let mistake = UNKNOWN_VM
+                    .case(format!("waits for \"{vm}\", which no file describes"))
+                    .cure_if(near.map(|near| format!("did you mean \"{near}\"?")));
                 mistakes.push(mistake.at(place));
             }
             Some(Ok(other)) if *ready && other.ready.is_none() => {

@@ -7,7 +7,7 @@ use super::compound::Object;
 use super::json::Node;
 use super::keys::Keys;
 use super::report::Report;
-use super::types::{Description, Type};
+use super::types::{Form, Type};
 use crate::diagnostic::kinds;
 
 kinds! {
@@ -16,9 +16,6 @@ kinds! {
         cure: "add the key",
     }
 }
-
-/// The paths of sections, each with its keys.
-pub(super) type Sections = Vec<(String, &'static [&'static str])>;
 
 /// A section: an object with keys of its own. Made by [`section!`].
 pub(super) trait Section: Sized {
@@ -33,9 +30,6 @@ pub(super) trait Section: Sized {
 
     /// The table.
     fn rows() -> Vec<Row>;
-
-    /// Adds the sections inside this one, which is at `path`.
-    fn sections(path: &str, found: &mut Sections);
 }
 
 /// A row of a section's table, for the reference and the schema.
@@ -46,137 +40,99 @@ pub struct Row {
     pub text: &'static str,
     /// What is read where the file does not have it.
     pub absent: Absent<Json>,
-    /// Its type.
-    pub of: Description,
-}
-
-/// Whether a key has a value always, or only where the file has it.
-pub(super) trait Presence {
-    type Of: Type;
-    type Value;
-
-    fn of(&self) -> &Self::Of;
-
-    fn read(self, keys: &Keys, key: &str, report: &mut Report) -> Option<Self::Value>;
-
-    /// `None`: the key is left out.
-    fn write(&self, value: &Self::Value) -> Option<Json>;
-
-    fn absent(&self) -> Absent<Json>;
-
-    fn row(&self, key: &'static str, text: &'static str) -> Row {
-        Row { key, text, absent: self.absent(), of: self.of().describe() }
-    }
+    /// Its values.
+    pub form: Form,
 }
 
 /// What is read for a key that the file does not have.
 pub enum Absent<V> {
     /// The file is refused.
     Mistake,
-    /// A default.
+    /// A default; `null` where the key then has no value.
     Value(V),
     /// The section with no key in it.
     EmptySection,
-    /// Nothing.
-    None,
 }
 
-/// A key that always has a value.
-pub(super) struct Always<T: Type> {
+/// A key's type, and what is read where it is absent.
+pub(super) struct Key<T: Type> {
     of: T,
     absent: Absent<T::Value>,
 }
 
 /// A key that must be there.
-pub(super) fn required<T: Type>(of: T) -> Always<T> {
-    let absent = Absent::Mistake;
-    Always { of, absent }
+pub(super) fn required<T: Type>(of: T) -> Key<T> {
+    Key { of, absent: Absent::Mistake }
 }
 
 /// A key that is `value` where it is absent.
-pub(super) fn or<T: Type>(value: T::Value, of: T) -> Always<T> {
-    let absent = Absent::Value(value);
-    Always { of, absent }
+pub(super) fn or<T: Type>(value: T::Value, of: T) -> Key<T> {
+    Key { of, absent: Absent::Value(value) }
 }
 
 /// A section that is `{}` where it is absent.
-pub(super) fn or_empty<S: Section>(of: Object<S>) -> Always<Object<S>> {
-    let absent = Absent::EmptySection;
-    Always { of, absent }
+pub(super) fn or_empty<S: Section>(of: Object<S>) -> Key<Object<S>> {
+    Key { of, absent: Absent::EmptySection }
 }
 
-impl<T: Type> Presence for Always<T> {
-    type Of = T;
-    type Value = T::Value;
+/// A key that has a value only where the file has it.
+pub(super) fn optional<T: Type>(of: T) -> Key<Maybe<T>> {
+    Key { of: Maybe(of), absent: Absent::Value(None) }
+}
 
-    fn of(&self) -> &T {
-        &self.of
-    }
+/// A key whose value in the struct is a `V`.
+pub(super) fn key<V, T: Type<Value = V>>(key: Key<T>) -> Key<T> {
+    key
+}
 
-    fn read(self, keys: &Keys, key: &str, report: &mut Report) -> Option<T::Value> {
+impl<T: Type> Key<T> {
+    pub fn read(self, keys: &Keys, key: &str, report: &mut Report) -> Option<T::Value> {
         let path = keys.path_of(key);
         match (keys.get(key), self.absent) {
             (Some(node), _) => self.of.read(node, &path, report),
             (None, Absent::Value(value)) => Some(value),
             (None, Absent::EmptySection) => self.of.read(&Node::EMPTY, &path, report),
-            (None, _) => {
+            (None, Absent::Mistake) => {
                 report.add(&path, MISSING.case("missing, and it has no default"));
                 None
             }
         }
     }
 
-    fn write(&self, value: &T::Value) -> Option<Json> {
-        Some(self.of.write(value))
+    pub fn write(&self, value: &T::Value) -> Json {
+        self.of.write(value)
     }
 
-    fn absent(&self) -> Absent<Json> {
-        match &self.absent {
+    pub fn row(&self, key: &'static str, text: &'static str) -> Row {
+        let absent = match &self.absent {
+            Absent::Mistake => Absent::Mistake,
             Absent::Value(value) => Absent::Value(self.of.write(value)),
             Absent::EmptySection => Absent::EmptySection,
-            _ => Absent::Mistake,
-        }
+        };
+        Row { key, text, absent, form: self.of.form() }
     }
 }
 
-/// A key that has a value only where the file has it.
-pub(super) struct Optional<T>(T);
+/// A value or none; a file has no word for none.
+pub(super) struct Maybe<T>(T);
 
-/// A key that may be absent.
-pub(super) fn optional<T: Type>(of: T) -> Optional<T> {
-    Optional(of)
-}
-
-impl<T: Type> Presence for Optional<T> {
-    type Of = T;
+impl<T: Type> Type for Maybe<T> {
     type Value = Option<T::Value>;
 
-    fn of(&self) -> &T {
-        &self.0
+    fn read(&self, node: &Node, key: &str, report: &mut Report) -> Option<Self::Value> {
+        self.0.read(node, key, report).map(Some)
     }
 
-    fn read(self, keys: &Keys, key: &str, report: &mut Report) -> Option<Self::Value> {
-        match keys.get(key) {
-            Some(node) => self.0.read(node, &keys.path_of(key), report).map(Some),
-            None => Some(None),
-        }
+    fn write(&self, value: &Self::Value) -> Json {
+        value.as_ref().map_or(Json::Null, |value| self.0.write(value))
     }
 
-    fn write(&self, value: &Self::Value) -> Option<Json> {
-        value.as_ref().map(|value| self.0.write(value))
-    }
-
-    fn absent(&self) -> Absent<Json> {
-        Absent::None
+    fn form(&self) -> Form {
+        self.0.form()
     }
 }
 
-/// A key whose value in the struct is a `V`.
-pub(super) fn key<V>(presence: impl Presence<Value = V>) -> impl Presence<Value = V> {
-    presence
-}
-
-/// Makes a struct and its [`Section`] from a table: a row is a key, its Rust type, its [`Presence`] and
+/// Makes a struct and its [`Section`] from a table: a row is a key, its Rust type, its [`Key`] and
 /// type in the file, and what it says. A rule is a function of the keys that it names; it is called
 /// where all of these could be read, and returns mistakes. `beside` are fields that are not keys; they
 /// are filled from the report.
@@ -201,7 +157,7 @@ macro_rules! section {
 
             fn read(keys: &Keys, report: &mut Report) -> Option<Self> {
                 // Every key is read before the first `?`, so that all mistakes are found at once.
-                $(let $key = key::<$rust>($presence).read(keys, stringify!($key), report);)*
+                $(let $key = key::<$rust, _>($presence).read(keys, stringify!($key), report);)*
                 $($(
                     if let ($(Some($of),)+) = ($($of.as_ref(),)+) {
                         keys.add_all(rules::$rule($($of),+), report);
@@ -215,18 +171,16 @@ macro_rules! section {
 
             fn write(&self) -> Map<String, Json> {
                 let mut object = Map::new();
-                $(if let Some(value) = key::<$rust>($presence).write(&self.$key) {
-                    object.insert(stringify!($key).to_owned(), value);
-                })*
+                $(object.insert(
+                    stringify!($key).to_owned(),
+                    key::<$rust, _>($presence).write(&self.$key),
+                );)*
+                object.retain(|_, value| !value.is_null());
                 object
             }
 
             fn rows() -> Vec<Row> {
-                vec![$(key::<$rust>($presence).row(stringify!($key), $text)),*]
-            }
-
-            fn sections(path: &str, found: &mut Sections) {
-                $(key::<$rust>($presence).of().sections(&join(path, stringify!($key)), found);)*
+                vec![$(key::<$rust, _>($presence).row(stringify!($key), $text)),*]
             }
         }
     };

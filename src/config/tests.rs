@@ -93,7 +93,8 @@ fn one_mistake_each() {
         ("config-value", r#""stop_timeout": "10""#, "stop_timeout: expected a duration, which is a number of milliseconds or a string like \"500ms\", \"10s\", \"5m\", found \"10\""),
         ("config-value", r#""stop_timeout": "s""#, "stop_timeout: expected a duration, which is a number of milliseconds or a string like \"500ms\", \"10s\", \"5m\", found \"s\""),
         ("config-value", r#""stop_timeout": -1"#, "must not be negative, found -1"),
-        ("config-value", r#""stop_timeout": "99999999999999999999h""#, "stop_timeout: expected 0ms to 24h, found \"99999999999999999999h\""),
+        ("config-value", r#""stop_timeout": "99999999999999999999h""#, "stop_timeout: is larger than 64 bits can hold, found \"99999999999999999999h\""),
+        ("config-value", r#""stop_timeout": "25h""#, "stop_timeout: expected 0ms to 24h, found 25h"),
         ("config-value", r#""start": { "timeout": 0 }"#, "start.timeout: expected 1ms to 24h, found 0"),
         // Devicetree, initrd.
         ("config-value", r#""dtb": { "room": 100 }"#, "dtb.room: expected 4K to 1M, found 100"),
@@ -137,7 +138,7 @@ fn one_mistake_each() {
         ("config-value", r#""regions": [{ "label": 1, "base": "0xfffffffffffff000", "size": "1M" }]"#, "regions[0].base: 0xfffffffffffff000 is beyond the 36 bits of guest addresses; guest memory is 0x200000 to 0xfffffffff"),
         ("config-value", r#""regions": [{ "label": 1, "base": 4097, "size": "1M" }]"#, "regions[0].base: 0x1001 is too low for memory; guest memory is 0x200000 to 0xfffffffff"),
         ("config-value", r#""regions": [{ "label": 1, "base": "a0000000", "size": "1M" }]"#, "regions[0].base: expected an address, which is an integer or a string like \"0x80000000\", found \"a0000000\""),
-        ("config-value", r#""regions": [{ "label": 1, "base": "80000000", "size": "1M" }]"#, "regions[0].base: \"80000000\" may be meant as decimal or as hexadecimal"),
+        ("config-value", r#""regions": [{ "label": 1, "base": "80000000", "size": "1M" }]"#, "found \"80000000\"; cure: write 80000000 if it is decimal, \"0x80000000\" if hexadecimal"),
         ("config-value", r#""regions": [{ "label": 1, "base": "0xa0000000", "size": 0 }]"#, "regions[0].size: expected 4K to 64G, found 0"),
         ("config-value", r#""regions": [{ "label": 1, "base": "0xa0000000", "size": "1M", "flags": "rr" }]"#, "has r twice"),
         ("config-value", r#""regions": [{ "label": 1, "base": "0xa0000000", "size": "1M", "flags": "" }]"#, "must not be empty"),
@@ -184,8 +185,15 @@ fn mistakes_of_main_memory() {
 
 #[test]
 fn sizes_addresses_and_durations_have_several_forms() {
-    for size in ["67108864", "\"64M\"", "\"64MiB\"", "\"65536K\"", "\"0x4000000\"", "\"67108864\""]
-    {
+    for size in [
+        "67108864",
+        "\"64M\"",
+        "\"64MiB\"",
+        "\"65536K\"",
+        "\"0x4000000\"",
+        "\"0X4000000\"",
+        "\"67108864\"",
+    ] {
         let text = SMALL.replace("\"64M\"", size);
         assert_eq!(read(&text).unwrap().memory.size, 64 << 20, "{size}");
     }

@@ -5,13 +5,15 @@
 use std::fmt::Display;
 use std::marker::PhantomData;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use serde_json::{json, Value as Json};
+use serde_json::Value as Json;
 
 use super::json::{Node, Value};
 use super::keys::nearest;
+use super::measures::Space;
 use super::report::Report;
-use super::table::{Row, Sections};
+use super::table::Row;
 use super::words::Words;
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::text::excerpt;
@@ -30,24 +32,28 @@ kinds! {
 /// Longest path in bytes: PATH_MAX is 4096 with the final NUL.
 const PATH_MAX: usize = 4095;
 
-/// What the reference and the schema say of a type.
-pub struct Description {
-    /// Its name in the reference.
-    pub name: String,
-    /// What its values must keep; may be empty.
-    pub limits: String,
-    /// Its JSON Schema.
-    pub schema: Json,
-    /// The keys of a section, or of each item in a list of sections.
-    pub rows: Vec<Row>,
-}
-
-pub(super) fn described(
-    name: impl Into<String>,
-    limits: impl Into<String>,
-    schema: Json,
-) -> Description {
-    Description { name: name.into(), limits: limits.into(), schema, rows: Vec::new() }
+/// The values that a type has, for the reference and the schema.
+pub enum Form {
+    /// `true` or `false`.
+    Boolean,
+    /// A whole number.
+    Integer { min: i64, max: i64 },
+    /// A number of bytes.
+    Size { min: u64, max: u64, multiple: u64 },
+    /// One of some numbers of bytes.
+    OneSize(&'static [u64]),
+    /// A guest address.
+    Address { space: Space, multiple: u64 },
+    /// A duration.
+    Duration { min: Duration, max: Duration },
+    /// One of some words.
+    Word(Vec<&'static str>),
+    /// A string.
+    Text(TextForm),
+    /// A list.
+    List { item: Box<Form>, most: usize, or_one: bool, distinct: bool },
+    /// An object with these keys.
+    Section(Vec<Row>),
 }
 
 /// A type of values. It has its own `parse`, or its own `read` if there are keys or items inside.
@@ -67,10 +73,7 @@ pub(super) trait Type: Sized {
     /// The value as a file has it.
     fn write(&self, value: &Self::Value) -> Json;
 
-    fn describe(&self) -> Description;
-
-    /// Adds the sections at `path` and below, with their keys.
-    fn sections(&self, _path: &str, _found: &mut Sections) {}
+    fn form(&self) -> Form;
 }
 
 /// A value of another type than `expected`.
@@ -84,14 +87,6 @@ pub(super) fn mismatch(expected: &str, found: &Node) -> Diagnostic {
         Value::Object(_) => "an object".to_owned(),
     };
     TYPE.case(format!("expected {expected}, found {found}"))
-}
-
-pub(super) fn outside(what: impl Into<String>) -> Diagnostic {
-    VALUE.case(what)
-}
-
-pub(super) fn outside_cure(what: impl Into<String>, cure: impl Into<String>) -> Diagnostic {
-    VALUE.case(what).cure(cure.into())
 }
 
 /// `true` or `false`.
@@ -111,8 +106,8 @@ impl Type for Boolean {
         (*value).into()
     }
 
-    fn describe(&self) -> Description {
-        described("boolean", "", json!({ "type": "boolean" }))
+    fn form(&self) -> Form {
+        Form::Boolean
     }
 }
 
@@ -129,7 +124,7 @@ pub(super) fn whole<T>(min: T, max: T) -> Whole<T> {
 
 impl<T> Type for Whole<T>
 where
-    T: Copy + Display + Into<i128> + TryFrom<i128> + Into<Json>,
+    T: Copy + Display + Into<i64> + TryFrom<i64> + Into<Json>,
 {
     type Value = T;
 
@@ -138,11 +133,11 @@ where
         let expected = format!("a whole number from {min} to {max}");
         match node.value {
             Value::Number(text) => text
-                .parse::<i128>()
+                .parse::<i64>()
                 .ok()
                 .filter(|value| (min.into()..=max.into()).contains(value))
                 .and_then(|value| T::try_from(value).ok())
-                .ok_or_else(|| outside(format!("expected {expected}, found {}", excerpt(text)))),
+                .ok_or_else(|| VALUE.case(format!("expected {expected}, found {}", excerpt(text)))),
             _ => Err(mismatch(&expected, node)),
         }
     }
@@ -151,11 +146,8 @@ where
         (*value).into()
     }
 
-    fn describe(&self) -> Description {
-        let (min, max): (Json, Json) = (self.min.into(), self.max.into());
-        let limits = format!("{min} to {max}");
-        let schema = json!({ "type": "integer", "minimum": min, "maximum": max });
-        described("integer", limits, schema)
+    fn form(&self) -> Form {
+        Form::Integer { min: self.min.into(), max: self.max.into() }
     }
 }
 
@@ -171,21 +163,17 @@ impl<T: Words> Type for Word<T> {
     type Value = T;
 
     fn parse(&self, node: &Node) -> Result<T, Diagnostic> {
-        let all = || T::WORDS.iter().map(|(word, _)| *word);
-        let expected = format!("one of \"{}\"", all().collect::<Vec<_>>().join("\", \""));
-        match &node.value {
-            Value::String(text) => match T::WORDS.iter().find(|(word, _)| word == text) {
-                Some((_, value)) => Ok(*value),
-                None => {
-                    let what = format!("expected {expected}, found \"{}\"", excerpt(text));
-                    Err(match nearest(text, all()) {
-                        Some(near) => outside_cure(what, format!("did you mean \"{near}\"?")),
-                        None => outside(what),
-                    })
-                }
-            },
-            _ => Err(mismatch(&expected, node)),
+        let words = T::WORDS.iter().map(|(word, _)| *word);
+        let expected = format!("one of \"{}\"", words.clone().collect::<Vec<_>>().join("\", \""));
+        let Value::String(text) = &node.value else {
+            return Err(mismatch(&expected, node));
+        };
+        if let Some((_, value)) = T::WORDS.iter().find(|(word, _)| word == text) {
+            return Ok(*value);
         }
+        let wrong = VALUE.case(format!("expected {expected}, found \"{}\"", excerpt(text)));
+        let near = nearest(text, words);
+        Err(wrong.cure_if(near.map(|near| format!("did you mean \"{near}\"?"))))
     }
 
     fn write(&self, value: &T) -> Json {
@@ -193,22 +181,27 @@ impl<T: Words> Type for Word<T> {
         words.find(|(_, of)| of == value).map_or("", |(word, _)| *word).into()
     }
 
-    fn describe(&self) -> Description {
-        let words: Vec<&str> = T::WORDS.iter().map(|(word, _)| *word).collect();
-        let limits = format!("`{}`", words.join("`, `"));
-        described("word", limits, json!({ "enum": words }))
+    fn form(&self) -> Form {
+        Form::Word(T::WORDS.iter().map(|(word, _)| *word).collect())
     }
+}
+
+/// What is said of a string of one line.
+#[derive(Clone, Copy)]
+pub struct TextForm {
+    /// Its name in the reference.
+    pub name: &'static str,
+    /// Its limits in the reference; absent: the number of bytes.
+    pub limits: Option<&'static str>,
+    /// Fewest and most bytes.
+    pub bytes: (usize, usize),
+    /// Its pattern in the schema; may be empty.
+    pub pattern: &'static str,
 }
 
 /// A string of one line, read as a `T`.
 pub(super) struct Text<T> {
-    pub name: &'static str,
-    /// For the reference; absent: the number of bytes.
-    pub limits: Option<&'static str>,
-    /// Fewest and most bytes.
-    pub bytes: (usize, usize),
-    /// For the schema.
-    pub pattern: &'static str,
+    pub form: TextForm,
     /// The value, or why the text is not one.
     pub parse: fn(&str) -> Result<T, String>,
     pub show: fn(&T) -> String,
@@ -217,10 +210,7 @@ pub(super) struct Text<T> {
 /// Any text of `min` to `max` bytes.
 pub(super) fn line(min: usize, max: usize) -> Text<String> {
     Text {
-        name: "text",
-        limits: None,
-        bytes: (min, max),
-        pattern: "",
+        form: TextForm { name: "text", limits: None, bytes: (min, max), pattern: "" },
         parse: |text| Ok(text.to_owned()),
         show: String::clone,
     }
@@ -241,10 +231,7 @@ pub(super) fn path() -> Text<PathBuf> {
         Err(wrong.to_owned())
     }
     Text {
-        name: "path",
-        limits: Some(""),
-        bytes: (1, PATH_MAX),
-        pattern: "^/",
+        form: TextForm { name: "path", limits: Some(""), bytes: (1, PATH_MAX), pattern: "^/" },
         parse,
         show: |path| path.to_string_lossy().into_owned(),
     }
@@ -257,7 +244,7 @@ impl<T> Type for Text<T> {
         let Value::String(text) = &node.value else {
             return Err(mismatch("a string", node));
         };
-        let (min, max) = self.bytes;
+        let (min, max) = self.form.bytes;
         let wrong = if text.len() < min {
             "must not be empty".to_owned()
         } else if let Some(control) = text.chars().find(|c| c.is_control()) {
@@ -270,24 +257,14 @@ impl<T> Type for Text<T> {
                 Err(wrong) => wrong,
             }
         };
-        Err(outside(format!("{wrong}, found \"{}\"", excerpt(text))))
+        Err(VALUE.case(format!("{wrong}, found \"{}\"", excerpt(text))))
     }
 
     fn write(&self, value: &T) -> Json {
         (self.show)(value).into()
     }
 
-    fn describe(&self) -> Description {
-        let (min, max) = self.bytes;
-        let limits = match (self.limits, min) {
-            (Some(limits), _) => limits.to_owned(),
-            (None, 0) => format!("at most {max} bytes"),
-            (None, _) => format!("{min} to {max} bytes"),
-        };
-        let mut schema = json!({ "type": "string", "minLength": min, "maxLength": max });
-        if !self.pattern.is_empty() {
-            schema["pattern"] = self.pattern.into();
-        }
-        described(self.name, limits, schema)
+    fn form(&self) -> Form {
+        Form::Text(self.form)
     }
 }

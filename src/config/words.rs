@@ -9,11 +9,11 @@ pub(super) trait Words: Copy + PartialEq + 'static {
     const WORDS: &'static [(&'static str, Self)];
 }
 
-/// Makes an enum of words. They are its [`Words`] and what it displays. With `or auto`, an `Option` of
-/// it has words too: `auto` is `None`, what is best on the driver found.
-macro_rules! words {
+/// Makes an enum of words, which are its [`Words`] too. With `or auto`, an `Option` of it has words as
+/// well: `auto` is `None`, what is best on the driver found.
+macro_rules! config_words {
     ($(#[$about:meta])* $name:ident or auto { $($(#[$meaning:meta])* $value:ident = $word:literal,)* }) => {
-        words! { $(#[$about])* $name { $($(#[$meaning])* $value = $word,)* } }
+        config_words! { $(#[$about])* $name { $($(#[$meaning])* $value = $word,)* } }
 
         impl Words for Option<$name> {
             const WORDS: &'static [(&'static str, Self)] =
@@ -21,30 +21,15 @@ macro_rules! words {
         }
     };
     ($(#[$about:meta])* $name:ident { $($(#[$meaning:meta])* $value:ident = $word:literal,)* }) => {
-        $(#[$about])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum $name { $($(#[$meaning])* $value,)* }
-
-        impl $name {
-            /// The word in configs and messages.
-            pub fn as_str(self) -> &'static str {
-                match self { $(Self::$value => $word,)* }
-            }
-        }
+        crate::text::words! { $(#[$about])* $name { $($(#[$meaning])* $value = $word,)* } }
 
         impl Words for $name {
             const WORDS: &'static [(&'static str, Self)] = &[$(($word, Self::$value)),*];
         }
-
-        impl std::fmt::Display for $name {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str(self.as_str())
-            }
-        }
     };
 }
 
-words! {
+config_words! {
     /// What host pages a region is made of.
     Backing or auto {
         /// Pages of the reserved huge page pool.
@@ -72,7 +57,7 @@ pub fn kernels() -> Vec<Dialect> {
     Dialect::WORDS.iter().map(|(_, dialect)| *dialect).collect()
 }
 
-words! {
+config_words! {
     /// Whether the host keeps access to a region.
     Access {
         /// Main memory is lent where the dialect can lend, else shared; other regions are shared.
@@ -84,7 +69,7 @@ words! {
     }
 }
 
-words! {
+config_words! {
     /// How the kernel file is read.
     KernelFormat {
         /// By its first bytes.
@@ -98,7 +83,7 @@ words! {
     }
 }
 
-words! {
+config_words! {
     /// Who gives a VM's vCPUs their time.
     Scheduling or auto {
         /// The hypervisor.
@@ -108,7 +93,7 @@ words! {
     }
 }
 
-words! {
+config_words! {
     /// The console's model.
     ConsoleDevice {
         /// Arm's PL011.
@@ -128,7 +113,7 @@ impl ConsoleDevice {
     }
 }
 
-words! {
+config_words! {
     /// When a VM that ended is started again.
     RestartPolicy {
         /// After a crash, a failed start or a dead worker.

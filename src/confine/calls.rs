@@ -22,29 +22,49 @@ use absent::*;
 
 /// What a worker's loop takes: its channel, its console's clients, eventfds, memory, its own end.
 #[rustfmt::skip] // By what they are for.
-const LOOP: &[c_long] = &[
-    SYS_read, SYS_readv, SYS_pread64, SYS_write, SYS_writev, SYS_lseek, SYS_close,
-    SYS_recvfrom, SYS_recvmsg, SYS_sendto, SYS_sendmsg, SYS_shutdown,
-    SYS_ppoll, SYS_epoll_pwait, SYS_timerfd_settime,
-    SYS_brk, SYS_munmap, SYS_mremap, SYS_madvise,
-    SYS_futex, SYS_sched_yield, SYS_getpid, SYS_gettid, SYS_getuid, SYS_getrandom,
-    SYS_clock_gettime, SYS_clock_nanosleep, SYS_nanosleep,
-    SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_sigaltstack, SYS_restart_syscall,
+const LOOP: &[&[c_long]] = &[
+    &[SYS_read, SYS_readv, SYS_pread64, SYS_write, SYS_writev, SYS_lseek, SYS_close],
+    &[SYS_recvfrom, SYS_recvmsg, SYS_sendto, SYS_sendmsg, SYS_shutdown],
+    &[SYS_ppoll, SYS_epoll_pwait, SYS_timerfd_settime],
+    &[SYS_brk, SYS_munmap, SYS_mremap, SYS_madvise],
+    &[SYS_futex, SYS_sched_yield, SYS_getpid, SYS_gettid, SYS_getuid, SYS_getrandom],
+    &[SYS_clock_gettime, SYS_clock_nanosleep, SYS_nanosleep],
+    &[SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_sigaltstack, SYS_restart_syscall],
     // The last two of these: a thread's own end in musl, where nobody joins it.
-    SYS_exit, SYS_exit_group, SYS_set_robust_list, SYS_set_tid_address,
+    &[SYS_exit, SYS_exit_group, SYS_set_robust_list, SYS_set_tid_address],
+    #[cfg(target_arch = "x86_64")]
+    &[SYS_poll, SYS_epoll_wait],
 ];
 
 /// What launching takes besides, and a supervisor's own loop.
 #[rustfmt::skip] // By what they are for.
-const LAUNCH: &[c_long] = &[
-    SYS_openat, SYS_faccessat, SYS_fstat, SYS_newfstatat, SYS_statx, SYS_getdents64, SYS_readlinkat,
-    SYS_getcwd, SYS_unlinkat, SYS_fchmod, SYS_fchmodat, SYS_flock, SYS_ftruncate, SYS_umask,
-    SYS_memfd_create, SYS_dup, SYS_dup3, SYS_close_range, SYS_pipe2, SYS_eventfd2, SYS_epoll_create1,
-    SYS_epoll_ctl, SYS_timerfd_create, SYS_signalfd4,
-    SYS_connect, SYS_bind, SYS_listen, SYS_accept4, SYS_getsockopt, SYS_setsockopt, SYS_getsockname,
-    SYS_wait4, SYS_waitid, SYS_pidfd_open, SYS_getppid, SYS_getpgid, SYS_geteuid, SYS_getegid,
-    SYS_getgid, SYS_prctl, SYS_capget, SYS_capset, SYS_seccomp,
-    SYS_getpriority, SYS_sched_getaffinity, SYS_rseq, SYS_uname, SYS_clock_getres,
+const LAUNCH: &[&[c_long]] = &[
+    &[SYS_openat, SYS_faccessat, SYS_fstat, SYS_newfstatat, SYS_statx, SYS_getdents64],
+    &[SYS_readlinkat, SYS_getcwd, SYS_unlinkat, SYS_fchmod, SYS_fchmodat, SYS_flock, SYS_ftruncate],
+    &[SYS_umask, SYS_memfd_create, SYS_dup, SYS_dup3, SYS_close_range, SYS_pipe2, SYS_eventfd2],
+    &[SYS_epoll_create1, SYS_epoll_ctl, SYS_timerfd_create, SYS_signalfd4],
+    &[SYS_connect, SYS_bind, SYS_listen, SYS_accept4, SYS_getsockopt, SYS_setsockopt, SYS_getsockname],
+    &[SYS_wait4, SYS_waitid, SYS_pidfd_open, SYS_getpgid, SYS_geteuid, SYS_getegid],
+    &[SYS_getgid, SYS_prctl, SYS_capget, SYS_capset, SYS_seccomp, SYS_getrlimit, SYS_setrlimit],
+    &[SYS_getpriority, SYS_sched_getaffinity, SYS_rseq, SYS_uname, SYS_clock_getres],
+    #[cfg(target_arch = "x86_64")]
+    &[SYS_open, SYS_stat, SYS_lstat, SYS_access, SYS_readlink, SYS_unlink, SYS_chmod, SYS_dup2],
+    #[cfg(target_arch = "x86_64")]
+    &[SYS_fork, SYS_getpgrp, SYS_arch_prctl],
+];
+
+/// What a library tries and lives without: a log that reconnects, a panic's backtrace, glibc's count
+/// of CPUs for its allocator.
+#[rustfmt::skip] // By what they are for.
+const TRIED: &[&[c_long]] = &[
+    &[SYS_socket, SYS_connect],
+    &[SYS_openat, SYS_faccessat, SYS_fstat, SYS_newfstatat, SYS_readlinkat, SYS_statx, SYS_getcwd],
+    &[SYS_sched_getaffinity],
+    #[cfg(target_arch = "x86_64")]
+    &[SYS_open, SYS_stat, SYS_lstat, SYS_access, SYS_readlink],
+    // Bionic's allocator names its mappings.
+    #[cfg(target_os = "android")]
+    &[SYS_prctl],
 ];
 
 // The type of ioctl's request differs between C libraries; the kernel looks at 32 bits.
@@ -53,56 +73,16 @@ const fn request(number: Ioctl) -> u32 {
     number as u32
 }
 
-/// As LOOP, LAUNCH and TRIED, calls that only x86-64 still has.
-#[cfg(target_arch = "x86_64")]
-#[rustfmt::skip] // By what they are for.
-mod here {
-    use libc::{c_long, *};
-    pub const LOOP: &[c_long] = &[SYS_poll, SYS_epoll_wait];
-    pub const LAUNCH: &[c_long] = &[
-        SYS_open, SYS_stat, SYS_lstat, SYS_access, SYS_readlink, SYS_unlink, SYS_chmod, SYS_dup2,
-        SYS_fork, SYS_getpgrp, SYS_getrlimit, SYS_setrlimit, SYS_arch_prctl,
-    ];
-    pub const TRIED: &[c_long] = &[SYS_open, SYS_stat, SYS_lstat, SYS_access, SYS_readlink];
-}
-#[cfg(not(target_arch = "x86_64"))]
-mod here {
-    use libc::{c_long, SYS_getrlimit, SYS_setrlimit};
-    pub const LOOP: &[c_long] = &[];
-    pub const LAUNCH: &[c_long] = &[SYS_getrlimit, SYS_setrlimit];
-    pub const TRIED: &[c_long] = &[];
-}
-
-/// What a library tries and lives without: a log that reconnects, a panic's backtrace, glibc's count
-/// of CPUs for its allocator.
-#[rustfmt::skip] // By what they are for.
-const TRIED: &[c_long] = &[
-    SYS_socket, SYS_connect,
-    SYS_openat, SYS_faccessat, SYS_fstat, SYS_newfstatat, SYS_readlinkat, SYS_statx, SYS_getcwd,
-    SYS_sched_getaffinity,
-    // Bionic's allocator names its mappings.
-    #[cfg(target_os = "android")]
-    SYS_prctl,
-];
-
 /// fcntl commands without a say over other processes: F_SETOWN and F_SETSIG make the kernel send any
 /// signal to any process of the same user. musl's open makes F_SETFD of O_CLOEXEC.
 const FCNTL: &[c_int] = &[F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC];
 
 /// What fork and a thread of glibc, musl and bionic are made with; the low byte is the signal of the
 /// end. All else, such as namespaces, is nothing that a launch takes.
+#[rustfmt::skip] // By what they are for.
 const CLONE: c_int = 0xff
-    | CLONE_VM
-    | CLONE_FS
-    | CLONE_FILES
-    | CLONE_SIGHAND
-    | CLONE_THREAD
-    | CLONE_SYSVSEM
-    | CLONE_SETTLS
-    | CLONE_PARENT_SETTID
-    | CLONE_CHILD_CLEARTID
-    | CLONE_CHILD_SETTID
-    | CLONE_DETACHED;
+    | CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_SETTLS
+    | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID | CLONE_CHILD_SETTID | CLONE_DETACHED;
 
 // Signals, commands and flags are small and positive, or sets of bits.
 #[allow(clippy::cast_sign_loss)]
@@ -110,39 +90,45 @@ fn words(values: &[c_int]) -> Vec<u32> {
     values.iter().map(|value| *value as u32).collect()
 }
 
-fn no_code() -> [Rule; 2] {
-    let no_code = vec![Condition::Without(2, PROT_EXEC.unsigned_abs())];
-    [Rule::When(SYS_mmap, no_code.clone()), Rule::When(SYS_mprotect, no_code)]
+fn allow(lists: &[&[c_long]]) -> impl Iterator<Item = Rule> {
+    lists.concat().into_iter().map(Rule::Allow)
 }
 
-fn allow(lists: &[&[c_long]]) -> Vec<Rule> {
-    lists.iter().flat_map(|list| list.iter()).map(|nr| Rule::Allow(*nr)).collect()
+/// Allows `nr` where its argument is one of `values`.
+fn only(nr: c_long, argument: u32, values: impl Into<Vec<u32>>) -> Rule {
+    Rule::When(nr, vec![Condition::Among(argument, values.into())])
+}
+
+/// Allows `nr` where its argument has none of `bits`.
+fn without(nr: c_long, argument: u32, bits: u32) -> Rule {
+    Rule::When(nr, vec![Condition::Without(argument, bits)])
 }
 
 /// A worker whose guest runs: process `pid` with these `threads`.
 pub fn worker(pid: u32, threads: &[u32]) -> Vec<Rule> {
     // The run loop first: it is what runs often.
-    let run = vec![Condition::Among(1, vec![uapi::VCPU_RUN])];
-    let mut rules = vec![Rule::When(SYS_ioctl, run)];
-    rules.extend(allow(&[LOOP, here::LOOP]));
-    rules.extend(no_code());
-    rules.push(Rule::When(SYS_fcntl, vec![Condition::Among(1, words(FCNTL))]));
-    // The same user has other workers. glibc's abort and what stops vCPUs; bionic's abort; musl's,
-    // which names no process.
-    let own = Condition::Among(0, vec![pid]);
-    rules.push(Rule::When(SYS_tgkill, vec![own.clone()]));
-    rules.push(Rule::When(SYS_rt_tgsigqueueinfo, vec![own]));
+    let mut rules = vec![only(SYS_ioctl, 1, [uapi::VCPU_RUN])];
+    rules.extend(allow(LOOP));
     // A thread that ends may leave its number to a stranger, so that no other signal is allowed.
-    let aborting = [Condition::Among(0, threads.to_vec()), Condition::Among(1, words(&[SIGABRT]))];
-    rules.push(Rule::When(SYS_tkill, aborting.to_vec()));
-    let tried = TRIED.iter().chain(here::TRIED);
-    rules.extend(tried.map(|nr| Rule::Refuse(*nr, Errno::EPERM)));
+    let aborting =
+        vec![Condition::Among(0, threads.to_vec()), Condition::Among(1, words(&[SIGABRT]))];
+    rules.extend([
+        without(SYS_mmap, 2, PROT_EXEC.unsigned_abs()),
+        without(SYS_mprotect, 2, PROT_EXEC.unsigned_abs()),
+        only(SYS_fcntl, 1, words(FCNTL)),
+        // The same user has other workers. glibc's abort and what stops vCPUs; bionic's abort; musl's,
+        // which names no process.
+        only(SYS_tgkill, 0, [pid]),
+        only(SYS_rt_tgsigqueueinfo, 0, [pid]),
+        Rule::When(SYS_tkill, aborting),
+    ]);
+    rules.extend(TRIED.concat().into_iter().map(|nr| Rule::Refuse(nr, Errno::EPERM)));
     rules
 }
 
 /// The supervisor and, until its guest runs, a worker.
 pub fn supervisor() -> Vec<Rule> {
-    let requests = vec![
+    let mut requests = vec![
         uapi::VCPU_RUN,
         uapi::VCPU_MMAP_SIZE,
         uapi::CREATE_VM,
@@ -155,43 +141,36 @@ pub fn supervisor() -> Vec<Rule> {
         uapi::VM_MAP_MEM,
         uapi::VM_ADD_FUNCTION,
         uapi::VM_START,
-        // Sockets that shall not block.
-        request(FIONBIO),
-        // `gunyahd run` on a terminal: is it one, whose is it, its settings.
-        request(TIOCGWINSZ),
-        request(TIOCGPGRP),
-        request(TCGETS),
-        request(TCSETS),
-        request(TCGETS2),
-        request(TCSETS2),
     ];
-    let mut rules = vec![Rule::When(SYS_ioctl, vec![Condition::Among(1, requests)])];
-    rules.extend(allow(&[LOOP, here::LOOP, LAUNCH, here::LAUNCH]));
-    rules.extend(no_code());
+    // Sockets that shall not block; `gunyahd run` on a terminal: is it one, whose is it, its settings.
+    let plain = [FIONBIO, TIOCGWINSZ, TIOCGPGRP, TCGETS, TCSETS, TCGETS2, TCSETS2];
+    requests.extend(plain.map(request));
+    let mut rules = vec![only(SYS_ioctl, 1, requests)];
+    rules.extend(allow(LOOP));
+    rules.extend(allow(LAUNCH));
     // A worker has another number, and its threads are yet to come: the signals alone are known.
-    let signals = |at| vec![Condition::Among(at, words(&[SIGABRT, SIGURG]))];
-    rules.push(Rule::When(SYS_tgkill, signals(2)));
-    rules.push(Rule::When(SYS_rt_tgsigqueueinfo, signals(2)));
-    rules.push(Rule::When(SYS_tkill, signals(1)));
-    // F_ADD_SEALS: the console's ring keeps its size.
-    let commands = words(&[FCNTL, &[F_ADD_SEALS]].concat());
-    rules.push(Rule::When(SYS_fcntl, vec![Condition::Among(1, commands)]));
-    for nr in [SYS_socket, SYS_socketpair] {
-        let family = Condition::Among(0, words(&[AF_UNIX]));
-        rules.push(Rule::When(nr, vec![family]));
-    }
-    let namespaces = Condition::Without(0, !CLONE.unsigned_abs());
-    rules.push(Rule::When(SYS_clone, vec![namespaces]));
-    // Its flags are in memory, where a filter cannot look; C libraries then take clone.
-    rules.push(Rule::Refuse(SYS_clone3, Errno::ENOSYS));
+    let signals = words(&[SIGABRT, SIGURG]);
     // Workers have numbers that are not known yet. Negative: whole groups, or everybody.
-    let stop_worker = [Condition::Without(0, 1 << 31), Condition::Among(1, words(&[SIGKILL]))];
-    rules.push(Rule::When(SYS_kill, stop_worker.to_vec()));
-    // Of the caller alone: its limits, its niceness, its CPUs.
-    for (nr, process) in [(SYS_prlimit64, 0), (SYS_setpriority, 1), (SYS_sched_setaffinity, 0)] {
-        let caller = Condition::Among(process, vec![0]);
-        rules.push(Rule::When(nr, vec![caller]));
-    }
+    let stop_worker = vec![Condition::Without(0, 1 << 31), Condition::Among(1, words(&[SIGKILL]))];
+    rules.extend([
+        without(SYS_mmap, 2, PROT_EXEC.unsigned_abs()),
+        without(SYS_mprotect, 2, PROT_EXEC.unsigned_abs()),
+        only(SYS_tgkill, 2, signals.clone()),
+        only(SYS_rt_tgsigqueueinfo, 2, signals.clone()),
+        only(SYS_tkill, 1, signals),
+        // F_ADD_SEALS: the console's ring keeps its size.
+        only(SYS_fcntl, 1, words(&[FCNTL, &[F_ADD_SEALS]].concat())),
+        only(SYS_socket, 0, words(&[AF_UNIX])),
+        only(SYS_socketpair, 0, words(&[AF_UNIX])),
+        without(SYS_clone, 0, !CLONE.unsigned_abs()),
+        // Its flags are in memory, where a filter cannot look; C libraries then take clone.
+        Rule::Refuse(SYS_clone3, Errno::ENOSYS),
+        Rule::When(SYS_kill, stop_worker),
+        // Of the caller alone: its limits, its niceness, its CPUs.
+        only(SYS_prlimit64, 0, [0]),
+        only(SYS_setpriority, 1, [0]),
+        only(SYS_sched_setaffinity, 0, [0]),
+    ]);
     rules
 }
 

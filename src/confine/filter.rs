@@ -25,25 +25,19 @@ pub enum Condition {
     Without(u32, u32),
 }
 
-/// A program for the kernel.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A program for the kernel: what [`super::kernel::install`] takes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
-    program: Vec<sock_filter>,
+    pub(super) program: Vec<sock_filter>,
 }
 
-/// Instruction codes (linux/bpf_common.h), which the crate libc does not have for Android.
-mod bpf {
-    pub const LD: u32 = 0x00;
-    pub const JMP: u32 = 0x05;
-    pub const RET: u32 = 0x06;
-    pub const W: u32 = 0x00;
-    pub const ABS: u32 = 0x20;
-    pub const JA: u32 = 0x00;
-    pub const JEQ: u32 = 0x10;
-    pub const JGE: u32 = 0x30;
-    pub const JSET: u32 = 0x40;
-    pub const K: u32 = 0x00;
-}
+// Instruction codes (linux/bpf_common.h), which the crate libc does not have for Android.
+const LOAD: u16 = 0x20; // LD | W | ABS
+const JUMP: u16 = 0x05; // JMP | JA
+const JUMP_EQUAL: u16 = 0x15; // JMP | JEQ | K
+const JUMP_FROM: u16 = 0x35; // JMP | JGE | K
+const JUMP_BITS: u16 = 0x45; // JMP | JSET | K
+const ANSWER: u16 = 0x06; // RET | K
 
 // Offsets in struct seccomp_data (linux/seccomp.h); arguments are 64 bits each, little endian.
 const NR: u32 = 0;
@@ -63,12 +57,12 @@ const X32_BIT: u32 = 0x4000_0000;
 impl Filter {
     /// Builds the program. A call that no rule names kills the process, or answers `otherwise`.
     pub fn new(rules: &[Rule], otherwise: Option<Errno>) -> Self {
-        let mut filter = Self::empty();
+        let mut filter = Self::default();
         filter.load(ARCH);
-        filter.jump_equal(AUDIT_ARCH, 1, 0);
+        filter.push(JUMP_EQUAL, 1, 0, AUDIT_ARCH);
         filter.answer(libc::SECCOMP_RET_KILL_PROCESS);
         filter.load(NR);
-        filter.push(bpf::JMP | bpf::JGE | bpf::K, 0, 1, X32_BIT);
+        filter.push(JUMP_FROM, 0, 1, X32_BIT);
         filter.answer(libc::SECCOMP_RET_KILL_PROCESS);
         for rule in rules {
             filter.rule(rule);
@@ -77,47 +71,42 @@ impl Filter {
         filter
     }
 
-    fn empty() -> Self {
-        Self { program: Vec::new() }
-    }
-
-    fn push(&mut self, code: u32, jt: u8, jf: u8, k: u32) {
-        // Codes are 16 bits by definition (linux/bpf_common.h).
-        let code = u16::try_from(code).unwrap_or(u16::MAX);
+    fn push(&mut self, code: u16, jt: u8, jf: u8, k: u32) {
         self.program.push(sock_filter { code, jt, jf, k });
     }
 
     fn load(&mut self, offset: u32) {
-        self.push(bpf::LD | bpf::W | bpf::ABS, 0, 0, offset);
+        self.push(LOAD, 0, 0, offset);
     }
 
-    fn jump_equal(&mut self, value: u32, jt: u8, jf: u8) {
-        self.push(bpf::JMP | bpf::JEQ | bpf::K, jt, jf, value);
+    // Unconditional jumps reach far, unlike the others.
+    fn jump(&mut self, over: usize) {
+        self.push(JUMP, 0, 0, u32::try_from(over).unwrap_or(u32::MAX));
     }
 
     fn answer(&mut self, value: u32) {
-        self.push(bpf::RET | bpf::K, 0, 0, value);
+        self.push(ANSWER, 0, 0, value);
     }
 
     fn rule(&mut self, rule: &Rule) {
         let number = |nr: c_long| u32::try_from(nr).unwrap_or(u32::MAX);
         match rule {
             Rule::Allow(nr) => {
-                self.jump_equal(number(*nr), 0, 1);
+                self.push(JUMP_EQUAL, 0, 1, number(*nr));
                 self.answer(libc::SECCOMP_RET_ALLOW);
             }
             Rule::Refuse(nr, errno) => {
-                self.jump_equal(number(*nr), 0, 1);
+                self.push(JUMP_EQUAL, 0, 1, number(*nr));
                 self.answer(refuse(*errno));
             }
             Rule::When(nr, conditions) => {
-                let mut block = Self::empty();
+                let mut block = Self::default();
                 for condition in conditions {
                     block.condition(condition);
                 }
                 block.answer(libc::SECCOMP_RET_ALLOW);
                 // The whole block is skipped for other calls, which need their number kept.
-                self.jump_equal(number(*nr), 1, 0);
+                self.push(JUMP_EQUAL, 1, 0, number(*nr));
                 self.jump(block.program.len());
                 self.program.extend(block.program);
             }
@@ -126,34 +115,21 @@ impl Filter {
 
     // Goes on behind it where the condition holds.
     fn condition(&mut self, condition: &Condition) {
-        let argument = match condition {
-            Condition::Among(argument, _) | Condition::Without(argument, _) => *argument,
-        };
-        self.load(ARGUMENTS + ARGUMENT * argument);
         match condition {
-            Condition::Among(_, values) => {
+            Condition::Among(argument, values) => {
+                self.load(ARGUMENTS + ARGUMENT * argument);
                 for (at, value) in values.iter().enumerate() {
-                    self.jump_equal(*value, 0, 1);
+                    self.push(JUMP_EQUAL, 0, 1, *value);
                     // Two instructions for each value to come, and the refusal.
                     self.jump(2 * (values.len() - 1 - at) + 1);
                 }
             }
-            Condition::Without(_, bits) => {
-                self.push(bpf::JMP | bpf::JSET | bpf::K, 0, 1, *bits);
+            Condition::Without(argument, bits) => {
+                self.load(ARGUMENTS + ARGUMENT * argument);
+                self.push(JUMP_BITS, 0, 1, *bits);
             }
         }
         self.answer(refuse(Errno::EPERM));
-    }
-
-    // Unconditional jumps reach far, unlike the others.
-    fn jump(&mut self, over: usize) {
-        let over = u32::try_from(over).unwrap_or(u32::MAX);
-        self.push(bpf::JMP | bpf::JA, 0, 0, over);
-    }
-
-    /// Its instructions, for [`super::kernel::install`].
-    pub fn program(&self) -> &[sock_filter] {
-        &self.program
     }
 
     /// What the kernel would answer, for tests: the action for a call with these arguments.
@@ -169,14 +145,12 @@ impl Filter {
             let step = self.program[at];
             at += 1;
             let jump = |taken: bool| usize::from(if taken { step.jt } else { step.jf });
-            match u32::from(step.code) {
-                code if code == bpf::LD | bpf::W | bpf::ABS => accumulator = data(step.k),
-                code if code == bpf::JMP | bpf::JA => at += step.k as usize,
-                code if code == bpf::JMP | bpf::JEQ | bpf::K => at += jump(accumulator == step.k),
-                code if code == bpf::JMP | bpf::JGE | bpf::K => at += jump(accumulator >= step.k),
-                code if code == bpf::JMP | bpf::JSET | bpf::K => {
-                    at += jump(accumulator & step.k != 0)
-                }
+            match step.code {
+                LOAD => accumulator = data(step.k),
+                JUMP => at += step.k as usize,
+                JUMP_EQUAL => at += jump(accumulator == step.k),
+                JUMP_FROM => at += jump(accumulator >= step.k),
+                JUMP_BITS => at += jump(accumulator & step.k != 0),
                 _ => return step.k,
             }
         }

@@ -56,25 +56,21 @@ pub fn drop_capabilities(keep: u64) -> Result<(), Errno> {
     Errno::result(unsafe { libc::syscall(libc::SYS_capset, &header, halves.as_ptr()) }).map(drop)
 }
 
-/// Puts `filter` in place for all threads of this process, for good.
+/// Puts `filter` in place for all threads of this process, for good, and gives up new privileges, which
+/// the kernel asks for.
 ///
 /// # Errors
-/// EINVAL where the kernel has no filters, EACCES where new privileges are possible, ESRCH where a
-/// thread has another filter.
+/// EINVAL where the kernel has no filters, ESRCH where a thread has another filter.
 pub fn install(filter: &Filter) -> Result<(), Errno> {
+    let no_new_privs = rustix::thread::set_no_new_privs(true);
+    no_new_privs.map_err(|error| Errno::from_raw(error.raw_os_error()))?;
     let program = libc::sock_fprog {
-        len: u16::try_from(filter.program().len()).map_err(|_| Errno::E2BIG)?,
-        filter: filter.program().as_ptr().cast_mut(),
+        len: u16::try_from(filter.program.len()).map_err(|_| Errno::E2BIG)?,
+        filter: filter.program.as_ptr().cast_mut(),
     };
+    let (mode, flags) = (libc::SECCOMP_SET_MODE_FILTER, libc::SECCOMP_FILTER_FLAG_TSYNC);
     // SAFETY: the kernel reads `len` instructions at `filter`, which lives until it returns.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            libc::SECCOMP_FILTER_FLAG_TSYNC,
-            &program,
-        )
-    };
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, mode, flags, &program) };
     match Errno::result(result)? {
         0 => Ok(()),
         // TSYNC answers with the thread that could not take it.

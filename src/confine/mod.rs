@@ -58,27 +58,16 @@ fn capabilities_failed(errno: Errno) -> Diagnostic {
     CAPABILITIES.case("confinement: dropping capabilities").errno(errno)
 }
 
-fn filter_failed(errno: Errno) -> Diagnostic {
-    FILTER.case("confinement: the seccomp filter").errno(errno)
-}
-
 fn install(filter: &Filter) -> Result<(), Diagnostic> {
-    let no_new_privs = rustix::thread::set_no_new_privs(true);
-    no_new_privs
-        .map_err(|error| Errno::from_raw(error.raw_os_error()))
-        .and_then(|()| kernel::install(filter))
-        .map_err(filter_failed)
+    let failed = |errno| FILTER.case("confinement: the seccomp filter").errno(errno);
+    kernel::install(filter).map_err(failed)
 }
 
 /// The threads of this process. One that cannot be read only loses the right to abort.
 fn threads() -> Vec<u32> {
     let names = std::fs::read_dir("/proc/self/task").into_iter().flatten();
     let name = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse().ok();
-    let mut threads: Vec<u32> = names.flatten().filter_map(name).collect();
-    if threads.is_empty() {
-        threads.push(std::process::id());
-    }
-    threads
+    names.flatten().filter_map(name).collect()
 }
 
 /// Everything that can be wrong here.
@@ -92,6 +81,7 @@ mod tests {
     fn each_step_has_its_name() {
         let failed = capabilities_failed(Errno::EPERM);
         assert_eq!(failed.name, "confine-capabilities");
-        assert_eq!(filter_failed(Errno::EINVAL).name, "confine-filter");
+        let too_long = Filter::new(&vec![filter::Rule::Allow(0); 40_000], None);
+        assert_eq!(install(&too_long).unwrap_err().name, "confine-filter");
     }
 }

@@ -4,10 +4,10 @@
 //! A client has a place in the ring and no buffer beyond one frame. One that reads too slowly falls
 //! out of the ring and loses output, and hears how much; neither the guest nor another client waits.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::poll::PollFlags;
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{recv, send, MsgFlags};
 
 use super::port::Port;
@@ -29,31 +29,24 @@ struct Client {
     fd: OwnedFd,
     // Sequence number of the next byte to send.
     next: u64,
-    // Frames that wait to be sent, of which `sent` bytes are.
+    // What waits to be sent.
     frames: Vec<u8>,
-    sent: usize,
     // It has shut down its side: it sends nothing more, and so it needs no keyboard.
     input_ended: bool,
     // Whether it has the keyboard, as it heard last.
     has_keyboard: Option<bool>,
-    gone: bool,
 }
 
 impl Clients {
     /// Adds a client, whose output begins with sequence number `first`.
     pub(super) fn add(&mut self, fd: OwnedFd, first: u64, ring: &Ring) {
-        let kept = u64::try_from(ring.capacity()).unwrap_or(u64::MAX);
         let mut client = Client {
             fd,
-            next: first.max(ring.end().saturating_sub(kept)),
+            next: first.max(ring.oldest(ring.end())),
             frames: Vec::new(),
-            sent: 0,
             input_ended: false,
             has_keyboard: None,
-            gone: false,
         };
-        // One that has just left makes room, and leaves its keyboard.
-        self.clients.retain(|client| !client.gone);
         if self.clients.len() < MAX_CLIENTS {
             self.clients.push(client);
             self.share_keyboard();
@@ -87,15 +80,8 @@ impl Clients {
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.clients.is_empty()
-    }
-
     /// What to poll for, client by client; `room`: whether typed text would be taken.
-    pub(super) fn interests(
-        &self,
-        room: bool,
-    ) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
+    pub(super) fn interests(&self, room: bool) -> impl Iterator<Item = PollFd<'_>> {
         let typist = self.typist();
         self.clients.iter().enumerate().map(move |(at, client)| {
             let mut flags = PollFlags::empty();
@@ -103,48 +89,30 @@ impl Clients {
             // keyboard.
             let takes = !client.input_ended && (typist != Some(at) || room);
             flags.set(PollFlags::POLLIN, takes);
-            flags.set(PollFlags::POLLOUT, client.sent < client.frames.len());
-            (client.fd.as_fd(), flags)
+            flags.set(PollFlags::POLLOUT, !client.frames.is_empty());
+            PollFd::new(client.fd.as_fd(), flags)
         })
     }
 
-    /// Takes what client `at` has typed, or its end.
-    pub(super) fn receive(&mut self, at: usize, events: PollFlags, port: &Port) {
-        let types = self.typist() == Some(at);
-        let Some(client) = self.clients.get_mut(at) else {
-            return;
-        };
-        if !events.contains(PollFlags::POLLIN) {
-            client.gone |= events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR);
-            return;
-        }
-        let mut bytes = [0; 1024];
-        let wanted = match types {
-            true => port.room().min(bytes.len()),
-            false => bytes.len(),
-        };
-        if wanted == 0 {
-            return;
-        }
-        let buffer = &mut bytes[..wanted];
-        match recv(client.fd.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
-            // It may read on; one that is gone altogether hangs up as well.
-            Ok(0) => client.input_ended = true,
-            Ok(len) if types => {
-                // It fits: room only grows between the question and here.
-                port.type_in(&bytes[..len]);
+    /// Takes what the clients have typed, and forgets those that are gone: `events` are the answers to
+    /// [`Clients::interests`].
+    pub(super) fn receive(&mut self, events: &[PollFlags], port: &Port) {
+        let typist = self.typist();
+        let mut events = events.iter().enumerate();
+        self.clients.retain_mut(|client| match events.next() {
+            Some((at, events)) if events.contains(PollFlags::POLLIN) => {
+                client.receive((typist == Some(at)).then_some(port))
             }
-            Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) => {}
-            Err(_) => client.gone = true,
-        }
+            Some((_, events)) => !events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR),
+            None => true,
+        });
     }
 
     /// Sends every client what it takes without waiting, and forgets those that are gone.
     pub(super) fn send(&mut self, ring: &Ring) {
-        self.clients.iter_mut().for_each(|client| client.send(ring));
-        self.clients.retain(|client| !client.gone);
+        self.clients.retain_mut(|client| client.send(ring));
         self.share_keyboard();
-        self.clients.iter_mut().for_each(|client| client.send(ring));
+        self.clients.retain_mut(|client| client.send(ring));
     }
 
     /// Tells everyone something.
@@ -157,28 +125,41 @@ impl Clients {
     /// Nothing is left to be sent.
     pub(super) fn idle(&self, ring: &Ring) -> bool {
         let mut clients = self.clients.iter();
-        clients.all(|client| client.sent == client.frames.len() && client.next == ring.end())
+        clients.all(|client| client.frames.is_empty() && client.next == ring.end())
     }
 }
 
 impl Client {
-    fn send(&mut self, ring: &Ring) {
-        while !self.gone {
-            if self.sent == self.frames.len() {
-                self.frames.clear();
-                self.sent = 0;
+    /// Types at `port`, or throws away, what has come; false where the client is gone.
+    fn receive(&mut self, port: Option<&Port>) -> bool {
+        let mut bytes = [0; 1024];
+        // There was room before the wait, and since then only the guest can have made more.
+        let wanted = port.map_or(bytes.len(), |port| port.room().min(bytes.len()));
+        match recv(self.fd.as_raw_fd(), &mut bytes[..wanted], MsgFlags::MSG_DONTWAIT) {
+            // It may read on; one that is gone altogether hangs up as well.
+            Ok(0) => self.input_ended = true,
+            Ok(len) => {
+                port.map(|port| port.type_in(&bytes[..len]));
+            }
+            Err(errno) => return matches!(errno, Errno::EAGAIN | Errno::EINTR),
+        }
+        true
+    }
+
+    /// Sends what is taken without waiting; false where the client is gone.
+    fn send(&mut self, ring: &Ring) -> bool {
+        loop {
+            if self.frames.is_empty() {
                 self.take_output(ring);
             }
-            let rest = &self.frames[self.sent..];
-            if rest.is_empty() {
-                return;
+            if self.frames.is_empty() {
+                return true;
             }
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-            match send(self.fd.as_raw_fd(), rest, flags) {
-                Ok(len) => self.sent += len,
+            match send(self.fd.as_raw_fd(), &self.frames, flags) {
+                Ok(len) => drop(self.frames.drain(..len)),
                 Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => return,
-                Err(_) => self.gone = true,
+                Err(errno) => return errno == Errno::EAGAIN,
             }
         }
     }

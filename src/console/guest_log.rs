@@ -12,22 +12,19 @@ const PER_SECOND: u32 = 100;
 
 /// Copies a ring's output to the log.
 pub(super) struct GuestLog {
-    // The log's tag.
-    target: String,
     // Sequence number of the next byte to log.
     next: u64,
     lines: LineSplitter,
-    limit: RateLimit,
+    log: LimitedLog,
 }
 
 impl GuestLog {
     /// Logs what comes after `next`, of VM `vm`.
     pub(super) fn new(vm: &str, next: u64) -> Self {
         Self {
-            target: format!("gunyah.{vm}"),
             next,
             lines: LineSplitter::default(),
-            limit: RateLimit::new(BURST, PER_SECOND, Instant::now()),
+            log: LimitedLog::new(format!("gunyah.{vm}"), BURST, PER_SECOND, Instant::now()),
         }
     }
 
@@ -38,77 +35,63 @@ impl GuestLog {
             let chunk = ring.read(self.next, &mut bytes);
             self.next = chunk.next;
             if chunk.lost > 0 {
-                log::warn!(target: &self.target, "[{} bytes of output not logged: too fast]", chunk.lost);
+                log::warn!(target: &self.log.target, "[{} bytes of output not logged: too fast]", chunk.lost);
             }
             if chunk.len == 0 {
                 return;
             }
-            let Self { target, limit, .. } = self;
-            self.lines.feed(&bytes[..chunk.len], |line| limit.log(target, line));
+            self.lines.feed(&bytes[..chunk.len], |line| self.log.line(line));
         }
     }
 
     /// Logs what has no line end, and what was left out at last.
     pub(super) fn finish(&mut self) {
-        let Self { target, limit, .. } = self;
-        self.lines.flush(|line| limit.log(target, line));
-        limit.log_dropped(target);
+        self.lines.flush(|line| self.log.line(line));
+        self.log.say_dropped();
     }
 }
 
-/// How many lines a guest may log: `burst` at once, then `per_second`.
+/// The log, for so many lines of a guest: `burst` at once, then `per_second`.
 #[derive(Debug)]
-struct RateLimit {
-    burst: u32,
+struct LimitedLog {
+    // The log's tag.
+    target: String,
+    // A line takes so much time of the allowance, which is `whole` when nothing is logged.
     each: Duration,
-    left: u32,
-    filled: Instant,
+    whole: Duration,
+    // The allowance is whole again then.
+    used_until: Instant,
     dropped: u64,
 }
 
-impl RateLimit {
-    fn new(burst: u32, per_second: u32, now: Instant) -> Self {
-        Self {
-            burst,
-            each: Duration::from_secs(1) / per_second.max(1),
-            left: burst,
-            filled: now,
-            dropped: 0,
-        }
+impl LimitedLog {
+    fn new(target: String, burst: u32, per_second: u32, now: Instant) -> Self {
+        let each = Duration::from_secs(1) / per_second;
+        Self { target, each, whole: each * burst, used_until: now, dropped: 0 }
     }
 
-    fn log(&mut self, target: &str, line: &str) {
+    fn line(&mut self, line: &str) {
         if self.allow(Instant::now()) {
-            self.log_dropped(target);
-            log::info!(target: target, "{line}");
+            self.say_dropped();
+            log::info!(target: &self.target, "{line}");
         }
     }
 
-    fn log_dropped(&mut self, target: &str) {
+    // Says how many lines were left out since it last did.
+    fn say_dropped(&mut self) {
         match std::mem::take(&mut self.dropped) {
             0 => {}
-            dropped => log::warn!(target: target, "[{dropped} lines not logged: too many]"),
+            dropped => log::warn!(target: &self.target, "[{dropped} lines not logged: too many]"),
         }
     }
 
     fn allow(&mut self, now: Instant) -> bool {
-        let waited = now.saturating_duration_since(self.filled);
-        let gained = waited.as_nanos() / self.each.as_nanos().max(1);
-        match u32::try_from(gained) {
-            Ok(gained) if gained < self.burst - self.left => {
-                self.left += gained;
-                self.filled += self.each * gained;
-            }
-            _ => {
-                self.left = self.burst;
-                self.filled = now;
-            }
-        }
-        if self.left == 0 {
-            self.dropped = self.dropped.saturating_add(1);
+        let used_until = self.used_until.max(now) + self.each;
+        if used_until - now > self.whole {
+            self.dropped += 1;
             return false;
         }
-        self.left -= 1;
+        self.used_until = used_until;
         true
     }
 }
@@ -120,7 +103,7 @@ mod tests {
     #[test]
     fn a_flood_is_cut_to_its_allowance_and_counted() {
         let start = Instant::now();
-        let mut limit = RateLimit::new(3, 10, start);
+        let mut limit = LimitedLog::new("gunyah.test".to_owned(), 3, 10, start);
         let at = |ms| start + Duration::from_millis(ms);
         let allowed = (0..10).filter(|_| limit.allow(at(0))).count();
         assert_eq!((allowed, std::mem::take(&mut limit.dropped)), (3, 7));

@@ -41,14 +41,10 @@ impl LineSplitter {
         self.line.clear();
     }
 
-    // At a character's border where there is one: a character is 4 bytes at most.
+    // Before a character of which more is to come.
     fn cut(&mut self, line: &mut impl FnMut(&str)) {
-        let border = (self.line.len() - 4..self.line.len())
-            .rev()
-            .find(|at| self.line[*at] & 0xc0 != 0x80)
-            .filter(|at| self.line[*at] >= 0x80)
-            .unwrap_or(self.line.len());
-        let rest = self.line.split_off(border);
+        let begun = self.line.utf8_chunks().last().map_or(0, |chunk| chunk.invalid().len());
+        let rest = self.line.split_off(self.line.len() - begun);
         line(&format!("{}…", visible(&self.line)));
         self.line = rest;
     }
@@ -107,7 +103,7 @@ mod tests {
         assert_eq!(cut[1], format!("ä{}", "b".repeat(50)));
         assert_eq!(cut[2], "next");
         assert_eq!(lines(&[&[b'x'; 2 * MAX_LINE + 1]]).len(), 3);
-        assert_eq!(lines(&[&[0x80; 2 * MAX_LINE]]).len(), 2, "no border at all");
+        assert_eq!(lines(&[&[0x80; 2 * MAX_LINE]]).len(), 3, "no character at all");
     }
 
     #[test]

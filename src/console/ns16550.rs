@@ -149,14 +149,10 @@ impl Uart for Ns16550 {
 }
 
 impl Ns16550 {
-    pub fn new() -> Self {
-        Self { received: VecDeque::with_capacity(FIFO_DEPTH), ..Self::default() }
-    }
-
     fn depth(&self) -> usize {
-        match self.fifos() {
-            true => FIFO_DEPTH,
-            false => 1,
+        match self.fcr & FCR_ENABLE {
+            0 => 1,
+            _ => FIFO_DEPTH,
         }
     }
 
@@ -173,20 +169,16 @@ impl Ns16550 {
             _ => 14,
         };
         let level = self.received.len();
-        if self.ier & IER_RLSI != 0 && self.overrun {
-            IIR_RLSI
-        } else if self.ier & IER_RDI != 0 && level > 0 {
-            // The timeout is taken as run out at once.
-            if self.fifos() && level < trigger {
-                IIR_TIMEOUT
-            } else {
-                IIR_RDI
-            }
-        } else if self.ier & IER_THRI != 0 && self.sent {
-            IIR_THRI
-        } else {
-            IIR_NONE
-        }
+        // The timeout is taken as run out at once.
+        let received = if self.fifos() && level < trigger { IIR_TIMEOUT } else { IIR_RDI };
+        // Most urgent first: what enables it, whether it holds, what IIR says.
+        let interrupts = [
+            (IER_RLSI, self.overrun, IIR_RLSI),
+            (IER_RDI, level > 0, received),
+            (IER_THRI, self.sent, IIR_THRI),
+        ];
+        let pending = interrupts.iter().find(|(enable, holds, _)| self.ier & enable != 0 && *holds);
+        pending.map_or(IIR_NONE, |(_, _, code)| *code)
     }
 
     fn modem_status(&self) -> u32 {

@@ -16,8 +16,6 @@ const FIFO_DEPTH: usize = 32;
 const DR: u64 = 0x000;
 const FR: u64 = 0x018;
 const ILPR: u64 = 0x020;
-const IBRD: u64 = 0x024;
-const FBRD: u64 = 0x028;
 const LCR_H: u64 = 0x02c;
 const CR: u64 = 0x030;
 const IFLS: u64 = 0x034;
@@ -25,8 +23,11 @@ const IMSC: u64 = 0x038;
 const RIS: u64 = 0x03c;
 const MIS: u64 = 0x040;
 const ICR: u64 = 0x044;
-const DMACR: u64 = 0x048;
 const PERIPH_ID: u64 = 0xfe0;
+
+/// The bits that exist of each register from ILPR to DMACR: ILPR, IBRD, FBRD, LCR_H, CR, IFLS and IMSC
+/// keep what is written, RIS, MIS and ICR do not, DMACR does.
+const WRITABLE: [u32; 11] = [0xff, 0xffff, 0x3f, 0xff, 0xff87, 0x3f, INT_ALL, 0, 0, 0, 0x7];
 
 // PeriphID0-3 and PCellID0-3, a byte a register: part 0x011, designer 0x41, revision 3.
 const IDS: [u8; 8] = [0x11, 0x10, 0x34, 0x00, 0x0d, 0xf0, 0x05, 0xb1];
@@ -50,32 +51,19 @@ const INT_ALL: u32 = 0x7ff;
 /// The registers of one PL011.
 pub struct Pl011 {
     received: VecDeque<u8>,
-    ilpr: u32,
-    ibrd: u32,
-    fbrd: u32,
-    lcr_h: u32,
-    cr: u32,
-    ifls: u32,
-    imsc: u32,
-    dmacr: u32,
+    // What the guest wrote to the registers of WRITABLE.
+    settings: [u32; WRITABLE.len()],
     // TX and error interrupts: RX and RT follow from the FIFO alone, so none of them is ever lost.
     latched: u32,
 }
 
 impl Default for Pl011 {
     fn default() -> Self {
-        Self {
-            received: VecDeque::with_capacity(FIFO_DEPTH),
-            ilpr: 0,
-            ibrd: 0,
-            fbrd: 0,
-            lcr_h: 0,
-            cr: 0x300,
-            ifls: 0x12,
-            imsc: 0,
-            dmacr: 0,
-            latched: 0,
-        }
+        let received = VecDeque::with_capacity(FIFO_DEPTH);
+        let mut uart = Self { received, settings: [0; WRITABLE.len()], latched: 0 };
+        uart.write(CR, 0x300);
+        uart.write(IFLS, 0x12);
+        uart
     }
 }
 
@@ -85,20 +73,12 @@ impl Uart for Pl011 {
         let value = match offset & !3 {
             DR => self.received.pop_front().map_or(0, u32::from),
             FR => self.flags(),
-            ILPR => self.ilpr,
-            IBRD => self.ibrd,
-            FBRD => self.fbrd,
-            LCR_H => self.lcr_h,
-            CR => self.cr,
-            IFLS => self.ifls,
-            IMSC => self.imsc,
             RIS => self.raw_interrupts(),
-            MIS => self.raw_interrupts() & self.imsc,
-            DMACR => self.dmacr,
-            register => register
-                .checked_sub(PERIPH_ID)
-                .and_then(|at| IDS.get(usize::try_from(at / 4).ok()?))
-                .map_or(0, |id| u32::from(*id)),
+            MIS => self.raw_interrupts() & self.setting(IMSC),
+            register => match index(register, PERIPH_ID, IDS.len()) {
+                Some(at) => u32::from(IDS[at]),
+                None => self.setting(register),
+            },
         };
         // A narrow read in the middle of a register sees its upper bytes.
         value >> (8 * (offset & 3))
@@ -109,22 +89,18 @@ impl Uart for Pl011 {
             DR => {
                 self.latched |= INT_TX;
                 let byte = value.to_le_bytes()[0];
-                if self.cr & CR_LBE == 0 {
+                if self.setting(CR) & CR_LBE == 0 {
                     return Some(byte);
                 }
                 self.receive(byte);
             }
-            ILPR => self.ilpr = value & 0xff,
-            IBRD => self.ibrd = value & 0xffff,
-            FBRD => self.fbrd = value & 0x3f,
-            LCR_H => self.lcr_h = value & 0xff,
-            CR => self.cr = value & 0xff87,
-            IFLS => self.ifls = value & 0x3f,
-            IMSC => self.imsc = value & INT_ALL,
             ICR => self.latched &= !value,
-            DMACR => self.dmacr = value & 0x7,
             // There are no errors to clear in RSR/ECR. The rest is read-only or reserved.
-            _ => {}
+            _ => {
+                if let Some(at) = index(register, ILPR, WRITABLE.len()) {
+                    self.settings[at] = value & WRITABLE[at];
+                }
+            }
         }
         None
     }
@@ -141,16 +117,20 @@ impl Uart for Pl011 {
     }
 
     fn interrupt(&self) -> bool {
-        self.raw_interrupts() & self.imsc != 0
+        self.raw_interrupts() & self.setting(IMSC) != 0
     }
 }
 
 impl Pl011 {
+    /// What a register from ILPR to DMACR keeps; others read as zero.
+    fn setting(&self, register: u64) -> u32 {
+        index(register, ILPR, WRITABLE.len()).map_or(0, |at| self.settings[at])
+    }
+
     fn depth(&self) -> usize {
-        if self.lcr_h & LCR_H_FEN != 0 {
-            FIFO_DEPTH
-        } else {
-            1
+        match self.setting(LCR_H) & LCR_H_FEN {
+            0 => 1,
+            _ => FIFO_DEPTH,
         }
     }
 
@@ -162,7 +142,7 @@ impl Pl011 {
 
     fn raw_interrupts(&self) -> u32 {
         // IFLS.RXIFLSEL: 1/8, 1/4, 1/2, 3/4, 7/8 of the FIFO.
-        let eighths = match (self.ifls >> 3) & 7 {
+        let eighths = match (self.setting(IFLS) >> 3) & 7 {
             0 => 1,
             1 => 2,
             2 => 4,
@@ -176,6 +156,12 @@ impl Pl011 {
         let rt = if level > 0 { INT_RT } else { 0 };
         self.latched | rx | rt
     }
+}
+
+/// The place of a register among the `count` ones from `first` on.
+fn index(register: u64, first: u64, count: usize) -> Option<usize> {
+    let at = usize::try_from(register.checked_sub(first)? / 4).ok()?;
+    (register % 4 == 0 && at < count).then_some(at)
 }
 
 #[cfg(test)]
@@ -274,13 +260,13 @@ mod tests {
     fn settings_read_back_and_unknown_registers_are_quiet() {
         let mut uart = Pl011::default();
         for (register, written, read) in [
-            (IBRD, 0x1_0027, 0x27),
-            (FBRD, 0xff, 0x3f),
+            (0x24, 0x1_0027, 0x27),
+            (0x28, 0xff, 0x3f),
             (LCR_H, 0x170, 0x70),
             (CR, 0xffff_ffff, 0xff87),
             (IFLS, 0xff, 0x3f),
             (IMSC, 0xffff, 0x7ff),
-            (DMACR, 0xff, 0x7),
+            (0x48, 0xff, 0x7),
             (ILPR, 0x1ff, 0xff),
             (FR, 0, 0x97),
             (0x80, 0xff, 0),

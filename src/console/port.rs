@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::sys::eventfd::EventFd;
@@ -15,7 +15,7 @@ use nix::sys::eventfd::EventFd;
 use super::ns16550::Ns16550;
 use super::pl011::Pl011;
 use super::ready::LinePattern;
-use super::ring::RingWriter;
+use super::ring::Ring;
 use crate::config::ConsoleDevice;
 use crate::vcpu::{eventfd, Device, Width};
 
@@ -50,14 +50,12 @@ pub struct Port {
 struct State {
     uart: Box<dyn Uart>,
     typed: VecDeque<u8>,
-    output: RingWriter,
+    output: Arc<Ring>,
     pattern: Option<LinePattern>,
     // The interrupt line is up.
     raised: bool,
     // The console's thread is awake, or about to be.
     awake: bool,
-    // It wants to be woken when there is room for typed text.
-    wants_room: bool,
 }
 
 impl Port {
@@ -67,12 +65,12 @@ impl Port {
     /// No eventfd can be made.
     pub fn new(
         device: ConsoleDevice,
-        output: RingWriter,
+        output: Arc<Ring>,
         pattern: Option<LinePattern>,
     ) -> Result<Self, Errno> {
         let uart: Box<dyn Uart> = match device {
-            ConsoleDevice::Pl011 => Box::new(Pl011::default()),
-            ConsoleDevice::Ns16550 => Box::new(Ns16550::new()),
+            ConsoleDevice::Pl011 => Box::<Pl011>::default(),
+            ConsoleDevice::Ns16550 => Box::<Ns16550>::default(),
         };
         Ok(Self {
             state: Mutex::new(State {
@@ -82,7 +80,6 @@ impl Port {
                 pattern,
                 raised: false,
                 awake: false,
-                wants_room: false,
             }),
             interrupt: eventfd()?,
             wake: eventfd()?,
@@ -105,24 +102,19 @@ impl Port {
         self.ready.read().is_ok()
     }
 
-    /// Types `bytes`; returns how many of them were taken. After less than all, the console's thread
-    /// is woken when there is room again.
+    /// Types `bytes`; returns how many of them were taken.
     pub(super) fn type_in(&self, bytes: &[u8]) -> usize {
         let mut state = self.lock();
         let taken = bytes.len().min(BACKLOG - state.typed.len());
         state.typed.extend(&bytes[..taken]);
-        state.wants_room |= taken < bytes.len();
         self.update(state, false);
         taken
     }
 
-    /// Bytes that [`Port::type_in`] takes now; if there is no room, the console's thread is woken when
-    /// there is.
+    /// Bytes that [`Port::type_in`] takes now. The console's thread is woken whenever the guest has taken
+    /// half of a backlog.
     pub(super) fn room(&self) -> usize {
-        let mut state = self.lock();
-        let room = BACKLOG - state.typed.len();
-        state.wants_room |= room == 0;
-        room
+        BACKLOG - self.lock().typed.len()
     }
 
     /// The eventfd that wakes the console's thread.
@@ -162,17 +154,13 @@ impl Port {
     // is woken if it is to be, or has to look after one of these.
     fn update(&self, mut state: MutexGuard<'_, State>, wake: bool) {
         let State { uart, typed, .. } = &mut *state;
-        while uart.room() > 0 {
-            match typed.pop_front() {
-                Some(byte) => uart.receive(byte),
-                None => break,
-            }
-        }
+        let waiting = typed.len();
+        let moving = waiting.min(uart.room());
+        typed.drain(..moving).for_each(|byte| uart.receive(byte));
+        let room = waiting > BACKLOG / 2 && typed.len() <= BACKLOG / 2;
         let line = uart.interrupt();
         let rises = line && !state.raised;
         state.raised = line;
-        let room = state.wants_room && state.typed.len() <= BACKLOG / 2;
-        state.wants_room &= !room;
         let wake = (wake || rises || room) && !std::mem::replace(&mut state.awake, true);
         drop(state);
         if rises {
@@ -216,12 +204,10 @@ fn raise(fd: &EventFd) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::console::Ring;
-    use std::sync::Arc;
 
     fn port(device: ConsoleDevice, pattern: Option<&str>) -> (Port, Arc<Ring>) {
         let ring = Arc::new(Ring::create("port", 4096).unwrap());
-        let port = Port::new(device, ring.writer(), pattern.map(LinePattern::new)).unwrap();
+        let port = Port::new(device, Arc::clone(&ring), pattern.map(LinePattern::new)).unwrap();
         (port, ring)
     }
 
@@ -236,12 +222,12 @@ mod tests {
             for byte in b"hello guest\n" {
                 port.write(data, Width::Byte, u64::from(*byte));
             }
-            assert_eq!(ring.tail(100), b"hello guest\n");
+            assert_eq!(ring.tail(), b"hello guest\n");
             assert_eq!((count(&port.wake), count(&port.ready)), (1, 1));
             port.rearm();
             port.write(data, Width::Word, 0xffff_ff41);
             assert_eq!((count(&port.wake), count(&port.ready)), (1, 0));
-            assert_eq!(ring.tail(1), b"A");
+            assert_eq!(ring.tail().last(), Some(&b'A'));
         }
     }
 

@@ -8,10 +8,9 @@
 use std::ffi::c_void;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{fence, AtomicU64, AtomicU8, Ordering};
-use std::sync::Arc;
 
-use nix::errno::Errno;
 use rustix::fs::{fcntl_add_seals, fstat, ftruncate, memfd_create, MemfdFlags, SealFlags};
+use rustix::io::Errno;
 use rustix::mm::{madvise, mmap, munmap, Advice, MapFlags, ProtFlags};
 
 use crate::diagnostic::{kinds, Diagnostic};
@@ -66,30 +65,26 @@ impl Ring {
         let capacity = capacity.max(HEADER).checked_next_power_of_two();
         let size = capacity.and_then(|capacity| u64::try_from(capacity.checked_add(HEADER)?).ok());
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let fd = memfd_create(format!("console.{name}"), flags).map_err(nix_errno)?;
-        ftruncate(&fd, size.ok_or(Errno::EINVAL)?).map_err(nix_errno)?;
+        let fd = memfd_create(format!("console.{name}"), flags)?;
+        ftruncate(&fd, size.ok_or(Errno::INVAL)?)?;
         // A worker gone mad must not make the supervisor's reads fault.
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-        fcntl_add_seals(&fd, seals).map_err(nix_errno)?;
+        fcntl_add_seals(&fd, seals)?;
         Self::map(fd)
     }
 
     /// Maps the ring behind `fd`, which another process created.
     pub fn map(fd: OwnedFd) -> Result<Self, Errno> {
-        let size = fstat(&fd).map_err(nix_errno)?.st_size;
-        let size = usize::try_from(size).map_err(|_| Errno::EINVAL)?;
-        let capacity = size.checked_sub(HEADER).ok_or(Errno::EINVAL)?;
-        if !capacity.is_power_of_two() {
-            return Err(Errno::EINVAL);
-        }
+        let size = usize::try_from(fstat(&fd)?.st_size).unwrap_or(0);
+        let capacity = size.checked_sub(HEADER).filter(|capacity| capacity.is_power_of_two());
+        let capacity = capacity.ok_or(Errno::INVAL)?;
         let (protection, nowhere) = (ProtFlags::READ | ProtFlags::WRITE, std::ptr::null_mut());
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
-        let map = unsafe { mmap(nowhere, size, protection, MapFlags::SHARED, &fd, 0) }
-            .map_err(nix_errno)?;
+        let map = unsafe { mmap(nowhere, size, protection, MapFlags::SHARED, &fd, 0) }?;
         let ring = Self { fd, map, capacity };
         // Workers of other VMs are forked, too, and this output is none of their business.
         // SAFETY: the range is exactly the mapping made above; the advice changes no byte of it.
-        unsafe { madvise(ring.map, size, Advice::LinuxDontFork) }.map_err(nix_errno)?;
+        unsafe { madvise(ring.map, size, Advice::LinuxDontFork) }?;
         Ok(ring)
     }
 
@@ -99,17 +94,13 @@ impl Ring {
             Some(fd) => Self::map(fd),
             None => Self::create(name, DEFAULT_CAPACITY),
         };
-        ring.map_err(|errno| RING.case("mapping the console's ring").errno(errno))
+        let errno = |error: Errno| nix::errno::Errno::from_raw(error.raw_os_error());
+        ring.map_err(|error| RING.case("mapping the console's ring").errno(errno(error)))
     }
 
     /// The descriptor by which another process maps it.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
-    }
-
-    /// Bytes kept.
-    pub fn capacity(&self) -> usize {
-        self.capacity
     }
 
     /// Sequence number of the byte that will be written next; 0 if nothing was ever written.
@@ -121,20 +112,17 @@ impl Ring {
     pub fn read(&self, from: u64, into: &mut [u8]) -> Chunk {
         // The writer can overtake a read, but it is a guest behind traps: the next try will do. Only
         // a header full of nonsense never agrees; then all is lost and nothing hangs.
-        for _ in 0..READ_TRIES {
-            if let Some(chunk) = self.try_read(from, into) {
-                return chunk;
-            }
-        }
-        let end = self.end();
-        Chunk { len: 0, next: end, lost: end.saturating_sub(from) }
+        (0..READ_TRIES).find_map(|_| self.try_read(from, into)).unwrap_or_else(|| {
+            let end = self.end();
+            Chunk { len: 0, next: end, lost: end.saturating_sub(from) }
+        })
     }
 
     fn try_read(&self, from: u64, into: &mut [u8]) -> Option<Chunk> {
         let end = self.end();
         // A number from the future can only come from a mistake: begin with what comes next.
         let from = from.min(end);
-        let start = from.max(end.saturating_sub(self.kept()));
+        let start = from.max(self.oldest(end));
         let wanted = usize::try_from(end - start).unwrap_or(usize::MAX);
         let len = wanted.min(into.len());
         let mut next = start;
@@ -145,29 +133,31 @@ impl Ring {
         // Pairs with the writer's fence: whoever saw a byte of a later round also sees `begun`.
         fence(Ordering::Acquire);
         let begun = self.counter(BEGUN).load(Ordering::Relaxed);
-        (begun.saturating_sub(self.kept()) <= start).then_some(Chunk {
-            len,
-            next,
-            lost: start - from,
-        })
+        let intact = self.oldest(begun) <= start;
+        intact.then_some(Chunk { len, next, lost: start - from })
     }
 
-    /// The last `max` bytes at most.
-    pub fn tail(&self, max: usize) -> Vec<u8> {
-        let mut bytes = vec![0; max.min(self.capacity)];
-        let from = self.end().saturating_sub(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
-        let chunk = self.read(from, &mut bytes);
+    /// All that is still there.
+    pub fn tail(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.capacity];
+        let chunk = self.read(0, &mut bytes);
         bytes.truncate(chunk.len);
         bytes
     }
 
-    /// The one writer. It goes on where an earlier one of the same ring ended.
-    pub fn writer(self: &Arc<Self>) -> RingWriter {
-        RingWriter { end: self.end(), ring: Arc::clone(self) }
+    /// Adds a byte; the oldest one goes. A ring has one writer at a time.
+    pub(super) fn push(&self, byte: u8) {
+        let end = self.counter(END).load(Ordering::Relaxed);
+        let next = end.wrapping_add(1);
+        self.counter(BEGUN).store(next, Ordering::Relaxed);
+        fence(Ordering::Release);
+        self.byte(end).store(byte, Ordering::Relaxed);
+        self.counter(END).store(next, Ordering::Release);
     }
 
-    fn kept(&self) -> u64 {
-        u64::try_from(self.capacity).unwrap_or(u64::MAX)
+    /// The oldest byte still there when `end` is the next.
+    pub(super) fn oldest(&self, end: u64) -> u64 {
+        end.saturating_sub(u64::try_from(self.capacity).unwrap_or(u64::MAX))
     }
 
     fn counter(&self, offset: usize) -> &AtomicU64 {
@@ -192,46 +182,23 @@ impl Drop for Ring {
     }
 }
 
-fn nix_errno(error: rustix::io::Errno) -> Errno {
-    Errno::from_raw(error.raw_os_error())
-}
-
-/// The writing end of a [`Ring`].
-#[derive(Debug)]
-pub struct RingWriter {
-    ring: Arc<Ring>,
-    end: u64,
-}
-
-impl RingWriter {
-    /// Adds a byte; the oldest one goes.
-    pub fn push(&mut self, byte: u8) {
-        let next = self.end.wrapping_add(1);
-        self.ring.counter(BEGUN).store(next, Ordering::Relaxed);
-        fence(Ordering::Release);
-        self.ring.byte(self.end).store(byte, Ordering::Relaxed);
-        self.ring.counter(END).store(next, Ordering::Release);
-        self.end = next;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
 
     fn ring() -> Arc<Ring> {
         Arc::new(Ring::create("test", 4096).unwrap())
     }
 
-    fn write(writer: &mut RingWriter, text: &[u8]) {
-        text.iter().for_each(|byte| writer.push(*byte));
+    fn write(ring: &Ring, text: &[u8]) {
+        text.iter().for_each(|byte| ring.push(*byte));
     }
 
     #[test]
     fn what_is_written_is_read_from_any_place() {
         let ring = ring();
-        let mut writer = ring.writer();
-        write(&mut writer, b"hello guest");
+        write(&ring, b"hello guest");
         let mut bytes = [0; 5];
         let chunk = ring.read(0, &mut bytes);
         assert_eq!((&bytes[..], chunk), (&b"hello"[..], Chunk { len: 5, next: 5, lost: 0 }));
@@ -239,16 +206,14 @@ mod tests {
         assert_eq!((&bytes[..], chunk.next), (&b"guest"[..], 11));
         assert_eq!(ring.read(11, &mut bytes).len, 0);
         assert_eq!(ring.read(99, &mut bytes).next, 11, "a number too high");
-        assert_eq!(ring.tail(100), b"hello guest");
-        assert_eq!(ring.tail(5), b"guest");
+        assert_eq!(ring.tail(), b"hello guest");
     }
 
     #[test]
     fn a_reader_that_fell_behind_learns_what_it_lost() {
         let ring = ring();
-        let mut writer = ring.writer();
-        write(&mut writer, &[b'a'; 4096]);
-        write(&mut writer, b"the end");
+        write(&ring, &[b'a'; 4096]);
+        write(&ring, b"the end");
         let mut bytes = vec![0; 8192];
         let chunk = ring.read(0, &mut bytes);
         assert_eq!((chunk.len, chunk.lost, chunk.next), (4096, 7, 4103));
@@ -258,18 +223,17 @@ mod tests {
     #[test]
     fn another_mapping_sees_it_and_a_second_writer_goes_on() {
         let ring = ring();
-        write(&mut ring.writer(), b"first ");
+        write(&ring, b"first ");
         let other = Arc::new(Ring::map(ring.fd().try_clone_to_owned().unwrap()).unwrap());
-        write(&mut other.writer(), b"second");
-        assert_eq!(ring.tail(100), b"first second");
+        write(&other, b"second");
+        assert_eq!(ring.tail(), b"first second");
     }
 
     #[test]
     fn its_size_cannot_be_changed() {
         let ring = ring();
         for size in [0, 1 << 20] {
-            let answer = ftruncate(ring.fd(), size).map_err(nix_errno);
-            assert_eq!(answer, Err(Errno::EPERM));
+            assert_eq!(ftruncate(ring.fd(), size), Err(Errno::PERM));
         }
     }
 
@@ -290,7 +254,7 @@ mod tests {
     #[test]
     fn a_reader_beside_the_writer_never_sees_a_torn_text() {
         let ring = ring();
-        let mut writer = ring.writer();
+        let writer = Arc::clone(&ring);
         let total = 400_000u64;
         std::thread::scope(|scope| {
             scope.spawn(move || (0..total).for_each(|at| writer.push((at % 251) as u8)));

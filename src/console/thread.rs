@@ -83,9 +83,9 @@ impl Console {
         options: Options<'_>,
     ) -> Result<Self, Diagnostic> {
         let pattern = options.ready.map(LinePattern::new);
-        let port = Port::new(config.device, ring.writer(), pattern)
+        let port = Port::new(config.device, Arc::clone(ring), pattern)
+            .map(Arc::new)
             .map_err(|errno| failed("an eventfd for the console", errno))?;
-        let port = Arc::new(port);
         let (orders, taken) = mpsc::channel();
         let life = Life {
             port: Arc::clone(&port),
@@ -94,8 +94,7 @@ impl Console {
             log: options.log.then(|| GuestLog::new(vm, ring.end())),
             ring: Arc::clone(ring),
             clients: Clients::default(),
-            bells: 0,
-            bell_at: None,
+            bell: None,
         };
         let thread = spawn(life, options.confined)?;
         Ok(Self { port, orders, thread: Some(thread) })
@@ -132,8 +131,8 @@ impl Console {
     }
 
     fn end(&mut self, farewell: &str) {
-        self.order(Order::End(farewell.to_owned()));
         if let Some(thread) = self.thread.take() {
+            self.order(Order::End(farewell.to_owned()));
             // A panic was reported on stderr; there is nothing more to do about it.
             let _ = thread.join();
         }
@@ -148,9 +147,7 @@ impl Console {
 
 impl Drop for Console {
     fn drop(&mut self) {
-        if self.thread.is_some() {
-            self.end("the console is closed");
-        }
+        self.end("the console is closed");
     }
 }
 
@@ -167,13 +164,8 @@ fn spawn(mut life: Life, confined: bool) -> Result<JoinHandle<()>, Diagnostic> {
         .spawn(move || {
             // Signals are the worker's main thread's.
             let _ = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
-            let given_up = match confined {
-                // Before the VM runs, other than the vCPUs'.
-                true => {
-                    confine::thread().map_err(|error| Diagnostic { step: Step::Functions, ..error })
-                }
-                false => Ok(()),
-            };
+            // Before the VM runs, other than the vCPUs'.
+            let given_up = if confined { confine::thread() } else { Ok(()) };
             let lives = given_up.is_ok();
             // It is waited for below.
             let _ = up.send(given_up);
@@ -183,7 +175,8 @@ fn spawn(mut life: Life, confined: bool) -> Result<JoinHandle<()>, Diagnostic> {
         })
         .map_err(|error| failed(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EAGAIN))))?;
     // What a thread needs to come up is given up before the guest runs.
-    is_up.recv().map_err(|_| failed(Errno::ECHILD))??;
+    let given_up = is_up.recv().map_err(|_| failed(Errno::ECHILD))?;
+    given_up.map_err(|error| Diagnostic { step: Step::Functions, ..error })?;
     Ok(thread)
 }
 
@@ -193,10 +186,8 @@ struct Life {
     ring: Arc<Ring>,
     log: Option<GuestLog>,
     clients: Clients,
-    // How often in a row the doorbell rang again for a line that is up.
-    bells: u32,
-    // When it rings again; none: the line is down.
-    bell_at: Option<Instant>,
+    // For a line that is up: how often in a row the doorbell rang again, and when it does next.
+    bell: Option<(u32, Instant)>,
 }
 
 impl Life {
@@ -205,74 +196,61 @@ impl Life {
         let mut gathering = false;
         let farewell = loop {
             self.wait(gathering);
-            self.bell_again();
             self.port.rearm();
             let farewell = self.take_orders();
             let end = self.ring.end();
             gathering = end != std::mem::replace(&mut shown, end);
-            self.show();
+            if let Some(log) = &mut self.log {
+                log.copy(&self.ring);
+            }
+            self.clients.send(&self.ring);
             if let Some(farewell) = farewell {
                 break farewell;
             }
         };
-        self.show();
         if let Some(log) = &mut self.log {
             log.finish();
         }
-        self.say_farewell(&farewell);
-    }
-
-    fn show(&mut self) {
-        if let Some(log) = &mut self.log {
-            log.copy(&self.ring);
-        }
+        self.clients.notice(&farewell);
         self.clients.send(&self.ring);
+        let ended = Instant::now();
+        while !self.clients.idle(&self.ring) && ended.elapsed() < FAREWELL {
+            self.wait(true);
+            self.clients.send(&self.ring);
+        }
     }
 
     // Until something happens. While `gathering`, output is nothing new.
     fn wait(&mut self, gathering: bool) {
-        let now = Instant::now();
-        if !self.port.raised() {
-            self.bells = 0;
-            self.bell_at = None;
-        } else if self.bell_at.is_none() {
-            self.bell_at = now.checked_add(BELL_AGAIN);
-        }
-        let due = self.bell_at.map(|at| at.saturating_duration_since(now));
-        let longest = gathering.then_some(GATHER);
-        let timeout = match due.into_iter().chain(longest).min() {
+        let bell = self.ring_doorbell(Instant::now());
+        let timeout = match bell.into_iter().chain(gathering.then_some(GATHER)).min() {
             None => PollTimeout::NONE,
             // Rounded up: not woken too early.
             Some(time) => u16::try_from(time.as_micros().div_ceil(1000)).unwrap_or(u16::MAX).into(),
         };
-        let room = !self.clients.is_empty() && self.port.room() > 0;
-        let wake = match gathering {
-            true => PollFlags::empty(),
-            false => PollFlags::POLLIN,
-        };
+        let wake = if gathering { PollFlags::empty() } else { PollFlags::POLLIN };
         let mut fds = vec![PollFd::new(self.port.wake_fd(), wake)];
-        let interests = self.clients.interests(room);
-        fds.extend(interests.map(|(fd, flags)| PollFd::new(fd, flags)));
+        fds.extend(self.clients.interests(self.port.room() > 0));
         let _ = poll(&mut fds, timeout);
-        let events: Vec<PollFlags> =
-            fds[1..].iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect();
-        for (at, events) in events.into_iter().enumerate() {
-            self.clients.receive(at, events, &self.port);
-        }
+        let events = fds[1..].iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+        let events: Vec<PollFlags> = events.collect();
+        self.clients.receive(&events, &self.port);
     }
 
-    // By the clock alone: a guest that prints steadily waits for its interrupt all the same.
-    fn bell_again(&mut self) {
-        let now = Instant::now();
-        if self.port.raised() && self.bell_at.is_some_and(|at| now >= at) {
-            self.bells = self.bells.saturating_add(1);
-            self.port.raise_again();
-            let pause = match self.bells < BELLS_IN_HASTE {
-                true => BELL_AGAIN,
-                false => BELL_AT_LEISURE,
-            };
-            self.bell_at = now.checked_add(pause);
+    // Rings the doorbell again for a line that stays up; returns how long until it is due next. By the
+    // clock alone: a guest that prints steadily waits for its interrupt all the same.
+    fn ring_doorbell(&mut self, now: Instant) -> Option<Duration> {
+        if !self.port.raised() {
+            self.bell = None;
+            return None;
         }
+        let (bells, due) = self.bell.get_or_insert((0, now + BELL_AGAIN));
+        if now >= *due {
+            self.port.raise_again();
+            *bells = bells.saturating_add(1);
+            *due = now + if *bells < BELLS_IN_HASTE { BELL_AGAIN } else { BELL_AT_LEISURE };
+        }
+        Some(due.saturating_duration_since(now))
     }
 
     /// The last words, once there are any.
@@ -288,21 +266,6 @@ impl Life {
             }
         }
         None
-    }
-
-    fn say_farewell(&mut self, farewell: &str) {
-        self.clients.notice(farewell);
-        let started = Instant::now();
-        loop {
-            self.clients.send(&self.ring);
-            if self.clients.idle(&self.ring) || started.elapsed() >= FAREWELL {
-                return;
-            }
-            let interests = self.clients.interests(false);
-            let mut fds: Vec<PollFd<'_>> =
-                interests.map(|(fd, _)| PollFd::new(fd, PollFlags::POLLOUT)).collect();
-            let _ = poll(&mut fds, 50u16);
-        }
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) fn of(vm: &Vm) -> Result<Dialect, Diagnostic> {
 
 fn fit(dialect: Dialect) -> Result<Dialect, Diagnostic> {
     match dialect {
-        Dialect::Lkml15 => Err(UNFIT.case(format!("the driver speaks {dialect}"))),
+        Dialect::Lkml15 => Err(UNFIT.case(format!("the driver speaks {dialect}")).lasting()),
         other => Ok(other),
     }
 }

@@ -140,7 +140,8 @@ pub(super) fn backings(wanted: &[Option<Backing>], dialect: Dialect) -> Vec<Back
     let best = if by_fault { Backing::Thp } else { Backing::Hugetlb };
     let mut all = Vec::new();
     for backing in wanted.iter().map(|backing| backing.unwrap_or(best)) {
-        if !(by_fault && backing == Backing::Hugetlb) && !all.contains(&backing) {
+        let refused = by_fault && backing == Backing::Hugetlb;
+        if !refused && !all.contains(&backing) {
             all.push(backing);
         }
     }

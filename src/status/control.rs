@@ -38,6 +38,12 @@ pub enum Request {
         #[serde(default = "yes")]
         wait: bool,
     },
+    /// Kill a VM's worker, which ends the VM the hard way.
+    Kill {
+        vm: String,
+        #[serde(default = "yes")]
+        wait: bool,
+    },
     /// Stop a VM, then start it.
     Restart {
         vm: String,
@@ -72,6 +78,7 @@ impl Request {
             Request::Status { .. } | Request::Log { .. } | Request::Watch {} => false,
             Request::Start { .. }
             | Request::Stop { .. }
+            | Request::Kill { .. }
             | Request::Restart { .. }
             | Request::Console { .. } => true,
         }
@@ -299,6 +306,7 @@ mod tests {
             Request::Start { vm: "a".into(), wait: false },
             Request::Stop { vm: "a".into(), wait: true },
             Request::Restart { vm: "a".into(), wait: true },
+            Request::Kill { vm: "a".into(), wait: false },
             Request::Log { vm: "a".into() },
             Request::Console { vm: "a".into(), replay: Some(7), at: None },
             Request::Console { vm: "a".into(), replay: None, at: Some(7) },

@@ -3,54 +3,37 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsRawFd, RawFd};
 
 use super::logger::{pieces, Sent};
 use crate::process::inherited_fd;
 
 /// Set by init for `file /dev/kmsg w` in the service: the number of the open fd.
-pub const VARIABLE: &str = "ANDROID_FILE__dev_kmsg";
+const VARIABLE: &str = "ANDROID_FILE__dev_kmsg";
 
 // PRINTKRB_RECORD_MAX of kernel/printk/printk.c: a longer write is EINVAL.
 const RECORD_MAX: usize = 1024;
 
-/// `/dev/kmsg`, inherited from init.
-pub struct Kmsg {
-    file: File,
+/// `/dev/kmsg`, if init opened it for us.
+pub fn inherited() -> Option<File> {
+    let fd = inherited_fd(VARIABLE)?.ok()?;
+    Some(fd.into())
 }
 
-impl Kmsg {
-    /// The fd that init opened for us, if it did.
-    pub fn inherited() -> Option<Self> {
-        let fd = inherited_fd(VARIABLE)?.ok()?;
-        Some(Self::new(fd.into()))
-    }
-
-    pub fn new(file: File) -> Self {
-        Self { file }
-    }
-
-    pub fn fd(&self) -> RawFd {
-        self.file.as_raw_fd()
-    }
-
-    /// Writes one record in as many lines as it needs.
-    pub fn send(&mut self, level: log::Level, tag: &str, message: &str) -> Sent {
-        // The kernel's levels: 3 error, 4 warning, 6 informational, 7 debug.
-        let number = match level {
-            log::Level::Error => 3,
-            log::Level::Warn => 4,
-            log::Level::Info => 6,
-            log::Level::Debug | log::Level::Trace => 7,
-        };
-        let prefix = format!("<{number}>{tag}: ");
-        let room = RECORD_MAX.saturating_sub(prefix.len() + 1).max(64);
-        for piece in message.lines().flat_map(|line| pieces(line, room)) {
-            let line = format!("{prefix}{piece}\n");
-            if self.file.write_all(line.as_bytes()).is_err() {
-                return Sent::Lost;
-            }
+/// Writes one record in as many lines as it needs.
+pub fn send(mut kmsg: &File, level: log::Level, tag: &str, message: &str) -> Sent {
+    // The kernel's levels: 3 error, 4 warning, 6 informational, 7 debug.
+    let number = match level {
+        log::Level::Error => 3,
+        log::Level::Warn => 4,
+        log::Level::Info => 6,
+        log::Level::Debug | log::Level::Trace => 7,
+    };
+    let prefix = format!("<{number}>{tag}: ");
+    let room = RECORD_MAX.saturating_sub(prefix.len() + 1).max(64);
+    for piece in message.lines().flat_map(|line| pieces(line, room)) {
+        if kmsg.write_all(format!("{prefix}{piece}\n").as_bytes()).is_err() {
+            return Sent::Lost;
         }
-        Sent::Whole
     }
+    Sent::Whole
 }

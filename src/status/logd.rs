@@ -6,16 +6,13 @@
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::sys::socket::{sendto, socket, AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr};
-use nix::time::{clock_gettime, ClockId};
 use nix::unistd::gettid;
 
 use super::logger::{pieces, Sent};
-
-/// Where logd listens.
-pub const DEFAULT_SOCKET: &str = "/dev/socket/logdw";
 
 // LOGGER_ENTRY_MAX_PAYLOAD: priority, tag, message and both NULs.
 const PAYLOAD_MAX: usize = 4068;
@@ -54,8 +51,7 @@ impl Logd {
 
     /// Sends one record in as many datagrams as it needs.
     pub fn send(&mut self, level: log::Level, tag: &str, message: &str) -> Sent {
-        let tag = cut(tag, 64);
-        let room = PAYLOAD_MAX - 1 - tag.len() - 1 - 1;
+        let room = PAYLOAD_MAX.saturating_sub(1 + tag.len() + 1 + 1);
         for piece in pieces(message, room) {
             match self.send_datagram(&datagram(level, tag, piece)) {
                 Sent::Whole => {}
@@ -80,35 +76,21 @@ impl Logd {
     }
 }
 
-fn cut(text: &str, limit: usize) -> &str {
-    let mut end = text.len().min(limit);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
-}
-
+/// The message has no control characters but line ends.
 fn datagram(level: log::Level, tag: &str, message: &str) -> Vec<u8> {
     // Only the low 16 bits have room in the header.
     let thread = u16::try_from(gettid().as_raw() & 0xffff).unwrap_or(0);
-    let (seconds, nanoseconds) = match clock_gettime(ClockId::CLOCK_REALTIME) {
-        Ok(now) => (
-            u32::try_from(now.tv_sec()).unwrap_or(u32::MAX),
-            u32::try_from(now.tv_nsec()).unwrap_or(0),
-        ),
-        Err(_) => (0, 0),
-    };
-    let mut bytes = Vec::with_capacity(11 + 3 + tag.len() + message.len());
-    bytes.push(LOG_ID);
-    bytes.extend_from_slice(&thread.to_le_bytes());
-    bytes.extend_from_slice(&seconds.to_le_bytes());
-    bytes.extend_from_slice(&nanoseconds.to_le_bytes());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let seconds = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
+    let mut bytes = vec![LOG_ID];
+    bytes.extend(thread.to_le_bytes());
+    bytes.extend(seconds.to_le_bytes());
+    bytes.extend(now.subsec_nanos().to_le_bytes());
     bytes.push(priority(level));
-    bytes.extend_from_slice(tag.as_bytes());
-    bytes.push(0);
-    // A NUL would end the message early.
-    bytes.extend(message.bytes().map(|b| if b == 0 { b'?' } else { b }));
-    bytes.push(0);
+    for text in [tag, message] {
+        bytes.extend(text.as_bytes());
+        bytes.push(0);
+    }
     bytes
 }
 
@@ -129,14 +111,8 @@ mod tests {
 
     #[test]
     fn datagram_has_liblogs_layout() {
-        let bytes = datagram(log::Level::Warn, "gunyahd", "a\0b");
+        let bytes = datagram(log::Level::Warn, "gunyahd", "a b");
         assert_eq!(bytes[0], 0);
-        assert_eq!(&bytes[11..], b"\x05gunyahd\0a?b\0");
-    }
-
-    #[test]
-    fn long_tags_are_cut_between_characters() {
-        assert_eq!(cut("aé", 2), "a");
-        assert_eq!(cut("aé", 3), "aé");
+        assert_eq!(&bytes[11..], b"\x05gunyahd\0a b\0");
     }
 }

@@ -10,19 +10,23 @@
 //! linked variant can.
 
 use std::fs::File;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-use super::kmsg::Kmsg;
-use super::logd::{Logd, DEFAULT_SOCKET};
+use super::kmsg;
 use super::stderr::Stderr;
-#[cfg(all(target_os = "android", gunyahd_android_logger))]
-use super::until_logd::UntilLogd;
 use crate::text::printable_lines;
 
+#[cfg(all(target_os = "android", gunyahd_android_logger))]
+type Logd = super::liblog::Liblog<android_logger::AndroidLogger>;
+#[cfg(not(all(target_os = "android", gunyahd_android_logger)))]
+type Logd = super::logd::Logd;
+
+/// Where logd listens.
+const LOGD_SOCKET: &str = "/dev/socket/logdw";
 /// Names another socket than logd's own, for tests.
 pub const SOCKET_VARIABLE: &str = "GUNYAHD_LOGD_SOCKET";
 
@@ -49,56 +53,21 @@ pub(super) enum Sent {
 /// call only changes the level.
 pub fn start(audience: Audience, level: LevelFilter) {
     log::set_max_level(level);
-    #[cfg(all(target_os = "android", gunyahd_android_logger))]
-    if audience == Audience::Service {
-        let logger = UNTIL_LOGD.get_or_init(|| {
-            let config =
-                android_logger::Config::default().with_max_level(level).with_tag("gunyahd");
-            let liblog = android_logger::AndroidLogger::new(config);
-            UntilLogd::new(liblog, DEFAULT_SOCKET.into(), Kmsg::inherited())
-        });
-        // Fails only if a logger is there already, which then stays.
-        let _ = log::set_logger(logger);
-        return;
-    }
     // Fails only if a logger is there already, which then stays.
     let _ = log::set_logger(LOGGER.get_or_init(|| Logger::from_environment(audience)));
 }
 
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
-#[cfg(all(target_os = "android", gunyahd_android_logger))]
-static UNTIL_LOGD: OnceLock<UntilLogd<android_logger::AndroidLogger>> = OnceLock::new();
-
 /// The fds that the log holds now: a forked worker, which logs by itself, must not close them.
 pub fn fds() -> Vec<RawFd> {
-    // liblog keeps its own to itself.
-    #[cfg(all(target_os = "android", gunyahd_android_logger))]
-    if LOGGER.get().is_none() {
-        let kmsg = UNTIL_LOGD.get().and_then(UntilLogd::fd);
-        return connected_to(DEFAULT_SOCKET.as_ref()).into_iter().chain(kmsg).collect();
-    }
     let Some(logger) = LOGGER.get() else {
         return Vec::new();
     };
     let sinks = logger.sinks.lock().unwrap_or_else(PoisonError::into_inner);
     let logd = sinks.logd.as_ref().and_then(Logd::fd);
-    let kmsg = sinks.kmsg.as_ref().map(Kmsg::fd);
-    let stderr = sinks.stderr.fd();
-    logd.into_iter().chain(kmsg).chain(stderr).collect()
-}
-
-/// This process's fds that are connected to the socket at `path`.
-#[cfg(any(test, all(target_os = "android", gunyahd_android_logger)))]
-fn connected_to(path: &std::path::Path) -> Vec<RawFd> {
-    use nix::sys::socket::{getpeername, UnixAddr};
-    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else {
-        return Vec::new();
-    };
-    entries
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|fd| getpeername::<UnixAddr>(*fd).is_ok_and(|peer| peer.path() == Some(path)))
-        .collect()
+    let kmsg = sinks.kmsg.as_ref().map(File::as_raw_fd);
+    [logd, kmsg, sinks.stderr.fd()].into_iter().flatten().collect()
 }
 
 /// The `log` backend.
@@ -108,9 +77,9 @@ pub struct Logger {
 
 struct Sinks {
     logd: Option<Logd>,
-    kmsg: Option<Kmsg>,
+    kmsg: Option<File>,
     stderr: Stderr,
-    /// Set once logd took a record: from then on a silent logd means loss, not an early boot.
+    /// Once logd was there, a silent one means loss, not an early boot.
     logd_seen: bool,
     lost: u64,
 }
@@ -118,28 +87,18 @@ struct Sinks {
 impl Logger {
     /// A logger to the socket `logd` and the file `kmsg`, as far as given, else to stderr.
     pub fn new(logd: Option<PathBuf>, kmsg: Option<File>) -> Self {
-        Self::to(logd.map(Logd::new), kmsg.map(Kmsg::new))
-    }
-
-    fn to(logd: Option<Logd>, kmsg: Option<Kmsg>) -> Self {
-        Self {
-            sinks: Mutex::new(Sinks {
-                logd,
-                kmsg,
-                stderr: Stderr::new(),
-                logd_seen: false,
-                lost: 0,
-            }),
-        }
+        let logd = logd.map(Logd::new);
+        let sinks = Sinks { logd, kmsg, stderr: Stderr::new(), logd_seen: false, lost: 0 };
+        Self { sinks: Mutex::new(sinks) }
     }
 
     fn from_environment(audience: Audience) -> Self {
         match audience {
-            Audience::Foreground => Self::to(None, None),
+            Audience::Foreground => Self::new(None, None),
             Audience::Service => {
                 let path = std::env::var_os(SOCKET_VARIABLE);
-                let path = path.map_or_else(|| DEFAULT_SOCKET.into(), PathBuf::from);
-                Self::to(Some(Logd::new(path)), Kmsg::inherited())
+                let path = path.map_or_else(|| LOGD_SOCKET.into(), PathBuf::from);
+                Self::new(Some(path), kmsg::inherited())
             }
         }
     }
@@ -182,17 +141,14 @@ impl Sinks {
 
     fn send_once(&mut self, level: Level, tag: &str, message: &str) -> Sent {
         if let Some(logd) = &mut self.logd {
-            match logd.send(level, tag, message) {
-                Sent::Whole => {
-                    self.logd_seen = true;
-                    return Sent::Whole;
-                }
-                Sent::Lost => return Sent::Lost,
-                Sent::Absent => {}
+            let sent = logd.send(level, tag, message);
+            if sent != Sent::Absent {
+                self.logd_seen = true;
+                return sent;
             }
         }
-        if let Some(kmsg) = &mut self.kmsg {
-            return kmsg.send(level, tag, message);
+        if let Some(kmsg) = &self.kmsg {
+            return kmsg::send(kmsg, level, tag, message);
         }
         // Under init stderr is /dev/null, so a logd that was there and is not any more means loss.
         if self.logd_seen {
@@ -202,7 +158,7 @@ impl Sinks {
     }
 }
 
-pub(super) fn tag(target: &str) -> &str {
+fn tag(target: &str) -> &str {
     match target.split("::").next() {
         Some(root @ ("gunyahd" | "gunyahctl" | "gunyah_sim")) => root,
         _ => target,
@@ -241,19 +197,6 @@ pub(super) fn pieces(text: &str, limit: usize) -> impl Iterator<Item = &str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_librarys_own_connection_is_found() {
-        use std::os::fd::AsRawFd;
-        use std::os::unix::net::UnixDatagram;
-        let path = std::env::temp_dir().join(format!("gunyahd-logdw-{}", std::process::id()));
-        let _peer = UnixDatagram::bind(&path).unwrap();
-        let client = UnixDatagram::unbound().unwrap();
-        assert!(connected_to(&path).is_empty());
-        client.connect(&path).unwrap();
-        assert_eq!(connected_to(&path), [client.as_raw_fd()]);
-        std::fs::remove_file(&path).unwrap();
-    }
 
     #[test]
     fn tags_follow_targets() {

@@ -4,19 +4,18 @@
 pub mod clock;
 pub mod control;
 mod kmsg;
+#[cfg(any(test, all(target_os = "android", gunyahd_android_logger)))]
+mod liblog;
+#[cfg(not(all(target_os = "android", gunyahd_android_logger)))]
 mod logd;
 pub mod logger;
 pub mod properties;
 pub mod property_area;
-mod property_error;
 mod property_info;
 mod shorten;
 mod state;
 mod stderr;
 pub mod trace;
-// For the build that logs by liblog: see logger.
-#[cfg(any(test, all(target_os = "android", gunyahd_android_logger)))]
-mod until_logd;
 
 pub use shorten::shorten;
 pub use state::{End, EndReason, Overall, State};

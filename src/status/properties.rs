@@ -7,7 +7,6 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -16,8 +15,8 @@ use nix::sys::socket::{
     connect, recv, send, socket, AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr,
 };
 
-pub use super::property_error::{Fault, PropertyError};
 use super::{shorten, Overall, State};
+use crate::text::errno_name;
 
 /// How gunyahd as a whole does.
 const OVERALL: &str = "vendor.gunyah.state";
@@ -25,21 +24,20 @@ const OVERALL: &str = "vendor.gunyah.state";
 /// What the driver speaks.
 const DIALECT: &str = "vendor.gunyah.dialect";
 
-/// The property of a VM: its `state`, the `reason` for it, its `restarts`.
+/// The property of a VM: its `state`, the `reason` for it, its `restarts`. A VM's name has only characters
+/// that init takes.
 fn of_vm(vm: &str, what: &str) -> String {
     format!("vendor.gunyah.{vm}.{what}")
 }
 
 /// Where init listens.
-pub const DEFAULT_SOCKET: &str = "/dev/socket/property_service";
+const DEFAULT_SOCKET: &str = "/dev/socket/property_service";
 /// Names another socket than [`DEFAULT_SOCKET`], for tests.
-pub const SOCKET_VARIABLE: &str = "GUNYAHD_PROPERTY_SOCKET";
+const SOCKET_VARIABLE: &str = "GUNYAHD_PROPERTY_SOCKET";
 /// Longest value in bytes: PROP_VALUE_MAX of bionic less its NUL. Only `ro.` may be longer.
-pub const VALUE_MAX: usize = 91;
-/// Longest name in bytes that we send. Init's own limit is 64 KiB; no real name comes near.
-pub const NAME_MAX: usize = 255;
+const VALUE_MAX: usize = 91;
 /// How long one connection may take: init's own limit for a client is 2 s, bionic's for init 5 s.
-pub const CONNECTION_LIMIT: Duration = Duration::from_secs(5);
+const CONNECTION_LIMIT: Duration = Duration::from_secs(5);
 /// Values waiting to be sent at most.
 pub const QUEUE_MAX: usize = 256;
 
@@ -52,56 +50,49 @@ pub fn socket_path() -> PathBuf {
     std::env::var_os(SOCKET_VARIABLE).map_or(DEFAULT_SOCKET.into(), PathBuf::from)
 }
 
-/// Checks a property's name as init does.
-fn check_name(name: &str) -> Result<(), Fault> {
-    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'@' | b':' | b'-');
-    Err(Fault::Name(if name.is_empty() {
-        "is empty"
-    } else if name.len() > NAME_MAX {
-        "is too long"
-    } else if name.starts_with('.') || name.ends_with('.') {
-        "begins or ends with a dot"
-    } else if name.contains("..") {
-        "has two dots in a row"
-    } else if !name.bytes().all(legal) {
-        "has a character that is not allowed"
-    } else {
-        return Ok(());
-    }))
-}
-
-/// What became of the values so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Init has them.
-    pub set: u64,
-    /// Refused, timed out or not sent for another error.
-    pub failed: u64,
-    /// Dropped because there is no property service, or because the queue was full.
-    pub dropped: u64,
-    /// Never sent because the queue was full and a newer value of the same name waited.
-    pub superseded: u64,
-}
-
+/// A value for a property.
 #[derive(Debug)]
 struct Assignment {
     name: String,
     value: String,
 }
 
+impl Assignment {
+    fn warn(&self, why: &str) {
+        log::warn!("property {}={:?}: {why}", self.name, self.value);
+    }
+
+    fn request(&self) -> Vec<u8> {
+        let mut request = SETPROP2.to_ne_bytes().to_vec();
+        for text in [&self.name, &self.value] {
+            // Both are limited to far less than 4 GiB.
+            let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
+            request.extend_from_slice(&length.to_ne_bytes());
+            request.extend_from_slice(text.as_bytes());
+        }
+        request
+    }
+}
+
 /// A value on its way.
 #[derive(Debug)]
 struct Transfer {
     assignment: Assignment,
-    request: Vec<u8>,
     deadline: Instant,
-    /// When to connect, while there is no connection.
+    /// When to connect once more, while there is no connection.
     connect_at: Instant,
+    /// The request is sent.
     connection: Option<OwnedFd>,
-    /// Bytes of the request.
-    written: usize,
-    /// What has come of the answer.
-    reply: Vec<u8>,
+}
+
+/// Why a value is not set.
+enum Fault {
+    /// Init takes its time.
+    Pending,
+    /// There is no property service on this host.
+    Absent,
+    /// What failed, with cause and cure.
+    Failed(String),
 }
 
 /// A client of the property service for a poll loop. Values are sent in the order of [`set`], one
@@ -113,22 +104,12 @@ pub struct PropertyClient {
     socket: PathBuf,
     queue: VecDeque<Assignment>,
     current: Option<Transfer>,
-    absence_logged: bool,
-    counts: Counts,
-    last_error: Option<PropertyError>,
 }
 
 impl PropertyClient {
     /// A client of the service at `socket`; nothing is opened yet.
     pub fn new(socket: PathBuf) -> Self {
-        Self {
-            socket,
-            queue: VecDeque::new(),
-            current: None,
-            absence_logged: false,
-            counts: Counts::default(),
-            last_error: None,
-        }
+        Self { socket, queue: VecDeque::new(), current: None }
     }
 
     /// Sets the properties of a VM. The state comes last: who waits for it finds the reason that belongs
@@ -151,33 +132,24 @@ impl PropertyClient {
 
     /// Queues a value and sends what can be sent at once. Never blocks.
     pub fn set(&mut self, name: &str, value: &str) {
-        let assignment = Assignment { name: name.into(), value: shorten(value, VALUE_MAX) };
-        if let Err(fault) = check_name(name) {
-            self.counts.failed += 1;
-            return self.fail(assignment, fault);
-        }
         if self.queue.len() >= QUEUE_MAX {
             self.make_room();
         }
-        self.queue.push_back(assignment);
+        let value = shorten(value, VALUE_MAX);
+        self.queue.push_back(Assignment { name: name.into(), value });
         self.on_ready();
     }
 
-    /// The fd to poll and for what, while a connection is open.
-    pub fn poll_fd(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
-        let transfer = self.current.as_ref()?;
-        let events = match transfer.is_written() {
-            true => PollFlags::POLLIN,
-            false => PollFlags::POLLOUT,
-        };
-        Some((transfer.connection.as_ref()?.as_fd(), events))
+    /// The fd to poll for input, while init owes an answer.
+    pub fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.current.as_ref()?.connection.as_ref()?.as_fd())
     }
 
     /// When [`on_ready`](Self::on_ready) is to be called even if the fd stays silent.
     pub fn deadline(&self) -> Option<Instant> {
         let transfer = self.current.as_ref()?;
         Some(match transfer.connection {
-            None => transfer.connect_at.min(transfer.deadline),
+            None => transfer.connect_at,
             Some(_) => transfer.deadline,
         })
     }
@@ -188,23 +160,26 @@ impl PropertyClient {
         // One turn a waiting value, so that a fast server cannot hold the caller.
         for _ in 0..=QUEUE_MAX {
             let now = Instant::now();
-            let Some(mut transfer) = self.current.take().or_else(|| {
-                let assignment = self.queue.pop_front()?;
-                Some(Transfer::new(assignment, now))
-            }) else {
+            let next = || Some(Transfer::new(self.queue.pop_front()?, now));
+            let Some(mut transfer) = self.current.take().or_else(next) else {
                 return;
             };
             match transfer.advance(&self.socket, now) {
-                Poll::Pending => {
+                Ok(()) => {}
+                Err(Fault::Pending) if now < transfer.deadline => {
                     self.current = Some(transfer);
                     return;
                 }
-                Poll::Ready(Ok(())) => self.counts.set += 1,
-                Poll::Ready(Err(Fault::Absent)) => return self.drop_all(),
-                Poll::Ready(Err(fault)) => {
-                    self.counts.failed += 1;
-                    self.fail(transfer.assignment, fault);
+                Err(Fault::Pending) => transfer.assignment.warn(&format!(
+                    "no answer from init within {} s; the value may be unset; {INIT_IS_STUCK}",
+                    CONNECTION_LIMIT.as_secs()
+                )),
+                Err(Fault::Absent) => {
+                    let socket = self.socket.display();
+                    log::debug!("no property service at {socket}: properties are not set");
+                    self.queue.clear();
                 }
+                Err(Fault::Failed(why)) => transfer.assignment.warn(&why),
             }
         }
     }
@@ -228,7 +203,7 @@ impl PropertyClient {
             let wait = until.saturating_duration_since(now) + Duration::from_millis(1);
             let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
             let fds = self.poll_fd().into_iter();
-            let mut fds: Vec<_> = fds.map(|(fd, flags)| PollFd::new(fd, flags)).collect();
+            let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
             match poll(&mut fds, timeout) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(_) => return false,
@@ -236,138 +211,110 @@ impl PropertyClient {
         }
     }
 
-    /// What became of the values so far.
-    pub fn counts(&self) -> Counts {
-        self.counts
-    }
-
-    /// The newest failure.
-    pub fn last_error(&self) -> Option<&PropertyError> {
-        self.last_error.as_ref()
-    }
-
-    fn fail(&mut self, Assignment { name, value }: Assignment, fault: Fault) {
-        let error = PropertyError { name, value, fault };
-        log::warn!("{error}");
-        self.last_error = Some(error);
-    }
-
-    fn drop_all(&mut self) {
-        if !std::mem::replace(&mut self.absence_logged, true) {
-            let socket = self.socket.display();
-            log::debug!("no property service at {socket}: properties are not set");
-        }
-        let dropped = self.queue.len().saturating_add(1);
-        self.counts.dropped += u64::try_from(dropped).unwrap_or(u64::MAX);
-        self.queue.clear();
-    }
-
-    // The oldest value that a later one of the same name makes worthless goes first.
+    /// Drops the oldest value that a later one of the same name makes worthless; without one, the oldest.
     fn make_room(&mut self) {
-        let superseded = (0..self.queue.len()).find(|&at| {
+        let superseded = |at: &usize| {
             let mut later = self.queue.iter().skip(at + 1);
-            later.any(|later| later.name == self.queue[at].name)
-        });
-        if let Some(old) = superseded.and_then(|at| self.queue.remove(at)) {
-            if self.counts.superseded == 0 {
-                log::warn!(
-                    "{QUEUE_MAX} properties wait for init: {}={:?} is skipped for a newer value; \
-                     likely cause: init is stuck, see `dmesg | grep init:`",
-                    old.name,
-                    old.value
-                );
-            }
-            self.counts.superseded += 1;
-        } else if let Some(old) = self.queue.pop_front() {
-            self.counts.dropped += 1;
-            self.fail(old, Fault::QueueFull);
+            later.any(|later| later.name == self.queue[*at].name)
+        };
+        let at = (0..self.queue.len()).find(superseded).unwrap_or(0);
+        if let Some(old) = self.queue.remove(at) {
+            old.warn(&format!(
+                "dropped, because {QUEUE_MAX} newer values wait for init; {INIT_IS_STUCK}"
+            ));
         }
     }
 }
 
 impl Transfer {
     fn new(assignment: Assignment, now: Instant) -> Self {
-        let mut request = SETPROP2.to_ne_bytes().to_vec();
-        for text in [&assignment.name, &assignment.value] {
-            // Both are limited to far less than 4 GiB.
-            let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
-            request.extend_from_slice(&length.to_ne_bytes());
-            request.extend_from_slice(text.as_bytes());
-        }
-        Self {
-            assignment,
-            request,
-            deadline: now + CONNECTION_LIMIT,
-            connect_at: now,
-            connection: None,
-            written: 0,
-            reply: Vec::new(),
-        }
+        let deadline = now + CONNECTION_LIMIT;
+        Self { assignment, deadline, connect_at: now, connection: None }
     }
 
-    fn is_written(&self) -> bool {
-        self.written == self.request.len()
-    }
-
-    fn advance(&mut self, path: &Path, now: Instant) -> Poll<Result<(), Fault>> {
-        match self.exchange(path, now) {
-            Err(Fault::Call(_, Errno::EAGAIN | Errno::EINTR)) if now < self.deadline => {
-                Poll::Pending
-            }
-            Err(Fault::Call(_, Errno::EAGAIN | Errno::EINTR)) => {
-                Poll::Ready(Err(Fault::Timeout(match self.connection {
-                    None => "connecting",
-                    Some(_) if self.is_written() => "waiting for the answer",
-                    Some(_) => "writing",
-                })))
-            }
-            done => Poll::Ready(done),
-        }
-    }
-
-    /// EAGAIN where it would block.
-    fn exchange(&mut self, path: &Path, now: Instant) -> Result<(), Fault> {
+    /// Sends the request, once, and reads the answer if it is there.
+    fn advance(&mut self, path: &Path, now: Instant) -> Result<(), Fault> {
         let fd = match &mut self.connection {
             Some(fd) => fd.as_raw_fd(),
-            None if now < self.connect_at => {
-                return Err(Fault::Call("connect to", Errno::EAGAIN));
-            }
             none => {
                 self.connect_at = now + CONNECT_RETRY;
-                none.insert(open(path)?).as_raw_fd()
+                none.insert(ask(path, &self.assignment.request())?).as_raw_fd()
             }
         };
-        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-        while !self.is_written() {
-            let sent = send(fd, &self.request[self.written..], flags);
-            self.written += sent.map_err(|errno| Fault::Call("write to", errno))?;
-        }
-        loop {
-            if let Ok(code) = self.reply.as_slice().try_into() {
-                return match u32::from_ne_bytes(code) {
-                    0 => Ok(()),
-                    code => Err(Fault::Refused(code)),
-                };
-            }
-            let mut bytes = vec![0; size_of::<u32>() - self.reply.len()];
-            let read = recv(fd, &mut bytes, MsgFlags::MSG_DONTWAIT);
-            match read.map_err(|errno| Fault::Call("read from", errno))? {
-                0 => return Err(Fault::NoReply),
-                length => self.reply.extend_from_slice(&bytes[..length]),
-            }
+        let mut reply = [0; size_of::<u32>()];
+        let read = recv(fd, &mut reply, MsgFlags::MSG_DONTWAIT).map_err(failed("read from"))?;
+        match u32::from_ne_bytes(reply) {
+            _ if read != reply.len() => Err(Fault::Failed(NO_REPLY.to_owned())),
+            0 => Ok(()),
+            code => Err(Fault::Failed(refusal(code))),
         }
     }
 }
 
-fn open(path: &Path) -> Result<OwnedFd, Fault> {
-    let failed = |call| move |errno| Fault::Call(call, errno);
+/// A new connection to the service with the request in it: a fresh socket has room for all of it.
+fn ask(path: &Path, request: &[u8]) -> Result<OwnedFd, Fault> {
     let address = UnixAddr::new(path).map_err(failed("name the socket of"))?;
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)
         .map_err(failed("make a socket for"))?;
     match connect(fd.as_raw_fd(), &address) {
-        Ok(()) => Ok(fd),
-        Err(Errno::ENOENT) => Err(Fault::Absent),
-        Err(errno) => Err(failed("connect to")(errno)),
+        Err(Errno::ENOENT) => return Err(Fault::Absent),
+        connected => connected.map_err(failed("connect to"))?,
     }
+    send(fd.as_raw_fd(), request, MsgFlags::MSG_NOSIGNAL).map_err(failed("write to"))?;
+    Ok(fd)
+}
+
+const INIT_IS_STUCK: &str = "likely cause: init is stuck, see `dmesg | grep init:`";
+const NO_REPLY: &str =
+    "init closed the connection without an answer; the value may be unset; likely cause: \
+     init was too busy or the caller's label is unknown to it";
+
+fn failed(call: &'static str) -> impl Fn(Errno) -> Fault {
+    move |errno| {
+        let cure = match errno {
+            Errno::EAGAIN | Errno::EINTR => return Fault::Pending,
+            Errno::EACCES | Errno::EPERM => {
+                "likely cause: SELinux or the socket's mode; set_prop(…, vendor_gunyah_prop) also allows the connection"
+            }
+            Errno::ECONNREFUSED => "nobody listens; likely cause: init is gone, or a stale socket file",
+            Errno::EPIPE | Errno::ECONNRESET => return Fault::Failed(NO_REPLY.to_owned()),
+            _ => "the value may be unset",
+        };
+        Fault::Failed(format!("{call} the property service: {}; {cure}", errno_name(errno)))
+    }
+}
+
+/// AOSP's name of a code, from system/core/init/property_service.h and bionic's _system_properties.h, with
+/// cause and cure.
+fn refusal(code: u32) -> String {
+    const BUSY: &str =
+        "init gave up reading; likely cause: a host too busy at boot; the next change is sent anew";
+    let (name, cure) = match code {
+        0x04 => ("PROP_ERROR_READ_CMD", BUSY),
+        0x08 => ("PROP_ERROR_READ_DATA", BUSY),
+        0x14 => (
+            "PROP_ERROR_INVALID_VALUE",
+            "likely cause: property_contexts gives the property a type that this value is not of; declare it \
+             as `prefix string`",
+        ),
+        0x18 => (
+            "PROP_ERROR_PERMISSION_DENIED",
+            "likely cause: SELinux; label vendor.gunyah. as vendor_gunyah_prop in property_contexts and give \
+             the caller's domain set_prop(…, vendor_gunyah_prop); `dmesg | grep avc` shows the denial",
+        ),
+        0x1B => (
+            "PROP_ERROR_INVALID_CMD",
+            "likely cause: an init older than Android 8, which lacks SETPROP2",
+        ),
+        0x24 => (
+            "PROP_ERROR_SET_FAILED",
+            "likely cause: the property area is full (128 KiB a context) or its file was not made at boot",
+        ),
+        _ => (
+            "a code that is not expected here",
+            "see PROP_ERROR_ in AOSP; likely cause: another program listens on the socket",
+        ),
+    };
+    format!("init answered {name} ({code:#x}); {cure}")
 }

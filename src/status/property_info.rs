@@ -5,142 +5,85 @@
 //! The layout is AOSP's `system/core/property_service/libpropertyinfoparser`: a header of six words, a
 //! table of contexts, and nodes that point to arrays of children, prefixes and exact matches.
 
-use super::property_area::{word, BEYOND};
+use super::property_area::{Broken, Bytes};
 
 // Versions that the parser of AOSP's property_info_parser.h understands.
 const VERSION: usize = 1;
 // "No context": the one found so far stays.
 const NONE: usize = 0xffff_ffff;
 
-/// A copy of the file.
-pub struct PropertyInfo<'a> {
-    bytes: &'a [u8],
-    contexts: usize,
-    root: usize,
+/// The context of `name`, which is also its area file's name; `None` if no line matches it.
+pub fn context_of<'a>(info: Bytes<'a>, name: &str) -> Result<Option<&'a str>, Broken> {
+    if info.word(4, 0)? > VERSION {
+        return Err("its version is unknown");
+    }
+    let mut context = NONE;
+    let mut rest = name;
+    let mut node = info.word(20, 0)?;
+    // Each turn takes a part of the name, so a circle of nodes ends with it.
+    loop {
+        let own = info.word(info.word(node, 0)?, 8)?;
+        // Prefixes stand longest first: the first that fits is the best.
+        let prefix = search(info, node, 12, |name| rest.as_bytes().starts_with(name))?;
+        context = [prefix, own].into_iter().find(|found| *found != NONE).unwrap_or(context);
+        let Some((part, behind)) = rest.split_once('.') else {
+            break;
+        };
+        let Some(child) = child(info, node, part)? else {
+            break;
+        };
+        (node, rest) = (child, behind);
+    }
+    let exact = search(info, node, 20, |name| rest.as_bytes() == name)?;
+    if exact != NONE {
+        context = exact;
+    }
+    if context == NONE {
+        return Ok(None);
+    }
+    let contexts = info.word(12, 0)?;
+    if context >= info.word(contexts, 0)? {
+        return Err("a context's number is too high");
+    }
+    let text = info.text(info.word(contexts, 4 + 4 * context)?)?;
+    let text = std::str::from_utf8(text).map_err(|_| "a context is not text")?;
+    // It becomes a file name.
+    if text.is_empty() || text.starts_with('.') || text.contains('/') {
+        return Err("a context is not a file name");
+    }
+    Ok(Some(text))
 }
 
-type Broken = &'static str;
+/// The array of which count and offset are at `field` of a node.
+fn entries(info: Bytes<'_>, node: usize, field: usize) -> Result<Vec<usize>, Broken> {
+    let (count, array) = (info.word(node, field)?, info.word(node, field + 4)?);
+    // Each entry takes a word of the file, which bounds the walks.
+    if count > info.0.len() / 4 {
+        return Err("an array is longer than the file");
+    }
+    (0..count).map(|index| info.word(array, 4 * index)).collect()
+}
 
-impl<'a> PropertyInfo<'a> {
-    /// Checks the header.
-    pub fn new(bytes: &'a [u8]) -> Result<Self, Broken> {
-        let info = Self { bytes, contexts: word(bytes, 12)?, root: word(bytes, 20)? };
-        if info.word(4)? > VERSION {
-            return Err("its version is unknown");
+/// The context of the first entry of an array whose name `fits`.
+fn search(
+    info: Bytes<'_>,
+    node: usize,
+    field: usize,
+    fits: impl Fn(&[u8]) -> bool,
+) -> Result<usize, Broken> {
+    for entry in entries(info, node, field)? {
+        if fits(info.text(info.word(entry, 0)?)?) {
+            return info.word(entry, 8);
         }
-        Ok(info)
     }
+    Ok(NONE)
+}
 
-    /// The context of `name`, which is also its area file's name; `None` if no line matches it.
-    pub fn context_of(&self, name: &str) -> Result<Option<&'a str>, Broken> {
-        let mut context = NONE;
-        let mut rest = name.as_bytes();
-        let mut node = self.root;
-        // Each turn takes a part of the name, so a circle of nodes ends with it.
-        loop {
-            let own = self.word(self.word(node)?.saturating_add(8))?;
-            if own != NONE {
-                context = own;
-            }
-            self.prefix(node, rest, &mut context)?;
-            let Some(dot) = rest.iter().position(|&b| b == b'.') else {
-                break;
-            };
-            let Some(child) = self.child(node, &rest[..dot])? else {
-                break;
-            };
-            node = child;
-            rest = &rest[dot + 1..];
+fn child(info: Bytes<'_>, node: usize, part: &str) -> Result<Option<usize>, Broken> {
+    for child in entries(info, node, 4)? {
+        if info.text(info.word(info.word(child, 0)?, 0)?)? == part.as_bytes() {
+            return Ok(Some(child));
         }
-        if !self.exact(node, rest, &mut context)? {
-            self.prefix(node, rest, &mut context)?;
-        }
-        if context == NONE {
-            return Ok(None);
-        }
-        if context >= self.word(self.contexts)? {
-            return Err("a context's number is too high");
-        }
-        let text = self.text(self.word(self.contexts.saturating_add(4 + 4 * context))?)?;
-        let text = std::str::from_utf8(text).map_err(|_| "a context is not text")?;
-        // It becomes a file name.
-        if text.is_empty() || text.starts_with('.') || text.contains('/') {
-            return Err("a context is not a file name");
-        }
-        Ok(Some(text))
     }
-
-    fn word(&self, at: usize) -> Result<usize, Broken> {
-        word(self.bytes, at)
-    }
-
-    // A text up to its NUL.
-    fn text(&self, at: usize) -> Result<&'a [u8], Broken> {
-        let rest = self.bytes.get(at..).ok_or(BEYOND)?;
-        let end = rest.iter().position(|&b| b == 0);
-        Ok(&rest[..end.ok_or("a text has no end")?])
-    }
-
-    // Count and offset of the array that stand at `at` in a node.
-    fn entries(&self, at: usize) -> Result<(usize, usize), Broken> {
-        let count = self.word(at)?;
-        // Each entry takes a word of the file, which bounds the walks.
-        if count > self.bytes.len() / 4 {
-            return Err("an array is longer than the file");
-        }
-        Ok((count, self.word(at.saturating_add(4))?))
-    }
-
-    fn entry(&self, array: usize, index: usize) -> Result<usize, Broken> {
-        self.word(array.saturating_add(4 * index))
-    }
-
-    fn child(&self, node: usize, part: &[u8]) -> Result<Option<usize>, Broken> {
-        let (count, array) = self.entries(node.saturating_add(4))?;
-        let (mut low, mut high) = (0, count);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            let child = self.entry(array, middle)?;
-            let name = self.text(self.word(self.word(child)?)?)?;
-            match name.cmp(part) {
-                std::cmp::Ordering::Equal => return Ok(Some(child)),
-                std::cmp::Ordering::Less => low = middle + 1,
-                std::cmp::Ordering::Greater => high = middle,
-            }
-        }
-        Ok(None)
-    }
-
-    /// Looks for the first entry of the array at `at` in a node that `fits`, and takes its context if it
-    /// has one of its own.
-    fn search(
-        &self,
-        at: usize,
-        fits: impl Fn(&[u8]) -> bool,
-        context: &mut usize,
-    ) -> Result<bool, Broken> {
-        let (count, array) = self.entries(at)?;
-        for index in 0..count {
-            let entry = self.entry(array, index)?;
-            if fits(self.text(self.word(entry)?)?) {
-                let own = self.word(entry.saturating_add(8))?;
-                if own != NONE {
-                    *context = own;
-                }
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    // Prefixes stand longest first: the first that fits is the best.
-    fn prefix(&self, node: usize, rest: &[u8], context: &mut usize) -> Result<(), Broken> {
-        let at = node.saturating_add(12);
-        self.search(at, |name| rest.starts_with(name), context)?;
-        Ok(())
-    }
-
-    fn exact(&self, node: usize, rest: &[u8], context: &mut usize) -> Result<bool, Broken> {
-        self.search(node.saturating_add(20), |name| rest == name, context)
-    }
+    Ok(None)
 }

@@ -5,29 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Declares an enum whose variants have one word each, the same in JSON, properties and messages.
-macro_rules! words {
-    ($(#[$about:meta])* $name:ident { $($(#[$what:meta])* $variant:ident = $word:literal,)* }) => {
-        $(#[$about])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-        pub enum $name {
-            $($(#[$what])* #[serde(rename = $word)] $variant,)*
-        }
-
-        impl $name {
-            /// Its word.
-            pub fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $word,)* }
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(self.as_str())
-            }
-        }
-    };
-}
+use crate::text::words;
 
 words! {
     /// A VM's state.

@@ -19,40 +19,23 @@ use crate::text::printable;
 const PIPE_BUF: usize = 4096;
 
 pub(super) struct Stderr {
+    /// Opened once more for ourselves: O_NONBLOCK on the inherited one would be everybody's. Without it
+    /// stderr is asked before each piece.
+    own: Option<File>,
     colour: bool,
-    way: Way,
     /// The last line has no end, because not all of it was taken.
     cut: bool,
-}
-
-/// How to write without waiting.
-enum Way {
-    /// Opened once more for ourselves: O_NONBLOCK on the inherited one would be everybody's.
-    Own(File),
-    /// Asked before each piece. What never waits, and what cannot be opened once more.
-    Asked,
 }
 
 impl Stderr {
     pub fn new() -> Self {
         let stderr = io::stderr();
-        let way = match stderr.as_fd().try_clone_to_owned().map(File::from) {
-            Ok(file) => Way::of(&file),
-            Err(_) => Way::Asked,
-        };
-        Self::by(way, stderr.is_terminal())
-    }
-
-    fn by(way: Way, colour: bool) -> Self {
-        Self { colour, way, cut: false }
+        Self { own: reopened(stderr.as_fd()), colour: stderr.is_terminal(), cut: false }
     }
 
     /// The fd of its own, if it has one.
     pub fn fd(&self) -> Option<RawFd> {
-        match &self.way {
-            Way::Own(file) => Some(file.as_raw_fd()),
-            Way::Asked => None,
-        }
+        self.own.as_ref().map(AsRawFd::as_raw_fd)
     }
 
     pub fn send(&mut self, level: log::Level, tag: &str, message: &str) -> Sent {
@@ -60,7 +43,7 @@ impl Stderr {
         if self.cut {
             line.insert(0, '\n');
         }
-        let written = self.way.write(io::stderr().as_fd(), line.as_bytes());
+        let written = write(self.own.as_ref(), io::stderr().as_fd(), line.as_bytes());
         if written == line.len() {
             self.cut = false;
             return Sent::Whole;
@@ -87,61 +70,51 @@ impl Stderr {
     }
 }
 
-impl Way {
-    fn of(file: &File) -> Self {
-        let Ok(kind) = file.metadata().map(|metadata| metadata.file_type()) else {
-            return Way::Asked;
-        };
-        // Sockets cannot be opened. A file's second opening would have a place of its own to write at;
-        // and it never waits.
-        if !kind.is_fifo() && !kind.is_char_device() {
-            return Way::Asked;
-        }
-        let own = OpenOptions::new()
-            .write(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC)
-            .open(format!("/proc/self/fd/{}", file.as_raw_fd()));
-        own.map_or(Way::Asked, Way::Own)
+/// Opens a pipe or a terminal once more. Sockets cannot be opened. A file's second opening would have a
+/// place of its own to write at; and it never waits.
+fn reopened(stderr: BorrowedFd<'_>) -> Option<File> {
+    let path = format!("/proc/self/fd/{}", stderr.as_raw_fd());
+    let kind = std::fs::metadata(&path).ok()?.file_type();
+    if !kind.is_fifo() && !kind.is_char_device() {
+        return None;
     }
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
+    OpenOptions::new().write(true).custom_flags(flags).open(path).ok()
+}
 
-    /// Writes what is taken at once; how many bytes.
-    fn write(&mut self, stderr: BorrowedFd<'_>, bytes: &[u8]) -> usize {
-        let mut written = 0;
-        while written < bytes.len() {
-            match self.write_some(stderr, &bytes[written..]) {
-                Ok(0) => break,
-                Ok(length) => written += length,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => break,
-            }
+/// Writes what is taken at once; how many bytes.
+fn write(own: Option<&File>, stderr: BorrowedFd<'_>, bytes: &[u8]) -> usize {
+    let mut written = 0;
+    while written < bytes.len() {
+        match write_some(own, stderr, &bytes[written..]) {
+            Ok(length) if length > 0 => written += length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            _ => break,
         }
-        written
     }
+    written
+}
 
-    fn write_some(&mut self, stderr: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Way::Own(file) => file.write(bytes),
-            Way::Asked => {
-                let mut fds = [PollFd::new(stderr, PollFlags::POLLOUT)];
-                if poll(&mut fds, PollTimeout::ZERO)? == 0 {
-                    return Err(Errno::EAGAIN.into());
-                }
-                let piece = &bytes[..bytes.len().min(PIPE_BUF)];
-                Ok(nix::unistd::write(stderr, piece)?)
-            }
-        }
+fn write_some(own: Option<&File>, stderr: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    if let Some(mut own) = own {
+        return own.write(bytes);
     }
+    let mut fds = [PollFd::new(stderr, PollFlags::POLLOUT)];
+    if poll(&mut fds, PollTimeout::ZERO)? == 0 {
+        return Err(Errno::EAGAIN.into());
+    }
+    let piece = &bytes[..bytes.len().min(PIPE_BUF)];
+    Ok(nix::unistd::write(stderr, piece)?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::io::Read;
-    use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixStream;
 
     fn plain() -> Stderr {
-        Stderr::by(Way::Asked, false)
+        Stderr { own: None, colour: false, cut: false }
     }
 
     #[test]
@@ -151,7 +124,7 @@ mod tests {
         assert!(!line.contains('\x1b'));
         let line = plain().line(log::Level::Error, "t", "x\n[0] E t: y\x1b[2J");
         assert!(line.ends_with("x\\n[0] E t: y\\u{1b}[2J\n"), "{line}");
-        let coloured = Stderr::by(Way::Asked, true);
+        let coloured = Stderr { colour: true, ..plain() };
         let line = coloured.line(log::Level::Error, "t", "x");
         assert!(line.contains("\x1b[31m"));
     }
@@ -159,23 +132,21 @@ mod tests {
     #[test]
     fn nothing_that_is_full_is_waited_for() {
         let (reader, pipe) = nix::unistd::pipe().unwrap();
-        let (mut reader, pipe) = (File::from(reader), File::from(pipe));
+        let mut reader = File::from(reader);
         let (mut peer, socket) = UnixStream::pair().unwrap();
-        let socket = File::from(OwnedFd::from(socket));
-        assert!(matches!(Way::of(&pipe), Way::Own(_)));
-        assert!(matches!(Way::of(&socket), Way::Asked));
+        let own = reopened(pipe.as_fd());
+        assert!(own.is_some() && reopened(socket.as_fd()).is_none());
         let line = [b'x'; 100];
-        for mut way in [Way::of(&pipe), Way::Asked] {
-            while way.write(pipe.as_fd(), &line) == line.len() {}
-            assert_eq!(way.write(pipe.as_fd(), &line), 0);
+        for own in [own.as_ref(), None] {
+            while write(own, pipe.as_fd(), &line) == line.len() {}
+            assert_eq!(write(own, pipe.as_fd(), &line), 0);
             let mut room = vec![0; 2 * PIPE_BUF];
             reader.read_exact(&mut room).unwrap();
-            assert_eq!(way.write(pipe.as_fd(), &line), line.len());
+            assert_eq!(write(own, pipe.as_fd(), &line), line.len());
         }
-        let mut way = Way::of(&socket);
-        while way.write(socket.as_fd(), &line) == line.len() {}
+        while write(None, socket.as_fd(), &line) == line.len() {}
         let mut room = vec![0; 1 << 20];
         assert!(peer.read(&mut room).unwrap() > line.len());
-        assert_eq!(way.write(socket.as_fd(), &line), line.len());
+        assert_eq!(write(None, socket.as_fd(), &line), line.len());
     }
 }

@@ -38,7 +38,8 @@ impl Trace {
     /// Begins a slice of this thread, which ends when the answer is dropped, whatever the way out.
     #[must_use]
     pub fn slice(&self, name: &str) -> Slice<'_> {
-        self.write(|pid| format!("B|{pid}|{}", clean(name)));
+        // The bars and the line end are the format's own.
+        self.write(|pid| format!("B|{pid}|{}", name.replace(['|', '\n'], " ")));
         Slice { trace: self }
     }
 
@@ -60,11 +61,6 @@ impl Drop for Slice<'_> {
     fn drop(&mut self) {
         self.trace.write(|pid| format!("E|{pid}"));
     }
-}
-
-// The bars and the line end are the format's own.
-fn clean(name: &str) -> String {
-    name.replace(['|', '\n'], " ")
 }
 
 #[cfg(test)]

@@ -163,7 +163,7 @@ impl Supervisor {
             fds.map(move |fd| (Source::Worker(index), fd, input))
         });
         let properties = self.out.properties.poll_fd().into_iter();
-        let properties = properties.map(|(fd, events)| (Source::Properties, fd, events));
+        let properties = properties.map(move |fd| (Source::Properties, fd, input));
         let clients = self.out.clients.poll_fds();
         let clients = clients.map(|(id, fd, events)| (Source::Client(id), fd, events));
         let listener = self.listener.as_ref();

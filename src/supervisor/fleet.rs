@@ -7,13 +7,14 @@ use crate::launch;
 use crate::memory::{self, Pool};
 use crate::status::property_area::PropertyArea;
 use crate::status::{Overall, State};
+use crate::text::Span;
 use crate::worker::Report;
 
 use super::foreground::Foreground;
 use super::goal::Goal;
 use super::lifecycle::{Event, Gates, Rules};
 use super::order;
-use super::pages::{HugePages, Returns};
+use super::pages::{HugePages, Returns, RETURN_TIMEOUT};
 use super::publisher::Publisher;
 use super::spawn::{Heard, Spawner};
 use super::vm::Vm;
@@ -74,7 +75,10 @@ impl Fleet {
 
     /// When [`Fleet::advance`] has something to do by itself.
     pub fn deadline(&self, now: u64) -> Option<u64> {
-        let looking = |vm: &Vm| vm.life.awaits_property() || (vm.life.at_gate() && vm.awaits_pages);
+        let looking = |vm: &Vm| {
+            let pages = vm.pending.is_some() || (vm.life.at_gate() && vm.awaits_pages);
+            pages || vm.life.awaits_property()
+        };
         let look = self.vms.iter().any(looking);
         let look = look.then(|| now.saturating_add(LOOK_INTERVAL));
         let timers = self.vms.iter().filter_map(|vm| vm.life.deadline());
@@ -83,11 +87,19 @@ impl Fleet {
 
     /// Does everything that is due, until nothing more follows from it.
     pub fn advance(&mut self, now: u64, out: &mut Publisher) {
+        // Before their pages are no longer expected.
+        for index in 0..self.vms.len() {
+            self.settle(index, now, out);
+        }
         self.returns.expire(now);
         for index in 0..self.vms.len() {
             let due = self.vms[index].life.deadline();
             if due.is_some_and(|due| due <= now) {
                 self.feed(index, Event::Timer, now, out);
+            }
+            if self.vms[index].life.is_stuck() {
+                // Neither its end nor its next start is waited for.
+                out.wake_by(&self.vms[index], |_| Some(false), now);
             }
         }
         // Each round lets at least one VM go on, so there are not more rounds than steps.
@@ -139,6 +151,7 @@ impl Fleet {
         let peers: Vec<_> = self.vms.iter().map(Vm::peer).collect();
         let unmet = order::dependencies(&peers, index);
         let turn = order::turn(&peers, index);
+        let answers = order::kernel_answers(&peers, index);
         drop(peers);
         let stuck = unmet.as_ref().is_err_and(|unmet| unmet.stuck);
         let dependencies = unmet.map_err(|unmet| unmet.reason);
@@ -149,9 +162,9 @@ impl Fleet {
         };
         let pages = self.pages_back(index);
         let vm = &mut self.vms[index];
-        vm.stuck = stuck;
+        vm.stuck = stuck || answers.is_err();
         vm.awaits_pages = pages.is_err();
-        Gates { dependencies, property, turn, pages }
+        Gates { dependencies, property, turn: answers.and(turn), pages }
     }
 
     /// The VM that its file described before is gone; else it is waited for, because the two share
@@ -170,8 +183,12 @@ impl Fleet {
     /// The pages that it needs are in the pool, or none of them is on its way there.
     fn pages_back(&self, index: usize) -> Result<(), String> {
         let vm = &self.vms[index];
-        let needs = self.huge_pages(vm);
-        self.returns.back_for(vm.name.as_str(), &needs, |page| {
+        self.free_for(vm, &self.huge_pages(vm))
+    }
+
+    /// As many pages as `vm` `needs` are in the pool, or none of them is on its way there.
+    fn free_for(&self, vm: &Vm, needs: &HugePages) -> Result<(), String> {
+        self.returns.back_for(vm.name.as_str(), needs, |page| {
             let free = Pool::read(page).ok()?.available();
             // A launch that has not come to its memory yet will take its own.
             let promised = self
@@ -198,7 +215,7 @@ impl Fleet {
         };
         let error = match self.area.get(&wait.name) {
             Ok(found) => return Ok(found.as_ref() == Some(&wait.value)),
-            Err(error) => error.to_string(),
+            Err(error) => error,
         };
         if vm.property_warning.as_ref() != Some(&error) {
             log::warn!("{}: {error}", vm.name);
@@ -278,10 +295,41 @@ impl Fleet {
         if let Some(death) = death {
             let vm = &mut self.vms[index];
             vm.worker = None;
-            let pages = std::mem::take(&mut vm.launch.huge_pages);
-            self.returns.expect(vm.name.as_str(), pages, now);
-            self.feed(index, Event::Died(death), now, out);
+            let pages = &vm.launch.huge_pages;
+            self.returns.expect(vm.name.as_str(), pages.clone(), now);
+            vm.pending = Some((death, now.saturating_add(RETURN_TIMEOUT)));
+            self.settle(index, now, out);
         }
+    }
+
+    /// A VM whose worker is gone has ended once its huge pages are back, as far as anybody can know: there
+    /// are as many free ones as it had. Another program may take them meanwhile, so they are not waited for
+    /// without end.
+    fn settle(&mut self, index: usize, now: u64, out: &mut Publisher) {
+        let vm = &self.vms[index];
+        let Some((death, until)) = vm.pending else {
+            return;
+        };
+        let back = self.free_for(vm, &vm.launch.huge_pages);
+        match back {
+            Ok(()) => {}
+            // Nobody starts it again.
+            Err(_) if self.shutdown.is_some() => {}
+            Err(_) if now < until => return self.feed(index, Event::PagesPending, now, out),
+            Err(_) => {
+                let time = Span(Duration::from_millis(RETURN_TIMEOUT));
+                let why = format!(
+                    "its huge pages are not back after {time}: the kernel waits for a resource manager \
+                     that does not answer, and only a reboot helps; or another program has them"
+                );
+                log::warn!("{}: {why}", vm.name);
+                self.feed(index, Event::PagesMissing(&why), now, out);
+            }
+        }
+        let vm = &mut self.vms[index];
+        vm.pending = None;
+        vm.launch.huge_pages = HugePages::new();
+        self.feed(index, Event::Died(death), now, out);
     }
 
     fn on_report(&mut self, index: usize, report: &Report, now: u64, out: &mut Publisher) {

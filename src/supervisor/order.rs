@@ -20,6 +20,8 @@ pub struct Peer<'a> {
     pub tells_ready: bool,
     /// It will do nothing by itself any more.
     pub at_rest: bool,
+    /// It waits in the kernel for what does not come.
+    pub is_stuck: bool,
 }
 
 /// A dependency that is not met.
@@ -105,13 +107,24 @@ pub fn turn(peers: &[Peer<'_>], index: usize) -> Result<(), String> {
     }
 }
 
+/// Whether the kernel may be asked to start the VM at `index`: `Err` says which one waits in it for what
+/// does not come.
+pub fn kernel_answers(peers: &[Peer<'_>], index: usize) -> Result<(), String> {
+    match peers.iter().enumerate().find(|(at, peer)| *at != index && peer.is_stuck) {
+        None => Ok(()),
+        Some((_, Peer { name, .. })) => Err(format!(
+            "for {name}, which hangs in the kernel: the resource manager does not answer, and a start would hang as well"
+        )),
+    }
+}
+
 /// Whether the VM at `index` may be stopped now, when all are: nothing alive depends on it.
 pub fn may_stop(peers: &[Peer<'_>], index: usize) -> bool {
     let waits = |peer: &Peer<'_>, name: &str| peer.after.iter().any(|w| w.vm.as_str() == name);
     let own = &peers[index];
     // Two that name each other would wait for ever.
     let depends = |peer: &Peer<'_>| waits(peer, own.name) && !waits(own, peer.name);
-    !peers.iter().any(|peer| peer.state.has_worker() && depends(peer))
+    !peers.iter().any(|peer| peer.state.has_worker() && !peer.is_stuck && depends(peer))
 }
 
 /// The order in which VMs are looked at: higher priority first, then by name.
@@ -150,6 +163,7 @@ mod tests {
             priority: 0,
             tells_ready: false,
             at_rest: !state.has_worker() && state != State::Waiting,
+            is_stuck: false,
         }
     }
 
@@ -216,6 +230,11 @@ mod tests {
         assert_eq!(turn(&peers, 0), Err("for its turn, after high (priority 10)".to_owned()));
         peers[1].state = State::Running;
         assert_eq!(turn(&peers, 0), Ok(()));
+        assert_eq!(kernel_answers(&peers, 0), Ok(()));
+        peers[1] = Peer { is_stuck: true, ..peer("high", State::Stopping, &[]) };
+        assert_eq!(kernel_answers(&peers, 1), Ok(()), "others are held back, not it itself");
+        let why = kernel_answers(&peers, 0).unwrap_err();
+        assert!(why.starts_with("for high, which hangs in the kernel"), "{why}");
     }
 
     #[test]
@@ -229,6 +248,9 @@ mod tests {
         ];
         assert_eq!([0, 1, 2].map(|index| may_stop(&peers, index)), [false, false, true]);
         peers[2].state = State::Stopped;
+        assert_eq!([0, 1, 2].map(|index| may_stop(&peers, index)), [false, true, true]);
+        // One that does not come back from the kernel keeps nobody up.
+        peers[2] = Peer { is_stuck: true, ..peer("c", State::Stopping, &on_b) };
         assert_eq!([0, 1, 2].map(|index| may_stop(&peers, index)), [false, true, true]);
     }
 }

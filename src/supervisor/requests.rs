@@ -54,6 +54,9 @@ impl Server<'_> {
             Request::Stop { vm, wait } => {
                 return self.change(client, &vm, Event::Stop("stop asked"), wait);
             }
+            Request::Kill { vm, wait } => {
+                return self.change(client, &vm, Event::Kill("kill asked"), wait);
+            }
             Request::Restart { vm, wait } => {
                 return self.change(client, &vm, Event::Restart("restart asked"), wait);
             }
@@ -123,7 +126,7 @@ impl Server<'_> {
     /// Feeds `event` to a VM, and answers at once or when it has come to what was asked.
     fn change(&mut self, client: ClientId, name: &str, event: Event<'_>, wait: bool) {
         let goal = match event {
-            Event::Stop(_) => Goal::Down,
+            Event::Stop(_) | Event::Kill(_) => Goal::Down,
             _ => Goal::Up,
         };
         let found = self.find(name).and_then(|index| {

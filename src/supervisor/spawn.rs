@@ -37,7 +37,7 @@ kinds! {
     }
     SETUP: Error "process-setup" in Process {
         "the VM's process cannot set itself up",
-        cause: "the supervisor died meanwhile, or something forbids a system call that every kernel has",
+        cause: "something forbids a system call that every kernel has",
         cure: "look for a seccomp filter or SELinux denial: `dmesg | grep -e avc -e audit`",
     }
 }
@@ -75,9 +75,8 @@ impl Spawner {
     /// Forks a worker for `config`; `console` is the console's ring.
     pub fn fork(&self, config: &VmConfig, console: Option<OwnedFd>) -> Result<Worker, Diagnostic> {
         let (ours, theirs) = channel().map_err(|errno| no_worker("socketpair", errno))?;
-        let supervisor = Pid::this();
         let child = || {
-            if let Err(errno) = set_up(supervisor, config, &theirs, console.as_ref()) {
+            if let Err(errno) = set_up(config, &theirs, console.as_ref()) {
                 let error = SETUP.case("setting up the VM's process").errno(errno);
                 Reporter::new(theirs).send(&Report::Failed(error));
                 return errno as i32;
@@ -103,18 +102,9 @@ fn no_worker(call: &str, errno: Errno) -> Diagnostic {
     FORK.case(format!("cannot make a worker: {call}")).errno(errno)
 }
 
-/// The first steps in the child, before it is a worker.
-fn set_up(
-    supervisor: Pid,
-    config: &VmConfig,
-    channel: &OwnedFd,
-    console: Option<&OwnedFd>,
-) -> Result<(), Errno> {
-    process::set_pdeathsig(Signal::SIGKILL)?;
-    // It may have died before the line above: then nobody would kill us.
-    if Pid::parent() != supervisor {
-        return Err(Errno::ESRCH);
-    }
+/// The first steps in the child, before it is a worker. Nothing makes it die with the supervisor: the
+/// channel tells it, and it closes its VM.
+fn set_up(config: &VmConfig, channel: &OwnedFd, console: Option<&OwnedFd>) -> Result<(), Errno> {
     let mut kept = logger::fds();
     kept.push(channel.as_raw_fd());
     kept.extend(console.map(AsRawFd::as_raw_fd));
@@ -194,7 +184,7 @@ impl Worker {
         sendmsg::<()>(channel.as_raw_fd(), &parts, &rights, flags, None).map(drop)
     }
 
-    /// SIGKILL.
+    /// SIGKILL, at a person's wish or where no VM has started.
     pub fn kill(&self) {
         // The process is ours and not waited for yet, so its number cannot be another's.
         if let Err(errno) = signal::kill(self.pid, Signal::SIGKILL) {
@@ -261,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_without_its_supervisor_does_not_set_itself_up() {
+    fn a_worker_that_cannot_set_itself_up_says_so() {
         let (ours, theirs) = channel().unwrap();
         // As the child does it.
         let error = SETUP.case("setting up").errno(Errno::ESRCH);

@@ -16,7 +16,7 @@ use crate::text::Span;
 use crate::worker::Report;
 
 use super::journal::Journal;
-use super::lifecycle::{Action, Event, Lifecycle, Rules};
+use super::lifecycle::{Action, Death, Event, Lifecycle, Rules};
 use super::order::Peer;
 use super::pages::HugePages;
 use super::publisher::Publisher;
@@ -71,6 +71,8 @@ pub struct Vm {
     pub life: Lifecycle,
     pub journal: Journal,
     pub worker: Option<Worker>,
+    /// Its worker is gone in this way, and its huge pages are awaited until then.
+    pub pending: Option<(Death, u64)>,
     pub launch: Launch,
     /// Its file is gone: it goes as soon as it has ended.
     pub removed: bool,
@@ -99,6 +101,7 @@ impl Vm {
             problems,
             journal: Journal::default(),
             worker: None,
+            pending: None,
             launch: Launch::default(),
             removed: false,
             stuck: false,
@@ -157,8 +160,8 @@ impl Vm {
         if self.console.is_none() {
             match Ring::create(self.name.as_str(), DEFAULT_CAPACITY) {
                 Ok(ring) => self.console = Some(Arc::new(ring)),
-                Err(errno) => log::warn!(
-                    "{}: no memory for the console's output: {errno:?}; it will end with the worker",
+                Err(error) => log::warn!(
+                    "{}: no memory for the console's output: {error}; it will end with the worker",
                     self.name
                 ),
             }
@@ -171,7 +174,7 @@ impl Vm {
         let Some(ring) = &self.console else {
             return Vec::new();
         };
-        let lines = lines::last_lines(&ring.tail(ring.capacity()), MAX_CONSOLE_LINES);
+        let lines = lines::last_lines(&ring.tail(), MAX_CONSOLE_LINES);
         let mark = |line: &String| format!("console| {line}");
         lines.iter().map(mark).collect()
     }
@@ -186,6 +189,7 @@ impl Vm {
             priority: config.map_or(0, |config| config.start.priority),
             tells_ready: self.tells_ready(),
             at_rest: self.life.at_rest(),
+            is_stuck: self.life.is_stuck(),
         }
     }
 
@@ -221,7 +225,11 @@ impl Vm {
                 self.journal.add(now, &format!("warning: {warning}"));
                 log::warn!("{}: {warning}", self.name);
             }
-            Report::Ready | Report::Ended(_) | Report::Failed(_) | Report::Closed => {}
+            Report::Ready
+            | Report::Ended(_)
+            | Report::Failed(_)
+            | Report::Closing(_)
+            | Report::Closed => {}
         }
     }
 
@@ -253,7 +261,7 @@ impl Vm {
             pid: self.worker.as_ref().map(|worker| worker.pid().as_raw()),
             file: self.file.display().to_string(),
             problems: bounded(&self.problems),
-            stuck: self.stuck,
+            stuck: self.stuck || self.life.is_stuck(),
             end_visible: self.launch.end_visible,
             dialect: self.launch.dialect.clone(),
             steps: self.launch.steps.clone(),

@@ -8,7 +8,6 @@ mod session;
 use std::io;
 use std::os::unix::net::UnixStream;
 
-use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -46,13 +45,13 @@ pub fn show(stream: UnixStream, vm: &str, view: View) -> io::Result<Left> {
 }
 
 /// Any of these would otherwise end us and leave the terminal raw.
-pub fn take_signals() -> Result<SignalFd, Errno> {
+pub fn take_signals() -> io::Result<SignalFd> {
     let mut mask = SigSet::empty();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {
         mask.add(signal);
     }
     mask.thread_block()?;
-    SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+    Ok(SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)
 }
 
 /// The signal that came, if one did.

@@ -46,9 +46,7 @@ pub fn look(
         vm,
         screen,
         signals,
-        raw,
         keyboard: None,
-        given_up: false,
         ended: false,
         keys: raw.then(Escapes::default),
         decoder: Decoder::default(),
@@ -71,13 +69,11 @@ struct Session<'a> {
     vm: &'a str,
     screen: &'a Screen,
     signals: Option<&'a SignalFd>,
-    raw: bool,
     // Whether what is sent is typed; unknown before the console's first word.
     keyboard: Option<bool>,
-    // The sending side is shut down: the keyboard is for others.
-    given_up: bool,
     // The console is closed; what it said is still being shown.
     ended: bool,
+    // For a terminal that sends every key as it is.
     keys: Option<Escapes>,
     decoder: Decoder,
     // Read from standard input and not sent yet.
@@ -185,7 +181,7 @@ impl Session<'_> {
     }
 
     fn print(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let (vm, raw, screen) = (self.vm, self.raw, self.screen);
+        let (vm, raw, screen) = (self.vm, self.keys.is_some(), self.screen);
         let (seen, keyboard) = (&mut self.seen, &mut self.keyboard);
         self.decoder
             .feed(bytes, |kind, payload| {
@@ -240,9 +236,8 @@ impl Session<'_> {
         if self.keyboard == Some(false) {
             self.typed.clear();
         }
-        if self.typed.is_empty() && !self.input_open && !self.given_up {
-            self.given_up = true;
-            // It may be closed already.
+        if self.typed.is_empty() && !self.input_open {
+            // The keyboard is for others now. It may be closed already.
             let _ = self.stream.shutdown(Shutdown::Write);
         }
         while self.keyboard == Some(true) && !self.typed.is_empty() {

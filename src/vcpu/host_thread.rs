@@ -101,6 +101,16 @@ mod tests {
     }
 
     #[test]
+    fn a_kick_restarts_no_system_call() {
+        handle_kicks().unwrap();
+        // SAFETY: all zeros are a valid sigaction, which the kernel fills.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        // SAFETY: no action is set, and the old one is written to a live struct.
+        let done = unsafe { libc::sigaction(KICK as i32, std::ptr::null(), &mut action) };
+        assert_eq!((done, action.sa_flags & libc::SA_RESTART), (0, 0));
+    }
+
+    #[test]
     fn niceness_is_the_threads_own() {
         std::thread::spawn(|| {
             assert_eq!(renice(3), Ok(()));

@@ -5,6 +5,7 @@
 mod bus;
 mod fault;
 mod host_thread;
+mod knock;
 mod run_errors;
 mod run_loop;
 mod stall;
@@ -23,6 +24,7 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use crate::diagnostic::{Diagnostic, Kind};
+use knock::{Found, Inside, Knocks};
 use run_loop::{Cpu, Shared, Slot, THREADS};
 use stall::{Done, StallWatch};
 
@@ -31,6 +33,13 @@ pub use run_loop::VcpuEvent;
 
 /// A vCPU without an exit and without CPU time for so long is worth a word.
 pub const STALL: Duration = Duration::from_secs(30);
+
+/// How often vCPUs are looked at within [`STALL`]; one that has not come out of VCPU_RUN since the last
+/// look is knocked at.
+const LOOKS: u32 = 6;
+
+/// Of [`STALL`]: CPU time after a knock that nobody needs to come out.
+const SPIN: u32 = 15;
 
 // What a run loop and a log line need, with plenty to spare.
 const STACK: usize = 256 << 10;
@@ -57,6 +66,7 @@ pub struct Vcpus {
     threads: Vec<JoinHandle<()>>,
     timer: TimerFd,
     stalls: StallWatch,
+    knocks: Knocks,
 }
 
 /// A non-blocking eventfd that no child inherits.
@@ -97,12 +107,14 @@ impl Vcpus {
             id,
             exit_now,
             exits: AtomicU64::new(0),
+            returns: AtomicU64::new(0),
             tid: AtomicI32::new(0),
         };
         let (exits, cpus): (Vec<_>, Vec<_>) = cpus.unzip();
         let slots: Vec<Slot> = (0..).zip(exits).map(slot).collect();
         let ids = slots.iter().map(|slot| slot.id);
         let stalls = StallWatch::new(ids, options.stall, Instant::now());
+        let knocks = Knocks::new(slots.len(), options.stall / SPIN);
         host_thread::handle_kicks().map_err(failed("handling the signal that stops vCPUs"))?;
         let (sender, events) = mpsc::channel();
         let shared = Shared {
@@ -120,6 +132,7 @@ impl Vcpus {
             threads: Vec::new(),
             timer: stall_timer(options.stall).map_err(failed("a timer for the vCPUs"))?,
             stalls,
+            knocks,
         };
         let (placed, all_placed) = mpsc::channel();
         let mut gates = Vec::new();
@@ -176,8 +189,22 @@ impl Vcpus {
             return Some(event);
         }
         self.timer.wait().ok()?;
+        self.knock();
         let done: Vec<Done> = self.shared.slots.iter().map(done).collect();
         self.stalls.look(Instant::now(), &done).map(VcpuEvent::Warning)
+    }
+
+    /// Knocks at vCPUs that have not come out of VCPU_RUN since the last look. One that does not answer
+    /// is the end of the VM.
+    fn knock(&mut self) {
+        let inside: Vec<Inside> = self.shared.slots.iter().map(inside).collect();
+        for (slot, found) in self.shared.slots.iter().zip(self.knocks.look(&inside)) {
+            match found {
+                Found::Out => {}
+                Found::Knock => slot.kick(),
+                Found::Spins(time) => self.shared.spins(slot.id, time),
+            }
+        }
     }
 
     /// Takes every vCPU out of the guest, waits for the threads for at most `bound` and gives back
@@ -223,23 +250,23 @@ fn failed(what: &str) -> impl FnOnce(Errno) -> Diagnostic + '_ {
 fn stall_timer(stall: Duration) -> Result<TimerFd, Errno> {
     let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
     let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
-    let interval = (stall / 4).max(Duration::from_millis(1));
+    let interval = (stall / LOOKS).max(Duration::from_millis(1));
     timer
         .set(Expiration::Interval(TimeSpec::from_duration(interval)), TimerSetTimeFlags::empty())?;
     Ok(timer)
 }
 
 fn done(slot: &Slot) -> Done {
-    let cpu_time = match slot.tid.load(Ordering::SeqCst) {
-        0 => Duration::ZERO,
-        tid => host_thread::cpu_time(tid),
-    };
-    (slot.exits.load(Ordering::Relaxed), cpu_time)
+    (slot.exits.load(Ordering::Relaxed), slot.cpu_time())
+}
+
+fn inside(slot: &Slot) -> Inside {
+    (slot.returns.load(Ordering::Relaxed), slot.cpu_time())
 }
 
 /// Everything that can be wrong here.
 pub(crate) const KINDS: &[&[Kind]] =
-    &[bus::KINDS, fault::KINDS, host_thread::KINDS, run_loop::KINDS, stall::KINDS];
+    &[bus::KINDS, fault::KINDS, host_thread::KINDS, knock::KINDS, run_loop::KINDS, stall::KINDS];
 
 #[cfg(test)]
 mod tests;

@@ -14,11 +14,13 @@ use nix::sys::eventfd::EventFd;
 
 use super::bus::{Bus, Width};
 use super::fault;
+use super::knock::SPINS;
 use super::run_errors::RunErrors;
 use super::{host_thread, Options};
 use crate::confine;
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::status::EndReason;
+use crate::text::Span;
 
 kinds! {
     THREADS: Error "vcpu-threads" in Run {
@@ -118,8 +120,28 @@ pub(super) struct Slot {
     /// Makes the next VCPU_RUN return at once.
     pub(super) exit_now: Box<dyn Fn() + Send + Sync>,
     pub(super) exits: AtomicU64,
+    /// How often VCPU_RUN has come back, with an exit or without.
+    pub(super) returns: AtomicU64,
     /// 0: the thread has not begun, or has ended.
     pub(super) tid: AtomicI32,
+}
+
+impl Slot {
+    /// Takes its thread out of VCPU_RUN, if it is in there.
+    pub(super) fn kick(&self) {
+        match self.tid.load(Ordering::SeqCst) {
+            0 => {}
+            tid => host_thread::kick(tid),
+        }
+    }
+
+    /// CPU time of its thread; 0 if there is none.
+    pub(super) fn cpu_time(&self) -> Duration {
+        match self.tid.load(Ordering::SeqCst) {
+            0 => Duration::ZERO,
+            tid => host_thread::cpu_time(tid),
+        }
+    }
 }
 
 /// What all vCPU threads of a VM share.
@@ -148,16 +170,25 @@ impl Shared {
         self.stop();
     }
 
+    /// vCPU `id` does not come out of VCPU_RUN and used `time` of the host's CPU since it was knocked at:
+    /// that is the VM's end, as far as anybody will know.
+    pub(super) fn spins(&self, id: u32, time: Duration) {
+        let time = Span(time);
+        let what =
+            format!("vCPU {id} does not come out of VCPU_RUN: {time} of CPU time since a signal");
+        if !self.ended.load(Ordering::SeqCst) {
+            self.report(VcpuEvent::Warning(SPINS.case(&what)));
+        }
+        self.end(VcpuEvent::Ended { reason: EndReason::Unreported, detail: what });
+    }
+
     /// Takes every thread out of VCPU_RUN. To be repeated until all have ended: one may be just on its
     /// way in.
     pub(super) fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
         for slot in &self.slots {
             (slot.exit_now)();
-            match slot.tid.load(Ordering::SeqCst) {
-                0 => {}
-                tid => host_thread::kick(tid),
-            }
+            slot.kick();
         }
     }
 }
@@ -227,7 +258,9 @@ impl RunLoop<'_> {
     fn run(&mut self) -> Result<(), VcpuEvent> {
         let mut errors = RunErrors::default();
         while !self.shared.stopping.load(Ordering::SeqCst) {
-            let error = match self.cpu.run() {
+            let answer = self.cpu.run();
+            self.slot.returns.fetch_add(1, Ordering::Relaxed);
+            let error = match answer {
                 Ok(exit) => {
                     errors = RunErrors::default();
                     self.slot.exits.fetch_add(1, Ordering::Relaxed);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! vCPUs that make no progress: no exit and no CPU time of the host over a while.
 //!
-//! A guest that sleeps, a CPU that the guest switched off, one that hangs in the hypervisor, and an end
-//! that the driver never reports all look like this. So it is a warning, and nothing is done about it.
+//! A guest that sleeps, a CPU that the guest switched off and one that hangs in the hypervisor all look
+//! like this. So it is a warning, and nothing is done about it.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::diagnostic::{kinds, Diagnostic};
 kinds! {
     VM_STALLED: Warning "vcpu-all-stalled" in Run {
         "no vCPU makes progress: there is neither an exit nor CPU time",
-        cause: "the guest sleeps or hangs, or the driver did not report its end",
+        cause: "the guest sleeps or hangs",
         cure: "look at the console; stop the VM if it hangs",
     }
     VCPUS_STALLED: Warning "vcpu-stalled" in Run {
@@ -25,6 +25,9 @@ kinds! {
         cure: "nothing is to be done",
     }
 }
+
+/// CPU time between two looks that is no progress: a knock costs some.
+const KNOCK: Duration = Duration::from_millis(1);
 
 /// What one vCPU has done so far: exits, and CPU time.
 pub(super) type Done = (u64, Duration);
@@ -68,8 +71,10 @@ impl StallWatch {
     pub(super) fn look(&mut self, now: Instant, done: &[Done]) -> Option<Diagnostic> {
         let (mut still, mut news) = (0, Vec::new());
         for (seen, done) in self.vcpus.iter_mut().zip(done) {
-            if seen.done != Some(*done) {
-                seen.done = Some(*done);
+            let before = seen.done.replace(*done);
+            let is_still =
+                |before: Done| before.0 == done.0 && done.1.saturating_sub(before.1) < KNOCK;
+            if !before.is_some_and(is_still) {
                 seen.since = now;
             } else if now.saturating_duration_since(seen.since) >= self.after {
                 still += 1;
@@ -113,7 +118,7 @@ mod tests {
     }
 
     fn done<const N: usize>(of: [(u64, u64); N]) -> [Done; N] {
-        of.map(|(exits, nanos)| (exits, Duration::from_nanos(nanos)))
+        of.map(|(exits, ms)| (exits, Duration::from_millis(ms)))
     }
 
     fn watch() -> (StallWatch, impl Fn(u64) -> Instant) {

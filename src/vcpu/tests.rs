@@ -420,6 +420,65 @@ fn a_vm_without_progress_is_reported() {
 }
 
 #[test]
+fn an_end_that_no_vcpu_was_woken_for_is_found() {
+    let options = Options { stall: Duration::from_millis(60), ..options() };
+    // Who sleeps is not told, but who comes again is.
+    let untold = [Answer::Sleep, status(uapi::STATUS_EXITED, uapi::EXIT_TYPE_SYSTEM_OFF)];
+    let mut rig = start(&[&untold, &untold], &options);
+    assert_eq!(rig.end().0, EndReason::PowerOff);
+    assert_eq!(rig.vcpus.stop(BOUND), Vec::<u32>::new());
+}
+
+#[test]
+fn a_vcpu_that_burns_a_cpu_without_an_exit_ends_the_vm() {
+    let (end, let_go) = mpsc::channel::<()>();
+    let spin = move || {
+        while let_go.try_recv() == Err(mpsc::TryRecvError::Empty) {
+            std::hint::spin_loop();
+        }
+        Err(Errno::EINTR.into())
+    };
+    let cpu: (ExitNow, Box<dyn Cpu>) = (Box::new(|| ()), Box::new(Acts(spin)));
+    let bus = Arc::new(Bus::new("test"));
+    let options = Options { stall: Duration::from_millis(300), ..options() };
+    let vcpus = Vcpus::start_cpus([cpu].into_iter(), bus, &options, || Ok(())).unwrap();
+    let mut rig =
+        Rig { vcpus, register: Arc::default(), exit_now: Vec::new(), reactions: Arc::default() };
+    let warning = rig.warning();
+    assert_eq!(warning.name, "vcpu-spins");
+    let (reason, detail) = rig.end();
+    assert_eq!(reason, EndReason::Unreported);
+    assert!(detail.starts_with("vCPU 0 does not come out of VCPU_RUN"), "{detail}");
+    assert_eq!(rig.vcpus.take_event(), None, "told once");
+    drop(end);
+}
+
+#[test]
+fn a_guest_that_computes_is_no_vcpu_that_spins() {
+    // It comes out where it is knocked at, and computes on.
+    let (inside, is_inside) = mpsc::channel();
+    let compute = move || {
+        inside.send(()).unwrap();
+        let begun = Instant::now();
+        // A signal's arrival is not seen here: a short while stands for it.
+        while begun.elapsed() < Duration::from_millis(5) {
+            std::hint::spin_loop();
+        }
+        Err(Errno::EINTR.into())
+    };
+    let cpu: (ExitNow, Box<dyn Cpu>) = (Box::new(|| ()), Box::new(Acts(compute)));
+    let bus = Arc::new(Bus::new("test"));
+    let options = Options { stall: Duration::from_millis(300), ..options() };
+    let mut vcpus = Vcpus::start_cpus([cpu].into_iter(), bus, &options, || Ok(())).unwrap();
+    // Ten looks, and far more CPU time than one that spins needs to be lost.
+    for _ in 0..100 {
+        is_inside.recv_timeout(BOUND).unwrap();
+        assert_eq!(vcpus.take_event(), None);
+    }
+    assert_eq!(vcpus.stop(BOUND), Vec::<u32>::new());
+}
+
+#[test]
 fn an_impossible_cpu_is_a_warning_and_the_vcpu_runs() {
     let options = Options { affinity: vec![vec![1023]], ..options() };
     let mut rig = start(&[&[status(uapi::STATUS_EXITED, 1)]], &options);

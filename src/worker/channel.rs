@@ -24,8 +24,22 @@ pub enum Report {
     Ended(End),
     /// A step failed; the worker gives everything back and exits.
     Failed(Diagnostic),
+    /// The VM is being closed; what that waits for now.
+    Closing(Closing),
     /// All fds are closed and the memory is given back; the worker exits.
     Closed,
+}
+
+/// What a worker waits for that closes its VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Closing {
+    /// Its vCPU threads, to come out of the guest.
+    Vcpus,
+    /// The kernel: the last close.
+    Kernel,
+    /// As [`Closing::Kernel`], and vCPU threads are in it that a signal does not bring out.
+    Lost,
 }
 
 /// Supervisor to worker.

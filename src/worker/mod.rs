@@ -18,9 +18,9 @@ use crate::diagnostic::{Diagnostic, Kind};
 use crate::launch::{launch, Event, Launched};
 
 use proxy::Proxy;
-use requests::{wait_for_request, Received};
+use requests::{wait_for_request, Received, CALLED_OFF};
 
-pub use channel::{Report, Request};
+pub use channel::{Closing, Report, Request};
 pub use reporter::Reporter;
 
 /// What all workers of a gunyahd have in common.
@@ -52,6 +52,8 @@ pub struct Start {
 pub fn run(start: Start) -> i32 {
     let reporter = Reporter::new(start.channel);
     let (config, confined) = (&start.config, start.setting.confined);
+    // Before there is a VM: of a process that is killed the kernel closes the lowest fds first, and the
+    // console's eventfd has to go before the VM's.
     let prepared = match config.vcpus.scheduling {
         Some(Scheduling::Hypervisor) => Ok(None),
         // `auto` is proxy wherever the driver has vCPUs.
@@ -61,21 +63,35 @@ pub fn run(start: Start) -> i32 {
     };
     let launched = prepared.and_then(|proxy| {
         let report = |event: Event| reporter.send(&Report::Launch(event));
-        let connect = |vm: &Vm| proxy.as_ref().map_or(Ok(()), |proxy| proxy.connect(vm));
-        let launched = launch(config, &start.setting.device, &report, connect)?;
-        let proxy = proxy.filter(|_| launched.scheduling == Scheduling::Proxy);
-        Ok((proxy, launched))
+        let connect = |vm: &Vm| {
+            // Nobody waits for this guest any more, and from START on the end takes longer.
+            if reporter.is_called() {
+                return Err(CALLED_OFF.case("the launch ends before START"));
+            }
+            if let Some(proxy) = &proxy {
+                proxy.connect(vm)?;
+            }
+            Ok(proxy)
+        };
+        launch(config, &start.setting.device, &report, connect)
     });
-    let (proxy, Launched { vm, memory, vcpus, .. }) = match launched {
+    let Launched { vm, memory, vcpus, prepared, scheduling, .. } = match launched {
         Ok(launched) => launched,
         Err(error) => {
-            reporter.send(&Report::Failed(error));
+            let called_off = error.name == CALLED_OFF.name;
+            if !called_off {
+                reporter.send(&Report::Failed(error));
+            }
             reporter.send(&Report::Closed);
-            return 1;
+            return i32::from(!called_off);
         }
     };
+    // A driver without vCPUs leaves `auto` to the hypervisor.
+    let proxy = prepared.filter(|_| scheduling == Scheduling::Proxy);
     reporter.send(&Report::Running { end_visible: proxy.is_some() });
     let code = match proxy {
+        // Its interrupt lines' eventfds are closed when it is back: android14-6.1 frees memory that it
+        // still uses if one of them outlives the VM.
         Some(proxy) => proxy.run(vcpus, &reporter),
         None => {
             let held =
@@ -87,7 +103,8 @@ pub fn run(start: Start) -> i32 {
             held
         }
     };
-    // The last close of the VM's fds stops the guest and may block; the memory goes after it.
+    // The last close of the VM's fds stops the guest and may take long; the memory goes after it.
+    reporter.send(&Report::Closing(Closing::Kernel));
     drop(vm);
     drop(memory);
     reporter.send(&Report::Closed);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use gunyah::{Trigger, Vcpu, Vm};
 
 use super::requests::{wait_for_request, Received};
-use super::{confine_if, Report, Reporter, Request};
+use super::{confine_if, Closing, Report, Reporter, Request};
 use crate::config::VmConfig;
 use crate::console::{self, Console, Ring};
 use crate::diagnostic::{kinds, Diagnostic, Step};
@@ -99,6 +99,7 @@ impl<'a> Proxy<'a> {
         let end = match Vcpus::start(vcpus, Arc::clone(&self.bus), &options, confine) {
             Ok(mut vcpus) => {
                 let end = self.until_end(&mut vcpus, reporter);
+                reporter.send(&Report::Closing(Closing::Vcpus));
                 report_stuck(&vcpus.stop(LEAVE_BOUND), reporter);
                 end
             }
@@ -178,6 +179,7 @@ fn report_stuck(vcpus: &[u32], reporter: &Reporter) {
         let bound = LEAVE_BOUND.as_secs();
         let what = format!("vCPUs {vcpus:?} do not leave VCPU_RUN within {bound} s");
         reporter.send(&Report::Launch(Event::Warning(STUCK.case(what))));
+        reporter.send(&Report::Closing(Closing::Lost));
     }
 }
 

@@ -2,10 +2,11 @@
 //! Reports to the supervisor, and marks in the trace.
 
 use std::io::IoSlice;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{sendmsg, MsgFlags};
 
 use super::Report;
@@ -15,8 +16,8 @@ use super::Report;
 const TRIES: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// Sends reports. A supervisor that is gone takes its workers with it, so sending cannot fail in a
-/// way that matters.
+/// Sends reports. Nobody needs one that a supervisor that is gone does not take; the worker learns of that
+/// by its channel, and ends.
 #[derive(Debug)]
 pub struct Reporter {
     channel: OwnedFd,
@@ -32,6 +33,12 @@ impl Reporter {
         &self.channel
     }
 
+    /// Whether there is a request, or the supervisor is gone: both end a VM that has not started yet.
+    pub fn is_called(&self) -> bool {
+        let mut fds = [PollFd::new(self.channel.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+
     /// Sends one report.
     pub fn send(&self, report: &Report) {
         let Ok(message) = serde_json::to_vec(report) else {
@@ -43,6 +50,7 @@ impl Reporter {
             match sendmsg::<()>(channel, &parts, &[], MsgFlags::MSG_NOSIGNAL, None) {
                 Ok(_) => return,
                 Err(Errno::EINTR) => {}
+                Err(Errno::EPIPE | Errno::ECONNRESET) => return,
                 // The kernel may be short of memory for a moment, and a worker whose word of running
                 // is lost would be taken for one that hangs.
                 Err(_) => std::thread::sleep(PAUSE),

@@ -16,6 +16,11 @@ kinds! {
         cause: "the host kernel is out of memory",
         cure: "look for gunyahd in dmesg",
     }
+    CALLED_OFF: Error "run-called-off" in Run {
+        "the VM was to end before its guest had begun",
+        cause: "somebody stopped the VM while it started, or gunyahd is gone",
+        cure: "start the VM again",
+    }
 }
 
 /// Longest request in bytes; they are a few words each.
@@ -112,6 +117,21 @@ mod tests {
         assert_eq!(text, "hi");
         drop(theirs);
         assert!(matches!(wait_for_request(&reporter, &[]).unwrap(), Received::Gone));
+    }
+
+    #[test]
+    fn a_launch_is_called_off_by_a_request_or_a_hang_up() {
+        assert_eq!(CALLED_OFF.case("x").name, "run-called-off");
+        let (family, kind) = (AddressFamily::Unix, SockType::SeqPacket);
+        let (theirs, ours) = socketpair(family, kind, None, SockFlag::SOCK_CLOEXEC).unwrap();
+        let reporter = Reporter::new(ours);
+        assert!(!reporter.is_called());
+        nix::unistd::write(&theirs, b"\"close\"").unwrap();
+        assert!(reporter.is_called());
+        wait_for_request(&reporter, &[]).unwrap();
+        assert!(!reporter.is_called());
+        drop(theirs);
+        assert!(reporter.is_called());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use gunyahd::check::{check, Options};
 use gunyahd::config::load;
 use gunyahd::dtb::{build, rules, Node, Seeds, Tree};
-use gunyahd::plan::LaunchPlan;
+use gunyahd::plan::{Host, LaunchPlan};
 
 use crate::Vendor;
 
@@ -20,7 +20,9 @@ const HYPERVISOR: &str = "\"vcpus\": { \"count\": 2, \"scheduling\": \"hyperviso
 fn planned(vendor: &Vendor, more: &str) -> (LaunchPlan, Tree) {
     let file = vendor.vm("generated", more);
     let config = load(&file).unwrap();
-    let options = Options { root: Some(vendor.0.clone()), ..Options::new(vec![file]) };
+    let host = Host::PAGES_4K;
+    let root = Some(vendor.0.clone());
+    let options = Options { paths: vec![file], dtb: false, json: false, host, kernel: None, root };
     let report = check(&options);
     assert_eq!(report.problems, []);
     let plan = report.vms[0].plan.clone().unwrap();

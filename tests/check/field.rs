@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use gunyahd::check::{check, Options};
 use gunyahd::config::load;
 use gunyahd::dtb::{build, Node, Seeds, Tree};
+use gunyahd::plan::Host;
 
 use crate::Vendor;
 
@@ -270,8 +271,9 @@ fn files_of_other_launchers_are_named_in_one_line() {
 fn tree(vendor: &Vendor, keys: &str) -> Tree {
     let file = vendor.file("etc/a.json", config(keys));
     let config = load(&file).unwrap();
-    let options = Options { root: Some(vendor.0.clone()), ..Options::new(vec![file]) };
-    let report = check(&options);
+    let (host, root) = (Host::PAGES_4K, Some(vendor.0.clone()));
+    let paths = vec![file];
+    let report = check(&Options { paths, dtb: false, json: false, host, kernel: None, root });
     assert_eq!(report.problems, []);
     let plan = report.vms[0].plan.clone().unwrap();
     build(&config, None, &plan, &Seeds::default()).unwrap().tree

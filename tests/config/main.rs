@@ -7,6 +7,7 @@
 mod docs;
 mod files;
 mod random;
+mod reference;
 mod schema;
 
 use std::fs;

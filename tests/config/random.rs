@@ -3,7 +3,6 @@
 
 use std::path::{Path, PathBuf};
 
-use gunyahd::config::reference::schema;
 use gunyahd::config::{changed_keys, parse, render, Places, VmConfig};
 use gunyahd::diagnostic::Diagnostic;
 use proptest::collection::vec;
@@ -11,6 +10,7 @@ use proptest::option;
 use proptest::prelude::*;
 use serde_json::{json, Map, Value};
 
+use crate::reference::schema;
 use crate::schema::faults;
 use crate::text_of;
 

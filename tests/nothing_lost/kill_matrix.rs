@@ -15,8 +15,15 @@ fn targets(ground: &mut Ground) -> Vec<Target> {
     // A caller that is the supervisor is no worker.
     let workers =
         |target: &Target| !matches!(target.call.as_str(), "socketpair" | "fork" | "pidfd_open");
-    all.into_iter()
+    // After the words of START's end and of running it reports only when it is stopped.
+    let reports = all.iter().filter(|target| target.call == "sendmsg" && target.started);
+    let last = reports.map(|target| target.nth).nth(1);
+    let of_a_stop =
+        |target: &Target| target.call == "sendmsg" && last.is_some_and(|last| target.nth > last);
+    all.iter()
         .filter(|target| steps::is_definite(&target.call, target.started) && workers(target))
+        .filter(|target| !of_a_stop(target))
+        .cloned()
         .collect()
 }
 

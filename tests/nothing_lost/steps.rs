@@ -14,8 +14,7 @@ use crate::record::Call;
 
 /// Host calls that are looked at: all that a launch makes, but for those that cannot fail or that
 /// nobody looks at for their failing (close, gettid, futex, set_robust_list), what belongs to the stop
-/// (poll, recvmsg, write), and fcntl, which is Rust's own check in builds for debugging. getppid cannot fail, but is a step to be
-/// killed at.
+/// (poll, recvmsg, write), and fcntl, which is Rust's own check in builds for debugging.
 pub const HOST_CALLS: &[&str] = &[
     "memfd_create",
     "ftruncate",
@@ -42,7 +41,6 @@ pub const HOST_CALLS: &[&str] = &[
     "sendmsg",
     "getrandom",
     "prlimit64",
-    "getppid",
     "capget",
     "sched_getaffinity",
     "sched_setaffinity",
@@ -128,6 +126,10 @@ pub fn errnos(call: &str) -> &'static [&'static str] {
         "CREATE_VM" => &[
             "ENOTTY", "EINVAL", "ENODEV", "ENOMEM", "EPERM", "EACCES", "EMFILE", "ENFILE", "EINTR",
         ],
+        // Only asked for, to find out the dialect.
+        "UNKNOWN" | "ANDROID_RECLAIM_REGION" | "SET_BOOT_CONTEXT" => {
+            &["EPERM", "EACCES", "EINVAL", "EINTR"]
+        }
         "ANDROID_LEND_USER_MEM" | "SET_USER_MEM_REGION" => &[
             "ENOMEM",
             "EEXIST",
@@ -177,7 +179,7 @@ pub fn errnos(call: &str) -> &'static [&'static str] {
         "epoll_ctl" => &["ENOMEM", "ENOSPC"],
         "timerfd_settime" => &["EINVAL"],
         "pidfd_open" => &["EMFILE", "ENFILE", "ENODEV", "ENOSYS"],
-        "close_range" => &["ENOMEM", "EMFILE", "ENOSYS"],
+        "close_range" => &["ENOMEM", "EMFILE"],
         "capset" => &["EPERM", "EINVAL"],
         "seccomp" => &["EINVAL", "ENOMEM", "EACCES"],
         "prctl" => &["EPERM"],
@@ -227,16 +229,19 @@ pub fn expected(call: &Call, errno: &str) -> Expected {
     use Expected::*;
     let name = call.name.as_str();
     match (name, errno) {
-        ("ANDROID_LEND_USER_MEM", "ENOTTY") => return Runs,
+        // The first one asks whether the driver can lend, and EFAULT is its yes.
+        ("ANDROID_LEND_USER_MEM", "EFAULT" | "ENOTTY") if call.nth == 1 => return Runs,
         // ENODEV is believed only if it stays.
         ("VCPU_RUN", "EBUSY" | "EAGAIN" | "ENODEV") => return Runs,
         ("socketpair" | "fork", _) => return NoWorker,
-        ("pidfd_open", _) | ("close_range", "ENOSYS") | (_, "EINTR") => return Runs,
+        ("pidfd_open", _) | (_, "EINTR") => return Runs,
         _ => {}
     }
     match name {
         "OPEN" => Fails("device"),
         "CREATE_VM" => Fails("create-vm"),
+        "UNKNOWN" | "ANDROID_RECLAIM_REGION" | "SET_BOOT_CONTEXT" => Fails("dialect"),
+        "ANDROID_LEND_USER_MEM" if call.nth == 1 => Fails("dialect"),
         "ANDROID_LEND_USER_MEM" | "SET_USER_MEM_REGION" => Fails("region"),
         "SET_DTB_CONFIG" => Fails("dtb-config"),
         "ADD_FUNCTION" | "VCPU_MMAP_SIZE" => Fails("functions"),

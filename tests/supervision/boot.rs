@@ -10,7 +10,7 @@ use gunyahd::status::State;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::host::{children, wait_gone, Host, GUNYAHD};
+use crate::host::{Host, GUNYAHD};
 
 #[test]
 fn one_good_file_runs_beside_three_broken_ones() {
@@ -94,24 +94,6 @@ fn a_second_boot_is_refused_and_a_killed_ones_socket_replaced() {
     host.boot();
     assert!(host.log().contains("was killed"), "{}", host.log());
     assert_eq!(host.shut_down(), Some(0));
-}
-
-#[test]
-fn workers_die_with_a_killed_supervisor() {
-    let mut host = Host::new();
-    host.vm("a", json!({})).vm("b", json!({})).boot();
-    host.until("a", State::Running).until("b", State::Running);
-    let workers = [host.worker("a"), host.worker("b")];
-    let supervisor = host.pid();
-    assert_eq!(children(supervisor).len(), 2);
-    // One that cannot notice by itself that its channel was closed.
-    nix::sys::signal::kill(workers[1], Signal::SIGSTOP).unwrap();
-    host.signal(Signal::SIGKILL);
-    for worker in workers {
-        wait_gone(worker);
-    }
-    host.wait();
-    wait_gone(supervisor);
 }
 
 #[test]

@@ -32,6 +32,7 @@ pub struct Host {
     pub dir: PathBuf,
     daemon: Option<Child>,
     simulated: bool,
+    dialect: &'static str,
     /// A program and its arguments that gunyahd is run by.
     runner: Vec<String>,
 }
@@ -45,7 +46,14 @@ impl Host {
         let dir = std::env::temp_dir().join(name);
         std::fs::create_dir_all(dir.join("vms")).unwrap();
         std::fs::write(dir.join("Image"), image()).unwrap();
-        Self { dir, daemon: None, simulated: true, runner: Vec::new() }
+        Self { dir, daemon: None, simulated: true, dialect: "ack61", runner: Vec::new() }
+    }
+
+    /// The same, with the driver of a dialect.
+    pub fn of(dialect: &'static str) -> Self {
+        let mut host = Self::new();
+        host.dialect = dialect;
+        host
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -92,11 +100,26 @@ impl Host {
         let mut command = Command::new(simulator());
         // These VMs are scheduled by the hypervisor: the real resource manager dies when one is stopped.
         command.args(["--rm", "debug"]);
+        command.args(["--dialect", self.dialect]).arg("--control").arg(self.path("sim"));
         if self.path("script").exists() {
             command.arg("--script").arg(self.path("script"));
         }
         command.arg("--").arg(GUNYAHD).args(arguments);
         command
+    }
+
+    /// A command to the simulator, now.
+    pub fn tell_simulator(&self, command: &str) {
+        assert_eq!(self.ask_simulator(command), "ok\n", "{command}");
+    }
+
+    /// The same, with its answer.
+    pub fn ask_simulator(&self, command: &str) -> String {
+        let mut stream = UnixStream::connect(self.path("sim")).unwrap();
+        writeln!(stream, "{command}").unwrap();
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer).unwrap();
+        answer
     }
 
     /// Without the simulator, for what needs no device.
@@ -250,7 +273,7 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         if let Some(mut daemon) = self.daemon.take() {
-            // The simulator's program goes with it, and workers go with gunyahd.
+            // The simulator's program goes with it, and workers end once gunyahd is gone.
             let _ = daemon.kill();
             let _ = daemon.wait();
         }
@@ -318,6 +341,19 @@ impl Watch {
                 panic!("gunyahd went before {vm} was {state}: {:?}", self.changes);
             };
             if change.vm == vm && change.state == state {
+                return self;
+            }
+        }
+    }
+
+    /// Reads changes until `vm` gives a reason that has `text`.
+    pub fn until_reason(&mut self, vm: &str, text: &str) -> &mut Self {
+        loop {
+            let change = self.change();
+            let Some(change) = change else {
+                panic!("gunyahd went before {vm} said {text:?}: {:?}", self.changes);
+            };
+            if change.vm == vm && change.reason.contains(text) {
                 return self;
             }
         }

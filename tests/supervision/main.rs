@@ -8,6 +8,7 @@ mod boot;
 mod control;
 mod deaf;
 mod docs;
+mod ends;
 mod host;
 mod log;
 mod order;

@@ -9,6 +9,9 @@ use serde_json::json;
 
 use crate::host::{Host, Watch};
 
+/// Both take most of the pool.
+static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
 const PAGE: u64 = 2 << 20;
 
 /// Milliseconds; several looks at the pool.
@@ -40,7 +43,39 @@ fn waited_for(watch: &Watch, reason: &str) {
 }
 
 #[test]
+fn a_vm_whose_pages_do_not_come_back_is_not_stopped() {
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let Some(pages) = most_of_the_pool() else {
+        return;
+    };
+    let mut host = Host::new();
+    let config = json!({
+        "memory": {"size": pages * PAGE, "page_size": "2M", "backing": "hugetlb"},
+        "vcpus": {"scheduling": "proxy"},
+    });
+    host.vm("a", config).boot();
+    host.until("a", State::Running);
+    // The last close is back at once, and the kernel never takes the VM down.
+    host.tell_simulator("rm dead");
+    let mut watch = host.watch();
+    let (code, text) = host.told(&["stop", "a"]);
+    assert_eq!(code, 0, "{text}");
+    watch.until_next("a", State::Failed);
+    waited_for(
+        &watch,
+        "stop asked; its huge pages are not back after 15 s: the kernel waits for a",
+    );
+    assert!(
+        watch.states_of("a").iter().all(|state| *state != State::Stopped),
+        "{:?}",
+        watch.changes
+    );
+    assert_eq!(host.shut_down(), Some(0));
+}
+
+#[test]
 fn a_launch_waits_for_the_pages_of_the_run_before() {
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let Some(pages) = most_of_the_pool() else {
         return;
     };
@@ -68,8 +103,8 @@ fn a_launch_waits_for_the_pages_of_the_run_before() {
     watch.until_next("b", State::Running);
     runs_on_huge_pages(&host, "b");
 
-    waited_for(&watch, "for the pages of its last run: needs ");
-    waited_for(&watch, "for the pages of a's last run: needs ");
+    waited_for(&watch, "the kernel takes the VM down: its huge pages are not back yet");
+    waited_for(&watch, "for the end of a, which its file described before");
     // While pages are on their way, gunyahd ends all the same.
     host.ctl(&["restart", "b", "--no-wait"]);
     assert_eq!(host.shut_down(), Some(0));

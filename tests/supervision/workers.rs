@@ -94,24 +94,6 @@ fn signals_to_a_worker_do_not_end_its_vm() {
 }
 
 #[test]
-fn a_start_that_hangs_is_killed_in_time() {
-    let mut host = Host::new();
-    host.vm("a", json!({"start": {"timeout": "200ms"}, "restart": {"policy": "never"}}))
-        .script("call START 1 hang\n")
-        .boot();
-    let mut watch = host.watch();
-    watch.until("a", State::Crashed);
-    assert_eq!(
-        watch.changes.last().unwrap().reason,
-        "no start within 200 ms (start.timeout); the last step done is functions"
-    );
-    assert_eq!(host.status("a").last_end.unwrap().reason, EndReason::Timeout);
-    assert!(children(host.pid()).is_empty());
-    let (code, text) = host.told(&["start", "a"]);
-    assert_eq!(code, 0, "{text}");
-}
-
-#[test]
 fn a_launch_that_fails_is_tried_again() {
     let mut host = Host::new();
     host.vm("a", json!({})).script("call START 1 errno ENODEV\n").boot();
@@ -123,37 +105,6 @@ fn a_launch_that_fails_is_tried_again() {
     let status = host.status("a");
     assert_eq!(status.restarts, 1);
     assert_eq!(status.last_end.unwrap().reason, EndReason::LaunchFailed);
-}
-
-#[test]
-fn a_worker_that_does_not_listen_is_killed_after_its_time() {
-    let mut host = Host::new();
-    host.vm(
-        "a",
-        json!({
-            "vcpus": {"scheduling": "proxy"},
-            "console": {},
-            "stop": {"console_line": "off"},
-            "stop_timeout": "100ms",
-        }),
-    )
-    .boot();
-    host.until("a", State::Running);
-    kill(host.worker("a"), Signal::SIGSTOP).unwrap();
-    let mut watch = host.watch();
-    let (code, text) = host.told(&["stop", "a"]);
-    assert_eq!(code, 0, "{text}");
-    watch.until_next("a", State::Stopped);
-    let reasons: Vec<&str> = watch.changes.iter().map(|c| c.reason.as_str()).collect();
-    assert_eq!(
-        reasons,
-        [
-            "stop asked; asking the guest to end",
-            "the guest has not ended within 100 ms; closing the VM",
-            "not closed within 5 s; worker killed, waiting for the kernel to take the VM down",
-            "stop asked; its worker had to be killed",
-        ]
-    );
 }
 
 #[test]

@@ -21,7 +21,7 @@ fn page() -> (Vcpu, File) {
     file.set_len(4096).unwrap();
     let fd = OwnedFd::from(file.try_clone().unwrap());
     let page = Arc::new(RunPage::map_bytes(fd.as_fd(), 4096).unwrap());
-    let vcpu = Vcpu { fd, page, resume_at: MMIO_RESUME };
+    let vcpu = Vcpu { page, fd, resume_at: MMIO_RESUME, end: None };
     (vcpu, file)
 }
 
@@ -58,6 +58,45 @@ fn immediate_exit_reaches_the_page_and_does_not_keep_it() {
     drop(vcpu);
     assert!(!exit.set(true));
     assert_eq!(byte(&file, 0), 0);
+}
+
+/// What the driver does to the page in one VCPU_RUN, and what that call answers.
+fn answered(vcpu: &mut Vcpu, file: &File, reason: u32, errno: Option<i32>) -> io::Result<Exit> {
+    vcpu.page.clear_exit();
+    let mut before = [0xff; 4];
+    file.read_exact_at(&mut before, 8).unwrap();
+    assert_eq!(before, [0; 4], "an exit of an earlier call");
+    if reason != 0 {
+        file.write_all_at(&reason.to_ne_bytes(), 8).unwrap();
+    }
+    let answer = errno.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)));
+    vcpu.exit_of(answer)
+}
+
+#[test]
+fn an_exit_behind_an_interruption_is_not_lost() {
+    let (mut vcpu, file) = page();
+    file.write_all_at(&0x0900_0000_u64.to_ne_bytes(), 16).unwrap();
+    file.write_all_at(&4_u32.to_ne_bytes(), 32).unwrap();
+    let read = Exit::MmioRead { address: 0x0900_0000, len: 4 };
+    let exit = answered(&mut vcpu, &file, EXIT_MMIO, Some(libc::EINTR)).unwrap();
+    assert_eq!(exit, read);
+    // Its page still has that access; a call without an exit has none.
+    let interrupted = answered(&mut vcpu, &file, 0, Some(libc::EINTR)).unwrap_err();
+    assert_eq!(interrupted.raw_os_error(), Some(libc::EINTR));
+    // Other errors come before the driver looks at the guest.
+    let refused = answered(&mut vcpu, &file, EXIT_MMIO, Some(libc::EINVAL)).unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EINVAL));
+    assert_eq!(answered(&mut vcpu, &file, 0, None).unwrap(), Exit::Unknown(0));
+}
+
+#[test]
+fn an_end_is_told_again_though_the_page_does_not_say_it_again() {
+    let (mut vcpu, file) = page();
+    file.write_all_at(&2_u32.to_ne_bytes(), 16).unwrap();
+    let end = answered(&mut vcpu, &file, EXIT_STATUS, Some(libc::EINTR)).unwrap();
+    assert!(matches!(end, Exit::Status(ExitStatus { status: 2, .. })), "{end:?}");
+    assert_eq!(answered(&mut vcpu, &file, 0, None).unwrap(), end);
 }
 
 #[test]

@@ -28,14 +28,12 @@ macro_rules! plain {
 }
 plain!(
     uapi::UserMemoryRegion,
-    uapi::DtbConfig,
-    uapi::FwConfig,
+    uapi::GuestRange,
     uapi::FunctionDesc,
     uapi::FunctionVcpu,
     uapi::FunctionIrqfd,
     uapi::FunctionIoeventfd,
-    uapi::BootContext,
-    uapi::ReclaimRegion
+    uapi::BootContext
 );
 
 impl Caller {
@@ -108,10 +106,10 @@ mod tests {
     #[test]
     fn structs_and_strings_cross() {
         let me = Caller::myself();
-        let dtb = uapi::DtbConfig { guest_phys_addr: 0x8000_0000, size: 0x1000 };
+        let dtb = uapi::GuestRange { guest_phys_addr: 0x8000_0000, size: 0x1000 };
         let address = std::ptr::from_ref(&dtb) as u64;
-        assert_eq!(me.read::<uapi::DtbConfig>(address), Ok(dtb));
-        assert_eq!(me.read::<uapi::DtbConfig>(8), Err(Errno::EFAULT));
+        assert_eq!(me.read::<uapi::GuestRange>(address), Ok(dtb));
+        assert_eq!(me.read::<uapi::GuestRange>(8), Err(Errno::EFAULT));
 
         let text = c"/dev/gunyah";
         assert_eq!(me.read_string(text.as_ptr() as u64, 4096), Ok(b"/dev/gunyah".to_vec()));

@@ -15,7 +15,7 @@ mod vm;
 
 use std::collections::BTreeMap;
 
-use gunyah::uapi::{self, BootContext, DtbConfig, FunctionDesc, FwConfig, UserMemoryRegion};
+use gunyah::uapi::{self, BootContext, FunctionDesc, GuestRange, UserMemoryRegion};
 use nix::errno::Errno;
 use serde_json::{json, Value};
 
@@ -210,7 +210,7 @@ impl Model {
         argument: u64,
     ) -> Result<i64, Errno> {
         let vm = self.get(id)?;
-        let given: DtbConfig = caller.read(argument)?;
+        let given: GuestRange = caller.read(argument)?;
         vm.dtb = given;
         Ok(0)
     }
@@ -221,7 +221,7 @@ impl Model {
             return Err(Errno::ENOTTY);
         }
         let vm = self.get(id)?;
-        let given: FwConfig = caller.read(argument)?;
+        let given: GuestRange = caller.read(argument)?;
         vm.firmware = Some(given);
         Ok(0)
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Calls of 6.12 that launchers here do not use: what they check of their arguments.
 
-use gunyah::uapi::{AuthType, MapCmaMem, ReclaimRegion};
+use gunyah::uapi::{AuthType, GuestRange, MapCmaMem};
 use nix::errno::Errno;
 
 use crate::caller::Caller;
@@ -24,7 +24,7 @@ impl Model {
         if vm.creator.pid != caller.pid {
             return Err(Errno::EPERM);
         }
-        let range: ReclaimRegion = caller.read(argument)?;
+        let range: GuestRange = caller.read(argument)?;
         let page = crate::page_size();
         if range.guest_phys_addr % page != 0 || range.size % page != 0 {
             return Err(Errno::EINVAL);

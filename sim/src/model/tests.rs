@@ -109,7 +109,7 @@ fn add_vcpu(model: &mut Model, vm: VmId, id: u32) -> Result<Added, Errno> {
 }
 
 fn set_dtb(model: &mut Model, vm: VmId, at: u64, size: u64) -> Result<i64, Errno> {
-    let dtb = DtbConfig { guest_phys_addr: at, size };
+    let dtb = GuestRange { guest_phys_addr: at, size };
     model.set_dtb_config(vm, Caller::myself(), address(&dtb))
 }
 

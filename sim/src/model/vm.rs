@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gunyah::uapi::{DtbConfig, FwConfig, BOOT_CONTEXT_PC, MEM_ALLOW_EXEC};
+use gunyah::uapi::{GuestRange, BOOT_CONTEXT_PC, MEM_ALLOW_EXEC};
 
 use crate::caller::{Caller, Piece};
 use crate::vm::{Access, Exit, StartVm, VmId};
@@ -57,9 +57,9 @@ pub struct Vm {
     /// In the order of the calls.
     pub regions: Vec<Region>,
     /// SET_DTB_CONFIG's; zeros until then, as in the driver.
-    pub dtb: DtbConfig,
+    pub dtb: GuestRange,
     /// SET_FW_CONFIG's.
-    pub firmware: Option<FwConfig>,
+    pub firmware: Option<GuestRange>,
     /// The legacy driver's image.
     pub firmware_name: Option<[u8; 16]>,
     /// vCPU functions: id -> whether the devicetree has it, known from START on.
@@ -100,7 +100,7 @@ impl Vm {
             creator,
             state: State::Configuring,
             regions: Vec::new(),
-            dtb: DtbConfig::default(),
+            dtb: GuestRange::default(),
             firmware: None,
             firmware_name: None,
             vcpus: BTreeMap::new(),

@@ -2,6 +2,7 @@
 //! The last close of a VM, which blocks until the VM is torn down, as the real driver's does.
 
 use std::fs;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::caller::{Caller, Inode};
@@ -17,6 +18,26 @@ pub struct Teardown {
     pub delay: Duration,
     /// The kernel does it behind the last close, which is back at once; None: as the dialect does.
     pub behind: Option<bool>,
+}
+
+/// The time that teardowns under way take, which can be cut short.
+#[derive(Debug, Clone, Default)]
+pub struct Delay(Arc<(Mutex<bool>, Condvar)>);
+
+impl Delay {
+    /// Waits for `time`, or until it is over.
+    pub fn wait(&self, time: Duration) {
+        let (over, changed) = &*self.0;
+        let over = over.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = changed.wait_timeout_while(over, time, |over| !*over);
+    }
+
+    /// All who wait go on.
+    pub fn end(&self) {
+        let (over, changed) = &*self.0;
+        *over.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        changed.notify_all();
+    }
 }
 
 /// A call that cannot end before these VMs are gone.
@@ -189,6 +210,15 @@ impl super::Files {
 mod tests {
     use super::*;
     use std::os::fd::AsRawFd;
+
+    #[test]
+    fn a_delay_ends_when_it_is_told_to() {
+        let delay = Delay::default();
+        let waits = delay.clone();
+        let waiting = std::thread::spawn(move || waits.wait(Duration::from_secs(3600)));
+        delay.end();
+        waiting.join().unwrap();
+    }
 
     #[test]
     fn holders_are_counted_but_for_the_simulator_itself() {

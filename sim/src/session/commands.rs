@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What scripts and the control socket ask for.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -44,6 +44,9 @@ impl Session {
             Command::Spin { vm } => {
                 self.vcpus.spins.insert(vm);
             }
+            Command::Untold { vm } => {
+                self.vcpus.untold.insert(vm);
+            }
             Command::PageFault { vm, errno, address } => {
                 self.vcpus.faults.insert(vm, (address, errno));
             }
@@ -62,6 +65,10 @@ impl Session {
             }
             Command::Forgive => self.faults.forgive(),
             Command::Teardown { delay, behind } => self.teardown = Teardown { delay, behind },
+            Command::TeardownOver => {
+                self.teardown.delay = Duration::ZERO;
+                std::mem::take(&mut self.waits).end();
+            }
             Command::RmDead => self.kill_rm("a script says so"),
             Command::Property(mode) if self.peers.set_property_mode(mode) => {}
             Command::Log(mode) if self.peers.set_log_mode(mode) => {}

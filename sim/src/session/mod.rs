@@ -32,7 +32,7 @@ use crate::record::{CallLine, Record};
 use crate::script::{self, Command};
 use crate::uevents::Uevents;
 
-use closing::{Closing, Teardown};
+use closing::{Closing, Delay, Teardown};
 use faults::Faults;
 use files::{FileKind, Files};
 
@@ -90,6 +90,8 @@ struct Session {
     /// Host calls that are intercepted.
     watched: Vec<&'static str>,
     teardown: Teardown,
+    /// What teardowns under way wait for.
+    waits: Delay,
     record: Record,
     console: Option<Console>,
     control: Option<Control>,
@@ -192,6 +194,7 @@ pub fn run(options: Options) -> Result<u8, String> {
         faults: Faults::default(),
         watched,
         teardown: Teardown::default(),
+        waits: Delay::default(),
         record,
         console,
         control,
@@ -507,8 +510,9 @@ impl Session {
             events.send(Event::Stopped);
             return;
         }
+        let waits = self.waits.clone();
         std::thread::spawn(move || {
-            std::thread::sleep(delay);
+            waits.wait(delay);
             if let Some(engine_vm) = engine_vm {
                 engine_vm.stop();
             }

@@ -29,6 +29,8 @@ pub struct Vcpus {
     pub(super) signals: BTreeMap<VmId, u64>,
     /// VMs whose next VCPU_RUN never comes back.
     pub(super) spins: BTreeSet<VmId>,
+    /// VMs whose vCPUs are not woken for their end.
+    pub(super) untold: BTreeSet<VmId>,
     /// How many VCPU_RUNs answer EBUSY.
     pub(super) busy: BTreeMap<VmId, u64>,
     /// The page fault that a VCPU_RUN comes back with: guest address and what became of it.
@@ -43,6 +45,7 @@ impl Vcpus {
         self.told.retain(|(of, _)| *of != vm);
         self.signals.remove(&vm);
         self.spins.remove(&vm);
+        self.untold.remove(&vm);
         self.busy.remove(&vm);
         self.faults.remove(&vm);
     }
@@ -316,6 +319,9 @@ impl Session {
 
     /// The VM ended: every VCPU_RUN that waits returns, and vCPUs that still run are stopped.
     pub(super) fn tell_end(&mut self, vm: VmId, exit: Exit) {
+        if self.vcpus.untold.contains(&vm) {
+            return;
+        }
         for held in self.take_held(|waits| matches!(waits, Waits::Run(of, _) if of == vm)) {
             if let Waits::Run(_, vcpu) = held.waits {
                 if let Some(page) = self.files.page(vm, vcpu) {

@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use gunyah::uapi::{DtbConfig, UserMemoryRegion};
+use gunyah::uapi::{GuestRange, UserMemoryRegion};
 use gunyah_sim::caller::Caller;
 use gunyah_sim::engine::Access;
 use gunyah_sim::model::dialect::Dialect;
 use gunyah_sim::model::{Model, Settings, StartStep};
 use gunyahd::check::{check, Options, Report};
+use gunyahd::plan::Host;
 use nix::errno::Errno;
 use nix::sys::mman::{madvise, mmap_anonymous, munmap, MapFlags, MmapAdvise, ProtFlags};
 
@@ -51,8 +52,9 @@ impl Vendor {
     pub fn check(&self, keys: &str) -> Report {
         let text = format!(r#"{{ "name": "vm", "kernel": {{ "path": "/Image" }}, {keys} }}"#);
         let file = self.file("vm.json", text.as_bytes());
+        let (host, root) = (Host::PAGES_4K, Some(self.0.clone()));
         let kernel = Some(gunyah::Dialect::Ack61);
-        check(&Options { root: Some(self.0.clone()), kernel, ..Options::new(vec![file]) })
+        check(&Options { paths: vec![file], dtb: false, json: false, host, kernel, root })
     }
 }
 
@@ -180,7 +182,7 @@ pub fn verdict(calls: &Calls, same_pages: bool) -> Verdict {
             return Verdict::Before(errno);
         }
     }
-    let dtb = DtbConfig {
+    let dtb = GuestRange {
         guest_phys_addr: calls.regions[0].base + calls.dtb_offset,
         size: calls.dtb_size,
     };

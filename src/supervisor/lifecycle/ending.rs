@@ -5,14 +5,22 @@ use crate::config::RestartPolicy;
 use crate::diagnostic::{Diagnostic, Step};
 use crate::status::{End, EndReason, State};
 use crate::text::Span;
-use crate::worker::Request;
+use crate::worker::{Closing, Request};
 
 use super::super::restart::Next;
 use super::{Action, Death, Lifecycle, Phase, Readiness};
 
-/// Milliseconds that a worker may take to close its VM by itself before it is killed. Far above the
-/// milliseconds that a last close takes, below what init waits for at shutdown.
+/// Milliseconds after which a worker that closes its VM is asked about: a last close takes milliseconds as
+/// a rule.
 pub const CLOSE_TIMEOUT: u64 = 5_000;
+
+/// Milliseconds after which a kernel that takes a VM down is taken for one that waits for ever. Memory of
+/// small pages goes back one by one, and the resource manager serves one VM at a time.
+pub const STUCK_TIMEOUT: u64 = 120_000;
+
+/// Nothing in user space helps then, SIGKILL neither.
+const NO_ANSWER: &str =
+    "the kernel waits for a resource manager that does not answer; only a reboot helps";
 
 /// What comes after the worker is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,27 +31,14 @@ pub(super) enum Then {
     Start,
 }
 
-/// How far it was pushed; each with when the next step is due.
+/// How far it was pushed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Push {
     /// The guest was asked to end.
-    Asked(u64),
+    Asked,
     /// The worker closes the VM.
-    Closing(u64),
+    Closing,
     Killed,
-}
-
-impl Push {
-    fn closing(now: u64) -> Self {
-        Push::Closing(now.saturating_add(CLOSE_TIMEOUT))
-    }
-
-    pub(super) fn due(self) -> Option<u64> {
-        match self {
-            Push::Asked(due) | Push::Closing(due) => Some(due),
-            Push::Killed => None,
-        }
-    }
 }
 
 /// A run on its way to its end.
@@ -54,7 +49,35 @@ pub(super) struct Stopping {
     /// How it ended, as far as that is known: the first word counts.
     end: Option<End>,
     pub(super) then: Then,
-    pub(super) push: Push,
+    push: Push,
+    /// When it was pushed so far.
+    since: u64,
+    /// When to push harder, or to say what it waits for; none: a person has to, or a reboot.
+    pub(super) next: Option<u64>,
+    /// What the worker said that it waits for.
+    closing: Option<Closing>,
+    /// It waits for what does not come.
+    pub(super) stuck: bool,
+}
+
+impl Stopping {
+    /// Pushed to `push`, with `patience` milliseconds until the next step.
+    fn new(end: Option<End>, then: Then, push: Push, patience: u64, now: u64) -> Self {
+        let next = Some(now.saturating_add(patience));
+        Self { asked: None, end, then, push, since: now, next, closing: None, stuck: false }
+    }
+
+    /// Pushed further.
+    fn push(&mut self, push: Push, now: u64) {
+        self.push = push;
+        self.wait_anew(now);
+    }
+
+    fn wait_anew(&mut self, now: u64) {
+        self.since = now;
+        self.next = Some(now.saturating_add(CLOSE_TIMEOUT));
+        self.stuck = false;
+    }
 }
 
 impl Lifecycle {
@@ -72,35 +95,34 @@ impl Lifecycle {
             }
             Phase::Stopping(stopping) => stopping.then = then,
             Phase::Starting { .. } | Phase::Running { .. } | Phase::Ready => {
-                let (push, reason) = match self.phase {
+                let (push, patience, doing) = match self.phase {
                     // A guest that has not started cannot be asked.
-                    Phase::Starting { .. } => (self.close(now), format!("{by} while starting")),
-                    _ => {
-                        let (push, doing) = self.push(now);
-                        (push, format!("{by}; {doing}"))
+                    Phase::Starting { .. } => {
+                        self.actions.push(Action::Send(Request::Close));
+                        (Push::Closing, CLOSE_TIMEOUT, " while starting")
                     }
+                    _ => self.push(),
                 };
-                let stopping = Stopping { asked: Some(by.to_owned()), end: None, then, push };
-                self.enter(Phase::Stopping(stopping), reason, now);
+                let mut stopping = Stopping::new(None, then, push, patience, now);
+                stopping.asked = Some(by.to_owned());
+                self.enter(Phase::Stopping(stopping), format!("{by}{doing}"), now);
             }
         }
     }
 
-    /// Begins to end a VM that runs: asks its guest, where that can be asked, else closes it.
-    fn push(&mut self, now: u64) -> (Push, &'static str) {
+    /// Begins to end a VM that runs: asks its guest, where that can be asked, else closes it. With the
+    /// milliseconds until the next step.
+    fn push(&mut self) -> (Push, u64, &'static str) {
         match self.rules.stop_timeout {
             Some(timeout) => {
                 self.actions.push(Action::Send(Request::Stop));
-                let due = now.saturating_add(timeout);
-                (Push::Asked(due), "asking the guest to end")
+                (Push::Asked, timeout, "; asking the guest to end")
             }
-            None => (self.close(now), "closing the VM"),
+            None => {
+                self.actions.push(Action::Send(Request::Close));
+                (Push::Closing, CLOSE_TIMEOUT, "; closing the VM")
+            }
         }
-    }
-
-    fn close(&mut self, now: u64) -> Push {
-        self.actions.push(Action::Send(Request::Close));
-        Push::closing(now)
     }
 
     /// The VM is closed without asking the guest further.
@@ -110,35 +132,110 @@ impl Lifecycle {
 
     fn close_if_asked(&mut self, reason: String, now: u64) {
         if let Phase::Stopping(stopping) = &mut self.phase {
-            if matches!(stopping.push, Push::Asked(_)) {
-                stopping.push = Push::closing(now);
+            if stopping.push == Push::Asked {
+                stopping.push(Push::Closing, now);
                 self.actions.push(Action::Send(Request::Close));
                 self.tell(reason);
             }
         }
     }
 
+    /// A person wants its worker killed.
+    pub(super) fn kill(&mut self, by: &str, now: u64) {
+        let doing = "worker killed; the kernel takes the VM down";
+        match &mut self.phase {
+            Phase::Rest(_) | Phase::Gate { .. } | Phase::Backoff { .. } => {
+                self.stop(by, Then::Rest, now);
+            }
+            Phase::Starting { .. } | Phase::Running { .. } | Phase::Ready => {
+                self.actions.push(Action::Kill);
+                let mut stopping =
+                    Stopping::new(None, Then::Rest, Push::Killed, CLOSE_TIMEOUT, now);
+                stopping.asked = Some(by.to_owned());
+                self.enter(Phase::Stopping(stopping), format!("{by}; {doing}"), now);
+            }
+            Phase::Stopping(stopping) => {
+                stopping.push(Push::Killed, now);
+                stopping.then = Then::Rest;
+                stopping.asked.get_or_insert_with(|| by.to_owned());
+                self.actions.push(Action::Kill);
+                self.tell(format!("{by}; {doing}"));
+            }
+        }
+    }
+
     /// The time of the last push is over.
     pub(super) fn push_harder(&mut self, now: u64) {
-        let Phase::Stopping(stopping) = &mut self.phase else {
+        let Phase::Stopping(stopping) = &self.phase else {
             return;
         };
-        if let Push::Closing(_) = stopping.push {
-            stopping.push = Push::Killed;
-            self.actions.push(Action::Kill);
-            return self.tell(format!(
-                "not closed within {}; worker killed, waiting for the kernel to take the VM down",
-                Span::millis(CLOSE_TIMEOUT)
-            ));
+        if stopping.push != Push::Asked {
+            return self.still_there(now);
         }
         let timeout = Span::millis(self.rules.stop_timeout.unwrap_or_default());
         let reason = format!("the guest has not ended within {timeout}; closing the VM");
         self.close_if_asked(reason, now);
     }
 
+    /// The VM is not closed yet: says what that waits for.
+    fn still_there(&mut self, now: u64) {
+        let (may_have_started, runs) = (self.may_have_started(), self.last_step == Some(Step::Run));
+        let Phase::Stopping(stopping) = &mut self.phase else {
+            return;
+        };
+        let time = Span::millis(now.saturating_sub(stopping.since));
+        if stopping.push == Push::Closing && !may_have_started {
+            // The resource manager does not know of it: nothing is broken by its end.
+            stopping.push(Push::Killed, now);
+            self.actions.push(Action::Kill);
+            return self.tell(format!("not closed within {time}, and not started; worker killed"));
+        }
+        let so_far = match stopping.push {
+            Push::Killed => format!("killed, and not gone within {time}"),
+            _ => format!("not closed within {time}"),
+        };
+        let lost = stopping.closing == Some(Closing::Lost);
+        let in_last_close = lost || stopping.closing == Some(Closing::Kernel);
+        let in_kernel = stopping.push == Push::Killed || in_last_close || !runs;
+        let stuck_at = stopping.since.saturating_add(STUCK_TIMEOUT);
+        stopping.next = (in_kernel && now < stuck_at).then_some(stuck_at);
+        stopping.stuck = in_kernel && now >= stuck_at;
+        let why = match (in_kernel, stopping.stuck) {
+            (true, _) if lost => {
+                "a vCPU does not come out of the kernel; if that lasts, only a reboot helps"
+            }
+            (true, true) => NO_ANSWER,
+            (true, false) if !runs => "START has not returned, which can take long",
+            (true, false) => "the kernel takes the VM down, which can take minutes",
+            (false, _) => "its worker does not answer; `gunyahctl kill` ends it the hard way",
+        };
+        self.tell(format!("{so_far}: {why}"));
+    }
+
+    /// The worker says what it waits for.
+    pub(super) fn closes(&mut self, what: Closing, now: u64) {
+        if let Phase::Stopping(stopping) = &mut self.phase {
+            if stopping.closing != Some(Closing::Lost) {
+                stopping.closing = Some(what);
+            }
+            // A guest that was asked has ended.
+            if stopping.push != Push::Killed {
+                stopping.push(Push::Closing, now);
+            }
+        }
+    }
+
+    /// START has returned although its time was over: the worker hears of the close now.
+    pub(super) fn started_late(&mut self, now: u64) {
+        if let Phase::Stopping(stopping) = &mut self.phase {
+            stopping.wait_anew(now);
+            self.tell("START has returned; closing the VM");
+        }
+    }
+
     /// The run ends by itself: as `end` says, or as the worker's death will tell.
-    fn end_run(&mut self, end: Option<End>, then: Then, push: Push, doing: &str, now: u64) {
-        let stopping = Stopping { asked: None, end, then, push };
+    fn end_run(&mut self, end: Option<End>, then: Then, doing: &str, now: u64) {
+        let stopping = Stopping::new(end, then, Push::Closing, CLOSE_TIMEOUT, now);
         self.enter(Phase::Stopping(stopping), doing, now);
     }
 
@@ -149,40 +246,71 @@ impl Lifecycle {
                 stopping.end.get_or_insert(end);
             }
             Phase::Starting { .. } | Phase::Running { .. } | Phase::Ready => {
-                self.end_run(Some(end), then, Push::closing(now), doing, now);
+                self.end_run(Some(end), then, doing, now);
             }
             Phase::Rest(_) | Phase::Gate { .. } | Phase::Backoff { .. } => {}
         }
     }
 
-    /// The worker hung up and is not dead yet.
+    /// The worker hung up and is not dead yet: it is inside the kernel for the last time.
     pub(super) fn lost(&mut self, now: u64) {
         if self.state() != State::Stopping {
-            let doing = "the worker hung up; waiting for the kernel to take the VM down";
-            self.end_run(None, Then::Policy, Push::closing(now), doing, now);
+            let doing = "the worker hung up; the kernel takes the VM down";
+            self.end_run(None, Then::Policy, doing, now);
         }
+        self.closes(Closing::Kernel, now);
     }
 
     pub(super) fn start_late(&mut self, now: u64) {
         let timeout = Span::millis(self.rules.start_timeout);
         let what = format!("no start within {timeout} (start.timeout); {}", self.progress());
-        // It may hang in START for good: nothing but the end of its process helps.
-        self.actions.push(Action::Kill);
-        self.timed_out(what, Push::Killed, "worker killed", now);
+        if !self.may_have_started() {
+            self.actions.push(Action::Kill);
+            return self.timed_out(what, Push::Killed, CLOSE_TIMEOUT, "; worker killed", now);
+        }
+        // START cannot be interrupted. If it returns, the worker closes the VM.
+        self.actions.push(Action::Send(Request::Close));
+        let doing = format!("; in START {NO_ANSWER}");
+        self.timed_out(what, Push::Closing, STUCK_TIMEOUT, &doing, now);
+        if let Phase::Stopping(stopping) = &mut self.phase {
+            (stopping.stuck, stopping.next) = (true, None);
+        }
+    }
+
+    /// Whether the worker may be in START or beyond: from then on its end is the resource manager's
+    /// matter, too.
+    fn may_have_started(&self) -> bool {
+        match self.last_step {
+            None => false,
+            Some(step) => !matches!(
+                step,
+                Step::Images
+                    | Step::Plan
+                    | Step::Pool
+                    | Step::Memory
+                    | Step::Kernel
+                    | Step::Initrd
+                    | Step::Dtb
+                    | Step::Device
+                    | Step::CreateVm
+                    | Step::Region
+            ),
+        }
     }
 
     pub(super) fn ready_late(&mut self, now: u64) {
         if let Readiness::Within(timeout) = self.rules.ready {
-            let (push, doing) = self.push(now);
+            let (push, patience, doing) = self.push();
             let what = format!("not ready within {}", Span::millis(timeout));
-            self.timed_out(what, push, doing, now);
+            self.timed_out(what, push, patience, doing, now);
         }
     }
 
-    fn timed_out(&mut self, what: String, push: Push, doing: &str, now: u64) {
-        let doing = format!("{what}; {doing}");
+    fn timed_out(&mut self, what: String, push: Push, patience: u64, doing: &str, now: u64) {
+        let doing = format!("{what}{doing}");
         let end = End::new(EndReason::Timeout, what);
-        self.end_run(Some(end), Then::Policy, push, &doing, now);
+        let stopping = Stopping::new(Some(end), Then::Policy, push, patience, now);
+        self.enter(Phase::Stopping(stopping), doing, now);
     }
 
     /// How far the launch has come, for who asks what it hangs in.
@@ -201,20 +329,50 @@ impl Lifecycle {
         }
     }
 
+    /// The worker is gone, and the kernel still takes its VM down.
+    pub(super) fn pages_pending(&mut self, now: u64) {
+        self.hangup = None;
+        let doing = "the kernel takes the VM down: its huge pages are not back yet";
+        match &mut self.phase {
+            Phase::Stopping(stopping) => {
+                (stopping.next, stopping.stuck) = (None, false);
+                self.tell(doing);
+            }
+            Phase::Starting { .. } | Phase::Running { .. } | Phase::Ready => {
+                self.end_run(None, Then::Policy, doing, now);
+                if let Phase::Stopping(stopping) = &mut self.phase {
+                    stopping.next = None;
+                }
+            }
+            Phase::Rest(_) | Phase::Gate { .. } | Phase::Backoff { .. } => {}
+        }
+    }
+
+    /// Comes to rest in `state`; a VM whose pages are not back is not stopped.
+    fn rest(&mut self, state: State, reason: &str, now: u64) {
+        match (state, &self.missing) {
+            (State::Stopped, Some(missing)) => {
+                let reason = format!("{reason}; {missing}");
+                self.enter(Phase::Rest(State::Failed), reason, now);
+            }
+            _ => self.enter(Phase::Rest(state), reason, now),
+        }
+    }
+
     /// The worker is gone.
     pub(super) fn died(&mut self, death: Death, now: u64) {
         self.hangup = None;
         let (asked, end, then, push) = match &self.phase {
             Phase::Starting { .. } | Phase::Running { .. } | Phase::Ready => {
-                (None, None, Then::Policy, Push::closing(now))
+                (None, None, Then::Policy, Push::Closing)
             }
-            Phase::Stopping(Stopping { asked, end, then, push }) => {
+            Phase::Stopping(Stopping { asked, end, then, push, .. }) => {
                 (asked.clone(), end.clone(), *then, *push)
             }
             Phase::Rest(_) | Phase::Gate { .. } | Phase::Backoff { .. } => return,
         };
         let asked = asked.map(|by| match push {
-            Push::Killed => format!("{by}; its worker had to be killed"),
+            Push::Killed => format!("{by}; its worker was killed"),
             _ => by,
         });
         let end = end.unwrap_or_else(|| match &asked {
@@ -224,15 +382,14 @@ impl Lifecycle {
         self.last_end = Some(end.clone());
         match (then, asked) {
             (Then::Policy, _) => self.follow_policy(&end, now),
-            (Then::Rest, Some(by)) => self.enter(Phase::Rest(State::Stopped), by, now),
-            (Then::Rest, None) => {
-                self.enter(Phase::Rest(end.reason.state()), end.to_string(), now);
-            }
+            (Then::Rest, Some(by)) => self.rest(State::Stopped, &by, now),
+            (Then::Rest, None) => self.rest(end.reason.state(), &end.to_string(), now),
             (Then::Start, _) => {
                 self.budget.forgive();
                 self.enter_gate("starting again, as asked", now);
             }
         }
+        self.missing = None;
     }
 
     fn last_words(&self, death: Death) -> String {
@@ -253,7 +410,7 @@ impl Lifecycle {
             State::Failed if policy != RestartPolicy::Never => State::Crashed,
             state => state,
         };
-        self.enter(Phase::Rest(state), &text, now);
+        self.rest(state, &text, now);
         match policy {
             RestartPolicy::Never => {}
             RestartPolicy::OnFailure if state == State::Stopped => {}
@@ -264,7 +421,7 @@ impl Lifecycle {
     fn after_reset(&mut self, text: &str, now: u64) {
         if self.rules.restart.policy == RestartPolicy::Never {
             let reason = format!("{text}; restart policy is never");
-            return self.enter(Phase::Rest(State::Stopped), reason, now);
+            return self.rest(State::Stopped, &reason, now);
         }
         match self.budget.after_reset(&self.rules.restart, now) {
             None => self.enter_gate(&format!("{text}; restarting at once"), now),

@@ -126,6 +126,8 @@ pub enum Event<'a> {
     Restart(&'a str),
     /// Who stops it does not want to wait for its guest.
     Hurry,
+    /// A person wants its worker killed; who.
+    Kill(&'a str),
     /// The supervisor looked at what it waits for.
     Gates(&'a Gates),
     /// [`Action::Fork`] failed.
@@ -134,6 +136,10 @@ pub enum Event<'a> {
     Report(&'a Report),
     /// The worker's end of the channel is closed.
     HangUp,
+    /// The worker is gone, and its huge pages are not back yet: [`Event::Died`] comes when they are.
+    PagesPending,
+    /// They have not come back in time; [`Event::Died`] comes next.
+    PagesMissing(&'a str),
     /// The worker is gone.
     Died(Death),
     /// Time has passed.

@@ -8,13 +8,15 @@
 //!    | fork
 //! starting ── running ── ready            a worker has the VM
 //!    |           |          |
-//! stopping   Stop, where the guest can be asked ─ stop_timeout ─ Close ─ CLOSE_TIMEOUT ─ SIGKILL ─ the kernel's teardown
+//! stopping   Stop, where the guest can be asked ─ stop_timeout ─ Close ─ the kernel's teardown, however long it takes
 //!    | the worker is gone
 //! stopped | crashed | failed | waiting (for its restart)
 //! ```
 //!
 //! The phase is the one truth: the state follows from it, and `enter` alone changes it. What follows a
-//! run's end is decided when the worker is gone, because its memory cannot be back before.
+//! run's end is decided when the worker is gone, because its memory cannot be back before. A worker whose
+//! VM may have started is killed by nobody but a person: a hard end can leave the resource manager, or the
+//! memory, in pieces.
 
 mod ending;
 mod events;
@@ -73,6 +75,8 @@ pub struct Lifecycle {
     last_end: Option<End>,
     /// Why its property cannot be read.
     unread: Option<String>,
+    /// Why its huge pages are not back, although its worker is gone.
+    missing: Option<String>,
     actions: Vec<Action>,
 }
 
@@ -93,6 +97,7 @@ impl Lifecycle {
             last_step: None,
             last_end: None,
             unread: None,
+            missing: None,
             actions: Vec::new(),
         }
     }
@@ -152,6 +157,11 @@ impl Lifecycle {
         matches!(&self.phase, Phase::Stopping(stopping) if stopping.then == Then::Rest)
     }
 
+    /// It waits in the kernel for what does not come.
+    pub fn is_stuck(&self) -> bool {
+        matches!(&self.phase, Phase::Stopping(stopping) if stopping.stuck)
+    }
+
     /// Nothing will happen without somebody's asking.
     pub fn at_rest(&self) -> bool {
         matches!(self.phase, Phase::Rest(_))
@@ -165,7 +175,7 @@ impl Lifecycle {
             Phase::Backoff { until } => Some(*until),
             Phase::Starting { deadline } => Some(*deadline),
             Phase::Running { ready_deadline } => *ready_deadline,
-            Phase::Stopping(stopping) => stopping.push.due(),
+            Phase::Stopping(stopping) => stopping.next,
         };
         own.into_iter().chain(self.hangup).min()
     }
@@ -184,6 +194,7 @@ impl Lifecycle {
             Event::Stop(by) => self.stop(by, Then::Rest, now),
             Event::Restart(by) => self.stop(by, Then::Start, now),
             Event::Hurry => self.hurry(now),
+            Event::Kill(by) => self.kill(by, now),
             Event::Gates(gates) => self.look_at(gates, now),
             Event::ForkFailed(error) => self.fork_failed(error, now),
             Event::Report(report) => self.report(report, now),
@@ -192,6 +203,8 @@ impl Lifecycle {
                     self.hangup = Some(now.saturating_add(HANGUP_GRACE));
                 }
             }
+            Event::PagesPending => self.pages_pending(now),
+            Event::PagesMissing(why) => self.missing = Some(why.to_owned()),
             Event::Died(death) => self.died(death, now),
             Event::Timer => self.timer(now),
         }
@@ -288,16 +301,17 @@ impl Lifecycle {
                 let end = End::new(EndReason::LaunchFailed, error.to_string());
                 self.ends(end, then, &error.to_string(), now);
             }
+            Report::Closing(what) => self.closes(*what, now),
             // Journal and log have these; the process's end says more than Closed.
             Report::Launch(_) | Report::Closed => {}
         }
     }
 
     fn running(&mut self, end_visible: bool, now: u64) {
-        if !matches!(self.phase, Phase::Starting { .. }) {
-            return;
-        }
         self.last_step = Some(Step::Run);
+        if !matches!(self.phase, Phase::Starting { .. }) {
+            return self.started_late(now);
+        }
         let ready_deadline = match self.rules.ready {
             Readiness::Within(timeout) => Some(now.saturating_add(timeout)),
             Readiness::Unknown | Readiness::AtOnce => None,

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::ending::CLOSE_TIMEOUT;
+use super::ending::{CLOSE_TIMEOUT, STUCK_TIMEOUT};
 use super::*;
 use crate::config::{RestartConfig, RestartPolicy};
 use crate::diagnostic::{Diagnostic, Step};
 use crate::supervisor::restart::Next;
 use crate::supervisor::spawn::FORK;
-use crate::worker::Request;
+use crate::worker::{Closing, Request};
 
 /// An error of a step of the launch.
 fn failed(step: Step) -> Report {
@@ -237,25 +237,139 @@ fn a_launch_that_cannot_succeed_is_not_tried_again() {
 }
 
 #[test]
-fn a_stop_asks_then_closes_then_kills() {
+fn a_stop_asks_then_closes_then_waits_and_kills_nobody() {
     let mut story = Story::running(rules());
     story.on(Event::Stop("stop asked"));
     assert_eq!(story.asked, [Action::Send(Request::Stop)]);
     assert_eq!(story.sleep(), 10_000);
     assert_eq!(story.asked[1..], [Action::Send(Request::Close)]);
+    story.report(&Report::Closing(Closing::Vcpus)).report(&Report::Closing(Closing::Kernel));
     assert_eq!(story.sleep(), CLOSE_TIMEOUT);
-    assert_eq!(story.asked[2..], [Action::Kill]);
-    // The kernel's teardown may take for ever; that is said and not hidden.
-    assert_eq!(story.life.deadline(), None);
-    assert_eq!(story.life.state(), State::Stopping);
+    let slow = "not closed within 5 s: the kernel takes the VM down, which can take minutes";
+    assert_eq!(*story.last(), (State::Stopping, slow.to_owned()));
+    assert!(!story.life.is_stuck());
+    // A minute is nothing to be killed for.
+    story.now += 60_000;
+    story.on(Event::Timer).report(&Report::Closed).on(Event::Died(Death::Exit(0)));
+    assert_eq!(*story.last(), (State::Stopped, "stop asked".to_owned()));
+    assert_eq!(story.asked.len(), 2, "{:?}", story.asked);
+}
+
+#[test]
+fn a_kernel_that_does_not_come_back_is_named_and_nothing_starts_on_top_of_it() {
+    let mut story = Story::running(rules());
+    story.on(Event::Stop("stop asked")).on(Event::Hurry);
+    story.report(&Report::Closing(Closing::Kernel));
+    let begun = story.now;
+    while story.life.deadline().is_some() {
+        story.sleep();
+    }
+    assert_eq!(story.now - begun, STUCK_TIMEOUT);
+    assert!(story.life.is_stuck());
     assert_eq!(
         story.last().1,
-        "not closed within 5 s; worker killed, waiting for the kernel to take the VM down"
+        "not closed within 2 min: the kernel waits for a resource manager that does not answer; \
+         only a reboot helps"
     );
+    story.on(Event::Start).on(Event::Gates(&open()));
+    assert_eq!(story.life.state(), State::Stopping);
+    assert!(!story.asked.contains(&Action::Fork) && !story.asked.contains(&Action::Kill));
+    // If it does come back, all goes on.
+    story.on(Event::Died(Death::Exit(0))).on(Event::Gates(&open()));
+    assert_eq!(story.life.state(), State::Starting);
+    assert!(!story.life.is_stuck());
+}
+
+#[test]
+fn a_worker_that_does_not_answer_is_named_and_a_person_may_kill_it() {
+    let mut story = Story::running(rules());
+    story.on(Event::Stop("stop asked")).on(Event::Hurry);
+    story.sleep();
+    let deaf = "not closed within 5 s: its worker does not answer; \
+                `gunyahctl kill` ends it the hard way";
+    assert_eq!(story.last().1, deaf);
+    assert!(story.life.deadline().is_none() && !story.asked.contains(&Action::Kill));
+    story.on(Event::Kill("kill asked"));
+    assert_eq!(story.asked.last(), Some(&Action::Kill));
+    assert_eq!(story.last().1, "kill asked; worker killed; the kernel takes the VM down");
+    story.sleep();
+    let gone =
+        "killed, and not gone within 5 s: the kernel takes the VM down, which can take minutes";
+    assert_eq!(story.last().1, gone);
     story.crash();
-    assert_eq!(story.life.state(), State::Stopped);
-    assert_eq!(story.last().1, "stop asked; its worker had to be killed");
+    assert_eq!(*story.last(), (State::Stopped, "stop asked; its worker was killed".to_owned()));
     assert!(story.life.at_rest());
+}
+
+#[test]
+fn a_vm_is_stopped_when_its_pages_are_back_and_not_before() {
+    let pending = "the kernel takes the VM down: its huge pages are not back yet";
+    let stop = || {
+        let mut story = Story::running(rules());
+        story.on(Event::Stop("stop asked")).report(&Report::Closing(Closing::Kernel));
+        story.on(Event::PagesPending).on(Event::PagesPending);
+        assert_eq!(*story.last(), (State::Stopping, pending.to_owned()));
+        assert!(story.life.deadline().is_none());
+        story
+    };
+    let mut story = stop();
+    story.on(Event::Died(Death::Exit(0)));
+    assert_eq!(*story.last(), (State::Stopped, "stop asked".to_owned()));
+
+    let mut story = stop();
+    story.on(Event::PagesMissing("they are gone")).on(Event::Died(Death::Exit(0)));
+    assert_eq!(*story.last(), (State::Failed, "stop asked; they are gone".to_owned()));
+    // The next end has nothing to do with it.
+    story.on(Event::Start).on(Event::Gates(&open())).report(&RUNNING);
+    story.on(Event::Stop("stop asked")).on(Event::Died(Death::Exit(0)));
+    assert_eq!(*story.last(), (State::Stopped, "stop asked".to_owned()));
+
+    let mut story = Story::running(rules());
+    story.on(Event::PagesPending);
+    assert_eq!(*story.last(), (State::Stopping, pending.to_owned()));
+    story.crash();
+    assert_eq!(story.published[1], (State::Crashed, "worker killed by SIGKILL".to_owned()));
+}
+
+#[test]
+fn a_vcpu_that_is_lost_in_the_kernel_is_named() {
+    let mut story = Story::running(rules());
+    story.report(&ended(EndReason::Unreported));
+    for closing in [Closing::Vcpus, Closing::Lost, Closing::Kernel] {
+        story.report(&Report::Closing(closing));
+    }
+    story.sleep();
+    let lost = "not closed within 5 s: a vCPU does not come out of the kernel; \
+                if that lasts, only a reboot helps";
+    assert_eq!(story.last().1, lost);
+    story.sleep();
+    assert!(story.life.is_stuck() && story.life.deadline().is_none());
+}
+
+#[test]
+fn a_kill_ends_what_runs_and_stops_what_waits() {
+    let mut story = Story::running(rules());
+    story.on(Event::Kill("kill asked"));
+    assert_eq!(story.asked, [Action::Kill]);
+    story.crash();
+    assert_eq!(*story.last(), (State::Stopped, "kill asked; its worker was killed".to_owned()));
+    let mut story = Story::new(rules());
+    story.on(Event::Kill("kill asked"));
+    assert_eq!(story.life.state(), State::Stopped);
+    assert!(story.asked.is_empty());
+}
+
+#[test]
+fn a_guest_that_ended_as_asked_is_not_late_while_the_kernel_works() {
+    let mut story = Story::running(rules());
+    story
+        .on(Event::Stop("stop asked"))
+        .report(&ended(EndReason::PowerOff))
+        .report(&Report::Closing(Closing::Kernel));
+    story.now += 10_000;
+    story.on(Event::Timer);
+    assert!(story.last().1.starts_with("not closed within 10 s: the kernel"), "{:?}", story.last());
+    assert_eq!(story.asked, [Action::Send(Request::Stop)]);
 }
 
 #[test]
@@ -309,23 +423,55 @@ fn a_restart_stops_and_starts() {
     assert_eq!(story.life.state(), State::Stopped);
 }
 
-#[test]
-fn a_start_that_hangs_is_killed() {
+fn starting(step: Step) -> Story {
     let mut story = Story::new(rules());
     story.on(Event::Gates(&open()));
-    story.on(Event::Report(&Report::Launch(launch::Event::Step {
-        step: Step::Functions,
-        took: Duration::from_micros(1),
+    story.report(&Report::Launch(launch::Event::Step {
+        step,
+        took: Duration::ZERO,
         detail: String::new(),
-    })));
+    }));
+    story
+}
+
+#[test]
+fn a_start_that_hangs_is_named_and_not_killed() {
+    let mut story = starting(Step::Functions);
+    assert_eq!(story.sleep(), 30_000);
+    assert_eq!(story.asked, [Action::Fork, Action::Send(Request::Close)]);
+    let what = "no start within 30 s (start.timeout); the last step done is functions";
+    let why = "in START the kernel waits for a resource manager that does not answer; \
+               only a reboot helps";
+    assert_eq!(*story.last(), (State::Stopping, format!("{what}; {why}")));
+    assert!(story.life.is_stuck() && story.life.deadline().is_none());
+    // It was merely slow.
+    story.report(&RUNNING);
+    assert_eq!(story.last().1, "START has returned; closing the VM");
+    assert!(!story.life.is_stuck());
+    story.report(&Report::Closing(Closing::Kernel)).on(Event::Died(Death::Exit(0)));
+    assert_eq!(story.published[3], (State::Crashed, what.to_owned()));
+    assert_eq!(story.life.state(), State::Waiting);
+}
+
+#[test]
+fn a_launch_that_hangs_before_start_is_killed() {
+    let mut story = starting(Step::Images);
     assert_eq!(story.sleep(), 30_000);
     assert_eq!(story.asked, [Action::Fork, Action::Kill]);
-    let what = "no start within 30 s (start.timeout); the last step done is functions";
+    let what = "no start within 30 s (start.timeout); the last step done is images";
     assert_eq!(*story.last(), (State::Stopping, format!("{what}; worker killed")));
     story.crash();
-    assert_eq!(story.published[2].0, State::Crashed);
-    assert_eq!(story.published[2].1, what);
+    assert_eq!(story.published[2], (State::Crashed, what.to_owned()));
     assert_eq!(story.life.state(), State::Waiting);
+
+    let mut story = starting(Step::Images);
+    story.on(Event::Stop("stop asked"));
+    assert_eq!(story.sleep(), CLOSE_TIMEOUT);
+    assert_eq!(story.asked.last(), Some(&Action::Kill));
+    assert_eq!(story.last().1, "not closed within 5 s, and not started; worker killed");
+    // A kernel that keeps it all the same is told as any other.
+    story.sleep();
+    assert!(story.last().1.starts_with("killed, and not gone within 5 s"), "{:?}", story.last());
 }
 
 #[test]
@@ -433,6 +579,7 @@ enum Any {
     Stop,
     Restart,
     Hurry,
+    Kill,
     Gates(Gates),
     ForkFailed,
     Report(Report),
@@ -459,6 +606,7 @@ fn any_event() -> impl Strategy<Value = Any> {
         1 => Just(Any::Stop),
         1 => Just(Any::Restart),
         1 => Just(Any::Hurry),
+        1 => Just(Any::Kill),
         1 => gates.prop_map(Any::Gates),
         4 => Just(Any::Gates(open())),
         1 => Just(Any::ForkFailed),
@@ -468,6 +616,8 @@ fn any_event() -> impl Strategy<Value = Any> {
         1 => Just(Any::Report(failed(Step::Pool))),
         1 => Just(Any::Report(failed(Step::Plan))),
         1 => Just(Any::Report(Report::Closed)),
+        1 => Just(Any::Report(Report::Closing(Closing::Vcpus))),
+        1 => Just(Any::Report(Report::Closing(Closing::Kernel))),
         1 => Just(Any::HangUp),
         4 => Just(Any::Died(Death::Signal(9))),
         4 => (0u64..100_000).prop_map(Any::Sleep),
@@ -522,6 +672,7 @@ proptest! {
                 Any::Stop => life.on(Event::Stop("s"), now),
                 Any::Restart => life.on(Event::Restart("r"), now),
                 Any::Hurry => life.on(Event::Hurry, now),
+                Any::Kill => life.on(Event::Kill("k"), now),
                 Any::Gates(gates) => life.on(Event::Gates(&gates), now),
                 Any::ForkFailed => life.on(Event::Gates(&open()), now),
                 Any::Report(report) => life.on(Event::Report(&report), now),
@@ -571,9 +722,10 @@ proptest! {
         }
     }
 
-    /// Every stop ends: with nothing but time passing, a worker is killed in the end.
+    /// Every stop ends: with nothing but time passing it says in the end what it waits for, and kills
+    /// nobody; a person can.
     #[test]
-    fn every_stop_reaches_the_kill(
+    fn every_stop_waits_and_a_person_can_kill(
         rules in any_rules(),
         events in proptest::collection::vec(any_event(), 0..20),
     ) {
@@ -593,8 +745,12 @@ proptest! {
                 story.sleep();
             }
         }
-        prop_assert!(story.asked.contains(&Action::Kill));
+        prop_assert!(story.life.deadline().is_none());
+        prop_assert!(!story.asked.contains(&Action::Kill));
         prop_assert_eq!(story.life.state(), State::Stopping);
+        prop_assert!(story.last().1.contains("within"), "{:?}", story.last());
+        story.on(Event::Kill("k"));
+        prop_assert!(story.asked.contains(&Action::Kill));
         story.crash();
         prop_assert!(story.life.at_rest(), "{:?}", story.life);
     }

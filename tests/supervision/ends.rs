@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Ends that take long, that nobody tells of, and that do not come.
+
+use std::path::Path;
+
+use gunyahd::status::{EndReason, State};
+use nix::sys::signal::{kill, Signal};
+use nix::unistd::Pid;
+use serde_json::{json, Value};
+
+use crate::host::{children, wait_gone, Host};
+
+/// A guest that runs on threads of its worker.
+fn proxy(more: Value) -> Value {
+    let mut config = json!({"vcpus": {"scheduling": "proxy"}, "console": {}});
+    for (key, value) in more.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    config
+}
+
+/// A host of each kind of driver: where the last close is back at once, and where it waits.
+fn on_both(test: impl Fn(Host) + Sync) {
+    std::thread::scope(|scope| {
+        for dialect in ["ack61", "ack612"] {
+            let test = &test;
+            scope.spawn(move || test(Host::of(dialect)));
+        }
+    });
+}
+
+fn lives(pid: Pid) -> bool {
+    // One that is dead and not waited for has no memory any more.
+    std::fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|s| s.contains("VmRSS"))
+}
+
+#[test]
+fn an_end_that_no_vcpu_is_woken_for_is_found() {
+    on_both(|mut host| {
+        host.vm("a", proxy(json!({}))).script("vm 1 untold\nvm 1 exit off after 10\n").boot();
+        let mut watch = host.watch();
+        watch.until("a", State::Stopped);
+        assert_eq!(host.status("a").last_end.unwrap().reason, EndReason::PowerOff);
+    });
+}
+
+#[test]
+fn a_vcpu_that_spins_is_told_and_its_vm_starts_again() {
+    on_both(|mut host| {
+        host.vm("a", proxy(json!({}))).script("vm 1 spin\n").boot();
+        let mut watch = host.watch();
+        watch.until("a", State::Running);
+        let worker = host.worker("a");
+        watch.until_next("a", State::Crashed);
+        assert!(watch.changes.last().unwrap().reason.contains("does not come out of VCPU_RUN"));
+        watch.until_next("a", State::Running);
+        let log = host.log();
+        assert!(log.contains("[vcpu-spins]") && log.contains("[run-stuck]"), "{log}");
+        let status = host.status("a");
+        assert_eq!((status.restarts, status.last_end.unwrap().reason), (1, EndReason::Unreported));
+        wait_gone(worker);
+    });
+}
+
+#[test]
+fn the_consoles_eventfd_never_outlives_its_vm() {
+    // START fails before the driver has the doorbell, by the driver's hand and by the resource manager's.
+    for fault in ["call START 1 errno ENODEV\n", "vm 1 refuse ENODEV\n"] {
+        let mut host = Host::new();
+        host.vm("a", proxy(json!({"restart": {"policy": "never"}}))).script(fault).boot();
+        host.until("a", State::Failed);
+        assert_eq!(host.told(&["start", "a"]).0, 0);
+        assert_eq!(host.told(&["stop", "a"]).0, 0);
+        assert_eq!(host.shut_down(), Some(0));
+        let log = host.log();
+        assert!(!log.contains("violation"), "{fault}{log}");
+    }
+}
+
+#[test]
+fn a_teardown_of_an_hour_is_waited_for_and_told() {
+    on_both(|mut host| {
+        host.vm("a", proxy(json!({}))).script("teardown delay 3600000 waiting\n").boot();
+        host.until("a", State::Running);
+        let worker = host.worker("a");
+        let mut watch = host.watch();
+        assert_eq!(host.told(&["stop", "a", "--no-wait"]).0, 0);
+        watch.until_reason("a", "not closed within 5 s: the kernel takes the VM down");
+        // A start waits for it.
+        assert_eq!(host.told(&["start", "a", "--no-wait"]).0, 0);
+        assert!(lives(worker), "the worker was killed");
+        assert_eq!(host.status("a").state, State::Stopping);
+        host.tell_simulator("teardown over");
+        watch.until_next("a", State::Running);
+        assert!(watch.states_of("a").iter().all(|state| !state.is_bad()), "{:?}", watch.changes);
+        assert_eq!(host.told(&["stop", "a"]).0, 0);
+    });
+}
+
+#[test]
+fn a_worker_that_does_not_answer_is_killed_by_a_person_alone() {
+    let mut host = Host::new();
+    let stop = json!({"stop": {"console_line": "off"}, "stop_timeout": "100ms"});
+    host.vm("a", proxy(stop)).boot();
+    host.until("a", State::Running);
+    let worker = host.worker("a");
+    kill(worker, Signal::SIGSTOP).unwrap();
+    let mut watch = host.watch();
+    assert_eq!(host.told(&["stop", "a", "--no-wait"]).0, 0);
+    watch.until_reason("a", "its worker does not answer");
+    assert!(lives(worker));
+    let (code, text) = host.told(&["kill", "a"]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("warning: a hard end"), "{text}");
+    watch.until_next("a", State::Stopped);
+    let reasons: Vec<&str> = watch.changes.iter().map(|c| c.reason.as_str()).collect();
+    assert_eq!(
+        reasons,
+        [
+            "stop asked; asking the guest to end",
+            "the guest has not ended within 100 ms; closing the VM",
+            "not closed within 5 s: its worker does not answer; `gunyahctl kill` ends it the hard way",
+            "kill asked; worker killed; the kernel takes the VM down",
+            "stop asked; its worker was killed",
+        ]
+    );
+    wait_gone(worker);
+}
+
+#[test]
+fn workers_close_their_vms_when_the_supervisor_is_killed() {
+    let mut host = Host::new();
+    // One blocks in its last close; one is scheduled by the hypervisor; one is in START.
+    host.vm("a", proxy(json!({})))
+        .vm("b", json!({}))
+        .vm("c", json!({"start": {"after": ["a", "b"]}}))
+        .script("teardown delay 3600000 waiting\ncall START 3 delay 500\n")
+        .boot();
+    host.until("a", State::Running).until("b", State::Running).until("c", State::Starting);
+    let workers = ["a", "b", "c"].map(|vm| host.worker(vm));
+    let supervisor = host.pid();
+    host.signal(Signal::SIGKILL);
+    wait_gone(supervisor);
+    // Nobody killed them: they are in their last closes.
+    host.wait_until("each closes its VM", |host| {
+        let vms = host.ask_simulator("list");
+        let vms: Value = serde_json::from_str(&vms).unwrap();
+        vms["vms"].as_array().unwrap().iter().all(|vm| vm["state"] == "teardown")
+    });
+    assert!(workers[..2].iter().all(|worker| lives(*worker)));
+    host.tell_simulator("teardown over");
+    for worker in workers {
+        wait_gone(worker);
+    }
+    host.wait();
+}
+
+#[test]
+fn a_dead_resource_manager_is_named_and_nothing_starts_on_top_of_it() {
+    on_both(|mut host| {
+        let quick = proxy(json!({"start": {"timeout": "200ms"}, "autostart": false}));
+        host.vm("a", quick.clone()).vm("b", quick).script("rm dead\n").boot();
+        let mut watch = host.watch();
+        let (code, text) = host.told(&["start", "a"]);
+        assert_eq!(code, 1, "{text}");
+        let named =
+        "no start within 200 ms (start.timeout); the last step done is functions; in START the \
+                 kernel waits for a resource manager that does not answer; only a reboot helps";
+        assert!(text.contains(named), "{text}");
+        watch.until_reason("a", named);
+        let status = host.status("a");
+        assert!(status.state == State::Stopping && status.stuck, "{status:?}");
+        let worker = host.worker("a");
+        assert!(lives(worker), "the worker was killed");
+        // Its own next start waits, another's is told that it would hang as well.
+        let (code, text) = host.told(&["start", "a", "--no-wait"]);
+        assert_eq!(code, 0, "{text}");
+        let (code, text) = host.told(&["start", "b"]);
+        assert_eq!(code, 1, "{text}");
+        assert!(text.contains("for a, which hangs in the kernel"), "{text}");
+        assert_eq!(children(host.pid()), [worker.to_string()]);
+        // A person may kill it, and then others may try.
+        let (code, text) = host.told(&["kill", "a"]);
+        assert_eq!(code, 0, "{text}");
+        assert_eq!(host.status("a").state, State::Stopped);
+        watch.until_next("b", State::Starting);
+        assert!(Path::new(&format!("/proc/{}", host.worker("b"))).exists());
+    });
+}
+
+#[test]
+fn a_stop_before_start_starts_nothing() {
+    let mut host = Host::new();
+    host.vm("a", proxy(json!({"autostart": false}))).script("call CREATE_VM 1 delay 300\n").boot();
+    let mut watch = host.watch();
+    assert_eq!(host.told(&["start", "a", "--no-wait"]).0, 0);
+    watch.until_next("a", State::Starting);
+    assert_eq!(host.told(&["stop", "a"]).0, 0);
+    watch.until_next("a", State::Stopped);
+    assert_eq!(
+        watch.states_of("a"),
+        [State::Waiting, State::Starting, State::Stopping, State::Stopped]
+    );
+    let status = host.status("a");
+    assert_eq!(status.last_end.unwrap().reason, EndReason::Asked);
+    assert!(status.steps.iter().all(|step| step.step != "start"), "{:?}", status.steps);
+}
