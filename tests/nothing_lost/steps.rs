@@ -349,5 +349,5 @@ fn reading(call: &Call, errno: &str) -> Expected {
     }
 }
 
-/// The kernel's header, and the devicetree.
-const PREADS_OF_HEADERS: u64 = 2;
+/// The kernel's header and what it may be packed in, the beginning of the initrd, and the devicetree.
+const PREADS_OF_HEADERS: u64 = 6;
