@@ -7,9 +7,9 @@ use crate::bench::Bench;
 use crate::device::Answer;
 use crate::dialect::{ANDROID, FUNCTIONS, GUNYAH, NEWER, PINNING};
 use crate::errno::Errno;
-use crate::guest::{Guest, BASE};
+use crate::guest::{failing_run, Guest, BASE};
 use crate::memory::pages;
-use crate::process::{self, fork, Ticking};
+use crate::process::{self, fork};
 use crate::rule::Rule;
 use crate::uapi::{self, Region};
 use crate::verdict::{differs, fails, succeeds, Found};
@@ -113,9 +113,6 @@ fn start(bench: &Bench) -> Found {
 
 fn run(bench: &Bench) -> Found {
     let made = Guest::new(bench).start(bench)?;
-    let answer = in_child(|| {
-        let _clock = Ticking::start();
-        made.vcpus[0].0.run()
-    })?;
+    let answer = in_child(|| failing_run(&made.vcpus[0].0))?;
     fails("VCPU_RUN", answer, &[libc::EPERM])
 }

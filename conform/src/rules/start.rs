@@ -3,7 +3,7 @@
 
 use crate::bench::Bench;
 use crate::dialect::{FUNCTIONS, GUNYAH, NEWER, PINNING};
-use crate::guest::{Guest, BASE, DTB_PAGE, MAIN_PAGES};
+use crate::guest::{failing_run, Guest, BASE, DTB_PAGE, MAIN_PAGES};
 use crate::memory::pages;
 use crate::process::Ticking;
 use crate::rule::Rule;
@@ -253,8 +253,7 @@ fn after_repair(bench: &Bench) -> Found {
 fn run_after_failure(bench: &Bench) -> Found {
     let made = bad(bench).make(bench)?;
     fails("START", made.vm.start(), not_found(bench))?;
-    let _clock = Ticking::start();
-    fails("VCPU_RUN", made.vcpus[0].0.run(), &[libc::ENODEV])
+    fails("VCPU_RUN", failing_run(&made.vcpus[0].0), &[libc::ENODEV])
 }
 
 fn failure_alone(bench: &Bench) -> Found {

@@ -4,11 +4,11 @@
 use std::time::{Duration, Instant};
 
 use crate::bench::Bench;
-use crate::device::{self, Answer, Vcpu};
+use crate::device;
 use crate::dialect::{ANDROID, FUNCTIONS, NEWER, PINNING_FUNCTIONS};
-use crate::guest::Guest;
+use crate::guest::{failing_run, Guest};
 use crate::memory::page_size;
-use crate::process::{self, fork, Ticking};
+use crate::process::{self, fork};
 use crate::rule::Rule;
 use crate::uapi::{self, page};
 use crate::verdict::{differs, fails, same, succeeds, Found};
@@ -204,20 +204,14 @@ fn unknown_call(bench: &Bench) -> Found {
 
 fn before_start(bench: &Bench) -> Found {
     let made = Guest::new(bench).make(bench)?;
-    fails("VCPU_RUN", bounded_run(&made.vcpus[0].0), &[libc::ENODEV])
+    fails("VCPU_RUN", failing_run(&made.vcpus[0].0), &[libc::ENODEV])
 }
 
 fn before_start_immediate(bench: &Bench) -> Found {
     let made = Guest::new(bench).make(bench)?;
     let (vcpu, map) = &made.vcpus[0];
     map.write(page::IMMEDIATE_EXIT, &[1]);
-    fails("VCPU_RUN", bounded_run(vcpu), &[libc::ENODEV])
-}
-
-/// VCPU_RUN that our clock gets back with EINTR where it would not come back by itself.
-fn bounded_run(vcpu: &Vcpu) -> Answer {
-    let _clock = Ticking::start();
-    vcpu.run()
+    fails("VCPU_RUN", failing_run(vcpu), &[libc::ENODEV])
 }
 
 fn immediate_exit(bench: &Bench) -> Found {
@@ -241,13 +235,13 @@ fn immediate_exit_stays(bench: &Bench) -> Found {
 
 fn signal(bench: &Bench) -> Found {
     let made = Guest::new(bench).start(bench)?;
-    fails("VCPU_RUN", bounded_run(&made.vcpus[0].0), &[libc::EINTR])
+    fails("VCPU_RUN", failing_run(&made.vcpus[0].0), &[libc::EINTR])
 }
 
 fn after_signal(bench: &Bench) -> Found {
     let made = Guest::new(bench).start(bench)?;
     for round in 0..3 {
-        let answer = bounded_run(&made.vcpus[0].0);
+        let answer = failing_run(&made.vcpus[0].0);
         fails(format!("round {round}"), answer, &[libc::EINTR])?;
     }
     Ok(())
@@ -257,11 +251,11 @@ fn added_late(bench: &Bench) -> Found {
     let guest = Guest { vcpus: Vec::new(), ..Guest::new(bench) };
     let made = guest.start(bench)?;
     let vcpu = succeeds("vCPU", made.vm.vcpu(0))?;
-    fails("VCPU_RUN", bounded_run(&vcpu), &[libc::EINTR])
+    fails("VCPU_RUN", failing_run(&vcpu), &[libc::EINTR])
 }
 
 fn not_in_devicetree(bench: &Bench) -> Found {
     let guest = Guest { vcpus: vec![0, 1], ..Guest::new(bench) };
     let made = guest.start(bench)?;
-    fails("VCPU_RUN", bounded_run(&made.vcpus[1].0), &[libc::ENODEV])
+    fails("VCPU_RUN", failing_run(&made.vcpus[1].0), &[libc::ENODEV])
 }

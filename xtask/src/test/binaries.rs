@@ -54,6 +54,11 @@ pub fn build(unit: bool, crates: &[&str]) -> Result<Vec<Binary>> {
         arguments.extend(["--test", "clocks"]);
     }
     let messages = tree::cargo_messages(&arguments)?;
+    if !crates.is_empty() {
+        // Some test crates run an example. With targets named, `cargo test` makes none but as a test.
+        let examples = ["build", "--workspace", "--examples", "--features", tree::EXECUTING_ENGINE];
+        tree::cargo_messages(&examples)?;
+    }
     Ok(messages.iter().filter_map(binary).collect())
 }
 
