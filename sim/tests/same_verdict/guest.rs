@@ -53,7 +53,8 @@ impl Vendor {
         let text = format!(r#"{{ "name": "vm", "kernel": {{ "path": "/Image" }}, {keys} }}"#);
         let file = self.file("vm.json", text.as_bytes());
         let (host, root) = (Host::PAGES_4K, Some(self.0.clone()));
-        check(&Options { paths: vec![file], dtb: false, json: false, host, root })
+        let kernel = Some(gunyah::Dialect::Ack61);
+        check(&Options { paths: vec![file], dtb: false, json: false, host, kernel, root })
     }
 }
 

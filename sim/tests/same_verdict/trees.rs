@@ -182,7 +182,7 @@ fn good(vendor: &Vendor, of: Of) -> Good {
             r#""vcpus": { "count": 2, "scheduling": "proxy" }, "console": {},
                "regions": [{ "label": 7, "base": "0xa0000000", "size": "1M" }]"#
         }
-        Hypervisor => r#""vcpus": { "count": 2 }"#,
+        Hypervisor => r#""vcpus": { "count": 2, "scheduling": "hypervisor" }"#,
     };
     let keys = format!(r#""memory": {{ "size": "4M" }}, {more}"#);
     let report = vendor.check(&keys);
