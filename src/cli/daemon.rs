@@ -187,7 +187,7 @@ fn check(words: impl Iterator<Item = OsString>) -> Result<Command, Stop> {
 fn kernel(name: &OsStr) -> Result<Dialect, Stop> {
     let named = name.to_str().and_then(check::kernel_named);
     let words: Vec<&str> = kernels().iter().map(|kernel| kernel.name()).collect();
-    named.ok_or_else(|| usage(&format!("--kernel is {}", words.join(", "))))
+    named.ok_or_else(|| usage(format!("--kernel is {}", words.join(", "))))
 }
 
 /// Exit code of `gunyahd run`.

@@ -75,13 +75,13 @@ fn pages_that_run_out_in_the_middle_of_a_region_are_given_back() {
         host.live(vm).unwrap();
     }
     let before = host.look_when_settled();
-    // One page of two, a part of a region of small ones, and the second region after a whole first.
+    // The first call to lend asks whether the driver can. One page of two, a part of a region of small ones, and the second region after a whole first.
     for (vm, fault, step) in [
         ("vm", "madv_populate +1 partial 1", "memory"),
-        ("vm", "ANDROID_LEND_USER_MEM +1 partial 1", "region"),
+        ("vm", "ANDROID_LEND_USER_MEM +2 partial 1", "region"),
         ("second", "madv_populate +1 partial 600", "memory"),
         ("second", "madv_populate +2 partial 7", "memory"),
-        ("second", "ANDROID_LEND_USER_MEM +1 partial 600", "region"),
+        ("second", "ANDROID_LEND_USER_MEM +2 partial 600", "region"),
         ("second", "SET_USER_MEM_REGION +1 partial 7", "region"),
     ] {
         host.forget_changes();
