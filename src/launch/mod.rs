@@ -78,6 +78,7 @@ pub fn launch<T>(
     launch.configure(&vm, &memory, &plan)?;
     let vcpus = launch.add_vcpus(&vm, &plan)?;
     let prepared = before_start(&vm)?;
+    launch.progress.report(Event::Starts);
     let log = KernelLog::from_now();
     let failed = |error| log.explain(answers::start_refused(dialect, &error));
     launch.progress.step(Step::Start, || vm.start().map_err(failed), |()| String::new())?;

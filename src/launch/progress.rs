@@ -26,6 +26,8 @@ pub enum Event {
     Dialect(String),
     /// Huge pages that the VM has taken, by page size in bytes.
     HugePages(BTreeMap<u64, u64>),
+    /// Next is START, which cannot be called back.
+    Starts,
     /// A person should know of it; the launch goes on.
     Warning(Diagnostic),
 }

@@ -225,7 +225,8 @@ impl Vm {
                 self.journal.add(now, &format!("warning: {warning}"));
                 log::warn!("{}: {warning}", self.name);
             }
-            Report::Ready
+            Report::Launch(launch::Event::Starts)
+            | Report::Ready
             | Report::Ended(_)
             | Report::Failed(_)
             | Report::Closing(_)

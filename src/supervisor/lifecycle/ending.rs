@@ -183,12 +183,12 @@ impl Lifecycle {
 
     /// The VM is not closed yet: says what that waits for.
     fn still_there(&mut self, now: u64) {
-        let (may_have_started, runs) = (self.may_have_started(), self.last_step == Some(Step::Run));
+        let (start_called, runs) = (self.start_called, self.last_step == Some(Step::Run));
         let Phase::Stopping(stopping) = &mut self.phase else {
             return;
         };
         let time = Span::millis(now.saturating_sub(stopping.since));
-        if stopping.push == Push::Closing && !may_have_started {
+        if stopping.push == Push::Closing && !start_called {
             // The resource manager does not know of it: nothing is broken by its end.
             stopping.push(Push::Killed, now);
             self.actions.push(Action::Kill);
@@ -266,7 +266,7 @@ impl Lifecycle {
 
     /// START waits for its turn: its time begins anew.
     pub(super) fn busy(&mut self, with: &str, now: u64) {
-        if !self.may_have_started() {
+        if !self.start_called {
             return;
         }
         if let Phase::Starting { deadline } = &mut self.phase {
@@ -278,7 +278,7 @@ impl Lifecycle {
     pub(super) fn start_late(&mut self, now: u64) {
         let timeout = Span::millis(self.rules.start_timeout);
         let what = format!("no start within {timeout} (start.timeout); {}", self.progress());
-        if !self.may_have_started() {
+        if !self.start_called {
             self.actions.push(Action::Kill);
             return self.timed_out(what, Push::Killed, CLOSE_TIMEOUT, "; worker killed", now);
         }
@@ -289,14 +289,6 @@ impl Lifecycle {
         if let Phase::Stopping(stopping) = &mut self.phase {
             (stopping.stuck, stopping.next) = (true, None);
         }
-    }
-
-    /// Whether the worker may be in START or beyond: from then on its end is the resource manager's
-    /// matter, too.
-    fn may_have_started(&self) -> bool {
-        // Before START a VM without vCPUs has its devicetree, one with them its functions.
-        let from_start_on = [Step::DtbConfig, Step::Functions, Step::Start, Step::Run, Step::Stop];
-        self.last_step.is_some_and(|step| from_start_on.contains(&step))
     }
 
     pub(super) fn ready_late(&mut self, now: u64) {

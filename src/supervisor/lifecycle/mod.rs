@@ -72,6 +72,8 @@ pub struct Lifecycle {
     hangup: Option<u64>,
     /// The last step that this launch has done; [`Step::Run`] once the VM runs.
     last_step: Option<Step>,
+    /// The worker of this launch is in START, or beyond.
+    start_called: bool,
     last_end: Option<End>,
     /// Why its property cannot be read.
     unread: Option<String>,
@@ -95,6 +97,7 @@ impl Lifecycle {
             budget: Budget::default(),
             hangup: None,
             last_step: None,
+            start_called: false,
             last_end: None,
             unread: None,
             missing: None,
@@ -280,6 +283,7 @@ impl Lifecycle {
         }
         self.hangup = None;
         self.last_step = None;
+        self.start_called = false;
         let deadline = now.saturating_add(self.rules.start_timeout);
         self.enter(Phase::Starting { deadline }, "launching", now);
         self.actions.push(Action::Fork);
@@ -288,6 +292,7 @@ impl Lifecycle {
     fn report(&mut self, report: &Report, now: u64) {
         match report {
             Report::Launch(launch::Event::Step { step, .. }) => self.last_step = Some(*step),
+            Report::Launch(launch::Event::Starts) => self.start_called = true,
             Report::Running { end_visible } => self.running(*end_visible, now),
             Report::Ready => {
                 if matches!(self.phase, Phase::Running { .. }) {
@@ -315,6 +320,7 @@ impl Lifecycle {
 
     fn running(&mut self, end_visible: bool, now: u64) {
         self.last_step = Some(Step::Run);
+        self.start_called = true;
         if !matches!(self.phase, Phase::Starting { .. }) {
             return self.started_late(now);
         }

@@ -431,6 +431,9 @@ fn starting(step: Step) -> Story {
         took: Duration::ZERO,
         detail: String::new(),
     }));
+    if step == Step::Functions {
+        story.report(&Report::Launch(launch::Event::Starts));
+    }
     story
 }
 
