@@ -127,7 +127,8 @@
 //! | … `memory/base-address`: the guest address of main memory, a multiple of 2 MiB above 0x4000_0000 | up to android14-6.1 ENODEV. A newer resource manager does not need it |
 //! | … `vcpus` | ENODEV |
 //! | … `vcpus/affinity = "proxy"`, or an `affinity-map` | EINVAL |
-//! | `/cpus` with at least one CPU, each with a `reg` of its own | EINVAL |
+//! | `/cpus` with at least one CPU that has `device_type = "cpu"` | EINVAL |
+//! | `reg` in each CPU, another one each | EINVAL of a newer resource manager |
 //! | `enable-method = "psci"` in each further CPU | EINVAL |
 //! | a GICv3 that the root's `interrupt-parent` refers to | ENODEV |
 //! | `/chosen`, as the root's first child | up to android14-6.1 ENODEV. A newer resource manager does not need it |
@@ -140,7 +141,9 @@
 //! The first CPU starts at EL1 with the MMU off and interrupts masked. X0 has the devicetree's guest
 //! address on every kernel, unless [`BootRegister::X`]`(0)` is set: what arm64 Linux wants. The program
 //! counter is step 5's. The other CPUs wait until the guest starts them by PSCI; their [`Vcpu::run`] may be
-//! called right after [`Vm::start`] and blocks until then.
+//! called right after [`Vm::start`] and blocks until then. A guest that ends at once with
+//! [exit type 5](uapi::EXIT_TYPE_HYP_ERROR) began at the wrong address, or took an exception before it had
+//! vectors.
 //!
 //! # The loop
 //!

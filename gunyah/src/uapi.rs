@@ -71,7 +71,8 @@ pub struct UserMemoryRegion {
     pub label: u32,
     /// `MEM_ALLOW_*`: what the guest may do.
     pub flags: u32,
-    /// Guest address, a multiple of the host's page.
+    /// Guest address, a multiple of the host's page. That of main memory equals the devicetree's
+    /// `/gunyah-vm-config/memory/base-address`.
     pub guest_phys_addr: u64,
     /// Bytes, a multiple of the host's page, not 0.
     pub memory_size: u64,

@@ -29,11 +29,13 @@ pub struct Vcpu {
 
 /// Why [`Vcpu::run`] returned.
 ///
-/// MMIO is an access below 1 GiB (0x4000_0000), where no memory is; there belong devices. A single load or
-/// store without write-back exits; a pair, or one that writes its address register back, is an abort in the
-/// guest. An access above 1 GiB where no region is never is MMIO: up to android14-6.1 the guest gets an
+/// MMIO is an access below 1 GiB (0x4000_0000), where devices belong and no memory is. It must be a single
+/// load or store without write-back; pairs, and those that write their address register back, are aborts in
+/// the guest.
+///
+/// Above 1 GiB an access where no region is does not come out as MMIO: up to android14-6.1 the guest gets an
 /// abort, later the VMM gets [`Exit::PageFault`] with ENOENT. android15-6.6 and later also report an access
-/// to a shared region as MMIO where they could not provide the page, and do not say why.
+/// to a shared region as MMIO where they could not provide its page, and do not say why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     /// The guest reads from a device's address. Give it [`Vcpu::set_read_data`], then [`Vcpu::resume`].
