@@ -159,7 +159,8 @@
 //!
 //! # fn device_read(_address: u64, _len: u32) -> [u8; 8] { [0; 8] }
 //! # fn device_write(_address: u64, _bytes: &[u8]) {}
-//! /// Runs a CPU until the VM ends, or until `stop` is set and the thread gets a signal.
+//! /// Runs a CPU until the VM ends or `stop` is set. To stop it, another thread sets `stop`, then the CPU's
+//! /// `ImmediateExit`, then sends a signal.
 //! fn run(vcpu: &mut Vcpu, stop: &AtomicBool) -> Result<Option<ExitStatus>> {
 //!     let mut busy = 0;
 //!     while !stop.load(Ordering::SeqCst) {
