@@ -1,18 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `start_vm DTB`: a VM whose guest says hello on a serial port and powers off.
 //!
-//! `dtc -O dtb -o start_vm.dtb gunyah/examples/start_vm.dts` makes the devicetree. Without a device:
-//! `gunyah-sim --engine exec -- start_vm start_vm.dtb`, with a simulator built with its feature `exec`.
+//! `dtc -O dtb -o start_vm.dtb gunyah/examples/start_vm.dts` makes the devicetree. Without a device, also on
+//! x86-64: `gunyah-sim --engine exec -- start_vm start_vm.dtb`, with a simulator built with its feature
+//! `exec` (docs/simulator.md).
 
 use std::io::{Error, Result};
+use std::time::Duration;
 
-use gunyah::uapi::{UserMemoryRegion, MEM_ALLOW_EXEC, MEM_ALLOW_READ, MEM_ALLOW_WRITE};
-use gunyah::{BootRegister, Exit, Gunyah, Resume};
+use gunyah::uapi::{ExitStatus, UserMemoryRegion, MEM_ALLOW_EXEC, MEM_ALLOW_READ, MEM_ALLOW_WRITE};
+use gunyah::{BootRegister, Exit, Gunyah, Resume, Vcpu};
 
-/// The devicetree's CPU, its /gunyah-vm-config/memory and its serial port agree with these.
+/// The devicetree's /gunyah-vm-config/memory agrees with it.
 const BASE: u64 = 0x8000_0000;
 const SIZE: usize = 4 << 20;
 const DTB: usize = 2 << 20;
+/// Below 1 GiB, where accesses come out as MMIO.
 const SERIAL: u64 = 0x0900_0000;
 
 /// Writes each byte of the text after it to the serial port, then calls PSCI's SYSTEM_OFF.
@@ -67,17 +70,46 @@ pub fn start(dtb: &[u8]) -> Result<()> {
     }
     let mut vcpu = vm.add_vcpu(0)?;
     vm.start()?;
+    let status = run(&mut vcpu)?;
+    println!("the VM has ended: {status}");
+    Ok(())
+}
+
+/// Runs the CPU until the VM ends.
+fn run(vcpu: &mut Vcpu) -> Result<ExitStatus> {
+    let mut busy = 0;
     loop {
-        match vcpu.run()? {
+        let exit = match vcpu.run() {
+            Ok(exit) => exit,
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EINTR) => continue,
+                // For a second at most.
+                Some(libc::EBUSY | libc::EAGAIN) if busy < 1000 => {
+                    busy += 1;
+                    std::thread::sleep(Duration::from_millis(1));
+                    continue;
+                }
+                _ => return Err(error),
+            },
+        };
+        busy = 0;
+        match exit {
             Exit::MmioWrite { address: SERIAL, data, .. } => {
                 print!("{}", char::from(data[0]));
                 vcpu.resume(Resume::Handled);
             }
-            Exit::Status(status) => {
-                println!("the VM has ended: {status}");
-                return Ok(());
+            // No device is there.
+            Exit::MmioWrite { .. } => vcpu.resume(Resume::Handled),
+            Exit::MmioRead { .. } => {
+                vcpu.set_read_data([0; 8]);
+                vcpu.resume(Resume::Handled);
             }
-            other => return Err(Error::other(format!("cannot handle {other:?}"))),
+            Exit::Status(status) => return Ok(status),
+            Exit::Unknown(0) => {}
+            // The same would happen again.
+            Exit::PageFault { .. } | Exit::Unknown(_) => {
+                return Err(Error::other(format!("cannot handle {exit:?}")));
+            }
         }
     }
 }

@@ -24,6 +24,7 @@ pub enum Dialect {
     /// android16-6.12: lent memory can be taken back.
     Ack612,
     /// Mailing list v15 and later: guest memory is a file of its own, in place of the calls for regions.
+    /// It is recognised; this crate has no call that gives its VMs memory.
     Lkml15,
 }
 
@@ -72,6 +73,9 @@ impl fmt::Display for Dialect {
 impl Vm {
     /// Finds the dialect by calls that change nothing: each gets a null argument, which a driver that knows
     /// the call cannot read (EFAULT), and one that does not know it refuses (ENOTTY).
+    ///
+    /// Where only a call may be missing, making it and looking for ENOTTY is simpler. This is for what
+    /// differs without an errno: which memory is taken, when it is charged, where the guest begins.
     ///
     /// On a VM that has just been created, in the process that created it. android16-6.12 announces the end
     /// of such a VM by a uevent (`EVENT=destroy`, `vm_id=0`), like that of any other.

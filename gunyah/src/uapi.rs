@@ -71,7 +71,8 @@ pub struct UserMemoryRegion {
     pub label: u32,
     /// `MEM_ALLOW_*`: what the guest may do.
     pub flags: u32,
-    /// Guest address, a multiple of the host's page.
+    /// Guest address, a multiple of the host's page. That of main memory equals the devicetree's
+    /// `/gunyah-vm-config/memory/base-address`.
     pub guest_phys_addr: u64,
     /// Bytes, a multiple of the host's page, not 0.
     pub memory_size: u64,
@@ -211,7 +212,8 @@ pub struct FunctionIrqfd {
     pub padding: u32,
 }
 
-/// The interrupt stays raised until the guest clears its doorbell.
+/// The interrupt stays raised until the guest clears its doorbell, which `source-can-clear` in the
+/// doorbell's node allows.
 pub const IRQFD_FLAGS_LEVEL: u32 = 1;
 
 /// Argument of [`FUNCTION_IOEVENTFD`].
@@ -291,7 +293,7 @@ pub union VcpuExit {
     pub page_fault: ExitPageFault,
 }
 
-/// A guest's access to an address that has no memory.
+/// A guest's access to an address below 1 GiB that has no memory.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExitMmio {
@@ -303,12 +305,13 @@ pub struct ExitMmio {
     pub len: u32,
     /// 0: a read. 1: a write.
     pub is_write: u8,
-    /// [`RESUME_HANDLED`] or [`RESUME_FAULT`] (android15-6.6 and later; padding before).
+    /// [`RESUME_HANDLED`], which the driver presets, or [`RESUME_FAULT`] (android15-6.6 and later; padding
+    /// before).
     pub resume_action: u8,
 }
 
 /// The VM's end. Its `Display` names the numbers:
-/// `status 2 (exited), exit type 1 (PSCI SYSTEM_OFF)`.
+/// `status 2 (exited), exit type 1 (PSCI SYSTEM_OFF)`. A reason follows if it is not all zero.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExitStatus {
@@ -334,7 +337,11 @@ impl fmt::Display for ExitStatus {
         let exit_type = name(&EXIT_TYPES, self.exit_type.into());
         write!(f, "status {} ({status}), exit type {} ({exit_type})", self.status, self.exit_type)?;
         let used = usize::try_from(self.reason_size).unwrap_or(usize::MAX);
-        for (index, byte) in self.reason.iter().take(used).enumerate() {
+        let reason = self.reason.get(..used).unwrap_or(&self.reason);
+        if reason.iter().all(|&byte| byte == 0) {
+            return Ok(());
+        }
+        for (index, byte) in reason.iter().enumerate() {
             let before = if index == 0 { ", reason " } else { " " };
             write!(f, "{before}{byte:02x}")?;
         }
@@ -383,7 +390,9 @@ pub const EXIT_TYPE_SYSTEM_RESET: u16 = 2;
 pub const EXIT_TYPE_SYSTEM_RESET2: u16 = 3;
 /// `exit_type`: the guest's watchdog.
 pub const EXIT_TYPE_WATCHDOG_BITE: u16 = 4;
-/// `exit_type`: the hypervisor's error, an exception loop among others.
+/// `exit_type`: the hypervisor's error. Usually an exception loop: the guest took an exception without
+/// having vectors, or began at the wrong address, such as in its devicetree (android15-6.6 and later
+/// without [`VM_SET_BOOT_CONTEXT`]).
 pub const EXIT_TYPE_HYP_ERROR: u16 = 5;
 /// `exit_type`: asynchronous external abort.
 pub const EXIT_TYPE_ASYNC_EXT_ABORT: u16 = 6;

@@ -4,7 +4,7 @@
 use std::ffi::c_void;
 use std::io;
 use std::mem::offset_of;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Weak};
@@ -28,26 +28,36 @@ pub struct Vcpu {
 }
 
 /// Why [`Vcpu::run`] returned.
+///
+/// MMIO is an access below 1 GiB (0x4000_0000), where devices belong and no memory is. It must be a single
+/// load or store without write-back; pairs, and those that write their address register back, are aborts in
+/// the guest.
+///
+/// Above 1 GiB an access where no region is does not come out as MMIO: up to android14-6.1 the guest gets an
+/// abort, later the VMM gets [`Exit::PageFault`] with ENOENT. android15-6.6 and later also report an access
+/// to a shared region as MMIO where they could not provide its page, and do not say why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// The guest reads from an address that has no memory. Give it [`Vcpu::set_read_data`], then
-    /// [`Vcpu::resume`].
+    /// The guest reads from a device's address. Give it [`Vcpu::set_read_data`], then [`Vcpu::resume`].
     MmioRead {
         /// Guest address.
         address: u64,
-        /// Bytes: 1, 2, 4 or 8, but the driver does not promise it.
+        /// Bytes: 1, 2, 4 or 8, but the driver does not promise it: see that it is at most 8 before slicing
+        /// by it.
         len: u32,
     },
-    /// The guest writes to an address that has no memory. Answer by [`Vcpu::resume`].
+    /// The guest writes to a device's address. Answer by [`Vcpu::resume`].
     MmioWrite {
         /// Guest address.
         address: u64,
-        /// Bytes: 1, 2, 4 or 8, but the driver does not promise it.
+        /// As above.
         len: u32,
         /// What it writes, little endian, in the first `len` bytes; the others are undefined.
         data: [u8; 8],
     },
-    /// The VM has ended, or never started. Each vCPU's next exit is this one, again and again.
+    /// The VM has ended, or [`Vm::start`](crate::Vm::start) failed late. Once a vCPU has reported it, each
+    /// further run reports it again. The other vCPUs report it, too, but see [`Vcpu::run`] for ends that
+    /// nobody reports.
     Status(ExitStatus),
     /// The guest touched memory that the driver could not provide (android15-6.6 and later). The next
     /// [`Vcpu::run`] tries the same access again.
@@ -60,8 +70,7 @@ pub enum Exit {
         /// region's address in this process. ENODEV: the devicetree's region was shared, not lent.
         errno: i32,
     },
-    /// A reason that this crate does not know; 0 where the driver gave none, and the vCPU may simply be
-    /// run again.
+    /// A reason that this crate does not know. 0: the driver gave none; simply run the vCPU again.
     Unknown(u32),
 }
 
@@ -92,6 +101,9 @@ impl Exit {
 
 /// How the guest goes on after [`Exit::MmioRead`], [`Exit::MmioWrite`] or [`Exit::PageFault`].
 ///
+/// The driver presets [`Resume::Handled`] at each MMIO exit: without a call of [`Vcpu::resume`] the access
+/// counts as done.
+///
 /// Kernels before android15-6.6 have no such answer and take everything as [`Resume::Handled`]. Later ones
 /// do not read it after a page fault, and try again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,21 +124,48 @@ impl Vcpu {
     }
 
     /// Lets the guest run until it exits (VCPU_RUN). Blocks while the guest runs or sleeps. To be called
-    /// after [`Vm::start`](crate::Vm::start), by one thread for as long as the VM lives.
+    /// after [`Vm::start`](crate::Vm::start), by one thread for as long as the VM lives. A CPU that the guest
+    /// has not started yet may be run as well: the call blocks until the guest starts it by PSCI, which the
+    /// hypervisor handles.
+    ///
+    /// | answer | what to do |
+    /// | --- | --- |
+    /// | [`Exit::MmioRead`] | [`Vcpu::set_read_data`], [`Vcpu::resume`], run again |
+    /// | [`Exit::MmioWrite`] | [`Vcpu::resume`], run again |
+    /// | [`Exit::PageFault`] | mend what its errno says and run again, or give up |
+    /// | [`Exit::Status`] | leave the loop |
+    /// | [`Exit::Unknown`] | 0: run again; else give up |
+    /// | EINTR | run again, or leave the loop if that is why the signal came |
+    /// | EBUSY, EAGAIN | run again after 1 ms, for a second at most |
+    /// | another errno | give up |
+    ///
+    /// [The front page](crate#the-loop) has such a loop.
+    ///
+    /// # Ends that are not reported
+    /// - A vCPU that sleeps in the guest may not be woken by the VM's end. A signal makes its run fail with
+    ///   EINTR, and the next one returns [`Exit::Status`].
+    /// - Up to android14-6.1, where one CPU powers the VM off while another waits in WFI, no run returns.
+    ///   The waiting CPU's thread spins in the kernel, and neither a signal nor [`ImmediateExit`] frees it.
+    ///
+    /// gunyahd sends a signal to the thread of a vCPU that has been inside for 5 s; one that does not come
+    /// out and burns CPU time meanwhile counts as the VM's end, and gunyahd's process for that VM leaves.
+    ///
+    /// # Signals
     ///
     /// The driver may record an exit and answer EINTR all the same, because a signal was pending at that
     /// moment. The next VCPU_RUN would complete that access with an answer that nobody gave: a write is
     /// lost, a read finds stale bytes. So such an exit is returned as any other, and EINTR means that there
     /// was none.
     ///
-    /// The signal's handler must not restart system calls (`SA_RESTART`), else the kernel enters VCPU_RUN
-    /// again before anybody sees the page. Where the kernel restarts a call by itself, because a signal has
+    /// The signal's handler must not restart system calls, else the kernel enters VCPU_RUN again before
+    /// anybody sees the page: install it by `sigaction` without `SA_RESTART`, not by `libc::signal`, which
+    /// sets it. Where the kernel restarts a call by itself, because a signal has
     /// no handler (SIGSTOP and SIGCONT, the freezer), such an exit is lost and nothing tells.
     ///
     /// # Errors
-    /// - EINTR: a signal arrived, or [`ImmediateExit`] is set. To be run again, or not.
-    /// - EBUSY, EAGAIN: the hypervisor is not ready to run it, usual for a moment around the VM's end. Run
-    ///   it again after a short sleep. If it stays, the VM is not proxy-scheduled.
+    /// - EINTR: a signal arrived, or [`ImmediateExit`] is set; while it is, every run fails so.
+    /// - EBUSY, EAGAIN: the hypervisor is not ready to run it, usual for a moment around the VM's end. If it
+    ///   stays, the VM is not proxy-scheduled.
     /// - ENODEV: the VM does not run, or its devicetree has no such vCPU.
     /// - EINVAL: the last answer was one that the driver refuses; correct it and run again.
     /// - EPERM: another process created the VM.
@@ -160,13 +199,15 @@ impl Vcpu {
     }
 
     /// What the guest's read finds: the bytes of [`Exit::MmioRead`], little endian. The driver takes the
-    /// first `len` of them at the next [`Vcpu::run`].
+    /// first `len` of them at the next [`Vcpu::run`]. Without this call the guest reads what happens to lie
+    /// there, such as the bytes of an earlier access.
     pub fn set_read_data(&mut self, data: [u8; 8]) {
         // SAFETY: the 8 bytes lie in the page, and `&mut self` makes us the only one to write them.
         unsafe { self.page.at(DATA).cast::<[u8; 8]>().write_volatile(data) };
     }
 
-    /// Says how the guest goes on at the next [`Vcpu::run`].
+    /// Says how the guest goes on at the next [`Vcpu::run`]. Without this call an MMIO access counts as
+    /// done ([`Resume::Handled`]).
     pub fn resume(&mut self, how: Resume) {
         // SAFETY: as in `set_read_data`.
         unsafe { self.page.at(self.resume_at).write_volatile(how as u8) };
@@ -184,11 +225,18 @@ impl AsFd for Vcpu {
     }
 }
 
-/// Makes a vCPU's next [`Vcpu::run`] fail with EINTR at once.
+impl AsRawFd for Vcpu {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+/// Makes a vCPU's [`Vcpu::run`] fail with EINTR at once: **every** run while it is set. Clear it before the
+/// vCPU is to go on.
 ///
-/// It does not end one that is under way. For that, set it first, then send the thread a signal whose
-/// handler does nothing and is installed without `SA_RESTART`: whether the thread was before, in or after
-/// the system call, it does not stay in the guest.
+/// It does not end a run that is under way. For that, set it first, then send the thread a signal whose
+/// handler does nothing and is installed by `sigaction` without `SA_RESTART` (`libc::signal` sets that):
+/// whether the thread was before, in or after the system call, it does not stay in the guest.
 ///
 /// It does not keep the vCPU alive.
 #[derive(Debug, Clone)]

@@ -2,7 +2,7 @@
 //! A virtual machine: one method for each ioctl of its descriptor.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use crate::uapi::{self, UserMemoryRegion};
 use crate::{ioctl, Vcpu};
@@ -43,13 +43,16 @@ impl BootRegister {
     }
 }
 
-/// How an interrupt line behaves.
+/// How an interrupt line behaves. The devicetree's `interrupts`, in the doorbell's node and in the device's,
+/// must say the same (1: edge, 4: level): an edge line that the guest takes for a level one is raised for
+/// ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Trigger {
     /// Each write to the eventfd raises the interrupt once.
     Edge = 0,
-    /// The interrupt stays raised until the guest clears its doorbell.
+    /// The interrupt stays raised until the guest clears its doorbell, which the doorbell's node allows by
+    /// `source-can-clear`. There is no resample eventfd: the VMM does not learn of it.
     Level = uapi::IRQFD_FLAGS_LEVEL,
 }
 
@@ -58,7 +61,7 @@ pub enum Trigger {
 pub struct Ioeventfd<'a> {
     /// The eventfd.
     pub eventfd: BorrowedFd<'a>,
-    /// The guest address, which must not be memory.
+    /// The guest address, below 1 GiB (0x4000_0000). Elsewhere the driver accepts it and it never fires.
     pub address: u64,
     /// Bytes of the write: 1, 2, 4 or 8.
     pub len: u32,
@@ -82,7 +85,11 @@ impl Ioeventfd<'_> {
 
 impl Vm {
     /// Registers a region to which the host keeps access (VM_SET_USER_MEM_REGION). The VM may use it from
-    /// [`Vm::start`] on.
+    /// [`Vm::start`] on. A region cannot be removed, and one that is added later is of no use.
+    ///
+    /// Main memory is the region that holds the devicetree. Let its `guest_phys_addr` equal the
+    /// devicetree's `/gunyah-vm-config/memory/base-address`: up to android14-6.1 the guest sees it where the
+    /// devicetree says, later where `guest_phys_addr` says.
     ///
     /// LKML's driver and android14-6.1 pin all of its pages now. android15-6.6 and later only note the
     /// range, look pages up by their address in this process whenever the guest touches one for the first
@@ -112,6 +119,11 @@ impl Vm {
     /// android15-6.6 and later give whole folios: a huge page that reaches beyond the region goes to the
     /// guest with everything in it. Addresses in the guest and in this process should be equal modulo 2 MiB
     /// there, and the memory anonymous or shmem: pages of hugetlb and of files are refused when touched.
+    /// No kernel minds whether the mapping is private; the simulator's executing engines want
+    /// `MAP_SHARED`. [The front page](crate#memory) has a mapping that suits all.
+    ///
+    /// What the memory holds once the host has it back is not promised. What host and guest use both, such
+    /// as virtio's queues, belongs in a region of its own that is shared ([`Vm::share`]).
     ///
     /// # Safety
     /// As for [`Vm::share`]; moreover the memory must not be accessed at all while the VM exists.
@@ -136,7 +148,11 @@ impl Vm {
     }
 
     /// Sets the first value of a register of the first vCPU (android15-6.6 and later). Without it the
-    /// guest begins at the first byte of the devicetree's range, with the devicetree's address in X0.
+    /// guest begins at the first byte of the devicetree's range, and so executes the devicetree: set
+    /// [`BootRegister::Pc`]. X0 has the devicetree's address unless [`BootRegister::X`]`(0)` is set.
+    ///
+    /// Earlier kernels begin at the first byte of the region that holds the devicetree, with the
+    /// devicetree's address in X0 as well.
     ///
     /// # Errors
     /// - ENOTTY: the kernel is older.
@@ -188,9 +204,13 @@ impl Vm {
 
     /// Adds a vCPU of a proxy-scheduled VM and maps its run page (VM_ADD_FUNCTION, VCPU_MMAP_SIZE, mmap).
     ///
-    /// `id` counts the CPUs of the devicetree from 0, in their order. The driver takes any number; a vCPU
-    /// that the devicetree does not have answers ENODEV when it is run, and makes android14-6.1 fail at
-    /// the VM's end.
+    /// `id` counts the CPUs of the devicetree from 0, in their order. **Add exactly those.** The driver
+    /// takes any number, but a vCPU that the devicetree does not have answers ENODEV when it is run, and
+    /// **the host's kernel oopses at the VM's end**, after which no VM starts. That was seen on
+    /// android14-6.1; take it to be so on all.
+    ///
+    /// A VM cannot have more CPUs than the host has cores: a newer resource manager refuses it at
+    /// [`Vm::start`] (ENODEV).
     ///
     /// # Errors
     /// - EEXIST: it was added before.
@@ -248,7 +268,7 @@ impl Vm {
     }
 
     /// Lets the driver write to an eventfd in place of an [`Exit::MmioWrite`](crate::Exit::MmioWrite)
-    /// whenever the guest writes to its address.
+    /// whenever the guest writes to its address. Above 1 GiB it is accepted and never fires.
     ///
     /// # Errors
     /// - EINVAL: the length is not one of these, or 0 with a `datamatch`, or the descriptor is not an
@@ -274,11 +294,17 @@ impl Vm {
     /// After most failures the VM cannot be started again (ENODEV), and each failure may cost the host
     /// memory until its next boot: find mistakes before this call, not by it.
     ///
+    /// Nor can a VM be started again that has ended (ENODEV). After PSCI's SYSTEM_RESET, drop it with its
+    /// vCPUs, write the kernel and the devicetree again (the resource manager has changed the latter), and
+    /// make a new one.
+    ///
     /// # Errors
     /// The driver's and, by way of the driver, the resource manager's; the kernel's log has the latter's
-    /// own code (`RM rejected message`).
-    /// - ENODEV: the resource manager lacks something: a node of the devicetree, room for its overlay, a
-    ///   VM id; or it refuses the way in which memory is given (main memory that is shared).
+    /// own code (`RM rejected message`). The simulator's record has the reason in words: `rm-refused`, or
+    /// `engine-refused` where its engine cannot run the VM.
+    /// - ENODEV: the resource manager lacks something: a [node of the devicetree](crate#the-devicetree),
+    ///   room for its overlay, a VM id; or it refuses the way in which memory is given (main memory that
+    ///   is shared). Or this VM has ended, or failed to start before.
     /// - EINVAL: the devicetree cannot be parsed or its range is wrong; the range is less than a page.
     /// - ENOENT: the devicetree's range is in no region (android15-6.6 and later).
     /// - ENOMEM: RLIMIT_MEMLOCK, the kernel, or the resource manager.
@@ -305,6 +331,12 @@ impl From<OwnedFd> for Vm {
 impl AsFd for Vm {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+impl AsRawFd for Vm {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
     }
 }
 

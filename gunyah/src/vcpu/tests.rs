@@ -144,6 +144,8 @@ fn exits_decode() {
         status.to_string(),
         "status 2 (exited), exit type 3 (PSCI SYSTEM_RESET2), reason 01 02 03"
     );
+    let nothing = ExitStatus { exit_type: 1, reason_size: 8, reason: [0; 8], ..status };
+    assert_eq!(nothing.to_string(), "status 2 (exited), exit type 1 (PSCI SYSTEM_OFF)");
     let strange = ExitStatus { status: 7, exit_type: 77, reason_size: u32::MAX, ..status };
     assert_eq!(
         strange.to_string(),
