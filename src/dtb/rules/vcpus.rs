@@ -157,7 +157,9 @@ fn vcpus_node(
             who(scheduled),
             who(wanted)
         );
-        faults.add_at("vcpus.scheduling", SCHEDULING_DIFFERS.case(what));
+        let cure =
+            format!("set \"scheduling\": \"{scheduled}\" in vcpus, or change the devicetree");
+        faults.add_at("vcpus.scheduling", SCHEDULING_DIFFERS.case(what).cure(cure));
     }
     if scheduled == Scheduling::Proxy {
         return;

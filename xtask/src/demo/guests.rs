@@ -56,6 +56,8 @@ impl Guests {
             "kernel": { "path": assets.image, "cmdline": "panic=-1" },
             "initrd": { "path": assets.initrd },
             "dtb": { "path": dtb },
+            // As its devicetree has it.
+            "vcpus": { "scheduling": "hypervisor" },
         });
         let generated = json!({
             "name": "media",
