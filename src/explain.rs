@@ -33,6 +33,8 @@ pub fn kinds() -> Vec<&'static Kind> {
 /// # Errors
 /// What to print instead.
 pub fn explain(name: &str) -> Result<String, String> {
+    // As it is copied from a message.
+    let name = name.trim_matches(['[', ']']);
     let kinds = kinds();
     if let Some(kind) = kinds.iter().find(|kind| kind.name == name) {
         return Ok(entry(kind));

@@ -114,7 +114,54 @@
 //! The smallest one, for a VM with one CPU and its memory at 0x8000_0000:
 //!
 //! ```dts
-#![cfg_attr(doc, doc = include_str!("../examples/start_vm.dts"))]
+//! /* The least that a proxy-scheduled VM needs. */
+//! /dts-v1/;
+//!
+//! / {
+//!     #address-cells = <2>;
+//!     #size-cells = <2>;
+//!     interrupt-parent = <&gic>;
+//!
+//!     /* First: an old resource manager reads its cells for those of Gunyah's own node. */
+//!     chosen {
+//!     };
+//!
+//!     cpus {
+//!         #address-cells = <1>;
+//!         #size-cells = <0>;
+//!
+//!         cpu@0 {
+//!             device_type = "cpu";
+//!             compatible = "arm,armv8";
+//!             reg = <0>;
+//!         };
+//!     };
+//!
+//!     psci {
+//!         compatible = "arm,psci-1.0";
+//!         method = "hvc";
+//!     };
+//!
+//!     gic: interrupt-controller@3fff0000 {
+//!         compatible = "arm,gic-v3";
+//!         #interrupt-cells = <3>;
+//!         interrupt-controller;
+//!         reg = <0x0 0x3fff0000 0x0 0x10000>, /* distributor */
+//!               <0x0 0x3ffd0000 0x0 0x20000>; /* one CPU's redistributor */
+//!     };
+//!
+//!     gunyah-vm-config {
+//!         image-name = "start-vm";
+//!
+//!         memory {
+//!             base-address = <0x0 0x80000000>; /* the region's guest_phys_addr */
+//!         };
+//!
+//!         vcpus {
+//!             affinity = "proxy";
+//!         };
+//!     };
+//! };
 //! ```
 //!
 //! A guest that is more than an example wants more, such as a timer node; the resource manager adds

@@ -57,3 +57,14 @@ fn devicetree() -> Option<PathBuf> {
     let compiled = dtc.args(["-q", "-O", "dtb", "-o"]).arg(&dtb).arg(source);
     compiled.status().is_ok_and(|status| status.success()).then_some(dtb)
 }
+
+#[test]
+fn the_documented_devicetree_is_the_examples() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |name: &str| std::fs::read_to_string(root.join(name)).unwrap();
+    let source = read("src/lib.rs");
+    let documented = source.split("//! ```dts\n").nth(1).unwrap().split("//! ```").next().unwrap();
+    let lines = documented.lines().map(|line| line.trim_start_matches("//!").trim());
+    let example = read("examples/start_vm.dts");
+    assert!(lines.eq(example.lines().skip(1).map(str::trim)), "{documented}");
+}

@@ -9,7 +9,7 @@ use crate::diagnostic::{kinds, Diagnostic};
 kinds! {
     PACKED: Error "image-packed" in Images {
         "the kernel's file is packed in a way that is not unpacked here",
-        cause: "a kernel is unpacked from gzip alone; other formats would cost code that a boot has no need of",
+        cause: "gunyahd unpacks only gzip",
         cure: "unpack it at build time, or pack it again: gzip -9 Image",
     }
     NO_HEADER: Error "image-no-header" in Images {

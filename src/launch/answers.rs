@@ -22,7 +22,7 @@ const OTHER_DRIVERS: &str =
     "gunyahd needs the driver of android14-6.1 or later, or of LKML v7 to v14: take a newer kernel, or the vendor's own VM service for this one";
 const STOP_OTHERS: &str =
     "stop the vendor's own VM service, or crosvm; if there is none, look for gh_rsc_mgr or gunyah_rsc_mgr in dmesg";
-const SWAP_BACKED: &str = "this driver takes swap-backed pages alone, and hugetlb pages are not";
+const SWAP_BACKED: &str = "this driver takes only swap-backed pages, and hugetlb pages are not";
 const OTHER_BACKING: &str = "use \"backing\": [\"thp\", \"base\"]";
 const CHECK: &str = "run `gunyahd check` on the VM's file";
 const LOG_61: &str = "run `gunyahd check --dtb --kernel ack61` on the VM's file; `dmesg | grep -E 'gh_rsc_mgr|misc gunyah'` has the resource manager's words: `RM rejected message` with its number";
@@ -91,7 +91,7 @@ kinds! {
         cause: "CONFIG_GUNYAH_VCPU or CONFIG_GUNYAH_IRQFD is off, or its module is not loaded",
         cure: "build them in, or load the modules" }
     FUNCTIONS_ENOTTY: Error "functions-enotty" in Functions { "the driver has no VM functions",
-        cause: "it is the first part of the driver alone, without vCPUs",
+        cause: "the kernel has only the first part of the driver, without vCPUs",
         cure: "use \"scheduling\": \"hypervisor\", or a kernel with CONFIG_GUNYAH_VCPU" }
     FUNCTIONS_EEXIST: Error "functions-eexist" in Functions { "the function is there already", cause: "it was added twice", cure: CHECK }
     FUNCTIONS_EMFILE: Error "functions-emfile" in Functions { "no file can be opened", cause: NO_FILES, cure: MORE_FILES }

@@ -24,22 +24,22 @@ kinds! {
     }
     NO_VCPUS: Error "plan-no-vcpus" in Plan {
         "the file asks for what takes vCPUs, and the driver has none",
-        cause: "it is the first part of the driver alone: VM_ADD_FUNCTION is ENOTTY, and the hypervisor schedules",
+        cause: "the kernel has only the first part of the driver: VM_ADD_FUNCTION is ENOTTY, and the hypervisor schedules",
         cure: "use a kernel with CONFIG_GUNYAH_VCPU, or leave the key out",
     }
     // Seen (facts of the open-source resource manager, debug and production).
     DEADLY_STOP: Warning "plan-hypervisor-stop" in Plan {
         "the hypervisor schedules this VM: stopping it can take the resource manager down",
-        cause: "the open-source resource manager dies of a stop, close or reset of such a VM that has not ended by itself; then every later START hangs until the host reboots",
+        cause: "the open-source resource manager crashes when such a VM is stopped, closed or reset before its guest has ended; then every later START hangs until the host reboots",
         cure: PROXY,
     }
     HUGETLB: Error "plan-hugetlb" in Plan {
         "this kernel does not take hugetlb pages for a guest's memory",
-        cause: "since android15-6.6 the driver takes swap-backed pages alone: the guest's first access to another page would fail with EIO",
+        cause: "since android15-6.6 the driver takes only swap-backed pages: the guest's first access to another page would fail with EIO",
         cure: "leave `backing` out, or use \"thp\"",
     }
     ALL_SHARED: Error "plan-main-shared" in Plan {
-        "main memory is shared, and this kernel takes it lent alone",
+        "main memory is shared, but this kernel takes only lent memory",
         cause: "since android15-6.6 shared pages are never executable, and with a shared devicetree the resource manager provides no memory at all (ENODEV at every fault)",
         cure: "leave memory.access out, or use \"lend\"",
     }
@@ -50,7 +50,7 @@ kinds! {
     }
     SHARED: Warning "plan-shared-memory" in Plan {
         "main memory is shared",
-        cause: "a production resource manager takes lent memory alone, and START answers ENODEV",
+        cause: "a production resource manager takes only lent memory, and START answers ENODEV",
         cure: "use \"access\": \"auto\", which lends wherever the driver can",
     }
 }
@@ -88,7 +88,7 @@ pub fn fits(config: &VmConfig, dialect: Dialect) -> Result<Vec<Diagnostic>, Vec<
     }
     match config.memory.access {
         Access::Share if dialect.pages_on_demand() => {
-            let what = "main memory is shared, and this kernel takes it lent alone";
+            let what = "main memory is shared, but this kernel takes only lent memory";
             add(ALL_SHARED, what.to_owned(), "memory.access");
         }
         Access::Share if dialect.lends() => {

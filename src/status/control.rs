@@ -115,7 +115,7 @@ pub enum ErrorKind {
     Denied,
     /// The VM is there, and it did not work.
     Failed,
-    /// Too many clients, or gunyahd is going down.
+    /// Too many clients, or gunyahd is stopping.
     Busy,
 }
 

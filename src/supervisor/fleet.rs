@@ -252,7 +252,7 @@ impl Fleet {
             if life.at_rest() || life.is_stopping_for_good() || must_wait {
                 continue;
             }
-            self.feed(index, Event::Stop("gunyahd is going down"), now, out);
+            self.feed(index, Event::Stop("gunyahd is stopping"), now, out);
             if self.shutdown == Some(Shutdown::Closing) {
                 self.feed(index, Event::Hurry, now, out);
             }

@@ -160,7 +160,7 @@ impl Server<'_> {
         let failed =
             |what: &str| ControlError::new(ErrorKind::Failed, format!("{}: {what}", vm.name));
         if self.fleet.shutdown.is_some() {
-            return Some(ControlError::new(ErrorKind::Busy, "gunyahd is going down"));
+            return Some(ControlError::new(ErrorKind::Busy, "gunyahd is stopping"));
         }
         if vm.removed {
             return Some(failed("its file is gone"));

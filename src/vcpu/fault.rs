@@ -11,7 +11,7 @@ const PAGE_TABLES: &str = "RLIMIT_MEMLOCK is reached; or the hypervisor's page-t
 kinds! {
     EIO: Error "run-fault-eio" in Run {
         "the driver cannot give the guest a page that is not swap-backed, such as one of hugetlb",
-        cause: "it takes swap-backed pages alone; hugetlb pages and files are not",
+        cause: "it takes only swap-backed pages; hugetlb pages and files are not",
         cure: "leave memory.backing out, or use \"thp\"",
     }
     ENOMEM: Error "run-fault-enomem" in Run {

@@ -6,15 +6,15 @@ use crate::diagnostic::{kinds, Diagnostic};
 kinds! {
     // Seen.
     DEADLY: Warning "run-hypervisor-close" in Stop {
-        "a VM is closed that the hypervisor schedules and that has not ended by itself",
-        cause: "the open-source resource manager dies of it: if the next start hangs in START, that is why, and only a reboot of the host helps",
-        cure: "leave vcpus.scheduling out, or set it to \"proxy\", where the driver has vCPUs",
+        "a hypervisor-scheduled VM is closed whose guest may still run",
+        cause: "the open-source resource manager crashes then: if the next start hangs in START, that is why, and only a reboot of the host helps",
+        cure: "let the guest power itself off first; where the driver has vCPUs, leave vcpus.scheduling out",
     }
 }
 
 /// For a VM that the hypervisor schedules, whose end nobody can see.
 pub(super) fn by_hypervisor() -> Diagnostic {
-    DEADLY.case("closing a VM that the hypervisor schedules and that has not ended by itself")
+    DEADLY.case("closing a hypervisor-scheduled VM whose guest may still run")
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ a  etc/a.json
   1 vCPU, scheduled by proxy; at most 290 memory entries
   as on ack61; can be launched on ack66, ack612, lkml, too
   cannot be launched on lkml-base: etc/a.json:6:14: vcpus.scheduling: the driver has no vCPUs that a proxy could schedule; \
-likely cause: it is the first part of the driver alone: VM_ADD_FUNCTION is ENOTTY, and the hypervisor schedules; \
+likely cause: the kernel has only the first part of the driver: VM_ADD_FUNCTION is ENOTTY, and the hypervisor schedules; \
 cure: use a kernel with CONFIG_GUNYAH_VCPU, or leave the key out [plan-no-vcpus]
 
 host assumed: 4K pages, 2M huge pages by default, 2M transparent huge pages

@@ -75,7 +75,7 @@ fn every_state_is_told_once_in_order_with_its_reason_first() {
         if name == "vendor.gunyah.a.state" && value == "stopping" {
             let before = &all[index - 2..index];
             assert_eq!(before[0].0, "vendor.gunyah.a.reason");
-            assert!(before[0].1.contains("going down"), "{before:?}");
+            assert!(before[0].1.contains("gunyahd is stopping"), "{before:?}");
             assert_eq!(before[1], ("vendor.gunyah.a.restarts".into(), "0".into()));
         }
     }

@@ -58,7 +58,7 @@ fn a_signal_stops_it() {
     // Ctrl-C signals the whole group: simulator, gunyahd and worker.
     let group = Pid::from_raw(-i32::try_from(child.id()).unwrap());
     kill(group, Signal::SIGINT).unwrap();
-    until(&mut lines, "a: stopped: gunyahd is going down");
+    until(&mut lines, "a: stopped: gunyahd is stopping");
     assert_eq!(code(child, lines), Some(6));
 }
 
