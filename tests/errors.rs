@@ -145,6 +145,8 @@ fn a_test_raises_each_kind() {
 fn a_name_is_explained_and_a_slip_is_helped() {
     let near = explain::explain("no-chosen").unwrap_err();
     assert!(near.contains("did you mean dtb-no-chosen"), "{near}");
+    // As it is copied from a message.
+    assert!(explain::explain("[dtb-no-chosen]").unwrap().starts_with("dtb-no-chosen:"));
     let none = explain::explain("bananas").unwrap_err();
     assert!(none.contains("`gunyahd explain` lists all names"), "{none}");
     assert!(explain::list().lines().count() > 100);
