@@ -11,10 +11,10 @@ mod pool;
 
 use crate::diagnostic::Kind;
 
-pub use choice::{choose, Choice};
+pub use choice::{check_pool, choose, Choice};
 pub use guest::GuestMemory;
 pub use host::{host, huge_page};
-pub use limit::raise_memlock;
+pub use limit::{check_memlock, raise_memlock};
 pub use pool::Pool;
 
 /// Everything that this folder finds.
