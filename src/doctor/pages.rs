@@ -70,7 +70,7 @@ pub(super) fn pinned(report: &Report, service: Option<u32>, all: &mut Findings) 
         Ok(why) => {
             let whose = match service {
                 Some(pid) => format!("the service (pid {pid})"),
-                None => "this process, in place of the service".to_owned(),
+                None => "this process, in place of the service,".to_owned(),
             };
             all.good(
                 "memlock",
