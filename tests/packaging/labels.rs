@@ -31,6 +31,7 @@ const FILES: &str = "
 const PROPERTIES: &str = "
     vendor.gunyah.state vendor_gunyah_prop
     vendor.gunyah.sensors.state vendor_gunyah_prop
+    vendor.gunyah.sensors.ready_ms vendor_gunyah_prop
     vendor.gunyahd
     ro.vendor.gunyah.hugepages vendor_gunyah_config_prop
     ro.vendor.gunyahd
