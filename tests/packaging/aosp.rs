@@ -171,11 +171,9 @@ fn checkouts() -> Vec<Aosp> {
 fn aosp_takes_the_policy() {
     for aosp in checkouts() {
         let version = aosp.folder.display();
-        for build in ["user", "userdebug"] {
-            for node in ["node", "node-shared"] {
-                let done = aosp.compile(&WHOLE, &["vendor", node, "hugetlbfs"], build, "");
-                assert_eq!(done.err(), None, "{version}: {node}, {build}");
-            }
+        for (build, node) in [("user", "node"), ("user", "node-shared"), ("userdebug", "node")] {
+            let done = aosp.compile(&WHOLE, &["vendor", node, "hugetlbfs"], build, "");
+            assert_eq!(done.err(), None, "{version}: {node}, {build}");
         }
         let done = aosp.compile(&PUBLIC, &USUAL, "user", "");
         assert_eq!(done.err(), None, "{version}");
