@@ -123,7 +123,7 @@ pub(super) fn kernel_log(all: &mut Findings) {
         true => all.good("kernel log", "the user system may read /dev/kmsg"),
         false => all.note(
             "kernel log",
-            "the user system may not read /dev/kmsg: a failed START is told without the kernel's words (docs/porting.md)",
+            "the user system may not read /dev/kmsg: a failed START is told without the kernel's words (docs/sepolicy.md)",
         ),
     }
 }

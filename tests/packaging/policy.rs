@@ -318,12 +318,21 @@ fn every_choice_of_folders_compiles() {
         "typealias vendor_gunyah_chr_device alias vendor_gunyah_device;",
         "typealias vendor_their_hugetlbfs alias vendor_hugetlbfs;",
     ];
-    let page = read("docs/porting.md");
+    let page = read("docs/sepolicy.md");
     assert!(aliases.iter().all(|line| page.contains(line)), "{aliases:?}");
-    let extra = theirs.to_owned() + &aliases.join("\n") + "\n";
+    let mut extra = theirs.to_owned() + &aliases.join("\n") + "\n";
     let policy = Policy::compile(&["vendor"], "user", &extra).unwrap();
     assert!(policy.may("gunyahd", "vendor_gunyah_chr_device", "chr_file", "ioctl"));
     assert!(policy.may("gunyahd", "vendor_their_hugetlbfs", "file", "map"));
+    assert!(!policy.may("crosvm", "vendor_gunyah_chr_device", "chr_file", "open"));
+    // The same, shared with crosvm.
+    for attribute in ["mlstrustedobject", "vm_manager_device_type"] {
+        let line = format!("typeattribute vendor_gunyah_chr_device {attribute};");
+        assert!(page.contains(&line), "{line}");
+        extra += &(line + "\n");
+    }
+    let policy = Policy::compile(&["vendor"], "user", &extra).unwrap();
+    assert!(policy.may("crosvm", "vendor_gunyah_chr_device", "chr_file", "open"));
 }
 
 /// A vendor's types begin with `vendor_`, except domains and what the macros derive from them.
