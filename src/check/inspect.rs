@@ -14,6 +14,11 @@ use crate::image::Images;
 use crate::plan::{fits, plan, Host, LaunchPlan};
 
 kinds! {
+    NOTHING: Error "check-nothing" in Config {
+        "nothing was checked: no config was found",
+        cause: "the path is not that of the configs, or they are not named *.json",
+        cure: "give the files, or the directory that has them",
+    }
     NOT_STARTED: Warning "check-not-started" in Config {
         "a VM that is started at boot waits for one that is not",
         cure: "set `autostart` of the other VM, or start it by gunyahctl start",

@@ -56,7 +56,7 @@ fn of_diagnostics(all: &[Diagnostic]) -> Vec<Value> {
                 "message": of.what,
                 "errno": errno(of.errno),
                 "start_answers": errno(of.start_answers),
-                "cause": of.cause,
+                "cause": Some(&of.cause).filter(|cause| !cause.is_empty()),
                 "cure": of.cure,
             })
         })

@@ -128,6 +128,10 @@ pub fn check(options: &Options) -> Report {
         problems: set.problems,
         warnings: set.warnings,
     };
+    if set.files.is_empty() && report.problems.is_empty() {
+        // Who checks a directory relies on what is in it.
+        report.problems.push(inspect::NOTHING.case("no config was found"));
+    }
     for file in set.files {
         match file.config {
             Ok(config) => {

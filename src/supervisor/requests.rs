@@ -55,6 +55,9 @@ impl Server<'_> {
                 return self.change(client, &vm, Event::Stop("stop asked"), wait);
             }
             Request::Kill { vm, wait } => {
+                if let Some(error) = self.nothing_to_kill(&vm) {
+                    return self.answer(client, Err(error));
+                }
                 return self.change(client, &vm, Event::Kill("kill asked"), wait);
             }
             Request::Restart { vm, wait } => {
@@ -154,6 +157,22 @@ impl Server<'_> {
         self.out.clients.wait_for(client, vm.name.clone(), goal);
     }
 
+    /// Why the VM has no worker that could be killed; none: it has one, or there is no such VM.
+    fn nothing_to_kill(&self, name: &str) -> Option<ControlError> {
+        let vm = &self.fleet.vms[self.find(name).ok()?];
+        if vm.worker.is_some() {
+            return None;
+        }
+        let state = vm.life.state();
+        let hint = match state {
+            State::Waiting => "; `stop` keeps it from starting",
+            State::Stopping => "; only the kernel has it now",
+            _ => "",
+        };
+        let text = format!("{name} is {state}: it has no process to kill{hint}");
+        Some(ControlError::new(ErrorKind::Failed, text))
+    }
+
     /// Why the VM at `index` cannot be started.
     fn refusal(&self, index: usize) -> Option<ControlError> {
         let vm = &self.fleet.vms[index];
@@ -226,6 +245,8 @@ mod tests {
         );
         let (_, text) = error(Request::Console { vm: vm(), replay: None, at: None });
         assert_eq!(text, "a has no `console` in its file");
+        let (_, text) = error(Request::Kill { vm: vm(), wait: true });
+        assert_eq!(text, "a is failed: it has no process to kill");
         let stopped = answer(Request::Stop { vm: vm(), wait: true });
         assert!(matches!(stopped, Response::Done(_)), "{stopped:?}");
     }

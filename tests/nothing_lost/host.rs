@@ -12,6 +12,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use gunyah::Dialect;
 use serde_json::{json, Value};
 
 use crate::left::{self, HugePages, Left};
@@ -55,8 +56,9 @@ pub fn skip(why: &str) {
 }
 
 /// What a host is booted with.
-#[derive(Default)]
 pub struct Boot<'a> {
+    /// The driver.
+    pub dialect: Dialect,
     /// Files of VMs; `dir` in a path stands for the host's folder.
     pub vms: &'a [Value],
     /// Host calls that may fail.
@@ -71,6 +73,21 @@ pub struct Boot<'a> {
     pub record: bool,
     /// RLIMIT_MEMLOCK in bytes, and no capability to exceed or raise it.
     pub memlock: Option<u64>,
+}
+
+impl Default for Boot<'_> {
+    fn default() -> Self {
+        Self {
+            dialect: Dialect::Ack61,
+            vms: &[],
+            watch: &[],
+            script: &[],
+            logd: false,
+            options: &[],
+            record: false,
+            memlock: None,
+        }
+    }
 }
 
 /// gunyahd on the simulator.
@@ -110,8 +127,8 @@ impl Host {
         )
         .unwrap();
         let mut command = Command::new(stage.binaries.join("gunyah-sim"));
-        // These VMs are scheduled by the hypervisor: the real resource manager dies when one is stopped.
-        command.args(["--rm", "debug"]);
+        // Some VMs are scheduled by the hypervisor: the real resource manager dies when one is stopped.
+        command.args(["--dialect", boot.dialect.name(), "--rm", "debug"]);
         let path = |name: &str| dir.join(name);
         if boot.record {
             command.arg("--record").arg(path("record"));

@@ -22,8 +22,11 @@ fn a_killed_worker_is_restarted_and_no_other_is_touched() {
         watch.states_of("a"),
         [State::Crashed, State::Waiting, State::Waiting, State::Starting, State::Running]
     );
-    assert_eq!(watch.changes[0].reason, "worker killed by SIGKILL");
-    assert_eq!(watch.changes[1].reason, "restart 1 of 5 in 20 ms after: worker killed by SIGKILL");
+    assert_eq!(watch.changes[0].reason, "worker killed by SIGKILL [worker-killed]");
+    assert_eq!(
+        watch.changes[1].reason,
+        "restart 1 of 5 in 20 ms after: worker killed by SIGKILL [worker-killed]"
+    );
     let status = host.status("a");
     assert_eq!((status.restarts, status.resets), (1, 0));
     assert_ne!(status.pid, Some(first.as_raw()));
@@ -47,7 +50,9 @@ fn too_many_crashes_are_given_up_until_somebody_starts() {
     kill(host.worker("a"), Signal::SIGKILL).unwrap();
     watch.until_next("a", State::Failed);
     let reason = &watch.changes.last().unwrap().reason;
-    assert!(reason.starts_with("gave up after 2 restarts"), "{reason}");
+    assert!(reason.starts_with("gave up after 2 restarts within"), "{reason}");
+    let why = " [restart-gave-up]; last: worker killed by SIGKILL [worker-killed]";
+    assert!(reason.ends_with(why), "{reason}");
     let (code, text) = host.told(&["start", "a"]);
     assert_eq!(code, 0, "{text}");
     assert_eq!(host.status("a").state, State::Running);
