@@ -98,8 +98,6 @@ impl Host {
             return command;
         }
         let mut command = Command::new(simulator());
-        // These VMs are scheduled by the hypervisor: the real resource manager dies when one is stopped.
-        command.args(["--rm", "debug"]);
         command.args(["--dialect", self.dialect]).arg("--control").arg(self.path("sim"));
         if self.path("script").exists() {
             command.arg("--script").arg(self.path("script"));
@@ -268,6 +266,16 @@ impl Host {
         self.watch().until(vm, state);
         self
     }
+}
+
+/// A host of each kind of driver: where the last close is back at once, and where it waits.
+pub fn on_both(test: impl Fn(Host) + Sync) {
+    std::thread::scope(|scope| {
+        for dialect in ["ack61", "ack612"] {
+            let test = &test;
+            scope.spawn(move || test(Host::of(dialect)));
+        }
+    });
 }
 
 impl Drop for Host {
