@@ -27,7 +27,8 @@ pub struct Ground {
     dialect: Dialect,
     pub host: Host,
     before: Left,
-    huge: HugePages,
+    /// None: the victim has none of the pool's.
+    huge: Option<HugePages>,
     bystanders: Vec<(String, Value)>,
     logged: usize,
 }
@@ -60,7 +61,7 @@ impl Ground {
     ) -> Self {
         let dir = folder(&format!("{test}-{dialect}"));
         steps::write_dtb(dialect, &dir);
-        let huge = HugePages::now();
+        let huge = (!dialect.pages_on_demand()).then(HugePages::now);
         let mut vms = vec![steps::victim(dialect, backing(dialect))];
         if with_bystanders {
             vms.extend(steps::bystanders(dialect));
@@ -301,9 +302,16 @@ impl Ground {
         .map_err(|_| format!("properties say {told}, not {state}: {reason}"))
     }
 
+    fn wait_for_nothing_left(&self) -> Result<(), String> {
+        match self.huge {
+            Some(huge) => self.host.wait_for_nothing_left(&self.before, huge),
+            None => self.host.wait_for_only(&self.before),
+        }
+    }
+
     /// Nothing is left, nobody else noticed, and the next start is as good as any.
     pub fn check_rest(&mut self) -> Result<(), String> {
-        self.host.wait_for_nothing_left(&self.before, self.huge)?;
+        self.wait_for_nothing_left()?;
         for (name, before) in &self.bystanders {
             let now = self.host.status(name);
             for key in ["state", "reason", "pid", "since_ms", "restarts"] {
@@ -318,7 +326,7 @@ impl Ground {
 
     /// All is given back at the end.
     pub fn end(mut self) {
-        self.host.wait_for_nothing_left(&self.before, self.huge).unwrap();
+        self.wait_for_nothing_left().unwrap();
         self.record().read();
         let running = self.bystanders.len();
         assert_eq!(self.record().vms(), running, "VMs that the driver still has");
@@ -327,7 +335,7 @@ impl Ground {
 }
 
 fn every_call_with_every_failure(dialect: Dialect, with_bystanders: bool) {
-    let Some(stage) = Stage::new() else { return };
+    let Some(stage) = Stage::of(dialect) else { return };
     let (mut ground, title) = if with_bystanders {
         (Ground::new(&stage, dialect, "faults-three", true), format!("{dialect} one of three VMs"))
     } else {

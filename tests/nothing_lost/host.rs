@@ -27,16 +27,28 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// Huge pages are counted for the whole machine, so one test at a time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// The programs, and the turn to use them.
+/// The programs, and the turn to use huge pages.
 pub struct Stage {
     pub binaries: PathBuf,
-    _turn: MutexGuard<'static, ()>,
+    _turn: Option<MutexGuard<'static, ()>>,
 }
 
 impl Stage {
     /// None, and a loud word, where the simulator is missing.
     pub fn new() -> Option<Self> {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        Self::with(Some(turn))
+    }
+
+    /// For VMs on a driver: who has no huge pages of the pool waits for nobody.
+    pub fn of(dialect: Dialect) -> Option<Self> {
+        match dialect.pages_on_demand() {
+            true => Self::with(None),
+            false => Self::new(),
+        }
+    }
+
+    fn with(turn: Option<MutexGuard<'static, ()>>) -> Option<Self> {
         let here = Path::new(env!("CARGO_BIN_EXE_gunyahd")).parent().unwrap();
         let binaries = std::env::var_os("GUNYAHD_BIN_DIR").map_or(here.to_owned(), PathBuf::from);
         if !binaries.join("gunyah-sim").is_file() {
@@ -291,11 +303,16 @@ impl Host {
 
     /// Waits until all is as it was; clients' connections, for example, end a little later.
     pub fn wait_for_nothing_left(&self, before: &Left, huge: HugePages) -> Result<(), String> {
+        self.wait_for_only(before)?;
+        left::wait_for_pool(huge)
+    }
+
+    /// The same, but for the pool of huge pages.
+    pub fn wait_for_only(&self, before: &Left) -> Result<(), String> {
         wait_until(
             || self.look() == *before,
             || format!("left behind {:#?}, before {before:#?}", self.look()),
-        )?;
-        left::wait_for_pool(huge)
+        )
     }
 
     /// SIGTERM to gunyahd, which stops its VMs; then nothing may be left.

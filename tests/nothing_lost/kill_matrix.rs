@@ -31,7 +31,7 @@ fn targets(ground: &mut Ground) -> Vec<Target> {
 }
 
 fn kill_a_worker_at_every_call(dialect: Dialect) {
-    let Some(stage) = Stage::new() else { return };
+    let Some(stage) = Stage::of(dialect) else { return };
     let mut ground = Ground::new(&stage, dialect, "kill-worker", true);
     let targets = targets(&mut ground);
     for target in &targets {
@@ -57,6 +57,12 @@ fn a_worker_may_be_killed_at_every_call_on_ack612() {
     kill_a_worker_at_every_call(Dialect::Ack612);
 }
 
+/// Its VM is one that the hypervisor schedules.
+#[test]
+fn a_supervisor_may_be_killed_at_every_call_of_its_worker_on_lkml_base() {
+    kill_a_supervisor_at_every_call(Dialect::LkmlBase);
+}
+
 #[test]
 fn a_supervisor_may_be_killed_at_every_call_of_its_worker_on_ack61() {
     kill_a_supervisor_at_every_call(Dialect::Ack61);
@@ -68,8 +74,9 @@ fn a_supervisor_may_be_killed_at_every_call_of_its_worker_on_ack612() {
 }
 
 fn kill_a_supervisor_at_every_call(dialect: Dialect) {
-    let Some(stage) = Stage::new() else { return };
-    let huge = HugePages::now();
+    let Some(stage) = Stage::of(dialect) else { return };
+    let huge = (!dialect.pages_on_demand()).then(HugePages::now);
+    let wait_for_pages = || huge.map_or(Ok(()), wait_for_pool);
     let mut ground = Ground::new(&stage, dialect, "kill-targets", false);
     let targets = targets(&mut ground);
     // The same memory, because other memory is other calls.
@@ -84,7 +91,7 @@ fn kill_a_supervisor_at_every_call(dialect: Dialect) {
         .iter()
         .filter(|target| {
             let reached = kill_supervisor(&stage, dialect, &dir, target);
-            wait_for_pool(huge).unwrap_or_else(|what| panic!("{target:?}: {what}"));
+            wait_for_pages().unwrap_or_else(|what| panic!("{target:?}: {what}"));
             reached
         })
         .count();
@@ -96,8 +103,18 @@ fn kill_a_supervisor_at_every_call(dialect: Dialect) {
     host.wait_for("victim", &["running"]).unwrap();
     host.order("stop", "victim", true);
     host.live("victim").unwrap();
-    wait_for_pool(huge).unwrap();
+    wait_for_pages().unwrap();
     host.end();
+}
+
+/// The resource manager: the real one of drivers up to 6.1 dies when a VM that the hypervisor schedules
+/// is stopped.
+fn rm(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::LkmlBase => "debug",
+        dialect if dialect.pages_on_demand() => "new",
+        _ => "old",
+    }
 }
 
 /// False where this life ran without making the call: the first launch makes a few less.
@@ -110,7 +127,7 @@ fn kill_supervisor(stage: &Stage, dialect: Dialect, dir: &Path, target: &Target)
     fs::write(dir.join("script"), script).unwrap();
     let path = |name: &str| dir.join(name);
     let mut simulator = Command::new(stage.binaries.join("gunyah-sim"))
-        .args(["--dialect", dialect.name()])
+        .args(["--dialect", dialect.name(), "--rm", rm(dialect)])
         .arg("--script")
         .arg(path("script"))
         .arg("--record")
