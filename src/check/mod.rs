@@ -13,6 +13,8 @@ mod json;
 mod map;
 mod text;
 
+pub(crate) use json::of_diagnostic as diagnostic_json;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::path::PathBuf;

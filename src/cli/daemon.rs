@@ -8,6 +8,7 @@ use gunyah::Dialect;
 
 use crate::check;
 use crate::config::{self, kernels};
+use crate::doctor;
 use crate::status::EndReason;
 use crate::supervisor::{BootOptions, Outcome, DEFAULT_CONFIG_DIR, DEFAULT_DEVICE, DEFAULT_SOCKET};
 use crate::worker::Setting;
@@ -22,6 +23,7 @@ Launches and supervises virtual machines on the Gunyah hypervisor.
 usage: gunyahd boot [options]        the init service: all VMs, until SIGTERM
        gunyahd run [options] FILE    one VM in the foreground; Ctrl-C stops it
        gunyahd check [options] PATH… what is wrong with files, without a device
+       gunyahd doctor [options]      what is wrong on this device
        gunyahd explain [NAME]        the error or warning of that name; all names
        gunyahd --version | --help    also: gunyahd COMMAND --help
 ";
@@ -83,6 +85,24 @@ images that they name, what clashes between them, the address map, and huge page
 exit: 0 nothing is wrong; 1 something is, or cannot be told; 2 usage
 ";
 
+/// `gunyahd doctor --help`.
+pub const DOCTOR_HELP: &str = "\
+usage: gunyahd doctor [--config-dir DIR]… [--socket PATH] [--device PATH] [--kernel-config FILE] [--json]
+
+Examines the device and changes nothing: the driver's node, its dialect (by a VM that is never started) and
+who else holds it, SELinux labels, VMs' files, the kernel's options, huge pages, limits, the service and
+the sockets that it reports to. A line each: ok, note, warning, or error with its cure. Run it as root; as
+another user it says what it could not see.
+
+  --config-dir DIR      VMs' files; may be given again (default /vendor/etc/gunyah)
+  --socket PATH         gunyahd's control socket (default /dev/socket/gunyahd)
+  --device PATH         the driver's node (default /dev/gunyah)
+  --kernel-config FILE  the kernel's options, where /proc/config.gz has none
+  --json                for machines
+
+exit: 0 nothing stops VMs; 1 something does, or it cannot be told; 2 usage
+";
+
 /// `gunyahd explain --help`.
 pub const EXPLAIN_HELP: &str = "\
 usage: gunyahd explain [NAME]
@@ -107,6 +127,8 @@ pub enum Command {
     },
     /// `check`
     Check(check::Options),
+    /// `doctor`
+    Doctor(doctor::Options),
     /// With the name; without one, all names.
     Explain(Option<String>),
 }
@@ -119,6 +141,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, Stop>
         Some("boot") => boot(words),
         Some("run") => run(words),
         Some("check") => check(words),
+        Some("doctor") => doctor(words),
         Some("explain") => explain(words),
         Some("help" | "--help" | "-h") => Err(Stop::Print(HELP.to_owned())),
         Some("--version" | "-V") => Err(super::version("gunyahd")),
@@ -136,14 +159,9 @@ fn boot(words: impl Iterator<Item = OsString>) -> Result<Command, Stop> {
     if let Some(word) = args.plain.first() {
         return Err(unexpected(word));
     }
-    let path = |option, default: &str| args.value(option).unwrap_or(default.as_ref()).into();
-    let mut config_dirs: Vec<PathBuf> = args.values("--config-dir").map(PathBuf::from).collect();
-    if config_dirs.is_empty() {
-        config_dirs.push(DEFAULT_CONFIG_DIR.into());
-    }
     Ok(Command::Boot(BootOptions {
-        config_dirs,
-        socket: path("--socket", DEFAULT_SOCKET),
+        config_dirs: config_dirs(&args),
+        socket: path(&args, "--socket", DEFAULT_SOCKET),
         run_dir: args.value("--run-dir").map(PathBuf::from),
         reserve: args.value("--reserve").map_or(Ok(0), size)?,
         setting: setting(&args),
@@ -155,10 +173,36 @@ fn size(value: &OsStr) -> Result<u64, Stop> {
     size.map_err(|wrong| usage(format!("--reserve: {}", wrong.what)))
 }
 
+fn path(args: &Args, option: &'static str, default: &str) -> PathBuf {
+    args.value(option).unwrap_or(default.as_ref()).into()
+}
+
+fn config_dirs(args: &Args) -> Vec<PathBuf> {
+    let given: Vec<PathBuf> = args.values("--config-dir").map(PathBuf::from).collect();
+    match given.is_empty() {
+        true => vec![DEFAULT_CONFIG_DIR.into()],
+        false => given,
+    }
+}
+
+fn doctor(words: impl Iterator<Item = OsString>) -> Result<Command, Stop> {
+    let valued = ["--config-dir", "--socket", "--device", "--kernel-config"];
+    let args = Args::parse(words, DOCTOR_HELP, &valued, &["--json"])?;
+    if let Some(word) = args.plain.first() {
+        return Err(unexpected(word));
+    }
+    Ok(Command::Doctor(doctor::Options {
+        config_dirs: config_dirs(&args),
+        socket: path(&args, "--socket", DEFAULT_SOCKET),
+        device: path(&args, "--device", DEFAULT_DEVICE),
+        kernel_config: args.value("--kernel-config").map(PathBuf::from),
+        json: args.has("--json"),
+    }))
+}
+
 fn setting(args: &Args) -> Setting {
-    let device = args.value("--device");
     Setting {
-        device: device.unwrap_or(DEFAULT_DEVICE.as_ref()).into(),
+        device: path(args, "--device", DEFAULT_DEVICE),
         confined: !args.has("--no-confinement"),
     }
 }

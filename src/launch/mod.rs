@@ -33,6 +33,7 @@ use kernel_log::KernelLog;
 use progress::Progress;
 
 pub(crate) use answers::refused;
+pub use dialect::probe;
 pub use progress::{Event, Folios};
 
 /// A VM that runs, and everything that it needs to go on.

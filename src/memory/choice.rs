@@ -161,18 +161,48 @@ impl Choice {
                 }
                 Err(SHORT.case(what).cure(pool.cure(pages_of(plan, page))))
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(NO_SUCH_PAGES.case(format!("this kernel has no huge pages of {size}")))
-            }
-            Err(error) => {
+            Err(error) => match unread(page, &error) {
+                fault if fault.is_error() => Err(fault),
                 // Mapping shows it: the pages are set aside then, or ENOMEM.
-                let why = failure(&error);
-                let what = format!("the pool of {size} pages cannot be read: {why}");
-                self.warnings.push(UNREADABLE.case(what));
-                Ok(())
-            }
+                warning => {
+                    self.warnings.push(warning);
+                    Ok(())
+                }
+            },
         }
     }
+}
+
+/// What it means that the pool of pages of `page` bytes cannot be read.
+fn unread(page: u64, error: &io::Error) -> Diagnostic {
+    let size = Size(page);
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            NO_SUCH_PAGES.case(format!("this kernel has no huge pages of {size}"))
+        }
+        _ => {
+            let why = failure(error);
+            UNREADABLE.case(format!("the pool of {size} pages cannot be read: {why}"))
+        }
+    }
+}
+
+/// The pool of pages of `page` bytes, if it has as many as `wanted` of them, whoever has them now; with
+/// `free`, as many that are free.
+///
+/// # Errors
+/// It has fewer, or cannot be read.
+pub fn check_pool(page: u64, wanted: u64, free: bool) -> Result<Pool, Diagnostic> {
+    let pool = Pool::read(page).map_err(|error| unread(page, &error))?;
+    let counted = match free {
+        true => pool,
+        false => Pool { free: pool.total, reserved: 0, ..pool },
+    };
+    if counted.available() >= wanted {
+        return Ok(pool);
+    }
+    let what = format!("VMs started at boot need {wanted} pages of {}, {pool}", Size(page));
+    Err(SHORT.case(what).cure(counted.cure(wanted)))
 }
 
 /// Pages of `page` bytes that all regions take whose first choice they are.

@@ -12,10 +12,10 @@ mod reserve;
 
 use crate::diagnostic::Kind;
 
-pub use choice::{choose, Choice};
+pub use choice::{check_pool, choose, Choice};
 pub use guest::GuestMemory;
 pub use host::{folio, host, huge_page};
-pub use limit::raise_memlock;
+pub use limit::{check_memlock, raise_memlock};
 pub use pool::Pool;
 pub use reserve::{Allotment, Extent, Past, Reserve};
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::status::control::{Change, ReserveStatus, Response};
 use crate::status::properties::PropertyClient;
-use crate::status::{shorten, Overall, State};
+use crate::status::{clock, shorten, Overall, State};
 use crate::text::Size;
 
 use super::clients::Clients;
@@ -44,7 +44,9 @@ impl Publisher {
         };
         log::log!(level, "{}: {state}: {reason}", vm.name);
         let restarts = vm.life.restarts();
-        self.properties.set_vm(vm.name.as_str(), state, &reason, restarts);
+        let ready = Goal::Up.reached(state, vm.tells_ready()) == Some(true);
+        let ready = ready.then(clock::since_boot);
+        self.properties.set_vm(vm.name.as_str(), state, &reason, restarts, ready);
         let change =
             Response::Change(Change { at_ms: now, vm: vm.name.to_string(), state, reason });
         self.clients.tell_watchers(&change, now);
