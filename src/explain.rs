@@ -14,6 +14,7 @@ const FOLDERS: &[&[&[Kind]]] = &[
     crate::dtb::KINDS,
     crate::launch::KINDS,
     crate::confine::KINDS,
+    crate::status::KINDS,
     crate::vcpu::KINDS,
     crate::console::KINDS,
     crate::worker::KINDS,

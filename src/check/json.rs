@@ -34,6 +34,11 @@ pub(super) fn report(report: &Report, dtb: bool) -> Value {
         "files": report.files,
         "vms": report.vms.iter().map(|vm| of_vm(vm, dtb)).collect::<Vec<_>>(),
         "huge_pages": huge_pages,
+        "reserve": {
+            "folio_size": report.host.thp_page,
+            "folios": report.reserve().all,
+            "autostart_folios": report.reserve().autostart,
+        },
         "problems": of_diagnostics(&report.problems),
         "warnings": of_diagnostics(&report.warnings),
     })
@@ -59,7 +64,7 @@ pub(crate) fn of_diagnostic(of: &Diagnostic) -> Value {
         "message": of.what,
         "errno": errno(of.errno),
         "start_answers": errno(of.start_answers),
-        "cause": of.cause,
+        "cause": Some(&of.cause).filter(|cause| !cause.is_empty()),
         "cure": of.cure,
     })
 }
@@ -88,6 +93,7 @@ fn of_vm(vm: &VmReport, dtb: bool) -> Value {
         "kernels": kernels,
         "config": render(&vm.config),
         "huge_pages": huge_pages,
+        "reserve_folios": vm.reserve,
         "warnings": of_diagnostics(&vm.warnings),
         "plan": vm.plan.as_ref().map(|plan| of_plan(vm, plan)),
     });

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use gunyah::Dialect;
 
 use crate::check;
-use crate::config::kernels;
+use crate::config::{self, kernels};
 use crate::doctor;
 use crate::status::EndReason;
 use crate::supervisor::{BootOptions, Outcome, DEFAULT_CONFIG_DIR, DEFAULT_DEVICE, DEFAULT_SOCKET};
@@ -31,6 +31,7 @@ usage: gunyahd boot [options]        the init service: all VMs, until SIGTERM
 /// `gunyahd boot --help`.
 pub const BOOT_HELP: &str = "\
 usage: gunyahd boot [--config-dir DIR]… [--socket PATH] [--run-dir DIR] [--device PATH]
+                    [--reserve SIZE]
 
 Reads every *.json of the config directories, starts the VMs that have autostart, supervises them
 and answers gunyahctl. A bad file or a failed VM stops no other: gunyahctl status shows why it failed.
@@ -40,6 +41,8 @@ and answers gunyahctl. A bad file or a failed VM stops no other: gunyahctl statu
                     (default /dev/socket/gunyahd)
   --run-dir DIR     where the socket's lock is (default: the socket's directory)
   --device PATH     the driver's node (default /dev/gunyah)
+  --reserve SIZE    memory to take now for VMs, in transparent huge pages: for android15-6.6 and later,
+                    where guests cannot have hugetlb pages (default 0; gunyahd check adds up what VMs need)
   --no-confinement  keep all capabilities and system calls, for strace and debuggers
 
 signals: SIGTERM and SIGINT stop all VMs in reverse order of dependency; a second SIGINT does not
@@ -151,7 +154,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, Stop>
 }
 
 fn boot(words: impl Iterator<Item = OsString>) -> Result<Command, Stop> {
-    let valued = ["--config-dir", "--socket", "--run-dir", "--device"];
+    let valued = ["--config-dir", "--socket", "--run-dir", "--device", "--reserve"];
     let args = Args::parse(words, BOOT_HELP, &valued, &["--no-confinement"])?;
     if let Some(word) = args.plain.first() {
         return Err(unexpected(word));
@@ -160,8 +163,14 @@ fn boot(words: impl Iterator<Item = OsString>) -> Result<Command, Stop> {
         config_dirs: config_dirs(&args),
         socket: path(&args, "--socket", DEFAULT_SOCKET),
         run_dir: args.value("--run-dir").map(PathBuf::from),
+        reserve: args.value("--reserve").map_or(Ok(0), size)?,
         setting: setting(&args),
     }))
+}
+
+fn size(value: &OsStr) -> Result<u64, Stop> {
+    let size = config::bytes(&value.to_string_lossy());
+    size.map_err(|wrong| usage(format!("--reserve: {}", wrong.what)))
 }
 
 fn path(args: &Args, option: &'static str, default: &str) -> PathBuf {
@@ -261,6 +270,7 @@ mod tests {
                 config_dirs: vec!["/vendor/etc/gunyah".into()],
                 socket: "/dev/socket/gunyahd".into(),
                 run_dir: None,
+                reserve: 0,
                 setting: setting(&Args::default()),
             }))
         );
@@ -269,13 +279,14 @@ mod tests {
     #[test]
     fn boot_takes_several_directories() {
         let line =
-            "boot --config-dir a --config-dir=b --socket s --run-dir r --device d --no-confinement";
+            "boot --config-dir a --config-dir=b --socket s --run-dir r --device d --reserve 96M --no-confinement";
         assert_eq!(
             parse_line(line),
             Ok(Command::Boot(BootOptions {
                 config_dirs: vec!["a".into(), "b".into()],
                 socket: "s".into(),
                 run_dir: Some("r".into()),
+                reserve: 96 << 20,
                 setting: Setting { device: "d".into(), confined: false },
             }))
         );
@@ -314,6 +325,7 @@ mod tests {
             ("boot --config", "--config"),
             ("boot --config-dir", "value"),
             ("boot x", "unexpected x"),
+            ("boot --reserve 1T", "--reserve: expected a size"),
             ("run", "FILE"),
             ("run a b", "unexpected b"),
             ("check", "files"),

@@ -61,7 +61,7 @@ pub(super) fn pinned(report: &Report, service: Option<u32>, all: &mut Findings) 
     let plans = report.vms.iter().filter_map(|vm| vm.plan.as_ref());
     let pins = plans.filter_map(|plan| {
         let host = report.host.with(plan.dialect);
-        memory::choose(plan, &host, endless).ok().map(|choice| choice.pinned)
+        memory::choose(plan, &host, endless, None).ok().map(|choice| choice.pinned)
     });
     let Some(most) = pins.max() else {
         return all.note("memlock", "no VM can be launched, so none pins memory");

@@ -24,6 +24,9 @@ const OVERALL: &str = "vendor.gunyah.state";
 /// What the driver speaks.
 const DIALECT: &str = "vendor.gunyah.dialect";
 
+/// How many folios of the reserve are huge, of how many.
+const RESERVE: &str = "vendor.gunyah.reserve";
+
 /// The property of a VM: its `state`, the `reason` for it, its `restarts`, `ready_ms`. A VM's name has only characters
 /// that init takes.
 fn of_vm(vm: &str, what: &str) -> String {
@@ -138,6 +141,11 @@ impl PropertyClient {
     /// Sets the property of the driver's dialect.
     pub fn set_dialect(&mut self, dialect: &str) {
         self.set(DIALECT, dialect);
+    }
+
+    /// Sets the property of the reserve.
+    pub fn set_reserve(&mut self, huge: u64, folios: u64) {
+        self.set(RESERVE, &format!("{huge}/{folios}"));
     }
 
     /// Queues a value and sends what can be sent at once. Never blocks.

@@ -4,9 +4,10 @@
 
 use std::path::PathBuf;
 
-use crate::status::control::{Change, Response};
+use crate::status::control::{Change, ReserveStatus, Response};
 use crate::status::properties::PropertyClient;
 use crate::status::{clock, shorten, Overall, State};
+use crate::text::Size;
 
 use super::clients::Clients;
 use super::goal::Goal;
@@ -18,6 +19,7 @@ pub struct Publisher {
     pub clients: Clients,
     overall: Option<Overall>,
     dialect: Option<String>,
+    reserve: Option<(u64, u64)>,
 }
 
 impl Publisher {
@@ -28,6 +30,7 @@ impl Publisher {
             clients: Clients::default(),
             overall: None,
             dialect: None,
+            reserve: None,
         }
     }
 
@@ -66,6 +69,16 @@ impl Publisher {
     pub fn wake_by(&mut self, vm: &Vm, reached: impl Fn(Goal) -> Option<bool>, now: u64) {
         for (client, reached) in self.clients.done_waiting(&vm.name, reached) {
             self.clients.answer(client, &vm.answer(reached, now), now);
+        }
+    }
+
+    /// How many folios of the reserve are huge; published only if it changed.
+    pub fn reserve(&mut self, reserve: &ReserveStatus) {
+        let ReserveStatus { folio_size, folios, huge, .. } = *reserve;
+        if self.reserve != Some((huge, folios)) {
+            log::info!("reserve: {huge} of {folios} folios of {} are huge", Size(folio_size));
+            self.properties.set_reserve(huge, folios);
+            self.reserve = Some((huge, folios));
         }
     }
 
