@@ -22,6 +22,18 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Runs the story.
 pub fn tell() -> Result<()> {
     let mut story = Story::default();
+    boot(&mut story);
+    workers(&mut story);
+    ends(&mut story);
+    println!("{} passed, {} failed", story.passed, story.failed);
+    if story.failed > 0 {
+        bail!("{} chapters failed", story.failed);
+    }
+    Ok(())
+}
+
+/// What is there after boot.
+fn boot(story: &mut Story) {
     story.chapter("both VMs run after boot", || {
         wait_for("a", "running")?;
         wait_for("b", "running").map(drop)
@@ -42,6 +54,10 @@ pub fn tell() -> Result<()> {
         }
         property::ask("ctl.start", "logd")
     });
+}
+
+/// Workers that die, and what they may do.
+fn workers(story: &mut Story) {
     story.chapter("a killed worker is started again", || {
         let before = wait_for("a", "running")?;
         signal_worker(&before)?;
@@ -70,6 +86,10 @@ pub fn tell() -> Result<()> {
         wait(|| Ok((!alive(worker)).then_some(())))?;
         wait_for("a", "running").map(drop)
     });
+}
+
+/// Stops, and the service's own ends.
+fn ends(story: &mut Story) {
     story.chapter("stop gives every page back", || {
         let taken = taken()?;
         text(gunyah("gunyahctl", &["stop", "a"])?)?;
@@ -126,11 +146,6 @@ pub fn tell() -> Result<()> {
     story.chapter("check finds nothing wrong", || {
         text(gunyah("gunyahd", &["check", "/vendor/etc/gunyah"])?).map(|told| println!("{told}"))
     });
-    println!("{} passed, {} failed", story.passed, story.failed);
-    if story.failed > 0 {
-        bail!("{} chapters failed", story.failed);
-    }
-    Ok(())
 }
 
 /// What must hold when every service is down.
