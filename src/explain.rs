@@ -20,6 +20,7 @@ const FOLDERS: &[&[&[Kind]]] = &[
     crate::worker::KINDS,
     crate::supervisor::KINDS,
     crate::check::KINDS,
+    crate::doctor::KINDS,
 ];
 
 /// Every kind, in the order of the steps.

@@ -29,8 +29,7 @@ impl Server<'_> {
             Request::Status { vm: None } => Ok(self.all()),
             Request::Status { vm: Some(name) } => self.find(&name).map(|index| {
                 let vms = vec![self.fleet.vms[index].status(self.now)];
-                let problems = Vec::new();
-                Response::Vms(Vms { vms, problems })
+                Response::Vms(Vms { vms, ..Vms::default() })
             }),
             Request::Log { vm } => self.find(&vm).map(|index| {
                 let vm = &self.fleet.vms[index];
@@ -74,7 +73,9 @@ impl Server<'_> {
 
     fn all(&self) -> Response {
         let vms = self.fleet.vms.iter().map(|vm| vm.status(self.now));
-        Response::Vms(Vms { vms: vms.collect(), problems: self.problems.to_vec() })
+        let problems = self.fleet.problems.iter().chain(self.problems).cloned().collect();
+        let reserve = self.fleet.spawner.reserve.as_ref().map(|holdings| holdings.status());
+        Response::Vms(Vms { vms: vms.collect(), problems, reserve })
     }
 
     fn find(&self, name: &str) -> Result<usize, ControlError> {
@@ -202,7 +203,7 @@ mod tests {
     /// What a client is answered by a host with one VM, whose file never was good.
     fn answer(request: Request) -> Response {
         let setting = Setting { device: "/no/such/device".into(), confined: false };
-        let mut fleet = Fleet::new(Spawner { setting, log_console: false }, false);
+        let mut fleet = Fleet::new(Spawner { setting, log_console: false, reserve: None }, false);
         let mut out = Publisher::to("/no/such/property/service".into());
         let file = ConfigFile {
             path: "a.json".into(),

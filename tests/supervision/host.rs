@@ -32,6 +32,7 @@ pub struct Host {
     pub dir: PathBuf,
     daemon: Option<Child>,
     simulated: bool,
+    huge_pages: bool,
     dialect: &'static str,
     /// A program and its arguments that gunyahd is run by.
     runner: Vec<String>,
@@ -46,7 +47,14 @@ impl Host {
         let dir = std::env::temp_dir().join(name);
         std::fs::create_dir_all(dir.join("vms")).unwrap();
         std::fs::write(dir.join("Image"), image()).unwrap();
-        Self { dir, daemon: None, simulated: true, dialect: "ack61", runner: Vec::new() }
+        Self {
+            dir,
+            daemon: None,
+            simulated: true,
+            huge_pages: true,
+            dialect: "ack61",
+            runner: Vec::new(),
+        }
     }
 
     /// The same, with the driver of a dialect.
@@ -104,6 +112,12 @@ impl Host {
         }
         command.arg("--").arg(GUNYAHD).args(arguments);
         command
+    }
+
+    /// No transparent huge page comes to gunyahd.
+    pub fn without_huge_pages(&mut self) -> &mut Self {
+        self.huge_pages = false;
+        self
     }
 
     /// A command to the simulator, now.
@@ -178,6 +192,12 @@ impl Host {
         unsafe {
             command
                 .pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(Into::into));
+        }
+        if !self.huge_pages {
+            // SAFETY: prctl is a bare system call.
+            unsafe {
+                command.pre_exec(|| nix::sys::prctl::set_thp_disable(true).map_err(Into::into));
+            }
         }
         self.daemon = Some(command.spawn().unwrap());
         drop(command);

@@ -4,6 +4,7 @@
 //! limits, restart, and the kill of the whole cgroup. It is also the property service and the log daemon, runs the
 //! story (story.rs), and powers off.
 
+mod doctor;
 mod property;
 mod rc;
 mod service;

@@ -14,7 +14,7 @@ use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::{property, rc, syslog, worker};
+use crate::{doctor, property, rc, syslog, worker};
 
 /// The longest that an emulated host takes for anything here.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -40,6 +40,7 @@ fn boot(story: &mut Story) {
     });
     story.chapter("the service is who its .rc file says", identity);
     story.chapter("properties were set", || {
+        journal(property::JOURNAL, "vendor.gunyah.a.ready_ms=")?;
         journal(property::JOURNAL, "vendor.gunyah.a.state=running")?;
         journal(property::JOURNAL, "vendor.gunyah.state=up\n")
     });
@@ -74,6 +75,10 @@ fn workers(story: &mut Story) {
         Ok(())
     });
     story.chapter("log lines arrive once logd runs", || journal(syslog::JOURNAL, "a: running"));
+    story.chapter("doctor finds nothing wrong", doctor::nothing_wrong);
+    story.chapter("doctor finds troubles of the node", doctor::troubles_of_the_node);
+    story.chapter("doctor finds troubles of files", doctor::troubles_of_files);
+    story.chapter("doctor finds troubles of the host", doctor::troubles_of_the_host);
     story.chapter("a worker has given up what it does not need", || {
         let worker = pid_of(&wait_for("a", "running")?)?;
         // `running` is published a moment earlier.
