@@ -31,8 +31,6 @@ struct Host {
     expected: &'static str,
     /// `memory` of the VMs.
     memory: &'static str,
-    /// Who schedules the second one.
-    scheduling: &'static str,
 }
 
 /// The kernel's page size.
@@ -53,7 +51,6 @@ const HOSTS: [Host; 4] = [
         properties: "ro.vendor.gunyah.hugepages=40\n",
         expected: "4096 32",
         memory: r#""size": "32M", "backing": "hugetlb", "page_size": "2M""#,
-        scheduling: "hypervisor",
     },
     Host {
         name: "16k-ack61",
@@ -64,7 +61,6 @@ const HOSTS: [Host; 4] = [
         properties: "",
         expected: "16384 4",
         memory: r#""size": "64M", "backing": "hugetlb", "page_size": "32M""#,
-        scheduling: "hypervisor",
     },
     Host {
         name: "4k-ack612",
@@ -75,7 +71,6 @@ const HOSTS: [Host; 4] = [
         properties: "",
         expected: "4096 0",
         memory: r#""size": "32M""#,
-        scheduling: "proxy",
     },
     Host {
         name: "16k-ack66",
@@ -86,7 +81,6 @@ const HOSTS: [Host; 4] = [
         properties: "",
         expected: "16384 0",
         memory: r#""size": "64M""#,
-        scheduling: "proxy",
     },
 ];
 
@@ -186,15 +180,9 @@ fn initramfs(host: &Host, binaries: &Path) -> Result<Vec<u8>> {
     ] {
         archive.executable(to, bytes)?;
     }
-    let scheduling = host.scheduling;
     for (name, extra) in [
-        ("a", r#""vcpus": { "count": 2, "scheduling": "proxy" }, "console": {}"#.to_owned()),
-        (
-            "b",
-            format!(
-                r#""vcpus": {{ "scheduling": "{scheduling}" }}, "start": {{ "after": ["a"] }}"#
-            ),
-        ),
+        ("a", r#""vcpus": { "count": 2, "scheduling": "proxy" }, "console": {}"#),
+        ("b", r#""start": { "after": ["a"] }"#),
     ] {
         let config = format!(
             r#"{{

@@ -34,6 +34,8 @@ use service::Running;
 const SCRIPTS: &str = "/vendor/etc/init";
 /// The driver's node.
 const DEVICE: &str = "/dev/gunyah";
+/// The name of the driver that the simulator plays.
+const DIALECT: &str = "/sim/dialect";
 /// How long a service may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(20);
 

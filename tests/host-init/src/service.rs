@@ -22,12 +22,9 @@ use nix::unistd::{execvp, fork, setgroups, setresgid, setresuid, ForkResult, Gid
 
 use crate::rc::{aid, Service};
 
-/// The simulated hypervisor, which runs as root between init and a service. On 6.1 the hypervisor schedules
-/// one of the VMs, whose stop the real resource manager does not survive.
-const SIMULATOR: [&str; 8] = [
+/// The simulated hypervisor, which runs as root between init and a service.
+const SIMULATOR: [&str; 6] = [
     "/sim/gunyah-sim",
-    "--rm",
-    "debug",
     "--record",
     "/data/record.jsonl",
     "--control",
@@ -195,7 +192,7 @@ fn spawn(service: &Service) -> Result<Pid> {
         environment.push((variable, fd.as_raw_fd().to_string()));
         inherited.push(fd);
     }
-    let dialect = std::fs::read_to_string("/sim/dialect")?;
+    let dialect = std::fs::read_to_string(crate::DIALECT)?;
     let mut words: Vec<&str> = SIMULATOR.to_vec();
     words.extend([&dialect, "--", "/init", "exec", &service.name]);
     let words = words.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>()?;
