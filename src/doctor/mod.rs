@@ -6,7 +6,7 @@
 //! processes  what can be seen of other processes
 //! kernel     options that the kernel was built with
 //! host       the service, its program, the sockets of properties and log, the kernel's log
-//! pages      pools, transparent huge pages, the limit of pinned memory
+//! pages      pools, reserve, transparent huge pages, the limit of pinned memory
 //! ```
 
 mod host;
@@ -111,7 +111,8 @@ fn examine(options: &Options) -> Findings {
     let service = host::service(&options.socket, &processes, &mut all);
     pages::pools(&report, service.is_some(), &mut all);
     pages::transparent(dialect, &mut all);
-    pages::pinned(&report, service, &mut all);
+    pages::reserve(&report, service.as_ref(), &mut all);
+    pages::pinned(&report, service.and_then(|service| service.pid), &mut all);
     host::sockets(&mut all);
     host::kernel_log(&mut all);
     all
