@@ -285,3 +285,13 @@ fn more_than_the_host_has_is_not_tried() {
     assert!(text.contains("problem: ") && text.contains("[reserve-not-taken]"), "{text}");
     assert_eq!(host.shut_down(), Some(0));
 }
+
+#[test]
+fn one_that_is_not_locked_says_so() {
+    let mut host = Host::of("ack66");
+    host.without_locks().boot_with(&["--reserve", &size(FOLIOS)]);
+    let (_, text) = host.told(&["status"]);
+    assert!(text.contains("[reserve-not-locked]"), "{text}");
+    assert_eq!(reserve(&host).huge, FOLIOS);
+    assert_eq!(host.shut_down(), Some(0));
+}

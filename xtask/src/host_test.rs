@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cargo xtask host-test`: the device binaries on an arm64 host, Debian's kernel under QEMU with an
-//! init that does what Android's does, once with 4 KiB pages and once with 16 KiB.
+//! init that does what Android's does, once with 4 KiB pages and once with 16 KiB; and once with memory
+//! that is broken into pieces, where VMs live on the reserve.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -30,9 +31,13 @@ struct Host {
     page_size: &'static str,
     /// Bytes of each VM.
     vm_size: &'static str,
+    /// What the driver speaks.
+    dialect: &'static str,
+    /// What its init tries there (tests/host-init).
+    story: &'static str,
 }
 
-const HOSTS: [Host; 2] = [
+const HOSTS: [Host; 3] = [
     Host {
         name: "4k",
         cpu: "cortex-a57",
@@ -41,6 +46,8 @@ const HOSTS: [Host; 2] = [
         expected: "4096 32",
         page_size: "2M",
         vm_size: "32M",
+        dialect: "ack61",
+        story: "",
     },
     Host {
         name: "16k",
@@ -50,6 +57,19 @@ const HOSTS: [Host; 2] = [
         expected: "16384 4",
         page_size: "32M",
         vm_size: "64M",
+        dialect: "ack61",
+        story: "",
+    },
+    Host {
+        name: "fragments",
+        cpu: "cortex-a57",
+        command_line: "",
+        properties: "ro.vendor.gunyah.reserve=64M\n",
+        expected: "",
+        page_size: "",
+        vm_size: "64M",
+        dialect: "ack612",
+        story: "fragments",
     },
 ];
 
@@ -61,7 +81,12 @@ const KERNEL_16K: &str = "linux-image-arm64-16k";
 const LIMIT: Duration = Duration::from_secs(600);
 
 /// Runs the command.
-pub fn run() -> Result<()> {
+pub fn run(only: &[&str]) -> Result<()> {
+    let hosts: Vec<&Host> =
+        HOSTS.iter().filter(|host| only.is_empty() || only.contains(&host.name)).collect();
+    if hosts.is_empty() {
+        bail!("no such host: they are {}", HOSTS.map(|host| host.name).join(", "));
+    }
     packages::ensure(packages::GUEST_TOOLS)?;
     let dir = tree::target().join("host-test");
     fs::create_dir_all(&dir)?;
@@ -74,7 +99,7 @@ pub fn run() -> Result<()> {
     )?;
     let assets = guest::ensure()?;
     let mut failed = Vec::new();
-    for host in &HOSTS {
+    for host in &hosts {
         let kernel = match host.name {
             "16k" => kernel_16k(&dir)?,
             _ => assets.image.clone(),
@@ -89,7 +114,7 @@ pub fn run() -> Result<()> {
     if !failed.is_empty() {
         bail!("host-test failed with {} pages", failed.join(" and "));
     }
-    println!("host-test: {} hosts passed; console logs in {}", HOSTS.len(), dir.display());
+    println!("host-test: {} hosts passed; console logs in {}", hosts.len(), dir.display());
     Ok(())
 }
 
@@ -144,28 +169,48 @@ fn initramfs(host: &Host, binaries: &Path) -> Result<Vec<u8>> {
         ("vendor/etc/ueventd.gunyahd.rc", ueventd.as_slice()),
         ("vendor/build.prop", host.properties.as_bytes()),
         ("vendor/expected", host.expected.as_bytes()),
+        ("vendor/dialect", host.dialect.as_bytes()),
         ("vendor/vm/Image", &image()),
     ] {
         archive.executable(to, bytes)?;
     }
-    for (name, extra) in [
-        ("a", r#""vcpus": { "count": 2, "scheduling": "proxy" }, "console": {}"#),
-        ("b", r#""start": { "after": ["a"] }"#),
-    ] {
+    if !host.story.is_empty() {
+        archive.executable("vendor/story", host.story.as_bytes())?;
+    }
+    for (name, config) in configs(host) {
+        archive.executable(&format!("vendor/etc/gunyah/{name}.json"), config.as_bytes())?;
+    }
+    archive.finish()
+}
+
+/// The VMs' files.
+fn configs(host: &Host) -> Vec<(&'static str, String)> {
+    let memory = match host.story {
+        "fragments" => ["", r#", "backing": "thp""#].map(str::to_owned),
+        _ => [(); 2].map(|()| {
+            let page = host.page_size;
+            format!(r#", "backing": ["hugetlb"], "page_size": "{page}""#)
+        }),
+    };
+    let of = |(name, extra): (&'static str, &str), memory: &str| {
+        let size = host.vm_size;
         let config = format!(
             r#"{{
   "name": "{name}",
-  "memory": {{ "size": "{}", "backing": ["hugetlb"], "page_size": "{}" }},
+  "memory": {{ "size": "{size}"{memory} }},
   "kernel": {{ "path": "/vendor/vm/Image" }},
   "restart": {{ "policy": "on-failure", "backoff": "100ms" }},
   {extra}
 }}
-"#,
-            host.vm_size, host.page_size
+"#
         );
-        archive.executable(&format!("vendor/etc/gunyah/{name}.json"), config.as_bytes())?;
-    }
-    archive.finish()
+        (name, config)
+    };
+    let vms = [
+        ("a", r#""vcpus": { "count": 2, "scheduling": "proxy" }, "console": {}"#),
+        ("b", r#""start": { "after": ["a"] }"#),
+    ];
+    vms.into_iter().zip(&memory).map(|(vm, memory)| of(vm, memory)).collect()
 }
 
 /// The smallest guest: an arm64 Image whose one instruction branches to itself.

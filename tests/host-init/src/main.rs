@@ -4,6 +4,7 @@
 //! limits, restart, and the kill of the whole cgroup. It is also the property service and the log daemon, runs the
 //! story (story.rs), and powers off.
 
+mod fragments;
 mod property;
 mod rc;
 mod service;
@@ -31,6 +32,8 @@ use service::Running;
 
 /// Where the product's .rc files are.
 const SCRIPTS: &str = "/vendor/etc/init";
+/// Which story is told; absent: that of two VMs.
+const STORY: &str = "/vendor/story";
 /// The driver's node.
 const DEVICE: &str = "/dev/gunyah";
 /// How long a service may take to end after SIGTERM.
@@ -41,8 +44,13 @@ fn main() -> ExitCode {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let result = match words[1..] {
         // The wrapper of a service's command: becomes the service's user and runs it.
-        ["exec", name] => service::exec(name).map(|never| match never {}),
-        ["story"] => story::tell(),
+        ["exec", name, ref command @ ..] => {
+            service::exec(name, command).map(|never| match never {})
+        }
+        ["story"] => match fs::read_to_string(STORY).unwrap_or_default().trim() {
+            "fragments" => fragments::tell(),
+            _ => story::tell(),
+        },
         // Stands for a process that a service left behind.
         ["linger"] => loop {
             nix::unistd::pause();

@@ -20,13 +20,15 @@ use nix::sys::stat::Mode;
 use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
 use nix::unistd::{execvp, fork, setgroups, setresgid, setresuid, ForkResult, Gid, Pid, Uid};
 
-use crate::rc::{aid, Service};
+use crate::rc::{aid, expand, Service};
 
 /// The simulated hypervisor, which runs as root between init and a service.
-const SIMULATOR: [&str; 9] = [
+const SIMULATOR: [&str; 11] = [
     "/sim/gunyah-sim",
     "--rm",
     "debug",
+    "--dialect",
+    DIALECT,
     "--record",
     "/data/record.jsonl",
     "--control",
@@ -34,6 +36,9 @@ const SIMULATOR: [&str; 9] = [
     "--",
     "/init",
 ];
+
+/// Stands for the driver's dialect, which is the host's.
+const DIALECT: &str = "";
 
 /// How long `gentle_kill` waits.
 const GENTLE: Duration = Duration::from_millis(200);
@@ -196,7 +201,17 @@ fn spawn(service: &Service) -> Result<Pid> {
         inherited.push(fd);
     }
     let mut words: Vec<&str> = SIMULATOR.to_vec();
+    let dialect = fs::read_to_string("/vendor/dialect");
+    let dialect = dialect.as_ref().map_or("ack61", |dialect| dialect.trim());
+    for word in &mut words {
+        if *word == DIALECT {
+            *word = dialect;
+        }
+    }
     words.extend(["exec", &service.name]);
+    let command = service.command.iter().map(|word| expand(word, &crate::property::get));
+    let command = command.collect::<Result<Vec<_>>>()?;
+    words.extend(command.iter().map(String::as_str));
     let words = words.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>()?;
     let environment = environment
         .into_iter()
@@ -258,7 +273,7 @@ fn variable_part(name: &str) -> String {
 }
 
 /// Becomes the service's user with its limits and capabilities, and runs its command.
-pub fn exec(name: &str) -> Result<Infallible> {
+pub fn exec(name: &str, command: &[&str]) -> Result<Infallible> {
     let script = crate::scripts()?;
     let service =
         script.services.iter().find(|service| service.name == name).context("no such service")?;
@@ -287,12 +302,9 @@ pub fn exec(name: &str) -> Result<Infallible> {
         _ => Uid::from_raw(0),
     };
     become_user(service, user, &groups)?;
-    let words = service
-        .command
-        .iter()
-        .map(|word| CString::new(word.as_str()))
-        .collect::<Result<Vec<_>, _>>()?;
-    execvp(&words[0], &words).with_context(|| service.command.join(" "))
+    let words = command.iter().map(|word| CString::new(*word)).collect::<Result<Vec<_>, _>>()?;
+    let program = words.first().context("no command")?;
+    execvp(program, &words).with_context(|| command.join(" "))
 }
 
 fn become_user(service: &Service, user: Uid, groups: &[Gid]) -> Result<()> {
