@@ -156,6 +156,23 @@ impl Mapping {
         self.populate()
     }
 
+    /// Asks again for folios that did not come, as long as some come: each that is made moves what is in the
+    /// way of others.
+    pub fn insist_on_folios(&self, folio: u64) -> Result<(), Errno> {
+        let folio = length(folio)?;
+        let mut before = None;
+        loop {
+            let got = length(self.huge_bytes().unwrap_or(0))?;
+            if got >= self.folios_size() || before.is_some_and(|before| got <= before) {
+                return Ok(());
+            }
+            before = Some(got);
+            for at in self.each(folio) {
+                let _ = self.collapse(at, folio);
+            }
+        }
+    }
+
     fn folios_size(&self) -> usize {
         self.folios.end.addr() - self.folios.start.addr()
     }

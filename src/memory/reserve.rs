@@ -76,6 +76,7 @@ impl Reserve {
             let mut mapping = Mapping::reserve(size, folio, 0)?;
             mapping.add_folios_of(&memfd, 0, size)?;
             mapping.populate_folios(folio)?;
+            mapping.insist_on_folios(folio)?;
             mapping.lock()
         };
         let locked = map().map_err(failed)?;
