@@ -32,7 +32,8 @@ pub fn tell() -> Result<()> {
     story.chapter("the reserve is whole after boot", || {
         wait_for("a", "running")?;
         println!("{}", text(gunyah("gunyahctl", &["status"])?)?);
-        all_huge(&status("a")?)
+        all_huge(&status("a")?)?;
+        reserve_is_whole()
     });
     story.chapter("memory is broken into pieces", || {
         let pieces = fragment()?;
@@ -75,8 +76,18 @@ pub fn tell() -> Result<()> {
         ensure!(huge * 2 < of, "{huge} of {of}: memory was not in pieces");
         Ok(())
     });
-    println!("{}", text(gunyah("gunyahctl", &["status"])?)?);
+    story.chapter("the reserve is as it was after boot", reserve_is_whole);
     story.end()
+}
+
+/// The supervisor sees all of it huge, too.
+fn reserve_is_whole() -> Result<()> {
+    let told = text(gunyah("gunyahctl", &["status", "--json"])?)?;
+    let all: Value = serde_json::from_str(&told)?;
+    let reserve = &all["reserve"];
+    println!("reserve: {reserve}");
+    ensure!(reserve["huge"] == reserve["folios"] && reserve["huge"] != 0, "{reserve}");
+    Ok(())
 }
 
 /// Those of a VM that are huge, and all.
