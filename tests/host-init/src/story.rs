@@ -25,11 +25,7 @@ pub fn tell() -> Result<()> {
     boot(&mut story);
     workers(&mut story);
     ends(&mut story);
-    println!("{} passed, {} failed", story.passed, story.failed);
-    if story.failed > 0 {
-        bail!("{} chapters failed", story.failed);
-    }
-    Ok(())
+    story.end()
 }
 
 /// What is there after boot.
@@ -203,13 +199,23 @@ fn shared() -> Result<u64> {
 }
 
 #[derive(Default)]
-struct Story {
+pub struct Story {
     passed: u32,
     failed: u32,
 }
 
 impl Story {
-    fn chapter(&mut self, what: &str, check: impl FnOnce() -> Result<()>) {
+    /// How it ended.
+    pub fn end(&self) -> Result<()> {
+        println!("{} passed, {} failed", self.passed, self.failed);
+        if self.failed > 0 {
+            bail!("{} chapters failed", self.failed);
+        }
+        Ok(())
+    }
+
+    /// Tries one thing.
+    pub fn chapter(&mut self, what: &str, check: impl FnOnce() -> Result<()>) {
         let begin = Instant::now();
         match check() {
             Ok(()) => {
@@ -225,7 +231,7 @@ impl Story {
 }
 
 /// Runs a device binary as `adb shell` would.
-fn gunyah(program: &str, arguments: &[&str]) -> Result<Output> {
+pub fn gunyah(program: &str, arguments: &[&str]) -> Result<Output> {
     let shell = rc::aid("shell")?;
     Ok(Command::new(format!("/vendor/bin/{program}"))
         .args(arguments)
@@ -234,7 +240,7 @@ fn gunyah(program: &str, arguments: &[&str]) -> Result<Output> {
         .output()?)
 }
 
-fn text(output: Output) -> Result<String> {
+pub fn text(output: Output) -> Result<String> {
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
         bail!("{}: {told}{}", output.status, String::from_utf8_lossy(&output.stderr));
@@ -242,7 +248,7 @@ fn text(output: Output) -> Result<String> {
     Ok(told)
 }
 
-fn status(vm: &str) -> Result<Value> {
+pub fn status(vm: &str) -> Result<Value> {
     let answer: Value =
         serde_json::from_str(&text(gunyah("gunyahctl", &["status", vm, "--json"])?)?)?;
     find(&answer, vm).with_context(|| format!("no VM {vm} in {answer}"))
@@ -262,7 +268,7 @@ fn find(answer: &Value, vm: &str) -> Option<Value> {
     }
 }
 
-fn wait<T>(mut check: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+pub fn wait<T>(mut check: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let begin = Instant::now();
     let mut last = None;
     while begin.elapsed() < PATIENCE {
@@ -279,7 +285,7 @@ fn wait<T>(mut check: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     }
 }
 
-fn wait_for(vm: &str, state: &str) -> Result<Value> {
+pub fn wait_for(vm: &str, state: &str) -> Result<Value> {
     wait(|| {
         let status = status(vm)?;
         Ok((status["state"] == state).then_some(status))
@@ -297,7 +303,7 @@ fn pid_of(status: &Value) -> Result<Pid> {
     Ok(Pid::from_raw(i32::try_from(pid)?))
 }
 
-fn signal_worker(status: &Value) -> Result<()> {
+pub fn signal_worker(status: &Value) -> Result<()> {
     Ok(kill(pid_of(status)?, Signal::SIGKILL)?)
 }
 
