@@ -67,9 +67,11 @@ pub fn troubles_of_the_node() -> Result<()> {
 
     fs::copy("/init", "/data/qcrosvm")?;
     fs::set_permissions("/data/qcrosvm", Permissions::from_mode(0o755))?;
-    let mut other = Command::new("/data/qcrosvm");
-    let other = other.arg("linger").stdin(Stdio::from(File::open(crate::DEVICE)?)).spawn()?;
-    let _other = Running(other);
+    let _other = Running({
+        // It has the node open as long as it lives.
+        let mut other = Command::new("/data/qcrosvm");
+        other.arg("linger").stdin(Stdio::from(File::open(crate::DEVICE)?)).spawn()?
+    });
     finds(&mut doctor(), &["node-other-launcher"])
 }
 
