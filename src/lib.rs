@@ -20,6 +20,7 @@ pub mod client;
 pub mod config;
 pub mod confine;
 pub mod console;
+pub mod device;
 pub mod diagnostic;
 pub mod dtb;
 pub mod explain;
