@@ -26,22 +26,22 @@ const QUIET: u16 = 1;
 const INDEX: u64 = 2;
 const ENTRIES: u64 = 4;
 
-/// Where a driver has put a queue, as it told the transport.
+/// Where the driver has put a queue, as it says: nothing of it is checked yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Layout {
+pub struct QueueLayout {
     /// Entries.
     pub size: u16,
     /// Guest address of the descriptor table.
     pub descriptors: u64,
-    /// Guest address of the available ring, the driver's.
-    pub available: u64,
-    /// Guest address of the used ring, the device's.
-    pub used: u64,
+    /// Guest address of what the driver writes: the available ring.
+    pub driver: u64,
+    /// Guest address of what the device writes: the used ring.
+    pub device: u64,
 }
 
 /// What device and driver agreed on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Rules {
+pub struct QueueRules {
     /// VIRTIO_F_INDIRECT_DESC.
     pub indirect: bool,
     /// VIRTIO_F_EVENT_IDX.
@@ -81,8 +81,8 @@ pub enum Fault {
 #[derive(Debug)]
 pub struct Queue {
     window: Window,
-    layout: Layout,
-    rules: Rules,
+    layout: QueueLayout,
+    rules: QueueRules,
     // The driver's index as read last, and the next one to take.
     published: u16,
     next_available: u16,
@@ -119,8 +119,8 @@ impl Queue {
     pub fn new(
         window: &Window,
         size_max: u16,
-        layout: Layout,
-        rules: Rules,
+        layout: QueueLayout,
+        rules: QueueRules,
     ) -> Result<Self, Fault> {
         let size = layout.size;
         if !size.is_power_of_two() || size > size_max.min(LONGEST) {
@@ -130,8 +130,8 @@ impl Queue {
         // Name, address, alignment, bytes: 2.7.
         for (name, address, align, len) in [
             ("descriptor table", layout.descriptors, 16, DESCRIPTOR * entries),
-            ("available ring", layout.available, 2, 6 + 2 * entries),
-            ("used ring", layout.used, 4, 6 + 8 * entries),
+            ("available ring", layout.driver, 2, 6 + 2 * entries),
+            ("used ring", layout.device, 4, 6 + 8 * entries),
         ] {
             if address % align != 0 {
                 return Err(Fault::Unaligned(name, address));
@@ -162,7 +162,7 @@ impl Queue {
         }
         let slot = u64::from(self.next_available & (self.layout.size - 1));
         let head =
-            self.window.load_u16(self.layout.available + ENTRIES + 2 * slot, Ordering::Relaxed)?;
+            self.window.load_u16(self.layout.driver + ENTRIES + 2 * slot, Ordering::Relaxed)?;
         let readable = self.collect(head)?;
         self.next_available = self.next_available.wrapping_add(1);
         let (readable, writable) = self.segments.split_at(readable);
@@ -176,7 +176,7 @@ impl Queue {
     // Reads the driver's index; whether there are requests.
     fn look(&mut self) -> Result<bool, Fault> {
         // Acquire: the entries and descriptors before it are read after it.
-        let published = self.window.load_u16(self.layout.available + INDEX, Ordering::Acquire)?;
+        let published = self.window.load_u16(self.layout.driver + INDEX, Ordering::Acquire)?;
         let waiting = published.wrapping_sub(self.next_available);
         if waiting > self.layout.size {
             return Err(Fault::Jump(waiting, self.layout.size));
@@ -255,11 +255,11 @@ impl Queue {
         let mut entry = [0; 8];
         entry[..2].copy_from_slice(&head.to_le_bytes());
         entry[4..].copy_from_slice(&written.to_le_bytes());
-        self.window.write(self.layout.used + ENTRIES + 8 * slot, &entry)?;
+        self.window.write(self.layout.device + ENTRIES + 8 * slot, &entry)?;
         self.next_used = self.next_used.wrapping_add(1);
         self.untold = self.untold.saturating_add(1);
         // Release: the answer and the entry are there before the index says so.
-        self.window.store_u16(self.layout.used + INDEX, self.next_used, Ordering::Release)?;
+        self.window.store_u16(self.layout.device + INDEX, self.next_used, Ordering::Release)?;
         Ok(())
     }
 
@@ -271,23 +271,23 @@ impl Queue {
         }
         // The driver tells its wish, then looks at our index: we have written that, and look at its wish.
         fence(Ordering::SeqCst);
-        let Layout { available, size, .. } = self.layout;
+        let QueueLayout { driver, size, .. } = self.layout;
         if self.rules.event_idx {
-            let event = available + ENTRIES + 2 * u64::from(size);
+            let event = driver + ENTRIES + 2 * u64::from(size);
             let event = self.window.load_u16(event, Ordering::Relaxed)?;
             let since = self.next_used.wrapping_sub(event).wrapping_sub(1);
             return Ok(u32::from(since) < given);
         }
-        let flags = self.window.load_u16(available, Ordering::Relaxed)?;
+        let flags = self.window.load_u16(driver, Ordering::Relaxed)?;
         Ok(flags & QUIET == 0)
     }
 
     /// Asks for a kick at the next request; whether one has come already, for which there may be no kick.
     pub fn want_kicks(&mut self) -> Result<bool, Fault> {
-        let Layout { used, size, .. } = self.layout;
+        let QueueLayout { device, size, .. } = self.layout;
         let (at, value) = match self.rules.event_idx {
-            true => (used + ENTRIES + 8 * u64::from(size), self.next_available),
-            false => (used, 0),
+            true => (device + ENTRIES + 8 * u64::from(size), self.next_available),
+            false => (device, 0),
         };
         self.window.store_u16(at, value, Ordering::Relaxed)?;
         // The driver writes its index, then looks at our wish: we have told that, and look at its index.
@@ -299,7 +299,7 @@ impl Queue {
     pub fn want_no_kicks(&mut self) -> Result<(), Fault> {
         // With event_idx, an index that is passed asks for nothing more.
         if !self.rules.event_idx {
-            self.window.store_u16(self.layout.used, QUIET, Ordering::Relaxed)?;
+            self.window.store_u16(self.layout.device, QUIET, Ordering::Relaxed)?;
         }
         Ok(())
     }
