@@ -11,11 +11,13 @@
 //! A device is a file of this folder with a type that is a [`VirtioDevice`]; it knows nothing of its
 //! transport. It lives on a thread of its own, which waits for kicks and for what the device waits for.
 
+#[cfg(test)]
+mod fixture;
 mod queue;
 
 use std::os::fd::BorrowedFd;
 
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, Kind};
 
 pub use queue::{Chain, Fault, Queue, QueueLayout, QueueRules, Readable, Writable};
 
@@ -93,3 +95,6 @@ pub struct Io {
     /// The queues that the driver has made ready, by number.
     pub queues: Vec<Option<QueueLayout>>,
 }
+
+/// Everything that this folder finds.
+pub(crate) const KINDS: &[&[Kind]] = &[queue::KINDS];
