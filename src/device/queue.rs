@@ -108,8 +108,7 @@ pub struct Queue {
     window: Window,
     layout: QueueLayout,
     rules: QueueRules,
-    // The driver's index as read last, and the next one to take.
-    published: u16,
+    // The next index of each ring.
     next_available: u16,
     next_used: u16,
     // Requests given back since `must_interrupt` was asked last.
@@ -169,7 +168,6 @@ impl Queue {
             window: window.clone(),
             layout,
             rules,
-            published: 0,
             next_available: 0,
             next_used: 0,
             untold: 0,
@@ -182,7 +180,7 @@ impl Queue {
     /// # Errors
     /// The ring is broken.
     pub fn pop(&mut self) -> Result<Option<Chain<'_>>, Fault> {
-        if self.published == self.next_available && !self.look()? {
+        if !self.look()? {
             return Ok(None);
         }
         let slot = u64::from(self.next_available & (self.layout.size - 1));
@@ -198,15 +196,14 @@ impl Queue {
         }))
     }
 
-    // Reads the driver's index; whether there are requests.
-    fn look(&mut self) -> Result<bool, Fault> {
+    // Whether the driver's index says that there are requests.
+    fn look(&self) -> Result<bool, Fault> {
         // Acquire: the entries and descriptors before it are read after it.
         let published = self.window.load_u16(self.layout.driver + INDEX, Ordering::Acquire)?;
         let waiting = published.wrapping_sub(self.next_available);
         if waiting > self.layout.size {
             return Err(Fault::Jump(waiting, self.layout.size));
         }
-        self.published = published;
         Ok(waiting > 0)
     }
 
