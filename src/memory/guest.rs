@@ -67,6 +67,7 @@ mod tests {
     fn bytes_are_found_by_guest_address_within_a_region() {
         let host = crate::memory::host(gunyah::Dialect::Ack61);
         let region = PlannedRegion {
+            key: "memory".to_owned(),
             label: 3,
             base: 0x8000_0000,
             size: 2 * host.page_size,
