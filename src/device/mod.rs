@@ -11,9 +11,13 @@
 //! A device is a file of this folder with a type that is a [`VirtioDevice`]; it knows nothing of its
 //! transport. It lives on a thread of its own, which waits for kicks and for what the device waits for.
 
+mod queue;
+
 use std::os::fd::BorrowedFd;
 
 use crate::diagnostic::Diagnostic;
+
+pub use queue::{Chain, Fault, Queue, QueueLayout, QueueRules, Readable, Writable};
 
 /// What a driver sees of a device before it takes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,19 +30,6 @@ pub struct Face {
     pub queues: Vec<u16>,
     /// Its configuration space.
     pub config: Vec<u8>,
-}
-
-/// Where the driver has put a queue, as it says: nothing of it is checked yet.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct QueueLayout {
-    /// Descriptors.
-    pub size: u16,
-    /// Guest address of the descriptor table.
-    pub descriptors: u64,
-    /// Guest address of what the driver writes: the available ring.
-    pub driver: u64,
-    /// Guest address of what the device writes: the used ring.
-    pub device: u64,
 }
 
 /// How much of a queue was served.

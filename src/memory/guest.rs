@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! All regions of a VM.
 
+use std::sync::Arc;
+
 use super::allocate::allocate;
 use super::choice::Choice;
 use super::mapping::Mapping;
+use super::window::Window;
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::plan::{Host, LaunchPlan, PlannedRegion};
 
@@ -18,7 +21,7 @@ kinds! {
 /// A VM's memory, mapped here and nowhere else. Dropping it gives every page back.
 #[derive(Debug)]
 pub struct GuestMemory {
-    regions: Vec<(PlannedRegion, Mapping)>,
+    regions: Vec<(PlannedRegion, Arc<Mapping>)>,
 }
 
 impl GuestMemory {
@@ -35,21 +38,28 @@ impl GuestMemory {
             let name = format!("gunyah:{}:{}", plan.vm, region.label);
             let (mapping, warning) = allocate(&name, region, *backing, host)?;
             warnings.extend(warning);
-            regions.push((region.clone(), mapping));
+            regions.push((region.clone(), Arc::new(mapping)));
         }
         Ok((Self { regions }, warnings))
     }
 
-    /// The bytes of guest memory from `base` on, for loading. Only before START: then they are the
-    /// guest's, and lent ones may not be touched at all.
+    /// The bytes of guest memory from `base` on, for loading. Only before there is a [`Window`] and before
+    /// START: then they are the guest's, and lent ones may not be touched at all.
     pub fn bytes_mut(&mut self, base: u64, size: u64) -> Result<&mut [u8], Diagnostic> {
         let found = self.regions.iter_mut().find_map(|(region, mapping)| {
             let from = usize::try_from(base.checked_sub(region.base)?).ok()?;
             let to = from.checked_add(usize::try_from(size).ok()?)?;
-            mapping.bytes_mut().get_mut(from..to)
+            Arc::get_mut(mapping)?.bytes_mut().get_mut(from..to)
         });
         let what = || format!("{size:#x} bytes at guest {base:#x} are not inside one region");
         found.ok_or_else(|| OUTSIDE.case(what()))
+    }
+
+    /// What devices may reach: the regions that `reaches` picks. `pool`: it is the pool alone, because the rest
+    /// is lent.
+    pub fn window(&self, pool: bool, reaches: impl Fn(&PlannedRegion) -> bool) -> Window {
+        let regions = self.regions.iter().filter(|(region, _)| reaches(region));
+        Window::new(regions.map(|(region, mapping)| (region.base, Arc::clone(mapping))), pool)
     }
 
     /// The regions in the order of registration, each with the address of its mapping in this process.
@@ -79,7 +89,7 @@ mod tests {
             file: None,
         };
         let (mapping, _) = allocate("test", &region, Backing::Base, &host).unwrap();
-        let mut memory = GuestMemory { regions: vec![(region.clone(), mapping)] };
+        let mut memory = GuestMemory { regions: vec![(region.clone(), Arc::new(mapping))] };
         let end = region.base + region.size;
         let last = memory.bytes_mut(end - 4, 4).unwrap();
         last.copy_from_slice(b"last");

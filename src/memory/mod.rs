@@ -8,6 +8,7 @@ mod host;
 mod limit;
 mod mapping;
 mod pool;
+mod window;
 
 use crate::diagnostic::Kind;
 
@@ -16,6 +17,7 @@ pub use guest::GuestMemory;
 pub use host::{host, huge_page};
 pub use limit::raise_memlock;
 pub use pool::Pool;
+pub use window::{Outside, Segment, Window};
 
 /// Everything that this folder finds.
 pub(crate) const KINDS: &[&[Kind]] = &[choice::KINDS, limit::KINDS, allocate::KINDS, guest::KINDS];
