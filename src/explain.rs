@@ -16,6 +16,7 @@ const FOLDERS: &[&[&[Kind]]] = &[
     crate::confine::KINDS,
     crate::vcpu::KINDS,
     crate::console::KINDS,
+    crate::device::KINDS,
     crate::worker::KINDS,
     crate::supervisor::KINDS,
     crate::check::KINDS,

@@ -234,7 +234,9 @@ mod tests {
 
     #[test]
     fn nobody_runs_a_program_or_looks_into_another_process() {
-        for rules in [worker(7, &[7, 8], &[DeviceCalls::DISK]), device(DeviceCalls::DISK), supervisor()] {
+        for rules in
+            [worker(7, &[7, 8], &[DeviceCalls::DISK]), device(DeviceCalls::DISK), supervisor()]
+        {
             for nr in [
                 SYS_execve,
                 SYS_execveat,

@@ -50,17 +50,12 @@ impl Devices {
     ///
     /// # Errors
     /// The first that fails.
-    pub fn prepare(
-        config: &VmConfig,
-        bus: &mut Bus,
-        confined: bool,
-    ) -> Result<Self, Diagnostic> {
+    pub fn prepare(config: &VmConfig, bus: &mut Bus, confined: bool) -> Result<Self, Diagnostic> {
         let failed = |errno: Errno| THREAD.case("an eventfd for the devices").errno(errno);
         let (sender, warnings) = mpsc::channel();
         let wake = Arc::new(eventfd().map_err(failed)?);
         let swallowed = eventfd().map_err(failed)?;
-        let mut all =
-            Self { threads: Vec::new(), calls: Vec::new(), warnings, wake, swallowed };
+        let mut all = Self { threads: Vec::new(), calls: Vec::new(), warnings, wake, swallowed };
         for planned in devices(config) {
             let key = planned.model.key();
             let place = |fault: Diagnostic| fault.at(config.place(&key));
@@ -77,12 +72,7 @@ impl Devices {
     }
 
     /// Binds doorbells and kicks, and gives the devices the guest's memory; before START.
-    pub fn connect(
-        &self,
-        vm: &Vm,
-        config: &VmConfig,
-        window: &Window,
-    ) -> Result<(), Diagnostic> {
+    pub fn connect(&self, vm: &Vm, config: &VmConfig, window: &Window) -> Result<(), Diagnostic> {
         for (planned, thread) in &self.threads {
             let (link, label) = (&thread.link, planned.label);
             vm.add_irqfd(link.line(), label, trigger(config.transport)).map_err(|error| {
@@ -115,8 +105,8 @@ impl Devices {
     }
 
     /// Readable when [`Devices::take_warning`] has something to say.
-    pub fn warnings_fd(&self) -> BorrowedFd<'_> {
-        self.wake.as_fd()
+    pub fn warnings_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.wake.as_fd())
     }
 
     /// What a device has found wrong, oldest first. To be called until it says `None`.

@@ -33,10 +33,8 @@ impl Io {
         link: Arc<Link>,
         serves: impl Fn(usize) -> bool,
     ) -> Result<Self, Fault> {
-        let rules = QueueRules {
-            indirect: features & INDIRECT != 0,
-            event_idx: features & EVENT_IDX != 0,
-        };
+        let rules =
+            QueueRules { indirect: features & INDIRECT != 0, event_idx: features & EVENT_IDX != 0 };
         let each = layouts.iter().zip(&link.sizes).enumerate();
         let queues: Result<_, Fault> = each
             .map(|(number, (layout, most))| match layout.filter(|_| serves(number)) {

@@ -11,7 +11,11 @@
 //! A device is a file of this folder with a type that is a [`VirtioDevice`]; it knows nothing of its
 //! transport. It lives on a thread of its own, which waits for kicks and for what the device waits for.
 
+mod devices;
+mod disk;
 mod driver;
+#[cfg(test)]
+mod fixture;
 mod io;
 mod link;
 mod mmio;
@@ -24,6 +28,7 @@ use std::os::fd::BorrowedFd;
 use crate::confine::DeviceCalls;
 use crate::diagnostic::{Diagnostic, Kind};
 
+pub use devices::Devices;
 pub use io::{count, Io};
 pub use link::{Counters, Link};
 pub use queue::{Chain, Fault, Queue, QueueLayout, QueueRules, Readable, Writable};
@@ -99,4 +104,4 @@ pub trait VirtioDevice: Send {
 }
 
 /// Everything that this folder finds.
-pub(crate) const KINDS: &[&[Kind]] = &[];
+pub(crate) const KINDS: &[&[Kind]] = &[queue::KINDS, thread::KINDS, disk::KINDS];

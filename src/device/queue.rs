@@ -10,7 +10,21 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{fence, Ordering};
 
+use crate::diagnostic::{kinds, Diagnostic};
 use crate::memory::{Outside, Segment, Window};
+
+kinds! {
+    BROKEN: Warning "device-queue-broken" in Run {
+        "a driver of the guest broke the rules of its device's queue; the device waits for its reset",
+        cause: "a fault of the driver, or other software in the guest wrote over the queue",
+        cure: "look at the guest's own log for the driver's messages; restart the VM to have the device back",
+    }
+    OUTSIDE_POOL: Warning "device-outside-pool" in Run {
+        "a driver of the guest put its queue or its data outside the pool, where devices reach nothing",
+        cause: "the guest's kernel lacks DMA_RESTRICTED_POOL: it knows no pool and uses memory that is lent",
+        cure: "give it a kernel with CONFIG_DMA_RESTRICTED_POOL=y (Android's have it, Debian's have not), or share its memory where the driver allows that",
+    }
+}
 
 /// Most entries of a ring, and most buffers of one request.
 pub const LONGEST: u16 = 256;
@@ -75,6 +89,17 @@ pub enum Fault {
     Indirect,
     #[error("an indirect descriptor of {0} bytes, which is no table")]
     IndirectSize(u32),
+}
+
+impl Fault {
+    /// As it is logged; `whose` begins the sentence: `disk vda, queue 0`. `pool`: devices reach a pool alone.
+    pub fn diagnostic(self, whose: &str, pool: bool) -> Diagnostic {
+        let kind = match self {
+            Self::RingOutside(..) | Self::Outside(_) if pool => OUTSIDE_POOL,
+            _ => BROKEN,
+        };
+        kind.case(format!("{whose}: {self}"))
+    }
 }
 
 /// A queue in use, from the driver's word that it is ready to its reset.
@@ -430,3 +455,6 @@ impl Writable<'_> {
         self.0.window.read_file(file, offset, self.0.segments())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -139,8 +139,7 @@ impl Life {
         let timeout = if busy { PollTimeout::ZERO } else { PollTimeout::NONE };
         // What it fails with, no memory and a signal, the next turn may not meet.
         let _ = poll(&mut fds, timeout);
-        let ready: Vec<bool> =
-            fds[1..].iter().map(|fd| fd.any().unwrap_or(false)).collect();
+        let ready: Vec<bool> = fds[1..].iter().map(|fd| fd.any().unwrap_or(false)).collect();
         let (kicked, others) = ready.split_at(queues.len());
         for ((queue, kick), _) in queues.iter().zip(kicked).filter(|(_, kicked)| **kicked) {
             let _ = kick.read();
@@ -156,13 +155,9 @@ impl Life {
             Order::Start(features, layouts) => {
                 let Some(window) = self.window.clone() else { return Ok(()) };
                 let device = &self.device;
-                let made = Io::new(
-                    features,
-                    layouts,
-                    window,
-                    Arc::clone(&self.link),
-                    |queue| device.serves(queue),
-                );
+                let made = Io::new(features, layouts, window, Arc::clone(&self.link), |queue| {
+                    device.serves(queue)
+                });
                 match made {
                     Ok(mut io) => match self.device.start(&mut io) {
                         Ok(()) => {

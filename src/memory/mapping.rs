@@ -33,6 +33,11 @@ pub(super) struct Mapping {
     _memfds: Vec<OwnedFd>,
 }
 
+// SAFETY: what `&self` gives away is an address and what the kernel knows of it; bytes are only behind `&mut`.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
 impl Mapping {
     /// Reserves `size` bytes of addresses, the first `beyond` a multiple of `align`, with nothing behind
     /// them yet.

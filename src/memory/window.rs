@@ -31,11 +31,11 @@ struct Piece {
     _mapping: Arc<Mapping>,
 }
 
-// SAFETY: the pieces' memory is only touched through atomics and by the kernel, and is mapped until the last
-// clone is dropped, by whatever thread.
-unsafe impl Send for Window {}
+// SAFETY: what is behind `host` is only touched through atomics and by the kernel, and is mapped while the piece
+// lives.
+unsafe impl Send for Piece {}
 // SAFETY: as above.
-unsafe impl Sync for Window {}
+unsafe impl Sync for Piece {}
 
 /// A range of guest memory, of a buffer of the guest's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -305,5 +305,158 @@ unsafe fn copy_to_guest(into: *mut u8, bytes: &[u8]) {
                 1
             }
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::GuestMemory;
+    use std::fs::File;
+    use std::os::fd::AsFd;
+
+    const A: u64 = 0x4000_0000;
+    const B: u64 = A + 0x2000;
+    const FAR: u64 = 0x8000_0000;
+
+    /// Two regions that touch, and one far away.
+    fn window() -> Window {
+        let memory = GuestMemory::of(&[(B, 0x1000), (A, 0x2000), (FAR, 0x1000)]).unwrap();
+        memory.window(false, |_| true)
+    }
+
+    fn file() -> File {
+        File::from(rustix::fs::memfd_create("file", rustix::fs::MemfdFlags::CLOEXEC).unwrap())
+    }
+
+    fn pattern(len: usize) -> Vec<u8> {
+        (0..=250).cycle().take(len).collect()
+    }
+
+    #[test]
+    fn what_is_written_is_read_at_any_alignment_and_across_regions() {
+        let window = window();
+        for (at, len) in [(A, 1), (A + 3, 40), (B - 5, 11), (B - 8, 16), (FAR + 0xfff, 1)] {
+            let bytes = pattern(len);
+            window.write(at, &bytes).unwrap();
+            let mut read = vec![0; len];
+            window.read(at, &mut read).unwrap();
+            assert_eq!(read, bytes, "{at:#x}");
+        }
+        // Nothing beside it.
+        let mut around = [0xff; 4];
+        window.read(A + 43, &mut around).unwrap();
+        assert_eq!(around, [0; 4]);
+    }
+
+    #[test]
+    fn nothing_outside_is_reached() {
+        let window = window();
+        for (at, len) in [
+            (A - 1, 2),
+            (A - 1, 1),
+            (B + 0xfff, 2),
+            (B + 0x1000, 1),
+            (FAR + 0xff8, 9),
+            (u64::MAX, 2),
+            (u64::MAX - 7, 8),
+            (0, 1),
+        ] {
+            let outside = Outside { address: at, len };
+            let mut bytes = vec![0; usize::try_from(len).unwrap()];
+            assert!(!window.reaches(at, len), "{outside}");
+            assert_eq!(window.read(at, &mut bytes), Err(outside));
+            assert_eq!(window.write(at, &bytes), Err(outside));
+        }
+        for (at, len) in [(A, 0x3000), (B - 1, 2), (FAR, 0x1000), (A, 0)] {
+            assert!(window.reaches(at, len));
+        }
+        assert!(!window.reaches(A, u64::MAX));
+        assert!(!window.reaches(FAR + 0x1000, 0), "not even nothing");
+    }
+
+    #[test]
+    fn a_region_that_is_not_picked_is_not_there() {
+        let memory = GuestMemory::of(&[(A, 0x1000), (FAR, 0x1000)]).unwrap();
+        let pool = memory.window(true, |region| region.base == FAR);
+        assert!(pool.is_pool() && pool.reaches(FAR, 1) && !pool.reaches(A, 1));
+        let pieces: Vec<_> = pool.pieces().map(|(base, size, _)| (base, size)).collect();
+        assert_eq!(pieces, [(FAR, 0x1000)]);
+    }
+
+    #[test]
+    fn pairs_of_bytes_come_whole_or_not_at_all() {
+        let window = window();
+        window.store_u16(A + 6, 0x1234, Ordering::Relaxed).unwrap();
+        let mut bytes = [0; 2];
+        window.read(A + 6, &mut bytes).unwrap();
+        assert_eq!(bytes, [0x34, 0x12]);
+        assert_eq!(window.load_u16(A + 6, Ordering::Acquire), Ok(0x1234));
+        for at in [A + 7, B + 0xfff, B + 0x1000, A - 2, u64::MAX] {
+            let outside = Outside { address: at, len: 2 };
+            assert_eq!(window.load_u16(at, Ordering::Relaxed), Err(outside));
+            assert_eq!(window.store_u16(at, 1, Ordering::Relaxed), Err(outside));
+        }
+    }
+
+    #[test]
+    fn the_kernel_moves_any_number_of_pieces() {
+        let window = window();
+        let file = file();
+        // More than two calls' worth; one of them lies in two regions.
+        let segment = |at: u64| Segment { address: A + 30 * at, len: 17 };
+        let mut segments: Vec<Segment> = (0..150).map(segment).collect();
+        segments.push(Segment { address: B - 3, len: 700 });
+        let total = 150 * 17 + 700;
+        let mut bytes = pattern(total);
+        for (segment, bytes) in segments.iter().zip(bytes.chunks(17)).take(150) {
+            window.write(segment.address, bytes).unwrap();
+        }
+        window.write(B - 3, &bytes[150 * 17..]).unwrap();
+        window.write_file(file.as_fd(), 5, segments.iter().copied()).unwrap();
+        let mut written = vec![0; total];
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut written, 5).unwrap();
+        assert_eq!(written, bytes);
+
+        bytes.reverse();
+        std::os::unix::fs::FileExt::write_all_at(&file, &bytes, 5).unwrap();
+        window.read_file(file.as_fd(), 5, segments.iter().copied()).unwrap();
+        let mut read = Vec::new();
+        for segment in &segments {
+            let mut part = vec![0; usize::try_from(segment.len).unwrap()];
+            window.read(segment.address, &mut part).unwrap();
+            read.extend(part);
+        }
+        assert_eq!(read, bytes);
+    }
+
+    #[test]
+    fn what_the_host_refuses_is_an_error() {
+        let window = window();
+        let file = file();
+        let whole = [Segment { address: A, len: 0x2000 }];
+        let short = window.read_file(file.as_fd(), 0, whole.into_iter()).unwrap_err();
+        assert_eq!(short.kind(), io::ErrorKind::UnexpectedEof);
+        let far = window.write_file(file.as_fd(), u64::MAX - 5, whole.into_iter()).unwrap_err();
+        assert_eq!(far.raw_os_error(), Some(libc::EINVAL));
+        let outside = [Segment { address: FAR, len: 0x1001 }];
+        let error = window.write_file(file.as_fd(), 0, outside.into_iter()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(file.metadata().unwrap().len(), 0, "nothing was written");
+        let null = File::open("/dev/null").unwrap();
+        let refused = window.write_file(null.as_fd(), 0, whole.into_iter()).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EBADF));
+        window.read_file(file.as_fd(), 0, std::iter::empty()).unwrap();
+    }
+
+    #[test]
+    fn the_memory_stays_as_long_as_the_last_window() {
+        let window = window();
+        let (first, second) = (window.clone(), window.clone());
+        drop(window);
+        std::thread::spawn(move || first.write(A, b"still there").unwrap()).join().unwrap();
+        let mut bytes = [0; 11];
+        second.read(A, &mut bytes).unwrap();
+        assert_eq!(&bytes, b"still there");
     }
 }

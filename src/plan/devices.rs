@@ -12,7 +12,7 @@ use crate::text::Size;
 const FIRST: u32 = 6;
 
 /// The pool's key.
-const POOL: &str = "memory.pool";
+pub(super) const POOL: &str = "memory.pool";
 
 /// The pool where the file gives no size: a part of main memory, within limits. What is common for
 /// Linux, and the least in which two rings and their longest requests have room.
@@ -177,7 +177,7 @@ pub(super) fn pool(
 
 /// The pool among `regions`.
 pub(super) fn pool_of(regions: &[PlannedRegion]) -> Option<Range> {
-    let pool = regions.iter().find(|region| region.key == POOL)?;
+    let pool = regions.iter().find(|region| region.is_pool())?;
     Some(Range { base: pool.base, size: pool.size })
 }
 

@@ -127,6 +127,13 @@ pub struct PlannedRegion {
     pub file: Option<(PathBuf, u64)>,
 }
 
+impl PlannedRegion {
+    /// It is what a guest of lent memory shares with its devices.
+    pub fn is_pool(&self) -> bool {
+        self.key == devices::POOL
+    }
+}
+
 /// A range of guest memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Range {
