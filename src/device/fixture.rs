@@ -41,7 +41,7 @@ impl Driver {
             driver: BASE + 0x3000,
             device: BASE + 0x4000,
         };
-        let window = memory.window(false, |_| true);
+        let window = memory.for_devices();
         Self { window, layout, available: 0, taken: 0, next_buffer: BUFFERS }
     }
 

@@ -11,14 +11,26 @@
 //! A device is a file of this folder with a type that is a [`VirtioDevice`]; it knows nothing of its
 //! transport. It lives on a thread of its own, which waits for kicks and for what the device waits for.
 
+mod devices;
+mod disk;
+mod driver;
 #[cfg(test)]
 mod fixture;
+mod io;
+mod link;
+mod mmio;
 mod queue;
+mod thread;
+mod warnings;
 
 use std::os::fd::BorrowedFd;
 
+use crate::confine::DeviceCalls;
 use crate::diagnostic::{Diagnostic, Kind};
 
+pub use devices::Devices;
+pub use io::{count, Io};
+pub use link::{Counters, Link};
 pub use queue::{Chain, Fault, Queue, QueueLayout, QueueRules, Readable, Writable};
 
 /// What a driver sees of a device before it takes it.
@@ -48,6 +60,9 @@ pub trait VirtioDevice: Send {
     /// What the driver sees; asked once, before the guest runs.
     fn face(&self) -> Face;
 
+    /// The system calls that its thread takes besides waiting, memory and its own end.
+    fn calls(&self) -> DeviceCalls;
+
     /// The driver is ready: `io` has what it agreed on. Kicks are served from now on, beginning with a
     /// turn for each queue.
     ///
@@ -64,11 +79,11 @@ pub trait VirtioDevice: Send {
 
     /// Serves a queue: at most as many requests as it has descriptors, so that orders are never kept
     /// waiting by a driver that adds more and more. What goes wrong with the host's file is the guest's
-    /// I/O error and a warning ([`Io::warn`]).
+    /// I/O error and a warning ([`Link::warn`]).
     ///
     /// # Errors
-    /// The ring itself is broken: the driver is told to reset the device, and the error is logged.
-    fn kicked(&mut self, queue: usize, io: &mut Io) -> Result<Served, Diagnostic>;
+    /// The ring itself is broken: the driver is told to reset the device, and the fault is logged.
+    fn kicked(&mut self, queue: usize, io: &mut Io) -> Result<Served, Fault>;
 
     /// What it waits for besides kicks, and whether it wants to now; the number says what it is to
     /// [`VirtioDevice::ready`].
@@ -80,21 +95,13 @@ pub trait VirtioDevice: Send {
     ///
     /// # Errors
     /// As [`VirtioDevice::kicked`].
-    fn ready(&mut self, _source: usize, _io: &mut Io) -> Result<Served, Diagnostic> {
-        Ok(Served::All)
+    fn ready(&mut self, _source: usize, _io: &mut Io) -> Result<(), Fault> {
+        Ok(())
     }
 
     /// The driver resets it. Nothing of `io` is to be touched any more.
     fn reset(&mut self) {}
 }
 
-/// What a started device works with: its queues, the features agreed on, the guest's memory, its interrupt.
-pub struct Io {
-    /// Features agreed on, those of rings and transports included.
-    pub features: u64,
-    /// The queues that the driver has made ready, by number.
-    pub queues: Vec<Option<QueueLayout>>,
-}
-
 /// Everything that this folder finds.
-pub(crate) const KINDS: &[&[Kind]] = &[queue::KINDS];
+pub(crate) const KINDS: &[&[Kind]] = &[queue::KINDS, thread::KINDS, disk::KINDS];

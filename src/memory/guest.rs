@@ -49,6 +49,7 @@ impl GuestMemory {
     pub fn of(regions: &[(u64, u64)]) -> Result<Self, Diagnostic> {
         let region = |(label, (base, size)): (u32, &(u64, u64))| {
             let region = PlannedRegion {
+                key: "memory".to_owned(),
                 label,
                 base: *base,
                 size: *size,
@@ -78,8 +79,17 @@ impl GuestMemory {
         found.ok_or_else(|| OUTSIDE.case(what()))
     }
 
-    /// What devices may reach: the regions that `reaches` picks. `pool`: it is the pool alone, because the rest
-    /// is lent.
+    /// What devices may reach: the pool where there is one, because the rest is lent; else all that the guest
+    /// shares.
+    pub fn for_devices(&self) -> Window {
+        let pool = self.regions.iter().any(|(region, _)| region.is_pool());
+        self.window(pool, |region| match pool {
+            true => region.is_pool(),
+            false => region.access != Access::Lend,
+        })
+    }
+
+    /// The regions that `reaches` picks; `pool`: the rest is lent.
     pub fn window(&self, pool: bool, reaches: impl Fn(&PlannedRegion) -> bool) -> Window {
         let regions = self.regions.iter().filter(|(region, _)| reaches(region));
         Window::new(regions.map(|(region, mapping)| (region.base, Arc::clone(mapping))), pool)
@@ -112,7 +122,7 @@ mod tests {
     #[test]
     fn nothing_is_loaded_once_devices_reach_it() {
         let mut memory = GuestMemory::of(&[(0, 0x1000)]).unwrap();
-        let window = memory.window(false, |_| true);
+        let window = memory.for_devices();
         assert_eq!(memory.bytes_mut(0, 1).unwrap_err().name, "memory-outside");
         drop(window);
         assert!(memory.bytes_mut(0, 1).is_ok());
