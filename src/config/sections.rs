@@ -45,6 +45,12 @@ const DISKS: usize = 16;
 /// Longest id of a disk in bytes (virtio 1.2, 5.2.6: VIRTIO_BLK_T_GET_ID).
 const DISK_ID: usize = 20;
 
+/// The pool where the file gives no size: a part of main memory, within limits. What is common for
+/// Linux, and the least in which two rings and their longest requests have room.
+const POOL_PART: u64 = 8;
+const POOL_MOST: u64 = 64 << 20;
+const POOL_LEAST: u64 = 4 << 20;
+
 /// Longest text that is looked for or typed on a console, in bytes.
 const CONSOLE_LINE: usize = 255;
 
@@ -322,6 +328,19 @@ impl VmConfig {
         Self::rows()
     }
 
+    /// Bytes of the memory that its guest shares with its devices, if it has any and its main memory is lent.
+    pub fn pool_size(&self) -> Option<u64> {
+        let shared = self.memory.access == Access::Share;
+        let part = self.memory.size / POOL_PART / MEMORY_ALIGN * MEMORY_ALIGN;
+        let size = self.memory.pool.unwrap_or(part.clamp(POOL_LEAST, POOL_MOST));
+        (self.has_devices() && !shared).then_some(size)
+    }
+
+    /// It has virtio devices.
+    pub fn has_devices(&self) -> bool {
+        !self.disks.is_empty()
+    }
+
     /// Pages that its regions take of the pools, by page size in bytes, where each gets the backing that
     /// it would like best; `auto` counts as `hugetlb`. `huge_page`: the size where the file names none.
     pub fn huge_pages(&self, huge_page: u64) -> BTreeMap<u64, u64> {
@@ -331,8 +350,9 @@ impl VmConfig {
             .regions
             .iter()
             .map(|region| (region.size, region.page_size, region.backing.first()));
+        let pool = self.pool_size().map(|size| (size, memory.page_size, memory.backing.first()));
         let mut pages = BTreeMap::new();
-        for (size, page_size, backing) in std::iter::once(main).chain(further) {
+        for (size, page_size, backing) in std::iter::once(main).chain(further).chain(pool) {
             let page = page_size.unwrap_or(huge_page);
             // What is left over is made of base pages.
             let pool = matches!(backing, Some(None | Some(Backing::Hugetlb)));
