@@ -56,16 +56,12 @@ pub struct DeviceCalls {
     requests: &'static [u32],
 }
 
-/// Of linux/fs.h: discard and zero a range of a block device.
-const BLKDISCARD: u32 = 0x1277;
-const BLKZEROOUT: u32 = 0x127f;
-
 #[rustfmt::skip] // By what they are for.
 impl DeviceCalls {
     /// A disk: its file.
     pub const DISK: Self = Self {
         calls: &[SYS_pread64, SYS_preadv, SYS_pwrite64, SYS_pwritev, SYS_fdatasync, SYS_fallocate],
-        requests: &[BLKDISCARD, BLKZEROOUT],
+        requests: &[],
     };
 }
 

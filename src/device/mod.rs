@@ -29,6 +29,7 @@ use crate::confine::DeviceCalls;
 use crate::diagnostic::{Diagnostic, Kind};
 
 pub use devices::Devices;
+pub use disk::Disk;
 pub use io::{count, Io};
 pub use link::{Counters, Link};
 pub use queue::{Chain, Fault, Queue, QueueLayout, QueueRules, Readable, Writable};
