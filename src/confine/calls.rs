@@ -39,7 +39,7 @@ const LOOP: &[&[c_long]] = &[
 /// What a device's thread takes besides its own work: eventfds, memory, its own end.
 #[rustfmt::skip] // By what they are for.
 const DEVICE_LOOP: &[&[c_long]] = &[
-    &[SYS_read, SYS_write, SYS_ppoll],
+    &[SYS_read, SYS_write, SYS_ppoll, SYS_close],
     &[SYS_brk, SYS_munmap, SYS_mremap, SYS_madvise],
     &[SYS_futex, SYS_sched_yield, SYS_getpid, SYS_gettid, SYS_getrandom],
     &[SYS_clock_gettime, SYS_clock_nanosleep, SYS_nanosleep],
@@ -63,6 +63,12 @@ impl DeviceCalls {
         calls: &[SYS_pread64, SYS_preadv, SYS_pwrite64, SYS_pwritev, SYS_fdatasync, SYS_fallocate],
         requests: &[],
     };
+
+    /// Randomness: a file.
+    pub const ENTROPY: Self = Self { calls: &[SYS_preadv], requests: &[] };
+
+    /// A console: the ring and eventfds.
+    pub const CONSOLE: Self = Self { calls: &[], requests: &[] };
 }
 
 /// What launching takes besides, and a supervisor's own loop.

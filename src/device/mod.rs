@@ -14,6 +14,7 @@
 mod devices;
 mod disk;
 mod driver;
+mod entropy;
 #[cfg(test)]
 mod fixture;
 mod io;
@@ -30,6 +31,7 @@ use crate::diagnostic::{Diagnostic, Kind};
 
 pub use devices::Devices;
 pub use disk::Disk;
+pub use entropy::Entropy;
 pub use io::{count, Io};
 pub use link::{Counters, Link};
 pub use queue::{Chain, Fault, Queue, QueueLayout, QueueRules, Readable, Writable};
@@ -105,4 +107,4 @@ pub trait VirtioDevice: Send {
 }
 
 /// Everything that this folder finds.
-pub(crate) const KINDS: &[&[Kind]] = &[queue::KINDS, thread::KINDS, disk::KINDS];
+pub(crate) const KINDS: &[&[Kind]] = &[queue::KINDS, thread::KINDS, disk::KINDS, entropy::KINDS];
