@@ -4,9 +4,12 @@
 use std::cell::RefCell;
 use std::path::Path;
 use std::sync::atomic::Ordering;
+use std::sync::Arc;
 
 use gunyahd::config;
-use gunyahd::device::{Counters, Disk, Fault, Queue, QueueLayout, QueueRules};
+use gunyahd::config::ConsoleDevice;
+use gunyahd::console::{LinePattern, Port, Ring};
+use gunyahd::device::{Counters, Disk, Fault, Queue, QueueLayout, QueueRules, VirtioConsole};
 use gunyahd::memory::{GuestMemory, Window};
 
 const BASE: u64 = 0x4000_0000;
@@ -150,4 +153,43 @@ pub fn disk(bytes: &[u8]) {
             driver.queue.push(0, written).expect("it is inside");
         }
     });
+}
+
+/// What a guest prints, and buffers for what is typed.
+pub(crate) fn console_seeds() -> Vec<Vec<u8>> {
+    let text = b"gunyah guest: init reached\n";
+    let len = u8::try_from(text.len()).expect("it is short");
+    let print = [&[len, 0, 7, 0][..], text].concat();
+    let receive = [&[1, 0, 0, 0o31][..], b"x"].concat();
+    vec![[print.clone(), receive, print].concat()]
+}
+
+/// Requests to a console: what is sent is printed, byte for byte, and nothing is written but what was typed.
+pub fn console(bytes: &[u8]) {
+    let ring = Arc::new(Ring::create("fuzz", 4096).expect("memory"));
+    let pattern = Some(LinePattern::new("init * reached"));
+    let port =
+        Arc::new(Port::new(ConsoleDevice::Pl011, Arc::clone(&ring), pattern).expect("eventfds"));
+    let device = VirtioConsole::new(Arc::clone(&port));
+    port.open(true);
+    CONSOLE_DRIVER.with_borrow_mut(|kept| {
+        let driver = kept.get_or_insert_with(Driver::new);
+        let counters = Counters::default();
+        let mut printed = 0;
+        for (request, cut, rooms) in requests(bytes) {
+            driver.offer(request, cut, &rooms);
+            let mut chain = driver.queue.pop().expect("a good chain").expect("it was offered");
+            assert_eq!(device.print(&mut chain, &counters), Ok(0));
+            printed += request.len() as u64;
+            assert_eq!(ring.end(), printed);
+            assert!(ring.tail().ends_with(request));
+            assert_eq!(device.type_in(&mut chain, &counters), Ok(0), "nobody types");
+            driver.queue.push(0, 0).expect("it is inside");
+        }
+        assert_eq!(counters.written.load(Ordering::Relaxed), printed);
+    });
+}
+
+thread_local! {
+    static CONSOLE_DRIVER: RefCell<Option<Driver>> = const { RefCell::new(None) };
 }

@@ -19,7 +19,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     Target { name: "config", feed: targets::config },
     Target { name: "dtb", feed: targets::dtb },
     Target { name: "image", feed: targets::image },
@@ -31,4 +31,5 @@ pub const TARGETS: [Target; 11] = [
     Target { name: "vcpu-run", feed: targets::vcpu_run },
     Target { name: "queue", feed: queue::queue },
     Target { name: "disk", feed: devices::disk },
+    Target { name: "virtio-console", feed: devices::console },
 ];

@@ -11,6 +11,7 @@
 //! A device is a file of this folder with a type that is a [`VirtioDevice`]; it knows nothing of its
 //! transport. It lives on a thread of its own, which waits for kicks and for what the device waits for.
 
+mod console;
 mod devices;
 mod disk;
 mod driver;
@@ -29,6 +30,7 @@ use std::os::fd::BorrowedFd;
 use crate::confine::DeviceCalls;
 use crate::diagnostic::{Diagnostic, Kind};
 
+pub use console::VirtioConsole;
 pub use devices::Devices;
 pub use disk::Disk;
 pub use entropy::Entropy;
