@@ -69,6 +69,9 @@ impl DeviceCalls {
 
     /// A console: the ring and eventfds.
     pub const CONSOLE: Self = Self { calls: &[], requests: &[] };
+
+    /// All of them: a worker's filters stand above its supervisor's.
+    const ALL: &[Self] = &[Self::DISK, Self::ENTROPY, Self::CONSOLE];
 }
 
 /// What launching takes besides, and a supervisor's own loop.
@@ -201,7 +204,11 @@ pub fn supervisor() -> Vec<Rule> {
     // Sockets that shall not block; `gunyahd run` on a terminal: is it one, whose is it, its settings.
     let plain = [FIONBIO, TIOCGWINSZ, TIOCGPGRP, TCGETS, TCSETS, TCGETS2, TCSETS2];
     requests.extend(plain.map(request));
+    // What a worker's devices will take.
+    requests.extend(DeviceCalls::ALL.iter().flat_map(|device| device.requests));
     let mut rules = vec![only(SYS_ioctl, 1, requests)];
+    rules
+        .extend(DeviceCalls::ALL.iter().flat_map(|device| device.calls).map(|nr| Rule::Allow(*nr)));
     rules.extend(allow(LOOP));
     rules.extend(allow(LAUNCH));
     // A worker has another number, and its threads are yet to come: the signals alone are known.
