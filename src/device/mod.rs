@@ -11,9 +11,11 @@
 //! A device is a file of this folder with a type that is a [`VirtioDevice`]; it knows nothing of its
 //! transport. It lives on a thread of its own, which waits for kicks and for what the device waits for.
 
+mod console;
 mod devices;
 mod disk;
 mod driver;
+mod entropy;
 #[cfg(test)]
 mod fixture;
 mod io;
@@ -28,7 +30,10 @@ use std::os::fd::BorrowedFd;
 use crate::confine::DeviceCalls;
 use crate::diagnostic::{Diagnostic, Kind};
 
+pub use console::VirtioConsole;
 pub use devices::Devices;
+pub use disk::Disk;
+pub use entropy::Entropy;
 pub use io::{count, Io};
 pub use link::{Counters, Link};
 pub use queue::{Chain, Fault, Queue, QueueLayout, QueueRules, Readable, Writable};
@@ -104,4 +109,4 @@ pub trait VirtioDevice: Send {
 }
 
 /// Everything that this folder finds.
-pub(crate) const KINDS: &[&[Kind]] = &[queue::KINDS, thread::KINDS, disk::KINDS];
+pub(crate) const KINDS: &[&[Kind]] = &[queue::KINDS, thread::KINDS, disk::KINDS, entropy::KINDS];

@@ -32,6 +32,7 @@ usage: cargo xtask COMMAND
   cycles     start and stop four VMs 1,000 times, crash them 200 times, look for what is left
   host-test  run the device programs on emulated arm64 hosts with 4 and 16 KiB pages and several drivers
   bench      time launches, compared with the memory, files and calls alone
+             devices: what virtio devices cost instead
   dist       build static programs for arm64 and x86-64, with manifest and tarballs
              --verify build them twice and compare
 ";
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
         ["bench"] => bench::run(),
+        ["bench", "devices"] => bench::devices(),
         ["cycles"] => cycles::run(),
         ["demo"] => demo::run(None),
         ["demo", "--programs", folder] => demo::run(Some(Path::new(folder))),
