@@ -35,29 +35,41 @@ kinds! {
 /// A device of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Model {
+    /// `console.virtio`.
+    Console,
     /// This one of `disks`.
     Disk(usize),
+    /// `entropy`.
+    Entropy,
 }
 
 impl Model {
     /// What it is called in maps and messages.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Console => "hvc",
             Self::Disk(_) => "disk",
+            Self::Entropy => "entropy",
         }
     }
 
     /// Its key in the file.
     pub fn key(self) -> String {
         match self {
+            Self::Console => "console.virtio".to_owned(),
             Self::Disk(index) => format!("disks[{index}]"),
+            Self::Entropy => "entropy".to_owned(),
         }
     }
 }
 
 /// Every device of `config`, in the order in which the guest finds them.
 fn models(config: &VmConfig) -> Vec<Model> {
-    (0..config.disks.len()).map(Model::Disk).collect()
+    let console = config.console.as_ref().filter(|console| console.virtio);
+    let console = console.map(|_| Model::Console);
+    let disks = (0..config.disks.len()).map(Model::Disk);
+    let entropy = config.entropy.then_some(Model::Entropy);
+    console.into_iter().chain(disks).chain(entropy).collect()
 }
 
 /// A device and its place.

@@ -87,9 +87,8 @@ pub fn fixed(root: &Node) -> Vec<(u64, u64)> {
     let Some(reserved) = root.child("reserved-memory") else {
         return Vec::new();
     };
-    let plain = |node: &&Node| {
-        node.property("qcom,label").is_none() && node.property("reusable").is_none()
-    };
+    let plain =
+        |node: &&Node| node.property("qcom,label").is_none() && node.property("reusable").is_none();
     reserved.children.iter().filter(plain).filter_map(|node| range(reserved, node)).collect()
 }
 
