@@ -145,6 +145,7 @@ mod tests {
             base: 0x0900_0000,
             label: 5,
             interrupt: 5,
+            virtio: false,
         };
         let console = Console::start("hvc", &config, &ring, Options::default()).unwrap();
         let driver = Driver::new(8);

@@ -13,9 +13,10 @@ use nix::sys::eventfd::EventFd;
 use super::mmio::{Mmio, INTERRUPT_ACK, QUEUE_NOTIFY};
 use super::thread::{DeviceThread, THREAD};
 use super::warnings::Warner;
-use super::VirtioDevice;
+use super::{console::VirtioConsole, disk::Disk, entropy::Entropy, VirtioDevice};
 use crate::config::VmConfig;
 use crate::confine::DeviceCalls;
+use crate::console::Console;
 use crate::diagnostic::{Diagnostic, Step};
 use crate::launch::refused;
 use crate::memory::Window;
@@ -37,11 +38,23 @@ pub struct Devices {
     swallowed: EventFd,
 }
 
-/// Opens the device `model` of `config`.
-fn open(model: Model, config: &VmConfig) -> Result<Box<dyn VirtioDevice>, Diagnostic> {
-    match model {
-        Model::Disk(index) => Ok(Box::new(super::disk::Disk::open(&config.disks[index])?)),
-    }
+/// Opens the device `model` of `config`. None: what it is for is not there.
+fn open(
+    model: Model,
+    config: &VmConfig,
+    console: Option<&Console>,
+) -> Result<Option<Box<dyn VirtioDevice>>, Diagnostic> {
+    Ok(match model {
+        Model::Console => match console {
+            Some(console) => Some(Box::new(VirtioConsole::new(Arc::clone(console.port())))),
+            None => None,
+        },
+        Model::Disk(index) => match config.disks.get(index) {
+            Some(disk) => Some(Box::new(Disk::open(disk)?)),
+            None => None,
+        },
+        Model::Entropy => Some(Box::new(Entropy::open()?)),
+    })
 }
 
 impl Devices {
@@ -50,7 +63,12 @@ impl Devices {
     ///
     /// # Errors
     /// The first that fails.
-    pub fn prepare(config: &VmConfig, bus: &mut Bus, confined: bool) -> Result<Self, Diagnostic> {
+    pub fn prepare(
+        config: &VmConfig,
+        bus: &mut Bus,
+        console: Option<&Console>,
+        confined: bool,
+    ) -> Result<Self, Diagnostic> {
         let failed = |errno: Errno| THREAD.case("an eventfd for the devices").errno(errno);
         let (sender, warnings) = mpsc::channel();
         let wake = Arc::new(eventfd().map_err(failed)?);
@@ -59,7 +77,9 @@ impl Devices {
         for planned in devices(config) {
             let key = planned.model.key();
             let place = |fault: Diagnostic| fault.at(config.place(&key));
-            let device = open(planned.model, config).map_err(place)?;
+            let Some(device) = open(planned.model, config, console).map_err(place)? else {
+                continue;
+            };
             all.calls.push(device.calls());
             let warner = Warner::new(sender.clone(), Arc::clone(&all.wake));
             let thread = DeviceThread::start(key.clone(), device, warner, confined)?;

@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
-use super::allocate::allocate;
+use super::allocate::{allocate, Allocated};
 use super::choice::Choice;
 use super::mapping::Mapping;
+use super::reserve::Allotment;
 use super::window::Window;
 use crate::config::{Access, Backing, Permissions};
 use crate::diagnostic::{kinds, Diagnostic};
@@ -23,25 +24,37 @@ kinds! {
 #[derive(Debug)]
 pub struct GuestMemory {
     regions: Vec<(PlannedRegion, Arc<Mapping>)>,
+    /// Transparent huge pages, and how many there could be.
+    huge: (u64, u64),
 }
 
 impl GuestMemory {
     /// Maps and, where asked, populates every region of `plan` with the backings of `choice`. Also
-    /// returns what a person should know. After an error nothing stays mapped.
+    /// returns what a person should know. After an error nothing stays mapped. The `reserve` is closed:
+    /// nothing else of it can be mapped later.
     pub fn allocate(
         plan: &LaunchPlan,
         choice: &Choice,
         host: &Host,
+        mut reserve: Option<Allotment>,
     ) -> Result<(Self, Vec<Diagnostic>), Diagnostic> {
         let mut regions = Vec::with_capacity(plan.regions.len());
         let mut warnings = Vec::new();
+        let mut huge = (0, 0);
         for (region, backing) in plan.regions.iter().zip(&choice.backings) {
             let name = format!("gunyah:{}:{}", plan.vm, region.label);
-            let (mapping, warning) = allocate(&name, region, *backing, host)?;
+            let Allocated { mapping, huge: (got, of), warning } =
+                allocate(&name, region, *backing, host, reserve.as_mut())?;
             warnings.extend(warning);
             regions.push((region.clone(), Arc::new(mapping)));
+            huge = (huge.0 + got, huge.1 + of);
         }
-        Ok((Self { regions }, warnings))
+        Ok((Self { regions, huge }, warnings))
+    }
+
+    /// How many transparent huge pages it has, and how many there could be.
+    pub fn huge(&self) -> (u64, u64) {
+        self.huge
     }
 
     /// Memory of base pages without a plan, for programs that try devices alone: guest address and size of
@@ -60,11 +73,11 @@ impl GuestMemory {
                 prefault: true,
                 file: None,
             };
-            let (mapping, _) = allocate("devices", &region, Backing::Base, &Host::PAGES_4K)?;
-            Ok((region, Arc::new(mapping)))
+            let made = allocate("devices", &region, Backing::Base, &Host::PAGES_4K, None)?;
+            Ok((region, Arc::new(made.mapping)))
         };
         let regions: Result<_, Diagnostic> = (0..).zip(regions).map(region).collect();
-        Ok(Self { regions: regions? })
+        Ok(Self { regions: regions?, huge: (0, 0) })
     }
 
     /// The bytes of guest memory from `base` on, for loading. Only before there is a [`Window`] and before

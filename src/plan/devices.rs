@@ -14,12 +14,6 @@ const FIRST: u32 = 6;
 /// The pool's key.
 pub(super) const POOL: &str = "memory.pool";
 
-/// The pool where the file gives no size: a part of main memory, within limits. What is common for
-/// Linux, and the least in which two rings and their longest requests have room.
-const POOL_PART: u64 = 8;
-const POOL_MOST: u64 = 64 << 20;
-const POOL_LEAST: u64 = 4 << 20;
-
 kinds! {
     DEVICE_OVERLAP: Error "plan-device-overlap" in Plan {
         "the registers of a virtio device lie where something else is",
@@ -41,29 +35,41 @@ kinds! {
 /// A device of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Model {
+    /// `console.virtio`.
+    Console,
     /// This one of `disks`.
     Disk(usize),
+    /// `entropy`.
+    Entropy,
 }
 
 impl Model {
     /// What it is called in maps and messages.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Console => "hvc",
             Self::Disk(_) => "disk",
+            Self::Entropy => "entropy",
         }
     }
 
     /// Its key in the file.
     pub fn key(self) -> String {
         match self {
+            Self::Console => "console.virtio".to_owned(),
             Self::Disk(index) => format!("disks[{index}]"),
+            Self::Entropy => "entropy".to_owned(),
         }
     }
 }
 
 /// Every device of `config`, in the order in which the guest finds them.
 fn models(config: &VmConfig) -> Vec<Model> {
-    (0..config.disks.len()).map(Model::Disk).collect()
+    let console = config.console.as_ref().filter(|console| console.virtio);
+    let console = console.map(|_| Model::Console);
+    let disks = (0..config.disks.len()).map(Model::Disk);
+    let entropy = config.entropy.then_some(Model::Entropy);
+    console.into_iter().chain(disks).chain(entropy).collect()
 }
 
 /// A device and its place.
@@ -138,14 +144,10 @@ pub(super) fn pool(
     host: &Host,
     regions: &[PlannedRegion],
 ) -> Result<Option<PlannedRegion>, Diagnostic> {
-    let lent = match config.memory.access {
-        Access::Auto => host.dialect.lends(),
-        access => access == Access::Lend,
-    };
-    let (true, Some(main)) = (lent && !models(config).is_empty(), regions.first()) else {
+    let lent = host.dialect.lends() || config.memory.access == Access::Lend;
+    let (Some(size), true, Some(main)) = (config.pool_size(), lent, regions.first()) else {
         return Ok(None);
     };
-    let size = pool_size(config);
     let mut range = Range { base: main.base.saturating_add(main.size), size };
     loop {
         // A huge page of main memory never reaches into it.
@@ -179,12 +181,6 @@ pub(super) fn pool(
 pub(super) fn pool_of(regions: &[PlannedRegion]) -> Option<Range> {
     let pool = regions.iter().find(|region| region.is_pool())?;
     Some(Range { base: pool.base, size: pool.size })
-}
-
-/// Bytes of the pool, where there is one.
-fn pool_size(config: &VmConfig) -> u64 {
-    let part = config.memory.size / POOL_PART / MEMORY_ALIGN * MEMORY_ALIGN;
-    config.memory.pool.unwrap_or(part.clamp(POOL_LEAST, POOL_MOST))
 }
 
 /// The trigger of a device's interrupt.

@@ -2,14 +2,18 @@
 //! A bare-metal guest with the crate virtio-drivers: it tries every device that it finds as its command line
 //! says, tells the result on the serial port, a line each, and powers off.
 //!
-//! Words of the command line: `irq`, wait for interrupts; `NAME`, try devices of this kind (`disk`).
+//! Words of the command line: `irq`, wait for interrupts; `console`, `disk`, `entropy`, try devices of this
+//! kind.
 #![no_std]
 #![no_main]
 
+mod console;
 mod disk;
+mod entropy;
 mod fdt;
 mod gic;
 mod hal;
+mod heap;
 
 use core::arch::{asm, global_asm};
 use core::fmt::{self, Write};
@@ -113,6 +117,8 @@ extern "C" fn peer_main(devicetree: *const u8) {
 fn device<T: Transport>(index: usize, transport: T, found: &Found, irq: bool) {
     match transport.device_type() {
         DeviceType::Block if found.has("disk") => disk::try_it(index, transport, irq),
+        DeviceType::Console if found.has("console") => console::try_it(index, transport, irq),
+        DeviceType::EntropySource if found.has("entropy") => entropy::try_it(index, transport),
         other => say!("device {index} is {other:?}"),
     }
 }
