@@ -7,6 +7,7 @@ mod queue;
 mod seeds;
 mod targets;
 
+pub use queue::breaks;
 pub use seeds::seeds;
 
 /// A parser under attack.
