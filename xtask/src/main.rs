@@ -33,6 +33,7 @@ usage: cargo xtask COMMAND
   host-test  run the device programs on emulated arm64 hosts with 4 and 16 KiB pages, several drivers,
              and memory in pieces (HOST… only these)
   bench      time launches, compared with the memory, files and calls alone
+             devices: what virtio devices cost instead
   dist       build static programs for arm64 and x86-64, with manifest and tarballs
              --verify build them twice and compare
 ";
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
         ["bench"] => bench::run(),
+        ["bench", "devices"] => bench::devices(),
         ["cycles"] => cycles::run(),
         ["demo"] => demo::run(None),
         ["demo", "--programs", folder] => demo::run(Some(Path::new(folder))),

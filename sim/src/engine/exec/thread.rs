@@ -236,7 +236,10 @@ fn handle(
         Stop::Fault(fault)
             if machine.paged && fault.address >= MMIO_END && fault.address < ADDRESS_SPACE =>
         {
-            Next::Fault(fault)
+            match machine.ram.shared_page(fault.address) {
+                Some((address, host)) if cpu.map_shared(address, host).is_ok() => Next::Go,
+                _ => Next::Fault(fault),
+            }
         }
         Stop::Fault(fault) => abort(cpu, &fault),
         Stop::Exception(HYPERVISOR_CALL | SECURE_MONITOR_CALL) => psci_call(machine, cpu),
