@@ -11,17 +11,19 @@ use nix::errno::Errno;
 use nix::sys::eventfd::EventFd;
 
 use super::mmio::{Mmio, INTERRUPT_ACK, QUEUE_NOTIFY};
+use super::pci::{notify_offset, Cam, Pci};
 use super::thread::{DeviceThread, THREAD};
 use super::warnings::Warner;
 use super::{console::VirtioConsole, disk::Disk, entropy::Entropy, VirtioDevice};
-use crate::config::VmConfig;
+use crate::config::{Transport, VmConfig};
 use crate::confine::DeviceCalls;
 use crate::console::Console;
 use crate::diagnostic::{Diagnostic, Step};
 use crate::launch::refused;
+use crate::layout::{PCI_CAM_BASE, PCI_CAM_SIZE};
 use crate::memory::Window;
 use crate::plan::{devices, trigger, Model, PlannedDevice};
-use crate::vcpu::{eventfd, Bus};
+use crate::vcpu::{eventfd, Bus, Device};
 
 use super::link::Order;
 
@@ -74,6 +76,7 @@ impl Devices {
         let wake = Arc::new(eventfd().map_err(failed)?);
         let swallowed = eventfd().map_err(failed)?;
         let mut all = Self { threads: Vec::new(), calls: Vec::new(), warnings, wake, swallowed };
+        let mut cam = Cam::default();
         for planned in devices(config) {
             let key = planned.model.key();
             let place = |fault: Diagnostic| fault.at(config.place(&key));
@@ -83,10 +86,20 @@ impl Devices {
             all.calls.push(device.calls());
             let warner = Warner::new(sender.clone(), Arc::clone(&all.wake));
             let thread = DeviceThread::start(key.clone(), device, warner, confined)?;
-            let registers = Arc::new(Mmio::new(Arc::clone(&thread.link)));
+            let link = Arc::clone(&thread.link);
             let range = planned.registers;
+            let registers: Arc<dyn Device> = match config.transport {
+                Transport::Mmio => Arc::new(Mmio::new(link)),
+                Transport::Pci => {
+                    cam.add(&link, range.base);
+                    Arc::new(Pci::new(link))
+                }
+            };
             bus.add(planned.model.name(), range.base, range.size, registers)?;
             all.threads.push((planned, thread));
+        }
+        if config.transport == Transport::Pci && !all.threads.is_empty() {
+            bus.add("the PCI bus", PCI_CAM_BASE, PCI_CAM_SIZE, Arc::new(cam))?;
         }
         Ok(all)
     }
@@ -102,13 +115,19 @@ impl Devices {
             let base = planned.registers.base;
             let one = link.sizes.len() == 1;
             for (queue, number) in (0..link.sizes.len()).zip(0u64..) {
-                // By value where there are several; the kicks that miss it come by an exit.
-                let (len, datamatch) = if one { (0, None) } else { (4, Some(number)) };
+                let (offset, len, datamatch) = match config.transport {
+                    Transport::Pci => (notify_offset(number), 0, None),
+                    Transport::Mmio if one => (QUEUE_NOTIFY, 0, None),
+                    // By value where there are several; the kicks that miss it come by an exit.
+                    Transport::Mmio => (QUEUE_NOTIFY, 4, Some(number)),
+                };
                 if let Some(kick) = link.kick(queue) {
-                    ioeventfd(vm, kick.as_fd(), base + QUEUE_NOTIFY, len, datamatch)?;
+                    ioeventfd(vm, kick.as_fd(), base + offset, len, datamatch)?;
                 }
             }
-            ioeventfd(vm, self.swallowed.as_fd(), base + INTERRUPT_ACK, 0, None)?;
+            if config.transport == Transport::Mmio {
+                ioeventfd(vm, self.swallowed.as_fd(), base + INTERRUPT_ACK, 0, None)?;
+            }
             link.order(Order::Memory(window.clone()))?;
         }
         Ok(())

@@ -21,6 +21,7 @@ mod fixture;
 mod io;
 mod link;
 mod mmio;
+mod pci;
 mod queue;
 mod thread;
 mod warnings;
