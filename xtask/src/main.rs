@@ -11,6 +11,7 @@ mod guest;
 mod host_test;
 mod hugepages;
 mod packages;
+mod rootdisk;
 mod setup;
 mod test;
 mod tree;
@@ -21,6 +22,7 @@ const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
   setup      install missing tools, fetch an arm64 kernel and busybox for the guests
+  root-disk  make root disks for arm64 guests, and the initrd that boots from them
   demo       launch two arm64 Linux guests with gunyahd on the simulator
   test       run all tests: format, lints, unit tests, whole programs, real guests
              PART…    only these parts
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         ["bench"] => bench::run(),
         ["cycles"] => cycles::run(),
         ["demo"] => demo::run(),
+        ["root-disk"] => rootdisk::run(),
         ["setup"] => setup::run(),
         ["test", words @ ..] => test::run(words),
         ["dist"] => dist::run(false),

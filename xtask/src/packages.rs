@@ -41,6 +41,10 @@ pub const TEST_TOOLS: &[Tool] = &[
     tool("clang", "clang"),
 ];
 
+/// What root disks are made and looked into with.
+pub const DISK_TOOLS: &[Tool] =
+    &[tool("/usr/sbin/mke2fs", "e2fsprogs"), tool("/usr/sbin/debugfs", "e2fsprogs")];
+
 /// Installs the packages of the missing tools; without root, the error names the command to run.
 pub fn ensure(tools: &[Tool]) -> Result<String> {
     let missing: Vec<Tool> = missing(tools);
@@ -169,6 +173,27 @@ impl PrivateApt {
         let version = tree::quiet(Command::new("dpkg-deb").arg("-f").arg(&deb).arg("Version"))?;
         fs::remove_file(&deb)?;
         Ok(version.trim().to_owned())
+    }
+}
+
+impl PrivateApt {
+    /// Downloads packages with all that they depend on, and unpacks them into `into`. None of their
+    /// scripts is run.
+    pub fn unpack_all(&self, packages: &[&str], into: &Path) -> Result<()> {
+        let archives = self.config.with_file_name("cache").join("archives");
+        let install = ["-q", "-y", "--no-install-recommends", "--download-only", "install"];
+        self.run("apt-get", &["clean"])?;
+        self.run("apt-get", &[&install[..], packages].concat())?;
+        let mut debs: Vec<PathBuf> = fs::read_dir(&archives)?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.extension().is_some_and(|extension| extension == "deb"))
+            .collect();
+        debs.sort();
+        for deb in debs {
+            tree::quiet(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(into))?;
+        }
+        self.run("apt-get", &["clean"])?;
+        Ok(())
     }
 }
 
