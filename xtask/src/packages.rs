@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{bail, Context, Result};
 
@@ -190,11 +190,29 @@ impl PrivateApt {
             .collect();
         debs.sort();
         for deb in debs {
-            tree::quiet(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(into))?;
+            extract(&deb, into)?;
         }
         self.run("apt-get", &["clean"])?;
         Ok(())
     }
+}
+
+/// Unlike `dpkg-deb -x`, through the links to folders that are there.
+fn extract(deb: &Path, into: &Path) -> Result<()> {
+    let mut from =
+        Command::new("dpkg-deb").arg("--fsys-tarfile").arg(deb).stdout(Stdio::piped()).spawn()?;
+    let archive = from.stdout.take().context("dpkg-deb's output")?;
+    let tar = Command::new("tar")
+        .args(["-x", "-p", "--keep-directory-symlink", "-C"])
+        .arg(into)
+        .stdin(archive)
+        .status()
+        .context("tar")?;
+    let from = from.wait()?;
+    if !tar.success() || !from.success() {
+        bail!("unpacking {}: dpkg-deb {from}, tar {tar}", deb.display());
+    }
+    Ok(())
 }
 
 /// This machine's release of Debian.

@@ -184,7 +184,7 @@ fn add_module(
 /// A root disk with busybox alone: a few megabytes, up in a moment.
 pub fn busybox() -> Result<PathBuf> {
     guest::ensure()?;
-    image("disk-busybox", &format!("{DISK_INIT}"), |root| {
+    image("disk-busybox", DISK_INIT, |root| {
         for folder in ["bin", "dev", "etc", "proc", "sbin", "sys", "tmp"] {
             fs::create_dir_all(root.join(folder))?;
         }

@@ -33,6 +33,9 @@ const SCR_NS: u64 = 1;
 const HCR_RW: u64 = 1 << 31;
 const TCR_EL1: SystemRegister = (3, 0, 2, 0, 2);
 
+/// The emulator looks at each pair of parts to place another.
+const MANY_PARTS: usize = 512;
+
 /// So many blocks of guest code may run before the timer is looked at: some tens of microseconds.
 const BLOCKS_A_LOOK: u32 = 1024;
 
@@ -75,8 +78,9 @@ pub struct Cpu<'a> {
     unicorn: Unicorn<'a, Trap>,
     // After the emulator, whose hooks keep their address.
     registers: Rc<Registers>,
-    /// Pages that were mapped one by one.
+    /// Pages that were mapped as they were given, and in how many parts.
     mapped: BTreeSet<u64>,
+    parts: usize,
 }
 
 type Result<T> = std::result::Result<T, uc_error>;
@@ -86,7 +90,7 @@ impl<'a> Cpu<'a> {
     pub fn new(ram: &'a Ram, link: &Arc<Link>, number: u32, clock: &Arc<Clock>) -> Result<Self> {
         let unicorn = Unicorn::new_with_data(Arch::ARM64, Mode::LITTLE_ENDIAN, Trap::default())?;
         let registers = Rc::new(Registers::new(number, Watch::new(clock)));
-        let mut cpu = Self { unicorn, registers, mapped: BTreeSet::new() };
+        let mut cpu = Self { unicorn, registers, mapped: BTreeSet::new(), parts: 0 };
         // First: it executes, and nothing may stop it.
         cpu.hook_exceptions()?;
         cpu.hook_blocks(link)?;
@@ -165,9 +169,15 @@ impl<'a> Cpu<'a> {
             return Ok(false);
         };
         self.map(&part)?;
+        self.parts += 1;
         let step = usize::try_from(crate::page_size()).unwrap_or(4096);
         self.mapped.extend((part.guest..part.guest + part.size).step_by(step));
         Ok(true)
+    }
+
+    /// Memory is in so many parts that one more would take the emulator milliseconds.
+    pub fn has_many_parts(&self) -> bool {
+        self.parts >= MANY_PARTS
     }
 
     /// A fault that the guest's memory did not end: it is one again at the next try.

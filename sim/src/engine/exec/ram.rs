@@ -199,6 +199,15 @@ impl Ram {
         })
     }
 
+    /// Where memory is given page by page: the first page of an address's range that the guest does
+    /// not have yet, if the range is lent.
+    pub fn first_lacking(&self, address: u64) -> Option<u64> {
+        let range = self.0.iter().find(|range| range.page_of(address).is_some())?;
+        let has = range.has.as_ref().filter(|_| !range.shared)?;
+        let page = has.iter().position(|has| !has.load(Ordering::Acquire))?;
+        Some(range.guest + u64::try_from(page).ok()? * crate::page_size())
+    }
+
     /// Where memory is given page by page: the guest's pages around an address that are `wanted`, by
     /// their guest addresses. None: it does not have that one, or it is not wanted.
     pub fn given(&self, address: u64, wanted: impl Fn(u64) -> bool) -> Option<Part> {

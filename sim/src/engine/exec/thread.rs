@@ -259,6 +259,12 @@ impl On<'_> {
 
     /// Memory that is given page by page: the guest has it meanwhile, or the driver is asked.
     fn absent(&self, cpu: &mut Cpu<'_>, fault: Fault) -> Next {
+        if cpu.has_many_parts() {
+            // As if the guest touched all of it, so that the rest is one part.
+            if let Some(address) = self.machine.ram.first_lacking(fault.address) {
+                return Next::Fault(Fault { address, fetch: false, write: false });
+            }
+        }
         match cpu.map_given(&self.machine.ram, fault.address) {
             Ok(true) => Next::Go,
             Ok(false) => {
