@@ -204,6 +204,29 @@ pub(super) fn console_of(scheduling: Scheduling, console: bool) -> Option<Mistak
     })
 }
 
+/// So do virtio devices.
+pub(super) fn devices_scheduling(disks: &[DiskConfig], vcpus: &VcpuConfig) -> Option<Mistake> {
+    devices_of(vcpus.scheduling.unwrap_or(Scheduling::Proxy), !disks.is_empty())
+}
+
+pub(super) fn devices_of(scheduling: Scheduling, disks: bool) -> Option<Mistake> {
+    (disks && scheduling == Scheduling::Hypervisor).then(|| {
+        let mistake = CONFLICT
+            .case("need proxy-scheduled vCPUs")
+            .cause("the MMIO of other vCPUs does not come to the host")
+            .cure("set vcpus.scheduling to \"proxy\", or remove `disks`");
+        of("disks", mistake)
+    })
+}
+
+/// Without devices nobody uses a pool.
+pub(super) fn pool_size(memory: &MemoryConfig, disks: &[DiskConfig]) -> Option<Mistake> {
+    (memory.pool.is_some() && disks.is_empty()).then(|| {
+        let what = "is for virtio devices, and the VM has none";
+        conflict("memory.pool", what, "add a device, or remove `pool`")
+    })
+}
+
 /// A generated devicetree has its interrupt controller in device space too.
 pub(super) fn console_base(
     console: &Option<ConsoleConfig>,

@@ -17,6 +17,7 @@
 //!   are base pages.
 //! - The initrd takes the highest free pages that are left.
 
+mod devices;
 mod entries;
 mod kernels;
 mod place;
@@ -28,9 +29,11 @@ use std::path::PathBuf;
 
 use gunyah::Dialect;
 
-pub use entries::{memory_entries, whole_folios, MAX_MEMORY_ENTRIES, TOO_MANY_ENTRIES};
+pub use devices::{devices, trigger, Model, PlannedDevice};
+pub use entries::{folios, memory_entries, whole_folios, MAX_MEMORY_ENTRIES, TOO_MANY_ENTRIES};
 pub use kernels::fits;
 pub use place::plan;
+pub use regions::reserve_folios;
 
 use crate::config::{Access, Backing, Permissions, Scheduling, VmName};
 use crate::diagnostic::{Diagnostic, Kind};
@@ -50,6 +53,8 @@ pub struct Host {
     pub thp_page: u64,
     /// What its driver speaks.
     pub dialect: Dialect,
+    /// gunyahd holds a reserve there.
+    pub reserve: bool,
 }
 
 impl Host {
@@ -61,12 +66,17 @@ impl Host {
     pub const PAGES_64K: Self = Self::with_pages(64 << 10, 512 << 20);
 
     const fn with_pages(page_size: u64, huge: u64) -> Self {
-        Self { page_size, huge_page: huge, thp_page: huge, dialect: Dialect::Ack61 }
+        Self { page_size, huge_page: huge, thp_page: huge, dialect: Dialect::Ack61, reserve: false }
     }
 
     /// The same with another driver.
     pub fn with(self, dialect: Dialect) -> Self {
         Self { dialect, ..self }
+    }
+
+    /// The same with or without a reserve.
+    pub const fn with_reserve(self, reserve: bool) -> Self {
+        Self { reserve, ..self }
     }
 }
 
@@ -82,6 +92,10 @@ pub struct LaunchPlan {
     pub regions: Vec<PlannedRegion>,
     pub kernel: PlannedKernel,
     pub initrd: Option<Range>,
+    /// The memory that a guest of lent memory shares with its devices: one of `regions`.
+    pub pool: Option<Range>,
+    /// Virtio devices, in the order in which the guest finds them.
+    pub devices: Vec<PlannedDevice>,
     /// For SET_DTB_CONFIG: whole pages, with the room for the overlay; a whole slot where there is one.
     pub dtb: Range,
     /// Memory entries that the resource manager gets at START at most, with the first backing of each
@@ -101,6 +115,8 @@ impl LaunchPlan {
 /// One region.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedRegion {
+    /// Its key in the VM's file.
+    pub key: String,
     pub label: u32,
     /// Guest address.
     pub base: u64,
@@ -119,11 +135,26 @@ pub struct PlannedRegion {
     pub file: Option<(PathBuf, u64)>,
 }
 
+impl PlannedRegion {
+    /// It is what a guest of lent memory shares with its devices.
+    pub fn is_pool(&self) -> bool {
+        self.key == devices::POOL
+    }
+}
+
 /// A range of guest memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Range {
     pub base: u64,
     pub size: u64,
+}
+
+impl Range {
+    /// Whether the two share a byte.
+    pub fn overlaps(&self, other: &Range) -> bool {
+        self.base < other.base.saturating_add(other.size)
+            && other.base < self.base.saturating_add(self.size)
+    }
 }
 
 /// The kernel.
@@ -138,4 +169,5 @@ pub struct PlannedKernel {
 }
 
 /// Everything that this folder finds.
-pub(crate) const KINDS: &[&[Kind]] = &[kernels::KINDS, regions::KINDS, place::KINDS];
+pub(crate) const KINDS: &[&[Kind]] =
+    &[kernels::KINDS, regions::KINDS, devices::KINDS, place::KINDS];

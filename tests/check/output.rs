@@ -4,6 +4,8 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+use serde_json::Value::Null;
+
 use crate::Vendor;
 
 const FULL: &str = "\"initrd\": { \"path\": \"/vm/initrd\" },\n  \
@@ -107,13 +109,24 @@ fn a_directory_without_configs_is_a_warning() {
     let warning = "\nwarning: etc: there is no *.json in the directory; \
                    cure: name the configs *.json [config-empty-directory]\n";
     assert!(ran.stdout.contains(warning), "{}", ran.stdout);
-    assert!(ran.stdout.ends_with("0 files, 0 can be launched, 0 problems\n\n"), "{}", ran.stdout);
-    assert_eq!(ran.code, 0);
+    // Nothing was checked, which is no good check.
+    assert!(ran.stdout.contains("no config was found; likely cause: "), "{}", ran.stdout);
+    assert!(ran.stdout.contains(" [check-nothing]\n"), "{}", ran.stdout);
+    assert!(ran.stdout.ends_with("0 files, 0 can be launched, 1 problem\n\n"), "{}", ran.stdout);
+    assert_eq!(ran.code, 1);
     let json = vendor.check(&["--json", "etc"]).json();
     let warning = &json["warnings"][0];
     assert_eq!(warning["name"], "config-empty-directory");
     assert_eq!((&warning["severity"], &warning["file"]), (&"warning".into(), &"etc".into()));
+    // What is absent is null.
+    assert_eq!((&warning["cause"], &warning["errno"]), (&Null, &Null));
+    assert!(json["problems"][0]["cause"].is_string(), "{json}");
+    // An empty directory beside one with configs is only told.
     vendor.vm("a", "");
+    std::fs::create_dir(vendor.0.join("more")).unwrap();
+    let ran = vendor.check(&["etc", "more"]);
+    assert!(ran.stdout.contains("warning: more: there is no *.json"), "{}", ran.stdout);
+    assert_eq!(ran.code, 0, "{}", ran.stdout);
     let ran = vendor.check(&["etc"]);
     assert!(!ran.stdout.contains("warning"), "{}", ran.stdout);
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cargo xtask host-test`: the device binaries on an arm64 host, Debian's kernel under QEMU with an
-//! init that does what Android's does, once with 4 KiB pages and once with 16 KiB.
+//! init that does what Android's does, with 4 KiB pages and with 16 KiB, on the drivers of three kernels.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -18,38 +18,75 @@ use crate::{guest, tree};
 /// A host to try gunyahd on.
 struct Host {
     name: &'static str,
+    /// The driver that its simulator plays.
+    dialect: &'static str,
+    pages: Pages,
     /// QEMU's model: the Cortex-A57 has no 16 KiB granule.
     cpu: &'static str,
     /// Reserves the huge pages, as a device's boot loader would; empty where init does.
     command_line: &'static str,
     /// The vendor's properties.
     properties: &'static str,
-    /// Bytes of a page, and the huge pages that both VMs take.
+    /// Bytes of a page, and the huge pages of the pool that both VMs take.
     expected: &'static str,
-    /// `memory.page_size` of the VMs.
-    page_size: &'static str,
-    /// Bytes of each VM.
-    vm_size: &'static str,
+    /// `memory` of the VMs.
+    memory: &'static str,
+    /// Who schedules the second one.
+    scheduling: &'static str,
 }
 
-const HOSTS: [Host; 2] = [
+/// The kernel's page size.
+#[derive(Clone, Copy, PartialEq)]
+enum Pages {
+    Of4K,
+    Of16K,
+}
+
+/// Both page sizes with a driver of 6.1, on huge pages of the pool, and with a later one.
+const HOSTS: [Host; 4] = [
     Host {
-        name: "4k",
+        name: "4k-ack61",
+        dialect: "ack61",
+        pages: Pages::Of4K,
         cpu: "cortex-a57",
         command_line: "",
         properties: "ro.vendor.gunyah.hugepages=40\n",
         expected: "4096 32",
-        page_size: "2M",
-        vm_size: "32M",
+        memory: r#""size": "32M", "backing": "hugetlb", "page_size": "2M""#,
+        scheduling: "hypervisor",
     },
     Host {
-        name: "16k",
+        name: "16k-ack61",
+        dialect: "ack61",
+        pages: Pages::Of16K,
         cpu: "cortex-a76",
         command_line: "default_hugepagesz=32M hugepagesz=32M hugepages=4",
         properties: "",
         expected: "16384 4",
-        page_size: "32M",
-        vm_size: "64M",
+        memory: r#""size": "64M", "backing": "hugetlb", "page_size": "32M""#,
+        scheduling: "hypervisor",
+    },
+    Host {
+        name: "4k-ack612",
+        dialect: "ack612",
+        pages: Pages::Of4K,
+        cpu: "cortex-a57",
+        command_line: "",
+        properties: "",
+        expected: "4096 0",
+        memory: r#""size": "32M""#,
+        scheduling: "proxy",
+    },
+    Host {
+        name: "16k-ack66",
+        dialect: "ack66",
+        pages: Pages::Of16K,
+        cpu: "cortex-a76",
+        command_line: "",
+        properties: "",
+        expected: "16384 0",
+        memory: r#""size": "64M""#,
+        scheduling: "proxy",
     },
 ];
 
@@ -75,19 +112,19 @@ pub fn run() -> Result<()> {
     let assets = guest::ensure()?;
     let mut failed = Vec::new();
     for host in &HOSTS {
-        let kernel = match host.name {
-            "16k" => kernel_16k(&dir)?,
-            _ => assets.image.clone(),
+        let kernel = match host.pages {
+            Pages::Of16K => kernel_16k(&dir)?,
+            Pages::Of4K => assets.image.clone(),
         };
         let initrd = dir.join(format!("{}.cpio", host.name));
         fs::write(&initrd, initramfs(host, &binaries)?)?;
         if let Err(error) = boot(host, &kernel, &initrd, &dir.join(format!("{}.log", host.name))) {
-            println!("host with {} pages: FAILED: {error:#}", host.name);
+            println!("host {}: FAILED: {error:#}", host.name);
             failed.push(host.name);
         }
     }
     if !failed.is_empty() {
-        bail!("host-test failed with {} pages", failed.join(" and "));
+        bail!("host-test failed on {}", failed.join(" and "));
     }
     println!("host-test: {} hosts passed; console logs in {}", HOSTS.len(), dir.display());
     Ok(())
@@ -144,24 +181,31 @@ fn initramfs(host: &Host, binaries: &Path) -> Result<Vec<u8>> {
         ("vendor/etc/ueventd.gunyahd.rc", ueventd.as_slice()),
         ("vendor/build.prop", host.properties.as_bytes()),
         ("vendor/expected", host.expected.as_bytes()),
+        ("sim/dialect", host.dialect.as_bytes()),
         ("vendor/vm/Image", &image()),
     ] {
         archive.executable(to, bytes)?;
     }
+    let scheduling = host.scheduling;
     for (name, extra) in [
-        ("a", r#""vcpus": { "count": 2, "scheduling": "proxy" }, "console": {}"#),
-        ("b", r#""start": { "after": ["a"] }"#),
+        ("a", r#""vcpus": { "count": 2, "scheduling": "proxy" }, "console": {}"#.to_owned()),
+        (
+            "b",
+            format!(
+                r#""vcpus": {{ "scheduling": "{scheduling}" }}, "start": {{ "after": ["a"] }}"#
+            ),
+        ),
     ] {
         let config = format!(
             r#"{{
   "name": "{name}",
-  "memory": {{ "size": "{}", "backing": ["hugetlb"], "page_size": "{}" }},
+  "memory": {{ {} }},
   "kernel": {{ "path": "/vendor/vm/Image" }},
   "restart": {{ "policy": "on-failure", "backoff": "100ms" }},
   {extra}
 }}
 "#,
-            host.vm_size, host.page_size
+            host.memory
         );
         archive.executable(&format!("vendor/etc/gunyah/{name}.json"), config.as_bytes())?;
     }
@@ -178,7 +222,7 @@ fn image() -> Vec<u8> {
 }
 
 fn boot(host: &Host, kernel: &Path, initrd: &Path, log: &Path) -> Result<()> {
-    println!("\n== host with {} pages, {}", host.name, host.cpu);
+    println!("\n== host {}, {}", host.name, host.cpu);
     let append = format!("console=ttyAMA0 quiet panic=-1 printk.devkmsg=on {}", host.command_line);
     let mut child = Command::new("qemu-system-aarch64")
         .args(["-machine", "virt,gic-version=3", "-accel", "tcg", "-smp", "2", "-m", "1G"])

@@ -4,6 +4,7 @@
 //! limits, restart, and the kill of the whole cgroup. It is also the property service and the log daemon, runs the
 //! story (story.rs), and powers off.
 
+mod doctor;
 mod property;
 mod rc;
 mod service;
@@ -81,6 +82,7 @@ fn init() -> Result<()> {
     let device = nix::sys::stat::makedev(1, 3);
     mknod(DEVICE, SFlag::S_IFCHR, Mode::from_bits_truncate(0o600), device)?;
     rc::ueventd(&fs::read_to_string("/vendor/etc/ueventd.gunyahd.rc")?)?;
+    story::before_services()?;
     let mut running = Vec::new();
     for trigger in [
         "early-init",

@@ -22,8 +22,9 @@ use nix::unistd::{execvp, fork, setgroups, setresgid, setresuid, ForkResult, Gid
 
 use crate::rc::{aid, Service};
 
-/// The simulated hypervisor, which runs as root between init and a service.
-const SIMULATOR: [&str; 9] = [
+/// The simulated hypervisor, which runs as root between init and a service. On 6.1 the hypervisor schedules
+/// one of the VMs, whose stop the real resource manager does not survive.
+const SIMULATOR: [&str; 8] = [
     "/sim/gunyah-sim",
     "--rm",
     "debug",
@@ -31,8 +32,7 @@ const SIMULATOR: [&str; 9] = [
     "/data/record.jsonl",
     "--control",
     "/data/sim-control",
-    "--",
-    "/init",
+    "--dialect",
 ];
 
 /// How long `gentle_kill` waits.
@@ -195,8 +195,9 @@ fn spawn(service: &Service) -> Result<Pid> {
         environment.push((variable, fd.as_raw_fd().to_string()));
         inherited.push(fd);
     }
+    let dialect = std::fs::read_to_string("/sim/dialect")?;
     let mut words: Vec<&str> = SIMULATOR.to_vec();
-    words.extend(["exec", &service.name]);
+    words.extend([&dialect, "--", "/init", "exec", &service.name]);
     let words = words.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>()?;
     let environment = environment
         .into_iter()

@@ -85,6 +85,7 @@ impl Guest {
                 proxy: true,
                 doorbells: vec![Doorbell { label: 5, interrupt: Some((0, 5)), level: false }],
                 shared_memory: Vec::new(),
+                reserved: Vec::new(),
                 was_read: false,
             },
             boot_context: Vec::new(),

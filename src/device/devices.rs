@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+//! All virtio devices of a VM: opened, placed on the bus, bound to the driver's doorbells.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gunyah::{Ioeventfd, Vm};
+use nix::errno::Errno;
+use nix::sys::eventfd::EventFd;
+
+use super::mmio::{Mmio, INTERRUPT_ACK, QUEUE_NOTIFY};
+use super::thread::{DeviceThread, THREAD};
+use super::warnings::Warner;
+use super::VirtioDevice;
+use crate::config::VmConfig;
+use crate::confine::DeviceCalls;
+use crate::diagnostic::{Diagnostic, Step};
+use crate::launch::refused;
+use crate::memory::Window;
+use crate::plan::{devices, trigger, Model, PlannedDevice};
+use crate::vcpu::{eventfd, Bus};
+
+use super::link::Order;
+
+/// How long threads may take to end: what one is at may be a request of a slow disk.
+const END: Duration = Duration::from_secs(2);
+
+/// A VM's devices.
+pub struct Devices {
+    threads: Vec<(PlannedDevice, DeviceThread)>,
+    calls: Vec<DeviceCalls>,
+    warnings: Receiver<Diagnostic>,
+    wake: Arc<EventFd>,
+    /// Takes the acknowledgements of interrupts, which nobody waits for, so that they cause no exit.
+    swallowed: EventFd,
+}
+
+/// Opens the device `model` of `config`.
+fn open(model: Model, config: &VmConfig) -> Result<Box<dyn VirtioDevice>, Diagnostic> {
+    match model {
+        Model::Disk(index) => Ok(Box::new(super::disk::Disk::open(&config.disks[index])?)),
+    }
+}
+
+impl Devices {
+    /// Opens every device of `config` and puts it on `bus`. Their threads give up capabilities if they are
+    /// to be `confined`.
+    ///
+    /// # Errors
+    /// The first that fails.
+    pub fn prepare(config: &VmConfig, bus: &mut Bus, confined: bool) -> Result<Self, Diagnostic> {
+        let failed = |errno: Errno| THREAD.case("an eventfd for the devices").errno(errno);
+        let (sender, warnings) = mpsc::channel();
+        let wake = Arc::new(eventfd().map_err(failed)?);
+        let swallowed = eventfd().map_err(failed)?;
+        let mut all = Self { threads: Vec::new(), calls: Vec::new(), warnings, wake, swallowed };
+        for planned in devices(config) {
+            let key = planned.model.key();
+            let place = |fault: Diagnostic| fault.at(config.place(&key));
+            let device = open(planned.model, config).map_err(place)?;
+            all.calls.push(device.calls());
+            let warner = Warner::new(sender.clone(), Arc::clone(&all.wake));
+            let thread = DeviceThread::start(key.clone(), device, warner, confined)?;
+            let registers = Arc::new(Mmio::new(Arc::clone(&thread.link)));
+            let range = planned.registers;
+            bus.add(planned.model.name(), range.base, range.size, registers)?;
+            all.threads.push((planned, thread));
+        }
+        Ok(all)
+    }
+
+    /// Binds doorbells and kicks, and gives the devices the guest's memory; before START.
+    pub fn connect(&self, vm: &Vm, config: &VmConfig, window: &Window) -> Result<(), Diagnostic> {
+        for (planned, thread) in &self.threads {
+            let (link, label) = (&thread.link, planned.label);
+            vm.add_irqfd(link.line(), label, trigger(config.transport)).map_err(|error| {
+                let call = format!("VM_ADD_FUNCTION of irqfd of doorbell {label}");
+                refused(Step::Functions, call, &error)
+            })?;
+            let base = planned.registers.base;
+            let one = link.sizes.len() == 1;
+            for (queue, number) in (0..link.sizes.len()).zip(0u64..) {
+                // By value where there are several; the kicks that miss it come by an exit.
+                let (len, datamatch) = if one { (0, None) } else { (4, Some(number)) };
+                if let Some(kick) = link.kick(queue) {
+                    ioeventfd(vm, kick.as_fd(), base + QUEUE_NOTIFY, len, datamatch)?;
+                }
+            }
+            ioeventfd(vm, self.swallowed.as_fd(), base + INTERRUPT_ACK, 0, None)?;
+            link.order(Order::Memory(window.clone()))?;
+        }
+        Ok(())
+    }
+
+    /// What their threads take of the worker's system calls.
+    pub fn calls(&self) -> &[DeviceCalls] {
+        &self.calls
+    }
+
+    /// Confines their threads, after the worker is confined.
+    pub fn confine(&self) -> Result<(), Diagnostic> {
+        self.threads.iter().try_for_each(|(_, thread)| thread.link.order(Order::Confine))
+    }
+
+    /// Readable when [`Devices::take_warning`] has something to say.
+    pub fn warnings_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.wake.as_fd())
+    }
+
+    /// What a device has found wrong, oldest first. To be called until it says `None`.
+    pub fn take_warning(&self) -> Option<Diagnostic> {
+        // It does not block.
+        let _ = self.wake.read();
+        self.warnings.try_recv().ok()
+    }
+
+    /// Ends the threads; no vCPU runs any more. One that hangs in the host's storage stays.
+    pub fn stop(self) {
+        self.threads.iter().for_each(|(_, thread)| thread.end());
+        let begun = Instant::now();
+        let mut threads = self.threads.iter();
+        while !threads.all(|(_, thread)| thread.has_ended()) && begun.elapsed() < END {
+            std::thread::sleep(Duration::from_millis(1));
+            threads = self.threads.iter();
+        }
+    }
+}
+
+fn ioeventfd(
+    vm: &Vm,
+    eventfd: BorrowedFd<'_>,
+    address: u64,
+    len: u32,
+    datamatch: Option<u64>,
+) -> Result<(), Diagnostic> {
+    let event = Ioeventfd { eventfd, address, len, datamatch };
+    vm.add_ioeventfd(&event).map_err(|error| {
+        let call = format!("VM_ADD_FUNCTION of ioeventfd at {address:#x}");
+        refused(Step::Functions, call, &error)
+    })
+}
