@@ -180,6 +180,16 @@ impl Host {
         }
     }
 
+    /// Waits for a line of the guest's that contains this, complete or not.
+    pub fn wait_for_line(&self, text: &str) {
+        let deadline = Instant::now() + self.patience;
+        // Nothing tells of an incomplete line.
+        while !String::from_utf8_lossy(&self.ask(&["log", "vm"]).stdout).contains(text) {
+            assert!(Instant::now() < deadline, "no `{text}`");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     pub fn wait_for(&self, state: &str) -> Value {
         self.wait_until(|status| status["state"] == state)
     }

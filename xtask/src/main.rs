@@ -22,7 +22,7 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
-  setup      install missing tools, fetch an arm64 kernel and busybox for the guests
+  setup      install missing tools, fetch an arm64 kernel and busybox for the guests, make root disks
   root-disk  make root disks for arm64 guests, and the initrd that boots from them
   demo       launch two arm64 Linux guests with gunyahd on the simulator
              --programs DIR  with the programs in DIR, instead of building them

@@ -8,7 +8,7 @@ use std::os::unix::fs::{symlink, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{bail, ensure, Context, Result};
+use anyhow::{bail, Context, Result};
 use object::{Object, ObjectSection};
 
 use crate::cpio::Archive;
@@ -72,14 +72,24 @@ const PAM: [(&str, &str); 5] = [
     ("common-session-noninteractive", "session required pam_unix.so\n"),
 ];
 
+/// root's files.
+const HOME: [(&str, &str); 2] = [("dot.profile", ".profile"), ("dot.bashrc", ".bashrc")];
+
 /// The command.
 pub fn run() -> Result<()> {
     packages::ensure(packages::GUEST_TOOLS)?;
-    println!("  kernel        {}", guest::ensure()?.image.display());
-    println!("  initrd        {}", initrd()?.display());
-    println!("  busybox       {}", busybox()?.display());
-    println!("  Debian        {}", debian()?.display());
+    println!("kernel  {}", guest::ensure()?.image.display());
+    println!("initrd  {}", initrd()?.display());
+    for disk in ensure()? {
+        println!("disk    {}", disk.display());
+    }
     Ok(())
+}
+
+/// The initrd and all disks, of which those that are missing are made.
+pub fn ensure() -> Result<Vec<PathBuf>> {
+    initrd()?;
+    Ok(vec![busybox()?, debian()?])
 }
 
 /// The initrd for guests with a root disk.
@@ -141,7 +151,7 @@ fn in_order(kernel: &Path) -> Result<Vec<(String, PathBuf)>> {
     for driver in DRIVERS {
         add_module(driver, &all, &mut ordered)?;
     }
-    ensure!(!ordered.is_empty(), "the kernel has no virtio driver as a module");
+    anyhow::ensure!(!ordered.is_empty(), "the kernel has no virtio driver as a module");
     Ok(ordered)
 }
 
@@ -196,7 +206,7 @@ pub fn busybox() -> Result<PathBuf> {
 
 /// A root disk with a small Debian: sysvinit and a login for root, without a password, on the console.
 pub fn debian() -> Result<PathBuf> {
-    let made_of = format!("{DEBIAN_RC}{INITTAB}{PACKAGES:?}{PAM:?}");
+    let made_of = format!("{DEBIAN_RC}{INITTAB}{PACKAGES:?}{PAM:?}{HOME:?}");
     image("disk-debian", &made_of, |root| {
         println!("  fetching {} packages of Debian and what they need", PACKAGES.len());
         // As the installer makes them: packages still have files in both.
@@ -221,6 +231,9 @@ fn configure(root: &Path) -> Result<()> {
     }
     let passwd = fs::read_to_string(etc.join("passwd"))?.replace("root:*:", "root::");
     fs::write(etc.join("passwd"), passwd)?;
+    for (from, to) in HOME {
+        fs::copy(root.join("usr/share/base-files").join(from), root.join("root").join(to))?;
+    }
     for (name, text) in PAM {
         fs::write(etc.join("pam.d").join(name), text)?;
     }

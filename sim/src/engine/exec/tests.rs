@@ -185,6 +185,23 @@ fn a_guest_writes_reads_and_powers_off() {
 }
 
 #[test]
+fn a_store_is_told_with_its_whole_register() {
+    let mut guest = Guest::new(
+        &[
+            movz_high(1, 0x0900),
+            0xd2c0_0022, // mov x2, #0x100000000
+            0xb27d_0042, // orr x2, x2, #8
+            0xb900_0022, // str w2, [x1]
+            LOOP,
+        ],
+        1,
+    );
+    let whole = MmioAccess { address: UART, len: 4, written: Some(0x1_0000_0008) };
+    assert_eq!(guest.mmio(), whole);
+    guest.vm.stop();
+}
+
+#[test]
 fn reset_has_its_type() {
     let mut guest = Guest::new(&psci(9), 1);
     assert_eq!(guest.end(), Exit::of_type(uapi::EXIT_TYPE_SYSTEM_RESET));

@@ -285,11 +285,12 @@ impl On<'_> {
         let Some(access) = access.filter(|access| access.write == fault.write) else {
             return abort(cpu, &fault);
         };
-        let written = access.write.then(|| access.stored(cpu.x(access.register).unwrap_or(0)));
+        // The whole register is what the hypervisor passes on, and what ioeventfds compare.
+        let written = access.write.then(|| cpu.x(access.register).unwrap_or(0));
         if gic::WINDOW.contains(&fault.address) {
             let value = self.machine.with_gic(|gic| match written {
                 Some(value) => {
-                    gic.write(fault.address, value);
+                    gic.write(fault.address, access.stored(value));
                     0
                 }
                 None => gic.read(fault.address),
