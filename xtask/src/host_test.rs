@@ -206,10 +206,13 @@ fn configs(host: &Host) -> Vec<(&'static str, String)> {
         );
         (name, config)
     };
-    let vms = [
-        ("a", r#""vcpus": { "count": 2, "scheduling": "proxy" }, "console": {}"#),
-        ("b", r#""start": { "after": ["a"] }"#),
-    ];
+    // Where memory is broken into pieces, b has none of it before.
+    let after = match host.story {
+        "fragments" => r#""autostart": false"#,
+        _ => r#""start": { "after": ["a"] }"#,
+    };
+    let vms =
+        [("a", r#""vcpus": { "count": 2, "scheduling": "proxy" }, "console": {}"#), ("b", after)];
     vms.into_iter().zip(&memory).map(|(vm, memory)| of(vm, memory)).collect()
 }
 
