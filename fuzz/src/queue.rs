@@ -39,7 +39,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     for rules in [0x23, 0x32, 0x31, 0x30, 0x53] {
         let mut seed = vec![rules];
         for round in 0..12 {
-            seed.extend([0, round * 3, 2, round]); // A request of three descriptors.
+            seed.extend([0, 2, 1, 9, 17, 0, 0]); // A request of three descriptors.
             seed.extend([1, 1]); // In an indirect table.
             seed.extend([6, 6, 7, 16, 8, 7, 0]); // Taken, given back.
             seed.extend([11, round, 0, 9, 10]); // An event, an interrupt, kicks.
@@ -98,18 +98,25 @@ struct Pair {
     rules: QueueRules,
     ours: Queue,
     theirs: Other,
-    // The driver's index.
+    // The driver's index, its next free descriptor, and how many are free.
     index: u16,
+    next: u16,
+    free: u16,
     // Requests taken and not yet given back.
     held: Vec<u16>,
     given: bool,
+    broken: Option<Fault>,
 }
 
 /// Feeds a queue.
 pub fn queue(bytes: &[u8]) {
+    let _ = breaks(bytes);
+}
+
+/// Feeds a queue; what it broke by.
+pub fn breaks(bytes: &[u8]) -> Option<Fault> {
     let mut words = Words(bytes);
-    let Some(rules) = words.byte() else { return };
-    let Some(mut pair) = Pair::new(rules) else { return };
+    let mut pair = Pair::new(words.byte()?)?;
     // `None`: the words or the queue have come to an end.
     while let Some(word) = words.byte() {
         if pair.step(word, &mut words).is_none() {
@@ -118,6 +125,7 @@ pub fn queue(bytes: &[u8]) {
     }
     pair.same_memory(USED, 0x1000);
     pair.same_memory(BASE, SIZE);
+    pair.broken
 }
 
 impl Pair {
@@ -138,14 +146,28 @@ impl Pair {
         theirs.set_ready(true);
         assert!(theirs.is_valid(&memory));
         let held = Vec::new();
-        Some(Self { window, memory, layout, rules, ours, theirs, index: 0, held, given: false })
+        let (index, next, free, given, broken) = (0, 0, size, false, None);
+        Some(Self {
+            window,
+            memory,
+            layout,
+            rules,
+            ours,
+            theirs,
+            index,
+            next,
+            free,
+            held,
+            given,
+            broken,
+        })
     }
 
     /// One thing that driver or device does.
     fn step(&mut self, word: u8, words: &mut Words<'_>) -> Option<()> {
         let size = self.layout.size;
         match word % 16 {
-            0 => self.request(words.half()?, words.byte()? % 5, words)?,
+            0 => self.request(words.byte()? % 5, words)?,
             1 => self.indirect(words)?,
             2 => {
                 // One descriptor with any flags.
@@ -190,16 +212,17 @@ impl Pair {
     }
 
     /// The driver makes a good request of `more` descriptors and one.
-    fn request(&mut self, first: u16, more: u8, words: &mut Words<'_>) -> Option<()> {
+    fn request(&mut self, more: u8, words: &mut Words<'_>) -> Option<()> {
         let size = self.layout.size;
-        if self.is_full() {
-            return Some(());
-        }
+        // No longer than the queue.
+        let more = u8::try_from(size - 1).map_or(more, |most| more.min(most));
+        let places: Vec<u8> = (0..5).map(|_| words.byte()).collect::<Option<_>>()?;
+        let Some(first) = self.take(more.into()) else { return Some(()) };
         let at = |index: u8| first.wrapping_add(index.into()) % size;
-        for index in 0..=more {
+        for (index, place) in (0..=more).zip(places) {
             let write = if index > more / 2 { WRITE } else { 0 };
             let next = if index < more { NEXT } else { 0 };
-            let address = BASE + 0x6000 + 0x10 * u64::from(words.byte()?);
+            let address = BASE + 0x6000 + 0x10 * u64::from(place);
             self.describe(
                 DESCRIPTORS,
                 at(index),
@@ -216,33 +239,41 @@ impl Pair {
     /// The same in an indirect table.
     fn indirect(&mut self, words: &mut Words<'_>) -> Option<()> {
         let more = words.byte()? % 6;
-        if self.is_full() {
-            return Some(());
-        }
+        let Some(first) = self.take(0) else { return Some(()) };
+        let table = TABLE + 0x60 * u64::from(first % 64);
         for index in 0..=more {
             let write = if index > 1 { WRITE } else { 0 };
             let next = if index < more { NEXT } else { 0 };
             let index = u16::from(index);
-            self.describe(TABLE, index, BORDER - 8, 24, write | next, index + 1);
+            self.describe(table, index, BORDER - 8, 24, write | next, index + 1);
         }
-        self.describe(DESCRIPTORS, 0, TABLE, 16 * (u32::from(more) + 1), INDIRECT, 0);
-        self.offer(0);
+        self.describe(DESCRIPTORS, first, table, 16 * (u32::from(more) + 1), INDIRECT, 0);
+        self.offer(first);
         Some(())
     }
 
-    /// A good driver makes no more requests available than there are entries.
-    fn is_full(&self) -> bool {
-        self.index.wrapping_sub(self.theirs.next_used()) >= self.layout.size
+    /// The first of `more` free descriptors and one, for a good driver: it changes none that the device has yet
+    /// to read, and makes no more available than there are entries.
+    fn take(&mut self, more: u16) -> Option<u16> {
+        let size = self.layout.size;
+        if self.index == self.theirs.next_avail() {
+            self.free = size.min(64);
+        }
+        if self.index.wrapping_sub(self.theirs.next_used()) >= size {
+            return None;
+        }
+        self.free = self.free.checked_sub(more + 1)?;
+        let first = self.next;
+        self.next = (first + more + 1) % size;
+        Some(first)
     }
 
     /// So many requests, taken and given back.
     fn go_on(&mut self, count: u16) -> Option<()> {
         for _ in 0..count {
-            if self.is_full() {
-                break;
-            }
-            self.describe(DESCRIPTORS, 0, BASE, 1, 0, 0);
-            self.offer(0);
+            let Some(first) = self.take(0) else { break };
+            self.describe(DESCRIPTORS, first, BASE, 1, 0, 0);
+            self.offer(first);
             self.pop()?;
             self.push(1);
         }
@@ -304,6 +335,7 @@ impl Pair {
             }
             (Err(fault), theirs) => {
                 self.must_be_a_fault(fault, jumps, theirs.map(|(_, chain)| chain));
+                self.broken = Some(fault);
                 return None;
             }
             (ours, theirs) => {
@@ -378,6 +410,7 @@ impl Pair {
             Ok(ours) => assert_eq!(ours, theirs),
             Err(fault) => {
                 assert_eq!(fault, Fault::Jump(waiting, self.layout.size));
+                self.broken = Some(fault);
                 return None;
             }
         }

@@ -205,23 +205,43 @@ pub(super) fn console_of(scheduling: Scheduling, console: bool) -> Option<Mistak
 }
 
 /// So do virtio devices.
-pub(super) fn devices_scheduling(disks: &[DiskConfig], vcpus: &VcpuConfig) -> Option<Mistake> {
-    devices_of(vcpus.scheduling.unwrap_or(Scheduling::Proxy), !disks.is_empty())
+pub(super) fn devices_scheduling(
+    disks: &[DiskConfig],
+    entropy: &bool,
+    vcpus: &VcpuConfig,
+) -> Vec<Mistake> {
+    devices_of(vcpus.scheduling.unwrap_or(Scheduling::Proxy), disks, *entropy)
 }
 
-pub(super) fn devices_of(scheduling: Scheduling, disks: bool) -> Option<Mistake> {
-    (disks && scheduling == Scheduling::Hypervisor).then(|| {
-        let mistake = CONFLICT
-            .case("need proxy-scheduled vCPUs")
-            .cause("the MMIO of other vCPUs does not come to the host")
-            .cure("set vcpus.scheduling to \"proxy\", or remove `disks`");
-        of("disks", mistake)
-    })
+pub(super) fn devices_of(
+    scheduling: Scheduling,
+    disks: &[DiskConfig],
+    entropy: bool,
+) -> Vec<Mistake> {
+    let given = [("disks", !disks.is_empty()), ("entropy", entropy)];
+    let given = given.into_iter().filter(|(_, given)| *given);
+    given
+        .filter(|_| scheduling == Scheduling::Hypervisor)
+        .map(|(key, _)| {
+            let mistake = CONFLICT
+                .case("takes proxy-scheduled vCPUs")
+                .cause("the MMIO of other vCPUs does not come to the host")
+                .cure(format!("set vcpus.scheduling to \"proxy\", or remove `{key}`"));
+            of(key, mistake)
+        })
+        .collect()
 }
 
 /// Without devices nobody uses a pool.
-pub(super) fn pool_size(memory: &MemoryConfig, disks: &[DiskConfig]) -> Option<Mistake> {
-    (memory.pool.is_some() && disks.is_empty()).then(|| {
+pub(super) fn pool_size(
+    memory: &MemoryConfig,
+    disks: &[DiskConfig],
+    entropy: &bool,
+    console: &Option<ConsoleConfig>,
+) -> Option<Mistake> {
+    let console = console.as_ref().is_some_and(|console| console.virtio);
+    let none = disks.is_empty() && !entropy && !console;
+    (memory.pool.is_some() && none).then(|| {
         let what = "is for virtio devices, and the VM has none";
         conflict("memory.pool", what, "add a device, or remove `pool`")
     })

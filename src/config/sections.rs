@@ -82,6 +82,8 @@ section! {
             "Not with `\"scheduling\": \"hypervisor\"`, nor on a driver without vCPUs. Absent: no console. `{}`: one with every default.";
         disks: Vec<DiskConfig> = or(Vec::new(), list(DISKS, section())),
             "Disks, as virtio block devices: the guest's `/dev/vda`, `vdb`, … in this order. Not with `\"scheduling\": \"hypervisor\"`, nor on a driver without vCPUs.";
+        entropy: bool = or(false, Boolean),
+            "A virtio entropy device, from the host's `/dev/urandom`.";
         transport: Transport = or(Transport::Mmio, word()),
             "How the guest's kernel finds its virtio devices: it must be built for that; see below.";
         ready: Option<ReadyConfig> = optional(section()),
@@ -101,8 +103,8 @@ section! {
         initrd_offset(memory, initrd);
         dtb_offset(memory, dtb);
         console_scheduling(console, vcpus);
-        devices_scheduling(disks, vcpus);
-        pool_size(memory, disks);
+        devices_scheduling(disks, entropy, vcpus);
+        pool_size(memory, disks, entropy, console);
         console_base(console, vcpus, dtb);
         ready_console(ready, console);
         stop_console(stop, console);
@@ -225,6 +227,8 @@ section! {
             "Label of the doorbell that raises its interrupt.";
         interrupt: u32 = or(5, whole(0, SPIS - 1)),
             "SPI number of its level interrupt (interrupt id less 32).";
+        virtio: bool = or(false, Boolean),
+            "Beside the serial port there is a virtio console, the guest's `hvc0`, which takes an exit a line in place of one a byte. Both print and type the same: give the kernel one of them as `console=`.";
     }
 }
 
@@ -307,14 +311,14 @@ impl VmConfig {
     /// What is wrong where `scheduling` is who schedules the vCPUs, which only the driver found can tell
     /// for `auto`.
     pub fn scheduled_by(&self, scheduling: Scheduling) -> Vec<Diagnostic> {
-        let Self { vcpus, console, disks, .. } = self;
+        let Self { vcpus, console, disks, entropy, .. } = self;
         let of_vcpus = rules::affinity_of(vcpus.count, scheduling, &vcpus.affinity)
             .into_iter()
             .chain(rules::nice_of(scheduling, vcpus.nice))
             .map(|(key, mistake)| (format!("vcpus.{key}"), mistake));
         let mistakes = of_vcpus
             .chain(rules::console_of(scheduling, console.is_some()))
-            .chain(rules::devices_of(scheduling, !disks.is_empty()));
+            .chain(rules::devices_of(scheduling, disks, *entropy));
         mistakes.map(|(key, mistake)| mistake.at(self.place(&key))).collect()
     }
 
@@ -339,6 +343,8 @@ impl VmConfig {
     /// It has virtio devices.
     pub fn has_devices(&self) -> bool {
         !self.disks.is_empty()
+            || self.entropy
+            || self.console.as_ref().is_some_and(|console| console.virtio)
     }
 
     /// Pages that its regions take of the pools, by page size in bytes, where each gets the backing that

@@ -39,7 +39,7 @@ const LOOP: &[&[c_long]] = &[
 /// What a device's thread takes besides its own work: eventfds, memory, its own end.
 #[rustfmt::skip] // By what they are for.
 const DEVICE_LOOP: &[&[c_long]] = &[
-    &[SYS_read, SYS_write, SYS_ppoll],
+    &[SYS_read, SYS_write, SYS_ppoll, SYS_close],
     &[SYS_brk, SYS_munmap, SYS_madvise],
     &[SYS_futex, SYS_sched_yield, SYS_getpid, SYS_gettid, SYS_getrandom],
     &[SYS_clock_gettime, SYS_clock_nanosleep, SYS_nanosleep],
@@ -56,20 +56,22 @@ pub struct DeviceCalls {
     requests: &'static [u32],
 }
 
-/// Of linux/fs.h: discard and zero a range of a block device.
-const BLKDISCARD: u32 = 0x1277;
-const BLKZEROOUT: u32 = 0x127f;
-
 #[rustfmt::skip] // By what they are for.
 impl DeviceCalls {
     /// A disk: its file.
     pub const DISK: Self = Self {
         calls: &[SYS_pread64, SYS_preadv, SYS_pwrite64, SYS_pwritev, SYS_fdatasync, SYS_fallocate],
-        requests: &[BLKDISCARD, BLKZEROOUT],
+        requests: &[],
     };
 
+    /// Randomness: a file.
+    pub const ENTROPY: Self = Self { calls: &[SYS_preadv], requests: &[] };
+
+    /// A console: the ring and eventfds.
+    pub const CONSOLE: Self = Self { calls: &[], requests: &[] };
+
     /// All of them: a worker's filters stand above its supervisor's.
-    const ALL: &[Self] = &[Self::DISK];
+    const ALL: &[Self] = &[Self::DISK, Self::ENTROPY, Self::CONSOLE];
 }
 
 /// What launching takes besides, and a supervisor's own loop.

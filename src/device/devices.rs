@@ -11,16 +11,19 @@ use nix::errno::Errno;
 use nix::sys::eventfd::EventFd;
 
 use super::mmio::{Mmio, INTERRUPT_ACK, QUEUE_NOTIFY};
+use super::pci::{notify_offset, Cam, Pci};
 use super::thread::{DeviceThread, THREAD};
 use super::warnings::Warner;
-use super::VirtioDevice;
-use crate::config::VmConfig;
+use super::{console::VirtioConsole, disk::Disk, entropy::Entropy, VirtioDevice};
+use crate::config::{Transport, VmConfig};
 use crate::confine::DeviceCalls;
+use crate::console::Console;
 use crate::diagnostic::{Diagnostic, Step};
 use crate::launch::refused;
+use crate::layout::{PCI_CAM_BASE, PCI_CAM_SIZE};
 use crate::memory::Window;
 use crate::plan::{devices, trigger, Model, PlannedDevice};
-use crate::vcpu::{eventfd, Bus};
+use crate::vcpu::{eventfd, Bus, Device};
 
 use super::link::Order;
 
@@ -37,11 +40,23 @@ pub struct Devices {
     swallowed: EventFd,
 }
 
-/// Opens the device `model` of `config`.
-fn open(model: Model, config: &VmConfig) -> Result<Box<dyn VirtioDevice>, Diagnostic> {
-    match model {
-        Model::Disk(index) => Ok(Box::new(super::disk::Disk::open(&config.disks[index])?)),
-    }
+/// Opens the device `model` of `config`. None: what it is for is not there.
+fn open(
+    model: Model,
+    config: &VmConfig,
+    console: Option<&Console>,
+) -> Result<Option<Box<dyn VirtioDevice>>, Diagnostic> {
+    Ok(match model {
+        Model::Console => match console {
+            Some(console) => Some(Box::new(VirtioConsole::new(Arc::clone(console.port())))),
+            None => None,
+        },
+        Model::Disk(index) => match config.disks.get(index) {
+            Some(disk) => Some(Box::new(Disk::open(disk)?)),
+            None => None,
+        },
+        Model::Entropy => Some(Box::new(Entropy::open()?)),
+    })
 }
 
 impl Devices {
@@ -50,23 +65,41 @@ impl Devices {
     ///
     /// # Errors
     /// The first that fails.
-    pub fn prepare(config: &VmConfig, bus: &mut Bus, confined: bool) -> Result<Self, Diagnostic> {
+    pub fn prepare(
+        config: &VmConfig,
+        bus: &mut Bus,
+        console: Option<&Console>,
+        confined: bool,
+    ) -> Result<Self, Diagnostic> {
         let failed = |errno: Errno| THREAD.case("an eventfd for the devices").errno(errno);
         let (sender, warnings) = mpsc::channel();
         let wake = Arc::new(eventfd().map_err(failed)?);
         let swallowed = eventfd().map_err(failed)?;
         let mut all = Self { threads: Vec::new(), calls: Vec::new(), warnings, wake, swallowed };
+        let mut cam = Cam::default();
         for planned in devices(config) {
             let key = planned.model.key();
             let place = |fault: Diagnostic| fault.at(config.place(&key));
-            let device = open(planned.model, config).map_err(place)?;
+            let Some(device) = open(planned.model, config, console).map_err(place)? else {
+                continue;
+            };
             all.calls.push(device.calls());
             let warner = Warner::new(sender.clone(), Arc::clone(&all.wake));
             let thread = DeviceThread::start(key.clone(), device, warner, confined)?;
-            let registers = Arc::new(Mmio::new(Arc::clone(&thread.link)));
+            let link = Arc::clone(&thread.link);
             let range = planned.registers;
+            let registers: Arc<dyn Device> = match config.transport {
+                Transport::Mmio => Arc::new(Mmio::new(link)),
+                Transport::Pci => {
+                    cam.add(&link, range.base);
+                    Arc::new(Pci::new(link))
+                }
+            };
             bus.add(planned.model.name(), range.base, range.size, registers)?;
             all.threads.push((planned, thread));
+        }
+        if config.transport == Transport::Pci && !all.threads.is_empty() {
+            bus.add("the PCI bus", PCI_CAM_BASE, PCI_CAM_SIZE, Arc::new(cam))?;
         }
         Ok(all)
     }
@@ -82,13 +115,19 @@ impl Devices {
             let base = planned.registers.base;
             let one = link.sizes.len() == 1;
             for (queue, number) in (0..link.sizes.len()).zip(0u64..) {
-                // By value where there are several; the kicks that miss it come by an exit.
-                let (len, datamatch) = if one { (0, None) } else { (4, Some(number)) };
+                let (offset, len, datamatch) = match config.transport {
+                    Transport::Pci => (notify_offset(number), 0, None),
+                    Transport::Mmio if one => (QUEUE_NOTIFY, 0, None),
+                    // By value where there are several; the kicks that miss it come by an exit.
+                    Transport::Mmio => (QUEUE_NOTIFY, 4, Some(number)),
+                };
                 if let Some(kick) = link.kick(queue) {
-                    ioeventfd(vm, kick.as_fd(), base + QUEUE_NOTIFY, len, datamatch)?;
+                    ioeventfd(vm, kick.as_fd(), base + offset, len, datamatch)?;
                 }
             }
-            ioeventfd(vm, self.swallowed.as_fd(), base + INTERRUPT_ACK, 0, None)?;
+            if config.transport == Transport::Mmio {
+                ioeventfd(vm, self.swallowed.as_fd(), base + INTERRUPT_ACK, 0, None)?;
+            }
             link.order(Order::Memory(window.clone()))?;
         }
         Ok(())

@@ -88,6 +88,19 @@ impl Io {
     pub fn serve(
         &mut self,
         queue: usize,
+        answer: impl FnMut(&mut Chain<'_>, &Link) -> Result<u32, Fault>,
+    ) -> Result<Served, Fault> {
+        self.serve_while(queue, || true, answer)
+    }
+
+    /// The same while there is something to answer `with`; then no kicks are wanted.
+    ///
+    /// # Errors
+    /// The ring is broken.
+    pub fn serve_while(
+        &mut self,
+        queue: usize,
+        with: impl Fn() -> bool,
         mut answer: impl FnMut(&mut Chain<'_>, &Link) -> Result<u32, Fault>,
     ) -> Result<Served, Fault> {
         let Self { queues, link, .. } = self;
@@ -97,6 +110,9 @@ impl Io {
         let turn = link.sizes.get(queue).copied().unwrap_or(0);
         ring.want_no_kicks()?;
         for _ in 0..turn {
+            if !with() {
+                return Ok(Served::All);
+            }
             let Some(mut chain) = ring.pop()? else {
                 if ring.want_kicks()? {
                     return Ok(Served::More);

@@ -11,14 +11,17 @@
 //! A device is a file of this folder with a type that is a [`VirtioDevice`]; it knows nothing of its
 //! transport. It lives on a thread of its own, which waits for kicks and for what the device waits for.
 
+mod console;
 mod devices;
 mod disk;
 mod driver;
+mod entropy;
 #[cfg(test)]
 mod fixture;
 mod io;
 mod link;
 mod mmio;
+mod pci;
 mod queue;
 mod thread;
 mod warnings;
@@ -28,7 +31,10 @@ use std::os::fd::BorrowedFd;
 use crate::confine::DeviceCalls;
 use crate::diagnostic::{Diagnostic, Kind};
 
+pub use console::VirtioConsole;
 pub use devices::Devices;
+pub use disk::Disk;
+pub use entropy::Entropy;
 pub use io::{count, Io};
 pub use link::{Counters, Link};
 pub use queue::{Chain, Fault, Queue, QueueLayout, QueueRules, Readable, Writable};
@@ -104,4 +110,4 @@ pub trait VirtioDevice: Send {
 }
 
 /// Everything that this folder finds.
-pub(crate) const KINDS: &[&[Kind]] = &[queue::KINDS, thread::KINDS, disk::KINDS];
+pub(crate) const KINDS: &[&[Kind]] = &[queue::KINDS, thread::KINDS, disk::KINDS, entropy::KINDS];

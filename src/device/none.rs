@@ -8,6 +8,7 @@ use gunyah::Vm;
 
 use crate::config::VmConfig;
 use crate::confine::DeviceCalls;
+use crate::console::Console;
 use crate::diagnostic::{Diagnostic, Kind};
 use crate::memory::Window;
 use crate::vcpu::Bus;
@@ -17,7 +18,12 @@ pub struct Devices;
 
 impl Devices {
     /// There are none.
-    pub fn prepare(_: &VmConfig, _: &mut Bus, _: bool) -> Result<Self, Diagnostic> {
+    pub fn prepare(
+        _: &VmConfig,
+        _: &mut Bus,
+        _: Option<&Console>,
+        _: bool,
+    ) -> Result<Self, Diagnostic> {
         Ok(Self)
     }
 

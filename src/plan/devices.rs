@@ -5,7 +5,10 @@
 use super::{Host, PlannedRegion, Range};
 use crate::config::{Access, Permissions, Transport, VmConfig};
 use crate::diagnostic::{kinds, Diagnostic};
-use crate::layout::{ADDRESS_END, MEMORY_ALIGN, SPIS, VIRTIO_MMIO_BASE, VIRTIO_MMIO_SIZE};
+use crate::layout::{
+    ADDRESS_END, MEMORY_ALIGN, PCI_BAR_SIZE, PCI_CAM_BASE, PCI_CAM_SIZE, PCI_MEMORY_BASE,
+    PCI_MEMORY_SIZE, SPIS, VIRTIO_MMIO_BASE, VIRTIO_MMIO_SIZE,
+};
 use crate::text::Size;
 
 /// The lowest label and SPI of a device; what is below is left to the console and to given trees.
@@ -35,35 +38,49 @@ kinds! {
 /// A device of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Model {
+    /// `console.virtio`.
+    Console,
     /// This one of `disks`.
     Disk(usize),
+    /// `entropy`.
+    Entropy,
 }
 
 impl Model {
     /// What it is called in maps and messages.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Console => "hvc",
             Self::Disk(_) => "disk",
+            Self::Entropy => "entropy",
         }
     }
 
     /// Its key in the file.
     pub fn key(self) -> String {
         match self {
+            Self::Console => "console.virtio".to_owned(),
             Self::Disk(index) => format!("disks[{index}]"),
+            Self::Entropy => "entropy".to_owned(),
         }
     }
 }
 
 /// Every device of `config`, in the order in which the guest finds them.
 fn models(config: &VmConfig) -> Vec<Model> {
-    (0..config.disks.len()).map(Model::Disk).collect()
+    let console = config.console.as_ref().filter(|console| console.virtio);
+    let console = console.map(|_| Model::Console);
+    let disks = (0..config.disks.len()).map(Model::Disk);
+    let entropy = config.entropy.then_some(Model::Entropy);
+    console.into_iter().chain(disks).chain(entropy).collect()
 }
 
 /// A device and its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedDevice {
     pub model: Model,
+    /// Its slot on the PCI bus, where it is on one.
+    pub slot: u32,
     /// Guest address and bytes of its registers.
     pub registers: Range,
     /// Label of its doorbell.
@@ -79,16 +96,34 @@ pub fn devices(config: &VmConfig) -> Vec<PlannedDevice> {
         console.is_some_and(|console| [console.label, console.interrupt].contains(number))
     };
     let mut numbers = (FIRST..SPIS).filter(|number| !taken(number));
-    let mut base = VIRTIO_MMIO_BASE;
+    let (mut base, size) = match config.transport {
+        Transport::Mmio => (VIRTIO_MMIO_BASE, VIRTIO_MMIO_SIZE),
+        Transport::Pci => (PCI_MEMORY_BASE, PCI_BAR_SIZE),
+    };
     models(config)
         .into_iter()
-        .map_while(|model| {
+        .zip(1..)
+        .map_while(|(model, slot)| {
             let number = numbers.next()?;
-            let registers = Range { base, size: VIRTIO_MMIO_SIZE };
-            base += VIRTIO_MMIO_SIZE;
-            Some(PlannedDevice { model, registers, label: number, interrupt: number })
+            let registers = Range { base, size };
+            base += size;
+            Some(PlannedDevice { model, slot, registers, label: number, interrupt: number })
         })
         .collect()
+}
+
+/// What devices take of device space besides their registers.
+fn windows(config: &VmConfig, devices: &[PlannedDevice]) -> Vec<(String, Range)> {
+    let pci = [
+        Range { base: PCI_CAM_BASE, size: PCI_CAM_SIZE },
+        Range { base: PCI_MEMORY_BASE, size: PCI_MEMORY_SIZE },
+    ];
+    match config.transport {
+        Transport::Pci if !devices.is_empty() => {
+            pci.map(|range| ("the PCI bus".to_owned(), range)).to_vec()
+        }
+        _ => devices.iter().map(|device| (device.model.key(), device.registers)).collect(),
+    }
 }
 
 /// What is wrong with the places of `devices`.
@@ -112,11 +147,11 @@ pub(super) fn check(
             let what = "this gunyahd is built without virtio devices";
             faults.push(WITHOUT.case(what).at(config.place(&device.model.key())));
         }
-        let range = device.registers;
+    }
+    for (whose, range) in windows(config, devices) {
         for (key, _) in others.iter().filter(|(_, other)| other.overlaps(&range)) {
             let what = format!(
-                "lies where the registers of {} are, {:#x} to {:#x}",
-                device.model.key(),
+                "lies where the registers of {whose} are, {:#x} to {:#x}",
                 range.base,
                 range.base + range.size - 1
             );

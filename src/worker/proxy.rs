@@ -72,7 +72,7 @@ impl<'a> Proxy<'a> {
                 Some(console)
             }
         };
-        let devices = Devices::prepare(config, &mut bus, confined)?;
+        let devices = Devices::prepare(config, &mut bus, console.as_ref(), confined)?;
         Ok(Self { config, confined, console, devices, bus: Arc::new(bus) })
     }
 

@@ -32,8 +32,10 @@ usage: cargo xtask COMMAND
              --quick  format, lints, unit tests and one launch
   fuzz       run the parsers under libFuzzer for an hour (--seconds N, TARGET…)
   cycles     start and stop four VMs 1,000 times, crash them 200 times, look for what is left
-  host-test  run the device programs on emulated arm64 hosts with 4 and 16 KiB pages and several drivers
+  host-test  run the device programs on emulated arm64 hosts with 4 and 16 KiB pages, several drivers,
+             and memory in pieces (HOST… only these)
   bench      time launches, compared with the memory, files and calls alone
+             devices: what virtio devices cost instead
   dist       build static programs for arm64 and x86-64, with manifest and tarballs
              --verify build them twice and compare
 ";
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
         ["bench"] => bench::run(),
+        ["bench", "devices"] => bench::devices(),
         ["cycles"] => cycles::run(),
         ["demo"] => demo::run(None),
         ["demo", "--programs", folder] => demo::run(Some(Path::new(folder))),
@@ -51,7 +54,7 @@ fn main() -> ExitCode {
         ["test", words @ ..] => test::run(words),
         ["dist"] => dist::run(false),
         ["dist", "--verify"] => dist::run(true),
-        ["host-test"] => host_test::run(),
+        ["host-test", hosts @ ..] => host_test::run(hosts),
         ["fuzz", words @ ..] => fuzz::run(words),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");

@@ -95,6 +95,12 @@ fn an_indirect_table_may_be_longer_than_the_queue() {
     }
     driver.offer(1);
     assert_eq!(queue.pop().unwrap().unwrap().readable.len(), 256);
+    // But not without end.
+    driver.describe(1, TABLE, 257 * 16, INDIRECT, 0);
+    driver.describe_in(TABLE, 255, BUFFERS, 1, NEXT, 256);
+    driver.describe_in(TABLE, 256, BUFFERS, 1, 0, 0);
+    driver.offer(1);
+    assert_eq!(queue.pop().unwrap_err(), Fault::TooLong(256));
 }
 
 #[test]

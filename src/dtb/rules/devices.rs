@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The virtio devices: the doorbell and the node of each, and the pool.
 
-use crate::config::VmConfig;
+use crate::config::{Transport, VmConfig};
 use crate::diagnostic::kinds;
 use crate::dtb::build::Faults;
-use crate::dtb::devices::{doorbell, pool_node, trigger_cell, MMIO_MODEL};
+use crate::dtb::devices::{
+    doorbell, interrupt_map, pool_node, trigger_cell, MMIO_MODEL, PCI_MODEL,
+};
 use crate::dtb::lookup::{devices_at, spi};
 use crate::dtb::property::NodeAt;
 use crate::dtb::tree::Tree;
+use crate::layout::{PCI_CAM_BASE, PCI_CAM_SIZE};
 use crate::plan::{LaunchPlan, PlannedDevice};
 
 kinds! {
@@ -48,7 +51,7 @@ pub(super) fn check(tree: &Tree, config: &VmConfig, plan: &LaunchPlan, faults: &
         }
         let nodes = devices_at(tree, device.registers.base, device.registers.size);
         for node in &nodes {
-            if let Some(why) = difference(node, tree, device, plan, trigger) {
+            if let Some(why) = mmio_difference(node, config, device, plan, tree) {
                 let what = format!("{} {why}", node.path());
                 faults.add_at(&key, DEVICE_DIFFERS.case(what));
             }
@@ -62,25 +65,27 @@ pub(super) fn check(tree: &Tree, config: &VmConfig, plan: &LaunchPlan, faults: &
             faults.add_at(&key, DEVICE_INTERRUPT.case(what));
         }
     }
+    if config.transport == Transport::Pci && !plan.devices.is_empty() {
+        let nodes = devices_at(tree, PCI_CAM_BASE, PCI_CAM_SIZE);
+        if nodes.is_empty() {
+            let what = "there is no PCI bus: the tree's interrupt controller has no phandle";
+            faults.add_at("transport", DEVICE_DIFFERS.case(what));
+        }
+        for node in nodes {
+            if let Some(why) = pci_difference(&node, plan, tree) {
+                faults.add_at("transport", DEVICE_DIFFERS.case(format!("{} {why}", node.path())));
+            }
+        }
+    }
 }
 
-/// What keeps the node from being this device.
-fn difference(
-    node: &NodeAt<'_>,
-    tree: &Tree,
-    device: &PlannedDevice,
-    plan: &LaunchPlan,
-    trigger: u32,
-) -> Option<&'static str> {
-    let range = device.registers;
+/// What of a bus and a device both have to be.
+fn difference(node: &NodeAt<'_>, plan: &LaunchPlan, tree: &Tree) -> Option<&'static str> {
     let pool = plan.pool.and_then(|pool| pool_node(tree, pool)?.phandle());
     let faults = [
-        (!node.is_compatible(MMIO_MODEL), "is not a virtio-mmio device"),
-        (node.reg() != Some(vec![(range.base, range.size)]), "has other registers than the device"),
-        (spi(node) != Some((device.interrupt, trigger)), "has another interrupt than the device"),
         (
             pool.is_some() && node.u32("memory-region") != pool,
-            "has no memory-region, or another one than the pool: main memory is lent, and the device cannot reach it",
+            "has no memory-region, or another one than the pool: main memory is lent, and its devices cannot reach it",
         ),
         (
             !matches!(node.str("status"), None | Some("okay" | "ok")),
@@ -88,4 +93,43 @@ fn difference(
         ),
     ];
     faults.into_iter().find(|(broken, _)| *broken).map(|(_, why)| why)
+}
+
+/// What keeps the node at a device's registers from being this device.
+fn mmio_difference(
+    node: &NodeAt<'_>,
+    config: &VmConfig,
+    device: &PlannedDevice,
+    plan: &LaunchPlan,
+    tree: &Tree,
+) -> Option<&'static str> {
+    let range = device.registers;
+    let faults = [
+        (config.transport == Transport::Pci, "lies in the memory of the PCI bus"),
+        (!node.is_compatible(MMIO_MODEL), "is not a virtio-mmio device"),
+        (node.reg() != Some(vec![(range.base, range.size)]), "has other registers than the device"),
+        (
+            spi(node) != Some((device.interrupt, trigger_cell(config))),
+            "has another interrupt than the device",
+        ),
+    ];
+    let own = faults.into_iter().find(|(broken, _)| *broken).map(|(_, why)| why);
+    own.or_else(|| difference(node, plan, tree))
+}
+
+/// What keeps the node from being the devices' PCI bus.
+fn pci_difference(node: &NodeAt<'_>, plan: &LaunchPlan, tree: &Tree) -> Option<&'static str> {
+    let faults = [
+        (!node.is_compatible(PCI_MODEL), "is not a PCI bus of pci-host-cam-generic"),
+        (
+            node.reg() != Some(vec![(PCI_CAM_BASE, PCI_CAM_SIZE)]),
+            "has other registers than the bus",
+        ),
+        (
+            node.cells("interrupt-map") != interrupt_map(tree, plan),
+            "has another interrupt-map than the devices",
+        ),
+    ];
+    let own = faults.into_iter().find(|(broken, _)| *broken).map(|(_, why)| why);
+    own.or_else(|| difference(node, plan, tree))
 }
