@@ -110,7 +110,7 @@ struct Pair {
 
 /// Feeds a queue.
 pub fn queue(bytes: &[u8]) {
-    drop(breaks(bytes));
+    let _ = breaks(bytes);
 }
 
 /// Feeds a queue; what it broke by.

@@ -146,10 +146,6 @@ pub fn check(options: &Options) -> Report {
         problems: set.problems,
         warnings: set.warnings,
     };
-    if set.files.is_empty() && report.problems.is_empty() {
-        // Who checks a directory relies on what is in it.
-        report.problems.push(inspect::NOTHING.case("no config was found"));
-    }
     for file in set.files {
         match file.config {
             Ok(config) => {
@@ -171,7 +167,11 @@ pub fn check(options: &Options) -> Report {
 /// # Errors
 /// When `out` takes no more.
 pub fn run(options: &Options, out: &mut impl Write) -> io::Result<i32> {
-    let report = check(options);
+    let mut report = check(options);
+    if report.files == 0 && report.problems.is_empty() {
+        // Who checks a directory relies on what is in it.
+        report.problems.push(inspect::NOTHING.case("no config was found"));
+    }
     if options.json {
         serde_json::to_writer_pretty(&mut *out, &json::report(&report, options.dtb))?;
         writeln!(out)?;

@@ -39,6 +39,7 @@ cure: use a kernel with CONFIG_GUNYAH_VCPU, or leave the key out [plan-no-vcpus]
 host assumed: 4K pages, 2M huge pages by default, 2M transparent huge pages
 files looked for below: .
 huge pages needed in all: 34 of 2M (68M), 34 of them by VMs started at boot
+reserve needed in all since android15-6.6: 32 folios of 2M, 32 of them by VMs started at boot: ro.vendor.gunyah.reserve=64M
 1 file, 1 can be launched, 0 problems
 
 ";
@@ -110,7 +111,15 @@ fn huge_pages_add_up_by_size() {
             "huge pages needed in all: 1 of 1G (1G), 1 of them by VMs started at boot",
         ]
     );
+    // A kernel without hugetlb takes the same from the reserve, whatever the page's size; d wants none.
+    let sum = "reserve needed in all since android15-6.6: 576 folios of 2M, 544 of them by VMs started at boot: \
+               ro.vendor.gunyah.reserve=1152M\n";
+    assert!(ran.stdout.contains(sum), "{}", ran.stdout);
     let json = vendor.check(&["--json", "etc"]).json();
+    let reserve = serde_json::json!({
+        "folio_size": 2 << 20, "folios": 576, "autostart_folios": 544,
+    });
+    assert_eq!(json["reserve"], reserve);
     assert_eq!(json["huge_pages"][0]["pages"], 66);
     assert_eq!(json["huge_pages"][0]["autostart_pages"], 34);
     assert_eq!(json["huge_pages"][1]["page_size"], 1 << 30);
@@ -319,7 +328,7 @@ fn backing_is_the_kernels_best() {
     vendor.vm("a", "");
     for (kernel, backing, pages) in [
         ("ack61", "hugetlb 2M", "32 of 2M (64M), 32 of them by VMs started at boot"),
-        ("ack66", "thp", "none"),
+        ("ack66", "reserve or thp", "none"),
     ] {
         let ran = vendor.check(&["--kernel", kernel, "etc"]);
         assert!(ran.stdout.contains(&format!("label 0, rwx, auto, {backing}\n")), "{}", ran.stdout);
@@ -328,5 +337,7 @@ fn backing_is_the_kernels_best() {
             "{}",
             ran.stdout
         );
+        let reserve = ran.stdout.contains("ro.vendor.gunyah.reserve=64M");
+        assert_eq!(reserve, kernel == "ack66", "{}", ran.stdout);
     }
 }
