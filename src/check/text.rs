@@ -117,7 +117,7 @@ fn summary(report: &Report) -> String {
         let folio = Size(thp_page);
         line(
             &mut out,
-            format!("reserve for android15-6.6 and later: {all} folios of {folio:#}, {autostart} of them by VMs started at boot: ro.vendor.gunyah.reserve={sum:#}"),
+            format!("reserve needed in all since android15-6.6: {all} folios of {folio:#}, {autostart} of them by VMs started at boot: ro.vendor.gunyah.reserve={sum:#}"),
         );
     }
     for warning in &report.warnings {

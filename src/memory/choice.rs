@@ -335,4 +335,26 @@ mod tests {
             assert_eq!(pinned(dialect, base), 2 * MIB + 64 * MIB, "{dialect}");
         }
     }
+
+    /// Of 40 folios each region has all or none of its own.
+    #[test]
+    fn a_region_has_its_folios_of_the_reserve_or_the_next_backing() {
+        use crate::memory::{Extent, Past};
+        let host = Host::PAGES_4K.with(Dialect::Ack66).with_reserve(true);
+        let regions =
+            r#"{"label": 1, "base": "0x100000000", "size": "32M", "backing": ["reserve", "thp"]}"#;
+        let plan = plan_on(&host, r#"{"size": "64M"}"#, regions);
+        let part = Allotment {
+            memfd: std::fs::File::open("/dev/null").unwrap().into(),
+            folio: 2 * MIB,
+            extents: vec![Extent { first: 0, count: 40, past: Past::Clean }],
+            free: 40,
+            total: 40,
+        };
+        let choice = choose(&plan, &host, pool, Some(&part)).unwrap();
+        assert_eq!(choice.backings, [Backing::Reserve, Backing::Thp]);
+        assert_eq!(choice.reserve, 32);
+        assert_eq!(choice.warnings[0].name, "pool-other-backing");
+        assert!(choice.warnings[0].what.contains("(32 of them for its other regions)"));
+    }
 }

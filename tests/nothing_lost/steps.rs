@@ -274,9 +274,12 @@ fn answered(dialect: Dialect, name: &str, errno: &str) -> Expected {
         (_, "ANDROID_LEND_USER_MEM", "ENOTTY") => Runs,
         (Dialect::Lkml, "ADD_FUNCTION", "EFAULT") => Runs,
         (Dialect::LkmlBase, "ADD_FUNCTION", "ENOTTY") => Runs,
+        // The victim's devicetree is for what the driver really has.
+        (Dialect::LkmlBase, "ANDROID_LEND_USER_MEM" | "ADD_FUNCTION", "EFAULT") => {
+            Says("dtb", "the devicetree's vCPUs are scheduled by the hypervisor")
+        }
         // What it does not have is missed later.
         (_, "ANDROID_LEND_USER_MEM", "EFAULT") => Says("region", "ENOTTY"),
-        (Dialect::LkmlBase, "ADD_FUNCTION", "EFAULT") => Says("functions", "ENOTTY"),
         // The victim wants proxies.
         (_, "ADD_FUNCTION", "ENOTTY") => Says("plan", "the driver has no vCPUs"),
         _ => Fails("dialect"),
