@@ -155,8 +155,14 @@ impl Devices {
         self.warnings.try_recv().ok()
     }
 
-    /// Ends the threads; no vCPU runs any more. One that hangs in the host's storage stays.
-    pub fn stop(self) {
+    /// Ends the threads; no vCPU runs any more.
+    pub fn stop(self) {}
+}
+
+impl Drop for Devices {
+    /// Also where the launch fails: the eventfds of interrupts are closed before the VM is. A thread that hangs
+    /// in the host's storage stays.
+    fn drop(&mut self) {
         self.threads.iter().for_each(|(_, thread)| thread.end());
         let begun = Instant::now();
         let mut threads = self.threads.iter();
