@@ -140,10 +140,9 @@ mod tests {
 
     use super::*;
     use crate::config::parse;
-    use crate::dtb::fixture::{plan, BASE};
+    use crate::dtb::fixture::{add_pool, plan};
     use crate::dtb::rules;
     use crate::dtb::{build, Seeds};
-    use crate::plan::{PlannedRegion, Range};
 
     fn config(keys: &str) -> VmConfig {
         let text = format!(
@@ -153,19 +152,9 @@ mod tests {
         parse(Path::new("vm.json"), &text).unwrap()
     }
 
-    const POOL: Range = Range { base: BASE + (64 << 20), size: 4 << 20 };
-
     fn planned(config: &VmConfig) -> LaunchPlan {
         let mut plan = plan(config, 0, 0);
-        let pool = PlannedRegion {
-            key: "memory.pool".to_owned(),
-            label: 1,
-            base: POOL.base,
-            size: POOL.size,
-            ..plan.regions[0].clone()
-        };
-        plan.regions.push(pool);
-        plan.pool = Some(POOL);
+        add_pool(&mut plan);
         plan
     }
 
