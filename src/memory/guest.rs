@@ -163,8 +163,8 @@ mod tests {
 
     #[test]
     fn threads_fill_each_byte_from_its_own_place() {
-        let (base, size) = (0x1234_5000, (9 << 20) + 17);
-        let mut memory = GuestMemory::of(&[(0x1000_0000, 64 << 20)]).unwrap();
+        let (base, size) = (0x1234_5000, (8 << 20) + 17);
+        let mut memory = GuestMemory::of(&[(0x1200_0000, 16 << 20)]).unwrap();
         // Of what is at an offset, a byte that few others have.
         let byte = |at: u64| u8::try_from((at ^ at >> 8 ^ at >> 16) & 0xff).unwrap();
         for threads in [1, 4] {
