@@ -120,6 +120,9 @@ fn of_plan(vm: &VmReport, plan: &LaunchPlan) -> Value {
         "kernel": plan.dialect.name(),
         "scheduling": plan.scheduling.as_str(),
         "map": rows,
+        "power_key": plan.power_key.map(|key| {
+            json!({ "doorbell": key.label, "interrupt": key.interrupt })
+        }),
         "entry": address(plan.kernel.entry),
         "dtb": { "base": address(plan.dtb.base), "size": plan.dtb.size },
         "memory_entries": plan.memory_entries,

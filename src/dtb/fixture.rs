@@ -35,6 +35,11 @@ pub fn ns16550() -> VmConfig {
     with_initrd(r#""vcpus": {"scheduling": "proxy"}, "console": {"device": "16550"}"#)
 }
 
+/// One proxy-scheduled CPU with a power key.
+pub fn with_power_key() -> VmConfig {
+    with_initrd(r#""vcpus": {"scheduling": "proxy"}, "stop": {"power_key": true}"#)
+}
+
 /// A plan that fits `config`, with the initrd where the caller likes.
 pub fn plan(config: &VmConfig, initrd: u64, initrd_size: u64) -> LaunchPlan {
     let planned = |key: String, label, base, size| PlannedRegion {
@@ -60,6 +65,7 @@ pub fn plan(config: &VmConfig, initrd: u64, initrd_size: u64) -> LaunchPlan {
         regions,
         pool: None,
         devices: devices(config),
+        power_key: power_key(config),
         kernel: PlannedKernel { segments: Vec::new(), entry: config.memory.base, branch: None },
         initrd: config.initrd.as_ref().map(|_| Range { base: initrd, size: initrd_size }),
         dtb: Range { base: config.memory.base, size: 0x2_0000 },

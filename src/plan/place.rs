@@ -111,6 +111,7 @@ pub fn plan(
             pool: devices::pool_of(&regions),
             regions,
             devices,
+            power_key: devices::power_key(config),
             kernel,
             initrd,
             dtb,

@@ -17,7 +17,7 @@ use crate::{guest, tree};
 
 /// What a guest may need to reach its devices; their dependencies come before them. What the kernel
 /// has built in, or has not at all, is left out.
-const DRIVERS: [&str; 7] = [
+const DRIVERS: [&str; 9] = [
     "virtio_mmio",
     "virtio_pci",
     "virtio_blk",
@@ -25,6 +25,8 @@ const DRIVERS: [&str; 7] = [
     "virtio_net",
     "virtio-rng",
     "vmw_vsock_virtio_transport",
+    "gpio_keys",
+    "evdev",
 ];
 
 /// A small Debian with a login: what is essential there, sysvinit, and something for the network.

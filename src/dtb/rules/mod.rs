@@ -11,6 +11,7 @@ pub(super) mod devices;
 pub(super) mod gic;
 pub(super) mod memory;
 pub(super) mod nodes;
+pub(super) mod power_key;
 #[cfg(test)]
 mod tests;
 pub(super) mod vcpus;
@@ -41,5 +42,8 @@ pub fn check(tree: &Tree, config: &VmConfig, plan: &LaunchPlan) -> Vec<Diagnosti
         console::check(tree, console, &mut faults);
     }
     devices::check(tree, config, plan, &mut faults);
+    if let Some(key) = plan.power_key {
+        power_key::check(tree, key, &mut faults);
+    }
     faults.found
 }

@@ -4,6 +4,7 @@
 mod gic;
 mod memory;
 mod nodes;
+mod power_key;
 mod vcpus;
 mod vdevices;
 mod vm_config;

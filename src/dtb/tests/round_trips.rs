@@ -95,7 +95,7 @@ proptest! {
         cpus in 1u32..65, proxy in any::<bool>(), console in any::<bool>(), affinity in any::<bool>(),
         regions in 0u32..20, cmdline in "[ -~]{0,200}", name in "[a-z][a-z0-9_-]{0,30}",
         initrd in any::<u32>(), size in any::<u32>(), kaslr in any::<u64>(), rng in any::<[u8; 32]>(),
-        newer in any::<bool>(),
+        newer in any::<bool>(), power_key in any::<bool>(),
     ) {
         let mut config = if proxy { fixture::proxy() } else { fixture::config() };
         config.name = crate::config::VmName::new(&name).unwrap();
@@ -105,6 +105,7 @@ proptest! {
             config.vcpus.affinity = (0..cpus).map(|cpu| vec![cpu]).collect();
         }
         config.console = config.console.filter(|_| console);
+        config.stop = fixture::with_power_key().stop.filter(|_| power_key && proxy);
         config.regions = (0..regions).map(|number| RegionConfig {
             label: u32::MAX - number,
             base: 0xa000_0000 + u64::from(number) * 0x20_0000,
@@ -121,7 +122,7 @@ proptest! {
         let bound = len_max(&config, None);
         prop_assert!(len(&made.blob) <= bound);
         // Little guests have room for it: no more than a page is wasted.
-        prop_assert!(newer || bound < len(&made.blob) + 2048);
+        prop_assert!(newer || bound < len(&made.blob) + 2176);
 
         // The same tree comes out of itself, and of what completing makes of the bare hardware.
         let again = build(&config, Some(&made.blob), &plan, &seeds).unwrap();
