@@ -17,7 +17,7 @@ use crate::{guest, tree};
 
 /// What a guest may need to reach its devices; their dependencies come before them. What the kernel
 /// has built in, or has not at all, is left out.
-const DRIVERS: [&str; 9] = [
+const DRIVERS: [&str; 7] = [
     "virtio_mmio",
     "virtio_pci",
     "virtio_blk",
@@ -25,8 +25,6 @@ const DRIVERS: [&str; 9] = [
     "virtio_net",
     "virtio-rng",
     "vmw_vsock_virtio_transport",
-    "gpio_keys",
-    "evdev",
 ];
 
 /// A small Debian with a login: what is essential there, sysvinit, and something for the network.
@@ -111,7 +109,7 @@ pub fn initrd() -> Result<PathBuf> {
     archive.character_device("dev/console", 5, 1)?;
     archive.executable("bin/busybox", &fs::read(dir.join("busybox"))?)?;
     archive.executable("init", INITRD_INIT.as_bytes())?;
-    let ordered = in_order(&kernel)?;
+    let ordered = in_order(&kernel, &DRIVERS)?;
     let names: Vec<String> = ordered.iter().map(|(name, _)| format!("{name}.ko\n")).collect();
     archive.executable("modules/order", names.concat().as_bytes())?;
     for (name, module) in &ordered {
@@ -146,14 +144,14 @@ fn unpacked_kernel(into: &Path) -> Result<PathBuf> {
 }
 
 /// The drivers with what they depend on, in an order in which they can be loaded.
-fn in_order(kernel: &Path) -> Result<Vec<(String, PathBuf)>> {
+pub fn in_order(kernel: &Path, drivers: &[&str]) -> Result<Vec<(String, PathBuf)>> {
     let mut all = BTreeMap::new();
     find_modules(&kernel.join("lib/modules"), &mut all)?;
     let mut ordered = Vec::new();
-    for driver in DRIVERS {
+    for driver in drivers {
         add_module(driver, &all, &mut ordered)?;
     }
-    anyhow::ensure!(!ordered.is_empty(), "the kernel has no virtio driver as a module");
+    anyhow::ensure!(!ordered.is_empty(), "the kernel has none of {drivers:?} as a module");
     Ok(ordered)
 }
 
