@@ -28,7 +28,11 @@ pub(super) fn map(vm: &VmReport, plan: &LaunchPlan) -> Vec<Row> {
             depth: 0,
             base: region.base,
             size: region.size,
-            what: if index == 0 { "memory" } else { "region" },
+            what: match index {
+                0 => "memory",
+                _ if index > vm.config.regions.len() => "firmware",
+                _ => "region",
+            },
             detail: region_detail(region),
         });
         let inside = if index == 0 { contents(vm, plan) } else { of_file(region) };

@@ -41,7 +41,11 @@ fn conflict(key: &str, what: impl Into<String>, cure: &'static str) -> Mistake {
 }
 
 /// Labels are unique; ranges end within guest memory and do not overlap.
-pub(super) fn ranges(memory: &MemoryConfig, regions: &[RegionConfig]) -> Vec<Mistake> {
+pub(super) fn ranges(
+    memory: &MemoryConfig,
+    regions: &[RegionConfig],
+    firmware: &Option<FirmwareConfig>,
+) -> Vec<Mistake> {
     let main = Range {
         key: "memory".to_owned(),
         label: memory.label,
@@ -54,9 +58,15 @@ pub(super) fn ranges(memory: &MemoryConfig, regions: &[RegionConfig]) -> Vec<Mis
         base: region.base,
         size: region.size,
     });
+    let firmware = firmware.as_ref().map(|firmware| Range {
+        key: "firmware".to_owned(),
+        label: firmware.label,
+        base: firmware.base,
+        size: firmware.size,
+    });
     let mut mistakes = Vec::new();
     let mut earlier: Vec<Range> = Vec::new();
-    for range in std::iter::once(main).chain(further) {
+    for range in std::iter::once(main).chain(further).chain(firmware) {
         let base = format!("{}.base", range.key);
         if let Some(other) = earlier.iter().find(|other| other.label == range.label) {
             let what = format!("{} is the label of {} too", range.label, other.key);

@@ -55,6 +55,7 @@ pub fn len_max(config: &VmConfig, given: Option<&[u8]>) -> u64 {
     const EACH_AFFINITY: u64 = 4;
     const EACH_REGION: u64 = 240;
     const CONSOLE: u64 = 640;
+    const FIRMWARE: u64 = 256;
 
     let count = |len: usize| u64::try_from(len).unwrap_or(u64::MAX);
     let times = |bytes: u64, number: u64| bytes.saturating_mul(number);
@@ -71,6 +72,7 @@ pub fn len_max(config: &VmConfig, given: Option<&[u8]>) -> u64 {
         count(config.kernel.cmdline.len()),
         times(EACH_REGION, count(config.regions.len())),
         config.console.as_ref().map_or(0, |_| CONSOLE),
+        config.firmware.as_ref().map_or(0, |_| FIRMWARE),
     ];
     parts.into_iter().fold(0, u64::saturating_add)
 }

@@ -35,6 +35,11 @@ pub fn ns16550() -> VmConfig {
     with_initrd(r#""vcpus": {"scheduling": "proxy"}, "console": {"device": "16550"}"#)
 }
 
+/// One proxy-scheduled CPU that begins in firmware.
+pub fn firmware() -> VmConfig {
+    with_initrd(r#""firmware": {}"#)
+}
+
 /// A plan that fits `config`, with the initrd where the caller likes.
 pub fn plan(config: &VmConfig, initrd: u64, initrd_size: u64) -> LaunchPlan {
     let planned = |label, base, size| PlannedRegion {
@@ -57,7 +62,17 @@ pub fn plan(config: &VmConfig, initrd: u64, initrd_size: u64) -> LaunchPlan {
         dialect: gunyah::Dialect::Ack61,
         scheduling: config.vcpus.scheduling.unwrap_or(Scheduling::Proxy),
         regions,
-        kernel: PlannedKernel { segments: Vec::new(), entry: config.memory.base, branch: None },
+        kernel: PlannedKernel {
+            segments: Vec::new(),
+            entry: config.memory.base,
+            size: 0,
+            branch: None,
+        },
+        firmware: config
+            .firmware
+            .as_ref()
+            .map(|firmware| Range { base: firmware.base, size: firmware.size }),
+        timer_wakeups: false,
         initrd: config.initrd.as_ref().map(|_| Range { base: initrd, size: initrd_size }),
         dtb: Range { base: config.memory.base, size: 0x2_0000 },
         memory_entries: 1,

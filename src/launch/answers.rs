@@ -84,6 +84,11 @@ kinds! {
         cause: "they are still given to another VM, whose teardown has not ended",
         cure: "try again; if it stays, the resource manager has lost them until a reboot" }
 
+    FIRMWARE_ENOTTY: Error "firmware-enotty" in Firmware { "the driver does not know SET_FW_CONFIG",
+        cause: "it lacks it, though it has others of its dialect",
+        cure: "leave `firmware` out, or use a kernel with CONFIG_ANDROID_GUNYAH" }
+    FIRMWARE_EACCES: Error "firmware-eacces" in Firmware { "SET_FW_CONFIG is not permitted", cause: SELINUX, cure: POLICY }
+
     DTB_CONFIG_EOVERFLOW: Error "dtb-config-eoverflow" in DtbConfig { "guest address and size go past 64 bits", cause: "", cure: CHECK }
     DTB_CONFIG_EACCES: Error "dtb-config-eacces" in DtbConfig { "SET_DTB_CONFIG is not permitted", cause: SELINUX, cure: POLICY }
 
@@ -131,6 +136,10 @@ kinds! {
     START_ETIMEDOUT: Error "start-etimedout" in Start { "the resource manager did not answer",
         cause: "it handles one VM at a time, and a teardown may be under way",
         cure: "try again; look for gh_rsc_mgr or gunyah_rsc_mgr in dmesg" }
+
+    START_FIRMWARE: Error "start-firmware" in Start { "the resource manager refused the VM with firmware",
+        cause: "the boot loader gave the resource manager no firmware for protected VMs (EPERM from older ones, EINVAL from newer ones); the firmware is larger than firmware.size (EINVAL); or what keeps a VM without firmware from starting",
+        cure: "look for `pvmfw` among the device's partitions; give a larger firmware.size; try without `firmware`" }
 
     // Since 6.6: the devicetree's range alone is handed over at START.
     NEWER_ENODEV: Error "start-newer-enodev" in Start { "the resource manager refused the VM",
@@ -180,9 +189,12 @@ pub(crate) fn refused(step: Step, call: impl Into<String>, error: &io::Error) ->
 }
 
 /// What it means that START failed on a driver of `dialect`.
-pub(super) fn start_refused(dialect: Dialect, error: &io::Error) -> Diagnostic {
+pub(super) fn start_refused(dialect: Dialect, firmware: bool, error: &io::Error) -> Diagnostic {
     let fault = refused(Step::Start, "VM_START", error);
     let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
+    if firmware && matches!(errno, Errno::EPERM | Errno::EINVAL) {
+        return START_FIRMWARE.case("VM_START").errno(errno);
+    }
     let name = format!("start-newer-{errno:?}").to_lowercase();
     match KINDS.iter().find(|kind| dialect.pages_on_demand() && kind.name == name) {
         Some(kind) => kind.case("VM_START").errno(errno),
@@ -228,6 +240,8 @@ mod tests {
         "region-efault",
         "region-eio",
         "region-ebusy",
+        "firmware-enotty",
+        "firmware-eacces",
         "dtb-config-eoverflow",
         "dtb-config-eacces",
         "functions-enoent",
@@ -269,7 +283,7 @@ mod tests {
     #[test]
     fn start_means_another_thing_on_another_driver() {
         let on = |dialect, errno: Errno| {
-            start_refused(dialect, &io::Error::from_raw_os_error(errno as i32))
+            start_refused(dialect, false, &io::Error::from_raw_os_error(errno as i32))
         };
         for name in NEWER {
             for dialect in [Dialect::Ack66, Dialect::Ack612] {
@@ -293,6 +307,17 @@ mod tests {
     }
 
     #[test]
+    fn start_with_firmware_means_the_firmware_first() {
+        for errno in [Errno::EPERM, Errno::EINVAL] {
+            let error = io::Error::from_raw_os_error(errno as i32);
+            let fault = start_refused(Dialect::Ack66, true, &error);
+            assert_eq!((&*fault.name, fault.errno), ("start-firmware", Some(errno as i32)));
+        }
+        let error = io::Error::from_raw_os_error(Errno::ENOMEM as i32);
+        assert_eq!(start_refused(Dialect::Ack61, true, &error).name, "start-enomem");
+    }
+
+    #[test]
     fn a_call_and_an_errno_have_a_name_a_cause_and_a_cure() {
         for name in ANSWERS {
             let kind = KINDS.iter().find(|kind| kind.name == *name).unwrap();
@@ -303,7 +328,7 @@ mod tests {
             assert_eq!(fault.errno, Some(errno as i32));
             assert!(!fault.cure.is_empty(), "{fault}");
         }
-        assert_eq!(KINDS.len(), ANSWERS.len() + NEWER.len() + 1);
+        assert_eq!(KINDS.len(), ANSWERS.len() + NEWER.len() + 2);
     }
 
     #[test]

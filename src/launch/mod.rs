@@ -66,7 +66,9 @@ pub fn launch<T>(
     let progress = Progress::new(report);
     // Before images are opened and memory is taken: what the driver cannot do needs neither.
     let (vm, dialect) = create(config, device, &progress)?;
-    let launch = Launch { config, host: memory::host(dialect), progress };
+    let timer_wakeups = dialect::timer_wakeups(&vm, dialect);
+    let host = Host { timer_wakeups, ..memory::host(dialect) };
+    let launch = Launch { config, host, progress };
     let open = || Images::open(config).map_err(first_of);
     let images = launch.progress.step(Step::Images, open, describe_images)?;
     let (plan, tree) = launch.decide(&images)?;
@@ -80,7 +82,8 @@ pub fn launch<T>(
     let prepared = before_start(&vm)?;
     launch.progress.report(Event::Starts);
     let log = KernelLog::from_now();
-    let failed = |error| log.explain(answers::start_refused(dialect, &error));
+    let firmware = plan.firmware.is_some();
+    let failed = |error| log.explain(answers::start_refused(dialect, firmware, &error));
     launch.progress.step(Step::Start, || vm.start().map_err(failed), |()| String::new())?;
     Ok(Launched { vm, memory, vcpus, scheduling: plan.scheduling, dialect, prepared })
 }
@@ -193,15 +196,20 @@ impl Launch<'_> {
             let describe = |how: &_| format!("region {label} at {base:#x}, {size}, {how}");
             progress.step(Step::Region, register, describe)?;
         }
-        let (base, size) = (plan.dtb.base, plan.dtb.size);
-        let configure = || vm.set_dtb_config(base, size);
-        let call = format!("VM_SET_DTB_CONFIG of {size:#x} bytes at guest {base:#x}");
-        let describe = |_: &()| format!("{base:#x}+{size:#x}");
-        progress.call(Step::DtbConfig, call, configure, describe)?;
-        if !plan.dialect.pages_on_demand() {
-            // The guest begins at the first byte of main memory.
+        if let Some(firmware) = plan.firmware {
+            let configure = || vm.set_fw_config(firmware.base, firmware.size);
+            let call = format!("VM_ANDROID_SET_FW_CONFIG of {firmware}");
+            progress.call(Step::Firmware, call, configure, |()| firmware.to_string())?;
+        }
+        let dtb = plan.dtb;
+        let configure = || vm.set_dtb_config(dtb.base, dtb.size);
+        let call = format!("VM_SET_DTB_CONFIG of {dtb}");
+        progress.call(Step::DtbConfig, call, configure, |()| dtb.to_string())?;
+        if !plan.dialect.pages_on_demand() || plan.firmware.is_some() {
+            // The guest begins at the first byte of main memory, or of its firmware, whatever the registers.
             return Ok(());
         }
+        let base = dtb.base;
         let entry = plan.kernel.entry;
         let set = || {
             vm.set_boot_context(BootRegister::Pc, entry)?;
@@ -307,6 +315,9 @@ fn describe_images(images: &Images) -> String {
 
 fn describe_plan(plan: &LaunchPlan) -> String {
     let mut text = format!("entry {:#x}, ", plan.kernel.entry);
+    if let Some(firmware) = plan.firmware {
+        text = format!("firmware {firmware}, kernel {:#x}, ", plan.kernel.entry);
+    }
     if let Some(initrd) = &plan.initrd {
         text.push_str(&format!("initrd {:#x}, ", initrd.base));
     }

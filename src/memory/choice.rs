@@ -182,6 +182,7 @@ mod tests {
             kernel: KernelInfo {
                 gzip: false,
                 size: MIB,
+                signed: false,
                 layout: KernelLayout::Image(arm64::Header { text_offset: 0, image_size: MIB }),
             },
             initrd: None,

@@ -20,6 +20,7 @@ pub fn host(dialect: Dialect) -> Host {
         huge_page: huge_page(),
         thp_page: thp_page.unwrap_or(pmd(page_size)),
         dialect,
+        timer_wakeups: false,
     }
 }
 

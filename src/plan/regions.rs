@@ -4,7 +4,7 @@
 use super::entries::{self, memory_entries, MAX_MEMORY_ENTRIES, MEMORY_ENTRIES_PER_MESSAGE};
 use super::kernels::{backings, slotted};
 use super::{Host, PlannedRegion};
-use crate::config::{Backing, Permissions, VmConfig};
+use crate::config::{Access, Backing, Permissions, VmConfig};
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::image::ImageInfo;
 use crate::text::Size;
@@ -54,10 +54,7 @@ pub(super) fn regions(
     let mut regions = from_config(config, images, host);
     let mut faults = Vec::new();
     for (index, region) in regions.iter_mut().enumerate() {
-        let key = match index.checked_sub(1) {
-            None => "memory".to_owned(),
-            Some(further) => format!("regions[{further}]"),
-        };
+        let key = region_key(config, index);
         let place = |field: &str| config.place(&format!("{key}{field}"));
         for (field, value) in [(".base", region.base), (".size", region.size)] {
             if value % host.page_size != 0 {
@@ -75,10 +72,10 @@ pub(super) fn regions(
             warnings.push(LARGE.case(what).at(place("")));
         }
         let wanted = match index.checked_sub(1) {
-            None => &config.memory.backing,
-            Some(further) => &config.regions[further].backing,
+            None => Some(&config.memory.backing),
+            Some(further) => config.regions.get(further).map(|region| &region.backing),
         };
-        let asked = wanted.contains(&Some(Backing::Hugetlb));
+        let asked = wanted.is_some_and(|wanted| wanted.contains(&Some(Backing::Hugetlb)));
         let replaced = without_huge_page(region).filter(|_| asked);
         warnings.extend(replaced.map(|warning| warning.at(place(""))));
     }
@@ -117,7 +114,28 @@ fn from_config(config: &VmConfig, images: &ImageInfo, host: &Host) -> Vec<Planne
             file: region.file.clone().zip(file_size),
         });
     }
+    // The resource manager fills it; of large pages, because START hands it over by its folios.
+    regions.extend(config.firmware.as_ref().map(|firmware| PlannedRegion {
+        label: firmware.label,
+        base: firmware.base,
+        size: firmware.size,
+        access: Access::Lend,
+        flags: Permissions::ALL,
+        backing: vec![Backing::Thp],
+        huge_page: host.huge_page,
+        prefault: true,
+        file: None,
+    }));
     regions
+}
+
+/// The key of the plan's region of this index: main memory, those of `regions`, the firmware's.
+pub fn region_key(config: &VmConfig, index: usize) -> String {
+    match index.checked_sub(1) {
+        None => "memory".to_owned(),
+        Some(further) if further < config.regions.len() => format!("regions[{further}]"),
+        Some(_) => "firmware".to_owned(),
+    }
 }
 
 /// Without a slot, the devicetree's pages must be folios of their own where drivers care.
@@ -173,8 +191,8 @@ fn entries(
         planned = planned.saturating_add(each.first().copied().unwrap_or(0));
         least = least.saturating_add(each.iter().copied().min().unwrap_or(0));
         let first = each.first().copied().unwrap_or(0);
-        if let Some(further) = index.checked_sub(1).filter(|_| first > most) {
-            key = format!("regions[{further}].backing");
+        if index > 0 && first > most {
+            key = format!("{}.backing", region_key(config, index));
         }
         most = most.max(first);
     }

@@ -53,6 +53,35 @@ const NODEV: Option<Errno> = Some(Errno::ENODEV);
 const INVAL: Option<Errno> = Some(Errno::EINVAL);
 
 #[test]
+fn rules_of_firmware() {
+    let config = fixture::firmware();
+    let memory = "/gunyah-vm-config/memory";
+    good(&config, |_| {});
+    // One cell is a number, too.
+    good(&config, |tree| {
+        node(tree, memory).set_u32("firmware-address", 0x7fc0_0000);
+    });
+    broken(&config, &["dtb-firmware-address"], None, |tree| {
+        node(tree, memory).set_u64("firmware-address", 0x7f80_0000);
+    });
+    // Each range grows into the other one.
+    broken(&config, &["dtb-firmware-overlap"], INVAL, |tree| {
+        node(tree, memory).set_u64("firmware-size-max", 0x40_1000);
+    });
+    broken(&config, &["dtb-firmware-overlap", "dtb-firmware-address"], INVAL, |tree| {
+        node(tree, memory).set_u64("firmware-address", 0x8400_0000 - 0x1000);
+    });
+    broken(&config, &["dtb-property"], None, |tree| {
+        node(tree, memory).set("firmware-size-max", vec![0; 3]);
+    });
+    // A kernel that 32 bits do not reach.
+    let (tree, mut plan) = built(&config);
+    plan.kernel.entry = 1 << 32;
+    let faults = check(&tree, &config, &plan);
+    assert_eq!(names(&faults), ["dtb-firmware-kernel"], "{faults:#?}");
+}
+
+#[test]
 fn rules_of_the_whole_tree() {
     let config = fixture::config();
     broken(

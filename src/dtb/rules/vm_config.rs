@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The vm-config node, which the resource manager takes the VM's settings from.
 
+use crate::config::VmConfig;
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::dtb::build::Faults;
 use crate::dtb::lookup::vm_configs;
 use crate::dtb::property::{Cells, NodeAt};
 use crate::dtb::tree::Tree;
 use crate::layout::{ADDRESS_END, DEVICE_SPACE_END, MEMORY_ALIGN, PAGE};
-use crate::plan::LaunchPlan;
+use crate::plan::{region_key, LaunchPlan};
 
 /// For a part of the vm-config that is missing.
 pub(super) const COMPLETE_IT: &str =
@@ -117,7 +118,7 @@ pub(super) fn property(at: &NodeAt<'_>, name: &str, wanted: &str) -> Diagnostic 
     PROPERTY.case(format!("{}: property {name} is not {wanted}", at.path()))
 }
 
-pub(super) fn check(tree: &Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
+pub(super) fn check(tree: &Tree, config_of: &VmConfig, plan: &LaunchPlan, faults: &mut Faults<'_>) {
     let mut configs = vm_configs(tree);
     let Some(config) = configs.next() else {
         return faults.add(NO_VM_CONFIG.case("there is no /gunyah-vm-config"));
@@ -139,7 +140,7 @@ pub(super) fn check(tree: &Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
     if config.has("vmmio-ranges") {
         faults.add(VMMIO_RANGES.case(format!("{} has vmmio-ranges", config.path())));
     }
-    further_regions(plan, faults);
+    further_regions(config_of, plan, faults);
     if let Some(memory) = config.child("memory").filter(|memory| memory.has("size-max")) {
         size_max(&memory, plan, faults);
     }
@@ -150,14 +151,15 @@ pub(super) fn check(tree: &Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
 }
 
 /// Regions in the space that QEMU's platform has in use.
-fn further_regions(plan: &LaunchPlan, faults: &mut Faults<'_>) {
-    for (index, region) in plan.regions.iter().skip(1).enumerate() {
+fn further_regions(config: &VmConfig, plan: &LaunchPlan, faults: &mut Faults<'_>) {
+    for (index, region) in plan.regions.iter().enumerate().skip(1) {
         if region.base <= DEVICE_SPACE_END {
             let what = format!(
                 "region {} at {:#x} is not above the page at {DEVICE_SPACE_END:#x}",
                 region.label, region.base
             );
-            faults.add_at(&format!("regions[{index}].base"), BASE_ADDRESS_TAKEN.case(what));
+            let key = format!("{}.base", region_key(config, index));
+            faults.add_at(&key, BASE_ADDRESS_TAKEN.case(what));
         }
     }
 }
