@@ -27,7 +27,7 @@ use crate::dtb::{self, Devicetree};
 use crate::image::{Images, KernelLayout};
 use crate::memory::{self, Choice, GuestMemory, Pool};
 use crate::plan::{fits, plan, Host, LaunchPlan, PlannedRegion};
-use crate::text::Size;
+use crate::text::{Count, Size};
 
 use kernel_log::KernelLog;
 use progress::Progress;
@@ -321,8 +321,12 @@ fn describe_plan(plan: &LaunchPlan) -> String {
     if let Some(initrd) = &plan.initrd {
         text.push_str(&format!("initrd {:#x}, ", initrd.base));
     }
-    let (dtb, entries) = (plan.dtb.base, plan.memory_entries);
-    format!("{text}dtb {dtb:#x}, {entries} memory entries at most")
+    let (dtb, entries) = (plan.dtb.base, Count(plan.memory_entries, "memory entry"));
+    text.push_str(&format!("dtb {dtb:#x}, {entries} at most"));
+    if plan.timer_wakeups {
+        text.push_str(", the driver wakes vCPUs by their timers");
+    }
+    text
 }
 
 fn describe_pool(choice: &Choice) -> String {

@@ -108,7 +108,7 @@ fn too_long(node: &Node, above: &str) -> Option<String> {
     })
 }
 
-fn vm_config(root: &Node) -> Option<&Node> {
+pub(super) fn vm_config(root: &Node) -> Option<&Node> {
     root.child("gunyah-vm-config").or_else(|| {
         root.children.iter().find(|node| {
             node.property("compatible").is_some_and(|list| {
