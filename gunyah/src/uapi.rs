@@ -153,6 +153,10 @@ pub struct AuthType {
     pub arg: u64,
 }
 
+/// `kind` of [`AuthType`]: a protected VM of Android's, for which [`VM_ANDROID_SET_FW_CONFIG`] is there;
+/// no driver so far takes it here (ENOENT).
+pub const AUTH_TYPE_ANDROID_PVM: u32 = 0;
+
 /// `kind` of [`AuthType`]: a trusted VM of Qualcomm's, [`QtvmAuth`]. android16-6.12's first kernels do
 /// all of it and still answer EINVAL.
 pub const AUTH_TYPE_QTVM: u32 = 1;

@@ -13,6 +13,33 @@ kinds! {
         cause: "gunyahd has a file of its own form for each VM",
         cure: "write a file for the VM; docs/config.md has all its keys",
     }
+    AUTHENTICATED: Error "config-authenticated" in Config {
+        "a key is of authenticated VMs, which gunyahd does not start",
+        cause: "such a VM (QTVM) has a number of its own and an image that the secure world authenticates: VM_ANDROID_SET_AUTH_TYPE, which this launcher does not call",
+        cure: "use the vendor's own VM service or crosvm for it; without the key, gunyahd starts the VM unauthenticated; with `firmware`, in pvmfw",
+    }
+    CMA: Error "config-cma" in Config {
+        "guest memory cannot be made of a CMA area",
+        cause: "VM_ANDROID_MAP_CMA_MEM is for the images of authenticated VMs (QTVM), which gunyahd does not start",
+        cure: "leave `backing` out, or use \"thp\"",
+    }
+}
+
+/// Keys of other launchers for VMs that are authenticated.
+const AUTHENTICATED_KEYS: [&str; 8] =
+    ["auth", "auth_type", "qtvm", "trusted_vm", "vm_id", "vmid", "pas_id", "qcom_trusted_vm"];
+
+/// A key that says what gunyahd does not do, if it is one.
+pub(super) fn key(key: &str) -> Option<Diagnostic> {
+    let named = AUTHENTICATED_KEYS.contains(&key.to_ascii_lowercase().replace('-', "_").as_str());
+    named
+        .then(|| AUTHENTICATED.case("is of authenticated VMs (QTVM), which gunyahd does not start"))
+}
+
+/// A word that means what gunyahd does not do, if it is one.
+pub(super) fn word(word: &str) -> Option<Diagnostic> {
+    let cma = word.eq_ignore_ascii_case("cma");
+    cma.then(|| CMA.case("gunyahd does not make guest memory of CMA areas"))
 }
 
 /// What the file is, if it is another launcher's.

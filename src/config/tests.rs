@@ -55,6 +55,18 @@ fn a_small_file_gets_the_defaults() {
 }
 
 #[test]
+fn what_only_other_launchers_do_is_named() {
+    for key in ["qtvm", "auth", "vm-id", "pas_id"] {
+        let text = with(&format!(r#""{key}": 1"#));
+        one("config-authenticated", &text, "authenticated VMs (QTVM)", &problems(&text));
+    }
+    let text = SMALL.replace("\"64M\"", r#""64M", "backing": "cma""#);
+    one("config-cma", &text, "memory.backing: gunyahd does not make", &problems(&text));
+    let text = SMALL.replace("\"64M\"", r#""64M", "backing": ["CMA", "base"]"#);
+    one("config-cma", &text, "memory.backing[0]: gunyahd", &problems(&text));
+}
+
+#[test]
 fn every_mistake_is_reported_at_once() {
     let text = r#"{
   "name": "Loud",
