@@ -19,6 +19,7 @@ const FOLDERS: &[&[&[Kind]]] = &[
     crate::worker::KINDS,
     crate::supervisor::KINDS,
     crate::check::KINDS,
+    crate::import::FOLDER,
 ];
 
 /// Every kind, in the order of the steps.

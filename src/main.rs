@@ -11,6 +11,7 @@ use gunyahd::cli::{self, complain, Stop};
 use gunyahd::config;
 use gunyahd::diagnostic::Diagnostic;
 use gunyahd::explain;
+use gunyahd::import::{self, Source};
 use gunyahd::status::logger::{self, Audience};
 use gunyahd::supervisor::{self, BootOptions};
 use gunyahd::text::failure;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         Ok(Command::Boot(options)) => boot(options),
         Ok(Command::Run { file, setting }) => run(&file, setting),
         Ok(Command::Check(options)) => check(&options),
+        Ok(Command::Import(source)) => import(&source),
         Ok(Command::Explain(name)) => explain(name.as_deref()),
         Err(Stop::Print(text)) => print(&text),
         Err(Stop::Usage(error)) => {
@@ -49,6 +51,21 @@ fn explain(name: Option<&str>) -> ExitCode {
         Ok(text) => print(&text),
         Err(unknown) => {
             complain(&format!("gunyahd: {unknown}"));
+            ExitCode::from(BROKEN)
+        }
+    }
+}
+
+fn import(source: &Source) -> ExitCode {
+    match import::import(source) {
+        Ok((config, left)) => {
+            for left in left {
+                complain(&format!("gunyahd: {left}"));
+            }
+            print(&config)
+        }
+        Err(wrong) => {
+            complain(&format!("gunyahd: {wrong}"));
             ExitCode::from(BROKEN)
         }
     }

@@ -34,6 +34,13 @@ impl fmt::Display for Size {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Count<'a>(pub u64, pub &'a str);
 
+impl<'a> Count<'a> {
+    /// A list's.
+    pub fn of(length: usize, one: &'a str) -> Self {
+        Self(u64::try_from(length).unwrap_or(u64::MAX), one)
+    }
+}
+
 impl fmt::Display for Count<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(number, one) = self;

@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Files of other launchers, given as a VM's file: named in one line, with what of them carries over.
 
-use serde_json::json;
-
 use super::json::{Node, Value};
-use super::names::VmName;
 use crate::diagnostic::{kinds, Diagnostic};
 
 kinds! {
@@ -54,10 +51,8 @@ pub(super) fn named(root: &Node<'_>) -> Option<Diagnostic> {
         .any(|key| member(root, key).is_some())
     {
         let what = "is a vm_config.json of Android's Virtualization Framework, for crosvm";
-        let carried = carried(root);
-        return Some(FOREIGN.case(what).cure(format!(
-            "begin with what carries over: {carried}; docs/config.md has the other keys"
-        )));
+        let cure = "run `gunyahd import` on it, which prints a VM's file with what carries over";
+        return Some(FOREIGN.case(what).cure(cure));
     }
     if member(root, "task").is_some() && member(root, "os").is_some() {
         let what =
@@ -65,30 +60,6 @@ pub(super) fn named(root: &Node<'_>) -> Option<Diagnostic> {
         return Some(FOREIGN.case(what));
     }
     None
-}
-
-/// The part of an AVF config that has the same meaning here, as a config.
-fn carried(root: &Node<'_>) -> String {
-    let text = |key: &str| match member(root, key).map(|node| &node.value) {
-        Some(Value::String(text)) => Some(text.as_str()),
-        _ => None,
-    };
-    let mib = match member(root, "memory_mib").map(|node| &node.value) {
-        Some(Value::Number(number)) => number.parse::<u64>().ok(),
-        _ => None,
-    };
-    let name = text("name").filter(|name| VmName::new(name).is_some()).unwrap_or("vm");
-    let mut config = json!({ "name": name });
-    config["memory"]["size"] = format!("{}M", mib.unwrap_or(256)).into();
-    // A boot loader is entered as a kernel is.
-    config["kernel"]["path"] = text("kernel").or_else(|| text("bootloader")).unwrap_or("…").into();
-    if let Some(params) = text("params") {
-        config["kernel"]["cmdline"] = params.into();
-    }
-    if let Some(initrd) = text("initrd") {
-        config["initrd"]["path"] = initrd.into();
-    }
-    config.to_string()
 }
 
 fn member<'a>(node: &'a Node<'a>, key: &str) -> Option<&'a Node<'a>> {

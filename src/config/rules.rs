@@ -12,7 +12,7 @@ use super::sections::*;
 use super::words::{Backing, Scheduling};
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::layout::{ADDRESS_END, GICD_BASE, GICD_SIZE, GICR_SIZE, PAGE};
-use crate::text::{Size, Span};
+use crate::text::{Count, Size, Span};
 
 kinds! {
     CONFLICT: Error "config-conflict" in Config {
@@ -108,7 +108,7 @@ impl Range {
 
 impl fmt::Display for Range {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#x}+{:#}", self.base, Size(self.size))
+        write!(f, "{:#x}+{:#x}", self.base, self.size)
     }
 }
 
@@ -167,13 +167,14 @@ pub(super) fn affinity_of(
     };
     let mut mistakes = Vec::new();
     if !fits {
-        let what = format!("has {given} entries for {count} vCPUs");
+        let (given, vcpus) = (Count::of(given, "entry"), Count(count.into(), "vCPU"));
+        let what = format!("has {given} for {vcpus}");
         mistakes.push(conflict("affinity", what, cure));
     }
     for (index, cpus) in affinity.iter().enumerate() {
         if scheduling == Scheduling::Hypervisor && cpus.len() != 1 {
             let mistake = CONFLICT
-                .case(format!("has {} host CPUs", cpus.len()))
+                .case(format!("has {}", Count::of(cpus.len(), "host CPU")))
                 .cause("the hypervisor binds a vCPU to one host CPU")
                 .cure("give one host CPU, or set vcpus.scheduling to \"proxy\"");
             mistakes.push((item_key("affinity", index), mistake));
@@ -225,8 +226,8 @@ pub(super) fn console_base(
     let end = GICD_BASE + GICD_SIZE;
     (dtb.path.is_none() && base < end && base + PAGE > start).then(|| {
         let what = format!(
-            "{base:#x} lies in the interrupt controller of a generated devicetree, {start:#x} to {:#x}",
-            end - 1
+            "{base:#x} lies in the interrupt controller of a generated devicetree, {start:#x}+{:#x}",
+            end - start
         );
         of("console.base", OVERLAP.case(what))
     })

@@ -98,8 +98,8 @@ fn memory(tree: &mut Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
     let given = memory.and_then(|memory| memory.reg()).unwrap_or_default();
     if !given.is_empty() && given != [(main.base, main.size)] {
         faults.add(MEMORY_REPLACED.case(format!(
-            "the given /memory is not main memory, {:#x} bytes at {:#x}, and is replaced",
-            main.size, main.base
+            "the given /memory is not main memory, {:#x}+{:#x}, and is replaced",
+            main.base, main.size
         )));
     }
     let reg = Cells::below(&tree.root).range(main.base, main.size);

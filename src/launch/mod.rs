@@ -192,8 +192,8 @@ impl Launch<'_> {
         let progress = &self.progress;
         for (index, (region, address)) in memory.regions().enumerate() {
             let register = || register(vm, region, address, index == 0, plan.dialect);
-            let (label, base, size) = (region.label, region.base, Size(region.size));
-            let describe = |how: &_| format!("region {label} at {base:#x}, {size}, {how}");
+            let (label, base, size) = (region.label, region.base, region.size);
+            let describe = |how: &_| format!("region {label} {base:#x}+{size:#x}, {how}");
             progress.step(Step::Region, register, describe)?;
         }
         if let Some(firmware) = plan.firmware {
@@ -225,7 +225,7 @@ impl Launch<'_> {
             return Ok(Vec::new());
         }
         let add = || (0..self.config.vcpus.count).map(|id| add_vcpu(vm, id)).collect();
-        let describe = |vcpus: &Vec<_>| format!("{} vCPUs", vcpus.len());
+        let describe = |vcpus: &Vec<_>| Count::of(vcpus.len(), "vCPU").to_string();
         self.progress.step(Step::Functions, add, describe)
     }
 }
@@ -252,9 +252,8 @@ fn register(
     };
     let failed = |call: &str, error: io::Error| {
         let (label, size, base) = (region.label, region.size, region.base);
-        let call = format!(
-            "{call} of region {label} ({size:#x} bytes at guest {base:#x}, mapped at {address:#x})"
-        );
+        let call =
+            format!("{call} of region {label} ({base:#x}+{size:#x}, mapped at {address:#x})");
         refused(Step::Region, call, &error)
     };
     let lend = match region.access {
@@ -334,8 +333,9 @@ fn describe_pool(choice: &Choice) -> String {
         return "no huge pages of the pool needed".to_owned();
     }
     let pages = choice.huge_pages.iter();
-    let each: Vec<_> =
-        pages.map(|(page, count)| format!("{count} pages of {}", Size(*page))).collect();
+    let each: Vec<_> = pages
+        .map(|(page, count)| format!("{} of {}", Count(*count, "page"), Size(*page)))
+        .collect();
     each.join(", ")
 }
 

@@ -8,7 +8,7 @@ use super::pool::Pool;
 use crate::config::Backing;
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::plan::{self, memory_entries, Host, LaunchPlan, PlannedRegion, MAX_MEMORY_ENTRIES};
-use crate::text::{failure, Size};
+use crate::text::{failure, Count, Size};
 
 kinds! {
     SHORT: Error "pool-short" in Pool {
@@ -74,8 +74,10 @@ pub fn choose(
     };
     if entries > MAX_MEMORY_ENTRIES && !host.dialect.pages_on_demand() {
         let why = joined(&choice.warnings);
-        let what =
-            format!("the backings that are left make up to {entries} memory entries ({why})");
+        let what = format!(
+            "the backings that are left make up to {} ({why})",
+            Count(entries, "memory entry")
+        );
         return Err(TOO_MANY_ENTRIES.case(what));
     }
     Ok(choice)
@@ -126,7 +128,7 @@ impl Choice {
         match pool(page) {
             Ok(pool) if pool.available().saturating_sub(already) >= pages => Ok(()),
             Ok(pool) => {
-                let mut what = format!("needs {pages} pages of {size}, {pool}");
+                let mut what = format!("needs {} of {size}, {pool}", Count(pages, "page"));
                 if already > 0 {
                     what.push_str(&format!(" ({already} of them for its other regions)"));
                 }

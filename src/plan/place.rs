@@ -152,7 +152,7 @@ struct Taken {
 impl fmt::Display for Taken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (what, _) = self.piece;
-        write!(f, "{what} at {:#x}..{:#x}", self.base, self.end)
+        write!(f, "{what} {}", Range { base: self.base, size: self.end - self.base })
     }
 }
 

@@ -7,7 +7,7 @@ use super::{Host, PlannedRegion};
 use crate::config::{Access, Backing, Permissions, VmConfig};
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::image::ImageInfo;
-use crate::text::Size;
+use crate::text::{Count, Size};
 
 /// The kernel's list of a region's pages is one allocation.
 const LARGE_REGION: u64 = 2 << 30;
@@ -198,12 +198,14 @@ fn entries(
     }
     let place = || config.place(&key);
     if least > MAX_MEMORY_ENTRIES {
-        let what = format!("up to {least} memory entries, at most {MAX_MEMORY_ENTRIES} are safe");
+        let least = Count(least, "memory entry");
+        let what = format!("up to {least}, at most {MAX_MEMORY_ENTRIES} are safe");
         faults.push(TOO_MANY_ENTRIES.case(what).at(place()));
     } else if planned > MEMORY_ENTRIES_PER_MESSAGE {
         let what = format!(
-            "up to {planned} memory entries, {} messages to the resource manager: START may take seconds",
-            planned.div_ceil(MEMORY_ENTRIES_PER_MESSAGE)
+            "up to {}, {} to the resource manager: START may take seconds",
+            Count(planned, "memory entry"),
+            Count(planned.div_ceil(MEMORY_ENTRIES_PER_MESSAGE), "message")
         );
         warnings.push(SLOW_START.case(what).at(place()));
     }

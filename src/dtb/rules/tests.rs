@@ -98,7 +98,7 @@ fn rules_of_the_whole_tree() {
     broken(&config, &["dtb-first-child-cells"], NODEV, |tree| {
         node(tree, "/chosen").set_u32("#address-cells", 1);
     });
-    broken(&config, &["dtb-hypervisor-node"], NODEV, |tree| {
+    broken(&config, &["dtb-hypervisor-node"], Some(Errno::EPERM), |tree| {
         tree.root.push(Node::new("hypervisor"));
     });
     broken(&config, &["dtb-memory-node-name"], INVAL, |tree| {
@@ -177,7 +177,7 @@ fn a_planned_kernel_is_no_place_for_a_reservation() {
     let problems = check(&tree, &config, &plan);
     assert_eq!(
         problems[0].what,
-        "/memreserve/ 0x82001fff 0x1 overlaps the kernel at 0x82000000..0x82002000"
+        "/memreserve/ 0x82001fff+0x1 overlaps the kernel 0x82000000+0x2000"
     );
     assert_eq!(problems.len(), 1);
 }

@@ -49,8 +49,7 @@ pub fn read(root: &Node, reading: &Reading) -> Result<(GuestDescription, Vec<Str
         return refusal(Errno::ENODEV, "no /chosen, the overlay cannot be applied");
     }
     if root.child("hypervisor").is_some() {
-        let errno = if newer { Errno::EPERM } else { Errno::ENODEV };
-        return refusal(errno, "/hypervisor exists, the overlay makes it");
+        return refusal(Errno::EPERM, "/hypervisor exists, the overlay makes it");
     }
     if let Some(wrong) = root
         .children
