@@ -8,53 +8,21 @@ mod host;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde_json::{json, Value};
 
-use host::{skip, Host};
+use host::assemble::assembled;
+use host::Host;
 
 /// Drivers with SET_FW_CONFIG.
 const DIALECTS: [&str; 4] = ["ack61", "ack66-early", "ack66", "ack612"];
 
-/// A source of tests/guest as a flat binary, for this test alone.
-fn assembled(name: &str, test: &str) -> Option<PathBuf> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest");
-    let out = |kind: &str| {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        folder.join(format!("{name}-{test}-{}.{kind}", std::process::id()))
-    };
-    let (object, elf, image) = (out("o"), out("elf"), out("img"));
-    let run = |tool: &str, words: &[&OsStr]| {
-        let status = Command::new(format!("aarch64-linux-gnu-{tool}")).args(words).status();
-        status.map(|status| assert!(status.success(), "{tool} failed"))
-    };
-    let file = source.join(format!("{name}.S"));
-    let script = source.join("guest.ld");
-    let quiet = "--no-warn-rwx-segments".as_ref();
-    let made =
-        run("as", &["-I".as_ref(), source.as_ref(), "-o".as_ref(), object.as_ref(), file.as_ref()])
-            .and_then(|()| {
-                run(
-                    "ld",
-                    &[
-                        quiet,
-                        "-T".as_ref(),
-                        script.as_ref(),
-                        "-o".as_ref(),
-                        elf.as_ref(),
-                        object.as_ref(),
-                    ],
-                )
-            })
-            .and_then(|()| {
-                run("objcopy", &["-O".as_ref(), "binary".as_ref(), elf.as_ref(), image.as_ref()])
-            });
-    if let Err(error) = made {
-        skip(&format!("no arm64 binutils ({error}); the package is binutils-aarch64-linux-gnu"));
-        return None;
-    }
-    Some(image)
+/// The firmware of tests/guest as a file for the simulator.
+fn firmware(test: &str) -> Option<PathBuf> {
+    let name = format!("firmware-{test}-{}", std::process::id());
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::write(&file, assembled("firmware")?).unwrap();
+    Some(file)
 }
 
 /// A VM of 16 MiB with firmware; `options` are the simulator's.
@@ -65,7 +33,7 @@ fn boot(
     engine: &str,
     changes: &Value,
 ) -> Option<Host> {
-    let kernel = fs::read(assembled("guest", &format!("{test}-{dialect}"))?).unwrap();
+    let kernel = assembled("guest")?;
     let mut config = json!({
         "memory": { "size": "16M", "backing": ["thp"] },
         "firmware": {},
@@ -86,7 +54,7 @@ fn calls(host: &Host) -> Vec<(String, Value)> {
 
 #[test]
 fn the_guest_begins_in_the_firmware_which_goes_on_in_the_kernel() {
-    let Some(firmware) = assembled("firmware", "runs") else { return };
+    let Some(firmware) = firmware("runs") else { return };
     let options: [&OsStr; 2] = ["--firmware".as_ref(), firmware.as_ref()];
     for dialect in DIALECTS {
         let changes = json!({ "console": {}, "cmdline": "end=off" });
@@ -103,7 +71,7 @@ fn the_guest_begins_in_the_firmware_which_goes_on_in_the_kernel() {
 
 #[test]
 fn the_driver_is_told_of_the_firmware_and_of_no_registers() {
-    let Some(firmware) = assembled("firmware", "calls") else { return };
+    let Some(firmware) = firmware("calls") else { return };
     let options: [&OsStr; 2] = ["--firmware".as_ref(), firmware.as_ref()];
     for dialect in DIALECTS {
         let Some(host) = boot(dialect, "calls", &options, "null", &json!({})) else { return };
@@ -185,11 +153,8 @@ fn timers_are_the_drivers_where_it_says_so() {
             .into_iter()
             .flat_map(|answer| ["--timer-wakeups".as_ref(), answer.as_ref()])
             .collect();
-        let Some(kernel) = assembled("guest", &format!("timers-{dialect}-{answer:?}")) else {
-            return;
-        };
+        let Some(kernel) = assembled("guest") else { return };
         let config = json!({ "memory": { "size": "16M", "backing": ["thp"] } });
-        let kernel = fs::read(kernel).unwrap();
         let Some(host) = Host::boot_with(&options, dialect, "timers", "null", "", &kernel, &config)
         else {
             return;

@@ -2,6 +2,8 @@
 //! `gunyahd boot` with one VM on the simulator, and gunyahctl beside it.
 #![allow(dead_code)] // Each test file uses its part.
 
+pub mod assemble;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};

@@ -130,6 +130,8 @@ pub fn errnos(call: &str) -> &'static [&'static str] {
         "UNKNOWN" | "ANDROID_RECLAIM_REGION" | "SET_BOOT_CONTEXT" => {
             &["EPERM", "EACCES", "EINVAL", "EINTR"]
         }
+        // Where it says nothing, the hypervisor wakes the vCPUs.
+        "CHECK_EXTENSION" => &["EPERM", "EACCES", "EINVAL", "EINTR"],
         "ANDROID_LEND_USER_MEM" | "SET_USER_MEM_REGION" => &[
             "ENOMEM",
             "EEXIST",
@@ -232,7 +234,7 @@ pub fn expected(call: &Call, errno: &str) -> Expected {
         // The first one asks whether the driver can lend, and EFAULT is its yes.
         ("ANDROID_LEND_USER_MEM", "EFAULT" | "ENOTTY") if call.nth == 1 => return Runs,
         // ENODEV is believed only if it stays.
-        ("VCPU_RUN", "EBUSY" | "EAGAIN" | "ENODEV") => return Runs,
+        ("VCPU_RUN", "EBUSY" | "EAGAIN" | "ENODEV") | ("CHECK_EXTENSION", _) => return Runs,
         ("socketpair" | "fork", _) => return NoWorker,
         ("pidfd_open", _) | (_, "EINTR") => return Runs,
         _ => {}
