@@ -17,9 +17,9 @@ kinds! {
         cure: "leave firmware-address out: then it is the config's",
     }
     // Read.
-    REACHES: Error "dtb-firmware-overlap" in Dtb, START answers EINVAL {
+    REACHES: Error "dtb-firmware-overlap" in Dtb {
         "main memory and the firmware may grow into each other",
-        cause: "the resource manager reserves size-max bytes for memory and firmware-size-max bytes for the firmware, and they overlap",
+        cause: "the resource manager reserves size-max bytes for memory and firmware-size-max bytes for the firmware, they overlap, and START answers EINVAL",
         cure: "leave size-max and firmware-size-max out: then they are the sizes of the config",
     }
     // Read in pvmfw.
