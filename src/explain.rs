@@ -14,11 +14,14 @@ const FOLDERS: &[&[&[Kind]]] = &[
     crate::dtb::KINDS,
     crate::launch::KINDS,
     crate::confine::KINDS,
+    crate::status::KINDS,
     crate::vcpu::KINDS,
     crate::console::KINDS,
+    crate::device::KINDS,
     crate::worker::KINDS,
     crate::supervisor::KINDS,
     crate::check::KINDS,
+    crate::doctor::KINDS,
     crate::import::FOLDER,
 ];
 

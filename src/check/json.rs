@@ -34,33 +34,39 @@ pub(super) fn report(report: &Report, dtb: bool) -> Value {
         "files": report.files,
         "vms": report.vms.iter().map(|vm| of_vm(vm, dtb)).collect::<Vec<_>>(),
         "huge_pages": huge_pages,
+        "reserve": {
+            "folio_size": report.host.thp_page,
+            "folios": report.reserve().all,
+            "autostart_folios": report.reserve().autostart,
+        },
         "problems": of_diagnostics(&report.problems),
         "warnings": of_diagnostics(&report.warnings),
     })
 }
 
 fn of_diagnostics(all: &[Diagnostic]) -> Vec<Value> {
+    all.iter().map(of_diagnostic).collect()
+}
+
+/// A diagnostic, as every report for machines has it.
+pub(crate) fn of_diagnostic(of: &Diagnostic) -> Value {
     let errno = |raw: Option<i32>| raw.map(|raw| format!("{:?}", Errno::from_raw(raw)));
-    all.iter()
-        .map(|of| {
-            let place = of.place.as_ref();
-            json!({
-                "name": of.name,
-                "severity": of.severity,
-                "step": of.step,
-                // A path that is not UTF-8 must not hide the other diagnostics.
-                "file": place.map(|place| place.file.display().to_string()),
-                "line": place.map(|place| place.line).filter(|line| *line > 0),
-                "column": place.map(|place| place.column).filter(|column| *column > 0),
-                "key": place.map(|place| &place.key),
-                "message": of.what,
-                "errno": errno(of.errno),
-                "start_answers": errno(of.start_answers),
-                "cause": of.cause,
-                "cure": of.cure,
-            })
-        })
-        .collect()
+    let place = of.place.as_ref();
+    json!({
+        "name": of.name,
+        "severity": of.severity,
+        "step": of.step,
+        // A path that is not UTF-8 must not hide the other diagnostics.
+        "file": place.map(|place| place.file.display().to_string()),
+        "line": place.map(|place| place.line).filter(|line| *line > 0),
+        "column": place.map(|place| place.column).filter(|column| *column > 0),
+        "key": place.map(|place| &place.key),
+        "message": of.what,
+        "errno": errno(of.errno),
+        "start_answers": errno(of.start_answers),
+        "cause": Some(&of.cause).filter(|cause| !cause.is_empty()),
+        "cure": of.cure,
+    })
 }
 
 fn of_vm(vm: &VmReport, dtb: bool) -> Value {
@@ -87,6 +93,7 @@ fn of_vm(vm: &VmReport, dtb: bool) -> Value {
         "kernels": kernels,
         "config": render(&vm.config),
         "huge_pages": huge_pages,
+        "reserve_folios": vm.reserve,
         "warnings": of_diagnostics(&vm.warnings),
         "plan": vm.plan.as_ref().map(|plan| of_plan(vm, plan)),
     });

@@ -34,6 +34,8 @@ config_words! {
     Backing or auto {
         /// Pages of the reserved huge page pool.
         Hugetlb = "hugetlb",
+        /// Transparent huge pages that gunyahd took at boot.
+        Reserve = "reserve",
         /// A memfd with huge-page advice.
         Thp = "thp",
         /// Ordinary pages.
@@ -110,6 +112,16 @@ impl ConsoleDevice {
             ConsoleDevice::Pl011 => 0x1000,
             ConsoleDevice::Ns16550 => 0x100,
         }
+    }
+}
+
+config_words! {
+    /// How virtio devices are found and driven.
+    Transport {
+        /// Registers at fixed addresses, a node of the devicetree each.
+        Mmio = "mmio",
+        /// One PCI bus for all.
+        Pci = "pci",
     }
 }
 

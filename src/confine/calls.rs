@@ -26,7 +26,7 @@ const LOOP: &[&[c_long]] = &[
     &[SYS_read, SYS_readv, SYS_pread64, SYS_write, SYS_writev, SYS_lseek, SYS_close],
     &[SYS_recvfrom, SYS_recvmsg, SYS_sendto, SYS_sendmsg, SYS_shutdown],
     &[SYS_ppoll, SYS_epoll_pwait, SYS_timerfd_settime],
-    &[SYS_brk, SYS_munmap, SYS_mremap, SYS_madvise],
+    &[SYS_brk, SYS_munmap, SYS_madvise],
     &[SYS_futex, SYS_sched_yield, SYS_getpid, SYS_gettid, SYS_getuid, SYS_getrandom],
     &[SYS_clock_gettime, SYS_clock_nanosleep, SYS_nanosleep],
     &[SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_sigaltstack, SYS_restart_syscall],
@@ -35,6 +35,44 @@ const LOOP: &[&[c_long]] = &[
     #[cfg(target_arch = "x86_64")]
     &[SYS_poll, SYS_epoll_wait],
 ];
+
+/// What a device's thread takes besides its own work: eventfds, memory, its own end.
+#[rustfmt::skip] // By what they are for.
+const DEVICE_LOOP: &[&[c_long]] = &[
+    &[SYS_read, SYS_write, SYS_ppoll, SYS_close],
+    &[SYS_brk, SYS_munmap, SYS_madvise],
+    &[SYS_futex, SYS_sched_yield, SYS_getpid, SYS_gettid, SYS_getrandom],
+    &[SYS_clock_gettime, SYS_clock_nanosleep, SYS_nanosleep],
+    &[SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_sigaltstack, SYS_restart_syscall],
+    &[SYS_exit, SYS_exit_group, SYS_set_robust_list, SYS_set_tid_address],
+    #[cfg(target_arch = "x86_64")]
+    &[SYS_poll],
+];
+
+/// What a kind of device takes for its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceCalls {
+    calls: &'static [c_long],
+    requests: &'static [u32],
+}
+
+#[rustfmt::skip] // By what they are for.
+impl DeviceCalls {
+    /// A disk: its file.
+    pub const DISK: Self = Self {
+        calls: &[SYS_pread64, SYS_preadv, SYS_pwrite64, SYS_pwritev, SYS_fdatasync, SYS_fallocate],
+        requests: &[],
+    };
+
+    /// Randomness: a file.
+    pub const ENTROPY: Self = Self { calls: &[SYS_preadv], requests: &[] };
+
+    /// A console: the ring and eventfds.
+    pub const CONSOLE: Self = Self { calls: &[], requests: &[] };
+
+    /// All of them: a worker's filters stand above its supervisor's.
+    const ALL: &[Self] = &[Self::DISK, Self::ENTROPY, Self::CONSOLE];
+}
 
 /// What launching takes besides, and a supervisor's own loop.
 #[rustfmt::skip] // By what they are for.
@@ -46,7 +84,7 @@ const LAUNCH: &[&[c_long]] = &[
     &[SYS_connect, SYS_bind, SYS_listen, SYS_accept4, SYS_getsockopt, SYS_setsockopt, SYS_getsockname],
     &[SYS_wait4, SYS_waitid, SYS_pidfd_open, SYS_getpgid, SYS_geteuid, SYS_getegid],
     &[SYS_getgid, SYS_prctl, SYS_capget, SYS_capset, SYS_seccomp, SYS_getrlimit, SYS_setrlimit],
-    &[SYS_getpriority, SYS_sched_getaffinity, SYS_rseq, SYS_uname, SYS_clock_getres],
+    &[SYS_mremap, SYS_getpriority, SYS_sched_getaffinity, SYS_rseq, SYS_uname, SYS_clock_getres],
     #[cfg(target_arch = "x86_64")]
     &[SYS_open, SYS_stat, SYS_lstat, SYS_access, SYS_readlink, SYS_unlink, SYS_chmod, SYS_dup2],
     #[cfg(target_arch = "x86_64")]
@@ -54,12 +92,13 @@ const LAUNCH: &[&[c_long]] = &[
 ];
 
 /// What a library tries and lives without: a log that reconnects, a panic's backtrace, glibc's count
-/// of CPUs for its allocator.
+/// of CPUs for its allocator. mremap: realloc copies without it. It would widen a worker's part of the
+/// reserve to what lies beside it, which is another VM's.
 #[rustfmt::skip] // By what they are for.
 const TRIED: &[&[c_long]] = &[
     &[SYS_socket, SYS_connect],
     &[SYS_openat, SYS_faccessat, SYS_fstat, SYS_newfstatat, SYS_readlinkat, SYS_statx, SYS_getcwd],
-    &[SYS_sched_getaffinity],
+    &[SYS_sched_getaffinity, SYS_mremap],
     #[cfg(target_arch = "x86_64")]
     &[SYS_open, SYS_stat, SYS_lstat, SYS_access, SYS_readlink],
     // Bionic's allocator names its mappings.
@@ -104,11 +143,19 @@ fn without(nr: c_long, argument: u32, bits: u32) -> Rule {
     Rule::When(nr, vec![Condition::Without(argument, bits)])
 }
 
-/// A worker whose guest runs: process `pid` with these `threads`.
-pub fn worker(pid: u32, threads: &[u32]) -> Vec<Rule> {
+/// A worker whose guest runs: process `pid` with these `threads`, and with these `devices`, whose own
+/// threads each take another filter on top.
+pub fn worker(pid: u32, threads: &[u32], devices: &[DeviceCalls]) -> Vec<Rule> {
     // The run loop first: it is what runs often.
-    let mut rules = vec![only(SYS_ioctl, 1, [uapi::VCPU_RUN])];
+    let mut requests = vec![uapi::VCPU_RUN];
+    requests.extend(devices.iter().flat_map(|device| device.requests));
+    let mut rules = vec![only(SYS_ioctl, 1, requests)];
     rules.extend(allow(LOOP));
+    rules.extend(devices.iter().flat_map(|device| device.calls).map(|nr| Rule::Allow(*nr)));
+    if !devices.is_empty() {
+        // It only takes away.
+        rules.push(Rule::Allow(SYS_seccomp));
+    }
     // A thread that ends may leave its number to a stranger, so that no other signal is allowed.
     let aborting =
         vec![Condition::Among(0, threads.to_vec()), Condition::Among(1, words(&[SIGABRT]))];
@@ -121,6 +168,19 @@ pub fn worker(pid: u32, threads: &[u32]) -> Vec<Rule> {
         only(SYS_tgkill, 0, [pid]),
         only(SYS_rt_tgsigqueueinfo, 0, [pid]),
         Rule::When(SYS_tkill, aborting),
+    ]);
+    rules.extend(TRIED.concat().into_iter().map(|nr| Rule::Refuse(nr, Errno::EPERM)));
+    rules
+}
+
+/// A device's thread, on top of its worker's.
+pub fn device(device: DeviceCalls) -> Vec<Rule> {
+    let mut rules: Vec<Rule> = device.calls.iter().map(|nr| Rule::Allow(*nr)).collect();
+    rules.extend(allow(DEVICE_LOOP));
+    rules.extend([
+        only(SYS_ioctl, 1, device.requests),
+        without(SYS_mmap, 2, PROT_EXEC.unsigned_abs()),
+        without(SYS_mprotect, 2, PROT_EXEC.unsigned_abs()),
     ]);
     rules.extend(TRIED.concat().into_iter().map(|nr| Rule::Refuse(nr, Errno::EPERM)));
     rules
@@ -147,7 +207,11 @@ pub fn supervisor() -> Vec<Rule> {
     // Sockets that shall not block; `gunyahd run` on a terminal: is it one, whose is it, its settings.
     let plain = [FIONBIO, TIOCGWINSZ, TIOCGPGRP, TCGETS, TCSETS, TCGETS2, TCSETS2];
     requests.extend(plain.map(request));
+    // What a worker's devices will take.
+    requests.extend(DeviceCalls::ALL.iter().flat_map(|device| device.requests));
     let mut rules = vec![only(SYS_ioctl, 1, requests)];
+    rules
+        .extend(DeviceCalls::ALL.iter().flat_map(|device| device.calls).map(|nr| Rule::Allow(*nr)));
     rules.extend(allow(LOOP));
     rules.extend(allow(LAUNCH));
     // A worker has another number, and its threads are yet to come: the signals alone are known.
@@ -182,7 +246,9 @@ mod tests {
 
     #[test]
     fn nobody_runs_a_program_or_looks_into_another_process() {
-        for rules in [worker(7, &[7, 8]), supervisor()] {
+        for rules in
+            [worker(7, &[7, 8], &[DeviceCalls::DISK]), device(DeviceCalls::DISK), supervisor()]
+        {
             for nr in [
                 SYS_execve,
                 SYS_execveat,
@@ -195,8 +261,10 @@ mod tests {
                 assert!(rules.iter().all(|rule| *rule != Rule::Allow(nr)), "{nr}");
             }
         }
-        for nr in [SYS_openat, SYS_socket, SYS_clone, SYS_clone3, SYS_memfd_create, SYS_kill] {
-            assert!(!worker(7, &[7]).contains(&Rule::Allow(nr)), "{nr}");
+        // mremap reaches the parts of the reserve beside the worker's own.
+        let reaching = [SYS_openat, SYS_socket, SYS_clone, SYS_clone3, SYS_memfd_create, SYS_kill];
+        for nr in reaching.into_iter().chain([SYS_mremap]) {
+            assert!(!worker(7, &[7], &[DeviceCalls::DISK]).contains(&Rule::Allow(nr)), "{nr}");
         }
     }
 }

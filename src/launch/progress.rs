@@ -26,10 +26,23 @@ pub enum Event {
     Dialect(String),
     /// Huge pages that the VM has taken, by page size in bytes.
     HugePages(BTreeMap<u64, u64>),
+    /// Transparent huge pages of the VM's memory.
+    Folios(Folios),
     /// Next is START, which cannot be called back.
     Starts,
     /// A person should know of it; the launch goes on.
     Warning(Diagnostic),
+}
+
+/// The transparent huge pages of a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Folios {
+    /// Those of the reserve.
+    pub reserved: u64,
+    /// Those that are huge pages indeed.
+    pub huge: u64,
+    /// As many as there could be.
+    pub of: u64,
 }
 
 /// Where a launch reports what happens.

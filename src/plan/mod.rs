@@ -17,6 +17,7 @@
 //!   are base pages.
 //! - The initrd takes the highest free pages that are left.
 
+mod devices;
 mod entries;
 mod kernels;
 mod place;
@@ -29,10 +30,11 @@ use std::path::PathBuf;
 
 use gunyah::Dialect;
 
-pub use entries::{memory_entries, whole_folios, MAX_MEMORY_ENTRIES, TOO_MANY_ENTRIES};
+pub use devices::{devices, trigger, Model, PlannedDevice};
+pub use entries::{folios, memory_entries, whole_folios, MAX_MEMORY_ENTRIES, TOO_MANY_ENTRIES};
 pub use kernels::fits;
 pub use place::plan;
-pub use regions::region_key;
+pub use regions::reserve_folios;
 
 use crate::config::{Access, Backing, Permissions, Scheduling, VmName};
 use crate::diagnostic::{Diagnostic, Kind};
@@ -54,6 +56,8 @@ pub struct Host {
     pub dialect: Dialect,
     /// Its driver wakes vCPUs whose timers have run out (CHECK_EXTENSION).
     pub timer_wakeups: bool,
+    /// gunyahd holds a reserve there.
+    pub reserve: bool,
 }
 
 impl Host {
@@ -71,12 +75,18 @@ impl Host {
             thp_page: huge,
             dialect: Dialect::Ack61,
             timer_wakeups: false,
+            reserve: false,
         }
     }
 
     /// The same with another driver.
     pub fn with(self, dialect: Dialect) -> Self {
         Self { dialect, ..self }
+    }
+
+    /// The same with or without a reserve.
+    pub const fn with_reserve(self, reserve: bool) -> Self {
+        Self { reserve, ..self }
     }
 }
 
@@ -94,6 +104,10 @@ pub struct LaunchPlan {
     /// For SET_FW_CONFIG: the region in which the guest then begins, the last one.
     pub firmware: Option<Range>,
     pub initrd: Option<Range>,
+    /// The memory that a guest of lent memory shares with its devices: one of `regions`.
+    pub pool: Option<Range>,
+    /// Virtio devices, in the order in which the guest finds them.
+    pub devices: Vec<PlannedDevice>,
     /// For SET_DTB_CONFIG: whole pages, with the room for the overlay; a whole slot where there is one.
     pub dtb: Range,
     /// Memory entries that the resource manager gets at START at most, with the first backing of each
@@ -115,6 +129,8 @@ impl LaunchPlan {
 /// One region.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedRegion {
+    /// Its key in the VM's file.
+    pub key: String,
     pub label: u32,
     /// Guest address.
     pub base: u64,
@@ -133,6 +149,13 @@ pub struct PlannedRegion {
     pub file: Option<(PathBuf, u64)>,
 }
 
+impl PlannedRegion {
+    /// It is what a guest of lent memory shares with its devices.
+    pub fn is_pool(&self) -> bool {
+        self.key == devices::POOL
+    }
+}
+
 /// A range of guest memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Range {
@@ -144,6 +167,14 @@ impl fmt::Display for Range {
     /// As messages write every range: `0x80000000+0x200000`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:#x}+{:#x}", self.base, self.size)
+    }
+}
+
+impl Range {
+    /// Whether the two share a byte.
+    pub fn overlaps(&self, other: &Range) -> bool {
+        self.base < other.base.saturating_add(other.size)
+            && other.base < self.base.saturating_add(self.size)
     }
 }
 
@@ -161,4 +192,5 @@ pub struct PlannedKernel {
 }
 
 /// Everything that this folder finds.
-pub(crate) const KINDS: &[&[Kind]] = &[kernels::KINDS, regions::KINDS, place::KINDS];
+pub(crate) const KINDS: &[&[Kind]] =
+    &[kernels::KINDS, regions::KINDS, devices::KINDS, place::KINDS];

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The regions: what they are made of, and whether this host can register them.
 
-use super::entries::{self, memory_entries, MAX_MEMORY_ENTRIES, MEMORY_ENTRIES_PER_MESSAGE};
+use super::entries::{
+    self, folios, memory_entries, MAX_MEMORY_ENTRIES, MEMORY_ENTRIES_PER_MESSAGE,
+};
 use super::kernels::{backings, slotted};
-use super::{Host, PlannedRegion};
+use super::{devices, Host, PlannedRegion};
 use crate::config::{Access, Backing, Permissions, VmConfig};
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::image::ImageInfo;
@@ -51,10 +53,14 @@ pub(super) fn regions(
     host: &Host,
     warnings: &mut Vec<Diagnostic>,
 ) -> Result<(Vec<PlannedRegion>, u64), Vec<Diagnostic>> {
-    let mut regions = from_config(config, images, host);
+    let mut regions = from_config(config, &images.regions, host);
     let mut faults = Vec::new();
+    match devices::pool(config, host, &regions) {
+        Ok(pool) => regions.extend(pool),
+        Err(fault) => faults.push(fault),
+    }
     for (index, region) in regions.iter_mut().enumerate() {
-        let key = region_key(config, index);
+        let key = region.key.clone();
         let place = |field: &str| config.place(&format!("{key}{field}"));
         for (field, value) in [(".base", region.base), (".size", region.size)] {
             if value % host.page_size != 0 {
@@ -71,11 +77,9 @@ pub(super) fn regions(
             let what = format!("region {} has {}", region.label, Size(region.size));
             warnings.push(LARGE.case(what).at(place("")));
         }
-        let wanted = match index.checked_sub(1) {
-            None => Some(&config.memory.backing),
-            Some(further) => config.regions.get(further).map(|region| &region.backing),
-        };
-        let asked = wanted.is_some_and(|wanted| wanted.contains(&Some(Backing::Hugetlb)));
+        let further = index.checked_sub(1).and_then(|further| config.regions.get(further));
+        let wanted = further.map_or(&config.memory.backing, |region| &region.backing);
+        let asked = wanted.contains(&Some(Backing::Hugetlb));
         let replaced = without_huge_page(region).filter(|_| asked);
         warnings.extend(replaced.map(|warning| warning.at(place(""))));
     }
@@ -87,9 +91,11 @@ pub(super) fn regions(
     }
 }
 
-fn from_config(config: &VmConfig, images: &ImageInfo, host: &Host) -> Vec<PlannedRegion> {
+/// The regions of the file, whose own files have so many bytes.
+fn from_config(config: &VmConfig, files: &[Option<u64>], host: &Host) -> Vec<PlannedRegion> {
     let memory = &config.memory;
     let mut regions = vec![PlannedRegion {
+        key: "memory".to_owned(),
         label: memory.label,
         base: memory.base,
         size: memory.size,
@@ -101,14 +107,15 @@ fn from_config(config: &VmConfig, images: &ImageInfo, host: &Host) -> Vec<Planne
         file: None,
     }];
     for (index, region) in config.regions.iter().enumerate() {
-        let file_size = images.regions.get(index).copied().flatten();
+        let file_size = files.get(index).copied().flatten();
         regions.push(PlannedRegion {
+            key: format!("regions[{index}]"),
             label: region.label,
             base: region.base,
             size: region.size,
             access: region.access,
             flags: region.flags,
-            backing: backings(&region.backing, host.dialect),
+            backing: backings(&region.backing, host.dialect, host.reserve),
             huge_page: region.page_size.unwrap_or(host.huge_page),
             prefault: true,
             file: region.file.clone().zip(file_size),
@@ -116,6 +123,7 @@ fn from_config(config: &VmConfig, images: &ImageInfo, host: &Host) -> Vec<Planne
     }
     // The resource manager fills it; of large pages, because START hands it over by its folios.
     regions.extend(config.firmware.as_ref().map(|firmware| PlannedRegion {
+        key: "firmware".to_owned(),
         label: firmware.label,
         base: firmware.base,
         size: firmware.size,
@@ -129,13 +137,17 @@ fn from_config(config: &VmConfig, images: &ImageInfo, host: &Host) -> Vec<Planne
     regions
 }
 
-/// The key of the plan's region of this index: main memory, those of `regions`, the firmware's.
-pub fn region_key(config: &VmConfig, index: usize) -> String {
-    match index.checked_sub(1) {
-        None => "memory".to_owned(),
-        Some(further) if further < config.regions.len() => format!("regions[{further}]"),
-        Some(_) => "firmware".to_owned(),
-    }
+/// Folios of the reserve that each region takes whose first choice it is, on a host that has one.
+pub fn reserve_folios(config: &VmConfig, host: &Host) -> Vec<u64> {
+    let host = host.with_reserve(true);
+    let mut regions = from_config(config, &[], &host);
+    // Where there is no room for it, the plan says so.
+    regions.extend(devices::pool(config, &host, &regions).ok().flatten());
+    regions
+        .iter()
+        .filter(|region| region.backing.first() == Some(&Backing::Reserve))
+        .map(|region| folios(region.base, region.size, &host))
+        .collect()
 }
 
 /// Without a slot, the devicetree's pages must be folios of their own where drivers care.
@@ -143,7 +155,7 @@ fn main_backing(config: &VmConfig, host: &Host) -> Vec<Backing> {
     let memory = &config.memory;
     match host.dialect.pages_on_demand() && !slotted(memory.size, host) {
         true => vec![Backing::Base],
-        false => backings(&memory.backing, host.dialect),
+        false => backings(&memory.backing, host.dialect, host.reserve),
     }
 }
 
@@ -192,7 +204,7 @@ fn entries(
         least = least.saturating_add(each.iter().copied().min().unwrap_or(0));
         let first = each.first().copied().unwrap_or(0);
         if index > 0 && first > most {
-            key = format!("{}.backing", region_key(config, index));
+            key = format!("{}.backing", region.key);
         }
         most = most.max(first);
     }

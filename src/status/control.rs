@@ -148,6 +148,30 @@ pub struct StepTime {
     pub detail: String,
 }
 
+/// The transparent huge pages of a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FolioStatus {
+    /// Those that are huge pages indeed, as its last launch found.
+    pub huge: u64,
+    /// As many as there could be.
+    pub of: u64,
+    /// Those of the reserve.
+    pub reserved: u64,
+}
+
+/// The reserve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReserveStatus {
+    /// Bytes of a folio.
+    pub folio_size: u64,
+    /// How many there are.
+    pub folios: u64,
+    /// How many of them are huge pages now.
+    pub huge: u64,
+    /// How many no VM has.
+    pub free: u64,
+}
+
 /// A VM, as status tells it. Times are milliseconds of the host's CLOCK_MONOTONIC, as in the
 /// journals.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -182,6 +206,9 @@ pub struct VmStatus {
     /// The dialect of the driver that its last launch found: `ack61`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dialect: Option<String>,
+    /// Transparent huge pages of the last launch; absent where it took none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folios: Option<FolioStatus>,
     /// Steps of the last launch, in order.
     pub steps: Vec<StepTime>,
     /// Microseconds from the fork of the last launch to START's return.
@@ -213,9 +240,12 @@ pub struct Change {
 pub struct Vms {
     /// All, or the one asked for.
     pub vms: Vec<VmStatus>,
-    /// Config directories that could not be read the last time.
+    /// Config directories that could not be read the last time, and what is wrong with the reserve.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
+    /// Absent where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reserve: Option<ReserveStatus>,
 }
 
 /// What is answered. Each has a key of its own, that of its variant; `vms` and `problems` are keys of

@@ -7,6 +7,7 @@
 
 pub(super) mod authenticated;
 pub(super) mod console;
+pub(super) mod devices;
 pub(super) mod firmware;
 pub(super) mod gic;
 pub(super) mod memory;
@@ -33,13 +34,14 @@ pub fn check(tree: &Tree, config: &VmConfig, plan: &LaunchPlan) -> Vec<Diagnosti
     }
     nodes::check(tree, &mut faults);
     memory::check(tree, config, plan, &mut faults);
-    vm_config::check(tree, config, plan, &mut faults);
+    vm_config::check(tree, plan, &mut faults);
     firmware::check(tree, plan, &mut faults);
     vcpus::check(tree, config, plan.scheduling, &mut faults);
     gic::check(tree, &mut faults);
-    vdevices::check(tree, config, plan, &mut faults);
+    vdevices::check(tree, plan, &mut faults);
     if let Some(console) = &config.console {
         console::check(tree, console, &mut faults);
     }
+    devices::check(tree, config, plan, &mut faults);
     faults.found
 }

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The vm-config node, which the resource manager takes the VM's settings from.
 
-use crate::config::VmConfig;
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::dtb::build::Faults;
 use crate::dtb::lookup::vm_configs;
 use crate::dtb::property::{Cells, NodeAt};
 use crate::dtb::tree::Tree;
 use crate::layout::{ADDRESS_END, DEVICE_SPACE_END, MEMORY_ALIGN, PAGE};
-use crate::plan::{region_key, LaunchPlan};
+use crate::plan::LaunchPlan;
 
 /// For a part of the vm-config that is missing.
 pub(super) const COMPLETE_IT: &str =
@@ -118,7 +117,7 @@ pub(super) fn property(at: &NodeAt<'_>, name: &str, wanted: &str) -> Diagnostic 
     PROPERTY.case(format!("{}: property {name} is not {wanted}", at.path()))
 }
 
-pub(super) fn check(tree: &Tree, config_of: &VmConfig, plan: &LaunchPlan, faults: &mut Faults<'_>) {
+pub(super) fn check(tree: &Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
     let mut configs = vm_configs(tree);
     let Some(config) = configs.next() else {
         return faults.add(NO_VM_CONFIG.case("there is no /gunyah-vm-config"));
@@ -140,7 +139,7 @@ pub(super) fn check(tree: &Tree, config_of: &VmConfig, plan: &LaunchPlan, faults
     if config.has("vmmio-ranges") {
         faults.add(VMMIO_RANGES.case(format!("{} has vmmio-ranges", config.path())));
     }
-    further_regions(config_of, plan, faults);
+    further_regions(plan, faults);
     if let Some(memory) = config.child("memory").filter(|memory| memory.has("size-max")) {
         size_max(&memory, plan, faults);
     }
@@ -151,15 +150,14 @@ pub(super) fn check(tree: &Tree, config_of: &VmConfig, plan: &LaunchPlan, faults
 }
 
 /// Regions in the space that QEMU's platform has in use.
-fn further_regions(config: &VmConfig, plan: &LaunchPlan, faults: &mut Faults<'_>) {
-    for (index, region) in plan.regions.iter().enumerate().skip(1) {
+fn further_regions(plan: &LaunchPlan, faults: &mut Faults<'_>) {
+    for region in plan.regions.iter().skip(1) {
         if region.base <= DEVICE_SPACE_END {
             let what = format!(
                 "region {} at {:#x} is not above the page at {DEVICE_SPACE_END:#x}",
                 region.label, region.base
             );
-            let key = format!("{}.base", region_key(config, index));
-            faults.add_at(&key, BASE_ADDRESS_TAKEN.case(what));
+            faults.add_at(&format!("{}.base", region.key), BASE_ADDRESS_TAKEN.case(what));
         }
     }
 }
