@@ -143,8 +143,12 @@ impl Toolchain {
             command.args(["--package", package]);
         }
         if let Kind::Debian { .. } = self.kind {
-            // With panic=abort, std needs neither unwinder nor the tables for backtraces.
-            command.args(["-Zbuild-std=std,panic_abort", "-Zbuild-std-features=optimize_for_size"]);
+            // std built here can leave out what a panic says: a device's worker ends by a signal, which
+            // the supervisor reports. rustup's std is built to say it.
+            command
+                .args(["-Zbuild-std=std,panic_abort", "-Zbuild-std-features=optimize_for_size"])
+                .args(["--config", "profile.release.panic=\"immediate-abort\""])
+                .arg("-Zpanic-immediate-abort");
         }
         let status = command.status().context("cargo build")?;
         if !status.success() {
@@ -161,6 +165,8 @@ impl Toolchain {
         let mut flags = vec![
             "-Ctarget-feature=+crt-static".to_owned(),
             "-Crelocation-model=static".to_owned(),
+            // Nothing unwinds. rustup's std keeps its tables, a build of it has none.
+            "-Cforce-unwind-tables=no".to_owned(),
             // Keep this machine's folders out of the binaries, so that all machines build the same.
             format!("--remap-path-prefix={}=gunyahd", sources.display()),
             format!("--remap-path-prefix={}=cargo", cargo_home.display()),
