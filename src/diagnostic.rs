@@ -11,8 +11,8 @@ use std::fmt;
 use std::path::PathBuf;
 
 use nix::errno::Errno;
-use serde::{Deserialize, Serialize};
 
+use crate::json::record;
 use crate::text::{errno_name, printable, words};
 
 words! {
@@ -143,42 +143,46 @@ macro_rules! kinds {
 }
 pub(crate) use kinds;
 
-/// A place in a VM's file. Line and column count from 1; columns count characters. A directory has line 0.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Place {
-    /// The file.
-    pub file: PathBuf,
-    /// Line.
-    pub line: usize,
-    /// Column.
-    pub column: usize,
-    /// The key's path, `memory.size`; empty for the whole file.
-    pub key: String,
+record! {
+    /// A place in a VM's file. Line and column count from 1; columns count characters. A directory has line 0.
+    #[derive(PartialOrd, Ord)]
+    Place {
+        /// The file.
+        file: PathBuf,
+        /// Line.
+        line: usize,
+        /// Column.
+        column: usize,
+        /// The key's path, `memory.size`; empty for the whole file.
+        key: String,
+    }
 }
 
-/// One thing that is wrong. The VM's name is added by whoever reports it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
-pub struct Diagnostic {
-    /// The [`Kind`]'s name.
-    pub name: Cow<'static, str>,
-    /// Whether it stops the launch.
-    pub severity: Severity,
-    /// The step that found it.
-    pub step: Step,
-    /// Where in the VM's file, if the file is at fault.
-    pub place: Option<Place>,
-    /// What is wrong, or what was tried, with its values.
-    pub what: String,
-    /// The system's answer, as a raw errno.
-    pub errno: Option<i32>,
-    /// What START would answer, as a raw errno, for a fault found before it.
-    pub start_answers: Option<i32>,
-    /// The likely cause.
-    pub cause: Cow<'static, str>,
-    /// What to do.
-    pub cure: Cow<'static, str>,
-    /// Waiting does not help: the same files give the same answer.
-    pub lasting: bool,
+record! {
+    /// One thing that is wrong. The VM's name is added by whoever reports it.
+    #[derive(thiserror::Error)]
+    Diagnostic {
+        /// The [`Kind`]'s name.
+        name: Cow<'static, str>,
+        /// Whether it stops the launch.
+        severity: Severity,
+        /// The step that found it.
+        step: Step,
+        /// Where in the VM's file, if the file is at fault.
+        place: Option<Place>,
+        /// What is wrong, or what was tried, with its values.
+        what: String,
+        /// The system's answer, as a raw errno.
+        errno: Option<i32>,
+        /// What START would answer, as a raw errno, for a fault found before it.
+        start_answers: Option<i32>,
+        /// The likely cause.
+        cause: Cow<'static, str>,
+        /// What to do.
+        cure: Cow<'static, str>,
+        /// Waiting does not help: the same files give the same answer.
+        lasting: bool,
+    }
 }
 
 impl Diagnostic {
@@ -263,6 +267,7 @@ impl fmt::Display for Diagnostic {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::json::{self, Json};
 
     kinds! {
         NO_CHOSEN: Error "test-no-chosen" in Dtb, START answers ENODEV {
@@ -295,7 +300,7 @@ mod tests {
     #[test]
     fn it_crosses_a_channel_whole() {
         let sent = NO_CHOSEN.case("there is none").lasting();
-        let text = serde_json::to_string(&sent).unwrap();
-        assert_eq!(serde_json::from_str::<Diagnostic>(&text).unwrap(), sent);
+        let text = sent.to_json().to_string();
+        assert_eq!(Diagnostic::from_json(&json::read(&text).unwrap()), Ok(sent));
     }
 }

@@ -24,6 +24,7 @@ pub mod diagnostic;
 pub mod dtb;
 pub mod explain;
 pub mod image;
+pub mod json;
 pub mod launch;
 pub mod layout;
 pub mod memory;

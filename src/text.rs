@@ -125,15 +125,27 @@ macro_rules! words {
     ($(#[$about:meta])* $name:ident { $($(#[$what:meta])* $variant:ident = $word:literal,)* }) => {
         $(#[$about])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        #[derive(serde::Serialize, serde::Deserialize)]
         pub enum $name {
-            $($(#[$what])* #[serde(rename = $word)] $variant,)*
+            $($(#[$what])* $variant,)*
         }
 
         impl $name {
             /// Its word.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $word,)* }
+            }
+        }
+
+        impl $crate::json::Json for $name {
+            fn to_json(&self) -> $crate::json::Value<'_> {
+                self.as_str().into()
+            }
+
+            fn from_json(node: &$crate::json::Node<'_>) -> Result<Self, String> {
+                match node.text()? {
+                    $($word => Ok(Self::$variant),)*
+                    other => Err($crate::json::no_word(other)),
+                }
             }
         }
 

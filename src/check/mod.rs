@@ -149,8 +149,7 @@ pub fn check(options: &Options) -> Report {
 pub fn run(options: &Options, out: &mut impl Write) -> io::Result<i32> {
     let report = check(options);
     if options.json {
-        serde_json::to_writer_pretty(&mut *out, &json::report(&report, options.dtb))?;
-        writeln!(out)?;
+        writeln!(out, "{:#}", json::report(&report, options.dtb))?;
     } else {
         out.write_all(text::report(&report, options.dtb).as_bytes())?;
     }

@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use super::json::{Member, Node, Position, Value};
 use super::report::Report;
 use super::sections::VmConfig;
 use super::table::{Row, Section};
 use super::types::{mismatch, Form};
 use crate::diagnostic::{kinds, Diagnostic};
+use crate::json::{Member, Node, Position, Value};
 use crate::text::excerpt;
 
 kinds! {
@@ -38,7 +38,7 @@ impl<'a> Keys<'a> {
         };
         let mut keys = Self { path: path.to_owned(), members: BTreeMap::new() };
         for member in members {
-            let key = member.key.as_str();
+            let key = &*member.key;
             let full = keys.path_of(&excerpt(key));
             if let Some(first) = keys.members.get(key) {
                 let Position { line, column } = first.position;

@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use gunyah::Dialect;
-use serde_json::{Map, Value as Json};
 
 use super::compound::{list, one_or_list, section};
 use super::keys::Keys;
@@ -24,6 +23,7 @@ use super::words::{
     kernels, Access, Backing, ConsoleDevice, KernelFormat, RestartPolicy, Scheduling,
 };
 use crate::diagnostic::{Diagnostic, Place};
+use crate::json::{object, Value};
 use crate::layout::{ADDRESS_END, MEMORY_ALIGN, MEMORY_BASE, PAGE, SERIAL_BASE, SPIS};
 
 const MILLISECOND: Duration = Duration::from_millis(1);

@@ -5,31 +5,30 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
 use super::answers::refused;
 use crate::diagnostic::{Diagnostic, Step};
+use crate::json::choice;
 use crate::status::trace::Trace;
 
-/// Something that happened.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Event {
-    /// A step is done.
-    Step {
-        step: Step,
-        took: Duration,
-        /// For the log: "128 pages of 2 MiB".
-        detail: String,
-    },
-    /// What the driver speaks, by its name.
-    Dialect(String),
-    /// Huge pages that the VM has taken, by page size in bytes.
-    HugePages(BTreeMap<u64, u64>),
-    /// Next is START, which cannot be called back.
-    Starts,
-    /// A person should know of it; the launch goes on.
-    Warning(Diagnostic),
+choice! {
+    /// Something that happened.
+    Event {
+        /// A step is done.
+        Step {
+            step: Step,
+            took: Duration,
+            /// For the log: "128 pages of 2 MiB".
+            detail: String,
+        } = "step",
+        /// What the driver speaks, by its name.
+        Dialect(name: String) = "dialect",
+        /// Huge pages that the VM has taken, by page size in bytes.
+        HugePages(pages: BTreeMap<u64, u64>) = "huge-pages",
+        /// Next is START, which cannot be called back.
+        Starts = "starts",
+        /// A person should know of it; the launch goes on.
+        Warning(warning: Diagnostic) = "warning",
+    }
 }
 
 /// Where a launch reports what happens.

@@ -3,8 +3,7 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
-
+use crate::json::record;
 use crate::text::words;
 
 words! {
@@ -139,13 +138,14 @@ impl EndReason {
     }
 }
 
-/// How a run ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct End {
-    /// Why.
-    pub reason: EndReason,
-    /// The driver's words ("status 2, exit type 1"), or the error, or who asked.
-    pub detail: String,
+record! {
+    /// How a run ended.
+    End {
+        /// Why.
+        reason: EndReason,
+        /// The driver's words ("status 2, exit type 1"), or the error, or who asked.
+        detail: String,
+    }
 }
 
 impl End {
@@ -170,6 +170,7 @@ impl fmt::Display for End {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::json::Json;
 
     #[test]
     fn the_worst_state_counts() {
@@ -191,7 +192,7 @@ mod tests {
         let end = End::new(EndReason::Timeout, "not ready within 5 s");
         assert_eq!(end.to_string(), "not ready within 5 s");
         assert_eq!(
-            serde_json::to_string(&End::new(EndReason::WorkerDied, "x")).unwrap(),
+            End::new(EndReason::WorkerDied, "x").to_json().to_string(),
             r#"{"reason":"worker-died","detail":"x"}"#
         );
     }
