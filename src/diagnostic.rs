@@ -8,11 +8,12 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 
 use nix::errno::Errno;
 
-use crate::json::record;
+use crate::json::{record, Json, Node, Value};
 use crate::text::{errno_name, printable, words};
 
 words! {
@@ -93,7 +94,7 @@ pub struct Kind {
 impl Kind {
     /// A case of it.
     pub fn case(&self, what: impl Into<String>) -> Diagnostic {
-        Diagnostic {
+        Diagnostic(Box::new(Details {
             name: self.name.into(),
             severity: self.severity,
             step: self.step,
@@ -104,11 +105,11 @@ impl Kind {
             cause: self.cause.into(),
             cure: self.cure.into(),
             lasting: matches!(self.step, Step::Config | Step::Images | Step::Plan),
-        }
+        }))
     }
 }
 
-/// Declares [`Kind`]s as constants, and `KINDS`, the list of them. The cause may be left out where the
+/// Declares [`Kind`]s, and `KINDS`, the list of them. The cause may be left out where the
 /// summary says it all:
 ///
 /// ```ignore
@@ -124,7 +125,7 @@ macro_rules! kinds {
     ($($constant:ident: $severity:ident $name:literal in $step:ident $(, START answers $errno:ident)? {
         $summary:expr, $(cause: $cause:expr,)? cure: $cure:expr $(,)?
     })*) => {
-        $(pub(crate) const $constant: $crate::diagnostic::Kind = $crate::diagnostic::Kind {
+        $(pub(crate) static $constant: $crate::diagnostic::Kind = $crate::diagnostic::Kind {
             name: $name,
             step: $crate::diagnostic::Step::$step,
             severity: $crate::diagnostic::Severity::$severity,
@@ -134,7 +135,7 @@ macro_rules! kinds {
             cure: $cure,
         };)*
         /// Every kind that this file declares.
-        pub(crate) const KINDS: &[$crate::diagnostic::Kind] = &[$($constant),*];
+        pub(crate) const KINDS: &[&$crate::diagnostic::Kind] = &[$(&$constant),*];
     };
     (@cause) => { "" };
     (@cause $cause:expr) => { $cause };
@@ -158,10 +159,14 @@ record! {
     }
 }
 
+/// One thing that is wrong. The VM's name is added by whoever reports it. It is a pointer, because nearly every
+/// function returns one or a value: what is on the stack and copied stays small.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct Diagnostic(Box<Details>);
+
 record! {
-    /// One thing that is wrong. The VM's name is added by whoever reports it.
-    #[derive(thiserror::Error)]
-    Diagnostic {
+    /// What a [`Diagnostic`] says.
+    Details {
         /// The [`Kind`]'s name.
         name: Cow<'static, str>,
         /// Whether it stops the launch.
@@ -182,6 +187,30 @@ record! {
         cure: Cow<'static, str>,
         /// Waiting does not help: the same files give the same answer.
         lasting: bool,
+    }
+}
+
+impl Deref for Diagnostic {
+    type Target = Details;
+
+    fn deref(&self) -> &Details {
+        &self.0
+    }
+}
+
+impl DerefMut for Diagnostic {
+    fn deref_mut(&mut self) -> &mut Details {
+        &mut self.0
+    }
+}
+
+impl Json for Diagnostic {
+    fn to_json(&self) -> Value<'_> {
+        self.0.to_json()
+    }
+
+    fn from_json(node: &Node<'_>) -> Result<Self, String> {
+        Json::from_json(node).map(Self)
     }
 }
 
@@ -267,7 +296,7 @@ impl fmt::Display for Diagnostic {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::json::{self, Json};
+    use crate::json;
 
     kinds! {
         NO_CHOSEN: Error "test-no-chosen" in Dtb, START answers ENODEV {

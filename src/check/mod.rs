@@ -158,4 +158,4 @@ pub fn run(options: &Options, out: &mut impl Write) -> io::Result<i32> {
 }
 
 /// Every kind of mistake that this folder finds.
-pub(crate) const KINDS: &[&[Kind]] = &[inspect::KINDS];
+pub(crate) const KINDS: &[&[&Kind]] = &[inspect::KINDS];

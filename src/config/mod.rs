@@ -53,7 +53,7 @@ pub use words::{kernels, Access, Backing, ConsoleDevice, KernelFormat, RestartPo
 use crate::diagnostic::Kind;
 
 /// Every kind of mistake that this folder finds.
-pub(crate) const KINDS: &[&[Kind]] = &[
+pub(crate) const KINDS: &[&[&Kind]] = &[
     foreign::KINDS,
     keys::KINDS,
     load::KINDS,

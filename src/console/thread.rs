@@ -176,7 +176,10 @@ fn spawn(mut life: Life, confined: bool) -> Result<JoinHandle<()>, Diagnostic> {
         .map_err(|error| failed(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EAGAIN))))?;
     // What a thread needs to come up is given up before the guest runs.
     let given_up = is_up.recv().map_err(|_| failed(Errno::ECHILD))?;
-    given_up.map_err(|error| Diagnostic { step: Step::Functions, ..error })?;
+    given_up.map_err(|mut error| {
+        error.step = Step::Functions;
+        error
+    })?;
     Ok(thread)
 }
 

@@ -183,7 +183,7 @@ pub(crate) fn refused(step: Step, call: impl Into<String>, error: &io::Error) ->
 pub(super) fn start_refused(dialect: Dialect, error: &io::Error) -> Diagnostic {
     let fault = refused(Step::Start, "VM_START", error);
     let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
-    let name = format!("start-newer-{errno:?}").to_lowercase();
+    let name = format!("start-newer-{errno:?}").to_ascii_lowercase();
     match KINDS.iter().find(|kind| dialect.pages_on_demand() && kind.name == name) {
         Some(kind) => kind.case("VM_START").errno(errno),
         None => fault,
@@ -192,8 +192,8 @@ pub(super) fn start_refused(dialect: Dialect, error: &io::Error) -> Diagnostic {
 
 fn kind_of(step: Step, errno: Errno) -> &'static Kind {
     let named = |errno: Errno| {
-        let name = format!("{step}-{errno:?}").to_lowercase();
-        KINDS.iter().find(|kind| kind.name == name)
+        let name = format!("{step}-{errno:?}").to_ascii_lowercase();
+        KINDS.iter().copied().find(|kind| kind.name == name)
     };
     let mut same = SAME.iter().filter(|(other, _)| *other == errno);
     named(errno).or_else(|| same.find_map(|(_, errno)| named(*errno))).unwrap_or(&OTHER)
@@ -312,7 +312,7 @@ mod tests {
             let error = io::Error::from_raw_os_error(errno as i32);
             let fault = refused(step, "the call", &error);
             assert_eq!(fault.step, step);
-            fault.name
+            fault.name.clone()
         };
         assert_eq!(name(Step::Device, Errno::EPERM), "device-eacces");
         assert_eq!(name(Step::Device, Errno::ENXIO), "device-enodev");

@@ -336,7 +336,7 @@ fn describe_memory(plan: &LaunchPlan, choice: &Choice) -> String {
 }
 
 /// Everything that this folder finds.
-pub(crate) const KINDS: &[&[Kind]] = &[dialect::KINDS, load::KINDS, answers::KINDS];
+pub(crate) const KINDS: &[&[&Kind]] = &[dialect::KINDS, load::KINDS, answers::KINDS];
 
 #[cfg(test)]
 mod tests {

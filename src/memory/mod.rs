@@ -18,4 +18,4 @@ pub use limit::raise_memlock;
 pub use pool::Pool;
 
 /// Everything that this folder finds.
-pub(crate) const KINDS: &[&[Kind]] = &[choice::KINDS, limit::KINDS, allocate::KINDS, guest::KINDS];
+pub(crate) const KINDS: &[&[&Kind]] = &[choice::KINDS, limit::KINDS, allocate::KINDS, guest::KINDS];

@@ -138,4 +138,4 @@ pub struct PlannedKernel {
 }
 
 /// Everything that this folder finds.
-pub(crate) const KINDS: &[&[Kind]] = &[kernels::KINDS, regions::KINDS, place::KINDS];
+pub(crate) const KINDS: &[&[&Kind]] = &[kernels::KINDS, regions::KINDS, place::KINDS];

@@ -45,7 +45,7 @@ use event_loop::Supervisor;
 
 /// Every kind of fault that this folder finds.
 #[allow(dead_code)]
-pub(crate) const KINDS: &[&[Kind]] = &[event_loop::KINDS, listen::KINDS, spawn::KINDS];
+pub(crate) const KINDS: &[&[&Kind]] = &[event_loop::KINDS, listen::KINDS, spawn::KINDS];
 
 /// Where gunyahd's socket is on a device.
 pub const DEFAULT_SOCKET: &str = "/dev/socket/gunyahd";
