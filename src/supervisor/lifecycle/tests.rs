@@ -583,6 +583,16 @@ fn a_death_by_the_filter_says_so() {
 }
 
 #[test]
+fn a_panic_without_a_message_is_named() {
+    for (signal, name) in [(libc::SIGTRAP, "SIGTRAP"), (libc::SIGILL, "SIGILL")] {
+        let mut story = Story::running(rules());
+        story.on(Event::Died(Death::Signal(signal)));
+        let told = format!("worker killed by {name}, as by a panic: a bug in gunyahd");
+        assert_eq!(story.published[0], (State::Crashed, told));
+    }
+}
+
+#[test]
 fn a_fork_that_fails_is_a_crash() {
     let mut story = Story::new(rules());
     story.on(Event::Gates(&open())).on(Event::ForkFailed(&FORK.case("fork")));
