@@ -44,8 +44,9 @@ impl Span {
 
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let micros = self.0.as_micros();
-        let millis = self.0.as_millis();
+        // 128 bits would bring their own division and printing.
+        let micros = u64::try_from(self.0.as_micros()).unwrap_or(u64::MAX);
+        let millis = micros / 1000;
         if f.alternate() {
             for (unit, name) in [(3_600_000, "h"), (60_000, "m"), (1000, "s")] {
                 if millis >= unit && millis % unit == 0 {

@@ -269,6 +269,23 @@ section! {
     }
 }
 
+/// The keys of every section but the VM itself, in the order of the tables: what is looked through for a key that
+/// stands in the wrong one.
+pub(super) const SECTIONS: &[(&str, &[&str])] = &[
+    ("memory", MemoryConfig::KEYS),
+    ("regions[]", RegionConfig::KEYS),
+    ("kernel", KernelConfig::KEYS),
+    ("initrd", InitrdConfig::KEYS),
+    ("dtb", DtbConfig::KEYS),
+    ("vcpus", VcpuConfig::KEYS),
+    ("console", ConsoleConfig::KEYS),
+    ("ready", ReadyConfig::KEYS),
+    ("start", StartConfig::KEYS),
+    ("start.property", PropertyWait::KEYS),
+    ("restart", RestartConfig::KEYS),
+    ("stop", StopConfig::KEYS),
+];
+
 impl VmConfig {
     /// What is wrong where `scheduling` is who schedules the vCPUs, which only the driver found can tell
     /// for `auto`.

@@ -154,15 +154,17 @@ macro_rules! section {
             const KEYS: &'static [&'static str] = &[$(stringify!($key)),*];
 
             fn read(keys: &Keys, report: &mut Report) -> Option<Self> {
-                // Every key is read before the first `?`, so that all mistakes are found at once.
+                // Every key is read before any is judged, so that all mistakes are found at once.
                 $(let $key = key::<$rust, _>($presence).read(keys, stringify!($key), report);)*
                 $($(
                     if let ($(Some($of),)+) = ($($of.as_ref(),)+) {
                         keys.add_all(rules::$rule($($of),+), report);
                     }
                 )*)?
+                // In one step: a `?` for each would need a way out for each, which drops the others.
+                let ($(Some($key),)*) = ($($key,)*) else { return None };
                 Some(Self {
-                    $($key: $key?,)*
+                    $($key,)*
                     $($($field: $fill(report),)*)?
                 })
             }

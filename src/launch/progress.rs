@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::answers::refused;
 use crate::diagnostic::{Diagnostic, Step};
 use crate::json::choice;
-use crate::status::trace::Trace;
+use crate::status::trace::{Slice, Trace};
 
 choice! {
     /// Something that happened.
@@ -60,12 +60,23 @@ impl<'a> Progress<'a> {
         work: impl FnOnce() -> Result<T, Diagnostic>,
         describe: impl FnOnce(&T) -> String,
     ) -> Result<T, Diagnostic> {
-        let begin = Instant::now();
-        let slice = self.trace.slice(step.as_str());
+        let (begin, slice) = self.begin(step);
         let done = work()?;
         drop(slice);
-        self.report(Event::Step { step, took: begin.elapsed(), detail: describe(&done) });
+        let took = begin.elapsed();
+        self.done(step, took, describe(&done));
         Ok(done)
+    }
+
+    // Not generic, so that each step's copy of the above stays small.
+    #[inline(never)]
+    fn begin(&self, step: Step) -> (Instant, Slice<'_>) {
+        (Instant::now(), self.trace.slice(step.as_str()))
+    }
+
+    #[inline(never)]
+    fn done(&self, step: Step, took: Duration, detail: String) {
+        self.report(Event::Step { step, took, detail });
     }
 
     /// As [`Progress::step`], for one call of the driver.
