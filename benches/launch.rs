@@ -149,8 +149,7 @@ impl Host {
     fn boot(binaries: &Path, dir: &Path) -> Self {
         let socket = dir.join("socket");
         let simulator = Command::new(binaries.join("gunyah-sim"))
-            // One that survives that a VM which the hypervisor schedules is stopped.
-            .args(["--rm", "debug", "--"])
+            .arg("--")
             .arg(binaries.join("gunyahd"))
             .arg("boot")
             .arg("--config-dir")

@@ -92,6 +92,11 @@ pub struct Kind {
 }
 
 impl Kind {
+    /// `what` with the name behind it: for a state's reason, which is brief.
+    pub fn names(&self, what: impl fmt::Display) -> String {
+        format!("{what} [{}]", self.name)
+    }
+
     /// A case of it.
     pub fn case(&self, what: impl Into<String>) -> Diagnostic {
         Diagnostic(Box::new(Details {

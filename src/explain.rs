@@ -14,11 +14,13 @@ const FOLDERS: &[&[&[&Kind]]] = &[
     crate::dtb::KINDS,
     crate::launch::KINDS,
     crate::confine::KINDS,
+    crate::status::KINDS,
     crate::vcpu::KINDS,
     crate::console::KINDS,
     crate::worker::KINDS,
     crate::supervisor::KINDS,
     crate::check::KINDS,
+    crate::doctor::KINDS,
 ];
 
 /// Every kind, in the order of the steps.

@@ -21,6 +21,7 @@ pub mod config;
 pub mod confine;
 pub mod console;
 pub mod diagnostic;
+pub mod doctor;
 pub mod dtb;
 pub mod explain;
 pub mod image;

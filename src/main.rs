@@ -10,6 +10,7 @@ use gunyahd::cli::daemon::{self, Command};
 use gunyahd::cli::{self, complain, Stop};
 use gunyahd::config;
 use gunyahd::diagnostic::Diagnostic;
+use gunyahd::doctor;
 use gunyahd::explain;
 use gunyahd::status::logger::{self, Audience};
 use gunyahd::supervisor::{self, BootOptions};
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         Ok(Command::Boot(options)) => boot(options),
         Ok(Command::Run { file, setting }) => run(&file, setting),
         Ok(Command::Check(options)) => check(&options),
+        Ok(Command::Doctor(options)) => doctor(&options),
         Ok(Command::Explain(name)) => explain(name.as_deref()),
         Err(Stop::Print(text)) => print(&text),
         Err(Stop::Usage(error)) => {
@@ -78,6 +80,15 @@ fn broken(error: &Diagnostic) -> ExitCode {
 fn check(options: &check::Options) -> ExitCode {
     logger::start(Audience::Foreground, log::LevelFilter::Warn);
     match check::run(options, &mut std::io::stdout().lock()) {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::from(BROKEN),
+        Err(error) => unwritable(&error),
+    }
+}
+
+fn doctor(options: &doctor::Options) -> ExitCode {
+    logger::start(Audience::Foreground, log::LevelFilter::Warn);
+    match doctor::run(options, &mut std::io::stdout().lock()) {
         Ok(0) => ExitCode::SUCCESS,
         Ok(_) => ExitCode::from(BROKEN),
         Err(error) => unwritable(&error),

@@ -73,6 +73,7 @@ impl Host {
             since_ms: 0,
             age_ms: 0,
             dialect: None,
+            folios: None,
             restarts: 0,
             resets: 0,
             pid: Some(1),

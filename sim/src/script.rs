@@ -8,6 +8,7 @@ use gunyah::uapi;
 use nix::errno::Errno;
 
 use crate::intercept::{driver, host};
+use crate::model::rm::Stage;
 use crate::vm::{Exit, VmId};
 
 /// Which of several.
@@ -114,12 +115,14 @@ pub enum Command {
         /// Guest address.
         address: u64,
     },
-    /// A VM's START fails late, when the resource manager has everything.
+    /// The resource manager refuses a VM's START.
     Refuse {
         /// The VM.
         vm: VmId,
         /// START's answer.
         errno: Errno,
+        /// At which of its messages; None: late, when it has everything.
+        at: Option<Stage>,
     },
     /// A call fails, hangs, is slow or kills.
     Call {
@@ -238,7 +241,13 @@ fn vm_command(vm: &str, words: &[&str]) -> Result<Command, String> {
                     .map_err(|_| format!("address {address:?} is not hexadecimal"))?,
             });
         }
-        (Some(vm), ["refuse", name]) => return Ok(Command::Refuse { vm, errno: errno(name)? }),
+        (Some(vm), ["refuse", name]) => {
+            return Ok(Command::Refuse { vm, errno: errno(name)?, at: None })
+        }
+        (Some(vm), ["refuse", name, "at", stage]) => {
+            let at = Some(Stage::from_word(stage).ok_or("at lend, configure or start")?);
+            return Ok(Command::Refuse { vm, errno: errno(name)?, at });
+        }
         _ => {}
     }
     let (words, after) = match words {
@@ -254,7 +263,7 @@ fn vm_command(vm: &str, words: &[&str]) -> Result<Command, String> {
         _ => {
             return Err(
                 "vm N exit TYPE [after MS] | crash [after MS] | end STATUS TYPE [after MS] | \
-                 busy COUNT | signal COUNT | spin | untold | fault ERRNO ADDRESS | refuse ERRNO"
+                 busy COUNT | signal COUNT | spin | untold | fault ERRNO ADDRESS | refuse ERRNO [at STAGE]"
                     .to_string(),
             )
         }

@@ -11,9 +11,14 @@ use crate::config::{self, VmConfig, VmName};
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::dtb::{self, Devicetree, Seeds};
 use crate::image::Images;
-use crate::plan::{fits, plan, Host, LaunchPlan};
+use crate::plan::{fits, plan, reserve_folios, Host, LaunchPlan};
 
 kinds! {
+    NOTHING: Error "check-nothing" in Config {
+        "nothing was checked: no config was found",
+        cause: "the path is not that of the configs, or they are not named *.json",
+        cure: "give the files, or the directory that has them",
+    }
     NOT_STARTED: Warning "check-not-started" in Config {
         "a VM that is started at boot waits for one that is not",
         cure: "set `autostart` of the other VM, or start it by gunyahctl start",
@@ -28,6 +33,7 @@ const ORDER: [Dialect; 5] =
 pub(super) fn vm(config: VmConfig, options: &Options) -> (VmReport, Vec<Diagnostic>) {
     let mut report = VmReport {
         huge_pages: BTreeMap::new(),
+        reserve: 0,
         kernels: Vec::new(),
         plan: None,
         dtb_source: None,
@@ -48,8 +54,13 @@ pub(super) fn vm(config: VmConfig, options: &Options) -> (VmReport, Vec<Diagnost
         Err(problems) => return (report, sorted(problems)),
     };
     for kernel in kernels {
-        let faults = match launch(config, &images, &options.host.with(kernel)) {
+        // Where there is none, its VMs say so at their start.
+        let host = options.host.with(kernel).with_reserve(true);
+        let faults = match launch(config, &images, &host) {
             Ok((plan, tree)) => {
+                if kernel.pages_on_demand() {
+                    report.reserve = reserve_folios(config, &host).iter().sum();
+                }
                 let warnings = tree.warnings.iter().chain(&plan.warnings);
                 add_warnings(&mut report.warnings, warnings, report.plan.as_ref().map(|_| kernel));
                 report.dtb_source.get_or_insert_with(|| tree.tree.to_source());

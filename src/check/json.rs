@@ -40,6 +40,14 @@ pub(super) fn report(report: &Report, dtb: bool) -> Value<'_> {
                 vec![("pages", pages.all.into()), ("autostart_pages", pages.autostart.into())]
             }),
         ),
+        (
+            "reserve",
+            object(vec![
+                ("folio_size", host.thp_page.into()),
+                ("folios", report.reserve().all.into()),
+                ("autostart_folios", report.reserve().autostart.into()),
+            ]),
+        ),
         ("problems", of_diagnostics(&report.problems)),
         ("warnings", of_diagnostics(&report.warnings)),
     ])
@@ -57,13 +65,14 @@ fn pages<T>(
 }
 
 fn of_diagnostics(all: &[Diagnostic]) -> Value<'_> {
-    all.iter().map(of_diagnostic).collect::<Vec<_>>().into()
+    all.iter().map(|of| object(members(of))).collect::<Vec<_>>().into()
 }
 
-fn of_diagnostic(of: &Diagnostic) -> Value<'_> {
+/// A diagnostic, as every report for machines has it.
+pub(crate) fn members(of: &Diagnostic) -> Vec<(&'static str, Value<'_>)> {
     let errno = |raw: Option<i32>| raw.map(|raw| format!("{:?}", Errno::from_raw(raw)));
     let place = of.place.as_ref();
-    object(vec![
+    vec![
         ("name", of.name.to_json()),
         ("severity", of.severity.to_json()),
         ("step", of.step.to_json()),
@@ -74,9 +83,9 @@ fn of_diagnostic(of: &Diagnostic) -> Value<'_> {
         ("message", of.what.to_json()),
         ("errno", errno(of.errno).into()),
         ("start_answers", errno(of.start_answers).into()),
-        ("cause", of.cause.to_json()),
+        ("cause", Some(&*of.cause).filter(|cause| !cause.is_empty()).into()),
         ("cure", of.cure.to_json()),
-    ])
+    ]
 }
 
 fn of_vm(vm: &VmReport, dtb: bool) -> Value<'_> {
@@ -87,6 +96,7 @@ fn of_vm(vm: &VmReport, dtb: bool) -> Value<'_> {
         ("kernels", vm.kernels.iter().map(of_kernel).collect::<Vec<_>>().into()),
         ("config", render(&vm.config)),
         ("huge_pages", pages(&vm.huge_pages, |pages| vec![("pages", (*pages).into())])),
+        ("reserve_folios", vm.reserve.into()),
         ("warnings", of_diagnostics(&vm.warnings)),
         ("plan", vm.plan.as_ref().map(|plan| of_plan(vm, plan)).into()),
     ];

@@ -13,6 +13,8 @@ mod json;
 mod map;
 mod text;
 
+pub(crate) use json::members as diagnostic_json;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -87,6 +89,8 @@ pub struct VmReport {
     pub warnings: Vec<Diagnostic>,
     /// Huge pages that its first choice of backing takes from the pools, by page size in bytes.
     pub huge_pages: BTreeMap<u64, u64>,
+    /// Folios that it takes of the reserve on a kernel where it can be launched and that is its first choice.
+    pub reserve: u64,
 }
 
 /// Huge pages of one size that all VMs take.
@@ -99,6 +103,18 @@ pub struct HugePages {
 }
 
 impl Report {
+    /// Folios that all VMs take of the reserve together.
+    pub fn reserve(&self) -> HugePages {
+        let mut sum = HugePages::default();
+        for vm in &self.vms {
+            sum.all = sum.all.saturating_add(vm.reserve);
+            if vm.config.autostart {
+                sum.autostart = sum.autostart.saturating_add(vm.reserve);
+            }
+        }
+        sum
+    }
+
     /// Huge pages that all VMs take together, by page size in bytes.
     pub fn huge_pages(&self) -> BTreeMap<u64, HugePages> {
         let mut sums: BTreeMap<u64, HugePages> = BTreeMap::new();
@@ -147,7 +163,11 @@ pub fn check(options: &Options) -> Report {
 /// # Errors
 /// When `out` takes no more.
 pub fn run(options: &Options, out: &mut impl Write) -> io::Result<i32> {
-    let report = check(options);
+    let mut report = check(options);
+    if report.files == 0 && report.problems.is_empty() {
+        // Who checks a directory relies on what is in it.
+        report.problems.push(inspect::NOTHING.case("no config was found"));
+    }
     if options.json {
         writeln!(out, "{:#}", json::report(&report, options.dtb))?;
     } else {

@@ -111,6 +111,15 @@ fn summary(report: &Report) -> String {
             format!("huge pages needed in all: {all} of {page:#} ({sum:#}), {autostart} of them by VMs started at boot"),
         );
     }
+    let HugePages { all, autostart } = report.reserve();
+    if all > 0 {
+        let sum = Size(all.saturating_mul(thp_page));
+        let folio = Size(thp_page);
+        line(
+            &mut out,
+            format!("reserve needed in all since android15-6.6: {all} folios of {folio:#}, {autostart} of them by VMs started at boot: ro.vendor.gunyah.reserve={sum:#}"),
+        );
+    }
     for warning in &report.warnings {
         line(&mut out, format!("warning: {warning}"));
     }

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use gunyah::Dialect;
 
 use crate::check;
-use crate::config::kernels;
+use crate::config::{self, kernels};
+use crate::doctor;
 use crate::status::EndReason;
 use crate::supervisor::{BootOptions, Outcome, DEFAULT_CONFIG_DIR, DEFAULT_DEVICE, DEFAULT_SOCKET};
 use crate::worker::Setting;
@@ -22,6 +23,7 @@ Launches and supervises virtual machines on the Gunyah hypervisor.
 usage: gunyahd boot [options]        the init service: all VMs, until SIGTERM
        gunyahd run [options] FILE    one VM in the foreground; Ctrl-C stops it
        gunyahd check [options] PATH… what is wrong with files, without a device
+       gunyahd doctor [options]      what is wrong on this device
        gunyahd explain [NAME]        the error or warning of that name; all names
        gunyahd --version | --help    also: gunyahd COMMAND --help
 ";
@@ -29,6 +31,7 @@ usage: gunyahd boot [options]        the init service: all VMs, until SIGTERM
 /// `gunyahd boot --help`.
 pub const BOOT_HELP: &str = "\
 usage: gunyahd boot [--config-dir DIR]… [--socket PATH] [--run-dir DIR] [--device PATH]
+                    [--reserve SIZE]
 
 Reads every *.json of the config directories, starts the VMs that have autostart, supervises them
 and answers gunyahctl. A bad file or a failed VM stops no other: gunyahctl status shows why it failed.
@@ -38,6 +41,8 @@ and answers gunyahctl. A bad file or a failed VM stops no other: gunyahctl statu
                     (default /dev/socket/gunyahd)
   --run-dir DIR     where the socket's lock is (default: the socket's directory)
   --device PATH     the driver's node (default /dev/gunyah)
+  --reserve SIZE    memory to take now for VMs, in transparent huge pages: for android15-6.6 and later,
+                    where guests cannot have hugetlb pages (default 0; gunyahd check adds up what VMs need)
   --no-confinement  keep all capabilities and system calls, for strace and debuggers
 
 signals: SIGTERM and SIGINT stop all VMs in reverse order of dependency; a second SIGINT does not
@@ -80,6 +85,24 @@ images that they name, what clashes between them, the address map, and huge page
 exit: 0 nothing is wrong; 1 something is, or cannot be told; 2 usage
 ";
 
+/// `gunyahd doctor --help`.
+pub const DOCTOR_HELP: &str = "\
+usage: gunyahd doctor [--config-dir DIR]… [--socket PATH] [--device PATH] [--kernel-config FILE] [--json]
+
+Examines the device and changes nothing: the driver's node, its dialect (by a VM that is never started) and
+who else holds it, SELinux labels, VMs' files, the kernel's options, huge pages, limits, the service and
+the sockets that it reports to. A line each: ok, note, warning, or error with its cure. Run it as root; as
+another user it says what it could not see.
+
+  --config-dir DIR      VMs' files; may be given again (default /vendor/etc/gunyah)
+  --socket PATH         gunyahd's control socket (default /dev/socket/gunyahd)
+  --device PATH         the driver's node (default /dev/gunyah)
+  --kernel-config FILE  the kernel's options, where /proc/config.gz has none
+  --json                for machines
+
+exit: 0 nothing stops VMs; 1 something does, or it cannot be told; 2 usage
+";
+
 /// `gunyahd explain --help`.
 pub const EXPLAIN_HELP: &str = "\
 usage: gunyahd explain [NAME]
@@ -104,6 +127,8 @@ pub enum Command {
     },
     /// `check`
     Check(check::Options),
+    /// `doctor`
+    Doctor(doctor::Options),
     /// With the name; without one, all names.
     Explain(Option<String>),
 }
@@ -116,6 +141,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, Stop>
         Some("boot") => boot(words),
         Some("run") => run(words),
         Some("check") => check(words),
+        Some("doctor") => doctor(words),
         Some("explain") => explain(words),
         Some("help" | "--help" | "-h") => Err(Stop::Print(HELP.to_owned())),
         Some("--version" | "-V") => Err(super::version("gunyahd")),
@@ -128,28 +154,55 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, Stop>
 }
 
 fn boot(words: impl Iterator<Item = OsString>) -> Result<Command, Stop> {
-    let valued = ["--config-dir", "--socket", "--run-dir", "--device"];
+    let valued = ["--config-dir", "--socket", "--run-dir", "--device", "--reserve"];
     let args = Args::parse(words, BOOT_HELP, &valued, &["--no-confinement"])?;
     if let Some(word) = args.plain.first() {
         return Err(unexpected(word));
     }
-    let path = |option, default: &str| args.value(option).unwrap_or(default.as_ref()).into();
-    let mut config_dirs: Vec<PathBuf> = args.values("--config-dir").map(PathBuf::from).collect();
-    if config_dirs.is_empty() {
-        config_dirs.push(DEFAULT_CONFIG_DIR.into());
-    }
     Ok(Command::Boot(BootOptions {
-        config_dirs,
-        socket: path("--socket", DEFAULT_SOCKET),
+        config_dirs: config_dirs(&args),
+        socket: path(&args, "--socket", DEFAULT_SOCKET),
         run_dir: args.value("--run-dir").map(PathBuf::from),
+        reserve: args.value("--reserve").map_or(Ok(0), size)?,
         setting: setting(&args),
     }))
 }
 
+fn size(value: &OsStr) -> Result<u64, Stop> {
+    let size = config::bytes(&value.to_string_lossy());
+    size.map_err(|wrong| usage(format!("--reserve: {}", wrong.what)))
+}
+
+fn path(args: &Args, option: &'static str, default: &str) -> PathBuf {
+    args.value(option).unwrap_or(default.as_ref()).into()
+}
+
+fn config_dirs(args: &Args) -> Vec<PathBuf> {
+    let given: Vec<PathBuf> = args.values("--config-dir").map(PathBuf::from).collect();
+    match given.is_empty() {
+        true => vec![DEFAULT_CONFIG_DIR.into()],
+        false => given,
+    }
+}
+
+fn doctor(words: impl Iterator<Item = OsString>) -> Result<Command, Stop> {
+    let valued = ["--config-dir", "--socket", "--device", "--kernel-config"];
+    let args = Args::parse(words, DOCTOR_HELP, &valued, &["--json"])?;
+    if let Some(word) = args.plain.first() {
+        return Err(unexpected(word));
+    }
+    Ok(Command::Doctor(doctor::Options {
+        config_dirs: config_dirs(&args),
+        socket: path(&args, "--socket", DEFAULT_SOCKET),
+        device: path(&args, "--device", DEFAULT_DEVICE),
+        kernel_config: args.value("--kernel-config").map(PathBuf::from),
+        json: args.has("--json"),
+    }))
+}
+
 fn setting(args: &Args) -> Setting {
-    let device = args.value("--device");
     Setting {
-        device: device.unwrap_or(DEFAULT_DEVICE.as_ref()).into(),
+        device: path(args, "--device", DEFAULT_DEVICE),
         confined: !args.has("--no-confinement"),
     }
 }
@@ -217,6 +270,7 @@ mod tests {
                 config_dirs: vec!["/vendor/etc/gunyah".into()],
                 socket: "/dev/socket/gunyahd".into(),
                 run_dir: None,
+                reserve: 0,
                 setting: setting(&Args::default()),
             }))
         );
@@ -225,13 +279,14 @@ mod tests {
     #[test]
     fn boot_takes_several_directories() {
         let line =
-            "boot --config-dir a --config-dir=b --socket s --run-dir r --device d --no-confinement";
+            "boot --config-dir a --config-dir=b --socket s --run-dir r --device d --reserve 96M --no-confinement";
         assert_eq!(
             parse_line(line),
             Ok(Command::Boot(BootOptions {
                 config_dirs: vec!["a".into(), "b".into()],
                 socket: "s".into(),
                 run_dir: Some("r".into()),
+                reserve: 96 << 20,
                 setting: Setting { device: "d".into(), confined: false },
             }))
         );
@@ -270,6 +325,7 @@ mod tests {
             ("boot --config", "--config"),
             ("boot --config-dir", "value"),
             ("boot x", "unexpected x"),
+            ("boot --reserve 1T", "--reserve: expected a size"),
             ("run", "FILE"),
             ("run a b", "unexpected b"),
             ("check", "files"),

@@ -4,14 +4,19 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use crate::status::control::{Change, VmStatus, Vms};
-use crate::text::{printable, Span};
+use crate::status::control::{Change, ReserveStatus, VmStatus, Vms};
+use crate::text::{printable, Size, Span};
 
 /// All VMs as a table, and what is wrong with the whole.
 pub fn all(all: &Vms) -> String {
     let mut text = table(&all.vms);
     if let Some(dialect) = all.vms.iter().find_map(|vm| vm.dialect.as_deref()) {
         let _ = writeln!(text, "driver: {}", printable(dialect));
+    }
+    if let Some(reserve) = &all.reserve {
+        let ReserveStatus { folio_size, folios, huge, free } = *reserve;
+        let size = Size(folio_size);
+        let _ = writeln!(text, "reserve: {folios} folios of {size}, {huge} huge, {free} free");
     }
     for problem in &all.problems {
         // Writing to a String cannot fail.
@@ -76,6 +81,13 @@ pub fn one(vm: &VmStatus) -> String {
     if let Some(dialect) = &vm.dialect {
         line("driver", dialect);
     }
+    if let Some(folios) = &vm.folios {
+        let of_reserve = match folios.reserved {
+            0 => String::new(),
+            reserved => format!(", {reserved} of the reserve"),
+        };
+        line("folios", &format!("{} of {} are huge{of_reserve}", folios.huge, folios.of));
+    }
     line("restarts", &format!("{}, and {} resets", vm.restarts, vm.resets));
     if let Some(end) = &vm.last_end {
         line("last end", &format!("{}: {}", end.reason, end.detail));
@@ -113,7 +125,7 @@ fn took(micros: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::control::StepTime;
+    use crate::status::control::{FolioStatus, StepTime};
     use crate::status::{End, EndReason, State};
 
     fn vm(name: &str, state: State) -> VmStatus {
@@ -132,6 +144,7 @@ mod tests {
             end_visible: true,
             console_end: None,
             dialect: Some("ack61".to_owned()),
+            folios: Some(FolioStatus { huge: 31, of: 32, reserved: 32 }),
             steps: vec![StepTime {
                 step: "start".to_owned(),
                 micros: 1234,
@@ -162,6 +175,7 @@ mod tests {
         for line in [
             "state     running for 61 s",
             "restarts  2, and 1 resets",
+            "folios    31 of 32 are huge, 32 of the reserve",
             "last end  reset: type 2",
             "launch    56 ms",
             "  start  1.2 ms  running",

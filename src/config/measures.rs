@@ -74,11 +74,14 @@ const DURATION: Notation = Notation {
 
 impl Notation {
     fn read(&self, node: &Node) -> Result<u64, Diagnostic> {
-        let text = match &node.value {
-            Value::Number(text) => return integer(text),
-            Value::String(text) => text,
-            _ => return Err(mismatch(self.expected, node)),
-        };
+        match &node.value {
+            Value::Number(text) => integer(text),
+            Value::String(text) => self.read_text(text),
+            _ => Err(mismatch(self.expected, node)),
+        }
+    }
+
+    fn read_text(&self, text: &str) -> Result<u64, Diagnostic> {
         let prefixed = text.strip_prefix("0x").or(text.strip_prefix("0X"));
         if let Some(digits) = prefixed.filter(|_| self.hexadecimal) {
             return hexadecimal(text, digits);
@@ -98,6 +101,14 @@ impl Notation {
             }
         }
     }
+}
+
+/// A number of bytes as a command line has it, which is as in a file: `256M`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn bytes(text: &str) -> Result<u64, Diagnostic> {
+    SIZE.read_text(text)
 }
 
 /// An integer as the file has it.

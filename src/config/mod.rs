@@ -38,7 +38,7 @@ mod types;
 mod words;
 
 // What the reference and the schema are made of.
-pub use measures::Space;
+pub use measures::{bytes, Space};
 pub use table::{Absent, Row};
 pub use types::{Form, TextForm};
 

@@ -34,6 +34,8 @@ config_words! {
     Backing or auto {
         /// Pages of the reserved huge page pool.
         Hugetlb = "hugetlb",
+        /// Transparent huge pages that gunyahd took at boot.
+        Reserve = "reserve",
         /// A memfd with huge-page advice.
         Thp = "thp",
         /// Ordinary pages.

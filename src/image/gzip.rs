@@ -35,6 +35,20 @@ pub fn is_gzip(start: &[u8]) -> bool {
     start.starts_with(b"\x1f\x8b")
 }
 
+/// Unpacks a file that is in memory, of at most `most` bytes when it is unpacked.
+pub fn unpacked(packed: &[u8], most: u64) -> Result<Vec<u8>, Diagnostic> {
+    let size = packed.last_chunk().map_or(0, |size| u32::from_le_bytes(*size).into());
+    if size > most {
+        return Err(DAMAGED.case(format!(
+            "the gzip'ed file unpacks to {size} bytes by its trailer, more than {most}"
+        )));
+    }
+    let mut room = vec![0; usize::try_from(size).unwrap_or(0)];
+    let mut unpacker = Unpacker::new(packed, size);
+    unpacker.fill(&mut room)?;
+    unpacker.end().map(|()| room)
+}
+
 /// Unpacks a file piece by piece. Its faults do not name the file.
 pub struct Unpacker<R> {
     source: BufReader<R>,

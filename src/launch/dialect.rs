@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which driver this is, asked first and by calls that change nothing.
 
-use gunyah::{Dialect, Vm};
+use std::path::Path;
+
+use gunyah::{Dialect, Gunyah, Vm};
 
 use super::answers::refused;
 use crate::diagnostic::{kinds, Diagnostic, Step};
@@ -12,6 +14,20 @@ kinds! {
         cause: "it is the driver as posted to the mailing list since v15, where guest memory is a file of its own (VM_MAP_MEM)",
         cure: "use a kernel with Android's driver (android14-6.1 and later) or that of the mailing list's v7 to v14",
     }
+}
+
+/// Which driver is behind `device`, found by a VM that is closed again and never started.
+///
+/// # Errors
+/// The device cannot be opened, has no VM to give, or is one that gunyahd cannot use.
+pub fn probe(device: &Path) -> Result<Dialect, Diagnostic> {
+    let path = device.display();
+    let gunyah = Gunyah::open(device)
+        .map_err(|error| refused(Step::Device, format!("opening {path}"), &error))?;
+    let vm = gunyah
+        .create_vm()
+        .map_err(|error| refused(Step::CreateVm, format!("CREATE_VM on {path}"), &error))?;
+    of(&vm)
 }
 
 /// Asks the driver behind a VM that has just been created.

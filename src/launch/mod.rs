@@ -25,7 +25,7 @@ use crate::config::{Access, Scheduling, VmConfig};
 use crate::diagnostic::{Diagnostic, Kind, Step};
 use crate::dtb::{self, Devicetree};
 use crate::image::{Images, KernelLayout};
-use crate::memory::{self, Choice, GuestMemory, Pool};
+use crate::memory::{self, Allotment, Choice, GuestMemory, Pool};
 use crate::plan::{fits, plan, Host, LaunchPlan, PlannedRegion};
 use crate::text::Size;
 
@@ -33,7 +33,8 @@ use kernel_log::KernelLog;
 use progress::Progress;
 
 pub(crate) use answers::refused;
-pub use progress::Event;
+pub use dialect::probe;
+pub use progress::{Event, Folios};
 
 /// A VM that runs, and everything that it needs to go on.
 #[derive(Debug)]
@@ -51,7 +52,7 @@ pub struct Launched<T> {
     pub prepared: T,
 }
 
-/// Launches `config` on the driver of `device`; `report` hears of every step. `before_start` adds what
+/// Launches `config` on the driver of `device`, with its part of the `reserve`; `report` hears of every step. `before_start` adds what
 /// has to be there when the guest begins, such as interrupt lines. What it returns is dropped before the
 /// VM where START fails: android14-6.1 frees memory that it still uses if the eventfd of an interrupt line
 /// outlives the VM.
@@ -60,17 +61,19 @@ pub struct Launched<T> {
 pub fn launch<T>(
     config: &VmConfig,
     device: &Path,
+    reserve: Option<Allotment>,
     report: &dyn Fn(Event),
     before_start: impl FnOnce(&Vm) -> Result<T, Diagnostic>,
 ) -> Result<Launched<T>, Diagnostic> {
     let progress = Progress::new(report);
     // Before images are opened and memory is taken: what the driver cannot do needs neither.
     let (vm, dialect) = create(config, device, &progress)?;
-    let launch = Launch { config, host: memory::host(dialect), progress };
+    let host = memory::host(dialect).with_reserve(reserve.is_some());
+    let launch = Launch { config, host, progress };
     let open = || Images::open(config).map_err(first_of);
     let images = launch.progress.step(Step::Images, open, describe_images)?;
     let (plan, tree) = launch.decide(&images)?;
-    let mut memory = launch.take_memory(&images, &plan)?;
+    let mut memory = launch.take_memory(&images, &plan, reserve)?;
     launch.load(&images, &tree.blob, &plan, &mut memory)?;
     // The files' bytes are in guest memory; their fds need not live as long as the guest.
     drop(images);
@@ -131,10 +134,15 @@ impl Launch<'_> {
         Ok((plan, tree))
     }
 
-    /// Checks limits and pools, then maps and populates the plan's regions and loads their files.
-    fn take_memory(&self, images: &Images, plan: &LaunchPlan) -> Result<GuestMemory, Diagnostic> {
+    /// Checks limits, pools and reserve, then maps and populates the plan's regions and loads their files.
+    fn take_memory(
+        &self,
+        images: &Images,
+        plan: &LaunchPlan,
+        reserve: Option<Allotment>,
+    ) -> Result<GuestMemory, Diagnostic> {
         let choose = || {
-            let choice = memory::choose(plan, &self.host, Pool::read)?;
+            let choice = memory::choose(plan, &self.host, Pool::read, reserve.as_ref())?;
             memory::raise_memlock(choice.pinned)?;
             Ok(choice)
         };
@@ -142,13 +150,15 @@ impl Launch<'_> {
         self.progress.warn(choice.warnings.iter().cloned());
 
         let allocate = || {
-            let (mut memory, warnings) = GuestMemory::allocate(plan, &choice, &self.host)?;
+            let (mut memory, warnings) = GuestMemory::allocate(plan, &choice, &self.host, reserve)?;
             load::regions(images, plan, &mut memory)?;
             Ok((memory, warnings))
         };
-        let describe = |_: &_| describe_memory(plan, &choice);
+        let describe = |(memory, _): &_| describe_memory(plan, &choice, memory);
         let (memory, warnings) = self.progress.step(Step::Memory, allocate, describe)?;
         self.progress.warn(warnings);
+        let (huge, of) = memory.huge();
+        self.progress.report(Event::Folios(Folios { reserved: choice.reserve, huge, of }));
         if !choice.huge_pages.is_empty() {
             self.progress.report(Event::HugePages(choice.huge_pages));
         }
@@ -315,16 +325,19 @@ fn describe_plan(plan: &LaunchPlan) -> String {
 }
 
 fn describe_pool(choice: &Choice) -> String {
-    if choice.huge_pages.is_empty() {
+    let pages = choice.huge_pages.iter();
+    let mut each: Vec<_> =
+        pages.map(|(page, count)| format!("{count} pages of {}", Size(*page))).collect();
+    if choice.reserve > 0 {
+        each.push(format!("{} folios of the reserve", choice.reserve));
+    }
+    if each.is_empty() {
         return "no huge pages of the pool needed".to_owned();
     }
-    let pages = choice.huge_pages.iter();
-    let each: Vec<_> =
-        pages.map(|(page, count)| format!("{count} pages of {}", Size(*page))).collect();
     each.join(", ")
 }
 
-fn describe_memory(plan: &LaunchPlan, choice: &Choice) -> String {
+fn describe_memory(plan: &LaunchPlan, choice: &Choice, memory: &GuestMemory) -> String {
     let regions = plan.regions.iter().zip(&choice.backings);
     let each: Vec<_> = regions
         .map(|(region, backing)| {
@@ -332,7 +345,11 @@ fn describe_memory(plan: &LaunchPlan, choice: &Choice) -> String {
             format!("region {label} {size} {backing}")
         })
         .collect();
-    each.join(", ")
+    let each = each.join(", ");
+    match memory.huge() {
+        (_, 0) => each,
+        (huge, of) => format!("{each}; {huge} of {of} folios are huge"),
+    }
 }
 
 /// Everything that this folder finds.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::answers::refused;
 use crate::diagnostic::{Diagnostic, Step};
-use crate::json::choice;
+use crate::json::{choice, record};
 use crate::status::trace::{Slice, Trace};
 
 choice! {
@@ -24,10 +24,25 @@ choice! {
         Dialect(name: String) = "dialect",
         /// Huge pages that the VM has taken, by page size in bytes.
         HugePages(pages: BTreeMap<u64, u64>) = "huge-pages",
+        /// Transparent huge pages of the VM's memory.
+        Folios(folios: Folios) = "folios",
         /// Next is START, which cannot be called back.
         Starts = "starts",
         /// A person should know of it; the launch goes on.
         Warning(warning: Diagnostic) = "warning",
+    }
+}
+
+record! {
+    /// The transparent huge pages of a VM.
+    #[derive(Copy)]
+    Folios {
+        /// Those of the reserve.
+        reserved: u64,
+        /// Those that are huge pages indeed.
+        huge: u64,
+        /// As many as there could be.
+        of: u64,
     }
 }
 

@@ -5,6 +5,7 @@ use nix::errno::Errno;
 
 use super::mapping::Mapping;
 use super::pool::Pool;
+use super::reserve::{Allotment, Past};
 use crate::config::Backing;
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::plan::{whole_folios, Host, PlannedRegion, MAX_MEMORY_ENTRIES};
@@ -58,24 +59,41 @@ const HWPOISON: Errno = Errno::EHWPOISON;
 #[cfg(target_os = "android")]
 const HWPOISON: Errno = Errno::UnknownErrno;
 
-/// Maps `region` and, where asked, populates it. Also returns what a person should know.
+/// A region's memory.
+pub(super) struct Allocated {
+    pub mapping: Mapping,
+    /// Transparent huge pages that came, of those that there could be.
+    pub huge: (u64, u64),
+    /// What a person should know.
+    pub warning: Option<Diagnostic>,
+}
+
+/// Maps `region` and, where asked, populates it. Its part of the `reserve` is populated in any case.
 pub(super) fn allocate(
     name: &str,
     region: &PlannedRegion,
     backing: Backing,
     host: &Host,
-) -> Result<(Mapping, Option<Diagnostic>), Diagnostic> {
+    reserve: Option<&mut Allotment>,
+) -> Result<Allocated, Diagnostic> {
     let failed = |errno| exhausted(region, backing, errno);
-    let mapping = map(name, region, backing, host).map_err(failed)?;
-    if !region.prefault {
-        return Ok((mapping, None));
+    let mapping = map(name, region, backing, host, reserve).map_err(failed)?;
+    let transparent = matches!(backing, Backing::Thp | Backing::Reserve);
+    if !transparent || !(region.prefault || backing == Backing::Reserve) {
+        if region.prefault {
+            mapping.populate().map_err(failed)?;
+        }
+        return Ok(Allocated { mapping, huge: (0, 0), warning: None });
     }
-    mapping.populate().map_err(failed)?;
-    let warning = match backing {
-        Backing::Thp => check_huge_pages(&mapping, region, host)?,
-        Backing::Hugetlb | Backing::Base => None,
+    let folio = host.thp_page.max(host.page_size);
+    mapping.populate_folios(folio).map_err(failed)?;
+    let (_, whole) = whole_folios(region.base, region.size, host);
+    let got = mapping.huge_bytes().unwrap_or(0).min(whole);
+    let warning = match few_huge_pages(region, host, got, whole) {
+        Some(fault) if fault.is_error() => return Err(fault),
+        warning => warning,
     };
-    Ok((mapping, warning))
+    Ok(Allocated { mapping, huge: (got / folio, whole / folio), warning })
 }
 
 /// Huge pages as far as they go, base pages for the rest: a size that is not a multiple of the huge
@@ -86,13 +104,14 @@ fn map(
     region: &PlannedRegion,
     backing: Backing,
     host: &Host,
+    reserve: Option<&mut Allotment>,
 ) -> Result<Mapping, Errno> {
     let folio = host.thp_page.max(host.page_size);
     let (align, beyond, before, whole) = match backing {
         Backing::Hugetlb => {
             (region.huge_page, 0, 0, region.size / region.huge_page * region.huge_page)
         }
-        Backing::Thp => {
+        Backing::Thp | Backing::Reserve => {
             let (before, whole) = whole_folios(region.base, region.size, host);
             (folio, region.base % folio, before, whole)
         }
@@ -105,6 +124,9 @@ fn map(
     match backing {
         Backing::Hugetlb if whole > 0 => mapping.add_huge(name, whole, region.huge_page)?,
         Backing::Thp if whole > 0 => mapping.add_folios(name, whole)?,
+        Backing::Reserve if whole > 0 => {
+            add_reserve(&mut mapping, before, whole / folio, reserve.ok_or(Errno::ENOMEM)?)?;
+        }
         _ => {}
     }
     let after = region.size - before - whole;
@@ -112,6 +134,28 @@ fn map(
         mapping.add_small(name, after)?;
     }
     Ok(mapping)
+}
+
+/// Adds `folios` of the reserve from `offset` on, all zeros: whoever had them before, however that one ended,
+/// none of its bytes is seen here.
+fn add_reserve(
+    mapping: &mut Mapping,
+    mut offset: u64,
+    folios: u64,
+    reserve: &mut Allotment,
+) -> Result<(), Errno> {
+    let folio = reserve.folio;
+    for extent in reserve.split(folios) {
+        let size = extent.count * folio;
+        mapping.add_folios_of(&reserve.memfd, extent.first * folio, size)?;
+        match extent.past {
+            Past::Clean => {}
+            Past::Used => mapping.clear(offset, size)?,
+            Past::Doubtful => mapping.renew_folios(offset, size, folio)?,
+        }
+        offset += size;
+    }
+    Ok(())
 }
 
 fn exhausted(region: &PlannedRegion, backing: Backing, errno: Errno) -> Diagnostic {
@@ -138,27 +182,7 @@ fn exhausted(region: &PlannedRegion, backing: Backing, errno: Errno) -> Diagnost
     fault.errno(errno)
 }
 
-/// Asks once more for huge pages that did not come by themselves. Too few of them would hang the
-/// resource manager, so that is an error and not a warning.
-fn check_huge_pages(
-    mapping: &Mapping,
-    region: &PlannedRegion,
-    host: &Host,
-) -> Result<Option<Diagnostic>, Diagnostic> {
-    let (_, whole) = whole_folios(region.base, region.size, host);
-    let huge = || mapping.huge_bytes().unwrap_or(0).min(whole);
-    let mut got = huge();
-    if got < whole {
-        // Refused where the kernel is older than 6.1: then what came is what there is.
-        let _ = mapping.collapse();
-        got = huge();
-    }
-    Ok(match few_huge_pages(region, host, got, whole) {
-        Some(fault) if fault.is_error() => return Err(fault),
-        warning => warning,
-    })
-}
-
+/// Too few of them would hang an older driver's resource manager, so that is an error and not a warning.
 fn few_huge_pages(region: &PlannedRegion, host: &Host, got: u64, whole: u64) -> Option<Diagnostic> {
     if got == whole {
         return None;
@@ -239,7 +263,7 @@ mod tests {
         ] {
             for backing in [Backing::Base, Backing::Thp] {
                 let region = PlannedRegion { base, ..region(size, backing) };
-                let (mapping, _) = allocate("test", &region, backing, &host).unwrap();
+                let mapping = allocate("test", &region, backing, &host, None).unwrap().mapping;
                 assert_eq!(mapping.address() % folio, base % folio, "{base:#x} {backing}");
                 let (before, whole) = whole_folios(base, size, &host);
                 assert!((base + before) % folio == 0 || whole == 0);
@@ -256,7 +280,7 @@ mod tests {
         let host = crate::memory::host(Dialect::Ack66);
         for backing in [Backing::Base, Backing::Thp] {
             let region = region((5 << 20) + host.page_size, backing);
-            let (mut mapping, _) = allocate("test", &region, backing, &host).unwrap();
+            let mut mapping = allocate("test", &region, backing, &host, None).unwrap().mapping;
             assert_eq!(mapping.address() % host.page_size, 0);
             let bytes = mapping.bytes_mut();
             assert_eq!(bytes.len() as u64, region.size);

@@ -5,9 +5,12 @@ use std::collections::BTreeMap;
 use std::io;
 
 use super::pool::Pool;
+use super::reserve::{self, Allotment};
 use crate::config::Backing;
 use crate::diagnostic::{kinds, Diagnostic};
-use crate::plan::{self, memory_entries, Host, LaunchPlan, PlannedRegion, MAX_MEMORY_ENTRIES};
+use crate::plan::{
+    self, folios, memory_entries, Host, LaunchPlan, PlannedRegion, MAX_MEMORY_ENTRIES,
+};
 use crate::text::{failure, Size};
 
 kinds! {
@@ -43,6 +46,8 @@ pub struct Choice {
     pub backings: Vec<Backing>,
     /// Pages by page size, of all regions.
     pub huge_pages: BTreeMap<u64, u64>,
+    /// Folios of the reserve, of all regions.
+    pub reserve: u64,
     /// Bytes that the driver charges to RLIMIT_MEMLOCK.
     pub pinned: u64,
     /// Choices that were passed over, and pools that could not be read.
@@ -50,19 +55,24 @@ pub struct Choice {
 }
 
 /// Takes for each region its first backing that there is enough of. `pool` reads the pool of pages
-/// of a size in bytes.
+/// of a size in bytes; `reserve` is the VM's part of the reserve.
 pub fn choose(
     plan: &LaunchPlan,
     host: &Host,
     pool: impl Fn(u64) -> io::Result<Pool>,
+    reserve: Option<&Allotment>,
 ) -> Result<Choice, Diagnostic> {
     let mut choice = Choice::default();
     let mut entries = 0u64;
     for region in &plan.regions {
-        let backing = choice.first_that_fits(plan, region, &pool)?;
-        if backing == Backing::Hugetlb {
-            let pages = choice.huge_pages.entry(region.huge_page).or_default();
-            *pages += region.size / region.huge_page;
+        let backing = choice.first_that_fits(plan, region, host, &pool, reserve)?;
+        match backing {
+            Backing::Hugetlb => {
+                let pages = choice.huge_pages.entry(region.huge_page).or_default();
+                *pages += region.size / region.huge_page;
+            }
+            Backing::Reserve => choice.reserve += folios(region.base, region.size, host),
+            Backing::Thp | Backing::Base => {}
         }
         entries = entries.saturating_add(memory_entries(region, backing, host));
         choice.backings.push(backing);
@@ -91,16 +101,21 @@ impl Choice {
         &mut self,
         plan: &LaunchPlan,
         region: &PlannedRegion,
+        host: &Host,
         pool: &impl Fn(u64) -> io::Result<Pool>,
+        reserve: Option<&Allotment>,
     ) -> Result<Backing, Diagnostic> {
         let label = region.label;
         let mut refused = Vec::new();
         for &backing in &region.backing {
-            if backing == Backing::Hugetlb {
-                if let Err(why) = self.pool_fits(plan, region, pool) {
-                    refused.push(why);
-                    continue;
-                }
+            let fits = match backing {
+                Backing::Hugetlb => self.pool_fits(plan, region, pool),
+                Backing::Reserve => self.reserve_fits(region, host, reserve),
+                Backing::Thp | Backing::Base => Ok(()),
+            };
+            if let Err(why) = fits {
+                refused.push(why);
+                continue;
             }
             let passed_over = |why: Diagnostic| {
                 OTHER_BACKING.case(format!("region {label} takes {backing}: {}", why.what))
@@ -113,6 +128,20 @@ impl Choice {
         let mut first = first.unwrap_or_else(|| NO_SUCH_PAGES.case(""));
         first.what = what;
         Err(first)
+    }
+
+    fn reserve_fits(
+        &self,
+        region: &PlannedRegion,
+        host: &Host,
+        reserve: Option<&Allotment>,
+    ) -> Result<(), Diagnostic> {
+        let needs = folios(region.base, region.size, host);
+        let already = self.reserve;
+        match reserve {
+            Some(part) if part.folios().saturating_sub(already) >= needs => Ok(()),
+            _ => Err(reserve::refused(reserve, needs, already)),
+        }
     }
 
     fn pool_fits(
@@ -134,18 +163,48 @@ impl Choice {
                 }
                 Err(SHORT.case(what).cure(pool.cure(pages_of(plan, page))))
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(NO_SUCH_PAGES.case(format!("this kernel has no huge pages of {size}")))
-            }
-            Err(error) => {
+            Err(error) => match unread(page, &error) {
+                fault if fault.is_error() => Err(fault),
                 // Mapping shows it: the pages are set aside then, or ENOMEM.
-                let why = failure(&error);
-                let what = format!("the pool of {size} pages cannot be read: {why}");
-                self.warnings.push(UNREADABLE.case(what));
-                Ok(())
-            }
+                warning => {
+                    self.warnings.push(warning);
+                    Ok(())
+                }
+            },
         }
     }
+}
+
+/// What it means that the pool of pages of `page` bytes cannot be read.
+fn unread(page: u64, error: &io::Error) -> Diagnostic {
+    let size = Size(page);
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            NO_SUCH_PAGES.case(format!("this kernel has no huge pages of {size}"))
+        }
+        _ => {
+            let why = failure(error);
+            UNREADABLE.case(format!("the pool of {size} pages cannot be read: {why}"))
+        }
+    }
+}
+
+/// The pool of pages of `page` bytes, if it has as many as `wanted` of them, whoever has them now; with
+/// `free`, as many that are free.
+///
+/// # Errors
+/// It has fewer, or cannot be read.
+pub fn check_pool(page: u64, wanted: u64, free: bool) -> Result<Pool, Diagnostic> {
+    let pool = Pool::read(page).map_err(|error| unread(page, &error))?;
+    let counted = match free {
+        true => pool,
+        false => Pool { free: pool.total, reserved: 0, ..pool },
+    };
+    if counted.available() >= wanted {
+        return Ok(pool);
+    }
+    let what = format!("VMs started at boot need {wanted} pages of {}, {pool}", Size(page));
+    Err(SHORT.case(what).cure(counted.cure(wanted)))
 }
 
 /// Pages of `page` bytes that all regions take whose first choice they are.
@@ -203,7 +262,7 @@ mod tests {
     }
 
     fn refused(memory: &str, regions: &str) -> Diagnostic {
-        choose(&plan(memory, regions), &Host::PAGES_4K, pool).unwrap_err()
+        choose(&plan(memory, regions), &Host::PAGES_4K, pool, None).unwrap_err()
     }
 
     #[test]
@@ -243,11 +302,11 @@ mod tests {
     #[test]
     fn the_next_backing_is_taken_with_a_warning_and_within_limits() {
         let plan = plan(r#"{"size": "256M", "backing": ["hugetlb", "base"]}"#, "");
-        let error = choose(&plan, &Host::PAGES_4K, pool).unwrap_err();
+        let error = choose(&plan, &Host::PAGES_4K, pool, None).unwrap_err();
         assert_eq!(error.name, "pool-memory-entries");
         assert!(error.what.contains("needs 128 pages of 2 MiB"), "{error}");
         let denied = |_| Err(io::Error::from_raw_os_error(libc::EACCES));
-        let choice = choose(&plan, &Host::PAGES_4K, denied).unwrap();
+        let choice = choose(&plan, &Host::PAGES_4K, denied, None).unwrap();
         assert_eq!(choice.backings, [Backing::Hugetlb]);
         assert_eq!(choice.warnings[0].name, "pool-unreadable");
     }
@@ -255,7 +314,7 @@ mod tests {
     #[test]
     fn a_backing_that_is_passed_over_is_a_warning() {
         let plan = plan(r#"{"size": "256M", "backing": ["hugetlb", "thp"]}"#, "");
-        let choice = choose(&plan, &Host::PAGES_4K, pool).unwrap();
+        let choice = choose(&plan, &Host::PAGES_4K, pool, None).unwrap();
         assert_eq!(choice.backings, [Backing::Thp]);
         assert_eq!(choice.warnings[0].name, "pool-other-backing");
     }
@@ -265,7 +324,7 @@ mod tests {
         let pinned = |dialect, memory: &str| {
             let host = Host::PAGES_4K.with(dialect);
             let plan = plan_on(&host, memory, "");
-            choose(&plan, &host, pool).unwrap().pinned
+            choose(&plan, &host, pool, None).unwrap().pinned
         };
         let huge = r#"{"size": "64M"}"#;
         for dialect in [Dialect::LkmlBase, Dialect::Lkml, Dialect::Ack61] {
@@ -277,5 +336,27 @@ mod tests {
             let base = r#"{"size": "64M", "backing": "base"}"#;
             assert_eq!(pinned(dialect, base), 2 * MIB + 64 * MIB, "{dialect}");
         }
+    }
+
+    /// Of 40 folios each region has all or none of its own.
+    #[test]
+    fn a_region_has_its_folios_of_the_reserve_or_the_next_backing() {
+        use crate::memory::{Extent, Past};
+        let host = Host::PAGES_4K.with(Dialect::Ack66).with_reserve(true);
+        let regions =
+            r#"{"label": 1, "base": "0x100000000", "size": "32M", "backing": ["reserve", "thp"]}"#;
+        let plan = plan_on(&host, r#"{"size": "64M"}"#, regions);
+        let part = Allotment {
+            memfd: std::fs::File::open("/dev/null").unwrap().into(),
+            folio: 2 * MIB,
+            extents: vec![Extent { first: 0, count: 40, past: Past::Clean }],
+            free: 40,
+            total: 40,
+        };
+        let choice = choose(&plan, &host, pool, Some(&part)).unwrap();
+        assert_eq!(choice.backings, [Backing::Reserve, Backing::Thp]);
+        assert_eq!(choice.reserve, 32);
+        assert_eq!(choice.warnings[0].name, "pool-other-backing");
+        assert!(choice.warnings[0].what.contains("(32 of them for its other regions)"));
     }
 }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! All regions of a VM.
 
-use super::allocate::allocate;
+use super::allocate::{allocate, Allocated};
 use super::choice::Choice;
 use super::mapping::Mapping;
+use super::reserve::Allotment;
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::plan::{Host, LaunchPlan, PlannedRegion};
 
@@ -19,25 +20,37 @@ kinds! {
 #[derive(Debug)]
 pub struct GuestMemory {
     regions: Vec<(PlannedRegion, Mapping)>,
+    /// Transparent huge pages, and how many there could be.
+    huge: (u64, u64),
 }
 
 impl GuestMemory {
     /// Maps and, where asked, populates every region of `plan` with the backings of `choice`. Also
-    /// returns what a person should know. After an error nothing stays mapped.
+    /// returns what a person should know. After an error nothing stays mapped. The `reserve` is closed:
+    /// nothing else of it can be mapped later.
     pub fn allocate(
         plan: &LaunchPlan,
         choice: &Choice,
         host: &Host,
+        mut reserve: Option<Allotment>,
     ) -> Result<(Self, Vec<Diagnostic>), Diagnostic> {
         let mut regions = Vec::with_capacity(plan.regions.len());
         let mut warnings = Vec::new();
+        let mut huge = (0, 0);
         for (region, backing) in plan.regions.iter().zip(&choice.backings) {
             let name = format!("gunyah:{}:{}", plan.vm, region.label);
-            let (mapping, warning) = allocate(&name, region, *backing, host)?;
+            let Allocated { mapping, huge: (got, of), warning } =
+                allocate(&name, region, *backing, host, reserve.as_mut())?;
             warnings.extend(warning);
             regions.push((region.clone(), mapping));
+            huge = (huge.0 + got, huge.1 + of);
         }
-        Ok((Self { regions }, warnings))
+        Ok((Self { regions, huge }, warnings))
+    }
+
+    /// How many transparent huge pages it has, and how many there could be.
+    pub fn huge(&self) -> (u64, u64) {
+        self.huge
     }
 
     /// The bytes of guest memory from `base` on, for loading. Only before START: then they are the
@@ -77,8 +90,8 @@ mod tests {
             prefault: true,
             file: None,
         };
-        let (mapping, _) = allocate("test", &region, Backing::Base, &host).unwrap();
-        let mut memory = GuestMemory { regions: vec![(region.clone(), mapping)] };
+        let mapping = allocate("test", &region, Backing::Base, &host, None).unwrap().mapping;
+        let mut memory = GuestMemory { regions: vec![(region.clone(), mapping)], huge: (0, 0) };
         let end = region.base + region.size;
         let last = memory.bytes_mut(end - 4, 4).unwrap();
         last.copy_from_slice(b"last");

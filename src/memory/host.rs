@@ -10,17 +10,22 @@ use crate::plan::Host;
 
 /// What the plan needs to know of this host, whose driver speaks `dialect`.
 pub fn host(dialect: Dialect) -> Host {
-    let page_size = page_size();
+    Host {
+        page_size: page_size(),
+        huge_page: huge_page(),
+        thp_page: folio(),
+        dialect,
+        reserve: false,
+    }
+}
+
+/// Bytes of a transparent huge page.
+pub fn folio() -> u64 {
     let thp_page = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
         .ok()
         .and_then(|text| text.trim().parse().ok())
-        .filter(|size| *size > 0);
-    Host {
-        page_size,
-        huge_page: huge_page(),
-        thp_page: thp_page.unwrap_or(pmd(page_size)),
-        dialect,
-    }
+        .filter(|size: &u64| size.is_power_of_two());
+    thp_page.unwrap_or(pmd(page_size()))
 }
 
 fn page_size() -> u64 {

@@ -6,12 +6,15 @@ use std::ffi::c_void;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::ops::Range;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::ptr;
 
 use nix::errno::Errno;
 use rustix::fs::{ftruncate, memfd_create, MemfdFlags};
-use rustix::mm::{madvise, mmap, mmap_anonymous, munmap, Advice, MapFlags, ProtFlags};
+use rustix::mm::{
+    madvise, mlock, mmap, mmap_anonymous, mprotect, munmap, Advice, MapFlags, MprotectFlags,
+    ProtFlags,
+};
 
 /// include/uapi/asm-generic/mman-common.h; rustix has no name for it.
 const MADV_COLLAPSE: i32 = 25;
@@ -72,18 +75,40 @@ impl Mapping {
         Ok(())
     }
 
+    /// Fills the next `size` bytes with those of `memfd` from `offset` on, which are or shall be transparent
+    /// huge pages. Once a mapping, or several times in a row.
+    pub fn add_folios_of(&mut self, memfd: impl AsFd, offset: u64, size: u64) -> Result<(), Errno> {
+        let at = self.add_part(memfd, offset, size)?;
+        self.advise(at, size, Advice::LinuxHugepage)?;
+        if self.folios.is_empty() {
+            self.folios.start = at;
+        }
+        self.folios.end = at.wrapping_byte_add(length(size)?);
+        Ok(())
+    }
+
     fn add_advised(&mut self, name: &str, size: u64, advice: Advice) -> Result<*mut c_void, Errno> {
         let at = self.add(name, size, MemfdFlags::empty())?;
-        // SAFETY: `add` has just mapped this range, and the advice changes no byte of it. EINVAL: a kernel
-        // without THP, which the caller sees by huge_bytes.
-        let _ = unsafe { madvise(at, length(size)?, advice) };
+        self.advise(at, size, advice)?;
         Ok(at)
+    }
+
+    fn advise(&self, at: *mut c_void, size: u64, advice: Advice) -> Result<(), Errno> {
+        // SAFETY: the caller has just mapped this range, and the advice changes no byte of it. EINVAL: a kernel
+        // without THP, which is seen by huge_bytes.
+        let _ = unsafe { madvise(at, length(size)?, advice) };
+        Ok(())
     }
 
     /// Maps a new memfd at the next `size` bytes; returns where that is.
     fn add(&mut self, name: &str, size: u64, flags: MemfdFlags) -> Result<*mut c_void, Errno> {
-        let memfd = memfd_create(name, flags | MemfdFlags::CLOEXEC).map_err(errno)?;
-        ftruncate(&memfd, size).map_err(errno)?;
+        let memfd = new_memfd(name, size, flags)?;
+        let at = self.add_part(&memfd, 0, size)?;
+        self._memfds.push(memfd);
+        Ok(at)
+    }
+
+    fn add_part(&mut self, memfd: impl AsFd, offset: u64, size: u64) -> Result<*mut c_void, Errno> {
         let size = length(size)?;
         let end =
             self.filled.checked_add(size).filter(|&end| end <= self.size).ok_or(Errno::EINVAL)?;
@@ -92,32 +117,113 @@ impl Mapping {
         let map_flags = MapFlags::SHARED | MapFlags::FIXED;
         // SAFETY: FIXED replaces only addresses that `reserve` set aside for this mapping: from `at`
         // on there are `size` of them.
-        unsafe { mmap(at, size, protection, map_flags, &memfd, 0) }.map_err(errno)?;
+        unsafe { mmap(at, size, protection, map_flags, memfd, offset) }.map_err(errno)?;
         // A core dump must not read lent memory. Refused by kernels without core dumps.
         // SAFETY: this changes no byte of the range, which is ours.
         let _ = unsafe { madvise(at, size, Advice::LinuxDontDump) };
         self.filled = end;
-        self._memfds.push(memfd);
         Ok(at)
     }
 
     /// Makes every page present and writable, or fails with an errno instead of a SIGBUS.
     pub fn populate(&self) -> Result<(), Errno> {
+        self.fault_in(self.start, self.filled, Advice::LinuxPopulateWrite)
+    }
+
+    fn fault_in(&self, at: *mut c_void, size: usize, how: Advice) -> Result<(), Errno> {
         loop {
-            // SAFETY: the range is ours, and this changes no byte of it.
-            match unsafe { madvise(self.start, self.filled, Advice::LinuxPopulateWrite) } {
+            // SAFETY: the callers' ranges are ours, and this changes no byte of them.
+            match unsafe { madvise(at, size, how) } {
                 Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
                 other => return other.map_err(errno),
             }
         }
     }
 
-    /// Asks for huge pages in place of the base pages that are there. Kernels before 6.1 refuse.
-    pub fn collapse(&self) -> Result<(), Errno> {
-        let (start, end) = (self.folios.start, self.folios.end);
+    /// Makes every page present, in huge pages of `folio` bytes where they are wanted and come. Huge pages are
+    /// asked for where a first base page is alone, so that a folio takes no more than its own memory.
+    pub fn populate_folios(&self, folio: u64) -> Result<(), Errno> {
+        let folio = length(folio)?;
+        for at in self.each(folio) {
+            self.fault_in(at, 1, Advice::LinuxPopulateWrite)?;
+        }
+        // One call for all costs the least; it ends at the first folio that does not come.
+        if self.collapse(self.folios.start, self.folios_size()).is_err() {
+            for at in self.each(folio) {
+                let _ = self.collapse(at, folio);
+            }
+        }
+        self.populate()
+    }
+
+    /// Asks again for folios that did not come, as long as some come: each that is made moves what is in the
+    /// way of others.
+    pub fn insist_on_folios(&self, folio: u64) -> Result<(), Errno> {
+        let folio = length(folio)?;
+        let mut before = None;
+        loop {
+            let got = length(self.huge_bytes().unwrap_or(0))?;
+            if got >= self.folios_size() || before.is_some_and(|before| got <= before) {
+                return Ok(());
+            }
+            before = Some(got);
+            for at in self.each(folio) {
+                let _ = self.collapse(at, folio);
+            }
+        }
+    }
+
+    fn folios_size(&self) -> usize {
+        self.folios.end.addr() - self.folios.start.addr()
+    }
+
+    fn each(&self, folio: usize) -> impl Iterator<Item = *mut c_void> + '_ {
+        let offsets = (0..self.folios_size()).step_by(folio.max(1));
+        offsets.map(|offset| self.folios.start.wrapping_byte_add(offset))
+    }
+
+    /// Asks for huge pages in place of the base pages that are there; it compacts memory where it must, and
+    /// whatever shmem_enabled says but `deny`. Kernels before 6.1 refuse.
+    fn collapse(&self, at: *mut c_void, size: usize) -> Result<(), Errno> {
+        // SAFETY: the callers' ranges are ours, and this changes no byte of them.
+        Errno::result(unsafe { libc::madvise(at, size, MADV_COLLAPSE) }).map(drop)
+    }
+
+    /// Makes `size` bytes from `offset` on zeros.
+    pub fn clear(&mut self, offset: u64, size: u64) -> Result<(), Errno> {
+        let (offset, size) = (length(offset)?, length(size)?);
+        self.fault_in(self.start.wrapping_byte_add(offset), size, Advice::LinuxPopulateWrite)?;
+        let end = offset.checked_add(size).ok_or(Errno::EOVERFLOW)?;
+        self.bytes_mut().get_mut(offset..end).ok_or(Errno::EINVAL)?.fill(0);
+        Ok(())
+    }
+
+    /// Takes other folios in place of those in `size` bytes from `offset` on, one by one, so that what is
+    /// given back and nobody else holds comes again.
+    pub fn renew_folios(&mut self, offset: u64, size: u64, folio: u64) -> Result<(), Errno> {
+        let (offset, size, folio) = (length(offset)?, length(size)?, length(folio)?);
+        if offset.checked_add(size).is_none_or(|end| end > self.filled) {
+            return Err(Errno::EINVAL);
+        }
+        for inside in (0..size).step_by(folio.max(1)) {
+            let at = self.start.wrapping_byte_add(offset + inside);
+            // SAFETY: the range is ours, and `self` is borrowed alone: nobody looks at its bytes.
+            unsafe { madvise(at, folio, Advice::LinuxRemove) }.map_err(errno)?;
+            self.fault_in(at, 1, Advice::LinuxPopulateWrite)?;
+            let _ = self.collapse(at, folio);
+        }
+        Ok(())
+    }
+
+    /// Puts the range out of reach, and keeps its pages where they are: huge, and in memory.
+    pub fn lock(self) -> Result<Locked, Errno> {
         // SAFETY: the range is ours, and this changes no byte of it.
-        let done = unsafe { libc::madvise(start, end.addr() - start.addr(), MADV_COLLAPSE) };
-        Errno::result(done).map(drop)
+        let locked = unsafe { mlock(self.start, self.filled) };
+        // SAFETY: as above.
+        unsafe { madvise(self.start, self.filled, Advice::LinuxDontFork) }.map_err(errno)?;
+        let locked = Locked { mapping: self, is_locked: locked.is_ok() };
+        locked.protect(MprotectFlags::empty())?;
+        Ok(locked)
     }
 
     /// Bytes of the range that are transparent huge pages now, by /proc/self/smaps.
@@ -159,6 +265,53 @@ impl Drop for Mapping {
         let unmapped = unsafe { munmap(self.reserved, self.reserved_size) };
         debug_assert!(unmapped.is_ok(), "{unmapped:?}");
     }
+}
+
+/// A range without access: neither this process nor one that it forks reads or writes a byte.
+#[derive(Debug)]
+pub(super) struct Locked {
+    mapping: Mapping,
+    /// False: RLIMIT_MEMLOCK forbids it, and pages may be swapped out.
+    pub is_locked: bool,
+}
+
+impl Locked {
+    /// Takes pages into the lock that another process has put in place of what was there.
+    pub fn lock_anew(&self) -> Result<(), Errno> {
+        let Mapping { start, filled, .. } = self.mapping;
+        self.readable(|| {
+            self.mapping.fault_in(start, filled, Advice::LinuxPopulateRead)?;
+            // Where a page table was left, what is one huge page now is mapped in base pages.
+            let _ = self.mapping.collapse(start, filled);
+            Ok(())
+        })
+    }
+
+    /// As [`Mapping::huge_bytes`].
+    pub fn huge_bytes(&self) -> Result<u64, Errno> {
+        // With CONFIG_NUMA_BALANCING kernels up to 6.6 leave pages without access out.
+        self.readable(|| self.mapping.huge_bytes().map_err(|_| Errno::EIO))
+    }
+
+    /// Gives the range access while `work` lasts, which reads no byte of it.
+    fn readable<T>(&self, work: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+        self.protect(MprotectFlags::READ)?;
+        let done = work();
+        self.protect(MprotectFlags::empty())?;
+        done
+    }
+
+    fn protect(&self, access: MprotectFlags) -> Result<(), Errno> {
+        // SAFETY: the range is ours, and nobody has a reference into a locked one.
+        unsafe { mprotect(self.mapping.start, self.mapping.filled, access) }.map_err(errno)
+    }
+}
+
+/// A memfd of `size` bytes, none of them there yet.
+pub(super) fn new_memfd(name: &str, size: u64, flags: MemfdFlags) -> Result<OwnedFd, Errno> {
+    let memfd = memfd_create(name, flags | MemfdFlags::CLOEXEC).map_err(errno)?;
+    ftruncate(&memfd, size).map_err(errno)?;
+    Ok(memfd)
 }
 
 fn length(bytes: u64) -> Result<usize, Errno> {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Guest memory: pools checked, pages mapped and populated, and given back.
+//! Guest memory: pools and reserve checked, pages mapped and populated, and given back.
 
 mod allocate;
 mod choice;
@@ -8,14 +8,17 @@ mod host;
 mod limit;
 mod mapping;
 mod pool;
+mod reserve;
 
 use crate::diagnostic::Kind;
 
-pub use choice::{choose, Choice};
+pub use choice::{check_pool, choose, Choice};
 pub use guest::GuestMemory;
-pub use host::{host, huge_page};
-pub use limit::raise_memlock;
+pub use host::{folio, host, huge_page};
+pub use limit::{check_memlock, raise_memlock};
 pub use pool::Pool;
+pub use reserve::{Allotment, Extent, Past, Reserve};
 
 /// Everything that this folder finds.
-pub(crate) const KINDS: &[&[&Kind]] = &[choice::KINDS, limit::KINDS, allocate::KINDS, guest::KINDS];
+pub(crate) const KINDS: &[&[&Kind]] =
+    &[choice::KINDS, reserve::KINDS, limit::KINDS, allocate::KINDS, guest::KINDS];

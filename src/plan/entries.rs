@@ -23,13 +23,18 @@ pub fn whole_folios(base: u64, size: u64, host: &Host) -> (u64, u64) {
     (before, (size - before) / folio * folio)
 }
 
+/// Whole transparent huge pages in a range.
+pub fn folios(base: u64, size: u64, host: &Host) -> u64 {
+    whole_folios(base, size, host).1 / host.thp_page.max(host.page_size)
+}
+
 /// Pages, of whatever size, that a region of `backing` is made of at most: so many memory entries where
 /// START hands it over, so many faults where the guest gets it page by page.
 pub fn memory_entries(region: &PlannedRegion, backing: Backing, host: &Host) -> u64 {
     let size = region.size;
     let (unit, whole) = match backing {
         Backing::Hugetlb => (region.huge_page, size / region.huge_page * region.huge_page),
-        Backing::Thp => (host.thp_page, whole_folios(region.base, size, host).1),
+        Backing::Thp | Backing::Reserve => (host.thp_page, whole_folios(region.base, size, host).1),
         Backing::Base => (host.page_size, 0),
     };
     whole / unit + (size - whole).div_ceil(host.page_size)

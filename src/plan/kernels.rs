@@ -38,6 +38,11 @@ kinds! {
         cause: "since android15-6.6 the driver takes only swap-backed pages: the guest's first access to another page would fail with EIO",
         cure: "leave `backing` out, or use \"thp\"",
     }
+    RESERVE: Error "plan-reserve" in Plan {
+        "this kernel does not get a guest's memory from the reserve",
+        cause: "up to android14-6.1 a VM's last close returns before its pages are back, and nothing tells when a folio may be given again",
+        cure: "leave `backing` out: pages of the hugetlb pool are as good there",
+    }
     ALL_SHARED: Error "plan-main-shared" in Plan {
         "main memory is shared, but this kernel takes only lent memory",
         cause: "since android15-6.6 shared pages are never executable, and with a shared devicetree the resource manager provides no memory at all (ENODEV at every fault)",
@@ -105,9 +110,9 @@ pub fn fits(config: &VmConfig, dialect: Dialect) -> Result<Vec<Diagnostic>, Vec<
             let what = "this kernel cannot lend memory";
             add(&CANNOT_LEND, what.to_owned(), &format!("{key}.access"));
         }
-        if backings(backing, dialect).is_empty() {
-            let what = "this kernel does not take hugetlb pages for a guest's memory";
-            add(&HUGETLB, what.to_owned(), &format!("{key}.backing"));
+        if backings(backing, dialect, false).is_empty() {
+            let kind = if dialect.pages_on_demand() { &HUGETLB } else { &RESERVE };
+            add(kind, kind.summary.to_owned(), &format!("{key}.backing"));
         }
     }
     if config.vcpus.scheduling.is_none() && !dialect.has_functions() {
@@ -135,14 +140,27 @@ pub(super) fn scheduling(config: &VmConfig, dialect: Dialect) -> Scheduling {
     })
 }
 
-/// The kinds of backing that the driver takes, best first, with `auto` spelt out.
-pub(super) fn backings(wanted: &[Option<Backing>], dialect: Dialect) -> Vec<Backing> {
+/// The kinds of backing that the driver takes, best first, with `auto` spelt out: on a host with a
+/// `reserve` that first, where the driver takes it.
+pub(super) fn backings(
+    wanted: &[Option<Backing>],
+    dialect: Dialect,
+    reserve: bool,
+) -> Vec<Backing> {
     let by_fault = dialect.pages_on_demand();
-    let best = if by_fault { Backing::Thp } else { Backing::Hugetlb };
+    let best: &[Backing] = match (by_fault, reserve) {
+        (false, _) => &[Backing::Hugetlb],
+        (true, true) => &[Backing::Reserve, Backing::Thp],
+        (true, false) => &[Backing::Thp],
+    };
+    let spelt = wanted.iter().flat_map(|backing| match backing {
+        Some(backing) => std::slice::from_ref(backing),
+        None => best,
+    });
     let mut all = Vec::new();
-    for backing in wanted.iter().map(|backing| backing.unwrap_or(best)) {
-        let refused = by_fault && backing == Backing::Hugetlb;
-        if !refused && !all.contains(&backing) {
+    for backing in spelt.copied() {
+        let refused = if by_fault { Backing::Hugetlb } else { Backing::Reserve };
+        if backing != refused && !all.contains(&backing) {
             all.push(backing);
         }
     }

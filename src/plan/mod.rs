@@ -28,9 +28,10 @@ use std::path::PathBuf;
 
 use gunyah::Dialect;
 
-pub use entries::{memory_entries, whole_folios, MAX_MEMORY_ENTRIES, TOO_MANY_ENTRIES};
+pub use entries::{folios, memory_entries, whole_folios, MAX_MEMORY_ENTRIES, TOO_MANY_ENTRIES};
 pub use kernels::fits;
 pub use place::plan;
+pub use regions::reserve_folios;
 
 use crate::config::{Access, Backing, Permissions, Scheduling, VmName};
 use crate::diagnostic::{Diagnostic, Kind};
@@ -50,6 +51,8 @@ pub struct Host {
     pub thp_page: u64,
     /// What its driver speaks.
     pub dialect: Dialect,
+    /// gunyahd holds a reserve there.
+    pub reserve: bool,
 }
 
 impl Host {
@@ -61,12 +64,17 @@ impl Host {
     pub const PAGES_64K: Self = Self::with_pages(64 << 10, 512 << 20);
 
     const fn with_pages(page_size: u64, huge: u64) -> Self {
-        Self { page_size, huge_page: huge, thp_page: huge, dialect: Dialect::Ack61 }
+        Self { page_size, huge_page: huge, thp_page: huge, dialect: Dialect::Ack61, reserve: false }
     }
 
     /// The same with another driver.
     pub fn with(self, dialect: Dialect) -> Self {
         Self { dialect, ..self }
+    }
+
+    /// The same with or without a reserve.
+    pub const fn with_reserve(self, reserve: bool) -> Self {
+        Self { reserve, ..self }
     }
 }
 

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The regions: what they are made of, and whether this host can register them.
 
-use super::entries::{self, memory_entries, MAX_MEMORY_ENTRIES, MEMORY_ENTRIES_PER_MESSAGE};
+use super::entries::{
+    self, folios, memory_entries, MAX_MEMORY_ENTRIES, MEMORY_ENTRIES_PER_MESSAGE,
+};
 use super::kernels::{backings, slotted};
 use super::{Host, PlannedRegion};
 use crate::config::{Backing, Permissions, VmConfig};
@@ -111,7 +113,7 @@ fn from_config(config: &VmConfig, images: &ImageInfo, host: &Host) -> Vec<Planne
             size: region.size,
             access: region.access,
             flags: region.flags,
-            backing: backings(&region.backing, host.dialect),
+            backing: backings(&region.backing, host.dialect, host.reserve),
             huge_page: region.page_size.unwrap_or(host.huge_page),
             prefault: true,
             file: region.file.clone().zip(file_size),
@@ -120,12 +122,27 @@ fn from_config(config: &VmConfig, images: &ImageInfo, host: &Host) -> Vec<Planne
     regions
 }
 
+/// Folios of the reserve that each region takes whose first choice it is, on a host that has one.
+pub fn reserve_folios(config: &VmConfig, host: &Host) -> Vec<u64> {
+    let host = host.with_reserve(true);
+    let further = config.regions.iter().map(|region| {
+        let backing = backings(&region.backing, host.dialect, true);
+        (region.base, region.size, backing)
+    });
+    let main = (config.memory.base, config.memory.size, main_backing(config, &host));
+    std::iter::once(main)
+        .chain(further)
+        .filter(|(_, _, backing)| backing.first() == Some(&Backing::Reserve))
+        .map(|(base, size, _)| folios(base, size, &host))
+        .collect()
+}
+
 /// Without a slot, the devicetree's pages must be folios of their own where drivers care.
 fn main_backing(config: &VmConfig, host: &Host) -> Vec<Backing> {
     let memory = &config.memory;
     match host.dialect.pages_on_demand() && !slotted(memory.size, host) {
         true => vec![Backing::Base],
-        false => backings(&memory.backing, host.dialect),
+        false => backings(&memory.backing, host.dialect, host.reserve),
     }
 }
 

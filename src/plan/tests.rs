@@ -252,6 +252,31 @@ fn auto_is_what_the_driver_found_does_best() {
     let list = config(json!({ "memory": { "backing": ["auto", "base", "thp"] } }));
     let newer = plan(&list, &image(0, MIB), 4000, &NEWER).unwrap();
     assert_eq!(newer.main().backing, [Backing::Thp, Backing::Base]);
+    let reserved = |config: &VmConfig, host: Host| {
+        let plan = plan(config, &image(0, MIB), 4000, &host.with_reserve(true)).unwrap();
+        plan.main().backing.clone()
+    };
+    assert_eq!(reserved(&list, NEWER), [Backing::Reserve, Backing::Thp, Backing::Base]);
+    assert_eq!(reserved(&sized(64 * MIB), Host::PAGES_4K), [Backing::Hugetlb]);
+    // The devicetree has no folio of its own.
+    assert_eq!(reserved(&sized(6 * MIB), NEWER), [Backing::Base]);
+}
+
+/// As many as the plan has, for each region that has its first choice there.
+#[test]
+fn the_reserve_that_a_vm_needs_is_known_before_its_launch() {
+    let config = config(json!({
+        "memory": { "size": "65M" },
+        "regions": [
+            { "label": 1, "base": "0x100000000", "size": "8M" },
+            { "label": 2, "base": "0x200100000", "size": "8M", "backing": ["reserve", "base"] },
+            { "label": 3, "base": "0x300000000", "size": "8M", "backing": ["thp", "reserve"] },
+        ],
+    }));
+    // What is before and behind whole folios is made of base pages.
+    assert_eq!(reserve_folios(&config, &NEWER), [32, 3]);
+    assert!(reserve_folios(&config, &Host::PAGES_4K).is_empty());
+    assert!(reserve_folios(&sized(4 * MIB), &NEWER).is_empty());
 }
 
 #[test]

@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The one clock of states, journals and the log on stderr.
+//! The one clock of states, journals and the log on stderr, and the one that init tells times by.
 
 use std::time::Duration;
 
 use nix::time::{clock_gettime, ClockId};
+
+/// Time since boot with the host's sleep in it: the clock of init's `ro.boottime.…`.
+pub fn since_boot() -> Duration {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
+}
 
 /// Time since boot by CLOCK_MONOTONIC, which stands still while the host sleeps. So does the clock of
 /// the kernel's log, which is near it but not the same: it is not slewed, and begins a little apart.

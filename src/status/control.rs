@@ -110,6 +110,34 @@ record! {
 }
 
 record! {
+    /// The transparent huge pages of a VM.
+    #[derive(Copy)]
+    FolioStatus {
+        /// Those that are huge pages indeed, as its last launch found.
+        huge: u64,
+        /// As many as there could be.
+        of: u64,
+        /// Those of the reserve.
+        reserved: u64,
+    }
+}
+
+record! {
+    /// The reserve.
+    #[derive(Copy)]
+    ReserveStatus {
+        /// Bytes of a folio.
+        folio_size: u64,
+        /// How many there are.
+        folios: u64,
+        /// How many of them are huge pages now.
+        huge: u64,
+        /// How many no VM has.
+        free: u64,
+    }
+}
+
+record! {
     /// A VM, as status tells it. Times are milliseconds of the host's CLOCK_MONOTONIC, as in the
     /// journals.
     VmStatus {
@@ -139,6 +167,8 @@ record! {
         end_visible: bool,
         /// The dialect of the driver that its last launch found: `ack61`.
         dialect: Option<String>,
+        /// Transparent huge pages of the last launch; absent where it took none.
+        folios: Option<FolioStatus>,
         /// Steps of the last launch, in order.
         steps: Vec<StepTime>,
         /// Microseconds from the fork of the last launch to START's return.
@@ -170,8 +200,10 @@ record! {
     Vms {
         /// All, or the one asked for.
         vms: Vec<VmStatus>,
-        /// Config directories that could not be read the last time.
+        /// Config directories that could not be read the last time, and what is wrong with the reserve.
         problems: Vec<String> = Vec::new(),
+        /// Absent where there is none.
+        reserve: Option<ReserveStatus>,
     }
 }
 

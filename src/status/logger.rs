@@ -30,6 +30,11 @@ const LOGD_SOCKET: &str = "/dev/socket/logdw";
 /// Names another socket than logd's own, for tests.
 pub const SOCKET_VARIABLE: &str = "GUNYAHD_LOGD_SOCKET";
 
+/// The socket of the host's logd, or the one that [`SOCKET_VARIABLE`] names.
+pub fn socket_path() -> PathBuf {
+    std::env::var_os(SOCKET_VARIABLE).map_or_else(|| LOGD_SOCKET.into(), PathBuf::from)
+}
+
 /// Who will read the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Audience {
@@ -95,11 +100,7 @@ impl Logger {
     fn from_environment(audience: Audience) -> Self {
         match audience {
             Audience::Foreground => Self::new(None, None),
-            Audience::Service => {
-                let path = std::env::var_os(SOCKET_VARIABLE);
-                let path = path.map_or_else(|| LOGD_SOCKET.into(), PathBuf::from);
-                Self::new(Some(path), kmsg::inherited())
-            }
+            Audience::Service => Self::new(Some(socket_path()), kmsg::inherited()),
         }
     }
 }

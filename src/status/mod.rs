@@ -17,5 +17,8 @@ mod state;
 mod stderr;
 pub mod trace;
 
-pub use shorten::shorten;
+pub use shorten::{brief, shorten};
 pub use state::{End, EndReason, Overall, State};
+
+/// Everything that a run's end can be called.
+pub(crate) const KINDS: &[&[&crate::diagnostic::Kind]] = &[state::KINDS];

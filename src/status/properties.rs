@@ -24,7 +24,10 @@ const OVERALL: &str = "vendor.gunyah.state";
 /// What the driver speaks.
 const DIALECT: &str = "vendor.gunyah.dialect";
 
-/// The property of a VM: its `state`, the `reason` for it, its `restarts`. A VM's name has only characters
+/// How many folios of the reserve are huge, of how many.
+const RESERVE: &str = "vendor.gunyah.reserve";
+
+/// The property of a VM: its `state`, the `reason` for it, its `restarts`, `ready_ms`. A VM's name has only characters
 /// that init takes.
 fn of_vm(vm: &str, what: &str) -> String {
     format!("vendor.gunyah.{vm}.{what}")
@@ -112,11 +115,21 @@ impl PropertyClient {
         Self { socket, queue: VecDeque::new(), current: None }
     }
 
-    /// Sets the properties of a VM. The state comes last: who waits for it finds the reason that belongs
+    /// Sets the properties of a VM; `ready`: it has just become so, that long after boot. The state comes last: who waits for it finds the reason that belongs
     /// to it.
-    pub fn set_vm(&mut self, vm: &str, state: State, reason: &str, restarts: u32) {
+    pub fn set_vm(
+        &mut self,
+        vm: &str,
+        state: State,
+        reason: &str,
+        restarts: u32,
+        ready: Option<Duration>,
+    ) {
         self.set(&of_vm(vm, "reason"), reason);
         self.set(&of_vm(vm, "restarts"), &restarts.to_string());
+        if let Some(since_boot) = ready {
+            self.set(&of_vm(vm, "ready_ms"), &since_boot.as_millis().to_string());
+        }
         self.set(&of_vm(vm, "state"), state.as_str());
     }
 
@@ -128,6 +141,11 @@ impl PropertyClient {
     /// Sets the property of the driver's dialect.
     pub fn set_dialect(&mut self, dialect: &str) {
         self.set(DIALECT, dialect);
+    }
+
+    /// Sets the property of the reserve.
+    pub fn set_reserve(&mut self, huge: u64, folios: u64) {
+        self.set(RESERVE, &format!("{huge}/{folios}"));
     }
 
     /// Queues a value and sends what can be sent at once. Never blocks.

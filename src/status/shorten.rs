@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Messages made short enough for a property, the journal or an answer, so that what tells most stays.
 
+/// What a diagnostic says besides what is wrong; what goes first stands first.
+const CLAUSES: [&str; 2] = ["; cure: ", "; likely cause: "];
+
 /// `text` as one line of at most `limit` bytes. What goes first is the cure, then the cause, then the
 /// end of the rest; a diagnostic's name in brackets stays.
 pub fn shorten(text: &str, limit: usize) -> String {
@@ -8,12 +11,12 @@ pub fn shorten(text: &str, limit: usize) -> String {
     if text.len() <= limit {
         return one_line(text);
     }
-    let (mut body, name) = match text.rfind(" [") {
-        Some(at) if is_name(&text[at..]) && text.len() - at < limit => text.split_at(at),
-        _ => (text, ""),
-    };
+    let (mut body, mut name) = split_name(text);
+    if name.len() >= limit {
+        (body, name) = (text, "");
+    }
     let room = limit - name.len();
-    for clause in ["; cure: ", "; likely cause: "] {
+    for clause in CLAUSES {
         if body.len() > room {
             body = body.split(clause).next().unwrap_or(body);
         }
@@ -26,6 +29,23 @@ pub fn shorten(text: &str, limit: usize) -> String {
         end -= 1;
     }
     format!("{}…{name}", one_line(&body[..end]))
+}
+
+/// `text` without likely cause and cure, for where it is told again; a diagnostic's name stays.
+pub fn brief(text: &str) -> String {
+    let (mut body, name) = split_name(text);
+    for clause in CLAUSES {
+        body = body.split(clause).next().unwrap_or(body);
+    }
+    format!("{body}{name}")
+}
+
+/// What a text says, and the name in brackets at its end.
+fn split_name(text: &str) -> (&str, &str) {
+    match text.rfind(" [") {
+        Some(at) if is_name(&text[at..]) => text.split_at(at),
+        _ => (text, ""),
+    }
 }
 
 /// ` [dtb-no-chosen]`
@@ -54,6 +74,14 @@ mod tests {
         assert_eq!(shorten(text, 91), "start: START: ENODEV (No such device) [start-enodev]");
         assert_eq!(shorten(text, 40), "start: START: ENODEV (… [start-enodev]");
         assert_eq!(shorten(text, 10), "start: …");
+    }
+
+    #[test]
+    fn what_is_told_again_is_told_without_cause_and_cure() {
+        let text = "start: START: ENODEV; likely cause: that; or that; cure: this [start-enodev]";
+        assert_eq!(brief(text), "start: START: ENODEV [start-enodev]");
+        assert_eq!(brief("a pool is short; cure: more"), "a pool is short");
+        assert_eq!(brief("see [1]; and more"), "see [1]; and more");
     }
 
     #[test]

@@ -3,8 +3,47 @@
 
 use std::fmt;
 
+use crate::diagnostic::{kinds, Kind};
 use crate::json::record;
 use crate::text::words;
+
+kinds! {
+    WATCHDOG: Error "end-watchdog" in Run {
+        "the guest's watchdog has bitten",
+        cause: "the guest hangs, or its CPUs get too little time to feed its watchdog",
+        cure: "read what the guest printed last: gunyahctl log VM; look at the load of the host's CPUs",
+    }
+    HYPERVISOR_ERROR: Error "end-hypervisor-error" in Run {
+        "the hypervisor ended the guest",
+        cause: "the guest cannot take an exception: it faults before its vectors are set up, or in them; often it runs no code at all, or touches an address that it does not have",
+        cure: "compare entry and addresses with `gunyahd check FILE`; give the guest a console, and `earlycon` in kernel.cmdline",
+    }
+    EXTERNAL_ABORT: Error "end-external-abort" in Run {
+        "the guest took an asynchronous external abort",
+        cause: "the guest wrote to an address behind which nothing answers, or memory is faulty",
+        cure: "look for devices in the guest's devicetree that the VM does not have",
+    }
+    FORCE_STOPPED: Error "end-force-stopped" in Run {
+        "the host stopped the VM by force",
+        cause: "somebody else than gunyahd asked the resource manager for it",
+        cure: "look at the kernel's log for who did: `dmesg | grep -i gunyah`",
+    }
+    LOAD_FAILED: Error "end-load-failed" in Run {
+        "the resource manager could not load the VM",
+        cause: "it refused the devicetree or the memory after START had returned",
+        cure: "run `gunyahd check FILE`; the resource manager's own log has the reason",
+    }
+    CRASHED: Error "end-crashed" in Run {
+        "the guest crashed",
+        cause: "the driver says no more than that",
+        cure: "read what the guest printed last: gunyahctl log VM",
+    }
+    UNREPORTED: Error "end-unreported" in Run {
+        "the VM is gone without a word",
+        cause: "the driver did not wake its vCPUs for the guest's end, or one of them hangs in the kernel",
+        cure: "where it happens again, use a guest that powers off by its boot CPU after the others are off",
+    }
+}
 
 words! {
     /// A VM's state.
@@ -126,14 +165,26 @@ impl EndReason {
         Some(match self {
             Self::PowerOff => "the guest powered off",
             Self::Reset => "the guest reset itself",
-            Self::Watchdog => "the guest's watchdog bit",
-            Self::HypervisorError => "the hypervisor ended the guest",
-            Self::ExternalAbort => "the guest took an asynchronous external abort",
-            Self::ForceStopped => "the host stopped the VM by force",
-            Self::LoadFailed => "the resource manager could not load the VM",
-            Self::Crashed => "the guest crashed",
-            Self::Unreported => "the VM is gone without a word",
-            Self::LaunchFailed | Self::Timeout | Self::WorkerDied | Self::Asked => return None,
+            other => other.kind()?.summary,
+        })
+    }
+
+    /// The driver's word for a bad end.
+    fn kind(self) -> Option<&'static Kind> {
+        Some(match self {
+            Self::Watchdog => &WATCHDOG,
+            Self::HypervisorError => &HYPERVISOR_ERROR,
+            Self::ExternalAbort => &EXTERNAL_ABORT,
+            Self::ForceStopped => &FORCE_STOPPED,
+            Self::LoadFailed => &LOAD_FAILED,
+            Self::Crashed => &CRASHED,
+            Self::Unreported => &UNREPORTED,
+            Self::PowerOff
+            | Self::Reset
+            | Self::LaunchFailed
+            | Self::Timeout
+            | Self::WorkerDied
+            | Self::Asked => return None,
         })
     }
 }
@@ -160,9 +211,13 @@ impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { reason, detail } = self;
         match reason.explained() {
-            None => f.write_str(detail),
-            Some(what) if detail.is_empty() => write!(f, "{reason}: {what}"),
-            Some(what) => write!(f, "{reason}: {what} ({detail})"),
+            None => f.write_str(detail)?,
+            Some(what) if detail.is_empty() => write!(f, "{reason}: {what}")?,
+            Some(what) => write!(f, "{reason}: {what} ({detail})")?,
+        }
+        match reason.kind() {
+            None => Ok(()),
+            Some(kind) => write!(f, " [{}]", kind.name),
         }
     }
 }
@@ -191,6 +246,18 @@ mod tests {
         assert_eq!(end.to_string(), "reset: the guest reset itself (status 2)");
         let end = End::new(EndReason::Timeout, "not ready within 5 s");
         assert_eq!(end.to_string(), "not ready within 5 s");
+        for (reason, name) in [
+            (EndReason::Watchdog, "end-watchdog"),
+            (EndReason::HypervisorError, "end-hypervisor-error"),
+            (EndReason::ExternalAbort, "end-external-abort"),
+            (EndReason::ForceStopped, "end-force-stopped"),
+            (EndReason::LoadFailed, "end-load-failed"),
+            (EndReason::Crashed, "end-crashed"),
+            (EndReason::Unreported, "end-unreported"),
+        ] {
+            let text = End::new(reason, "status 2").to_string();
+            assert!(text.ends_with(&format!(" (status 2) [{name}]")), "{text}");
+        }
         assert_eq!(
             End::new(EndReason::WorkerDied, "x").to_json().to_string(),
             r#"{"reason":"worker-died","detail":"x"}"#

@@ -14,6 +14,7 @@ use nix::unistd::Uid;
 use crate::config::{ConfigFile, VmConfig};
 use crate::confine;
 use crate::diagnostic::{kinds, Diagnostic};
+use crate::memory::Reserve;
 use crate::status::{clock, properties};
 use crate::worker::Setting;
 
@@ -24,6 +25,7 @@ use super::lifecycle::{millis, Event};
 use super::listen::Listener;
 use super::publisher::Publisher;
 use super::requests::Server;
+use super::reserve::Holdings;
 use super::spawn::Spawner;
 use super::vm::Vm;
 
@@ -63,7 +65,11 @@ enum Source {
 
 impl Supervisor {
     /// Takes over signals, and gives up what only starting up took, for this process and every worker.
-    fn new(setting: Setting, listener: Option<Listener>) -> Result<Self, Diagnostic> {
+    fn new(
+        setting: Setting,
+        listener: Option<Listener>,
+        reserve: Option<Reserve>,
+    ) -> Result<Self, Diagnostic> {
         let mut mask = SigSet::empty();
         for signal in
             [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGCHLD]
@@ -80,10 +86,15 @@ impl Supervisor {
         }
         let inherited = listener.as_ref().is_some_and(Listener::is_inherited);
         let alone = listener.is_none();
-        let spawner = Spawner { setting, log_console: !alone };
+        let mut out = Publisher::to(properties::socket_path());
+        let reserve = reserve.map(Holdings::of);
+        if let Some(holdings) = &reserve {
+            out.reserve(&holdings.status());
+        }
+        let spawner = Spawner { setting, log_console: !alone, reserve };
         Ok(Self {
             fleet: Fleet::new(spawner, alone),
-            out: Publisher::to(properties::socket_path()),
+            out,
             files: None,
             listener,
             rights: Rights::new(Uid::effective().as_raw(), inherited),
@@ -96,8 +107,17 @@ impl Supervisor {
         setting: Setting,
         listener: Listener,
         dirs: Vec<PathBuf>,
+        reserve: Option<Reserve>,
+        problems: Vec<Diagnostic>,
     ) -> Result<Self, Diagnostic> {
-        let mut supervisor = Self::new(setting, Some(listener))?;
+        let mut supervisor = Self::new(setting, Some(listener), reserve)?;
+        for problem in problems {
+            match problem.is_error() {
+                true => log::error!("{problem}"),
+                false => log::warn!("{problem}"),
+            }
+            supervisor.fleet.problems.push(problem.to_string());
+        }
         let mut files = Files::of(dirs);
         files.load(&mut supervisor.fleet, now(), &mut supervisor.out);
         supervisor.files = Some(files);
@@ -106,7 +126,7 @@ impl Supervisor {
 
     /// For the one VM of `gunyahd run`.
     pub fn alone(setting: Setting, config: VmConfig) -> Result<Self, Diagnostic> {
-        let mut supervisor = Self::new(setting, None)?;
+        let mut supervisor = Self::new(setting, None, None)?;
         let file =
             ConfigFile { path: config.file.clone(), vm: config.name.clone(), config: Ok(config) };
         let now = now();

@@ -179,6 +179,7 @@ mod tests {
         let spawner = Spawner {
             setting: Setting { device: "/no/such/device".into(), confined: false },
             log_console: false,
+            reserve: None,
         };
         let mut fleet = Fleet::new(spawner, false);
         let mut out = Publisher::to("/no/such/property/service".into());

@@ -38,9 +38,12 @@ pub enum Shutdown {
 pub struct Fleet {
     pub vms: Vec<Vm>,
     pub shutdown: Option<Shutdown>,
+    /// What is wrong with the reserve.
+    pub problems: Vec<String>,
     /// The console of `gunyahd run`, on its terminal.
     pub foreground: Option<Foreground>,
-    spawner: Spawner,
+    /// Forks workers.
+    pub spawner: Spawner,
     /// One VM in the foreground: its end is the end of all.
     alone: bool,
     area: PropertyArea,
@@ -55,6 +58,7 @@ impl Fleet {
         Self {
             vms: Vec::new(),
             shutdown: None,
+            problems: Vec::new(),
             foreground: None,
             spawner,
             alone,
@@ -66,7 +70,7 @@ impl Fleet {
 
     /// Gives an event to a VM and does what comes of it.
     pub fn feed(&mut self, index: usize, event: Event<'_>, now: u64, out: &mut Publisher) {
-        self.vms[index].on(event, now, &self.spawner, out);
+        self.vms[index].on(event, now, &mut self.spawner, out);
     }
 
     pub fn is_done(&self) -> bool {
@@ -152,7 +156,7 @@ impl Fleet {
                 vm.life.set_rules(Rules::of(config));
             }
             let before = (vm.life.state(), vm.life.reason().to_owned());
-            vm.on(Event::Gates(&gates), now, &self.spawner, out);
+            vm.on(Event::Gates(&gates), now, &mut self.spawner, out);
             moved |= before.0 != vm.life.state() || before.1 != vm.life.reason();
             if vm.stuck {
                 // A start that cannot come is not waited for.
@@ -311,6 +315,10 @@ impl Fleet {
         if let Some(death) = death {
             let vm = &mut self.vms[index];
             vm.worker = None;
+            // Since 6.6 a VM is taken down before the last holder of its fds is gone.
+            if let Some(holdings) = &mut self.spawner.reserve {
+                holdings.take_back(vm.name.as_str(), vm.launch.end());
+            }
             let pages = &vm.launch.huge_pages;
             self.returns.expect(vm.name.as_str(), pages.clone(), now);
             vm.pending = Some((death, now.saturating_add(RETURN_TIMEOUT)));
@@ -353,6 +361,12 @@ impl Fleet {
         vm.note(report, now);
         if let Report::Launch(launch::Event::Dialect(dialect)) = report {
             out.dialect(dialect);
+        }
+        if let Report::Launch(launch::Event::Folios(folios)) = report {
+            if let Some(holdings) = &mut self.spawner.reserve {
+                holdings.settle(vm.name.as_str(), folios.reserved);
+                out.reserve(&holdings.status());
+            }
         }
         if self.alone && matches!(report, Report::Running { .. }) {
             self.foreground = Foreground::show(vm);
@@ -405,6 +419,7 @@ mod tests {
         let spawner = Spawner {
             setting: Setting { device: "/no/such/device".into(), confined: false },
             log_console: false,
+            reserve: None,
         };
         let mut fleet = Fleet::new(spawner, false);
         fleet.vms = vms;

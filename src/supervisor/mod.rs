@@ -5,6 +5,7 @@
 //! lifecycle, restart   one VM: event and time in, actions out       pure
 //! order                all VMs: who may start, who may stop         pure
 //! pages                huge pages that ended runs have not given back   pure
+//! reserve              which VM has which folios of the reserve
 //! goal                 what a client waits for                      pure
 //! spawn                forks a worker, hears it, learns of its end
 //! vm, journal          one VM, driven
@@ -30,6 +31,7 @@ mod order;
 mod pages;
 mod publisher;
 mod requests;
+mod reserve;
 mod restart;
 mod spawn;
 mod vm;
@@ -38,6 +40,7 @@ use std::path::PathBuf;
 
 use crate::config::{RestartPolicy, VmConfig};
 use crate::diagnostic::{Diagnostic, Kind};
+use crate::memory::{self, Reserve};
 use crate::status::EndReason;
 use crate::worker::Setting;
 
@@ -45,7 +48,14 @@ use event_loop::Supervisor;
 
 /// Every kind of fault that this folder finds.
 #[allow(dead_code)]
-pub(crate) const KINDS: &[&[&Kind]] = &[event_loop::KINDS, listen::KINDS, spawn::KINDS];
+pub(crate) const KINDS: &[&[&Kind]] = &[
+    event_loop::KINDS,
+    lifecycle::ending::KINDS,
+    lifecycle::events::KINDS,
+    listen::KINDS,
+    order::KINDS,
+    spawn::KINDS,
+];
 
 /// Where gunyahd's socket is on a device.
 pub const DEFAULT_SOCKET: &str = "/dev/socket/gunyahd";
@@ -65,6 +75,8 @@ pub struct BootOptions {
     pub socket: PathBuf,
     /// Where the lock is; absent: beside the socket.
     pub run_dir: Option<PathBuf>,
+    /// Bytes of the reserve; 0: none.
+    pub reserve: u64,
     /// What all workers share.
     pub setting: Setting,
 }
@@ -88,7 +100,20 @@ pub fn boot(options: BootOptions) -> Result<(), Diagnostic> {
             listen::Listener::bind(&options.socket, &run_dir)?
         }
     };
-    Supervisor::boot(options.setting, listener, options.config_dirs)?.serve()
+    // Before anything else takes memory, and before the calls that it takes are given up.
+    let (reserve, problems) = take_reserve(options.reserve);
+    Supervisor::boot(options.setting, listener, options.config_dirs, reserve, problems)?.serve()
+}
+
+/// The reserve, and what is wrong with it. VMs start without it, too, where their files allow it.
+fn take_reserve(bytes: u64) -> (Option<Reserve>, Vec<Diagnostic>) {
+    if bytes == 0 {
+        return (None, Vec::new());
+    }
+    match Reserve::take(bytes, memory::folio()) {
+        Ok((reserve, warnings)) => (Some(reserve), warnings),
+        Err(error) => (None, vec![error]),
+    }
 }
 
 /// `gunyahd run`: one VM, until it ends. It is started at once, whatever its file says of others, of

@@ -5,7 +5,16 @@
 //! priority is on its way. It is stopped, when all are, after everything that was started after it.
 
 use crate::config::Dependency;
+use crate::diagnostic::kinds;
 use crate::status::State;
+
+kinds! {
+    HELD: Error "start-held" in Start {
+        "a VM is not started because another one hangs in the kernel",
+        cause: "the resource manager does not answer: a start would hang as well",
+        cure: "reboot; gunyahctl kill of the one that hangs lets the others try",
+    }
+}
 
 /// What the others need to know of a VM.
 #[derive(Debug, Clone)]
@@ -112,9 +121,9 @@ pub fn turn(peers: &[Peer<'_>], index: usize) -> Result<(), String> {
 pub fn kernel_answers(peers: &[Peer<'_>], index: usize) -> Result<(), String> {
     match peers.iter().enumerate().find(|(at, peer)| *at != index && peer.is_stuck) {
         None => Ok(()),
-        Some((_, Peer { name, .. })) => Err(format!(
+        Some((_, Peer { name, .. })) => Err(HELD.names(format!(
             "for {name}, which hangs in the kernel: the resource manager does not answer, and a start would hang as well"
-        )),
+        ))),
     }
 }
 
@@ -235,6 +244,7 @@ mod tests {
         assert_eq!(kernel_answers(&peers, 1), Ok(()), "others are held back, not it itself");
         let why = kernel_answers(&peers, 0).unwrap_err();
         assert!(why.starts_with("for high, which hangs in the kernel"), "{why}");
+        assert!(why.ends_with(" [start-held]"), "{why}");
     }
 
     #[test]

@@ -4,9 +4,10 @@
 
 use std::path::PathBuf;
 
-use crate::status::control::{Change, Response};
+use crate::status::control::{Change, ReserveStatus, Response};
 use crate::status::properties::PropertyClient;
-use crate::status::{shorten, Overall, State};
+use crate::status::{clock, shorten, Overall, State};
+use crate::text::Size;
 
 use super::clients::Clients;
 use super::goal::Goal;
@@ -18,6 +19,7 @@ pub struct Publisher {
     pub clients: Clients,
     overall: Option<Overall>,
     dialect: Option<String>,
+    reserve: Option<(u64, u64)>,
 }
 
 impl Publisher {
@@ -28,6 +30,7 @@ impl Publisher {
             clients: Clients::default(),
             overall: None,
             dialect: None,
+            reserve: None,
         }
     }
 
@@ -41,7 +44,9 @@ impl Publisher {
         };
         log::log!(level, "{}: {state}: {reason}", vm.name);
         let restarts = vm.life.restarts();
-        self.properties.set_vm(vm.name.as_str(), state, &reason, restarts);
+        let ready = Goal::Up.reached(state, vm.tells_ready()) == Some(true);
+        let ready = ready.then(clock::since_boot);
+        self.properties.set_vm(vm.name.as_str(), state, &reason, restarts, ready);
         let change =
             Response::Change(Change { at_ms: now, vm: vm.name.to_string(), state, reason });
         self.clients.tell_watchers(&change, now);
@@ -64,6 +69,16 @@ impl Publisher {
     pub fn wake_by(&mut self, vm: &Vm, reached: impl Fn(Goal) -> Option<bool>, now: u64) {
         for (client, reached) in self.clients.done_waiting(&vm.name, reached) {
             self.clients.answer(client, &vm.answer(reached, now), now);
+        }
+    }
+
+    /// How many folios of the reserve are huge; published only if it changed.
+    pub fn reserve(&mut self, reserve: &ReserveStatus) {
+        let ReserveStatus { folio_size, folios, huge, .. } = *reserve;
+        if self.reserve != Some((huge, folios)) {
+            log::info!("reserve: {huge} of {folios} folios of {} are huge", Size(folio_size));
+            self.properties.set_reserve(huge, folios);
+            self.reserve = Some((huge, folios));
         }
     }
 

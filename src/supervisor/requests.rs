@@ -29,8 +29,7 @@ impl Server<'_> {
             Request::Status { vm: None } => Ok(self.all()),
             Request::Status { vm: Some(name) } => self.find(&name).map(|index| {
                 let vms = vec![self.fleet.vms[index].status(self.now)];
-                let problems = Vec::new();
-                Response::Vms(Vms { vms, problems })
+                Response::Vms(Vms { vms, ..Vms::default() })
             }),
             Request::Log { vm } => self.find(&vm).map(|index| {
                 let vm = &self.fleet.vms[index];
@@ -55,6 +54,9 @@ impl Server<'_> {
                 return self.change(client, &vm, Event::Stop("stop asked"), wait);
             }
             Request::Kill { vm, wait } => {
+                if let Some(error) = self.nothing_to_kill(&vm) {
+                    return self.answer(client, Err(error));
+                }
                 return self.change(client, &vm, Event::Kill("kill asked"), wait);
             }
             Request::Restart { vm, wait } => {
@@ -71,7 +73,9 @@ impl Server<'_> {
 
     fn all(&self) -> Response {
         let vms = self.fleet.vms.iter().map(|vm| vm.status(self.now));
-        Response::Vms(Vms { vms: vms.collect(), problems: self.problems.to_vec() })
+        let problems = self.fleet.problems.iter().chain(self.problems).cloned().collect();
+        let reserve = self.fleet.spawner.reserve.as_ref().map(|holdings| holdings.status());
+        Response::Vms(Vms { vms: vms.collect(), problems, reserve })
     }
 
     fn find(&self, name: &str) -> Result<usize, ControlError> {
@@ -154,6 +158,22 @@ impl Server<'_> {
         self.out.clients.wait_for(client, vm.name.clone(), goal);
     }
 
+    /// Why the VM has no worker that could be killed; none: it has one, or there is no such VM.
+    fn nothing_to_kill(&self, name: &str) -> Option<ControlError> {
+        let vm = &self.fleet.vms[self.find(name).ok()?];
+        if vm.worker.is_some() {
+            return None;
+        }
+        let state = vm.life.state();
+        let hint = match state {
+            State::Waiting => "; `stop` keeps it from starting",
+            State::Stopping => "; only the kernel has it now",
+            _ => "",
+        };
+        let text = format!("{name} is {state}: it has no process to kill{hint}");
+        Some(ControlError::new(ErrorKind::Failed, text))
+    }
+
     /// Why the VM at `index` cannot be started.
     fn refusal(&self, index: usize) -> Option<ControlError> {
         let vm = &self.fleet.vms[index];
@@ -183,7 +203,7 @@ mod tests {
     /// What a client is answered by a host with one VM, whose file never was good.
     fn answer(request: Request) -> Response {
         let setting = Setting { device: "/no/such/device".into(), confined: false };
-        let mut fleet = Fleet::new(Spawner { setting, log_console: false }, false);
+        let mut fleet = Fleet::new(Spawner { setting, log_console: false, reserve: None }, false);
         let mut out = Publisher::to("/no/such/property/service".into());
         let file = ConfigFile {
             path: "a.json".into(),
@@ -226,6 +246,8 @@ mod tests {
         );
         let (_, text) = error(Request::Console { vm: vm(), replay: None, at: None });
         assert_eq!(text, "a has no `console` in its file");
+        let (_, text) = error(Request::Kill { vm: vm(), wait: true });
+        assert_eq!(text, "a is failed: it has no process to kill");
         let stopped = answer(Request::Stop { vm: vm(), wait: true });
         assert!(matches!(stopped, Response::Done(_)), "{stopped:?}");
     }

@@ -21,6 +21,7 @@ use crate::status::logger;
 use crate::worker::{self, Report, Reporter, Request, Setting, Start};
 
 use super::lifecycle::Death;
+use super::reserve::Holdings;
 
 /// Longest report in bytes: an error with all its texts is a small part of it.
 const MAX_REPORT: usize = 64 * 1024;
@@ -49,6 +50,8 @@ pub struct Spawner {
     pub setting: Setting,
     /// What guests print goes to the log.
     pub log_console: bool,
+    /// Folios for their memory, where some were taken at boot.
+    pub reserve: Option<Holdings>,
 }
 
 /// A living worker, seen from the supervisor.
@@ -74,23 +77,36 @@ pub enum Heard {
 
 impl Spawner {
     /// Forks a worker for `config`; `console` is the console's ring.
-    pub fn fork(&self, config: &VmConfig, console: Option<OwnedFd>) -> Result<Worker, Diagnostic> {
+    pub fn fork(
+        &mut self,
+        config: &VmConfig,
+        console: Option<OwnedFd>,
+    ) -> Result<Worker, Diagnostic> {
         let (ours, theirs) = channel().map_err(|errno| no_worker("socketpair", errno))?;
+        let reserve = self.reserve.as_mut().and_then(|holdings| holdings.give(config));
+        let (setting, log_console) = (self.setting.clone(), self.log_console);
         let child = || {
-            if let Err(errno) = set_up(config, &theirs, console.as_ref()) {
+            let memfd = reserve.as_ref().map(|reserve| &reserve.memfd);
+            if let Err(errno) = set_up(config, &theirs, [console.as_ref(), memfd]) {
                 let error = SETUP.case("setting up the VM's process").errno(errno);
                 Reporter::new(theirs).send(&Report::Failed(error));
                 return errno as i32;
             }
             worker::run(Start {
                 config: config.clone(),
-                setting: self.setting.clone(),
+                setting,
                 channel: theirs,
                 console,
-                log_console: self.log_console,
+                log_console,
+                reserve,
             })
         };
-        let pid = process::fork(child).map_err(|errno| no_worker("fork", errno))?;
+        let pid = process::fork(child).map_err(|errno| {
+            if let Some(holdings) = &mut self.reserve {
+                holdings.settle(config.name.as_str(), 0);
+            }
+            no_worker("fork", errno)
+        })?;
         let pidfd = process::pidfd_open(pid);
         if let Err(errno) = &pidfd {
             log::debug!("pidfd_open: {errno:?}; relying on SIGCHLD for worker {pid}");
@@ -105,10 +121,14 @@ fn no_worker(call: &str, errno: Errno) -> Diagnostic {
 
 /// The first steps in the child, before it is a worker. Nothing makes it die with the supervisor: the
 /// channel tells it, and it closes its VM.
-fn set_up(config: &VmConfig, channel: &OwnedFd, console: Option<&OwnedFd>) -> Result<(), Errno> {
+fn set_up(
+    config: &VmConfig,
+    channel: &OwnedFd,
+    others: [Option<&OwnedFd>; 2],
+) -> Result<(), Errno> {
     let mut kept = logger::fds();
     kept.push(channel.as_raw_fd());
-    kept.extend(console.map(AsRawFd::as_raw_fd));
+    kept.extend(others.into_iter().flatten().map(AsRawFd::as_raw_fd));
     process::close_all_but(&kept)?;
     process::reset_signals(&IGNORED)?;
     // The kernel keeps 15 bytes: what tells VMs apart comes first.

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use crate::config::{ConfigFile, Dependency, VmConfig, VmName};
 use crate::console::{lines, Ring, DEFAULT_CAPACITY};
 use crate::diagnostic::{Diagnostic, Step};
-use crate::launch;
-use crate::status::control::{ControlError, ErrorKind, Response, StepTime, VmStatus};
+use crate::launch::{self, Folios};
+use crate::status::control::{ControlError, ErrorKind, FolioStatus, Response, StepTime, VmStatus};
 use crate::status::{shorten, State};
 use crate::text::Span;
 use crate::worker::Report;
@@ -20,6 +20,7 @@ use super::lifecycle::{Action, Death, Event, Lifecycle, Rules};
 use super::order::Peer;
 use super::pages::HugePages;
 use super::publisher::Publisher;
+use super::reserve::RunEnd;
 use super::spawn::{Spawner, Worker, FORK};
 
 /// Steps kept of a launch: every region and function may have its own.
@@ -49,6 +50,12 @@ pub struct Launch {
     pub dialect: Option<String>,
     /// Huge pages that it took.
     pub huge_pages: HugePages,
+    /// Its transparent huge pages.
+    folios: Option<Folios>,
+    /// START was called; it has returned; all was closed.
+    starts: bool,
+    runs: bool,
+    closed: bool,
 }
 
 impl Launch {
@@ -56,6 +63,16 @@ impl Launch {
     pub fn has_memory(&self) -> bool {
         let memory = Step::Memory.as_str();
         self.steps.iter().any(|step| step.step == memory)
+    }
+
+    /// How it has ended for its pages, once its worker is gone.
+    pub fn end(&self) -> RunEnd {
+        let refused = self.starts && !self.runs;
+        match self.closed && !refused {
+            false => RunEnd::Hard,
+            true if self.has_memory() => RunEnd::Closed,
+            true => RunEnd::Early,
+        }
     }
 }
 
@@ -117,7 +134,7 @@ impl Vm {
     }
 
     /// Takes an event and does what comes of it.
-    pub fn on(&mut self, event: Event<'_>, now: u64, spawner: &Spawner, out: &mut Publisher) {
+    pub fn on(&mut self, event: Event<'_>, now: u64, spawner: &mut Spawner, out: &mut Publisher) {
         for action in self.life.on(event, now) {
             match action {
                 Action::Publish(state, reason) => out.publish(self, state, &reason, now),
@@ -141,7 +158,7 @@ impl Vm {
         }
     }
 
-    fn fork(&mut self, now: u64, spawner: &Spawner) -> Result<(), Diagnostic> {
+    fn fork(&mut self, now: u64, spawner: &mut Spawner) -> Result<(), Diagnostic> {
         self.launch = Launch { begun: Some(Instant::now()), ..Launch::default() };
         let console = self.console_fd();
         // Nobody starts a VM that never had a good file.
@@ -212,6 +229,7 @@ impl Vm {
             }
             Report::Running { end_visible } => {
                 self.launch.end_visible = *end_visible;
+                self.launch.runs = true;
                 let taken = self.launch.begun.map(|begun| begun.elapsed().as_micros());
                 self.launch.micros = taken.and_then(|micros| u64::try_from(micros).ok());
             }
@@ -225,12 +243,10 @@ impl Vm {
                 self.journal.add(now, &format!("warning: {warning}"));
                 log::warn!("{}: {warning}", self.name);
             }
-            Report::Launch(launch::Event::Starts)
-            | Report::Ready
-            | Report::Ended(_)
-            | Report::Failed(_)
-            | Report::Closing(_)
-            | Report::Closed => {}
+            Report::Launch(launch::Event::Folios(folios)) => self.launch.folios = Some(*folios),
+            Report::Launch(launch::Event::Starts) => self.launch.starts = true,
+            Report::Closed => self.launch.closed = true,
+            Report::Ready | Report::Ended(_) | Report::Failed(_) | Report::Closing(_) => {}
         }
     }
 
@@ -265,6 +281,11 @@ impl Vm {
             stuck: self.stuck || self.life.is_stuck(),
             end_visible: self.launch.end_visible,
             dialect: self.launch.dialect.clone(),
+            folios: self.launch.folios.filter(|folios| folios.of > 0).map(|folios| FolioStatus {
+                huge: folios.huge,
+                of: folios.of,
+                reserved: folios.reserved,
+            }),
             steps: self.launch.steps.clone(),
             launch_micros: self.launch.micros,
             console_end: self.console.as_ref().map(|ring| ring.end()),

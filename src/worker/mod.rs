@@ -16,6 +16,7 @@ use crate::config::{Scheduling, VmConfig};
 use crate::confine;
 use crate::diagnostic::{Diagnostic, Kind};
 use crate::launch::{launch, Event, Launched};
+use crate::memory::Allotment;
 
 use proxy::Proxy;
 use requests::{wait_for_request, Received, CALLED_OFF};
@@ -45,6 +46,8 @@ pub struct Start {
     pub console: Option<OwnedFd>,
     /// What the guest prints goes to the log, line by line.
     pub log_console: bool,
+    /// Its part of the reserve, if there is one.
+    pub reserve: Option<Allotment>,
 }
 
 /// Launches the VM and looks after it until it ends or is to stop; returns the exit code of the
@@ -73,7 +76,7 @@ pub fn run(start: Start) -> i32 {
             }
             Ok(proxy)
         };
-        launch(config, &start.setting.device, &report, connect)
+        launch(config, &start.setting.device, start.reserve, &report, connect)
     });
     let Launched { vm, memory, vcpus, prepared, scheduling, .. } = match launched {
         Ok(launched) => launched,

@@ -4,6 +4,8 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+use serde_json::Value::Null;
+
 use crate::Vendor;
 
 const FULL: &str = "\"initrd\": { \"path\": \"/vm/initrd\" },\n  \
@@ -37,6 +39,7 @@ cure: use a kernel with CONFIG_GUNYAH_VCPU, or leave the key out [plan-no-vcpus]
 host assumed: 4K pages, 2M huge pages by default, 2M transparent huge pages
 files looked for below: .
 huge pages needed in all: 34 of 2M (68M), 34 of them by VMs started at boot
+reserve needed in all since android15-6.6: 32 folios of 2M, 32 of them by VMs started at boot: ro.vendor.gunyah.reserve=64M
 1 file, 1 can be launched, 0 problems
 
 ";
@@ -67,7 +70,15 @@ fn huge_pages_add_up_by_size() {
             "huge pages needed in all: 1 of 1G (1G), 1 of them by VMs started at boot",
         ]
     );
+    // A kernel without hugetlb takes the same from the reserve, whatever the page's size; d wants none.
+    let sum = "reserve needed in all since android15-6.6: 576 folios of 2M, 544 of them by VMs started at boot: \
+               ro.vendor.gunyah.reserve=1152M\n";
+    assert!(ran.stdout.contains(sum), "{}", ran.stdout);
     let json = vendor.check(&["--json", "etc"]).json();
+    let reserve = serde_json::json!({
+        "folio_size": 2 << 20, "folios": 576, "autostart_folios": 544,
+    });
+    assert_eq!(json["reserve"], reserve);
     assert_eq!(json["huge_pages"][0]["pages"], 66);
     assert_eq!(json["huge_pages"][0]["autostart_pages"], 34);
     assert_eq!(json["huge_pages"][1]["page_size"], 1 << 30);
@@ -107,13 +118,24 @@ fn a_directory_without_configs_is_a_warning() {
     let warning = "\nwarning: etc: there is no *.json in the directory; \
                    cure: name the configs *.json [config-empty-directory]\n";
     assert!(ran.stdout.contains(warning), "{}", ran.stdout);
-    assert!(ran.stdout.ends_with("0 files, 0 can be launched, 0 problems\n\n"), "{}", ran.stdout);
-    assert_eq!(ran.code, 0);
+    // Nothing was checked, which is no good check.
+    assert!(ran.stdout.contains("no config was found; likely cause: "), "{}", ran.stdout);
+    assert!(ran.stdout.contains(" [check-nothing]\n"), "{}", ran.stdout);
+    assert!(ran.stdout.ends_with("0 files, 0 can be launched, 1 problem\n\n"), "{}", ran.stdout);
+    assert_eq!(ran.code, 1);
     let json = vendor.check(&["--json", "etc"]).json();
     let warning = &json["warnings"][0];
     assert_eq!(warning["name"], "config-empty-directory");
     assert_eq!((&warning["severity"], &warning["file"]), (&"warning".into(), &"etc".into()));
+    // What is absent is null.
+    assert_eq!((&warning["cause"], &warning["errno"]), (&Null, &Null));
+    assert!(json["problems"][0]["cause"].is_string(), "{json}");
+    // An empty directory beside one with configs is only told.
     vendor.vm("a", "");
+    std::fs::create_dir(vendor.0.join("more")).unwrap();
+    let ran = vendor.check(&["etc", "more"]);
+    assert!(ran.stdout.contains("warning: more: there is no *.json"), "{}", ran.stdout);
+    assert_eq!(ran.code, 0, "{}", ran.stdout);
     let ran = vendor.check(&["etc"]);
     assert!(!ran.stdout.contains("warning"), "{}", ran.stdout);
 }
@@ -265,7 +287,7 @@ fn backing_is_the_kernels_best() {
     vendor.vm("a", "");
     for (kernel, backing, pages) in [
         ("ack61", "hugetlb 2M", "32 of 2M (64M), 32 of them by VMs started at boot"),
-        ("ack66", "thp", "none"),
+        ("ack66", "reserve or thp", "none"),
     ] {
         let ran = vendor.check(&["--kernel", kernel, "etc"]);
         assert!(ran.stdout.contains(&format!("label 0, rwx, auto, {backing}\n")), "{}", ran.stdout);
@@ -274,5 +296,7 @@ fn backing_is_the_kernels_best() {
             "{}",
             ran.stdout
         );
+        let reserve = ran.stdout.contains("ro.vendor.gunyah.reserve=64M");
+        assert_eq!(reserve, kernel == "ack66", "{}", ran.stdout);
     }
 }

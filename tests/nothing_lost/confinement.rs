@@ -3,6 +3,7 @@
 //! took the worker over would look from outside.
 #![cfg(target_arch = "x86_64")]
 
+use gunyah::Dialect;
 use libc::{c_long, c_void};
 use serde_json::{json, Value};
 
@@ -82,7 +83,7 @@ fn wait(pid: i32) -> i32 {
 }
 
 fn boot(stage: &Stage, test: &str, scheduling: &str, options: &[&str]) -> Host {
-    let mut vm = steps::bystanders()[0].clone();
+    let mut vm = steps::bystanders(Dialect::Ack61)[0].clone();
     vm["name"] = json!("vm");
     vm["vcpus"] = json!({ "scheduling": scheduling });
     let boot = Boot { vms: &[vm], watch: &[], options, ..Boot::default() };
@@ -126,7 +127,7 @@ fn a_worker_that_makes_a_forbidden_call_dies_and_is_told() {
             assert_eq!(outcome, Outcome::Died, "{number}");
             host.wait_for("vm", &["crashed"]).unwrap();
             let status = host.status("vm");
-            let reason = "worker killed by SIGSYS: a system call that its filter forbids";
+            let reason = "worker killed by SIGSYS: a system call that its filter forbids [worker-forbidden-call]";
             assert_eq!(status["state"], "crashed");
             assert_eq!(status["reason"], reason);
             assert_eq!(status["last_end"]["reason"], "worker-died");
@@ -179,7 +180,7 @@ fn every_thread_of_a_worker_has_given_up_its_capabilities() {
     if !nix::unistd::geteuid().is_root() {
         return skip("only root has capabilities to lose");
     }
-    let mut vm = steps::bystanders()[1].clone();
+    let mut vm = steps::bystanders(Dialect::Ack61)[1].clone();
     vm["name"] = json!("vm");
     vm["vcpus"] = json!({ "scheduling": "proxy", "count": 2 });
     vm["console"] = json!({});
@@ -284,7 +285,7 @@ fn word(value: i32) -> u64 {
 #[test]
 fn a_worker_cannot_signal_its_neighbour() {
     let Some(stage) = Stage::new() else { return };
-    let vms = steps::bystanders();
+    let vms = steps::bystanders(Dialect::Ack61);
     let boot = Boot { vms: &vms, ..Boot::default() };
     let host = Host::boot(&stage, &folder("neighbours"), &boot);
     for vm in ["held", "looped"] {
@@ -342,7 +343,7 @@ fn a_worker_that_aborts_is_told_so() {
         };
         assert_eq!(outcome, Outcome::Answered(0), "{number}");
         host.wait_for("vm", &["crashed"]).unwrap();
-        assert_eq!(host.status("vm")["reason"], "worker killed by SIGABRT");
+        assert_eq!(host.status("vm")["reason"], "worker killed by SIGABRT [worker-killed]");
         assert_eq!(host.order("start", "vm", true)["done"]["state"], "running");
     }
     host.end();
@@ -366,7 +367,7 @@ fn no_confinement_says_so_and_is_so() {
 #[test]
 fn a_thread_that_begins_late_is_waited_for() {
     let Some(stage) = Stage::new() else { return };
-    let mut vm = steps::bystanders()[1].clone();
+    let mut vm = steps::bystanders(Dialect::Ack61)[1].clone();
     vm["name"] = json!("vm");
     vm["console"] = json!({});
     vm["autostart"] = json!(false);
@@ -383,7 +384,7 @@ fn a_thread_that_begins_late_is_waited_for() {
 #[test]
 fn no_guest_runs_before_the_filter_is_in_place() {
     let Some(stage) = Stage::new() else { return };
-    let mut vm = steps::bystanders()[1].clone();
+    let mut vm = steps::bystanders(Dialect::Ack61)[1].clone();
     vm["name"] = json!("vm");
     vm["vcpus"] = json!({ "scheduling": "proxy", "count": 2 });
     vm["autostart"] = json!(false);

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use gunyah::Dialect;
 use serde_json::Value;
 
 use crate::host::{folder, skip, wait_until, Boot, Host, Stage};
@@ -23,15 +24,20 @@ pub struct Target {
 
 /// A host on which the victim fails again and again.
 pub struct Ground {
+    dialect: Dialect,
     pub host: Host,
     before: Left,
-    huge: HugePages,
+    /// None: the victim has none of the pool's.
+    huge: Option<HugePages>,
     bystanders: Vec<(String, Value)>,
     logged: usize,
 }
 
-/// Huge pages where there are some.
-pub fn backing() -> &'static str {
+/// Huge pages where there are some, of the kind that the driver takes.
+pub fn backing(dialect: Dialect) -> &'static str {
+    if dialect.pages_on_demand() {
+        return "thp";
+    }
     // Two for the victim's memory.
     if HugePages::now().available() >= 2 {
         return "hugetlb";
@@ -42,19 +48,25 @@ pub fn backing() -> &'static str {
 
 impl Ground {
     /// Boots, lets the victim live once, and looks at what there is after it.
-    pub fn new(stage: &Stage, test: &str, with_bystanders: bool) -> Self {
-        Self::watching(stage, test, with_bystanders, steps::HOST_CALLS)
+    pub fn new(stage: &Stage, dialect: Dialect, test: &str, with_bystanders: bool) -> Self {
+        Self::watching(stage, dialect, test, with_bystanders, steps::HOST_CALLS)
     }
 
-    fn watching(stage: &Stage, test: &str, with_bystanders: bool, watch: &[&str]) -> Self {
-        let dir = folder(test);
-        steps::write_dtb(&dir);
-        let huge = HugePages::now();
-        let mut vms = vec![steps::victim(backing())];
+    fn watching(
+        stage: &Stage,
+        dialect: Dialect,
+        test: &str,
+        with_bystanders: bool,
+        watch: &[&str],
+    ) -> Self {
+        let dir = folder(&format!("{test}-{dialect}"));
+        steps::write_dtb(dialect, &dir);
+        let huge = (!dialect.pages_on_demand()).then(HugePages::now);
+        let mut vms = vec![steps::victim(dialect, backing(dialect))];
         if with_bystanders {
-            vms.extend(steps::bystanders());
+            vms.extend(steps::bystanders(dialect));
         }
-        let boot = Boot { vms: &vms, watch, record: true, ..Boot::default() };
+        let boot = Boot { dialect, vms: &vms, watch, record: true, ..Boot::default() };
         let mut host = Host::boot(stage, &dir, &boot);
         let names = vms[1..].iter().map(|vm| vm["name"].as_str().unwrap());
         let bystanders = names
@@ -66,7 +78,8 @@ impl Ground {
         // What is made once and kept, such as the console's ring, is there after the first life.
         host.live("victim").unwrap();
         host.record.as_mut().unwrap().read();
-        Self { before: host.look_when_settled(), host, huge, bystanders, logged: 0 }
+        let before = host.look_when_settled();
+        Self { dialect, before, host, huge, bystanders, logged: 0 }
     }
 
     /// The calls of a life without faults that can fail.
@@ -127,7 +140,12 @@ impl Ground {
             self.wait_for_the_loop(call)?;
         }
         let mut hit = self.injected();
-        let mut expected = hit.as_ref().map_or(Expected::Runs, |call| steps::expected(call, errno));
+        let dialect = self.dialect;
+        let expect = |hit: &Option<Call>| match hit {
+            Some(call) => steps::expected(dialect, call, errno),
+            None => Expected::Runs,
+        };
+        let mut expected = expect(&hit);
         if expected == Expected::Runs {
             if state != "running" {
                 return Err(format!("{state}: {}", self.host.status("victim")["reason"]));
@@ -135,13 +153,34 @@ impl Ground {
             self.host.order("stop", "victim", true);
             state = self.host.wait_for("victim", &["stopped", "failed", "crashed"])?;
             hit = self.injected();
-            expected = hit.as_ref().map_or(Expected::Runs, |call| steps::expected(call, errno));
+            expected = expect(&hit);
         } else if state == "running" {
             state = self.host.wait_for("victim", &["failed", "crashed"])?;
         }
         self.check_told(&state, expected, hit.as_ref(), errno)?;
         self.check_rest()?;
         Ok(hit.map(|_| expected))
+    }
+
+    /// The resource manager refuses a message of one START.
+    fn refuse_start(&mut self, at: &str) -> Result<(), String> {
+        self.host.forget_changes();
+        self.new_log();
+        self.record().read();
+        let next = self.record().newest_vm() + 1;
+        self.record().lost.clear();
+        self.host.tell_simulator(&format!("vm {next} refuse EINVAL at {at}"));
+        self.host.order("start", "victim", false);
+        let state = self.host.wait_for("victim", &["running", "failed", "crashed"])?;
+        self.check_told(&state, Expected::Fails("start"), None, "EINVAL")?;
+        self.check_rest()?;
+        self.record().read();
+        let (vmid, bytes) = lost(self.dialect, at);
+        let wanted = if (vmid, bytes) == (false, 0) { vec![] } else { vec![(vmid, bytes)] };
+        match self.record().lost == wanted {
+            true => Ok(()),
+            false => Err(format!("lost {:?}, not {wanted:?}", self.record().lost)),
+        }
     }
 
     /// SIGKILL to the worker at one call of its launch, and sees what comes of it.
@@ -157,8 +196,11 @@ impl Ground {
         let reason = status["reason"].as_str().unwrap_or_default();
         // START may have returned without its being told.
         let right = match reason.strip_prefix("worker killed by SIGKILL") {
-            Some("") => target.started,
-            Some(where_it_was) => where_it_was.starts_with(", while launching; "),
+            Some(" [worker-killed]") => target.started,
+            Some(where_it_was) => {
+                where_it_was.starts_with(", while launching; ")
+                    && where_it_was.ends_with(" [worker-killed]")
+            }
             None => false,
         };
         if !right || status["state"] != "crashed" || status["last_end"]["reason"] != "worker-died" {
@@ -260,9 +302,16 @@ impl Ground {
         .map_err(|_| format!("properties say {told}, not {state}: {reason}"))
     }
 
+    fn wait_for_nothing_left(&self) -> Result<(), String> {
+        match self.huge {
+            Some(huge) => self.host.wait_for_nothing_left(&self.before, huge),
+            None => self.host.wait_for_only(&self.before),
+        }
+    }
+
     /// Nothing is left, nobody else noticed, and the next start is as good as any.
     pub fn check_rest(&mut self) -> Result<(), String> {
-        self.host.wait_for_nothing_left(&self.before, self.huge)?;
+        self.wait_for_nothing_left()?;
         for (name, before) in &self.bystanders {
             let now = self.host.status(name);
             for key in ["state", "reason", "pid", "since_ms", "restarts"] {
@@ -277,7 +326,7 @@ impl Ground {
 
     /// All is given back at the end.
     pub fn end(mut self) {
-        self.host.wait_for_nothing_left(&self.before, self.huge).unwrap();
+        self.wait_for_nothing_left().unwrap();
         self.record().read();
         let running = self.bystanders.len();
         assert_eq!(self.record().vms(), running, "VMs that the driver still has");
@@ -285,15 +334,16 @@ impl Ground {
     }
 }
 
-fn every_call_with_every_failure(test: &str, title: &str, with_bystanders: bool) {
-    let Some(stage) = Stage::new() else { return };
-    let mut ground = if with_bystanders {
-        Ground::new(&stage, test, true)
+fn every_call_with_every_failure(dialect: Dialect, with_bystanders: bool) {
+    let Some(stage) = Stage::of(dialect) else { return };
+    let (mut ground, title) = if with_bystanders {
+        (Ground::new(&stage, dialect, "faults-three", true), format!("{dialect} one of three VMs"))
     } else {
         let all = [steps::HOST_CALLS, steps::MANY_CALLS].concat();
-        Ground::watching(&stage, test, false, &all)
+        let ground = Ground::watching(&stage, dialect, "faults-one", false, &all);
+        (ground, format!("{dialect} one VM"))
     };
-    let mut table = Table::new(title);
+    let mut table = Table::new(&title);
     let mut wrong = Vec::new();
     for target in ground.targets() {
         for errno in steps::errnos(&target.call) {
@@ -316,11 +366,65 @@ fn every_call_with_every_failure(test: &str, title: &str, with_bystanders: bool)
 }
 
 #[test]
-fn every_call_of_a_launch_may_fail() {
-    every_call_with_every_failure("faults-one", "one VM", false);
+fn every_call_of_a_launch_may_fail_on_lkml_base() {
+    every_call_with_every_failure(Dialect::LkmlBase, false);
 }
 
 #[test]
-fn every_call_of_a_launch_may_fail_beside_two_running_vms() {
-    every_call_with_every_failure("faults-three", "one of three VMs", true);
+fn every_call_of_a_launch_may_fail_on_lkml() {
+    every_call_with_every_failure(Dialect::Lkml, false);
+}
+
+#[test]
+fn every_call_of_a_launch_may_fail_on_ack61() {
+    every_call_with_every_failure(Dialect::Ack61, false);
+}
+
+#[test]
+fn every_call_of_a_launch_may_fail_on_ack66() {
+    every_call_with_every_failure(Dialect::Ack66, false);
+}
+
+#[test]
+fn every_call_of_a_launch_may_fail_on_ack612() {
+    every_call_with_every_failure(Dialect::Ack612, false);
+}
+
+#[test]
+fn every_call_of_a_launch_may_fail_beside_two_running_vms_on_ack61() {
+    every_call_with_every_failure(Dialect::Ack61, true);
+}
+
+#[test]
+fn every_call_of_a_launch_may_fail_beside_two_running_vms_on_ack612() {
+    every_call_with_every_failure(Dialect::Ack612, true);
+}
+
+/// Of each message of the resource manager that a START can fail at: what a driver is known to lose then.
+fn lost(dialect: Dialect, stage: &str) -> (bool, u64) {
+    const DEVICETREE: u64 = 2 << 20;
+    match (stage, dialect) {
+        (_, dialect) if !dialect.pages_on_demand() => (false, 0),
+        // It never takes back what was refused; 6.12 does.
+        ("lend", Dialect::Ack66) => (false, DEVICETREE),
+        // The resource manager keeps the number of a VM that it has begun to configure.
+        ("configure", _) => (true, 0),
+        // The pages count as the guest's by then.
+        ("start", _) => (false, DEVICETREE),
+        _ => (false, 0),
+    }
+}
+
+#[test]
+fn a_refused_start_loses_what_its_driver_loses_and_nothing_of_ours() {
+    let Some(stage) = Stage::new() else { return };
+    for dialect in
+        [Dialect::LkmlBase, Dialect::Lkml, Dialect::Ack61, Dialect::Ack66, Dialect::Ack612]
+    {
+        let mut ground = Ground::new(&stage, dialect, "refused", true);
+        for at in ["lend", "configure", "start"] {
+            ground.refuse_start(at).unwrap_or_else(|what| panic!("{dialect} {at}: {what}"));
+        }
+        ground.end();
+    }
 }

@@ -12,6 +12,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use gunyah::Dialect;
 use serde_json::{json, Value};
 
 use crate::left::{self, HugePages, Left};
@@ -26,16 +27,28 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// Huge pages are counted for the whole machine, so one test at a time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// The programs, and the turn to use them.
+/// The programs, and the turn to use huge pages.
 pub struct Stage {
     pub binaries: PathBuf,
-    _turn: MutexGuard<'static, ()>,
+    _turn: Option<MutexGuard<'static, ()>>,
 }
 
 impl Stage {
     /// None, and a loud word, where the simulator is missing.
     pub fn new() -> Option<Self> {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        Self::with(Some(turn))
+    }
+
+    /// For VMs on a driver: who has no huge pages of the pool waits for nobody.
+    pub fn of(dialect: Dialect) -> Option<Self> {
+        match dialect.pages_on_demand() {
+            true => Self::with(None),
+            false => Self::new(),
+        }
+    }
+
+    fn with(turn: Option<MutexGuard<'static, ()>>) -> Option<Self> {
         let here = Path::new(env!("CARGO_BIN_EXE_gunyahd")).parent().unwrap();
         let binaries = std::env::var_os("GUNYAHD_BIN_DIR").map_or(here.to_owned(), PathBuf::from);
         if !binaries.join("gunyah-sim").is_file() {
@@ -55,8 +68,9 @@ pub fn skip(why: &str) {
 }
 
 /// What a host is booted with.
-#[derive(Default)]
 pub struct Boot<'a> {
+    /// The driver.
+    pub dialect: Dialect,
     /// Files of VMs; `dir` in a path stands for the host's folder.
     pub vms: &'a [Value],
     /// Host calls that may fail.
@@ -71,6 +85,21 @@ pub struct Boot<'a> {
     pub record: bool,
     /// RLIMIT_MEMLOCK in bytes, and no capability to exceed or raise it.
     pub memlock: Option<u64>,
+}
+
+impl Default for Boot<'_> {
+    fn default() -> Self {
+        Self {
+            dialect: Dialect::Ack61,
+            vms: &[],
+            watch: &[],
+            script: &[],
+            logd: false,
+            options: &[],
+            record: false,
+            memlock: None,
+        }
+    }
 }
 
 /// gunyahd on the simulator.
@@ -110,8 +139,8 @@ impl Host {
         )
         .unwrap();
         let mut command = Command::new(stage.binaries.join("gunyah-sim"));
-        // These VMs are scheduled by the hypervisor: the real resource manager dies when one is stopped.
-        command.args(["--rm", "debug"]);
+        // Some VMs are scheduled by the hypervisor: the real resource manager dies when one is stopped.
+        command.args(["--dialect", boot.dialect.name(), "--rm", "debug"]);
         let path = |name: &str| dir.join(name);
         if boot.record {
             command.arg("--record").arg(path("record"));
@@ -274,11 +303,16 @@ impl Host {
 
     /// Waits until all is as it was; clients' connections, for example, end a little later.
     pub fn wait_for_nothing_left(&self, before: &Left, huge: HugePages) -> Result<(), String> {
+        self.wait_for_only(before)?;
+        left::wait_for_pool(huge)
+    }
+
+    /// The same, but for the pool of huge pages.
+    pub fn wait_for_only(&self, before: &Left) -> Result<(), String> {
         wait_until(
             || self.look() == *before,
             || format!("left behind {:#?}, before {before:#?}", self.look()),
-        )?;
-        left::wait_for_pool(huge)
+        )
     }
 
     /// SIGTERM to gunyahd, which stops its VMs; then nothing may be left.

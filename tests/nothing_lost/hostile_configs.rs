@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 
+use gunyah::Dialect;
 use nix::sys::stat::Mode;
 use serde_json::{json, Value};
 
@@ -21,7 +22,7 @@ enum Moment {
 }
 
 fn plain(name: &str) -> Value {
-    let mut vm = steps::bystanders()[0].clone();
+    let mut vm = steps::bystanders(Dialect::Ack61)[0].clone();
     vm["name"] = json!(name);
     vm["autostart"] = json!(false);
     vm

@@ -2,7 +2,10 @@
 //! SIGKILL of the worker and of the supervisor at every call of a launch.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
+
+use gunyah::Dialect;
 
 use crate::fault_matrix::{backing, Ground, Target};
 use crate::host::{folder, signal, wait_until, wait_until_gone, Boot, Host, Stage};
@@ -27,55 +30,95 @@ fn targets(ground: &mut Ground) -> Vec<Target> {
         .collect()
 }
 
-#[test]
-fn a_worker_may_be_killed_at_every_call() {
-    let Some(stage) = Stage::new() else { return };
-    let mut ground = Ground::new(&stage, "kill-worker", true);
+fn kill_a_worker_at_every_call(dialect: Dialect) {
+    let Some(stage) = Stage::of(dialect) else { return };
+    let mut ground = Ground::new(&stage, dialect, "kill-worker", true);
     let targets = targets(&mut ground);
     for target in &targets {
         ground.kill_worker(target).unwrap_or_else(|what| panic!("{target:?}: {what}"));
     }
-    println!("killed a worker at {} calls", targets.len());
-    assert!(targets.len() > 60, "{targets:#?}");
+    println!("{dialect}: killed a worker at {} calls", targets.len());
+    assert!(targets.len() > if dialect.has_functions() { 60 } else { 30 }, "{targets:#?}");
     ground.end();
 }
 
 #[test]
-fn a_supervisor_may_be_killed_at_every_call_of_its_worker() {
-    let Some(stage) = Stage::new() else { return };
-    let huge = HugePages::now();
-    let mut ground = Ground::new(&stage, "kill-targets", false);
+fn a_worker_may_be_killed_at_every_call_on_lkml_base() {
+    kill_a_worker_at_every_call(Dialect::LkmlBase);
+}
+
+#[test]
+fn a_worker_may_be_killed_at_every_call_on_ack61() {
+    kill_a_worker_at_every_call(Dialect::Ack61);
+}
+
+#[test]
+fn a_worker_may_be_killed_at_every_call_on_ack612() {
+    kill_a_worker_at_every_call(Dialect::Ack612);
+}
+
+/// Its VM is one that the hypervisor schedules.
+#[test]
+fn a_supervisor_may_be_killed_at_every_call_of_its_worker_on_lkml_base() {
+    kill_a_supervisor_at_every_call(Dialect::LkmlBase);
+}
+
+#[test]
+fn a_supervisor_may_be_killed_at_every_call_of_its_worker_on_ack61() {
+    kill_a_supervisor_at_every_call(Dialect::Ack61);
+}
+
+#[test]
+fn a_supervisor_may_be_killed_at_every_call_of_its_worker_on_ack612() {
+    kill_a_supervisor_at_every_call(Dialect::Ack612);
+}
+
+fn kill_a_supervisor_at_every_call(dialect: Dialect) {
+    let Some(stage) = Stage::of(dialect) else { return };
+    let huge = (!dialect.pages_on_demand()).then(HugePages::now);
+    let wait_for_pages = || huge.map_or(Ok(()), wait_for_pool);
+    let mut ground = Ground::new(&stage, dialect, "kill-targets", false);
     let targets = targets(&mut ground);
     // The same memory, because other memory is other calls.
-    let mut vm = steps::victim(backing());
+    let mut vm = steps::victim(dialect, backing(dialect));
     ground.end();
-    let dir = folder("kill-supervisor");
-    steps::write_dtb(&dir);
+    let dir = folder(&format!("kill-supervisor-{dialect}"));
+    steps::write_dtb(dialect, &dir);
     vm["autostart"] = true.into();
     let text = vm.to_string().replace("dir/", &format!("{}/", dir.display()));
     fs::write(dir.join("config/victim.json"), text).unwrap();
     let reached = targets
         .iter()
         .filter(|target| {
-            let reached = kill_supervisor(&stage, &dir, target);
-            wait_for_pool(huge).unwrap_or_else(|what| panic!("{target:?}: {what}"));
+            let reached = kill_supervisor(&stage, dialect, &dir, target);
+            wait_for_pages().unwrap_or_else(|what| panic!("{target:?}: {what}"));
             reached
         })
         .count();
-    println!("killed a supervisor at {reached} of {} calls", targets.len());
+    println!("{dialect}: killed a supervisor at {reached} of {} calls", targets.len());
     assert!(reached * 10 > targets.len() * 9, "{reached}");
     // After all of them, the next one finds nothing in its way.
-    let boot = Boot { vms: &[vm], ..Boot::default() };
+    let boot = Boot { dialect, vms: &[vm], ..Boot::default() };
     let host = Host::boot(&stage, &dir, &boot);
     host.wait_for("victim", &["running"]).unwrap();
     host.order("stop", "victim", true);
     host.live("victim").unwrap();
-    wait_for_pool(huge).unwrap();
+    wait_for_pages().unwrap();
     host.end();
 }
 
+/// The resource manager: the real one of drivers up to 6.1 dies when a VM that the hypervisor schedules
+/// is stopped.
+fn rm(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::LkmlBase => "debug",
+        dialect if dialect.pages_on_demand() => "new",
+        _ => "old",
+    }
+}
+
 /// False where this life ran without making the call: the first launch makes a few less.
-fn kill_supervisor(stage: &Stage, dir: &std::path::Path, target: &Target) -> bool {
+fn kill_supervisor(stage: &Stage, dialect: Dialect, dir: &Path, target: &Target) -> bool {
     let Target { call, nth, process, .. } = target;
     let script = format!(
         "watch {}\ncall {call} +{nth} kill command from {process}\n",
@@ -84,7 +127,7 @@ fn kill_supervisor(stage: &Stage, dir: &std::path::Path, target: &Target) -> boo
     fs::write(dir.join("script"), script).unwrap();
     let path = |name: &str| dir.join(name);
     let mut simulator = Command::new(stage.binaries.join("gunyah-sim"))
-        .args(["--rm", "debug"])
+        .args(["--dialect", dialect.name(), "--rm", rm(dialect)])
         .arg("--script")
         .arg(path("script"))
         .arg("--record")

@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
+use gunyah::Dialect;
 use gunyahd::status::logger::Logger;
 use log::{Level, LevelFilter, Log, Record};
 use serde_json::json;
@@ -18,7 +19,7 @@ use crate::steps;
 const HELD_UP: Duration = Duration::from_secs(4);
 
 fn boot(stage: &Stage, test: &str, logd: bool, mode: &str) -> Host {
-    let mut vm = steps::bystanders()[1].clone();
+    let mut vm = steps::bystanders(Dialect::Ack61)[1].clone();
     vm["name"] = json!("vm");
     vm["autostart"] = json!(false);
     vm["restart"] = json!({

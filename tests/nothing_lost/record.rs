@@ -50,6 +50,8 @@ pub struct Record {
     pub properties: BTreeMap<String, String>,
     /// What the log daemon was told.
     pub log: Vec<String>,
+    /// What failed STARTs have lost for good: a number of the resource manager's, and bytes.
+    pub lost: Vec<(bool, u64)>,
     // By the simulator's numbers, because a VM whose creator was killed meanwhile is given back
     // without ever having been answered for.
     created: BTreeSet<u64>,
@@ -65,6 +67,7 @@ impl Record {
             calls: Vec::new(),
             properties: BTreeMap::new(),
             log: Vec::new(),
+            lost: Vec::new(),
             created: BTreeSet::new(),
             reclaimed: BTreeSet::new(),
         }
@@ -92,6 +95,10 @@ impl Record {
                 self.properties.insert(name, value);
             }
             Some("log") => self.log.extend(text("message")),
+            Some("lost") => {
+                let bytes = line["bytes"].as_u64().unwrap();
+                self.lost.push((line["vmid"] == true, bytes));
+            }
             Some("reclaimed") => self.reclaimed.extend(line["vm"].as_u64()),
             _ => {}
         }
@@ -127,6 +134,11 @@ impl Record {
             name,
         });
         process.started |= line["call"] == "VM_START";
+    }
+
+    /// The simulator's number of the VM that was created last.
+    pub fn newest_vm(&self) -> u64 {
+        self.created.last().copied().unwrap_or(0)
     }
 
     /// VMs created and not given back.

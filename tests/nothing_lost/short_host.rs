@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What runs short under a launch: pools and limits; and calls that hang.
 
+use gunyah::Dialect;
 use serde_json::{json, Value};
 
 use crate::host::{folder, skip, wait_until, Boot, Host, Stage};
@@ -8,7 +9,7 @@ use crate::left::HugePages;
 use crate::steps;
 
 fn plain(name: &str) -> Value {
-    let mut vm = steps::bystanders()[0].clone();
+    let mut vm = steps::bystanders(Dialect::Ack61)[0].clone();
     vm["name"] = json!(name);
     vm["autostart"] = json!(false);
     vm["initrd"] = json!({ "path": "dir/initrd" });
@@ -68,7 +69,7 @@ fn pages_that_run_out_in_the_middle_of_a_region_are_given_back() {
         skip("no huge pages are free");
     }
     let mut second = plain("second");
-    second["regions"] = steps::victim("base")["regions"].clone();
+    second["regions"] = steps::victim(Dialect::Ack61, "base")["regions"].clone();
     vms.push(second);
     let mut host = boot(&stage, "middle", &vms, &["madv_populate"], None);
     for vm in ["vm", "second"] {

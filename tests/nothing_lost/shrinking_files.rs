@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use gunyah::Dialect;
 use serde_json::{json, Value};
 
 use crate::host::{folder, image, wait_until, Boot, Host, Stage};
@@ -49,7 +50,7 @@ const CASES: [Case; 6] = [
 fn vm(case: &Case) -> Value {
     let name = case.vm;
     let path = |file: &str| json!(format!("dir/of-{name}/{file}"));
-    let mut vm = steps::bystanders()[0].clone();
+    let mut vm = steps::bystanders(Dialect::Ack61)[0].clone();
     vm["name"] = json!(name);
     vm["autostart"] = json!(false);
     let kernel = match name {
@@ -64,7 +65,7 @@ fn vm(case: &Case) -> Value {
             vm["dtb"] = json!({ "path": path("vm.dtb") });
             // What the given devicetree was made for.
             for key in ["regions", "vcpus", "initrd"] {
-                vm[key] = steps::victim("base")[key].clone();
+                vm[key] = steps::victim(Dialect::Ack61, "base")[key].clone();
             }
         }
         "region" => {
@@ -83,7 +84,7 @@ fn own_folder(dir: &Path, case: &Case) -> PathBuf {
 }
 
 fn write_files(dir: &Path) {
-    steps::write_dtb(dir);
+    steps::write_dtb(Dialect::Ack61, dir);
     for case in &CASES {
         let own = own_folder(dir, case);
         fs::create_dir(&own).unwrap();

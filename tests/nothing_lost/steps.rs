@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 
+use gunyah::Dialect;
 use gunyahd::config::parse;
 use gunyahd::dtb::{build, len_max, Seeds};
 use gunyahd::image::Images;
@@ -54,9 +55,9 @@ pub const HOST_CALLS: &[&str] = &[
 /// Made by hundreds in each life, which takes its time: only a VM by itself is looked at so closely.
 pub const MANY_CALLS: &[&str] = &["prctl", "rt_sigaction"];
 
-/// The VM in which everything fails: all kinds of files, regions and threads.
-pub fn victim(backing: &str) -> Value {
-    json!({
+/// The VM in which everything fails: all kinds of files, regions and threads that the driver has.
+pub fn victim(dialect: Dialect, backing: &str) -> Value {
+    let mut vm = json!({
         "name": "victim",
         "autostart": false,
         "memory": { "size": "4M", "backing": [backing] },
@@ -71,11 +72,20 @@ pub fn victim(backing: &str) -> Value {
         "console": {},
         "restart": { "policy": "never" },
         "start": { "timeout": "50s" },
-    })
+    });
+    if dialect.pages_on_demand() {
+        // Enough for the devicetree to have its slot.
+        vm["memory"]["size"] = json!("16M");
+    }
+    if !dialect.has_functions() {
+        vm["vcpus"] = json!({ "count": 2 });
+        vm.as_object_mut().unwrap().remove("console");
+    }
+    vm
 }
 
-/// VMs that run beside it and must not notice: one of each scheduling.
-pub fn bystanders() -> [Value; 2] {
+/// VMs that run beside it and must not notice: one of each scheduling that the driver has.
+pub fn bystanders(dialect: Dialect) -> [Value; 2] {
     let vm = |name: &str, scheduling: &str| {
         json!({
             "name": name,
@@ -85,18 +95,21 @@ pub fn bystanders() -> [Value; 2] {
             "restart": { "policy": "never" },
         })
     };
-    [vm("held", "hypervisor"), vm("looped", "proxy")]
+    let held = if dialect.pages_on_demand() { "proxy" } else { "hypervisor" };
+    let looped = if dialect.has_functions() { "proxy" } else { "hypervisor" };
+    [vm("held", held), vm("looped", looped)]
 }
 
 /// Makes `vm.dtb` in the folder, for the victim.
-pub fn write_dtb(dir: &Path) {
-    let text = victim("base").to_string();
+pub fn write_dtb(dialect: Dialect, dir: &Path) {
+    let text = victim(dialect, "base").to_string();
     let text = text.replace("dir/", &format!("{}/", dir.display()));
     let mut config = parse(Path::new("victim.json"), &text).unwrap();
     config.dtb.path = None;
     let images = Images::open(&config).unwrap();
     let len_max = len_max(&config, None);
-    let plan = plan(&config, &images.info, len_max, &Host::PAGES_4K).unwrap();
+    let host = Host::PAGES_4K.with(dialect);
+    let plan = plan(&config, &images.info, len_max, &host).unwrap();
     let seeds = Seeds { rng: [1; 32], kaslr: 1 };
     let built = build(&config, None, &plan, &seeds).unwrap();
     fs::write(dir.join("vm.dtb"), built.blob).unwrap();
@@ -120,50 +133,8 @@ pub enum Expected {
 /// The errnos of a call: the driver's documented ones, and the manual pages'.
 pub fn errnos(call: &str) -> &'static [&'static str] {
     match call {
-        "OPEN" => {
-            &["ENOENT", "EACCES", "EPERM", "EBUSY", "ENODEV", "ENXIO", "EMFILE", "ENFILE", "EINTR"]
-        }
-        "CREATE_VM" => &[
-            "ENOTTY", "EINVAL", "ENODEV", "ENOMEM", "EPERM", "EACCES", "EMFILE", "ENFILE", "EINTR",
-        ],
-        // Only asked for, to find out the dialect.
-        "UNKNOWN" | "ANDROID_RECLAIM_REGION" | "SET_BOOT_CONTEXT" => {
-            &["EPERM", "EACCES", "EINVAL", "EINTR"]
-        }
-        "ANDROID_LEND_USER_MEM" | "SET_USER_MEM_REGION" => &[
-            "ENOMEM",
-            "EEXIST",
-            "EINVAL",
-            "EOVERFLOW",
-            "EPERM",
-            "EFAULT",
-            "EIO",
-            "EBUSY",
-            "ENOTTY",
-            "EINTR",
-        ],
-        "SET_DTB_CONFIG" => &["EINVAL", "EOVERFLOW", "EPERM", "EFAULT", "ENOTTY", "EINTR"],
-        "ADD_FUNCTION" => &[
-            "ENOENT",
-            "ENXIO",
-            "EOPNOTSUPP",
-            "EEXIST",
-            "ENOTTY",
-            "EINVAL",
-            "EFAULT",
-            "ENOMEM",
-            "EMFILE",
-            "EBADF",
-            "ENODEV",
-            "EINTR",
-        ],
-        "START" => {
-            &["ENODEV", "EINVAL", "ENOMEM", "EIO", "EPERM", "ETIMEDOUT", "EBUSY", "EFAULT", "EINTR"]
-        }
-        "VCPU_MMAP_SIZE" => &["EINVAL", "ENOTTY", "ENODEV"],
-        "VCPU_RUN" => {
-            &["EIO", "ENOMEM", "EFAULT", "EINVAL", "ENOTTY", "ENODEV", "EBUSY", "EAGAIN", "EINTR"]
-        }
+        // The driver's are in capitals.
+        call if call.starts_with(|first: char| first.is_ascii_uppercase()) => driver_errnos(call),
         "memfd_create" => &["ENOMEM", "EMFILE", "ENFILE", "EINVAL", "EPERM"],
         "ftruncate" => &["ENOSPC", "EFBIG", "EINVAL", "ENOMEM"],
         "mmap" => &["ENOMEM", "EAGAIN", "ENODEV"],
@@ -201,6 +172,56 @@ pub fn errnos(call: &str) -> &'static [&'static str] {
     }
 }
 
+fn driver_errnos(call: &str) -> &'static [&'static str] {
+    match call {
+        "OPEN" => {
+            &["ENOENT", "EACCES", "EPERM", "EBUSY", "ENODEV", "ENXIO", "EMFILE", "ENFILE", "EINTR"]
+        }
+        "CREATE_VM" => &[
+            "ENOTTY", "EINVAL", "ENODEV", "ENOMEM", "EPERM", "EACCES", "EMFILE", "ENFILE", "EINTR",
+        ],
+        // Asked for, to find out the dialect; the last one is really called, too.
+        "UNKNOWN" | "ANDROID_RECLAIM_REGION" | "SET_BOOT_CONTEXT" => {
+            &["EPERM", "EACCES", "EINVAL", "EINTR"]
+        }
+        "ANDROID_LEND_USER_MEM" | "SET_USER_MEM_REGION" => &[
+            "ENOMEM",
+            "EEXIST",
+            "EINVAL",
+            "EOVERFLOW",
+            "EPERM",
+            "EFAULT",
+            "EIO",
+            "EBUSY",
+            "ENOTTY",
+            "EINTR",
+        ],
+        "SET_DTB_CONFIG" => &["EINVAL", "EOVERFLOW", "EPERM", "EFAULT", "ENOTTY", "EINTR"],
+        "ADD_FUNCTION" => &[
+            "ENOENT",
+            "ENXIO",
+            "EOPNOTSUPP",
+            "EEXIST",
+            "ENOTTY",
+            "EINVAL",
+            "EFAULT",
+            "ENOMEM",
+            "EMFILE",
+            "EBADF",
+            "ENODEV",
+            "EINTR",
+        ],
+        "START" => {
+            &["ENODEV", "EINVAL", "ENOMEM", "EIO", "EPERM", "ETIMEDOUT", "EBUSY", "EFAULT", "EINTR"]
+        }
+        "VCPU_MMAP_SIZE" => &["EINVAL", "ENOTTY", "ENODEV"],
+        "VCPU_RUN" => {
+            &["EIO", "ENOMEM", "EFAULT", "EINVAL", "ENOTTY", "ENODEV", "EBUSY", "EAGAIN", "EINTR"]
+        }
+        _ => &[],
+    }
+}
+
 // linux/prctl.h.
 const NO_NEW_PRIVS: u64 = 38;
 const CAPBSET_DROP: u64 = 24;
@@ -224,13 +245,55 @@ pub fn is_definite(call: &str, started: bool) -> bool {
     !started || !of_threads.contains(&call)
 }
 
+/// Whether a driver is asked by this call, by its first one, whether it knows it.
+fn is_question(dialect: Dialect, call: &Call) -> bool {
+    let all = [
+        "UNKNOWN",
+        "ANDROID_RECLAIM_REGION",
+        "SET_BOOT_CONTEXT",
+        "ANDROID_LEND_USER_MEM",
+        "ADD_FUNCTION",
+    ];
+    // It is known by the first that it knows.
+    let asked = match dialect {
+        Dialect::Ack612 => 2,
+        Dialect::Ack66 => 3,
+        Dialect::Ack61 => 4,
+        _ => 5,
+    };
+    call.nth == 1 && all[..asked].contains(&call.name.as_str())
+}
+
+/// What is expected when a driver is asked, and says EFAULT for yes, or ENOTTY for no, or something else.
+fn answered(dialect: Dialect, name: &str, errno: &str) -> Expected {
+    use Expected::*;
+    match (dialect, name, errno) {
+        (_, _, "EINTR") => Runs,
+        // The truth, or memory is shared where it could be lent.
+        (Dialect::Ack61, "ANDROID_LEND_USER_MEM", "EFAULT" | "ENOTTY") => Runs,
+        (_, "ANDROID_LEND_USER_MEM", "ENOTTY") => Runs,
+        (Dialect::Lkml, "ADD_FUNCTION", "EFAULT") => Runs,
+        (Dialect::LkmlBase, "ADD_FUNCTION", "ENOTTY") => Runs,
+        // The victim's devicetree is for what the driver really has.
+        (Dialect::LkmlBase, "ANDROID_LEND_USER_MEM" | "ADD_FUNCTION", "EFAULT") => {
+            Says("dtb", "the devicetree's vCPUs are scheduled by the hypervisor")
+        }
+        // What it does not have is missed later.
+        (_, "ANDROID_LEND_USER_MEM", "EFAULT") => Says("region", "ENOTTY"),
+        // The victim wants proxies.
+        (_, "ADD_FUNCTION", "ENOTTY") => Says("plan", "the driver has no vCPUs"),
+        _ => Fails("dialect"),
+    }
+}
+
 /// What is expected when `call`, which a script failed with `errno`, was the one.
-pub fn expected(call: &Call, errno: &str) -> Expected {
+pub fn expected(dialect: Dialect, call: &Call, errno: &str) -> Expected {
     use Expected::*;
     let name = call.name.as_str();
+    if is_question(dialect, call) {
+        return answered(dialect, name, errno);
+    }
     match (name, errno) {
-        // The first one asks whether the driver can lend, and EFAULT is its yes.
-        ("ANDROID_LEND_USER_MEM", "EFAULT" | "ENOTTY") if call.nth == 1 => return Runs,
         // ENODEV is believed only if it stays.
         ("VCPU_RUN", "EBUSY" | "EAGAIN" | "ENODEV") => return Runs,
         ("socketpair" | "fork", _) => return NoWorker,
@@ -240,8 +303,7 @@ pub fn expected(call: &Call, errno: &str) -> Expected {
     match name {
         "OPEN" => Fails("device"),
         "CREATE_VM" => Fails("create-vm"),
-        "UNKNOWN" | "ANDROID_RECLAIM_REGION" | "SET_BOOT_CONTEXT" => Fails("dialect"),
-        "ANDROID_LEND_USER_MEM" if call.nth == 1 => Fails("dialect"),
+        "SET_BOOT_CONTEXT" => Fails("boot-context"),
         "ANDROID_LEND_USER_MEM" | "SET_USER_MEM_REGION" => Fails("region"),
         "SET_DTB_CONFIG" => Fails("dtb-config"),
         "ADD_FUNCTION" | "VCPU_MMAP_SIZE" => Fails("functions"),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! docs/porting.md and docs/dependencies.md against the tree that they describe.
+//! docs/porting.md, docs/sepolicy.md and docs/dependencies.md against the tree that they describe.
 
 use std::process::Command;
 
@@ -16,7 +16,7 @@ fn anchor(heading: &str) -> String {
 
 #[test]
 fn links_lead_somewhere() {
-    for page in ["docs/porting.md", "docs/dependencies.md", "README.md"] {
+    for page in ["docs/porting.md", "docs/sepolicy.md", "docs/dependencies.md", "README.md"] {
         let text = read(page);
         let folder = root().join(page);
         let folder = folder.parent().unwrap();
@@ -41,8 +41,8 @@ fn links_lead_somewhere() {
 
 #[test]
 fn every_type_of_the_policy_is_explained() {
-    let page = read("docs/porting.md");
-    for folder in ["vendor", "node", "node-shared", "hugetlbfs"] {
+    let page = read("docs/sepolicy.md");
+    for folder in ["vendor", "node", "node-shared", "hugetlbfs", "block-devices"] {
         for file in files(&root().join("sepolicy").join(folder), "te") {
             let text = std::fs::read_to_string(&file).unwrap();
             let types = text.lines().filter_map(|line| {
@@ -163,6 +163,21 @@ fn every_command_exists() {
         }
     }
     assert!(seen >= 12, "{seen}");
+}
+
+/// A person walks from step to step, and learns after each whether it went well.
+#[test]
+fn every_step_ends_with_a_check() {
+    let page = read("docs/porting.md");
+    let steps: Vec<&str> = page.split("\n## ").skip(1).collect();
+    let numbered: Vec<&&str> =
+        steps.iter().filter(|step| step.starts_with(|c: char| c.is_ascii_digit())).collect();
+    assert_eq!(numbered.len(), 8);
+    for (index, step) in numbered.iter().enumerate() {
+        assert!(step.starts_with(&format!("{index}. ")), "{step}");
+        let (_, check) = step.split_once("\n**Check**: ").unwrap_or_else(|| panic!("{step}"));
+        assert!(check.contains('`'), "{check}");
+    }
 }
 
 /// Whoever follows the page to the first boot has a VM that starts at boot and stays.

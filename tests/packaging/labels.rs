@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which labels files and properties get by `file_contexts` and `property_contexts`.
 
+use crate::policy::OPTIONAL;
 use crate::tools::{read, root};
 
 const FILES: &str = "
@@ -20,6 +21,9 @@ const FILES: &str = "
     /vendor/vmlinux
     /dev/gunyah vendor_gunyah_device
     /dev/gunyah0
+    /dev/block/by-name/gunyah_sensors vendor_gunyah_block_device
+    /dev/block/by-name/gunyah
+    /dev/block/by-name/userdata
     /dev/socket/gunyahd vendor_gunyahd_socket
     /dev/socket/gunyahd2
 ";
@@ -27,6 +31,7 @@ const FILES: &str = "
 const PROPERTIES: &str = "
     vendor.gunyah.state vendor_gunyah_prop
     vendor.gunyah.sensors.state vendor_gunyah_prop
+    vendor.gunyah.sensors.ready_ms vendor_gunyah_prop
     vendor.gunyahd
     ro.vendor.gunyah.hugepages vendor_gunyah_config_prop
     ro.vendor.gunyahd
@@ -60,7 +65,8 @@ fn entries(text: &str) -> Vec<Vec<String>> {
 fn files_get_their_labels() {
     for node in ["node", "node-shared"] {
         let text = read("sepolicy/vendor/file_contexts")
-            + &read(&format!("sepolicy/{node}/file_contexts"));
+            + &read(&format!("sepolicy/{node}/file_contexts"))
+            + &read("sepolicy/block-devices/file_contexts");
         let lines: Vec<(regex::Regex, String)> = entries(&text)
             .into_iter()
             .map(|words| {
@@ -108,8 +114,11 @@ fn every_folder_of_the_policy_is_known() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     folders.sort();
-    assert_eq!(folders, ["hugetlbfs", "kernel-log", "node", "node-shared", "vendor"]);
-    let page = read("docs/porting.md");
+    let mut known = vec!["hugetlbfs", "node", "node-shared", "vendor"];
+    known.extend(OPTIONAL);
+    known.sort_unstable();
+    assert_eq!(folders, known);
+    let page = read("docs/sepolicy.md");
     for folder in folders {
         assert!(page.contains(&format!("sepolicy/{folder}")), "{folder}");
     }

@@ -14,6 +14,34 @@ const TOOLS: [&str; 2] = ["m4", "checkpolicy"];
 /// The folders that most products take.
 const USUAL: [&str; 3] = ["vendor", "node", "hugetlbfs"];
 
+/// Folders that a product adds for what it needs.
+pub const OPTIONAL: [&str; 5] = ["kernel-log", "block-devices", "mnt-vendor", "bugreport", "taps"];
+
+/// What each of them allows, and no more.
+const OF_OPTIONAL: &str = "
+    kernel-log allow gunyahd kernel:system syslog_read
+    kernel-log allow gunyahd kmsg_device:chr_file { open read }
+    kernel-log allow gunyahd self:capability2 syslog
+    block-devices type vendor_gunyah_block_device
+    block-devices typeattribute vendor_gunyah_block_device dev_type
+    block-devices allow gunyahd block_device:dir search
+    block-devices allow gunyahd vendor_gunyah_block_device:blk_file { open read write getattr ioctl }
+    mnt-vendor allow gunyahd mnt_vendor_file:dir { getattr search }
+    mnt-vendor allow gunyahd mnt_vendor_file:file { open read getattr }
+    bugreport allow hal_dumpstate_default gunyahctl_exec:file { execute read open getattr map }
+    bugreport allow hal_dumpstate_default gunyahctl:process { transition siginh rlimitinh }
+    bugreport dontaudit hal_dumpstate_default gunyahctl:process noatsecure
+    bugreport type_transition hal_dumpstate_default gunyahctl_exec:process gunyahctl
+    bugreport allow gunyahctl hal_dumpstate_default:process sigchld
+    bugreport allow gunyahctl hal_dumpstate_default:fd use
+    bugreport allow gunyahctl hal_dumpstate_default:fifo_file { read write getattr }
+    bugreport allow gunyahctl dumpstate:fd use
+    bugreport allow gunyahctl shell_data_file:file { write append getattr }
+    taps allow gunyahd tun_device:chr_file { open read write getattr ioctl }
+    taps allowxperm gunyahd tun_device:chr_file ioctl { 0x54ca 0x54cf-0x54d0 0x54d2 0x54d8 }
+    taps allow gunyahd self:tun_socket { create relabelfrom relabelto }
+";
+
 /// A compiled policy as checkpolicy writes it out, a permission or attribute a line.
 struct Policy(BTreeSet<String>);
 
@@ -221,6 +249,8 @@ fn forbidden_rules_do_not_compile() {
         "allow untrusted_app vendor_gunyah_prop:property_service set;",
         "allow shell vendor_gunyah_config_prop:file read;",
         "typeattribute gunyahd coredomain;",
+        // /dev/vhost-vsock has the label of /dev/kvm: docs/sepolicy.md.
+        "allow gunyahd vm_manager_device_type:chr_file { open read write ioctl };",
     ] {
         let Err(error) = Policy::compile(&USUAL, "user", rule) else { panic!("{rule} compiles") };
         assert!(error.contains("neverallow"), "{rule}: {error}");
@@ -269,19 +299,16 @@ fn every_choice_of_folders_compiles() {
     assert_eq!(more, ["mlstrustedobject", "vm_manager_device_type"].map(attribute));
     assert!(shared.may("crosvm", "vendor_gunyah_device", "chr_file", "open"));
     assert!(!shared.may("shell", "vendor_gunyah_device", "chr_file", "open"));
-    // The kernel's log is read with a folder of its own, and with nothing else.
-    let reads =
-        Policy::compile(&["vendor", "node", "hugetlbfs", "kernel-log"], "user", "").unwrap();
-    let more: Vec<String> = reads.added_to(&usual).into_iter().collect();
-    assert_eq!(
-        more,
-        [
-            "allow gunyahd kernel:system syslog_read",
-            "allow gunyahd kmsg_device:chr_file open",
-            "allow gunyahd kmsg_device:chr_file read",
-            "allow gunyahd self:capability2 syslog",
-        ]
-    );
+    let all: Vec<&str> = USUAL.into_iter().chain(OPTIONAL).collect();
+    Policy::compile(&all, "user", "").unwrap();
+    for folder in OPTIONAL {
+        let start = format!("{folder} ");
+        let of_folder = OF_OPTIONAL.lines().filter_map(|line| line.trim().strip_prefix(&start));
+        let expected = lines(&of_folder.collect::<Vec<_>>().join("\n"));
+        let ours: Vec<&str> = USUAL.into_iter().chain([folder]).collect();
+        let added = Policy::compile(&ours, "user", "").unwrap().added_to(&usual);
+        assert_eq!(added, expected, "{folder}");
+    }
     // A tree that labels both already, with the lines that the page gives.
     let error = Policy::compile(&["vendor"], "user", "").err().unwrap();
     assert!(error.contains("unknown type vendor_gunyah_device"), "{error}");
@@ -291,12 +318,21 @@ fn every_choice_of_folders_compiles() {
         "typealias vendor_gunyah_chr_device alias vendor_gunyah_device;",
         "typealias vendor_their_hugetlbfs alias vendor_hugetlbfs;",
     ];
-    let page = read("docs/porting.md");
+    let page = read("docs/sepolicy.md");
     assert!(aliases.iter().all(|line| page.contains(line)), "{aliases:?}");
-    let extra = theirs.to_owned() + &aliases.join("\n") + "\n";
+    let mut extra = theirs.to_owned() + &aliases.join("\n") + "\n";
     let policy = Policy::compile(&["vendor"], "user", &extra).unwrap();
     assert!(policy.may("gunyahd", "vendor_gunyah_chr_device", "chr_file", "ioctl"));
     assert!(policy.may("gunyahd", "vendor_their_hugetlbfs", "file", "map"));
+    assert!(!policy.may("crosvm", "vendor_gunyah_chr_device", "chr_file", "open"));
+    // The same, shared with crosvm.
+    for attribute in ["mlstrustedobject", "vm_manager_device_type"] {
+        let line = format!("typeattribute vendor_gunyah_chr_device {attribute};");
+        assert!(page.contains(&line), "{line}");
+        extra += &(line + "\n");
+    }
+    let policy = Policy::compile(&["vendor"], "user", &extra).unwrap();
+    assert!(policy.may("crosvm", "vendor_gunyah_chr_device", "chr_file", "open"));
 }
 
 /// A vendor's types begin with `vendor_`, except domains and what the macros derive from them.

@@ -8,11 +8,7 @@ use std::process::Command;
 /// True if all of `names` are on PATH. Otherwise the test ends: with a note, or as a failure where
 /// GUNYAHD_REQUIRE_TOOLS=1 demands the programs.
 pub fn present(names: &[&str]) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let missing: Vec<&&str> = names
-        .iter()
-        .filter(|name| !std::env::split_paths(&path).any(|dir| dir.join(name).is_file()))
-        .collect();
+    let missing: Vec<&&str> = names.iter().filter(|name| !on_path(name)).collect();
     if missing.is_empty() {
         return true;
     }
@@ -22,6 +18,12 @@ pub fn present(names: &[&str]) -> bool {
     );
     skipped(&format!("not installed: {missing:?}"));
     false
+}
+
+/// Whether a program is on PATH.
+pub fn on_path(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(name).is_file())
 }
 
 /// Reports a test that cannot run here.

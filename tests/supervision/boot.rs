@@ -10,7 +10,7 @@ use gunyahd::status::State;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::host::{Host, GUNYAHD};
+use crate::host::{on_both, Host, GUNYAHD};
 
 #[test]
 fn one_good_file_runs_beside_three_broken_ones() {
@@ -78,22 +78,26 @@ fn no_vms_is_fine_and_said() {
 
 #[test]
 fn a_second_boot_is_refused_and_a_killed_ones_socket_replaced() {
-    let mut host = Host::new();
-    host.bare().boot();
-    let first = host.pid();
-    let second =
-        Command::new(GUNYAHD).args(host.boot_arguments()).stdin(Stdio::null()).output().unwrap();
-    assert_eq!(second.status.code(), Some(1));
-    let said = String::from_utf8(second.stderr).unwrap();
-    assert!(said.contains("another gunyahd serves"), "{said}");
-    assert_eq!(host.pid(), first, "the first one no longer serves");
+    on_both(|mut host| {
+        host.bare().boot();
+        let first = host.pid();
+        let second = Command::new(GUNYAHD)
+            .args(host.boot_arguments())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert_eq!(second.status.code(), Some(1));
+        let said = String::from_utf8(second.stderr).unwrap();
+        assert!(said.contains("another gunyahd serves"), "{said}");
+        assert_eq!(host.pid(), first, "the first one no longer serves");
 
-    host.signal(Signal::SIGKILL);
-    host.wait();
-    assert!(host.socket().exists());
-    host.boot();
-    assert!(host.log().contains("was killed"), "{}", host.log());
-    assert_eq!(host.shut_down(), Some(0));
+        host.signal(Signal::SIGKILL);
+        host.wait();
+        assert!(host.socket().exists());
+        host.boot();
+        assert!(host.log().contains("was killed"), "{}", host.log());
+        assert_eq!(host.shut_down(), Some(0));
+    });
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use gunyahd::status::control::{parse_response, request_line, Change, Request, Response, VmStatus};
 use gunyahd::status::State;
+use nix::sys::resource::{setrlimit, Resource};
 use nix::sys::signal::{kill, Signal};
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::Pid;
@@ -32,6 +33,8 @@ pub struct Host {
     pub dir: PathBuf,
     daemon: Option<Child>,
     simulated: bool,
+    huge_pages: bool,
+    locks: bool,
     dialect: &'static str,
     /// A program and its arguments that gunyahd is run by.
     runner: Vec<String>,
@@ -46,7 +49,15 @@ impl Host {
         let dir = std::env::temp_dir().join(name);
         std::fs::create_dir_all(dir.join("vms")).unwrap();
         std::fs::write(dir.join("Image"), image()).unwrap();
-        Self { dir, daemon: None, simulated: true, dialect: "ack61", runner: Vec::new() }
+        Self {
+            dir,
+            daemon: None,
+            simulated: true,
+            huge_pages: true,
+            locks: true,
+            dialect: "ack61",
+            runner: Vec::new(),
+        }
     }
 
     /// The same, with the driver of a dialect.
@@ -98,14 +109,24 @@ impl Host {
             return command;
         }
         let mut command = Command::new(simulator());
-        // These VMs are scheduled by the hypervisor: the real resource manager dies when one is stopped.
-        command.args(["--rm", "debug"]);
         command.args(["--dialect", self.dialect]).arg("--control").arg(self.path("sim"));
         if self.path("script").exists() {
             command.arg("--script").arg(self.path("script"));
         }
         command.arg("--").arg(GUNYAHD).args(arguments);
         command
+    }
+
+    /// No transparent huge page comes to gunyahd.
+    pub fn without_huge_pages(&mut self) -> &mut Self {
+        self.huge_pages = false;
+        self
+    }
+
+    /// gunyahd may lock no memory: no capability, and the limit of a shell.
+    pub fn without_locks(&mut self) -> &mut Self {
+        self.locks = false;
+        self
     }
 
     /// A command to the simulator, now.
@@ -180,6 +201,22 @@ impl Host {
         unsafe {
             command
                 .pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(Into::into));
+        }
+        if !self.locks {
+            // SAFETY: bare system calls; the bound of capabilities is what root gets at exec.
+            unsafe {
+                command.pre_exec(|| {
+                    const IPC_LOCK: libc::c_int = 14;
+                    libc::prctl(libc::PR_CAPBSET_DROP, IPC_LOCK);
+                    setrlimit(Resource::RLIMIT_MEMLOCK, 64 << 10, 64 << 10).map_err(Into::into)
+                });
+            }
+        }
+        if !self.huge_pages {
+            // SAFETY: prctl is a bare system call.
+            unsafe {
+                command.pre_exec(|| nix::sys::prctl::set_thp_disable(true).map_err(Into::into));
+            }
         }
         self.daemon = Some(command.spawn().unwrap());
         drop(command);
@@ -268,6 +305,16 @@ impl Host {
         self.watch().until(vm, state);
         self
     }
+}
+
+/// A host of each kind of driver: where the last close is back at once, and where it waits.
+pub fn on_both(test: impl Fn(Host) + Sync) {
+    std::thread::scope(|scope| {
+        for dialect in ["ack61", "ack612"] {
+            let test = &test;
+            scope.spawn(move || test(Host::of(dialect)));
+        }
+    });
 }
 
 impl Drop for Host {

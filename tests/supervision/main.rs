@@ -15,6 +15,7 @@ mod order;
 mod pages;
 mod properties;
 mod reload;
+mod reserve;
 mod run;
 mod trace;
 mod workers;

@@ -4,7 +4,7 @@
 use gunyahd::status::State;
 use serde_json::json;
 
-use crate::host::Host;
+use crate::host::{on_both, Host};
 
 #[test]
 fn a_dependent_vm_waits_for_a_slow_one() {
@@ -55,21 +55,22 @@ fn higher_priority_starts_first() {
 
 #[test]
 fn all_are_stopped_against_the_order_of_dependency() {
-    let mut host = Host::new();
-    host.vm("a", json!({}))
-        .vm("b", json!({"start": {"after": ["a"]}}))
-        .vm("c", json!({"start": {"after": ["b"]}}))
-        .vm("d", json!({}))
-        .boot();
-    host.until("c", State::Running).until("d", State::Running);
-    let mut watch = host.watch();
-    assert_eq!(host.shut_down(), Some(0));
-    watch.until_the_end();
-    assert!(watch.position("c", State::Stopped) < watch.position("b", State::Stopping));
-    assert!(watch.position("b", State::Stopped) < watch.position("a", State::Stopping));
-    for vm in ["a", "b", "c", "d"] {
-        assert_eq!(watch.states_of(vm), [State::Stopping, State::Stopped]);
-    }
+    on_both(|mut host| {
+        host.vm("a", json!({}))
+            .vm("b", json!({"start": {"after": ["a"]}}))
+            .vm("c", json!({"start": {"after": ["b"]}}))
+            .vm("d", json!({}))
+            .boot();
+        host.until("c", State::Running).until("d", State::Running);
+        let mut watch = host.watch();
+        assert_eq!(host.shut_down(), Some(0));
+        watch.until_the_end();
+        assert!(watch.position("c", State::Stopped) < watch.position("b", State::Stopping));
+        assert!(watch.position("b", State::Stopped) < watch.position("a", State::Stopping));
+        for vm in ["a", "b", "c", "d"] {
+            assert_eq!(watch.states_of(vm), [State::Stopping, State::Stopped]);
+        }
+    });
 }
 
 #[test]

@@ -81,6 +81,31 @@ fn every_state_is_told_once_in_order_with_its_reason_first() {
     }
 }
 
+/// Before the state, so that a script that waits for `ready` finds it.
+#[test]
+fn the_time_of_being_ready_is_told() {
+    let mut host = Host::new();
+    let told = property_service(&host);
+    host.vm("a", json!({}));
+    host.boot();
+    host.until("a", State::Running);
+    let mut last = (String::new(), String::new());
+    loop {
+        let next = told.recv_timeout(PATIENCE).unwrap();
+        // Its file says nothing of being ready, so running is all that there is.
+        if next == ("vendor.gunyah.a.state".to_owned(), "running".to_owned()) {
+            break;
+        }
+        assert!(next.0 != "vendor.gunyah.a.ready_ms" || last.0 == "vendor.gunyah.a.restarts");
+        last = next;
+    }
+    assert_eq!(last.0, "vendor.gunyah.a.ready_ms");
+    let since_boot = std::fs::read_to_string("/proc/uptime").unwrap();
+    let since_boot: f64 = since_boot.split(' ').next().unwrap().parse().unwrap();
+    let millis: u32 = last.1.parse().unwrap();
+    assert!(millis > 0 && f64::from(millis) / 1000.0 <= since_boot + 0.01, "{millis} {since_boot}");
+}
+
 #[test]
 fn a_property_service_that_never_answers_holds_up_nobody() {
     let mut host = Host::new();

@@ -5,7 +5,7 @@ use gunyahd::status::State;
 use nix::sys::signal::{kill, Signal};
 use serde_json::json;
 
-use crate::host::Host;
+use crate::host::{on_both, Host};
 
 #[test]
 fn files_come_change_and_go() {
@@ -111,30 +111,31 @@ fn a_file_that_cannot_be_read_is_still_its_vms() {
 
 #[test]
 fn a_new_name_in_a_file_waits_for_the_end_of_the_old_one() {
-    let mut host = Host::new();
-    host.vm("old", json!({"stop_timeout": "100ms"})).boot();
-    host.until("old", State::Running);
-    // Its end takes time.
-    kill(host.worker("old"), Signal::SIGSTOP).unwrap();
-    let worker = host.worker("old");
-    let mut watch = host.watch();
-    let text = std::fs::read_to_string(host.path("vms/old.json")).unwrap();
-    host.file("old.json", &text.replace("\"old\"", "\"new\""));
-    host.signal(Signal::SIGHUP);
-    watch.until_next("new", State::Waiting);
-    kill(worker, Signal::SIGCONT).unwrap();
-    watch.until_next("new", State::Running);
-    assert!(
-        watch.position("old", State::Stopped) < watch.position("new", State::Starting),
-        "{:?}",
-        watch.changes
-    );
-    let reason = "for the end of old, which its file described before";
-    assert!(watch.changes.iter().any(|change| change.reason == reason), "{:?}", watch.changes);
-    let log = host.log();
-    assert!(!log.contains("is gone"), "{log}");
-    assert!(log.contains("old.json describes new now"), "{log}");
-    assert_eq!(host.statuses().len(), 1);
+    on_both(|mut host| {
+        host.vm("old", json!({"stop_timeout": "100ms"})).boot();
+        host.until("old", State::Running);
+        // Its end takes time.
+        kill(host.worker("old"), Signal::SIGSTOP).unwrap();
+        let worker = host.worker("old");
+        let mut watch = host.watch();
+        let text = std::fs::read_to_string(host.path("vms/old.json")).unwrap();
+        host.file("old.json", &text.replace("\"old\"", "\"new\""));
+        host.signal(Signal::SIGHUP);
+        watch.until_next("new", State::Waiting);
+        kill(worker, Signal::SIGCONT).unwrap();
+        watch.until_next("new", State::Running);
+        assert!(
+            watch.position("old", State::Stopped) < watch.position("new", State::Starting),
+            "{:?}",
+            watch.changes
+        );
+        let reason = "for the end of old, which its file described before";
+        assert!(watch.changes.iter().any(|change| change.reason == reason), "{:?}", watch.changes);
+        let log = host.log();
+        assert!(!log.contains("is gone"), "{log}");
+        assert!(log.contains("old.json describes new now"), "{log}");
+        assert_eq!(host.statuses().len(), 1);
+    });
 }
 
 #[test]

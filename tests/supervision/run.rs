@@ -11,7 +11,7 @@ use nix::sys::termios::tcgetattr;
 use nix::unistd::Pid;
 use serde_json::{json, Value};
 
-use crate::host::{Host, GUNYAHD};
+use crate::host::{on_both, Host, GUNYAHD};
 
 fn run(host: &mut Host, vm: Value) -> (Child, BufReader<std::process::ChildStderr>) {
     host.vm("a", vm);
@@ -52,14 +52,15 @@ fn code(mut child: Child, mut lines: impl BufRead) -> Option<i32> {
 
 #[test]
 fn a_signal_stops_it() {
-    let mut host = Host::new();
-    let (child, mut lines) = run(&mut host, json!({"start": {"after": ["nobody"]}}));
-    until(&mut lines, "a: running");
-    // Ctrl-C signals the whole group: simulator, gunyahd and worker.
-    let group = Pid::from_raw(-i32::try_from(child.id()).unwrap());
-    kill(group, Signal::SIGINT).unwrap();
-    until(&mut lines, "a: stopped: gunyahd is stopping");
-    assert_eq!(code(child, lines), Some(6));
+    on_both(|mut host| {
+        let (child, mut lines) = run(&mut host, json!({"start": {"after": ["nobody"]}}));
+        until(&mut lines, "a: running");
+        // Ctrl-C signals the whole group: simulator, gunyahd and worker.
+        let group = Pid::from_raw(-i32::try_from(child.id()).unwrap());
+        kill(group, Signal::SIGINT).unwrap();
+        until(&mut lines, "a: stopped: gunyahd is stopping");
+        assert_eq!(code(child, lines), Some(6));
+    });
 }
 
 #[test]
@@ -136,22 +137,24 @@ fn a_bad_command_line_is_two() {
 
 #[test]
 fn a_killed_worker_is_four_and_not_restarted() {
-    let mut host = Host::new();
-    let (child, mut lines) = run(&mut host, json!({}));
-    until(&mut lines, "a: running");
-    let sim = Pid::from_raw(i32::try_from(child.id()).unwrap());
-    let gunyahd = crate::host::children(sim)[0].parse().unwrap();
-    let worker = crate::host::children(Pid::from_raw(gunyahd))[0].parse().unwrap();
-    kill(Pid::from_raw(worker), Signal::SIGKILL).unwrap();
-    assert_eq!(code(child, lines), Some(4));
+    on_both(|mut host| {
+        let (child, mut lines) = run(&mut host, json!({}));
+        until(&mut lines, "a: running");
+        let sim = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        let gunyahd = crate::host::children(sim)[0].parse().unwrap();
+        let worker = crate::host::children(Pid::from_raw(gunyahd))[0].parse().unwrap();
+        kill(Pid::from_raw(worker), Signal::SIGKILL).unwrap();
+        assert_eq!(code(child, lines), Some(4));
+    });
 }
 
 #[test]
 fn a_guests_own_end_has_its_own_code() {
-    for (end, wanted) in [("off", 0), ("reset", 5), ("watchdog", 4)] {
-        let mut host = Host::new();
-        host.script(&format!("vm 1 exit {end} after 20\n"));
-        let (child, lines) = run(&mut host, json!({"vcpus": {"scheduling": "proxy"}}));
-        assert_eq!(code(child, lines), Some(wanted), "{end}");
-    }
+    on_both(|mut host| {
+        for (end, wanted) in [("off", 0), ("reset", 5), ("watchdog", 4)] {
+            host.script(&format!("vm 1 exit {end} after 20\n"));
+            let (child, lines) = run(&mut host, json!({"vcpus": {"scheduling": "proxy"}}));
+            assert_eq!(code(child, lines), Some(wanted), "{end}");
+        }
+    });
 }

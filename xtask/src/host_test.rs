@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cargo xtask host-test`: the device binaries on an arm64 host, Debian's kernel under QEMU with an
-//! init that does what Android's does, once with 4 KiB pages and once with 16 KiB.
+//! init that does what Android's does, with 4 KiB pages and with 16 KiB, on the drivers of three kernels; and with
+//! memory that is broken into pieces, where VMs live on the reserve.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -18,38 +19,87 @@ use crate::{guest, tree};
 /// A host to try gunyahd on.
 struct Host {
     name: &'static str,
+    /// The driver that its simulator plays.
+    dialect: &'static str,
+    pages: Pages,
     /// QEMU's model: the Cortex-A57 has no 16 KiB granule.
     cpu: &'static str,
     /// Reserves the huge pages, as a device's boot loader would; empty where init does.
     command_line: &'static str,
     /// The vendor's properties.
     properties: &'static str,
-    /// Bytes of a page, and the huge pages that both VMs take.
+    /// Bytes of a page, and the huge pages of the pool that both VMs take.
     expected: &'static str,
-    /// `memory.page_size` of the VMs.
-    page_size: &'static str,
-    /// Bytes of each VM.
-    vm_size: &'static str,
+    /// `memory` of each VM.
+    memory: [&'static str; 2],
+    /// What its init tries there (tests/host-init); empty: the life of two VMs.
+    story: &'static str,
 }
 
-const HOSTS: [Host; 2] = [
+/// The kernel's page size.
+#[derive(Clone, Copy, PartialEq)]
+enum Pages {
+    Of4K,
+    Of16K,
+}
+
+/// Both page sizes with a driver of 6.1, on huge pages of the pool, and with a later one; and a host whose
+/// memory is in pieces.
+const HOSTS: [Host; 5] = [
     Host {
-        name: "4k",
+        name: "4k-ack61",
+        dialect: "ack61",
+        pages: Pages::Of4K,
         cpu: "cortex-a57",
         command_line: "",
         properties: "ro.vendor.gunyah.hugepages=40\n",
         expected: "4096 32",
-        page_size: "2M",
-        vm_size: "32M",
+        memory: [r#""size": "32M", "backing": "hugetlb", "page_size": "2M""#; 2],
+        story: "",
     },
     Host {
-        name: "16k",
+        name: "16k-ack61",
+        dialect: "ack61",
+        pages: Pages::Of16K,
         cpu: "cortex-a76",
         command_line: "default_hugepagesz=32M hugepagesz=32M hugepages=4",
         properties: "",
         expected: "16384 4",
-        page_size: "32M",
-        vm_size: "64M",
+        memory: [r#""size": "64M", "backing": "hugetlb", "page_size": "32M""#; 2],
+        story: "",
+    },
+    Host {
+        name: "4k-ack612",
+        dialect: "ack612",
+        pages: Pages::Of4K,
+        cpu: "cortex-a57",
+        command_line: "",
+        properties: "",
+        expected: "4096 0",
+        memory: [r#""size": "32M""#; 2],
+        story: "",
+    },
+    Host {
+        name: "16k-ack66",
+        dialect: "ack66",
+        pages: Pages::Of16K,
+        cpu: "cortex-a76",
+        command_line: "",
+        properties: "",
+        expected: "16384 0",
+        memory: [r#""size": "64M""#; 2],
+        story: "",
+    },
+    Host {
+        name: "fragments",
+        dialect: "ack612",
+        pages: Pages::Of4K,
+        cpu: "cortex-a57",
+        command_line: "",
+        properties: "ro.vendor.gunyah.reserve=64M\n",
+        expected: "",
+        memory: [r#""size": "64M""#, r#""size": "64M", "backing": "thp""#],
+        story: "fragments",
     },
 ];
 
@@ -61,7 +111,12 @@ const KERNEL_16K: &str = "linux-image-arm64-16k";
 const LIMIT: Duration = Duration::from_secs(600);
 
 /// Runs the command.
-pub fn run() -> Result<()> {
+pub fn run(only: &[&str]) -> Result<()> {
+    let hosts: Vec<&Host> =
+        HOSTS.iter().filter(|host| only.is_empty() || only.contains(&host.name)).collect();
+    if hosts.is_empty() {
+        bail!("no such host: they are {}", HOSTS.map(|host| host.name).join(", "));
+    }
     packages::ensure(packages::GUEST_TOOLS)?;
     let dir = tree::target().join("host-test");
     fs::create_dir_all(&dir)?;
@@ -72,22 +127,22 @@ pub fn run() -> Result<()> {
     toolchain.build_large(&root, &target, &["gunyah-sim"])?;
     let assets = guest::ensure()?;
     let mut failed = Vec::new();
-    for host in &HOSTS {
-        let kernel = match host.name {
-            "16k" => kernel_16k(&dir)?,
-            _ => assets.image.clone(),
+    for host in &hosts {
+        let kernel = match host.pages {
+            Pages::Of16K => kernel_16k(&dir)?,
+            Pages::Of4K => assets.image.clone(),
         };
         let initrd = dir.join(format!("{}.cpio", host.name));
         fs::write(&initrd, initramfs(host, &binaries)?)?;
         if let Err(error) = boot(host, &kernel, &initrd, &dir.join(format!("{}.log", host.name))) {
-            println!("host with {} pages: FAILED: {error:#}", host.name);
+            println!("host {}: FAILED: {error:#}", host.name);
             failed.push(host.name);
         }
     }
     if !failed.is_empty() {
-        bail!("host-test failed with {} pages", failed.join(" and "));
+        bail!("host-test failed on {}", failed.join(" and "));
     }
-    println!("host-test: {} hosts passed; console logs in {}", HOSTS.len(), dir.display());
+    println!("host-test: {} hosts passed; console logs in {}", hosts.len(), dir.display());
     Ok(())
 }
 
@@ -142,28 +197,39 @@ fn initramfs(host: &Host, binaries: &Path) -> Result<Vec<u8>> {
         ("vendor/etc/ueventd.gunyahd.rc", ueventd.as_slice()),
         ("vendor/build.prop", host.properties.as_bytes()),
         ("vendor/expected", host.expected.as_bytes()),
+        ("sim/dialect", host.dialect.as_bytes()),
         ("vendor/vm/Image", &image()),
     ] {
         archive.executable(to, bytes)?;
     }
-    for (name, extra) in [
-        ("a", r#""vcpus": { "count": 2, "scheduling": "proxy" }, "console": {}"#),
-        ("b", r#""start": { "after": ["a"] }"#),
-    ] {
+    if !host.story.is_empty() {
+        archive.executable("vendor/story", host.story.as_bytes())?;
+    }
+    for (name, config) in configs(host) {
+        archive.executable(&format!("vendor/etc/gunyah/{name}.json"), config.as_bytes())?;
+    }
+    archive.finish()
+}
+
+/// The VMs' files.
+fn configs(host: &Host) -> [(&'static str, String); 2] {
+    let vms = [
+        ("a", r#""vcpus": { "count": 2, "scheduling": "proxy" }, "console": {}"#, host.memory[0]),
+        ("b", r#""start": { "after": ["a"] }"#, host.memory[1]),
+    ];
+    vms.map(|(name, extra, memory)| {
         let config = format!(
             r#"{{
   "name": "{name}",
-  "memory": {{ "size": "{}", "backing": ["hugetlb"], "page_size": "{}" }},
+  "memory": {{ {memory} }},
   "kernel": {{ "path": "/vendor/vm/Image" }},
   "restart": {{ "policy": "on-failure", "backoff": "100ms" }},
   {extra}
 }}
-"#,
-            host.vm_size, host.page_size
+"#
         );
-        archive.executable(&format!("vendor/etc/gunyah/{name}.json"), config.as_bytes())?;
-    }
-    archive.finish()
+        (name, config)
+    })
 }
 
 /// The smallest guest: an arm64 Image whose one instruction branches to itself.
@@ -176,7 +242,7 @@ fn image() -> Vec<u8> {
 }
 
 fn boot(host: &Host, kernel: &Path, initrd: &Path, log: &Path) -> Result<()> {
-    println!("\n== host with {} pages, {}", host.name, host.cpu);
+    println!("\n== host {}, {}", host.name, host.cpu);
     let append = format!("console=ttyAMA0 quiet panic=-1 printk.devkmsg=on {}", host.command_line);
     let mut child = Command::new("qemu-system-aarch64")
         .args(["-machine", "virt,gic-version=3", "-accel", "tcg", "-smp", "2", "-m", "1G"])

@@ -15,6 +15,7 @@ mod setup;
 mod test;
 mod tree;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 const USAGE: &str = "\
@@ -22,13 +23,15 @@ usage: cargo xtask COMMAND
 
   setup      install missing tools, fetch an arm64 kernel and busybox for the guests
   demo       launch two arm64 Linux guests with gunyahd on the simulator
+             --programs DIR  with the programs in DIR, instead of building them
   test       run all tests: format, lints, unit tests, whole programs, real guests
              PART…    only these parts
              --list   show the parts
              --quick  format, lints, unit tests and one launch
   fuzz       run the parsers under libFuzzer for an hour (--seconds N, TARGET…)
   cycles     start and stop four VMs 1,000 times, crash them 200 times, look for what is left
-  host-test  run the device programs on emulated arm64 hosts with 4 and 16 KiB pages
+  host-test  run the device programs on emulated arm64 hosts with 4 and 16 KiB pages, several drivers,
+             and memory in pieces (HOST… only these)
   bench      time launches, compared with the memory, files and calls alone
   dist       build static programs for arm64 and x86-64, with manifest and tarballs
              --verify build them twice and compare
@@ -40,12 +43,13 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["bench"] => bench::run(),
         ["cycles"] => cycles::run(),
-        ["demo"] => demo::run(),
+        ["demo"] => demo::run(None),
+        ["demo", "--programs", folder] => demo::run(Some(Path::new(folder))),
         ["setup"] => setup::run(),
         ["test", words @ ..] => test::run(words),
         ["dist"] => dist::run(false),
         ["dist", "--verify"] => dist::run(true),
-        ["host-test"] => host_test::run(),
+        ["host-test", hosts @ ..] => host_test::run(hosts),
         ["fuzz", words @ ..] => fuzz::run(words),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");

@@ -93,6 +93,8 @@ pub struct Model {
     vms: BTreeMap<VmId, Vm>,
     next: VmId,
     notes: Vec<(VmId, Value)>,
+    /// Messages of STARTs that the resource manager will refuse.
+    refusals: BTreeMap<VmId, (rm::Stage, Errno)>,
     /// VMs' numbers that failed STARTs lost.
     lost_vmids: usize,
     /// Bytes that failed STARTs left pinned, by process.
@@ -111,6 +113,7 @@ impl Model {
             vms: BTreeMap::new(),
             next: 1,
             notes: Vec::new(),
+            refusals: BTreeMap::new(),
             lost_vmids: 0,
             lost_bytes: BTreeMap::new(),
             cores: CORES,
@@ -350,6 +353,7 @@ impl Model {
         let cores = self.cores;
         let taken = self.taken(id);
         let charged = self.charged(caller.pid);
+        let refusal = self.refusals.remove(&id);
         let vmids = self.vms().filter(|vm| vm.has_vmid()).count() + self.lost_vmids;
         let vm = match self.get(id) {
             Ok(vm) => vm,
@@ -372,7 +376,8 @@ impl Model {
             );
             return StartStep::Answer(Err(Errno::ENODEV));
         }
-        let host = rm::Host { settings: &settings, cores, caller, taken: &taken, charged };
+        let refusal = refusal.filter(|_| settings.rm != rm::Kind::Off);
+        let host = rm::Host { settings: &settings, cores, caller, taken: &taken, charged, refusal };
         let (verdict, mut notes) = rm::start(&host, vm);
         let mut lost = rm::Lost::default();
         let step = match verdict {
@@ -413,6 +418,11 @@ impl Model {
             self.note(id, note);
         }
         step
+    }
+
+    /// The resource manager refuses a message of this VM's START.
+    pub fn refuse_at(&mut self, id: VmId, stage: rm::Stage, errno: Errno) {
+        self.refusals.insert(id, (stage, errno));
     }
 
     /// Whether a failed START has killed the resource manager.

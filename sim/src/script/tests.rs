@@ -13,6 +13,7 @@ fn every_form() {
             vm 2 fault ENOMEM 0x80000000\n\
             vm 2 untold\n\
             vm 3 refuse EIO\n\
+            vm 3 refuse EIO at lend\n\
             call VM_SET_USER_MEM_REGION 2 errno ENOMEM\n\
             call lend_user_mem * hang\n\
             call START 1 delay 50\n\
@@ -49,7 +50,8 @@ fn every_form() {
             Command::Busy { vm: 2, count: 3 },
             Command::PageFault { vm: 2, errno: Errno::ENOMEM, address: 0x8000_0000 },
             Command::Untold { vm: 2 },
-            Command::Refuse { vm: 3, errno: Errno::EIO },
+            Command::Refuse { vm: 3, errno: Errno::EIO, at: None },
+            Command::Refuse { vm: 3, errno: Errno::EIO, at: Some(Stage::Lend) },
             Command::Call {
                 call: "SET_USER_MEM_REGION".into(),
                 nth: Nth::Only(2),

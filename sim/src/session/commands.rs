@@ -50,8 +50,11 @@ impl Session {
             Command::PageFault { vm, errno, address } => {
                 self.vcpus.faults.insert(vm, (address, errno));
             }
-            Command::Refuse { vm, errno } => {
+            Command::Refuse { vm, errno, at: None } => {
                 self.refusals.insert(vm, errno);
+            }
+            Command::Refuse { vm, errno, at: Some(stage) } => {
+                self.model.refuse_at(vm, stage, errno);
             }
             Command::Call { call, .. } if self.is_unwatched(&call) => {
                 return format!("error: {call} is not watched: the script has to say so");

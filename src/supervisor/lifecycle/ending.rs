@@ -2,8 +2,8 @@
 //! How a run is brought to its end, and what follows when its worker is gone.
 
 use crate::config::RestartPolicy;
-use crate::diagnostic::{Diagnostic, Step};
-use crate::status::{End, EndReason, State};
+use crate::diagnostic::{kinds, Diagnostic, Step};
+use crate::status::{brief, End, EndReason, State};
 use crate::text::Span;
 use crate::worker::{Closing, Request};
 
@@ -21,6 +21,34 @@ pub const STUCK_TIMEOUT: u64 = 120_000;
 /// Nothing in user space helps then, SIGKILL neither.
 const NO_ANSWER: &str =
     "the kernel waits for a resource manager that does not answer; only a reboot helps";
+
+kinds! {
+    START_LATE: Error "start-timeout" in Start {
+        "a VM did not start in time",
+        cause: "the step after the last one done is slow: files on slow storage, memory that the kernel has to make free first, or a call of the driver that hangs",
+        cure: "look at the steps' times: gunyahctl log VM; a longer start.timeout helps where each is slow and none hangs",
+    }
+    READY_LATE: Error "ready-timeout" in Run {
+        "a guest did not say in time that it is ready",
+        cause: "the guest hangs or is slow, or it never prints what ready.console_line waits for",
+        cure: "read what it printed: gunyahctl log VM; correct `ready`, or give it more time",
+    }
+    SILENT_MANAGER: Error "manager-silent" in Start {
+        "the kernel waits for a resource manager that does not answer",
+        cause: "the resource manager is dead; the open-source one dies when a VM that the hypervisor schedules is stopped before its guest has ended",
+        cure: "reboot; until then no VM starts",
+    }
+    SILENT_WORKER: Error "worker-silent" in Stop {
+        "a VM's process does not answer",
+        cause: "it is stopped by a debugger or a signal, or the host gives it no time",
+        cure: "look at its state in /proc/PID/status; gunyahctl kill VM ends it the hard way",
+    }
+    GAVE_UP: Error "restart-gave-up" in Run {
+        "a VM failed more often than its restart policy allows",
+        cause: "each run ends in the same way; the last one's reason stands behind it",
+        cure: "correct that, then gunyahctl start VM; restart.max and restart.window are in its file",
+    }
+}
 
 /// What comes after the worker is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -206,11 +234,13 @@ impl Lifecycle {
         let why = match (in_kernel, stopping.stuck) {
             (true, _) if lost => {
                 "a vCPU does not come out of the kernel; if that lasts, only a reboot helps"
+                    .to_owned()
             }
-            (true, true) => NO_ANSWER,
-            (true, false) if !runs => "START has not returned, which can take long",
-            (true, false) => "the kernel takes the VM down, which can take minutes",
-            (false, _) => "its worker does not answer; `gunyahctl kill` ends it the hard way",
+            (true, true) => SILENT_MANAGER.names(NO_ANSWER),
+            (true, false) if !runs => "START has not returned, which can take long".to_owned(),
+            (true, false) => "the kernel takes the VM down, which can take minutes".to_owned(),
+            (false, _) => SILENT_WORKER
+                .names("its worker does not answer; `gunyahctl kill` ends it the hard way"),
         };
         self.tell(format!("{so_far}: {why}"));
     }
@@ -280,12 +310,14 @@ impl Lifecycle {
         let what = format!("no start within {timeout} (start.timeout); {}", self.progress());
         if !self.start_called {
             self.actions.push(Action::Kill);
-            return self.timed_out(what, Push::Killed, CLOSE_TIMEOUT, "; worker killed", now);
+            let what = START_LATE.names(what);
+            let doing = format!("{what}; worker killed");
+            return self.timed_out(what, Push::Killed, CLOSE_TIMEOUT, doing, now);
         }
         // START cannot be interrupted. If it returns, the worker closes the VM.
         self.actions.push(Action::Send(Request::Close));
-        let doing = format!("; in START {NO_ANSWER}");
-        self.timed_out(what, Push::Closing, STUCK_TIMEOUT, &doing, now);
+        let doing = SILENT_MANAGER.names(format!("{what}; in START {NO_ANSWER}"));
+        self.timed_out(START_LATE.names(what), Push::Closing, STUCK_TIMEOUT, doing, now);
         if let Phase::Stopping(stopping) = &mut self.phase {
             (stopping.stuck, stopping.next) = (true, None);
         }
@@ -294,13 +326,13 @@ impl Lifecycle {
     pub(super) fn ready_late(&mut self, now: u64) {
         if let Readiness::Within(timeout) = self.rules.ready {
             let (push, patience, doing) = self.push();
-            let what = format!("not ready within {}", Span::millis(timeout));
+            let what = READY_LATE.names(format!("not ready within {}", Span::millis(timeout)));
+            let doing = format!("{what}{doing}");
             self.timed_out(what, push, patience, doing, now);
         }
     }
 
-    fn timed_out(&mut self, what: String, push: Push, patience: u64, doing: &str, now: u64) {
-        let doing = format!("{what}{doing}");
+    fn timed_out(&mut self, what: String, push: Push, patience: u64, doing: String, now: u64) {
         let end = End::new(EndReason::Timeout, what);
         let stopping = Stopping::new(Some(end), Then::Policy, push, patience, now);
         self.enter(Phase::Stopping(stopping), doing, now);
@@ -386,10 +418,10 @@ impl Lifecycle {
     }
 
     fn last_words(&self, death: Death) -> String {
-        match self.last_step {
+        death.kind().names(match self.last_step {
             Some(Step::Run) => death.to_string(),
             _ => format!("{death}, while launching; {}", self.progress()),
-        }
+        })
     }
 
     fn follow_policy(&mut self, end: &End, now: u64) {
@@ -433,13 +465,15 @@ impl Lifecycle {
         match self.budget.after_end(rules, now) {
             Next::GiveUp => {
                 let window = Span(rules.window);
-                let reason = format!("gave up after {max} restarts within {window}; last: {last}");
+                let gave_up =
+                    GAVE_UP.names(format!("gave up after {max} restarts within {window}"));
+                let reason = format!("{gave_up}; last: {}", brief(last));
                 self.enter(Phase::Rest(State::Failed), reason, now);
             }
             Next::After { wait, nth } => {
                 let until = now.saturating_add(wait);
                 let wait = Span::millis(wait);
-                let reason = format!("restart {nth} of {max} in {wait} after: {last}");
+                let reason = format!("restart {nth} of {max} in {wait} after: {}", brief(last));
                 self.enter(Phase::Backoff { until }, reason, now);
             }
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::config::{RestartConfig, RestartPolicy, VmConfig};
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{kinds, Diagnostic, Kind};
 use crate::status::State;
 use crate::worker::{Report, Request};
 
@@ -84,6 +84,35 @@ pub enum Death {
     Exit(i32),
     /// This signal killed it.
     Signal(i32),
+}
+
+kinds! {
+    KILLED: Error "worker-killed" in Run {
+        "a signal killed the VM's process",
+        cause: "SIGKILL is a person's, init's, or the kernel's when memory is short; another signal is a fault of gunyahd",
+        cure: "look for who did it: `dmesg | grep -i -e kill -e oom`; for another signal report the log",
+    }
+    FORBIDDEN: Error "worker-forbidden-call" in Run {
+        "the VM's process made a system call that its filter forbids",
+        cause: "a C library or a kernel that gunyahd was not tried with, or a guest that broke into the process",
+        cure: "look up the call's number, `dmesg | grep seccomp`, and report it; --no-confinement runs without the filter",
+    }
+    EXITED: Error "worker-exited" in Run {
+        "the VM's process ended without a report of the VM's end",
+        cause: "a fault of gunyahd",
+        cure: "report the log",
+    }
+}
+
+impl Death {
+    /// The name of such a death.
+    pub(super) fn kind(self) -> Kind {
+        match self {
+            Self::Exit(_) => EXITED,
+            Self::Signal(libc::SIGSYS) => FORBIDDEN,
+            Self::Signal(_) => KILLED,
+        }
+    }
 }
 
 impl fmt::Display for Death {

@@ -18,14 +18,14 @@
 //! VM may have started is killed by nobody but a person: a hard end can leave the resource manager, or the
 //! memory, in pieces.
 
-mod ending;
-mod events;
+pub(super) mod ending;
+pub(super) mod events;
 #[cfg(test)]
 mod tests;
 
 use crate::diagnostic::Step;
 use crate::launch;
-use crate::status::{End, EndReason, State};
+use crate::status::{brief, End, EndReason, State};
 use crate::text::Span;
 use crate::worker::Report;
 
@@ -300,7 +300,7 @@ impl Lifecycle {
                 }
             }
             Report::Ended(end) => {
-                let doing = format!("{end}; closing the VM");
+                let doing = format!("{}; closing the VM", brief(&end.to_string()));
                 self.ends(end.clone(), Then::Policy, &doing, now);
             }
             Report::Failed(error) => {
@@ -309,8 +309,10 @@ impl Lifecycle {
                     true => Then::Rest,
                     false => Then::Policy,
                 };
-                let end = End::new(EndReason::LaunchFailed, error.to_string());
-                self.ends(end, then, &error.to_string(), now);
+                let error = error.to_string();
+                // Its cause and its cure are said once, with the state that it comes to.
+                let doing = format!("{}; closing the VM", brief(&error));
+                self.ends(End::new(EndReason::LaunchFailed, error), then, &doing, now);
             }
             Report::Closing(what) => self.closes(*what, now),
             // Journal and log have these; the process's end says more than Closed.

@@ -4,6 +4,8 @@
 //! limits, restart, and the kill of the whole cgroup. It is also the property service and the log daemon, runs the
 //! story (story.rs), and powers off.
 
+mod doctor;
+mod fragments;
 mod property;
 mod rc;
 mod service;
@@ -31,8 +33,12 @@ use service::Running;
 
 /// Where the product's .rc files are.
 const SCRIPTS: &str = "/vendor/etc/init";
+/// Which story is told; absent: that of two VMs.
+const STORY: &str = "/vendor/story";
 /// The driver's node.
 const DEVICE: &str = "/dev/gunyah";
+/// The name of the driver that the simulator plays.
+const DIALECT: &str = "/sim/dialect";
 /// How long a service may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(20);
 
@@ -41,8 +47,13 @@ fn main() -> ExitCode {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let result = match words[1..] {
         // The wrapper of a service's command: becomes the service's user and runs it.
-        ["exec", name] => service::exec(name).map(|never| match never {}),
-        ["story"] => story::tell(),
+        ["exec", name, ref command @ ..] => {
+            service::exec(name, command).map(|never| match never {})
+        }
+        ["story"] => match fs::read_to_string(STORY).unwrap_or_default().trim() {
+            "fragments" => fragments::tell(),
+            _ => story::tell(),
+        },
         // Stands for a process that a service left behind.
         ["linger"] => loop {
             nix::unistd::pause();
@@ -81,6 +92,7 @@ fn init() -> Result<()> {
     let device = nix::sys::stat::makedev(1, 3);
     mknod(DEVICE, SFlag::S_IFCHR, Mode::from_bits_truncate(0o600), device)?;
     rc::ueventd(&fs::read_to_string("/vendor/etc/ueventd.gunyahd.rc")?)?;
+    story::before_services()?;
     let mut running = Vec::new();
     for trigger in [
         "early-init",

@@ -6,6 +6,7 @@ mod screen;
 mod session;
 mod summary;
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context, Result};
@@ -21,13 +22,16 @@ const GUESTS_TIMEOUT: Duration = Duration::from_secs(120);
 const REACHED: &str = "gunyah guest: init reached";
 const TICK: Duration = Duration::from_millis(200);
 
-/// Runs the command.
-pub fn run() -> Result<()> {
+/// Runs the command, with the programs in a folder, or those that it builds.
+pub fn run(programs: Option<&Path>) -> Result<()> {
     let interrupts = session::take_signals()?;
     let begin = Instant::now();
     println!("set-up");
     let assets = setup::for_guests()?;
-    let binaries = tree::build()?;
+    let binaries = match programs {
+        Some(programs) => programs.to_owned(),
+        None => tree::build()?,
+    };
     println!("  binaries      {}", summary::binaries(&binaries)?);
     let before = Pool::now()?;
     let reservation = match Reservation::add(guests::MEMORY_BYTES) {

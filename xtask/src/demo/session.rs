@@ -86,6 +86,7 @@ impl Session {
             // The simulator ends with this program, and what it started ends with it.
             .args(["--pdeathsig", "KILL"])
             .arg(binaries.join("gunyah-sim"))
+            // The hypervisor schedules one of them, whose stop the real resource manager does not survive.
             .args(["--rm", "debug", "--engine", "qemu", "--console", "-", "--"])
             .arg(binaries.join("gunyahd"))
             .arg("boot")

@@ -22,13 +22,14 @@ const HUGE_PAGE_BYTES: u64 = 512 << 20;
 const FUZZ_SECONDS: u64 = 45;
 
 /// The parts that are not test crates.
-const PARTS: [(&str, &str); 6] = [
+const PARTS: [(&str, &str); 7] = [
     ("format", "cargo fmt --check"),
     ("lints", "clippy on everything; a warning is an error"),
     ("unit", "the unit tests of every crate"),
     ("doc", "the examples in the documentation"),
     ("bionic", "a type check for Android's libc, with and without liblog"),
     ("fuzz", "the parsers under libFuzzer, 45 seconds in all"),
+    ("demo", "what `cargo xtask demo` shows"),
 ];
 
 /// What keeps the processors busy. The tests of whole programs mostly wait, so they run at the same time.
@@ -105,7 +106,7 @@ pub fn run(words: &[&str]) -> Result<()> {
         let _ = summary.step("format", || cargo(&["fmt", "--all", "--check"]));
     }
     let mut beside = None;
-    let whole = !selection.crates(&crates).is_empty();
+    let whole = !selection.crates(&crates).is_empty() || selection.has("demo");
     let pages = whole && selection.guests;
     let built = if words.is_empty() {
         // Both sides need it, and cargo builds one thing at a time.
@@ -185,7 +186,11 @@ struct Built {
 }
 
 fn build(selection: &Selection, crates: &[String], summary: &mut Summary) -> Option<Built> {
-    let chosen = selection.crates(crates);
+    let mut chosen = selection.crates(crates);
+    if chosen.is_empty() && selection.has("demo") {
+        // For the programs that are built beside it.
+        chosen.push(QUICK_LAUNCH);
+    }
     let mut built = None;
     let _ = summary.step("build", || {
         let binaries = binaries::build(selection.has("unit"), &chosen)?;
@@ -235,9 +240,23 @@ fn test_programs(built: &Built, selection: &Selection, crates: &[String], summar
         let tests = whole.iter().copied().filter(|binary| binary.name == name);
         run(name, &tests.collect::<Vec<_>>());
     }
+    if selection.has("demo") {
+        let _ = summary.step("demo", || demo(&built.programs));
+    }
     for file in matrices() {
         let text = std::fs::read_to_string(&file).unwrap_or_default();
         println!("\n== fault matrix: {text}");
+    }
+}
+
+/// In a process of its own, because it takes the terminal's signals.
+fn demo(programs: &Path) -> Result<String> {
+    let mut command = Command::new(std::env::current_exe()?);
+    let status =
+        command.arg("demo").arg("--programs").arg(programs).stdin(Stdio::null()).status()?;
+    match status.success() {
+        true => Ok(String::new()),
+        false => bail!("{status}"),
     }
 }
 
@@ -320,7 +339,7 @@ mod tests {
     fn parts_are_chosen_by_name() {
         let crates = ["proxy".to_owned(), QUICK_LAUNCH.to_owned()];
         let all = Selection::from(&[], &crates).unwrap();
-        assert!(all.released && all.guests && all.has("fuzz"));
+        assert!(all.released && all.guests && all.has("fuzz") && all.has("demo"));
         assert_eq!(all.crates(&crates), ["proxy", QUICK_LAUNCH]);
         let quick = Selection::from(&["--quick"], &crates).unwrap();
         assert!(!quick.released && !quick.has("fuzz"));

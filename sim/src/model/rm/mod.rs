@@ -44,6 +44,32 @@ pub struct Refused {
     pub lost: Lost,
 }
 
+/// The resource manager's messages of a START, as far as they differ in what their failing loses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// LEND or SHARE of the first parcel.
+    Lend,
+    /// From CONFIG_IMAGE to INIT.
+    Configure,
+    /// START itself.
+    Start,
+}
+
+impl Stage {
+    /// By its word in a script.
+    pub fn from_word(word: &str) -> Option<Self> {
+        match word {
+            "lend" => Some(Self::Lend),
+            "configure" => Some(Self::Configure),
+            "start" => Some(Self::Start),
+            _ => None,
+        }
+    }
+}
+
+/// What a refusal is for the record that only a script asked for.
+const BY_SCRIPT: &str = "a script says so";
+
 /// What a failed START loses for good.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Lost {
@@ -102,6 +128,15 @@ pub struct Host<'a> {
     pub taken: &'a [Piece],
     /// Bytes that the caller's VMs have pinned.
     pub charged: u64,
+    /// A message that is refused, because a script says so.
+    pub refusal: Option<(Stage, Errno)>,
+}
+
+impl Host<'_> {
+    /// The errno of a script for this message.
+    fn refuses(&self, stage: Stage) -> Option<Errno> {
+        self.refusal.filter(|(at, _)| *at == stage).map(|(_, errno)| errno)
+    }
 }
 
 /// Goes through a START in the driver's order.

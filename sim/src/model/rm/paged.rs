@@ -18,7 +18,7 @@ use crate::vm::{Access, Entry, GuestDescription};
 use super::guest::Reading;
 use super::{
     guest, overlaid_size, parcels, read_tree, refused, start_region, start_vm, warn_of_irqfds,
-    Generation, Given, Host, Kind, Lost, Refused, Verdict,
+    Generation, Given, Host, Kind, Lost, Refused, Stage, Verdict, BY_SCRIPT,
 };
 
 /// Ranges that one message of the driver has room for.
@@ -199,6 +199,9 @@ fn lend(
     if host.settings.rm == Kind::Off {
         return Ok(());
     }
+    if let Some(errno) = host.refuses(Stage::Lend) {
+        return fails(errno, BY_SCRIPT.into());
+    }
     if parcel.region.given.flags == 0 {
         return fails(Errno::EINVAL, "the devicetree's region has no permissions".into());
     }
@@ -252,6 +255,9 @@ fn configure(
             Errno::EOPNOTSUPP,
             "this resource manager has neither SET_DEMAND_PAGING nor SET_ADDRESS_LAYOUT".into(),
         ));
+    }
+    if let Some(errno) = host.refuses(Stage::Configure) {
+        return Err(fails(errno, BY_SCRIPT.into()));
     }
     if ranges > RANGES {
         return Err(fails(
@@ -325,6 +331,9 @@ fn vm_start(host: &Host<'_>, vm: &Vm, parcel: &Parcel<'_>, tree: &Tree) -> Resul
             lost: Lost { vmid: false, bytes: parcel.bytes, manager: false },
         }))
     };
+    if let Some(errno) = host.refuses(Stage::Start) {
+        return fails(errno, BY_SCRIPT.into());
+    }
     let region = parcel.region;
     if region.access == Access::Share && host.settings.rm.production() {
         return fails(Errno::ENODEV, "the devicetree's memory is shared, not lent".into());

@@ -11,13 +11,19 @@ use crate::vm::{Access, Entry, GuestDescription};
 use super::guest::Reading;
 use super::{
     guest, overlaid_size, parcels, read_tree, refused, start_region, start_vm, warn_of_irqfds,
-    Given, Host, Kind, Lost, Refused, Verdict,
+    Given, Host, Kind, Lost, Refused, Stage, Verdict, BY_SCRIPT,
 };
 
 pub fn steps(host: &Host<'_>, vm: &Vm, notes: &mut Vec<Value>) -> Result<Verdict, Verdict> {
     let settings = host.settings;
     if settings.rm != Kind::Off {
         parcels::hand_over(settings, &vm.regions, host.taken, notes)?;
+    }
+    if let Some((stage, errno)) = host.refusal {
+        // The last close takes everything back.
+        let late = stage == Stage::Start;
+        let (why, lost) = (BY_SCRIPT.to_string(), Lost::default());
+        return Err(Verdict::Refused(Refused { errno, why, late, lost }));
     }
 
     // The driver's look-up of the parcel that holds the devicetree; it cuts the size to 32 bits.
