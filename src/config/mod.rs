@@ -55,12 +55,12 @@ use crate::diagnostic::Kind;
 /// Every kind of mistake that this folder finds.
 pub(crate) const KINDS: &[&[&Kind]] = &[
     foreign::KINDS,
+    syntax::KINDS,
     keys::KINDS,
     load::KINDS,
     report::KINDS,
     rules::KINDS,
     set::KINDS,
-    syntax::KINDS,
     table::KINDS,
     types::KINDS,
 ];

@@ -170,11 +170,10 @@ macro_rules! section {
             }
 
             fn write(&self) -> Value<'static> {
-                let mut members = Vec::new();
-                $(members.push((
+                let mut members = vec![$((
                     stringify!($key),
                     key::<$rust, _>($presence).write(&self.$key),
-                ));)*
+                ),)*];
                 members.retain(|(_, value)| *value != Value::Null);
                 object(members)
             }

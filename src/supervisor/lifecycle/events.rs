@@ -106,11 +106,11 @@ kinds! {
 
 impl Death {
     /// The name of such a death.
-    pub(super) fn kind(self) -> Kind {
+    pub(super) fn kind(self) -> &'static Kind {
         match self {
-            Self::Exit(_) => EXITED,
-            Self::Signal(libc::SIGSYS) => FORBIDDEN,
-            Self::Signal(_) => KILLED,
+            Self::Exit(_) => &EXITED,
+            Self::Signal(libc::SIGSYS) => &FORBIDDEN,
+            Self::Signal(_) => &KILLED,
         }
     }
 }

@@ -316,7 +316,8 @@ fn a_panic_without_a_message_is_named() {
     for (signal, name) in [(libc::SIGTRAP, "SIGTRAP"), (libc::SIGILL, "SIGILL")] {
         let mut story = Story::running(rules());
         story.on(Event::Died(Death::Signal(signal)));
-        let told = format!("worker killed by {name}, as by a panic: a bug in gunyahd");
+        let told =
+            format!("worker killed by {name}, as by a panic: a bug in gunyahd [worker-killed]");
         assert_eq!(story.published[0], (State::Crashed, told));
     }
 }
