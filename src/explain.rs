@@ -17,6 +17,7 @@ const FOLDERS: &[&[&[&Kind]]] = &[
     crate::status::KINDS,
     crate::vcpu::KINDS,
     crate::console::KINDS,
+    crate::device::KINDS,
     crate::worker::KINDS,
     crate::supervisor::KINDS,
     crate::check::KINDS,

@@ -20,6 +20,8 @@ pub mod client;
 pub mod config;
 pub mod confine;
 pub mod console;
+#[cfg_attr(not(feature = "devices"), path = "device/none.rs")]
+pub mod device;
 pub mod diagnostic;
 pub mod doctor;
 pub mod dtb;

@@ -42,7 +42,7 @@ const BYTES: u32 = 200_000;
 fn a_byte_costs_no_allocation_and_little_time() {
     for (device, flags) in [(ConsoleDevice::Pl011, 0x18), (ConsoleDevice::Ns16550, 5)] {
         let ring = Arc::new(Ring::create("path", DEFAULT_CAPACITY).unwrap());
-        let config = ConsoleConfig { device, base: BASE, label: 5, interrupt: 5 };
+        let config = ConsoleConfig { device, base: BASE, label: 5, interrupt: 5, virtio: false };
         let options =
             Options { ready: Some("a line * that never comes"), log: true, confined: false };
         let console = Console::start("path", &config, &ring, options).unwrap();

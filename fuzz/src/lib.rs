@@ -2,9 +2,12 @@
 //! What is done with bytes that nobody has vouched for: one function a parser. None may panic, and
 //! what they take must survive a round trip.
 
+mod devices;
+mod queue;
 mod seeds;
 mod targets;
 
+pub use queue::breaks;
 pub use seeds::seeds;
 
 /// A parser under attack.
@@ -17,7 +20,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 12] = [
     Target { name: "config", feed: targets::config },
     Target { name: "dtb", feed: targets::dtb },
     Target { name: "image", feed: targets::image },
@@ -27,4 +30,7 @@ pub const TARGETS: [Target; 9] = [
     Target { name: "console", feed: targets::console },
     Target { name: "property", feed: targets::property },
     Target { name: "vcpu-run", feed: targets::vcpu_run },
+    Target { name: "queue", feed: queue::queue },
+    Target { name: "disk", feed: devices::disk },
+    Target { name: "virtio-console", feed: devices::console },
 ];

@@ -42,6 +42,9 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
             .collect(),
         "console" => vec![frames()],
         "property" => vec![0u32.to_ne_bytes().to_vec(), 0x18u32.to_ne_bytes().to_vec(), area()],
+        "queue" => crate::queue::seeds(),
+        "disk" => crate::devices::disk_seeds(),
+        "virtio-console" => crate::devices::console_seeds(),
         "vcpu-run" => [EXIT_MMIO, EXIT_STATUS, EXIT_PAGE_FAULT].into_iter().map(page).collect(),
         _ => Vec::new(),
     }

@@ -137,6 +137,9 @@ pub struct GuestDescription {
     pub doorbells: Vec<Doorbell>,
     /// shm vdevices.
     pub shared_memory: Vec<SharedMemory>,
+    /// Fixed ranges of `/reserved-memory`, address and bytes, that are neither labelled nor reusable: the
+    /// newer resource manager takes them for memory that host and guest share.
+    pub reserved: Vec<(u64, u64)>,
     /// False: nobody read the devicetree, all of this is assumed.
     pub was_read: bool,
 }
@@ -152,6 +155,7 @@ impl GuestDescription {
             proxy: true,
             doorbells: Vec::new(),
             shared_memory: Vec::new(),
+            reserved: Vec::new(),
             was_read: false,
         }
     }
@@ -188,4 +192,6 @@ pub struct Doorbell {
     pub label: u32,
     /// Its interrupt's first two cells: kind (0 shared, 1 private) and number.
     pub interrupt: Option<(u32, u32)>,
+    /// Its third cell says level, not edge.
+    pub level: bool,
 }

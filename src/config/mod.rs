@@ -48,7 +48,9 @@ pub use render::{changed_keys, render};
 pub use report::Places;
 pub use sections::*;
 pub use set::{load_dirs, load_paths, ConfigFile, ConfigSet};
-pub use words::{kernels, Access, Backing, ConsoleDevice, KernelFormat, RestartPolicy, Scheduling};
+pub use words::{
+    kernels, Access, Backing, ConsoleDevice, KernelFormat, RestartPolicy, Scheduling, Transport,
+};
 
 use crate::diagnostic::Kind;
 

@@ -204,6 +204,49 @@ pub(super) fn console_of(scheduling: Scheduling, console: bool) -> Option<Mistak
     })
 }
 
+/// So do virtio devices.
+pub(super) fn devices_scheduling(
+    disks: &[DiskConfig],
+    entropy: &bool,
+    vcpus: &VcpuConfig,
+) -> Vec<Mistake> {
+    devices_of(vcpus.scheduling.unwrap_or(Scheduling::Proxy), disks, *entropy)
+}
+
+pub(super) fn devices_of(
+    scheduling: Scheduling,
+    disks: &[DiskConfig],
+    entropy: bool,
+) -> Vec<Mistake> {
+    let given = [("disks", !disks.is_empty()), ("entropy", entropy)];
+    let given = given.into_iter().filter(|(_, given)| *given);
+    given
+        .filter(|_| scheduling == Scheduling::Hypervisor)
+        .map(|(key, _)| {
+            let mistake = CONFLICT
+                .case("takes proxy-scheduled vCPUs")
+                .cause("the MMIO of other vCPUs does not come to the host")
+                .cure(format!("set vcpus.scheduling to \"proxy\", or remove `{key}`"));
+            of(key, mistake)
+        })
+        .collect()
+}
+
+/// Without devices nobody uses a pool.
+pub(super) fn pool_size(
+    memory: &MemoryConfig,
+    disks: &[DiskConfig],
+    entropy: &bool,
+    console: &Option<ConsoleConfig>,
+) -> Option<Mistake> {
+    let console = console.as_ref().is_some_and(|console| console.virtio);
+    let none = disks.is_empty() && !entropy && !console;
+    (memory.pool.is_some() && none).then(|| {
+        let what = "is for virtio devices, and the VM has none";
+        conflict("memory.pool", what, "add a device, or remove `pool`")
+    })
+}
+
 /// A generated devicetree has its interrupt controller in device space too.
 pub(super) fn console_base(
     console: &Option<ConsoleConfig>,

@@ -13,14 +13,14 @@ use gunyah::Dialect;
 
 use super::compound::{list, one_or_list, section};
 use super::keys::Keys;
-use super::measures::{address, duration, size, HugePage, DEVICE_SPACE, GUEST_MEMORY};
+use super::measures::{self, address, duration, size, HugePage, DEVICE_SPACE, GUEST_MEMORY};
 use super::names::{dependency, name, permissions, property_name, Dependency, Permissions, VmName};
 use super::report::{Places, Report};
 use super::rules;
 use super::table::{key, optional, or, or_empty, required, section, Row, Section};
 use super::types::{line, path, whole, word, Boolean};
 use super::words::{
-    kernels, Access, Backing, ConsoleDevice, KernelFormat, RestartPolicy, Scheduling,
+    kernels, Access, Backing, ConsoleDevice, KernelFormat, RestartPolicy, Scheduling, Transport,
 };
 use crate::diagnostic::{Diagnostic, Place};
 use crate::json::{object, Value};
@@ -38,6 +38,18 @@ const CMDLINE: usize = 2047;
 
 /// Largest host CPU number: a `cpu_set_t` has 1024 bits.
 const HOST_CPU: u32 = 1023;
+
+/// More disks than any guest has.
+const DISKS: usize = 16;
+
+/// Longest id of a disk in bytes (virtio 1.2, 5.2.6: VIRTIO_BLK_T_GET_ID).
+const DISK_ID: usize = 20;
+
+/// The pool where the file gives no size: a part of main memory, within limits. What is common for
+/// Linux, and the least in which two rings and their longest requests have room.
+const POOL_PART: u64 = 8;
+const POOL_MOST: u64 = 64 << 20;
+const POOL_LEAST: u64 = 4 << 20;
 
 /// Longest text that is looked for or typed on a console, in bytes.
 const CONSOLE_LINE: usize = 255;
@@ -68,6 +80,12 @@ section! {
             "The virtual CPUs.";
         console: Option<ConsoleConfig> = optional(section()),
             "Not with `\"scheduling\": \"hypervisor\"`, nor on a driver without vCPUs. Absent: no console. `{}`: one with every default.";
+        disks: Vec<DiskConfig> = or(Vec::new(), list(DISKS, section())),
+            "Disks, as virtio block devices: the guest's `/dev/vda`, `vdb`, … in this order. Not with `\"scheduling\": \"hypervisor\"`, nor on a driver without vCPUs.";
+        entropy: bool = or(false, Boolean),
+            "A virtio entropy device, from the host's `/dev/urandom`.";
+        transport: Transport = or(Transport::Mmio, word()),
+            "How the guest's kernel finds its virtio devices: it must be built for that; see below.";
         ready: Option<ReadyConfig> = optional(section()),
             "Absent: the VM is running and never called ready. `{}`: ready as soon as it runs.";
         start: StartConfig = or_empty(section()),
@@ -85,6 +103,8 @@ section! {
         initrd_offset(memory, initrd);
         dtb_offset(memory, dtb);
         console_scheduling(console, vcpus);
+        devices_scheduling(disks, entropy, vcpus);
+        pool_size(memory, disks, entropy, console);
         console_base(console, vcpus, dtb);
         ready_console(ready, console);
         stop_console(stop, console);
@@ -113,6 +133,8 @@ section! {
             "Whether the host keeps access. `auto` lends where the driver can lend, and shares elsewhere.";
         prefault: bool = or(true, Boolean),
             "Populate all pages before the start, so that no fault can fail later.";
+        pool: Option<u64> = optional(measures::size(MEMORY_ALIGN, ADDRESS_END, MEMORY_ALIGN)),
+            "Bytes that host and guest share behind main memory, for what virtio devices read and write where main memory is lent. Absent: an eighth of `size`, from 4M to 64M. Only with devices.";
     }
     rules { page_size(backing, page_size); }
 }
@@ -205,6 +227,22 @@ section! {
             "Label of the doorbell that raises its interrupt.";
         interrupt: u32 = or(5, whole(0, SPIS - 1)),
             "SPI number of its level interrupt (interrupt id less 32).";
+        virtio: bool = or(false, Boolean),
+            "Beside the serial port there is a virtio console, the guest's `hvc0`, which takes an exit a line in place of one a byte. Both print and type the same: give the kernel one of them as `console=`.";
+    }
+}
+
+section! {
+    /// One of `disks`.
+    DiskConfig {
+        path: PathBuf = required(path()),
+            "A raw image or a block device. What is beyond its last whole sector of 512 bytes is left out.";
+        readonly: bool = or(false, Boolean),
+            "The guest cannot write. Otherwise it is the VM's alone while that runs: the worker locks it (`flock`).";
+        id: Option<String> = optional(line(1, DISK_ID)),
+            "What the guest finds as its serial number, in `/sys/block/vda/serial`. Absent: none.";
+        direct: bool = or(false, Boolean),
+            "Past the host's page cache (`O_DIRECT`), where the guest's requests are aligned.";
     }
 }
 
@@ -290,12 +328,14 @@ impl VmConfig {
     /// What is wrong where `scheduling` is who schedules the vCPUs, which only the driver found can tell
     /// for `auto`.
     pub fn scheduled_by(&self, scheduling: Scheduling) -> Vec<Diagnostic> {
-        let Self { vcpus, console, .. } = self;
+        let Self { vcpus, console, disks, entropy, .. } = self;
         let of_vcpus = rules::affinity_of(vcpus.count, scheduling, &vcpus.affinity)
             .into_iter()
             .chain(rules::nice_of(scheduling, vcpus.nice))
             .map(|(key, mistake)| (format!("vcpus.{key}"), mistake));
-        let mistakes = of_vcpus.chain(rules::console_of(scheduling, console.is_some()));
+        let mistakes = of_vcpus
+            .chain(rules::console_of(scheduling, console.is_some()))
+            .chain(rules::devices_of(scheduling, disks, *entropy));
         mistakes.map(|(key, mistake)| mistake.at(self.place(&key))).collect()
     }
 
@@ -309,6 +349,21 @@ impl VmConfig {
         Self::rows()
     }
 
+    /// Bytes of the memory that its guest shares with its devices, if it has any and its main memory is lent.
+    pub fn pool_size(&self) -> Option<u64> {
+        let shared = self.memory.access == Access::Share;
+        let part = self.memory.size / POOL_PART / MEMORY_ALIGN * MEMORY_ALIGN;
+        let size = self.memory.pool.unwrap_or(part.clamp(POOL_LEAST, POOL_MOST));
+        (self.has_devices() && !shared).then_some(size)
+    }
+
+    /// It has virtio devices.
+    pub fn has_devices(&self) -> bool {
+        !self.disks.is_empty()
+            || self.entropy
+            || self.console.as_ref().is_some_and(|console| console.virtio)
+    }
+
     /// Pages that its regions take of the pools, by page size in bytes, where each gets the backing that
     /// it would like best; `auto` counts as `hugetlb`. `huge_page`: the size where the file names none.
     pub fn huge_pages(&self, huge_page: u64) -> BTreeMap<u64, u64> {
@@ -318,8 +373,9 @@ impl VmConfig {
             .regions
             .iter()
             .map(|region| (region.size, region.page_size, region.backing.first()));
+        let pool = self.pool_size().map(|size| (size, memory.page_size, memory.backing.first()));
         let mut pages = BTreeMap::new();
-        for (size, page_size, backing) in std::iter::once(main).chain(further) {
+        for (size, page_size, backing) in std::iter::once(main).chain(further).chain(pool) {
             let page = page_size.unwrap_or(huge_page);
             // What is left over is made of base pages.
             let pool = matches!(backing, Some(None | Some(Backing::Hugetlb)));

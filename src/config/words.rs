@@ -116,6 +116,16 @@ impl ConsoleDevice {
 }
 
 config_words! {
+    /// How virtio devices are found and driven.
+    Transport {
+        /// Registers at fixed addresses, a node of the devicetree each.
+        Mmio = "mmio",
+        /// One PCI bus for all.
+        Pci = "pci",
+    }
+}
+
+config_words! {
     /// When a VM that ended is started again.
     RestartPolicy {
         /// After a crash, a failed start or a dead worker.

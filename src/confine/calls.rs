@@ -36,6 +36,44 @@ const LOOP: &[&[c_long]] = &[
     &[SYS_poll, SYS_epoll_wait],
 ];
 
+/// What a device's thread takes besides its own work: eventfds, memory, its own end.
+#[rustfmt::skip] // By what they are for.
+const DEVICE_LOOP: &[&[c_long]] = &[
+    &[SYS_read, SYS_write, SYS_ppoll, SYS_close],
+    &[SYS_brk, SYS_munmap, SYS_madvise],
+    &[SYS_futex, SYS_sched_yield, SYS_getpid, SYS_gettid, SYS_getrandom],
+    &[SYS_clock_gettime, SYS_clock_nanosleep, SYS_nanosleep],
+    &[SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_sigaltstack, SYS_restart_syscall],
+    &[SYS_exit, SYS_exit_group, SYS_set_robust_list, SYS_set_tid_address],
+    #[cfg(target_arch = "x86_64")]
+    &[SYS_poll],
+];
+
+/// What a kind of device takes for its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceCalls {
+    calls: &'static [c_long],
+    requests: &'static [u32],
+}
+
+#[rustfmt::skip] // By what they are for.
+impl DeviceCalls {
+    /// A disk: its file.
+    pub const DISK: Self = Self {
+        calls: &[SYS_pread64, SYS_preadv, SYS_pwrite64, SYS_pwritev, SYS_fdatasync, SYS_fallocate],
+        requests: &[],
+    };
+
+    /// Randomness: a file.
+    pub const ENTROPY: Self = Self { calls: &[SYS_preadv], requests: &[] };
+
+    /// A console: the ring and eventfds.
+    pub const CONSOLE: Self = Self { calls: &[], requests: &[] };
+
+    /// All of them: a worker's filters stand above its supervisor's.
+    const ALL: &[Self] = &[Self::DISK, Self::ENTROPY, Self::CONSOLE];
+}
+
 /// What launching takes besides, and a supervisor's own loop.
 #[rustfmt::skip] // By what they are for.
 const LAUNCH: &[&[c_long]] = &[
@@ -105,11 +143,19 @@ fn without(nr: c_long, argument: u32, bits: u32) -> Rule {
     Rule::When(nr, vec![Condition::Without(argument, bits)])
 }
 
-/// A worker whose guest runs: process `pid` with these `threads`.
-pub fn worker(pid: u32, threads: &[u32]) -> Vec<Rule> {
+/// A worker whose guest runs: process `pid` with these `threads`, and with these `devices`, whose own
+/// threads each take another filter on top.
+pub fn worker(pid: u32, threads: &[u32], devices: &[DeviceCalls]) -> Vec<Rule> {
     // The run loop first: it is what runs often.
-    let mut rules = vec![only(SYS_ioctl, 1, [uapi::VCPU_RUN])];
+    let mut requests = vec![uapi::VCPU_RUN];
+    requests.extend(devices.iter().flat_map(|device| device.requests));
+    let mut rules = vec![only(SYS_ioctl, 1, requests)];
     rules.extend(allow(LOOP));
+    rules.extend(devices.iter().flat_map(|device| device.calls).map(|nr| Rule::Allow(*nr)));
+    if !devices.is_empty() {
+        // It only takes away.
+        rules.push(Rule::Allow(SYS_seccomp));
+    }
     // A thread that ends may leave its number to a stranger, so that no other signal is allowed.
     let aborting =
         vec![Condition::Among(0, threads.to_vec()), Condition::Among(1, words(&[SIGABRT]))];
@@ -122,6 +168,19 @@ pub fn worker(pid: u32, threads: &[u32]) -> Vec<Rule> {
         only(SYS_tgkill, 0, [pid]),
         only(SYS_rt_tgsigqueueinfo, 0, [pid]),
         Rule::When(SYS_tkill, aborting),
+    ]);
+    rules.extend(TRIED.concat().into_iter().map(|nr| Rule::Refuse(nr, Errno::EPERM)));
+    rules
+}
+
+/// A device's thread, on top of its worker's.
+pub fn device(device: DeviceCalls) -> Vec<Rule> {
+    let mut rules: Vec<Rule> = device.calls.iter().map(|nr| Rule::Allow(*nr)).collect();
+    rules.extend(allow(DEVICE_LOOP));
+    rules.extend([
+        only(SYS_ioctl, 1, device.requests),
+        without(SYS_mmap, 2, PROT_EXEC.unsigned_abs()),
+        without(SYS_mprotect, 2, PROT_EXEC.unsigned_abs()),
     ]);
     rules.extend(TRIED.concat().into_iter().map(|nr| Rule::Refuse(nr, Errno::EPERM)));
     rules
@@ -146,7 +205,11 @@ pub fn supervisor() -> Vec<Rule> {
     // Sockets that shall not block; `gunyahd run` on a terminal: is it one, whose is it, its settings.
     let plain = [FIONBIO, TIOCGWINSZ, TIOCGPGRP, TCGETS, TCSETS, TCGETS2, TCSETS2];
     requests.extend(plain.map(request));
+    // What a worker's devices will take.
+    requests.extend(DeviceCalls::ALL.iter().flat_map(|device| device.requests));
     let mut rules = vec![only(SYS_ioctl, 1, requests)];
+    rules
+        .extend(DeviceCalls::ALL.iter().flat_map(|device| device.calls).map(|nr| Rule::Allow(*nr)));
     rules.extend(allow(LOOP));
     rules.extend(allow(LAUNCH));
     // A worker has another number, and its threads are yet to come: the signals alone are known.
@@ -181,7 +244,9 @@ mod tests {
 
     #[test]
     fn nobody_runs_a_program_or_looks_into_another_process() {
-        for rules in [worker(7, &[7, 8]), supervisor()] {
+        for rules in
+            [worker(7, &[7, 8], &[DeviceCalls::DISK]), device(DeviceCalls::DISK), supervisor()]
+        {
             for nr in [
                 SYS_execve,
                 SYS_execveat,
@@ -197,7 +262,7 @@ mod tests {
         // mremap reaches the parts of the reserve beside the worker's own.
         let reaching = [SYS_openat, SYS_socket, SYS_clone, SYS_clone3, SYS_memfd_create, SYS_kill];
         for nr in reaching.into_iter().chain([SYS_mremap]) {
-            assert!(!worker(7, &[7]).contains(&Rule::Allow(nr)), "{nr}");
+            assert!(!worker(7, &[7], &[DeviceCalls::DISK]).contains(&Rule::Allow(nr)), "{nr}");
         }
     }
 }

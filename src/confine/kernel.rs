@@ -56,19 +56,33 @@ pub fn drop_capabilities(keep: u64) -> Result<(), Errno> {
     Errno::result(unsafe { libc::syscall(libc::SYS_capset, &header, halves.as_ptr()) }).map(drop)
 }
 
-/// Puts `filter` in place for all threads of this process, for good, and gives up new privileges, which
-/// the kernel asks for.
+/// Gives up new privileges, which the kernel asks for before it takes a filter.
+pub fn no_new_privileges() -> Result<(), Errno> {
+    let given_up = rustix::thread::set_no_new_privs(true);
+    given_up.map_err(|error| Errno::from_raw(error.raw_os_error()))
+}
+
+/// Whom a filter is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Threads {
+    All,
+    Own,
+}
+
+/// Puts `filter` in place for these threads of this process, for good.
 ///
 /// # Errors
 /// EINVAL where the kernel has no filters, ESRCH where a thread has another filter.
-pub fn install(filter: &Filter) -> Result<(), Errno> {
-    let no_new_privs = rustix::thread::set_no_new_privs(true);
-    no_new_privs.map_err(|error| Errno::from_raw(error.raw_os_error()))?;
+pub fn install(filter: &Filter, threads: Threads) -> Result<(), Errno> {
     let program = libc::sock_fprog {
         len: u16::try_from(filter.program.len()).map_err(|_| Errno::E2BIG)?,
         filter: filter.program.as_ptr().cast_mut(),
     };
-    let (mode, flags) = (libc::SECCOMP_SET_MODE_FILTER, libc::SECCOMP_FILTER_FLAG_TSYNC);
+    let flags = match threads {
+        Threads::All => libc::SECCOMP_FILTER_FLAG_TSYNC,
+        Threads::Own => 0,
+    };
+    let mode = libc::SECCOMP_SET_MODE_FILTER;
     // SAFETY: the kernel reads `len` instructions at `filter`, which lives until it returns.
     let result = unsafe { libc::syscall(libc::SYS_seccomp, mode, flags, &program) };
     match Errno::result(result)? {
@@ -97,6 +111,6 @@ mod tests {
     fn a_program_too_long_is_refused() {
         let rules = vec![crate::confine::filter::Rule::Allow(0); 40_000];
         let filter = Filter::new(&rules, None);
-        assert_eq!(install(&filter), Err(Errno::E2BIG));
+        assert_eq!(install(&filter, Threads::Own), Err(Errno::E2BIG));
     }
 }

@@ -13,7 +13,9 @@ use nix::errno::Errno;
 
 use crate::diagnostic::{Diagnostic, Kind};
 use filter::Filter;
-use kernel::{CAPABILITIES, FILTER};
+use kernel::{Threads, CAPABILITIES, FILTER};
+
+pub use calls::DeviceCalls;
 
 // Bits of linux/capability.h.
 /// Newer drivers pin a guest's pages when it touches them.
@@ -38,14 +40,20 @@ const LAUNCHING: u64 = IPC_LOCK | SYS_NICE | SYS_RESOURCE | DAC_OVERRIDE | DAC_R
 pub fn supervisor() -> Result<(), Diagnostic> {
     kernel::bound_capabilities(LAUNCHING);
     kernel::drop_capabilities(LAUNCHING).map_err(capabilities_failed)?;
-    install(&Filter::new(&calls::supervisor(), Some(Errno::EPERM)))
+    install(&Filter::new(&calls::supervisor(), Some(Errno::EPERM)), Threads::All)
 }
 
-/// Confines a worker whose guest runs, all its threads included. Calls that it has no need of end it.
-pub fn worker() -> Result<(), Diagnostic> {
+/// Confines a worker whose guest runs, all its threads included, and leaves what `devices` take. Calls that
+/// it has no need of end it.
+pub fn worker(devices: &[DeviceCalls]) -> Result<(), Diagnostic> {
     thread()?;
-    let rules = calls::worker(std::process::id(), &threads());
-    install(&Filter::new(&rules, None))
+    let rules = calls::worker(std::process::id(), &threads(), devices);
+    install(&Filter::new(&rules, None), Threads::All)
+}
+
+/// Confines the calling thread, a device's, after its worker is: to what the device takes of that.
+pub fn device(calls: DeviceCalls) -> Result<(), Diagnostic> {
+    install(&Filter::new(&calls::device(calls), None), Threads::Own)
 }
 
 /// Gives up what the calling thread has of capabilities, all but the one to pin memory. Each thread
@@ -58,9 +66,12 @@ fn capabilities_failed(errno: Errno) -> Diagnostic {
     CAPABILITIES.case("confinement: dropping capabilities").errno(errno)
 }
 
-fn install(filter: &Filter) -> Result<(), Diagnostic> {
+fn install(filter: &Filter, threads: Threads) -> Result<(), Diagnostic> {
     let failed = |errno| FILTER.case("confinement: the seccomp filter").errno(errno);
-    kernel::install(filter).map_err(failed)
+    if threads == Threads::All {
+        kernel::no_new_privileges().map_err(failed)?;
+    }
+    kernel::install(filter, threads).map_err(failed)
 }
 
 /// The threads of this process. One that cannot be read only loses the right to abort.
@@ -82,6 +93,6 @@ mod tests {
         let failed = capabilities_failed(Errno::EPERM);
         assert_eq!(failed.name, "confine-capabilities");
         let too_long = Filter::new(&vec![filter::Rule::Allow(0); 40_000], None);
-        assert_eq!(install(&too_long).unwrap_err().name, "confine-filter");
+        assert_eq!(install(&too_long, Threads::Own).unwrap_err().name, "confine-filter");
     }
 }

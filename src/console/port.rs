@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A UART on the bus: its registers in front, the ring, the typed text and the interrupt behind.
+//! A UART on the bus: its registers in front, the ring, the typed text and the interrupt behind. A virtio console
+//! beside it prints to the same ring, and has the typed text while a driver has opened it.
 //!
 //! Each byte that the guest prints is an exit of its own and comes through here on the vCPU's thread:
 //! one lock that is hardly ever contended, no allocation, and a system call only where somebody has
@@ -45,6 +46,8 @@ pub struct Port {
     wake: EventFd,
     // To the worker: the guest is ready.
     ready: EventFd,
+    // To the virtio console: there is typed text.
+    typed: EventFd,
 }
 
 struct State {
@@ -52,6 +55,8 @@ struct State {
     typed: VecDeque<u8>,
     output: Arc<Ring>,
     pattern: Option<LinePattern>,
+    // A driver has opened the virtio console: typed text is for that.
+    open: bool,
     // The interrupt line is up.
     raised: bool,
     // The console's thread is awake, or about to be.
@@ -78,12 +83,14 @@ impl Port {
                 typed: VecDeque::with_capacity(BACKLOG),
                 output,
                 pattern,
+                open: false,
                 raised: false,
                 awake: false,
             }),
             interrupt: eventfd()?,
             wake: eventfd()?,
             ready: eventfd()?,
+            typed: eventfd()?,
         })
     }
 
@@ -102,11 +109,64 @@ impl Port {
         self.ready.read().is_ok()
     }
 
+    /// A driver of the virtio console has come or gone: typed text goes to it, or to the UART.
+    pub fn open(&self, open: bool) {
+        let mut state = self.lock();
+        state.open = open;
+        if open && !state.typed.is_empty() {
+            raise(&self.typed);
+        }
+        self.update(state, false);
+    }
+
+    /// The guest prints by the virtio console.
+    pub fn print(&self, bytes: &[u8]) {
+        let mut state = self.lock();
+        bytes.iter().for_each(|byte| self.send(&mut state, *byte));
+        self.update(state, !bytes.is_empty());
+    }
+
+    /// Readable when there is typed text for the virtio console. It stays so until it is read.
+    pub fn typed_fd(&self) -> BorrowedFd<'_> {
+        self.typed.as_fd()
+    }
+
+    /// Typed text is looked for from now on; `again`: there is more than was taken.
+    pub fn look_for_typed(&self, again: bool) {
+        match again {
+            true => raise(&self.typed),
+            false => drop(self.typed.read()),
+        }
+    }
+
+    /// Bytes of typed text that wait for the virtio console.
+    pub fn typed(&self) -> usize {
+        let state = self.lock();
+        if state.open {
+            state.typed.len()
+        } else {
+            0
+        }
+    }
+
+    /// Takes typed text for the virtio console; returns how many bytes there were.
+    pub fn take_typed(&self, into: &mut [u8]) -> usize {
+        let mut state = self.lock();
+        let (waiting, taken) = (state.typed.len(), state.typed.len().min(into.len()));
+        into.iter_mut().zip(state.typed.drain(..taken)).for_each(|(to, from)| *to = from);
+        let room = frees_half(waiting, state.typed.len());
+        self.update(state, room);
+        taken
+    }
+
     /// Types `bytes`; returns how many of them were taken.
     pub(super) fn type_in(&self, bytes: &[u8]) -> usize {
         let mut state = self.lock();
         let taken = bytes.len().min(BACKLOG - state.typed.len());
         state.typed.extend(&bytes[..taken]);
+        if state.open && taken > 0 {
+            raise(&self.typed);
+        }
         self.update(state, false);
         taken
     }
@@ -150,14 +210,23 @@ impl Port {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    // A byte leaves the guest.
+    fn send(&self, state: &mut State, byte: u8) {
+        state.output.push(byte);
+        if state.pattern.as_mut().is_some_and(|p| p.feed(byte)) {
+            state.pattern = None;
+            raise(&self.ready);
+        }
+    }
+
     // After every change: typed text moves up, the line follows the registers, and the console's thread
     // is woken if it is to be, or has to look after one of these.
     fn update(&self, mut state: MutexGuard<'_, State>, wake: bool) {
-        let State { uart, typed, .. } = &mut *state;
+        let State { uart, typed, open, .. } = &mut *state;
         let waiting = typed.len();
-        let moving = waiting.min(uart.room());
+        let moving = if *open { 0 } else { waiting.min(uart.room()) };
         typed.drain(..moving).for_each(|byte| uart.receive(byte));
-        let room = waiting > BACKLOG / 2 && typed.len() <= BACKLOG / 2;
+        let room = frees_half(waiting, typed.len());
         let line = uart.interrupt();
         let rises = line && !state.raised;
         state.raised = line;
@@ -186,14 +255,15 @@ impl Device for Port {
         let value = u32::try_from(value & u64::from(u32::MAX)).unwrap_or(0);
         let sent = state.uart.write(offset, value);
         if let Some(byte) = sent {
-            state.output.push(byte);
-            if state.pattern.as_mut().is_some_and(|p| p.feed(byte)) {
-                state.pattern = None;
-                raise(&self.ready);
-            }
+            self.send(&mut state, byte);
         }
         self.update(state, sent.is_some());
     }
+}
+
+/// The writer that was held back may go on.
+fn frees_half(before: usize, now: usize) -> bool {
+    before > BACKLOG / 2 && now <= BACKLOG / 2
 }
 
 fn raise(fd: &EventFd) {
@@ -275,6 +345,50 @@ mod tests {
         port.type_in(b"c");
         port.raise_again();
         assert_eq!(count(&port.interrupt), 2);
+    }
+
+    #[test]
+    fn a_virtio_console_prints_to_the_same_ring_and_makes_ready() {
+        let (port, ring) = port(ConsoleDevice::Pl011, Some("up"));
+        port.write(0, Width::Byte, u64::from(b'e'));
+        port.print(b"arly, then u");
+        port.print(b"");
+        assert_eq!(count(&port.ready), 0);
+        port.print(b"p\n");
+        assert_eq!(ring.tail(), b"early, then up\n");
+        assert_eq!((count(&port.wake), count(&port.ready)), (1, 1));
+    }
+
+    #[test]
+    fn typed_text_goes_where_the_driver_is() {
+        let (port, _) = port(ConsoleDevice::Pl011, None);
+        port.type_in(b"a");
+        assert_eq!((port.read(0, Width::Word), port.typed()), (u64::from(b'a'), 0));
+        port.open(true);
+        assert_eq!(count(&port.typed), 0, "nothing is there yet");
+        port.type_in(b"bcd");
+        assert_eq!((count(&port.typed), port.typed()), (1, 3));
+        assert_eq!(port.read(0x18, Width::Word) & 0x10, 0x10, "not for the UART");
+        let mut bytes = [0; 2];
+        assert_eq!((port.take_typed(&mut bytes), &bytes), (2, b"bc"));
+        port.open(false);
+        assert_eq!(port.typed(), 0);
+        assert_eq!(port.read(0, Width::Word), u64::from(b'd'), "the rest is the UART's again");
+        port.type_in(b"efghijklmnopqrstuvw");
+        port.open(true);
+        assert_eq!((count(&port.typed), port.typed()), (1, 18), "one is in the UART");
+    }
+
+    #[test]
+    fn a_full_backlog_of_the_virtio_console_holds_back_as_well() {
+        let (port, _) = port(ConsoleDevice::Pl011, None);
+        port.open(true);
+        assert_eq!((port.type_in(&[b'x'; 2 * BACKLOG]), port.room()), (BACKLOG, 0));
+        port.rearm();
+        port.take_typed(&mut [0; BACKLOG / 2 - 1]);
+        assert_eq!(count(&port.wake), 0);
+        port.take_typed(&mut [0; 1]);
+        assert_eq!(count(&port.wake), 1);
     }
 
     #[test]

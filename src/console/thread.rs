@@ -109,8 +109,8 @@ impl Console {
         bus.add("console", config.base, config.device.frame(), device)
     }
 
-    /// Its UART.
-    pub fn port(&self) -> &Port {
+    /// Its UART, for a virtio console beside it as well.
+    pub fn port(&self) -> &Arc<Port> {
         &self.port
     }
 

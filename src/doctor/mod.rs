@@ -26,6 +26,8 @@ use crate::json::{object, Value};
 use crate::memory;
 use crate::text::printable;
 
+use processes::Process;
+
 /// What to examine, and how to report it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
@@ -108,7 +110,8 @@ fn examine(options: &Options) -> Findings {
     kernel::options(options.kernel_config.as_deref(), dialect, &report, &mut all);
     host::program(&mut all);
     let service = host::service(&options.socket, &processes, &mut all);
-    pages::pools(&report, service.is_some(), &mut all);
+    let serving = service.is_some() || processes.iter().any(Process::is_service);
+    pages::pools(&report, serving, &mut all);
     pages::transparent(dialect, &mut all);
     pages::reserve(&report, service.as_ref(), &mut all);
     pages::pinned(&report, service.and_then(|service| service.pid), &mut all);

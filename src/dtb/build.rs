@@ -3,7 +3,7 @@
 
 use crate::config::VmConfig;
 use crate::diagnostic::{kinds, Diagnostic};
-use crate::plan::LaunchPlan;
+use crate::plan::{self, LaunchPlan};
 
 use super::parse::{self, UNREADABLE};
 use super::tree::Tree;
@@ -55,10 +55,14 @@ pub fn len_max(config: &VmConfig, given: Option<&[u8]>) -> u64 {
     const EACH_AFFINITY: u64 = 4;
     const EACH_REGION: u64 = 240;
     const CONSOLE: u64 = 640;
+    const EACH_DEVICE: u64 = 400;
+    const POOL: u64 = 480;
+    const PCI: u64 = 480;
 
     let count = |len: usize| u64::try_from(len).unwrap_or(u64::MAX);
     let times = |bytes: u64, number: u64| bytes.saturating_mul(number);
     let cpus = u64::from(config.vcpus.count);
+    let devices = plan::devices(config);
     let parts = [
         match given {
             // What cannot be read is not built.
@@ -71,6 +75,8 @@ pub fn len_max(config: &VmConfig, given: Option<&[u8]>) -> u64 {
         count(config.kernel.cmdline.len()),
         times(EACH_REGION, count(config.regions.len())),
         config.console.as_ref().map_or(0, |_| CONSOLE),
+        times(EACH_DEVICE, count(devices.len())),
+        if devices.is_empty() { 0 } else { POOL + PCI },
     ];
     parts.into_iter().fold(0, u64::saturating_add)
 }

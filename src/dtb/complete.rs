@@ -4,12 +4,13 @@
 
 use std::collections::BTreeSet;
 
-use crate::config::{Access, RegionConfig, Scheduling, VmConfig};
+use crate::config::{Access, Scheduling, VmConfig};
 use crate::diagnostic::kinds;
-use crate::plan::LaunchPlan;
+use crate::plan::{LaunchPlan, PlannedRegion};
 
 use super::build::{Faults, Seeds};
 use super::console;
+use super::devices;
 use super::lookup::{gic, shm_label, vdevices, vm_configs, VM_CONFIG_NAMES};
 use super::property::{Cells, NodeAt};
 use super::tree::{Node, Tree};
@@ -55,6 +56,9 @@ pub(super) fn complete(
     }
     chosen(tree, config, plan, seeds, faults);
     memory(tree, plan, faults);
+    if let Some(pool) = plan.pool {
+        devices::pool(tree, pool);
+    }
     if plan.dialect.pages_on_demand() {
         shared_memory(tree, plan);
     }
@@ -62,6 +66,7 @@ pub(super) fn complete(
     if let Some(console) = &config.console {
         console::complete(tree, console);
     }
+    devices::complete(tree, config, plan);
 }
 
 fn chosen(
@@ -99,16 +104,17 @@ fn memory(tree: &mut Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
             main.size, main.base
         )));
     }
-    let reg = Cells::below(&tree.root).range(main.base, main.size);
+    let cells = Cells::below(&tree.root);
+    let mut reg = cells.range(main.base, main.size);
+    // Linux has only what is in /memory in its linear map, where it expects the pool.
+    reg.extend(plan.pool.iter().flat_map(|pool| cells.range(pool.base, pool.size)));
     tree.root.ensure_child("memory").set_str("device_type", "memory").set("reg", reg);
 }
 
 /// Gives each shared region a node of /reserved-memory, without a label: so the resource manager lets the
 /// guest reach it above device space, and the guest leaves it alone otherwise.
 fn shared_memory(tree: &mut Tree, plan: &LaunchPlan) {
-    let cells_of = |cells: usize| u32::try_from(cells).unwrap_or(2);
     for region in plan.regions.iter().skip(1).filter(|region| region.access != Access::Lend) {
-        let cells = Cells::below(&tree.root);
         let range = (region.base, region.size);
         let reserved = tree.at("/reserved-memory");
         let there = reserved.is_some_and(|reserved| {
@@ -117,17 +123,25 @@ fn shared_memory(tree: &mut Tree, plan: &LaunchPlan) {
         if there {
             continue;
         }
-        let reserved = tree.root.ensure_child("reserved-memory");
-        if !reserved.has("ranges") {
-            reserved
-                .set_u32("#address-cells", cells_of(cells.address))
-                .set_u32("#size-cells", cells_of(cells.size))
-                .set_empty("ranges");
-        }
+        let reserved = reserved_memory(tree);
         let mut node = Node::new(&format!("memory@{:x}", region.base));
         node.set("reg", Cells::below(reserved).range(region.base, region.size)).set_empty("no-map");
         reserved.push(node);
     }
+}
+
+/// /reserved-memory, made if it is missing.
+pub(super) fn reserved_memory(tree: &mut Tree) -> &mut Node {
+    let cells = Cells::below(&tree.root);
+    let cells_of = |cells: usize| u32::try_from(cells).unwrap_or(2);
+    let reserved = tree.root.ensure_child("reserved-memory");
+    if !reserved.has("ranges") {
+        reserved
+            .set_u32("#address-cells", cells_of(cells.address))
+            .set_u32("#size-cells", cells_of(cells.size))
+            .set_empty("ranges");
+    }
+    reserved
 }
 
 fn vm_config(tree: &mut Tree, config: &VmConfig, plan: &LaunchPlan) {
@@ -174,10 +188,13 @@ fn add_vdevices(tree: &mut Tree, config: &VmConfig, plan: &LaunchPlan, vm_config
     let shm: BTreeSet<_> = vdevices(tree, "shm").iter().filter_map(shm_label).collect();
     // Where only the devicetree's range is handed over, a vdevice would wait for memory that never comes.
     let handed_over = !plan.dialect.pages_on_demand();
-    let regions = config.regions.iter();
+    let regions = plan.regions.iter().skip(1);
     let regions = regions.filter(|region| handed_over && !shm.contains(&region.label));
     let console = config.console.as_ref();
     let console = console.filter(|console| console::doorbell(tree, console).is_none());
+    let devices = plan.devices.iter();
+    let devices: Vec<_> =
+        devices.filter(|device| devices::doorbell(tree, device).is_none()).collect();
     // Two vdevices of one path below /hypervisor would be one too many.
     let walk = tree.walk();
     let generated = walk.iter().filter_map(|at| at.str("generate"));
@@ -196,6 +213,11 @@ fn add_vdevices(tree: &mut Tree, config: &VmConfig, plan: &LaunchPlan, vm_config
     if let Some(console) = console {
         let name = free(vdevices, format!("bell-{}", console.label));
         vdevices.push(console::doorbell_vdevice(&name, console));
+    }
+    let trigger = devices::trigger_cell(config);
+    for device in devices {
+        let name = free(vdevices, format!("bell-{}", device.label));
+        vdevices.push(devices::doorbell_vdevice(&name, device, trigger));
     }
 }
 
@@ -229,7 +251,7 @@ fn vcpus(node: &mut Node, config: &VmConfig, scheduling: Scheduling) {
 }
 
 /// The resource manager maps the region with this label at `base`.
-fn shm_vdevice(name: &str, region: &RegionConfig) -> Node {
+fn shm_vdevice(name: &str, region: &PlannedRegion) -> Node {
     let mut memory = Node::new("memory");
     memory
         .set_u32("label", region.label)

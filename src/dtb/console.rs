@@ -26,15 +26,20 @@ pub(super) fn serial_port<'a>(tree: &'a Tree, console: &ConsoleConfig) -> Option
     Some(port)
 }
 
-/// The console's doorbell: an irqfd with its label raises the level interrupt.
+/// The console's doorbell.
 pub(super) fn doorbell_vdevice(name: &str, console: &ConsoleConfig) -> Node {
+    doorbell_node(name, console.label, [0, console.interrupt, LEVEL_HIGH])
+}
+
+/// A doorbell: an irqfd with its label raises the interrupt.
+pub(super) fn doorbell_node(name: &str, label: u32, interrupt: [u32; 3]) -> Node {
     let mut node = Node::new(name);
     node.set_str("vdevice-type", "doorbell")
         .set_str("generate", &format!("/hypervisor/{name}"))
-        .set_u32("label", console.label)
+        .set_u32("label", label)
         .set_empty("peer-default")
         .set_empty("source-can-clear")
-        .set_cells("interrupts", &[0, console.interrupt, LEVEL_HIGH]);
+        .set_cells("interrupts", &interrupt);
     node
 }
 
@@ -103,7 +108,7 @@ fn clock(tree: &mut Tree) -> u32 {
 
 /// The lowest phandle that no node has. 0 and the highest number are none; a tree has fewer nodes than
 /// there are others.
-fn free_phandle(tree: &Tree) -> u32 {
+pub(super) fn free_phandle(tree: &Tree) -> u32 {
     let taken: BTreeSet<u32> = tree.walk().iter().filter_map(|at| at.phandle()).collect();
     (1..u32::MAX).find(|phandle| !taken.contains(phandle)).unwrap_or(u32::MAX)
 }

@@ -37,7 +37,8 @@ pub fn ns16550() -> VmConfig {
 
 /// A plan that fits `config`, with the initrd where the caller likes.
 pub fn plan(config: &VmConfig, initrd: u64, initrd_size: u64) -> LaunchPlan {
-    let planned = |label, base, size| PlannedRegion {
+    let planned = |key: String, label, base, size| PlannedRegion {
+        key,
         label,
         base,
         size,
@@ -48,15 +49,17 @@ pub fn plan(config: &VmConfig, initrd: u64, initrd_size: u64) -> LaunchPlan {
         prefault: true,
         file: None,
     };
-    let mut regions = vec![planned(0, config.memory.base, config.memory.size)];
-    regions.extend(
-        config.regions.iter().map(|region| planned(region.label, region.base, region.size)),
-    );
+    let mut regions = vec![planned("memory".to_owned(), 0, config.memory.base, config.memory.size)];
+    regions.extend(config.regions.iter().enumerate().map(|(index, region)| {
+        planned(format!("regions[{index}]"), region.label, region.base, region.size)
+    }));
     LaunchPlan {
         vm: config.name.clone(),
         dialect: gunyah::Dialect::Ack61,
         scheduling: config.vcpus.scheduling.unwrap_or(Scheduling::Proxy),
         regions,
+        pool: None,
+        devices: devices(config),
         kernel: PlannedKernel { segments: Vec::new(), entry: config.memory.base, branch: None },
         initrd: config.initrd.as_ref().map(|_| Range { base: initrd, size: initrd_size }),
         dtb: Range { base: config.memory.base, size: 0x2_0000 },

@@ -13,6 +13,7 @@
 mod build;
 mod complete;
 mod console;
+mod devices;
 #[cfg(test)]
 mod fixture;
 mod generate;
@@ -47,5 +48,6 @@ pub const KINDS: &[&[&Kind]] = &[
     rules::gic::KINDS,
     rules::vdevices::KINDS,
     rules::console::KINDS,
+    rules::devices::KINDS,
     write::KINDS,
 ];

@@ -63,7 +63,7 @@ pub fn launch<T>(
     device: &Path,
     reserve: Option<Allotment>,
     report: &dyn Fn(Event),
-    before_start: impl FnOnce(&Vm) -> Result<T, Diagnostic>,
+    before_start: impl FnOnce(&Vm, &GuestMemory) -> Result<T, Diagnostic>,
 ) -> Result<Launched<T>, Diagnostic> {
     let progress = Progress::new(report);
     // Before images are opened and memory is taken: what the driver cannot do needs neither.
@@ -80,7 +80,7 @@ pub fn launch<T>(
 
     launch.configure(&vm, &memory, &plan)?;
     let vcpus = launch.add_vcpus(&vm, &plan)?;
-    let prepared = before_start(&vm)?;
+    let prepared = before_start(&vm, &memory)?;
     launch.progress.report(Event::Starts);
     let log = KernelLog::from_now();
     let failed = |error| log.explain(answers::start_refused(dialect, &error));

@@ -213,6 +213,7 @@ mod tests {
 
     fn region(size: u64, backing: Backing) -> PlannedRegion {
         PlannedRegion {
+            key: "memory".to_owned(),
             label: 3,
             base: 0x8000_0000,
             size,

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! All regions of a VM.
 
+use std::sync::Arc;
+
 use super::allocate::{allocate, Allocated};
 use super::choice::Choice;
 use super::mapping::Mapping;
 use super::reserve::Allotment;
+use super::window::Window;
+use crate::config::{Access, Backing, Permissions};
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::plan::{Host, LaunchPlan, PlannedRegion};
 
@@ -19,7 +23,7 @@ kinds! {
 /// A VM's memory, mapped here and nowhere else. Dropping it gives every page back.
 #[derive(Debug)]
 pub struct GuestMemory {
-    regions: Vec<(PlannedRegion, Mapping)>,
+    regions: Vec<(PlannedRegion, Arc<Mapping>)>,
     /// Transparent huge pages, and how many there could be.
     huge: (u64, u64),
 }
@@ -42,7 +46,7 @@ impl GuestMemory {
             let Allocated { mapping, huge: (got, of), warning } =
                 allocate(&name, region, *backing, host, reserve.as_mut())?;
             warnings.extend(warning);
-            regions.push((region.clone(), mapping));
+            regions.push((region.clone(), Arc::new(mapping)));
             huge = (huge.0 + got, huge.1 + of);
         }
         Ok((Self { regions, huge }, warnings))
@@ -53,16 +57,55 @@ impl GuestMemory {
         self.huge
     }
 
-    /// The bytes of guest memory from `base` on, for loading. Only before START: then they are the
-    /// guest's, and lent ones may not be touched at all.
+    /// Memory of base pages without a plan, for programs that try devices alone: guest address and size of
+    /// each region.
+    pub fn of(regions: &[(u64, u64)]) -> Result<Self, Diagnostic> {
+        let region = |(label, (base, size)): (u32, &(u64, u64))| {
+            let region = PlannedRegion {
+                key: "memory".to_owned(),
+                label,
+                base: *base,
+                size: *size,
+                access: Access::Share,
+                flags: Permissions::ALL,
+                backing: vec![Backing::Base],
+                huge_page: Host::PAGES_4K.huge_page,
+                prefault: true,
+                file: None,
+            };
+            let made = allocate("devices", &region, Backing::Base, &Host::PAGES_4K, None)?;
+            Ok((region, Arc::new(made.mapping)))
+        };
+        let regions: Result<_, Diagnostic> = (0..).zip(regions).map(region).collect();
+        Ok(Self { regions: regions?, huge: (0, 0) })
+    }
+
+    /// The bytes of guest memory from `base` on, for loading. Only before there is a [`Window`] and before
+    /// START: then they are the guest's, and lent ones may not be touched at all.
     pub fn bytes_mut(&mut self, base: u64, size: u64) -> Result<&mut [u8], Diagnostic> {
         let found = self.regions.iter_mut().find_map(|(region, mapping)| {
             let from = usize::try_from(base.checked_sub(region.base)?).ok()?;
             let to = from.checked_add(usize::try_from(size).ok()?)?;
-            mapping.bytes_mut().get_mut(from..to)
+            Arc::get_mut(mapping)?.bytes_mut().get_mut(from..to)
         });
         let what = || format!("{size:#x} bytes at guest {base:#x} are not inside one region");
         found.ok_or_else(|| OUTSIDE.case(what()))
+    }
+
+    /// What devices may reach: the pool where there is one, because the rest is lent; else all that the guest
+    /// shares.
+    pub fn for_devices(&self) -> Window {
+        let pool = self.regions.iter().any(|(region, _)| region.is_pool());
+        self.window(pool, |region| match pool {
+            true => region.is_pool(),
+            false => region.access != Access::Lend,
+        })
+    }
+
+    /// The regions that `reaches` picks; `pool`: the rest is lent.
+    pub fn window(&self, pool: bool, reaches: impl Fn(&PlannedRegion) -> bool) -> Window {
+        let regions = self.regions.iter().filter(|(region, _)| reaches(region));
+        Window::new(regions.map(|(region, mapping)| (region.base, Arc::clone(mapping))), pool)
     }
 
     /// The regions in the order of registration, each with the address of its mapping in this process.
@@ -74,31 +117,27 @@ impl GuestMemory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Access, Backing, Permissions};
 
     #[test]
     fn bytes_are_found_by_guest_address_within_a_region() {
-        let host = crate::memory::host(gunyah::Dialect::Ack61);
-        let region = PlannedRegion {
-            label: 3,
-            base: 0x8000_0000,
-            size: 2 * host.page_size,
-            access: Access::Auto,
-            flags: Permissions::ALL,
-            backing: vec![Backing::Base],
-            huge_page: 2 << 20,
-            prefault: true,
-            file: None,
-        };
-        let mapping = allocate("test", &region, Backing::Base, &host, None).unwrap().mapping;
-        let mut memory = GuestMemory { regions: vec![(region.clone(), mapping)], huge: (0, 0) };
-        let end = region.base + region.size;
+        let base = 0x8000_0000;
+        let end = base + 0x2000;
+        let mut memory = GuestMemory::of(&[(base, 0x2000)]).unwrap();
         let last = memory.bytes_mut(end - 4, 4).unwrap();
         last.copy_from_slice(b"last");
         assert_eq!(memory.bytes_mut(end - 5, 5).unwrap(), b"\0last");
-        for (base, size) in [(end - 4, 5), (region.base - 1, 5), (u64::MAX, 5)] {
+        for (base, size) in [(end - 4, 5), (base - 1, 5), (u64::MAX, 5)] {
             let outside = memory.bytes_mut(base, size).unwrap_err();
             assert_eq!(outside.name, "memory-outside");
         }
+    }
+
+    #[test]
+    fn nothing_is_loaded_once_devices_reach_it() {
+        let mut memory = GuestMemory::of(&[(0, 0x1000)]).unwrap();
+        let window = memory.for_devices();
+        assert_eq!(memory.bytes_mut(0, 1).unwrap_err().name, "memory-outside");
+        drop(window);
+        assert!(memory.bytes_mut(0, 1).is_ok());
     }
 }

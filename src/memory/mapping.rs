@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A range of addresses, filled by memfds one after another. All that is unsafe about guest memory
-//! is here.
+//! is here, and, once devices reach it, in [`super::window`].
 
 use std::ffi::c_void;
 use std::fs::File;
@@ -35,6 +35,11 @@ pub(super) struct Mapping {
     // Kept so that the pages can be found by fd too, not only by address.
     _memfds: Vec<OwnedFd>,
 }
+
+// SAFETY: what `&self` gives away is an address and what the kernel knows of it; bytes are only behind `&mut`.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
 
 impl Mapping {
     /// Reserves `size` bytes of addresses, the first `beyond` a multiple of `align`, with nothing behind
@@ -251,6 +256,11 @@ impl Mapping {
         // SAFETY: filled bytes from start on are mapped read-write, nobody else in this process
         // points into them, and no guest runs before the caller's loading is done.
         unsafe { std::slice::from_raw_parts_mut(self.start.cast(), self.filled) }
+    }
+
+    /// Where its memory begins, and how many bytes of it are filled.
+    pub fn filled(&self) -> (*mut u8, usize) {
+        (self.start.cast(), self.filled)
     }
 
     /// Address of the first byte.

@@ -9,6 +9,7 @@ mod limit;
 mod mapping;
 mod pool;
 mod reserve;
+mod window;
 
 use crate::diagnostic::Kind;
 
@@ -18,6 +19,7 @@ pub use host::{folio, host, huge_page};
 pub use limit::{check_memlock, raise_memlock};
 pub use pool::Pool;
 pub use reserve::{Allotment, Extent, Past, Reserve};
+pub use window::{Outside, Segment, Window};
 
 /// Everything that this folder finds.
 pub(crate) const KINDS: &[&[&Kind]] =

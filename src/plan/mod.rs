@@ -17,6 +17,7 @@
 //!   are base pages.
 //! - The initrd takes the highest free pages that are left.
 
+mod devices;
 mod entries;
 mod kernels;
 mod place;
@@ -28,6 +29,7 @@ use std::path::PathBuf;
 
 use gunyah::Dialect;
 
+pub use devices::{devices, trigger, Model, PlannedDevice};
 pub use entries::{folios, memory_entries, whole_folios, MAX_MEMORY_ENTRIES, TOO_MANY_ENTRIES};
 pub use kernels::fits;
 pub use place::plan;
@@ -90,6 +92,10 @@ pub struct LaunchPlan {
     pub regions: Vec<PlannedRegion>,
     pub kernel: PlannedKernel,
     pub initrd: Option<Range>,
+    /// The memory that a guest of lent memory shares with its devices: one of `regions`.
+    pub pool: Option<Range>,
+    /// Virtio devices, in the order in which the guest finds them.
+    pub devices: Vec<PlannedDevice>,
     /// For SET_DTB_CONFIG: whole pages, with the room for the overlay; a whole slot where there is one.
     pub dtb: Range,
     /// Memory entries that the resource manager gets at START at most, with the first backing of each
@@ -109,6 +115,8 @@ impl LaunchPlan {
 /// One region.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedRegion {
+    /// Its key in the VM's file.
+    pub key: String,
     pub label: u32,
     /// Guest address.
     pub base: u64,
@@ -127,11 +135,26 @@ pub struct PlannedRegion {
     pub file: Option<(PathBuf, u64)>,
 }
 
+impl PlannedRegion {
+    /// It is what a guest of lent memory shares with its devices.
+    pub fn is_pool(&self) -> bool {
+        self.key == devices::POOL
+    }
+}
+
 /// A range of guest memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Range {
     pub base: u64,
     pub size: u64,
+}
+
+impl Range {
+    /// Whether the two share a byte.
+    pub fn overlaps(&self, other: &Range) -> bool {
+        self.base < other.base.saturating_add(other.size)
+            && other.base < self.base.saturating_add(self.size)
+    }
 }
 
 /// The kernel.
@@ -146,4 +169,5 @@ pub struct PlannedKernel {
 }
 
 /// Everything that this folder finds.
-pub(crate) const KINDS: &[&[&Kind]] = &[kernels::KINDS, regions::KINDS, place::KINDS];
+pub(crate) const KINDS: &[&[&Kind]] =
+    &[kernels::KINDS, regions::KINDS, devices::KINDS, place::KINDS];

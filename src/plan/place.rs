@@ -4,7 +4,7 @@
 use std::fmt;
 
 use super::regions::{self, not_a_multiple};
-use super::{kernels, Host, LaunchPlan, PlannedKernel, Range};
+use super::{devices, kernels, Host, LaunchPlan, PlannedKernel, Range};
 use crate::config::VmConfig;
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::image::{elf, ImageInfo, KernelInfo, KernelLayout};
@@ -77,6 +77,8 @@ pub fn plan(
     // Addresses mean nothing before the regions are right.
     let (regions, memory_entries) = regions::regions(config, images, host, &mut warnings)?;
     let mut memory = MainMemory { config, host, taken: Vec::new(), faults: Vec::new() };
+    let devices = devices::devices(config);
+    memory.faults.extend(devices::check(config, &devices, &regions));
     let kernel = memory.kernel(&images.kernel);
     let dtb_size = memory.dtb_size(dtb_len_max);
     let initrd_offset = config.initrd.as_ref().and_then(|initrd| initrd.offset);
@@ -106,7 +108,9 @@ pub fn plan(
             vm: config.name.clone(),
             dialect: host.dialect,
             scheduling: kernels::scheduling(config, host.dialect),
+            pool: devices::pool_of(&regions),
             regions,
+            devices,
             kernel,
             initrd,
             dtb,

@@ -5,7 +5,7 @@ use super::entries::{
     self, folios, memory_entries, MAX_MEMORY_ENTRIES, MEMORY_ENTRIES_PER_MESSAGE,
 };
 use super::kernels::{backings, slotted};
-use super::{Host, PlannedRegion};
+use super::{devices, Host, PlannedRegion};
 use crate::config::{Backing, Permissions, VmConfig};
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::image::ImageInfo;
@@ -53,13 +53,14 @@ pub(super) fn regions(
     host: &Host,
     warnings: &mut Vec<Diagnostic>,
 ) -> Result<(Vec<PlannedRegion>, u64), Vec<Diagnostic>> {
-    let mut regions = from_config(config, images, host);
+    let mut regions = from_config(config, &images.regions, host);
     let mut faults = Vec::new();
+    match devices::pool(config, host, &regions) {
+        Ok(pool) => regions.extend(pool),
+        Err(fault) => faults.push(fault),
+    }
     for (index, region) in regions.iter_mut().enumerate() {
-        let key = match index.checked_sub(1) {
-            None => "memory".to_owned(),
-            Some(further) => format!("regions[{further}]"),
-        };
+        let key = region.key.clone();
         let place = |field: &str| config.place(&format!("{key}{field}"));
         for (field, value) in [(".base", region.base), (".size", region.size)] {
             if value % host.page_size != 0 {
@@ -76,10 +77,8 @@ pub(super) fn regions(
             let what = format!("region {} has {}", region.label, Size(region.size));
             warnings.push(LARGE.case(what).at(place("")));
         }
-        let wanted = match index.checked_sub(1) {
-            None => &config.memory.backing,
-            Some(further) => &config.regions[further].backing,
-        };
+        let further = index.checked_sub(1).and_then(|further| config.regions.get(further));
+        let wanted = further.map_or(&config.memory.backing, |region| &region.backing);
         let asked = wanted.contains(&Some(Backing::Hugetlb));
         let replaced = without_huge_page(region).filter(|_| asked);
         warnings.extend(replaced.map(|warning| warning.at(place(""))));
@@ -92,9 +91,11 @@ pub(super) fn regions(
     }
 }
 
-fn from_config(config: &VmConfig, images: &ImageInfo, host: &Host) -> Vec<PlannedRegion> {
+/// The regions of the file, whose own files have so many bytes.
+fn from_config(config: &VmConfig, files: &[Option<u64>], host: &Host) -> Vec<PlannedRegion> {
     let memory = &config.memory;
     let mut regions = vec![PlannedRegion {
+        key: "memory".to_owned(),
         label: memory.label,
         base: memory.base,
         size: memory.size,
@@ -106,8 +107,9 @@ fn from_config(config: &VmConfig, images: &ImageInfo, host: &Host) -> Vec<Planne
         file: None,
     }];
     for (index, region) in config.regions.iter().enumerate() {
-        let file_size = images.regions.get(index).copied().flatten();
+        let file_size = files.get(index).copied().flatten();
         regions.push(PlannedRegion {
+            key: format!("regions[{index}]"),
             label: region.label,
             base: region.base,
             size: region.size,
@@ -125,15 +127,13 @@ fn from_config(config: &VmConfig, images: &ImageInfo, host: &Host) -> Vec<Planne
 /// Folios of the reserve that each region takes whose first choice it is, on a host that has one.
 pub fn reserve_folios(config: &VmConfig, host: &Host) -> Vec<u64> {
     let host = host.with_reserve(true);
-    let further = config.regions.iter().map(|region| {
-        let backing = backings(&region.backing, host.dialect, true);
-        (region.base, region.size, backing)
-    });
-    let main = (config.memory.base, config.memory.size, main_backing(config, &host));
-    std::iter::once(main)
-        .chain(further)
-        .filter(|(_, _, backing)| backing.first() == Some(&Backing::Reserve))
-        .map(|(base, size, _)| folios(base, size, &host))
+    let mut regions = from_config(config, &[], &host);
+    // Where there is no room for it, the plan says so.
+    regions.extend(devices::pool(config, &host, &regions).ok().flatten());
+    regions
+        .iter()
+        .filter(|region| region.backing.first() == Some(&Backing::Reserve))
+        .map(|region| folios(region.base, region.size, &host))
         .collect()
 }
 
@@ -190,8 +190,8 @@ fn entries(
         planned = planned.saturating_add(each.first().copied().unwrap_or(0));
         least = least.saturating_add(each.iter().copied().min().unwrap_or(0));
         let first = each.first().copied().unwrap_or(0);
-        if let Some(further) = index.checked_sub(1).filter(|_| first > most) {
-            key = format!("regions[{further}].backing");
+        if index > 0 && first > most {
+            key = format!("{}.backing", region.key);
         }
         most = most.max(first);
     }

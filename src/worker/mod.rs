@@ -13,10 +13,10 @@ use std::path::PathBuf;
 use gunyah::Vm;
 
 use crate::config::{Scheduling, VmConfig};
-use crate::confine;
+use crate::confine::{self, DeviceCalls};
 use crate::diagnostic::{Diagnostic, Kind};
 use crate::launch::{launch, Event, Launched};
-use crate::memory::Allotment;
+use crate::memory::{Allotment, GuestMemory};
 
 use proxy::Proxy;
 use requests::{wait_for_request, Received, CALLED_OFF};
@@ -66,13 +66,13 @@ pub fn run(start: Start) -> i32 {
     };
     let launched = prepared.and_then(|proxy| {
         let report = |event: Event| reporter.send(&Report::Launch(event));
-        let connect = |vm: &Vm| {
+        let connect = |vm: &Vm, memory: &GuestMemory| {
             // Nobody waits for this guest any more, and from START on the end takes longer.
             if reporter.is_called() {
                 return Err(CALLED_OFF.case("the launch ends before START"));
             }
             if let Some(proxy) = &proxy {
-                proxy.connect(vm)?;
+                proxy.connect(vm, memory)?;
             }
             Ok(proxy)
         };
@@ -98,7 +98,7 @@ pub fn run(start: Start) -> i32 {
         Some(proxy) => proxy.run(vcpus, &reporter),
         None => {
             let held =
-                confine_if(confined).and_then(|()| hold(&reporter)).unwrap_or_else(|error| {
+                confine_if(confined, &[]).and_then(|()| hold(&reporter)).unwrap_or_else(|error| {
                     reporter.send(&Report::Failed(error));
                     1
                 });
@@ -115,9 +115,9 @@ pub fn run(start: Start) -> i32 {
 }
 
 /// From here on only what the rest of a worker's life takes.
-fn confine_if(confined: bool) -> Result<(), Diagnostic> {
+fn confine_if(confined: bool, devices: &[DeviceCalls]) -> Result<(), Diagnostic> {
     match confined {
-        true => confine::worker(),
+        true => confine::worker(devices),
         false => Ok(()),
     }
 }

@@ -11,8 +11,10 @@ use super::requests::{wait_for_request, Received};
 use super::{confine_if, Closing, Report, Reporter, Request};
 use crate::config::VmConfig;
 use crate::console::{self, Console, Ring};
+use crate::device::Devices;
 use crate::diagnostic::{kinds, Diagnostic, Step};
 use crate::launch::{refused, Event};
+use crate::memory::GuestMemory;
 use crate::status::End as RunEnd;
 use crate::vcpu::{self, Bus, VcpuEvent, Vcpus, STALL};
 
@@ -32,6 +34,7 @@ pub(super) struct Proxy<'a> {
     config: &'a VmConfig,
     confined: bool,
     console: Option<Console>,
+    devices: Devices,
     bus: Arc<Bus>,
 }
 
@@ -69,11 +72,14 @@ impl<'a> Proxy<'a> {
                 Some(console)
             }
         };
-        Ok(Self { config, confined, console, bus: Arc::new(bus) })
+        let devices = Devices::prepare(config, &mut bus, console.as_ref(), confined)?;
+        Ok(Self { config, confined, console, devices, bus: Arc::new(bus) })
     }
 
-    /// Binds the interrupt lines; before START.
-    pub(super) fn connect(&self, vm: &Vm) -> Result<(), Diagnostic> {
+    /// Binds the interrupt lines and the devices' kicks, and lets the devices at the guest's memory; before
+    /// START.
+    pub(super) fn connect(&self, vm: &Vm, memory: &GuestMemory) -> Result<(), Diagnostic> {
+        self.devices.connect(vm, self.config, &memory.for_devices())?;
         let (Some(console), Some(settings)) = (&self.console, &self.config.console) else {
             return Ok(());
         };
@@ -95,7 +101,13 @@ impl<'a> Proxy<'a> {
             stall: STALL,
             confined: self.confined,
         };
-        let confine = || confine_if(self.confined);
+        let confine = || {
+            confine_if(self.confined, self.devices.calls())?;
+            match self.confined {
+                true => self.devices.confine(),
+                false => Ok(()),
+            }
+        };
         let end = match Vcpus::start(vcpus, Arc::clone(&self.bus), &options, confine) {
             Ok(mut vcpus) => {
                 let end = self.until_end(&mut vcpus, reporter);
@@ -115,6 +127,7 @@ impl<'a> Proxy<'a> {
                 (farewell, 1)
             }
         };
+        self.devices.stop();
         if let Some(console) = self.console {
             console.stop(&farewell);
         }
@@ -139,8 +152,12 @@ impl<'a> Proxy<'a> {
                     }
                 }
             }
+            while let Some(warning) = self.devices.take_warning() {
+                reporter.send(&Report::Launch(Event::Warning(warning)));
+            }
             let mut others = vcpus.events_fds().to_vec();
             others.extend(ready);
+            others.extend(self.devices.warnings_fd());
             match wait_for_request(reporter, &others) {
                 Ok(Received::Request(Request::Console { first }, Some(client))) => {
                     if let Some(console) = &self.console {

@@ -46,6 +46,8 @@ pub struct Host {
     binaries: PathBuf,
     /// Files of this test.
     pub dir: PathBuf,
+    /// How long it may be until the next change of state.
+    pub patience: Duration,
     simulator: Child,
 }
 
@@ -113,7 +115,7 @@ impl Host {
             .stderr(fs::File::create(dir.join("log")).unwrap())
             .spawn()
             .unwrap();
-        let host = Self { binaries, dir, simulator };
+        let host = Self { binaries, dir, patience: PATIENCE, simulator };
         let deadline = Instant::now() + PATIENCE;
         // Its file is there before anybody listens.
         while UnixStream::connect(host.dir.join("socket")).is_err() {
@@ -172,9 +174,19 @@ impl Host {
             if done(&status) {
                 return status;
             }
-            if changes.recv_timeout(PATIENCE).is_err() {
+            if changes.recv_timeout(self.patience).is_err() {
                 panic!("nothing more happens: {status:#}");
             }
+        }
+    }
+
+    /// Waits for a line of the guest's that contains this, complete or not.
+    pub fn wait_for_line(&self, text: &str) {
+        let deadline = Instant::now() + self.patience;
+        // Nothing tells of an incomplete line.
+        while !String::from_utf8_lossy(&self.ask(&["log", "vm"]).stdout).contains(text) {
+            assert!(Instant::now() < deadline, "no `{text}`");
+            std::thread::sleep(Duration::from_millis(50));
         }
     }
 

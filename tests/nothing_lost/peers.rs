@@ -176,7 +176,7 @@ fn a_confined_worker_finds_a_restarted_log_daemon() {
         nix::unistd::ForkResult::Child => {
             drop(tell);
             say(&logger, "free");
-            let confined = gunyahd::confine::worker().is_ok();
+            let confined = gunyahd::confine::worker(&[]).is_ok();
             say(&logger, "confined");
             let told = told.read_exact(&mut [0]).is_ok();
             say(&logger, "restarted");

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The vendor policy on AOSP's own, where GUNYAHD_AOSP_SEPOLICY names checkouts of `system/sepolicy` of Android
-//! 14 or later, separated by colons. Tried with 14, 15 and 16.
+//! 14 or later, separated by colons. Since 16 QPR2 it takes a checkpolicy of 3.8, such as the checkout's own in
+//! out/host/linux-x86/bin.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -9,11 +10,6 @@ use std::process::Command;
 use crate::dir::Dir;
 use crate::policy::OPTIONAL;
 use crate::tools::{files, on_path, present, root, run, skipped};
-
-/// Files of each folder in the order that checkpolicy wants (AOSP, system/sepolicy/build/soong/policy.go).
-const ORDER: &str = "flagging_macros security_classes initial_sids access_vectors global_macros \
-    neverallow_macros mls_macros mls_decl mls policy_capabilities te_macros ioctl_defines ioctl_macros \
-    attributes *.te roles_decl roles users initial_sid_contexts fs_use genfs_contexts port_contexts";
 
 /// What AOSP's build defines for a full-treble arm64 device.
 const DEFINITIONS: &str = "mls_num_sens=1 mls_num_cats=1024 target_arch=arm64 target_with_asan=false \
@@ -36,6 +32,8 @@ struct Aosp {
     folder: PathBuf,
     /// What the newest folder of prebuilts/api is called.
     level: u32,
+    /// The part of its build that joins and compiles the files.
+    build: String,
     /// Android 15 leaves the level of the board out where the whole policy is compiled.
     guarded: bool,
     flags: BTreeSet<String>,
@@ -61,7 +59,7 @@ impl Aosp {
         let level = levels.max().expect("prebuilts/api names no version");
         let build = std::fs::read_to_string(folder.join("build/soong/policy.go")).unwrap();
         let guarded = build.contains("Board_api_level_guard");
-        Self { folder, level, guarded, flags }
+        Self { folder, level, build, guarded, flags }
     }
 
     fn m4(&self, whole: bool, build: &str) -> Command {
@@ -98,7 +96,9 @@ impl Aosp {
         let mut folders: Vec<PathBuf> =
             parts.filter(|folder| folder.is_dir()).chain(ours).collect();
         folders.push(dir.to_owned());
-        let conf = run(self.m4(whole, build).args(in_order(&folders)))?;
+        let conf = run(self.m4(whole, build).args(in_order(&self.build, &folders)))?;
+        // Newer than Debian's compilers, and it grants nothing.
+        let conf = conf.replace("policycap functionfs_seclabel;\n", "");
         std::fs::write(dir.join("policy.conf"), conf).unwrap();
         run(Command::new("checkpolicy")
             .args(["-M", "-c", "30", "-o", "policy"])
@@ -139,20 +139,20 @@ fn files_of(folder: &Path, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
         .collect()
 }
 
-fn in_order(folders: &[PathBuf]) -> Vec<PathBuf> {
+/// Files of each folder in the order in which the checkout's own build gives them to checkpolicy.
+fn in_order(build: &str, folders: &[PathBuf]) -> Vec<PathBuf> {
+    let (_, order) = build.split_once("policyConfOrder = []string{").expect("an order of files");
+    let (order, _) = order.split_once('}').unwrap();
     let of = |name: &str, folder: &Path| match name {
-        "*.te" => files(folder, "te"),
+        // `attributes` among them, by name.
+        "attributes|*.te" => {
+            let attributes = Some(folder.join("attributes")).filter(|file| file.is_file());
+            attributes.into_iter().chain(files(folder, "te")).collect()
+        }
         name => Vec::from_iter(Some(folder.join(name)).filter(|file| file.is_file())),
     };
-    // Android 14 and 15 call the macros of flags another name, which public/ has, too.
-    let flagging = folders.iter().filter(|folder| folder.ends_with("flagging"));
-    let flagging = flagging.map(|folder| folder.join("te_macros")).filter(|file| file.is_file());
-    let others: Vec<&PathBuf> = folders
-        .iter()
-        .filter(|folder| !folder.join("te_macros").is_file() || !folder.ends_with("flagging"))
-        .collect();
-    let of_all = |name| others.iter().flat_map(move |folder| of(name, folder)).collect::<Vec<_>>();
-    flagging.chain(ORDER.split(' ').flat_map(of_all)).collect()
+    let names = order.split('"').skip(1).step_by(2);
+    names.flat_map(|name| folders.iter().flat_map(move |folder| of(name, folder))).collect()
 }
 
 /// Checkouts that the variable names, as PATH names folders.

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `cargo xtask bench`: how long a launch takes, compared with what every launcher has to do.
+//! `cargo xtask bench`: how long a launch takes, compared with what every launcher has to do. `cargo xtask bench
+//! devices`: what devices cost, compared with others' and with the host's own files.
+
+use std::path::Path;
 
 use anyhow::{bail, Context, Result};
 
@@ -17,8 +20,17 @@ pub fn run() -> Result<()> {
     if let Err(reason) = &huge_pages {
         println!("no huge pages reserved: {reason:#}");
     }
+    bench("launch", &binaries)
+}
+
+/// Runs the command with the word `devices`.
+pub fn devices() -> Result<()> {
+    bench("devices", &tree::build()?)
+}
+
+fn bench(name: &str, binaries: &Path) -> Result<()> {
     let status = tree::cargo()
-        .args(["bench", "--bench", "launch"])
+        .args(["bench", "--bench", name])
         .env("GUNYAHD_BIN_DIR", binaries)
         .status()
         .context("cargo bench")?;

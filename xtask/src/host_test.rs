@@ -213,9 +213,14 @@ fn initramfs(host: &Host, binaries: &Path) -> Result<Vec<u8>> {
 
 /// The VMs' files.
 fn configs(host: &Host) -> [(&'static str, String); 2] {
+    // Where memory is broken into pieces, b has none of it before.
+    let after = match host.story {
+        "fragments" => r#""autostart": false"#,
+        _ => r#""start": { "after": ["a"] }"#,
+    };
     let vms = [
         ("a", r#""vcpus": { "count": 2, "scheduling": "proxy" }, "console": {}"#, host.memory[0]),
-        ("b", r#""start": { "after": ["a"] }"#, host.memory[1]),
+        ("b", after, host.memory[1]),
     ];
     vms.map(|(name, extra, memory)| {
         let config = format!(

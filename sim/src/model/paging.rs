@@ -111,7 +111,9 @@ impl Model {
         if !lends {
             return Paged::Failed(Errno::ENODEV);
         }
-        if region.access == Access::Share && address >= MMIO_END {
+        let reserved = |(base, size): &(u64, u64)| *base <= address && address - base < *size;
+        let shares = address < MMIO_END || vm.reserved.iter().any(reserved);
+        if region.access == Access::Share && !shares {
             // Nothing there is mapped for sharing.
             return Paged::Failed(Errno::EINVAL);
         }

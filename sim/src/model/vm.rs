@@ -74,6 +74,8 @@ pub struct Vm {
     pub boot_context: BTreeMap<u32, u64>,
     /// Guest address of the first instruction, from START on.
     pub entry: u64,
+    /// Since 6.6: ranges, by address and bytes, that the devicetree has for shared memory, from START on.
+    pub reserved: Vec<(u64, u64)>,
     /// Since 6.6: what the guest has of its memory, by guest address: whole folios and their bytes.
     pub provided: BTreeMap<u64, u64>,
     /// Since 6.6: what is behind the devicetree's parcel.
@@ -109,6 +111,7 @@ impl Vm {
             ioeventfds: Vec::new(),
             boot_context: BTreeMap::new(),
             entry: 0,
+            reserved: Vec::new(),
             provided: BTreeMap::new(),
             handed: Vec::new(),
             pinned_later: 0,
@@ -127,6 +130,7 @@ impl Vm {
         self.cpus = start.guest.cpus;
         self.entry =
             self.boot_context.get(&(BOOT_CONTEXT_PC << 8)).copied().unwrap_or(start.entry.pc);
+        self.reserved.clone_from(&start.guest.reserved);
         self.provided = given.folios.into_iter().collect();
         self.handed = given.pieces;
         self.pinned_later = given.bytes;

@@ -19,7 +19,13 @@ struct Guest {
 }
 
 fn guest(ready: Option<&str>) -> Guest {
-    let config = ConsoleConfig { device: ConsoleDevice::Pl011, base: BASE, label: 5, interrupt: 5 };
+    let config = ConsoleConfig {
+        device: ConsoleDevice::Pl011,
+        base: BASE,
+        label: 5,
+        interrupt: 5,
+        virtio: false,
+    };
     let ring = Arc::new(Ring::create("test", 64 << 10).unwrap());
     let options = Options { ready, log: true, confined: false };
     let console = Console::start("test", &config, &ring, options).unwrap();

@@ -63,7 +63,9 @@ kinds! {
 pub(super) fn check(tree: &Tree, config: &VmConfig, plan: &LaunchPlan, faults: &mut Faults<'_>) {
     let main = plan.main();
     let memory = NodeAt::root(tree).child("memory");
-    if memory.and_then(|memory| memory.reg()) != Some(vec![(main.base, main.size)]) {
+    let mut wanted = vec![(main.base, main.size)];
+    wanted.extend(plan.pool.map(|pool| (pool.base, pool.size)));
+    if memory.and_then(|memory| memory.reg()) != Some(wanted) {
         let Cells { address, size } = Cells::below(&tree.root);
         faults.add(MEMORY_CELLS.case(format!(
             "#address-cells {address} and #size-cells {size} of the root cannot describe main memory"
@@ -100,7 +102,7 @@ fn reserved_memory(tree: &Tree, config: &VmConfig, plan: &LaunchPlan, faults: &m
                 None
             }
             Some([range]) => {
-                let mut regions = config.regions.iter();
+                let mut regions = plan.regions.iter().skip(1);
                 let region = regions.find(|region| {
                     (region.base, region.size) == *range
                         && label.is_none_or(|label| label == region.label)
@@ -145,13 +147,12 @@ fn registers(tree: &Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
     for (device, range) in devices {
         let mut regions = plan.regions.iter();
         if let Some(index) = regions.position(|region| overlap(range, (region.base, region.size))) {
-            let (key, region) = match index.checked_sub(1) {
-                None => ("memory.base".to_owned(), "main memory".to_owned()),
-                Some(further) => (
-                    format!("regions[{further}].base"),
-                    format!("region {}", plan.regions[index].label),
-                ),
+            let found = &plan.regions[index];
+            let region = match index {
+                0 => "main memory".to_owned(),
+                _ => format!("region {}", found.label),
             };
+            let key = format!("{}.base", found.key);
             let what =
                 format!("the registers of {} at {:#x} lie in {region}", device.path(), range.0);
             faults.add_at(&key, DEVICE_IN_MEMORY.case(what));

@@ -7,6 +7,7 @@
 
 pub(super) mod authenticated;
 pub(super) mod console;
+pub(super) mod devices;
 pub(super) mod gic;
 pub(super) mod memory;
 pub(super) mod nodes;
@@ -35,9 +36,10 @@ pub fn check(tree: &Tree, config: &VmConfig, plan: &LaunchPlan) -> Vec<Diagnosti
     vm_config::check(tree, plan, &mut faults);
     vcpus::check(tree, config, plan.scheduling, &mut faults);
     gic::check(tree, &mut faults);
-    vdevices::check(tree, config, plan, &mut faults);
+    vdevices::check(tree, plan, &mut faults);
     if let Some(console) = &config.console {
         console::check(tree, console, &mut faults);
     }
+    devices::check(tree, config, plan, &mut faults);
     faults.found
 }

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 
-use crate::config::VmConfig;
 use crate::diagnostic::kinds;
 use crate::dtb::build::Faults;
 use crate::dtb::lookup::{label, shm_label, spi, vdevices};
@@ -59,7 +58,7 @@ kinds! {
     }
 }
 
-pub(super) fn check(tree: &Tree, config: &VmConfig, plan: &LaunchPlan, faults: &mut Faults<'_>) {
+pub(super) fn check(tree: &Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
     let mut labels = BTreeSet::new();
     let mut interrupts = BTreeSet::new();
     for bell in vdevices(tree, "doorbell") {
@@ -97,7 +96,7 @@ pub(super) fn check(tree: &Tree, config: &VmConfig, plan: &LaunchPlan, faults: &
     }
     // Later drivers never tell the resource manager of them.
     if !plan.dialect.pages_on_demand() {
-        regions(&all, config, faults);
+        regions(&all, plan, faults);
     }
 }
 
@@ -134,8 +133,8 @@ fn memory_fault(tree: &Tree, shm: &NodeAt<'_>) -> Option<&'static str> {
 }
 
 /// Each region of the config has a vdevice at its address.
-fn regions(shm: &[NodeAt<'_>], config: &VmConfig, faults: &mut Faults<'_>) {
-    for (index, region) in config.regions.iter().enumerate() {
+fn regions(shm: &[NodeAt<'_>], plan: &LaunchPlan, faults: &mut Faults<'_>) {
+    for region in plan.regions.iter().skip(1) {
         let label = region.label;
         let mut same = shm.iter().filter(|shm| shm_label(shm) == Some(label));
         let fault = match same.find_map(|shm| shm.child("memory")) {
@@ -153,6 +152,6 @@ fn regions(shm: &[NodeAt<'_>], config: &VmConfig, faults: &mut Faults<'_>) {
                 )),
             },
         };
-        faults.add_at(&format!("regions[{index}]"), fault);
+        faults.add_at(&region.key, fault);
     }
 }

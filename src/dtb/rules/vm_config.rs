@@ -151,13 +151,13 @@ pub(super) fn check(tree: &Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
 
 /// Regions in the space that QEMU's platform has in use.
 fn further_regions(plan: &LaunchPlan, faults: &mut Faults<'_>) {
-    for (index, region) in plan.regions.iter().skip(1).enumerate() {
+    for region in plan.regions.iter().skip(1) {
         if region.base <= DEVICE_SPACE_END {
             let what = format!(
                 "region {} at {:#x} is not above the page at {DEVICE_SPACE_END:#x}",
                 region.label, region.base
             );
-            faults.add_at(&format!("regions[{index}].base"), BASE_ADDRESS_TAKEN.case(what));
+            faults.add_at(&format!("{}.base", region.key), BASE_ADDRESS_TAKEN.case(what));
         }
     }
 }

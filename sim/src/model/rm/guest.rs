@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use crate::fdt::Node;
 use crate::vm::GuestDescription;
 
-use super::{cpus, gic, vdevices, Generation};
+use super::{cpus, gic, parcels, vdevices, Generation};
 
 /// Bytes of the resource manager's buffer for the name, the final NUL included (its vm_config).
 const IMAGE_NAME_MAX: usize = 80;
@@ -92,6 +92,7 @@ pub fn read(root: &Node, reading: &Reading) -> Result<(GuestDescription, Vec<Str
         proxy: cpus.proxy,
         doorbells,
         shared_memory,
+        reserved: parcels::fixed(root),
         was_read: true,
     };
     Ok((guest, warnings))

@@ -82,17 +82,33 @@ fn overlap(a: &Piece, b: &Piece) -> bool {
         && b.offset < a.offset.saturating_add(a.size)
 }
 
+/// The fixed ranges in `/reserved-memory` that are neither labelled nor reusable.
+pub fn fixed(root: &Node) -> Vec<(u64, u64)> {
+    let Some(reserved) = root.child("reserved-memory") else {
+        return Vec::new();
+    };
+    let plain =
+        |node: &&Node| node.property("qcom,label").is_none() && node.property("reusable").is_none();
+    reserved.children.iter().filter(plain).filter_map(|node| range(reserved, node)).collect()
+}
+
+/// The one range of a node's `reg`.
+fn range(reserved: &Node, node: &Node) -> Option<(u64, u64)> {
+    let cells = |name, default| {
+        let cells = reserved.cell(name).unwrap_or(default);
+        usize::try_from(cells).unwrap_or(usize::MAX).saturating_mul(4)
+    };
+    let (address, size) = (cells("#address-cells", 2), cells("#size-cells", 1));
+    let reg = node.property("reg").filter(|reg| Some(reg.len()) == address.checked_add(size))?;
+    Some((number(&reg[..address])?, number(&reg[address..])?))
+}
+
 /// Looks for the parcel of each fixed range in `/reserved-memory`: by `qcom,label` and range, or by the
 /// range alone. `placed`: label, guest address and size of each further parcel.
 pub fn reserved(root: &Node, placed: &[(u32, u64, u64)]) -> Result<(), Verdict> {
     let Some(reserved) = root.child("reserved-memory") else {
         return Ok(());
     };
-    let cells = |name, default| {
-        let cells = reserved.cell(name).unwrap_or(default);
-        usize::try_from(cells).unwrap_or(usize::MAX).saturating_mul(4)
-    };
-    let (address, size) = (cells("#address-cells", 2), cells("#size-cells", 1));
     for node in &reserved.children {
         let label = node.cell("qcom,label");
         let reg = node.property("reg");
@@ -100,9 +116,7 @@ pub fn reserved(root: &Node, placed: &[(u32, u64, u64)]) -> Result<(), Verdict> 
             // Linux allocates it by itself.
             continue;
         }
-        let range = reg
-            .filter(|reg| Some(reg.len()) == address.checked_add(size))
-            .and_then(|reg| Some((number(&reg[..address])?, number(&reg[address..])?)));
+        let range = range(reserved, node);
         let found = placed.iter().any(|&(own, base, size)| {
             range == Some((base, size)) && label.is_none_or(|label| label == own)
         });

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+//! All virtio devices of a VM: opened, placed on the bus, bound to the driver's doorbells.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gunyah::{Ioeventfd, Vm};
+use nix::errno::Errno;
+use nix::sys::eventfd::EventFd;
+
+use super::mmio::{Mmio, INTERRUPT_ACK, QUEUE_NOTIFY};
+use super::pci::{notify_offset, Cam, Pci};
+use super::thread::{DeviceThread, THREAD};
+use super::warnings::Warner;
+use super::{console::VirtioConsole, disk::Disk, entropy::Entropy, VirtioDevice};
+use crate::config::{Transport, VmConfig};
+use crate::confine::DeviceCalls;
+use crate::console::Console;
+use crate::diagnostic::{Diagnostic, Step};
+use crate::launch::refused;
+use crate::layout::{PCI_CAM_BASE, PCI_CAM_SIZE};
+use crate::memory::Window;
+use crate::plan::{devices, trigger, Model, PlannedDevice};
+use crate::vcpu::{eventfd, Bus, Device};
+
+use super::link::Order;
+
+/// How long threads may take to end: what one is at may be a request of a slow disk.
+const END: Duration = Duration::from_secs(2);
+
+/// A VM's devices.
+pub struct Devices {
+    threads: Vec<(PlannedDevice, DeviceThread)>,
+    calls: Vec<DeviceCalls>,
+    warnings: Receiver<Diagnostic>,
+    wake: Arc<EventFd>,
+    /// Takes the acknowledgements of interrupts, which nobody waits for, so that they cause no exit.
+    swallowed: EventFd,
+}
+
+/// Opens the device `model` of `config`. None: what it is for is not there.
+fn open(
+    model: Model,
+    config: &VmConfig,
+    console: Option<&Console>,
+) -> Result<Option<Box<dyn VirtioDevice>>, Diagnostic> {
+    Ok(match model {
+        Model::Console => match console {
+            Some(console) => Some(Box::new(VirtioConsole::new(Arc::clone(console.port())))),
+            None => None,
+        },
+        Model::Disk(index) => match config.disks.get(index) {
+            Some(disk) => Some(Box::new(Disk::open(disk)?)),
+            None => None,
+        },
+        Model::Entropy => Some(Box::new(Entropy::open()?)),
+    })
+}
+
+impl Devices {
+    /// Opens every device of `config` and puts it on `bus`. Their threads give up capabilities if they are
+    /// to be `confined`.
+    ///
+    /// # Errors
+    /// The first that fails.
+    pub fn prepare(
+        config: &VmConfig,
+        bus: &mut Bus,
+        console: Option<&Console>,
+        confined: bool,
+    ) -> Result<Self, Diagnostic> {
+        let failed = |errno: Errno| THREAD.case("an eventfd for the devices").errno(errno);
+        let (sender, warnings) = mpsc::channel();
+        let wake = Arc::new(eventfd().map_err(failed)?);
+        let swallowed = eventfd().map_err(failed)?;
+        let mut all = Self { threads: Vec::new(), calls: Vec::new(), warnings, wake, swallowed };
+        let mut cam = Cam::default();
+        for planned in devices(config) {
+            let key = planned.model.key();
+            let place = |fault: Diagnostic| fault.at(config.place(&key));
+            let Some(device) = open(planned.model, config, console).map_err(place)? else {
+                continue;
+            };
+            all.calls.push(device.calls());
+            let warner = Warner::new(sender.clone(), Arc::clone(&all.wake));
+            let thread = DeviceThread::start(key.clone(), device, warner, confined)?;
+            let link = Arc::clone(&thread.link);
+            let range = planned.registers;
+            let registers: Arc<dyn Device> = match config.transport {
+                Transport::Mmio => Arc::new(Mmio::new(link)),
+                Transport::Pci => {
+                    cam.add(&link, range.base);
+                    Arc::new(Pci::new(link))
+                }
+            };
+            bus.add(planned.model.name(), range.base, range.size, registers)?;
+            all.threads.push((planned, thread));
+        }
+        if config.transport == Transport::Pci && !all.threads.is_empty() {
+            bus.add("the PCI bus", PCI_CAM_BASE, PCI_CAM_SIZE, Arc::new(cam))?;
+        }
+        Ok(all)
+    }
+
+    /// Binds doorbells and kicks, and gives the devices the guest's memory; before START.
+    pub fn connect(&self, vm: &Vm, config: &VmConfig, window: &Window) -> Result<(), Diagnostic> {
+        for (planned, thread) in &self.threads {
+            let (link, label) = (&thread.link, planned.label);
+            vm.add_irqfd(link.line(), label, trigger(config.transport)).map_err(|error| {
+                let call = format!("VM_ADD_FUNCTION of irqfd of doorbell {label}");
+                refused(Step::Functions, call, &error)
+            })?;
+            let base = planned.registers.base;
+            let one = link.sizes.len() == 1;
+            for (queue, number) in (0..link.sizes.len()).zip(0u64..) {
+                let (offset, len, datamatch) = match config.transport {
+                    Transport::Pci => (notify_offset(number), 0, None),
+                    Transport::Mmio if one => (QUEUE_NOTIFY, 0, None),
+                    // By value where there are several; the kicks that miss it come by an exit.
+                    Transport::Mmio => (QUEUE_NOTIFY, 4, Some(number)),
+                };
+                if let Some(kick) = link.kick(queue) {
+                    ioeventfd(vm, kick.as_fd(), base + offset, len, datamatch)?;
+                }
+            }
+            if config.transport == Transport::Mmio {
+                ioeventfd(vm, self.swallowed.as_fd(), base + INTERRUPT_ACK, 0, None)?;
+            }
+            link.order(Order::Memory(window.clone()))?;
+        }
+        Ok(())
+    }
+
+    /// What their threads take of the worker's system calls.
+    pub fn calls(&self) -> &[DeviceCalls] {
+        &self.calls
+    }
+
+    /// Confines their threads, after the worker is confined.
+    pub fn confine(&self) -> Result<(), Diagnostic> {
+        self.threads.iter().try_for_each(|(_, thread)| thread.link.order(Order::Confine))
+    }
+
+    /// Readable when [`Devices::take_warning`] has something to say.
+    pub fn warnings_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.wake.as_fd())
+    }
+
+    /// What a device has found wrong, oldest first. To be called until it says `None`.
+    pub fn take_warning(&self) -> Option<Diagnostic> {
+        // It does not block.
+        let _ = self.wake.read();
+        self.warnings.try_recv().ok()
+    }
+
+    /// Ends the threads; no vCPU runs any more. One that hangs in the host's storage stays.
+    pub fn stop(self) {
+        self.threads.iter().for_each(|(_, thread)| thread.end());
+        let begun = Instant::now();
+        let mut threads = self.threads.iter();
+        while !threads.all(|(_, thread)| thread.has_ended()) && begun.elapsed() < END {
+            std::thread::sleep(Duration::from_millis(1));
+            threads = self.threads.iter();
+        }
+    }
+}
+
+fn ioeventfd(
+    vm: &Vm,
+    eventfd: BorrowedFd<'_>,
+    address: u64,
+    len: u32,
+    datamatch: Option<u64>,
+) -> Result<(), Diagnostic> {
+    let event = Ioeventfd { eventfd, address, len, datamatch };
+    vm.add_ioeventfd(&event).map_err(|error| {
+        let call = format!("VM_ADD_FUNCTION of ioeventfd at {address:#x}");
+        refused(Step::Functions, call, &error)
+    })
+}

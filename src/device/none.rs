@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+//! In place of the devices, where the program is built without the feature `devices`: the plan refuses files
+//! that have any.
+
+use std::os::fd::BorrowedFd;
+
+use gunyah::Vm;
+
+use crate::config::VmConfig;
+use crate::confine::DeviceCalls;
+use crate::console::Console;
+use crate::diagnostic::{Diagnostic, Kind};
+use crate::memory::Window;
+use crate::vcpu::Bus;
+
+/// No devices.
+pub struct Devices;
+
+impl Devices {
+    /// There are none.
+    pub fn prepare(
+        _: &VmConfig,
+        _: &mut Bus,
+        _: Option<&Console>,
+        _: bool,
+    ) -> Result<Self, Diagnostic> {
+        Ok(Self)
+    }
+
+    /// There are none to connect.
+    pub fn connect(&self, _: &Vm, _: &VmConfig, _: &Window) -> Result<(), Diagnostic> {
+        Ok(())
+    }
+
+    /// None.
+    pub fn calls(&self) -> &[DeviceCalls] {
+        &[]
+    }
+
+    /// There is no thread.
+    pub fn confine(&self) -> Result<(), Diagnostic> {
+        Ok(())
+    }
+
+    /// Nothing ever has a warning.
+    pub fn warnings_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// There is none.
+    pub fn take_warning(&self) -> Option<Diagnostic> {
+        None
+    }
+
+    /// There is no thread.
+    pub fn stop(self) {}
+}
+
+pub(crate) const KINDS: &[&[&Kind]] = &[];

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A device's own thread: it waits for orders, kicks and what the device waits for, and gives each its turn.
+
+use std::os::fd::AsFd;
+use std::sync::mpsc::{self, Receiver};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use nix::errno::Errno;
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use nix::sys::signal::{SigSet, SigmaskHow};
+
+use super::io::Io;
+use super::link::{Link, Order, Sent};
+use super::warnings::Warner;
+use super::{Fault, Served, VirtioDevice};
+use crate::confine;
+use crate::diagnostic::{kinds, Diagnostic, Step};
+use crate::memory::Window;
+
+kinds! {
+    THREAD: Error "device-thread" in Functions {
+        "the thread of a virtio device cannot be made",
+        cause: "this process has as many files or threads as it may, or the host is out of memory",
+        cure: "raise `rlimit nofile` or `rlimit nproc` in the service's .rc, or free memory",
+    }
+}
+
+// Requests are moved in batches of iovecs on the stack, with plenty to spare.
+const STACK: usize = 256 << 10;
+
+/// A device's thread.
+pub(super) struct DeviceThread {
+    pub link: Arc<Link>,
+    handle: JoinHandle<()>,
+}
+
+impl DeviceThread {
+    /// The thread of `device`, which is `key` in the VM's file.
+    ///
+    /// # Errors
+    /// No eventfd or thread can be made, or its capabilities cannot be given up.
+    pub fn start(
+        key: String,
+        device: Box<dyn VirtioDevice>,
+        warner: Warner,
+        confined: bool,
+    ) -> Result<Self, Diagnostic> {
+        let (sender, orders) = mpsc::channel();
+        let name = key.clone();
+        let failed = |errno| THREAD.case(format!("making the thread of {name}")).errno(errno);
+        let link = Arc::new(Link::new(key.clone(), device.face(), sender, warner).map_err(failed)?);
+        let life = Life {
+            device,
+            link: Arc::clone(&link),
+            orders,
+            window: None,
+            io: None,
+            due: vec![false; link.sizes.len()],
+        };
+        let (up, is_up) = mpsc::channel();
+        let handle = std::thread::Builder::new()
+            .name(key)
+            .stack_size(STACK)
+            .spawn(move || {
+                // Signals are the worker's main thread's.
+                let _ = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
+                let given_up = if confined { confine::thread() } else { Ok(()) };
+                let lives = given_up.is_ok();
+                // It is waited for below.
+                let _ = up.send(given_up);
+                if lives {
+                    life.live();
+                }
+            })
+            .map_err(|error| {
+                failed(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EAGAIN)))
+            })?;
+        let given_up = is_up.recv().map_err(|_| failed(Errno::ECHILD))?;
+        given_up.map_err(|mut error| {
+            error.step = Step::Functions;
+            error
+        })?;
+        Ok(Self { link, handle })
+    }
+
+    /// Tells it to end; [`DeviceThread::has_ended`] is true soon.
+    pub fn end(&self) {
+        drop(self.link.send(Order::End));
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.handle.is_finished()
+    }
+}
+
+struct Life {
+    device: Box<dyn VirtioDevice>,
+    link: Arc<Link>,
+    orders: Receiver<Sent>,
+    window: Option<Window>,
+    /// While it is started and not broken.
+    io: Option<Io>,
+    /// Queues that have a turn, by number.
+    due: Vec<bool>,
+}
+
+impl Life {
+    fn live(mut self) {
+        loop {
+            let sources = self.wait();
+            if self.link.wake().read().is_ok() {
+                while let Ok((order, done)) = self.orders.try_recv() {
+                    if let Order::End = order {
+                        return;
+                    }
+                    // Nobody waits for the answer where the worker is at its end.
+                    let _ = done.send(self.obey(order));
+                }
+            }
+            self.serve(&sources);
+        }
+    }
+
+    /// Until there is something to do; returns the numbers of the sources that are ready.
+    fn wait(&mut self) -> Vec<usize> {
+        let mut fds = vec![PollFd::new(self.link.wake().as_fd(), PollFlags::POLLIN)];
+        let mut queues = Vec::new();
+        let mut sources = Vec::new();
+        if self.io.is_some() {
+            let kicks = (0..self.due.len()).filter(|queue| self.device.serves(*queue));
+            for (queue, kick) in kicks.filter_map(|queue| Some((queue, self.link.kick(queue)?))) {
+                fds.push(PollFd::new(kick.as_fd(), PollFlags::POLLIN));
+                queues.push((queue, kick));
+            }
+            for (number, source) in self.device.sources() {
+                fds.push(PollFd::new(source, PollFlags::POLLIN));
+                sources.push(number);
+            }
+        }
+        let busy = self.due.contains(&true);
+        let timeout = if busy { PollTimeout::ZERO } else { PollTimeout::NONE };
+        // What it fails with, no memory and a signal, the next turn may not meet.
+        let _ = poll(&mut fds, timeout);
+        let ready: Vec<bool> = fds[1..].iter().map(|fd| fd.any().unwrap_or(false)).collect();
+        let (kicked, others) = ready.split_at(queues.len());
+        for ((queue, kick), _) in queues.iter().zip(kicked).filter(|(_, kicked)| **kicked) {
+            let _ = kick.read();
+            self.due[*queue] = true;
+        }
+        let others = sources.iter().zip(others).filter(|(_, ready)| **ready);
+        others.map(|(number, _)| *number).collect()
+    }
+
+    fn obey(&mut self, order: Order) -> Result<(), Diagnostic> {
+        match order {
+            Order::Memory(window) => self.window = Some(window),
+            Order::Start(features, layouts) => {
+                let Some(window) = self.window.clone() else { return Ok(()) };
+                let device = &self.device;
+                let made = Io::new(features, layouts, window, Arc::clone(&self.link), |queue| {
+                    device.serves(queue)
+                });
+                match made {
+                    Ok(mut io) => match self.device.start(&mut io) {
+                        Ok(()) => {
+                            self.io = Some(io);
+                            // What was there before: a kick of then is not lost either.
+                            self.due.fill(true);
+                        }
+                        Err(error) => self.fail(error),
+                    },
+                    Err(fault) => self.broken(fault, None),
+                }
+            }
+            Order::Reset => {
+                self.device.reset();
+                self.io = None;
+                self.due.fill(false);
+            }
+            Order::Confine => return confine::device(self.device.calls()),
+            Order::End => {}
+        }
+        Ok(())
+    }
+
+    /// A turn for each queue that is due and each source that is ready.
+    fn serve(&mut self, sources: &[usize]) {
+        for queue in 0..self.due.len() {
+            let Some(io) = self.io.as_mut().filter(|_| self.due[queue]) else { continue };
+            match self.device.kicked(queue, io) {
+                Ok(served) => self.due[queue] = served == Served::More,
+                Err(fault) => self.broken(fault, Some(queue)),
+            }
+        }
+        for source in sources {
+            let Some(io) = self.io.as_mut() else { return };
+            if let Err(fault) = self.device.ready(*source, io) {
+                self.broken(fault, None);
+            }
+        }
+    }
+
+    fn broken(&mut self, fault: Fault, queue: Option<usize>) {
+        let whose = match queue {
+            Some(queue) => format!("{}, queue {queue}", self.link.key),
+            None => self.link.key.clone(),
+        };
+        let pool = self.window.as_ref().is_some_and(Window::is_pool);
+        self.fail(fault.diagnostic(&whose, pool));
+    }
+
+    /// The device is of no use until its driver resets it.
+    fn fail(&mut self, why: Diagnostic) {
+        self.link.warn(why);
+        self.device.reset();
+        self.io = None;
+        self.due.fill(false);
+        self.link.fail();
+    }
+}

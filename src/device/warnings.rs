@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Devices' warnings, on their way to the worker's main thread.
+
+use std::borrow::Cow;
+use std::sync::mpsc::Sender;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::sys::eventfd::EventFd;
+
+use crate::diagnostic::Diagnostic;
+
+/// A warning of one kind is told once within this: a full disk fails thousands of requests a second.
+const QUIET: Duration = Duration::from_secs(60);
+
+/// Warnings of one device, each kind now and then.
+pub(super) struct Warner {
+    sender: Sender<Diagnostic>,
+    wake: Arc<EventFd>,
+    told: Vec<(Cow<'static, str>, Instant)>,
+}
+
+impl Warner {
+    /// Sends them to `sender`, and writes to `wake` for each.
+    pub fn new(sender: Sender<Diagnostic>, wake: Arc<EventFd>) -> Self {
+        Self { sender, wake, told: Vec::new() }
+    }
+
+    pub fn warn(&mut self, warning: Diagnostic) {
+        let now = Instant::now();
+        self.told.retain(|(_, at)| now.saturating_duration_since(*at) < QUIET);
+        if self.told.iter().any(|(name, _)| *name == warning.name) {
+            return;
+        }
+        self.told.push((warning.name.clone(), now));
+        // Fails only where nobody listens any more; a count that is full wakes, too.
+        let _ = self.sender.send(warning);
+        let _ = self.wake.write(1);
+    }
+}

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The virtio devices: the doorbell and the node of each, and the pool.
+
+use crate::config::{Transport, VmConfig};
+use crate::diagnostic::kinds;
+use crate::dtb::build::Faults;
+use crate::dtb::devices::{
+    doorbell, interrupt_map, pool_node, trigger_cell, MMIO_MODEL, PCI_MODEL,
+};
+use crate::dtb::lookup::{devices_at, spi};
+use crate::dtb::property::NodeAt;
+use crate::dtb::tree::Tree;
+use crate::layout::{PCI_CAM_BASE, PCI_CAM_SIZE};
+use crate::plan::{LaunchPlan, PlannedDevice};
+
+kinds! {
+    // Seen: an edge irqfd of a level interrupt is raised for ever.
+    DEVICE_DOORBELL: Error "dtb-device-doorbell" in Dtb {
+        "a doorbell with a virtio device's label raises another interrupt than the device's",
+        cause: "gunyahd gives devices labels and SPIs from 6 on, and the devicetree uses the label for something else",
+        cure: "give the devicetree's own doorbells other labels, or leave the device's doorbell out: it is added",
+    }
+    // Ours.
+    DEVICE_DIFFERS: Error "dtb-device-differs" in Dtb {
+        "what the devicetree has at a virtio device's registers is not that device",
+        cause: "the guest would talk to a device that is not there",
+        cure: "remove the node: it is added as it has to be",
+    }
+    // Ours.
+    DEVICE_INTERRUPT: Error "dtb-device-interrupt" in Dtb {
+        "another node has the interrupt of a virtio device",
+        cause: "gunyahd gives devices labels and SPIs from 6 on",
+        cure: "give the other node another SPI",
+    }
+}
+
+pub(super) fn check(tree: &Tree, config: &VmConfig, plan: &LaunchPlan, faults: &mut Faults<'_>) {
+    let trigger = trigger_cell(config);
+    for device in &plan.devices {
+        let key = device.model.key();
+        let wanted = Some((device.interrupt, trigger));
+        let bell = doorbell(tree, device);
+        if let Some(bell) = bell.as_ref().filter(|bell| spi(bell) != wanted) {
+            let what = format!(
+                "{} with label {} does not raise SPI {} with trigger {trigger}",
+                bell.path(),
+                device.label,
+                device.interrupt
+            );
+            faults.add_at(&key, DEVICE_DOORBELL.case(what));
+        }
+        let nodes = devices_at(tree, device.registers.base, device.registers.size);
+        for node in &nodes {
+            if let Some(why) = mmio_difference(node, config, device, plan, tree) {
+                let what = format!("{} {why}", node.path());
+                faults.add_at(&key, DEVICE_DIFFERS.case(what));
+            }
+        }
+        let own = |at: &NodeAt<'_>| {
+            at.has("vdevice-type") || nodes.iter().any(|node| node.path() == at.path())
+        };
+        let same = |at: &NodeAt<'_>| spi(at).is_some_and(|(number, _)| number == device.interrupt);
+        if let Some(other) = tree.walk().into_iter().find(|at| same(at) && !own(at)) {
+            let what = format!("{} has SPI {} of {key}", other.path(), device.interrupt);
+            faults.add_at(&key, DEVICE_INTERRUPT.case(what));
+        }
+    }
+    if config.transport == Transport::Pci && !plan.devices.is_empty() {
+        let nodes = devices_at(tree, PCI_CAM_BASE, PCI_CAM_SIZE);
+        if nodes.is_empty() {
+            let what = "there is no PCI bus: the tree's interrupt controller has no phandle";
+            faults.add_at("transport", DEVICE_DIFFERS.case(what));
+        }
+        for node in nodes {
+            if let Some(why) = pci_difference(&node, plan, tree) {
+                faults.add_at("transport", DEVICE_DIFFERS.case(format!("{} {why}", node.path())));
+            }
+        }
+    }
+}
+
+/// What of a bus and a device both have to be.
+fn difference(node: &NodeAt<'_>, plan: &LaunchPlan, tree: &Tree) -> Option<&'static str> {
+    let pool = plan.pool.and_then(|pool| pool_node(tree, pool)?.phandle());
+    let faults = [
+        (
+            pool.is_some() && node.u32("memory-region") != pool,
+            "has no memory-region, or another one than the pool: main memory is lent, and its devices cannot reach it",
+        ),
+        (
+            !matches!(node.str("status"), None | Some("okay" | "ok")),
+            "has a status other than okay: the guest leaves it alone",
+        ),
+    ];
+    faults.into_iter().find(|(broken, _)| *broken).map(|(_, why)| why)
+}
+
+/// What keeps the node at a device's registers from being this device.
+fn mmio_difference(
+    node: &NodeAt<'_>,
+    config: &VmConfig,
+    device: &PlannedDevice,
+    plan: &LaunchPlan,
+    tree: &Tree,
+) -> Option<&'static str> {
+    let range = device.registers;
+    let faults = [
+        (config.transport == Transport::Pci, "lies in the memory of the PCI bus"),
+        (!node.is_compatible(MMIO_MODEL), "is not a virtio-mmio device"),
+        (node.reg() != Some(vec![(range.base, range.size)]), "has other registers than the device"),
+        (
+            spi(node) != Some((device.interrupt, trigger_cell(config))),
+            "has another interrupt than the device",
+        ),
+    ];
+    let own = faults.into_iter().find(|(broken, _)| *broken).map(|(_, why)| why);
+    own.or_else(|| difference(node, plan, tree))
+}
+
+/// What keeps the node from being the devices' PCI bus.
+fn pci_difference(node: &NodeAt<'_>, plan: &LaunchPlan, tree: &Tree) -> Option<&'static str> {
+    let faults = [
+        (!node.is_compatible(PCI_MODEL), "is not a PCI bus of pci-host-cam-generic"),
+        (
+            node.reg() != Some(vec![(PCI_CAM_BASE, PCI_CAM_SIZE)]),
+            "has other registers than the bus",
+        ),
+        (
+            node.cells("interrupt-map") != interrupt_map(tree, plan),
+            "has another interrupt-map than the devices",
+        ),
+    ];
+    let own = faults.into_iter().find(|(broken, _)| *broken).map(|(_, why)| why);
+    own.or_else(|| difference(node, plan, tree))
+}

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Virtio devices of the whole program, with a peer that shares no code with them: a bare-metal guest of the
+//! crate virtio-drivers (tests/peer), executed on every driver, over shared memory and over a pool.
+#![allow(clippy::unwrap_used)] // A test ends there.
+
+mod host;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Instant;
+
+use serde_json::{json, Value};
+
+use host::{skip, Host, PATIENCE};
+
+const TARGET: &str = "aarch64-unknown-none";
+
+/// The peer, built once: with rustup's core, else with Debian's compiler and its sources.
+fn peer() -> Option<&'static [u8]> {
+    static PEER: OnceLock<Option<Vec<u8>>> = OnceLock::new();
+    PEER.get_or_init(|| match build() {
+        Ok(peer) => Some(fs::read(peer).unwrap()),
+        Err(why) => {
+            skip(&format!("no peer guest ({why}); `rustup target add {TARGET}` or the packages rustc-web, cargo-web and rust-web-src serve"));
+            None
+        }
+    })
+    .as_deref()
+}
+
+fn build() -> Result<PathBuf, String> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peer");
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("peer");
+    let target =
+        Command::new("rustc").args(["--print", "target-libdir", "--target", TARGET]).output();
+    let own = target
+        .is_ok_and(|output| Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir());
+    let mut cargo = Command::new(if own { "cargo" } else { "/usr/bin/cargo" });
+    if !own {
+        cargo.args(["-Zbuild-std=core,alloc"]).env("RUSTC_BOOTSTRAP", "1");
+        cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_NONE_LINKER", "aarch64-linux-gnu-ld");
+        for rustup in ["RUSTUP_TOOLCHAIN", "RUSTC", "CARGO"] {
+            cargo.env_remove(rustup);
+        }
+    }
+    cargo.args(["build", "--release", "--locked", "--target", TARGET, "--target-dir"]);
+    let built = cargo.arg(&out).current_dir(source).output().map_err(|error| error.to_string())?;
+    match built.status.success() {
+        true => Ok(out.join(TARGET).join("release/peer")),
+        false => {
+            Err(String::from_utf8_lossy(&built.stderr).lines().last().unwrap_or("").to_owned())
+        }
+    }
+}
+
+/// Drivers with vCPUs; all but the first lend main memory.
+const DIALECTS: [&str; 4] = ["lkml", "ack61", "ack66", "ack612"];
+const TRANSPORTS: [&str; 2] = ["mmio", "pci"];
+
+/// A file of this test that begins with `text` and has `sectors` sectors.
+fn image(test: &str, text: &str, sectors: usize) -> PathBuf {
+    let name = format!("gunyahd-devices-{test}-{}", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    let mut bytes = vec![0; sectors * 512];
+    bytes[..text.len()].copy_from_slice(text.as_bytes());
+    fs::write(&path, bytes).unwrap();
+    path
+}
+
+/// Boots the peer with these words and `changes` to its file.
+fn boot(dialect: &str, test: &str, words: &str, changes: &Value) -> Option<Host> {
+    let mut config = json!({
+        "memory": { "size": "16M", "backing": ["thp"] },
+        "console": {},
+        "cmdline": words,
+    });
+    for (key, value) in changes.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    Host::boot_on(dialect, test, "exec", "", peer()?, &config)
+}
+
+/// What the peer said, when it has powered off.
+fn said(host: &Host) -> Vec<String> {
+    let status = host.wait_until(|status| status["last_end"].is_object());
+    let lines = printed(host);
+    assert_eq!(status["last_end"]["reason"], "power-off", "{status:#}\n{lines:#?}");
+    lines
+}
+
+fn printed(host: &Host) -> Vec<String> {
+    let answer = host.ask(&["log", "vm"]);
+    let text = String::from_utf8(answer.stdout).unwrap();
+    text.lines()
+        .filter_map(|line| line.strip_prefix("console| peer: "))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Disks: read, written, flushed, one that cannot be written; by interrupt and not; each driver, so that
+/// memory is shared or a pool; each transport, so that interrupts are edges or levels.
+#[test]
+fn disks_are_read_and_written_on_every_driver() {
+    for transport in TRANSPORTS {
+        for (index, dialect) in DIALECTS.iter().enumerate() {
+            let test = format!("disk-{transport}-{dialect}");
+            let first = image(&format!("{test}-1"), "the first disk", 2048);
+            let second = image(&format!("{test}-2"), "the second disk", 16);
+            let changes = json!({
+                "transport": transport,
+                "disks": [
+                    { "path": first, "id": "first" },
+                    { "path": second, "readonly": true },
+                ],
+            });
+            let words = if index % 2 == 0 { "disk irq" } else { "disk" };
+            let Some(host) = boot(dialect, &test, words, &changes) else { return };
+            let lines = said(&host);
+            for line in [
+                "disk 0: 2048 sectors, readonly false, id Ok(5) first",
+                "disk 0: begins with the first disk",
+                "disk 0: beyond its end Err(IoError)",
+                "disk 0: writing Ok(())",
+                "disk 0: flushing Ok(())",
+                "disk 0: long Ok(()) Ok(()), wrong None",
+                "disk 1: 16 sectors, readonly true, id Ok(0) ",
+                "disk 1: begins with the second disk",
+                "disk 1: writing Err(IoError)",
+            ] {
+                assert!(lines.iter().any(|has| has == line), "{test}: {line}: {lines:#?}");
+            }
+            let pool = lines.iter().any(|line| line == "pool of 0x400000");
+            assert_eq!(pool, *dialect != "lkml", "{test}: {lines:#?}");
+            let by_interrupt = lines.iter().filter(|line| line.contains("by interrupt the "));
+            assert_eq!(
+                by_interrupt.count(),
+                if index % 2 == 0 { 2 } else { 0 },
+                "{test}: {lines:#?}"
+            );
+            let written = fs::read(&first).unwrap();
+            assert!(written[512..].starts_with(b"written by the peer"), "{test}");
+            let _ = (fs::remove_file(first), fs::remove_file(second));
+        }
+    }
+}
+
+#[test]
+fn entropy_differs_at_each_draw() {
+    for transport in TRANSPORTS {
+        let changes = json!({ "entropy": true, "transport": transport });
+        let Some(host) = boot("ack612", &format!("entropy-{transport}"), "entropy", &changes)
+        else {
+            return;
+        };
+        let lines = said(&host);
+        let line = "entropy 0: (Ok(32), Ok(32)), differ true".to_owned();
+        assert!(lines.contains(&line), "{lines:#?}");
+    }
+}
+
+/// The virtio console prints where the serial port does, and what is typed comes to it.
+#[test]
+fn a_virtio_console_prints_and_hears() {
+    for transport in TRANSPORTS {
+        let changes = json!({ "console": { "virtio": true }, "transport": transport });
+        let words = "console irq";
+        let test = format!("hvc-{transport}");
+        let Some(host) = boot("ack66", &test, words, &changes) else { return };
+        let deadline = Instant::now() + PATIENCE;
+        while !printed(&host).iter().any(|line| line == "console 0 speaks") {
+            assert!(Instant::now() < deadline, "{:#?}", printed(&host));
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        let mut console = host.ctl(&["console", "vm", "--replay", "0"]);
+        let console = console.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut console = console.spawn().unwrap();
+        std::io::Write::write_all(&mut console.stdin.take().unwrap(), b"good day\r").unwrap();
+        let lines = said(&host);
+        assert!(lines.contains(&"console 0 heard good day".to_owned()), "{lines:#?}");
+        let _ = console.wait();
+    }
+}
+
+#[test]
+fn a_disk_that_is_not_there_fails_the_start_by_its_key() {
+    let changes = json!({ "disks": [{ "path": "/nowhere/disk" }] });
+    let Some(host) = boot("ack61", "missing", "disk", &changes) else { return };
+    let status = host.wait_for("failed");
+    let reason = status["reason"].as_str().unwrap();
+    assert!(reason.contains("/nowhere/disk") && reason.contains("ENOENT"), "{reason}");
+}
