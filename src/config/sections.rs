@@ -317,6 +317,7 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
     ("dtb", DtbConfig::KEYS),
     ("vcpus", VcpuConfig::KEYS),
     ("console", ConsoleConfig::KEYS),
+    ("disks[]", DiskConfig::KEYS),
     ("ready", ReadyConfig::KEYS),
     ("start", StartConfig::KEYS),
     ("start.property", PropertyWait::KEYS),
