@@ -177,6 +177,28 @@ record! {
         last_end: Option<End>,
         /// Bytes that its guest has printed since gunyahd began, over all launches.
         console_end: Option<u64>,
+        /// Its virtio devices.
+        devices: Vec<DeviceStatus> = Vec::new(),
+    }
+}
+
+record! {
+    /// What a virtio device has done since its VM began, some seconds ago.
+    DeviceStatus {
+        /// Its key in the VM's file.
+        device: String,
+        /// Requests answered.
+        requests: u64,
+        /// Bytes to the guest.
+        read: u64,
+        /// Bytes from the guest.
+        written: u64,
+        /// Requests answered with an error.
+        errors: u64,
+        /// Interrupts.
+        interrupts: u64,
+        /// Accesses to its registers that came to a vCPU's thread.
+        exits: u64,
     }
 }
 

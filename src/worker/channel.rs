@@ -4,6 +4,7 @@
 use crate::diagnostic::Diagnostic;
 use crate::json::choice;
 use crate::launch::Event;
+use crate::status::control::DeviceStatus;
 use crate::status::End;
 use crate::text::words;
 
@@ -19,6 +20,8 @@ choice! {
         } = "running",
         /// The guest said that it is ready.
         Ready = "ready",
+        /// What its devices have done so far.
+        Devices(devices: Vec<DeviceStatus>) = "devices",
         /// The guest ended by itself.
         Ended(end: End) = "ended",
         /// A step failed; the worker gives everything back and exits.
