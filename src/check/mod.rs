@@ -13,7 +13,7 @@ mod json;
 mod map;
 mod text;
 
-pub(crate) use json::of_diagnostic as diagnostic_json;
+pub(crate) use json::members as diagnostic_json;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
@@ -136,6 +136,8 @@ pub fn check(options: &Options) -> Report {
     let set = load_paths(&options.paths);
     let asleep: BTreeSet<VmName> =
         set.good().filter(|config| !config.autostart).map(|config| config.name.clone()).collect();
+    let all: Vec<VmConfig> =
+        set.good().filter(|config| !config.disks.is_empty()).cloned().collect();
     let mut report = Report {
         host: options.host,
         root: options.root.clone(),
@@ -149,6 +151,8 @@ pub fn check(options: &Options) -> Report {
             Ok(config) => {
                 let (mut vm, problems) = inspect::vm(config, options);
                 vm.warnings.extend(inspect::waits(&vm.config, &asleep));
+                vm.warnings.extend(inspect::no_disks(&vm.config, options.root.as_deref()));
+                vm.warnings.extend(inspect::shared_disks(&vm.config, all.iter()));
                 report.vms.push(vm);
                 report.problems.extend(problems);
             }
@@ -169,8 +173,7 @@ pub fn run(options: &Options, out: &mut impl Write) -> io::Result<i32> {
         report.problems.push(inspect::NOTHING.case("no config was found"));
     }
     if options.json {
-        serde_json::to_writer_pretty(&mut *out, &json::report(&report, options.dtb))?;
-        writeln!(out)?;
+        writeln!(out, "{:#}", json::report(&report, options.dtb))?;
     } else {
         out.write_all(text::report(&report, options.dtb).as_bytes())?;
     }
@@ -179,4 +182,4 @@ pub fn run(options: &Options, out: &mut impl Write) -> io::Result<i32> {
 }
 
 /// Every kind of mistake that this folder finds.
-pub(crate) const KINDS: &[&[Kind]] = &[inspect::KINDS];
+pub(crate) const KINDS: &[&[&Kind]] = &[inspect::KINDS];

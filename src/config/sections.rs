@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use gunyah::Dialect;
-use serde_json::{Map, Value as Json};
 
 use super::compound::{list, one_or_list, section};
 use super::keys::Keys;
@@ -24,7 +23,10 @@ use super::words::{
     kernels, Access, Backing, ConsoleDevice, KernelFormat, RestartPolicy, Scheduling, Transport,
 };
 use crate::diagnostic::{Diagnostic, Place};
-use crate::layout::{ADDRESS_END, MEMORY_ALIGN, MEMORY_BASE, PAGE, SERIAL_BASE, SPIS};
+use crate::json::{object, Value};
+use crate::layout::{
+    ADDRESS_END, FIRMWARE_BASE, FIRMWARE_SIZE, MEMORY_ALIGN, MEMORY_BASE, PAGE, SERIAL_BASE, SPIS,
+};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -72,6 +74,8 @@ section! {
             "Further ranges of guest memory.";
         kernel: KernelConfig = required(section()),
             "What the guest runs.";
+        firmware: Option<FirmwareConfig> = optional(section()),
+            "Absent: the guest begins in its kernel. `{}`: it begins in the firmware for protected VMs (pvmfw) that the boot loader gave the resource manager, which verifies the kernel; only Android's drivers can.";
         initrd: Option<InitrdConfig> = optional(section()),
             "Absent: no initrd.";
         dtb: DtbConfig = or_empty(section()),
@@ -98,7 +102,7 @@ section! {
             "How long a guest that is asked to end, by `stop`, may take. Then its VM is closed.";
     }
     rules {
-        ranges(memory, regions);
+        ranges(memory, regions, firmware);
         kernel_offset(memory, kernel);
         initrd_offset(memory, initrd);
         dtb_offset(memory, dtb);
@@ -174,6 +178,18 @@ section! {
             "Bytes from the base of main memory to where the kernel's own text offset counts from; inside main memory. Absent: 0.";
         cmdline: String = or(String::new(), line(0, CMDLINE)),
             "The kernel command line, `/chosen/bootargs`.";
+    }
+}
+
+section! {
+    /// `firmware`
+    FirmwareConfig {
+        base: u64 = or(FIRMWARE_BASE, address(GUEST_MEMORY, MEMORY_ALIGN)),
+            "Guest address of its region, which is lent, and where the guest begins. pvmfw is linked for the default.";
+        size: u64 = or(FIRMWARE_SIZE, size(MEMORY_ALIGN, 1 << 30, MEMORY_ALIGN)),
+            "Bytes of its region: at least what the boot loader's firmware has.";
+        label: u32 = or(1, whole(0, u32::MAX)),
+            "Names the region to the driver. Unique in the VM.";
     }
 }
 
@@ -310,6 +326,25 @@ section! {
     }
     rules { stop_by(console_line, power_key); }
 }
+
+/// The keys of every section but the VM itself, in the order of the tables: what is looked through for a key that
+/// stands in the wrong one.
+pub(super) const SECTIONS: &[(&str, &[&str])] = &[
+    ("memory", MemoryConfig::KEYS),
+    ("regions[]", RegionConfig::KEYS),
+    ("kernel", KernelConfig::KEYS),
+    ("firmware", FirmwareConfig::KEYS),
+    ("initrd", InitrdConfig::KEYS),
+    ("dtb", DtbConfig::KEYS),
+    ("vcpus", VcpuConfig::KEYS),
+    ("console", ConsoleConfig::KEYS),
+    ("disks[]", DiskConfig::KEYS),
+    ("ready", ReadyConfig::KEYS),
+    ("start", StartConfig::KEYS),
+    ("start.property", PropertyWait::KEYS),
+    ("restart", RestartConfig::KEYS),
+    ("stop", StopConfig::KEYS),
+];
 
 impl VmConfig {
     /// What is wrong where `scheduling` is who schedules the vCPUs, which only the driver found can tell

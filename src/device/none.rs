@@ -11,6 +11,7 @@ use crate::confine::DeviceCalls;
 use crate::console::Console;
 use crate::diagnostic::{Diagnostic, Kind};
 use crate::memory::Window;
+use crate::status::control::DeviceStatus;
 use crate::vcpu::Bus;
 
 /// No devices.
@@ -52,8 +53,13 @@ impl Devices {
         None
     }
 
+    /// None.
+    pub fn counters(&self) -> Vec<DeviceStatus> {
+        Vec::new()
+    }
+
     /// There is no thread.
     pub fn stop(self) {}
 }
 
-pub(crate) const KINDS: &[&[Kind]] = &[];
+pub(crate) const KINDS: &[&[&Kind]] = &[];

@@ -37,7 +37,7 @@ pub use write::WriteError;
 use crate::diagnostic::Kind;
 
 /// Everything that can be wrong with a devicetree.
-pub const KINDS: &[&[Kind]] = &[
+pub const KINDS: &[&[&Kind]] = &[
     parse::KINDS,
     complete::KINDS,
     build::KINDS,
@@ -45,6 +45,7 @@ pub const KINDS: &[&[Kind]] = &[
     rules::nodes::KINDS,
     rules::memory::KINDS,
     rules::vm_config::KINDS,
+    rules::firmware::KINDS,
     rules::vcpus::KINDS,
     rules::gic::KINDS,
     rules::vdevices::KINDS,

@@ -22,5 +22,5 @@ pub use reserve::{Allotment, Extent, Past, Reserve};
 pub use window::{Outside, Segment, Window};
 
 /// Everything that this folder finds.
-pub(crate) const KINDS: &[&[Kind]] =
+pub(crate) const KINDS: &[&[&Kind]] =
     &[choice::KINDS, reserve::KINDS, limit::KINDS, allocate::KINDS, guest::KINDS];

@@ -138,5 +138,5 @@ fn hold(reporter: &Reporter) -> Result<i32, Diagnostic> {
 }
 
 /// Everything that can be wrong here.
-pub(crate) const KINDS: &[&[Kind]] =
+pub(crate) const KINDS: &[&[&Kind]] =
     &[close::KINDS, power_key::KINDS, proxy::KINDS, requests::KINDS];
