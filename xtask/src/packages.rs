@@ -39,6 +39,10 @@ pub const TEST_TOOLS: &[Tool] = &[
     tool("pkg-config", "pkg-config"),
     // Its library, libclang, reads the executing engine's C headers.
     tool("clang", "clang"),
+    // For the peer of tests/devices.rs, where rustup has no core for bare metal.
+    tool("/usr/bin/rustc", "rustc-web"),
+    tool("/usr/bin/cargo", "cargo-web"),
+    tool("/usr/lib/rustlib/src/rust/library/Cargo.toml", "rust-web-src"),
 ];
 
 /// What root disks are made and looked into with.
