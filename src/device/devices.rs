@@ -2,6 +2,7 @@
 //! All virtio devices of a VM: opened, placed on the bus, bound to the driver's doorbells.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,6 +24,7 @@ use crate::launch::refused;
 use crate::layout::{PCI_CAM_BASE, PCI_CAM_SIZE};
 use crate::memory::Window;
 use crate::plan::{devices, trigger, Model, PlannedDevice};
+use crate::status::control::DeviceStatus;
 use crate::vcpu::{eventfd, Bus, Device};
 
 use super::link::Order;
@@ -155,8 +157,32 @@ impl Devices {
         self.warnings.try_recv().ok()
     }
 
-    /// Ends the threads; no vCPU runs any more. One that hangs in the host's storage stays.
-    pub fn stop(self) {
+    /// What each has done.
+    pub fn counters(&self) -> Vec<DeviceStatus> {
+        let of = |(planned, thread): &(PlannedDevice, DeviceThread)| {
+            let counters = thread.link.counters();
+            let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+            DeviceStatus {
+                device: planned.model.key(),
+                requests: read(&counters.requests),
+                read: read(&counters.read),
+                written: read(&counters.written),
+                errors: read(&counters.errors),
+                interrupts: read(&counters.interrupts),
+                exits: read(&counters.exits),
+            }
+        };
+        self.threads.iter().map(of).collect()
+    }
+
+    /// Ends the threads; no vCPU runs any more.
+    pub fn stop(self) {}
+}
+
+impl Drop for Devices {
+    /// Also where the launch fails: the eventfds of interrupts are closed before the VM is. A thread that hangs
+    /// in the host's storage stays.
+    fn drop(&mut self) {
         self.threads.iter().for_each(|(_, thread)| thread.end());
         let begun = Instant::now();
         let mut threads = self.threads.iter();

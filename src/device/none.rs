@@ -11,6 +11,7 @@ use crate::confine::DeviceCalls;
 use crate::console::Console;
 use crate::diagnostic::{Diagnostic, Kind};
 use crate::memory::Window;
+use crate::status::control::DeviceStatus;
 use crate::vcpu::Bus;
 
 /// No devices.
@@ -50,6 +51,11 @@ impl Devices {
     /// There is none.
     pub fn take_warning(&self) -> Option<Diagnostic> {
         None
+    }
+
+    /// None.
+    pub fn counters(&self) -> Vec<DeviceStatus> {
+        Vec::new()
     }
 
     /// There is no thread.

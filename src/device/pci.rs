@@ -285,3 +285,73 @@ fn bytes(width: Width) -> usize {
         Width::Double => 8,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::super::warnings::Warner;
+    use super::super::Face;
+    use super::*;
+    use crate::vcpu::eventfd;
+
+    fn link() -> Arc<Link> {
+        let warner = Warner::new(mpsc::channel().0, Arc::new(eventfd().unwrap()));
+        let face = Face { number: 2, features: 0, queues: vec![64, 32], config: vec![1, 2, 3] };
+        Arc::new(Link::new("disks[0]".to_owned(), face, mpsc::channel().0, warner).unwrap())
+    }
+
+    #[test]
+    fn a_bus_has_its_functions_and_nothing_else() {
+        let mut cam = Cam::default();
+        cam.add(&link(), 0x200_0000);
+        let word = |at: u64| cam.read(at, Width::Word) & Width::Word.mask();
+        assert_eq!(word(0x800), 0x1042_1af4);
+        for nobody in [0, 0x1000, 0x900, 0x1_0800] {
+            assert_eq!(word(nobody), 0xffff_ffff, "{nobody:#x}");
+        }
+        // The BAR stays, and says its size.
+        assert_eq!(word(0x810), 0x200_0000);
+        cam.write(0x810, Width::Word, 0xffff_ffff);
+        assert_eq!(word(0x810), 0xffff_c000);
+        cam.write(0x810, Width::Word, 0x4000_0000);
+        assert_eq!(word(0x810), 0x200_0000);
+        cam.write(0x804, Width::Half, 0xffff);
+        assert_eq!(cam.read(0x804, Width::Half), u64::from(COMMAND_BITS));
+        // Past its end and across registers: no panic, no other function's bytes.
+        assert_eq!(cam.read(0x8ff, Width::Double), 0);
+        cam.write(0x8ff, Width::Double, u64::MAX);
+        // The capabilities: common, interrupt status, device's, notifications.
+        let mut at = word(0x834) & 0xff;
+        let mut kinds = Vec::new();
+        while at != 0 {
+            let head = word(0x800 + at);
+            assert_eq!(head & 0xff, 9);
+            kinds.push(head >> 24);
+            at = head >> 8 & 0xff;
+        }
+        assert_eq!(kinds, [1, 3, 4, 2]);
+    }
+
+    #[test]
+    fn addresses_are_set_by_halves_and_at_once() {
+        let device = Pci::new(link());
+        let write = |at, width, value| device.write(at, width, value);
+        write(QUEUE_SELECT, Width::Half, 1);
+        assert_eq!(device.read(QUEUE_SIZE, Width::Half), 32);
+        assert_eq!(device.read(QUEUE_NOTIFY_OFF, Width::Half), 1);
+        write(QUEUE_DESC, Width::Word, 0x1000);
+        write(QUEUE_DESC + 4, Width::Word, 0x2);
+        write(QUEUE_DRIVER, Width::Double, 0x3_0000_4000);
+        assert_eq!(device.read(QUEUE_DESC, Width::Double), 0x2_0000_1000);
+        assert_eq!(device.read(QUEUE_DRIVER + 4, Width::Word), 3);
+        write(QUEUE_SELECT, Width::Half, 2);
+        assert_eq!(device.read(QUEUE_SIZE, Width::Half), 0, "no such queue");
+        assert_eq!(device.read(NUM_QUEUES, Width::Half), 2);
+        assert_eq!(device.read(CONFIG_VECTOR, Width::Half), NO_VECTOR);
+        assert_eq!(device.read(CONFIG, Width::Word), 0x03_0201);
+        write(notify_offset(1), Width::Half, 1);
+        assert_eq!(device.link.kick(1).unwrap().read(), Ok(1));
+        assert_eq!((device.read(ISR, Width::Byte), device.read(0x3fff, Width::Byte)), (1, 0));
+    }
+}

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use crate::config::{parse, Access, Backing, Permissions, Scheduling, VmConfig};
+use crate::config::{parse, Access, Backing, DiskConfig, Permissions, Scheduling, VmConfig};
 use crate::plan::*;
 
 pub const BASE: u64 = 0x8000_0000;
@@ -33,6 +33,27 @@ pub fn proxy() -> VmConfig {
 /// One proxy-scheduled CPU with a 16550 as its console.
 pub fn ns16550() -> VmConfig {
     with_initrd(r#""vcpus": {"scheduling": "proxy"}, "console": {"device": "16550"}"#)
+}
+
+/// A disk.
+pub fn disk() -> DiskConfig {
+    let text = r#"{"name": "vm", "memory": {"size": "64M"}, "kernel": {"path": "/Image"},
+                   "disks": [{"path": "/disk"}]}"#;
+    parse(Path::new("vm.json"), text).unwrap().disks[0].clone()
+}
+
+/// The pool of lent memory, behind all that else is in a plan.
+pub fn add_pool(plan: &mut LaunchPlan) {
+    let pool = Range { base: 0x2_0000_0000, size: 4 << 20 };
+    plan.regions.push(PlannedRegion {
+        key: "memory.pool".to_owned(),
+        label: 1,
+        base: pool.base,
+        size: pool.size,
+        access: Access::Share,
+        ..plan.regions[0].clone()
+    });
+    plan.pool = Some(pool);
 }
 
 /// One proxy-scheduled CPU that begins in firmware.

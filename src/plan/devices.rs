@@ -214,3 +214,119 @@ pub fn trigger(transport: Transport) -> gunyah::Trigger {
         Transport::Pci => gunyah::Trigger::Level,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use gunyah::Dialect;
+
+    use super::*;
+    use crate::config::parse;
+
+    fn config(keys: &str) -> VmConfig {
+        let text = format!(r#"{{"name": "vm", "kernel": {{"path": "/Image"}}, {keys}}}"#);
+        parse(Path::new("vm.json"), &text).unwrap()
+    }
+
+    fn main(config: &VmConfig) -> Vec<PlannedRegion> {
+        let region = |key: String, label, base, size| PlannedRegion {
+            key,
+            label,
+            base,
+            size,
+            access: Access::Auto,
+            flags: Permissions::ALL,
+            backing: Vec::new(),
+            huge_page: 2 << 20,
+            prefault: true,
+            file: None,
+        };
+        let memory = &config.memory;
+        let mut all = vec![region("memory".to_owned(), memory.label, memory.base, memory.size)];
+        for (index, more) in config.regions.iter().enumerate() {
+            all.push(region(format!("regions[{index}]"), more.label, more.base, more.size));
+        }
+        all
+    }
+
+    const DISKS: &str = r#""memory": {"size": "100M"}, "disks": [{"path": "/a"}, {"path": "/b"}]"#;
+
+    #[test]
+    fn places_do_not_meet_the_consoles_nor_each_other() {
+        let places = |keys: &str| {
+            let all = devices(&config(&format!("{DISKS}{keys}")));
+            all.iter()
+                .map(|device| (device.label, device.interrupt, device.registers.base, device.slot))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(places(""), [(6, 6, 0x0a00_0000, 1), (7, 7, 0x0a00_0200, 2)]);
+        let console =
+            r#", "console": {"label": 6, "interrupt": 8, "virtio": true}, "entropy": true"#;
+        let numbers: Vec<u32> = places(console).iter().map(|place| place.0).collect();
+        assert_eq!(numbers, [7, 9, 10, 11], "console, disks, entropy");
+        let pci = places(r#", "transport": "pci""#);
+        assert_eq!(pci, [(6, 6, 0x0200_0000, 1), (7, 7, 0x0200_4000, 2)]);
+    }
+
+    #[test]
+    fn what_lies_where_a_device_is_is_named() {
+        for (keys, key, wrong) in [
+            (r#", "console": {"base": "0xa000000"}"#, "console.base", true),
+            (r#", "console": {"base": "0x2000000"}"#, "", false),
+            (r#", "console": {"base": "0x2000000"}, "transport": "pci""#, "console.base", true),
+            (
+                r#", "regions": [{"label": 9, "base": "0x800000", "size": "4M"}], "transport": "pci""#,
+                "regions[0].base",
+                true,
+            ),
+        ] {
+            let config = config(&format!("{DISKS}{keys}"));
+            let found = check(&config, &devices(&config), &main(&config));
+            assert_eq!(!found.is_empty(), wrong, "{keys}: {found:?}");
+            for fault in found {
+                assert_eq!(fault.name, "plan-device-overlap");
+                assert_eq!(fault.place.unwrap().key, key);
+            }
+        }
+    }
+
+    #[test]
+    fn a_pool_lies_behind_lent_memory_where_there_is_room() {
+        let host = Host::PAGES_4K;
+        let of = |keys: &str, dialect| {
+            let config = config(keys);
+            pool(&config, &host.with(dialect), &main(&config)).unwrap()
+        };
+        assert_eq!(of(DISKS, Dialect::Lkml), None, "shared");
+        assert_eq!(of(r#""memory": {"size": "100M"}"#, Dialect::Ack612), None, "no devices");
+        let found = of(DISKS, Dialect::Ack612).unwrap();
+        assert_eq!((found.base, found.size, found.label), (0x8640_0000, 12 << 20, 1));
+        assert_eq!((found.access, found.is_pool()), (Access::Share, true));
+        // Around a region, with its label free.
+        let regions = r#", "regions": [{"label": 1, "base": "0x86800000", "size": "4K"}]"#;
+        let found = of(&format!("{DISKS}{regions}"), Dialect::Ack61).unwrap();
+        assert_eq!((found.base, found.label), (0x86a0_0000, 2));
+        let given = DISKS.replace("\"100M\"", "\"100M\", \"pool\": \"2M\"");
+        assert_eq!(of(&given, Dialect::Ack66).unwrap().size, 2 << 20);
+        let small = DISKS.replace("100M", "16M");
+        assert_eq!(of(&small, Dialect::Ack66).unwrap().size, 4 << 20);
+        let large = DISKS.replace("100M", "8G");
+        assert_eq!(of(&large, Dialect::Ack66).unwrap().size, 64 << 20);
+        let full = DISKS.replace("100M", "62G");
+        let config = config(&full);
+        let fault = pool(&config, &host.with(Dialect::Ack66), &main(&config)).unwrap_err();
+        assert_eq!(fault.name, "plan-pool-no-room");
+    }
+
+    #[test]
+    fn a_build_without_devices_says_so() {
+        let config = config(DISKS);
+        let found = check(&config, &devices(&config), &main(&config));
+        let names: Vec<_> = found.iter().map(|fault| fault.name.as_ref()).collect();
+        match cfg!(feature = "devices") {
+            true => assert_eq!(names, [] as [&str; 0]),
+            false => assert_eq!(names, ["plan-without-devices"; 2]),
+        }
+    }
+}

@@ -72,8 +72,9 @@ const PAM: [(&str, &str); 5] = [
     ("common-session-noninteractive", "session required pam_unix.so\n"),
 ];
 
-/// root's files.
-const HOME: [(&str, &str); 2] = [("dot.profile", ".profile"), ("dot.bashrc", ".bashrc")];
+/// Files that base-files' own script copies.
+const BASE_FILES: [(&str, &str); 3] =
+    [("dot.bashrc", "root/.bashrc"), ("dot.profile", "root/.profile"), ("profile", "etc/profile")];
 
 /// The command.
 pub fn run() -> Result<()> {
@@ -206,7 +207,7 @@ pub fn busybox() -> Result<PathBuf> {
 
 /// A root disk with a small Debian: sysvinit and a login for root, without a password, on the console.
 pub fn debian() -> Result<PathBuf> {
-    let made_of = format!("{DEBIAN_RC}{INITTAB}{PACKAGES:?}{PAM:?}{HOME:?}");
+    let made_of = format!("{DEBIAN_RC}{INITTAB}{PACKAGES:?}{PAM:?}{BASE_FILES:?}");
     image("disk-debian", &made_of, |root| {
         println!("  fetching {} packages of Debian and what they need", PACKAGES.len());
         // As the installer makes them: packages still have files in both.
@@ -231,8 +232,8 @@ fn configure(root: &Path) -> Result<()> {
     }
     let passwd = fs::read_to_string(etc.join("passwd"))?.replace("root:*:", "root::");
     fs::write(etc.join("passwd"), passwd)?;
-    for (from, to) in HOME {
-        fs::copy(root.join("usr/share/base-files").join(from), root.join("root").join(to))?;
+    for (from, to) in BASE_FILES {
+        fs::copy(root.join("usr/share/base-files").join(from), root.join(to))?;
     }
     for (name, text) in PAM {
         fs::write(etc.join("pam.d").join(name), text)?;

@@ -133,3 +133,93 @@ fn pci_difference(node: &NodeAt<'_>, plan: &LaunchPlan, tree: &Tree) -> Option<&
     let own = faults.into_iter().find(|(broken, _)| *broken).map(|(_, why)| why);
     own.or_else(|| difference(node, plan, tree))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::parse;
+    use crate::dtb::fixture::{add_pool, plan};
+    use crate::dtb::rules;
+    use crate::dtb::{build, Seeds};
+
+    fn config(keys: &str) -> VmConfig {
+        let text = format!(
+            r#"{{"name": "vm", "memory": {{"size": "64M"}}, "kernel": {{"path": "/Image"}},
+                 "console": {{}}, "disks": [{{"path": "/a"}}, {{"path": "/b"}}] {keys}}}"#
+        );
+        parse(Path::new("vm.json"), &text).unwrap()
+    }
+
+    fn planned(config: &VmConfig) -> LaunchPlan {
+        let mut plan = plan(config, 0, 0);
+        add_pool(&mut plan);
+        plan
+    }
+
+    /// The names of what is wrong with the generated tree after a change.
+    fn wrong_after(config: &VmConfig, change: impl FnOnce(&mut Tree)) -> Vec<String> {
+        let plan = planned(config);
+        let mut tree = build(config, None, &plan, &Seeds::default()).unwrap().tree;
+        assert_eq!(rules::check(&tree, config, &plan), []);
+        change(&mut tree);
+        let faults = rules::check(&tree, config, &plan).into_iter();
+        faults.map(|fault| fault.name.into_owned()).collect()
+    }
+
+    #[test]
+    fn the_generated_tree_has_devices_by_either_transport_and_each_part_counts() {
+        let mmio = config("");
+        let part = |path: &'static str, property: &'static str, cells: &'static [u32]| {
+            move |tree: &mut Tree| {
+                tree.find_mut(path).unwrap().set_cells(property, cells);
+            }
+        };
+        let device = "/virtio_mmio@a000200";
+        for (path, property, cells) in [
+            (device, "interrupts", &[0, 7, 4][..]),
+            (device, "interrupts", &[0, 8, 1]),
+            (device, "reg", &[0, 0xa00_0200, 0, 0x100]),
+            (device, "memory-region", &[77]),
+        ] {
+            let wrong = wrong_after(&mmio, part(path, property, cells));
+            assert_eq!(wrong, ["dtb-device-differs"], "{property}");
+        }
+        let wrong = wrong_after(&mmio, |tree| {
+            tree.find_mut(device).unwrap().set_str("compatible", "other,device");
+        });
+        assert_eq!(wrong, ["dtb-device-differs"]);
+        let bell = "/gunyah-vm-config/vdevices/bell-7";
+        let wrong = wrong_after(&mmio, part(bell, "interrupts", &[0, 7, 4]));
+        assert_eq!(wrong, ["dtb-device-doorbell"]);
+        let wrong = wrong_after(&mmio, |tree| {
+            tree.root.ensure_child("button").set_cells("interrupts", &[0, 6, 4]);
+        });
+        assert_eq!(wrong, ["dtb-device-interrupt"]);
+
+        let pci = config(r#", "transport": "pci""#);
+        let bus = "/pci@10000";
+        for (property, cells) in [
+            ("interrupt-map", &[0x800, 0, 0, 1, 1, 0, 0, 0, 9, 4][..]),
+            ("reg", &[0, 0x1_0000, 0, 0x2000]),
+            ("memory-region", &[77]),
+        ] {
+            let wrong = wrong_after(&pci, part(bus, property, cells));
+            assert_eq!(wrong, ["dtb-device-differs"], "{property}");
+        }
+        let wrong = wrong_after(&pci, |tree| drop(tree.root.remove_child("pci@10000")));
+        assert_eq!(wrong, ["dtb-device-differs"]);
+    }
+
+    #[test]
+    fn a_given_tree_is_completed_once() {
+        for keys in ["", r#", "transport": "pci""#] {
+            let config = config(keys);
+            let plan = planned(&config);
+            let first = build(&config, None, &plan, &Seeds::default()).unwrap();
+            let again = build(&config, Some(&first.blob), &plan, &Seeds::default()).unwrap();
+            assert_eq!(again.tree, first.tree);
+        }
+    }
+}

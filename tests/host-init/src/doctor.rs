@@ -15,7 +15,7 @@ use crate::rc;
 /// gunyahd's doctor, as root, before its own simulated driver.
 fn doctor() -> Command {
     let mut command = Command::new("/sim/gunyah-sim");
-    let dialect = fs::read_to_string("/sim/dialect").unwrap_or_default();
+    let dialect = fs::read_to_string(crate::DIALECT).unwrap_or_default();
     command.args(["--dialect", &dialect, "--", "/vendor/bin/gunyahd", "doctor", "--json"]);
     command
 }
@@ -83,7 +83,7 @@ pub fn troubles_of_files() -> Result<()> {
         "kernel": {"path": "/vendor/vm/Image"}}"#;
     fs::write("/data/vms/large.json", large)?;
     // Later drivers take no pages of a pool.
-    let name = match fs::read_to_string("/sim/dialect")?.as_str() {
+    let name = match fs::read_to_string(crate::DIALECT)?.as_str() {
         "ack61" => "pool-short",
         _ => "plan-hugetlb",
     };
@@ -108,6 +108,9 @@ pub fn troubles_of_the_host() -> Result<()> {
     let mut alone = doctor();
     alone.env("GUNYAHD_PROPERTY_SOCKET", "/data/none");
     finds(&mut alone, &["no-property-service"])?;
-    fs::write("/data/config", "CONFIG_GUNYAH=y\nCONFIG_HUGETLBFS=y\n")?;
+    // All but CONFIG_SECCOMP_FILTER.
+    let options = ["GUNYAH", "HUGETLBFS", "TRANSPARENT_HUGEPAGE", "SHMEM"];
+    let options: String = options.iter().map(|name| format!("CONFIG_{name}=y\n")).collect();
+    fs::write("/data/config", options)?;
     finds(doctor().args(["--kernel-config", "/data/config"]), &["kernel-option"])
 }

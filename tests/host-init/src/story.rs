@@ -71,13 +71,10 @@ fn workers(story: &mut Story) {
         Ok(())
     });
     story.chapter("log lines arrive once logd runs", || journal(syslog::JOURNAL, "a: running"));
-    // Its simulator plays this driver.
-    if fs::read_to_string(crate::DIALECT).is_ok_and(|dialect| dialect == "ack61") {
-        story.chapter("doctor finds nothing wrong", doctor::nothing_wrong);
-        story.chapter("doctor finds troubles of the node", doctor::troubles_of_the_node);
-        story.chapter("doctor finds troubles of files", doctor::troubles_of_files);
-        story.chapter("doctor finds troubles of the host", doctor::troubles_of_the_host);
-    }
+    story.chapter("doctor finds nothing wrong", doctor::nothing_wrong);
+    story.chapter("doctor finds troubles of the node", doctor::troubles_of_the_node);
+    story.chapter("doctor finds troubles of files", doctor::troubles_of_files);
+    story.chapter("doctor finds troubles of the host", doctor::troubles_of_the_host);
     story.chapter("a worker has given up what it does not need", || {
         let worker = pid_of(&wait_for("a", "running")?)?;
         // `running` is published a moment earlier.

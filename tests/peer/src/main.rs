@@ -2,7 +2,8 @@
 //! A bare-metal guest with the crate virtio-drivers: it tries every device that it finds as its command line
 //! says, tells the result on the serial port, a line each, and powers off.
 //!
-//! Words of the command line: `irq`, wait for interrupts; `console`, `disk`, `entropy`, try devices of this
+//! Words of the command line: `irq`, wait for interrupts; `nopool`, use no pool, as a kernel that knows none;
+//! `twice`, drive each device again after a reset; `console`, `disk`, `entropy`, try devices of this
 //! kind.
 #![no_std]
 #![no_main]
@@ -100,7 +101,7 @@ fn read(tree: &fdt::Fdt) -> Found {
 extern "C" fn peer_main(devicetree: *const u8) {
     // SAFETY: the boot protocol.
     let found = read(&unsafe { fdt::Fdt::at(devicetree) });
-    if let Some((base, size)) = found.pool {
+    if let Some((base, size)) = found.pool.filter(|_| !found.has("nopool")) {
         say!("pool of {size:#x}");
         hal::use_pool(base);
     }
@@ -110,10 +111,12 @@ extern "C" fn peer_main(devicetree: *const u8) {
             gic::enable(*spi, *edge);
         }
         let Some(header) = NonNull::new(*base as *mut _) else { continue };
-        // SAFETY: the devicetree says that a device is there.
-        match unsafe { MmioTransport::new(header, *size as usize) } {
-            Ok(transport) => device(index, transport, &found, irq),
-            Err(error) => say!("device {index}: {error}"),
+        for _ in 0..1 + usize::from(found.has("twice")) {
+            // SAFETY: the devicetree says that a device is there.
+            match unsafe { MmioTransport::new(header, *size as usize) } {
+                Ok(transport) => device(index, transport, &found, irq),
+                Err(error) => say!("device {index}: {error}"),
+            }
         }
     }
     if let Some(cam) = found.cam {

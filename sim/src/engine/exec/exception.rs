@@ -86,11 +86,7 @@ impl Exceptions {
         made?;
         // SAFETY: as above.
         let bytes = unsafe { sys::uc_context_size(emulator) };
-        Ok(Self {
-            context,
-            bytes: bytes.try_into().map_err(|_| uc_error::NOMEM)?,
-            at: Cell::new(None),
-        })
+        Ok(Self { context, bytes, at: Cell::new(None) })
     }
 
     fn word(&self, at: usize) -> Option<u32> {

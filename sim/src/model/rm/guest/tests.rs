@@ -128,7 +128,7 @@ fn the_accepted_tree_is_understood() {
     assert_eq!(guest.base_address, 0x8000_0000);
     assert!(guest.proxy && guest.was_read);
     assert!(guest.has_vcpu(1) && !guest.has_vcpu(2));
-    let bell = Doorbell { label: 5, interrupt: Some((0, 5)), level: false };
+    let bell = Doorbell { label: 5, interrupt: Some((0, 5)), level: true };
     assert_eq!(guest.doorbells, [bell]);
     assert_eq!(guest.shared_memory_base(7), Some(0xa000_0000));
     assert_eq!(guest.shared_memory_base(8), None);
