@@ -42,6 +42,10 @@ pub const TEST_TOOLS: &[Tool] = &[
     // They count a program's instructions and system calls.
     tool("valgrind", "valgrind"),
     tool("strace", "strace"),
+    // For the peer of tests/devices.rs, where rustup has no core for bare metal.
+    tool("/usr/bin/rustc", "rustc-web"),
+    tool("/usr/bin/cargo", "cargo-web"),
+    tool("/usr/lib/rustlib/src/rust/library/Cargo.toml", "rust-web-src"),
 ];
 
 /// What root disks are made and looked into with.
