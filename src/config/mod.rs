@@ -43,7 +43,7 @@ pub use table::{Absent, Row};
 pub use types::{Form, TextForm};
 
 pub use load::{load, parse};
-pub use names::{Dependency, Permissions, VmName};
+pub use names::{Dependency, Mac, Permissions, VmName};
 pub use render::{changed_keys, render};
 pub use report::Places;
 pub use sections::*;

@@ -207,18 +207,20 @@ pub(super) fn console_of(scheduling: Scheduling, console: bool) -> Option<Mistak
 /// So do virtio devices.
 pub(super) fn devices_scheduling(
     disks: &[DiskConfig],
+    nets: &[NetConfig],
     entropy: &bool,
     vcpus: &VcpuConfig,
 ) -> Vec<Mistake> {
-    devices_of(vcpus.scheduling.unwrap_or(Scheduling::Proxy), disks, *entropy)
+    devices_of(vcpus.scheduling.unwrap_or(Scheduling::Proxy), disks, nets, *entropy)
 }
 
 pub(super) fn devices_of(
     scheduling: Scheduling,
     disks: &[DiskConfig],
+    nets: &[NetConfig],
     entropy: bool,
 ) -> Vec<Mistake> {
-    let given = [("disks", !disks.is_empty()), ("entropy", entropy)];
+    let given = [("disks", !disks.is_empty()), ("nets", !nets.is_empty()), ("entropy", entropy)];
     let given = given.into_iter().filter(|(_, given)| *given);
     given
         .filter(|_| scheduling == Scheduling::Hypervisor)
@@ -236,11 +238,12 @@ pub(super) fn devices_of(
 pub(super) fn pool_size(
     memory: &MemoryConfig,
     disks: &[DiskConfig],
+    nets: &[NetConfig],
     entropy: &bool,
     console: &Option<ConsoleConfig>,
 ) -> Option<Mistake> {
     let console = console.as_ref().is_some_and(|console| console.virtio);
-    let none = disks.is_empty() && !entropy && !console;
+    let none = disks.is_empty() && nets.is_empty() && !entropy && !console;
     (memory.pool.is_some() && none).then(|| {
         let what = "is for virtio devices, and the VM has none";
         conflict("memory.pool", what, "add a device, or remove `pool`")

@@ -15,7 +15,10 @@ use serde_json::{Map, Value as Json};
 use super::compound::{list, one_or_list, section};
 use super::keys::Keys;
 use super::measures::{self, address, duration, size, HugePage, DEVICE_SPACE, GUEST_MEMORY};
-use super::names::{dependency, name, permissions, property_name, Dependency, Permissions, VmName};
+use super::names::{
+    dependency, interface, mac, name, permissions, property_name, Dependency, Mac, Permissions,
+    VmName,
+};
 use super::report::{Places, Report};
 use super::rules;
 use super::table::{key, optional, or, or_empty, required, section, Row, Section};
@@ -41,6 +44,12 @@ const HOST_CPU: u32 = 1023;
 
 /// More disks than any guest has.
 const DISKS: usize = 16;
+
+/// More network devices than any guest has.
+const NETS: usize = 8;
+
+/// What a packet has at least where IP works (RFC 791).
+const LEAST_MTU: u16 = 68;
 
 /// Longest id of a disk in bytes (virtio 1.2, 5.2.6: VIRTIO_BLK_T_GET_ID).
 const DISK_ID: usize = 20;
@@ -82,6 +91,8 @@ section! {
             "Not with `\"scheduling\": \"hypervisor\"`, nor on a driver without vCPUs. Absent: no console. `{}`: one with every default.";
         disks: Vec<DiskConfig> = or(Vec::new(), list(DISKS, section())),
             "Disks, as virtio block devices: the guest's `/dev/vda`, `vdb`, … in this order. Not with `\"scheduling\": \"hypervisor\"`, nor on a driver without vCPUs.";
+        nets: Vec<NetConfig> = or(Vec::new(), list(NETS, section())),
+            "Network devices, each a tap of the host. As `disks`.";
         entropy: bool = or(false, Boolean),
             "A virtio entropy device, from the host's `/dev/urandom`.";
         transport: Transport = or(Transport::Mmio, word()),
@@ -103,8 +114,8 @@ section! {
         initrd_offset(memory, initrd);
         dtb_offset(memory, dtb);
         console_scheduling(console, vcpus);
-        devices_scheduling(disks, entropy, vcpus);
-        pool_size(memory, disks, entropy, console);
+        devices_scheduling(disks, nets, entropy, vcpus);
+        pool_size(memory, disks, nets, entropy, console);
         console_base(console, vcpus, dtb);
         ready_console(ready, console);
         stop_console(stop, console);
@@ -247,6 +258,18 @@ section! {
 }
 
 section! {
+    /// One of `nets`.
+    NetConfig {
+        tap: String = required(interface()),
+            "The tap's name: one that is there for gunyahd's user; without it one is made, where gunyahd may do so.";
+        mac: Option<Mac> = optional(mac()),
+            "The guest's address. Absent: one that follows from the VM's name and the device's number.";
+        mtu: Option<u16> = optional(whole(LEAST_MTU, u16::MAX)),
+            "Bytes that the guest puts into a packet at most; the tap's own is set by who makes it. Absent: the guest's choice, which is 1500.";
+    }
+}
+
+section! {
     /// `ready`
     ReadyConfig {
         console_line: Option<String> = optional(line(1, CONSOLE_LINE)),
@@ -311,14 +334,14 @@ impl VmConfig {
     /// What is wrong where `scheduling` is who schedules the vCPUs, which only the driver found can tell
     /// for `auto`.
     pub fn scheduled_by(&self, scheduling: Scheduling) -> Vec<Diagnostic> {
-        let Self { vcpus, console, disks, entropy, .. } = self;
+        let Self { vcpus, console, disks, nets, entropy, .. } = self;
         let of_vcpus = rules::affinity_of(vcpus.count, scheduling, &vcpus.affinity)
             .into_iter()
             .chain(rules::nice_of(scheduling, vcpus.nice))
             .map(|(key, mistake)| (format!("vcpus.{key}"), mistake));
         let mistakes = of_vcpus
             .chain(rules::console_of(scheduling, console.is_some()))
-            .chain(rules::devices_of(scheduling, disks, *entropy));
+            .chain(rules::devices_of(scheduling, disks, nets, *entropy));
         mistakes.map(|(key, mistake)| mistake.at(self.place(&key))).collect()
     }
 
@@ -343,6 +366,7 @@ impl VmConfig {
     /// It has virtio devices.
     pub fn has_devices(&self) -> bool {
         !self.disks.is_empty()
+            || !self.nets.is_empty()
             || self.entropy
             || self.console.as_ref().is_some_and(|console| console.virtio)
     }

@@ -5,6 +5,7 @@ use libc::{c_long, *};
 use nix::errno::Errno;
 
 use super::filter::{Condition, Rule};
+use super::requests::{TUNSETIFF, TUNSETOFFLOAD, TUNSETVNETHDRSZ};
 use gunyah::uapi;
 
 // Of arm64's calls, the crate libc lacks these for Android (include/uapi/asm-generic/unistd.h).
@@ -53,7 +54,12 @@ const DEVICE_LOOP: &[&[c_long]] = &[
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeviceCalls {
     calls: &'static [c_long],
+    /// ioctls.
     requests: &'static [u32],
+    /// ioctls by which it is opened, before the worker is confined.
+    opening: &'static [u32],
+    /// Families of sockets that it makes.
+    sockets: &'static [c_int],
 }
 
 #[rustfmt::skip] // By what they are for.
@@ -61,17 +67,25 @@ impl DeviceCalls {
     /// A disk: its file.
     pub const DISK: Self = Self {
         calls: &[SYS_pread64, SYS_preadv, SYS_pwrite64, SYS_pwritev, SYS_fdatasync, SYS_fallocate],
-        requests: &[],
+        ..Self::CONSOLE
     };
 
     /// Randomness: a file.
-    pub const ENTROPY: Self = Self { calls: &[SYS_preadv], requests: &[] };
+    pub const ENTROPY: Self = Self { calls: &[SYS_preadv], ..Self::CONSOLE };
 
     /// A console: the ring and eventfds.
-    pub const CONSOLE: Self = Self { calls: &[], requests: &[] };
+    pub const CONSOLE: Self = Self { calls: &[], requests: &[], opening: &[], sockets: &[] };
+
+    /// A network device: packets of a tap, and what of its offloads the guest takes.
+    pub const NET: Self = Self {
+        calls: &[SYS_readv, SYS_writev],
+        requests: &[TUNSETOFFLOAD],
+        opening: &[TUNSETIFF, TUNSETVNETHDRSZ],
+        ..Self::CONSOLE
+    };
 
     /// All of them: a worker's filters stand above its supervisor's.
-    const ALL: &[Self] = &[Self::DISK, Self::ENTROPY, Self::CONSOLE];
+    const ALL: &[Self] = &[Self::DISK, Self::ENTROPY, Self::CONSOLE, Self::NET];
 }
 
 /// What launching takes besides, and a supervisor's own loop.
@@ -207,6 +221,7 @@ pub fn supervisor() -> Vec<Rule> {
     requests.extend(plain.map(request));
     // What a worker's devices will take.
     requests.extend(DeviceCalls::ALL.iter().flat_map(|device| device.requests));
+    requests.extend(DeviceCalls::ALL.iter().flat_map(|device| device.opening));
     let mut rules = vec![only(SYS_ioctl, 1, requests)];
     rules
         .extend(DeviceCalls::ALL.iter().flat_map(|device| device.calls).map(|nr| Rule::Allow(*nr)));

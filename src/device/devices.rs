@@ -13,7 +13,7 @@ use nix::sys::eventfd::EventFd;
 use super::mmio::{Mmio, INTERRUPT_ACK, QUEUE_NOTIFY};
 use super::thread::{DeviceThread, THREAD};
 use super::warnings::Warner;
-use super::{console::VirtioConsole, disk::Disk, entropy::Entropy, VirtioDevice};
+use super::{console::VirtioConsole, disk::Disk, entropy::Entropy, net::Net, VirtioDevice};
 use crate::config::VmConfig;
 use crate::confine::DeviceCalls;
 use crate::console::Console;
@@ -51,6 +51,10 @@ fn open(
         },
         Model::Disk(index) => match config.disks.get(index) {
             Some(disk) => Some(Box::new(Disk::open(disk)?)),
+            None => None,
+        },
+        Model::Net(index) => match config.nets.get(index) {
+            Some(net) => Some(Box::new(Net::open(net, &config.name, index)?)),
             None => None,
         },
         Model::Entropy => Some(Box::new(Entropy::open()?)),

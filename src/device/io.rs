@@ -51,6 +51,11 @@ impl Io {
         &self.window
     }
 
+    /// The same, and its link, for who has its queues in hand.
+    pub(super) fn memory_and_link(&self) -> (Window, Arc<Link>) {
+        (self.window.clone(), Arc::clone(&self.link))
+    }
+
     /// Where the driver has put a queue, as it says.
     pub fn layout(&self, queue: usize) -> Option<QueueLayout> {
         self.layouts.get(queue).copied().flatten()

@@ -19,8 +19,10 @@ mod entropy;
 #[cfg(test)]
 mod fixture;
 mod io;
+mod kernel;
 mod link;
 mod mmio;
+mod net;
 mod queue;
 mod thread;
 mod warnings;
@@ -36,6 +38,7 @@ pub use disk::Disk;
 pub use entropy::Entropy;
 pub use io::{count, Io};
 pub use link::{Counters, Link};
+pub use net::Net;
 pub use queue::{Chain, Fault, Queue, QueueLayout, QueueRules, Readable, Writable};
 
 /// What a driver sees of a device before it takes it.
@@ -109,4 +112,5 @@ pub trait VirtioDevice: Send {
 }
 
 /// Everything that this folder finds.
-pub(crate) const KINDS: &[&[Kind]] = &[queue::KINDS, thread::KINDS, disk::KINDS, entropy::KINDS];
+pub(crate) const KINDS: &[&[Kind]] =
+    &[queue::KINDS, thread::KINDS, disk::KINDS, entropy::KINDS, net::KINDS];

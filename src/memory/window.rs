@@ -58,9 +58,13 @@ pub struct Outside {
 
 /// iovecs a call; what is more takes another call.
 const BATCH: usize = 64;
+/// iovecs of a packet, which one call moves: more than any ring has, and less than the kernel takes.
+const PACKET: usize = 512;
 
 /// preadv or pwritev.
 type Move = unsafe extern "C" fn(i32, *const libc::iovec, i32, libc::off_t) -> isize;
+/// readv or writev.
+type MovePacket = unsafe extern "C" fn(i32, *const libc::iovec, i32) -> isize;
 
 impl Window {
     /// A window on these mappings, each with its guest address; `pool`: the rest of the guest's memory is lent.
@@ -173,6 +177,52 @@ impl Window {
         segments: impl Iterator<Item = Segment>,
     ) -> io::Result<()> {
         self.move_all(libc::pwritev, file, offset, segments)
+    }
+
+    /// Reads one packet from `file` into `segments`; returns its length, or theirs if it is longer.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn receive(
+        &self,
+        file: BorrowedFd<'_>,
+        segments: impl Iterator<Item = Segment>,
+    ) -> io::Result<usize> {
+        self.move_packet(libc::readv, file, segments)
+    }
+
+    /// Writes what is in `segments` to `file` as one packet.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn send(
+        &self,
+        file: BorrowedFd<'_>,
+        segments: impl Iterator<Item = Segment>,
+    ) -> io::Result<usize> {
+        self.move_packet(libc::writev, file, segments)
+    }
+
+    fn move_packet(
+        &self,
+        call: MovePacket,
+        file: BorrowedFd<'_>,
+        segments: impl Iterator<Item = Segment>,
+    ) -> io::Result<usize> {
+        let mut vectors = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; PACKET];
+        let mut filled = 0;
+        for mut segment in segments {
+            while segment.len > 0 {
+                let (host, len) = self.front(&mut segment)?;
+                let vector = vectors.get_mut(filled).ok_or(Errno::EMSGSIZE)?;
+                *vector = libc::iovec { iov_base: host.cast::<c_void>(), iov_len: len };
+                filled += 1;
+            }
+        }
+        let count = i32::try_from(filled).map_err(|_| Errno::EMSGSIZE)?;
+        // SAFETY: as in `move_batch`.
+        let moved = unsafe { call(file.as_raw_fd(), vectors.as_ptr(), count) };
+        usize::try_from(moved).map_err(|_| Errno::last().into())
     }
 
     fn move_all(

@@ -39,6 +39,8 @@ pub enum Model {
     Console,
     /// This one of `disks`.
     Disk(usize),
+    /// This one of `nets`.
+    Net(usize),
     /// `entropy`.
     Entropy,
 }
@@ -49,6 +51,7 @@ impl Model {
         match self {
             Self::Console => "hvc",
             Self::Disk(_) => "disk",
+            Self::Net(_) => "net",
             Self::Entropy => "entropy",
         }
     }
@@ -58,6 +61,7 @@ impl Model {
         match self {
             Self::Console => "console.virtio".to_owned(),
             Self::Disk(index) => format!("disks[{index}]"),
+            Self::Net(index) => format!("nets[{index}]"),
             Self::Entropy => "entropy".to_owned(),
         }
     }
@@ -68,8 +72,9 @@ fn models(config: &VmConfig) -> Vec<Model> {
     let console = config.console.as_ref().filter(|console| console.virtio);
     let console = console.map(|_| Model::Console);
     let disks = (0..config.disks.len()).map(Model::Disk);
+    let nets = (0..config.nets.len()).map(Model::Net);
     let entropy = config.entropy.then_some(Model::Entropy);
-    console.into_iter().chain(disks).chain(entropy).collect()
+    console.into_iter().chain(disks).chain(nets).chain(entropy).collect()
 }
 
 /// A device and its place.

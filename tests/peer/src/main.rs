@@ -2,8 +2,8 @@
 //! A bare-metal guest with the crate virtio-drivers: it tries every device that it finds as its command line
 //! says, tells the result on the serial port, a line each, and powers off.
 //!
-//! Words of the command line: `irq`, wait for interrupts; `console`, `disk`, `entropy`, try devices of this
-//! kind.
+//! Words of the command line: `irq`, wait for interrupts; `console`, `disk`, `entropy`, `net`, try devices of
+//! this kind.
 #![no_std]
 #![no_main]
 
@@ -14,6 +14,7 @@ mod fdt;
 mod gic;
 mod hal;
 mod heap;
+mod net;
 
 use core::arch::{asm, global_asm};
 use core::fmt::{self, Write};
@@ -119,6 +120,7 @@ fn device<T: Transport>(index: usize, transport: T, found: &Found, irq: bool) {
         DeviceType::Block if found.has("disk") => disk::try_it(index, transport, irq),
         DeviceType::Console if found.has("console") => console::try_it(index, transport, irq),
         DeviceType::EntropySource if found.has("entropy") => entropy::try_it(index, transport),
+        DeviceType::Network if found.has("net") => net::try_it(index, transport, irq),
         other => say!("device {index} is {other:?}"),
     }
 }
