@@ -208,19 +208,26 @@ pub(super) fn console_of(scheduling: Scheduling, console: bool) -> Option<Mistak
 pub(super) fn devices_scheduling(
     disks: &[DiskConfig],
     nets: &[NetConfig],
+    vsock: &Option<VsockConfig>,
     entropy: &bool,
     vcpus: &VcpuConfig,
 ) -> Vec<Mistake> {
-    devices_of(vcpus.scheduling.unwrap_or(Scheduling::Proxy), disks, nets, *entropy)
+    devices_of(vcpus.scheduling.unwrap_or(Scheduling::Proxy), disks, nets, vsock, *entropy)
 }
 
 pub(super) fn devices_of(
     scheduling: Scheduling,
     disks: &[DiskConfig],
     nets: &[NetConfig],
+    vsock: &Option<VsockConfig>,
     entropy: bool,
 ) -> Vec<Mistake> {
-    let given = [("disks", !disks.is_empty()), ("nets", !nets.is_empty()), ("entropy", entropy)];
+    let given = [
+        ("disks", !disks.is_empty()),
+        ("nets", !nets.is_empty()),
+        ("vsock", vsock.is_some()),
+        ("entropy", entropy),
+    ];
     let given = given.into_iter().filter(|(_, given)| *given);
     given
         .filter(|_| scheduling == Scheduling::Hypervisor)
@@ -239,11 +246,12 @@ pub(super) fn pool_size(
     memory: &MemoryConfig,
     disks: &[DiskConfig],
     nets: &[NetConfig],
+    vsock: &Option<VsockConfig>,
     entropy: &bool,
     console: &Option<ConsoleConfig>,
 ) -> Option<Mistake> {
     let console = console.as_ref().is_some_and(|console| console.virtio);
-    let none = disks.is_empty() && nets.is_empty() && !entropy && !console;
+    let none = disks.is_empty() && nets.is_empty() && vsock.is_none() && !entropy && !console;
     (memory.pool.is_some() && none).then(|| {
         let what = "is for virtio devices, and the VM has none";
         conflict("memory.pool", what, "add a device, or remove `pool`")
@@ -279,6 +287,22 @@ pub(super) fn ready_console(
         let cure = "add `console`, or remove `console_line`";
         conflict("ready.console_line", what, cure)
     })
+}
+
+/// A port takes a socket device; one sign is enough.
+pub(super) fn ready_vsock(
+    ready: &Option<ReadyConfig>,
+    vsock: &Option<VsockConfig>,
+) -> Option<Mistake> {
+    let ready = ready.as_ref().filter(|ready| ready.vsock_port.is_some())?;
+    let (what, cure) = if ready.console_line.is_some() {
+        ("is a second sign beside `console_line`", "remove one of them")
+    } else if vsock.is_none() {
+        ("is a port of a socket device, and the VM has none", "add `vsock`, or remove `vsock_port`")
+    } else {
+        return None;
+    };
+    Some(conflict("ready.vsock_port", what, cure))
 }
 
 /// A guest is asked to end on its console.

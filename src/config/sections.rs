@@ -48,6 +48,9 @@ const DISKS: usize = 16;
 /// More network devices than any guest has.
 const NETS: usize = 8;
 
+/// The first address of a guest: those below are the host's own and the hypervisor's (linux/vm_sockets.h).
+const GUEST_CID: u32 = 3;
+
 /// What a packet has at least where IP works (RFC 791).
 const LEAST_MTU: u16 = 68;
 
@@ -93,6 +96,8 @@ section! {
             "Disks, as virtio block devices: the guest's `/dev/vda`, `vdb`, … in this order. Not with `\"scheduling\": \"hypervisor\"`, nor on a driver without vCPUs.";
         nets: Vec<NetConfig> = or(Vec::new(), list(NETS, section())),
             "Network devices, each a tap of the host. As `disks`.";
+        vsock: Option<VsockConfig> = optional(section()),
+            "A virtio socket device, by the host kernel's vhost (`/dev/vhost-vsock`). `{}`: one with every default. As `disks`.";
         entropy: bool = or(false, Boolean),
             "A virtio entropy device, from the host's `/dev/urandom`.";
         transport: Transport = or(Transport::Mmio, word()),
@@ -114,10 +119,11 @@ section! {
         initrd_offset(memory, initrd);
         dtb_offset(memory, dtb);
         console_scheduling(console, vcpus);
-        devices_scheduling(disks, nets, entropy, vcpus);
-        pool_size(memory, disks, nets, entropy, console);
+        devices_scheduling(disks, nets, vsock, entropy, vcpus);
+        pool_size(memory, disks, nets, vsock, entropy, console);
         console_base(console, vcpus, dtb);
         ready_console(ready, console);
+        ready_vsock(ready, vsock);
         stop_console(stop, console);
         waits(name, start);
     }
@@ -270,10 +276,20 @@ section! {
 }
 
 section! {
+    /// `vsock`
+    VsockConfig {
+        cid: Option<u32> = optional(whole(GUEST_CID, u32::MAX - 1)),
+            "The guest's address, that of no other VM on the host. Absent: the first that is free, from 3 on.";
+    }
+}
+
+section! {
     /// `ready`
     ReadyConfig {
         console_line: Option<String> = optional(line(1, CONSOLE_LINE)),
-            "Text that a line of the console contains; `*` stands for any text. Needs `console`. Absent: ready at once.";
+            "Text that a line of the console contains; `*` stands for any text. Needs `console`. Absent, and `vsock_port`, too: ready at once.";
+        vsock_port: Option<u32> = optional(whole(0, u32::MAX - 1)),
+            "A port of the guest that accepts a vsock connection of the host, which is tried until it does and closed then. Needs `vsock`; not with `console_line`.";
         timeout: Duration = or(MINUTE, duration(MILLISECOND)),
             "How long it may take. After it the VM is stopped, which counts as a failure for `restart`.";
     }
@@ -330,18 +346,25 @@ section! {
     }
 }
 
+impl ReadyConfig {
+    /// Nothing is waited for.
+    pub fn is_at_once(&self) -> bool {
+        self.console_line.is_none() && self.vsock_port.is_none()
+    }
+}
+
 impl VmConfig {
     /// What is wrong where `scheduling` is who schedules the vCPUs, which only the driver found can tell
     /// for `auto`.
     pub fn scheduled_by(&self, scheduling: Scheduling) -> Vec<Diagnostic> {
-        let Self { vcpus, console, disks, nets, entropy, .. } = self;
+        let Self { vcpus, console, disks, nets, vsock, entropy, .. } = self;
         let of_vcpus = rules::affinity_of(vcpus.count, scheduling, &vcpus.affinity)
             .into_iter()
             .chain(rules::nice_of(scheduling, vcpus.nice))
             .map(|(key, mistake)| (format!("vcpus.{key}"), mistake));
         let mistakes = of_vcpus
             .chain(rules::console_of(scheduling, console.is_some()))
-            .chain(rules::devices_of(scheduling, disks, nets, *entropy));
+            .chain(rules::devices_of(scheduling, disks, nets, vsock, *entropy));
         mistakes.map(|(key, mistake)| mistake.at(self.place(&key))).collect()
     }
 
@@ -367,6 +390,7 @@ impl VmConfig {
     pub fn has_devices(&self) -> bool {
         !self.disks.is_empty()
             || !self.nets.is_empty()
+            || self.vsock.is_some()
             || self.entropy
             || self.console.as_ref().is_some_and(|console| console.virtio)
     }

@@ -25,6 +25,7 @@ mod mmio;
 mod net;
 mod queue;
 mod thread;
+mod vsock;
 mod warnings;
 
 use std::os::fd::BorrowedFd;
@@ -113,4 +114,4 @@ pub trait VirtioDevice: Send {
 
 /// Everything that this folder finds.
 pub(crate) const KINDS: &[&[Kind]] =
-    &[queue::KINDS, thread::KINDS, disk::KINDS, entropy::KINDS, net::KINDS];
+    &[queue::KINDS, thread::KINDS, disk::KINDS, entropy::KINDS, net::KINDS, vsock::KINDS];

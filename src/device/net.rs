@@ -436,7 +436,7 @@ fn no_tap(tap: &str, errno: Errno) -> Diagnostic {
     NO_TAP.case(format!("attaching to the tap {tap}")).errno(errno).cause(cause).cure(cure)
 }
 
-fn errno(error: &io::Error) -> Errno {
+pub(super) fn errno(error: &io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }
 

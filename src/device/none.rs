@@ -52,6 +52,16 @@ impl Devices {
         None
     }
 
+    /// Nothing ever tells.
+    pub fn ready_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// Never.
+    pub fn take_ready(&self) -> bool {
+        false
+    }
+
     /// There is no thread.
     pub fn stop(self) {}
 }

@@ -41,6 +41,8 @@ pub enum Model {
     Disk(usize),
     /// This one of `nets`.
     Net(usize),
+    /// `vsock`.
+    Vsock,
     /// `entropy`.
     Entropy,
 }
@@ -52,6 +54,7 @@ impl Model {
             Self::Console => "hvc",
             Self::Disk(_) => "disk",
             Self::Net(_) => "net",
+            Self::Vsock => "vsock",
             Self::Entropy => "entropy",
         }
     }
@@ -62,6 +65,7 @@ impl Model {
             Self::Console => "console.virtio".to_owned(),
             Self::Disk(index) => format!("disks[{index}]"),
             Self::Net(index) => format!("nets[{index}]"),
+            Self::Vsock => "vsock".to_owned(),
             Self::Entropy => "entropy".to_owned(),
         }
     }
@@ -74,7 +78,8 @@ fn models(config: &VmConfig) -> Vec<Model> {
     let disks = (0..config.disks.len()).map(Model::Disk);
     let nets = (0..config.nets.len()).map(Model::Net);
     let entropy = config.entropy.then_some(Model::Entropy);
-    console.into_iter().chain(disks).chain(nets).chain(entropy).collect()
+    let vsock = config.vsock.as_ref().map(|_| Model::Vsock);
+    console.into_iter().chain(disks).chain(nets).chain(vsock).chain(entropy).collect()
 }
 
 /// A device and its place.

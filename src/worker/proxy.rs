@@ -135,7 +135,8 @@ impl<'a> Proxy<'a> {
     }
 
     fn until_end(&self, vcpus: &mut Vcpus, reporter: &Reporter) -> End {
-        let mut ready = self.console.as_ref().map(|console| console.port().ready_fd());
+        let mut ready = Vec::from_iter(self.devices.ready_fd());
+        ready.extend(self.console.as_ref().map(|console| console.port().ready_fd()));
         loop {
             while let Some(event) = vcpus.take_event() {
                 match event {
@@ -156,7 +157,7 @@ impl<'a> Proxy<'a> {
                 reporter.send(&Report::Launch(Event::Warning(warning)));
             }
             let mut others = vcpus.events_fds().to_vec();
-            others.extend(ready);
+            others.extend(&ready);
             others.extend(self.devices.warnings_fd());
             match wait_for_request(reporter, &others) {
                 Ok(Received::Request(Request::Console { first }, Some(client))) => {
@@ -177,13 +178,14 @@ impl<'a> Proxy<'a> {
                 Err(error) => return End::Failed(error),
             }
             if self.report_ready(reporter) {
-                ready = None;
+                ready.clear();
             }
         }
     }
 
     fn report_ready(&self, reporter: &Reporter) -> bool {
-        let ready = self.console.as_ref().is_some_and(|console| console.port().take_ready());
+        let ready = self.devices.take_ready()
+            || self.console.as_ref().is_some_and(|console| console.port().take_ready());
         if ready {
             reporter.send(&Report::Ready);
         }
