@@ -49,7 +49,8 @@ pub use report::Places;
 pub use sections::*;
 pub use set::{load_dirs, load_paths, ConfigFile, ConfigSet};
 pub use words::{
-    kernels, Access, Backing, ConsoleDevice, KernelFormat, RestartPolicy, Scheduling, Transport,
+    kernels, Access, Backend, Backing, ConsoleDevice, KernelFormat, RestartPolicy, Scheduling,
+    Transport,
 };
 
 use crate::diagnostic::Kind;

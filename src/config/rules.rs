@@ -9,7 +9,7 @@ use super::compound::item_key;
 use super::keys::TWICE;
 use super::names::VmName;
 use super::sections::*;
-use super::words::{Backing, Scheduling};
+use super::words::{Backend, Backing, Scheduling};
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::layout::{ADDRESS_END, GICD_BASE, GICD_SIZE, GICR_SIZE, PAGE};
 use crate::text::{Size, Span};
@@ -209,10 +209,18 @@ pub(super) fn devices_scheduling(
     disks: &[DiskConfig],
     nets: &[NetConfig],
     vsock: &Option<VsockConfig>,
+    vhost_user: &[VhostUserConfig],
     entropy: &bool,
     vcpus: &VcpuConfig,
 ) -> Vec<Mistake> {
-    devices_of(vcpus.scheduling.unwrap_or(Scheduling::Proxy), disks, nets, vsock, *entropy)
+    devices_of(
+        vcpus.scheduling.unwrap_or(Scheduling::Proxy),
+        disks,
+        nets,
+        vsock,
+        vhost_user,
+        *entropy,
+    )
 }
 
 pub(super) fn devices_of(
@@ -220,12 +228,14 @@ pub(super) fn devices_of(
     disks: &[DiskConfig],
     nets: &[NetConfig],
     vsock: &Option<VsockConfig>,
+    vhost_user: &[VhostUserConfig],
     entropy: bool,
 ) -> Vec<Mistake> {
     let given = [
         ("disks", !disks.is_empty()),
         ("nets", !nets.is_empty()),
         ("vsock", vsock.is_some()),
+        ("vhost_user", !vhost_user.is_empty()),
         ("entropy", entropy),
     ];
     let given = given.into_iter().filter(|(_, given)| *given);
@@ -247,11 +257,17 @@ pub(super) fn pool_size(
     disks: &[DiskConfig],
     nets: &[NetConfig],
     vsock: &Option<VsockConfig>,
+    vhost_user: &[VhostUserConfig],
     entropy: &bool,
     console: &Option<ConsoleConfig>,
 ) -> Option<Mistake> {
     let console = console.as_ref().is_some_and(|console| console.virtio);
-    let none = disks.is_empty() && nets.is_empty() && vsock.is_none() && !entropy && !console;
+    let none = disks.is_empty()
+        && nets.is_empty()
+        && vsock.is_none()
+        && vhost_user.is_empty()
+        && !entropy
+        && !console;
     (memory.pool.is_some() && none).then(|| {
         let what = "is for virtio devices, and the VM has none";
         conflict("memory.pool", what, "add a device, or remove `pool`")
@@ -287,6 +303,21 @@ pub(super) fn ready_console(
         let cure = "add `console`, or remove `console_line`";
         conflict("ready.console_line", what, cure)
     })
+}
+
+/// A shared directory has a tag, and nothing else has.
+pub(super) fn tag(backend: &Backend, tag: &Option<String>) -> Option<Mistake> {
+    match (*backend == Backend::Fs, tag) {
+        (true, None) => {
+            let what = "a shared directory has a tag, by which the guest mounts it";
+            Some(conflict("tag", what, "add `tag`"))
+        }
+        (false, Some(_)) => {
+            let what = "is for shared directories, whose `type` is \"fs\"";
+            Some(conflict("tag", what, "remove it"))
+        }
+        _ => None,
+    }
 }
 
 /// A port takes a socket device; one sign is enough.

@@ -21,10 +21,11 @@ use super::names::{
 };
 use super::report::{Places, Report};
 use super::rules;
-use super::table::{key, optional, or, or_empty, required, section, Row, Section};
+use super::table::{bare, key, optional, or, or_empty, required, section, Row, Section};
 use super::types::{line, path, whole, word, Boolean};
 use super::words::{
-    kernels, Access, Backing, ConsoleDevice, KernelFormat, RestartPolicy, Scheduling, Transport,
+    kernels, Access, Backend, Backing, ConsoleDevice, KernelFormat, RestartPolicy, Scheduling,
+    Transport,
 };
 use crate::diagnostic::{Diagnostic, Place};
 use crate::layout::{ADDRESS_END, MEMORY_ALIGN, MEMORY_BASE, PAGE, SERIAL_BASE, SPIS};
@@ -47,6 +48,11 @@ const DISKS: usize = 16;
 
 /// More network devices than any guest has.
 const NETS: usize = 8;
+
+/// More devices of other programs than any guest has, and the longest tag of a shared directory in bytes
+/// (virtio 1.2, 5.11.4).
+const BACKENDS: usize = 8;
+const TAG: usize = 36;
 
 /// The first address of a guest: those below are the host's own and the hypervisor's (linux/vm_sockets.h).
 const GUEST_CID: u32 = 3;
@@ -98,6 +104,8 @@ section! {
             "Network devices, each a tap of the host. As `disks`.";
         vsock: Option<VsockConfig> = optional(section()),
             "A virtio socket device, by the host kernel's vhost (`/dev/vhost-vsock`). `{}`: one with every default. As `disks`.";
+        vhost_user: Vec<VhostUserConfig> = or(Vec::new(), list(BACKENDS, section())),
+            "Devices that other programs serve, by vhost-user: they run before the VM starts. As `disks`.";
         entropy: bool = or(false, Boolean),
             "A virtio entropy device, from the host's `/dev/urandom`.";
         transport: Transport = or(Transport::Mmio, word()),
@@ -119,8 +127,8 @@ section! {
         initrd_offset(memory, initrd);
         dtb_offset(memory, dtb);
         console_scheduling(console, vcpus);
-        devices_scheduling(disks, nets, vsock, entropy, vcpus);
-        pool_size(memory, disks, nets, vsock, entropy, console);
+        devices_scheduling(disks, nets, vsock, vhost_user, entropy, vcpus);
+        pool_size(memory, disks, nets, vsock, vhost_user, entropy, console);
         console_base(console, vcpus, dtb);
         ready_console(ready, console);
         ready_vsock(ready, vsock);
@@ -284,6 +292,21 @@ section! {
 }
 
 section! {
+    /// One of `vhost_user`.
+    VhostUserConfig {
+        r#type: Backend = required(word()),
+            "What the guest finds. `fs`: a shared directory; `net`: a network device; the others are what they say.";
+        socket: PathBuf = required(path()),
+            "The Unix socket on which its program, the backend, listens.";
+        tag: Option<String> = optional(line(1, TAG)),
+            "What the guest mounts a shared directory by: `mount -t virtiofs TAG /mnt`. Needed for `fs`, and only there.";
+        queues: Option<u16> = optional(whole(1, 16)),
+            "How many queues it has in all. Absent: the least of its type, which is 2 for `fs` and `net`, 4 for `sound`, else 1.";
+    }
+    rules { tag(r#type, tag); }
+}
+
+section! {
     /// `ready`
     ReadyConfig {
         console_line: Option<String> = optional(line(1, CONSOLE_LINE)),
@@ -357,14 +380,14 @@ impl VmConfig {
     /// What is wrong where `scheduling` is who schedules the vCPUs, which only the driver found can tell
     /// for `auto`.
     pub fn scheduled_by(&self, scheduling: Scheduling) -> Vec<Diagnostic> {
-        let Self { vcpus, console, disks, nets, vsock, entropy, .. } = self;
+        let Self { vcpus, console, disks, nets, vsock, vhost_user, entropy, .. } = self;
         let of_vcpus = rules::affinity_of(vcpus.count, scheduling, &vcpus.affinity)
             .into_iter()
             .chain(rules::nice_of(scheduling, vcpus.nice))
             .map(|(key, mistake)| (format!("vcpus.{key}"), mistake));
         let mistakes = of_vcpus
             .chain(rules::console_of(scheduling, console.is_some()))
-            .chain(rules::devices_of(scheduling, disks, nets, vsock, *entropy));
+            .chain(rules::devices_of(scheduling, disks, nets, vsock, vhost_user, *entropy));
         mistakes.map(|(key, mistake)| mistake.at(self.place(&key))).collect()
     }
 
@@ -391,6 +414,7 @@ impl VmConfig {
         !self.disks.is_empty()
             || !self.nets.is_empty()
             || self.vsock.is_some()
+            || !self.vhost_user.is_empty()
             || self.entropy
             || self.console.as_ref().is_some_and(|console| console.virtio)
     }

@@ -106,9 +106,16 @@ impl DeviceCalls {
         ..Self::VSOCK
     };
 
+    /// A device of a backend: its socket, another one when it is gone, and a timer until then.
+    pub const VHOST_USER: Self = Self {
+        calls: &[SYS_connect, SYS_sendmsg, SYS_recvfrom, SYS_timerfd_settime],
+        sockets: &[AF_UNIX],
+        ..Self::CONSOLE
+    };
+
     /// All of them: a worker's filters stand above its supervisor's.
     const ALL: &[Self] =
-        &[Self::DISK, Self::ENTROPY, Self::CONSOLE, Self::NET, Self::VSOCK, Self::VSOCK_PROBE];
+        &[Self::DISK, Self::ENTROPY, Self::CONSOLE, Self::NET, Self::VSOCK, Self::VSOCK_PROBE, Self::VHOST_USER];
 }
 
 /// What launching takes besides, and a supervisor's own loop.

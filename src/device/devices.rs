@@ -14,7 +14,8 @@ use super::mmio::{Mmio, INTERRUPT_ACK, QUEUE_NOTIFY};
 use super::thread::{DeviceThread, THREAD};
 use super::warnings::Warner;
 use super::{
-    console::VirtioConsole, disk::Disk, entropy::Entropy, net::Net, vsock::Vsock, VirtioDevice,
+    console::VirtioConsole, disk::Disk, entropy::Entropy, net::Net, vhost_user::VhostUser,
+    vsock::Vsock, VirtioDevice,
 };
 use crate::config::VmConfig;
 use crate::confine::DeviceCalls;
@@ -68,6 +69,10 @@ fn open(
                 let ready = port.map(|port| (port, Arc::clone(ready)));
                 Some(Box::new(Vsock::open(vsock, ready)?))
             }
+            None => None,
+        },
+        Model::VhostUser(index) => match config.vhost_user.get(index) {
+            Some(settings) => Some(Box::new(VhostUser::open(settings, &config.name, index)?)),
             None => None,
         },
         Model::Entropy => Some(Box::new(Entropy::open()?)),

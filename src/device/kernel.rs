@@ -170,14 +170,8 @@ pub(super) fn set_vhost_queue(
     pass(node, VHOST_SET_VRING_KICK, &RingFile { index, fd: kick.as_raw_fd() })
 }
 
-/// Where in this process `len` bytes of guest memory are, in one piece.
 fn host_address(window: &Window, address: u64, len: u64) -> Result<u64, Errno> {
-    let found = window.pieces().find_map(|(guest, size, host)| {
-        let offset = address.checked_sub(guest)?;
-        let inside = offset.checked_add(len).is_some_and(|end| end <= size);
-        inside.then(|| host.wrapping_add(offset))
-    });
-    found.ok_or(Errno::EFAULT)
+    window.host_address(address, len).ok_or(Errno::EFAULT)
 }
 
 /// The guest's address on vsock.

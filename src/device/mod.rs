@@ -25,6 +25,7 @@ mod mmio;
 mod net;
 mod queue;
 mod thread;
+mod vhost_user;
 mod vsock;
 mod warnings;
 
@@ -68,6 +69,11 @@ pub enum Served {
 pub trait VirtioDevice: Send {
     /// What the driver sees; asked once, before the guest runs.
     fn face(&self) -> Face;
+
+    /// Which of the rings' features it offers: all, where its queues are ours.
+    fn rings(&self) -> u64 {
+        io::RINGS
+    }
 
     /// The system calls that its thread takes besides waiting, memory and its own end.
     fn calls(&self) -> DeviceCalls;
@@ -113,5 +119,12 @@ pub trait VirtioDevice: Send {
 }
 
 /// Everything that this folder finds.
-pub(crate) const KINDS: &[&[Kind]] =
-    &[queue::KINDS, thread::KINDS, disk::KINDS, entropy::KINDS, net::KINDS, vsock::KINDS];
+pub(crate) const KINDS: &[&[Kind]] = &[
+    queue::KINDS,
+    thread::KINDS,
+    disk::KINDS,
+    entropy::KINDS,
+    net::KINDS,
+    vsock::KINDS,
+    vhost_user::KINDS,
+];

@@ -28,7 +28,7 @@ struct Piece {
     size: usize,
     host: *mut u8,
     // `host` points into it.
-    _mapping: Arc<Mapping>,
+    mapping: Arc<Mapping>,
 }
 
 // SAFETY: what is behind `host` is only touched through atomics and by the kernel, and is mapped while the piece
@@ -44,6 +44,19 @@ pub struct Segment {
     pub address: u64,
     /// Bytes.
     pub len: u32,
+}
+
+/// A part of guest memory that is a file of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct FilePart<'a> {
+    /// Guest address.
+    pub guest: u64,
+    /// Address in this process.
+    pub host: u64,
+    /// Bytes: all of the file.
+    pub size: u64,
+    /// The file. None: it is of the reserve, whose file is all VMs'.
+    pub memfd: Option<BorrowedFd<'a>>,
 }
 
 /// Guest memory that devices cannot reach.
@@ -71,7 +84,7 @@ impl Window {
     pub(super) fn new(mappings: impl Iterator<Item = (u64, Arc<Mapping>)>, pool: bool) -> Self {
         let piece = |(base, mapping): (u64, Arc<Mapping>)| {
             let (host, size) = mapping.filled();
-            Piece { base, size, host, _mapping: mapping }
+            Piece { base, size, host, mapping }
         };
         Self { pieces: mappings.map(piece).collect(), pool }
     }
@@ -84,6 +97,24 @@ impl Window {
     /// Guest address, size, and address in this process of each of its pieces, for the kernel's vhost.
     pub fn pieces(&self) -> impl Iterator<Item = (u64, u64, u64)> + '_ {
         self.pieces.iter().map(|piece| (piece.base, piece.size as u64, piece.host.addr() as u64))
+    }
+
+    /// The files that its pieces are made of, for another process to map.
+    pub fn files(&self) -> impl Iterator<Item = FilePart<'_>> {
+        self.pieces.iter().flat_map(|piece| {
+            let (mut guest, mut host) = (piece.base, piece.host.addr() as u64);
+            piece.mapping.parts().map(move |(size, memfd)| {
+                let part = FilePart { guest, host, size, memfd };
+                (guest, host) = (guest.wrapping_add(size), host.wrapping_add(size));
+                part
+            })
+        })
+    }
+
+    /// Where in this process `len` bytes of guest memory are, if they are in one piece.
+    pub fn host_address(&self, address: u64, len: u64) -> Option<u64> {
+        let (host, room) = self.find(address)?;
+        (len <= room as u64).then_some(host.addr() as u64)
     }
 
     /// Whether all of these bytes are inside; no bytes are nowhere.
