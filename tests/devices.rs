@@ -3,6 +3,7 @@
 //! crate virtio-drivers (tests/peer), executed on every driver, over shared memory and over a pool.
 #![allow(clippy::unwrap_used)] // A test ends there.
 
+mod backend;
 mod host;
 
 use std::fs;
@@ -274,6 +275,52 @@ fn a_tap_that_is_removed_is_a_warning() {
         std::thread::sleep(Duration::from_millis(20));
     }
     assert_eq!(host.status()["state"], "running");
+}
+
+/// A backend of other people's code serves the guest; while it is away requests wait.
+#[test]
+fn a_backend_serves_by_vhost_user_and_may_come_back() {
+    for dialect in ["lkml", "ack66"] {
+        let test = format!("vhost-user-{dialect}");
+        let socket = std::env::temp_dir().join(format!("{test}-{}", std::process::id()));
+        let backend = backend::Backend::listen(&socket, 1, 0x11);
+        let changes = json!({ "vhost_user": [{ "type": "entropy", "socket": socket }] });
+        let Some(host) = boot(dialect, &test, "entropy", &changes) else { return };
+        let first = backend.join().unwrap();
+        first.refused.recv_timeout(PATIENCE).unwrap();
+        first.end();
+        let second = backend::Backend::listen(&socket, 9, 0x22).join().unwrap();
+        let lines = said(&host);
+        let line = "entropy 0: (Ok(32), Ok(32)), differ true".to_owned();
+        assert!(lines.contains(&line), "{lines:#?}");
+        assert!(host.log().contains("[vhost-user-lost]"), "{}", host.log());
+        second.end();
+        let _ = fs::remove_file(socket);
+    }
+}
+
+#[test]
+fn a_backend_that_is_not_there_fails_the_start() {
+    let changes = json!({ "vhost_user": [{ "type": "entropy", "socket": "/nowhere/socket" }] });
+    let Some(host) = boot("ack61", "no-backend", "entropy", &changes) else { return };
+    let status = host.wait_for("failed");
+    let reason = status["reason"].as_str().unwrap();
+    assert!(reason.contains("/nowhere/socket") && reason.contains("ENOENT"), "{reason}");
+    assert!(reason.contains("vhost_user[0]"), "{reason}");
+}
+
+/// Where the kernel has no vhost for sockets, the start says so; where it has, host-test tries the device.
+#[test]
+fn a_host_without_vhost_vsock_fails_the_start_and_says_what_it_lacks() {
+    if Path::new("/dev/vhost-vsock").exists() {
+        return;
+    }
+    let changes = json!({ "vsock": {}, "ready": { "vsock_port": 9 } });
+    let Some(host) = boot("ack61", "no-vsock", "", &changes) else { return };
+    let status = host.wait_for("failed");
+    let reason = status["reason"].as_str().unwrap();
+    assert!(reason.contains("/dev/vhost-vsock") && reason.contains("ENOENT"), "{reason}");
+    assert!(host.log().contains("CONFIG_VHOST_VSOCK"), "{}", host.log());
 }
 
 #[test]
