@@ -95,7 +95,7 @@ impl Ours {
         while let Some(mut chain) = self.queue.pop().unwrap() {
             let mut head = [0; 16];
             assert_eq!(chain.readable.read(&mut head).unwrap(), 16);
-            drop(chain.writable.split(chain.writable.len() - 1));
+            let _ = chain.writable.split(chain.writable.len() - 1);
             chain.writable.write(&[0]).unwrap();
             let head = chain.head;
             self.queue.push(head, 4097).unwrap();

@@ -3,12 +3,15 @@
 //!
 //! ```text
 //! 0x0000_0000  device space: accesses trap to the worker (proxy-scheduled VMs)
+//! 0x0001_0000  PCI: configuration of the bus, 16 MiB
+//! 0x0200_0000  PCI: memory of its devices, 32 MiB
 //! 0x0900_0000  serial port, where the config does not move it
 //! 0x0a00_0000  virtio-mmio devices, 512 bytes each
 //! 0x3ffd_0000  GIC redistributors, 128 KiB for each CPU, from here down
 //! 0x3fff_0000  GIC distributor, 64 KiB
 //! 0x4000_0000  device space ends; a page that belongs to QEMU's platform
 //! 0x4000_1000  memory may begin on every platform
+//! 0x7fc0_0000  firmware (pvmfw), 4 MiB, where a config has it and does not move it
 //! 0x8000_0000  main memory, where the config does not move it
 //! 0x10_0000_0000  end of the guest's address space
 //! ```
@@ -23,6 +26,12 @@ pub const MEMORY_ALIGN: u64 = 2 << 20;
 
 /// Where main memory begins by default: where arm64 VMMs for Gunyah put it.
 pub const MEMORY_BASE: u64 = 0x8000_0000;
+
+/// Where Android's pvmfw is linked to run, and its bytes with its data: 4 MiB below [`MEMORY_BASE`], where
+/// crosvm puts it.
+pub const FIRMWARE_BASE: u64 = 0x7fc0_0000;
+/// See [`FIRMWARE_BASE`].
+pub const FIRMWARE_SIZE: u64 = 4 << 20;
 
 /// Guest addresses below trap to the worker or belong to the interrupt controller. QEMU's platform has
 /// them and the page behind in use: the resource manager refuses memory there (START answers ENODEV).
@@ -48,6 +57,17 @@ pub const SERIAL_BASE: u64 = 0x0900_0000;
 pub const VIRTIO_MMIO_BASE: u64 = 0x0a00_0000;
 /// Bytes of each, as there: 256 of registers (virtio 1.2, 4.2.2) and as many of configuration.
 pub const VIRTIO_MMIO_SIZE: u64 = 0x200;
+
+/// The configuration of a PCI bus by CAM (PCI 3.0, 3.2.2.3.2: 24 bits), where crosvm puts it.
+pub const PCI_CAM_BASE: u64 = 0x1_0000;
+/// Bytes of it.
+pub const PCI_CAM_SIZE: u64 = 16 << 20;
+/// The memory of its devices, where crosvm has it.
+pub const PCI_MEMORY_BASE: u64 = 0x200_0000;
+/// Bytes of it.
+pub const PCI_MEMORY_SIZE: u64 = 32 << 20;
+/// Bytes of each device: a page of host and guest each for what is in it.
+pub const PCI_BAR_SIZE: u64 = 0x4000;
 
 /// The GIC distributor, where crosvm puts it.
 pub const GICD_BASE: u64 = 0x3fff_0000;

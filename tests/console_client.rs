@@ -85,6 +85,7 @@ impl Host {
             launch_micros: None,
             last_end: None,
             console_end: Some(self.ring.end()),
+            devices: Vec::new(),
         };
         let answer = response_line(&Response::Done(Box::new(status)));
         (&stream).write_all(&answer).unwrap();

@@ -42,9 +42,7 @@ fn build() -> Result<PathBuf, String> {
     if !own {
         cargo.args(["-Zbuild-std=core,alloc"]).env("RUSTC_BOOTSTRAP", "1");
         cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_NONE_LINKER", "aarch64-linux-gnu-ld");
-        for rustup in ["RUSTUP_TOOLCHAIN", "RUSTC", "CARGO"] {
-            cargo.env_remove(rustup);
-        }
+        cargo.env("RUSTC", "/usr/bin/rustc").env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO");
     }
     cargo.args(["build", "--release", "--locked", "--target", TARGET, "--target-dir"]);
     let built = cargo.arg(&out).current_dir(source).output().map_err(|error| error.to_string())?;
@@ -100,6 +98,12 @@ fn printed(host: &Host) -> Vec<String> {
         .collect()
 }
 
+/// What the devices have done, once their VM is down.
+fn counters(host: &Host) -> Vec<Value> {
+    let status = host.wait_for("stopped");
+    status["devices"].as_array().unwrap().clone()
+}
+
 /// Disks: read, written, flushed, one that cannot be written; by interrupt and not; each driver, so that
 /// memory is shared or a pool; each transport, so that interrupts are edges or levels.
 #[test]
@@ -140,6 +144,13 @@ fn disks_are_read_and_written_on_every_driver() {
                 if index % 2 == 0 { 2 } else { 0 },
                 "{test}: {lines:#?}"
             );
+            let counted = counters(&host);
+            // Two short reads, one beyond the end, two writes, the id, a flush, a long read, by interrupt eight.
+            let requests = if index % 2 == 0 { 15 } else { 7 };
+            assert_eq!(counted[0]["device"], "disks[0]");
+            assert_eq!(counted[0]["requests"], requests, "{test}: {counted:#?}");
+            assert_eq!(counted[0]["errors"], 1, "{test}: {counted:#?}");
+            assert_eq!(counted[0]["written"], 512 + 128 * 512, "{test}: {counted:#?}");
             let written = fs::read(&first).unwrap();
             assert!(written[512..].starts_with(b"written by the peer"), "{test}");
             let _ = (fs::remove_file(first), fs::remove_file(second));
@@ -321,6 +332,41 @@ fn a_host_without_vhost_vsock_fails_the_start_and_says_what_it_lacks() {
     let reason = status["reason"].as_str().unwrap();
     assert!(reason.contains("/dev/vhost-vsock") && reason.contains("ENOENT"), "{reason}");
     assert!(host.log().contains("CONFIG_VHOST_VSOCK"), "{}", host.log());
+}
+
+/// A driver that goes and one that comes after it; the second finds what the first has left.
+#[test]
+fn a_device_is_driven_again_after_its_reset() {
+    let disk = image("twice", "the first disk", 2048);
+    let changes = json!({ "disks": [{ "path": disk }], "entropy": true });
+    let Some(host) = boot("ack612", "twice", "disk entropy irq twice", &changes) else { return };
+    let lines = said(&host);
+    for (line, times) in [
+        ("disk 0: long Ok(()) Ok(()), wrong None", 2),
+        ("disk 0: by interrupt the first disk", 2),
+        ("entropy 1: (Ok(32), Ok(32)), differ true", 2),
+    ] {
+        assert_eq!(lines.iter().filter(|has| *has == line).count(), times, "{line}: {lines:#?}");
+    }
+    let _ = fs::remove_file(disk);
+}
+
+/// What a kernel without DMA_RESTRICTED_POOL does with lent memory. It waits for an answer that never comes;
+/// the log says why, and the VM stays.
+#[test]
+fn a_guest_that_knows_no_pool_is_told_of_in_the_log() {
+    let disk = image("nopool", "never read", 8);
+    let changes = json!({ "disks": [{ "path": disk }] });
+    let Some(host) = boot("ack66", "nopool", "disk nopool", &changes) else { return };
+    let deadline = Instant::now() + PATIENCE;
+    while !host.log().contains("[device-outside-pool]") {
+        assert!(Instant::now() < deadline, "{}", host.log());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert!(host.log().contains("disks[0]"), "{}", host.log());
+    assert_eq!(host.status()["state"], "running");
+    assert!(host.ask(&["stop", "vm"]).status.success());
+    let _ = fs::remove_file(disk);
 }
 
 #[test]

@@ -382,3 +382,28 @@ fn a_service_and_its_vms_are_asked() {
     assert!(told.good("memlock").contains("the service (pid "));
     drop(service);
 }
+
+#[test]
+fn a_reserve_that_is_too_small_is_told() {
+    let Some(device) = Device::new("ack612") else { return };
+    device.vm("a", &json!({ "size": "16M" }));
+    let end = Instant::now() + Duration::from_secs(60);
+    for (size, name) in [("8M", Some("reserve-too-small")), ("16M", None)] {
+        let _ = fs::remove_file(device.at("socket"));
+        let mut boot = device.gunyahd(&["boot", "--reserve", size]);
+        let service = Running(boot.stderr(Stdio::null()).spawn().unwrap());
+        let told = loop {
+            let told = device.examine();
+            if !told.troubles().contains(&"service-silent") {
+                break told;
+            }
+            assert!(Instant::now() < end, "no control socket");
+        };
+        let found = told.troubles().into_iter().find(|found| *found == "reserve-too-small");
+        assert_eq!(found, name, "{:#?}", told.findings);
+        if name.is_none() {
+            assert!(told.good("reserve").contains("take 8 folios of 2 MiB: there are 8, "));
+        }
+        drop(service);
+    }
+}

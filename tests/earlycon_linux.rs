@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Real arm64 Linux, scheduled by proxy: its first words come through our UARTs, byte by byte. It
-//! gets as far as its interrupt controller, which the executing engine lacks.
+//! Real arm64 Linux, scheduled by proxy: its first words come through our UARTs, byte by byte.
 #![allow(clippy::unwrap_used)] // A test ends there.
 
 mod host;

@@ -192,4 +192,6 @@ pub struct Doorbell {
     pub label: u32,
     /// Its interrupt's first two cells: kind (0 shared, 1 private) and number.
     pub interrupt: Option<(u32, u32)>,
+    /// Its third cell says level, not edge.
+    pub level: bool,
 }

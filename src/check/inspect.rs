@@ -23,6 +23,16 @@ kinds! {
         "a VM that is started at boot waits for one that is not",
         cure: "set `autostart` of the other VM, or start it by gunyahctl start",
     }
+    NO_DISK: Warning "check-no-disk" in Config {
+        "a disk's file is not there",
+        cause: "it is made later on the device, or the path is wrong",
+        cure: "check the path; give --root where the device's files are elsewhere",
+    }
+    SHARED_DISK: Warning "check-shared-disk" in Config {
+        "two VMs have the same disk, and one of them writes it",
+        cause: "a disk is locked: only one of them can run at a time",
+        cure: "give each its own disk, or make it read-only in both",
+    }
 }
 
 /// The order in which kernels are looked at: the first that a VM can run on is the one that is shown.
@@ -173,12 +183,47 @@ fn below(config: &VmConfig, root: Option<&Path>) -> VmConfig {
     let mut paths: Vec<&mut PathBuf> = vec![&mut config.kernel.path];
     paths.extend(config.initrd.as_mut().map(|initrd| &mut initrd.path));
     paths.extend(config.dtb.path.as_mut());
+    paths.extend(config.disks.iter_mut().map(|disk| &mut disk.path));
     let regions = config.regions.iter_mut();
     paths.extend(regions.filter_map(|region| region.file.as_mut()));
     for path in paths {
         *path = root.join(path.strip_prefix("/").unwrap_or(path));
     }
     config
+}
+
+/// Disks that are not there, below `root`. Devices of another machine are not looked for.
+pub(super) fn no_disks(config: &VmConfig, root: Option<&Path>) -> Vec<Diagnostic> {
+    let disks = below(config, root).disks.into_iter().zip(&config.disks).enumerate();
+    let absent =
+        disks.filter(|(_, (disk, given))| !given.path.starts_with("/dev") && !disk.path.exists());
+    absent
+        .map(|(index, (disk, _))| {
+            let what = format!("{} is not there", disk.path.display());
+            NO_DISK.case(what).at(config.place(&format!("disks[{index}].path")))
+        })
+        .collect()
+}
+
+/// Disks of `config` that one of `others` has, too, where either writes.
+pub(super) fn shared_disks<'a>(
+    config: &VmConfig,
+    others: impl Iterator<Item = &'a VmConfig> + Clone,
+) -> Vec<Diagnostic> {
+    let mut warnings = Vec::new();
+    for (index, disk) in config.disks.iter().enumerate() {
+        let mut other = others.clone().filter(|other| other.name != config.name);
+        let found = other.find(|other| {
+            let mut theirs = other.disks.iter();
+            theirs.any(|their| their.path == disk.path && !(their.readonly && disk.readonly))
+        });
+        if let Some(other) = found {
+            let what = format!("{} is a disk of {}, too", disk.path.display(), other.name);
+            let place = config.place(&format!("disks[{index}].path"));
+            warnings.push(SHARED_DISK.case(what).at(place));
+        }
+    }
+    warnings
 }
 
 /// What a VM that is started at boot waits for until somebody starts it.

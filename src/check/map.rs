@@ -2,8 +2,9 @@
 //! A VM's address map: its regions and what lies in them.
 
 use super::VmReport;
-use crate::config::Backing;
-use crate::plan::{LaunchPlan, PlannedRegion};
+use crate::config::{Backing, Transport};
+use crate::layout::{PCI_CAM_BASE, PCI_CAM_SIZE};
+use crate::plan::{LaunchPlan, Model, PlannedRegion};
 use crate::text::Size;
 
 /// One row of an address map.
@@ -28,7 +29,12 @@ pub(super) fn map(vm: &VmReport, plan: &LaunchPlan) -> Vec<Row> {
             depth: 0,
             base: region.base,
             size: region.size,
-            what: if index == 0 { "memory" } else { "region" },
+            what: match index {
+                0 => "memory",
+                _ if region.is_pool() => "pool",
+                _ if region.key == "firmware" => "firmware",
+                _ => "region",
+            },
             detail: region_detail(region),
         });
         let inside = if index == 0 { contents(vm, plan) } else { of_file(region) };
@@ -43,7 +49,45 @@ pub(super) fn map(vm: &VmReport, plan: &LaunchPlan) -> Vec<Row> {
             detail: format!("doorbell {}, SPI {}", console.label, console.interrupt),
         });
     }
+    rows.extend(devices(vm, plan));
     rows
+}
+
+/// The virtio devices, and the bus that they may be on.
+fn devices(vm: &VmReport, plan: &LaunchPlan) -> Vec<Row> {
+    let bus = Row {
+        depth: 0,
+        base: PCI_CAM_BASE,
+        size: PCI_CAM_SIZE,
+        what: "PCI bus",
+        detail: String::new(),
+    };
+    let pci = vm.config.transport == Transport::Pci && !plan.devices.is_empty();
+    let each = plan.devices.iter().map(|device| Row {
+        depth: 0,
+        base: device.registers.base,
+        size: device.registers.size,
+        what: device.model.name(),
+        detail: format!(
+            "{}, doorbell {}, SPI {}",
+            detail_of(device.model, vm),
+            device.label,
+            device.interrupt
+        ),
+    });
+    pci.then_some(bus).into_iter().chain(each).collect()
+}
+
+fn detail_of(model: Model, vm: &VmReport) -> String {
+    let disk = match model {
+        Model::Disk(index) => vm.config.disks.get(index),
+        _ => None,
+    };
+    match disk {
+        Some(disk) if disk.readonly => format!("{}, read-only", disk.path.display()),
+        Some(disk) => disk.path.display().to_string(),
+        None => "virtio".to_owned(),
+    }
 }
 
 /// What lies in main memory, by rising address.

@@ -136,6 +136,8 @@ pub fn check(options: &Options) -> Report {
     let set = load_paths(&options.paths);
     let asleep: BTreeSet<VmName> =
         set.good().filter(|config| !config.autostart).map(|config| config.name.clone()).collect();
+    let all: Vec<VmConfig> =
+        set.good().filter(|config| !config.disks.is_empty()).cloned().collect();
     let mut report = Report {
         host: options.host,
         root: options.root.clone(),
@@ -144,15 +146,13 @@ pub fn check(options: &Options) -> Report {
         problems: set.problems,
         warnings: set.warnings,
     };
-    if set.files.is_empty() && report.problems.is_empty() {
-        // Who checks a directory relies on what is in it.
-        report.problems.push(inspect::NOTHING.case("no config was found"));
-    }
     for file in set.files {
         match file.config {
             Ok(config) => {
                 let (mut vm, problems) = inspect::vm(config, options);
                 vm.warnings.extend(inspect::waits(&vm.config, &asleep));
+                vm.warnings.extend(inspect::no_disks(&vm.config, options.root.as_deref()));
+                vm.warnings.extend(inspect::shared_disks(&vm.config, all.iter()));
                 report.vms.push(vm);
                 report.problems.extend(problems);
             }
@@ -167,7 +167,11 @@ pub fn check(options: &Options) -> Report {
 /// # Errors
 /// When `out` takes no more.
 pub fn run(options: &Options, out: &mut impl Write) -> io::Result<i32> {
-    let report = check(options);
+    let mut report = check(options);
+    if report.files == 0 && report.problems.is_empty() {
+        // Who checks a directory relies on what is in it.
+        report.problems.push(inspect::NOTHING.case("no config was found"));
+    }
     if options.json {
         serde_json::to_writer_pretty(&mut *out, &json::report(&report, options.dtb))?;
         writeln!(out)?;

@@ -143,6 +143,7 @@ mod tests {
             stuck: false,
             end_visible: true,
             console_end: None,
+            devices: Vec::new(),
             dialect: Some("ack61".to_owned()),
             folios: Some(FolioStatus { huge: 31, of: 32, reserved: 32 }),
             steps: vec![StepTime {

@@ -230,6 +230,8 @@ pub fn device(device: DeviceCalls) -> Vec<Rule> {
     rules.extend(allow(DEVICE_LOOP));
     rules.extend(sockets(&[device]));
     rules.extend([
+        // The standard library looks at what it closes, where it is built with debug assertions.
+        only(SYS_fcntl, 1, words(&[F_GETFD])),
         only(SYS_ioctl, 1, device.requests),
         without(SYS_mmap, 2, PROT_EXEC.unsigned_abs()),
         without(SYS_mprotect, 2, PROT_EXEC.unsigned_abs()),
@@ -246,11 +248,13 @@ pub fn supervisor() -> Vec<Rule> {
         uapi::CREATE_VM,
         uapi::VM_SET_USER_MEM_REGION,
         uapi::VM_ANDROID_LEND_USER_MEM,
+        uapi::VM_ANDROID_SET_FW_CONFIG,
         uapi::VM_SET_DTB_CONFIG,
         uapi::VM_SET_BOOT_CONTEXT,
         // Which driver is it?
         uapi::VM_ANDROID_RECLAIM_REGION,
         uapi::VM_MAP_MEM,
+        uapi::CHECK_EXTENSION,
         uapi::VM_ADD_FUNCTION,
         uapi::VM_START,
     ];

@@ -2,6 +2,7 @@
 //! All virtio devices of a VM: opened, placed on the bus, bound to the driver's doorbells.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,20 +12,23 @@ use nix::errno::Errno;
 use nix::sys::eventfd::EventFd;
 
 use super::mmio::{Mmio, INTERRUPT_ACK, QUEUE_NOTIFY};
+use super::pci::{notify_offset, Cam, Pci};
 use super::thread::{DeviceThread, THREAD};
 use super::warnings::Warner;
 use super::{
     console::VirtioConsole, disk::Disk, entropy::Entropy, net::Net, vhost_user::VhostUser,
     vsock::Vsock, VirtioDevice,
 };
-use crate::config::VmConfig;
+use crate::config::{Transport, VmConfig};
 use crate::confine::DeviceCalls;
 use crate::console::Console;
 use crate::diagnostic::{Diagnostic, Step};
 use crate::launch::refused;
+use crate::layout::{PCI_CAM_BASE, PCI_CAM_SIZE};
 use crate::memory::Window;
 use crate::plan::{devices, trigger, Model, PlannedDevice};
-use crate::vcpu::{eventfd, Bus};
+use crate::status::control::DeviceStatus;
+use crate::vcpu::{eventfd, Bus, Device};
 
 use super::link::Order;
 
@@ -98,6 +102,7 @@ impl Devices {
         let swallowed = eventfd().map_err(failed)?;
         let (threads, calls) = (Vec::new(), Vec::new());
         let mut all = Self { threads, calls, warnings, wake, ready, swallowed };
+        let mut cam = Cam::default();
         for planned in devices(config) {
             let key = planned.model.key();
             let place = |fault: Diagnostic| fault.at(config.place(&key));
@@ -108,10 +113,20 @@ impl Devices {
             all.calls.push(device.calls());
             let warner = Warner::new(sender.clone(), Arc::clone(&all.wake));
             let thread = DeviceThread::start(key.clone(), device, warner, confined)?;
-            let registers = Arc::new(Mmio::new(Arc::clone(&thread.link)));
+            let link = Arc::clone(&thread.link);
             let range = planned.registers;
+            let registers: Arc<dyn Device> = match config.transport {
+                Transport::Mmio => Arc::new(Mmio::new(link)),
+                Transport::Pci => {
+                    cam.add(&link, range.base);
+                    Arc::new(Pci::new(link))
+                }
+            };
             bus.add(planned.model.name(), range.base, range.size, registers)?;
             all.threads.push((planned, thread));
+        }
+        if config.transport == Transport::Pci && !all.threads.is_empty() {
+            bus.add("the PCI bus", PCI_CAM_BASE, PCI_CAM_SIZE, Arc::new(cam))?;
         }
         Ok(all)
     }
@@ -127,13 +142,19 @@ impl Devices {
             let base = planned.registers.base;
             let one = link.sizes.len() == 1;
             for (queue, number) in (0..link.sizes.len()).zip(0u64..) {
-                // By value where there are several; the kicks that miss it come by an exit.
-                let (len, datamatch) = if one { (0, None) } else { (4, Some(number)) };
+                let (offset, len, datamatch) = match config.transport {
+                    Transport::Pci => (notify_offset(number), 0, None),
+                    Transport::Mmio if one => (QUEUE_NOTIFY, 0, None),
+                    // By value where there are several; the kicks that miss it come by an exit.
+                    Transport::Mmio => (QUEUE_NOTIFY, 4, Some(number)),
+                };
                 if let Some(kick) = link.kick(queue) {
-                    ioeventfd(vm, kick.as_fd(), base + QUEUE_NOTIFY, len, datamatch)?;
+                    ioeventfd(vm, kick.as_fd(), base + offset, len, datamatch)?;
                 }
             }
-            ioeventfd(vm, self.swallowed.as_fd(), base + INTERRUPT_ACK, 0, None)?;
+            if config.transport == Transport::Mmio {
+                ioeventfd(vm, self.swallowed.as_fd(), base + INTERRUPT_ACK, 0, None)?;
+            }
             link.order(Order::Memory(window.clone()))?;
         }
         Ok(())
@@ -172,8 +193,32 @@ impl Devices {
         self.ready.read().is_ok()
     }
 
-    /// Ends the threads; no vCPU runs any more. One that hangs in the host's storage stays.
-    pub fn stop(self) {
+    /// What each has done.
+    pub fn counters(&self) -> Vec<DeviceStatus> {
+        let of = |(planned, thread): &(PlannedDevice, DeviceThread)| {
+            let counters = thread.link.counters();
+            let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+            DeviceStatus {
+                device: planned.model.key(),
+                requests: read(&counters.requests),
+                read: read(&counters.read),
+                written: read(&counters.written),
+                errors: read(&counters.errors),
+                interrupts: read(&counters.interrupts),
+                exits: read(&counters.exits),
+            }
+        };
+        self.threads.iter().map(of).collect()
+    }
+
+    /// Ends the threads; no vCPU runs any more.
+    pub fn stop(self) {}
+}
+
+impl Drop for Devices {
+    /// Also where the launch fails: the eventfds of interrupts are closed before the VM is. A thread that hangs
+    /// in the host's storage stays.
+    fn drop(&mut self) {
         self.threads.iter().for_each(|(_, thread)| thread.end());
         let begun = Instant::now();
         let mut threads = self.threads.iter();

@@ -23,6 +23,7 @@ mod kernel;
 mod link;
 mod mmio;
 mod net;
+mod pci;
 mod queue;
 mod thread;
 mod vhost_user;

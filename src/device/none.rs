@@ -11,6 +11,7 @@ use crate::confine::DeviceCalls;
 use crate::console::Console;
 use crate::diagnostic::{Diagnostic, Kind};
 use crate::memory::Window;
+use crate::status::control::DeviceStatus;
 use crate::vcpu::Bus;
 
 /// No devices.
@@ -60,6 +61,11 @@ impl Devices {
     /// Never.
     pub fn take_ready(&self) -> bool {
         false
+    }
+
+    /// None.
+    pub fn counters(&self) -> Vec<DeviceStatus> {
+        Vec::new()
     }
 
     /// There is no thread.

@@ -217,3 +217,111 @@ impl Life {
         self.link.fail();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::confine::DeviceCalls;
+    use crate::device::{Face, QueueLayout};
+    use crate::memory::GuestMemory;
+    use crate::vcpu::eventfd;
+
+    /// What a device was told, in order.
+    type Told = mpsc::Sender<String>;
+
+    struct Recorder(Told);
+
+    impl VirtioDevice for Recorder {
+        fn face(&self) -> Face {
+            Face { number: 4, features: 0, queues: vec![8, 8], config: vec![7] }
+        }
+
+        fn calls(&self) -> DeviceCalls {
+            DeviceCalls::ENTROPY
+        }
+
+        fn start(&mut self, io: &mut Io) -> Result<(), Diagnostic> {
+            self.0.send(format!("start {:#x}", io.features)).unwrap();
+            Ok(())
+        }
+
+        fn kicked(&mut self, queue: usize, _: &mut Io) -> Result<Served, Fault> {
+            self.0.send(format!("kicked {queue}")).unwrap();
+            Ok(Served::All)
+        }
+
+        fn reset(&mut self) {
+            self.0.send("reset".to_owned()).unwrap();
+        }
+    }
+
+    const BASE: u64 = 0x8000_0000;
+
+    fn layouts(driver: u64) -> Vec<Option<QueueLayout>> {
+        let queue = QueueLayout { size: 8, descriptors: BASE, driver, device: BASE + 0x2000 };
+        vec![Some(queue), None]
+    }
+
+    struct Bench {
+        thread: DeviceThread,
+        told: mpsc::Receiver<String>,
+        warnings: mpsc::Receiver<Diagnostic>,
+    }
+
+    fn bench() -> Bench {
+        let (teller, told) = mpsc::channel();
+        let (sender, warnings) = mpsc::channel();
+        let warner = Warner::new(sender, Arc::new(eventfd().unwrap()));
+        let device = Box::new(Recorder(teller));
+        let thread = DeviceThread::start("entropy".to_owned(), device, warner, false).unwrap();
+        let memory = GuestMemory::of(&[(BASE, 0x4000)]).unwrap();
+        thread.link.order(Order::Memory(memory.for_devices())).unwrap();
+        Bench { thread, told, warnings }
+    }
+
+    #[test]
+    fn a_queue_has_a_turn_at_the_start_and_at_each_kick_until_the_reset() {
+        let Bench { thread, told, .. } = bench();
+        let next = || told.recv().unwrap();
+        thread.link.order(Order::Start(1 << 32, layouts(BASE + 0x1000))).unwrap();
+        assert_eq!(next(), "start 0x100000000");
+        // A turn each; the second has no queue, which is the device's to see.
+        assert_eq!([next(), next()], ["kicked 0", "kicked 1"]);
+        thread.link.kick_by_exit(1);
+        assert_eq!(next(), "kicked 1");
+        thread.link.kick_by_exit(u64::MAX);
+        thread.link.order(Order::Reset).unwrap();
+        thread.link.kick_by_exit(0);
+        assert_eq!(next(), "reset");
+        thread.end();
+        while !thread.has_ended() {
+            std::thread::yield_now();
+        }
+        // Nobody waits for one that is gone.
+        thread.link.order(Order::Reset).unwrap();
+        assert!(told.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_queue_outside_memory_leaves_a_device_that_wants_its_reset() {
+        let Bench { thread, told, warnings } = bench();
+        let start = || thread.link.order(Order::Start(1 << 32, layouts(BASE + 0x10_0000)));
+        start().unwrap();
+        assert_eq!(told.recv().unwrap(), "reset");
+        assert!(thread.link.is_broken());
+        let warning = warnings.recv().unwrap();
+        assert_eq!(warning.name, "device-queue-broken");
+        assert!(warning.what.starts_with("entropy: "), "{}", warning.what);
+        assert_eq!(thread.link.take_status(), 3, "its configuration says so");
+        assert_eq!(thread.link.take_status(), 1);
+        // The same again is not told again.
+        start().unwrap();
+        assert!(warnings.try_recv().is_err());
+        thread.end();
+    }
+
+    #[test]
+    fn it_has_a_name_when_it_cannot_be() {
+        assert_eq!(THREAD.case("x").name, "device-thread");
+    }
+}

@@ -14,7 +14,7 @@ use super::processes::Process;
 use super::Findings;
 use crate::client;
 use crate::diagnostic::kinds;
-use crate::status::control::{Request, Response};
+use crate::status::control::{Request, ReserveStatus, Response, Vms};
 use crate::status::{logger, properties};
 use crate::text::failure;
 
@@ -63,8 +63,15 @@ pub(super) fn program(all: &mut Findings) {
     }
 }
 
-/// Whether gunyahd serves, and how its VMs are. Returns its process.
-pub(super) fn service(socket: &Path, processes: &[Process], all: &mut Findings) -> Option<u32> {
+/// The gunyahd that serves.
+pub(super) struct Service {
+    /// Its process, where it can be told.
+    pub pid: Option<u32>,
+    pub reserve: Option<ReserveStatus>,
+}
+
+/// Whether gunyahd serves, and how its VMs are.
+pub(super) fn service(socket: &Path, processes: &[Process], all: &mut Findings) -> Option<Service> {
     let path = socket.display();
     let peer = match UnixStream::connect(socket) {
         Ok(stream) => getsockopt(&stream, PeerCredentials).ok().map(|peer| peer.pid()),
@@ -74,21 +81,23 @@ pub(super) fn service(socket: &Path, processes: &[Process], all: &mut Findings) 
         }
     };
     let vms = match client::ask(socket, &Request::Status { vm: None }) {
-        Ok(Response::Vms(vms)) => vms.vms,
-        Ok(_) => Vec::new(),
+        Ok(Response::Vms(vms)) => vms,
+        Ok(_) => Vms::default(),
         Err(error) => {
             all.bad(NOT_SERVED.case(error.to_string()));
             return None;
         }
     };
-    let states: Vec<String> = vms.iter().map(|vm| format!("{} {}", vm.vm, vm.state)).collect();
+    let states: Vec<String> = vms.vms.iter().map(|vm| format!("{} {}", vm.vm, vm.state)).collect();
     all.good("service", format!("gunyahd serves {path}: {}", states.join(", ")));
-    for vm in vms.iter().filter(|vm| vm.state.is_bad()) {
+    for vm in vms.vms.iter().filter(|vm| vm.state.is_bad()) {
         all.bad(VM_DOWN.case(format!("{} is {}: {}", vm.vm, vm.state, vm.reason)));
     }
     // A socket of init's has init for its peer.
     let peer = peer.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 1);
-    peer.or_else(|| processes.iter().find(|process| process.is_service()).map(|found| found.pid))
+    let pid =
+        peer.or_else(|| processes.iter().find(|found| found.is_service()).map(|found| found.pid));
+    Some(Service { pid, reserve: vms.reserve })
 }
 
 /// The sockets by which states and log lines leave.

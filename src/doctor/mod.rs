@@ -6,7 +6,7 @@
 //! processes  what can be seen of other processes
 //! kernel     options that the kernel was built with
 //! host       the service, its program, the sockets of properties and log, the kernel's log
-//! pages      pools, transparent huge pages, the limit of pinned memory
+//! pages      pools, reserve, transparent huge pages, the limit of pinned memory
 //! ```
 
 mod host;
@@ -25,6 +25,8 @@ use crate::check::{self, diagnostic_json, Report};
 use crate::diagnostic::{Diagnostic, Kind};
 use crate::memory;
 use crate::text::printable;
+
+use processes::Process;
 
 /// What to examine, and how to report it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,9 +111,11 @@ fn examine(options: &Options) -> Findings {
     kernel::options(options.kernel_config.as_deref(), dialect, &report, &mut all);
     host::program(&mut all);
     let service = host::service(&options.socket, &processes, &mut all);
-    pages::pools(&report, service.is_some(), &mut all);
+    let serving = service.is_some() || processes.iter().any(Process::is_service);
+    pages::pools(&report, serving, &mut all);
     pages::transparent(dialect, &mut all);
-    pages::pinned(&report, service, &mut all);
+    pages::reserve(&report, service.as_ref(), &mut all);
+    pages::pinned(&report, service.and_then(|service| service.pid), &mut all);
     host::sockets(&mut all);
     host::kernel_log(&mut all);
     all

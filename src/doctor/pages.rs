@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What guest memory is made of: pools, transparent huge pages, the limit of pinned memory.
+//! What guest memory is made of: pools, reserve, transparent huge pages, the limit of pinned memory.
 
 use std::fs;
 
 use gunyah::Dialect;
 
+use super::host::Service;
 use super::Findings;
 use crate::check::Report;
 use crate::diagnostic::kinds;
@@ -14,6 +15,11 @@ use crate::text::Size;
 const SHMEM: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
 
 kinds! {
+    RESERVE_SHORT: Warning "reserve-too-small" in Pool {
+        "the reserve has fewer folios than the VMs take that are started at boot",
+        cause: "ro.vendor.gunyah.reserve is not set, or too low; VMs without a part of it take what memory is free, and fail if they may not",
+        cure: "set ro.vendor.gunyah.reserve to what `gunyahd check` adds up",
+    }
     TRANSPARENT_OFF: Warning "thp-off" in Pool {
         "the kernel gives shared memory no transparent huge pages by itself",
         cause: "its setting is `never` or `deny`; gunyahd then asks for each page to be made of small ones, which takes longer and fails sooner where memory is fragmented",
@@ -36,6 +42,28 @@ pub(super) fn pools(report: &Report, serving: bool, all: &mut Findings) {
                 all.good("pool", what);
             }
             Err(fault) => all.bad(fault),
+        }
+    }
+}
+
+/// The reserve against what the VMs would like of it that are started at boot. Only the service knows it.
+pub(super) fn reserve(report: &Report, service: Option<&Service>, all: &mut Findings) {
+    let wanted = report.reserve().autostart;
+    let Some(service) = service.filter(|_| wanted > 0) else { return };
+    let (there, huge) = service.reserve.map_or((0, 0), |reserve| (reserve.folios, reserve.huge));
+    let folio = Size(report.host.thp_page);
+    let what = format!(
+        "VMs started at boot take {wanted} folios of {folio}: there are {there}, {huge} of them huge"
+    );
+    match there >= wanted {
+        true => all.good("reserve", what),
+        false => {
+            let bytes = wanted.saturating_mul(report.host.thp_page);
+            let cure = format!(
+                "set ro.vendor.gunyah.reserve={:#}, or as much as `gunyahd check` adds up",
+                Size(bytes)
+            );
+            all.bad(RESERVE_SHORT.case(what).cure(cure));
         }
     }
 }

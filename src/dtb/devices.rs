@@ -2,12 +2,13 @@
 //! The virtio devices in a tree: a doorbell and a node for each, and the pool that they share with the
 //! guest.
 
-use crate::config::VmConfig;
+use crate::config::{Transport, VmConfig};
+use crate::layout::{PCI_CAM_BASE, PCI_CAM_SIZE, PCI_MEMORY_BASE, PCI_MEMORY_SIZE};
 use crate::plan::{trigger, LaunchPlan, PlannedDevice, Range};
 
 use super::complete::free_name;
 use super::console::{free_phandle, LEVEL_HIGH};
-use super::lookup::{devices_at, label, vdevices};
+use super::lookup::{devices_at, gic, label, vdevices};
 use super::property::{Cells, NodeAt};
 use super::tree::{Node, Tree};
 
@@ -17,6 +18,7 @@ const EDGE_RISING: u32 = 1;
 /// What Linux looks for in a pool and in a device (Documentation/devicetree/bindings).
 pub(super) const POOL_MODEL: &str = "restricted-dma-pool";
 pub(super) const MMIO_MODEL: &str = "virtio,mmio";
+pub(super) const PCI_MODEL: &str = "pci-host-cam-generic";
 
 /// The trigger cell of the devices' interrupts: the irqfds' flag says the same.
 pub(super) fn trigger_cell(config: &VmConfig) -> u32 {
@@ -71,21 +73,83 @@ pub(super) fn pool(tree: &mut Tree, pool: Range) {
 /// Adds each device that is not there. Another thing at its registers is left to the rules.
 pub(super) fn complete(tree: &mut Tree, config: &VmConfig, plan: &LaunchPlan) {
     let pool = plan.pool.and_then(|pool| pool_node(tree, pool)?.phandle());
+    if config.transport == Transport::Pci && !plan.devices.is_empty() {
+        return pci_bus(tree, plan, pool);
+    }
     for device in &plan.devices {
         let Range { base, size } = device.registers;
         if devices_at(tree, base, size).is_empty() {
-            let name = free_name("virtio_mmio", |name| {
-                tree.root.child(&format!("{name}@{base:x}")).is_some()
-            });
-            let mut node = Node::new(&format!("{name}@{base:x}"));
-            node.set_str("compatible", MMIO_MODEL)
-                .set("reg", Cells::below(&tree.root).range(base, size))
-                .set_cells("interrupts", &[0, device.interrupt, trigger_cell(config)])
-                .set_empty("dma-coherent");
-            if let Some(pool) = pool {
-                node.set_u32("memory-region", pool);
-            }
-            tree.root.push(node);
+            let reg = Cells::below(&tree.root).range(base, size);
+            let node = add_node(tree, "virtio_mmio", base, MMIO_MODEL, pool);
+            node.set("reg", reg)
+                .set_cells("interrupts", &[0, device.interrupt, trigger_cell(config)]);
         }
     }
+}
+
+fn add_node<'a>(
+    tree: &'a mut Tree,
+    name: &str,
+    base: u64,
+    model: &str,
+    pool: Option<u32>,
+) -> &'a mut Node {
+    let at = |name: &str| format!("{name}@{base:x}");
+    let name = at(&free_name(name, |name| tree.root.child(&at(name)).is_some()));
+    let node = tree.root.ensure_child(&name);
+    node.set_str("compatible", model).set_empty("dma-coherent");
+    if let Some(pool) = pool {
+        node.set_u32("memory-region", pool);
+    }
+    node
+}
+
+/// Of a PCI address: non-relocatable, 32-bit memory space (PCI bus binding to IEEE 1275, 2.2.1.1).
+const MEMORY_SPACE: u32 = 0x0200_0000;
+
+/// The bus with its devices (Documentation/devicetree/bindings/pci/host-generic-pci.yaml).
+fn pci_bus(tree: &mut Tree, plan: &LaunchPlan, pool: Option<u32>) {
+    if !devices_at(tree, PCI_CAM_BASE, PCI_CAM_SIZE).is_empty() {
+        return;
+    }
+    let Some(map) = interrupt_map(tree, plan) else { return };
+    let cells = Cells::below(&tree.root);
+    let node = add_node(tree, "pci", PCI_CAM_BASE, PCI_MODEL, pool);
+    // The child's address, the parent's, the size.
+    let mut ranges: Vec<u8> = [MEMORY_SPACE, 0, low(PCI_MEMORY_BASE)]
+        .iter()
+        .flat_map(|cell| cell.to_be_bytes())
+        .collect();
+    ranges
+        .extend(Cells { address: cells.address, size: 2 }.range(PCI_MEMORY_BASE, PCI_MEMORY_SIZE));
+    node.set("reg", cells.range(PCI_CAM_BASE, PCI_CAM_SIZE))
+        .set_str("device_type", "pci")
+        .set_u32("#address-cells", 3)
+        .set_u32("#size-cells", 2)
+        .set_u32("#interrupt-cells", 1)
+        .set_cells("bus-range", &[0, 0])
+        .set("ranges", ranges)
+        .set_cells("interrupt-map-mask", &[0xf800, 0, 0, 7])
+        .set_cells("interrupt-map", &map);
+    // The devices' memory stays where it is found.
+    tree.root.ensure_child("chosen").set_u32("linux,pci-probe-only", 1);
+}
+
+/// INTA of each device's slot and the SPI that it is. None: there is no interrupt controller to name.
+pub(super) fn interrupt_map(tree: &Tree, plan: &LaunchPlan) -> Option<Vec<u32>> {
+    let gic = gic(tree)?;
+    let phandle = gic.phandle()?;
+    let address_cells = usize::try_from(gic.u32("#address-cells").unwrap_or(0)).ok()?;
+    let mut map = Vec::new();
+    for device in &plan.devices {
+        map.extend([device.slot << 11, 0, 0, 1, phandle]);
+        map.extend(std::iter::repeat_n(0, address_cells.min(2)));
+        map.extend([0, device.interrupt, LEVEL_HIGH]);
+    }
+    Some(map)
+}
+
+/// Device space is below 4 GiB.
+fn low(address: u64) -> u32 {
+    u32::try_from(address).unwrap_or(0)
 }

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use crate::config::{parse, Access, Backing, Permissions, Scheduling, VmConfig};
+use crate::config::{parse, Access, Backing, DiskConfig, Permissions, Scheduling, VmConfig};
 use crate::plan::*;
 
 pub const BASE: u64 = 0x8000_0000;
@@ -35,6 +35,32 @@ pub fn ns16550() -> VmConfig {
     with_initrd(r#""vcpus": {"scheduling": "proxy"}, "console": {"device": "16550"}"#)
 }
 
+/// A disk.
+pub fn disk() -> DiskConfig {
+    let text = r#"{"name": "vm", "memory": {"size": "64M"}, "kernel": {"path": "/Image"},
+                   "disks": [{"path": "/disk"}]}"#;
+    parse(Path::new("vm.json"), text).unwrap().disks[0].clone()
+}
+
+/// The pool of lent memory, behind all that else is in a plan.
+pub fn add_pool(plan: &mut LaunchPlan) {
+    let pool = Range { base: 0x2_0000_0000, size: 4 << 20 };
+    plan.regions.push(PlannedRegion {
+        key: "memory.pool".to_owned(),
+        label: 1,
+        base: pool.base,
+        size: pool.size,
+        access: Access::Share,
+        ..plan.regions[0].clone()
+    });
+    plan.pool = Some(pool);
+}
+
+/// One proxy-scheduled CPU that begins in firmware.
+pub fn firmware() -> VmConfig {
+    with_initrd(r#""firmware": {}"#)
+}
+
 /// A plan that fits `config`, with the initrd where the caller likes.
 pub fn plan(config: &VmConfig, initrd: u64, initrd_size: u64) -> LaunchPlan {
     let planned = |key: String, label, base, size| PlannedRegion {
@@ -60,7 +86,17 @@ pub fn plan(config: &VmConfig, initrd: u64, initrd_size: u64) -> LaunchPlan {
         regions,
         pool: None,
         devices: devices(config),
-        kernel: PlannedKernel { segments: Vec::new(), entry: config.memory.base, branch: None },
+        kernel: PlannedKernel {
+            segments: Vec::new(),
+            entry: config.memory.base,
+            size: 0,
+            branch: None,
+        },
+        firmware: config
+            .firmware
+            .as_ref()
+            .map(|firmware| Range { base: firmware.base, size: firmware.size }),
+        timer_wakeups: false,
         initrd: config.initrd.as_ref().map(|_| Range { base: initrd, size: initrd_size }),
         dtb: Range { base: config.memory.base, size: 0x2_0000 },
         memory_entries: 1,

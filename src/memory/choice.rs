@@ -11,7 +11,7 @@ use crate::diagnostic::{kinds, Diagnostic};
 use crate::plan::{
     self, folios, memory_entries, Host, LaunchPlan, PlannedRegion, MAX_MEMORY_ENTRIES,
 };
-use crate::text::{failure, Size};
+use crate::text::{failure, Count, Size};
 
 kinds! {
     SHORT: Error "pool-short" in Pool {
@@ -84,8 +84,10 @@ pub fn choose(
     };
     if entries > MAX_MEMORY_ENTRIES && !host.dialect.pages_on_demand() {
         let why = joined(&choice.warnings);
-        let what =
-            format!("the backings that are left make up to {entries} memory entries ({why})");
+        let what = format!(
+            "the backings that are left make up to {} ({why})",
+            Count(entries, "memory entry")
+        );
         return Err(TOO_MANY_ENTRIES.case(what));
     }
     Ok(choice)
@@ -155,7 +157,7 @@ impl Choice {
         match pool(page) {
             Ok(pool) if pool.available().saturating_sub(already) >= pages => Ok(()),
             Ok(pool) => {
-                let mut what = format!("needs {pages} pages of {size}, {pool}");
+                let mut what = format!("needs {} of {size}, {pool}", Count(pages, "page"));
                 if already > 0 {
                     what.push_str(&format!(" ({already} of them for its other regions)"));
                 }
@@ -241,6 +243,7 @@ mod tests {
             kernel: KernelInfo {
                 gzip: false,
                 size: MIB,
+                signed: false,
                 layout: KernelLayout::Image(arm64::Header { text_offset: 0, image_size: MIB }),
             },
             initrd: None,
@@ -334,5 +337,27 @@ mod tests {
             let base = r#"{"size": "64M", "backing": "base"}"#;
             assert_eq!(pinned(dialect, base), 2 * MIB + 64 * MIB, "{dialect}");
         }
+    }
+
+    /// Of 40 folios each region has all or none of its own.
+    #[test]
+    fn a_region_has_its_folios_of_the_reserve_or_the_next_backing() {
+        use crate::memory::{Extent, Past};
+        let host = Host::PAGES_4K.with(Dialect::Ack66).with_reserve(true);
+        let regions =
+            r#"{"label": 1, "base": "0x100000000", "size": "32M", "backing": ["reserve", "thp"]}"#;
+        let plan = plan_on(&host, r#"{"size": "64M"}"#, regions);
+        let part = Allotment {
+            memfd: std::fs::File::open("/dev/null").unwrap().into(),
+            folio: 2 * MIB,
+            extents: vec![Extent { first: 0, count: 40, past: Past::Clean }],
+            free: 40,
+            total: 40,
+        };
+        let choice = choose(&plan, &host, pool, Some(&part)).unwrap();
+        assert_eq!(choice.backings, [Backing::Reserve, Backing::Thp]);
+        assert_eq!(choice.reserve, 32);
+        assert_eq!(choice.warnings[0].name, "pool-other-backing");
+        assert!(choice.warnings[0].what.contains("(32 of them for its other regions)"));
     }
 }

@@ -163,6 +163,23 @@ impl Mapping {
         self.populate()
     }
 
+    /// Asks again for folios that did not come, as long as some come: each that is made moves what is in the
+    /// way of others.
+    pub fn insist_on_folios(&self, folio: u64) -> Result<(), Errno> {
+        let folio = length(folio)?;
+        let mut before = None;
+        loop {
+            let got = length(self.huge_bytes().unwrap_or(0))?;
+            if got >= self.folios_size() || before.is_some_and(|before| got <= before) {
+                return Ok(());
+            }
+            before = Some(got);
+            for at in self.each(folio) {
+                let _ = self.collapse(at, folio);
+            }
+        }
+    }
+
     fn folios_size(&self) -> usize {
         self.folios.end.addr() - self.folios.start.addr()
     }
@@ -279,15 +296,26 @@ impl Locked {
     /// Takes pages into the lock that another process has put in place of what was there.
     pub fn lock_anew(&self) -> Result<(), Errno> {
         let Mapping { start, filled, .. } = self.mapping;
-        self.protect(MprotectFlags::READ)?;
-        let present = self.mapping.fault_in(start, filled, Advice::LinuxPopulateRead);
-        self.protect(MprotectFlags::empty())?;
-        present
+        self.readable(|| {
+            self.mapping.fault_in(start, filled, Advice::LinuxPopulateRead)?;
+            // Where a page table was left, what is one huge page now is mapped in base pages.
+            let _ = self.mapping.collapse(start, filled);
+            Ok(())
+        })
     }
 
     /// As [`Mapping::huge_bytes`].
-    pub fn huge_bytes(&self) -> io::Result<u64> {
-        self.mapping.huge_bytes()
+    pub fn huge_bytes(&self) -> Result<u64, Errno> {
+        // With CONFIG_NUMA_BALANCING kernels up to 6.6 leave pages without access out.
+        self.readable(|| self.mapping.huge_bytes().map_err(|_| Errno::EIO))
+    }
+
+    /// Gives the range access while `work` lasts, which reads no byte of it.
+    fn readable<T>(&self, work: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+        self.protect(MprotectFlags::READ)?;
+        let done = work();
+        self.protect(MprotectFlags::empty())?;
+        done
     }
 
     fn protect(&self, access: MprotectFlags) -> Result<(), Errno> {

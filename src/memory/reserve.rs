@@ -76,6 +76,7 @@ impl Reserve {
             let mut mapping = Mapping::reserve(size, folio, 0)?;
             mapping.add_folios_of(&memfd, 0, size)?;
             mapping.populate_folios(folio)?;
+            mapping.insist_on_folios(folio)?;
             mapping.lock()
         };
         let locked = map().map_err(failed)?;
@@ -202,4 +203,37 @@ pub(super) fn refused(reserve: Option<&Allotment>, needs: u64, already: u64) -> 
     SHORT.case(what).cure(format!(
         "set {PROPERTY}={size:#}, which `gunyahd boot --reserve` gets, or add \"thp\" to `backing`; `gunyahd check` adds up what all VMs need"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn extent(first: u64, count: u64, past: Past) -> Extent {
+        Extent { first, count, past }
+    }
+
+    fn allotment(extents: Vec<Extent>) -> Allotment {
+        let memfd = std::fs::File::open("/dev/null").unwrap().into();
+        Allotment { memfd, folio: 2 << 20, extents, free: 5, total: 9 }
+    }
+
+    #[test]
+    fn regions_take_their_folios_in_order() {
+        let mut part = allotment(vec![extent(1, 3, Past::Used), extent(7, 2, Past::Clean)]);
+        assert_eq!(part.split(2), [extent(1, 2, Past::Used)]);
+        assert_eq!(part.split(2), [extent(3, 1, Past::Used), extent(7, 1, Past::Clean)]);
+        assert_eq!(part.folios(), 1);
+        assert_eq!(part.split(9), [extent(8, 1, Past::Clean)]);
+        assert_eq!(part.split(1), []);
+    }
+
+    #[test]
+    fn a_short_reserve_comes_with_the_size_that_is_enough() {
+        let part = allotment(Vec::new());
+        let error = refused(Some(&part), 8, 0);
+        assert_eq!(error.what, "needs 8 folios of 2 MiB, 5 free of 9 reserved");
+        assert!(error.cure.contains("ro.vendor.gunyah.reserve=24M,"), "{error}");
+        assert_eq!(refused(None, 8, 0).name, "reserve-none");
+    }
 }

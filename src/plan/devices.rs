@@ -5,7 +5,10 @@
 use super::{Host, PlannedRegion, Range};
 use crate::config::{Access, Backing, Permissions, Transport, VmConfig};
 use crate::diagnostic::{kinds, Diagnostic};
-use crate::layout::{ADDRESS_END, MEMORY_ALIGN, SPIS, VIRTIO_MMIO_BASE, VIRTIO_MMIO_SIZE};
+use crate::layout::{
+    ADDRESS_END, MEMORY_ALIGN, PCI_BAR_SIZE, PCI_CAM_BASE, PCI_CAM_SIZE, PCI_MEMORY_BASE,
+    PCI_MEMORY_SIZE, SPIS, VIRTIO_MMIO_BASE, VIRTIO_MMIO_SIZE,
+};
 use crate::text::Size;
 
 /// The lowest label and SPI of a device; what is below is left to the console and to given trees.
@@ -92,6 +95,8 @@ fn models(config: &VmConfig) -> Vec<Model> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedDevice {
     pub model: Model,
+    /// Its slot on the PCI bus, where it is on one.
+    pub slot: u32,
     /// Guest address and bytes of its registers.
     pub registers: Range,
     /// Label of its doorbell.
@@ -107,16 +112,34 @@ pub fn devices(config: &VmConfig) -> Vec<PlannedDevice> {
         console.is_some_and(|console| [console.label, console.interrupt].contains(number))
     };
     let mut numbers = (FIRST..SPIS).filter(|number| !taken(number));
-    let mut base = VIRTIO_MMIO_BASE;
+    let (mut base, size) = match config.transport {
+        Transport::Mmio => (VIRTIO_MMIO_BASE, VIRTIO_MMIO_SIZE),
+        Transport::Pci => (PCI_MEMORY_BASE, PCI_BAR_SIZE),
+    };
     models(config)
         .into_iter()
-        .map_while(|model| {
+        .zip(1..)
+        .map_while(|(model, slot)| {
             let number = numbers.next()?;
-            let registers = Range { base, size: VIRTIO_MMIO_SIZE };
-            base += VIRTIO_MMIO_SIZE;
-            Some(PlannedDevice { model, registers, label: number, interrupt: number })
+            let registers = Range { base, size };
+            base += size;
+            Some(PlannedDevice { model, slot, registers, label: number, interrupt: number })
         })
         .collect()
+}
+
+/// What devices take of device space besides their registers.
+fn windows(config: &VmConfig, devices: &[PlannedDevice]) -> Vec<(String, Range)> {
+    let pci = [
+        Range { base: PCI_CAM_BASE, size: PCI_CAM_SIZE },
+        Range { base: PCI_MEMORY_BASE, size: PCI_MEMORY_SIZE },
+    ];
+    match config.transport {
+        Transport::Pci if !devices.is_empty() => {
+            pci.map(|range| ("the PCI bus".to_owned(), range)).to_vec()
+        }
+        _ => devices.iter().map(|device| (device.model.key(), device.registers)).collect(),
+    }
 }
 
 /// What is wrong with the places of `devices`.
@@ -140,11 +163,11 @@ pub(super) fn check(
             let what = "this gunyahd is built without virtio devices";
             faults.push(WITHOUT.case(what).at(config.place(&device.model.key())));
         }
-        let range = device.registers;
+    }
+    for (whose, range) in windows(config, devices) {
         for (key, _) in others.iter().filter(|(_, other)| other.overlaps(&range)) {
             let what = format!(
-                "lies where the registers of {} are, {:#x} to {:#x}",
-                device.model.key(),
+                "lies where the registers of {whose} are, {:#x} to {:#x}",
                 range.base,
                 range.base + range.size - 1
             );
@@ -220,5 +243,121 @@ pub fn trigger(transport: Transport) -> gunyah::Trigger {
         Transport::Mmio => gunyah::Trigger::Edge,
         // As INTx is.
         Transport::Pci => gunyah::Trigger::Level,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use gunyah::Dialect;
+
+    use super::*;
+    use crate::config::parse;
+
+    fn config(keys: &str) -> VmConfig {
+        let text = format!(r#"{{"name": "vm", "kernel": {{"path": "/Image"}}, {keys}}}"#);
+        parse(Path::new("vm.json"), &text).unwrap()
+    }
+
+    fn main(config: &VmConfig) -> Vec<PlannedRegion> {
+        let region = |key: String, label, base, size| PlannedRegion {
+            key,
+            label,
+            base,
+            size,
+            access: Access::Auto,
+            flags: Permissions::ALL,
+            backing: Vec::new(),
+            huge_page: 2 << 20,
+            prefault: true,
+            file: None,
+        };
+        let memory = &config.memory;
+        let mut all = vec![region("memory".to_owned(), memory.label, memory.base, memory.size)];
+        for (index, more) in config.regions.iter().enumerate() {
+            all.push(region(format!("regions[{index}]"), more.label, more.base, more.size));
+        }
+        all
+    }
+
+    const DISKS: &str = r#""memory": {"size": "100M"}, "disks": [{"path": "/a"}, {"path": "/b"}]"#;
+
+    #[test]
+    fn places_do_not_meet_the_consoles_nor_each_other() {
+        let places = |keys: &str| {
+            let all = devices(&config(&format!("{DISKS}{keys}")));
+            all.iter()
+                .map(|device| (device.label, device.interrupt, device.registers.base, device.slot))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(places(""), [(6, 6, 0x0a00_0000, 1), (7, 7, 0x0a00_0200, 2)]);
+        let console =
+            r#", "console": {"label": 6, "interrupt": 8, "virtio": true}, "entropy": true"#;
+        let numbers: Vec<u32> = places(console).iter().map(|place| place.0).collect();
+        assert_eq!(numbers, [7, 9, 10, 11], "console, disks, entropy");
+        let pci = places(r#", "transport": "pci""#);
+        assert_eq!(pci, [(6, 6, 0x0200_0000, 1), (7, 7, 0x0200_4000, 2)]);
+    }
+
+    #[test]
+    fn what_lies_where_a_device_is_is_named() {
+        for (keys, key, wrong) in [
+            (r#", "console": {"base": "0xa000000"}"#, "console.base", true),
+            (r#", "console": {"base": "0x2000000"}"#, "", false),
+            (r#", "console": {"base": "0x2000000"}, "transport": "pci""#, "console.base", true),
+            (
+                r#", "regions": [{"label": 9, "base": "0x800000", "size": "4M"}], "transport": "pci""#,
+                "regions[0].base",
+                true,
+            ),
+        ] {
+            let config = config(&format!("{DISKS}{keys}"));
+            let found = check(&config, &devices(&config), &main(&config));
+            assert_eq!(!found.is_empty(), wrong, "{keys}: {found:?}");
+            for fault in found {
+                assert_eq!(fault.name, "plan-device-overlap");
+                assert_eq!(fault.place.unwrap().key, key);
+            }
+        }
+    }
+
+    #[test]
+    fn a_pool_lies_behind_lent_memory_where_there_is_room() {
+        let host = Host::PAGES_4K;
+        let of = |keys: &str, dialect| {
+            let config = config(keys);
+            pool(&config, &host.with(dialect), &main(&config)).unwrap()
+        };
+        assert_eq!(of(DISKS, Dialect::Lkml), None, "shared");
+        assert_eq!(of(r#""memory": {"size": "100M"}"#, Dialect::Ack612), None, "no devices");
+        let found = of(DISKS, Dialect::Ack612).unwrap();
+        assert_eq!((found.base, found.size, found.label), (0x8640_0000, 12 << 20, 1));
+        assert_eq!((found.access, found.is_pool()), (Access::Share, true));
+        // Around a region, with its label free.
+        let regions = r#", "regions": [{"label": 1, "base": "0x86800000", "size": "4K"}]"#;
+        let found = of(&format!("{DISKS}{regions}"), Dialect::Ack61).unwrap();
+        assert_eq!((found.base, found.label), (0x86a0_0000, 2));
+        let given = DISKS.replace("\"100M\"", "\"100M\", \"pool\": \"2M\"");
+        assert_eq!(of(&given, Dialect::Ack66).unwrap().size, 2 << 20);
+        let small = DISKS.replace("100M", "16M");
+        assert_eq!(of(&small, Dialect::Ack66).unwrap().size, 4 << 20);
+        let large = DISKS.replace("100M", "8G");
+        assert_eq!(of(&large, Dialect::Ack66).unwrap().size, 64 << 20);
+        let full = DISKS.replace("100M", "62G");
+        let config = config(&full);
+        let fault = pool(&config, &host.with(Dialect::Ack66), &main(&config)).unwrap_err();
+        assert_eq!(fault.name, "plan-pool-no-room");
+    }
+
+    #[test]
+    fn a_build_without_devices_says_so() {
+        let config = config(DISKS);
+        let found = check(&config, &devices(&config), &main(&config));
+        let names: Vec<_> = found.iter().map(|fault| fault.name.as_ref()).collect();
+        match cfg!(feature = "devices") {
+            true => assert_eq!(names, [] as [&str; 0]),
+            false => assert_eq!(names, ["plan-without-devices"; 2]),
+        }
     }
 }

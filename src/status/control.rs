@@ -220,6 +220,28 @@ pub struct VmStatus {
     /// Bytes that its guest has printed since gunyahd began, over all launches.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub console_end: Option<u64>,
+    /// Its virtio devices.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<DeviceStatus>,
+}
+
+/// What a virtio device has done since its VM began, some seconds ago.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceStatus {
+    /// Its key in the VM's file.
+    pub device: String,
+    /// Requests answered.
+    pub requests: u64,
+    /// Bytes to the guest.
+    pub read: u64,
+    /// Bytes from the guest.
+    pub written: u64,
+    /// Requests answered with an error.
+    pub errors: u64,
+    /// Interrupts.
+    pub interrupts: u64,
+    /// Accesses to its registers that came to a vCPU's thread.
+    pub exits: u64,
 }
 
 /// A change of state.

@@ -10,7 +10,9 @@ use crate::config::{ConfigFile, Dependency, VmConfig, VmName};
 use crate::console::{lines, Ring, DEFAULT_CAPACITY};
 use crate::diagnostic::{Diagnostic, Step};
 use crate::launch::{self, Folios};
-use crate::status::control::{ControlError, ErrorKind, FolioStatus, Response, StepTime, VmStatus};
+use crate::status::control::{
+    ControlError, DeviceStatus, ErrorKind, FolioStatus, Response, StepTime, VmStatus,
+};
 use crate::status::{shorten, State};
 use crate::text::Span;
 use crate::worker::Report;
@@ -50,6 +52,8 @@ pub struct Launch {
     pub dialect: Option<String>,
     /// Huge pages that it took.
     pub huge_pages: HugePages,
+    /// What its devices have done.
+    devices: Vec<DeviceStatus>,
     /// Its transparent huge pages.
     folios: Option<Folios>,
     /// START was called; it has returned; all was closed.
@@ -245,6 +249,7 @@ impl Vm {
             }
             Report::Launch(launch::Event::Folios(folios)) => self.launch.folios = Some(*folios),
             Report::Launch(launch::Event::Starts) => self.launch.starts = true,
+            Report::Devices(devices) => self.launch.devices.clone_from(devices),
             Report::Closed => self.launch.closed = true,
             Report::Ready | Report::Ended(_) | Report::Failed(_) | Report::Closing(_) => {}
         }
@@ -288,6 +293,7 @@ impl Vm {
             }),
             steps: self.launch.steps.clone(),
             launch_micros: self.launch.micros,
+            devices: self.launch.devices.clone(),
             console_end: self.console.as_ref().map(|ring| ring.end()),
             last_end: end.cloned().map(|mut end| {
                 end.detail = shorten(&end.detail, MAX_REASON);

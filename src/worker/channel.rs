@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::diagnostic::Diagnostic;
 use crate::launch::Event;
+use crate::status::control::DeviceStatus;
 use crate::status::End;
 
 /// Worker to supervisor.
@@ -20,6 +21,8 @@ pub enum Report {
     },
     /// The guest said that it is ready.
     Ready,
+    /// What its devices have done so far.
+    Devices(Vec<DeviceStatus>),
     /// The guest ended by itself.
     Ended(End),
     /// A step failed; the worker gives everything back and exits.

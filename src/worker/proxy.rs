@@ -15,6 +15,7 @@ use crate::device::Devices;
 use crate::diagnostic::{kinds, Diagnostic, Step};
 use crate::launch::{refused, Event};
 use crate::memory::GuestMemory;
+use crate::status::control::DeviceStatus;
 use crate::status::End as RunEnd;
 use crate::vcpu::{self, Bus, VcpuEvent, Vcpus, STALL};
 
@@ -108,11 +109,13 @@ impl<'a> Proxy<'a> {
                 false => Ok(()),
             }
         };
+        let mut told = Vec::new();
         let end = match Vcpus::start(vcpus, Arc::clone(&self.bus), &options, confine) {
             Ok(mut vcpus) => {
-                let end = self.until_end(&mut vcpus, reporter);
+                let end = self.until_end(&mut vcpus, &mut told, reporter);
                 reporter.send(&Report::Closing(Closing::Vcpus));
                 report_stuck(&vcpus.stop(LEAVE_BOUND), reporter);
+                self.report_devices(&mut told, reporter);
                 end
             }
             Err(error) => End::Failed(error),
@@ -134,7 +137,12 @@ impl<'a> Proxy<'a> {
         code
     }
 
-    fn until_end(&self, vcpus: &mut Vcpus, reporter: &Reporter) -> End {
+    fn until_end(
+        &self,
+        vcpus: &mut Vcpus,
+        told: &mut Vec<DeviceStatus>,
+        reporter: &Reporter,
+    ) -> End {
         let mut ready = Vec::from_iter(self.devices.ready_fd());
         ready.extend(self.console.as_ref().map(|console| console.port().ready_fd()));
         loop {
@@ -156,6 +164,8 @@ impl<'a> Proxy<'a> {
             while let Some(warning) = self.devices.take_warning() {
                 reporter.send(&Report::Launch(Event::Warning(warning)));
             }
+            // The vCPUs are looked at every few seconds: often enough.
+            self.report_devices(told, reporter);
             let mut others = vcpus.events_fds().to_vec();
             others.extend(&ready);
             others.extend(self.devices.warnings_fd());
@@ -180,6 +190,15 @@ impl<'a> Proxy<'a> {
             if self.report_ready(reporter) {
                 ready.clear();
             }
+        }
+    }
+
+    /// What the devices have done, if it is more than was `told`.
+    fn report_devices(&self, told: &mut Vec<DeviceStatus>, reporter: &Reporter) {
+        let now = self.devices.counters();
+        if *told != now {
+            reporter.send(&Report::Devices(now.clone()));
+            *told = now;
         }
     }
 

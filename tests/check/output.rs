@@ -39,11 +39,53 @@ cure: use a kernel with CONFIG_GUNYAH_VCPU, or leave the key out [plan-no-vcpus]
 host assumed: 4K pages, 2M huge pages by default, 2M transparent huge pages
 files looked for below: .
 huge pages needed in all: 34 of 2M (68M), 34 of them by VMs started at boot
+reserve needed in all since android15-6.6: 32 folios of 2M, 32 of them by VMs started at boot: ro.vendor.gunyah.reserve=64M
 1 file, 1 can be launched, 0 problems
 
 ";
     assert_eq!(ran.stdout, expected);
     assert_eq!(ran.code, 0);
+}
+
+/// The map has devices and pool, by either transport; a disk that is not there or another VM's is said.
+#[test]
+fn devices_are_in_the_map_and_disks_are_looked_for() {
+    let vendor = Vendor::new();
+    let disk = r#"{ "path": "/vm/disk", "readonly": true }"#;
+    let keys = |disks: &str, more: &str| {
+        format!(
+            "\"disks\": [{disks}], \"entropy\": true, \"console\": {{ \"virtio\": true }}{more}"
+        )
+    };
+    vendor.file("vm/disk", "");
+    vendor.vm("a", &keys(disk, ""));
+    let ran = vendor.check(&["etc/a.json"]);
+    for row in [
+        "  0x84000000     0x847fffff     8M         pool       label 1, rw, share, hugetlb 2M",
+        "  0xa000000      0xa0001ff      512        hvc        virtio, doorbell 6, SPI 6",
+        "  0xa000200      0xa0003ff      512        disk       /vm/disk, read-only, doorbell 7, SPI 7",
+        "  0xa000400      0xa0005ff      512        entropy    virtio, doorbell 8, SPI 8",
+        "huge pages needed in all: 36 of 2M (72M), 36 of them by VMs started at boot",
+    ] {
+        assert!(ran.stdout.lines().any(|line| line == row), "{row}:\n{}", ran.stdout);
+    }
+    assert!(!ran.stdout.contains("warning"), "{}", ran.stdout);
+
+    let others = r#"{ "path": "/vm/disk" }, { "path": "/vm/none" }, { "path": "/dev/none" }"#;
+    vendor.vm("b", &keys(others, ", \"transport\": \"pci\""));
+    let ran = vendor.check(&["etc"]);
+    for part in [
+        "  0x10000        0x100ffff      16M        PCI bus",
+        "  0x2004000      0x2007fff      16K        disk       /vm/disk, doorbell 7, SPI 7",
+        "/vm/disk is a disk of b, too",
+        "/vm/disk is a disk of a, too",
+        "[check-shared-disk]",
+        "disks[1].path: ./vm/none is not there",
+        "[check-no-disk]",
+    ] {
+        assert!(ran.stdout.contains(part), "{part}:\n{}", ran.stdout);
+    }
+    assert_eq!(ran.stdout.matches("[check-no-disk]").count(), 1);
 }
 
 #[test]
@@ -69,7 +111,15 @@ fn huge_pages_add_up_by_size() {
             "huge pages needed in all: 1 of 1G (1G), 1 of them by VMs started at boot",
         ]
     );
+    // A kernel without hugetlb takes the same from the reserve, whatever the page's size; d wants none.
+    let sum = "reserve needed in all since android15-6.6: 576 folios of 2M, 544 of them by VMs started at boot: \
+               ro.vendor.gunyah.reserve=1152M\n";
+    assert!(ran.stdout.contains(sum), "{}", ran.stdout);
     let json = vendor.check(&["--json", "etc"]).json();
+    let reserve = serde_json::json!({
+        "folio_size": 2 << 20, "folios": 576, "autostart_folios": 544,
+    });
+    assert_eq!(json["reserve"], reserve);
     assert_eq!(json["huge_pages"][0]["pages"], 66);
     assert_eq!(json["huge_pages"][0]["autostart_pages"], 34);
     assert_eq!(json["huge_pages"][1]["page_size"], 1 << 30);
@@ -278,7 +328,7 @@ fn backing_is_the_kernels_best() {
     vendor.vm("a", "");
     for (kernel, backing, pages) in [
         ("ack61", "hugetlb 2M", "32 of 2M (64M), 32 of them by VMs started at boot"),
-        ("ack66", "thp", "none"),
+        ("ack66", "reserve or thp", "none"),
     ] {
         let ran = vendor.check(&["--kernel", kernel, "etc"]);
         assert!(ran.stdout.contains(&format!("label 0, rwx, auto, {backing}\n")), "{}", ran.stdout);
@@ -287,5 +337,7 @@ fn backing_is_the_kernels_best() {
             "{}",
             ran.stdout
         );
+        let reserve = ran.stdout.contains("ro.vendor.gunyah.reserve=64M");
+        assert_eq!(reserve, kernel == "ack66", "{}", ran.stdout);
     }
 }

@@ -2,6 +2,9 @@
 //! `gunyahd boot` with one VM on the simulator, and gunyahctl beside it.
 #![allow(dead_code)] // Each test file uses its part.
 
+pub mod assemble;
+
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -46,6 +49,8 @@ pub struct Host {
     binaries: PathBuf,
     /// Files of this test.
     pub dir: PathBuf,
+    /// How long it may be until the next change of state.
+    pub patience: Duration,
     simulator: Child,
 }
 
@@ -64,6 +69,19 @@ impl Host {
 
     /// The same on the driver of `dialect`.
     pub fn boot_on(
+        dialect: &str,
+        test: &str,
+        engine: &str,
+        script: &str,
+        kernel: &[u8],
+        changes: &Value,
+    ) -> Option<Self> {
+        Self::boot_with(&[], dialect, test, engine, script, kernel, changes)
+    }
+
+    /// The same with further options of the simulator.
+    pub fn boot_with(
+        options: &[&OsStr],
         dialect: &str,
         test: &str,
         engine: &str,
@@ -102,6 +120,7 @@ impl Host {
             .arg(dir.join("script"))
             .arg("--record")
             .arg(dir.join("record"))
+            .args(options)
             .arg("--")
             .arg(binaries.join("gunyahd"))
             .arg("boot")
@@ -113,7 +132,7 @@ impl Host {
             .stderr(fs::File::create(dir.join("log")).unwrap())
             .spawn()
             .unwrap();
-        let host = Self { binaries, dir, simulator };
+        let host = Self { binaries, dir, patience: PATIENCE, simulator };
         let deadline = Instant::now() + PATIENCE;
         // Its file is there before anybody listens.
         while UnixStream::connect(host.dir.join("socket")).is_err() {
@@ -172,9 +191,19 @@ impl Host {
             if done(&status) {
                 return status;
             }
-            if changes.recv_timeout(PATIENCE).is_err() {
+            if changes.recv_timeout(self.patience).is_err() {
                 panic!("nothing more happens: {status:#}");
             }
+        }
+    }
+
+    /// Waits for a line of the guest's that contains this, complete or not.
+    pub fn wait_for_line(&self, text: &str) {
+        let deadline = Instant::now() + self.patience;
+        // Nothing tells of an incomplete line.
+        while !String::from_utf8_lossy(&self.ask(&["log", "vm"]).stdout).contains(text) {
+            assert!(Instant::now() < deadline, "no `{text}`");
+            std::thread::sleep(Duration::from_millis(50));
         }
     }
 

@@ -83,9 +83,16 @@ fn wait(pid: i32) -> i32 {
 }
 
 fn boot(stage: &Stage, test: &str, scheduling: &str, options: &[&str]) -> Host {
+    boot_with(stage, test, &json!({ "vcpus": { "scheduling": scheduling } }), options)
+}
+
+/// The same with these keys in its file.
+fn boot_with(stage: &Stage, test: &str, keys: &Value, options: &[&str]) -> Host {
     let mut vm = steps::bystanders(Dialect::Ack61)[0].clone();
     vm["name"] = json!("vm");
-    vm["vcpus"] = json!({ "scheduling": scheduling });
+    for (key, value) in keys.as_object().unwrap() {
+        vm[key] = value.clone();
+    }
     let boot = Boot { vms: &[vm], watch: &[], options, ..Boot::default() };
     let host = Host::boot(stage, &folder(test), &boot);
     host.wait_for("vm", &["running"]).unwrap();
@@ -107,6 +114,71 @@ fn worker(host: &Host, vm: &str) -> i32 {
     )
     .unwrap();
     i32::try_from(pid).unwrap()
+}
+
+/// The thread of a device that is confined: the simulator's filter, the supervisor's, the worker's, its own.
+fn device_thread(host: &Host, name: &str) -> i32 {
+    let mut found = 0;
+    crate::host::wait_until(
+        || {
+            let pid = host.status("vm")["pid"].as_i64().unwrap_or(0);
+            let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
+            let named = tasks.flatten().find(|task| {
+                let comm = std::fs::read_to_string(task.path().join("comm"));
+                comm.is_ok_and(|comm| comm.trim() == name)
+            });
+            let Some(task) = named else { return false };
+            let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
+            let filters = status.lines().find_map(|line| line.strip_prefix("Seccomp_filters:"));
+            found = task.file_name().to_str().unwrap().parse().unwrap();
+            filters.is_some_and(|count| count.trim() == "4")
+        },
+        || format!("four filters of {name}"),
+    )
+    .unwrap();
+    found
+}
+
+/// What one device's thread may do, another's may not, nor what the rest of the worker does.
+#[test]
+fn a_devices_thread_has_its_own_calls_alone() {
+    let Some(stage) = Stage::new() else { return };
+    let disk = folder("device-disk").join("disk");
+    std::fs::write(&disk, [0; 4096]).unwrap();
+    let keys = json!({
+        "vcpus": { "scheduling": "proxy" },
+        "console": { "virtio": true },
+        "disks": [{ "path": disk }],
+        "entropy": true,
+    });
+    let host = boot_with(&stage, "device-confined", &keys, &[]);
+    let (refused, bad) = (Outcome::Answered(-1), Outcome::Answered(-i64::from(libc::EBADF)));
+    for (device, number, outcome) in [
+        // Its own: the arguments are nonsense, which the call itself says.
+        ("disks[0]", libc::SYS_fdatasync, bad),
+        ("entropy", libc::SYS_fdatasync, Outcome::Died),
+        ("console.virtio", libc::SYS_preadv, Outcome::Died),
+        // The run loop's, and a library's try.
+        ("disks[0]", libc::SYS_ioctl, refused),
+        ("entropy", libc::SYS_openat, Outcome::Answered(-1)),
+        ("disks[0]", libc::SYS_sendmsg, Outcome::Died),
+        ("console.virtio", libc::SYS_recvmsg, Outcome::Died),
+        ("entropy", libc::SYS_tgkill, Outcome::Died),
+        ("disks[0]", libc::SYS_seccomp, Outcome::Died),
+        ("disks[0]", libc::SYS_execve, Outcome::Died),
+    ] {
+        let thread = device_thread(&host, device);
+        let arguments = if number == libc::SYS_fdatasync { [9999, 0, 0] } else { [0; 3] };
+        let Some(found) = make_call(thread, number, arguments) else {
+            return skip("ptrace is not allowed here: needs root");
+        };
+        assert_eq!(found, outcome, "{device} {number}");
+        if found == Outcome::Died {
+            host.wait_for("vm", &["crashed"]).unwrap();
+            assert_eq!(host.order("start", "vm", true)["done"]["state"], "running");
+        }
+    }
+    host.end();
 }
 
 #[test]

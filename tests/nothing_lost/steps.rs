@@ -184,6 +184,8 @@ fn driver_errnos(call: &str) -> &'static [&'static str] {
         "UNKNOWN" | "ANDROID_RECLAIM_REGION" | "SET_BOOT_CONTEXT" => {
             &["EPERM", "EACCES", "EINVAL", "EINTR"]
         }
+        // Where it says nothing, the hypervisor wakes the vCPUs.
+        "CHECK_EXTENSION" => &["EPERM", "EACCES", "EINVAL", "EINTR"],
         "ANDROID_LEND_USER_MEM" | "SET_USER_MEM_REGION" => &[
             "ENOMEM",
             "EEXIST",
@@ -274,9 +276,12 @@ fn answered(dialect: Dialect, name: &str, errno: &str) -> Expected {
         (_, "ANDROID_LEND_USER_MEM", "ENOTTY") => Runs,
         (Dialect::Lkml, "ADD_FUNCTION", "EFAULT") => Runs,
         (Dialect::LkmlBase, "ADD_FUNCTION", "ENOTTY") => Runs,
+        // The victim's devicetree is for what the driver really has.
+        (Dialect::LkmlBase, "ANDROID_LEND_USER_MEM" | "ADD_FUNCTION", "EFAULT") => {
+            Says("dtb", "the devicetree's vCPUs are scheduled by the hypervisor")
+        }
         // What it does not have is missed later.
         (_, "ANDROID_LEND_USER_MEM", "EFAULT") => Says("region", "ENOTTY"),
-        (Dialect::LkmlBase, "ADD_FUNCTION", "EFAULT") => Says("functions", "ENOTTY"),
         // The victim wants proxies.
         (_, "ADD_FUNCTION", "ENOTTY") => Says("plan", "the driver has no vCPUs"),
         _ => Fails("dialect"),
@@ -292,7 +297,7 @@ pub fn expected(dialect: Dialect, call: &Call, errno: &str) -> Expected {
     }
     match (name, errno) {
         // ENODEV is believed only if it stays.
-        ("VCPU_RUN", "EBUSY" | "EAGAIN" | "ENODEV") => return Runs,
+        ("VCPU_RUN", "EBUSY" | "EAGAIN" | "ENODEV") | ("CHECK_EXTENSION", _) => return Runs,
         ("socketpair" | "fork", _) => return NoWorker,
         ("pidfd_open", _) | (_, "EINTR") => return Runs,
         _ => {}

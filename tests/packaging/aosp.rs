@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The vendor policy on AOSP's own, where GUNYAHD_AOSP_SEPOLICY names checkouts of `system/sepolicy` of Android
-//! 14 or later, separated by colons. Tried with 14, 15 and 16.
+//! 14 or later, separated by colons. Since 16 QPR2 it takes a checkpolicy of 3.8, such as the checkout's own in
+//! out/host/linux-x86/bin.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -9,11 +10,6 @@ use std::process::Command;
 use crate::dir::Dir;
 use crate::policy::OPTIONAL;
 use crate::tools::{files, on_path, present, root, run, skipped};
-
-/// Files of each folder in the order that checkpolicy wants (AOSP, system/sepolicy/build/soong/policy.go).
-const ORDER: &str = "flagging_macros security_classes initial_sids access_vectors global_macros \
-    neverallow_macros mls_macros mls_decl mls policy_capabilities te_macros ioctl_defines ioctl_macros \
-    attributes *.te roles_decl roles users initial_sid_contexts fs_use genfs_contexts port_contexts";
 
 /// What AOSP's build defines for a full-treble arm64 device.
 const DEFINITIONS: &str = "mls_num_sens=1 mls_num_cats=1024 target_arch=arm64 target_with_asan=false \
@@ -36,6 +32,8 @@ struct Aosp {
     folder: PathBuf,
     /// What the newest folder of prebuilts/api is called.
     level: u32,
+    /// The part of its build that joins and compiles the files.
+    build: String,
     /// Android 15 leaves the level of the board out where the whole policy is compiled.
     guarded: bool,
     flags: BTreeSet<String>,
@@ -61,7 +59,7 @@ impl Aosp {
         let level = levels.max().expect("prebuilts/api names no version");
         let build = std::fs::read_to_string(folder.join("build/soong/policy.go")).unwrap();
         let guarded = build.contains("Board_api_level_guard");
-        Self { folder, level, guarded, flags }
+        Self { folder, level, build, guarded, flags }
     }
 
     fn m4(&self, whole: bool, build: &str) -> Command {
@@ -98,7 +96,9 @@ impl Aosp {
         let mut folders: Vec<PathBuf> =
             parts.filter(|folder| folder.is_dir()).chain(ours).collect();
         folders.push(dir.to_owned());
-        let conf = run(self.m4(whole, build).args(in_order(&folders)))?;
+        let conf = run(self.m4(whole, build).args(in_order(&self.build, &folders)))?;
+        // Newer than Debian's compilers, and it grants nothing.
+        let conf = conf.replace("policycap functionfs_seclabel;\n", "");
         std::fs::write(dir.join("policy.conf"), conf).unwrap();
         run(Command::new("checkpolicy")
             .args(["-M", "-c", "30", "-o", "policy"])
@@ -139,20 +139,20 @@ fn files_of(folder: &Path, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
         .collect()
 }
 
-fn in_order(folders: &[PathBuf]) -> Vec<PathBuf> {
+/// Files of each folder in the order in which the checkout's own build gives them to checkpolicy.
+fn in_order(build: &str, folders: &[PathBuf]) -> Vec<PathBuf> {
+    let (_, order) = build.split_once("policyConfOrder = []string{").expect("an order of files");
+    let (order, _) = order.split_once('}').unwrap();
     let of = |name: &str, folder: &Path| match name {
-        "*.te" => files(folder, "te"),
+        // `attributes` among them, by name.
+        "attributes|*.te" => {
+            let attributes = Some(folder.join("attributes")).filter(|file| file.is_file());
+            attributes.into_iter().chain(files(folder, "te")).collect()
+        }
         name => Vec::from_iter(Some(folder.join(name)).filter(|file| file.is_file())),
     };
-    // Android 14 and 15 call the macros of flags another name, which public/ has, too.
-    let flagging = folders.iter().filter(|folder| folder.ends_with("flagging"));
-    let flagging = flagging.map(|folder| folder.join("te_macros")).filter(|file| file.is_file());
-    let others: Vec<&PathBuf> = folders
-        .iter()
-        .filter(|folder| !folder.join("te_macros").is_file() || !folder.ends_with("flagging"))
-        .collect();
-    let of_all = |name| others.iter().flat_map(move |folder| of(name, folder)).collect::<Vec<_>>();
-    flagging.chain(ORDER.split(' ').flat_map(of_all)).collect()
+    let names = order.split('"').skip(1).step_by(2);
+    names.flat_map(|name| folders.iter().flat_map(move |folder| of(name, folder))).collect()
 }
 
 /// Checkouts that the variable names, as PATH names folders.
@@ -171,19 +171,23 @@ fn checkouts() -> Vec<Aosp> {
 fn aosp_takes_the_policy() {
     for aosp in checkouts() {
         let version = aosp.folder.display();
-        for (build, node) in [("user", "node"), ("user", "node-shared"), ("userdebug", "node")] {
+        for (build, node) in [("user", "node-shared"), ("userdebug", "node")] {
             let done = aosp.compile(&WHOLE, &["vendor", node, "hugetlbfs"], build, "");
             assert_eq!(done.err(), None, "{version}: {node}, {build}");
         }
         let done = aosp.compile(&PUBLIC, &USUAL, "user", "");
         assert_eq!(done.err(), None, "{version}");
         // And this test would notice a mistake.
-        for rule in [
+        let rules = [
             "allow shell gunyahd:unix_stream_socket connectto;",
             "allow gunyahd self:capability dac_override;",
-        ] {
-            let error = aosp.compile(&WHOLE, &USUAL, "user", rule).unwrap_err();
-            assert!(error.contains("neverallow"), "{version}: {rule}: {error}");
+            "allow gunyahd vm_manager_device_type:chr_file { open read write };",
+        ];
+        let error = aosp.compile(&WHOLE, &USUAL, "user", &rules.join("\n")).unwrap_err();
+        for words in ["allow shell gunyahd", "dac_override", "kvm_device"] {
+            let found =
+                error.lines().any(|line| line.contains("neverallow") && line.contains(words));
+            assert!(found, "{version}: {words}: {error}");
         }
         let twice = ["vendor", "node", "hugetlbfs", "hugetlbfs"];
         assert!(aosp.compile(&WHOLE, &twice, "user", "").is_err(), "{version}");
@@ -193,7 +197,7 @@ fn aosp_takes_the_policy() {
     }
 }
 
-/// Folders that a product may add, alone and all together.
+/// Folders that a product may add, each alone.
 #[test]
 fn aosp_takes_what_is_optional() {
     for aosp in checkouts() {
@@ -205,47 +209,51 @@ fn aosp_takes_what_is_optional() {
             let done = aosp.compile(&with, &ours, "user", "");
             assert_eq!(done.err(), None, "{version}: {folder}");
         }
-        let all: Vec<&str> = USUAL.into_iter().chain(OPTIONAL).collect();
-        assert_eq!(aosp.compile(&WHOLE, &all, "user", "").err(), None, "{version}");
     }
 }
 
-/// The compiler of the device's build, and the labels of files, where there are programs for them.
+/// All folders together; the second compiler of AOSP's build, and the labels of files, where there are programs for
+/// them.
 #[test]
 fn aosp_takes_the_labels() {
     let all: Vec<&str> = USUAL.into_iter().chain(OPTIONAL).collect();
     for aosp in checkouts() {
         let version = aosp.folder.display();
         let dir = Dir::new("aosp-labels");
-        aosp.compile_in(&dir.0, &WHOLE, &all, "user", "").unwrap();
+        let done = aosp.compile_in(&dir.0, &WHOLE, &all, "user", "");
+        assert_eq!(done.err(), None, "{version}");
         if present(&["secilc"]) {
             let to_cil = ["-M", "-C", "-c", "30", "-o", "policy.cil", "policy.conf"];
             run(Command::new("checkpolicy").args(to_cil).current_dir(&dir.0)).unwrap();
-            let to_binary = "-m -M true -G -c 30 policy.cil -o binary -f /dev/null";
+            // Neverallows were checked above.
+            let to_binary = "-N -m -M true -G -c 30 policy.cil -o binary -f /dev/null";
             let done = run(Command::new("secilc").args(to_binary.split(' ')).current_dir(&dir.0));
             assert_eq!(done.err(), None, "{version}");
         }
         let once = aosp.file_contexts(&dir.0, &all);
-        let check = |contexts: &Path| {
-            // AOSP's own checker, else the one that Debian has.
-            let mut command = match on_path("checkfc") {
-                true => Command::new("checkfc"),
-                false => {
-                    let mut command = Command::new("sefcontext_compile");
-                    command.args(["-o", "compiled", "-p"]);
-                    command
-                }
-            };
-            run(command.arg("policy").arg(contexts).current_dir(&dir.0))
-        };
-        if on_path("checkfc") || present(&["sefcontext_compile"]) {
-            assert_eq!(check(&once).err(), None, "{version}");
-            let mut text = std::fs::read_to_string(&once).unwrap();
-            text += "/dev/gunyah u:object_r:kvm_device:s0\n";
-            std::fs::write(&once, text).unwrap();
-            let error = check(&once).unwrap_err();
-            let words = "Multiple different specifications for /dev/gunyah";
-            assert!(error.contains(words), "{version}: {error}");
+        // AOSP's checker, which is in its own build alone, and what Debian has in its place.
+        for (program, arguments) in [
+            ("checkfc", &["policy", "file_contexts"][..]),
+            ("sefcontext_compile", &["-p", "policy", "-o", "compiled", "file_contexts"]),
+        ] {
+            if on_path(program) {
+                let done = run(Command::new(program).args(arguments).current_dir(&dir.0));
+                assert_eq!(done.err(), None, "{version}");
+            }
         }
+        let mut text = std::fs::read_to_string(once).unwrap();
+        assert_eq!(labelled_twice(&text), [""; 0], "{version}");
+        text += "/dev/gunyah u:object_r:vendor_gunyah_chr_device:s0\n";
+        assert_eq!(labelled_twice(&text), ["/dev/gunyah"]);
     }
+}
+
+/// What two lines label, which checkfc calls `Multiple different specifications`.
+fn labelled_twice(contexts: &str) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    let lines = contexts.lines().filter(|line| !line.trim_start().starts_with('#'));
+    // A path, perhaps a kind of file, and the context.
+    let paths = lines.filter_map(|line| line.trim().rsplit_once(char::is_whitespace));
+    let paths = paths.map(|(path, _)| path.split_whitespace().collect::<Vec<_>>().join(" "));
+    paths.filter(|path| !seen.insert(path.clone())).collect()
 }

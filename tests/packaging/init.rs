@@ -185,7 +185,7 @@ fn the_service_is_what_was_decided() {
     assert_eq!(
         all,
         [
-            "service vendor.gunyahd /vendor/bin/gunyahd boot",
+            "service vendor.gunyahd /vendor/bin/gunyahd boot --reserve ${ro.vendor.gunyah.reserve:-0}",
             "class early_hal",
             "user system",
             "group system",

@@ -170,6 +170,8 @@ const NEEDED: &str = r#"
     gunyahd_dynamic vendor true
     gunyahd_dynamic init_rc ["init/gunyahd.rc", "init/gunyah-hugepages.rc"]
     gunyahd_dynamic required ["gunyahctl", "ueventd.gunyahd.rc"]
+    libgunyahd features ["devices"]
+    libgunyahd_liblog features ["devices"]
     libgunyahd_liblog cfgs ["gunyahd_android_logger"]
     gunyahd_examples sub_dir "gunyah/examples"
 "#;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use gunyahd::status::control::{parse_response, request_line, Change, Request, Response, VmStatus};
 use gunyahd::status::State;
+use nix::sys::resource::{setrlimit, Resource};
 use nix::sys::signal::{kill, Signal};
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::Pid;
@@ -33,6 +34,7 @@ pub struct Host {
     daemon: Option<Child>,
     simulated: bool,
     huge_pages: bool,
+    locks: bool,
     dialect: &'static str,
     /// A program and its arguments that gunyahd is run by.
     runner: Vec<String>,
@@ -52,6 +54,7 @@ impl Host {
             daemon: None,
             simulated: true,
             huge_pages: true,
+            locks: true,
             dialect: "ack61",
             runner: Vec::new(),
         }
@@ -117,6 +120,12 @@ impl Host {
     /// No transparent huge page comes to gunyahd.
     pub fn without_huge_pages(&mut self) -> &mut Self {
         self.huge_pages = false;
+        self
+    }
+
+    /// gunyahd may lock no memory: no capability, and the limit of a shell.
+    pub fn without_locks(&mut self) -> &mut Self {
+        self.locks = false;
         self
     }
 
@@ -192,6 +201,16 @@ impl Host {
         unsafe {
             command
                 .pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(Into::into));
+        }
+        if !self.locks {
+            // SAFETY: bare system calls; the bound of capabilities is what root gets at exec.
+            unsafe {
+                command.pre_exec(|| {
+                    const IPC_LOCK: libc::c_int = 14;
+                    libc::prctl(libc::PR_CAPBSET_DROP, IPC_LOCK);
+                    setrlimit(Resource::RLIMIT_MEMLOCK, 64 << 10, 64 << 10).map_err(Into::into)
+                });
+            }
         }
         if !self.huge_pages {
             // SAFETY: prctl is a bare system call.

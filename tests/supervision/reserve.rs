@@ -257,6 +257,44 @@ fn an_older_kernel_gets_none_of_it() {
     assert_eq!(host.shut_down(), Some(0));
 }
 
+/// A VM that the kernel has not taken down yet keeps its folios, whoever asks for them.
+#[test]
+fn what_is_not_back_is_not_given_again() {
+    let mut host = Host::of("ack66");
+    let insists = json!({
+        "autostart": false,
+        "memory": { "size": FOLIOS * memory::folio(), "backing": "reserve" },
+        "restart": { "policy": "never" },
+    });
+    host.vm("a", vm(FOLIOS, json!({}))).vm("b", insists);
+    host.script("teardown delay 5000").boot_with(&["--reserve", &size(FOLIOS)]);
+    host.until("a", State::Running);
+    host.ctl(&["stop", "a", "--no-wait"]);
+    let (code, text) = host.told(&["start", "b"]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("0 free of 8 reserved") && text.contains("[reserve-short]"), "{text}");
+    host.until("a", State::Stopped);
+    let (code, text) = host.told(&["start", "b"]);
+    assert_eq!(code, 0, "{text}");
+    host.tell_simulator("teardown delay 0");
+    assert_eq!(host.shut_down(), Some(0));
+}
+
+/// After a START that failed, the driver may have lost a page to the hypervisor.
+#[test]
+fn a_start_that_failed_leaves_its_folios_to_the_kernel() {
+    let mut host = Host::of("ack66");
+    host.vm("a", vm(FOLIOS, json!({ "restart": { "policy": "never" } })));
+    host.script("call START 1 errno ENODEV").boot_with(&["--reserve", &size(FOLIOS)]);
+    host.until("a", State::Failed);
+    let (code, text) = host.told(&["start", "a"]);
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(found(host.worker("a")), None);
+    let told = reserve(&host);
+    assert_eq!((told.huge, told.free), (FOLIOS, 0));
+    assert_eq!(host.shut_down(), Some(0));
+}
+
 /// As on a host whose memory is in pieces: no huge page comes, and everybody is told.
 #[test]
 fn what_is_not_huge_is_said() {
@@ -283,5 +321,15 @@ fn more_than_the_host_has_is_not_tried() {
     host.until("a", State::Running);
     let (_, text) = host.told(&["status"]);
     assert!(text.contains("problem: ") && text.contains("[reserve-not-taken]"), "{text}");
+    assert_eq!(host.shut_down(), Some(0));
+}
+
+#[test]
+fn one_that_is_not_locked_says_so() {
+    let mut host = Host::of("ack66");
+    host.without_locks().boot_with(&["--reserve", &size(FOLIOS)]);
+    let (_, text) = host.told(&["status"]);
+    assert!(text.contains("[reserve-not-locked]"), "{text}");
+    assert_eq!(reserve(&host).huge, FOLIOS);
     assert_eq!(host.shut_down(), Some(0));
 }

@@ -93,8 +93,8 @@ fn is_gzip(file: &Path) -> Result<bool> {
     Ok(magic == [0x1f, 0x8b])
 }
 
-// Every Debian has gzip, and it is faster than an unoptimised build.
-fn gzip(flags: &[&str], from: &Path, to: &Path) -> Result<()> {
+/// Every Debian has gzip, and it is faster than an unoptimised build.
+pub fn gzip(flags: &[&str], from: &Path, to: &Path) -> Result<()> {
     let part = to.with_extension("part");
     let status = Command::new("gzip")
         .args(flags)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cargo xtask host-test`: the device binaries on an arm64 host, Debian's kernel under QEMU with an
-//! init that does what Android's does, with 4 KiB pages and with 16 KiB, on the drivers of three kernels.
+//! init that does what Android's does, with 4 KiB pages and with 16 KiB, on the drivers of three kernels; and with
+//! memory that is broken into pieces, where VMs live on the reserve.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -29,10 +30,10 @@ struct Host {
     properties: &'static str,
     /// Bytes of a page, and the huge pages of the pool that both VMs take.
     expected: &'static str,
-    /// `memory` of the VMs.
-    memory: &'static str,
-    /// Who schedules the second one.
-    scheduling: &'static str,
+    /// `memory` of each VM.
+    memory: [&'static str; 2],
+    /// What its init tries there (tests/host-init); empty: the life of two VMs.
+    story: &'static str,
 }
 
 /// The kernel's page size.
@@ -42,8 +43,9 @@ enum Pages {
     Of16K,
 }
 
-/// Both page sizes with a driver of 6.1, on huge pages of the pool, and with a later one.
-const HOSTS: [Host; 4] = [
+/// Both page sizes with a driver of 6.1, on huge pages of the pool, and with a later one; and a host whose
+/// memory is in pieces.
+const HOSTS: [Host; 5] = [
     Host {
         name: "4k-ack61",
         dialect: "ack61",
@@ -52,8 +54,8 @@ const HOSTS: [Host; 4] = [
         command_line: "",
         properties: "ro.vendor.gunyah.hugepages=40\n",
         expected: "4096 32",
-        memory: r#""size": "32M", "backing": "hugetlb", "page_size": "2M""#,
-        scheduling: "hypervisor",
+        memory: [r#""size": "32M", "backing": "hugetlb", "page_size": "2M""#; 2],
+        story: "",
     },
     Host {
         name: "16k-ack61",
@@ -63,8 +65,8 @@ const HOSTS: [Host; 4] = [
         command_line: "default_hugepagesz=32M hugepagesz=32M hugepages=4",
         properties: "",
         expected: "16384 4",
-        memory: r#""size": "64M", "backing": "hugetlb", "page_size": "32M""#,
-        scheduling: "hypervisor",
+        memory: [r#""size": "64M", "backing": "hugetlb", "page_size": "32M""#; 2],
+        story: "",
     },
     Host {
         name: "4k-ack612",
@@ -74,8 +76,8 @@ const HOSTS: [Host; 4] = [
         command_line: "",
         properties: "",
         expected: "4096 0",
-        memory: r#""size": "32M""#,
-        scheduling: "proxy",
+        memory: [r#""size": "32M""#; 2],
+        story: "",
     },
     Host {
         name: "16k-ack66",
@@ -85,8 +87,19 @@ const HOSTS: [Host; 4] = [
         command_line: "",
         properties: "",
         expected: "16384 0",
-        memory: r#""size": "64M""#,
-        scheduling: "proxy",
+        memory: [r#""size": "64M""#; 2],
+        story: "",
+    },
+    Host {
+        name: "fragments",
+        dialect: "ack612",
+        pages: Pages::Of4K,
+        cpu: "cortex-a57",
+        command_line: "",
+        properties: "ro.vendor.gunyah.reserve=64M\n",
+        expected: "",
+        memory: [r#""size": "64M""#, r#""size": "64M", "backing": "thp""#],
+        story: "fragments",
     },
 ];
 
@@ -98,7 +111,12 @@ const KERNEL_16K: &str = "linux-image-arm64-16k";
 const LIMIT: Duration = Duration::from_secs(600);
 
 /// Runs the command.
-pub fn run() -> Result<()> {
+pub fn run(only: &[&str]) -> Result<()> {
+    let hosts: Vec<&Host> =
+        HOSTS.iter().filter(|host| only.is_empty() || only.contains(&host.name)).collect();
+    if hosts.is_empty() {
+        bail!("no such host: they are {}", HOSTS.map(|host| host.name).join(", "));
+    }
     packages::ensure(packages::GUEST_TOOLS)?;
     let dir = tree::target().join("host-test");
     fs::create_dir_all(&dir)?;
@@ -111,7 +129,7 @@ pub fn run() -> Result<()> {
     )?;
     let assets = guest::ensure()?;
     let mut failed = Vec::new();
-    for host in &HOSTS {
+    for host in &hosts {
         let kernel = match host.pages {
             Pages::Of16K => kernel_16k(&dir)?,
             Pages::Of4K => assets.image.clone(),
@@ -126,7 +144,7 @@ pub fn run() -> Result<()> {
     if !failed.is_empty() {
         bail!("host-test failed on {}", failed.join(" and "));
     }
-    println!("host-test: {} hosts passed; console logs in {}", HOSTS.len(), dir.display());
+    println!("host-test: {} hosts passed; console logs in {}", hosts.len(), dir.display());
     Ok(())
 }
 
@@ -186,30 +204,39 @@ fn initramfs(host: &Host, binaries: &Path) -> Result<Vec<u8>> {
     ] {
         archive.executable(to, bytes)?;
     }
-    let scheduling = host.scheduling;
-    for (name, extra) in [
-        ("a", r#""vcpus": { "count": 2, "scheduling": "proxy" }, "console": {}"#.to_owned()),
-        (
-            "b",
-            format!(
-                r#""vcpus": {{ "scheduling": "{scheduling}" }}, "start": {{ "after": ["a"] }}"#
-            ),
-        ),
-    ] {
+    if !host.story.is_empty() {
+        archive.executable("vendor/story", host.story.as_bytes())?;
+    }
+    for (name, config) in configs(host) {
+        archive.executable(&format!("vendor/etc/gunyah/{name}.json"), config.as_bytes())?;
+    }
+    archive.finish()
+}
+
+/// The VMs' files.
+fn configs(host: &Host) -> [(&'static str, String); 2] {
+    // Where memory is broken into pieces, b has none of it before.
+    let after = match host.story {
+        "fragments" => r#""autostart": false"#,
+        _ => r#""start": { "after": ["a"] }"#,
+    };
+    let vms = [
+        ("a", r#""vcpus": { "count": 2, "scheduling": "proxy" }, "console": {}"#, host.memory[0]),
+        ("b", after, host.memory[1]),
+    ];
+    vms.map(|(name, extra, memory)| {
         let config = format!(
             r#"{{
   "name": "{name}",
-  "memory": {{ {} }},
+  "memory": {{ {memory} }},
   "kernel": {{ "path": "/vendor/vm/Image" }},
   "restart": {{ "policy": "on-failure", "backoff": "100ms" }},
   {extra}
 }}
-"#,
-            host.memory
+"#
         );
-        archive.executable(&format!("vendor/etc/gunyah/{name}.json"), config.as_bytes())?;
-    }
-    archive.finish()
+        (name, config)
+    })
 }
 
 /// The smallest guest: an arm64 Image whose one instruction branches to itself.

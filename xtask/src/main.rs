@@ -11,6 +11,7 @@ mod guest;
 mod host_test;
 mod hugepages;
 mod packages;
+mod rootdisk;
 mod setup;
 mod test;
 mod tree;
@@ -21,7 +22,8 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
-  setup      install missing tools, fetch an arm64 kernel and busybox for the guests
+  setup      install missing tools, fetch an arm64 kernel and busybox for the guests, make root disks
+  root-disk  make root disks for arm64 guests, and the initrd that boots from them
   demo       launch two arm64 Linux guests with gunyahd on the simulator
              --programs DIR  with the programs in DIR, instead of building them
   test       run all tests: format, lints, unit tests, whole programs, real guests
@@ -30,7 +32,8 @@ usage: cargo xtask COMMAND
              --quick  format, lints, unit tests and one launch
   fuzz       run the parsers under libFuzzer for an hour (--seconds N, TARGET…)
   cycles     start and stop four VMs 1,000 times, crash them 200 times, look for what is left
-  host-test  run the device programs on emulated arm64 hosts with 4 and 16 KiB pages and several drivers
+  host-test  run the device programs on emulated arm64 hosts with 4 and 16 KiB pages, several drivers,
+             and memory in pieces (HOST… only these)
   bench      time launches, compared with the memory, files and calls alone
              devices: what virtio devices cost instead
   dist       build static programs for arm64 and x86-64, with manifest and tarballs
@@ -46,11 +49,12 @@ fn main() -> ExitCode {
         ["cycles"] => cycles::run(),
         ["demo"] => demo::run(None),
         ["demo", "--programs", folder] => demo::run(Some(Path::new(folder))),
+        ["root-disk"] => rootdisk::run(),
         ["setup"] => setup::run(),
         ["test", words @ ..] => test::run(words),
         ["dist"] => dist::run(false),
         ["dist", "--verify"] => dist::run(true),
-        ["host-test"] => host_test::run(),
+        ["host-test", hosts @ ..] => host_test::run(hosts),
         ["fuzz", words @ ..] => fuzz::run(words),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{bail, Context, Result};
 
@@ -39,7 +39,15 @@ pub const TEST_TOOLS: &[Tool] = &[
     tool("pkg-config", "pkg-config"),
     // Its library, libclang, reads the executing engine's C headers.
     tool("clang", "clang"),
+    // For the peer of tests/devices.rs, where rustup has no core for bare metal.
+    tool("/usr/bin/rustc", "rustc-web"),
+    tool("/usr/bin/cargo", "cargo-web"),
+    tool("/usr/lib/rustlib/src/rust/library/Cargo.toml", "rust-web-src"),
 ];
+
+/// What root disks are made and looked into with.
+pub const DISK_TOOLS: &[Tool] =
+    &[tool("/usr/sbin/mke2fs", "e2fsprogs"), tool("/usr/sbin/debugfs", "e2fsprogs")];
 
 /// Installs the packages of the missing tools; without root, the error names the command to run.
 pub fn ensure(tools: &[Tool]) -> Result<String> {
@@ -170,6 +178,45 @@ impl PrivateApt {
         fs::remove_file(&deb)?;
         Ok(version.trim().to_owned())
     }
+}
+
+impl PrivateApt {
+    /// Downloads packages with all that they depend on, and unpacks them into `into`. None of their
+    /// scripts is run.
+    pub fn unpack_all(&self, packages: &[&str], into: &Path) -> Result<()> {
+        let archives = self.config.with_file_name("cache").join("archives");
+        let install = ["-q", "-y", "--no-install-recommends", "--download-only", "install"];
+        self.run("apt-get", &["clean"])?;
+        self.run("apt-get", &[&install[..], packages].concat())?;
+        let mut debs: Vec<PathBuf> = fs::read_dir(&archives)?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.extension().is_some_and(|extension| extension == "deb"))
+            .collect();
+        debs.sort();
+        for deb in debs {
+            extract(&deb, into)?;
+        }
+        self.run("apt-get", &["clean"])?;
+        Ok(())
+    }
+}
+
+/// Unlike `dpkg-deb -x`, through the links to folders that are there.
+fn extract(deb: &Path, into: &Path) -> Result<()> {
+    let mut from =
+        Command::new("dpkg-deb").arg("--fsys-tarfile").arg(deb).stdout(Stdio::piped()).spawn()?;
+    let archive = from.stdout.take().context("dpkg-deb's output")?;
+    let tar = Command::new("tar")
+        .args(["-x", "-p", "--keep-directory-symlink", "-C"])
+        .arg(into)
+        .stdin(archive)
+        .status()
+        .context("tar")?;
+    let from = from.wait()?;
+    if !tar.success() || !from.success() {
+        bail!("unpacking {}: dpkg-deb {from}, tar {tar}", deb.display());
+    }
+    Ok(())
 }
 
 /// This machine's release of Debian.

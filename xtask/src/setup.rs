@@ -5,10 +5,14 @@ use anyhow::Result;
 
 use crate::guest::{self, Assets};
 use crate::packages::{self, GUEST_TOOLS, TEST_TOOLS};
+use crate::rootdisk;
 
 /// Runs the command.
 pub fn run() -> Result<()> {
     for_guests()?;
+    for disk in rootdisk::ensure()? {
+        println!("  root disk     {}", disk.display());
+    }
     for_tests()
 }
 

@@ -93,6 +93,13 @@ pub const RULES: &[Rule] = &[
         mmio_ioeventfd_value,
     )
     .executed(),
+    Rule::read(
+        FUNCTIONS,
+        "mmio.ioeventfd-register",
+        "DATAMATCH compares the whole register: a store of 4 bytes is an exit where its upper half is not 0.",
+        mmio_ioeventfd_register,
+    )
+    .executed(),
     Rule::seen(
         FUNCTIONS,
         "abort.pair",
@@ -371,6 +378,16 @@ fn mmio_ioeventfd_value(bench: &Bench) -> Found {
         other => return differs(format!("{other:x?}, expected the other value's store")),
     }
     same("times fired", event(&eventfd), 1)
+}
+
+fn mmio_ioeventfd_register(bench: &Bench) -> Found {
+    let code = Code::new().set(1, MMIO + 64).set(2, 7 | 1 << 40).store(4, 2, 1);
+    let (made, eventfd) = io(bench, code.off(), uapi::IOEVENTFD_DATAMATCH)?;
+    match made.run(bench)? {
+        Exit::Mmio { data, .. } => same("the store", low(data, 4), 7)?,
+        other => return differs(format!("{other:x?}, expected the store")),
+    }
+    same("times fired", event(&eventfd), 0)
 }
 
 /// Bytes from the guest's beginning to its vectors, and from there to the exceptions of its own level

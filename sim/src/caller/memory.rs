@@ -114,8 +114,8 @@ mod tests {
         let text = c"/dev/gunyah";
         assert_eq!(me.read_string(text.as_ptr() as u64, 4096), Ok(b"/dev/gunyah".to_vec()));
 
-        let target = [0u8; 4];
-        me.write_bytes(target.as_ptr() as u64, &[1, 2, 3, 4]).unwrap();
-        assert_eq!(std::hint::black_box(target), [1, 2, 3, 4]);
+        let mut target = [0u8; 4];
+        me.write_bytes(target.as_mut_ptr() as u64, &[1, 2, 3, 4]).unwrap();
+        assert_eq!(std::hint::black_box(&mut target), &[1, 2, 3, 4]);
     }
 }

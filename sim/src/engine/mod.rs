@@ -180,9 +180,9 @@ pub trait EngineVm: Send {
         let _ = (address, size);
     }
 
-    /// The host fired the irqfd with this label.
-    fn interrupt_line(&mut self, label: u32) {
-        let _ = label;
+    /// The host fired the irqfd with this label, which is one of `IRQFD_FLAGS_LEVEL` or not.
+    fn interrupt_line(&mut self, label: u32, level: bool) {
+        let _ = (label, level);
     }
 
     /// Ends the VM and lets go of its memory. On a thread of its own, may block; only when it is

@@ -19,7 +19,8 @@ pub struct MmioAccess {
     pub address: u64,
     /// Bytes: 1, 2, 4 or 8.
     pub len: u32,
-    /// The written value, or None for a read.
+    /// What is written: the whole register, of which the first `len` bytes count to a device; or None
+    /// for a read.
     pub written: Option<u64>,
 }
 
@@ -92,7 +93,8 @@ impl RunPage {
 
     /// Tells an MMIO exit.
     pub fn set_mmio(&self, access: &MmioAccess) {
-        let data = access.written.unwrap_or(0).to_le_bytes();
+        let bits = 8 * access.len.clamp(1, 8);
+        let data = (access.written.unwrap_or(0) & u64::MAX >> (64 - bits)).to_le_bytes();
         self.put_all(UNION + offset_of!(ExitMmio, phys_addr), &access.address.to_ne_bytes());
         self.put_all(UNION + offset_of!(ExitMmio, data), &data);
         self.put_all(UNION + offset_of!(ExitMmio, len), &access.len.to_ne_bytes());
@@ -155,11 +157,11 @@ mod tests {
         let file = File::from(fd);
         let mut bytes = [0; 40];
 
-        page.set_mmio(&MmioAccess { address: 0x0900_0000, len: 1, written: Some(0x41) });
+        page.set_mmio(&MmioAccess { address: 0x0900_0000, len: 1, written: Some(0x1741) });
         file.read_exact_at(&mut bytes, 0).unwrap();
         assert_eq!(bytes[8], 1);
         assert_eq!(bytes[16..24], 0x0900_0000u64.to_ne_bytes());
-        assert_eq!((bytes[24], bytes[32], bytes[36]), (0x41, 1, 1));
+        assert_eq!((bytes[24], bytes[25], bytes[32], bytes[36]), (0x41, 0, 1, 1));
 
         file.write_all_at(&[0xef, 0xbe, 0xad, 0xde], 24).unwrap();
         assert_eq!(page.mmio_answer(4), 0xdead_beef);

@@ -311,7 +311,7 @@ impl Session {
                 }
                 let _ = nix::unistd::read(&line.eventfd, &mut [0; 8]);
                 if let Some(engine_vm) = self.running.get_mut(&vm.id) {
-                    engine_vm.interrupt_line(line.label);
+                    engine_vm.interrupt_line(line.label, line.level);
                 }
             }
         }

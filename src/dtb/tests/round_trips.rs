@@ -7,7 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::RegionConfig;
+use crate::config::{RegionConfig, Transport};
 
 fn value() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
@@ -95,7 +95,7 @@ proptest! {
         cpus in 1u32..65, proxy in any::<bool>(), console in any::<bool>(), affinity in any::<bool>(),
         regions in 0u32..20, cmdline in "[ -~]{0,200}", name in "[a-z][a-z0-9_-]{0,30}",
         initrd in any::<u32>(), size in any::<u32>(), kaslr in any::<u64>(), rng in any::<[u8; 32]>(),
-        newer in any::<bool>(),
+        newer in any::<bool>(), disks in 0usize..17, pci in any::<bool>(), pooled in any::<bool>(),
     ) {
         let mut config = if proxy { fixture::proxy() } else { fixture::config() };
         config.name = crate::config::VmName::new(&name).unwrap();
@@ -110,7 +110,15 @@ proptest! {
             base: 0xa000_0000 + u64::from(number) * 0x20_0000,
             ..fixture::proxy().regions[0].clone()
         }).collect();
+        if proxy {
+            let disk = fixture::disk();
+            config.disks = vec![disk; disks];
+            config.transport = if pci { Transport::Pci } else { Transport::Mmio };
+        }
         let mut plan = fixture::plan(&config, 0x9000_0000 + u64::from(initrd), u64::from(size));
+        if pooled && !plan.devices.is_empty() {
+            fixture::add_pool(&mut plan);
+        }
         if newer {
             plan.dialect = gunyah::Dialect::Ack612;
         }
@@ -121,7 +129,7 @@ proptest! {
         let bound = len_max(&config, None);
         prop_assert!(len(&made.blob) <= bound);
         // Little guests have room for it: no more than a page is wasted.
-        prop_assert!(newer || bound < len(&made.blob) + 2048);
+        prop_assert!(newer || disks > 2 || bound < len(&made.blob) + 4096);
 
         // The same tree comes out of itself, and of what completing makes of the bare hardware.
         let again = build(&config, Some(&made.blob), &plan, &seeds).unwrap();

@@ -316,7 +316,7 @@ impl Lifecycle {
             }
             Report::Closing(what) => self.closes(*what, now),
             // Journal and log have these; the process's end says more than Closed.
-            Report::Launch(_) | Report::Closed => {}
+            Report::Launch(_) | Report::Devices(_) | Report::Closed => {}
         }
     }
 

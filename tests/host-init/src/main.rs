@@ -5,6 +5,7 @@
 //! story (story.rs), and powers off.
 
 mod doctor;
+mod fragments;
 mod property;
 mod rc;
 mod service;
@@ -32,8 +33,12 @@ use service::Running;
 
 /// Where the product's .rc files are.
 const SCRIPTS: &str = "/vendor/etc/init";
+/// Which story is told; absent: that of two VMs.
+const STORY: &str = "/vendor/story";
 /// The driver's node.
 const DEVICE: &str = "/dev/gunyah";
+/// The name of the driver that the simulator plays.
+const DIALECT: &str = "/sim/dialect";
 /// How long a service may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(20);
 
@@ -42,8 +47,13 @@ fn main() -> ExitCode {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let result = match words[1..] {
         // The wrapper of a service's command: becomes the service's user and runs it.
-        ["exec", name] => service::exec(name).map(|never| match never {}),
-        ["story"] => story::tell(),
+        ["exec", name, ref command @ ..] => {
+            service::exec(name, command).map(|never| match never {})
+        }
+        ["story"] => match fs::read_to_string(STORY).unwrap_or_default().trim() {
+            "fragments" => fragments::tell(),
+            _ => story::tell(),
+        },
         // Stands for a process that a service left behind.
         ["linger"] => loop {
             nix::unistd::pause();

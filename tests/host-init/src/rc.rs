@@ -105,13 +105,19 @@ impl Action {
     }
 }
 
-/// A word with each `${property}` replaced; the command fails if a property is not set.
-fn expand(word: &str, get: Lookup<'_>) -> Result<String> {
+/// A word with each `${property}` replaced; it fails if a property is not set and `${property:-default}` has no
+/// default (AOSP, ExpandProps of system/core/init/util.cpp).
+pub fn expand(word: &str, get: Lookup<'_>) -> Result<String> {
     let mut parts = word.split("${");
     let mut text = parts.next().unwrap_or_default().to_owned();
     for part in parts {
         let (name, rest) = part.split_once('}').with_context(|| format!("{word} is not closed"))?;
-        text += &get(name).with_context(|| format!("property {name} is not set"))?;
+        let (name, default) = match name.split_once(":-") {
+            Some((name, default)) => (name, Some(default.to_owned())),
+            None => (name, None),
+        };
+        let value = get(name).filter(|value| !value.is_empty()).or(default);
+        text += &value.with_context(|| format!("property {name} is not set"))?;
         text += rest;
     }
     Ok(text)
@@ -242,6 +248,7 @@ mod tests {
         assert!(!action("property:a=2").at_change("a", &get));
         assert!(!action("property:a=1 && property:b=1").at_change("a", &get));
         assert_eq!(expand("x${a}y", &get).unwrap(), "x1y");
+        assert_eq!(expand("${b:-7}${a:-8}", &get).unwrap(), "71");
         assert!(expand("${b}", &get).is_err() && expand("${a", &get).is_err());
     }
 

@@ -20,14 +20,11 @@ use nix::sys::stat::Mode;
 use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
 use nix::unistd::{execvp, fork, setgroups, setresgid, setresuid, ForkResult, Gid, Pid, Uid};
 
-use crate::rc::{aid, Service};
+use crate::rc::{aid, expand, Service};
 
-/// The simulated hypervisor, which runs as root between init and a service. On 6.1 the hypervisor schedules
-/// one of the VMs, whose stop the real resource manager does not survive.
-const SIMULATOR: [&str; 8] = [
+/// The simulated hypervisor, which runs as root between init and a service.
+const SIMULATOR: [&str; 6] = [
     "/sim/gunyah-sim",
-    "--rm",
-    "debug",
     "--record",
     "/data/record.jsonl",
     "--control",
@@ -195,9 +192,12 @@ fn spawn(service: &Service) -> Result<Pid> {
         environment.push((variable, fd.as_raw_fd().to_string()));
         inherited.push(fd);
     }
-    let dialect = std::fs::read_to_string("/sim/dialect")?;
+    let dialect = std::fs::read_to_string(crate::DIALECT)?;
     let mut words: Vec<&str> = SIMULATOR.to_vec();
+    let command = service.command.iter().map(|word| expand(word, &crate::property::get));
+    let command = command.collect::<Result<Vec<_>>>()?;
     words.extend([&dialect, "--", "/init", "exec", &service.name]);
+    words.extend(command.iter().map(String::as_str));
     let words = words.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>()?;
     let environment = environment
         .into_iter()
@@ -259,7 +259,7 @@ fn variable_part(name: &str) -> String {
 }
 
 /// Becomes the service's user with its limits and capabilities, and runs its command.
-pub fn exec(name: &str) -> Result<Infallible> {
+pub fn exec(name: &str, command: &[&str]) -> Result<Infallible> {
     let script = crate::scripts()?;
     let service =
         script.services.iter().find(|service| service.name == name).context("no such service")?;
@@ -288,12 +288,9 @@ pub fn exec(name: &str) -> Result<Infallible> {
         _ => Uid::from_raw(0),
     };
     become_user(service, user, &groups)?;
-    let words = service
-        .command
-        .iter()
-        .map(|word| CString::new(word.as_str()))
-        .collect::<Result<Vec<_>, _>>()?;
-    execvp(&words[0], &words).with_context(|| service.command.join(" "))
+    let words = command.iter().map(|word| CString::new(*word)).collect::<Result<Vec<_>, _>>()?;
+    let program = words.first().context("no command")?;
+    execvp(program, &words).with_context(|| command.join(" "))
 }
 
 fn become_user(service: &Service, user: Uid, groups: &[Gid]) -> Result<()> {

@@ -22,6 +22,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Runs the story.
 pub fn tell() -> Result<()> {
     let mut story = Story::default();
+    boot(&mut story);
+    workers(&mut story);
+    ends(&mut story);
+    story.end()
+}
+
+/// What is there after boot.
+fn boot(story: &mut Story) {
     story.chapter("both VMs run after boot", || {
         wait_for("a", "running")?;
         wait_for("b", "running").map(drop)
@@ -43,6 +51,10 @@ pub fn tell() -> Result<()> {
         }
         property::ask("ctl.start", "logd")
     });
+}
+
+/// Workers that die, and what they may do.
+fn workers(story: &mut Story) {
     story.chapter("a killed worker is started again", || {
         let before = wait_for("a", "running")?;
         signal_worker(&before)?;
@@ -75,6 +87,10 @@ pub fn tell() -> Result<()> {
         wait(|| Ok((!alive(worker)).then_some(())))?;
         wait_for("a", "running").map(drop)
     });
+}
+
+/// Stops, and the service's own ends.
+fn ends(story: &mut Story) {
     story.chapter("stop gives every page back", || {
         let taken = taken()?;
         text(gunyah("gunyahctl", &["stop", "a"])?)?;
@@ -131,11 +147,6 @@ pub fn tell() -> Result<()> {
     story.chapter("check finds nothing wrong", || {
         text(gunyah("gunyahd", &["check", "/vendor/etc/gunyah"])?).map(|told| println!("{told}"))
     });
-    println!("{} passed, {} failed", story.passed, story.failed);
-    if story.failed > 0 {
-        bail!("{} chapters failed", story.failed);
-    }
-    Ok(())
 }
 
 /// What must hold when every service is down.
@@ -185,13 +196,23 @@ fn shared() -> Result<u64> {
 }
 
 #[derive(Default)]
-struct Story {
+pub struct Story {
     passed: u32,
     failed: u32,
 }
 
 impl Story {
-    fn chapter(&mut self, what: &str, check: impl FnOnce() -> Result<()>) {
+    /// How it ended.
+    pub fn end(&self) -> Result<()> {
+        println!("{} passed, {} failed", self.passed, self.failed);
+        if self.failed > 0 {
+            bail!("{} chapters failed", self.failed);
+        }
+        Ok(())
+    }
+
+    /// Tries one thing.
+    pub fn chapter(&mut self, what: &str, check: impl FnOnce() -> Result<()>) {
         let begin = Instant::now();
         match check() {
             Ok(()) => {
@@ -207,7 +228,7 @@ impl Story {
 }
 
 /// Runs a device binary as `adb shell` would.
-fn gunyah(program: &str, arguments: &[&str]) -> Result<Output> {
+pub fn gunyah(program: &str, arguments: &[&str]) -> Result<Output> {
     let shell = rc::aid("shell")?;
     Ok(Command::new(format!("/vendor/bin/{program}"))
         .args(arguments)
@@ -216,7 +237,7 @@ fn gunyah(program: &str, arguments: &[&str]) -> Result<Output> {
         .output()?)
 }
 
-fn text(output: Output) -> Result<String> {
+pub fn text(output: Output) -> Result<String> {
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
         bail!("{}: {told}{}", output.status, String::from_utf8_lossy(&output.stderr));
@@ -224,7 +245,7 @@ fn text(output: Output) -> Result<String> {
     Ok(told)
 }
 
-fn status(vm: &str) -> Result<Value> {
+pub fn status(vm: &str) -> Result<Value> {
     let answer: Value =
         serde_json::from_str(&text(gunyah("gunyahctl", &["status", vm, "--json"])?)?)?;
     find(&answer, vm).with_context(|| format!("no VM {vm} in {answer}"))
@@ -244,7 +265,7 @@ fn find(answer: &Value, vm: &str) -> Option<Value> {
     }
 }
 
-fn wait<T>(mut check: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+pub fn wait<T>(mut check: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let begin = Instant::now();
     let mut last = None;
     while begin.elapsed() < PATIENCE {
@@ -261,7 +282,7 @@ fn wait<T>(mut check: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     }
 }
 
-fn wait_for(vm: &str, state: &str) -> Result<Value> {
+pub fn wait_for(vm: &str, state: &str) -> Result<Value> {
     wait(|| {
         let status = status(vm)?;
         Ok((status["state"] == state).then_some(status))
@@ -279,7 +300,7 @@ fn pid_of(status: &Value) -> Result<Pid> {
     Ok(Pid::from_raw(i32::try_from(pid)?))
 }
 
-fn signal_worker(status: &Value) -> Result<()> {
+pub fn signal_worker(status: &Value) -> Result<()> {
     Ok(kill(pid_of(status)?, Signal::SIGKILL)?)
 }
 

@@ -51,13 +51,14 @@ fn by_interrupt<T: Transport>(index: usize, disk: &mut VirtIOBlk<Memory, T>) {
         let token = unsafe { disk.read_blocks_nb(0, &mut request, &mut sector, &mut answer) };
         let Ok(token) = token else { return say!("disk {index}: no token") };
         gic::wait(seen);
-        if !disk.ack_interrupt().contains(virtio_drivers::transport::InterruptStatus::QUEUE_INTERRUPT)
+        if !disk
+            .ack_interrupt()
+            .contains(virtio_drivers::transport::InterruptStatus::QUEUE_INTERRUPT)
         {
             return say!("disk {index}: an interrupt without a reason");
         }
         // SAFETY: the same buffers.
-        let done =
-            unsafe { disk.complete_read_blocks(token, &request, &mut sector, &mut answer) };
+        let done = unsafe { disk.complete_read_blocks(token, &request, &mut sector, &mut answer) };
         if let Err(error) = done {
             return say!("disk {index}: by interrupt: {error}");
         }

@@ -2,8 +2,9 @@
 //! A bare-metal guest with the crate virtio-drivers: it tries every device that it finds as its command line
 //! says, tells the result on the serial port, a line each, and powers off.
 //!
-//! Words of the command line: `irq`, wait for interrupts; `console`, `disk`, `entropy`, `net`, try devices of
-//! this kind.
+//! Words of the command line: `irq`, wait for interrupts; `nopool`, use no pool, as a kernel that knows none;
+//! `twice`, drive each device again after a reset; `console`, `disk`, `entropy`, `net`, try devices
+//! of this kind.
 #![no_std]
 #![no_main]
 
@@ -22,6 +23,8 @@ use core::panic::PanicInfo;
 use core::ptr::NonNull;
 
 use virtio_drivers::transport::mmio::MmioTransport;
+use virtio_drivers::transport::pci::bus::{Cam, DeviceFunction, MmioCam, PciRoot};
+use virtio_drivers::transport::pci::{virtio_device_type, PciTransport};
 use virtio_drivers::transport::{DeviceType, Transport};
 
 global_asm!(include_str!("boot.S"));
@@ -59,6 +62,9 @@ struct Found {
     /// Registers and SPI of each device.
     mmio: [(u64, u64, u32, bool); 16],
     devices: usize,
+    /// The CAM, and the SPI of each slot's INTA.
+    cam: Option<u64>,
+    interrupts: &'static [u8],
     pool: Option<(u64, u64)>,
 }
 
@@ -79,6 +85,8 @@ fn read(tree: &fdt::Fdt) -> Found {
             let device = &mut found.mmio[found.devices];
             (device.0, device.1) = (fdt::pair(value, 0), fdt::pair(value, 2));
         }
+        (["", node], "reg") if node.starts_with("pci@") => found.cam = Some(fdt::pair(value, 0)),
+        (["", node], "interrupt-map") if node.starts_with("pci@") => found.interrupts = value,
         // It follows reg.
         (["", node], "interrupts") if node.starts_with("virtio_mmio@") => {
             let device = &mut found.mmio[found.devices];
@@ -94,7 +102,7 @@ fn read(tree: &fdt::Fdt) -> Found {
 extern "C" fn peer_main(devicetree: *const u8) {
     // SAFETY: the boot protocol.
     let found = read(&unsafe { fdt::Fdt::at(devicetree) });
-    if let Some((base, size)) = found.pool {
+    if let Some((base, size)) = found.pool.filter(|_| !found.has("nopool")) {
         say!("pool of {size:#x}");
         hal::use_pool(base);
     }
@@ -104,14 +112,43 @@ extern "C" fn peer_main(devicetree: *const u8) {
             gic::enable(*spi, *edge);
         }
         let Some(header) = NonNull::new(*base as *mut _) else { continue };
-        // SAFETY: the devicetree says that a device is there.
-        match unsafe { MmioTransport::new(header, *size as usize) } {
-            Ok(transport) => device(index, transport, &found, irq),
-            Err(error) => say!("device {index}: {error}"),
+        for _ in 0..1 + usize::from(found.has("twice")) {
+            // SAFETY: the devicetree says that a device is there.
+            match unsafe { MmioTransport::new(header, *size as usize) } {
+                Ok(transport) => device(index, transport, &found, irq),
+                Err(error) => say!("device {index}: {error}"),
+            }
         }
+    }
+    if let Some(cam) = found.cam {
+        // SAFETY: the devicetree says that a bus is there.
+        pci(unsafe { MmioCam::new(cam as *mut u8, Cam::MmioCam) }, &found);
     }
     say!("done");
     off();
+}
+
+/// Tries every function of a bus.
+fn pci(cam: MmioCam<'_>, found: &Found) {
+    let mut root = PciRoot::new(cam);
+    for index in 1..32 {
+        let function = DeviceFunction { bus: 0, device: index, function: 0 };
+        let id = root.enumerate_bus(0).find(|(at, _)| *at == function);
+        if id.and_then(|(_, info)| virtio_device_type(&info)).is_none() {
+            continue;
+        }
+        let irq = found.has("irq");
+        // Ten cells each: the slot's address, its pin, the controller with an address, the SPI and its trigger.
+        let entries = found.interrupts.chunks_exact(40);
+        let mut own = entries.filter(|entry| fdt::cell(entry, 0) == u32::from(index) << 11);
+        if let (true, Some(entry)) = (irq, own.next()) {
+            gic::enable(fdt::cell(entry, 8), fdt::cell(entry, 9) == 1);
+        }
+        match PciTransport::new::<hal::Memory, _>(&mut root, function) {
+            Ok(transport) => device(usize::from(index) - 1, transport, found, irq),
+            Err(error) => say!("slot {index}: {error}"),
+        }
+    }
 }
 
 /// Tries one device.

@@ -1,20 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One arm64 CPU: runs until something happens that its surroundings must look at.
 
+use std::collections::BTreeSet;
 use std::ffi::c_void;
-use std::ptr::NonNull;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
-use unicorn_engine::hook::{sys, uc_engine, uc_hook};
 use unicorn_engine::{
-    uc_error, Arch, Arm64Insn, HookType, MemType, Mode, Prot, RegisterARM64, RegisterARM64CP,
-    Unicorn,
+    uc_error, Arch, HookType, MemType, Mode, Prot, RegisterARM64, RegisterARM64CP, Unicorn,
 };
 
-use crate::engine::{Event, Events, VcpuExit};
-
+use super::clock::{Clock, Watch};
+use super::exception::{Exceptions, Syndrome};
 use super::link::Link;
-use super::ram::Ram;
+use super::ram::{Part, Ram};
+use super::registers::{Registers, SystemRegister};
+use super::walk::Translation;
 
 /// The hypervisor keeps all below for itself or passes it on: MMIO.
 pub const MMIO_END: u64 = 0x4000_0000;
@@ -29,42 +31,19 @@ const EL1T: u64 = 4;
 const SCR_RW: u64 = 1 << 10;
 const SCR_NS: u64 = 1;
 const HCR_RW: u64 = 1 << 31;
-/// op0, op1, CRn, CRm, op2.
-type SystemRegister = (u32, u32, u32, u32, u32);
-const MPIDR_EL1: SystemRegister = (3, 0, 0, 0, 5);
-const MPIDR_RES1: u64 = 1 << 31;
+const TCR_EL1: SystemRegister = (3, 0, 2, 0, 2);
 
-/// Asks for pages that the guest does not have yet, and waits until it has them.
-#[derive(Clone)]
-pub struct Pager<'a> {
-    /// The guest's memory.
-    pub ram: &'a Ram,
-    /// The vCPU's link.
-    pub link: Arc<Link>,
-    /// Where faults are reported.
-    pub events: Events,
-    /// The vCPU.
-    pub number: u32,
-}
+/// The emulator looks at each pair of parts to place another.
+const MANY_PARTS: usize = 512;
 
-impl Pager<'_> {
-    fn want(&self, address: u64, write: bool) {
-        while self.ram.lacks(address) && !self.link.stopped() {
-            let fault = VcpuExit::Fault { address, write };
-            self.events.send(Event::Vcpu(self.number, fault));
-            // The driver resolves it and goes on, or VCPU_RUN has come again.
-            if self.link.wait_run().is_none() {
-                return;
-            }
-        }
-    }
-}
+/// So many blocks of guest code may run before the timer is looked at: some tens of microseconds.
+const BLOCKS_A_LOOK: u32 = 1024;
 
 /// Why the CPU stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
-    /// An exception of QEMU's number (target/arm/cpu.h).
-    Exception(u32),
+    /// An exception of QEMU's number (target/arm/cpu.h), and what it tells.
+    Exception(u32, Syndrome),
     /// An access that memory does not allow or have.
     Fault(Fault),
     /// WFI.
@@ -89,7 +68,7 @@ pub struct Fault {
 /// What hooks leave for the loop.
 #[derive(Debug, Default)]
 pub struct Trap {
-    exception: Option<u32>,
+    exception: Option<(u32, Syndrome)>,
     fault: Option<Fault>,
     asked: bool,
 }
@@ -97,112 +76,143 @@ pub struct Trap {
 /// The CPU.
 pub struct Cpu<'a> {
     unicorn: Unicorn<'a, Trap>,
-    /// Its number; boxed, because the hook keeps the address.
-    mpidr: Box<u64>,
+    // After the emulator, whose hooks keep their address.
+    registers: Rc<Registers>,
+    /// Pages that were mapped as they were given, and in how many parts.
+    mapped: BTreeSet<u64>,
+    parts: usize,
 }
 
 type Result<T> = std::result::Result<T, uc_error>;
 
 impl<'a> Cpu<'a> {
-    /// The CPU of this number on this memory.
-    pub fn new(
-        ram: &'a Ram,
-        link: &Arc<Link>,
-        number: u32,
-        pager: Option<Pager<'a>>,
-    ) -> Result<Self> {
-        let mut unicorn =
-            Unicorn::new_with_data(Arch::ARM64, Mode::LITTLE_ENDIAN, Trap::default())?;
-        for range in ram.ranges().iter().filter(|range| range.is_mapped()) {
-            let (read, write, execute) = range.allows();
-            let mut allowed = Prot::NONE;
-            for (has, bit) in [(read, Prot::READ), (write, Prot::WRITE), (execute, Prot::EXEC)] {
-                if has {
-                    allowed |= bit;
-                }
-            }
-            let host = range.host().as_ptr().cast::<c_void>();
-            // SAFETY: the range is mapped for at least 'a, longer than this CPU.
-            unsafe { unicorn.mem_map_ptr(range.guest, range.size, allowed, host) }?;
+    /// The CPU of this number on this memory; for the calling thread.
+    pub fn new(ram: &'a Ram, link: &Arc<Link>, number: u32, clock: &Arc<Clock>) -> Result<Self> {
+        let unicorn = Unicorn::new_with_data(Arch::ARM64, Mode::LITTLE_ENDIAN, Trap::default())?;
+        let registers = Rc::new(Registers::new(number, Watch::new(clock)));
+        let mut cpu = Self { unicorn, registers, mapped: BTreeSet::new(), parts: 0 };
+        // First: it executes, and nothing may stop it.
+        cpu.hook_exceptions()?;
+        cpu.hook_blocks(link)?;
+        cpu.hook_faults()?;
+        // SAFETY: the registers are dropped after the emulator, which is the first field.
+        unsafe { cpu.registers.hook(cpu.unicorn.get_handle()) }?;
+        for part in ram.whole() {
+            cpu.map(&part)?;
         }
-        if let Some(pager) = pager.clone() {
-            // begin after end: everywhere. The access goes on when the hook is back.
-            let accesses = HookType::MEM_READ | HookType::MEM_WRITE;
-            unicorn.add_mem_hook(accesses, 1, 0, move |_, kind, address, size, _| {
-                let last =
-                    address.saturating_add(u64::try_from(size).unwrap_or(1).saturating_sub(1));
-                for at in [address, last] {
-                    pager.want(at, kind == MemType::WRITE);
-                }
-                true
-            })?;
-        }
-        let watched = Arc::clone(link);
+        Ok(cpu)
+    }
+
+    /// Stops at a block where the link or the timer asks for it.
+    fn hook_blocks(&mut self, link: &Arc<Link>) -> Result<()> {
+        let link = Arc::clone(link);
+        let registers = Rc::clone(&self.registers);
+        let mut blocks = 0u32;
         // begin after end: every block.
-        unicorn.add_block_hook(1, 0, move |unicorn, address, _| {
-            // Virtual, which is taken for physical here.
-            if let Some(pager) = &pager {
-                pager.want(address, false);
-            }
-            if wanted(unicorn, &watched) {
+        self.unicorn.add_block_hook(1, 0, move |unicorn, _, _| {
+            blocks = blocks.wrapping_add(1);
+            let look = blocks % BLOCKS_A_LOOK == 0;
+            let timer = look && registers.timer_line() != registers.raised.get();
+            if timer || wanted(unicorn, &link) {
                 unicorn.get_data_mut().asked = true;
                 let _ = unicorn.emu_stop();
             }
         })?;
-        unicorn.add_intr_hook(|unicorn, number| {
-            unicorn.get_data_mut().exception = Some(number);
+        Ok(())
+    }
+
+    fn hook_faults(&mut self) -> Result<()> {
+        let faults = HookType::MEM_UNMAPPED | HookType::MEM_PROT;
+        self.unicorn.add_mem_hook(faults, 1, 0, |unicorn, kind, address, _, _| {
+            unicorn.get_data_mut().fault = Some(Fault {
+                address,
+                fetch: matches!(kind, MemType::FETCH_UNMAPPED | MemType::FETCH_PROT),
+                write: matches!(kind, MemType::WRITE_UNMAPPED | MemType::WRITE_PROT),
+            });
+            false
+        })?;
+        Ok(())
+    }
+
+    fn hook_exceptions(&mut self) -> Result<()> {
+        let exceptions = Rc::new(Exceptions::new(self.unicorn.get_handle())?);
+        let told = Rc::clone(&exceptions);
+        self.unicorn.add_intr_hook(move |unicorn, number| {
+            let syndrome = told.told(unicorn.get_handle(), number);
+            let syndrome = syndrome.unwrap_or(Syndrome::UNKNOWN);
+            unicorn.get_data_mut().exception = Some((number, syndrome));
             let _ = unicorn.emu_stop();
         })?;
-        unicorn.add_mem_hook(
-            HookType::MEM_UNMAPPED | HookType::MEM_PROT,
-            1,
-            0,
-            |unicorn, kind, address, _, _| {
-                unicorn.get_data_mut().fault = Some(Fault {
-                    address,
-                    fetch: matches!(kind, MemType::FETCH_UNMAPPED | MemType::FETCH_PROT),
-                    write: matches!(kind, MemType::WRITE_UNMAPPED | MemType::WRITE_PROT),
-                });
-                false
-            },
-        )?;
-        let mut cpu = Self { unicorn, mpidr: Box::new(MPIDR_RES1 | u64::from(number)) };
-        cpu.hook_mpidr()?;
-        Ok(cpu)
+        self.reset(0, 0)?;
+        exceptions.find(&mut self.unicorn)
     }
 
-    /// Each emulator believes to be CPU 0. Not by the crate's own hook: its answer is a bool where
-    /// the C side reads 32 bits, so that a false may be taken for a true.
-    fn hook_mpidr(&mut self) -> Result<()> {
-        let mut hook: uc_hook = 0;
-        // SAFETY: the callback has the type that goes with MRS; the value it gets is dropped after
-        // the emulator, which is the first field.
-        unsafe {
-            sys::uc_hook_add(
-                self.unicorn.get_handle(),
-                (&raw mut hook).cast(),
-                HookType::INSN.0.try_into().map_err(|_| uc_error::HOOK)?,
-                read_mpidr as *mut c_void,
-                (&raw mut *self.mpidr).cast(),
-                1,
-                0,
-                Arm64Insn::UC_ARM64_INS_MRS,
-            )
+    /// Maps memory that the guest has.
+    fn map(&mut self, part: &Part) -> Result<()> {
+        let (read, write, execute) = part.allows;
+        let mut allowed = Prot::NONE;
+        for (has, bit) in [(read, Prot::READ), (write, Prot::WRITE), (execute, Prot::EXEC)] {
+            if has {
+                allowed |= bit;
+            }
         }
-        .into()
+        let host = part.host.as_ptr().cast::<c_void>();
+        // SAFETY: a part of the ram, which is mapped for at least 'a, longer than this CPU.
+        unsafe { self.unicorn.mem_map_ptr(part.guest, part.size, allowed, host) }
     }
 
-    /// Maps a shared page that the guest has from now on: readable and writable, never executable.
-    pub fn map_shared(&mut self, address: u64, host: NonNull<u8>) -> Result<()> {
-        // SAFETY: a page of the ram, which lives longer than this CPU.
-        unsafe {
-            self.unicorn.mem_map_ptr(
-                address,
-                crate::page_size(),
-                Prot::READ | Prot::WRITE,
-                host.as_ptr().cast(),
-            )
-        }
+    /// Where memory is given page by page: maps the guest's pages around an address. False: it has
+    /// none there, or this CPU had them already.
+    pub fn map_given(&mut self, ram: &Ram, address: u64) -> Result<bool> {
+        let mapped = &self.mapped;
+        let Some(part) = ram.given(address, |page| !mapped.contains(&page)) else {
+            return Ok(false);
+        };
+        self.map(&part)?;
+        self.parts += 1;
+        let step = usize::try_from(crate::page_size()).unwrap_or(4096);
+        self.mapped.extend((part.guest..part.guest + part.size).step_by(step));
+        Ok(true)
+    }
+
+    /// Memory is in so many parts that one more would take the emulator milliseconds.
+    pub fn has_many_parts(&self) -> bool {
+        self.parts >= MANY_PARTS
+    }
+
+    /// A fault that the guest's memory did not end: it is one again at the next try.
+    pub fn forget_translations(&mut self) {
+        let _ = self.unicorn.ctl_flush_tlb();
+    }
+
+    /// The CPU was idle so long.
+    pub fn was_idle(&self, time: Duration) {
+        self.registers.was_idle(time);
+    }
+
+    /// How long until the timer's interrupt.
+    pub fn timer_left(&self) -> Option<Duration> {
+        self.registers.timer_left()
+    }
+
+    /// The timer's line, if it is not what the interrupt controller was told last.
+    pub fn timer_changed(&self) -> Option<bool> {
+        let line = self.registers.timer_line();
+        (self.registers.raised.replace(line) != line).then_some(line)
+    }
+
+    /// Where the translation table lies that the guest needs for this address and does not have.
+    pub fn missing_table(&self, address: u64) -> Option<u64> {
+        let tables = [RegisterARM64::TTBR0_EL1, RegisterARM64::TTBR1_EL1]
+            .map(|register| self.unicorn.reg_read(register).unwrap_or(0));
+        let (op0, op1, crn, crm, op2) = TCR_EL1;
+        let mut register = RegisterARM64CP::new().op0(op0).op1(op1).crn(crn).crm(crm).op2(op2);
+        self.unicorn.reg_read_arm64_coproc(&mut register).ok()?;
+        Translation { tables, control: register.val }.missing(address, |at| {
+            let mut entry = [0; 8];
+            self.unicorn.mem_read(at, &mut entry).ok()?;
+            Some(u64::from_le_bytes(entry))
+        })
     }
 
     /// The stack pointer of EL0.
@@ -235,7 +245,9 @@ impl<'a> Cpu<'a> {
         let trap = std::mem::take(self.unicorn.get_data_mut());
         match (result, trap) {
             (_, Trap { fault: Some(fault), .. }) => Stop::Fault(fault),
-            (_, Trap { exception: Some(number), .. }) => Stop::Exception(number),
+            (_, Trap { exception: Some((number, syndrome)), .. }) => {
+                Stop::Exception(number, syndrome)
+            }
             (Err(error), _) => Stop::Broken(error),
             (Ok(()), Trap { asked: true, .. }) => Stop::Asked,
             (Ok(()), _) => Stop::Idle,
@@ -289,9 +301,14 @@ impl<'a> Cpu<'a> {
         self.unicorn.reg_read(RegisterARM64::PSTATE).is_ok_and(|pstate| pstate & IRQ_MASK == 0)
     }
 
-    /// Takes an exception to EL1: `offset` of the vector for the current EL's own stack, and what
-    /// goes to ESR and FAR. False: there is no vector that could be executed.
-    pub fn enter(&mut self, offset: u64, syndrome: Option<(u64, u64)>) -> Result<bool> {
+    /// Whether it stands in EL0.
+    pub fn is_in_el0(&self) -> bool {
+        self.unicorn.reg_read(RegisterARM64::PSTATE).is_ok_and(|pstate| pstate & MODE == EL0T)
+    }
+
+    /// Takes an exception to EL1: `offset` of the vector for the current EL's own stack, and what it
+    /// tells. False: there is no vector that could be executed.
+    pub fn enter(&mut self, offset: u64, syndrome: Option<Syndrome>) -> Result<bool> {
         let pstate = self.unicorn.reg_read(RegisterARM64::PSTATE)?;
         let pc = self.pc()?;
         let vector = self.unicorn.reg_read(RegisterARM64::VBAR_EL1)?;
@@ -302,8 +319,10 @@ impl<'a> Cpu<'a> {
             _ => 0x200,
         };
         let target = vector + from + offset;
-        // Below, a read would be the guest's MMIO.
-        if target < MMIO_END || self.instruction(target).is_err() || target == pc {
+        // Below, a read would be the guest's MMIO. EL0 does not have EL1's translation: from there
+        // the vector's own fault ends it.
+        let seen = pstate & MODE == EL0T || self.instruction(target).is_ok();
+        if target < MMIO_END || !seen || target == pc {
             return Ok(false);
         }
         if matches!(pstate & MODE, EL0T | EL1T) {
@@ -313,9 +332,11 @@ impl<'a> Cpu<'a> {
             self.set_sp(sp)?;
         }
         self.set(RegisterARM64::ELR_EL1, pc)?;
-        if let Some((esr, far)) = syndrome {
-            self.set(RegisterARM64::ESR_EL1, esr)?;
-            self.set(RegisterARM64::FAR_EL1, far)?;
+        if let Some(syndrome) = syndrome {
+            self.set(RegisterARM64::ESR_EL1, syndrome.esr)?;
+            if let Some(far) = syndrome.far {
+                self.set(RegisterARM64::FAR_EL1, far)?;
+            }
         }
         self.set_pc(target)?;
         self.set_el1(pstate)?;
@@ -344,24 +365,6 @@ fn wanted(unicorn: &Unicorn<'_, Trap>, link: &Link) -> bool {
         || link.stopped()
         || (link.line()
             && unicorn.reg_read(RegisterARM64::PSTATE).is_ok_and(|pstate| pstate & IRQ_MASK == 0))
-}
-
-/// Answers an MRS of MPIDR_EL1; 0: of another register, which the emulator knows itself.
-unsafe extern "C" fn read_mpidr(
-    unicorn: *mut uc_engine,
-    to: RegisterARM64,
-    register: *const RegisterARM64CP,
-    mpidr: *const u64,
-) -> u32 {
-    // SAFETY: the emulator passes its own live struct.
-    let register = unsafe { &*register };
-    let named = (register.op0, register.op1, register.crn, register.crm, register.op2);
-    if named != MPIDR_EL1 {
-        return 0;
-    }
-    // SAFETY: the emulator's own handle, and the value that the hook was made with.
-    let set = unsafe { sys::uc_reg_write(unicorn, to.into(), mpidr.cast()) };
-    u32::from(set == uc_error::OK)
 }
 
 fn general(index: u8) -> Option<i32> {

@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::engine::RunPage;
 
@@ -44,19 +45,32 @@ impl Link {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait_for<T>(&self, mut take: impl FnMut(&mut State) -> Option<T>) -> Woken<T> {
+    /// None: the time is over.
+    fn wait_for<T>(
+        &self,
+        most: Option<Duration>,
+        mut take: impl FnMut(&mut State) -> Option<T>,
+    ) -> Option<Woken<T>> {
+        // Too far away to be told: for ever.
+        let until = most.and_then(|most| Instant::now().checked_add(most));
         let mut state = self.lock();
         loop {
             if self.stopped() {
-                return Woken::Stopped;
+                return Some(Woken::Stopped);
             }
             if let Some(taken) = take(&mut state) {
-                return Woken::With(taken);
+                return Some(Woken::With(taken));
             }
             if self.interrupted() {
-                return Woken::Interrupted;
+                return Some(Woken::Interrupted);
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let Some(until) = until else {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let left = until.checked_duration_since(Instant::now())?;
+            let woken = self.changed.wait_timeout(state, left);
+            state = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -71,18 +85,18 @@ impl Link {
     /// Waits for a VCPU_RUN; None: the VM is torn down.
     pub fn wait_run(&self) -> Option<Arc<RunPage>> {
         loop {
-            match self.wait_for(|state| state.run.take()) {
-                Woken::With(page) => return Some(page),
+            match self.wait_for(None, |state| state.run.take()) {
+                Some(Woken::With(page)) => return Some(page),
                 // Nobody is inside; the flag is of no use any more.
-                Woken::Interrupted => self.interrupted.store(false, Ordering::Release),
-                Woken::Stopped => return None,
+                Some(Woken::Interrupted) => self.interrupted.store(false, Ordering::Release),
+                Some(Woken::Stopped) | None => return None,
             }
         }
     }
 
     /// Waits until the CPU is powered on.
     pub fn wait_power(&self) -> Woken<(u64, u64)> {
-        self.wait_for(|state| state.power_on.take())
+        self.wait_for(None, |state| state.power_on.take()).unwrap_or(Woken::Stopped)
     }
 
     /// Powers the CPU on. False: it is already.
@@ -107,12 +121,12 @@ impl Link {
         self.lock().on
     }
 
-    /// Waits in WFI for the interrupt line.
-    pub fn wait_line(&self) -> Woken<()> {
+    /// Waits in WFI for the interrupt line, or so long.
+    pub fn wait_line(&self, most: Option<Duration>) -> Woken<()> {
         self.idle.store(true, Ordering::Release);
-        let woken = self.wait_for(|_| self.line().then_some(()));
+        let woken = self.wait_for(most, |_| self.line().then_some(()));
         self.idle.store(false, Ordering::Release);
-        woken
+        woken.unwrap_or(Woken::With(()))
     }
 
     /// Whether it waits there, inside VCPU_RUN.
@@ -134,6 +148,10 @@ impl Link {
 
     /// The interrupt line from the GIC.
     pub fn set_line(&self, high: bool) {
+        // Set by one at a time, who has the interrupt controller.
+        if self.line() == high {
+            return;
+        }
         let _state = self.lock();
         self.line.store(high, Ordering::Release);
         self.changed.notify_all();

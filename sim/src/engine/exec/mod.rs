@@ -5,13 +5,17 @@
 //! hypervisor's part is here: PSCI, the interrupt controller, faults, and the end of a guest that
 //! cannot take its own exceptions.
 
+mod clock;
 mod cpu;
+mod exception;
 mod gic;
 mod link;
 mod mmio;
 mod psci;
 mod ram;
+mod registers;
 mod thread;
+mod walk;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -23,6 +27,7 @@ use crate::{fdt, overlay};
 
 use super::{Engine, EngineVm, Event, Events, Exit, Faults, RunPage, StartVm, VcpuExit};
 
+use clock::Clock;
 use gic::Gic;
 use link::Link;
 use ram::Ram;
@@ -35,6 +40,7 @@ pub struct Exec;
 struct Machine {
     ram: Ram,
     gic: Mutex<Gic>,
+    clock: Arc<Clock>,
     /// By vCPU.
     links: Vec<Arc<Link>>,
     events: Events,
@@ -51,12 +57,12 @@ impl Machine {
         self.links.get(usize::try_from(vcpu).ok()?)
     }
 
-    /// Works with the interrupt controller; its line goes to the boot CPU, as all interrupts do.
+    /// Works with the interrupt controller; then each CPU has its line.
     fn with_gic<T>(&self, work: impl FnOnce(&mut Gic) -> T) -> T {
         let mut gic = self.gic.lock().unwrap_or_else(PoisonError::into_inner);
         let value = work(&mut gic);
-        if let Some(boot) = self.links.first() {
-            boot.set_line(gic.line());
+        for (cpu, link) in self.links.iter().enumerate() {
+            link.set_line(gic.line(cpu));
         }
         value
     }
@@ -114,7 +120,8 @@ impl ExecVm {
         let links: Vec<_> = (0..vm.guest.cpus).map(|_| Arc::default()).collect();
         let machine = Arc::new(Machine {
             ram: Ram::map(vm)?,
-            gic: Mutex::new(Gic::new(&vm.guest.doorbells)),
+            gic: Mutex::new(Gic::new(&vm.guest.doorbells, vm.guest.cpus)),
+            clock: Arc::default(),
             links,
             events,
             paged: vm.paged.is_some(),
@@ -205,9 +212,9 @@ impl EngineVm for ExecVm {
         }
     }
 
-    fn interrupt_line(&mut self, label: u32) {
+    fn interrupt_line(&mut self, label: u32, level: bool) {
         if let Some(machine) = &self.machine {
-            machine.with_gic(|gic| gic.ring(label));
+            machine.with_gic(|gic| gic.ring(label, level));
         }
     }
 

@@ -37,20 +37,24 @@ unsafe impl Send for Range {}
 unsafe impl Sync for Range {}
 
 impl Range {
-    /// First byte here; live as long as the range.
-    pub fn host(&self) -> NonNull<u8> {
-        self.host
-    }
-
-    /// The guest may do nothing, read, write, execute?
-    pub fn allows(&self) -> (bool, bool, bool) {
+    /// The guest may read, write, execute? What is shared, where memory is given page by page, it
+    /// never executes.
+    fn allows(&self) -> (bool, bool, bool) {
         let has = |bit| self.flags & bit != 0;
-        (has(MEM_ALLOW_READ), has(MEM_ALLOW_WRITE), has(MEM_ALLOW_EXEC))
+        match self.has.is_some() && self.shared {
+            true => (true, true, false),
+            false => (has(MEM_ALLOW_READ), has(MEM_ALLOW_WRITE), has(MEM_ALLOW_EXEC)),
+        }
     }
 
-    /// The CPUs map it from the beginning; shared pages only once the guest has them.
-    pub fn is_mapped(&self) -> bool {
-        self.has.is_none() || !self.shared
+    /// `pages` of it from `first` on.
+    fn part(&self, first: usize, pages: usize) -> Option<Part> {
+        let bytes = |pages: usize| u64::try_from(pages).ok()?.checked_mul(crate::page_size());
+        let offset = bytes(first)?;
+        // SAFETY: both callers have pages of the range.
+        let host = unsafe { self.host.add(usize::try_from(offset).ok()?) };
+        let size = bytes(pages)?.min(self.size.checked_sub(offset)?);
+        Some(Part { guest: self.guest + offset, size, host, allows: self.allows() })
     }
 
     fn page_of(&self, address: u64) -> Option<usize> {
@@ -134,6 +138,19 @@ impl Drop for Range {
     }
 }
 
+/// A part of a range, as CPUs map it.
+#[derive(Debug, Clone, Copy)]
+pub struct Part {
+    /// Guest address.
+    pub guest: u64,
+    /// Bytes.
+    pub size: u64,
+    /// First byte here; live as long as the ram.
+    pub host: NonNull<u8>,
+    /// The guest may read, write, execute?
+    pub allows: (bool, bool, bool),
+}
+
 /// All of a guest's memory.
 #[derive(Debug)]
 pub struct Ram(Vec<Range>);
@@ -173,32 +190,36 @@ impl Ram {
         }
     }
 
-    /// A mapped address whose page the guest does not have yet.
-    pub fn lacks(&self, address: u64) -> bool {
-        self.0.iter().filter(|range| !range.shared).any(|range| {
-            match (&range.has, range.page_of(address)) {
-                (Some(has), Some(page)) => !has[page].load(Ordering::Acquire),
-                _ => false,
-            }
+    /// What CPUs map from the beginning: all that is not given page by page.
+    pub fn whole(&self) -> impl Iterator<Item = Part> + '_ {
+        let whole = self.0.iter().filter(|range| range.has.is_none());
+        whole.filter_map(|range| {
+            let pages = usize::try_from(range.size.div_ceil(crate::page_size())).ok()?;
+            range.part(0, pages)
         })
     }
 
-    /// A shared page that the guest has: guest address and where it is here.
-    pub fn shared_page(&self, address: u64) -> Option<(u64, NonNull<u8>)> {
-        let range =
-            self.0.iter().find(|range| !range.is_mapped() && range.page_of(address).is_some())?;
-        let page = range.page_of(address)?;
-        let offset = page * usize::try_from(crate::page_size()).ok()?;
-        if !range.has.as_ref()?[page].load(Ordering::Acquire) {
-            return None;
-        }
-        // SAFETY: inside the range, as page_of() says.
-        let host = unsafe { range.host.add(offset) };
-        Some((address / crate::page_size() * crate::page_size(), host))
+    /// Where memory is given page by page: the first page of an address's range that the guest does
+    /// not have yet, if the range is lent.
+    pub fn first_lacking(&self, address: u64) -> Option<u64> {
+        let range = self.0.iter().find(|range| range.page_of(address).is_some())?;
+        let has = range.has.as_ref().filter(|_| !range.shared)?;
+        let page = has.iter().position(|has| !has.load(Ordering::Acquire))?;
+        Some(range.guest + u64::try_from(page).ok()? * crate::page_size())
     }
 
-    /// The ranges.
-    pub fn ranges(&self) -> &[Range] {
-        &self.0
+    /// Where memory is given page by page: the guest's pages around an address that are `wanted`, by
+    /// their guest addresses. None: it does not have that one, or it is not wanted.
+    pub fn given(&self, address: u64, wanted: impl Fn(u64) -> bool) -> Option<Part> {
+        let range = self.0.iter().find(|range| range.page_of(address).is_some())?;
+        let (has, page) = (range.has.as_ref()?, range.page_of(address)?);
+        let wanted = |page: &usize| {
+            let there = has.get(*page).is_some_and(|has| has.load(Ordering::Acquire));
+            let address = u64::try_from(*page).map(|page| range.guest + page * crate::page_size());
+            there && address.is_ok_and(&wanted)
+        };
+        let before = (0..page).rev().take_while(wanted).count();
+        let from = (page..has.len()).take_while(wanted).count();
+        (from > 0).then(|| range.part(page - before, before + from))?
     }
 }

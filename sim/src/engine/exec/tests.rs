@@ -83,7 +83,7 @@ impl Guest {
                 base_address: BASE,
                 cpus,
                 proxy: true,
-                doorbells: vec![Doorbell { label: 5, interrupt: Some((0, 5)) }],
+                doorbells: vec![Doorbell { label: 5, interrupt: Some((0, 5)), level: false }],
                 shared_memory: Vec::new(),
                 reserved: Vec::new(),
                 was_read: false,
@@ -181,6 +181,23 @@ fn a_guest_writes_reads_and_powers_off() {
     assert_eq!(guest.mmio(), access(UART, 1, Some(0x5a)));
     assert_eq!(guest.mmio(), access(UART, 4, Some(0x8010_0000)));
     assert_eq!(guest.end(), Exit::of_type(uapi::EXIT_TYPE_SYSTEM_OFF));
+    guest.vm.stop();
+}
+
+#[test]
+fn a_store_is_told_with_its_whole_register() {
+    let mut guest = Guest::new(
+        &[
+            movz_high(1, 0x0900),
+            0xd2c0_0022, // mov x2, #0x100000000
+            0xb27d_0042, // orr x2, x2, #8
+            0xb900_0022, // str w2, [x1]
+            LOOP,
+        ],
+        1,
+    );
+    let whole = MmioAccess { address: UART, len: 4, written: Some(0x1_0000_0008) };
+    assert_eq!(guest.mmio(), whole);
     guest.vm.stop();
 }
 
@@ -298,7 +315,7 @@ fn a_doorbell_interrupts_the_guest() {
     assert_eq!(guest.mmio().written, Some(1));
     for count in 1..4 {
         guest.run(0);
-        guest.vm.interrupt_line(5);
+        guest.vm.interrupt_line(5, false);
         match guest.event() {
             Event::Vcpu(0, VcpuExit::Mmio(access)) => assert_eq!(access.written, Some(37)),
             other => panic!("{other:?}"),
@@ -564,7 +581,209 @@ fn a_guest_translates_its_own_addresses() {
     ]);
     assert_eq!(guest.mmio().written, Some(0x41));
     assert_eq!(guest.mmio().written, Some(0));
-    // A data abort of the current level, without more.
-    assert_eq!(guest.mmio().written, Some(0x9600_0000));
+    // A data abort of the current level: a translation fault of level 1.
+    assert_eq!(guest.mmio().written, Some(0x9600_0005));
+    guest.vm.stop();
+}
+
+/// Takes interrupts: x5 is the UART, x2 is 1; private interrupts 3 and 27 are enabled. `vector` is
+/// that of interrupts.
+fn with_interrupts(code: &[u32], vector: &[u32]) -> Guest {
+    let mut all = vec![
+        0x1000_4001, // adr x1, . + 0x800
+        0xd518_c001, // msr vbar_el1, x1
+        movz(2, 1),
+        0xd518_cce2, // msr icc_igrpen1_el1, x2
+        movz_high(5, 0x0900),
+        movz_high(3, 0x3ffe), // the redistributor's second frame
+        movz_high(4, 0x0800),
+        0xb27d_0084, // orr x4, x4, #8
+        0xb901_0064, // str w4, [x3, #0x100]: GICR_ISENABLER0
+        0xd503_42ff, // msr daifclr, #2
+    ];
+    all.extend(code);
+    all.resize(0xa80 / 4, LOOP);
+    all.extend(vector);
+    Guest::new(&all, 1)
+}
+
+#[test]
+fn the_timer_interrupts_a_guest_that_waits_and_one_that_works() {
+    for waits in [WFI, LOOP] {
+        let mut guest = with_interrupts(
+            &[
+                movz_high(4, 1),
+                0xd51b_e304, // msr cntv_tval_el0, x4: a millisecond
+                0xd51b_e322, // msr cntv_ctl_el0, x2
+                waits,
+                0xb900_00a2, // str w2, [x5]
+                LOOP,
+            ],
+            &[
+                0xd538_cc06, // mrs x6, icc_iar1_el1
+                0xb900_00a6, // str w6, [x5]
+                0xd53b_e327, // mrs x7, cntv_ctl_el0
+                0xb900_00a7, // str w7, [x5]
+                0xd53b_e307, // mrs x7, cntv_tval_el0
+                0xd35f_fce7, // lsr x7, x7, #31
+                0xb900_00a7, // str w7, [x5]
+                0xd51b_e33f, // msr cntv_ctl_el0, xzr
+                0xd518_cc26, // msr icc_eoir1_el1, x6
+                0xd538_cc06, // mrs x6, icc_iar1_el1
+                0xb900_00a6, // str w6, [x5]
+                0xd538_4028, // mrs x8, elr_el1
+                0xb900_00a8, // str w8, [x5]
+                0xd69f_03e0, // eret
+            ],
+        );
+        assert_eq!(guest.mmio().written, Some(27));
+        // Enabled, and its condition is met; so less than nothing is left.
+        assert_eq!(guest.mmio().written, Some(5));
+        assert_eq!(guest.mmio().written, Some(1));
+        // Off, the line is low: nothing more is pending.
+        assert_eq!(guest.mmio().written, Some(1023));
+        let wfi = 0x8000_0000 + 13 * 4;
+        assert_eq!(guest.mmio().written, Some(if waits == WFI { wfi + 4 } else { wfi }));
+        if waits == WFI {
+            assert_eq!(guest.mmio().written, Some(1));
+        }
+        guest.vm.stop();
+    }
+}
+
+#[test]
+fn a_guest_interrupts_itself() {
+    let mut guest = with_interrupts(
+        &[
+            movz_high(4, 0x0300),
+            0xb240_0084, // orr x4, x4, #1
+            0xd518_cba4, // msr icc_sgi1r_el1, x4: interrupt 3 for CPU 0
+            0xd538_c904, // mrs x4, icc_ap1r0_el1
+            0xd518_c884, // msr icc_ap0r0_el1, x4
+            0xb900_00a2, // str w2, [x5]
+            LOOP,
+        ],
+        &[
+            0xd538_cc06, // mrs x6, icc_iar1_el1
+            0xb900_00a6, // str w6, [x5]
+            0xd518_cc26, // msr icc_eoir1_el1, x6
+            0xd69f_03e0, // eret
+        ],
+    );
+    assert_eq!(guest.mmio().written, Some(3));
+    assert_eq!(guest.mmio().written, Some(1));
+    guest.vm.stop();
+}
+
+/// Translation of 39 bits: MMIO, main memory for EL1 alone at its address, then `entries`.
+fn translated(entries: &[u32], code: &[u32]) -> Vec<u32> {
+    let mut all = vec![
+        0x1007_ffc1, // adr x1, . + 0xfff8
+        0xd280_80a2, // mov x2, #0x405
+        0xf900_0022, // str x2, [x1]
+        0xd2b0_0002, // mov x2, #0x80000000
+        0xd280_8023, // mov x3, #0x401
+        0xaa02_0063, // orr x3, x3, x2
+        0xf900_0823, // str x3, [x1, #16]
+    ];
+    all.extend(entries);
+    all.extend([
+        0xd280_1fe2, // mov x2, #0xff
+        0xd518_a202, // msr mair_el1, x2
+        0xd280_0322, // mov x2, #25
+        0xf2c0_0022, // movk x2, #1, lsl #32
+        0xd518_2042, // msr tcr_el1, x2
+        0xd518_2001, // msr ttbr0_el1, x1
+        0xd503_3fdf, // isb
+        0xd538_1002, // mrs x2, sctlr_el1
+        0xb240_0042, // orr x2, x2, #1
+        0xd518_1002, // msr sctlr_el1, x2
+        0xd503_3fdf, // isb
+    ]);
+    all.extend(code);
+    with_vector_code(&all)
+}
+
+#[test]
+fn el0_has_its_exceptions_and_no_more_than_el0_may() {
+    let mut code = translated(
+        &[
+            0xb27a_0063, // orr x3, x3, #0x40: for EL0, too
+            0xf900_0c23, // str x3, [x1, #24]: main memory again at 0xc0000000
+        ],
+        &[
+            0xd518_401f, // msr spsr_el1, xzr
+            0x1000_00a1, // adr x1, . + 20
+            0xb262_0021, // orr x1, x1, #0x40000000
+            0xd518_4021, // msr elr_el1, x1
+            0xd69f_03e0, // eret
+            0xd503_201f, // nop
+            0xd400_00e1, // svc #7: EL0 begins
+            0xd2c0_0020, // mov x0, #0x100000000
+            0xf940_0000, // ldr x0, [x0]: not in the table
+            0xd2b0_0000, // mov x0, #0x80000000
+            0xf900_0000, // str x0, [x0]: EL1's
+            0xd538_cc00, // mrs x0, icc_iar1_el1
+            0xd53b_e320, // mrs x0, cntv_ctl_el0
+            HVC,
+            LOOP,
+        ],
+    );
+    // The vector for synchronous exceptions from below: what they tell; an abort's instruction is
+    // left out.
+    code.resize(0xc00 / 4, LOOP);
+    code.extend([
+        0xd538_520a, // mrs x10, esr_el1
+        0xd2a1_200c, // mov x12, #0x9000000
+        0xb900_018a, // str w10, [x12]
+        0xd538_600a, // mrs x10, far_el1
+        0xf900_018a, // str x10, [x12]
+        0xd538_402b, // mrs x11, elr_el1
+        0xd538_520a, // mrs x10, esr_el1
+        0xd35a_fd4a, // lsr x10, x10, #26
+        0xf100_555f, // cmp x10, #0x15
+        0x5400_0060, // b.eq . + 12
+        0x9100_116b, // add x11, x11, #4
+        0xd518_402b, // msr elr_el1, x11
+        0xd69f_03e0, // eret
+    ]);
+    let mut guest = Guest::new(&code, 1);
+    for (esr, far) in [
+        (0x5600_0007, 0),
+        (0x9200_0005, 0x1_0000_0000),
+        (0x9200_004d, 0x8000_0000),
+        // The interrupt controller's, the timer's, a hypervisor call.
+        (0x0200_0000, 0x8000_0000),
+        (0x6232_f807, 0x8000_0000),
+        (0x0200_0000, 0x8000_0000),
+    ] {
+        let told = guest.mmio().written.unwrap();
+        assert_eq!(told, esr, "{told:#x} for {esr:#x}");
+        assert_eq!(guest.mmio().written, Some(far), "{esr:#x}");
+    }
+    guest.vm.stop();
+}
+
+#[test]
+fn a_guest_asks_for_a_translation_table_that_it_does_not_have() {
+    let code = translated(
+        &[
+            0xd2b0_0023, // mov x3, #0x80010000
+            0xd290_0064, // mov x4, #0x8003
+            0xaa04_0063, // orr x3, x3, x4
+            0xf900_1023, // str x3, [x1, #32]: a table for 0x100000000
+        ],
+        &[
+            0xd2c0_0020, // mov x0, #0x100000000
+            0xf940_0000, // ldr x0, [x0]
+            LOOP,
+        ],
+    );
+    let mut guest = Guest::with_memory(&code, 1, Some(vec![(BASE, 0x1_1000)]));
+    assert_eq!(guest.fault(), (0x8001_8000, false));
+    assert_eq!(guest.fault(), (0x8001_8000, false));
+    guest.vm.provide(0x8001_8000, 0x1000);
+    // It is empty: a translation fault of level 2.
+    assert_eq!(guest.mmio().written, Some(0x9600_0006));
     guest.vm.stop();
 }

@@ -2,34 +2,17 @@
 //! A vCPU's thread: from VCPU_RUN to VCPU_RUN.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use gunyah::uapi;
 
 use crate::engine::{Event, Exit, MmioAccess, RunPage, VcpuExit};
 
-use super::cpu::{Cpu, Fault, Pager, Stop, MMIO_END};
+use super::cpu::{Cpu, Fault, Stop, MMIO_END};
+use super::exception::{Syndrome, HYPERVISOR_CALL, SECURE_MONITOR_CALL, UNDEFINED};
 use super::link::{Link, Woken};
 use super::mmio::Access;
 use super::{gic, psci, Machine};
-
-// QEMU's exception numbers, target/arm/cpu.h.
-const UNDEFINED: u32 = 1;
-const SUPERVISOR_CALL: u32 = 2;
-const PREFETCH_ABORT: u32 = 3;
-const BREAKPOINT: u32 = 7;
-const HYPERVISOR_CALL: u32 = 11;
-const SECURE_MONITOR_CALL: u32 = 13;
-
-// ESR_EL1, exception class in bits 31 to 26, instruction length bit 25 (Arm ARM D17.2.37).
-const EC_UNKNOWN: u64 = 0;
-const EC_SVC: u64 = 0x15;
-const EC_INSTRUCTION_ABORT: u64 = 0x21;
-const EC_DATA_ABORT: u64 = 0x25;
-const EC_BRK: u64 = 0x3c;
-const LENGTH_32: u64 = 1 << 25;
-/// Synchronous external abort.
-const EXTERNAL_ABORT: u64 = 0x10;
-const WRITE_NOT_READ: u64 = 1 << 6;
 
 // HVC and SMC, whatever their immediate.
 const CALL_MASK: u32 = 0xffe0_001f;
@@ -142,7 +125,7 @@ impl<'a> Vcpu<'a> {
                 return Back::Tell(VcpuExit::Interrupted);
             }
             if self.idle {
-                match self.link.wait_line() {
+                match self.wait() {
                     Woken::With(()) => self.idle = false,
                     Woken::Interrupted => return Back::Tell(VcpuExit::Interrupted),
                     Woken::Stopped => return Back::Never,
@@ -157,20 +140,29 @@ impl<'a> Vcpu<'a> {
                 continue;
             };
             let stop = cpu.run();
-            next = handle(self.machine, self.link, cpu, stop, &mut self.asked);
+            tell_timer(self.machine, self.number, cpu);
+            let on = On { machine: self.machine, link: self.link, number: self.number };
+            next = on.handle(cpu, stop, &mut self.asked);
         }
+    }
+
+    /// WFI: until the interrupt line is high, of which the timer may be the reason.
+    fn wait(&mut self) -> Woken<()> {
+        let left = self.cpu.as_ref().and_then(Cpu::timer_left);
+        let begin = Instant::now();
+        let woken = self.link.wait_line(left);
+        if let Some(cpu) = &self.cpu {
+            cpu.was_idle(begin.elapsed());
+            tell_timer(self.machine, self.number, cpu);
+        }
+        woken
     }
 
     /// A new CPU every time: nothing of an earlier life is left in it.
     fn power_on(&mut self, pc: u64, x0: u64) -> Next {
-        let pager = self.machine.paged.then(|| Pager {
-            ram: &self.machine.ram,
-            link: Arc::clone(self.link),
-            events: self.machine.events.clone(),
-            number: self.number,
-        });
+        let machine = self.machine;
         let made =
-            Cpu::new(&self.machine.ram, self.link, self.number, pager).and_then(|mut cpu| {
+            Cpu::new(&machine.ram, self.link, self.number, &machine.clock).and_then(|mut cpu| {
                 cpu.reset(pc, x0)?;
                 for (register, value) in std::mem::take(&mut self.boot_context) {
                     let index = u8::try_from(register & 0xff).unwrap_or(31);
@@ -197,12 +189,11 @@ impl<'a> Vcpu<'a> {
         let (Some((access, fault)), Some(cpu)) = (self.asked.take(), &mut self.cpu) else {
             return Next::Go;
         };
-        if let Some((address, host)) = self.machine.ram.shared_page(fault.address) {
+        match cpu.map_given(&self.machine.ram, fault.address) {
             // It was memory after all: the access is made again.
-            return match cpu.map_shared(address, host) {
-                Ok(()) => Next::Go,
-                Err(error) => broken(self.machine, &format!("a shared page: {error}")),
-            };
+            Ok(true) => return Next::Go,
+            Ok(false) => {}
+            Err(error) => return broken(self.machine, &format!("a shared page: {error}")),
         }
         // The byte is padding up to 6.1.
         if self.machine.paged && page.mmio_resume_action() == uapi::RESUME_FAULT {
@@ -212,82 +203,134 @@ impl<'a> Vcpu<'a> {
     }
 }
 
-fn handle(
-    machine: &Machine,
-    link: &Link,
-    cpu: &mut Cpu<'_>,
-    stop: Stop,
-    asked: &mut Option<(Access, Fault)>,
-) -> Next {
-    let synchronous = |class: u64| Some((class << 26 | LENGTH_32, 0));
-    match stop {
-        Stop::Asked => {
-            if link.line() && cpu.takes_interrupts() {
-                // The line is checked again when the guest has acknowledged.
-                link.set_line(false);
-                return enter(cpu, VECTOR_IRQ, None);
-            }
-            Next::Go
-        }
-        Stop::Idle => Next::Wait,
-        Stop::Fault(fault) if fault.address < MMIO_END && !fault.fetch => {
-            mmio(machine, cpu, fault, asked)
-        }
-        Stop::Fault(fault)
-            if machine.paged && fault.address >= MMIO_END && fault.address < ADDRESS_SPACE =>
-        {
-            match machine.ram.shared_page(fault.address) {
-                Some((address, host)) if cpu.map_shared(address, host).is_ok() => Next::Go,
-                _ => Next::Fault(fault),
-            }
-        }
-        Stop::Fault(fault) => abort(cpu, &fault),
-        Stop::Exception(HYPERVISOR_CALL | SECURE_MONITOR_CALL) => psci_call(machine, cpu),
-        Stop::Exception(UNDEFINED) => undefined(machine, cpu),
-        Stop::Exception(SUPERVISOR_CALL) => enter(cpu, VECTOR_SYNCHRONOUS, synchronous(EC_SVC)),
-        Stop::Exception(BREAKPOINT) => enter(cpu, VECTOR_SYNCHRONOUS, synchronous(EC_BRK)),
-        // Of the guest's own translation. The emulator does not show the address.
-        Stop::Exception(number) => {
-            let class = match number {
-                PREFETCH_ABORT => EC_INSTRUCTION_ABORT,
-                _ => EC_DATA_ABORT,
-            };
-            enter(cpu, VECTOR_SYNCHRONOUS, synchronous(class))
-        }
-        Stop::Broken(error) => broken(machine, &format!("the CPU stopped: {error}")),
+/// The interrupt controller hears of the timer.
+fn tell_timer(machine: &Machine, number: u32, cpu: &Cpu<'_>) {
+    if let (Some(high), Ok(number)) = (cpu.timer_changed(), usize::try_from(number)) {
+        machine.with_gic(|gic| gic.set_timer(number, high));
     }
 }
 
-/// An access below [`MMIO_END`]: the interrupt controller's, the caller's, or the guest's mistake.
-fn mmio(
-    machine: &Machine,
-    cpu: &mut Cpu<'_>,
-    fault: Fault,
-    asked: &mut Option<(Access, Fault)>,
-) -> Next {
-    if let Some((address, host)) = machine.ram.shared_page(fault.address) {
-        if cpu.map_shared(address, host).is_ok() {
-            return Next::Go;
+/// What stops of a CPU are handled with.
+struct On<'a> {
+    machine: &'a Machine,
+    link: &'a Link,
+    number: u32,
+}
+
+impl On<'_> {
+    fn handle(&self, cpu: &mut Cpu<'_>, stop: Stop, asked: &mut Option<(Access, Fault)>) -> Next {
+        match stop {
+            Stop::Asked if self.link.line() && cpu.takes_interrupts() => {
+                enter(cpu, VECTOR_IRQ, None)
+            }
+            Stop::Asked => Next::Go,
+            Stop::Idle => Next::Wait,
+            Stop::Fault(fault) => self.fault(cpu, fault, asked),
+            Stop::Exception(HYPERVISOR_CALL | SECURE_MONITOR_CALL, _) => {
+                psci_call(self.machine, cpu)
+            }
+            Stop::Exception(UNDEFINED, syndrome) if !cpu.is_in_el0() => {
+                self.undefined(cpu, syndrome)
+            }
+            Stop::Exception(_, syndrome) if self.machine.paged => {
+                let table = syndrome.untranslated().and_then(|address| cpu.missing_table(address));
+                match table {
+                    Some(address) => {
+                        self.absent(cpu, Fault { address, fetch: false, write: false })
+                    }
+                    None => enter(cpu, VECTOR_SYNCHRONOUS, Some(syndrome)),
+                }
+            }
+            Stop::Exception(_, syndrome) => enter(cpu, VECTOR_SYNCHRONOUS, Some(syndrome)),
+            Stop::Broken(error) => broken(self.machine, &format!("the CPU stopped: {error}")),
         }
     }
-    let instruction = cpu.pc().and_then(|pc| cpu.instruction(pc));
-    let access = instruction.ok().and_then(Access::decode);
-    let Some(access) = access.filter(|access| access.write == fault.write) else {
-        return abort(cpu, &fault);
-    };
-    let written = access.write.then(|| access.stored(cpu.x(access.register).unwrap_or(0)));
-    if gic::WINDOW.contains(&fault.address) {
-        let value = machine.with_gic(|gic| match written {
-            Some(value) => {
-                gic.write(fault.address, value);
-                0
-            }
-            None => gic.read(fault.address),
-        });
-        return done(cpu, &access, value);
+
+    /// An access that memory does not allow or have.
+    fn fault(&self, cpu: &mut Cpu<'_>, fault: Fault, asked: &mut Option<(Access, Fault)>) -> Next {
+        if fault.address < MMIO_END && !fault.fetch {
+            return self.mmio(cpu, fault, asked);
+        }
+        if self.machine.paged && (MMIO_END..ADDRESS_SPACE).contains(&fault.address) {
+            return self.absent(cpu, fault);
+        }
+        abort(cpu, &fault)
     }
-    *asked = Some((access, fault));
-    Next::Ask(MmioAccess { address: fault.address, len: access.len, written })
+
+    /// Memory that is given page by page: the guest has it meanwhile, or the driver is asked.
+    fn absent(&self, cpu: &mut Cpu<'_>, fault: Fault) -> Next {
+        if cpu.has_many_parts() {
+            // As if the guest touched all of it, so that the rest is one part.
+            if let Some(address) = self.machine.ram.first_lacking(fault.address) {
+                return Next::Fault(Fault { address, fetch: false, write: false });
+            }
+        }
+        match cpu.map_given(&self.machine.ram, fault.address) {
+            Ok(true) => Next::Go,
+            Ok(false) => {
+                cpu.forget_translations();
+                Next::Fault(fault)
+            }
+            Err(error) => broken(self.machine, &format!("a page: {error}")),
+        }
+    }
+
+    /// An access below [`MMIO_END`]: the interrupt controller's, the caller's, or the guest's mistake.
+    fn mmio(&self, cpu: &mut Cpu<'_>, fault: Fault, asked: &mut Option<(Access, Fault)>) -> Next {
+        if cpu.map_given(&self.machine.ram, fault.address).is_ok_and(|mapped| mapped) {
+            return Next::Go;
+        }
+        let instruction = cpu.pc().and_then(|pc| cpu.instruction(pc));
+        let access = instruction.ok().and_then(Access::decode);
+        let Some(access) = access.filter(|access| access.write == fault.write) else {
+            return abort(cpu, &fault);
+        };
+        // The whole register is what the hypervisor passes on, and what ioeventfds compare.
+        let written = access.write.then(|| cpu.x(access.register).unwrap_or(0));
+        if gic::WINDOW.contains(&fault.address) {
+            let value = self.machine.with_gic(|gic| match written {
+                Some(value) => {
+                    gic.write(fault.address, access.stored(value));
+                    0
+                }
+                None => gic.read(fault.address),
+            });
+            return done(cpu, &access, value);
+        }
+        *asked = Some((access, fault));
+        Next::Ask(MmioAccess { address: fault.address, len: access.len, written })
+    }
+
+    /// What this CPU does not know: HVC and SMC, and the interrupt controller's system registers.
+    fn undefined(&self, cpu: &mut Cpu<'_>, syndrome: Syndrome) -> Next {
+        let found = cpu.pc().and_then(|pc| Ok((pc, cpu.instruction(pc)?)));
+        let Ok((pc, instruction)) = found else {
+            return enter(cpu, VECTOR_SYNCHRONOUS, Some(syndrome));
+        };
+        if matches!(instruction & CALL_MASK, HVC | SMC) {
+            return match cpu.set_pc(pc + INSTRUCTION) {
+                Ok(()) => psci_call(self.machine, cpu),
+                Err(error) => broken(self.machine, &format!("the CPU stopped: {error}")),
+            };
+        }
+        let number = usize::try_from(self.number).unwrap_or(usize::MAX);
+        let known = gic::decode(instruction).is_some_and(|access| {
+            self.machine.with_gic(|gic| {
+                if access.read {
+                    gic.read_system(number, access.register)
+                        .is_some_and(|value| cpu.set_x(access.general, value).is_ok())
+                } else {
+                    let value = cpu.x(access.general).unwrap_or(0);
+                    gic.write_system(number, access.register, value)
+                }
+            })
+        });
+        if known && cpu.set_pc(pc + INSTRUCTION).is_ok() {
+            Next::Go
+        } else {
+            enter(cpu, VECTOR_SYNCHRONOUS, Some(syndrome))
+        }
+    }
 }
 
 /// The access is over; `value` is what was read.
@@ -300,14 +343,12 @@ fn done(cpu: &mut Cpu<'_>, access: &Access, value: u64) -> Next {
 }
 
 fn abort(cpu: &mut Cpu<'_>, fault: &Fault) -> Next {
-    let class = if fault.fetch { EC_INSTRUCTION_ABORT } else { EC_DATA_ABORT };
-    let write = if fault.write { WRITE_NOT_READ } else { 0 };
-    let esr = class << 26 | LENGTH_32 | EXTERNAL_ABORT | write;
-    enter(cpu, VECTOR_SYNCHRONOUS, Some((esr, fault.address)))
+    let told = Syndrome::external(fault.address, fault.fetch, fault.write, cpu.is_in_el0());
+    enter(cpu, VECTOR_SYNCHRONOUS, Some(told))
 }
 
 /// Takes an exception; a guest without vectors is in an exception loop, which ends it.
-fn enter(cpu: &mut Cpu<'_>, offset: u64, syndrome: Option<(u64, u64)>) -> Next {
+fn enter(cpu: &mut Cpu<'_>, offset: u64, syndrome: Option<Syndrome>) -> Next {
     match cpu.enter(offset, syndrome) {
         Ok(true) => Next::Go,
         _ => Next::End(Exit::of_type(uapi::EXIT_TYPE_HYP_ERROR)),
@@ -336,36 +377,5 @@ fn psci_call(machine: &Machine, cpu: &mut Cpu<'_>) -> Next {
         psci::Call::Off => Next::Off,
         psci::Call::End(exit) => Next::End(exit),
         _ => broken(machine, "a PSCI call could not be answered"),
-    }
-}
-
-/// What this CPU does not know: HVC and SMC, and the interrupt controller's system registers.
-fn undefined(machine: &Machine, cpu: &mut Cpu<'_>) -> Next {
-    let unknown = Some((EC_UNKNOWN << 26 | LENGTH_32, 0));
-    let found = cpu.pc().and_then(|pc| Ok((pc, cpu.instruction(pc)?)));
-    let Ok((pc, instruction)) = found else {
-        return enter(cpu, VECTOR_SYNCHRONOUS, unknown);
-    };
-    if matches!(instruction & CALL_MASK, HVC | SMC) {
-        return match cpu.set_pc(pc + INSTRUCTION) {
-            Ok(()) => psci_call(machine, cpu),
-            Err(error) => broken(machine, &format!("the CPU stopped: {error}")),
-        };
-    }
-    let known = gic::decode(instruction).is_some_and(|access| {
-        machine.with_gic(|gic| {
-            if access.read {
-                gic.read_system(access.register)
-                    .is_some_and(|value| cpu.set_x(access.general, value).is_ok())
-            } else {
-                let value = cpu.x(access.general).unwrap_or(0);
-                gic.write_system(access.register, value)
-            }
-        })
-    });
-    if known && cpu.set_pc(pc + INSTRUCTION).is_ok() {
-        Next::Go
-    } else {
-        enter(cpu, VECTOR_SYNCHRONOUS, unknown)
     }
 }

@@ -188,6 +188,25 @@ mod tests {
     }
 
     #[test]
+    fn a_fixed_range_is_shared_unless_it_is_labelled_or_reusable() {
+        let mut root = Node::new("");
+        assert_eq!(fixed(&root), []);
+        let reserved = root.ensure_child("reserved-memory");
+        reserved.set_u32("#address-cells", 2).set_u32("#size-cells", 2);
+        for (name, property) in [
+            ("pool@1000", "compatible"),
+            ("labelled@2000", "qcom,label"),
+            ("reusable@3000", "reusable"),
+        ] {
+            let base = u64::from_str_radix(&name[name.len() - 4..], 16).unwrap();
+            reserved.ensure_child(name).set_u64s("reg", &[base, 0x1000]).set_u32(property, 7);
+        }
+        reserved.ensure_child("placed").set_u64("size", 0x1000);
+        reserved.ensure_child("odd@5000").set_u32("reg", 0x5000);
+        assert_eq!(fixed(&root), [(0x1000, 0x1000)]);
+    }
+
+    #[test]
     fn no_permissions_are_einval() {
         let mut none = region(1, piece(9, 0, 0x4000), Some(1));
         none.given.flags = 0;

@@ -10,6 +10,9 @@ use crate::vm::{Doorbell, SharedMemory};
 
 use super::guest::{number, refusal, Refusal};
 
+/// Triggers of the binding arm,gic-v3: 4 level high, 8 level low.
+const TRIGGER_LEVEL: u32 = 4 | 8;
+
 /// Reads the vdevices, which it takes from anywhere in the tree.
 pub fn read(root: &Node) -> Result<(Vec<Doorbell>, Vec<SharedMemory>), Refusal> {
     let mut doorbells = Vec::new();
@@ -44,12 +47,11 @@ fn doorbell(device: &Node) -> Result<Doorbell, Refusal> {
     if device.property("peer-default").is_none() && device.string("peer").is_none() {
         return refusal(Errno::EINVAL, format!("{}: no peer", device.name));
     }
-    let interrupt = device.property("interrupts").and_then(|cells| {
-        let (kind, rest) = cells.split_at_checked(4)?;
-        let first = |bytes: &[u8]| u32::try_from(number(bytes)?).ok();
-        Some((first(kind)?, first(rest.get(..4)?)?))
-    });
-    Ok(Doorbell { label: label(device).unwrap_or(0), interrupt })
+    let cells = device.property("interrupts").unwrap_or_default();
+    let cell = |index: usize| u32::try_from(number(cells.get(index * 4..)?.get(..4)?)?).ok();
+    let interrupt = cell(0).zip(cell(1));
+    let level = cell(2).is_some_and(|trigger| trigger & TRIGGER_LEVEL != 0);
+    Ok(Doorbell { label: label(device).unwrap_or(0), interrupt, level })
 }
 
 fn shared_memory(parent: &Node, device: &Node) -> Result<SharedMemory, Refusal> {

@@ -221,6 +221,19 @@ fn shared_memory_comes_out_as_mmio_where_it_cannot_be_had() {
 }
 
 #[test]
+fn shared_memory_above_is_had_where_the_devicetree_reserves_it() {
+    let me = Caller::myself();
+    let (mut model, vm, memory) = running(Dialect::Ack612);
+    let high = memory.region(2, 0x9000_0000);
+    model.memory(vm, me, address(&high), Access::Share).unwrap();
+    assert_eq!(model.page_fault(vm, 0x9000_0000, true), Paged::Failed(Errno::EINVAL));
+    model.get(vm).unwrap().reserved.push((0x9000_0000, PAGE));
+    assert!(matches!(model.page_fault(vm, 0x9000_0000, true), Paged::Provided { .. }));
+    let beyond = model.page_fault(vm, 0x9000_0000 + PAGE, true);
+    assert_eq!(beyond, Paged::Failed(Errno::EINVAL));
+}
+
+#[test]
 fn a_folio_that_overlaps_another_is_tried_for_ever() {
     let (mut model, vm, _memory) = running(Dialect::Ack66);
     // As a large folio around the page before would lie.

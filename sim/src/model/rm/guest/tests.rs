@@ -128,7 +128,7 @@ fn the_accepted_tree_is_understood() {
     assert_eq!(guest.base_address, 0x8000_0000);
     assert!(guest.proxy && guest.was_read);
     assert!(guest.has_vcpu(1) && !guest.has_vcpu(2));
-    let bell = Doorbell { label: 5, interrupt: Some((0, 5)) };
+    let bell = Doorbell { label: 5, interrupt: Some((0, 5)), level: true };
     assert_eq!(guest.doorbells, [bell]);
     assert_eq!(guest.shared_memory_base(7), Some(0xa000_0000));
     assert_eq!(guest.shared_memory_base(8), None);
@@ -150,7 +150,7 @@ fn chosen_is_wanted_and_hypervisor_is_not() {
     let without_chosen = refusal_of(|root| root.children[0].name = "psci2".to_string());
     assert_eq!(without_chosen, Errno::ENODEV);
     let hypervisor = refusal_of(|root| root.children.push(node("hypervisor", &[], vec![])));
-    assert_eq!(hypervisor, Errno::ENODEV);
+    assert_eq!(hypervisor, Errno::EPERM);
 }
 
 #[test]

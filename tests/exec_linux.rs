@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Real arm64 Linux, scheduled by proxy and executed instruction by instruction inside VCPU_RUN: up to
+//! its own init, with its timer, and to its end; and from a root disk.
+#![allow(clippy::unwrap_used)] // A test ends there.
+
+mod host;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde_json::json;
+
+use host::{skip, Host};
+
+/// It takes seven seconds of a processor; a busy machine gives them late.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// One guest at a time: each keeps a processor busy.
+fn turn() -> MutexGuard<'static, ()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn guest_files() -> PathBuf {
+    std::env::var_os("GUNYAHD_GUEST_DIR")
+        .map_or(Path::new(env!("CARGO_MANIFEST_DIR")).join("target/guest"), PathBuf::from)
+}
+
+#[test]
+fn linux_reaches_its_init_sleeps_and_powers_off() {
+    let _turn = turn();
+    let guest = guest_files();
+    let Ok(kernel) = std::fs::read(guest.join("Image")) else {
+        return skip("no arm64 kernel; cargo xtask setup fetches one");
+    };
+    // Folios of all sizes: a guest of base pages has more of them than are mapped one by one.
+    for (dialect, backing) in [("ack61", "thp"), ("ack66", "thp"), ("ack612", "base")] {
+        let changes = json!({
+            "memory": { "size": "128M", "backing": [backing], "access": "lend" },
+            "initrd": { "path": guest.join("initrd.cpio.gz") },
+            "vcpus": { "scheduling": "proxy" },
+            "console": { "device": "pl011" },
+            "cmdline": "console=ttyAMA0 quiet guest.poweroff=1",
+            "ready": { "console_line": "gunyah guest: init reached", "timeout": "10m" },
+        });
+        let Some(mut host) = Host::boot_on(dialect, "init", "exec", "", &kernel, &changes) else {
+            return;
+        };
+        host.patience = PATIENCE;
+        let status = host.wait_until(|status| status["state"] == "stopped");
+        assert_eq!(status["last_end"]["reason"], "power-off", "{dialect}: {status:#}");
+        let printed = String::from_utf8(host.ask(&["log", "vm"]).stdout).unwrap();
+        // It sleeps for a second in between, which only its timer ends.
+        for line in [
+            "1 cpus, 103 MiB, ram at 80000000-87ffffff, hypervisor node yes",
+            "gunyah guest: init reached",
+            "gunyah guest: powering off",
+        ] {
+            assert!(printed.contains(line), "{dialect}: no `{line}`: {printed}");
+        }
+    }
+}
+
+/// The copy of a root disk that a guest may write, and its removal.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn copy(from: &Path) -> Self {
+        let name = format!("gunyahd-disk-{}.img", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        // Most of it is a hole.
+        let copied = Command::new("cp").arg("--sparse=always").arg(from).arg(&path).status();
+        assert!(copied.unwrap().success());
+        Self(path)
+    }
+
+    /// A file on it, as it is on the host.
+    fn read(&self, file: &str) -> String {
+        let debugfs = ["/usr/sbin/debugfs", "/sbin/debugfs"];
+        let debugfs = debugfs.into_iter().find(|path| Path::new(path).is_file());
+        let mut command = Command::new(debugfs.unwrap_or("debugfs"));
+        let output = command.arg("-R").arg(format!("cat {file}")).arg(&self.0).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// A guest on `image`, a root disk in the set-up's folder. Debian's kernels have no restricted pools,
+/// without which no device can be had with lent memory: it is shared.
+fn with_disk(image: &str, cmdline: &str, ready: &str) -> Option<(Host, Disk)> {
+    let guest = guest_files();
+    let (image, initrd) = (guest.join(image), guest.join("disk-initrd.cpio.gz"));
+    let Ok(kernel) = std::fs::read(guest.join("Image")) else {
+        skip("no arm64 kernel; cargo xtask setup fetches one");
+        return None;
+    };
+    for file in [&image, &initrd] {
+        if !file.is_file() {
+            skip(&format!("no {}; cargo xtask root-disk makes it", file.display()));
+            return None;
+        }
+    }
+    let disk = Disk::copy(&image);
+    let changes = json!({
+        "memory": { "size": "128M", "backing": ["thp"], "access": "share" },
+        "initrd": { "path": initrd },
+        "disks": [{ "path": disk.0 }],
+        "vcpus": { "scheduling": "proxy" },
+        "console": { "device": "pl011" },
+        "cmdline": format!("console=ttyAMA0 quiet {cmdline}"),
+        "ready": { "console_line": ready, "timeout": "10m" },
+    });
+    let mut host = Host::boot_on("ack61", "disk", "exec", "", &kernel, &changes)?;
+    host.patience = PATIENCE;
+    Some((host, disk))
+}
+
+fn powers_off(host: &Host) {
+    let status = host.wait_until(|status| status["state"] == "stopped");
+    assert_eq!(status["last_end"]["reason"], "power-off", "{status:#}");
+}
+
+#[test]
+fn linux_hands_over_to_its_root_disk_and_writes_there() {
+    let _turn = turn();
+    let reached = "gunyah guest: root disk reached, start 1";
+    let Some((host, disk)) = with_disk("disk-busybox.img", "guest.poweroff=0", reached) else {
+        return;
+    };
+    powers_off(&host);
+    assert_eq!(disk.read("/starts"), "1\n");
+}
+
+#[test]
+fn debian_has_a_login_on_its_root_disk() {
+    let _turn = turn();
+    let Some((host, disk)) = with_disk("disk-debian.img", "", "guest login:") else {
+        return;
+    };
+    host.wait_for("ready");
+    let mut console =
+        host.ctl(&["console", "vm"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut typed = console.stdin.take().unwrap();
+    // What is typed waits in the guest's terminal until somebody reads it.
+    typed.write_all(b"root\n").unwrap();
+    host.wait_for_line("root@guest:~#");
+    typed.write_all(b"id -un > /typed; sync; poweroff -f\n").unwrap();
+    powers_off(&host);
+    drop(typed);
+    console.wait().unwrap();
+    assert_eq!(disk.read("/typed"), "root\n");
+    assert_eq!(disk.read("/starts"), "1\n");
+}
