@@ -12,6 +12,9 @@ use vhost_user_backend::{VhostUserBackendMut, VhostUserDaemon, VringRwLock, Vrin
 use virtio_queue::QueueOwnedT;
 use vm_memory::{Bytes, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::event::{
+    new_event_consumer_and_notifier, EventConsumer, EventFlag, EventNotifier,
+};
 
 type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
 
@@ -53,6 +56,11 @@ impl VhostUserBackendMut for Entropy {
     fn update_memory(&mut self, memory: Memory) -> io::Result<()> {
         self.memory = Some(memory);
         Ok(())
+    }
+
+    // Without one its threads never end.
+    fn exit_event(&self, _: usize) -> Option<(EventConsumer, EventNotifier)> {
+        new_event_consumer_and_notifier(EventFlag::NONBLOCK).ok()
     }
 
     fn handle_event(
