@@ -331,20 +331,16 @@ pub(super) fn tag(backend: &Backend, tag: &Option<String>) -> Option<Mistake> {
     }
 }
 
-/// A port takes a socket device; one sign is enough.
+/// A port takes a socket device.
 pub(super) fn ready_vsock(
     ready: &Option<ReadyConfig>,
     vsock: &Option<VsockConfig>,
 ) -> Option<Mistake> {
-    let ready = ready.as_ref().filter(|ready| ready.vsock_port.is_some())?;
-    let (what, cure) = if ready.console_line.is_some() {
-        ("is a second sign beside `console_line`", "remove one of them")
-    } else if vsock.is_none() {
-        ("is a port of a socket device, and the VM has none", "add `vsock`, or remove `vsock_port`")
-    } else {
-        return None;
-    };
-    Some(conflict("ready.vsock_port", what, cure))
+    let waits = ready.as_ref()?.vsock_port.is_some();
+    (waits && vsock.is_none()).then(|| {
+        let what = "is a port of a socket device, and the VM has none";
+        conflict("ready.vsock_port", what, "add `vsock`, or remove `vsock_port`")
+    })
 }
 
 /// A guest is asked to end on its console.

@@ -328,7 +328,7 @@ section! {
         console_line: Option<String> = optional(line(1, CONSOLE_LINE)),
             "Text that a line of the console contains; `*` stands for any text. Needs `console`. Absent, and `vsock_port`, too: ready at once.";
         vsock_port: Option<u32> = optional(whole(0, u32::MAX - 1)),
-            "A port of the guest that accepts a vsock connection of the host, which is tried until it does and closed then. Needs `vsock`; not with `console_line`.";
+            "A port of the guest that accepts a vsock connection of the host, which is tried until it does and closed then. Needs `vsock`. With `console_line` the VM is ready by what comes first.";
         timeout: Duration = or(MINUTE, duration(MILLISECOND)),
             "How long it may take. After it the VM is stopped, which counts as a failure for `restart`.";
     }
