@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use gunyah::Dialect;
-use serde_json::{Map, Value as Json};
 
 use super::compound::{list, one_or_list, section};
 use super::keys::Keys;
@@ -28,6 +27,7 @@ use super::words::{
     Transport,
 };
 use crate::diagnostic::{Diagnostic, Place};
+use crate::json::{object, Value};
 use crate::layout::{
     ADDRESS_END, FIRMWARE_BASE, FIRMWARE_SIZE, MEMORY_ALIGN, MEMORY_BASE, PAGE, SERIAL_BASE, SPIS,
 };
@@ -59,8 +59,9 @@ const TAG: usize = 36;
 /// The first address of a guest: those below are the host's own and the hypervisor's (linux/vm_sockets.h).
 const GUEST_CID: u32 = 3;
 
-/// What a packet has at least where IP works (RFC 791).
-const LEAST_MTU: u16 = 68;
+/// What a packet has at least where IP works (RFC 791), and at most.
+const LEAST_MTU: u32 = 68;
+const MOST_MTU: u32 = 65535;
 
 /// Longest id of a disk in bytes (virtio 1.2, 5.2.6: VIRTIO_BLK_T_GET_ID).
 const DISK_ID: usize = 20;
@@ -294,7 +295,7 @@ section! {
             "The tap's name: one that is there for gunyahd's user; without it one is made, where gunyahd may do so.";
         mac: Option<Mac> = optional(mac()),
             "The guest's address. Absent: one that follows from the VM's name and the device's number.";
-        mtu: Option<u16> = optional(whole(LEAST_MTU, u16::MAX)),
+        mtu: Option<u32> = optional(whole(LEAST_MTU, MOST_MTU)),
             "Bytes that the guest puts into a packet at most; the tap's own is set by who makes it. Absent: the guest's choice, which is 1500.";
     }
 }
@@ -316,7 +317,7 @@ section! {
             "The Unix socket on which its program, the backend, listens.";
         tag: Option<String> = optional(line(1, TAG)),
             "What the guest mounts a shared directory by: `mount -t virtiofs TAG /mnt`. Needed for `fs`, and only there.";
-        queues: Option<u16> = optional(whole(1, 16)),
+        queues: Option<u32> = optional(whole(1, 16)),
             "How many queues it has in all. Absent: the least of its type, which is 2 for `fs` and `net`, 4 for `sound`, else 1.";
     }
     rules { tag(r#type, tag); }
@@ -391,6 +392,28 @@ impl ReadyConfig {
         self.console_line.is_none() && self.vsock_port.is_none()
     }
 }
+
+/// The keys of every section but the VM itself, in the order of the tables: what is looked through for a key that
+/// stands in the wrong one.
+pub(super) const SECTIONS: &[(&str, &[&str])] = &[
+    ("memory", MemoryConfig::KEYS),
+    ("regions[]", RegionConfig::KEYS),
+    ("kernel", KernelConfig::KEYS),
+    ("firmware", FirmwareConfig::KEYS),
+    ("initrd", InitrdConfig::KEYS),
+    ("dtb", DtbConfig::KEYS),
+    ("vcpus", VcpuConfig::KEYS),
+    ("console", ConsoleConfig::KEYS),
+    ("disks[]", DiskConfig::KEYS),
+    ("nets[]", NetConfig::KEYS),
+    ("vsock", VsockConfig::KEYS),
+    ("vhost_user[]", VhostUserConfig::KEYS),
+    ("ready", ReadyConfig::KEYS),
+    ("start", StartConfig::KEYS),
+    ("start.property", PropertyWait::KEYS),
+    ("restart", RestartConfig::KEYS),
+    ("stop", StopConfig::KEYS),
+];
 
 impl VmConfig {
     /// What is wrong where `scheduling` is who schedules the vCPUs, which only the driver found can tell

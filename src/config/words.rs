@@ -150,7 +150,7 @@ impl Backend {
     }
 
     /// Queues that it has at least.
-    pub fn queues(self) -> u16 {
+    pub fn queues(self) -> u32 {
         match self {
             Self::Sound => 4,
             Self::Net | Self::Fs => 2,

@@ -120,7 +120,7 @@ pub trait VirtioDevice: Send {
 }
 
 /// Everything that this folder finds.
-pub(crate) const KINDS: &[&[Kind]] = &[
+pub(crate) const KINDS: &[&[&Kind]] = &[
     queue::KINDS,
     thread::KINDS,
     disk::KINDS,

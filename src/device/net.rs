@@ -261,7 +261,8 @@ impl Net {
         let all = GUEST.iter().fold(0, |all, (_, flag)| all | flag);
         let offloads = set_tap_offload(tun.as_fd(), all).is_ok();
         let mac = config.mac.unwrap_or_else(|| Mac::of(vm, index));
-        let mut net = Self::new(tun.into(), &config.tap, mac, config.mtu);
+        let mtu = config.mtu.and_then(|mtu| u16::try_from(mtu).ok());
+        let mut net = Self::new(tun.into(), &config.tap, mac, mtu);
         net.offloads = offloads;
         net.leave_nothing();
         Ok(net)

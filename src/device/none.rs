@@ -72,4 +72,4 @@ impl Devices {
     pub fn stop(self) {}
 }
 
-pub(crate) const KINDS: &[&[Kind]] = &[];
+pub(crate) const KINDS: &[&[&Kind]] = &[];

@@ -319,7 +319,8 @@ impl VhostUser {
     }
 
     fn queues(&self) -> usize {
-        self.settings.queues.unwrap_or(self.settings.r#type.queues()).into()
+        let queues = self.settings.queues.unwrap_or(self.settings.r#type.queues());
+        usize::try_from(queues).unwrap_or(0)
     }
 
     /// The backend does not answer: it is looked for until it is back.
@@ -387,7 +388,7 @@ fn own_config(settings: &VhostUserConfig, vm: &VmName, index: usize) -> (Vec<u8>
             put(0, settings.tag.as_deref().unwrap_or("").as_bytes());
             // Queues for requests: all but the one for urgent ones.
             let queues = settings.queues.unwrap_or(Backend::Fs.queues()).saturating_sub(1);
-            put(36, &u32::from(queues).to_le_bytes());
+            put(36, &queues.to_le_bytes());
             (config, 0)
         }
         Backend::Net => {

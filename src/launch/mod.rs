@@ -367,7 +367,7 @@ fn describe_memory(plan: &LaunchPlan, choice: &Choice, memory: &GuestMemory) -> 
 }
 
 /// Everything that this folder finds.
-pub(crate) const KINDS: &[&[Kind]] = &[dialect::KINDS, load::KINDS, answers::KINDS];
+pub(crate) const KINDS: &[&[&Kind]] = &[dialect::KINDS, load::KINDS, answers::KINDS];
 
 #[cfg(test)]
 mod tests {

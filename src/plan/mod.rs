@@ -192,5 +192,5 @@ pub struct PlannedKernel {
 }
 
 /// Everything that this folder finds.
-pub(crate) const KINDS: &[&[Kind]] =
+pub(crate) const KINDS: &[&[&Kind]] =
     &[kernels::KINDS, regions::KINDS, devices::KINDS, place::KINDS];

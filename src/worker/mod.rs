@@ -137,4 +137,4 @@ fn hold(reporter: &Reporter) -> Result<i32, Diagnostic> {
 }
 
 /// Everything that can be wrong here.
-pub(crate) const KINDS: &[&[Kind]] = &[close::KINDS, proxy::KINDS, requests::KINDS];
+pub(crate) const KINDS: &[&[&Kind]] = &[close::KINDS, proxy::KINDS, requests::KINDS];
