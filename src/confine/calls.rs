@@ -322,4 +322,42 @@ mod tests {
             assert!(!worker(7, &[7], &[DeviceCalls::DISK]).contains(&Rule::Allow(nr)), "{nr}");
         }
     }
+
+    #[test]
+    fn a_device_makes_its_own_requests_and_sockets_alone() {
+        let net = device(DeviceCalls::NET);
+        assert!(net.contains(&only(SYS_ioctl, 1, [requests::TUNSETOFFLOAD])));
+        for calls in [DeviceCalls::NET, DeviceCalls::VSOCK, DeviceCalls::DISK] {
+            let rules = device(calls);
+            assert!(rules.contains(&Rule::Refuse(SYS_socket, Errno::EPERM)));
+            for nr in [SYS_socket, SYS_connect, SYS_sendmsg, SYS_openat] {
+                assert!(!rules.contains(&Rule::Allow(nr)), "{nr}");
+            }
+        }
+        for (calls, family) in
+            [(DeviceCalls::VSOCK_PROBE, AF_VSOCK), (DeviceCalls::VHOST_USER, AF_UNIX)]
+        {
+            for rules in [device(calls), worker(7, &[7], &[DeviceCalls::NET, calls])] {
+                // The first rule for a call is the one that counts.
+                let names = |rule: &&Rule| match rule {
+                    Rule::Allow(nr) | Rule::Refuse(nr, _) | Rule::When(nr, _) => *nr == SYS_socket,
+                };
+                let first = rules.iter().find(names);
+                assert_eq!(first, Some(&only(SYS_socket, 0, words(&[family]))));
+            }
+        }
+        // What opens a device is gone once a guest runs.
+        for request in [requests::TUNSETIFF, requests::VHOST_SET_OWNER] {
+            let has = |rules: &[Rule]| {
+                rules.iter().any(|rule| match rule {
+                    Rule::When(nr, conditions) if *nr == SYS_ioctl => conditions.iter().any(
+                        |condition| matches!(condition, Condition::Among(1, of) if of.contains(&request)),
+                    ),
+                    _ => false,
+                })
+            };
+            assert!(has(&supervisor()));
+            assert!(!has(&worker(7, &[7], DeviceCalls::ALL)), "{request:#x}");
+        }
+    }
 }
