@@ -9,6 +9,7 @@ mod limit;
 mod mapping;
 mod pool;
 mod reserve;
+mod threads;
 mod window;
 
 use crate::diagnostic::Kind;

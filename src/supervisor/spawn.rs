@@ -52,6 +52,8 @@ pub struct Spawner {
     pub log_console: bool,
     /// Folios for their memory, where some were taken at boot.
     pub reserve: Option<Holdings>,
+    /// How many launches there will be with the next one.
+    pub launches: usize,
 }
 
 /// A living worker, seen from the supervisor.
@@ -85,6 +87,7 @@ impl Spawner {
         let (ours, theirs) = channel().map_err(|errno| no_worker("socketpair", errno))?;
         let reserve = self.reserve.as_mut().and_then(|holdings| holdings.give(config));
         let (setting, log_console) = (self.setting.clone(), self.log_console);
+        let launches = self.launches;
         let child = || {
             let memfd = reserve.as_ref().map(|reserve| &reserve.memfd);
             if let Err(errno) = set_up(config, &theirs, [console.as_ref(), memfd]) {
@@ -99,6 +102,7 @@ impl Spawner {
                 console,
                 log_console,
                 reserve,
+                launches,
             })
         };
         let pid = process::fork(child).map_err(|errno| {
