@@ -15,6 +15,7 @@ mod absent {
     use libc::c_long;
     pub const SYS_ftruncate: c_long = 46;
     pub const SYS_newfstatat: c_long = 79;
+    pub const SYS_fadvise64: c_long = 223;
     pub const SYS_fstat: c_long = 80;
     pub const SYS_rseq: c_long = 293;
 }
@@ -123,6 +124,7 @@ impl DeviceCalls {
 const LAUNCH: &[&[c_long]] = &[
     &[SYS_openat, SYS_faccessat, SYS_fstat, SYS_newfstatat, SYS_statx, SYS_getdents64],
     &[SYS_readlinkat, SYS_getcwd, SYS_unlinkat, SYS_fchmod, SYS_fchmodat, SYS_flock, SYS_ftruncate],
+    &[SYS_fadvise64],
     &[SYS_umask, SYS_memfd_create, SYS_dup, SYS_dup3, SYS_close_range, SYS_pipe2, SYS_eventfd2],
     &[SYS_epoll_create1, SYS_epoll_ctl, SYS_timerfd_create, SYS_signalfd4],
     &[SYS_connect, SYS_bind, SYS_listen, SYS_accept4, SYS_getsockopt, SYS_setsockopt, SYS_getsockname],
