@@ -15,7 +15,7 @@ const HUGE_PAGE_BYTES: u64 = 512 << 20;
 
 /// Runs the command.
 pub fn run() -> Result<()> {
-    let binaries = tree::build()?;
+    let binaries = tree::build(false)?;
     let huge_pages = Reservation::add(HUGE_PAGE_BYTES);
     if let Err(reason) = &huge_pages {
         println!("no huge pages reserved: {reason:#}");
@@ -25,7 +25,7 @@ pub fn run() -> Result<()> {
 
 /// Runs the command with the word `devices`.
 pub fn devices() -> Result<()> {
-    bench("devices", &tree::build()?)
+    bench("devices", &tree::build(false)?)
 }
 
 fn bench(name: &str, binaries: &Path) -> Result<()> {

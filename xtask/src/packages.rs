@@ -35,6 +35,10 @@ pub const TEST_TOOLS: &[Tool] = &[
     tool("bpfmt", "blueprint-tools"),
     tool("dt-validate", "dt-schema"),
     tool("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
+];
+
+/// What builds the executing engine.
+pub const ENGINE_TOOLS: &[Tool] = &[
     tool("cmake", "cmake"),
     tool("pkg-config", "pkg-config"),
     // Its library, libclang, reads the executing engine's C headers.
