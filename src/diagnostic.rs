@@ -46,6 +46,8 @@ words! {
         Dtb = "dtb",
         /// Registering a region.
         Region = "region",
+        /// SET_FW_CONFIG.
+        Firmware = "firmware",
         /// SET_DTB_CONFIG.
         DtbConfig = "dtb-config",
         /// SET_BOOT_CONTEXT.

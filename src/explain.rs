@@ -22,6 +22,7 @@ const FOLDERS: &[&[&[Kind]]] = &[
     crate::supervisor::KINDS,
     crate::check::KINDS,
     crate::doctor::KINDS,
+    crate::import::FOLDER,
 ];
 
 /// Every kind, in the order of the steps.

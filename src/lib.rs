@@ -27,6 +27,7 @@ pub mod doctor;
 pub mod dtb;
 pub mod explain;
 pub mod image;
+pub mod import;
 pub mod launch;
 pub mod layout;
 pub mod memory;

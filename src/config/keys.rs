@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::foreign;
 use super::json::{Member, Node, Position, Value};
 use super::report::Report;
 use super::sections::VmConfig;
@@ -49,6 +50,10 @@ impl<'a> Keys<'a> {
             keys.members.insert(key, member);
             if known.contains(&key) {
                 report.found(full, member.position);
+                continue;
+            }
+            if let Some(named) = foreign::key(key) {
+                report.add_at(member.position, &full, named);
                 continue;
             }
             let near = if report.is_full() { None } else { nearest_key(key, known) };

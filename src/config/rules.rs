@@ -12,7 +12,7 @@ use super::sections::*;
 use super::words::{Backing, Scheduling};
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::layout::{ADDRESS_END, GICD_BASE, GICD_SIZE, GICR_SIZE, PAGE};
-use crate::text::{Size, Span};
+use crate::text::{Count, Size, Span};
 
 kinds! {
     CONFLICT: Error "config-conflict" in Config {
@@ -41,7 +41,11 @@ fn conflict(key: &str, what: impl Into<String>, cure: &'static str) -> Mistake {
 }
 
 /// Labels are unique; ranges end within guest memory and do not overlap.
-pub(super) fn ranges(memory: &MemoryConfig, regions: &[RegionConfig]) -> Vec<Mistake> {
+pub(super) fn ranges(
+    memory: &MemoryConfig,
+    regions: &[RegionConfig],
+    firmware: &Option<FirmwareConfig>,
+) -> Vec<Mistake> {
     let main = Range {
         key: "memory".to_owned(),
         label: memory.label,
@@ -54,9 +58,15 @@ pub(super) fn ranges(memory: &MemoryConfig, regions: &[RegionConfig]) -> Vec<Mis
         base: region.base,
         size: region.size,
     });
+    let firmware = firmware.as_ref().map(|firmware| Range {
+        key: "firmware".to_owned(),
+        label: firmware.label,
+        base: firmware.base,
+        size: firmware.size,
+    });
     let mut mistakes = Vec::new();
     let mut earlier: Vec<Range> = Vec::new();
-    for range in std::iter::once(main).chain(further) {
+    for range in std::iter::once(main).chain(further).chain(firmware) {
         let base = format!("{}.base", range.key);
         if let Some(other) = earlier.iter().find(|other| other.label == range.label) {
             let what = format!("{} is the label of {} too", range.label, other.key);
@@ -98,7 +108,7 @@ impl Range {
 
 impl fmt::Display for Range {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#x}+{:#}", self.base, Size(self.size))
+        write!(f, "{:#x}+{:#x}", self.base, self.size)
     }
 }
 
@@ -157,13 +167,14 @@ pub(super) fn affinity_of(
     };
     let mut mistakes = Vec::new();
     if !fits {
-        let what = format!("has {given} entries for {count} vCPUs");
+        let (given, vcpus) = (Count::of(given, "entry"), Count(count.into(), "vCPU"));
+        let what = format!("has {given} for {vcpus}");
         mistakes.push(conflict("affinity", what, cure));
     }
     for (index, cpus) in affinity.iter().enumerate() {
         if scheduling == Scheduling::Hypervisor && cpus.len() != 1 {
             let mistake = CONFLICT
-                .case(format!("has {} host CPUs", cpus.len()))
+                .case(format!("has {}", Count::of(cpus.len(), "host CPU")))
                 .cause("the hypervisor binds a vCPU to one host CPU")
                 .cure("give one host CPU, or set vcpus.scheduling to \"proxy\"");
             mistakes.push((item_key("affinity", index), mistake));
@@ -258,8 +269,8 @@ pub(super) fn console_base(
     let end = GICD_BASE + GICD_SIZE;
     (dtb.path.is_none() && base < end && base + PAGE > start).then(|| {
         let what = format!(
-            "{base:#x} lies in the interrupt controller of a generated devicetree, {start:#x} to {:#x}",
-            end - 1
+            "{base:#x} lies in the interrupt controller of a generated devicetree, {start:#x}+{:#x}",
+            end - start
         );
         of("console.base", OVERLAP.case(what))
     })

@@ -24,7 +24,9 @@ use super::words::{
     kernels, Access, Backing, ConsoleDevice, KernelFormat, RestartPolicy, Scheduling, Transport,
 };
 use crate::diagnostic::{Diagnostic, Place};
-use crate::layout::{ADDRESS_END, MEMORY_ALIGN, MEMORY_BASE, PAGE, SERIAL_BASE, SPIS};
+use crate::layout::{
+    ADDRESS_END, FIRMWARE_BASE, FIRMWARE_SIZE, MEMORY_ALIGN, MEMORY_BASE, PAGE, SERIAL_BASE, SPIS,
+};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -72,6 +74,8 @@ section! {
             "Further ranges of guest memory.";
         kernel: KernelConfig = required(section()),
             "What the guest runs.";
+        firmware: Option<FirmwareConfig> = optional(section()),
+            "Absent: the guest begins in its kernel. `{}`: it begins in the firmware for protected VMs (pvmfw) that the boot loader gave the resource manager, which verifies the kernel; only Android's drivers can.";
         initrd: Option<InitrdConfig> = optional(section()),
             "Absent: no initrd.";
         dtb: DtbConfig = or_empty(section()),
@@ -98,7 +102,7 @@ section! {
             "How long a guest that is asked to end, by `stop`, may take. Then its VM is closed.";
     }
     rules {
-        ranges(memory, regions);
+        ranges(memory, regions, firmware);
         kernel_offset(memory, kernel);
         initrd_offset(memory, initrd);
         dtb_offset(memory, dtb);
@@ -173,6 +177,18 @@ section! {
             "Bytes from the base of main memory to where the kernel's own text offset counts from; inside main memory. Absent: 0.";
         cmdline: String = or(String::new(), line(0, CMDLINE)),
             "The kernel command line, `/chosen/bootargs`.";
+    }
+}
+
+section! {
+    /// `firmware`
+    FirmwareConfig {
+        base: u64 = or(FIRMWARE_BASE, address(GUEST_MEMORY, MEMORY_ALIGN)),
+            "Guest address of its region, which is lent, and where the guest begins. pvmfw is linked for the default.";
+        size: u64 = or(FIRMWARE_SIZE, size(MEMORY_ALIGN, 1 << 30, MEMORY_ALIGN)),
+            "Bytes of its region: at least what the boot loader's firmware has.";
+        label: u32 = or(1, whole(0, u32::MAX)),
+            "Names the region to the driver. Unique in the VM.";
     }
 }
 

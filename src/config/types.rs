@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
+use super::foreign;
 use super::json::{Node, Value};
 use super::keys::nearest;
 use super::measures::Space;
@@ -170,6 +171,9 @@ impl<T: Words> Type for Word<T> {
         };
         if let Some((_, value)) = T::WORDS.iter().find(|(word, _)| word == text) {
             return Ok(*value);
+        }
+        if let Some(named) = foreign::word(text) {
+            return Err(named);
         }
         let wrong = VALUE.case(format!("expected {expected}, found \"{}\"", excerpt(text)));
         let near = nearest(text, words);

@@ -194,11 +194,13 @@ pub fn supervisor() -> Vec<Rule> {
         uapi::CREATE_VM,
         uapi::VM_SET_USER_MEM_REGION,
         uapi::VM_ANDROID_LEND_USER_MEM,
+        uapi::VM_ANDROID_SET_FW_CONFIG,
         uapi::VM_SET_DTB_CONFIG,
         uapi::VM_SET_BOOT_CONTEXT,
         // Which driver is it?
         uapi::VM_ANDROID_RECLAIM_REGION,
         uapi::VM_MAP_MEM,
+        uapi::CHECK_EXTENSION,
         uapi::VM_ADD_FUNCTION,
         uapi::VM_START,
     ];

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use crate::config::{Access, Scheduling, VmConfig};
 use crate::diagnostic::kinds;
-use crate::plan::{LaunchPlan, PlannedRegion};
+use crate::plan::{LaunchPlan, PlannedRegion, Range};
 
 use super::build::{Faults, Seeds};
 use super::console;
@@ -63,6 +63,9 @@ pub(super) fn complete(
         shared_memory(tree, plan);
     }
     vm_config(tree, config, plan);
+    if plan.firmware.is_some() {
+        kernel_range(tree, plan);
+    }
     if let Some(console) = &config.console {
         console::complete(tree, console);
     }
@@ -100,8 +103,8 @@ fn memory(tree: &mut Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
     let given = memory.and_then(|memory| memory.reg()).unwrap_or_default();
     if !given.is_empty() && given != [(main.base, main.size)] {
         faults.add(MEMORY_REPLACED.case(format!(
-            "the given /memory is not main memory, {:#x} bytes at {:#x}, and is replaced",
-            main.size, main.base
+            "the given /memory is not main memory, {:#x}+{:#x}, and is replaced",
+            main.base, main.size
         )));
     }
     let cells = Cells::below(&tree.root);
@@ -167,6 +170,9 @@ fn vm_config(tree: &mut Tree, config: &VmConfig, plan: &LaunchPlan) {
             .set_u32("#size-cells", 2)
             .set_u64("base-address", config.memory.base);
     }
+    if let Some(range) = plan.firmware {
+        firmware(memory, range, plan);
+    }
     if let Some(gic) = gic {
         let interrupts = node.ensure_child("interrupts");
         if !interrupts.has("config") {
@@ -174,13 +180,35 @@ fn vm_config(tree: &mut Tree, config: &VmConfig, plan: &LaunchPlan) {
         }
     }
     if node.child("vcpus").is_none() {
-        vcpus(node.ensure_child("vcpus"), config, plan.scheduling);
+        vcpus(node.ensure_child("vcpus"), config, plan);
     }
     let node = node.ensure_child("vdevices");
     if !node.has("generate") {
         node.set_str("generate", "/hypervisor");
     }
     add_vdevices(tree, config, plan, &name);
+}
+
+/// Says where the resource manager places the firmware, and bounds both ranges: without a bound each
+/// reaches to the end of the address space, and so over the other one.
+fn firmware(memory: &mut Node, range: Range, plan: &LaunchPlan) {
+    for (name, value) in [
+        ("firmware-address", range.base),
+        ("firmware-size-max", range.size),
+        ("size-max", plan.main().size),
+    ] {
+        if !memory.has(name) {
+            memory.set_u64(name, value);
+        }
+    }
+}
+
+/// Says to the firmware where the kernel is, as crosvm does; the registers do not since 6.6.
+fn kernel_range(tree: &mut Tree, plan: &LaunchPlan) {
+    let word = |value: u64| u32::try_from(value).unwrap_or(0);
+    let node = tree.root.ensure_child("config");
+    node.set_u32("kernel-address", word(plan.kernel.entry))
+        .set_u32("kernel-size", word(plan.kernel.size));
 }
 
 /// Adds the vdevices that the tree lacks to its vm-config, which has this name.
@@ -233,10 +261,14 @@ pub(super) fn affinity_map(config: &VmConfig) -> Vec<u32> {
     lists.filter_map(|list| list.first().copied()).collect()
 }
 
-fn vcpus(node: &mut Node, config: &VmConfig, scheduling: Scheduling) {
-    match scheduling {
+fn vcpus(node: &mut Node, config: &VmConfig, plan: &LaunchPlan) {
+    match plan.scheduling {
         Scheduling::Proxy => {
             node.set_str("affinity", "proxy");
+            if plan.timer_wakeups {
+                // The resource manager then passes the times on, and the driver wakes the vCPUs.
+                node.set_empty("no-timer-wakeups");
+            }
         }
         Scheduling::Hypervisor => {
             let mut map = affinity_map(config);

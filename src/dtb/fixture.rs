@@ -56,6 +56,11 @@ pub fn add_pool(plan: &mut LaunchPlan) {
     plan.pool = Some(pool);
 }
 
+/// One proxy-scheduled CPU that begins in firmware.
+pub fn firmware() -> VmConfig {
+    with_initrd(r#""firmware": {}"#)
+}
+
 /// A plan that fits `config`, with the initrd where the caller likes.
 pub fn plan(config: &VmConfig, initrd: u64, initrd_size: u64) -> LaunchPlan {
     let planned = |key: String, label, base, size| PlannedRegion {
@@ -81,7 +86,17 @@ pub fn plan(config: &VmConfig, initrd: u64, initrd_size: u64) -> LaunchPlan {
         regions,
         pool: None,
         devices: devices(config),
-        kernel: PlannedKernel { segments: Vec::new(), entry: config.memory.base, branch: None },
+        kernel: PlannedKernel {
+            segments: Vec::new(),
+            entry: config.memory.base,
+            size: 0,
+            branch: None,
+        },
+        firmware: config
+            .firmware
+            .as_ref()
+            .map(|firmware| Range { base: firmware.base, size: firmware.size }),
+        timer_wakeups: false,
         initrd: config.initrd.as_ref().map(|_| Range { base: initrd, size: initrd_size }),
         dtb: Range { base: config.memory.base, size: 0x2_0000 },
         memory_entries: 1,

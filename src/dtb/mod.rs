@@ -44,6 +44,7 @@ pub const KINDS: &[&[Kind]] = &[
     rules::nodes::KINDS,
     rules::memory::KINDS,
     rules::vm_config::KINDS,
+    rules::firmware::KINDS,
     rules::vcpus::KINDS,
     rules::gic::KINDS,
     rules::vdevices::KINDS,

@@ -53,6 +53,16 @@ kinds! {
         cause: "only Android's drivers have VM_ANDROID_LEND_USER_MEM",
         cure: "use \"access\": \"auto\", which lends where the driver can, or \"share\"",
     }
+    NO_FIRMWARE: Error "plan-no-firmware" in Plan {
+        "this kernel cannot start a VM in firmware",
+        cause: "only Android's drivers have VM_ANDROID_SET_FW_CONFIG",
+        cure: "leave `firmware` out, or use a kernel with Android's driver",
+    }
+    FIRMWARE_SHARED: Error "plan-firmware-shared" in Plan {
+        "a VM with firmware has shared main memory",
+        cause: "the firmware protects a VM whose memory the host cannot see",
+        cure: "leave memory.access out, or use \"lend\"",
+    }
     SHARED: Warning "plan-shared-memory" in Plan {
         "main memory is shared",
         cause: "a production resource manager takes only lent memory, and START answers ENODEV",
@@ -91,7 +101,14 @@ pub fn fits(config: &VmConfig, dialect: Dialect) -> Result<Vec<Diagnostic>, Vec<
         }
         _ => {}
     }
+    if config.firmware.is_some() && !dialect.lends() {
+        add(NO_FIRMWARE, "this kernel cannot start a VM in firmware".to_owned(), "firmware");
+    }
     match config.memory.access {
+        Access::Share if config.firmware.is_some() => {
+            let what = "main memory is shared, and the VM has firmware";
+            add(FIRMWARE_SHARED, what.to_owned(), "memory.access");
+        }
         Access::Share if dialect.pages_on_demand() => {
             let what = "main memory is shared, but this kernel takes only lent memory";
             add(ALL_SHARED, what.to_owned(), "memory.access");

@@ -8,6 +8,7 @@
 pub(super) mod authenticated;
 pub(super) mod console;
 pub(super) mod devices;
+pub(super) mod firmware;
 pub(super) mod gic;
 pub(super) mod memory;
 pub(super) mod nodes;
@@ -34,6 +35,7 @@ pub fn check(tree: &Tree, config: &VmConfig, plan: &LaunchPlan) -> Vec<Diagnosti
     nodes::check(tree, &mut faults);
     memory::check(tree, config, plan, &mut faults);
     vm_config::check(tree, plan, &mut faults);
+    firmware::check(tree, plan, &mut faults);
     vcpus::check(tree, config, plan.scheduling, &mut faults);
     gic::check(tree, &mut faults);
     vdevices::check(tree, plan, &mut faults);

@@ -15,7 +15,7 @@ kinds! {
         cure: "add /chosen as the root's first child",
     }
     // Seen.
-    HYPERVISOR_NODE: Error "dtb-hypervisor-node" in Dtb, START answers ENODEV {
+    HYPERVISOR_NODE: Error "dtb-hypervisor-node" in Dtb, START answers EPERM {
         "the devicetree has a /hypervisor",
         cause: "the resource manager makes /hypervisor itself",
         cure: "remove it",

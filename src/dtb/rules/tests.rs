@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Each rule broken once, in a tree that keeps all others.
 
+mod firmware;
 mod gic;
 mod memory;
 mod nodes;
