@@ -7,11 +7,13 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use nix::errno::Errno;
-use serde_json::{json, Value};
-
 use crate::config::VmName;
 use crate::diagnostic::{kinds, Diagnostic, Kind};
+use crate::json::{object, read, Value as Json};
+use nix::errno::Errno;
+
+/// What is made here has no text of another's in it.
+type Value = Json<'static>;
 
 kinds! {
     UNREADABLE: Error "import-unreadable" in Config {
@@ -104,7 +106,8 @@ pub fn import(source: &Source) -> Result<(String, Vec<Diagnostic>), Diagnostic> 
         Source::File(path) => of_file(Path::new(path))?,
         Source::Command(words) => of_command(words)?,
     };
-    let mut config = json!({ "name": "vm", "memory": { "size": "256M" }, "kernel": {} });
+    let mut keys: Vec<(&'static str, Value)> =
+        vec![("name", word("vm")), ("memory.size", word("256M"))];
     let mut left = Vec::new();
     let mut leave = |given: &Given, why: &str| {
         let value = given.value.as_deref().map_or(String::new(), |value| format!(" {value}"));
@@ -114,7 +117,7 @@ pub fn import(source: &Source) -> Result<(String, Vec<Diagnostic>), Diagnostic> 
         let value = given.value.as_deref().unwrap_or_default();
         match row(&given.name).map(|(.., becomes)| *becomes) {
             Some(Key(key, make)) => match make(value) {
-                Some(made) => put(&mut config, key, made),
+                Some(made) => put(&mut keys, key, made),
                 None if value == "false" => {}
                 None => leave(given, &format!("it makes no {key}")),
             },
@@ -123,35 +126,63 @@ pub fn import(source: &Source) -> Result<(String, Vec<Diagnostic>), Diagnostic> 
             None => leave(given, "gunyahd has no such option"),
         }
     }
-    if config["kernel"]["path"].is_null() {
+    let of = |wanted: &str| keys.iter().find(|(key, _)| *key == wanted).map(|(_, value)| value);
+    if of("kernel.path").is_none() {
         return Err(NO_KERNEL.case("no kernel or boot loader is named"));
     }
     // The guest's serial port is the one that its command line speaks of.
-    let cmdline = config["kernel"]["cmdline"].as_str().unwrap_or_default();
-    if cmdline.contains("ttyAMA0") {
-        config["console"] = json!({});
-    } else if cmdline.contains("ttyS0") {
-        config["console"] = json!({ "device": "16550" });
+    let console = match of("kernel.cmdline") {
+        Some(Json::String(cmdline)) if cmdline.contains("ttyAMA0") => Some(object(Vec::new())),
+        Some(Json::String(cmdline)) if cmdline.contains("ttyS0") => {
+            Some(object(vec![("device", word("16550"))]))
+        }
+        _ => None,
+    };
+    keys.extend(console.map(|console| ("console", console)));
+    Ok((format!("{:#}\n", sections(keys)), left))
+}
+
+fn word(word: &str) -> Value {
+    word.to_owned().into()
+}
+
+/// The file with these keys, each with its section's.
+fn sections(keys: Vec<(&'static str, Value)>) -> Value {
+    let mut sections: Vec<(&'static str, Vec<(&'static str, Value)>)> = Vec::new();
+    let mut all: Vec<(&'static str, Option<Value>)> = Vec::new();
+    for (key, value) in keys {
+        let Some((section, key)) = key.split_once('.') else {
+            all.push((key, Some(value)));
+            continue;
+        };
+        match sections.iter_mut().find(|(known, _)| *known == section) {
+            Some((_, members)) => members.push((key, value)),
+            None => {
+                all.push((section, None));
+                sections.push((section, vec![(key, value)]));
+            }
+        }
     }
-    let text = serde_json::to_string_pretty(&config).unwrap_or_default();
-    Ok((text + "\n", left))
+    let mut sections = sections.into_iter().map(|(_, members)| object(members));
+    let filled =
+        all.into_iter().filter_map(|(key, value)| Some((key, value.or_else(|| sections.next())?)));
+    object(filled.collect())
 }
 
 fn row(name: &str) -> Option<&'static Row> {
     TABLE.iter().find(|(names, ..)| names.split_whitespace().any(|known| known == name))
 }
 
-/// Sets a key of a section, or of the whole. Several command lines are one.
-fn put(config: &mut Value, key: &str, value: Value) {
-    let slot = match key.split_once('.') {
-        Some((section, key)) => &mut config[section][key],
-        None => &mut config[key],
+/// Sets a key. Several command lines are one.
+fn put(keys: &mut Vec<(&'static str, Value)>, key: &'static str, value: Value) {
+    let Some((_, known)) = keys.iter_mut().find(|(known, _)| *known == key) else {
+        return keys.push((key, value));
     };
-    *slot = match (&*slot, &value) {
-        (Value::String(first), Value::String(more)) if key == "kernel.cmdline" => {
+    *known = match (&*known, value) {
+        (Json::String(first), Json::String(more)) if key == "kernel.cmdline" => {
             format!("{first} {more}").into()
         }
-        _ => value,
+        (_, value) => value,
     };
 }
 
@@ -162,18 +193,23 @@ fn of_file(path: &Path) -> Result<Vec<Given>, Diagnostic> {
         let errno = error.raw_os_error().map_or(Errno::EINVAL, Errno::from_raw);
         failed("reading it".to_owned()).errno(errno)
     })?;
-    let root: Value = serde_json::from_str(&text).map_err(|error| failed(error.to_string()))?;
-    let members = root.as_object().ok_or_else(|| failed("it is not an object".to_owned()))?;
+    let root = read(&text).map_err(|wrong| failed(wrong.what))?;
+    let Json::Object(members) = &root.value else {
+        return Err(failed("it is not an object".to_owned()));
+    };
     let mut given = Vec::new();
-    for (key, value) in members {
-        let items = match value {
-            Value::Array(items) => items.as_slice(),
-            one => std::slice::from_ref(one),
+    for member in members {
+        let items = match &member.value.value {
+            Json::List(items) => items.as_slice(),
+            _ => std::slice::from_ref(&member.value),
         };
         given.extend(items.iter().map(|item| Given {
-            said: key.clone(),
-            name: key.clone(),
-            value: Some(item.as_str().map_or_else(|| item.to_string(), str::to_owned)),
+            said: member.key.to_string(),
+            name: member.key.to_string(),
+            value: Some(match &item.value {
+                Json::String(text) => text.to_string(),
+                other => other.to_string(),
+            }),
         }));
     }
     Ok(given)
@@ -220,16 +256,16 @@ fn of_command(words: &[OsString]) -> Result<Vec<Given>, Diagnostic> {
 
 fn name(text: &str) -> Option<Value> {
     let first = text.split(',').next()?.trim_start_matches("guest=");
-    VmName::new(first).map(|name| name.as_str().into())
+    VmName::new(first).map(|name| word(name.as_str()))
 }
 
 fn text(text: &str) -> Option<Value> {
-    (!text.is_empty()).then(|| text.into())
+    (!text.is_empty()).then(|| word(text))
 }
 
 fn path(text: &str) -> Option<Value> {
     let path = std::path::absolute(text).ok()?;
-    Some(path.to_str()?.into())
+    Some(word(path.to_str()?))
 }
 
 /// MiB where nothing else is said: `4096`, `size=4G,slots=2`.
@@ -251,16 +287,16 @@ fn size(text: &str) -> Option<Value> {
 fn count(text: &str) -> Option<Value> {
     let first = text.split(',').next()?;
     let number = first.rsplit('=').next()?;
-    number.parse::<u32>().ok().map(Value::from)
+    number.parse::<u32>().ok().map(|number| u64::from(number).into())
 }
 
 fn section(_: &str) -> Option<Value> {
-    Some(json!({}))
+    Some(object(Vec::new()))
 }
 
 fn section_if_true(text: &str) -> Option<Value> {
-    (text == "true").then(|| json!({}))
+    (text == "true").then(|| object(Vec::new()))
 }
 
 /// Everything that can be wrong with what is imported.
-pub(crate) const FOLDER: &[&[Kind]] = &[KINDS];
+pub(crate) const FOLDER: &[&[&Kind]] = &[KINDS];

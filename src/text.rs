@@ -66,8 +66,9 @@ impl Span {
 
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let micros = self.0.as_micros();
-        let millis = self.0.as_millis();
+        // 128 bits would bring their own division and printing.
+        let micros = u64::try_from(self.0.as_micros()).unwrap_or(u64::MAX);
+        let millis = micros / 1000;
         if f.alternate() {
             for (unit, name) in [(3_600_000, "h"), (60_000, "m"), (1000, "s")] {
                 if millis >= unit && millis % unit == 0 {
@@ -147,15 +148,27 @@ macro_rules! words {
     ($(#[$about:meta])* $name:ident { $($(#[$what:meta])* $variant:ident = $word:literal,)* }) => {
         $(#[$about])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        #[derive(serde::Serialize, serde::Deserialize)]
         pub enum $name {
-            $($(#[$what])* #[serde(rename = $word)] $variant,)*
+            $($(#[$what])* $variant,)*
         }
 
         impl $name {
             /// Its word.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $word,)* }
+            }
+        }
+
+        impl $crate::json::Json for $name {
+            fn to_json(&self) -> $crate::json::Value<'_> {
+                self.as_str().into()
+            }
+
+            fn from_json(node: &$crate::json::Node<'_>) -> Result<Self, String> {
+                match node.text()? {
+                    $($word => Ok(Self::$variant),)*
+                    other => Err($crate::json::no_word(other)),
+                }
             }
         }
 

@@ -41,9 +41,7 @@ fn build() -> Result<PathBuf, String> {
     if !own {
         cargo.args(["-Zbuild-std=core,alloc"]).env("RUSTC_BOOTSTRAP", "1");
         cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_NONE_LINKER", "aarch64-linux-gnu-ld");
-        for rustup in ["RUSTUP_TOOLCHAIN", "RUSTC", "CARGO"] {
-            cargo.env_remove(rustup);
-        }
+        cargo.env("RUSTC", "/usr/bin/rustc").env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO");
     }
     cargo.args(["build", "--release", "--locked", "--target", TARGET, "--target-dir"]);
     let built = cargo.arg(&out).current_dir(source).output().map_err(|error| error.to_string())?;

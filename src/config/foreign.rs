@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Files of other launchers, given as a VM's file: named in one line, with what of them carries over.
 
-use super::json::{Node, Value};
 use crate::diagnostic::{kinds, Diagnostic};
+use crate::json::{Node, Value};
 
 kinds! {
     FOREIGN: Error "config-foreign" in Config {
@@ -41,20 +41,18 @@ pub(super) fn word(word: &str) -> Option<Diagnostic> {
 
 /// What the file is, if it is another launcher's.
 pub(super) fn named(root: &Node<'_>) -> Option<Diagnostic> {
-    if member(root, "qvirtmgr").is_some() || list_has(root, "vm_config", "boot_ops") {
+    if root.get("qvirtmgr").is_some() || list_has(root, "vm_config", "boot_ops") {
         let what = "is qvirtservice's file (qvirtmgr-vndr.json), of authenticated VMs";
         let cause = "the vendor's service starts those from signed images by name; this driver's calls cannot";
         return Some(FOREIGN.case(what).cause(cause));
     }
-    if ["platform_version", "memory_mib", "cpu_topology"]
-        .iter()
-        .any(|key| member(root, key).is_some())
+    if ["platform_version", "memory_mib", "cpu_topology"].iter().any(|key| root.get(key).is_some())
     {
         let what = "is a vm_config.json of Android's Virtualization Framework, for crosvm";
         let cure = "run `gunyahd import` on it, which prints a VM's file with what carries over";
         return Some(FOREIGN.case(what).cure(cure));
     }
-    if member(root, "task").is_some() && member(root, "os").is_some() {
+    if root.get("task").is_some() && root.get("os").is_some() {
         let what =
             "is a payload's vm_config.json of Android's Virtualization Framework, for Microdroid";
         return Some(FOREIGN.case(what));
@@ -62,19 +60,10 @@ pub(super) fn named(root: &Node<'_>) -> Option<Diagnostic> {
     None
 }
 
-fn member<'a>(node: &'a Node<'a>, key: &str) -> Option<&'a Node<'a>> {
-    match &node.value {
-        Value::Object(members) => {
-            members.iter().find(|member| member.key == key).map(|member| &member.value)
-        }
-        _ => None,
-    }
-}
-
 /// Whether an object of the list `key` has a member `inner`.
 fn list_has(root: &Node<'_>, key: &str, inner: &str) -> bool {
-    match member(root, key).map(|node| &node.value) {
-        Some(Value::List(list)) => list.iter().any(|item| member(item, inner).is_some()),
+    match root.get(key).map(|node| &node.value) {
+        Some(Value::List(list)) => list.iter().any(|item| item.get(inner).is_some()),
         _ => false,
     }
 }

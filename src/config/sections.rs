@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use gunyah::Dialect;
-use serde_json::{Map, Value as Json};
 
 use super::compound::{list, one_or_list, section};
 use super::keys::Keys;
@@ -24,6 +23,7 @@ use super::words::{
     kernels, Access, Backing, ConsoleDevice, KernelFormat, RestartPolicy, Scheduling, Transport,
 };
 use crate::diagnostic::{Diagnostic, Place};
+use crate::json::{object, Value};
 use crate::layout::{
     ADDRESS_END, FIRMWARE_BASE, FIRMWARE_SIZE, MEMORY_ALIGN, MEMORY_BASE, PAGE, SERIAL_BASE, SPIS,
 };
@@ -322,6 +322,25 @@ section! {
             "Typed on the guest's console, followed by Enter. After `stop_timeout` the VM is closed.";
     }
 }
+
+/// The keys of every section but the VM itself, in the order of the tables: what is looked through for a key that
+/// stands in the wrong one.
+pub(super) const SECTIONS: &[(&str, &[&str])] = &[
+    ("memory", MemoryConfig::KEYS),
+    ("regions[]", RegionConfig::KEYS),
+    ("kernel", KernelConfig::KEYS),
+    ("firmware", FirmwareConfig::KEYS),
+    ("initrd", InitrdConfig::KEYS),
+    ("dtb", DtbConfig::KEYS),
+    ("vcpus", VcpuConfig::KEYS),
+    ("console", ConsoleConfig::KEYS),
+    ("disks[]", DiskConfig::KEYS),
+    ("ready", ReadyConfig::KEYS),
+    ("start", StartConfig::KEYS),
+    ("start.property", PropertyWait::KEYS),
+    ("restart", RestartConfig::KEYS),
+    ("stop", StopConfig::KEYS),
+];
 
 impl VmConfig {
     /// What is wrong where `scheduling` is who schedules the vCPUs, which only the driver found can tell

@@ -255,7 +255,7 @@ fn a_wrong_value_hides_no_rule_of_other_keys() {
     let keys: Vec<String> = read(&text)
         .unwrap_err()
         .into_iter()
-        .map(|mistake| format!("{}: {}", mistake.place.unwrap().key, mistake.name))
+        .map(|mistake| format!("{}: {}", mistake.place.as_ref().unwrap().key, mistake.name))
         .collect();
     assert_eq!(
         keys,

@@ -82,7 +82,7 @@ fn threads() -> Vec<u32> {
 }
 
 /// Everything that can be wrong here.
-pub(crate) const KINDS: &[&[Kind]] = &[kernel::KINDS];
+pub(crate) const KINDS: &[&[&Kind]] = &[kernel::KINDS];
 
 #[cfg(test)]
 mod tests {

@@ -110,4 +110,4 @@ pub trait VirtioDevice: Send {
 }
 
 /// Everything that this folder finds.
-pub(crate) const KINDS: &[&[Kind]] = &[queue::KINDS, thread::KINDS, disk::KINDS, entropy::KINDS];
+pub(crate) const KINDS: &[&[&Kind]] = &[queue::KINDS, thread::KINDS, disk::KINDS, entropy::KINDS];

@@ -62,4 +62,4 @@ impl Devices {
     pub fn stop(self) {}
 }
 
-pub(crate) const KINDS: &[&[Kind]] = &[];
+pub(crate) const KINDS: &[&[&Kind]] = &[];

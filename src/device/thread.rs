@@ -77,7 +77,10 @@ impl DeviceThread {
                 failed(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EAGAIN)))
             })?;
         let given_up = is_up.recv().map_err(|_| failed(Errno::ECHILD))?;
-        given_up.map_err(|error| Diagnostic { step: Step::Functions, ..error })?;
+        given_up.map_err(|mut error| {
+            error.step = Step::Functions;
+            error
+        })?;
         Ok(Self { link, handle })
     }
 

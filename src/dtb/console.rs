@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The console in a tree: its doorbell, its serial port and that port's clock.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use crate::config::{ConsoleConfig, ConsoleDevice};
 
@@ -109,6 +109,6 @@ fn clock(tree: &mut Tree) -> u32 {
 /// The lowest phandle that no node has. 0 and the highest number are none; a tree has fewer nodes than
 /// there are others.
 pub(super) fn free_phandle(tree: &Tree) -> u32 {
-    let taken: HashSet<u32> = tree.walk().iter().filter_map(|at| at.phandle()).collect();
+    let taken: BTreeSet<u32> = tree.walk().iter().filter_map(|at| at.phandle()).collect();
     (1..u32::MAX).find(|phandle| !taken.contains(phandle)).unwrap_or(u32::MAX)
 }

@@ -36,7 +36,7 @@ pub use write::WriteError;
 use crate::diagnostic::Kind;
 
 /// Everything that can be wrong with a devicetree.
-pub const KINDS: &[&[Kind]] = &[
+pub const KINDS: &[&[&Kind]] = &[
     parse::KINDS,
     complete::KINDS,
     build::KINDS,

@@ -164,10 +164,11 @@ impl Kernel {
         let unpacked = unpacker.fill(room).and_then(|()| unpacker.end());
         unpacked.map_err(|fault| {
             let what = format!("unpacking {}", self.file.path.display());
-            self.file.cut_since(Step::Kernel, &what).unwrap_or_else(|| Diagnostic {
-                step: Step::Kernel,
-                lasting: fault.errno.is_none(),
-                ..self.wrong(fault)
+            self.file.cut_since(Step::Kernel, &what).unwrap_or_else(|| {
+                let mut fault = self.wrong(fault);
+                fault.step = Step::Kernel;
+                fault.lasting = fault.errno.is_none();
+                fault
             })
         })
     }

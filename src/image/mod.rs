@@ -132,7 +132,7 @@ impl Faults<'_> {
 }
 
 /// Everything that this folder finds.
-pub(crate) const KINDS: &[&[Kind]] = &[
+pub(crate) const KINDS: &[&[&Kind]] = &[
     file::KINDS,
     kernel::KINDS,
     container::KINDS,
@@ -168,7 +168,8 @@ mod tests {
     }
 
     fn names(faults: Vec<Diagnostic>) -> Vec<String> {
-        let text = |fault: Diagnostic| format!("{} at {}", fault.name, fault.place.unwrap().key);
+        let text =
+            |fault: Diagnostic| format!("{} at {}", fault.name, fault.place.as_ref().unwrap().key);
         faults.into_iter().map(text).collect()
     }
 

@@ -200,7 +200,7 @@ pub(super) fn start_refused(dialect: Dialect, firmware: bool, error: &io::Error)
     if firmware && matches!(errno, Errno::EPERM | Errno::EINVAL) {
         return said(&START_FIRMWARE, "VM_START".to_owned(), errno);
     }
-    let name = format!("start-newer-{errno:?}").to_lowercase();
+    let name = format!("start-newer-{errno:?}").to_ascii_lowercase();
     match KINDS.iter().find(|kind| dialect.pages_on_demand() && kind.name == name) {
         Some(kind) => said(kind, "VM_START".to_owned(), errno),
         None => fault,
@@ -209,8 +209,8 @@ pub(super) fn start_refused(dialect: Dialect, firmware: bool, error: &io::Error)
 
 fn kind_of(step: Step, errno: Errno) -> &'static Kind {
     let named = |errno: Errno| {
-        let name = format!("{step}-{errno:?}").to_lowercase();
-        KINDS.iter().find(|kind| kind.name == name)
+        let name = format!("{step}-{errno:?}").to_ascii_lowercase();
+        KINDS.iter().copied().find(|kind| kind.name == name)
     };
     let mut same = SAME.iter().filter(|(other, _)| *other == errno);
     named(errno).or_else(|| same.find_map(|(_, errno)| named(*errno))).unwrap_or(&OTHER)
@@ -342,7 +342,7 @@ mod tests {
             let error = io::Error::from_raw_os_error(errno as i32);
             let fault = refused(step, "the call", &error);
             assert_eq!(fault.step, step);
-            fault.name
+            fault.name.clone()
         };
         assert_eq!(name(Step::Device, Errno::EPERM), "device-eacces");
         assert_eq!(name(Step::Device, Errno::ENXIO), "device-enodev");

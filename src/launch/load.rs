@@ -34,8 +34,13 @@ pub(super) fn kernel(
     memory: &mut GuestMemory,
 ) -> Result<(), Diagnostic> {
     for segment in &plan.kernel.segments {
-        let room = memory.bytes_mut(segment.address, segment.file_size)?;
-        images.kernel.read(segment.file_offset, room)?;
+        let (base, size, from) = (segment.address, segment.file_size, segment.file_offset);
+        match images.info.kernel.gzip {
+            true => images.kernel.read(from, memory.bytes_mut(base, size)?)?,
+            false => memory.fill(base, size, |offset, room| {
+                images.kernel.read(from.saturating_add(offset), room)
+            })?,
+        }
     }
     if let Some(branch) = plan.kernel.branch {
         let bytes = branch.to_le_bytes();
@@ -51,7 +56,7 @@ pub(super) fn file(
     range: Range,
     memory: &mut GuestMemory,
 ) -> Result<(), Diagnostic> {
-    open.read_at(step, 0, memory.bytes_mut(range.base, range.size)?)
+    memory.fill(range.base, range.size, |offset, room| open.read_at(step, offset, room))
 }
 
 /// The files that regions begin with. Main memory is the plan's first region and has none.
@@ -128,7 +133,7 @@ mod tests {
         let config = parse(Path::new("vm.json"), text).unwrap();
         let plan = plan(&config, &images, 4096, &host).unwrap();
         let choice = choose(&plan, &host, Pool::read, None).unwrap();
-        let (mut memory, _) = GuestMemory::allocate(&plan, &choice, &host, None).unwrap();
+        let (mut memory, _) = GuestMemory::allocate(&plan, &choice, &host, None, 1).unwrap();
         let size = usize::try_from(plan.dtb.size).unwrap();
         dtb(&vec![1; size], &plan, &mut memory).unwrap();
         assert_eq!(memory.bytes_mut(plan.dtb.base, 1).unwrap(), [1]);

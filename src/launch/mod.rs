@@ -52,8 +52,8 @@ pub struct Launched<T> {
     pub prepared: T,
 }
 
-/// Launches `config` on the driver of `device`, with its part of the `reserve`; `report` hears of every step. `before_start` adds what
-/// has to be there when the guest begins, such as interrupt lines. What it returns is dropped before the
+/// Launches `config` on the driver of `device`, with its part of the `reserve`, as one of so many `launches` at
+/// once; `report` hears of every step. `before_start` adds what has to be there when the guest begins, such as interrupt lines. What it returns is dropped before the
 /// VM where START fails: android14-6.1 frees memory that it still uses if the eventfd of an interrupt line
 /// outlives the VM.
 ///
@@ -62,6 +62,7 @@ pub fn launch<T>(
     config: &VmConfig,
     device: &Path,
     reserve: Option<Allotment>,
+    launches: usize,
     report: &dyn Fn(Event),
     before_start: impl FnOnce(&Vm, &GuestMemory) -> Result<T, Diagnostic>,
 ) -> Result<Launched<T>, Diagnostic> {
@@ -70,7 +71,7 @@ pub fn launch<T>(
     let (vm, dialect) = create(config, device, &progress)?;
     let timer_wakeups = dialect::timer_wakeups(&vm, dialect);
     let host = Host { timer_wakeups, ..memory::host(dialect).with_reserve(reserve.is_some()) };
-    let launch = Launch { config, host, progress };
+    let launch = Launch { config, host, launches, progress };
     let open = || Images::open(config).map_err(first_of);
     let images = launch.progress.step(Step::Images, open, describe_images)?;
     let (plan, tree) = launch.decide(&images)?;
@@ -115,6 +116,7 @@ fn create(
 struct Launch<'a> {
     config: &'a VmConfig,
     host: Host,
+    launches: usize,
     progress: Progress<'a>,
 }
 
@@ -152,7 +154,8 @@ impl Launch<'_> {
         self.progress.warn(choice.warnings.iter().cloned());
 
         let allocate = || {
-            let (mut memory, warnings) = GuestMemory::allocate(plan, &choice, &self.host, reserve)?;
+            let (mut memory, warnings) =
+                GuestMemory::allocate(plan, &choice, &self.host, reserve, self.launches)?;
             load::regions(images, plan, &mut memory)?;
             Ok((memory, warnings))
         };
@@ -367,7 +370,7 @@ fn describe_memory(plan: &LaunchPlan, choice: &Choice, memory: &GuestMemory) -> 
 }
 
 /// Everything that this folder finds.
-pub(crate) const KINDS: &[&[Kind]] = &[dialect::KINDS, load::KINDS, answers::KINDS];
+pub(crate) const KINDS: &[&[&Kind]] = &[dialect::KINDS, load::KINDS, answers::KINDS];
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One region: mapped, populated, and looked at.
 
+use std::ops::Range;
+
 use nix::errno::Errno;
 
 use super::mapping::Mapping;
@@ -8,7 +10,7 @@ use super::pool::Pool;
 use super::reserve::{Allotment, Past};
 use crate::config::Backing;
 use crate::diagnostic::{kinds, Diagnostic};
-use crate::plan::{whole_folios, Host, PlannedRegion, MAX_MEMORY_ENTRIES};
+use crate::plan::{self, whole_folios, Host, PlannedRegion, MAX_MEMORY_ENTRIES};
 use crate::text::Size;
 
 kinds! {
@@ -68,25 +70,36 @@ pub(super) struct Allocated {
     pub warning: Option<Diagnostic>,
 }
 
-/// Maps `region` and, where asked, populates it. Its part of the `reserve` is populated in any case.
+/// What there is to make regions of, besides the host's memory.
+pub(super) struct Means<'a> {
+    pub host: &'a Host,
+    pub reserve: Option<Allotment>,
+    /// What files' bytes will be in: guest addresses, in rising order.
+    pub written: Vec<plan::Range>,
+    /// How many threads may populate and clear.
+    pub threads: usize,
+}
+
+/// Maps `region` and, where asked, populates it. Its part of the reserve is populated in any case.
 pub(super) fn allocate(
     name: &str,
     region: &PlannedRegion,
     backing: Backing,
-    host: &Host,
-    reserve: Option<&mut Allotment>,
+    means: &mut Means<'_>,
 ) -> Result<Allocated, Diagnostic> {
     let failed = |errno| exhausted(region, backing, errno);
-    let mapping = map(name, region, backing, host, reserve).map_err(failed)?;
+    let mapping = map(name, region, backing, means).map_err(failed)?;
+    let Means { host, threads, .. } = *means;
     let transparent = matches!(backing, Backing::Thp | Backing::Reserve);
     if !transparent || !(region.prefault || backing == Backing::Reserve) {
         if region.prefault {
-            mapping.populate().map_err(failed)?;
+            let page = if backing == Backing::Hugetlb { region.huge_page } else { host.page_size };
+            mapping.populate(page, threads).map_err(failed)?;
         }
         return Ok(Allocated { mapping, huge: (0, 0), warning: None });
     }
     let folio = host.thp_page.max(host.page_size);
-    mapping.populate_folios(folio).map_err(failed)?;
+    mapping.populate_folios(folio, threads).map_err(failed)?;
     let (_, whole) = whole_folios(region.base, region.size, host);
     let got = mapping.huge_bytes().unwrap_or(0).min(whole);
     let warning = match few_huge_pages(region, host, got, whole) {
@@ -103,9 +116,9 @@ fn map(
     name: &str,
     region: &PlannedRegion,
     backing: Backing,
-    host: &Host,
-    reserve: Option<&mut Allotment>,
+    means: &mut Means<'_>,
 ) -> Result<Mapping, Errno> {
+    let host = means.host;
     let folio = host.thp_page.max(host.page_size);
     let (align, beyond, before, whole) = match backing {
         Backing::Hugetlb => {
@@ -125,7 +138,7 @@ fn map(
         Backing::Hugetlb if whole > 0 => mapping.add_huge(name, whole, region.huge_page)?,
         Backing::Thp if whole > 0 => mapping.add_folios(name, whole)?,
         Backing::Reserve if whole > 0 => {
-            add_reserve(&mut mapping, before, whole / folio, reserve.ok_or(Errno::ENOMEM)?)?;
+            add_reserve(&mut mapping, region, before..before + whole, means)?;
         }
         _ => {}
     }
@@ -136,21 +149,28 @@ fn map(
     Ok(mapping)
 }
 
-/// Adds `folios` of the reserve from `offset` on, all zeros: whoever had them before, however that one ended,
-/// none of its bytes is seen here.
+/// Fills `range` of the mapping with folios of the reserve, all zeros but for what files' bytes will be in: whoever
+/// had them before, however that one ended, none of its bytes is seen here.
 fn add_reserve(
     mapping: &mut Mapping,
-    mut offset: u64,
-    folios: u64,
-    reserve: &mut Allotment,
+    region: &PlannedRegion,
+    range: Range<u64>,
+    means: &mut Means<'_>,
 ) -> Result<(), Errno> {
+    let reserve = means.reserve.as_mut().ok_or(Errno::ENOMEM)?;
     let folio = reserve.folio;
-    for extent in reserve.split(folios) {
+    let inside = |written: &plan::Range| {
+        let from = written.base.checked_sub(region.base)?;
+        Some(from..from.saturating_add(written.size))
+    };
+    let written: Vec<_> = means.written.iter().filter_map(inside).collect();
+    let mut offset = range.start;
+    for extent in reserve.split((range.end - range.start) / folio) {
         let size = extent.count * folio;
         mapping.add_folios_of(&reserve.memfd, extent.first * folio, size)?;
         match extent.past {
             Past::Clean => {}
-            Past::Used => mapping.clear(offset, size)?,
+            Past::Used => mapping.clear(offset, size, &written, means.threads)?,
             Past::Doubtful => mapping.renew_folios(offset, size, folio)?,
         }
         offset += size;
@@ -226,9 +246,13 @@ mod tests {
         }
     }
 
+    fn means(host: &Host) -> Means<'_> {
+        Means { host, reserve: None, written: Vec::new(), threads: 2 }
+    }
+
     #[test]
     fn every_errno_has_its_cause() {
-        let of = |errno, backing| exhausted(&region(4 << 20, backing), backing, errno).name;
+        let of = |errno, backing| exhausted(&region(4 << 20, backing), backing, errno).name.clone();
         assert_eq!(of(Errno::ENOMEM, Backing::Hugetlb), "memory-pool-ran-out");
         assert_eq!(of(Errno::EINVAL, Backing::Hugetlb), "memory-no-such-pages");
         assert_eq!(of(Errno::ENOMEM, Backing::Base), "memory-out");
@@ -240,7 +264,7 @@ mod tests {
     fn few_huge_pages_are_slow_and_too_few_are_refused() {
         let few = |size, got| {
             let region = region(size, Backing::Thp);
-            few_huge_pages(&region, &Host::PAGES_4K, got, size).map(|fault| fault.name)
+            few_huge_pages(&region, &Host::PAGES_4K, got, size).map(|fault| fault.name.clone())
         };
         assert_eq!(few(64 << 20, 64 << 20), None);
         assert_eq!(few(64 << 20, 62 << 20).unwrap(), "memory-few-huge-pages");
@@ -264,7 +288,8 @@ mod tests {
         ] {
             for backing in [Backing::Base, Backing::Thp] {
                 let region = PlannedRegion { base, ..region(size, backing) };
-                let mapping = allocate("test", &region, backing, &host, None).unwrap().mapping;
+                let mapping =
+                    allocate("test", &region, backing, &mut means(&host)).unwrap().mapping;
                 assert_eq!(mapping.address() % folio, base % folio, "{base:#x} {backing}");
                 let (before, whole) = whole_folios(base, size, &host);
                 assert!((base + before) % folio == 0 || whole == 0);
@@ -281,7 +306,8 @@ mod tests {
         let host = crate::memory::host(Dialect::Ack66);
         for backing in [Backing::Base, Backing::Thp] {
             let region = region((5 << 20) + host.page_size, backing);
-            let mut mapping = allocate("test", &region, backing, &host, None).unwrap().mapping;
+            let mut mapping =
+                allocate("test", &region, backing, &mut means(&host)).unwrap().mapping;
             assert_eq!(mapping.address() % host.page_size, 0);
             let bytes = mapping.bytes_mut();
             assert_eq!(bytes.len() as u64, region.size);

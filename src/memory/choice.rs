@@ -127,7 +127,9 @@ impl Choice {
         }
         let what = format!("region {label} of {}: {}", Size(region.size), joined(&refused));
         let first = refused.into_iter().next();
-        Err(Diagnostic { what, ..first.unwrap_or_else(|| NO_SUCH_PAGES.case("")) })
+        let mut first = first.unwrap_or_else(|| NO_SUCH_PAGES.case(""));
+        first.what = what;
+        Err(first)
     }
 
     fn reserve_fits(

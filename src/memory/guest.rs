@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
-use super::allocate::{allocate, Allocated};
+use super::allocate::{allocate, Allocated, Means};
 use super::choice::Choice;
 use super::mapping::Mapping;
 use super::reserve::Allotment;
+use super::threads::{part, share, threads, worth};
 use super::window::Window;
 use crate::config::{Access, Backing, Permissions};
 use crate::diagnostic::{kinds, Diagnostic};
@@ -20,36 +21,46 @@ kinds! {
     }
 }
 
+/// Parts of a file are whole pages of any host.
+const PART_OF_A_FILE: usize = 64 << 10;
+
 /// A VM's memory, mapped here and nowhere else. Dropping it gives every page back.
 #[derive(Debug)]
 pub struct GuestMemory {
     regions: Vec<(PlannedRegion, Arc<Mapping>)>,
     /// Transparent huge pages, and how many there could be.
     huge: (u64, u64),
+    /// How many threads may work on it.
+    threads: usize,
 }
 
 impl GuestMemory {
     /// Maps and, where asked, populates every region of `plan` with the backings of `choice`. Also
     /// returns what a person should know. After an error nothing stays mapped. The `reserve` is closed:
-    /// nothing else of it can be mapped later.
+    /// nothing else of it can be mapped later. With used folios of it, what files' bytes belong into is
+    /// whatever it was: all of [`LaunchPlan::from_files`] is to be loaded. It is one of so many `launches` at once.
     pub fn allocate(
         plan: &LaunchPlan,
         choice: &Choice,
         host: &Host,
-        mut reserve: Option<Allotment>,
+        reserve: Option<Allotment>,
+        launches: usize,
     ) -> Result<(Self, Vec<Diagnostic>), Diagnostic> {
         let mut regions = Vec::with_capacity(plan.regions.len());
         let mut warnings = Vec::new();
         let mut huge = (0, 0);
+        let size = plan.regions.iter().map(|region| region.size).fold(0, u64::saturating_add);
+        let threads = threads(size, launches);
+        let mut means = Means { host, reserve, written: plan.from_files(), threads };
         for (region, backing) in plan.regions.iter().zip(&choice.backings) {
             let name = format!("gunyah:{}:{}", plan.vm, region.label);
             let Allocated { mapping, huge: (got, of), warning } =
-                allocate(&name, region, *backing, host, reserve.as_mut())?;
+                allocate(&name, region, *backing, &mut means)?;
             warnings.extend(warning);
             regions.push((region.clone(), Arc::new(mapping)));
             huge = (huge.0 + got, huge.1 + of);
         }
-        Ok((Self { regions, huge }, warnings))
+        Ok((Self { regions, huge, threads }, warnings))
     }
 
     /// How many transparent huge pages it has, and how many there could be.
@@ -73,11 +84,13 @@ impl GuestMemory {
                 prefault: true,
                 file: None,
             };
-            let made = allocate("devices", &region, Backing::Base, &Host::PAGES_4K, None)?;
+            let host = &Host::PAGES_4K;
+            let mut means = Means { host, reserve: None, written: Vec::new(), threads: 1 };
+            let made = allocate("devices", &region, Backing::Base, &mut means)?;
             Ok((region, Arc::new(made.mapping)))
         };
         let regions: Result<_, Diagnostic> = (0..).zip(regions).map(region).collect();
-        Ok(Self { regions: regions?, huge: (0, 0) })
+        Ok(Self { regions: regions?, huge: (0, 0), threads: 1 })
     }
 
     /// The bytes of guest memory from `base` on, for loading. Only before there is a [`Window`] and before
@@ -90,6 +103,22 @@ impl GuestMemory {
         });
         let what = || format!("guest {base:#x}+{size:#x} is not inside one region");
         found.ok_or_else(|| OUTSIDE.case(what()))
+    }
+
+    /// Fills `size` bytes of guest memory from `base` on, as [`GuestMemory::bytes_mut`] has them, by several
+    /// threads: `fill` gets a part, and how many bytes are before it.
+    pub fn fill(
+        &mut self,
+        base: u64,
+        size: u64,
+        fill: impl Fn(u64, &mut [u8]) -> Result<(), Diagnostic> + Sync,
+    ) -> Result<(), Diagnostic> {
+        let threads = self.threads;
+        let room = self.bytes_mut(base, size)?;
+        let threads = worth(room.len(), threads);
+        let part = part(room.len(), threads, PART_OF_A_FILE);
+        let offsets = (0..).step_by(part);
+        share(offsets.zip(room.chunks_mut(part)), threads, |(offset, room)| fill(offset, room))
     }
 
     /// What devices may reach: the pool where there is one, because the rest is lent; else all that the guest

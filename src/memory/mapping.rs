@@ -16,6 +16,8 @@ use rustix::mm::{
     ProtFlags,
 };
 
+use super::threads::{part, share, worth};
+
 /// include/uapi/asm-generic/mman-common.h; rustix has no name for it.
 const MADV_COLLAPSE: i32 = 25;
 /// Where a huge page's size, as a power of two, stands in memfd_create's flags (linux/memfd.h).
@@ -130,9 +132,29 @@ impl Mapping {
         Ok(at)
     }
 
-    /// Makes every page present and writable, or fails with an errno instead of a SIGBUS.
-    pub fn populate(&self) -> Result<(), Errno> {
-        self.fault_in(self.start, self.filled, Advice::LinuxPopulateWrite)
+    /// Makes every page present and writable, or fails with an errno instead of a SIGBUS. `page`: bytes of the
+    /// largest.
+    pub fn populate(&self, page: u64, threads: usize) -> Result<(), Errno> {
+        self.in_parts(0..self.filled, page, threads, |at, size| {
+            self.fault_in(at, size, Advice::LinuxPopulateWrite)
+        })
+    }
+
+    /// Does `work` with the parts of `range`, offsets into the mapping, by several threads; each gets where
+    /// its part begins and how many bytes it has.
+    fn in_parts(
+        &self,
+        range: Range<usize>,
+        page: u64,
+        threads: usize,
+        work: impl Fn(*mut c_void, usize) -> Result<(), Errno> + Sync,
+    ) -> Result<(), Errno> {
+        let threads = worth(range.len(), threads);
+        let part = part(range.len(), threads, length(page)?);
+        let end = range.end;
+        share(range.step_by(part), threads, |from| {
+            work(self.start.wrapping_byte_add(from), part.min(end - from))
+        })
     }
 
     fn fault_in(&self, at: *mut c_void, size: usize, how: Advice) -> Result<(), Errno> {
@@ -147,18 +169,26 @@ impl Mapping {
 
     /// Makes every page present, in huge pages of `folio` bytes where they are wanted and come. Huge pages are
     /// asked for where a first base page is alone, so that a folio takes no more than its own memory.
-    pub fn populate_folios(&self, folio: u64) -> Result<(), Errno> {
-        let folio = length(folio)?;
-        for at in self.each(folio) {
-            self.fault_in(at, 1, Advice::LinuxPopulateWrite)?;
-        }
-        // One call for all costs the least; it ends at the first folio that does not come.
-        if self.collapse(self.folios.start, self.folios_size()).is_err() {
-            for at in self.each(folio) {
-                let _ = self.collapse(at, folio);
+    pub fn populate_folios(&self, folio: u64, threads: usize) -> Result<(), Errno> {
+        let step = length(folio)?;
+        let present = |at, size| self.fault_in(at, size, Advice::LinuxPopulateWrite);
+        let from = self.folios.start.addr() - self.start.addr();
+        let to = from + self.folios_size();
+        self.in_parts(from..to, folio, threads, |at, size| {
+            for at in each(at, size, step) {
+                present(at, 1)?;
             }
-        }
-        self.populate()
+            // One call for all costs the least; it ends at the first folio that does not come.
+            if self.collapse(at, size).is_err() {
+                for at in each(at, size, step) {
+                    let _ = self.collapse(at, step);
+                }
+            }
+            present(at, size)
+        })?;
+        // The base pages around them.
+        present(self.start, from)?;
+        present(self.folios.end, self.filled - to)
     }
 
     /// Asks again for folios that did not come, as long as some come: each that is made moves what is in the
@@ -172,7 +202,7 @@ impl Mapping {
                 return Ok(());
             }
             before = Some(got);
-            for at in self.each(folio) {
+            for at in each(self.folios.start, self.folios_size(), folio) {
                 let _ = self.collapse(at, folio);
             }
         }
@@ -182,11 +212,6 @@ impl Mapping {
         self.folios.end.addr() - self.folios.start.addr()
     }
 
-    fn each(&self, folio: usize) -> impl Iterator<Item = *mut c_void> + '_ {
-        let offsets = (0..self.folios_size()).step_by(folio.max(1));
-        offsets.map(|offset| self.folios.start.wrapping_byte_add(offset))
-    }
-
     /// Asks for huge pages in place of the base pages that are there; it compacts memory where it must, and
     /// whatever shmem_enabled says but `deny`. Kernels before 6.1 refuse.
     fn collapse(&self, at: *mut c_void, size: usize) -> Result<(), Errno> {
@@ -194,13 +219,37 @@ impl Mapping {
         Errno::result(unsafe { libc::madvise(at, size, MADV_COLLAPSE) }).map(drop)
     }
 
-    /// Makes `size` bytes from `offset` on zeros.
-    pub fn clear(&mut self, offset: u64, size: u64) -> Result<(), Errno> {
+    /// Makes `size` bytes from `offset` on zeros, all but those of the ranges of `except`, in rising order, which
+    /// the caller overwrites.
+    pub fn clear(
+        &mut self,
+        offset: u64,
+        size: u64,
+        except: &[Range<u64>],
+        threads: usize,
+    ) -> Result<(), Errno> {
         let (offset, size) = (length(offset)?, length(size)?);
         self.fault_in(self.start.wrapping_byte_add(offset), size, Advice::LinuxPopulateWrite)?;
         let end = offset.checked_add(size).ok_or(Errno::EOVERFLOW)?;
-        self.bytes_mut().get_mut(offset..end).ok_or(Errno::EINVAL)?.fill(0);
-        Ok(())
+        let mut rest = self.bytes_mut().get_mut(offset..end).ok_or(Errno::EINVAL)?;
+        let mut at = offset;
+        let mut stale = Vec::new();
+        for written in except {
+            let from = length(written.start)?.clamp(at, end);
+            let to = length(written.end)?.clamp(from, end);
+            let (before, behind) = rest.split_at_mut(from - at);
+            stale.push(before);
+            rest = behind.split_at_mut(to - from).1;
+            at = to;
+        }
+        stale.push(rest);
+        let threads = worth(size, threads);
+        let part = part(size, threads, 1);
+        let parts = stale.into_iter().flat_map(|bytes| bytes.chunks_mut(part));
+        share(parts, threads, |part| {
+            part.fill(0);
+            Ok(())
+        })
     }
 
     /// Takes other folios in place of those in `size` bytes from `offset` on, one by one, so that what is
@@ -317,6 +366,11 @@ impl Locked {
     }
 }
 
+/// Where the folios of `size` bytes from `at` on begin.
+fn each(at: *mut c_void, size: usize, folio: usize) -> impl Iterator<Item = *mut c_void> {
+    (0..size).step_by(folio.max(1)).map(move |offset| at.wrapping_byte_add(offset))
+}
+
 /// A memfd of `size` bytes, none of them there yet.
 pub(super) fn new_memfd(name: &str, size: u64, flags: MemfdFlags) -> Result<OwnedFd, Errno> {
     let memfd = memfd_create(name, flags | MemfdFlags::CLOEXEC).map_err(errno)?;
@@ -330,4 +384,74 @@ fn length(bytes: u64) -> Result<usize, Errno> {
 
 fn errno(errno: rustix::io::Errno) -> Errno {
     Errno::from_raw(errno.raw_os_error())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: u64 = 64 << 10;
+
+    fn present(mapping: &Mapping) -> usize {
+        let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).unwrap().unwrap();
+        let mut pages = vec![0u8; mapping.filled / usize::try_from(page).unwrap()];
+        // SAFETY: it writes a byte for each page of the range, which is mapped.
+        let done = unsafe { libc::mincore(mapping.start, mapping.filled, pages.as_mut_ptr()) };
+        assert_eq!(done, 0);
+        pages.iter().filter(|page| **page & 1 == 0).count()
+    }
+
+    #[test]
+    fn threads_populate_all_of_it() {
+        for size in [PAGE, (64 << 20) - PAGE, 64 << 20] {
+            let mut mapping = Mapping::reserve(size, PAGE, 0).unwrap();
+            mapping.add_small("test", size).unwrap();
+            assert_ne!(present(&mapping), 0);
+            mapping.populate(2 << 20, 4).unwrap();
+            assert_eq!(present(&mapping), 0, "pages of {size:#x} bytes that are missing");
+        }
+    }
+
+    #[test]
+    fn threads_make_folios_and_what_is_around_them() {
+        let (folio, size) = (2 << 20, 66 << 20);
+        let mut mapping = Mapping::reserve(size, folio, 0).unwrap();
+        mapping.add_small("before", PAGE).unwrap();
+        mapping.add_folios("folios", 64 << 20).unwrap();
+        mapping.add_small("behind", PAGE).unwrap();
+        mapping.populate_folios(folio, 3).unwrap();
+        assert_eq!(present(&mapping), 0);
+    }
+
+    /// What a thread finds is told, whichever it is.
+    #[test]
+    fn a_part_that_fails_is_the_whole_that_fails() {
+        let mut mapping = Mapping::reserve(64 << 20, PAGE, 0).unwrap();
+        mapping.add_small("test", 64 << 20).unwrap();
+        // Behind the end of its memfd there is nothing to populate.
+        ftruncate(&mapping._memfds[0], (64 << 20) - PAGE).unwrap();
+        assert_eq!(mapping.populate(PAGE, 4), Err(Errno::EFAULT));
+    }
+
+    #[test]
+    fn all_is_cleared_but_what_is_overwritten() {
+        let size = 32 << 20;
+        let mut mapping = Mapping::reserve(size, PAGE, 0).unwrap();
+        mapping.add_small("test", size).unwrap();
+        mapping.populate(PAGE, 1).unwrap();
+        let except =
+            [0..5, PAGE + 70..1 << 20, 1 << 19..2 << 20, 3 << 20..3 << 20, 31 << 20..33 << 20];
+        for threads in [1, 4] {
+            mapping.bytes_mut().fill(7);
+            mapping.clear(PAGE, size - 3 * PAGE, &except, threads).unwrap();
+            let kept = |at: u64| {
+                !(PAGE..size - 2 * PAGE).contains(&at)
+                    || except.iter().any(|range| range.contains(&at))
+            };
+            let wrong =
+                (0..).zip(mapping.bytes_mut()).find(|(at, byte)| (**byte == 7) != kept(*at));
+            assert_eq!(wrong, None, "by {threads}");
+        }
+        assert!(mapping.clear(0, size + 1, &[], 1).is_err());
+    }
 }

@@ -9,6 +9,7 @@ mod limit;
 mod mapping;
 mod pool;
 mod reserve;
+mod threads;
 mod window;
 
 use crate::diagnostic::Kind;
@@ -22,5 +23,5 @@ pub use reserve::{Allotment, Extent, Past, Reserve};
 pub use window::{Outside, Segment, Window};
 
 /// Everything that this folder finds.
-pub(crate) const KINDS: &[&[Kind]] =
+pub(crate) const KINDS: &[&[&Kind]] =
     &[choice::KINDS, reserve::KINDS, limit::KINDS, allocate::KINDS, guest::KINDS];

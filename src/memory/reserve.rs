@@ -75,7 +75,8 @@ impl Reserve {
         let map = || {
             let mut mapping = Mapping::reserve(size, folio, 0)?;
             mapping.add_folios_of(&memfd, 0, size)?;
-            mapping.populate_folios(folio)?;
+            // fork, soon to come, wants no second thread, not even one that is about to be gone.
+            mapping.populate_folios(folio, 1)?;
             mapping.insist_on_folios(folio)?;
             mapping.lock()
         };

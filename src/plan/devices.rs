@@ -286,7 +286,7 @@ mod tests {
             assert_eq!(!found.is_empty(), wrong, "{keys}: {found:?}");
             for fault in found {
                 assert_eq!(fault.name, "plan-device-overlap");
-                assert_eq!(fault.place.unwrap().key, key);
+                assert_eq!(fault.place.as_ref().unwrap().key, key);
             }
         }
     }

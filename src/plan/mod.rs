@@ -124,6 +124,18 @@ impl LaunchPlan {
     pub fn main(&self) -> &PlannedRegion {
         &self.regions[0]
     }
+
+    /// What is overwritten by the bytes of files, in rising order.
+    pub fn from_files(&self) -> Vec<Range> {
+        let segments = self.kernel.segments.iter();
+        let kernel = segments.map(|part| Range { base: part.address, size: part.file_size });
+        let files = self.regions.iter().filter_map(|region| {
+            region.file.as_ref().map(|(_, size)| Range { base: region.base, size: *size })
+        });
+        let mut all: Vec<Range> = kernel.chain(self.initrd).chain(files).collect();
+        all.sort_unstable_by_key(|range| range.base);
+        all
+    }
 }
 
 /// One region.
@@ -192,5 +204,5 @@ pub struct PlannedKernel {
 }
 
 /// Everything that this folder finds.
-pub(crate) const KINDS: &[&[Kind]] =
+pub(crate) const KINDS: &[&[&Kind]] =
     &[kernels::KINDS, regions::KINDS, devices::KINDS, place::KINDS];

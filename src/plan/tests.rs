@@ -85,7 +85,8 @@ fn elf_at(address: u64, entry: u64) -> ImageInfo {
 /// What is wrong with a plan: "name at key".
 fn faults(config: &VmConfig, images: &ImageInfo, host: &Host) -> Vec<String> {
     let faults = plan(config, images, 4000, host).unwrap_err();
-    let text = |fault: Diagnostic| format!("{} at {}", fault.name, fault.place.unwrap().key);
+    let text =
+        |fault: Diagnostic| format!("{} at {}", fault.name, fault.place.as_ref().unwrap().key);
     faults.into_iter().map(text).collect()
 }
 
@@ -179,7 +180,8 @@ fn what_a_kernel_cannot_do_is_refused_with_its_reason() {
     use Dialect::*;
     let on = |changes: &Value, dialect| {
         let found = fits(&config(changes.clone()), dialect).unwrap_or_else(|faults| faults);
-        let text = |fault: Diagnostic| format!("{} at {}", fault.name, fault.place.unwrap().key);
+        let text =
+            |fault: Diagnostic| format!("{} at {}", fault.name, fault.place.as_ref().unwrap().key);
         found.into_iter().map(text).collect::<Vec<_>>()
     };
     for (changes, wanted) in [

@@ -91,7 +91,7 @@ impl Supervisor {
         if let Some(holdings) = &reserve {
             out.reserve(&holdings.status());
         }
-        let spawner = Spawner { setting, log_console: !alone, reserve };
+        let spawner = Spawner { setting, log_console: !alone, reserve, launches: 1 };
         Ok(Self {
             fleet: Fleet::new(spawner, alone),
             out,

@@ -181,6 +181,7 @@ mod tests {
             setting: Setting { device: "/no/such/device".into(), confined: false },
             log_console: false,
             reserve: None,
+            launches: 1,
         };
         let mut fleet = Fleet::new(spawner, false);
         let mut out = Publisher::to("/no/such/property/service".into());

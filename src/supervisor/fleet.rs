@@ -151,6 +151,7 @@ impl Fleet {
             }
             // Looked at anew each time: the one before may have changed it.
             let gates = self.gates(index);
+            self.spawner.launches = 1 + self.launching().count();
             let vm = &mut self.vms[index];
             if let Some(config) = &vm.config {
                 vm.life.set_rules(Rules::of(config));
@@ -211,13 +212,16 @@ impl Fleet {
         self.returns.back_for(vm.name.as_str(), needs, |page| {
             let free = Pool::read(page).ok()?.available();
             // A launch that has not come to its memory yet will take its own.
-            let promised = self
-                .vms
-                .iter()
-                .filter(|vm| vm.life.state() == State::Starting && !vm.launch.has_memory())
-                .filter_map(|vm| self.huge_pages(vm).get(&page).copied());
+            let promised =
+                self.launching().filter_map(|vm| self.huge_pages(vm).get(&page).copied());
             Some(promised.fold(free, u64::saturating_sub))
         })
+    }
+
+    /// The VMs whose launch has not come to its memory yet.
+    fn launching(&self) -> impl Iterator<Item = &Vm> {
+        let coming = |vm: &&Vm| vm.life.state() == State::Starting && !vm.launch.has_memory();
+        self.vms.iter().filter(coming)
     }
 
     fn huge_pages(&self, vm: &Vm) -> HugePages {
@@ -420,6 +424,7 @@ mod tests {
             setting: Setting { device: "/no/such/device".into(), confined: false },
             log_console: false,
             reserve: None,
+            launches: 1,
         };
         let mut fleet = Fleet::new(spawner, false);
         fleet.vms = vms;

@@ -203,7 +203,8 @@ mod tests {
     /// What a client is answered by a host with one VM, whose file never was good.
     fn answer(request: Request) -> Response {
         let setting = Setting { device: "/no/such/device".into(), confined: false };
-        let mut fleet = Fleet::new(Spawner { setting, log_console: false, reserve: None }, false);
+        let mut fleet =
+            Fleet::new(Spawner { setting, log_console: false, reserve: None, launches: 1 }, false);
         let mut out = Publisher::to("/no/such/property/service".into());
         let file = ConfigFile {
             path: "a.json".into(),

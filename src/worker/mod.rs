@@ -48,6 +48,8 @@ pub struct Start {
     pub log_console: bool,
     /// Its part of the reserve, if there is one.
     pub reserve: Option<Allotment>,
+    /// How many launches there are now, this one among them: they share the cores.
+    pub launches: usize,
 }
 
 /// Launches the VM and looks after it until it ends or is to stop; returns the exit code of the
@@ -76,7 +78,8 @@ pub fn run(start: Start) -> i32 {
             }
             Ok(proxy)
         };
-        launch(config, &start.setting.device, start.reserve, &report, connect)
+        let (device, launches) = (&start.setting.device, start.launches);
+        launch(config, device, start.reserve, launches, &report, connect)
     });
     let Launched { vm, memory, vcpus, prepared, scheduling, .. } = match launched {
         Ok(launched) => launched,
@@ -137,4 +140,4 @@ fn hold(reporter: &Reporter) -> Result<i32, Diagnostic> {
 }
 
 /// Everything that can be wrong here.
-pub(crate) const KINDS: &[&[Kind]] = &[close::KINDS, proxy::KINDS, requests::KINDS];
+pub(crate) const KINDS: &[&[&Kind]] = &[close::KINDS, proxy::KINDS, requests::KINDS];

@@ -222,7 +222,7 @@ proptest! {
         prop_assert_eq!(changed_keys(&first, &again), [] as [String; 0]);
         prop_assert_eq!(plain(first), plain(again));
         prop_assert_eq!(faults(&schema(), &value), [] as [String; 0]);
-        prop_assert_eq!(faults(&schema(), &rendered), [] as [String; 0]);
+        prop_assert_eq!(faults(&schema(), &serde_json::from_str(&rendered.to_string()).unwrap()), [] as [String; 0]);
     }
 }
 

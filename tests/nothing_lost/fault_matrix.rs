@@ -59,15 +59,20 @@ impl Ground {
         with_bystanders: bool,
         watch: &[&str],
     ) -> Self {
-        let dir = folder(&format!("{test}-{dialect}"));
-        steps::write_dtb(dialect, &dir);
-        let huge = (!dialect.pages_on_demand()).then(HugePages::now);
         let mut vms = vec![steps::victim(dialect, backing(dialect))];
         if with_bystanders {
             vms.extend(steps::bystanders(dialect));
         }
-        let boot = Boot { dialect, vms: &vms, watch, record: true, ..Boot::default() };
-        let mut host = Host::boot(stage, &dir, &boot);
+        Self::of(stage, test, &Boot { dialect, vms: &vms, watch, ..Boot::default() })
+    }
+
+    /// As [`Ground::new`]; the first VM is the victim.
+    pub fn of(stage: &Stage, test: &str, boot: &Boot<'_>) -> Self {
+        let (dialect, vms) = (boot.dialect, boot.vms);
+        let dir = folder(&format!("{test}-{dialect}"));
+        steps::write_dtb(&vms[0], dialect, &dir);
+        let huge = (!dialect.pages_on_demand()).then(HugePages::now);
+        let mut host = Host::boot(stage, &dir, &Boot { record: true, ..*boot });
         let names = vms[1..].iter().map(|vm| vm["name"].as_str().unwrap());
         let bystanders = names
             .map(|name| {
@@ -343,9 +348,15 @@ fn every_call_with_every_failure(dialect: Dialect, with_bystanders: bool) {
         let ground = Ground::watching(&stage, dialect, "faults-one", false, &all);
         (ground, format!("{dialect} one VM"))
     };
-    let mut table = Table::new(&title);
+    let targets = ground.targets();
+    fail_each(ground, &title, targets);
+}
+
+/// Fails each of the targets in every way.
+pub fn fail_each(mut ground: Ground, title: &str, targets: BTreeSet<Target>) {
+    let mut table = Table::new(title);
     let mut wrong = Vec::new();
-    for target in ground.targets() {
+    for target in targets {
         for errno in steps::errnos(&target.call) {
             match ground.try_fault(&target, errno) {
                 Ok(outcome) => table.add(&target, errno, outcome),

@@ -85,6 +85,8 @@ pub struct Boot<'a> {
     pub record: bool,
     /// RLIMIT_MEMLOCK in bytes, and no capability to exceed or raise it.
     pub memlock: Option<u64>,
+    /// Cores of the host, instead of those that there are.
+    pub cores: Option<u32>,
 }
 
 impl Default for Boot<'_> {
@@ -98,6 +100,7 @@ impl Default for Boot<'_> {
             options: &[],
             record: false,
             memlock: None,
+            cores: None,
         }
     }
 }
@@ -145,6 +148,9 @@ impl Host {
         if boot.record {
             command.arg("--record").arg(path("record"));
             let _ = fs::remove_file(path("record"));
+        }
+        if let Some(cores) = boot.cores {
+            command.args(["--cores", &cores.to_string()]);
         }
         if boot.logd {
             command.arg("--logd-socket").arg(path("logd"));

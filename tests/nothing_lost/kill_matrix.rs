@@ -83,7 +83,7 @@ fn kill_a_supervisor_at_every_call(dialect: Dialect) {
     let mut vm = steps::victim(dialect, backing(dialect));
     ground.end();
     let dir = folder(&format!("kill-supervisor-{dialect}"));
-    steps::write_dtb(dialect, &dir);
+    steps::write_dtb(&vm, dialect, &dir);
     vm["autostart"] = true.into();
     let text = vm.to_string().replace("dir/", &format!("{}/", dir.display()));
     fs::write(dir.join("config/victim.json"), text).unwrap();

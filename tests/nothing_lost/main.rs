@@ -25,3 +25,4 @@ mod peers;
 mod record;
 mod steps;
 mod table;
+mod threads;

@@ -84,7 +84,7 @@ fn own_folder(dir: &Path, case: &Case) -> PathBuf {
 }
 
 fn write_files(dir: &Path) {
-    steps::write_dtb(Dialect::Ack61, dir);
+    steps::write_dtb(&steps::victim(Dialect::Ack61, "base"), Dialect::Ack61, dir);
     for case in &CASES {
         let own = own_folder(dir, case);
         fs::create_dir(&own).unwrap();

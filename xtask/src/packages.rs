@@ -43,6 +43,13 @@ pub const ENGINE_TOOLS: &[Tool] = &[
     tool("pkg-config", "pkg-config"),
     // Its library, libclang, reads the executing engine's C headers.
     tool("clang", "clang"),
+    // They count a program's instructions and system calls.
+    tool("valgrind", "valgrind"),
+    tool("strace", "strace"),
+    // For the peer of tests/devices.rs, where rustup has no core for bare metal.
+    tool("/usr/bin/rustc", "rustc-web"),
+    tool("/usr/bin/cargo", "cargo-web"),
+    tool("/usr/lib/rustlib/src/rust/library/Cargo.toml", "rust-web-src"),
 ];
 
 /// What root disks are made and looked into with.

@@ -165,7 +165,7 @@ mod tests {
         assert_eq!(rules::check(&tree, config, &plan), []);
         change(&mut tree);
         let faults = rules::check(&tree, config, &plan).into_iter();
-        faults.map(|fault| fault.name.into_owned()).collect()
+        faults.map(|fault| fault.name.to_string()).collect()
     }
 
     #[test]

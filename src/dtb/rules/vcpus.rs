@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! CPUs, and who schedules them.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use super::nodes::{path_length, PATH_MAX};
 use super::vm_config::{property, COMPLETE_IT};
@@ -207,7 +207,7 @@ fn physical_cpus(
 
 /// What CPUs are numbered by. Any MPIDR is good, as long as it is one CPU's alone.
 fn numbers(tree: &Tree, cpus: &[NodeAt<'_>], faults: &mut Faults<'_>) {
-    let mut seen = HashSet::new();
+    let mut seen = BTreeSet::new();
     let unnumbered = |cpu: &&NodeAt<'_>| !cpu.number("reg").is_some_and(|reg| seen.insert(reg));
     let paths: Vec<_> = cpus.iter().filter(unnumbered).map(NodeAt::path).collect();
     if let Some(paths) = listed(&paths) {
