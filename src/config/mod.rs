@@ -43,13 +43,14 @@ pub use table::{Absent, Row};
 pub use types::{Form, TextForm};
 
 pub use load::{load, parse};
-pub use names::{Dependency, Permissions, VmName};
+pub use names::{Dependency, Mac, Permissions, VmName};
 pub use render::{changed_keys, render};
 pub use report::Places;
 pub use sections::*;
 pub use set::{load_dirs, load_paths, ConfigFile, ConfigSet};
 pub use words::{
-    kernels, Access, Backing, ConsoleDevice, KernelFormat, RestartPolicy, Scheduling, Transport,
+    kernels, Access, Backend, Backing, ConsoleDevice, KernelFormat, RestartPolicy, Scheduling,
+    Transport,
 };
 
 use crate::diagnostic::Kind;

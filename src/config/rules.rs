@@ -9,7 +9,7 @@ use super::compound::item_key;
 use super::keys::TWICE;
 use super::names::VmName;
 use super::sections::*;
-use super::words::{Backing, Scheduling};
+use super::words::{Backend, Backing, Scheduling};
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::layout::{ADDRESS_END, GICD_BASE, GICD_SIZE, GICR_SIZE, PAGE};
 use crate::text::{Count, Size, Span};
@@ -218,18 +218,37 @@ pub(super) fn console_of(scheduling: Scheduling, console: bool) -> Option<Mistak
 /// So do virtio devices.
 pub(super) fn devices_scheduling(
     disks: &[DiskConfig],
+    nets: &[NetConfig],
+    vsock: &Option<VsockConfig>,
+    vhost_user: &[VhostUserConfig],
     entropy: &bool,
     vcpus: &VcpuConfig,
 ) -> Vec<Mistake> {
-    devices_of(vcpus.scheduling.unwrap_or(Scheduling::Proxy), disks, *entropy)
+    devices_of(
+        vcpus.scheduling.unwrap_or(Scheduling::Proxy),
+        disks,
+        nets,
+        vsock,
+        vhost_user,
+        *entropy,
+    )
 }
 
 pub(super) fn devices_of(
     scheduling: Scheduling,
     disks: &[DiskConfig],
+    nets: &[NetConfig],
+    vsock: &Option<VsockConfig>,
+    vhost_user: &[VhostUserConfig],
     entropy: bool,
 ) -> Vec<Mistake> {
-    let given = [("disks", !disks.is_empty()), ("entropy", entropy)];
+    let given = [
+        ("disks", !disks.is_empty()),
+        ("nets", !nets.is_empty()),
+        ("vsock", vsock.is_some()),
+        ("vhost_user", !vhost_user.is_empty()),
+        ("entropy", entropy),
+    ];
     let given = given.into_iter().filter(|(_, given)| *given);
     given
         .filter(|_| scheduling == Scheduling::Hypervisor)
@@ -247,11 +266,19 @@ pub(super) fn devices_of(
 pub(super) fn pool_size(
     memory: &MemoryConfig,
     disks: &[DiskConfig],
+    nets: &[NetConfig],
+    vsock: &Option<VsockConfig>,
+    vhost_user: &[VhostUserConfig],
     entropy: &bool,
     console: &Option<ConsoleConfig>,
 ) -> Option<Mistake> {
     let console = console.as_ref().is_some_and(|console| console.virtio);
-    let none = disks.is_empty() && !entropy && !console;
+    let none = disks.is_empty()
+        && nets.is_empty()
+        && vsock.is_none()
+        && vhost_user.is_empty()
+        && !entropy
+        && !console;
     (memory.pool.is_some() && none).then(|| {
         let what = "is for virtio devices, and the VM has none";
         conflict("memory.pool", what, "add a device, or remove `pool`")
@@ -286,6 +313,33 @@ pub(super) fn ready_console(
         let what = "waits for a line of a console, and the VM has none";
         let cure = "add `console`, or remove `console_line`";
         conflict("ready.console_line", what, cure)
+    })
+}
+
+/// A shared directory has a tag, and nothing else has.
+pub(super) fn tag(backend: &Backend, tag: &Option<String>) -> Option<Mistake> {
+    match (*backend == Backend::Fs, tag) {
+        (true, None) => {
+            let what = "a shared directory has a tag, by which the guest mounts it";
+            Some(conflict("tag", what, "add `tag`"))
+        }
+        (false, Some(_)) => {
+            let what = "is for shared directories, whose `type` is \"fs\"";
+            Some(conflict("tag", what, "remove it"))
+        }
+        _ => None,
+    }
+}
+
+/// A port takes a socket device.
+pub(super) fn ready_vsock(
+    ready: &Option<ReadyConfig>,
+    vsock: &Option<VsockConfig>,
+) -> Option<Mistake> {
+    let waits = ready.as_ref()?.vsock_port.is_some();
+    (waits && vsock.is_none()).then(|| {
+        let what = "is a port of a socket device, and the VM has none";
+        conflict("ready.vsock_port", what, "add `vsock`, or remove `vsock_port`")
     })
 }
 

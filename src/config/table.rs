@@ -130,6 +130,17 @@ impl<T: Type> Type for Maybe<T> {
     }
 }
 
+/// The name of a key whose identifier is raw, because it is a word of Rust's own.
+pub(super) const fn bare(key: &'static str) -> &'static str {
+    match key.as_bytes() {
+        [b'r', b'#', rest @ ..] => match std::str::from_utf8(rest) {
+            Ok(bare) => bare,
+            Err(_) => key,
+        },
+        _ => key,
+    }
+}
+
 /// Makes a struct and its [`Section`] from a table: a row is a key, its Rust type, its [`Key`] and
 /// type in the file, and what it says. A rule is a function of the keys that it names; it is called
 /// where all of these could be read, and returns mistakes. `beside` are fields that are not keys; they
@@ -151,11 +162,11 @@ macro_rules! section {
         }
 
         impl Section for $name {
-            const KEYS: &'static [&'static str] = &[$(stringify!($key)),*];
+            const KEYS: &'static [&'static str] = &[$(bare(stringify!($key))),*];
 
             fn read(keys: &Keys, report: &mut Report) -> Option<Self> {
                 // Every key is read before any is judged, so that all mistakes are found at once.
-                $(let $key = key::<$rust, _>($presence).read(keys, stringify!($key), report);)*
+                $(let $key = key::<$rust, _>($presence).read(keys, bare(stringify!($key)), report);)*
                 $($(
                     if let ($(Some($of),)+) = ($($of.as_ref(),)+) {
                         keys.add_all(rules::$rule($($of),+), report);
@@ -171,7 +182,7 @@ macro_rules! section {
 
             fn write(&self) -> Value<'static> {
                 let mut members = vec![$((
-                    stringify!($key),
+                    bare(stringify!($key)),
                     key::<$rust, _>($presence).write(&self.$key),
                 ),)*];
                 members.retain(|(_, value)| *value != Value::Null);
@@ -179,7 +190,7 @@ macro_rules! section {
             }
 
             fn rows() -> Vec<Row> {
-                vec![$(key::<$rust, _>($presence).row(stringify!($key), $text)),*]
+                vec![$(key::<$rust, _>($presence).row(bare(stringify!($key)), $text)),*]
             }
         }
     };

@@ -8,6 +8,7 @@
 mod calls;
 mod filter;
 mod kernel;
+pub mod requests;
 
 use nix::errno::Errno;
 

@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use super::io::{EVENT_IDX, INDIRECT};
 use super::link::{Link, Order};
 use super::QueueLayout;
 
@@ -62,7 +61,7 @@ impl Driver {
     }
 
     fn offered(&self) -> u64 {
-        self.link.features | INDIRECT | EVENT_IDX | VERSION_1 | ACCESS_PLATFORM
+        self.link.features | self.link.rings | VERSION_1 | ACCESS_PLATFORM
     }
 
     /// The half of the device's features that is selected.

@@ -131,7 +131,10 @@ mod tests {
             queues: vec![256, 16],
             config: vec![1, 2, 3, 4, 5, 6, 7, 8, 9],
         };
-        let link = Arc::new(Link::new("disks[0]".to_owned(), face, sender, warner).unwrap());
+        let link = Arc::new(
+            Link::new("disks[0]".to_owned(), face, crate::device::io::RINGS, sender, warner)
+                .unwrap(),
+        );
         let (tell, told) = mpsc::channel();
         std::thread::spawn(move || {
             for (order, done) in orders {

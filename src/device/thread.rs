@@ -49,7 +49,8 @@ impl DeviceThread {
         let (sender, orders) = mpsc::channel();
         let name = key.clone();
         let failed = |errno| THREAD.case(format!("making the thread of {name}")).errno(errno);
-        let link = Arc::new(Link::new(key.clone(), device.face(), sender, warner).map_err(failed)?);
+        let link = Link::new(key.clone(), device.face(), device.rings(), sender, warner);
+        let link = Arc::new(link.map_err(failed)?);
         let life = Life {
             device,
             link: Arc::clone(&link),

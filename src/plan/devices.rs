@@ -3,7 +3,7 @@
 //! guest whose memory is lent.
 
 use super::{Host, PlannedRegion, Range};
-use crate::config::{Access, Permissions, Transport, VmConfig};
+use crate::config::{Access, Backing, Permissions, Transport, VmConfig};
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::layout::{
     ADDRESS_END, MEMORY_ALIGN, PCI_BAR_SIZE, PCI_CAM_BASE, PCI_CAM_SIZE, PCI_MEMORY_BASE,
@@ -42,6 +42,12 @@ pub enum Model {
     Console,
     /// This one of `disks`.
     Disk(usize),
+    /// This one of `nets`.
+    Net(usize),
+    /// `vsock`.
+    Vsock,
+    /// This one of `vhost_user`.
+    VhostUser(usize),
     /// `entropy`.
     Entropy,
 }
@@ -52,6 +58,9 @@ impl Model {
         match self {
             Self::Console => "hvc",
             Self::Disk(_) => "disk",
+            Self::Net(_) => "net",
+            Self::Vsock => "vsock",
+            Self::VhostUser(_) => "vhost-user",
             Self::Entropy => "entropy",
         }
     }
@@ -61,6 +70,9 @@ impl Model {
         match self {
             Self::Console => "console.virtio".to_owned(),
             Self::Disk(index) => format!("disks[{index}]"),
+            Self::Net(index) => format!("nets[{index}]"),
+            Self::Vsock => "vsock".to_owned(),
+            Self::VhostUser(index) => format!("vhost_user[{index}]"),
             Self::Entropy => "entropy".to_owned(),
         }
     }
@@ -71,8 +83,12 @@ fn models(config: &VmConfig) -> Vec<Model> {
     let console = config.console.as_ref().filter(|console| console.virtio);
     let console = console.map(|_| Model::Console);
     let disks = (0..config.disks.len()).map(Model::Disk);
+    let nets = (0..config.nets.len()).map(Model::Net);
     let entropy = config.entropy.then_some(Model::Entropy);
-    console.into_iter().chain(disks).chain(entropy).collect()
+    let vsock = config.vsock.as_ref().map(|_| Model::Vsock);
+    let vhost_user = (0..config.vhost_user.len()).map(Model::VhostUser);
+    let all = console.into_iter().chain(disks).chain(nets).chain(vsock).chain(vhost_user);
+    all.chain(entropy).collect()
 }
 
 /// A device and its place.
@@ -196,8 +212,23 @@ pub(super) fn pool(
         flags: Permissions::READ_WRITE,
         prefault: true,
         file: None,
+        backing: pool_backing(config, &main.backing),
         ..main.clone()
     }))
+}
+
+/// What the pool is made of: as main memory, but nothing of the reserve, whose file no backend may map.
+fn pool_backing(config: &VmConfig, main: &[Backing]) -> Vec<Backing> {
+    if config.vhost_user.is_empty() {
+        return main.to_vec();
+    }
+    let own = main.iter().copied().filter(|backing| *backing != Backing::Reserve);
+    let own: Vec<Backing> = own.collect();
+    if own.is_empty() {
+        vec![Backing::Base]
+    } else {
+        own
+    }
 }
 
 /// The pool among `regions`.

@@ -143,7 +143,8 @@ impl<'a> Proxy<'a> {
         told: &mut Vec<DeviceStatus>,
         reporter: &Reporter,
     ) -> End {
-        let mut ready = self.console.as_ref().map(|console| console.port().ready_fd());
+        let mut ready = Vec::from_iter(self.devices.ready_fd());
+        ready.extend(self.console.as_ref().map(|console| console.port().ready_fd()));
         loop {
             while let Some(event) = vcpus.take_event() {
                 match event {
@@ -166,7 +167,7 @@ impl<'a> Proxy<'a> {
             // The vCPUs are looked at every few seconds: often enough.
             self.report_devices(told, reporter);
             let mut others = vcpus.events_fds().to_vec();
-            others.extend(ready);
+            others.extend(&ready);
             others.extend(self.devices.warnings_fd());
             match wait_for_request(reporter, &others) {
                 Ok(Received::Request(Request::Console { first }, Some(client))) => {
@@ -187,7 +188,7 @@ impl<'a> Proxy<'a> {
                 Err(error) => return End::Failed(error),
             }
             if self.report_ready(reporter) {
-                ready = None;
+                ready.clear();
             }
         }
     }
@@ -202,7 +203,8 @@ impl<'a> Proxy<'a> {
     }
 
     fn report_ready(&self, reporter: &Reporter) -> bool {
-        let ready = self.console.as_ref().is_some_and(|console| console.port().take_ready());
+        let ready = self.devices.take_ready()
+            || self.console.as_ref().is_some_and(|console| console.port().take_ready());
         if ready {
             reporter.send(&Report::Ready);
         }

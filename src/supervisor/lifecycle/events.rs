@@ -61,7 +61,7 @@ impl Rules {
             stop_timeout: config.stop.as_ref().map(|_| millis(config.stop_timeout)),
             ready: match &config.ready {
                 None => Readiness::Unknown,
-                Some(ready) if ready.console_line.is_none() => Readiness::AtOnce,
+                Some(ready) if ready.is_at_once() => Readiness::AtOnce,
                 Some(ready) => Readiness::Within(millis(ready.timeout)),
             },
             property: config.start.property.as_ref().map(|wait| {
