@@ -52,6 +52,9 @@ pub const ENGINE_TOOLS: &[Tool] = &[
     tool("/usr/lib/rustlib/src/rust/library/Cargo.toml", "rust-web-src"),
 ];
 
+/// What makes a tap.
+pub const NETWORK_TOOLS: &[Tool] = &[tool("ip", "iproute2")];
+
 /// What root disks are made and looked into with.
 pub const DISK_TOOLS: &[Tool] =
     &[tool("/usr/sbin/mke2fs", "e2fsprogs"), tool("/usr/sbin/debugfs", "e2fsprogs")];

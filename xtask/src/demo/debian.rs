@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{bail, ensure, Result};
+use anyhow::{bail, ensure, Context, Result};
 use serde_json::{json, Value};
 
 use super::guests::Guests;
+use super::network;
 use super::screen::{self, Screen};
 use super::session::{Event, Events, Session};
 use super::terminal::Plain;
@@ -56,21 +57,27 @@ impl Debian {
         // Most of it is a hole.
         let mut copy = Command::new("cp");
         tree::quiet(copy.arg("--sparse=always").arg(&self.image).arg(&disk))?;
-        let guests = Guests::write(dir, ENGINE, &[(NAME, self.config(assets, &disk))])?;
+        let network = network::enter();
+        let config = self.config(assets, &disk, network.is_ok());
+        let guests = Guests::write(dir, ENGINE, &[(NAME, config)])?;
         println!("\n{NAME}: its root disk is {}", disk.display());
         let session = Session::start(binaries, &guests, events)?;
-        let story = story(&session, screen, &guests);
+        let story = story(&session, screen, &guests, network.is_ok());
         screen.clear_table();
         let ended = session.end();
         let mut story = story?;
         story.ended = ended?;
+        if let Err(reason) = network {
+            story.left_out.push(format!("TCP over a tap: {reason:#}"));
+        }
         story.seen.push(("starts on its disk", read(&disk, "/starts")?));
         story.seen.push(("written on its disk", read(&disk, WRITTEN)?));
         std::fs::remove_file(&disk)?;
         Ok(story)
     }
 
-    fn config(&self, assets: &Assets, disk: &Path) -> Value {
+    fn config(&self, assets: &Assets, disk: &Path, network: bool) -> Value {
+        let nets = network.then(|| json!({ "tap": network::TAP }));
         json!({
             // Debian's kernels have no pool for devices, without which these do not reach lent memory.
             "memory": { "size": "128M", "backing": ["thp"], "access": "share" },
@@ -79,6 +86,7 @@ impl Debian {
             "vcpus": { "scheduling": "proxy" },
             "console": { "virtio": true },
             "disks": [{ "path": disk }],
+            "nets": Vec::from_iter(nets),
             "entropy": true,
             "restart": { "policy": "never" },
             "ready": { "console_line": LOGIN, "timeout": "10m" },
@@ -95,7 +103,7 @@ pub fn has_engine(binaries: &Path) -> bool {
     tree::quiet(try_it.args(["--engine", ENGINE, "--", "/bin/true"])).is_ok()
 }
 
-fn story(session: &Session, screen: &mut Screen, guests: &Guests) -> Result<Story> {
+fn story(session: &Session, screen: &mut Screen, guests: &Guests, network: bool) -> Result<Story> {
     let is_ready = |event: &Event| match event {
         Event::Change(change) if change["state"] == "ready" => Some(0),
         _ => None,
@@ -108,6 +116,14 @@ fn story(session: &Session, screen: &mut Screen, guests: &Guests) -> Result<Stor
     shell.enter("findmnt -no SOURCE,FSTYPE /; cat /proc/consoles", PROMPT)?;
     let write = format!("echo \"$(uname -srm) was here\" > {WRITTEN}; sync");
     shell.enter(&write, PROMPT)?;
+    let mut seen = Vec::new();
+    if network {
+        let up = format!("ip addr add {} dev eth0; ip link set eth0 up", network::GUEST);
+        shell.enter(&up, PROMPT)?;
+        shell.enter(&format!("uname -srm | nc.openbsd -nNvl {}", network::PORT), "Listening")?;
+        seen.push(("answered by TCP over its tap", network::answer()?));
+        shell.wait_for(PROMPT)?;
+    }
     println!();
 
     let status = super::status(session)?;
@@ -124,8 +140,8 @@ fn story(session: &Session, screen: &mut Screen, guests: &Guests) -> Result<Stor
     }
     let end = &super::status(session)?["vms"][0]["last_end"]["reason"];
     ensure!(end == "power-off", "{NAME} was to power itself off, but: {end}");
-    let seen = vec![("asked to end", "powered itself off".to_owned())];
-    Ok(Story { names: guests.names.clone(), reached, status, stopped, seen, ended: Duration::ZERO })
+    seen.push(("asked to end", "powered itself off".to_owned()));
+    Ok(Story { names: guests.names.clone(), reached, status, stopped, seen, ..Story::default() })
 }
 
 /// A login.
@@ -139,11 +155,16 @@ impl Shell<'_> {
     /// Types `line` and shows what comes, up to `answer`.
     fn enter(&mut self, line: &str, answer: &str) -> Result<()> {
         self.terminal.type_line(line)?;
+        self.wait_for(answer).with_context(|| format!("after `{line}`"))
+    }
+
+    /// Shows what comes, up to `answer`.
+    fn wait_for(&mut self, answer: &str) -> Result<()> {
         let (mut text, deadline) = (String::new(), Instant::now() + ANSWER_TIMEOUT);
         while !text.contains(answer) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                bail!("no `{answer}` after `{line}`, but: {text}");
+                bail!("no `{answer}`, but: {text}");
             }
             match self.session.next(left) {
                 Some(Event::Terminal(piece)) => {

@@ -4,6 +4,7 @@
 
 mod debian;
 mod guests;
+mod network;
 mod screen;
 mod session;
 mod summary;
@@ -59,16 +60,15 @@ pub fn run(programs: Option<&Path>) -> Result<()> {
     drop(reservation);
     let mut story = result?;
     story.ended = ended?;
-    let mut left_out = Vec::new();
+    let after = Pool::settled(before)?;
     match &debian {
         Ok(debian) => {
             story.add(debian.show((&dir, &binaries, &events), &assets, &mut screen)?);
         }
-        Err(reason) => left_out.push(format!("Debian on a root disk: {reason:#}")),
+        Err(reason) => story.left_out.push(format!("Debian on a root disk: {reason:#}")),
     }
 
-    let after = Pool::settled(before)?;
-    summary::print(&story, &guests.console_dir, &left_out, (before, after), begin.elapsed());
+    summary::print(&story, &guests.console_dir, (before, after), begin.elapsed());
     if after != before {
         bail!(
             "huge pages: {} of {} free before, {} of {} after",
@@ -118,6 +118,8 @@ pub struct Story {
     pub ended: Duration,
     /// Anything else, by its name.
     pub seen: Vec<(&'static str, String)>,
+    /// What cannot be shown here, and why.
+    pub left_out: Vec<String>,
 }
 
 impl Story {
@@ -127,6 +129,7 @@ impl Story {
         self.reached.append(&mut next.reached);
         self.stopped.append(&mut next.stopped);
         self.seen.append(&mut next.seen);
+        self.left_out.append(&mut next.left_out);
         self.ended = self.ended.max(next.ended);
         let vms = |status: &mut Value| status["vms"].as_array().cloned().unwrap_or_default();
         let all = [vms(&mut self.status), vms(&mut next.status)].concat();

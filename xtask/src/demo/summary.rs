@@ -94,13 +94,7 @@ fn rows(story: &Story) -> Vec<Row> {
 }
 
 /// The whole summary.
-pub fn print(
-    story: &Story,
-    console_dir: &Path,
-    left_out: &[String],
-    (before, after): (Pool, Pool),
-    all: Duration,
-) {
+pub fn print(story: &Story, console_dir: &Path, (before, after): (Pool, Pool), all: Duration) {
     println!("\nsummary");
     print!("  {:<24}", "step");
     for name in &story.names {
@@ -124,7 +118,7 @@ pub fn print(
         before.free, before.total, after.free, after.total
     );
     println!("  consoles: {}", console_dir.display());
-    for what in left_out {
+    for what in &story.left_out {
         println!("  left out: {what}");
     }
     println!("  done in {}", seconds(all));
