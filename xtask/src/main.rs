@@ -26,7 +26,7 @@ usage: cargo xtask COMMAND
   setup      install missing tools, fetch an arm64 kernel and busybox for the guests, make root disks
   root-disk  make root disks for arm64 guests, and the initrd that boots from them
   key-guest  make an arm64 Linux that ends by its power key
-  demo       launch two arm64 Linux guests with gunyahd on the simulator
+  demo       launch three arm64 Linux guests with gunyahd on the simulator, one of them a Debian on a root disk
              --programs DIR  with the programs in DIR, instead of building them
   test       run all tests: format, lints, unit tests, whole programs, real guests
              PART…    only these parts

@@ -35,6 +35,10 @@ pub const TEST_TOOLS: &[Tool] = &[
     tool("bpfmt", "blueprint-tools"),
     tool("dt-validate", "dt-schema"),
     tool("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
+];
+
+/// What builds the executing engine.
+pub const ENGINE_TOOLS: &[Tool] = &[
     tool("cmake", "cmake"),
     tool("pkg-config", "pkg-config"),
     // Its library, libclang, reads the executing engine's C headers.
@@ -47,6 +51,9 @@ pub const TEST_TOOLS: &[Tool] = &[
     tool("/usr/bin/cargo", "cargo-web"),
     tool("/usr/lib/rustlib/src/rust/library/Cargo.toml", "rust-web-src"),
 ];
+
+/// What makes a tap.
+pub const NETWORK_TOOLS: &[Tool] = &[tool("ip", "iproute2")];
 
 /// What root disks are made and looked into with.
 pub const DISK_TOOLS: &[Tool] =

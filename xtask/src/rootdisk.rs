@@ -279,7 +279,7 @@ fn image(name: &str, made_of: &str, fill: impl FnOnce(&Path) -> Result<()>) -> R
     let part = image.with_extension("part");
     let _ = fs::remove_file(&part);
     let mebibytes = used(&root)? / (1 << 20);
-    // Room for the guest's own files. In sbin, which is not on everybody's PATH.
+    // Room for the guest's own files.
     let size = format!("{}M", mebibytes + mebibytes / 4 + 12);
     tree::quiet(
         Command::new(tool("mke2fs"))
@@ -294,7 +294,8 @@ fn image(name: &str, made_of: &str, fill: impl FnOnce(&Path) -> Result<()>) -> R
     Ok(image)
 }
 
-fn tool(name: &str) -> PathBuf {
+/// In sbin, which is not on everybody's PATH.
+pub fn tool(name: &str) -> PathBuf {
     let found = ["/usr/sbin", "/sbin"].map(|folder| Path::new(folder).join(name));
     found.into_iter().find(|path| path.is_file()).unwrap_or_else(|| PathBuf::from(name))
 }
