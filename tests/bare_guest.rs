@@ -484,6 +484,44 @@ fn a_guest_that_can_be_asked_ends_by_itself() {
     assert!(printed(&host).contains(&"guest: off".to_owned()));
 }
 
+/// On every driver: the key is an edge, which no guest lowers.
+#[test]
+fn a_guest_ends_by_its_power_key() {
+    for dialect in DIALECTS {
+        let changes = json!({
+            "cmdline": "irq",
+            "stop": { "power_key": true },
+            "stop_timeout": "1h",
+        });
+        let Some(host) = boot_on(dialect, "key", "", &changes) else {
+            return;
+        };
+        wait_for_line(&host, "guest: ready");
+        assert!(host.ask(&["stop", "vm"]).status.success());
+        let status = host.status();
+        assert_eq!(status["state"], "stopped", "{dialect}: {status:#}");
+        assert_eq!(status["reason"], "stop asked");
+        assert_eq!(status["last_end"]["reason"], "power-off", "{dialect}: {status:#}");
+        let lines = printed(&host);
+        assert!(lines.contains(&"guest: power key".to_owned()), "{dialect}: {lines:#?}");
+    }
+}
+
+/// One that does not look at its key is closed when its time is over.
+#[test]
+fn a_guest_that_ignores_its_power_key_is_closed() {
+    let changes = json!({ "stop": { "power_key": true }, "stop_timeout": "1s" });
+    let Some(host) = boot("deaf", "end=hang", &changes) else {
+        return;
+    };
+    wait_for_line(&host, "guest: ready");
+    assert!(host.ask(&["stop", "vm"]).status.success());
+    let status = host.status();
+    assert_eq!(status["state"], "stopped", "{status:#}");
+    assert_ne!(status["last_end"]["reason"], "power-off", "{status:#}");
+    assert!(host.log().contains("has not ended within 1 s; closing the VM"), "{}", host.log());
+}
+
 #[test]
 fn a_person_runs_it_in_the_foreground() {
     let Some(host) = boot("run", "", &json!({ "autostart": false })) else {

@@ -64,6 +64,37 @@ fn linux_reaches_its_init_sleeps_and_powers_off() {
     }
 }
 
+/// Linux's own driver takes the interrupt for the key, and its input layer hands it on.
+#[test]
+fn linux_powers_off_when_its_power_key_is_pressed() {
+    let _turn = turn();
+    let guest = guest_files();
+    let initrd = guest.join("key-initrd.cpio.gz");
+    let Ok(kernel) = std::fs::read(guest.join("key-Image")) else {
+        return skip("no kernel with gpio-keys; cargo xtask key-guest fetches one");
+    };
+    let changes = json!({
+        "memory": { "size": "256M", "backing": ["thp"], "access": "lend" },
+        "initrd": { "path": initrd },
+        "vcpus": { "scheduling": "proxy" },
+        "console": { "device": "pl011" },
+        "cmdline": "console=ttyAMA0 quiet",
+        "ready": { "console_line": "gunyah guest: waiting for its power key", "timeout": "10m" },
+        "stop": { "power_key": true },
+        "stop_timeout": "10m",
+    });
+    let Some(mut host) = Host::boot_on("ack66", "key", "exec", "", &kernel, &changes) else {
+        return;
+    };
+    host.patience = PATIENCE;
+    host.wait_for("ready");
+    assert!(host.ask(&["stop", "vm"]).status.success());
+    let status = host.status();
+    assert_eq!(status["last_end"]["reason"], "power-off", "{status:#}");
+    let printed = String::from_utf8(host.ask(&["log", "vm"]).stdout).unwrap();
+    assert!(printed.contains("gunyah guest: event 1 116 1"), "{printed}");
+}
+
 /// The copy of a root disk that a guest may write, and its removal.
 struct Disk(PathBuf);
 

@@ -69,7 +69,7 @@ impl Host {
 
     fn order(&self, op: &str, vm: &str) -> BufReader<UnixStream> {
         let mut stream = self.connect();
-        ask(&mut stream, &json!({ "v": 1, "op": op, "vm": vm, "wait": true }));
+        ask(&mut stream, &json!({ "v": 1, "op": op, "vm": vm, "wait": true })).unwrap();
         stream
     }
 
@@ -110,12 +110,12 @@ impl Drop for Host {
     }
 }
 
-pub fn ask(stream: &mut BufReader<UnixStream>, request: &Value) {
+pub fn ask(stream: &mut BufReader<UnixStream>, request: &Value) -> std::io::Result<()> {
     // One write: a request in two packets is two wake-ups.
-    stream.get_mut().write_all(format!("{request}\n").as_bytes()).unwrap();
+    stream.get_mut().write_all(format!("{request}\n").as_bytes())
 }
 
-pub fn answer(stream: &mut BufReader<UnixStream>) -> Value {
+fn answer(stream: &mut BufReader<UnixStream>) -> Value {
     let mut line = String::new();
     stream.read_line(&mut line).unwrap();
     serde_json::from_str(&line).unwrap()

@@ -128,6 +128,17 @@ fn of_plan(vm: &VmReport, plan: &LaunchPlan) -> Value<'static> {
         ("kernel", plan.dialect.name().into()),
         ("scheduling", plan.scheduling.as_str().into()),
         ("map", rows.collect::<Vec<_>>().into()),
+        (
+            "power_key",
+            plan.power_key
+                .map(|key| {
+                    object(vec![
+                        ("doorbell", key.label.into()),
+                        ("interrupt", key.interrupt.into()),
+                    ])
+                })
+                .into(),
+        ),
         ("entry", address(plan.kernel.entry)),
         ("dtb", object(vec![("base", address(plan.dtb.base)), ("size", plan.dtb.size.into())])),
         ("memory_entries", plan.memory_entries.into()),

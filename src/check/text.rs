@@ -66,6 +66,9 @@ fn planned(out: &mut String, vm: &VmReport, plan: &LaunchPlan) {
         let row = format!("{base:<17}{end:<15}{size:<11}{what:<11}{detail}");
         line(out, row.trim_end());
     }
+    if let Some(key) = plan.power_key {
+        line(out, format!("  power key: doorbell {}, SPI {}", key.label, key.interrupt));
+    }
     let vcpus = Count(vm.config.vcpus.count.into(), "vCPU");
     let (scheduling, entries) = (plan.scheduling, Count(plan.memory_entries, "memory entry"));
     line(out, format!("  {vcpus}, scheduled by {scheduling}; at most {entries}"));

@@ -316,6 +316,22 @@ pub(super) fn ready_console(
     })
 }
 
+/// A guest is asked to end in one way.
+pub(super) fn stop_by(console_line: &Option<String>, power_key: &bool) -> Option<Mistake> {
+    match (console_line.is_some(), power_key) {
+        (true, true) => {
+            let what = "the guest is asked by `console_line` already";
+            Some(conflict("power_key", what, "remove one of the two"))
+        }
+        (false, false) => {
+            let what = "neither it nor `power_key` says how the guest is asked to end";
+            let cure = "give `\"power_key\": true` or a `console_line`, or remove `stop`: the VM is then closed without asking";
+            Some(conflict("console_line", what, cure))
+        }
+        _ => None,
+    }
+}
+
 /// A shared directory has a tag, and nothing else has.
 pub(super) fn tag(backend: &Backend, tag: &Option<String>) -> Option<Mistake> {
     match (*backend == Backend::Fs, tag) {
@@ -343,15 +359,35 @@ pub(super) fn ready_vsock(
     })
 }
 
-/// A guest is asked to end on its console.
+/// A console line needs a console.
 pub(super) fn stop_console(
     stop: &Option<StopConfig>,
     console: &Option<ConsoleConfig>,
 ) -> Option<Mistake> {
-    (stop.is_some() && console.is_none()).then(|| {
+    let typed = stop.as_ref()?.console_line.is_some();
+    (typed && console.is_none()).then(|| {
         let what = "is typed on a console, and the VM has none";
-        let cure = "add `console`, or remove `stop`: the VM is then closed without asking";
+        let cure = "add `console`, or give `\"power_key\": true` in its place";
         conflict("stop.console_line", what, cure)
+    })
+}
+
+/// A guest that is asked to end is waited for, so its end must be seen.
+pub(super) fn power_key_scheduling(
+    stop: &Option<StopConfig>,
+    vcpus: &VcpuConfig,
+) -> Option<Mistake> {
+    let power_key = stop.as_ref()?.power_key;
+    power_key_of(vcpus.scheduling.unwrap_or(Scheduling::Proxy), power_key)
+}
+
+pub(super) fn power_key_of(scheduling: Scheduling, power_key: bool) -> Option<Mistake> {
+    (power_key && scheduling == Scheduling::Hypervisor).then(|| {
+        let mistake = CONFLICT
+            .case("takes proxy-scheduled vCPUs")
+            .cause("nobody sees when a guest ends that the hypervisor schedules")
+            .cure("set vcpus.scheduling to \"proxy\", or remove `stop`");
+        of("stop.power_key", mistake)
     })
 }
 

@@ -122,7 +122,7 @@ section! {
         restart: RestartConfig = or_empty(section()),
             "When it is started again.";
         stop: Option<StopConfig> = optional(section()),
-            "Needs `console`. Absent: the VM is closed without asking the guest.";
+            "How the guest is asked to end. Absent: the VM is closed without asking it.";
         stop_timeout: Duration = or(10 * SECOND, duration(Duration::ZERO)),
             "How long a guest that is asked to end, by `stop`, may take. Then its VM is closed.";
     }
@@ -138,6 +138,7 @@ section! {
         ready_console(ready, console);
         ready_vsock(ready, vsock);
         stop_console(stop, console);
+        power_key_scheduling(stop, vcpus);
         waits(name, start);
     }
     beside {
@@ -379,11 +380,14 @@ section! {
 }
 
 section! {
-    /// `stop`
+    /// `stop`: one of the two.
     StopConfig {
-        console_line: String = required(line(1, CONSOLE_LINE)),
-            "Typed on the guest's console, followed by Enter. After `stop_timeout` the VM is closed.";
+        console_line: Option<String> = optional(line(1, CONSOLE_LINE)),
+            "Typed on the guest's console, followed by Enter. Needs `console`.";
+        power_key: bool = or(false, Boolean),
+            "The guest has a power key, which is pressed; its kernel must have the driver `gpio-keys`. Not with `\"scheduling\": \"hypervisor\"`, nor on a driver without vCPUs.";
     }
+    rules { stop_by(console_line, power_key); }
 }
 
 impl ReadyConfig {
@@ -420,13 +424,15 @@ impl VmConfig {
     /// for `auto`.
     pub fn scheduled_by(&self, scheduling: Scheduling) -> Vec<Diagnostic> {
         let Self { vcpus, console, disks, nets, vsock, vhost_user, entropy, .. } = self;
+        let power_key = self.has_power_key();
         let of_vcpus = rules::affinity_of(vcpus.count, scheduling, &vcpus.affinity)
             .into_iter()
             .chain(rules::nice_of(scheduling, vcpus.nice))
             .map(|(key, mistake)| (format!("vcpus.{key}"), mistake));
         let mistakes = of_vcpus
             .chain(rules::console_of(scheduling, console.is_some()))
-            .chain(rules::devices_of(scheduling, disks, nets, vsock, vhost_user, *entropy));
+            .chain(rules::devices_of(scheduling, disks, nets, vsock, vhost_user, *entropy))
+            .chain(rules::power_key_of(scheduling, power_key));
         mistakes.map(|(key, mistake)| mistake.at(self.place(&key))).collect()
     }
 
@@ -446,6 +452,11 @@ impl VmConfig {
         let part = self.memory.size / POOL_PART / MEMORY_ALIGN * MEMORY_ALIGN;
         let size = self.memory.pool.unwrap_or(part.clamp(POOL_LEAST, POOL_MOST));
         (self.has_devices() && !shared).then_some(size)
+    }
+
+    /// Its guest is asked to end by a power key.
+    pub fn has_power_key(&self) -> bool {
+        self.stop.as_ref().is_some_and(|stop| stop.power_key)
     }
 
     /// It has virtio devices.

@@ -141,7 +141,9 @@ fn one_mistake_each() {
         ("config-value", r#""nets": [{ "tap": "t", "mtu": 60 }]"#, "a whole number from 68 to 65535"),
         ("config-value", r#""vsock": { "cid": 2 }"#, "a whole number from 3 to"),
         ("config-conflict", r#""stop": { "console_line": "off" }"#, "stop.console_line: is typed on a console, and the VM has none"),
-        ("config-missing", r#""stop": { }"#, "stop.console_line: missing"),
+        ("config-conflict", r#""stop": { }"#, "stop.console_line: neither it nor `power_key` says"),
+        ("config-conflict", r#""console": {}, "stop": { "console_line": "off", "power_key": true }"#, "stop.power_key: the guest is asked by `console_line` already"),
+        ("config-conflict", r#""vcpus": { "scheduling": "hypervisor" }, "stop": { "power_key": true }"#, "stop.power_key: takes proxy-scheduled vCPUs"),
         // Start and restart.
         ("config-conflict", r#""start": { "after": ["a"] }"#, "a would wait for itself"),
         ("config-twice", r#""start": { "after": ["b", "b:ready"] }"#, "start.after[1]: names b twice"),

@@ -15,6 +15,7 @@ mod absent {
     use libc::c_long;
     pub const SYS_ftruncate: c_long = 46;
     pub const SYS_newfstatat: c_long = 79;
+    pub const SYS_fadvise64: c_long = 223;
     pub const SYS_fstat: c_long = 80;
     pub const SYS_rseq: c_long = 293;
 }
@@ -123,6 +124,7 @@ impl DeviceCalls {
 const LAUNCH: &[&[c_long]] = &[
     &[SYS_openat, SYS_faccessat, SYS_fstat, SYS_newfstatat, SYS_statx, SYS_getdents64],
     &[SYS_readlinkat, SYS_getcwd, SYS_unlinkat, SYS_fchmod, SYS_fchmodat, SYS_flock, SYS_ftruncate],
+    &[SYS_fadvise64],
     &[SYS_umask, SYS_memfd_create, SYS_dup, SYS_dup3, SYS_close_range, SYS_pipe2, SYS_eventfd2],
     &[SYS_epoll_create1, SYS_epoll_ctl, SYS_timerfd_create, SYS_signalfd4],
     &[SYS_connect, SYS_bind, SYS_listen, SYS_accept4, SYS_getsockopt, SYS_setsockopt, SYS_getsockname],
@@ -320,6 +322,44 @@ mod tests {
         let reaching = [SYS_openat, SYS_socket, SYS_clone, SYS_clone3, SYS_memfd_create, SYS_kill];
         for nr in reaching.into_iter().chain([SYS_mremap]) {
             assert!(!worker(7, &[7], &[DeviceCalls::DISK]).contains(&Rule::Allow(nr)), "{nr}");
+        }
+    }
+
+    #[test]
+    fn a_device_makes_its_own_requests_and_sockets_alone() {
+        let net = device(DeviceCalls::NET);
+        assert!(net.contains(&only(SYS_ioctl, 1, [requests::TUNSETOFFLOAD])));
+        for calls in [DeviceCalls::NET, DeviceCalls::VSOCK, DeviceCalls::DISK] {
+            let rules = device(calls);
+            assert!(rules.contains(&Rule::Refuse(SYS_socket, Errno::EPERM)));
+            for nr in [SYS_socket, SYS_connect, SYS_sendmsg, SYS_openat] {
+                assert!(!rules.contains(&Rule::Allow(nr)), "{nr}");
+            }
+        }
+        for (calls, family) in
+            [(DeviceCalls::VSOCK_PROBE, AF_VSOCK), (DeviceCalls::VHOST_USER, AF_UNIX)]
+        {
+            for rules in [device(calls), worker(7, &[7], &[DeviceCalls::NET, calls])] {
+                // The first rule for a call is the one that counts.
+                let names = |rule: &&Rule| match rule {
+                    Rule::Allow(nr) | Rule::Refuse(nr, _) | Rule::When(nr, _) => *nr == SYS_socket,
+                };
+                let first = rules.iter().find(names);
+                assert_eq!(first, Some(&only(SYS_socket, 0, words(&[family]))));
+            }
+        }
+        // What opens a device is gone once a guest runs.
+        for request in [requests::TUNSETIFF, requests::VHOST_SET_OWNER] {
+            let has = |rules: &[Rule]| {
+                rules.iter().any(|rule| match rule {
+                    Rule::When(nr, conditions) if *nr == SYS_ioctl => conditions.iter().any(
+                        |condition| matches!(condition, Condition::Among(1, of) if of.contains(&request)),
+                    ),
+                    _ => false,
+                })
+            };
+            assert!(has(&supervisor()));
+            assert!(!has(&worker(7, &[7], DeviceCalls::ALL)), "{request:#x}");
         }
     }
 }

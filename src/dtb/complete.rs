@@ -11,7 +11,8 @@ use crate::plan::{LaunchPlan, PlannedRegion, Range};
 use super::build::{Faults, Seeds};
 use super::console;
 use super::devices;
-use super::lookup::{gic, shm_label, vdevices, vm_configs, VM_CONFIG_NAMES};
+use super::lookup::{doorbell, gic, shm_label, vdevices, vm_configs, VM_CONFIG_NAMES};
+use super::power_key;
 use super::property::{Cells, NodeAt};
 use super::tree::{Node, Tree};
 
@@ -70,6 +71,9 @@ pub(super) fn complete(
         console::complete(tree, console);
     }
     devices::complete(tree, config, plan);
+    if let Some(key) = plan.power_key {
+        power_key::complete(tree, key);
+    }
 }
 
 fn chosen(
@@ -219,10 +223,10 @@ fn add_vdevices(tree: &mut Tree, config: &VmConfig, plan: &LaunchPlan, vm_config
     let regions = plan.regions.iter().skip(1);
     let regions = regions.filter(|region| handed_over && !shm.contains(&region.label));
     let console = config.console.as_ref();
-    let console = console.filter(|console| console::doorbell(tree, console).is_none());
+    let console = console.filter(|console| doorbell(tree, console.label).is_none());
     let devices = plan.devices.iter();
-    let devices: Vec<_> =
-        devices.filter(|device| devices::doorbell(tree, device).is_none()).collect();
+    let devices: Vec<_> = devices.filter(|device| doorbell(tree, device.label).is_none()).collect();
+    let power_key = plan.power_key.filter(|key| doorbell(tree, key.label).is_none());
     // Two vdevices of one path below /hypervisor would be one too many.
     let walk = tree.walk();
     let generated = walk.iter().filter_map(|at| at.str("generate"));
@@ -246,6 +250,10 @@ fn add_vdevices(tree: &mut Tree, config: &VmConfig, plan: &LaunchPlan, vm_config
     for device in devices {
         let name = free(vdevices, format!("bell-{}", device.label));
         vdevices.push(devices::doorbell_vdevice(&name, device, trigger));
+    }
+    if let Some(key) = power_key {
+        let name = free(vdevices, format!("bell-{}", key.label));
+        vdevices.push(power_key::doorbell_vdevice(&name, key));
     }
 }
 

@@ -6,18 +6,12 @@ use std::collections::BTreeSet;
 use crate::config::{ConsoleConfig, ConsoleDevice};
 
 use super::complete::free_name;
-use super::lookup::{devices_at, label, serial_ports, vdevices};
+use super::lookup::{devices_at, serial_ports};
 use super::property::{Cells, NodeAt};
 use super::tree::{Node, Tree};
 
 /// Trigger cell of a level interrupt.
 pub(super) const LEVEL_HIGH: u32 = 4;
-
-/// The doorbell with the console's label.
-pub(super) fn doorbell<'a>(tree: &'a Tree, console: &ConsoleConfig) -> Option<NodeAt<'a>> {
-    let mut bells = vdevices(tree, "doorbell").into_iter();
-    bells.find(|bell| label(bell) == Some(console.label))
-}
 
 /// The serial port at the console's address.
 pub(super) fn serial_port<'a>(tree: &'a Tree, console: &ConsoleConfig) -> Option<NodeAt<'a>> {

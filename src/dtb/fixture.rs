@@ -35,6 +35,11 @@ pub fn ns16550() -> VmConfig {
     with_initrd(r#""vcpus": {"scheduling": "proxy"}, "console": {"device": "16550"}"#)
 }
 
+/// One proxy-scheduled CPU with a power key.
+pub fn with_power_key() -> VmConfig {
+    with_initrd(r#""vcpus": {"scheduling": "proxy"}, "stop": {"power_key": true}"#)
+}
+
 /// A disk.
 pub fn disk() -> DiskConfig {
     let text = r#"{"name": "vm", "memory": {"size": "64M"}, "kernel": {"path": "/Image"},
@@ -86,6 +91,7 @@ pub fn plan(config: &VmConfig, initrd: u64, initrd_size: u64) -> LaunchPlan {
         regions,
         pool: None,
         devices: devices(config),
+        power_key: power_key(config),
         kernel: PlannedKernel {
             segments: Vec::new(),
             entry: config.memory.base,

@@ -19,6 +19,7 @@ mod fixture;
 mod generate;
 mod lookup;
 mod parse;
+mod power_key;
 mod property;
 pub mod rules;
 mod source;

@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::fcntl::{posix_fadvise, PosixFadviseAdvice};
 
 use crate::diagnostic::{kinds, Diagnostic, Step};
 use crate::layout::DTB_MAX;
@@ -78,6 +79,13 @@ impl OpenFile {
             return Err(EMPTY.case(format!("{} is empty", path.display())));
         }
         Ok(Self { file, path: path.to_owned(), size: metadata.len() })
+    }
+
+    /// All of it is read soon: storage can work while memory is cleared.
+    pub(super) fn read_ahead(&self) {
+        let size = i64::try_from(self.size).unwrap_or(i64::MAX);
+        // Where the kernel does not do it, reading takes longer.
+        let _ = posix_fadvise(&self.file, 0, size, PosixFadviseAdvice::POSIX_FADV_WILLNEED);
     }
 
     /// Reads all of `room` from byte `offset` on, for `step`.

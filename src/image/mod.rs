@@ -96,6 +96,13 @@ impl Images {
         }
     }
 
+    /// All of them are read soon.
+    pub fn read_ahead(&self) {
+        let files = [Some(&self.kernel.file), self.initrd.as_ref()].into_iter();
+        let files = files.chain(self.regions.iter().map(Option::as_ref)).flatten();
+        files.for_each(OpenFile::read_ahead);
+    }
+
     /// Unpacks a gzip'ed kernel to nowhere, to know whether it can be loaded.
     pub fn verify_kernel(&self, config: &VmConfig) -> Result<(), Diagnostic> {
         let verified = self.kernel.verify();

@@ -74,6 +74,7 @@ pub fn launch<T>(
     let launch = Launch { config, host, launches, progress };
     let open = || Images::open(config).map_err(first_of);
     let images = launch.progress.step(Step::Images, open, describe_images)?;
+    images.read_ahead();
     let (plan, tree) = launch.decide(&images)?;
     let mut memory = launch.take_memory(&images, &plan, reserve)?;
     launch.load(&images, &tree.blob, &plan, &mut memory)?;

@@ -436,7 +436,7 @@ mod tests {
         let mut mapping = Mapping::reserve(64 << 20, PAGE, 0).unwrap();
         mapping.add_small("test", 64 << 20).unwrap();
         // Behind the end of its memfd there is nothing to populate.
-        ftruncate(&mapping._memfds[0], (64 << 20) - PAGE).unwrap();
+        ftruncate(mapping.parts[0].1.as_ref().unwrap(), (64 << 20) - PAGE).unwrap();
         assert_eq!(mapping.populate(PAGE, 4), Err(Errno::EFAULT));
     }
 

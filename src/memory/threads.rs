@@ -12,9 +12,11 @@ use nix::unistd::Pid;
 /// was measured, are not enough to keep it busy.
 const MOST: usize = 4;
 
-/// Bytes for which another thread is worth its making: they take a core a millisecond, and a thread is made
-/// in a twentieth of that.
-const WORTH: usize = 8 << 20;
+/// Bytes of a VM for each of its threads: a core takes some milliseconds for them. Small VMs do without.
+const OF_A_VM: usize = 16 << 20;
+
+/// Bytes of one piece of work for which another thread is worth its making, which takes a twentieth of the time.
+const WORTH: usize = 4 << 20;
 
 /// Parts for each thread: a fast core takes more of them than a slow one.
 const PARTS: usize = 4;
@@ -26,9 +28,9 @@ const STACK: usize = 64 << 10;
 /// of the cores that this process may use.
 pub(super) fn threads(size: u64, launches: usize) -> usize {
     let size = usize::try_from(size).unwrap_or(usize::MAX);
-    match worth(size, MOST) {
-        1 => 1,
-        worth => share_of(cores(), launches).min(worth),
+    match (size / OF_A_VM).min(MOST) {
+        0 | 1 => 1,
+        most => share_of(cores(), launches).min(most),
     }
 }
 
@@ -107,7 +109,7 @@ mod tests {
         assert_eq!(share_of(2, 1), 2);
         assert_eq!([1, 2, 3, 8].map(|launches| share_of(8, launches)), [4, 4, 2, 1]);
         assert_eq!([share_of(2, 16), share_of(0, 1), share_of(1, 0)], [1, 1, 1]);
-        assert_eq!(threads(1 << 20, 1), 1);
+        assert_eq!([0, 2 * OF_A_VM as u64 - 1].map(|size| threads(size, 1)), [1, 1]);
         assert!((1..=MOST).contains(&threads(1 << 30, 1)));
         assert_eq!(threads(u64::MAX, usize::MAX), 1);
     }

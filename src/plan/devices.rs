@@ -105,13 +105,30 @@ pub struct PlannedDevice {
     pub interrupt: u32,
 }
 
+/// Labels and SPIs for devices, from the lowest.
+fn numbers(config: &VmConfig) -> impl Iterator<Item = u32> {
+    let console = config.console.as_ref().map(|console| [console.label, console.interrupt]);
+    (FIRST..SPIS).filter(move |number| !console.is_some_and(|taken| taken.contains(number)))
+}
+
+/// The interrupt that is the power key of `stop.power_key`, pressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PowerKey {
+    /// Label of its doorbell.
+    pub label: u32,
+    /// SPI number of its interrupt.
+    pub interrupt: u32,
+}
+
+/// The power key of `config`, if it has one: behind the devices.
+pub fn power_key(config: &VmConfig) -> Option<PowerKey> {
+    let number = numbers(config).nth(models(config).len()).filter(|_| config.has_power_key())?;
+    Some(PowerKey { label: number, interrupt: number })
+}
+
 /// Gives every device of `config` its place: it follows from the file alone.
 pub fn devices(config: &VmConfig) -> Vec<PlannedDevice> {
-    let console = config.console.as_ref();
-    let taken = |number: &u32| {
-        console.is_some_and(|console| [console.label, console.interrupt].contains(number))
-    };
-    let mut numbers = (FIRST..SPIS).filter(|number| !taken(number));
+    let mut numbers = numbers(config);
     let (mut base, size) = match config.transport {
         Transport::Mmio => (VIRTIO_MMIO_BASE, VIRTIO_MMIO_SIZE),
         Transport::Pci => (PCI_MEMORY_BASE, PCI_BAR_SIZE),

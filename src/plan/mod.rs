@@ -30,7 +30,7 @@ use std::path::PathBuf;
 
 use gunyah::Dialect;
 
-pub use devices::{devices, trigger, Model, PlannedDevice};
+pub use devices::{devices, power_key, trigger, Model, PlannedDevice, PowerKey};
 pub use entries::{folios, memory_entries, whole_folios, MAX_MEMORY_ENTRIES, TOO_MANY_ENTRIES};
 pub use kernels::fits;
 pub use place::plan;
@@ -108,6 +108,8 @@ pub struct LaunchPlan {
     pub pool: Option<Range>,
     /// Virtio devices, in the order in which the guest finds them.
     pub devices: Vec<PlannedDevice>,
+    /// What asks the guest to end, where a power key does.
+    pub power_key: Option<PowerKey>,
     /// For SET_DTB_CONFIG: whole pages, with the room for the overlay; a whole slot where there is one.
     pub dtb: Range,
     /// Memory entries that the resource manager gets at START at most, with the first backing of each

@@ -119,6 +119,7 @@ pub fn plan(
             pool: devices::pool_of(&regions),
             regions,
             devices,
+            power_key: devices::power_key(config),
             kernel,
             firmware: config
                 .firmware

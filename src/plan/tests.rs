@@ -127,6 +127,19 @@ fn a_devicetree_begins_a_folio_of_the_host() {
     assert_eq!(split.dtb.base, BASE + 64 * MIB - split.dtb.size);
 }
 
+#[test]
+fn a_power_key_has_the_number_behind_the_devices() {
+    let key = |keys: Value| power_key(&config(keys)).map(|key| (key.label, key.interrupt));
+    let asked = json!({ "power_key": true });
+    assert_eq!(key(json!({ "stop": asked })), Some((6, 6)));
+    assert_eq!(key(json!({})), None);
+    let disks = json!([{ "path": "/a" }, { "path": "/b" }]);
+    let devices = json!({ "stop": asked, "disks": disks, "entropy": true });
+    assert_eq!(key(devices), Some((9, 9)));
+    let console = json!({ "label": 6, "interrupt": 7 });
+    assert_eq!(key(json!({ "stop": asked, "console": console })), Some((8, 8)));
+}
+
 /// A host whose driver gives the guest its pages as it touches them.
 const NEWER: Host = Host { dialect: Dialect::Ack612, ..Host::PAGES_4K };
 

@@ -162,14 +162,17 @@ impl Worker {
         let Some(channel) = &self.channel else {
             return Heard::Nothing;
         };
-        let mut packet = vec![0; MAX_REPORT];
-        // With MSG_TRUNC the answer is the packet's own length.
+        // With MSG_TRUNC the answer is the packet's own length. It is asked for first: room for the longest
+        // report would stay with the supervisor.
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
+        let look = || recv(channel.as_raw_fd(), &mut [], flags | MsgFlags::MSG_PEEK);
         // A worker that went with a request unread leaves ECONNRESET before its last words.
-        let received = match recv(channel.as_raw_fd(), &mut packet, flags) {
-            Err(Errno::ECONNRESET) => recv(channel.as_raw_fd(), &mut packet, flags),
+        let length = match look() {
+            Err(Errno::ECONNRESET) => look(),
             other => other,
         };
+        let mut packet = vec![0; length.unwrap_or(0).min(MAX_REPORT)];
+        let received = length.and_then(|_| recv(channel.as_raw_fd(), &mut packet, flags));
         match received {
             Err(Errno::EAGAIN | Errno::EINTR) => Heard::Nothing,
             Ok(0) | Err(_) => {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use gunyah::{Trigger, Vcpu, Vm};
 
+use super::power_key::PowerKey;
 use super::requests::{wait_for_request, Received};
 use super::{confine_if, Closing, Report, Reporter, Request};
 use crate::config::VmConfig;
@@ -36,6 +37,7 @@ pub(super) struct Proxy<'a> {
     confined: bool,
     console: Option<Console>,
     devices: Devices,
+    power_key: Option<PowerKey>,
     bus: Arc<Bus>,
 }
 
@@ -74,13 +76,17 @@ impl<'a> Proxy<'a> {
             }
         };
         let devices = Devices::prepare(config, &mut bus, console.as_ref(), confined)?;
-        Ok(Self { config, confined, console, devices, bus: Arc::new(bus) })
+        let power_key = PowerKey::prepare(config)?;
+        Ok(Self { config, confined, console, devices, power_key, bus: Arc::new(bus) })
     }
 
     /// Binds the interrupt lines and the devices' kicks, and lets the devices at the guest's memory; before
     /// START.
     pub(super) fn connect(&self, vm: &Vm, memory: &GuestMemory) -> Result<(), Diagnostic> {
         self.devices.connect(vm, self.config, &memory.for_devices())?;
+        if let Some(key) = &self.power_key {
+            key.connect(vm)?;
+        }
         let (Some(console), Some(settings)) = (&self.console, &self.config.console) else {
             return Ok(());
         };
@@ -175,13 +181,8 @@ impl<'a> Proxy<'a> {
                         console.attach(client, first);
                     }
                 }
-                Ok(Received::Request(Request::Stop, _)) => {
-                    match (&self.console, &self.config.stop) {
-                        (Some(console), Some(stop)) => console.type_line(&stop.console_line),
-                        // There is no way to ask that all guests know.
-                        _ => return End::Asked,
-                    }
-                }
+                Ok(Received::Request(Request::Stop, _)) if self.ask() => {}
+                Ok(Received::Request(Request::Stop, _)) => return End::Asked,
                 Ok(Received::Request(Request::Close, _)) => return End::Asked,
                 Ok(Received::Request(Request::Console { .. }, None) | Received::Nothing) => {}
                 Ok(Received::Gone) => return End::Orphaned,
@@ -191,6 +192,18 @@ impl<'a> Proxy<'a> {
                 ready.clear();
             }
         }
+    }
+
+    /// Asks the guest to end; false where its file says no way, and there is none that all guests know.
+    fn ask(&self) -> bool {
+        let stop = self.config.stop.as_ref();
+        let line = stop.and_then(|stop| stop.console_line.as_deref());
+        match (&self.power_key, &self.console, line) {
+            (Some(key), ..) => key.press(),
+            (None, Some(console), Some(line)) => console.type_line(line),
+            _ => return false,
+        }
+        true
     }
 
     /// What the devices have done, if it is more than was `told`.

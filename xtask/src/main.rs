@@ -10,6 +10,7 @@ mod fuzz;
 mod guest;
 mod host_test;
 mod hugepages;
+mod keyguest;
 mod packages;
 mod rootdisk;
 mod setup;
@@ -24,6 +25,7 @@ usage: cargo xtask COMMAND
 
   setup      install missing tools, fetch an arm64 kernel and busybox for the guests, make root disks
   root-disk  make root disks for arm64 guests, and the initrd that boots from them
+  key-guest  make an arm64 Linux that ends by its power key
   demo       launch three arm64 Linux guests with gunyahd on the simulator, one of them a Debian on a root disk
              --programs DIR  with the programs in DIR, instead of building them
   test       run all tests: format, lints, unit tests, whole programs, real guests
@@ -34,7 +36,10 @@ usage: cargo xtask COMMAND
   cycles     start and stop four VMs 1,000 times, crash them 200 times, look for what is left
   host-test  run the device programs on emulated arm64 hosts with 4 and 16 KiB pages, several drivers,
              and memory in pieces (HOST… only these)
-  bench      time launches, compared with the memory, files and calls alone
+  bench      time launches, compared with the memory, files and calls alone; what gunyahd costs at rest
+             --brief  fewer sizes and rounds, in some three minutes
+             PART…    only these: launch many restart status programs footprint calls
+             --docs   make the chart of docs/performance.md from it
              devices: what virtio devices cost instead
   dist       build static programs for arm64 and x86-64, with manifest and tarballs
              --verify build them twice and compare
@@ -44,11 +49,12 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
-        ["bench"] => bench::run(),
         ["bench", "devices"] => bench::devices(),
+        ["bench", words @ ..] => bench::run(words),
         ["cycles"] => cycles::run(),
         ["demo"] => demo::run(None),
         ["demo", "--programs", folder] => demo::run(Some(Path::new(folder))),
+        ["key-guest"] => keyguest::run(),
         ["root-disk"] => rootdisk::run(),
         ["setup"] => setup::run(),
         ["test", words @ ..] => test::run(words),

@@ -12,6 +12,7 @@ pub(super) mod firmware;
 pub(super) mod gic;
 pub(super) mod memory;
 pub(super) mod nodes;
+pub(super) mod power_key;
 #[cfg(test)]
 mod tests;
 pub(super) mod vcpus;
@@ -43,5 +44,8 @@ pub fn check(tree: &Tree, config: &VmConfig, plan: &LaunchPlan) -> Vec<Diagnosti
         console::check(tree, console, &mut faults);
     }
     devices::check(tree, config, plan, &mut faults);
+    if let Some(key) = plan.power_key {
+        power_key::check(tree, key, &mut faults);
+    }
     faults.found
 }

@@ -5,6 +5,7 @@ mod firmware;
 mod gic;
 mod memory;
 mod nodes;
+mod power_key;
 mod vcpus;
 mod vdevices;
 mod vm_config;
