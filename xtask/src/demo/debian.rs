@@ -90,7 +90,7 @@ impl Debian {
             "entropy": true,
             "restart": { "policy": "never" },
             "ready": { "console_line": LOGIN, "timeout": "10m" },
-            // To the shell that is logged in.
+            // To the shell that is logged in; this kernel has no driver for a power key.
             "stop": { "console_line": "poweroff -f" },
             "stop_timeout": "2m",
         })
@@ -127,6 +127,7 @@ fn story(session: &Session, screen: &mut Screen, guests: &Guests, network: bool)
     println!();
 
     let status = super::status(session)?;
+    seen.push(("requests and exits of devices", device_costs(&status)));
     println!("\n$ gunyahctl stop {NAME}");
     let begin = Instant::now();
     print!("{}", session.control(&["stop", NAME])?);
@@ -142,6 +143,16 @@ fn story(session: &Session, screen: &mut Screen, guests: &Guests, network: bool)
     ensure!(end == "power-off", "{NAME} was to power itself off, but: {end}");
     seen.push(("asked to end", "powered itself off".to_owned()));
     Ok(Story { names: guests.names.clone(), reached, status, stopped, seen, ..Story::default() })
+}
+
+/// `disks[0] 800 and 850, …`: with those of its driver's set-up.
+fn device_costs(status: &Value) -> String {
+    let devices = status["vms"][0]["devices"].as_array().into_iter().flatten();
+    let costs = devices.map(|device| {
+        let name = device["device"].as_str().unwrap_or_default();
+        format!("{name} {} and {}", device["requests"], device["exits"])
+    });
+    costs.collect::<Vec<_>>().join(", ")
 }
 
 /// A login.
