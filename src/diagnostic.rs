@@ -8,11 +8,12 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 
 use nix::errno::Errno;
-use serde::{Deserialize, Serialize};
 
+use crate::json::{record, Json, Node, Value};
 use crate::text::{errno_name, printable, words};
 
 words! {
@@ -46,6 +47,8 @@ words! {
         Dtb = "dtb",
         /// Registering a region.
         Region = "region",
+        /// SET_FW_CONFIG.
+        Firmware = "firmware",
         /// SET_DTB_CONFIG.
         DtbConfig = "dtb-config",
         /// SET_BOOT_CONTEXT.
@@ -98,7 +101,7 @@ impl Kind {
 
     /// A case of it.
     pub fn case(&self, what: impl Into<String>) -> Diagnostic {
-        Diagnostic {
+        Diagnostic(Box::new(Details {
             name: self.name.into(),
             severity: self.severity,
             step: self.step,
@@ -109,11 +112,11 @@ impl Kind {
             cause: self.cause.into(),
             cure: self.cure.into(),
             lasting: matches!(self.step, Step::Config | Step::Images | Step::Plan),
-        }
+        }))
     }
 }
 
-/// Declares [`Kind`]s as constants, and `KINDS`, the list of them. The cause may be left out where the
+/// Declares [`Kind`]s, and `KINDS`, the list of them. The cause may be left out where the
 /// summary says it all:
 ///
 /// ```ignore
@@ -129,7 +132,7 @@ macro_rules! kinds {
     ($($constant:ident: $severity:ident $name:literal in $step:ident $(, START answers $errno:ident)? {
         $summary:expr, $(cause: $cause:expr,)? cure: $cure:expr $(,)?
     })*) => {
-        $(pub(crate) const $constant: $crate::diagnostic::Kind = $crate::diagnostic::Kind {
+        $(pub(crate) static $constant: $crate::diagnostic::Kind = $crate::diagnostic::Kind {
             name: $name,
             step: $crate::diagnostic::Step::$step,
             severity: $crate::diagnostic::Severity::$severity,
@@ -139,7 +142,7 @@ macro_rules! kinds {
             cure: $cure,
         };)*
         /// Every kind that this file declares.
-        pub(crate) const KINDS: &[$crate::diagnostic::Kind] = &[$($constant),*];
+        pub(crate) const KINDS: &[&$crate::diagnostic::Kind] = &[$(&$constant),*];
     };
     (@cause) => { "" };
     (@cause $cause:expr) => { $cause };
@@ -148,42 +151,74 @@ macro_rules! kinds {
 }
 pub(crate) use kinds;
 
-/// A place in a VM's file. Line and column count from 1; columns count characters. A directory has line 0.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Place {
-    /// The file.
-    pub file: PathBuf,
-    /// Line.
-    pub line: usize,
-    /// Column.
-    pub column: usize,
-    /// The key's path, `memory.size`; empty for the whole file.
-    pub key: String,
+record! {
+    /// A place in a VM's file. Line and column count from 1; columns count characters. A directory has line 0.
+    #[derive(PartialOrd, Ord)]
+    Place {
+        /// The file.
+        file: PathBuf,
+        /// Line.
+        line: usize,
+        /// Column.
+        column: usize,
+        /// The key's path, `memory.size`; empty for the whole file.
+        key: String,
+    }
 }
 
-/// One thing that is wrong. The VM's name is added by whoever reports it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
-pub struct Diagnostic {
-    /// The [`Kind`]'s name.
-    pub name: Cow<'static, str>,
-    /// Whether it stops the launch.
-    pub severity: Severity,
-    /// The step that found it.
-    pub step: Step,
-    /// Where in the VM's file, if the file is at fault.
-    pub place: Option<Place>,
-    /// What is wrong, or what was tried, with its values.
-    pub what: String,
-    /// The system's answer, as a raw errno.
-    pub errno: Option<i32>,
-    /// What START would answer, as a raw errno, for a fault found before it.
-    pub start_answers: Option<i32>,
-    /// The likely cause.
-    pub cause: Cow<'static, str>,
-    /// What to do.
-    pub cure: Cow<'static, str>,
-    /// Waiting does not help: the same files give the same answer.
-    pub lasting: bool,
+/// One thing that is wrong. The VM's name is added by whoever reports it. It is a pointer, because nearly every
+/// function returns one or a value: what is on the stack and copied stays small.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct Diagnostic(Box<Details>);
+
+record! {
+    /// What a [`Diagnostic`] says.
+    Details {
+        /// The [`Kind`]'s name.
+        name: Cow<'static, str>,
+        /// Whether it stops the launch.
+        severity: Severity,
+        /// The step that found it.
+        step: Step,
+        /// Where in the VM's file, if the file is at fault.
+        place: Option<Place>,
+        /// What is wrong, or what was tried, with its values.
+        what: String,
+        /// The system's answer, as a raw errno.
+        errno: Option<i32>,
+        /// What START would answer, as a raw errno, for a fault found before it.
+        start_answers: Option<i32>,
+        /// The likely cause.
+        cause: Cow<'static, str>,
+        /// What to do.
+        cure: Cow<'static, str>,
+        /// Waiting does not help: the same files give the same answer.
+        lasting: bool,
+    }
+}
+
+impl Deref for Diagnostic {
+    type Target = Details;
+
+    fn deref(&self) -> &Details {
+        &self.0
+    }
+}
+
+impl DerefMut for Diagnostic {
+    fn deref_mut(&mut self) -> &mut Details {
+        &mut self.0
+    }
+}
+
+impl Json for Diagnostic {
+    fn to_json(&self) -> Value<'_> {
+        self.0.to_json()
+    }
+
+    fn from_json(node: &Node<'_>) -> Result<Self, String> {
+        Json::from_json(node).map(Self)
+    }
 }
 
 impl Diagnostic {
@@ -268,6 +303,7 @@ impl fmt::Display for Diagnostic {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::json;
 
     kinds! {
         NO_CHOSEN: Error "test-no-chosen" in Dtb, START answers ENODEV {
@@ -300,7 +336,7 @@ mod tests {
     #[test]
     fn it_crosses_a_channel_whole() {
         let sent = NO_CHOSEN.case("there is none").lasting();
-        let text = serde_json::to_string(&sent).unwrap();
-        assert_eq!(serde_json::from_str::<Diagnostic>(&text).unwrap(), sent);
+        let text = sent.to_json().to_string();
+        assert_eq!(Diagnostic::from_json(&json::read(&text).unwrap()), Ok(sent));
     }
 }

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use crate::diagnostic::Kind;
 
 /// The kinds of each folder, in the order of the way through.
-const FOLDERS: &[&[&[Kind]]] = &[
+const FOLDERS: &[&[&[&Kind]]] = &[
     crate::config::KINDS,
     crate::image::KINDS,
     crate::plan::KINDS,
@@ -22,11 +22,13 @@ const FOLDERS: &[&[&[Kind]]] = &[
     crate::supervisor::KINDS,
     crate::check::KINDS,
     crate::doctor::KINDS,
+    crate::import::FOLDER,
 ];
 
 /// Every kind, in the order of the steps.
 pub fn kinds() -> Vec<&'static Kind> {
-    let mut kinds: Vec<&Kind> = FOLDERS.iter().copied().flatten().copied().flatten().collect();
+    let mut kinds: Vec<&Kind> =
+        FOLDERS.iter().copied().flatten().copied().flatten().copied().collect();
     kinds.sort_by_key(|kind| kind.step);
     kinds
 }

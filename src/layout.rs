@@ -11,6 +11,7 @@
 //! 0x3fff_0000  GIC distributor, 64 KiB
 //! 0x4000_0000  device space ends; a page that belongs to QEMU's platform
 //! 0x4000_1000  memory may begin on every platform
+//! 0x7fc0_0000  firmware (pvmfw), 4 MiB, where a config has it and does not move it
 //! 0x8000_0000  main memory, where the config does not move it
 //! 0x10_0000_0000  end of the guest's address space
 //! ```
@@ -25,6 +26,12 @@ pub const MEMORY_ALIGN: u64 = 2 << 20;
 
 /// Where main memory begins by default: where arm64 VMMs for Gunyah put it.
 pub const MEMORY_BASE: u64 = 0x8000_0000;
+
+/// Where Android's pvmfw is linked to run, and its bytes with its data: 4 MiB below [`MEMORY_BASE`], where
+/// crosvm puts it.
+pub const FIRMWARE_BASE: u64 = 0x7fc0_0000;
+/// See [`FIRMWARE_BASE`].
+pub const FIRMWARE_SIZE: u64 = 4 << 20;
 
 /// Guest addresses below trap to the worker or belong to the interrupt controller. QEMU's platform has
 /// them and the page behind in use: the resource manager refuses memory there (START answers ENODEV).

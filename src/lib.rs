@@ -27,6 +27,8 @@ pub mod doctor;
 pub mod dtb;
 pub mod explain;
 pub mod image;
+pub mod import;
+pub mod json;
 pub mod launch;
 pub mod layout;
 pub mod memory;

@@ -12,6 +12,7 @@ use gunyahd::config;
 use gunyahd::diagnostic::Diagnostic;
 use gunyahd::doctor;
 use gunyahd::explain;
+use gunyahd::import::{self, Source};
 use gunyahd::status::logger::{self, Audience};
 use gunyahd::supervisor::{self, BootOptions};
 use gunyahd::text::failure;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         Ok(Command::Run { file, setting }) => run(&file, setting),
         Ok(Command::Check(options)) => check(&options),
         Ok(Command::Doctor(options)) => doctor(&options),
+        Ok(Command::Import(source)) => import(&source),
         Ok(Command::Explain(name)) => explain(name.as_deref()),
         Err(Stop::Print(text)) => print(&text),
         Err(Stop::Usage(error)) => {
@@ -51,6 +53,21 @@ fn explain(name: Option<&str>) -> ExitCode {
         Ok(text) => print(&text),
         Err(unknown) => {
             complain(&format!("gunyahd: {unknown}"));
+            ExitCode::from(BROKEN)
+        }
+    }
+}
+
+fn import(source: &Source) -> ExitCode {
+    match import::import(source) {
+        Ok((config, left)) => {
+            for left in left {
+                complain(&format!("gunyahd: {left}"));
+            }
+            print(&config)
+        }
+        Err(wrong) => {
+            complain(&format!("gunyahd: {wrong}"));
             ExitCode::from(BROKEN)
         }
     }

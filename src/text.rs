@@ -30,6 +30,28 @@ impl fmt::Display for Size {
     }
 }
 
+/// A number of things, by the word for one: `1 page`, `3 pages`, `2 memory entries`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Count<'a>(pub u64, pub &'a str);
+
+impl<'a> Count<'a> {
+    /// A list's.
+    pub fn of(length: usize, one: &'a str) -> Self {
+        Self(u64::try_from(length).unwrap_or(u64::MAX), one)
+    }
+}
+
+impl fmt::Display for Count<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(number, one) = self;
+        match (number, one.strip_suffix('y')) {
+            (1, _) => write!(f, "1 {one}"),
+            (_, Some(stem)) => write!(f, "{number} {stem}ies"),
+            (_, None) => write!(f, "{number} {one}s"),
+        }
+    }
+}
+
 /// A duration: `850 µs`, `1.5 s`, `10 min`, `3 h`, `2 d`; with `{:#}` as a config file writes it, exact to the
 /// millisecond: `1500ms`, `10m`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,8 +66,9 @@ impl Span {
 
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let micros = self.0.as_micros();
-        let millis = self.0.as_millis();
+        // 128 bits would bring their own division and printing.
+        let micros = u64::try_from(self.0.as_micros()).unwrap_or(u64::MAX);
+        let millis = micros / 1000;
         if f.alternate() {
             for (unit, name) in [(3_600_000, "h"), (60_000, "m"), (1000, "s")] {
                 if millis >= unit && millis % unit == 0 {
@@ -125,15 +148,27 @@ macro_rules! words {
     ($(#[$about:meta])* $name:ident { $($(#[$what:meta])* $variant:ident = $word:literal,)* }) => {
         $(#[$about])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        #[derive(serde::Serialize, serde::Deserialize)]
         pub enum $name {
-            $($(#[$what])* #[serde(rename = $word)] $variant,)*
+            $($(#[$what])* $variant,)*
         }
 
         impl $name {
             /// Its word.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $word,)* }
+            }
+        }
+
+        impl $crate::json::Json for $name {
+            fn to_json(&self) -> $crate::json::Value<'_> {
+                self.as_str().into()
+            }
+
+            fn from_json(node: &$crate::json::Node<'_>) -> Result<Self, String> {
+                match node.text()? {
+                    $($word => Ok(Self::$variant),)*
+                    other => Err($crate::json::no_word(other)),
+                }
             }
         }
 
@@ -169,6 +204,18 @@ mod tests {
         ] {
             assert_eq!(Size(bytes).to_string(), people);
             assert_eq!(format!("{:#}", Size(bytes)), file);
+        }
+    }
+
+    #[test]
+    fn counts_are_singular_or_plural() {
+        for (count, text) in [
+            (Count(0, "vCPU"), "0 vCPUs"),
+            (Count(1, "vCPU"), "1 vCPU"),
+            (Count(1, "memory entry"), "1 memory entry"),
+            (Count(2, "memory entry"), "2 memory entries"),
+        ] {
+            assert_eq!(count.to_string(), text);
         }
     }
 

@@ -5,11 +5,11 @@
 
 mod host;
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -20,38 +20,13 @@ use nix::sys::termios::{tcgetattr, LocalFlags};
 use nix::unistd::Pid;
 use serde_json::{json, Value};
 
-use host::{skip, Host, PATIENCE};
+use host::assemble::assembled;
+use host::{Host, PATIENCE};
 
 /// The guest, assembled once.
 fn guest() -> Option<&'static [u8]> {
     static GUEST: OnceLock<Option<Vec<u8>>> = OnceLock::new();
-    GUEST.get_or_init(assemble).as_deref()
-}
-
-fn assemble() -> Option<Vec<u8>> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest");
-    let out = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let (object, elf, image) = (out.join("guest.o"), out.join("guest.elf"), out.join("guest.img"));
-    let run = |tool: &str, words: &[&dyn AsRef<std::ffi::OsStr>]| {
-        let mut command = Command::new(format!("aarch64-linux-gnu-{tool}"));
-        command.args(words.iter().map(|word| word.as_ref()));
-        command.status().map(|status| {
-            assert!(status.success(), "{tool} failed");
-        })
-    };
-    let made = run("as", &[&"-I", &source, &"-o", &object, &source.join("guest.S")])
-        .and_then(|()| {
-            let script = source.join("guest.ld");
-            // Its one segment is code and data; nothing maps it.
-            let quiet = "--no-warn-rwx-segments";
-            run("ld", &[&quiet, &"-T", &script, &"-o", &elf, &object])
-        })
-        .and_then(|()| run("objcopy", &[&"-O", &"binary", &elf, &image]));
-    if let Err(error) = made {
-        skip(&format!("no arm64 binutils ({error}); the package is binutils-aarch64-linux-gnu"));
-        return None;
-    }
-    Some(fs::read(image).unwrap())
+    GUEST.get_or_init(|| assembled("guest")).as_deref()
 }
 
 /// Drivers with vCPUs.
@@ -507,6 +482,44 @@ fn a_guest_that_can_be_asked_ends_by_itself() {
     assert_eq!(status["reason"], "stop asked");
     assert_eq!(status["last_end"]["reason"], "power-off");
     assert!(printed(&host).contains(&"guest: off".to_owned()));
+}
+
+/// On every driver: the key is an edge, which no guest lowers.
+#[test]
+fn a_guest_ends_by_its_power_key() {
+    for dialect in DIALECTS {
+        let changes = json!({
+            "cmdline": "irq",
+            "stop": { "power_key": true },
+            "stop_timeout": "1h",
+        });
+        let Some(host) = boot_on(dialect, "key", "", &changes) else {
+            return;
+        };
+        wait_for_line(&host, "guest: ready");
+        assert!(host.ask(&["stop", "vm"]).status.success());
+        let status = host.status();
+        assert_eq!(status["state"], "stopped", "{dialect}: {status:#}");
+        assert_eq!(status["reason"], "stop asked");
+        assert_eq!(status["last_end"]["reason"], "power-off", "{dialect}: {status:#}");
+        let lines = printed(&host);
+        assert!(lines.contains(&"guest: power key".to_owned()), "{dialect}: {lines:#?}");
+    }
+}
+
+/// One that does not look at its key is closed when its time is over.
+#[test]
+fn a_guest_that_ignores_its_power_key_is_closed() {
+    let changes = json!({ "stop": { "power_key": true }, "stop_timeout": "1s" });
+    let Some(host) = boot("deaf", "end=hang", &changes) else {
+        return;
+    };
+    wait_for_line(&host, "guest: ready");
+    assert!(host.ask(&["stop", "vm"]).status.success());
+    let status = host.status();
+    assert_eq!(status["state"], "stopped", "{status:#}");
+    assert_ne!(status["last_end"]["reason"], "power-off", "{status:#}");
+    assert!(host.log().contains("has not ended within 1 s; closing the VM"), "{}", host.log());
 }
 
 #[test]

@@ -3,13 +3,14 @@
 //! crate virtio-drivers (tests/peer), executed on every driver, over shared memory and over a pool.
 #![allow(clippy::unwrap_used)] // A test ends there.
 
+mod backend;
 mod host;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{json, Value};
 
@@ -41,9 +42,7 @@ fn build() -> Result<PathBuf, String> {
     if !own {
         cargo.args(["-Zbuild-std=core,alloc"]).env("RUSTC_BOOTSTRAP", "1");
         cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_NONE_LINKER", "aarch64-linux-gnu-ld");
-        for rustup in ["RUSTUP_TOOLCHAIN", "RUSTC", "CARGO"] {
-            cargo.env_remove(rustup);
-        }
+        cargo.env("RUSTC", "/usr/bin/rustc").env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO");
     }
     cargo.args(["build", "--release", "--locked", "--target", TARGET, "--target-dir"]);
     let built = cargo.arg(&out).current_dir(source).output().map_err(|error| error.to_string())?;
@@ -194,6 +193,145 @@ fn a_virtio_console_prints_and_hears() {
         assert!(lines.contains(&"console 0 heard good day".to_owned()), "{lines:#?}");
         let _ = console.wait();
     }
+}
+
+/// A network of the calling thread, and of the programs that it starts, with the tap `tap7` in it.
+fn network(mac: &str) -> bool {
+    let own = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).is_ok();
+    let ip = |words: &str| {
+        let done = Command::new("ip").args(words.split(' ')).stderr(Stdio::null()).status();
+        done.is_ok_and(|status| status.success())
+    };
+    let made = own
+        && ip("tuntap add dev tap7 mode tap")
+        && ip("addr add 10.7.0.1/24 dev tap7")
+        && ip("link set tap7 up")
+        && ip(&format!("neigh add 10.7.0.2 lladdr {mac} dev tap7"));
+    if !made {
+        skip("no tap can be made: needs root, /dev/net/tun and the program ip");
+    }
+    made
+}
+
+/// Waits until the peer says `line`.
+fn wait_for_line(host: &Host, line: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    while !printed(host).iter().any(|has| has == line) {
+        assert!(Instant::now() < deadline, "{line}: {:#?}\n{}", printed(host), host.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Packets of the host come back from the guest, over a tap that was there before.
+#[test]
+fn a_network_device_answers_over_its_tap() {
+    const MAC: &str = "02:00:00:00:07:02";
+    if !network(MAC) {
+        return;
+    }
+    for (index, dialect) in DIALECTS.iter().enumerate() {
+        let transport = TRANSPORTS[index % 2];
+        let test = format!("net-{transport}-{dialect}");
+        let changes = json!({
+            "transport": transport,
+            "nets": [{ "tap": "tap7", "mac": MAC, "mtu": 1500 }],
+        });
+        let words = if index % 2 == 0 { "net irq" } else { "net" };
+        let Some(host) = boot(dialect, &test, words, &changes) else { return };
+        wait_for_line(&host, "net 0: address [02, 00, 00, 00, 07, 02]");
+        let socket = std::net::UdpSocket::bind("10.7.0.1:0").unwrap();
+        socket.connect("10.7.0.2:7").unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let long: Vec<u8> = (0..=255).cycle().take(1400).collect();
+        for text in [b"hello".to_vec(), long, b"the end".to_vec()] {
+            socket.send(&text).unwrap();
+            let mut answer = [0; 2048];
+            let len = socket.recv(&mut answer).unwrap();
+            assert_eq!(answer[..len], text, "{test}");
+        }
+        let lines = said(&host);
+        assert!(lines.iter().any(|line| line == "net 0: done"), "{test}: {lines:#?}");
+        let pool = lines.iter().any(|line| line == "pool of 0x400000");
+        assert_eq!(pool, *dialect != "lkml", "{test}: {lines:#?}");
+    }
+}
+
+#[test]
+fn a_tap_that_another_program_has_fails_the_start() {
+    if !network("02:00:00:00:07:03") {
+        return;
+    }
+    let changes = json!({ "nets": [{ "tap": "tap7" }, { "tap": "tap7" }] });
+    let Some(host) = boot("ack61", "busy-tap", "net", &changes) else { return };
+    let status = host.wait_for("failed");
+    let reason = status["reason"].as_str().unwrap();
+    assert!(reason.contains("tap7") && reason.contains("EBUSY"), "{reason}");
+    assert!(reason.contains("nets[1]"), "{reason}");
+}
+
+/// A tap that is removed is a warning and a guest without link; the VM goes on.
+#[test]
+fn a_tap_that_is_removed_is_a_warning() {
+    const MAC: &str = "02:00:00:00:07:04";
+    if !network(MAC) {
+        return;
+    }
+    let changes = json!({ "nets": [{ "tap": "tap7", "mac": MAC }] });
+    let Some(host) = boot("ack612", "gone-tap", "net irq", &changes) else { return };
+    wait_for_line(&host, "net 0: address [02, 00, 00, 00, 07, 04]");
+    assert!(Command::new("ip").args(["link", "del", "tap7"]).status().unwrap().success());
+    let deadline = Instant::now() + PATIENCE;
+    while !host.log().contains("[net-tap-gone]") {
+        assert!(Instant::now() < deadline, "{}", host.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(host.status()["state"], "running");
+}
+
+/// A backend of other people's code serves the guest; while it is away requests wait.
+#[test]
+fn a_backend_serves_by_vhost_user_and_may_come_back() {
+    for dialect in ["lkml", "ack66"] {
+        let test = format!("vhost-user-{dialect}");
+        let socket = std::env::temp_dir().join(format!("{test}-{}", std::process::id()));
+        let backend = backend::Backend::listen(&socket, 1, 0x11);
+        let changes = json!({ "vhost_user": [{ "type": "entropy", "socket": socket }] });
+        let Some(host) = boot(dialect, &test, "entropy", &changes) else { return };
+        let first = backend.join().unwrap();
+        first.refused.recv_timeout(PATIENCE).unwrap();
+        first.end();
+        let second = backend::Backend::listen(&socket, 9, 0x22).join().unwrap();
+        let lines = said(&host);
+        let line = "entropy 0: (Ok(32), Ok(32)), differ true".to_owned();
+        assert!(lines.contains(&line), "{lines:#?}");
+        assert!(host.log().contains("[vhost-user-lost]"), "{}", host.log());
+        second.end();
+        let _ = fs::remove_file(socket);
+    }
+}
+
+#[test]
+fn a_backend_that_is_not_there_fails_the_start() {
+    let changes = json!({ "vhost_user": [{ "type": "entropy", "socket": "/nowhere/socket" }] });
+    let Some(host) = boot("ack61", "no-backend", "entropy", &changes) else { return };
+    let status = host.wait_for("failed");
+    let reason = status["reason"].as_str().unwrap();
+    assert!(reason.contains("/nowhere/socket") && reason.contains("ENOENT"), "{reason}");
+    assert!(reason.contains("vhost_user[0]"), "{reason}");
+}
+
+/// Where the kernel has no vhost for sockets, the start says so; where it has, host-test tries the device.
+#[test]
+fn a_host_without_vhost_vsock_fails_the_start_and_says_what_it_lacks() {
+    if Path::new("/dev/vhost-vsock").exists() {
+        return;
+    }
+    let changes = json!({ "vsock": {}, "ready": { "vsock_port": 9 } });
+    let Some(host) = boot("ack61", "no-vsock", "", &changes) else { return };
+    let status = host.wait_for("failed");
+    let reason = status["reason"].as_str().unwrap();
+    assert!(reason.contains("/dev/vhost-vsock") && reason.contains("ENOENT"), "{reason}");
+    assert!(host.log().contains("CONFIG_VHOST_VSOCK"), "{}", host.log());
 }
 
 /// A driver that goes and one that comes after it; the second finds what the first has left.

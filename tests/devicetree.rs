@@ -101,7 +101,12 @@ fn only_the_memory_warning(told: &str) -> bool {
 fn planned(config: &VmConfig, given: Option<&[u8]>) -> LaunchPlan {
     let header = arm64::Header { text_offset: 0, image_size: 4096 };
     let images = ImageInfo {
-        kernel: KernelInfo { gzip: false, size: 4096, layout: KernelLayout::Image(header) },
+        kernel: KernelInfo {
+            gzip: false,
+            size: 4096,
+            signed: false,
+            layout: KernelLayout::Image(header),
+        },
         initrd: config.initrd.as_ref().map(|_| 4096),
         regions: config.regions.iter().map(|_| None).collect(),
     };

@@ -377,7 +377,7 @@ fn a_service_and_its_vms_are_asked() {
     let told = device.examine();
     assert_eq!(told.troubles(), ["service-vm-down"]);
     let what = told.of("service-vm-down")["message"].as_str().unwrap();
-    assert!(what.starts_with("a is failed: device: opening "), "{what}");
+    assert!(what.starts_with("a is failed: device: there is no Gunyah device: "), "{what}");
     assert!(told.good("service").ends_with(": a failed"));
     assert!(told.good("memlock").contains("the service (pid "));
     drop(service);

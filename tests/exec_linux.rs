@@ -64,6 +64,37 @@ fn linux_reaches_its_init_sleeps_and_powers_off() {
     }
 }
 
+/// Linux's own driver takes the interrupt for the key, and its input layer hands it on.
+#[test]
+fn linux_powers_off_when_its_power_key_is_pressed() {
+    let _turn = turn();
+    let guest = guest_files();
+    let initrd = guest.join("key-initrd.cpio.gz");
+    let Ok(kernel) = std::fs::read(guest.join("key-Image")) else {
+        return skip("no kernel with gpio-keys; cargo xtask key-guest fetches one");
+    };
+    let changes = json!({
+        "memory": { "size": "256M", "backing": ["thp"], "access": "lend" },
+        "initrd": { "path": initrd },
+        "vcpus": { "scheduling": "proxy" },
+        "console": { "device": "pl011" },
+        "cmdline": "console=ttyAMA0 quiet",
+        "ready": { "console_line": "gunyah guest: waiting for its power key", "timeout": "10m" },
+        "stop": { "power_key": true },
+        "stop_timeout": "10m",
+    });
+    let Some(mut host) = Host::boot_on("ack66", "key", "exec", "", &kernel, &changes) else {
+        return;
+    };
+    host.patience = PATIENCE;
+    host.wait_for("ready");
+    assert!(host.ask(&["stop", "vm"]).status.success());
+    let status = host.status();
+    assert_eq!(status["last_end"]["reason"], "power-off", "{status:#}");
+    let printed = String::from_utf8(host.ask(&["log", "vm"]).stdout).unwrap();
+    assert!(printed.contains("gunyah guest: event 1 116 1"), "{printed}");
+}
+
 /// The copy of a root disk that a guest may write, and its removal.
 struct Disk(PathBuf);
 
@@ -93,9 +124,9 @@ impl Drop for Disk {
     }
 }
 
-/// A guest on `image`, a root disk in the set-up's folder. Debian's kernels have no restricted pools,
-/// without which no device can be had with lent memory: it is shared.
-fn with_disk(image: &str, cmdline: &str, ready: &str) -> Option<(Host, Disk)> {
+/// A guest on `image`, a root disk in the set-up's folder, with `console` as its own. Debian's kernels have no
+/// restricted pools, without which no device can be had with lent memory: it is shared.
+fn with_disk(image: &str, console: &str, cmdline: &str, ready: &str) -> Option<(Host, Disk)> {
     let guest = guest_files();
     let (image, initrd) = (guest.join(image), guest.join("disk-initrd.cpio.gz"));
     let Ok(kernel) = std::fs::read(guest.join("Image")) else {
@@ -114,8 +145,8 @@ fn with_disk(image: &str, cmdline: &str, ready: &str) -> Option<(Host, Disk)> {
         "initrd": { "path": initrd },
         "disks": [{ "path": disk.0 }],
         "vcpus": { "scheduling": "proxy" },
-        "console": { "device": "pl011" },
-        "cmdline": format!("console=ttyAMA0 quiet {cmdline}"),
+        "console": { "device": "pl011", "virtio": console == "hvc0" },
+        "cmdline": format!("console={console} quiet {cmdline}"),
         "ready": { "console_line": ready, "timeout": "10m" },
     });
     let mut host = Host::boot_on("ack61", "disk", "exec", "", &kernel, &changes)?;
@@ -132,7 +163,8 @@ fn powers_off(host: &Host) {
 fn linux_hands_over_to_its_root_disk_and_writes_there() {
     let _turn = turn();
     let reached = "gunyah guest: root disk reached, start 1";
-    let Some((host, disk)) = with_disk("disk-busybox.img", "guest.poweroff=0", reached) else {
+    let guest = with_disk("disk-busybox.img", "ttyAMA0", "guest.poweroff=0", reached);
+    let Some((host, disk)) = guest else {
         return;
     };
     powers_off(&host);
@@ -140,22 +172,36 @@ fn linux_hands_over_to_its_root_disk_and_writes_there() {
 }
 
 #[test]
-fn debian_has_a_login_on_its_root_disk() {
+fn debian_has_a_login_on_the_serial_port() {
+    logs_in_to_debian("ttyAMA0");
+}
+
+#[test]
+fn debian_has_a_login_on_the_virtio_console() {
+    logs_in_to_debian("hvc0");
+}
+
+/// Ready by the prompt, typed to, what was typed done on the root disk, and powered off.
+fn logs_in_to_debian(console: &str) {
     let _turn = turn();
-    let Some((host, disk)) = with_disk("disk-debian.img", "", "guest login:") else {
+    let Some((host, disk)) = with_disk("disk-debian.img", console, "", "guest login:") else {
         return;
     };
     host.wait_for("ready");
-    let mut console =
+    let mut terminal =
         host.ctl(&["console", "vm"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-    let mut typed = console.stdin.take().unwrap();
+    let mut typed = terminal.stdin.take().unwrap();
     // What is typed waits in the guest's terminal until somebody reads it.
     typed.write_all(b"root\n").unwrap();
     host.wait_for_line("root@guest:~#");
-    typed.write_all(b"id -un > /typed; sync; poweroff -f\n").unwrap();
+    typed
+        .write_all(b"id -un > /typed; cat /proc/consoles > /consoles; sync; poweroff -f\n")
+        .unwrap();
     powers_off(&host);
     drop(typed);
-    console.wait().unwrap();
+    terminal.wait().unwrap();
     assert_eq!(disk.read("/typed"), "root\n");
+    let consoles = disk.read("/consoles");
+    assert!(consoles.starts_with(console) && consoles.lines().count() == 1, "{consoles}");
     assert_eq!(disk.read("/starts"), "1\n");
 }

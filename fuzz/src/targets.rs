@@ -65,7 +65,12 @@ pub(crate) fn devicetree(
 ) -> Result<Vec<u8>, Vec<Diagnostic>> {
     let header = arm64::Header { text_offset: 0, image_size: 4096 };
     let images = ImageInfo {
-        kernel: KernelInfo { gzip: false, size: 4096, layout: KernelLayout::Image(header) },
+        kernel: KernelInfo {
+            gzip: false,
+            size: 4096,
+            signed: false,
+            layout: KernelLayout::Image(header),
+        },
         initrd: config.initrd.as_ref().map(|_| 4096),
         regions: config.regions.iter().map(|_| None).collect(),
     };

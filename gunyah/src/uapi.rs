@@ -63,6 +63,10 @@ pub const VM_ANDROID_SET_AUTH_TYPE: u32 = iow(ANDROID_IOCTL_TYPE, 0x16, size_of:
 /// nothing (newer than the first android16-6.12).
 pub const CHECK_EXTENSION: u32 = io(ANDROID_IOCTL_TYPE, 0x17);
 
+/// Extension: the driver wakes a vCPU whose timer has run out. With `no-timer-wakeups` in the devicetree's
+/// `/gunyah-vm-config/vcpus` the resource manager leaves that to the driver (proxy-scheduled VMs).
+pub const CAP_VCPU_TIMER_WAKEUP: u32 = 0;
+
 /// Argument of [`VM_SET_USER_MEM_REGION`] and [`VM_ANDROID_LEND_USER_MEM`].
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -148,6 +152,10 @@ pub struct AuthType {
     /// Address of the type's own argument.
     pub arg: u64,
 }
+
+/// `kind` of [`AuthType`]: a protected VM of Android's, for which [`VM_ANDROID_SET_FW_CONFIG`] is there;
+/// no driver so far takes it here (ENOENT).
+pub const AUTH_TYPE_ANDROID_PVM: u32 = 0;
 
 /// `kind` of [`AuthType`]: a trusted VM of Qualcomm's, [`QtvmAuth`]. android16-6.12's first kernels do
 /// all of it and still answer EINVAL.

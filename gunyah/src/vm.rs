@@ -164,12 +164,19 @@ impl Vm {
         ioctl::with(self.as_fd(), uapi::VM_SET_BOOT_CONTEXT, &context).map(drop)
     }
 
-    /// Makes this a protected VM whose firmware (pvmfw) is in the given guest range, which has a region of
-    /// its own (VM_ANDROID_SET_FW_CONFIG; Android's kernels). Both values are multiples of the host's page.
-    /// The program counter and most registers are then the firmware's. It cannot be undone.
+    /// Makes this a protected VM whose firmware (pvmfw) is in the given guest range, which has a lent region of
+    /// its own (VM_ANDROID_SET_FW_CONFIG; Android's kernels). Both values are multiples of the host's page. It
+    /// cannot be undone.
+    ///
+    /// What the region holds does not matter: at [`Vm::start`] the resource manager copies the firmware there
+    /// that the boot loader gave it, and the guest begins at its first byte, whatever
+    /// [`Vm::set_boot_context`] said. The devicetree's `/gunyah-vm-config/memory` has `firmware-address`, the
+    /// same address, and bounds (`size-max`, `firmware-size-max`) that keep both ranges apart. Android's
+    /// firmware finds the kernel by `/config`: `kernel-address` and `kernel-size`.
     ///
     /// # Errors
-    /// ENOTTY: the kernel has no such call.
+    /// ENOTTY: the kernel has no such call. Where the boot loader gave no firmware, [`Vm::start`] answers
+    /// EPERM or EINVAL.
     pub fn set_fw_config(&self, guest_phys_addr: u64, size: u64) -> io::Result<()> {
         let config = uapi::GuestRange { guest_phys_addr, size };
         ioctl::with(self.as_fd(), uapi::VM_ANDROID_SET_FW_CONFIG, &config).map(drop)
@@ -193,7 +200,8 @@ impl Vm {
         ioctl::with(self.as_fd(), uapi::VM_ANDROID_RECLAIM_REGION, &range).map(drop)
     }
 
-    /// Asks for an extension of the driver by its number (CHECK_EXTENSION; kernels newer than
+    /// Asks for an extension of the driver by its number, such as
+    /// [`CAP_VCPU_TIMER_WAKEUP`](uapi::CAP_VCPU_TIMER_WAKEUP) (CHECK_EXTENSION; kernels newer than
     /// android16-6.12's first). What the answer means is the extension's affair; 0 is "not there".
     ///
     /// # Errors

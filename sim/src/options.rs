@@ -26,6 +26,9 @@ Runs COMMAND with a simulated /dev/gunyah and ends with its exit code.
   --cores N               cores of the host (default 8): the newer one makes no more vCPUs;
                           COMMAND's sched_getaffinity reports as many
   --rm-entries N          memory entries that the resource manager survives
+  --firmware FILE         the boot loader gave the resource manager this firmware for protected
+                          VMs (pvmfw); without it a VM with firmware does not start
+  --timer-wakeups N       ack612 has CHECK_EXTENSION, which answers this for timer wake-ups
   --device PATH           the device's path (default /dev/gunyah)
   --record FILE           every call and event as a line of JSON
   --console FILE          guests' console output by line, each with its VM's name (- : stdout)
@@ -130,6 +133,15 @@ impl Options {
             "--rm-entries" => {
                 self.settings.rm_entries =
                     text.parse().map_err(|_| format!("{text:?} is not a number"))?;
+            }
+            "--firmware" => {
+                let bytes = std::fs::read(&text).map_err(|error| format!("{text}: {error}"))?;
+                // The settings are copied about, and live as long as the program.
+                self.settings.firmware = Some(bytes.leak());
+            }
+            "--timer-wakeups" => {
+                let number = text.parse().map_err(|_| format!("{text:?} is not a number"))?;
+                self.settings.timer_wakeups = Some(number);
             }
             "--device" => self.device = PathBuf::from(text),
             "--record" => self.record = path,

@@ -1,131 +1,150 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The report for machines: sizes in bytes, addresses as in a config.
 
-use serde_json::{json, Value};
+use std::collections::BTreeMap;
 
+use gunyah::Dialect;
 use nix::errno::Errno;
 
 use super::map::map;
 use super::{Report, VmReport};
 use crate::config::render;
 use crate::diagnostic::Diagnostic;
+use crate::json::{object, Json, Value};
 use crate::plan::LaunchPlan;
 
 /// Rises when a field changes its meaning or goes away.
 const VERSION: u32 = 2;
 
 /// The whole report; with `dtb` each VM has its devicetree source.
-pub(super) fn report(report: &Report, dtb: bool) -> Value {
-    let huge_pages: Vec<Value> = report
-        .huge_pages()
-        .iter()
-        .map(|(size, pages)| {
-            json!({ "page_size": size, "pages": pages.all, "autostart_pages": pages.autostart })
-        })
-        .collect();
-    json!({
-        "version": VERSION,
-        "host": {
-            "page_size": report.host.page_size,
-            "huge_page": report.host.huge_page,
-            "thp_page": report.host.thp_page,
-        },
-        "root": report.root.as_ref().map_or("/".into(), |root| root.display().to_string()),
-        "files": report.files,
-        "vms": report.vms.iter().map(|vm| of_vm(vm, dtb)).collect::<Vec<_>>(),
-        "huge_pages": huge_pages,
-        "reserve": {
-            "folio_size": report.host.thp_page,
-            "folios": report.reserve().all,
-            "autostart_folios": report.reserve().autostart,
-        },
-        "problems": of_diagnostics(&report.problems),
-        "warnings": of_diagnostics(&report.warnings),
-    })
+pub(super) fn report(report: &Report, dtb: bool) -> Value<'_> {
+    let Report { host, .. } = report;
+    let root = report.root.as_ref().map_or("/".into(), |root| root.display().to_string());
+    let vms: Vec<Value> = report.vms.iter().map(|vm| of_vm(vm, dtb)).collect();
+    object(vec![
+        ("version", VERSION.into()),
+        (
+            "host",
+            object(vec![
+                ("page_size", host.page_size.into()),
+                ("huge_page", host.huge_page.into()),
+                ("thp_page", host.thp_page.into()),
+            ]),
+        ),
+        ("root", root.into()),
+        ("files", report.files.into()),
+        ("vms", vms.into()),
+        (
+            "huge_pages",
+            pages(&report.huge_pages(), |pages| {
+                vec![("pages", pages.all.into()), ("autostart_pages", pages.autostart.into())]
+            }),
+        ),
+        (
+            "reserve",
+            object(vec![
+                ("folio_size", host.thp_page.into()),
+                ("folios", report.reserve().all.into()),
+                ("autostart_folios", report.reserve().autostart.into()),
+            ]),
+        ),
+        ("problems", of_diagnostics(&report.problems)),
+        ("warnings", of_diagnostics(&report.warnings)),
+    ])
 }
 
-fn of_diagnostics(all: &[Diagnostic]) -> Vec<Value> {
-    all.iter().map(of_diagnostic).collect()
+/// Huge pages by their size.
+fn pages<T>(
+    pages: &BTreeMap<u64, T>,
+    of: impl Fn(&T) -> Vec<(&'static str, Value<'static>)>,
+) -> Value<'static> {
+    let row = |(size, pages): (&u64, &T)| {
+        object([vec![("page_size", (*size).into())], of(pages)].concat())
+    };
+    pages.iter().map(row).collect::<Vec<_>>().into()
+}
+
+fn of_diagnostics(all: &[Diagnostic]) -> Value<'_> {
+    all.iter().map(|of| object(members(of))).collect::<Vec<_>>().into()
 }
 
 /// A diagnostic, as every report for machines has it.
-pub(crate) fn of_diagnostic(of: &Diagnostic) -> Value {
+pub(crate) fn members(of: &Diagnostic) -> Vec<(&'static str, Value<'_>)> {
     let errno = |raw: Option<i32>| raw.map(|raw| format!("{:?}", Errno::from_raw(raw)));
     let place = of.place.as_ref();
-    json!({
-        "name": of.name,
-        "severity": of.severity,
-        "step": of.step,
-        // A path that is not UTF-8 must not hide the other diagnostics.
-        "file": place.map(|place| place.file.display().to_string()),
-        "line": place.map(|place| place.line).filter(|line| *line > 0),
-        "column": place.map(|place| place.column).filter(|column| *column > 0),
-        "key": place.map(|place| &place.key),
-        "message": of.what,
-        "errno": errno(of.errno),
-        "start_answers": errno(of.start_answers),
-        "cause": Some(&of.cause).filter(|cause| !cause.is_empty()),
-        "cure": of.cure,
-    })
+    vec![
+        ("name", of.name.to_json()),
+        ("severity", of.severity.to_json()),
+        ("step", of.step.to_json()),
+        ("file", place.map(|place| place.file.to_json()).into()),
+        ("line", place.map(|place| place.line).filter(|line| *line > 0).into()),
+        ("column", place.map(|place| place.column).filter(|column| *column > 0).into()),
+        ("key", place.map(|place| place.key.as_str()).into()),
+        ("message", of.what.to_json()),
+        ("errno", errno(of.errno).into()),
+        ("start_answers", errno(of.start_answers).into()),
+        ("cause", Some(&*of.cause).filter(|cause| !cause.is_empty()).into()),
+        ("cure", of.cure.to_json()),
+    ]
 }
 
-fn of_vm(vm: &VmReport, dtb: bool) -> Value {
-    let huge_pages: Vec<Value> = vm
-        .huge_pages
-        .iter()
-        .map(|(size, pages)| json!({ "page_size": size, "pages": pages }))
-        .collect();
-    let kernels: Vec<Value> = vm
-        .kernels
-        .iter()
-        .map(|(kernel, faults)| {
-            json!({
-                "kernel": kernel.name(),
-                "launchable": faults.is_empty(),
-                "problems": of_diagnostics(faults),
-            })
-        })
-        .collect();
-    let mut value = json!({
-        "name": vm.config.name.as_str(),
-        "file": vm.config.file.display().to_string(),
-        "launchable": vm.plan.is_some(),
-        "kernels": kernels,
-        "config": render(&vm.config),
-        "huge_pages": huge_pages,
-        "reserve_folios": vm.reserve,
-        "warnings": of_diagnostics(&vm.warnings),
-        "plan": vm.plan.as_ref().map(|plan| of_plan(vm, plan)),
-    });
+fn of_vm(vm: &VmReport, dtb: bool) -> Value<'_> {
+    let mut members = vec![
+        ("name", vm.config.name.as_str().into()),
+        ("file", vm.config.file.to_json()),
+        ("launchable", vm.plan.is_some().into()),
+        ("kernels", vm.kernels.iter().map(of_kernel).collect::<Vec<_>>().into()),
+        ("config", render(&vm.config)),
+        ("huge_pages", pages(&vm.huge_pages, |pages| vec![("pages", (*pages).into())])),
+        ("reserve_folios", vm.reserve.into()),
+        ("warnings", of_diagnostics(&vm.warnings)),
+        ("plan", vm.plan.as_ref().map(|plan| of_plan(vm, plan)).into()),
+    ];
     if dtb {
-        value["dtb"] = vm.dtb_source.clone().into();
+        members.push(("dtb", vm.dtb_source.to_json()));
     }
-    value
+    object(members)
 }
 
-fn of_plan(vm: &VmReport, plan: &LaunchPlan) -> Value {
-    let rows: Vec<Value> = map(vm, plan)
-        .iter()
-        .map(|row| {
-            json!({
-                "what": row.what,
-                "base": address(row.base),
-                "size": row.size,
-                "inside": row.depth > 0,
-                "detail": row.detail,
-            })
-        })
-        .collect();
-    json!({
-        "kernel": plan.dialect.name(),
-        "scheduling": plan.scheduling.as_str(),
-        "map": rows,
-        "entry": address(plan.kernel.entry),
-        "dtb": { "base": address(plan.dtb.base), "size": plan.dtb.size },
-        "memory_entries": plan.memory_entries,
-    })
+fn of_kernel((kernel, faults): &(Dialect, Vec<Diagnostic>)) -> Value<'_> {
+    object(vec![
+        ("kernel", kernel.name().into()),
+        ("launchable", faults.is_empty().into()),
+        ("problems", of_diagnostics(faults)),
+    ])
 }
 
-fn address(address: u64) -> String {
-    format!("{address:#x}")
+fn of_plan(vm: &VmReport, plan: &LaunchPlan) -> Value<'static> {
+    let rows = map(vm, plan).into_iter().map(|row| {
+        object(vec![
+            ("what", row.what.into()),
+            ("base", address(row.base)),
+            ("size", row.size.into()),
+            ("inside", (row.depth > 0).into()),
+            ("detail", row.detail.into()),
+        ])
+    });
+    object(vec![
+        ("kernel", plan.dialect.name().into()),
+        ("scheduling", plan.scheduling.as_str().into()),
+        ("map", rows.collect::<Vec<_>>().into()),
+        (
+            "power_key",
+            plan.power_key
+                .map(|key| {
+                    object(vec![
+                        ("doorbell", key.label.into()),
+                        ("interrupt", key.interrupt.into()),
+                    ])
+                })
+                .into(),
+        ),
+        ("entry", address(plan.kernel.entry)),
+        ("dtb", object(vec![("base", address(plan.dtb.base)), ("size", plan.dtb.size.into())])),
+        ("memory_entries", plan.memory_entries.into()),
+    ])
+}
+
+fn address(address: u64) -> Value<'static> {
+    format!("{address:#x}").into()
 }

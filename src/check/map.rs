@@ -32,6 +32,7 @@ pub(super) fn map(vm: &VmReport, plan: &LaunchPlan) -> Vec<Row> {
             what: match index {
                 0 => "memory",
                 _ if region.is_pool() => "pool",
+                _ if region.key == "firmware" => "firmware",
                 _ => "region",
             },
             detail: region_detail(region),

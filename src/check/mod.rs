@@ -13,7 +13,7 @@ mod json;
 mod map;
 mod text;
 
-pub(crate) use json::of_diagnostic as diagnostic_json;
+pub(crate) use json::members as diagnostic_json;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
@@ -173,8 +173,7 @@ pub fn run(options: &Options, out: &mut impl Write) -> io::Result<i32> {
         report.problems.push(inspect::NOTHING.case("no config was found"));
     }
     if options.json {
-        serde_json::to_writer_pretty(&mut *out, &json::report(&report, options.dtb))?;
-        writeln!(out)?;
+        writeln!(out, "{:#}", json::report(&report, options.dtb))?;
     } else {
         out.write_all(text::report(&report, options.dtb).as_bytes())?;
     }
@@ -183,4 +182,4 @@ pub fn run(options: &Options, out: &mut impl Write) -> io::Result<i32> {
 }
 
 /// Every kind of mistake that this folder finds.
-pub(crate) const KINDS: &[&[Kind]] = &[inspect::KINDS];
+pub(crate) const KINDS: &[&[&Kind]] = &[inspect::KINDS];

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The report for people.
 
-use std::fmt::{Display, Write};
+use std::fmt::Write;
 
 use super::inspect;
 use super::map::map;
 use super::{HugePages, Report, VmReport};
 use crate::plan::{Host, LaunchPlan};
-use crate::text::{printable, Size};
+use crate::text::{printable, Count, Size};
 
 /// The whole report. With `dtb` everything but the devicetrees is a comment, so that what is printed
 /// for one VM is devicetree source.
@@ -66,9 +66,12 @@ fn planned(out: &mut String, vm: &VmReport, plan: &LaunchPlan) {
         let row = format!("{base:<17}{end:<15}{size:<11}{what:<11}{detail}");
         line(out, row.trim_end());
     }
-    let vcpus = counted(vm.config.vcpus.count, "vCPU");
-    let (scheduling, entries) = (plan.scheduling, plan.memory_entries);
-    line(out, format!("  {vcpus}, scheduled by {scheduling}; at most {entries} memory entries"));
+    if let Some(key) = plan.power_key {
+        line(out, format!("  power key: doorbell {}, SPI {}", key.label, key.interrupt));
+    }
+    let vcpus = Count(vm.config.vcpus.count.into(), "vCPU");
+    let (scheduling, entries) = (plan.scheduling, Count(plan.memory_entries, "memory entry"));
+    line(out, format!("  {vcpus}, scheduled by {scheduling}; at most {entries}"));
     let good = vm.kernels.iter().filter(|(_, faults)| faults.is_empty());
     let names: Vec<&str> =
         good.map(|(kernel, _)| kernel.name()).filter(|name| *name != plan.dialect.name()).collect();
@@ -131,8 +134,8 @@ fn summary(report: &Report) -> String {
         out.push('\n');
     }
     let launchable = report.vms.iter().filter(|vm| vm.plan.is_some()).count();
-    let files = counted(report.files, "file");
-    let problems = counted(report.problems.len(), "problem");
+    let files = Count::of(report.files, "file");
+    let problems = Count::of(report.problems.len(), "problem");
     line(&mut out, format!("{files}, {launchable} can be launched, {problems}"));
     out
 }
@@ -140,11 +143,4 @@ fn summary(report: &Report) -> String {
 fn line(out: &mut String, text: impl AsRef<str>) {
     // Writing to a String does not fail.
     let _ = writeln!(out, "{}", printable(text.as_ref()));
-}
-
-fn counted(number: impl Display, noun: &str) -> String {
-    match number.to_string().as_str() {
-        "1" => format!("1 {noun}"),
-        number => format!("{number} {noun}s"),
-    }
 }

@@ -9,6 +9,7 @@ use gunyah::Dialect;
 use crate::check;
 use crate::config::{self, kernels};
 use crate::doctor;
+use crate::import::Source;
 use crate::status::EndReason;
 use crate::supervisor::{BootOptions, Outcome, DEFAULT_CONFIG_DIR, DEFAULT_DEVICE, DEFAULT_SOCKET};
 use crate::worker::Setting;
@@ -24,6 +25,7 @@ usage: gunyahd boot [options]        the init service: all VMs, until SIGTERM
        gunyahd run [options] FILE    one VM in the foreground; Ctrl-C stops it
        gunyahd check [options] PATH… what is wrong with files, without a device
        gunyahd doctor [options]      what is wrong on this device
+       gunyahd import FILE | -- WORD… another launcher's VM as a VM's file
        gunyahd explain [NAME]        the error or warning of that name; all names
        gunyahd --version | --help    also: gunyahd COMMAND --help
 ";
@@ -103,6 +105,18 @@ another user it says what it could not see.
 exit: 0 nothing stops VMs; 1 something does, or it cannot be told; 2 usage
 ";
 
+/// `gunyahd import --help`.
+pub const IMPORT_HELP: &str = "\
+usage: gunyahd import FILE
+       gunyahd import -- crosvm run …
+       gunyahd import -- qemu-system-aarch64 …
+
+Prints the VM of another launcher as a VM's file, and on standard error what is left out and why. FILE
+is a vm_config.json of Android's Virtualization Framework. Look the result over and run gunyahd check.
+
+exit: 0 printed; 1 it cannot be imported; 2 usage
+";
+
 /// `gunyahd explain --help`.
 pub const EXPLAIN_HELP: &str = "\
 usage: gunyahd explain [NAME]
@@ -129,6 +143,8 @@ pub enum Command {
     Check(check::Options),
     /// `doctor`
     Doctor(doctor::Options),
+    /// `import`
+    Import(Source),
     /// With the name; without one, all names.
     Explain(Option<String>),
 }
@@ -142,6 +158,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, Stop>
         Some("run") => run(words),
         Some("check") => check(words),
         Some("doctor") => doctor(words),
+        Some("import") => import(words),
         Some("explain") => explain(words),
         Some("help" | "--help" | "-h") => Err(Stop::Print(HELP.to_owned())),
         Some("--version" | "-V") => Err(super::version("gunyahd")),
@@ -211,6 +228,17 @@ fn run(words: impl Iterator<Item = OsString>) -> Result<Command, Stop> {
     let args = Args::parse(words, RUN_HELP, &["--device"], &["--no-confinement"])?;
     let file = args.at_most_one()?.ok_or_else(|| usage("run needs a VM's FILE"))?;
     Ok(Command::Run { file: file.into(), setting: setting(&args) })
+}
+
+fn import(words: impl Iterator<Item = OsString>) -> Result<Command, Stop> {
+    let mut words = words.peekable();
+    if words.next_if(|word| word == "--").is_some() {
+        return Ok(Command::Import(Source::Command(words.collect())));
+    }
+    let args = Args::parse(words, IMPORT_HELP, &[], &[])?;
+    let file = args.at_most_one()?;
+    let file = file.ok_or_else(|| usage("import needs a FILE, or a command line behind --"))?;
+    Ok(Command::Import(Source::File(file.to_owned())))
 }
 
 fn explain(words: impl Iterator<Item = OsString>) -> Result<Command, Stop> {
@@ -331,6 +359,8 @@ mod tests {
             ("check", "files"),
             ("check --page-size 5K x", "16K"),
             ("check --kernel ack5 x", "ack61"),
+            ("import", "FILE"),
+            ("import a b", "unexpected b"),
             ("run --help=yes", "--help"),
         ] {
             match parse_line(line) {

@@ -3,13 +3,11 @@
 
 use std::marker::PhantomData;
 
-use serde_json::Value as Json;
-
-use super::json::{Node, Value};
 use super::keys::{Keys, TWICE};
 use super::report::Report;
 use super::table::Section;
 use super::types::{mismatch, Form, Type, VALUE};
+use crate::json::{Node, Value};
 
 /// A list.
 pub(super) struct List<T> {
@@ -61,8 +59,8 @@ where
         None
     }
 
-    fn write(&self, value: &Self::Value) -> Json {
-        value.iter().map(|value| self.item.write(value)).collect()
+    fn write(&self, value: &Self::Value) -> Value<'static> {
+        value.iter().map(|value| self.item.write(value)).collect::<Vec<_>>().into()
     }
 
     fn form(&self) -> Form {
@@ -112,8 +110,8 @@ impl<S: Section> Type for Object<S> {
         S::read(&keys, report)
     }
 
-    fn write(&self, value: &S) -> Json {
-        value.write().into()
+    fn write(&self, value: &S) -> Value<'static> {
+        value.write()
     }
 
     fn form(&self) -> Form {

@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Files of other launchers, given as a VM's file: named in one line, with what of them carries over.
 
-use serde_json::json;
-
-use super::json::{Node, Value};
-use super::names::VmName;
 use crate::diagnostic::{kinds, Diagnostic};
+use crate::json::{Node, Value};
 
 kinds! {
     FOREIGN: Error "config-foreign" in Config {
@@ -13,26 +10,49 @@ kinds! {
         cause: "gunyahd has a file of its own form for each VM",
         cure: "write a file for the VM; docs/config.md has all its keys",
     }
+    AUTHENTICATED: Error "config-authenticated" in Config {
+        "a key is of authenticated VMs, which gunyahd does not start",
+        cause: "such a VM (QTVM) has a number of its own and an image that the secure world authenticates: VM_ANDROID_SET_AUTH_TYPE, which this launcher does not call",
+        cure: "use the vendor's own VM service or crosvm for it; without the key, gunyahd starts the VM unauthenticated; with `firmware`, in pvmfw",
+    }
+    CMA: Error "config-cma" in Config {
+        "guest memory cannot be made of a CMA area",
+        cause: "VM_ANDROID_MAP_CMA_MEM is for the images of authenticated VMs (QTVM), which gunyahd does not start",
+        cure: "leave `backing` out, or use \"thp\"",
+    }
+}
+
+/// Keys of other launchers for VMs that are authenticated.
+const AUTHENTICATED_KEYS: [&str; 8] =
+    ["auth", "auth_type", "qtvm", "trusted_vm", "vm_id", "vmid", "pas_id", "qcom_trusted_vm"];
+
+/// A key that says what gunyahd does not do, if it is one.
+pub(super) fn key(key: &str) -> Option<Diagnostic> {
+    let named = AUTHENTICATED_KEYS.contains(&key.to_ascii_lowercase().replace('-', "_").as_str());
+    named
+        .then(|| AUTHENTICATED.case("is of authenticated VMs (QTVM), which gunyahd does not start"))
+}
+
+/// A word that means what gunyahd does not do, if it is one.
+pub(super) fn word(word: &str) -> Option<Diagnostic> {
+    let cma = word.eq_ignore_ascii_case("cma");
+    cma.then(|| CMA.case("gunyahd does not make guest memory of CMA areas"))
 }
 
 /// What the file is, if it is another launcher's.
 pub(super) fn named(root: &Node<'_>) -> Option<Diagnostic> {
-    if member(root, "qvirtmgr").is_some() || list_has(root, "vm_config", "boot_ops") {
+    if root.get("qvirtmgr").is_some() || list_has(root, "vm_config", "boot_ops") {
         let what = "is qvirtservice's file (qvirtmgr-vndr.json), of authenticated VMs";
         let cause = "the vendor's service starts those from signed images by name; this driver's calls cannot";
         return Some(FOREIGN.case(what).cause(cause));
     }
-    if ["platform_version", "memory_mib", "cpu_topology"]
-        .iter()
-        .any(|key| member(root, key).is_some())
+    if ["platform_version", "memory_mib", "cpu_topology"].iter().any(|key| root.get(key).is_some())
     {
         let what = "is a vm_config.json of Android's Virtualization Framework, for crosvm";
-        let carried = carried(root);
-        return Some(FOREIGN.case(what).cure(format!(
-            "begin with what carries over: {carried}; docs/config.md has the other keys"
-        )));
+        let cure = "run `gunyahd import` on it, which prints a VM's file with what carries over";
+        return Some(FOREIGN.case(what).cure(cure));
     }
-    if member(root, "task").is_some() && member(root, "os").is_some() {
+    if root.get("task").is_some() && root.get("os").is_some() {
         let what =
             "is a payload's vm_config.json of Android's Virtualization Framework, for Microdroid";
         return Some(FOREIGN.case(what));
@@ -40,43 +60,10 @@ pub(super) fn named(root: &Node<'_>) -> Option<Diagnostic> {
     None
 }
 
-/// The part of an AVF config that has the same meaning here, as a config.
-fn carried(root: &Node<'_>) -> String {
-    let text = |key: &str| match member(root, key).map(|node| &node.value) {
-        Some(Value::String(text)) => Some(text.as_str()),
-        _ => None,
-    };
-    let mib = match member(root, "memory_mib").map(|node| &node.value) {
-        Some(Value::Number(number)) => number.parse::<u64>().ok(),
-        _ => None,
-    };
-    let name = text("name").filter(|name| VmName::new(name).is_some()).unwrap_or("vm");
-    let mut config = json!({ "name": name });
-    config["memory"]["size"] = format!("{}M", mib.unwrap_or(256)).into();
-    // A boot loader is entered as a kernel is.
-    config["kernel"]["path"] = text("kernel").or_else(|| text("bootloader")).unwrap_or("…").into();
-    if let Some(params) = text("params") {
-        config["kernel"]["cmdline"] = params.into();
-    }
-    if let Some(initrd) = text("initrd") {
-        config["initrd"]["path"] = initrd.into();
-    }
-    config.to_string()
-}
-
-fn member<'a>(node: &'a Node<'a>, key: &str) -> Option<&'a Node<'a>> {
-    match &node.value {
-        Value::Object(members) => {
-            members.iter().find(|member| member.key == key).map(|member| &member.value)
-        }
-        _ => None,
-    }
-}
-
 /// Whether an object of the list `key` has a member `inner`.
 fn list_has(root: &Node<'_>, key: &str, inner: &str) -> bool {
-    match member(root, key).map(|node| &node.value) {
-        Some(Value::List(list)) => list.iter().any(|item| member(item, inner).is_some()),
+    match root.get(key).map(|node| &node.value) {
+        Some(Value::List(list)) => list.iter().any(|item| item.get(inner).is_some()),
         _ => false,
     }
 }

@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use super::json::{Member, Node, Position, Value};
+use super::foreign;
 use super::report::Report;
-use super::sections::VmConfig;
-use super::table::{Row, Section};
-use super::types::{mismatch, Form};
+use super::sections::SECTIONS;
+use super::types::mismatch;
 use crate::diagnostic::{kinds, Diagnostic};
+use crate::json::{Member, Node, Position, Value};
 use crate::text::excerpt;
 
 kinds! {
@@ -38,7 +38,7 @@ impl<'a> Keys<'a> {
         };
         let mut keys = Self { path: path.to_owned(), members: BTreeMap::new() };
         for member in members {
-            let key = member.key.as_str();
+            let key = &*member.key;
             let full = keys.path_of(&excerpt(key));
             if let Some(first) = keys.members.get(key) {
                 let Position { line, column } = first.position;
@@ -49,6 +49,10 @@ impl<'a> Keys<'a> {
             keys.members.insert(key, member);
             if known.contains(&key) {
                 report.found(full, member.position);
+                continue;
+            }
+            if let Some(named) = foreign::key(key) {
+                report.add_at(member.position, &full, named);
                 continue;
             }
             let near = if report.is_full() { None } else { nearest_key(key, known) };
@@ -94,22 +98,9 @@ fn nearest_key(key: &str, known: &[&str]) -> Option<String> {
     if let Some(near) = nearest(key, known.iter().copied()) {
         return Some(near.to_owned());
     }
-    VmConfig::rows().iter().find_map(|row| nearest_inside(key, row.key, &row.form))
-}
-
-/// The path of the key nearest to `key` in the sections at `path` and below.
-fn nearest_inside(key: &str, path: &str, form: &Form) -> Option<String> {
-    match form {
-        Form::Section(rows) => match nearest(key, rows.iter().map(|row| row.key)) {
-            Some(near) => Some(join(path, near)),
-            None => {
-                let inside = |row: &Row| nearest_inside(key, &join(path, row.key), &row.form);
-                rows.iter().find_map(inside)
-            }
-        },
-        Form::List { item, .. } => nearest_inside(key, &format!("{path}[]"), item),
-        _ => None,
-    }
+    let near =
+        |(path, keys): &(&str, &[&str])| Some(join(path, nearest(key, keys.iter().copied())?));
+    SECTIONS.iter().find_map(near)
 }
 
 /// The nearest of `known`, if it is near enough to be what was meant.
@@ -153,6 +144,9 @@ fn distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::table::{Row, Section};
+    use crate::config::types::Form;
+    use crate::config::VmConfig;
 
     #[test]
     fn near_misses() {
@@ -170,6 +164,30 @@ mod tests {
         ] {
             assert_eq!(nearest(word, known.iter().copied()), near, "{word}");
         }
+    }
+
+    /// Every section below `rows`, by its path.
+    fn sections(path: &str, rows: &[Row], found: &mut Vec<(String, Vec<&'static str>)>) {
+        for row in rows {
+            let mut path = join(path, row.key);
+            let mut form = &row.form;
+            while let Form::List { item, .. } = form {
+                path.push_str("[]");
+                form = item;
+            }
+            if let Form::Section(rows) = form {
+                found.push((path.clone(), rows.iter().map(|row| row.key).collect()));
+                sections(&path, rows, found);
+            }
+        }
+    }
+
+    #[test]
+    fn every_section_is_looked_through() {
+        let mut found = Vec::new();
+        sections("", &VmConfig::rows(), &mut found);
+        let listed = SECTIONS.iter().map(|(path, keys)| ((*path).to_owned(), keys.to_vec()));
+        assert_eq!(listed.collect::<Vec<_>>(), found);
     }
 
     #[test]

@@ -10,12 +10,13 @@ use nix::errno::Errno;
 
 use super::compound::section;
 use super::foreign;
-use super::json::{self, position_of, Position, Value};
 use super::names::VmName;
 use super::report::Report;
 use super::sections::VmConfig;
+use super::syntax;
 use super::types::Type;
 use crate::diagnostic::{kinds, Diagnostic};
+use crate::json::{position_of, Position};
 use crate::text::Size;
 
 /// Largest config file in bytes: a full one has 3 KiB.
@@ -47,7 +48,7 @@ pub fn load(path: &Path) -> Result<VmConfig, Vec<Diagnostic>> {
 /// Every mistake in it.
 pub fn parse(path: &Path, text: &str) -> Result<VmConfig, Vec<Diagnostic>> {
     let mut report = Report::new(path);
-    let config = match json::read(text) {
+    let config = match syntax::read(text) {
         Ok(root) => {
             report.found(String::new(), root.position);
             match foreign::named(&root) {
@@ -70,13 +71,8 @@ pub fn parse(path: &Path, text: &str) -> Result<VmConfig, Vec<Diagnostic>> {
 
 /// The name that the text of a file with mistakes has, if it is JSON.
 pub(super) fn said_name(text: &str) -> Option<VmName> {
-    let root = json::read(text).ok()?;
-    let Value::Object(members) = root.value else { return None };
-    let name = members.into_iter().find(|member| member.key == "name")?;
-    match name.value.value {
-        Value::String(name) => VmName::new(&name),
-        _ => None,
-    }
+    let root = syntax::read(text).ok()?;
+    VmName::new(root.get("name")?.text().ok()?)
 }
 
 /// The text of a config file.

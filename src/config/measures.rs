@@ -4,11 +4,9 @@
 use std::fmt::Display;
 use std::time::Duration;
 
-use serde_json::Value as Json;
-
-use super::json::{Node, Value};
 use super::types::{mismatch, Form, Type, VALUE};
 use crate::diagnostic::Diagnostic;
+use crate::json::{Node, Value};
 use crate::layout;
 use crate::text::{excerpt, Size, Span};
 
@@ -179,7 +177,7 @@ impl Type for Bytes {
         multiple_of(self.multiple, value)
     }
 
-    fn write(&self, value: &u64) -> Json {
+    fn write(&self, value: &u64) -> Value<'static> {
         format!("{:#}", Size(*value)).into()
     }
 
@@ -205,7 +203,7 @@ impl Type for HugePage {
         Err(VALUE.case(what))
     }
 
-    fn write(&self, value: &u64) -> Json {
+    fn write(&self, value: &u64) -> Value<'static> {
         format!("{:#}", Size(*value)).into()
     }
 
@@ -271,7 +269,7 @@ impl Type for Address {
         Err(VALUE.case(format!("{value:#x} {wrong}; {name} is {start:#x} to {last:#x}")))
     }
 
-    fn write(&self, value: &u64) -> Json {
+    fn write(&self, value: &u64) -> Value<'static> {
         format!("{value:#x}").into()
     }
 
@@ -302,7 +300,7 @@ impl Type for Time {
         Ok(value)
     }
 
-    fn write(&self, value: &Duration) -> Json {
+    fn write(&self, value: &Duration) -> Value<'static> {
         format!("{:#}", Span(*value)).into()
     }
 

@@ -4,7 +4,7 @@
 //! ```text
 //! load, set   one file, directories of files, and what files must keep together
 //! foreign     files of other launchers
-//! json        text -> tree of nodes, each with its position
+//! syntax      what is wrong with a text as JSON
 //! sections    the tables: every section, every key with its type, default and meaning
 //! table       how parser and writer are made from a table
 //! types       booleans, integers, words, texts: how each is read and written
@@ -21,7 +21,6 @@
 mod circle;
 mod compound;
 mod foreign;
-mod json;
 mod keys;
 mod load;
 mod measures;
@@ -31,6 +30,7 @@ mod report;
 mod rules;
 mod sections;
 mod set;
+mod syntax;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -43,21 +43,22 @@ pub use table::{Absent, Row};
 pub use types::{Form, TextForm};
 
 pub use load::{load, parse};
-pub use names::{Dependency, Permissions, VmName};
+pub use names::{Dependency, Mac, Permissions, VmName};
 pub use render::{changed_keys, render};
 pub use report::Places;
 pub use sections::*;
 pub use set::{load_dirs, load_paths, ConfigFile, ConfigSet};
 pub use words::{
-    kernels, Access, Backing, ConsoleDevice, KernelFormat, RestartPolicy, Scheduling, Transport,
+    kernels, Access, Backend, Backing, ConsoleDevice, KernelFormat, RestartPolicy, Scheduling,
+    Transport,
 };
 
 use crate::diagnostic::Kind;
 
 /// Every kind of mistake that this folder finds.
-pub(crate) const KINDS: &[&[Kind]] = &[
+pub(crate) const KINDS: &[&[&Kind]] = &[
     foreign::KINDS,
-    json::KINDS,
+    syntax::KINDS,
     keys::KINDS,
     load::KINDS,
     report::KINDS,

@@ -148,6 +148,86 @@ pub(super) fn permissions() -> Text<Permissions> {
     }
 }
 
+/// Bytes of an interface's name at most (linux/if.h: IFNAMSIZ without the final NUL).
+const INTERFACE: usize = 15;
+
+/// `nets[].tap`
+pub(super) fn interface() -> Text<String> {
+    fn parse(text: &str) -> Result<String, String> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        if let Some(other) = text.chars().find(|c| !allowed(*c)) {
+            return Err(format!("has {other:?}; only a-z, A-Z, 0-9 and . _ - are possible"));
+        }
+        match text {
+            "." | ".." => Err("is no name of an interface".to_owned()),
+            _ => Ok(text.to_owned()),
+        }
+    }
+    Text {
+        form: TextForm {
+            name: "text",
+            limits: Some("1 to 15 of `a-z`, `A-Z`, `0-9`, `.`, `_` and `-`"),
+            bytes: (1, INTERFACE),
+            pattern: "^[A-Za-z0-9._-]{1,15}$",
+        },
+        parse,
+        show: String::clone,
+    }
+}
+
+/// An Ethernet address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mac(pub [u8; 6]);
+
+impl Mac {
+    /// That of network device `index` of the VM named `vm`: locally administered, and always the same.
+    pub fn of(vm: &VmName, index: usize) -> Self {
+        // FNV-1a of 64 bits.
+        let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+        let bytes = vm.as_str().bytes().chain([b'/']).chain(index.to_le_bytes());
+        let [a, b, c, d, e, ..] = bytes.fold(0xcbf2_9ce4_8422_2325, step).to_be_bytes();
+        Self([0x02, a, b, c, d, e])
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+/// `nets[].mac`
+pub(super) fn mac() -> Text<Mac> {
+    fn parse(text: &str) -> Result<Mac, String> {
+        let mut mac = [0; 6];
+        let mut parts = text.split(':');
+        for byte in &mut mac {
+            let part = parts.next().filter(|part| part.len() == 2 && !part.starts_with('+'));
+            let value = part.and_then(|part| u8::from_str_radix(part, 16).ok());
+            *byte = value.ok_or("expected six bytes, as 02:00:00:12:34:56")?;
+        }
+        match (parts.next(), mac) {
+            (Some(_), _) => Err("has more than six bytes".to_owned()),
+            (None, [0, 0, 0, 0, 0, 0]) => Err("is nobody's address".to_owned()),
+            (None, [first, ..]) if first & 1 != 0 => {
+                Err("is an address of a group: its first byte is odd".to_owned())
+            }
+            _ => Ok(Mac(mac)),
+        }
+    }
+    Text {
+        form: TextForm {
+            name: "text",
+            limits: Some("six bytes, as `02:00:00:12:34:56`; the first one even"),
+            bytes: (17, 17),
+            pattern: "^[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}$",
+        },
+        parse,
+        show: Mac::to_string,
+    }
+}
+
 /// `start.property.name`
 pub(super) fn property_name() -> Text<String> {
     fn parse(text: &str) -> Result<String, String> {

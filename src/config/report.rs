@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::json::Position;
 use crate::diagnostic::{kinds, Diagnostic, Place};
+use crate::json::Position;
 
 /// Most mistakes kept of one file: a file of rubbish must not fill the memory or the log.
 const MAX_MISTAKES: usize = 100;

@@ -9,10 +9,10 @@ use super::compound::item_key;
 use super::keys::TWICE;
 use super::names::VmName;
 use super::sections::*;
-use super::words::{Backing, Scheduling};
+use super::words::{Backend, Backing, Scheduling};
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::layout::{ADDRESS_END, GICD_BASE, GICD_SIZE, GICR_SIZE, PAGE};
-use crate::text::{Size, Span};
+use crate::text::{Count, Size, Span};
 
 kinds! {
     CONFLICT: Error "config-conflict" in Config {
@@ -41,7 +41,11 @@ fn conflict(key: &str, what: impl Into<String>, cure: &'static str) -> Mistake {
 }
 
 /// Labels are unique; ranges end within guest memory and do not overlap.
-pub(super) fn ranges(memory: &MemoryConfig, regions: &[RegionConfig]) -> Vec<Mistake> {
+pub(super) fn ranges(
+    memory: &MemoryConfig,
+    regions: &[RegionConfig],
+    firmware: &Option<FirmwareConfig>,
+) -> Vec<Mistake> {
     let main = Range {
         key: "memory".to_owned(),
         label: memory.label,
@@ -54,9 +58,15 @@ pub(super) fn ranges(memory: &MemoryConfig, regions: &[RegionConfig]) -> Vec<Mis
         base: region.base,
         size: region.size,
     });
+    let firmware = firmware.as_ref().map(|firmware| Range {
+        key: "firmware".to_owned(),
+        label: firmware.label,
+        base: firmware.base,
+        size: firmware.size,
+    });
     let mut mistakes = Vec::new();
     let mut earlier: Vec<Range> = Vec::new();
-    for range in std::iter::once(main).chain(further) {
+    for range in std::iter::once(main).chain(further).chain(firmware) {
         let base = format!("{}.base", range.key);
         if let Some(other) = earlier.iter().find(|other| other.label == range.label) {
             let what = format!("{} is the label of {} too", range.label, other.key);
@@ -98,7 +108,7 @@ impl Range {
 
 impl fmt::Display for Range {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#x}+{:#}", self.base, Size(self.size))
+        write!(f, "{:#x}+{:#x}", self.base, self.size)
     }
 }
 
@@ -157,13 +167,14 @@ pub(super) fn affinity_of(
     };
     let mut mistakes = Vec::new();
     if !fits {
-        let what = format!("has {given} entries for {count} vCPUs");
+        let (given, vcpus) = (Count::of(given, "entry"), Count(count.into(), "vCPU"));
+        let what = format!("has {given} for {vcpus}");
         mistakes.push(conflict("affinity", what, cure));
     }
     for (index, cpus) in affinity.iter().enumerate() {
         if scheduling == Scheduling::Hypervisor && cpus.len() != 1 {
             let mistake = CONFLICT
-                .case(format!("has {} host CPUs", cpus.len()))
+                .case(format!("has {}", Count::of(cpus.len(), "host CPU")))
                 .cause("the hypervisor binds a vCPU to one host CPU")
                 .cure("give one host CPU, or set vcpus.scheduling to \"proxy\"");
             mistakes.push((item_key("affinity", index), mistake));
@@ -207,18 +218,37 @@ pub(super) fn console_of(scheduling: Scheduling, console: bool) -> Option<Mistak
 /// So do virtio devices.
 pub(super) fn devices_scheduling(
     disks: &[DiskConfig],
+    nets: &[NetConfig],
+    vsock: &Option<VsockConfig>,
+    vhost_user: &[VhostUserConfig],
     entropy: &bool,
     vcpus: &VcpuConfig,
 ) -> Vec<Mistake> {
-    devices_of(vcpus.scheduling.unwrap_or(Scheduling::Proxy), disks, *entropy)
+    devices_of(
+        vcpus.scheduling.unwrap_or(Scheduling::Proxy),
+        disks,
+        nets,
+        vsock,
+        vhost_user,
+        *entropy,
+    )
 }
 
 pub(super) fn devices_of(
     scheduling: Scheduling,
     disks: &[DiskConfig],
+    nets: &[NetConfig],
+    vsock: &Option<VsockConfig>,
+    vhost_user: &[VhostUserConfig],
     entropy: bool,
 ) -> Vec<Mistake> {
-    let given = [("disks", !disks.is_empty()), ("entropy", entropy)];
+    let given = [
+        ("disks", !disks.is_empty()),
+        ("nets", !nets.is_empty()),
+        ("vsock", vsock.is_some()),
+        ("vhost_user", !vhost_user.is_empty()),
+        ("entropy", entropy),
+    ];
     let given = given.into_iter().filter(|(_, given)| *given);
     given
         .filter(|_| scheduling == Scheduling::Hypervisor)
@@ -236,11 +266,19 @@ pub(super) fn devices_of(
 pub(super) fn pool_size(
     memory: &MemoryConfig,
     disks: &[DiskConfig],
+    nets: &[NetConfig],
+    vsock: &Option<VsockConfig>,
+    vhost_user: &[VhostUserConfig],
     entropy: &bool,
     console: &Option<ConsoleConfig>,
 ) -> Option<Mistake> {
     let console = console.as_ref().is_some_and(|console| console.virtio);
-    let none = disks.is_empty() && !entropy && !console;
+    let none = disks.is_empty()
+        && nets.is_empty()
+        && vsock.is_none()
+        && vhost_user.is_empty()
+        && !entropy
+        && !console;
     (memory.pool.is_some() && none).then(|| {
         let what = "is for virtio devices, and the VM has none";
         conflict("memory.pool", what, "add a device, or remove `pool`")
@@ -258,8 +296,8 @@ pub(super) fn console_base(
     let end = GICD_BASE + GICD_SIZE;
     (dtb.path.is_none() && base < end && base + PAGE > start).then(|| {
         let what = format!(
-            "{base:#x} lies in the interrupt controller of a generated devicetree, {start:#x} to {:#x}",
-            end - 1
+            "{base:#x} lies in the interrupt controller of a generated devicetree, {start:#x}+{:#x}",
+            end - start
         );
         of("console.base", OVERLAP.case(what))
     })
@@ -278,15 +316,78 @@ pub(super) fn ready_console(
     })
 }
 
-/// A guest is asked to end on its console.
+/// A guest is asked to end in one way.
+pub(super) fn stop_by(console_line: &Option<String>, power_key: &bool) -> Option<Mistake> {
+    match (console_line.is_some(), power_key) {
+        (true, true) => {
+            let what = "the guest is asked by `console_line` already";
+            Some(conflict("power_key", what, "remove one of the two"))
+        }
+        (false, false) => {
+            let what = "neither it nor `power_key` says how the guest is asked to end";
+            let cure = "give `\"power_key\": true` or a `console_line`, or remove `stop`: the VM is then closed without asking";
+            Some(conflict("console_line", what, cure))
+        }
+        _ => None,
+    }
+}
+
+/// A shared directory has a tag, and nothing else has.
+pub(super) fn tag(backend: &Backend, tag: &Option<String>) -> Option<Mistake> {
+    match (*backend == Backend::Fs, tag) {
+        (true, None) => {
+            let what = "a shared directory has a tag, by which the guest mounts it";
+            Some(conflict("tag", what, "add `tag`"))
+        }
+        (false, Some(_)) => {
+            let what = "is for shared directories, whose `type` is \"fs\"";
+            Some(conflict("tag", what, "remove it"))
+        }
+        _ => None,
+    }
+}
+
+/// A port takes a socket device.
+pub(super) fn ready_vsock(
+    ready: &Option<ReadyConfig>,
+    vsock: &Option<VsockConfig>,
+) -> Option<Mistake> {
+    let waits = ready.as_ref()?.vsock_port.is_some();
+    (waits && vsock.is_none()).then(|| {
+        let what = "is a port of a socket device, and the VM has none";
+        conflict("ready.vsock_port", what, "add `vsock`, or remove `vsock_port`")
+    })
+}
+
+/// A console line needs a console.
 pub(super) fn stop_console(
     stop: &Option<StopConfig>,
     console: &Option<ConsoleConfig>,
 ) -> Option<Mistake> {
-    (stop.is_some() && console.is_none()).then(|| {
+    let typed = stop.as_ref()?.console_line.is_some();
+    (typed && console.is_none()).then(|| {
         let what = "is typed on a console, and the VM has none";
-        let cure = "add `console`, or remove `stop`: the VM is then closed without asking";
+        let cure = "add `console`, or give `\"power_key\": true` in its place";
         conflict("stop.console_line", what, cure)
+    })
+}
+
+/// A guest that is asked to end is waited for, so its end must be seen.
+pub(super) fn power_key_scheduling(
+    stop: &Option<StopConfig>,
+    vcpus: &VcpuConfig,
+) -> Option<Mistake> {
+    let power_key = stop.as_ref()?.power_key;
+    power_key_of(vcpus.scheduling.unwrap_or(Scheduling::Proxy), power_key)
+}
+
+pub(super) fn power_key_of(scheduling: Scheduling, power_key: bool) -> Option<Mistake> {
+    (power_key && scheduling == Scheduling::Hypervisor).then(|| {
+        let mistake = CONFLICT
+            .case("takes proxy-scheduled vCPUs")
+            .cause("nobody sees when a guest ends that the hypervisor schedules")
+            .cure("set vcpus.scheduling to \"proxy\", or remove `stop`");
+        of("stop.power_key", mistake)
     })
 }
 

@@ -10,21 +10,27 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use gunyah::Dialect;
-use serde_json::{Map, Value as Json};
 
 use super::compound::{list, one_or_list, section};
 use super::keys::Keys;
 use super::measures::{self, address, duration, size, HugePage, DEVICE_SPACE, GUEST_MEMORY};
-use super::names::{dependency, name, permissions, property_name, Dependency, Permissions, VmName};
+use super::names::{
+    dependency, interface, mac, name, permissions, property_name, Dependency, Mac, Permissions,
+    VmName,
+};
 use super::report::{Places, Report};
 use super::rules;
-use super::table::{key, optional, or, or_empty, required, section, Row, Section};
+use super::table::{bare, key, optional, or, or_empty, required, section, Row, Section};
 use super::types::{line, path, whole, word, Boolean};
 use super::words::{
-    kernels, Access, Backing, ConsoleDevice, KernelFormat, RestartPolicy, Scheduling, Transport,
+    kernels, Access, Backend, Backing, ConsoleDevice, KernelFormat, RestartPolicy, Scheduling,
+    Transport,
 };
 use crate::diagnostic::{Diagnostic, Place};
-use crate::layout::{ADDRESS_END, MEMORY_ALIGN, MEMORY_BASE, PAGE, SERIAL_BASE, SPIS};
+use crate::json::{object, Value};
+use crate::layout::{
+    ADDRESS_END, FIRMWARE_BASE, FIRMWARE_SIZE, MEMORY_ALIGN, MEMORY_BASE, PAGE, SERIAL_BASE, SPIS,
+};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -41,6 +47,21 @@ const HOST_CPU: u32 = 1023;
 
 /// More disks than any guest has.
 const DISKS: usize = 16;
+
+/// More network devices than any guest has.
+const NETS: usize = 8;
+
+/// More devices of other programs than any guest has, and the longest tag of a shared directory in bytes
+/// (virtio 1.2, 5.11.4).
+const BACKENDS: usize = 8;
+const TAG: usize = 36;
+
+/// The first address of a guest: those below are the host's own and the hypervisor's (linux/vm_sockets.h).
+const GUEST_CID: u32 = 3;
+
+/// What a packet has at least where IP works (RFC 791), and at most.
+const LEAST_MTU: u32 = 68;
+const MOST_MTU: u32 = 65535;
 
 /// Longest id of a disk in bytes (virtio 1.2, 5.2.6: VIRTIO_BLK_T_GET_ID).
 const DISK_ID: usize = 20;
@@ -72,6 +93,8 @@ section! {
             "Further ranges of guest memory.";
         kernel: KernelConfig = required(section()),
             "What the guest runs.";
+        firmware: Option<FirmwareConfig> = optional(section()),
+            "Absent: the guest begins in its kernel. `{}`: it begins in the firmware for protected VMs (pvmfw) that the boot loader gave the resource manager, which verifies the kernel; only Android's drivers can.";
         initrd: Option<InitrdConfig> = optional(section()),
             "Absent: no initrd.";
         dtb: DtbConfig = or_empty(section()),
@@ -82,6 +105,12 @@ section! {
             "Not with `\"scheduling\": \"hypervisor\"`, nor on a driver without vCPUs. Absent: no console. `{}`: one with every default.";
         disks: Vec<DiskConfig> = or(Vec::new(), list(DISKS, section())),
             "Disks, as virtio block devices: the guest's `/dev/vda`, `vdb`, … in this order. Not with `\"scheduling\": \"hypervisor\"`, nor on a driver without vCPUs.";
+        nets: Vec<NetConfig> = or(Vec::new(), list(NETS, section())),
+            "Network devices, each a tap of the host. As `disks`.";
+        vsock: Option<VsockConfig> = optional(section()),
+            "A virtio socket device, by the host kernel's vhost (`/dev/vhost-vsock`). `{}`: one with every default. As `disks`.";
+        vhost_user: Vec<VhostUserConfig> = or(Vec::new(), list(BACKENDS, section())),
+            "Devices that other programs serve, by vhost-user: they run before the VM starts. As `disks`.";
         entropy: bool = or(false, Boolean),
             "A virtio entropy device, from the host's `/dev/urandom`.";
         transport: Transport = or(Transport::Mmio, word()),
@@ -93,21 +122,23 @@ section! {
         restart: RestartConfig = or_empty(section()),
             "When it is started again.";
         stop: Option<StopConfig> = optional(section()),
-            "Needs `console`. Absent: the VM is closed without asking the guest.";
+            "How the guest is asked to end. Absent: the VM is closed without asking it.";
         stop_timeout: Duration = or(10 * SECOND, duration(Duration::ZERO)),
             "How long a guest that is asked to end, by `stop`, may take. Then its VM is closed.";
     }
     rules {
-        ranges(memory, regions);
+        ranges(memory, regions, firmware);
         kernel_offset(memory, kernel);
         initrd_offset(memory, initrd);
         dtb_offset(memory, dtb);
         console_scheduling(console, vcpus);
-        devices_scheduling(disks, entropy, vcpus);
-        pool_size(memory, disks, entropy, console);
+        devices_scheduling(disks, nets, vsock, vhost_user, entropy, vcpus);
+        pool_size(memory, disks, nets, vsock, vhost_user, entropy, console);
         console_base(console, vcpus, dtb);
         ready_console(ready, console);
+        ready_vsock(ready, vsock);
         stop_console(stop, console);
+        power_key_scheduling(stop, vcpus);
         waits(name, start);
     }
     beside {
@@ -173,6 +204,18 @@ section! {
             "Bytes from the base of main memory to where the kernel's own text offset counts from; inside main memory. Absent: 0.";
         cmdline: String = or(String::new(), line(0, CMDLINE)),
             "The kernel command line, `/chosen/bootargs`.";
+    }
+}
+
+section! {
+    /// `firmware`
+    FirmwareConfig {
+        base: u64 = or(FIRMWARE_BASE, address(GUEST_MEMORY, MEMORY_ALIGN)),
+            "Guest address of its region, which is lent, and where the guest begins. pvmfw is linked for the default.";
+        size: u64 = or(FIRMWARE_SIZE, size(MEMORY_ALIGN, 1 << 30, MEMORY_ALIGN)),
+            "Bytes of its region: at least what the boot loader's firmware has.";
+        label: u32 = or(1, whole(0, u32::MAX)),
+            "Names the region to the driver. Unique in the VM.";
     }
 }
 
@@ -247,10 +290,47 @@ section! {
 }
 
 section! {
+    /// One of `nets`.
+    NetConfig {
+        tap: String = required(interface()),
+            "The tap's name: one that is there for gunyahd's user; without it one is made, where gunyahd may do so.";
+        mac: Option<Mac> = optional(mac()),
+            "The guest's address. Absent: one that follows from the VM's name and the device's number.";
+        mtu: Option<u32> = optional(whole(LEAST_MTU, MOST_MTU)),
+            "Bytes that the guest puts into a packet at most; the tap's own is set by who makes it. Absent: the guest's choice, which is 1500.";
+    }
+}
+
+section! {
+    /// `vsock`
+    VsockConfig {
+        cid: Option<u32> = optional(whole(GUEST_CID, u32::MAX - 1)),
+            "The guest's address, that of no other VM on the host. Absent: the first that is free, from 3 on.";
+    }
+}
+
+section! {
+    /// One of `vhost_user`.
+    VhostUserConfig {
+        r#type: Backend = required(word()),
+            "What the guest finds. `fs`: a shared directory; `net`: a network device; the others are what they say.";
+        socket: PathBuf = required(path()),
+            "The Unix socket on which its program, the backend, listens.";
+        tag: Option<String> = optional(line(1, TAG)),
+            "What the guest mounts a shared directory by: `mount -t virtiofs TAG /mnt`. Needed for `fs`, and only there.";
+        queues: Option<u32> = optional(whole(1, 16)),
+            "How many queues it has in all. Absent: the least of its type, which is 2 for `fs` and `net`, 4 for `sound`, else 1.";
+    }
+    rules { tag(r#type, tag); }
+}
+
+section! {
     /// `ready`
     ReadyConfig {
         console_line: Option<String> = optional(line(1, CONSOLE_LINE)),
-            "Text that a line of the console contains; `*` stands for any text. Needs `console`. Absent: ready at once.";
+            "Text that a line of the console contains; `*` stands for any text. Needs `console`. Absent, and `vsock_port`, too: ready at once.";
+        vsock_port: Option<u32> = optional(whole(0, u32::MAX - 1)),
+            "A port of the guest that accepts a vsock connection of the host, which is tried until it does and closed then. Needs `vsock`. With `console_line` the VM is ready by what comes first.";
         timeout: Duration = or(MINUTE, duration(MILLISECOND)),
             "How long it may take. After it the VM is stopped, which counts as a failure for `restart`.";
     }
@@ -300,25 +380,59 @@ section! {
 }
 
 section! {
-    /// `stop`
+    /// `stop`: one of the two.
     StopConfig {
-        console_line: String = required(line(1, CONSOLE_LINE)),
-            "Typed on the guest's console, followed by Enter. After `stop_timeout` the VM is closed.";
+        console_line: Option<String> = optional(line(1, CONSOLE_LINE)),
+            "Typed on the guest's console, followed by Enter. Needs `console`.";
+        power_key: bool = or(false, Boolean),
+            "The guest has a power key, which is pressed; its kernel must have the driver `gpio-keys`. Not with `\"scheduling\": \"hypervisor\"`, nor on a driver without vCPUs.";
+    }
+    rules { stop_by(console_line, power_key); }
+}
+
+impl ReadyConfig {
+    /// Nothing is waited for.
+    pub fn is_at_once(&self) -> bool {
+        self.console_line.is_none() && self.vsock_port.is_none()
     }
 }
+
+/// The keys of every section but the VM itself, in the order of the tables: what is looked through for a key that
+/// stands in the wrong one.
+pub(super) const SECTIONS: &[(&str, &[&str])] = &[
+    ("memory", MemoryConfig::KEYS),
+    ("regions[]", RegionConfig::KEYS),
+    ("kernel", KernelConfig::KEYS),
+    ("firmware", FirmwareConfig::KEYS),
+    ("initrd", InitrdConfig::KEYS),
+    ("dtb", DtbConfig::KEYS),
+    ("vcpus", VcpuConfig::KEYS),
+    ("console", ConsoleConfig::KEYS),
+    ("disks[]", DiskConfig::KEYS),
+    ("nets[]", NetConfig::KEYS),
+    ("vsock", VsockConfig::KEYS),
+    ("vhost_user[]", VhostUserConfig::KEYS),
+    ("ready", ReadyConfig::KEYS),
+    ("start", StartConfig::KEYS),
+    ("start.property", PropertyWait::KEYS),
+    ("restart", RestartConfig::KEYS),
+    ("stop", StopConfig::KEYS),
+];
 
 impl VmConfig {
     /// What is wrong where `scheduling` is who schedules the vCPUs, which only the driver found can tell
     /// for `auto`.
     pub fn scheduled_by(&self, scheduling: Scheduling) -> Vec<Diagnostic> {
-        let Self { vcpus, console, disks, entropy, .. } = self;
+        let Self { vcpus, console, disks, nets, vsock, vhost_user, entropy, .. } = self;
+        let power_key = self.has_power_key();
         let of_vcpus = rules::affinity_of(vcpus.count, scheduling, &vcpus.affinity)
             .into_iter()
             .chain(rules::nice_of(scheduling, vcpus.nice))
             .map(|(key, mistake)| (format!("vcpus.{key}"), mistake));
         let mistakes = of_vcpus
             .chain(rules::console_of(scheduling, console.is_some()))
-            .chain(rules::devices_of(scheduling, disks, *entropy));
+            .chain(rules::devices_of(scheduling, disks, nets, vsock, vhost_user, *entropy))
+            .chain(rules::power_key_of(scheduling, power_key));
         mistakes.map(|(key, mistake)| mistake.at(self.place(&key))).collect()
     }
 
@@ -340,9 +454,17 @@ impl VmConfig {
         (self.has_devices() && !shared).then_some(size)
     }
 
+    /// Its guest is asked to end by a power key.
+    pub fn has_power_key(&self) -> bool {
+        self.stop.as_ref().is_some_and(|stop| stop.power_key)
+    }
+
     /// It has virtio devices.
     pub fn has_devices(&self) -> bool {
         !self.disks.is_empty()
+            || !self.nets.is_empty()
+            || self.vsock.is_some()
+            || !self.vhost_user.is_empty()
             || self.entropy
             || self.console.as_ref().is_some_and(|console| console.virtio)
     }

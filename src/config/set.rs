@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 
 use super::circle::circle;
 use super::compound::item_key;
-use super::json::Position;
 use super::keys::nearest;
 use super::load::{errno, parse, read, said_name};
 use super::names::{Dependency, VmName};
 use super::report::sort;
 use super::sections::VmConfig;
 use crate::diagnostic::{kinds, Diagnostic, Place};
+use crate::json::Position;
 
 kinds! {
     DIRECTORY: Error "config-directory" in Config {

@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A section of the config as a table of its keys. Parser, writer, schema and reference come from it.
 
-use serde_json::{Map, Value as Json};
-
 use super::compound::Object;
-use super::json::Node;
 use super::keys::Keys;
 use super::report::Report;
 use super::types::{Form, Type};
 use crate::diagnostic::kinds;
+use crate::json::{Node, Value};
 
 kinds! {
     MISSING: Error "config-missing" in Config {
@@ -26,7 +24,7 @@ pub(super) trait Section: Sized {
     fn read(keys: &Keys, report: &mut Report) -> Option<Self>;
 
     /// The section as a file has it, with every default written out.
-    fn write(&self) -> Map<String, Json>;
+    fn write(&self) -> Value<'static>;
 
     /// The table.
     fn rows() -> Vec<Row>;
@@ -39,7 +37,7 @@ pub struct Row {
     /// What it says.
     pub text: &'static str,
     /// What is read where the file does not have it.
-    pub absent: Absent<Json>,
+    pub absent: Absent<Value<'static>>,
     /// Its values.
     pub form: Form,
 }
@@ -99,7 +97,7 @@ impl<T: Type> Key<T> {
         }
     }
 
-    pub fn write(&self, value: &T::Value) -> Json {
+    pub fn write(&self, value: &T::Value) -> Value<'static> {
         self.of.write(value)
     }
 
@@ -123,12 +121,23 @@ impl<T: Type> Type for Maybe<T> {
         self.0.read(node, key, report).map(Some)
     }
 
-    fn write(&self, value: &Self::Value) -> Json {
-        value.as_ref().map_or(Json::Null, |value| self.0.write(value))
+    fn write(&self, value: &Self::Value) -> Value<'static> {
+        value.as_ref().map_or(Value::Null, |value| self.0.write(value))
     }
 
     fn form(&self) -> Form {
         self.0.form()
+    }
+}
+
+/// The name of a key whose identifier is raw, because it is a word of Rust's own.
+pub(super) const fn bare(key: &'static str) -> &'static str {
+    match key.as_bytes() {
+        [b'r', b'#', rest @ ..] => match std::str::from_utf8(rest) {
+            Ok(bare) => bare,
+            Err(_) => key,
+        },
+        _ => key,
     }
 }
 
@@ -153,34 +162,35 @@ macro_rules! section {
         }
 
         impl Section for $name {
-            const KEYS: &'static [&'static str] = &[$(stringify!($key)),*];
+            const KEYS: &'static [&'static str] = &[$(bare(stringify!($key))),*];
 
             fn read(keys: &Keys, report: &mut Report) -> Option<Self> {
-                // Every key is read before the first `?`, so that all mistakes are found at once.
-                $(let $key = key::<$rust, _>($presence).read(keys, stringify!($key), report);)*
+                // Every key is read before any is judged, so that all mistakes are found at once.
+                $(let $key = key::<$rust, _>($presence).read(keys, bare(stringify!($key)), report);)*
                 $($(
                     if let ($(Some($of),)+) = ($($of.as_ref(),)+) {
                         keys.add_all(rules::$rule($($of),+), report);
                     }
                 )*)?
+                // In one step: a `?` for each would need a way out for each, which drops the others.
+                let ($(Some($key),)*) = ($($key,)*) else { return None };
                 Some(Self {
-                    $($key: $key?,)*
+                    $($key,)*
                     $($($field: $fill(report),)*)?
                 })
             }
 
-            fn write(&self) -> Map<String, Json> {
-                let mut object = Map::new();
-                $(object.insert(
-                    stringify!($key).to_owned(),
+            fn write(&self) -> Value<'static> {
+                let mut members = vec![$((
+                    bare(stringify!($key)),
                     key::<$rust, _>($presence).write(&self.$key),
-                );)*
-                object.retain(|_, value| !value.is_null());
-                object
+                ),)*];
+                members.retain(|(_, value)| *value != Value::Null);
+                object(members)
             }
 
             fn rows() -> Vec<Row> {
-                vec![$(key::<$rust, _>($presence).row(stringify!($key), $text)),*]
+                vec![$(key::<$rust, _>($presence).row(bare(stringify!($key)), $text)),*]
             }
         }
     };

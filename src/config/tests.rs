@@ -55,6 +55,18 @@ fn a_small_file_gets_the_defaults() {
 }
 
 #[test]
+fn what_only_other_launchers_do_is_named() {
+    for key in ["qtvm", "auth", "vm-id", "pas_id"] {
+        let text = with(&format!(r#""{key}": 1"#));
+        one("config-authenticated", &text, "authenticated VMs (QTVM)", &problems(&text));
+    }
+    let text = SMALL.replace("\"64M\"", r#""64M", "backing": "cma""#);
+    one("config-cma", &text, "memory.backing: gunyahd does not make", &problems(&text));
+    let text = SMALL.replace("\"64M\"", r#""64M", "backing": ["CMA", "base"]"#);
+    one("config-cma", &text, "memory.backing[0]: gunyahd", &problems(&text));
+}
+
+#[test]
 fn every_mistake_is_reported_at_once() {
     let text = r#"{
   "name": "Loud",
@@ -107,7 +119,7 @@ fn one_mistake_each() {
         ("config-value", r#""initrd": { "path": "/a/" }"#, "not a directory"),
         // vCPUs, console, ready.
         ("config-conflict", r#""vcpus": { "scheduling": "hypervisor", "nice": 3 }"#, "vcpus.nice: is for the threads of proxy"),
-        ("config-conflict", r#""vcpus": { "affinity": [1, 2] }"#, "has 2 entries for 1 vCPUs"),
+        ("config-conflict", r#""vcpus": { "affinity": [1, 2] }"#, "has 2 entries for 1 vCPU"),
         ("config-conflict", r#""vcpus": { "scheduling": "hypervisor", "affinity": [[1, 2]] }"#, "vcpus.affinity[0]: has 2 host CPUs"),
         ("config-type", r#""vcpus": { "affinity": ["1"] }"#, "vcpus.affinity[0]: expected a whole number from 0 to 1023, found the string \"1\""),
         ("config-value", r#""vcpus": { "affinity": [[]] }"#, "vcpus.affinity[0]: expected at least one item, found an empty list"),
@@ -118,8 +130,20 @@ fn one_mistake_each() {
         ("config-value", r#""vcpus": { "scheduling": "proxy" }, "console": { "interrupt": 988 }"#, "from 0 to 987"),
         ("config-overlap", r#""vcpus": { "scheduling": "proxy", "count": 2 }, "console": { "base": "0x3ffb0000" }"#, "console.base: 0x3ffb0000 lies in the interrupt controller"),
         ("config-conflict", r#""ready": { "console_line": "up" }"#, "the VM has none"),
+        ("config-conflict", r#""ready": { "vsock_port": 9 }"#, "a port of a socket device, and the VM has none"),
+        ("config-conflict", r#""vhost_user": [{ "type": "fs", "socket": "/s" }]"#, "vhost_user[0].tag: a shared directory has a tag"),
+        ("config-conflict", r#""vhost_user": [{ "type": "net", "socket": "/s", "tag": "t" }]"#, "vhost_user[0].tag: is for shared directories"),
+        ("config-conflict", r#""nets": [{ "tap": "t" }], "vcpus": { "scheduling": "hypervisor" }"#, "nets: takes proxy-scheduled vCPUs"),
+        ("config-value", r#""nets": [{ "tap": "no/tap" }]"#, "only a-z, A-Z, 0-9"),
+        ("config-value", r#""nets": [{ "tap": "a-name-of-16-byte" }]"#, "at most 15"),
+        ("config-value", r#""nets": [{ "tap": "t", "mac": "03:00:00:00:00:01" }]"#, "its first byte is odd"),
+        ("config-value", r#""nets": [{ "tap": "t", "mac": "02:00:00:00:00:zz" }]"#, "expected six bytes"),
+        ("config-value", r#""nets": [{ "tap": "t", "mtu": 60 }]"#, "a whole number from 68 to 65535"),
+        ("config-value", r#""vsock": { "cid": 2 }"#, "a whole number from 3 to"),
         ("config-conflict", r#""stop": { "console_line": "off" }"#, "stop.console_line: is typed on a console, and the VM has none"),
-        ("config-missing", r#""stop": { }"#, "stop.console_line: missing"),
+        ("config-conflict", r#""stop": { }"#, "stop.console_line: neither it nor `power_key` says"),
+        ("config-conflict", r#""console": {}, "stop": { "console_line": "off", "power_key": true }"#, "stop.power_key: the guest is asked by `console_line` already"),
+        ("config-conflict", r#""vcpus": { "scheduling": "hypervisor" }, "stop": { "power_key": true }"#, "stop.power_key: takes proxy-scheduled vCPUs"),
         // Start and restart.
         ("config-conflict", r#""start": { "after": ["a"] }"#, "a would wait for itself"),
         ("config-twice", r#""start": { "after": ["b", "b:ready"] }"#, "start.after[1]: names b twice"),
@@ -132,9 +156,9 @@ fn one_mistake_each() {
         ("config-value", r#""restart": { "max": 1001 }"#, "from 1 to 1000"),
         // Regions.
         ("config-twice", r#""regions": [{ "label": 0, "base": "0xa0000000", "size": "1M" }]"#, "regions[0].label: 0 is the label of memory too"),
-        ("config-overlap", r#""regions": [{ "label": 1, "base": "0x83000000", "size": "64M" }]"#, "regions[0].base: 0x83000000+64M overlaps 0x80000000+64M of memory"),
+        ("config-overlap", r#""regions": [{ "label": 1, "base": "0x83000000", "size": "64M" }]"#, "regions[0].base: 0x83000000+0x4000000 overlaps 0x80000000+0x4000000 of memory"),
         ("config-value", r#""regions": [{ "label": 1, "base": "0x100000", "size": "1M" }]"#, "regions[0].base: 0x100000 is too low for memory; guest memory is 0x200000 to 0xfffffffff"),
-        ("config-beyond", r#""regions": [{ "label": 1, "base": "0xffff00000", "size": "2M" }]"#, "regions[0].base: 0xffff00000+2M ends beyond the 36 bits of guest addresses, which end at 0x1000000000"),
+        ("config-beyond", r#""regions": [{ "label": 1, "base": "0xffff00000", "size": "2M" }]"#, "regions[0].base: 0xffff00000+0x200000 ends beyond the 36 bits of guest addresses, which end at 0x1000000000"),
         ("config-value", r#""regions": [{ "label": 1, "base": "0xfffffffffffff000", "size": "1M" }]"#, "regions[0].base: 0xfffffffffffff000 is beyond the 36 bits of guest addresses; guest memory is 0x200000 to 0xfffffffff"),
         ("config-value", r#""regions": [{ "label": 1, "base": 4097, "size": "1M" }]"#, "regions[0].base: 0x1001 is too low for memory; guest memory is 0x200000 to 0xfffffffff"),
         ("config-value", r#""regions": [{ "label": 1, "base": "a0000000", "size": "1M" }]"#, "regions[0].base: expected an address, which is an integer or a string like \"0x80000000\", found \"a0000000\""),
@@ -169,7 +193,7 @@ fn mistakes_of_main_memory() {
         ("config-value", r#"{ "size": "64M", "base": "0x" }"#, "hexadecimal digits after 0x"),
         ("config-value", r#"{ "size": "64M", "base": "0x10000000000000000" }"#, "larger than 64 bits"),
         ("config-value", r#"{ "size": "64M", "base": "0x0" }"#, "memory.base: 0x0 is too low for memory; guest memory is 0x200000 to 0xfffffffff"),
-        ("config-beyond", r#"{ "size": "64M", "base": 68717379584 }"#, "memory.base: 0xfffe00000+64M ends beyond the 36 bits of guest addresses, which end at 0x1000000000"),
+        ("config-beyond", r#"{ "size": "64M", "base": 68717379584 }"#, "memory.base: 0xfffe00000+0x4000000 ends beyond the 36 bits of guest addresses, which end at 0x1000000000"),
         ("config-value", r#"{ "size": "64M", "backing": "hugetbl" }"#, "did you mean \"hugetlb\"?"),
         ("config-twice", r#"{ "size": "64M", "backing": ["thp", "thp"] }"#, "memory.backing[1]: names \"thp\" twice"),
         ("config-value", r#"{ "size": "64M", "page_size": "3M" }"#, "memory.page_size: 3M is not a huge page size; use one of 2M, 32M, 512M, 1G"),
@@ -243,7 +267,7 @@ fn a_wrong_value_hides_no_rule_of_other_keys() {
     let keys: Vec<String> = read(&text)
         .unwrap_err()
         .into_iter()
-        .map(|mistake| format!("{}: {}", mistake.place.unwrap().key, mistake.name))
+        .map(|mistake| format!("{}: {}", mistake.place.as_ref().unwrap().key, mistake.name))
         .collect();
     assert_eq!(
         keys,

@@ -7,15 +7,14 @@ use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde_json::Value as Json;
-
-use super::json::{Node, Value};
+use super::foreign;
 use super::keys::nearest;
 use super::measures::Space;
 use super::report::Report;
 use super::table::Row;
 use super::words::Words;
 use crate::diagnostic::{kinds, Diagnostic};
+use crate::json::{Node, Value};
 use crate::text::excerpt;
 
 kinds! {
@@ -71,7 +70,7 @@ pub(super) trait Type: Sized {
     }
 
     /// The value as a file has it.
-    fn write(&self, value: &Self::Value) -> Json;
+    fn write(&self, value: &Self::Value) -> Value<'static>;
 
     fn form(&self) -> Form;
 }
@@ -102,7 +101,7 @@ impl Type for Boolean {
         }
     }
 
-    fn write(&self, value: &bool) -> Json {
+    fn write(&self, value: &bool) -> Value<'static> {
         (*value).into()
     }
 
@@ -124,14 +123,14 @@ pub(super) fn whole<T>(min: T, max: T) -> Whole<T> {
 
 impl<T> Type for Whole<T>
 where
-    T: Copy + Display + Into<i64> + TryFrom<i64> + Into<Json>,
+    T: Copy + Display + Into<i64> + TryFrom<i64> + Into<Value<'static>>,
 {
     type Value = T;
 
     fn parse(&self, node: &Node) -> Result<T, Diagnostic> {
         let Self { min, max } = *self;
         let expected = format!("a whole number from {min} to {max}");
-        match node.value {
+        match &node.value {
             Value::Number(text) => text
                 .parse::<i64>()
                 .ok()
@@ -142,7 +141,7 @@ where
         }
     }
 
-    fn write(&self, value: &T) -> Json {
+    fn write(&self, value: &T) -> Value<'static> {
         (*value).into()
     }
 
@@ -171,12 +170,15 @@ impl<T: Words> Type for Word<T> {
         if let Some((_, value)) = T::WORDS.iter().find(|(word, _)| word == text) {
             return Ok(*value);
         }
+        if let Some(named) = foreign::word(text) {
+            return Err(named);
+        }
         let wrong = VALUE.case(format!("expected {expected}, found \"{}\"", excerpt(text)));
         let near = nearest(text, words);
         Err(wrong.cure_if(near.map(|near| format!("did you mean \"{near}\"?"))))
     }
 
-    fn write(&self, value: &T) -> Json {
+    fn write(&self, value: &T) -> Value<'static> {
         let mut words = T::WORDS.iter();
         words.find(|(_, of)| of == value).map_or("", |(word, _)| *word).into()
     }
@@ -260,7 +262,7 @@ impl<T> Type for Text<T> {
         Err(VALUE.case(format!("{wrong}, found \"{}\"", excerpt(text))))
     }
 
-    fn write(&self, value: &T) -> Json {
+    fn write(&self, value: &T) -> Value<'static> {
         (self.show)(value).into()
     }
 

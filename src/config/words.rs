@@ -116,6 +116,61 @@ impl ConsoleDevice {
 }
 
 config_words! {
+    /// What a vhost-user backend serves.
+    Backend {
+        /// A shared directory: virtiofsd.
+        Fs = "fs",
+        /// A network device: passt.
+        Net = "net",
+        /// A disk.
+        Block = "block",
+        /// Randomness.
+        Entropy = "entropy",
+        /// Sound.
+        Sound = "sound",
+        /// Lines of GPIO.
+        Gpio = "gpio",
+        /// A bus of I2C.
+        I2c = "i2c",
+    }
+}
+
+impl Backend {
+    /// The type's number (virtio 1.2, 5).
+    pub fn number(self) -> u32 {
+        match self {
+            Self::Net => 1,
+            Self::Block => 2,
+            Self::Entropy => 4,
+            Self::Sound => 25,
+            Self::Fs => 26,
+            Self::I2c => 34,
+            Self::Gpio => 41,
+        }
+    }
+
+    /// Queues that it has at least.
+    pub fn queues(self) -> u32 {
+        match self {
+            Self::Sound => 4,
+            Self::Net | Self::Fs => 2,
+            Self::Block | Self::Entropy | Self::Gpio | Self::I2c => 1,
+        }
+    }
+
+    /// Bytes of its configuration space.
+    pub fn config_bytes(self) -> usize {
+        match self {
+            Self::Block => 60,
+            Self::Fs => 40,
+            Self::Net | Self::Sound => 12,
+            Self::Gpio => 8,
+            Self::Entropy | Self::I2c => 0,
+        }
+    }
+}
+
+config_words! {
     /// How virtio devices are found and driven.
     Transport {
         /// Registers at fixed addresses, a node of the devicetree each.

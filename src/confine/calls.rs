@@ -5,6 +5,7 @@ use libc::{c_long, *};
 use nix::errno::Errno;
 
 use super::filter::{Condition, Rule};
+use super::requests;
 use gunyah::uapi;
 
 // Of arm64's calls, the crate libc lacks these for Android (include/uapi/asm-generic/unistd.h).
@@ -54,7 +55,12 @@ const DEVICE_LOOP: &[&[c_long]] = &[
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeviceCalls {
     calls: &'static [c_long],
+    /// ioctls.
     requests: &'static [u32],
+    /// ioctls by which it is opened, before the worker is confined.
+    opening: &'static [u32],
+    /// Families of sockets that it makes.
+    sockets: &'static [c_int],
 }
 
 #[rustfmt::skip] // By what they are for.
@@ -62,17 +68,55 @@ impl DeviceCalls {
     /// A disk: its file.
     pub const DISK: Self = Self {
         calls: &[SYS_pread64, SYS_preadv, SYS_pwrite64, SYS_pwritev, SYS_fdatasync, SYS_fallocate],
-        requests: &[],
+        ..Self::CONSOLE
     };
 
     /// Randomness: a file.
-    pub const ENTROPY: Self = Self { calls: &[SYS_preadv], requests: &[] };
+    pub const ENTROPY: Self = Self { calls: &[SYS_preadv], ..Self::CONSOLE };
 
     /// A console: the ring and eventfds.
-    pub const CONSOLE: Self = Self { calls: &[], requests: &[] };
+    pub const CONSOLE: Self = Self { calls: &[], requests: &[], opening: &[], sockets: &[] };
+
+    /// A network device: packets of a tap, and what of its offloads the guest takes.
+    pub const NET: Self = Self {
+        calls: &[SYS_readv, SYS_writev],
+        requests: &[requests::TUNSETOFFLOAD],
+        opening: &[requests::TUNSETIFF, requests::TUNSETVNETHDRSZ],
+        ..Self::CONSOLE
+    };
+
+    /// A socket device: the kernel's vhost is started and stopped, and does the rest.
+    pub const VSOCK: Self = Self {
+        requests: &[
+            requests::VHOST_SET_FEATURES, requests::VHOST_SET_MEM_TABLE,
+            requests::VHOST_SET_VRING_NUM, requests::VHOST_SET_VRING_ADDR,
+            requests::VHOST_SET_VRING_BASE, requests::VHOST_SET_VRING_KICK,
+            requests::VHOST_SET_VRING_CALL, requests::VHOST_VSOCK_SET_RUNNING,
+        ],
+        opening: &[
+            requests::VHOST_SET_OWNER, requests::VHOST_GET_FEATURES,
+            requests::VHOST_VSOCK_SET_GUEST_CID,
+        ],
+        ..Self::CONSOLE
+    };
+
+    /// One whose guest is ready when a port accepts: connections to it, tried now and then.
+    pub const VSOCK_PROBE: Self = Self {
+        calls: &[SYS_connect, SYS_timerfd_settime],
+        sockets: &[AF_VSOCK],
+        ..Self::VSOCK
+    };
+
+    /// A device of a backend: its socket, another one when it is gone, and a timer until then.
+    pub const VHOST_USER: Self = Self {
+        calls: &[SYS_connect, SYS_sendmsg, SYS_recvfrom, SYS_timerfd_settime],
+        sockets: &[AF_UNIX],
+        ..Self::CONSOLE
+    };
 
     /// All of them: a worker's filters stand above its supervisor's.
-    const ALL: &[Self] = &[Self::DISK, Self::ENTROPY, Self::CONSOLE];
+    const ALL: &[Self] =
+        &[Self::DISK, Self::ENTROPY, Self::CONSOLE, Self::NET, Self::VSOCK, Self::VSOCK_PROBE, Self::VHOST_USER];
 }
 
 /// What launching takes besides, and a supervisor's own loop.
@@ -158,6 +202,7 @@ pub fn worker(pid: u32, threads: &[u32], devices: &[DeviceCalls]) -> Vec<Rule> {
         // It only takes away.
         rules.push(Rule::Allow(SYS_seccomp));
     }
+    rules.extend(sockets(devices));
     // A thread that ends may leave its number to a stranger, so that no other signal is allowed.
     let aborting =
         vec![Condition::Among(0, threads.to_vec()), Condition::Among(1, words(&[SIGABRT]))];
@@ -175,11 +220,20 @@ pub fn worker(pid: u32, threads: &[u32], devices: &[DeviceCalls]) -> Vec<Rule> {
     rules
 }
 
+/// The sockets that `devices` make, if any do.
+fn sockets(devices: &[DeviceCalls]) -> Option<Rule> {
+    let families: Vec<c_int> = devices.iter().flat_map(|device| device.sockets).copied().collect();
+    (!families.is_empty()).then(|| only(SYS_socket, 0, words(&families)))
+}
+
 /// A device's thread, on top of its worker's.
 pub fn device(device: DeviceCalls) -> Vec<Rule> {
     let mut rules: Vec<Rule> = device.calls.iter().map(|nr| Rule::Allow(*nr)).collect();
     rules.extend(allow(DEVICE_LOOP));
+    rules.extend(sockets(&[device]));
     rules.extend([
+        // The standard library looks at what it closes, where it is built with debug assertions.
+        only(SYS_fcntl, 1, words(&[F_GETFD])),
         only(SYS_ioctl, 1, device.requests),
         without(SYS_mmap, 2, PROT_EXEC.unsigned_abs()),
         without(SYS_mprotect, 2, PROT_EXEC.unsigned_abs()),
@@ -196,11 +250,13 @@ pub fn supervisor() -> Vec<Rule> {
         uapi::CREATE_VM,
         uapi::VM_SET_USER_MEM_REGION,
         uapi::VM_ANDROID_LEND_USER_MEM,
+        uapi::VM_ANDROID_SET_FW_CONFIG,
         uapi::VM_SET_DTB_CONFIG,
         uapi::VM_SET_BOOT_CONTEXT,
         // Which driver is it?
         uapi::VM_ANDROID_RECLAIM_REGION,
         uapi::VM_MAP_MEM,
+        uapi::CHECK_EXTENSION,
         uapi::VM_ADD_FUNCTION,
         uapi::VM_START,
     ];
@@ -209,6 +265,7 @@ pub fn supervisor() -> Vec<Rule> {
     requests.extend(plain.map(request));
     // What a worker's devices will take.
     requests.extend(DeviceCalls::ALL.iter().flat_map(|device| device.requests));
+    requests.extend(DeviceCalls::ALL.iter().flat_map(|device| device.opening));
     let mut rules = vec![only(SYS_ioctl, 1, requests)];
     rules
         .extend(DeviceCalls::ALL.iter().flat_map(|device| device.calls).map(|nr| Rule::Allow(*nr)));
@@ -226,7 +283,7 @@ pub fn supervisor() -> Vec<Rule> {
         only(SYS_tkill, 1, signals),
         // F_ADD_SEALS: the console's ring keeps its size.
         only(SYS_fcntl, 1, words(&[FCNTL, &[F_ADD_SEALS]].concat())),
-        only(SYS_socket, 0, words(&[AF_UNIX])),
+        only(SYS_socket, 0, words(&[AF_UNIX, AF_VSOCK])),
         only(SYS_socketpair, 0, words(&[AF_UNIX])),
         without(SYS_clone, 0, !CLONE.unsigned_abs()),
         // Its flags are in memory, where a filter cannot look; C libraries then take clone.
@@ -265,6 +322,44 @@ mod tests {
         let reaching = [SYS_openat, SYS_socket, SYS_clone, SYS_clone3, SYS_memfd_create, SYS_kill];
         for nr in reaching.into_iter().chain([SYS_mremap]) {
             assert!(!worker(7, &[7], &[DeviceCalls::DISK]).contains(&Rule::Allow(nr)), "{nr}");
+        }
+    }
+
+    #[test]
+    fn a_device_makes_its_own_requests_and_sockets_alone() {
+        let net = device(DeviceCalls::NET);
+        assert!(net.contains(&only(SYS_ioctl, 1, [requests::TUNSETOFFLOAD])));
+        for calls in [DeviceCalls::NET, DeviceCalls::VSOCK, DeviceCalls::DISK] {
+            let rules = device(calls);
+            assert!(rules.contains(&Rule::Refuse(SYS_socket, Errno::EPERM)));
+            for nr in [SYS_socket, SYS_connect, SYS_sendmsg, SYS_openat] {
+                assert!(!rules.contains(&Rule::Allow(nr)), "{nr}");
+            }
+        }
+        for (calls, family) in
+            [(DeviceCalls::VSOCK_PROBE, AF_VSOCK), (DeviceCalls::VHOST_USER, AF_UNIX)]
+        {
+            for rules in [device(calls), worker(7, &[7], &[DeviceCalls::NET, calls])] {
+                // The first rule for a call is the one that counts.
+                let names = |rule: &&Rule| match rule {
+                    Rule::Allow(nr) | Rule::Refuse(nr, _) | Rule::When(nr, _) => *nr == SYS_socket,
+                };
+                let first = rules.iter().find(names);
+                assert_eq!(first, Some(&only(SYS_socket, 0, words(&[family]))));
+            }
+        }
+        // What opens a device is gone once a guest runs.
+        for request in [requests::TUNSETIFF, requests::VHOST_SET_OWNER] {
+            let has = |rules: &[Rule]| {
+                rules.iter().any(|rule| match rule {
+                    Rule::When(nr, conditions) if *nr == SYS_ioctl => conditions.iter().any(
+                        |condition| matches!(condition, Condition::Among(1, of) if of.contains(&request)),
+                    ),
+                    _ => false,
+                })
+            };
+            assert!(has(&supervisor()));
+            assert!(!has(&worker(7, &[7], DeviceCalls::ALL)), "{request:#x}");
         }
     }
 }

@@ -8,6 +8,7 @@
 mod calls;
 mod filter;
 mod kernel;
+pub mod requests;
 
 use nix::errno::Errno;
 
@@ -82,7 +83,7 @@ fn threads() -> Vec<u32> {
 }
 
 /// Everything that can be wrong here.
-pub(crate) const KINDS: &[&[Kind]] = &[kernel::KINDS];
+pub(crate) const KINDS: &[&[&Kind]] = &[kernel::KINDS];
 
 #[cfg(test)]
 mod tests {

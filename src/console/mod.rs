@@ -28,4 +28,4 @@ pub use thread::{Console, Options};
 use crate::diagnostic::Kind;
 
 /// Everything that can be wrong here.
-pub(crate) const KINDS: &[&[Kind]] = &[ring::KINDS, thread::KINDS];
+pub(crate) const KINDS: &[&[&Kind]] = &[ring::KINDS, thread::KINDS];

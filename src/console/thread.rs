@@ -176,7 +176,10 @@ fn spawn(mut life: Life, confined: bool) -> Result<JoinHandle<()>, Diagnostic> {
         .map_err(|error| failed(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EAGAIN))))?;
     // What a thread needs to come up is given up before the guest runs.
     let given_up = is_up.recv().map_err(|_| failed(Errno::ECHILD))?;
-    given_up.map_err(|error| Diagnostic { step: Step::Functions, ..error })?;
+    given_up.map_err(|mut error| {
+        error.step = Step::Functions;
+        error
+    })?;
     Ok(thread)
 }
 
@@ -226,7 +229,10 @@ impl Life {
         let timeout = match bell.into_iter().chain(gathering.then_some(GATHER)).min() {
             None => PollTimeout::NONE,
             // Rounded up: not woken too early.
-            Some(time) => u16::try_from(time.as_micros().div_ceil(1000)).unwrap_or(u16::MAX).into(),
+            Some(time) => {
+                let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+                u16::try_from(micros.div_ceil(1000)).unwrap_or(u16::MAX).into()
+            }
         };
         let wake = if gathering { PollFlags::empty() } else { PollFlags::POLLIN };
         let mut fds = vec![PollFd::new(self.port.wake_fd(), wake)];

@@ -15,7 +15,10 @@ use super::mmio::{Mmio, INTERRUPT_ACK, QUEUE_NOTIFY};
 use super::pci::{notify_offset, Cam, Pci};
 use super::thread::{DeviceThread, THREAD};
 use super::warnings::Warner;
-use super::{console::VirtioConsole, disk::Disk, entropy::Entropy, VirtioDevice};
+use super::{
+    console::VirtioConsole, disk::Disk, entropy::Entropy, net::Net, vhost_user::VhostUser,
+    vsock::Vsock, VirtioDevice,
+};
 use crate::config::{Transport, VmConfig};
 use crate::confine::DeviceCalls;
 use crate::console::Console;
@@ -38,6 +41,8 @@ pub struct Devices {
     calls: Vec<DeviceCalls>,
     warnings: Receiver<Diagnostic>,
     wake: Arc<EventFd>,
+    /// Raised when a device finds that the guest is ready.
+    ready: Arc<EventFd>,
     /// Takes the acknowledgements of interrupts, which nobody waits for, so that they cause no exit.
     swallowed: EventFd,
 }
@@ -47,6 +52,7 @@ fn open(
     model: Model,
     config: &VmConfig,
     console: Option<&Console>,
+    ready: &Arc<EventFd>,
 ) -> Result<Option<Box<dyn VirtioDevice>>, Diagnostic> {
     Ok(match model {
         Model::Console => match console {
@@ -55,6 +61,22 @@ fn open(
         },
         Model::Disk(index) => match config.disks.get(index) {
             Some(disk) => Some(Box::new(Disk::open(disk)?)),
+            None => None,
+        },
+        Model::Net(index) => match config.nets.get(index) {
+            Some(net) => Some(Box::new(Net::open(net, &config.name, index)?)),
+            None => None,
+        },
+        Model::Vsock => match &config.vsock {
+            Some(vsock) => {
+                let port = config.ready.as_ref().and_then(|ready| ready.vsock_port);
+                let ready = port.map(|port| (port, Arc::clone(ready)));
+                Some(Box::new(Vsock::open(vsock, ready)?))
+            }
+            None => None,
+        },
+        Model::VhostUser(index) => match config.vhost_user.get(index) {
+            Some(settings) => Some(Box::new(VhostUser::open(settings, &config.name, index)?)),
             None => None,
         },
         Model::Entropy => Some(Box::new(Entropy::open()?)),
@@ -76,13 +98,16 @@ impl Devices {
         let failed = |errno: Errno| THREAD.case("an eventfd for the devices").errno(errno);
         let (sender, warnings) = mpsc::channel();
         let wake = Arc::new(eventfd().map_err(failed)?);
+        let ready = Arc::new(eventfd().map_err(failed)?);
         let swallowed = eventfd().map_err(failed)?;
-        let mut all = Self { threads: Vec::new(), calls: Vec::new(), warnings, wake, swallowed };
+        let (threads, calls) = (Vec::new(), Vec::new());
+        let mut all = Self { threads, calls, warnings, wake, ready, swallowed };
         let mut cam = Cam::default();
         for planned in devices(config) {
             let key = planned.model.key();
             let place = |fault: Diagnostic| fault.at(config.place(&key));
-            let Some(device) = open(planned.model, config, console).map_err(place)? else {
+            let Some(device) = open(planned.model, config, console, &all.ready).map_err(place)?
+            else {
                 continue;
             };
             all.calls.push(device.calls());
@@ -155,6 +180,17 @@ impl Devices {
         // It does not block.
         let _ = self.wake.read();
         self.warnings.try_recv().ok()
+    }
+
+    /// Readable when [`Devices::take_ready`] is true.
+    pub fn ready_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.ready.as_fd())
+    }
+
+    /// Whether a device has found that the guest is ready, since this was asked last.
+    pub fn take_ready(&self) -> bool {
+        // It does not block.
+        self.ready.read().is_ok()
     }
 
     /// What each has done.

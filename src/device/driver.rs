@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use super::io::{EVENT_IDX, INDIRECT};
 use super::link::{Link, Order};
 use super::QueueLayout;
 
@@ -62,7 +61,7 @@ impl Driver {
     }
 
     fn offered(&self) -> u64 {
-        self.link.features | INDIRECT | EVENT_IDX | VERSION_1 | ACCESS_PLATFORM
+        self.link.features | self.link.rings | VERSION_1 | ACCESS_PLATFORM
     }
 
     /// The half of the device's features that is selected.
@@ -75,8 +74,10 @@ impl Driver {
         word(self.features, self.driver_select)
     }
 
+    /// Until they are agreed on.
     pub fn set_driver_features(&mut self, value: u32) {
         match self.driver_select {
+            _ if self.status & FEATURES_OK != 0 => {}
             0 => set_half(&mut self.features, Half::Low, value),
             1 => set_half(&mut self.features, Half::High, value),
             _ => {}
@@ -97,7 +98,8 @@ impl Driver {
             status &= !FEATURES_OK;
         }
         self.status = status;
-        if status & DRIVER_OK != 0 && !self.started {
+        let ready = DRIVER_OK | FEATURES_OK;
+        if status & ready == ready && !self.started {
             self.started = true;
             let ready = |(layout, ready): &(QueueLayout, bool)| ready.then_some(*layout);
             let layouts = self.queues.iter().map(ready).collect();

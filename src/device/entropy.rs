@@ -133,7 +133,7 @@ mod tests {
         driver.request(&[], &[Segment { address: BUFFERS, len: 64 }]);
         let mut chain = queue.pop().unwrap().unwrap();
         let name = Cell::new(String::new());
-        let warn = |warning: Diagnostic| name.set(warning.name.into_owned());
+        let warn = |warning: Diagnostic| name.set(warning.name.to_string());
         assert_eq!(entropy.answer(&mut chain, &Counters::default(), warn), 0);
         assert_eq!(name.take(), "entropy-read");
         assert_eq!(OPEN.case("").name, "entropy-open");

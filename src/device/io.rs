@@ -12,6 +12,8 @@ use crate::memory::Window;
 /// Features of rings (virtio 1.2, 6).
 pub(super) const INDIRECT: u64 = 1 << 28;
 pub(super) const EVENT_IDX: u64 = 1 << 29;
+/// All of them that our own queues have.
+pub(super) const RINGS: u64 = INDIRECT | EVENT_IDX;
 
 /// What a started device works with: its queues, the features agreed on, the guest's memory, its interrupt.
 pub struct Io {
@@ -49,6 +51,11 @@ impl Io {
     /// The guest's memory, as far as devices reach it.
     pub fn window(&self) -> &Window {
         &self.window
+    }
+
+    /// The same, and its link, for who has its queues in hand.
+    pub(super) fn memory_and_link(&self) -> (Window, Arc<Link>) {
+        (self.window.clone(), Arc::clone(&self.link))
     }
 
     /// Where the driver has put a queue, as it says.

@@ -53,6 +53,8 @@ pub struct Link {
     pub(super) key: String,
     pub(super) number: u32,
     pub(super) features: u64,
+    /// Features of its rings.
+    pub(super) rings: u64,
     /// Most entries of each queue.
     pub(super) sizes: Vec<u16>,
     /// By queue.
@@ -77,6 +79,7 @@ impl Link {
     pub(super) fn new(
         key: String,
         face: Face,
+        rings: u64,
         orders: Sender<Sent>,
         warner: Warner,
     ) -> Result<Self, Errno> {
@@ -85,6 +88,7 @@ impl Link {
             key,
             number: face.number,
             features: face.features,
+            rings,
             sizes: face.queues,
             kicks,
             line: eventfd()?,

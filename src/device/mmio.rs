@@ -131,7 +131,10 @@ mod tests {
             queues: vec![256, 16],
             config: vec![1, 2, 3, 4, 5, 6, 7, 8, 9],
         };
-        let link = Arc::new(Link::new("disks[0]".to_owned(), face, sender, warner).unwrap());
+        let link = Arc::new(
+            Link::new("disks[0]".to_owned(), face, crate::device::io::RINGS, sender, warner)
+                .unwrap(),
+        );
         let (tell, told) = mpsc::channel();
         std::thread::spawn(move || {
             for (order, done) in orders {
@@ -193,6 +196,16 @@ mod tests {
         assert!(negotiate(&device().0, 0x3000_0200, 3));
         assert!(!negotiate(&device().0, 0x3000_0200, 0), "a legacy driver");
         assert!(!negotiate(&device().0, 1, 1), "a feature that is not offered");
+        // Nothing begins without an agreement, and none is changed afterwards.
+        let (device, _, told) = device();
+        assert!(!negotiate(&device, 1, 1));
+        write(&device, STATUS, 15);
+        write(&device, STATUS, 0);
+        assert!(told.try_recv().is_err());
+        assert!(negotiate(&device, 0, 1));
+        write(&device, DRIVER_FEATURES, 0x7);
+        write(&device, STATUS, 15);
+        assert!(told.recv().unwrap().starts_with("start 0x100000000 "));
     }
 
     #[test]

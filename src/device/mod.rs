@@ -19,11 +19,15 @@ mod entropy;
 #[cfg(test)]
 mod fixture;
 mod io;
+mod kernel;
 mod link;
 mod mmio;
+mod net;
 mod pci;
 mod queue;
 mod thread;
+mod vhost_user;
+mod vsock;
 mod warnings;
 
 use std::os::fd::BorrowedFd;
@@ -37,6 +41,7 @@ pub use disk::Disk;
 pub use entropy::Entropy;
 pub use io::{count, Io};
 pub use link::{Counters, Link};
+pub use net::Net;
 pub use queue::{Chain, Fault, Queue, QueueLayout, QueueRules, Readable, Writable};
 
 /// What a driver sees of a device before it takes it.
@@ -65,6 +70,11 @@ pub enum Served {
 pub trait VirtioDevice: Send {
     /// What the driver sees; asked once, before the guest runs.
     fn face(&self) -> Face;
+
+    /// Which of the rings' features it offers: all, where its queues are ours.
+    fn rings(&self) -> u64 {
+        io::RINGS
+    }
 
     /// The system calls that its thread takes besides waiting, memory and its own end.
     fn calls(&self) -> DeviceCalls;
@@ -110,4 +120,12 @@ pub trait VirtioDevice: Send {
 }
 
 /// Everything that this folder finds.
-pub(crate) const KINDS: &[&[Kind]] = &[queue::KINDS, thread::KINDS, disk::KINDS, entropy::KINDS];
+pub(crate) const KINDS: &[&[&Kind]] = &[
+    queue::KINDS,
+    thread::KINDS,
+    disk::KINDS,
+    entropy::KINDS,
+    net::KINDS,
+    vsock::KINDS,
+    vhost_user::KINDS,
+];

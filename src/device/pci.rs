@@ -298,7 +298,16 @@ mod tests {
     fn link() -> Arc<Link> {
         let warner = Warner::new(mpsc::channel().0, Arc::new(eventfd().unwrap()));
         let face = Face { number: 2, features: 0, queues: vec![64, 32], config: vec![1, 2, 3] };
-        Arc::new(Link::new("disks[0]".to_owned(), face, mpsc::channel().0, warner).unwrap())
+        Arc::new(
+            Link::new(
+                "disks[0]".to_owned(),
+                face,
+                crate::device::io::RINGS,
+                mpsc::channel().0,
+                warner,
+            )
+            .unwrap(),
+        )
     }
 
     #[test]

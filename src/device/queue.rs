@@ -271,15 +271,30 @@ impl Queue {
         })
     }
 
+    /// How many requests it has at most.
+    pub fn size(&self) -> u16 {
+        self.layout.size
+    }
+
     /// Gives the request `head` back, with so many bytes written.
     pub fn push(&mut self, head: u16, written: u32) -> Result<(), Fault> {
-        let slot = u64::from(self.next_used & (self.layout.size - 1));
-        let mut entry = [0; 8];
-        entry[..2].copy_from_slice(&head.to_le_bytes());
-        entry[4..].copy_from_slice(&written.to_le_bytes());
-        self.window.write(self.layout.device + ENTRIES + 8 * slot, &entry)?;
-        self.next_used = self.next_used.wrapping_add(1);
-        self.untold = self.untold.saturating_add(1);
+        self.push_all([(head, written)])
+    }
+
+    /// Gives several back, each with its bytes written, which the driver sees at once.
+    pub fn push_all(
+        &mut self,
+        requests: impl IntoIterator<Item = (u16, u32)>,
+    ) -> Result<(), Fault> {
+        for (head, written) in requests {
+            let slot = u64::from(self.next_used & (self.layout.size - 1));
+            let mut entry = [0; 8];
+            entry[..2].copy_from_slice(&head.to_le_bytes());
+            entry[4..].copy_from_slice(&written.to_le_bytes());
+            self.window.write(self.layout.device + ENTRIES + 8 * slot, &entry)?;
+            self.next_used = self.next_used.wrapping_add(1);
+            self.untold = self.untold.saturating_add(1);
+        }
         // Release: the answer and the entry are there before the index says so.
         self.window.store_u16(self.layout.device + INDEX, self.next_used, Ordering::Release)?;
         Ok(())
@@ -425,6 +440,11 @@ impl Readable<'_> {
             done = end;
         }
         Ok(done)
+    }
+
+    /// Sends all that is left to `file` as one packet.
+    pub fn send(&self, file: BorrowedFd<'_>) -> io::Result<usize> {
+        self.0.window.send(file, self.0.segments())
     }
 
     /// Writes all that is left to `file` from `offset` on.

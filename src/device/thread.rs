@@ -49,7 +49,8 @@ impl DeviceThread {
         let (sender, orders) = mpsc::channel();
         let name = key.clone();
         let failed = |errno| THREAD.case(format!("making the thread of {name}")).errno(errno);
-        let link = Arc::new(Link::new(key.clone(), device.face(), sender, warner).map_err(failed)?);
+        let link = Link::new(key.clone(), device.face(), device.rings(), sender, warner);
+        let link = Arc::new(link.map_err(failed)?);
         let life = Life {
             device,
             link: Arc::clone(&link),
@@ -77,7 +78,10 @@ impl DeviceThread {
                 failed(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EAGAIN)))
             })?;
         let given_up = is_up.recv().map_err(|_| failed(Errno::ECHILD))?;
-        given_up.map_err(|error| Diagnostic { step: Step::Functions, ..error })?;
+        given_up.map_err(|mut error| {
+            error.step = Step::Functions;
+            error
+        })?;
         Ok(Self { link, handle })
     }
 

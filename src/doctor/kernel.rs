@@ -5,12 +5,12 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use flate2::read::GzDecoder;
 use gunyah::Dialect;
 
 use super::Findings;
 use crate::check::Report;
 use crate::diagnostic::kinds;
+use crate::image::gzip;
 use crate::text::failure;
 
 /// There where the kernel has CONFIG_IKCONFIG_PROC, as every GKI has.
@@ -99,10 +99,10 @@ pub(super) fn options(
 fn read(path: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
     File::open(path)?.take(LONGEST).read_to_end(&mut bytes)?;
-    let mut text = Vec::new();
-    match bytes.starts_with(b"\x1f\x8b") {
-        true => drop(GzDecoder::new(bytes.as_slice()).take(LONGEST).read_to_end(&mut text)?),
-        false => text = bytes,
-    }
+    let text = match gzip::is_gzip(&bytes) {
+        true => gzip::unpacked(&bytes, LONGEST)
+            .map_err(|fault| io::Error::new(io::ErrorKind::InvalidData, fault.what.clone()))?,
+        false => bytes,
+    };
     Ok(String::from_utf8_lossy(&text).into_owned())
 }

@@ -19,10 +19,10 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use gunyah::Dialect;
-use serde_json::{json, Value};
 
 use crate::check::{self, diagnostic_json, Report};
 use crate::diagnostic::{Diagnostic, Kind};
+use crate::json::{object, Value};
 use crate::memory;
 use crate::text::printable;
 
@@ -83,8 +83,7 @@ impl Findings {
 pub fn run(options: &Options, out: &mut impl Write) -> io::Result<i32> {
     let findings = examine(options);
     if options.json {
-        serde_json::to_writer_pretty(&mut *out, &as_json(&findings))?;
-        writeln!(out)?;
+        writeln!(out, "{:#}", as_json(&findings))?;
     } else {
         for finding in &findings.0 {
             let (word, text) = match finding {
@@ -141,23 +140,31 @@ fn files(options: &Options, dialect: Option<Dialect>, all: &mut Findings) -> Rep
     report
 }
 
-fn as_json(findings: &Findings) -> Value {
-    let line = |finding: &Finding| match finding {
-        Finding::Good(about, what) => json!({ "result": "ok", "about": about, "message": what }),
-        Finding::Note(about, what) => json!({ "result": "note", "about": about, "message": what }),
+fn as_json(findings: &Findings) -> Value<'_> {
+    object(vec![
+        ("version", 1u32.into()),
+        ("findings", findings.0.iter().map(line).collect::<Vec<_>>().into()),
+        ("errors", findings.faults(true).into()),
+        ("warnings", findings.faults(false).into()),
+    ])
+}
+
+fn line(finding: &Finding) -> Value<'_> {
+    let (result, about, what) = match finding {
+        Finding::Good(about, what) => ("ok", about, what),
+        Finding::Note(about, what) => ("note", about, what),
         Finding::Bad(fault) => {
-            let mut line = diagnostic_json(fault);
-            line["result"] = fault.severity.as_str().into();
-            line
+            let mut members = diagnostic_json(fault);
+            members.push(("result", fault.severity.as_str().into()));
+            return object(members);
         }
     };
-    json!({
-        "version": 1,
-        "findings": findings.0.iter().map(line).collect::<Vec<_>>(),
-        "errors": findings.faults(true),
-        "warnings": findings.faults(false),
-    })
+    object(vec![
+        ("result", result.into()),
+        ("about", (*about).into()),
+        ("message", what.as_str().into()),
+    ])
 }
 
 /// Every kind of fault that this folder finds.
-pub(crate) const KINDS: &[&[Kind]] = &[host::KINDS, kernel::KINDS, node::KINDS, pages::KINDS];
+pub(crate) const KINDS: &[&[&Kind]] = &[host::KINDS, kernel::KINDS, node::KINDS, pages::KINDS];

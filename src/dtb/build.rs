@@ -55,9 +55,11 @@ pub fn len_max(config: &VmConfig, given: Option<&[u8]>) -> u64 {
     const EACH_AFFINITY: u64 = 4;
     const EACH_REGION: u64 = 240;
     const CONSOLE: u64 = 640;
+    const FIRMWARE: u64 = 256;
     const EACH_DEVICE: u64 = 400;
     const POOL: u64 = 480;
     const PCI: u64 = 480;
+    const POWER_KEY: u64 = 384;
 
     let count = |len: usize| u64::try_from(len).unwrap_or(u64::MAX);
     let times = |bytes: u64, number: u64| bytes.saturating_mul(number);
@@ -75,8 +77,10 @@ pub fn len_max(config: &VmConfig, given: Option<&[u8]>) -> u64 {
         count(config.kernel.cmdline.len()),
         times(EACH_REGION, count(config.regions.len())),
         config.console.as_ref().map_or(0, |_| CONSOLE),
+        config.firmware.as_ref().map_or(0, |_| FIRMWARE),
         times(EACH_DEVICE, count(devices.len())),
         if devices.is_empty() { 0 } else { POOL + PCI },
+        if config.has_power_key() { POWER_KEY } else { 0 },
     ];
     parts.into_iter().fold(0, u64::saturating_add)
 }

@@ -2,16 +2,17 @@
 //! Adds to a tree what config, plan and resource manager want. A tree that has everything already comes
 //! out unchanged but for the values that are ours.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use crate::config::{Access, Scheduling, VmConfig};
 use crate::diagnostic::kinds;
-use crate::plan::{LaunchPlan, PlannedRegion};
+use crate::plan::{LaunchPlan, PlannedRegion, Range};
 
 use super::build::{Faults, Seeds};
 use super::console;
 use super::devices;
-use super::lookup::{gic, shm_label, vdevices, vm_configs, VM_CONFIG_NAMES};
+use super::lookup::{doorbell, gic, shm_label, vdevices, vm_configs, VM_CONFIG_NAMES};
+use super::power_key;
 use super::property::{Cells, NodeAt};
 use super::tree::{Node, Tree};
 
@@ -63,10 +64,16 @@ pub(super) fn complete(
         shared_memory(tree, plan);
     }
     vm_config(tree, config, plan);
+    if plan.firmware.is_some() {
+        kernel_range(tree, plan);
+    }
     if let Some(console) = &config.console {
         console::complete(tree, console);
     }
     devices::complete(tree, config, plan);
+    if let Some(key) = plan.power_key {
+        power_key::complete(tree, key);
+    }
 }
 
 fn chosen(
@@ -100,8 +107,8 @@ fn memory(tree: &mut Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
     let given = memory.and_then(|memory| memory.reg()).unwrap_or_default();
     if !given.is_empty() && given != [(main.base, main.size)] {
         faults.add(MEMORY_REPLACED.case(format!(
-            "the given /memory is not main memory, {:#x} bytes at {:#x}, and is replaced",
-            main.size, main.base
+            "the given /memory is not main memory, {:#x}+{:#x}, and is replaced",
+            main.base, main.size
         )));
     }
     let cells = Cells::below(&tree.root);
@@ -167,6 +174,9 @@ fn vm_config(tree: &mut Tree, config: &VmConfig, plan: &LaunchPlan) {
             .set_u32("#size-cells", 2)
             .set_u64("base-address", config.memory.base);
     }
+    if let Some(range) = plan.firmware {
+        firmware(memory, range, plan);
+    }
     if let Some(gic) = gic {
         let interrupts = node.ensure_child("interrupts");
         if !interrupts.has("config") {
@@ -174,7 +184,7 @@ fn vm_config(tree: &mut Tree, config: &VmConfig, plan: &LaunchPlan) {
         }
     }
     if node.child("vcpus").is_none() {
-        vcpus(node.ensure_child("vcpus"), config, plan.scheduling);
+        vcpus(node.ensure_child("vcpus"), config, plan);
     }
     let node = node.ensure_child("vdevices");
     if !node.has("generate") {
@@ -183,22 +193,44 @@ fn vm_config(tree: &mut Tree, config: &VmConfig, plan: &LaunchPlan) {
     add_vdevices(tree, config, plan, &name);
 }
 
+/// Says where the resource manager places the firmware, and bounds both ranges: without a bound each
+/// reaches to the end of the address space, and so over the other one.
+fn firmware(memory: &mut Node, range: Range, plan: &LaunchPlan) {
+    for (name, value) in [
+        ("firmware-address", range.base),
+        ("firmware-size-max", range.size),
+        ("size-max", plan.main().size),
+    ] {
+        if !memory.has(name) {
+            memory.set_u64(name, value);
+        }
+    }
+}
+
+/// Says to the firmware where the kernel is, as crosvm does; the registers do not since 6.6.
+fn kernel_range(tree: &mut Tree, plan: &LaunchPlan) {
+    let word = |value: u64| u32::try_from(value).unwrap_or(0);
+    let node = tree.root.ensure_child("config");
+    node.set_u32("kernel-address", word(plan.kernel.entry))
+        .set_u32("kernel-size", word(plan.kernel.size));
+}
+
 /// Adds the vdevices that the tree lacks to its vm-config, which has this name.
 fn add_vdevices(tree: &mut Tree, config: &VmConfig, plan: &LaunchPlan, vm_config: &str) {
-    let shm: HashSet<_> = vdevices(tree, "shm").iter().filter_map(shm_label).collect();
+    let shm: BTreeSet<_> = vdevices(tree, "shm").iter().filter_map(shm_label).collect();
     // Where only the devicetree's range is handed over, a vdevice would wait for memory that never comes.
     let handed_over = !plan.dialect.pages_on_demand();
     let regions = plan.regions.iter().skip(1);
     let regions = regions.filter(|region| handed_over && !shm.contains(&region.label));
     let console = config.console.as_ref();
-    let console = console.filter(|console| console::doorbell(tree, console).is_none());
+    let console = console.filter(|console| doorbell(tree, console.label).is_none());
     let devices = plan.devices.iter();
-    let devices: Vec<_> =
-        devices.filter(|device| devices::doorbell(tree, device).is_none()).collect();
+    let devices: Vec<_> = devices.filter(|device| doorbell(tree, device.label).is_none()).collect();
+    let power_key = plan.power_key.filter(|key| doorbell(tree, key.label).is_none());
     // Two vdevices of one path below /hypervisor would be one too many.
     let walk = tree.walk();
     let generated = walk.iter().filter_map(|at| at.str("generate"));
-    let generated: HashSet<_> = generated.map(str::to_owned).collect();
+    let generated: BTreeSet<_> = generated.map(str::to_owned).collect();
     let free = |vdevices: &Node, wanted: String| {
         free_name(&wanted, |name| {
             vdevices.child(name).is_some() || generated.contains(&format!("/hypervisor/{name}"))
@@ -219,6 +251,10 @@ fn add_vdevices(tree: &mut Tree, config: &VmConfig, plan: &LaunchPlan, vm_config
         let name = free(vdevices, format!("bell-{}", device.label));
         vdevices.push(devices::doorbell_vdevice(&name, device, trigger));
     }
+    if let Some(key) = power_key {
+        let name = free(vdevices, format!("bell-{}", key.label));
+        vdevices.push(power_key::doorbell_vdevice(&name, key));
+    }
 }
 
 /// `wanted`, or the first of `wanted-2`, `wanted-3`, … that is free.
@@ -233,10 +269,14 @@ pub(super) fn affinity_map(config: &VmConfig) -> Vec<u32> {
     lists.filter_map(|list| list.first().copied()).collect()
 }
 
-fn vcpus(node: &mut Node, config: &VmConfig, scheduling: Scheduling) {
-    match scheduling {
+fn vcpus(node: &mut Node, config: &VmConfig, plan: &LaunchPlan) {
+    match plan.scheduling {
         Scheduling::Proxy => {
             node.set_str("affinity", "proxy");
+            if plan.timer_wakeups {
+                // The resource manager then passes the times on, and the driver wakes the vCPUs.
+                node.set_empty("no-timer-wakeups");
+            }
         }
         Scheduling::Hypervisor => {
             let mut map = affinity_map(config);

@@ -1,23 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The console in a tree: its doorbell, its serial port and that port's clock.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use crate::config::{ConsoleConfig, ConsoleDevice};
 
 use super::complete::free_name;
-use super::lookup::{devices_at, label, serial_ports, vdevices};
+use super::lookup::{devices_at, serial_ports};
 use super::property::{Cells, NodeAt};
 use super::tree::{Node, Tree};
 
 /// Trigger cell of a level interrupt.
 pub(super) const LEVEL_HIGH: u32 = 4;
-
-/// The doorbell with the console's label.
-pub(super) fn doorbell<'a>(tree: &'a Tree, console: &ConsoleConfig) -> Option<NodeAt<'a>> {
-    let mut bells = vdevices(tree, "doorbell").into_iter();
-    bells.find(|bell| label(bell) == Some(console.label))
-}
 
 /// The serial port at the console's address.
 pub(super) fn serial_port<'a>(tree: &'a Tree, console: &ConsoleConfig) -> Option<NodeAt<'a>> {
@@ -109,6 +103,6 @@ fn clock(tree: &mut Tree) -> u32 {
 /// The lowest phandle that no node has. 0 and the highest number are none; a tree has fewer nodes than
 /// there are others.
 pub(super) fn free_phandle(tree: &Tree) -> u32 {
-    let taken: HashSet<u32> = tree.walk().iter().filter_map(|at| at.phandle()).collect();
+    let taken: BTreeSet<u32> = tree.walk().iter().filter_map(|at| at.phandle()).collect();
     (1..u32::MAX).find(|phandle| !taken.contains(phandle)).unwrap_or(u32::MAX)
 }

@@ -8,12 +8,12 @@ use crate::plan::{trigger, LaunchPlan, PlannedDevice, Range};
 
 use super::complete::free_name;
 use super::console::{free_phandle, LEVEL_HIGH};
-use super::lookup::{devices_at, gic, label, vdevices};
+use super::lookup::{devices_at, gic};
 use super::property::{Cells, NodeAt};
 use super::tree::{Node, Tree};
 
 /// Trigger cell of an edge interrupt.
-const EDGE_RISING: u32 = 1;
+pub(super) const EDGE_RISING: u32 = 1;
 
 /// What Linux looks for in a pool and in a device (Documentation/devicetree/bindings).
 pub(super) const POOL_MODEL: &str = "restricted-dma-pool";
@@ -26,12 +26,6 @@ pub(super) fn trigger_cell(config: &VmConfig) -> u32 {
         gunyah::Trigger::Edge => EDGE_RISING,
         gunyah::Trigger::Level => LEVEL_HIGH,
     }
-}
-
-/// The doorbell with a device's label.
-pub(super) fn doorbell<'a>(tree: &'a Tree, device: &PlannedDevice) -> Option<NodeAt<'a>> {
-    let mut bells = vdevices(tree, "doorbell").into_iter();
-    bells.find(|bell| label(bell) == Some(device.label))
 }
 
 /// The doorbell of `device`.

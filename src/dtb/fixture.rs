@@ -35,6 +35,11 @@ pub fn ns16550() -> VmConfig {
     with_initrd(r#""vcpus": {"scheduling": "proxy"}, "console": {"device": "16550"}"#)
 }
 
+/// One proxy-scheduled CPU with a power key.
+pub fn with_power_key() -> VmConfig {
+    with_initrd(r#""vcpus": {"scheduling": "proxy"}, "stop": {"power_key": true}"#)
+}
+
 /// A disk.
 pub fn disk() -> DiskConfig {
     let text = r#"{"name": "vm", "memory": {"size": "64M"}, "kernel": {"path": "/Image"},
@@ -54,6 +59,11 @@ pub fn add_pool(plan: &mut LaunchPlan) {
         ..plan.regions[0].clone()
     });
     plan.pool = Some(pool);
+}
+
+/// One proxy-scheduled CPU that begins in firmware.
+pub fn firmware() -> VmConfig {
+    with_initrd(r#""firmware": {}"#)
 }
 
 /// A plan that fits `config`, with the initrd where the caller likes.
@@ -81,7 +91,18 @@ pub fn plan(config: &VmConfig, initrd: u64, initrd_size: u64) -> LaunchPlan {
         regions,
         pool: None,
         devices: devices(config),
-        kernel: PlannedKernel { segments: Vec::new(), entry: config.memory.base, branch: None },
+        power_key: power_key(config),
+        kernel: PlannedKernel {
+            segments: Vec::new(),
+            entry: config.memory.base,
+            size: 0,
+            branch: None,
+        },
+        firmware: config
+            .firmware
+            .as_ref()
+            .map(|firmware| Range { base: firmware.base, size: firmware.size }),
+        timer_wakeups: false,
         initrd: config.initrd.as_ref().map(|_| Range { base: initrd, size: initrd_size }),
         dtb: Range { base: config.memory.base, size: 0x2_0000 },
         memory_entries: 1,

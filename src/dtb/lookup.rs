@@ -58,6 +58,12 @@ pub(super) fn vdevices<'a>(tree: &'a Tree, kind: &str) -> Vec<NodeAt<'a>> {
     found
 }
 
+/// The doorbell with this label.
+pub(super) fn doorbell(tree: &Tree, wanted: u32) -> Option<NodeAt<'_>> {
+    let mut bells = vdevices(tree, "doorbell").into_iter();
+    bells.find(|bell| label(bell) == Some(wanted))
+}
+
 /// `qcom,label`, else `label`.
 pub(super) fn label(at: &NodeAt<'_>) -> Option<u32> {
     at.u32("qcom,label").or_else(|| at.u32("label"))

@@ -19,6 +19,7 @@ mod fixture;
 mod generate;
 mod lookup;
 mod parse;
+mod power_key;
 mod property;
 pub mod rules;
 mod source;
@@ -36,7 +37,7 @@ pub use write::WriteError;
 use crate::diagnostic::Kind;
 
 /// Everything that can be wrong with a devicetree.
-pub const KINDS: &[&[Kind]] = &[
+pub const KINDS: &[&[&Kind]] = &[
     parse::KINDS,
     complete::KINDS,
     build::KINDS,
@@ -44,6 +45,7 @@ pub const KINDS: &[&[Kind]] = &[
     rules::nodes::KINDS,
     rules::memory::KINDS,
     rules::vm_config::KINDS,
+    rules::firmware::KINDS,
     rules::vcpus::KINDS,
     rules::gic::KINDS,
     rules::vdevices::KINDS,

@@ -3,7 +3,7 @@
 //!
 //! Format: Devicetree Specification v0.4, chapter 5.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use super::property::number;
 use super::tree::{Node, Property, Tree};
@@ -175,7 +175,7 @@ pub(super) fn rewritten_len_max(blob: &[u8]) -> Option<usize> {
     let blocks = Blocks::find(blob).ok()?;
     let properties = blocks.structure.windows(12).step_by(4);
     // A value that looks like a property adds a name too many, which does no harm.
-    let names: HashSet<&[u8]> = properties
+    let names: BTreeSet<&[u8]> = properties
         .filter(|cells| be32(cells, 0) == Some(PROP))
         .filter_map(|cells| string(blocks.strings, usize::try_from(be32(cells, 8)?).ok()?))
         .collect();
@@ -199,7 +199,7 @@ struct Reader<'a> {
 struct Open {
     node: Node,
     path_len: usize,
-    property_names: HashSet<String>,
+    property_names: BTreeSet<String>,
 }
 
 impl Reader<'_> {

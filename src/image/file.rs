@@ -138,9 +138,9 @@ impl OpenFile {
 fn unopened(path: &Path, error: &io::Error) -> Diagnostic {
     let errno = errno_of(error);
     let kind = match errno {
-        Errno::ENOENT => MISSING,
-        Errno::EACCES => FORBIDDEN,
-        _ => UNOPENED,
+        Errno::ENOENT => &MISSING,
+        Errno::EACCES => &FORBIDDEN,
+        _ => &UNOPENED,
     };
     kind.case(format!("opening {}", path.display())).errno(errno)
 }
@@ -181,7 +181,7 @@ mod tests {
     fn says_what_is_wrong_with_a_file() {
         let folder = std::env::temp_dir().join(format!("gunyahd-file-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
-        let refused = |path: &Path| OpenFile::open(path).unwrap_err().name;
+        let refused = |path: &Path| OpenFile::open(path).unwrap_err().name.clone();
         let path = folder.join("file");
         assert_eq!(refused(&path), "image-missing");
         assert_eq!(refused(&path.join("\0")), "image-unopened");

@@ -2,9 +2,10 @@
 //! gzip'ed kernels (RFC 1952), unpacked straight to where they belong and no further than their own
 //! trailer says.
 
-use std::io::{self, BufReader, Read};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
 
-use flate2::bufread::GzDecoder;
+use miniz_oxide::inflate::stream::{inflate, InflateState};
+use miniz_oxide::{DataFormat, MZFlush, MZStatus};
 use nix::errno::Errno;
 
 use super::file::UNREADABLE;
@@ -34,18 +35,51 @@ pub fn is_gzip(start: &[u8]) -> bool {
     start.starts_with(b"\x1f\x8b")
 }
 
+/// Unpacks a file that is in memory, of at most `most` bytes when it is unpacked.
+pub fn unpacked(packed: &[u8], most: u64) -> Result<Vec<u8>, Diagnostic> {
+    let size = packed.last_chunk().map_or(0, |size| u32::from_le_bytes(*size).into());
+    if size > most {
+        return Err(DAMAGED.case(format!(
+            "the gzip'ed file unpacks to {size} bytes by its trailer, more than {most}"
+        )));
+    }
+    let mut room = vec![0; usize::try_from(size).unwrap_or(0)];
+    let mut unpacker = Unpacker::new(packed, size);
+    unpacker.fill(&mut room)?;
+    unpacker.end().map(|()| room)
+}
+
 /// Unpacks a file piece by piece. Its faults do not name the file.
 pub struct Unpacker<R> {
-    decoder: GzDecoder<BufReader<R>>,
+    source: BufReader<R>,
+    next: Next,
+    inflater: Box<InflateState>,
+    sum: Sum,
     /// Bytes that it unpacks to, by the trailer.
     size: u64,
     unpacked: u64,
 }
 
+/// What of the file is read next.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Header,
+    Deflated,
+    Trailer,
+    Nothing,
+}
+
 impl<R: Read> Unpacker<R> {
     /// `source` stands at the file's first byte, and `size` is what its trailer says.
     pub fn new(source: R, size: u64) -> Self {
-        Self { decoder: GzDecoder::new(BufReader::with_capacity(CHUNK, source)), size, unpacked: 0 }
+        Self {
+            source: BufReader::with_capacity(CHUNK, source),
+            next: Next::Header,
+            inflater: InflateState::new_boxed(DataFormat::Raw),
+            sum: Sum::new(),
+            size,
+            unpacked: 0,
+        }
     }
 
     /// Fills all of `room` with the next bytes.
@@ -74,19 +108,6 @@ impl<R: Read> Unpacker<R> {
         )))
     }
 
-    fn read(&mut self, room: &mut [u8]) -> Result<usize, Diagnostic> {
-        loop {
-            match self.decoder.read(room) {
-                Ok(length) => {
-                    self.unpacked += length as u64;
-                    return Ok(length);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.fault(error)),
-            }
-        }
-    }
-
     /// Unpacks all of it to nowhere.
     pub fn verify(mut self) -> Result<(), Diagnostic> {
         let mut room = vec![0; CHUNK];
@@ -97,36 +118,177 @@ impl<R: Read> Unpacker<R> {
         self.end()
     }
 
-    fn fault(&self, error: io::Error) -> Diagnostic {
-        let unpacked = self.unpacked;
-        if let Some(raw) = error.raw_os_error() {
-            let what = format!("the gzip'ed file cannot be read after {unpacked} unpacked bytes");
-            return UNREADABLE.case(what).errno(Errno::from_raw(raw));
+    /// The next bytes; none at the end.
+    fn read(&mut self, room: &mut [u8]) -> Result<usize, Diagnostic> {
+        loop {
+            match self.next {
+                Next::Header => self.header()?,
+                Next::Deflated => match self.inflate(room)? {
+                    0 => {}
+                    length => return Ok(length),
+                },
+                Next::Trailer => self.trailer()?,
+                Next::Nothing => return Ok(0),
+            }
         }
-        match error.kind() {
-            io::ErrorKind::UnexpectedEof => {
-                CUT.case(format!("the gzip'ed file ends after {unpacked} unpacked bytes"))
+    }
+
+    fn header(&mut self) -> Result<(), Diagnostic> {
+        const SUM: u8 = 2;
+        const EXTRA: u8 = 4;
+        const TEXTS: [u8; 2] = [8, 16];
+        const RESERVED: u8 = 0xe0;
+        let invalid = || DAMAGED.case("the gzip'ed file has no valid header");
+        let start: [u8; 10] = self.bytes()?;
+        let flags = start[3];
+        if !start.starts_with(b"\x1f\x8b\x08") || flags & RESERVED != 0 {
+            return Err(invalid());
+        }
+        if flags & EXTRA != 0 {
+            for _ in 0..u16::from_le_bytes(self.bytes()?) {
+                let _: [u8; 1] = self.bytes()?;
             }
-            _ if self.decoder.header().is_none() => {
-                DAMAGED.case("the gzip'ed file has no valid header")
+        }
+        for text in TEXTS {
+            while flags & text != 0 && self.bytes()? != [0] {}
+        }
+        if flags & SUM != 0 {
+            let [low, high, ..] = self.sum.value().to_le_bytes();
+            if self.bytes()? != [low, high] {
+                return Err(invalid());
             }
-            _ if unpacked == self.size => DAMAGED.case(
-                "the CRC32 of the unpacked bytes is not the one in the gzip'ed file's trailer",
-            ),
+        }
+        self.sum.restart();
+        self.next = Next::Deflated;
+        Ok(())
+    }
+
+    fn inflate(&mut self, room: &mut [u8]) -> Result<usize, Diagnostic> {
+        let packed = match self.source.fill_buf() {
+            Ok(packed) => packed,
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(0),
+            Err(error) => return Err(self.unreadable(&error)),
+        };
+        let cut = packed.is_empty();
+        let done = inflate(&mut self.inflater, packed, room, MZFlush::None);
+        let moves = done.bytes_consumed > 0 || done.bytes_written > 0;
+        self.source.consume(done.bytes_consumed);
+        self.sum.add(room.get(..done.bytes_written).unwrap_or_default());
+        self.unpacked += done.bytes_written as u64;
+        match done.status {
+            Ok(MZStatus::StreamEnd) => self.next = Next::Trailer,
+            _ if moves => {}
+            _ if cut => return Err(self.cut()),
             _ => {
-                DAMAGED.case(format!("the gzip'ed file is damaged after {unpacked} unpacked bytes"))
+                let unpacked = self.unpacked;
+                return Err(DAMAGED
+                    .case(format!("the gzip'ed file is damaged after {unpacked} unpacked bytes")));
             }
         }
+        Ok(done.bytes_written)
+    }
+
+    fn trailer(&mut self) -> Result<(), Diagnostic> {
+        let expected = self.sum.value();
+        let [sum, length] = [(); 2].map(|()| self.bytes().map(u32::from_le_bytes));
+        if sum? != expected {
+            return Err(DAMAGED.case(
+                "the CRC32 of the unpacked bytes is not the one in the gzip'ed file's trailer",
+            ));
+        }
+        let (unpacked, length) = (self.unpacked, length?);
+        if unpacked & u64::from(u32::MAX) != u64::from(length) {
+            return Err(DAMAGED.case(format!(
+                "the gzip'ed file unpacks to {unpacked} bytes, its trailer says {length}"
+            )));
+        }
+        self.next = Next::Nothing;
+        Ok(())
+    }
+
+    /// The next bytes of header or trailer. The header's have a sum, too.
+    fn bytes<const N: usize>(&mut self) -> Result<[u8; N], Diagnostic> {
+        let mut bytes = [0; N];
+        match self.source.read_exact(&mut bytes) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Err(self.cut()),
+            Err(error) => return Err(self.unreadable(&error)),
+        }
+        self.sum.add(&bytes);
+        Ok(bytes)
+    }
+
+    fn cut(&self) -> Diagnostic {
+        let unpacked = self.unpacked;
+        CUT.case(format!("the gzip'ed file ends after {unpacked} unpacked bytes"))
+    }
+
+    fn unreadable(&self, error: &std::io::Error) -> Diagnostic {
+        let unpacked = self.unpacked;
+        let what = format!("the gzip'ed file cannot be read after {unpacked} unpacked bytes");
+        UNREADABLE.case(what).errno(error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
+    }
+}
+
+/// CRC-32 as gzip has it, eight bytes at a time. Its tables are made when they are needed: in the program
+/// they would be as large as the decoder.
+struct Sum {
+    /// What a byte adds that this many more bytes follow.
+    tables: Box<[[u32; 256]; 8]>,
+    inverted: u32,
+}
+
+impl Sum {
+    fn new() -> Self {
+        // The polynomial, its highest power in the lowest bit.
+        const POLYNOMIAL: u32 = 0xedb8_8320;
+        let step = |sum: u32| (sum >> 1) ^ if sum & 1 == 1 { POLYNOMIAL } else { 0 };
+        let mut tables = Box::new([[0; 256]; 8]);
+        let mut last = [0; 256];
+        for (byte, sum) in (0..).zip(&mut last) {
+            *sum = (0..8).fold(byte, |sum, _| step(sum));
+        }
+        let first = last;
+        for table in tables.iter_mut() {
+            *table = last;
+            last = last.map(|sum| (sum >> 8) ^ first[usize::from(sum.to_le_bytes()[0])]);
+        }
+        Self { tables, inverted: u32::MAX }
+    }
+
+    fn restart(&mut self) {
+        self.inverted = u32::MAX;
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        let mut sum = self.inverted;
+        let mut eights = bytes.chunks_exact(8);
+        for eight in &mut eights {
+            let [a, b, c, d] = sum.to_le_bytes();
+            let old = [a, b, c, d, 0, 0, 0, 0];
+            let mixed = eight.iter().zip(old).map(|(byte, old)| usize::from(byte ^ old));
+            sum = mixed.zip(self.tables.iter().rev()).fold(0, |sum, (at, table)| sum ^ table[at]);
+        }
+        for byte in eights.remainder() {
+            let [low, ..] = sum.to_le_bytes();
+            sum = (sum >> 8) ^ self.tables[0][usize::from(low ^ byte)];
+        }
+        self.inverted = sum;
+    }
+
+    fn value(&self) -> u32 {
+        !self.inverted
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flate2::read::GzDecoder;
     use flate2::write::GzEncoder;
     use flate2::GzBuilder;
     use proptest::prelude::*;
-    use std::io::Write;
+    use std::io::{self, Write};
 
     fn pack(bytes: &[u8]) -> Vec<u8> {
         let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -171,7 +333,7 @@ mod tests {
             (with(2, 1), size, "no valid header"),
             (with(3, 0x80), size, "no valid header"),
             (with(good.len() - 8, 1), size, "the CRC32 of"),
-            (with(10, 6), size, "is damaged after 0 unpacked bytes"),
+            (with(10, 6), size, "is damaged after "),
             (good.clone(), size - 1, "more than the 799999 bytes"),
             (good.clone(), size + 1, "800000 bytes, its trailer says 800001"),
         ] {
@@ -205,7 +367,53 @@ mod tests {
         assert_eq!(error.errno, Some(libc::EIO));
     }
 
+    #[test]
+    fn the_sum_is_the_one_of_gzip() {
+        let mut sum = Sum::new();
+        sum.add(b"1234");
+        sum.add(b"56789");
+        // The check value of CRC-32/ISO-HDLC.
+        assert_eq!(sum.value(), 0xcbf4_3926);
+    }
+
+    /// A file with the sum of its header, which no packer here makes.
+    #[test]
+    fn the_sum_of_a_header_is_checked() {
+        let packed = pack(b"kernel");
+        let mut header = packed[..10].to_vec();
+        header[3] = 2;
+        let mut sum = Sum::new();
+        sum.add(&header);
+        let [low, high, ..] = sum.value().to_le_bytes();
+        let with = |sum: [u8; 2]| [&header[..], &sum, &packed[10..]].concat();
+        assert_eq!(unpack(&with([low, high]), 6).unwrap(), b"kernel");
+        assert!(refused(&with([!low, high]), 6).what.contains("no valid header"));
+    }
+
     proptest! {
+        /// As another reader of gzip does it, damaged or not.
+        #[test]
+        fn agrees_with_another_reader(
+            bytes in prop::collection::vec(any::<u8>(), 0..3000),
+            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+            cut in prop::option::of(any::<prop::sample::Index>()),
+        ) {
+            let mut packed = pack(&bytes);
+            for (at, bits) in damage {
+                *at.get_mut(&mut packed) ^= bits;
+            }
+            if let Some(cut) = cut {
+                packed.truncate(cut.index(packed.len()));
+            }
+            let mut theirs = Vec::new();
+            let good = GzDecoder::new(&packed[..]).read_to_end(&mut theirs).is_ok();
+            let ours = unpack(&packed, theirs.len());
+            prop_assert_eq!(ours.is_ok(), good, "{:?}", ours);
+            if let Ok(ours) = ours {
+                prop_assert_eq!(ours, theirs);
+            }
+        }
+
         #[test]
         fn never_panics(bytes in prop::collection::vec(any::<u8>(), 0..300), size in 0usize..1000) {
             let unpacked = unpack(&bytes, size);

@@ -17,6 +17,11 @@ kinds! {
         "the kernel's file has another format than kernel.format says",
         cure: "leave kernel.format out, or give the right one",
     }
+    PACKED: Error "image-firmware-kernel" in Images {
+        "firmware takes only a plain arm64 Image for a kernel",
+        cause: "pvmfw verifies the kernel's file as it lies in memory, with its AVB footer, and jumps to its first byte",
+        cure: "give the arm64 Image that was signed (`avbtool add_hash_footer`), not one in gzip, ELF or a boot image; or leave `firmware` out",
+    }
 }
 
 /// What the plan has to know of a kernel.
@@ -24,8 +29,10 @@ kinds! {
 pub struct KernelInfo {
     /// It is gzip'ed; sizes and offsets are of the unpacked bytes.
     pub gzip: bool,
-    /// Bytes of the (unpacked) kernel, without what it comes in.
+    /// Bytes of the (unpacked) kernel, without what it comes in; with firmware, of the whole file.
     pub size: u64,
+    /// It has an AVB footer. Known where there is firmware, which wants it.
+    pub signed: bool,
     /// How it wants to lie in memory.
     pub layout: KernelLayout,
 }
@@ -61,6 +68,25 @@ impl Kernel {
         Ok((kernel, info))
     }
 
+    /// The same for firmware that verifies it: the whole file as it was signed, its AVB footer included.
+    pub(super) fn open_signed(config: &KernelConfig) -> Result<(Self, KernelInfo), Diagnostic> {
+        let (mut kernel, mut info) = Self::open(config)?;
+        let inside = kernel.part;
+        kernel.part = Part { offset: 0, size: kernel.file.size };
+        match &mut info.layout {
+            KernelLayout::Image(header) if !info.gzip && inside.offset == 0 => {
+                info.signed = inside != kernel.part;
+                info.size = kernel.part.size;
+                header.image_size = header.image_size.max(info.size);
+            }
+            _ => {
+                let what = "the firmware does not unpack it: it is not a plain arm64 Image";
+                return Err(kernel.wrong(PACKED.case(what)));
+            }
+        }
+        Ok((kernel, info))
+    }
+
     fn info(&mut self, wanted: KernelFormat) -> Result<KernelInfo, Diagnostic> {
         let mut start = [0; arm64::HEADER_SIZE];
         let size = self.part.size;
@@ -90,6 +116,7 @@ impl Kernel {
         Ok(KernelInfo {
             gzip: self.unpacked.is_some(),
             size: self.unpacked.unwrap_or(size),
+            signed: false,
             layout: layout.map_err(|fault| self.wrong(fault))?,
         })
     }
@@ -137,10 +164,11 @@ impl Kernel {
         let unpacked = unpacker.fill(room).and_then(|()| unpacker.end());
         unpacked.map_err(|fault| {
             let what = format!("unpacking {}", self.file.path.display());
-            self.file.cut_since(Step::Kernel, &what).unwrap_or_else(|| Diagnostic {
-                step: Step::Kernel,
-                lasting: fault.errno.is_none(),
-                ..self.wrong(fault)
+            self.file.cut_since(Step::Kernel, &what).unwrap_or_else(|| {
+                let mut fault = self.wrong(fault);
+                fault.step = Step::Kernel;
+                fault.lasting = fault.errno.is_none();
+                fault
             })
         })
     }

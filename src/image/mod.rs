@@ -58,7 +58,11 @@ impl Images {
     /// at its key.
     pub fn open(config: &VmConfig) -> Result<Self, Vec<Diagnostic>> {
         let mut faults = Faults { config, found: Vec::new() };
-        let kernel = faults.keep("kernel.path", Kernel::open(&config.kernel));
+        let kernel = match &config.firmware {
+            None => Kernel::open(&config.kernel),
+            Some(_) => Kernel::open_signed(&config.kernel),
+        };
+        let kernel = faults.keep("kernel.path", kernel);
         let initrd = config
             .initrd
             .as_ref()
@@ -135,7 +139,7 @@ impl Faults<'_> {
 }
 
 /// Everything that this folder finds.
-pub(crate) const KINDS: &[&[Kind]] = &[
+pub(crate) const KINDS: &[&[&Kind]] = &[
     file::KINDS,
     kernel::KINDS,
     container::KINDS,
@@ -171,7 +175,8 @@ mod tests {
     }
 
     fn names(faults: Vec<Diagnostic>) -> Vec<String> {
-        let text = |fault: Diagnostic| format!("{} at {}", fault.name, fault.place.unwrap().key);
+        let text =
+            |fault: Diagnostic| format!("{} at {}", fault.name, fault.place.as_ref().unwrap().key);
         faults.into_iter().map(text).collect()
     }
 
@@ -192,6 +197,38 @@ mod tests {
                 "image-missing at regions[0].file",
             ]
         );
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn firmware_gets_the_kernels_file_as_it_was_signed() {
+        let folder = folder("signed");
+        let mut image = vec![0; 4096];
+        image[16..24].copy_from_slice(&0x3000u64.to_le_bytes());
+        image[56..60].copy_from_slice(b"ARM\x64");
+        let mut file = image.clone();
+        file.resize(16384, 0);
+        let footer = file.len() - 64;
+        file[footer..footer + 4].copy_from_slice(b"AVBf");
+        file[footer + 12..footer + 20].copy_from_slice(&4096u64.to_be_bytes());
+        let found = |bytes: &[u8]| {
+            fs::write(folder.join("Image"), bytes).unwrap();
+            open(&folder, "", r#", "firmware": {}"#)
+        };
+        let images = found(&file).unwrap();
+        let kernel = &images.info.kernel;
+        assert_eq!((kernel.size, kernel.signed), (16384, true));
+        // The footer lies in the guest's memory, behind what the kernel itself asks for.
+        let KernelLayout::Image(header) = kernel.layout else { panic!("{kernel:?}") };
+        assert_eq!(header.image_size, 16384);
+        let mut room = vec![0; file.len()];
+        images.kernel.read(0, &mut room).unwrap();
+        assert_eq!(room, file);
+        assert!(!found(&image).unwrap().info.kernel.signed);
+        let mut packed = flate2::GzBuilder::new().write(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut packed, &image).unwrap();
+        let faults = found(&packed.finish().unwrap()).unwrap_err();
+        assert_eq!(names(faults), ["image-firmware-kernel at kernel.path"]);
         fs::remove_dir_all(folder).unwrap();
     }
 

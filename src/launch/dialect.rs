@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use gunyah::uapi::CAP_VCPU_TIMER_WAKEUP;
 use gunyah::{Dialect, Gunyah, Vm};
 
 use super::answers::refused;
@@ -36,6 +37,12 @@ pub(super) fn of(vm: &Vm) -> Result<Dialect, Diagnostic> {
     let dialect = found
         .map_err(|error| refused(Step::Dialect, "asking which calls the driver knows", &error))?;
     fit(dialect)
+}
+
+/// Whether the driver wakes vCPUs whose timers have run out, which newer ones can. One that may not be asked
+/// is one that cannot: the hypervisor wakes them then.
+pub(super) fn timer_wakeups(vm: &Vm, dialect: Dialect) -> bool {
+    dialect == Dialect::Ack612 && vm.check_extension(CAP_VCPU_TIMER_WAKEUP).is_ok_and(|has| has > 0)
 }
 
 fn fit(dialect: Dialect) -> Result<Dialect, Diagnostic> {

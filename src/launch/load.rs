@@ -123,6 +123,7 @@ mod tests {
             kernel: KernelInfo {
                 gzip: false,
                 size: 4096,
+                signed: false,
                 layout: KernelLayout::Image(arm64::Header { text_offset: 0, image_size: 4096 }),
             },
             initrd: None,

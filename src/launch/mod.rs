@@ -27,7 +27,7 @@ use crate::dtb::{self, Devicetree};
 use crate::image::{Images, KernelLayout};
 use crate::memory::{self, Allotment, Choice, GuestMemory, Pool};
 use crate::plan::{fits, plan, Host, LaunchPlan, PlannedRegion};
-use crate::text::Size;
+use crate::text::{Count, Size};
 
 use kernel_log::KernelLog;
 use progress::Progress;
@@ -69,7 +69,8 @@ pub fn launch<T>(
     let progress = Progress::new(report);
     // Before images are opened and memory is taken: what the driver cannot do needs neither.
     let (vm, dialect) = create(config, device, &progress)?;
-    let host = memory::host(dialect).with_reserve(reserve.is_some());
+    let timer_wakeups = dialect::timer_wakeups(&vm, dialect);
+    let host = Host { timer_wakeups, ..memory::host(dialect).with_reserve(reserve.is_some()) };
     let launch = Launch { config, host, launches, progress };
     let open = || Images::open(config).map_err(first_of);
     let images = launch.progress.step(Step::Images, open, describe_images)?;
@@ -85,7 +86,8 @@ pub fn launch<T>(
     let prepared = before_start(&vm, &memory)?;
     launch.progress.report(Event::Starts);
     let log = KernelLog::from_now();
-    let failed = |error| log.explain(answers::start_refused(dialect, &error));
+    let firmware = plan.firmware.is_some();
+    let failed = |error| log.explain(answers::start_refused(dialect, firmware, &error));
     launch.progress.step(Step::Start, || vm.start().map_err(failed), |()| String::new())?;
     Ok(Launched { vm, memory, vcpus, scheduling: plan.scheduling, dialect, prepared })
 }
@@ -203,19 +205,24 @@ impl Launch<'_> {
         let progress = &self.progress;
         for (index, (region, address)) in memory.regions().enumerate() {
             let register = || register(vm, region, address, index == 0, plan.dialect);
-            let (label, base, size) = (region.label, region.base, Size(region.size));
-            let describe = |how: &_| format!("region {label} at {base:#x}, {size}, {how}");
+            let (label, base, size) = (region.label, region.base, region.size);
+            let describe = |how: &_| format!("region {label} {base:#x}+{size:#x}, {how}");
             progress.step(Step::Region, register, describe)?;
         }
-        let (base, size) = (plan.dtb.base, plan.dtb.size);
-        let configure = || vm.set_dtb_config(base, size);
-        let call = format!("VM_SET_DTB_CONFIG of {size:#x} bytes at guest {base:#x}");
-        let describe = |_: &()| format!("{base:#x}+{size:#x}");
-        progress.call(Step::DtbConfig, call, configure, describe)?;
-        if !plan.dialect.pages_on_demand() {
-            // The guest begins at the first byte of main memory.
+        if let Some(firmware) = plan.firmware {
+            let configure = || vm.set_fw_config(firmware.base, firmware.size);
+            let call = format!("VM_ANDROID_SET_FW_CONFIG of {firmware}");
+            progress.call(Step::Firmware, call, configure, |()| firmware.to_string())?;
+        }
+        let dtb = plan.dtb;
+        let configure = || vm.set_dtb_config(dtb.base, dtb.size);
+        let call = format!("VM_SET_DTB_CONFIG of {dtb}");
+        progress.call(Step::DtbConfig, call, configure, |()| dtb.to_string())?;
+        if !plan.dialect.pages_on_demand() || plan.firmware.is_some() {
+            // The guest begins at the first byte of main memory, or of its firmware, whatever the registers.
             return Ok(());
         }
+        let base = dtb.base;
         let entry = plan.kernel.entry;
         let set = || {
             vm.set_boot_context(BootRegister::Pc, entry)?;
@@ -231,7 +238,7 @@ impl Launch<'_> {
             return Ok(Vec::new());
         }
         let add = || (0..self.config.vcpus.count).map(|id| add_vcpu(vm, id)).collect();
-        let describe = |vcpus: &Vec<_>| format!("{} vCPUs", vcpus.len());
+        let describe = |vcpus: &Vec<_>| Count::of(vcpus.len(), "vCPU").to_string();
         self.progress.step(Step::Functions, add, describe)
     }
 }
@@ -258,9 +265,8 @@ fn register(
     };
     let failed = |call: &str, error: io::Error| {
         let (label, size, base) = (region.label, region.size, region.base);
-        let call = format!(
-            "{call} of region {label} ({size:#x} bytes at guest {base:#x}, mapped at {address:#x})"
-        );
+        let call =
+            format!("{call} of region {label} ({base:#x}+{size:#x}, mapped at {address:#x})");
         refused(Step::Region, call, &error)
     };
     let lend = match region.access {
@@ -321,19 +327,27 @@ fn describe_images(images: &Images) -> String {
 
 fn describe_plan(plan: &LaunchPlan) -> String {
     let mut text = format!("entry {:#x}, ", plan.kernel.entry);
+    if let Some(firmware) = plan.firmware {
+        text = format!("firmware {firmware}, kernel {:#x}, ", plan.kernel.entry);
+    }
     if let Some(initrd) = &plan.initrd {
         text.push_str(&format!("initrd {:#x}, ", initrd.base));
     }
-    let (dtb, entries) = (plan.dtb.base, plan.memory_entries);
-    format!("{text}dtb {dtb:#x}, {entries} memory entries at most")
+    let (dtb, entries) = (plan.dtb.base, Count(plan.memory_entries, "memory entry"));
+    text.push_str(&format!("dtb {dtb:#x}, {entries} at most"));
+    if plan.timer_wakeups {
+        text.push_str(", the driver wakes vCPUs by their timers");
+    }
+    text
 }
 
 fn describe_pool(choice: &Choice) -> String {
     let pages = choice.huge_pages.iter();
-    let mut each: Vec<_> =
-        pages.map(|(page, count)| format!("{count} pages of {}", Size(*page))).collect();
+    let mut each: Vec<_> = pages
+        .map(|(page, count)| format!("{} of {}", Count(*count, "page"), Size(*page)))
+        .collect();
     if choice.reserve > 0 {
-        each.push(format!("{} folios of the reserve", choice.reserve));
+        each.push(format!("{} of the reserve", Count(choice.reserve, "folio")));
     }
     if each.is_empty() {
         return "no huge pages of the pool needed".to_owned();
@@ -357,7 +371,7 @@ fn describe_memory(plan: &LaunchPlan, choice: &Choice, memory: &GuestMemory) -> 
 }
 
 /// Everything that this folder finds.
-pub(crate) const KINDS: &[&[Kind]] = &[dialect::KINDS, load::KINDS, answers::KINDS];
+pub(crate) const KINDS: &[&[&Kind]] = &[dialect::KINDS, load::KINDS, answers::KINDS];
 
 #[cfg(test)]
 mod tests {

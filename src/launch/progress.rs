@@ -5,44 +5,45 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
 use super::answers::refused;
 use crate::diagnostic::{Diagnostic, Step};
-use crate::status::trace::Trace;
+use crate::json::{choice, record};
+use crate::status::trace::{Slice, Trace};
 
-/// Something that happened.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Event {
-    /// A step is done.
-    Step {
-        step: Step,
-        took: Duration,
-        /// For the log: "128 pages of 2 MiB".
-        detail: String,
-    },
-    /// What the driver speaks, by its name.
-    Dialect(String),
-    /// Huge pages that the VM has taken, by page size in bytes.
-    HugePages(BTreeMap<u64, u64>),
-    /// Transparent huge pages of the VM's memory.
-    Folios(Folios),
-    /// Next is START, which cannot be called back.
-    Starts,
-    /// A person should know of it; the launch goes on.
-    Warning(Diagnostic),
+choice! {
+    /// Something that happened.
+    Event {
+        /// A step is done.
+        Step {
+            step: Step,
+            took: Duration,
+            /// For the log: "128 pages of 2 MiB".
+            detail: String,
+        } = "step",
+        /// What the driver speaks, by its name.
+        Dialect(name: String) = "dialect",
+        /// Huge pages that the VM has taken, by page size in bytes.
+        HugePages(pages: BTreeMap<u64, u64>) = "huge-pages",
+        /// Transparent huge pages of the VM's memory.
+        Folios(folios: Folios) = "folios",
+        /// Next is START, which cannot be called back.
+        Starts = "starts",
+        /// A person should know of it; the launch goes on.
+        Warning(warning: Diagnostic) = "warning",
+    }
 }
 
-/// The transparent huge pages of a VM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Folios {
-    /// Those of the reserve.
-    pub reserved: u64,
-    /// Those that are huge pages indeed.
-    pub huge: u64,
-    /// As many as there could be.
-    pub of: u64,
+record! {
+    /// The transparent huge pages of a VM.
+    #[derive(Copy)]
+    Folios {
+        /// Those of the reserve.
+        reserved: u64,
+        /// Those that are huge pages indeed.
+        huge: u64,
+        /// As many as there could be.
+        of: u64,
+    }
 }
 
 /// Where a launch reports what happens.
@@ -74,12 +75,23 @@ impl<'a> Progress<'a> {
         work: impl FnOnce() -> Result<T, Diagnostic>,
         describe: impl FnOnce(&T) -> String,
     ) -> Result<T, Diagnostic> {
-        let begin = Instant::now();
-        let slice = self.trace.slice(step.as_str());
+        let (begin, slice) = self.begin(step);
         let done = work()?;
         drop(slice);
-        self.report(Event::Step { step, took: begin.elapsed(), detail: describe(&done) });
+        let took = begin.elapsed();
+        self.done(step, took, describe(&done));
         Ok(done)
+    }
+
+    // Not generic, so that each step's copy of the above stays small.
+    #[inline(never)]
+    fn begin(&self, step: Step) -> (Instant, Slice<'_>) {
+        (Instant::now(), self.trace.slice(step.as_str()))
+    }
+
+    #[inline(never)]
+    fn done(&self, step: Step, took: Duration, detail: String) {
+        self.report(Event::Step { step, took, detail });
     }
 
     /// As [`Progress::step`], for one call of the driver.

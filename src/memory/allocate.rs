@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn every_errno_has_its_cause() {
-        let of = |errno, backing| exhausted(&region(4 << 20, backing), backing, errno).name;
+        let of = |errno, backing| exhausted(&region(4 << 20, backing), backing, errno).name.clone();
         assert_eq!(of(Errno::ENOMEM, Backing::Hugetlb), "memory-pool-ran-out");
         assert_eq!(of(Errno::EINVAL, Backing::Hugetlb), "memory-no-such-pages");
         assert_eq!(of(Errno::ENOMEM, Backing::Base), "memory-out");
@@ -271,7 +271,7 @@ mod tests {
     fn few_huge_pages_are_slow_and_too_few_are_refused() {
         let few = |size, got| {
             let region = region(size, Backing::Thp);
-            few_huge_pages(&region, &Host::PAGES_4K, got, size).map(|fault| fault.name)
+            few_huge_pages(&region, &Host::PAGES_4K, got, size).map(|fault| fault.name.clone())
         };
         assert_eq!(few(64 << 20, 64 << 20), None);
         assert_eq!(few(64 << 20, 62 << 20).unwrap(), "memory-few-huge-pages");

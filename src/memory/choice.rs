@@ -11,7 +11,7 @@ use crate::diagnostic::{kinds, Diagnostic};
 use crate::plan::{
     self, folios, memory_entries, Host, LaunchPlan, PlannedRegion, MAX_MEMORY_ENTRIES,
 };
-use crate::text::{failure, Size};
+use crate::text::{failure, Count, Size};
 
 kinds! {
     SHORT: Error "pool-short" in Pool {
@@ -84,8 +84,10 @@ pub fn choose(
     };
     if entries > MAX_MEMORY_ENTRIES && !host.dialect.pages_on_demand() {
         let why = joined(&choice.warnings);
-        let what =
-            format!("the backings that are left make up to {entries} memory entries ({why})");
+        let what = format!(
+            "the backings that are left make up to {} ({why})",
+            Count(entries, "memory entry")
+        );
         return Err(TOO_MANY_ENTRIES.case(what));
     }
     Ok(choice)
@@ -125,7 +127,9 @@ impl Choice {
         }
         let what = format!("region {label} of {}: {}", Size(region.size), joined(&refused));
         let first = refused.into_iter().next();
-        Err(Diagnostic { what, ..first.unwrap_or_else(|| NO_SUCH_PAGES.case("")) })
+        let mut first = first.unwrap_or_else(|| NO_SUCH_PAGES.case(""));
+        first.what = what;
+        Err(first)
     }
 
     fn reserve_fits(
@@ -155,7 +159,7 @@ impl Choice {
         match pool(page) {
             Ok(pool) if pool.available().saturating_sub(already) >= pages => Ok(()),
             Ok(pool) => {
-                let mut what = format!("needs {pages} pages of {size}, {pool}");
+                let mut what = format!("needs {} of {size}, {pool}", Count(pages, "page"));
                 if already > 0 {
                     what.push_str(&format!(" ({already} of them for its other regions)"));
                 }
@@ -241,6 +245,7 @@ mod tests {
             kernel: KernelInfo {
                 gzip: false,
                 size: MIB,
+                signed: false,
                 layout: KernelLayout::Image(arm64::Header { text_offset: 0, image_size: MIB }),
             },
             initrd: None,

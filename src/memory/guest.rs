@@ -101,7 +101,7 @@ impl GuestMemory {
             let to = from.checked_add(usize::try_from(size).ok()?)?;
             Arc::get_mut(mapping)?.bytes_mut().get_mut(from..to)
         });
-        let what = || format!("{size:#x} bytes at guest {base:#x} are not inside one region");
+        let what = || format!("guest {base:#x}+{size:#x} is not inside one region");
         found.ok_or_else(|| OUTSIDE.case(what()))
     }
 

@@ -15,6 +15,7 @@ pub fn host(dialect: Dialect) -> Host {
         huge_page: huge_page(),
         thp_page: folio(),
         dialect,
+        timer_wakeups: false,
         reserve: false,
     }
 }

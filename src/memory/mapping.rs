@@ -6,7 +6,7 @@ use std::ffi::c_void;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr;
 
 use nix::errno::Errno;
@@ -34,8 +34,9 @@ pub(super) struct Mapping {
     filled: usize,
     // Where transparent huge pages are wanted.
     folios: Range<*mut c_void>,
-    // Kept so that the pages can be found by fd too, not only by address.
-    _memfds: Vec<OwnedFd>,
+    // What fills it, in this order: bytes, and the memfd if it is its own, so that the pages can be found by fd
+    // too, not only by address.
+    parts: Vec<(u64, Option<OwnedFd>)>,
 }
 
 // SAFETY: what `&self` gives away is an address and what the kernel knows of it; bytes are only behind `&mut`.
@@ -57,7 +58,7 @@ impl Mapping {
                 .map_err(errno)?;
         let start = reserved.wrapping_byte_add(reserved.align_offset(align) + beyond);
         let folios = start..start;
-        Ok(Self { reserved, reserved_size, start, size, filled: 0, folios, _memfds: Vec::new() })
+        Ok(Self { reserved, reserved_size, start, size, filled: 0, folios, parts: Vec::new() })
     }
 
     /// Fills the next `size` bytes with huge pages of `page` bytes, which the pool sets aside now.
@@ -86,6 +87,7 @@ impl Mapping {
     /// huge pages. Once a mapping, or several times in a row.
     pub fn add_folios_of(&mut self, memfd: impl AsFd, offset: u64, size: u64) -> Result<(), Errno> {
         let at = self.add_part(memfd, offset, size)?;
+        self.parts.push((size, None));
         self.advise(at, size, Advice::LinuxHugepage)?;
         if self.folios.is_empty() {
             self.folios.start = at;
@@ -111,7 +113,7 @@ impl Mapping {
     fn add(&mut self, name: &str, size: u64, flags: MemfdFlags) -> Result<*mut c_void, Errno> {
         let memfd = new_memfd(name, size, flags)?;
         let at = self.add_part(&memfd, 0, size)?;
-        self._memfds.push(memfd);
+        self.parts.push((size, Some(memfd)));
         Ok(at)
     }
 
@@ -312,6 +314,11 @@ impl Mapping {
         (self.start.cast(), self.filled)
     }
 
+    /// What fills it, in this order: bytes, and the file, which has no others. None: it is not its own.
+    pub fn parts(&self) -> impl Iterator<Item = (u64, Option<BorrowedFd<'_>>)> {
+        self.parts.iter().map(|(size, memfd)| (*size, memfd.as_ref().map(AsFd::as_fd)))
+    }
+
     /// Address of the first byte.
     pub fn address(&self) -> u64 {
         self.start.addr() as u64
@@ -429,7 +436,7 @@ mod tests {
         let mut mapping = Mapping::reserve(64 << 20, PAGE, 0).unwrap();
         mapping.add_small("test", 64 << 20).unwrap();
         // Behind the end of its memfd there is nothing to populate.
-        ftruncate(&mapping._memfds[0], (64 << 20) - PAGE).unwrap();
+        ftruncate(mapping.parts[0].1.as_ref().unwrap(), (64 << 20) - PAGE).unwrap();
         assert_eq!(mapping.populate(PAGE, 4), Err(Errno::EFAULT));
     }
 

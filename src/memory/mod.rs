@@ -20,8 +20,8 @@ pub use host::{folio, host, huge_page};
 pub use limit::{check_memlock, raise_memlock};
 pub use pool::Pool;
 pub use reserve::{Allotment, Extent, Past, Reserve};
-pub use window::{Outside, Segment, Window};
+pub use window::{FilePart, Outside, Segment, Window};
 
 /// Everything that this folder finds.
-pub(crate) const KINDS: &[&[Kind]] =
+pub(crate) const KINDS: &[&[&Kind]] =
     &[choice::KINDS, reserve::KINDS, limit::KINDS, allocate::KINDS, guest::KINDS];

@@ -28,7 +28,7 @@ struct Piece {
     size: usize,
     host: *mut u8,
     // `host` points into it.
-    _mapping: Arc<Mapping>,
+    mapping: Arc<Mapping>,
 }
 
 // SAFETY: what is behind `host` is only touched through atomics and by the kernel, and is mapped while the piece
@@ -46,6 +46,19 @@ pub struct Segment {
     pub len: u32,
 }
 
+/// A part of guest memory that is a file of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct FilePart<'a> {
+    /// Guest address.
+    pub guest: u64,
+    /// Address in this process.
+    pub host: u64,
+    /// Bytes: all of the file.
+    pub size: u64,
+    /// The file. None: it is of the reserve, whose file is all VMs'.
+    pub memfd: Option<BorrowedFd<'a>>,
+}
+
 /// Guest memory that devices cannot reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{len:#x} bytes at guest {address:#x} are outside the memory that devices reach")]
@@ -58,16 +71,20 @@ pub struct Outside {
 
 /// iovecs a call; what is more takes another call.
 const BATCH: usize = 64;
+/// iovecs of a packet, which one call moves: more than any ring has, and less than the kernel takes.
+const PACKET: usize = 512;
 
 /// preadv or pwritev.
 type Move = unsafe extern "C" fn(i32, *const libc::iovec, i32, libc::off_t) -> isize;
+/// readv or writev.
+type MovePacket = unsafe extern "C" fn(i32, *const libc::iovec, i32) -> isize;
 
 impl Window {
     /// A window on these mappings, each with its guest address; `pool`: the rest of the guest's memory is lent.
     pub(super) fn new(mappings: impl Iterator<Item = (u64, Arc<Mapping>)>, pool: bool) -> Self {
         let piece = |(base, mapping): (u64, Arc<Mapping>)| {
             let (host, size) = mapping.filled();
-            Piece { base, size, host, _mapping: mapping }
+            Piece { base, size, host, mapping }
         };
         Self { pieces: mappings.map(piece).collect(), pool }
     }
@@ -80,6 +97,24 @@ impl Window {
     /// Guest address, size, and address in this process of each of its pieces, for the kernel's vhost.
     pub fn pieces(&self) -> impl Iterator<Item = (u64, u64, u64)> + '_ {
         self.pieces.iter().map(|piece| (piece.base, piece.size as u64, piece.host.addr() as u64))
+    }
+
+    /// The files that its pieces are made of, for another process to map.
+    pub fn files(&self) -> impl Iterator<Item = FilePart<'_>> {
+        self.pieces.iter().flat_map(|piece| {
+            let (mut guest, mut host) = (piece.base, piece.host.addr() as u64);
+            piece.mapping.parts().map(move |(size, memfd)| {
+                let part = FilePart { guest, host, size, memfd };
+                (guest, host) = (guest.wrapping_add(size), host.wrapping_add(size));
+                part
+            })
+        })
+    }
+
+    /// Where in this process `len` bytes of guest memory are, if they are in one piece.
+    pub fn host_address(&self, address: u64, len: u64) -> Option<u64> {
+        let (host, room) = self.find(address)?;
+        (len <= room as u64).then_some(host.addr() as u64)
     }
 
     /// Whether all of these bytes are inside; no bytes are nowhere.
@@ -173,6 +208,52 @@ impl Window {
         segments: impl Iterator<Item = Segment>,
     ) -> io::Result<()> {
         self.move_all(libc::pwritev, file, offset, segments)
+    }
+
+    /// Reads one packet from `file` into `segments`; returns its length, or theirs if it is longer.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn receive(
+        &self,
+        file: BorrowedFd<'_>,
+        segments: impl Iterator<Item = Segment>,
+    ) -> io::Result<usize> {
+        self.move_packet(libc::readv, file, segments)
+    }
+
+    /// Writes what is in `segments` to `file` as one packet.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn send(
+        &self,
+        file: BorrowedFd<'_>,
+        segments: impl Iterator<Item = Segment>,
+    ) -> io::Result<usize> {
+        self.move_packet(libc::writev, file, segments)
+    }
+
+    fn move_packet(
+        &self,
+        call: MovePacket,
+        file: BorrowedFd<'_>,
+        segments: impl Iterator<Item = Segment>,
+    ) -> io::Result<usize> {
+        let mut vectors = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; PACKET];
+        let mut filled = 0;
+        for mut segment in segments {
+            while segment.len > 0 {
+                let (host, len) = self.front(&mut segment)?;
+                let vector = vectors.get_mut(filled).ok_or(Errno::EMSGSIZE)?;
+                *vector = libc::iovec { iov_base: host.cast::<c_void>(), iov_len: len };
+                filled += 1;
+            }
+        }
+        let count = i32::try_from(filled).map_err(|_| Errno::EMSGSIZE)?;
+        // SAFETY: as in `move_batch`.
+        let moved = unsafe { call(file.as_raw_fd(), vectors.as_ptr(), count) };
+        usize::try_from(moved).map_err(|_| Errno::last().into())
     }
 
     fn move_all(
@@ -447,6 +528,62 @@ mod tests {
         let refused = window.write_file(null.as_fd(), 0, whole.into_iter()).unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(libc::EBADF));
         window.read_file(file.as_fd(), 0, std::iter::empty()).unwrap();
+    }
+
+    #[test]
+    fn another_process_maps_the_same_bytes_by_their_files() {
+        let window = window();
+        window.write(B - 3, b"across").unwrap();
+        window.write(FAR + 0xffc, b"last").unwrap();
+        let parts: Vec<FilePart<'_>> = window.files().collect();
+        let places: Vec<_> = parts.iter().map(|part| (part.guest, part.size)).collect();
+        assert_eq!(places, [(B, 0x1000), (A, 0x2000), (FAR, 0x1000)]);
+        for (part, at, text) in
+            [(0, 0, &b"oss"[..]), (1, 0x1ffd, &b"acr"[..]), (2, 0xffc, &b"last"[..])]
+        {
+            let file = File::from(parts[part].memfd.unwrap().try_clone_to_owned().unwrap());
+            let mut bytes = vec![0; text.len()];
+            std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, at).unwrap();
+            assert_eq!(bytes, text);
+            assert_eq!(file.metadata().unwrap().len(), parts[part].size);
+            let host = window.host_address(parts[part].guest + at, text.len() as u64);
+            assert_eq!(host, Some(parts[part].host + at));
+        }
+        // Never across pieces, which lie anywhere.
+        assert_eq!(window.host_address(B - 3, 6), None);
+        assert_eq!(window.host_address(FAR + 0xffc, 5), None);
+    }
+
+    #[test]
+    fn packets_move_whole_or_as_far_as_there_is_room() {
+        use nix::sys::socket::{socketpair, AddressFamily, SockFlag, SockType};
+        let window = window();
+        let flags = SockFlag::SOCK_NONBLOCK;
+        let (near, far) = socketpair(AddressFamily::Unix, SockType::Datagram, None, flags).unwrap();
+        let parts = |lens: &[u32]| {
+            let mut at = B - 5;
+            let part = lens.iter().map(|len| {
+                let segment = Segment { address: at, len: *len };
+                at += u64::from(*len);
+                segment
+            });
+            part.collect::<Vec<_>>().into_iter()
+        };
+        let empty = window.receive(near.as_fd(), parts(&[8])).unwrap_err();
+        assert_eq!(empty.raw_os_error(), Some(libc::EAGAIN));
+        nix::unistd::write(&far, b"a packet").unwrap();
+        assert_eq!(window.receive(near.as_fd(), parts(&[3, 10])).unwrap(), 8);
+        nix::unistd::write(&far, b"another packet").unwrap();
+        assert_eq!(window.receive(near.as_fd(), parts(&[3, 3])).unwrap(), 6);
+        assert_eq!(window.send(near.as_fd(), parts(&[1, 5, 2])).unwrap(), 8);
+        let mut bytes = [0; 32];
+        assert_eq!(nix::unistd::read(&far, &mut bytes).unwrap(), 8);
+        assert_eq!(&bytes[..8], b"anotheet");
+        let many = window.send(near.as_fd(), parts(&[1; PACKET + 1])).unwrap_err();
+        assert_eq!(many.raw_os_error(), Some(libc::EMSGSIZE));
+        let outside = [Segment { address: FAR, len: 0x1001 }];
+        let error = window.send(near.as_fd(), outside.into_iter()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! guest whose memory is lent.
 
 use super::{Host, PlannedRegion, Range};
-use crate::config::{Access, Permissions, Transport, VmConfig};
+use crate::config::{Access, Backing, Permissions, Transport, VmConfig};
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::layout::{
     ADDRESS_END, MEMORY_ALIGN, PCI_BAR_SIZE, PCI_CAM_BASE, PCI_CAM_SIZE, PCI_MEMORY_BASE,
@@ -42,6 +42,12 @@ pub enum Model {
     Console,
     /// This one of `disks`.
     Disk(usize),
+    /// This one of `nets`.
+    Net(usize),
+    /// `vsock`.
+    Vsock,
+    /// This one of `vhost_user`.
+    VhostUser(usize),
     /// `entropy`.
     Entropy,
 }
@@ -52,6 +58,9 @@ impl Model {
         match self {
             Self::Console => "hvc",
             Self::Disk(_) => "disk",
+            Self::Net(_) => "net",
+            Self::Vsock => "vsock",
+            Self::VhostUser(_) => "vhost-user",
             Self::Entropy => "entropy",
         }
     }
@@ -61,6 +70,9 @@ impl Model {
         match self {
             Self::Console => "console.virtio".to_owned(),
             Self::Disk(index) => format!("disks[{index}]"),
+            Self::Net(index) => format!("nets[{index}]"),
+            Self::Vsock => "vsock".to_owned(),
+            Self::VhostUser(index) => format!("vhost_user[{index}]"),
             Self::Entropy => "entropy".to_owned(),
         }
     }
@@ -71,8 +83,12 @@ fn models(config: &VmConfig) -> Vec<Model> {
     let console = config.console.as_ref().filter(|console| console.virtio);
     let console = console.map(|_| Model::Console);
     let disks = (0..config.disks.len()).map(Model::Disk);
+    let nets = (0..config.nets.len()).map(Model::Net);
     let entropy = config.entropy.then_some(Model::Entropy);
-    console.into_iter().chain(disks).chain(entropy).collect()
+    let vsock = config.vsock.as_ref().map(|_| Model::Vsock);
+    let vhost_user = (0..config.vhost_user.len()).map(Model::VhostUser);
+    let all = console.into_iter().chain(disks).chain(nets).chain(vsock).chain(vhost_user);
+    all.chain(entropy).collect()
 }
 
 /// A device and its place.
@@ -89,13 +105,30 @@ pub struct PlannedDevice {
     pub interrupt: u32,
 }
 
+/// Labels and SPIs for devices, from the lowest.
+fn numbers(config: &VmConfig) -> impl Iterator<Item = u32> {
+    let console = config.console.as_ref().map(|console| [console.label, console.interrupt]);
+    (FIRST..SPIS).filter(move |number| !console.is_some_and(|taken| taken.contains(number)))
+}
+
+/// The interrupt that is the power key of `stop.power_key`, pressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PowerKey {
+    /// Label of its doorbell.
+    pub label: u32,
+    /// SPI number of its interrupt.
+    pub interrupt: u32,
+}
+
+/// The power key of `config`, if it has one: behind the devices.
+pub fn power_key(config: &VmConfig) -> Option<PowerKey> {
+    let number = numbers(config).nth(models(config).len()).filter(|_| config.has_power_key())?;
+    Some(PowerKey { label: number, interrupt: number })
+}
+
 /// Gives every device of `config` its place: it follows from the file alone.
 pub fn devices(config: &VmConfig) -> Vec<PlannedDevice> {
-    let console = config.console.as_ref();
-    let taken = |number: &u32| {
-        console.is_some_and(|console| [console.label, console.interrupt].contains(number))
-    };
-    let mut numbers = (FIRST..SPIS).filter(|number| !taken(number));
+    let mut numbers = numbers(config);
     let (mut base, size) = match config.transport {
         Transport::Mmio => (VIRTIO_MMIO_BASE, VIRTIO_MMIO_SIZE),
         Transport::Pci => (PCI_MEMORY_BASE, PCI_BAR_SIZE),
@@ -196,8 +229,23 @@ pub(super) fn pool(
         flags: Permissions::READ_WRITE,
         prefault: true,
         file: None,
+        backing: pool_backing(config, &main.backing),
         ..main.clone()
     }))
+}
+
+/// What the pool is made of: as main memory, but nothing of the reserve, whose file no backend may map.
+fn pool_backing(config: &VmConfig, main: &[Backing]) -> Vec<Backing> {
+    if config.vhost_user.is_empty() {
+        return main.to_vec();
+    }
+    let own = main.iter().copied().filter(|backing| *backing != Backing::Reserve);
+    let own: Vec<Backing> = own.collect();
+    if own.is_empty() {
+        vec![Backing::Base]
+    } else {
+        own
+    }
 }
 
 /// The pool among `regions`.
@@ -286,7 +334,7 @@ mod tests {
             assert_eq!(!found.is_empty(), wrong, "{keys}: {found:?}");
             for fault in found {
                 assert_eq!(fault.name, "plan-device-overlap");
-                assert_eq!(fault.place.unwrap().key, key);
+                assert_eq!(fault.place.as_ref().unwrap().key, key);
             }
         }
     }
@@ -317,6 +365,17 @@ mod tests {
         let config = config(&full);
         let fault = pool(&config, &host.with(Dialect::Ack66), &main(&config)).unwrap_err();
         assert_eq!(fault.name, "plan-pool-no-room");
+    }
+
+    #[test]
+    fn a_pool_that_a_backend_maps_is_not_of_the_reserve() {
+        let (reserve, thp) = (Backing::Reserve, Backing::Thp);
+        let plain = config(DISKS);
+        assert_eq!(pool_backing(&plain, &[reserve, thp]), [reserve, thp]);
+        let backend = r#", "vhost_user": [{ "type": "entropy", "socket": "/s" }]"#;
+        let shared = config(&format!("{DISKS}{backend}"));
+        assert_eq!(pool_backing(&shared, &[reserve, thp]), [thp]);
+        assert_eq!(pool_backing(&shared, &[reserve]), [Backing::Base]);
     }
 
     #[test]

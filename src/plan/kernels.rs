@@ -53,6 +53,16 @@ kinds! {
         cause: "only Android's drivers have VM_ANDROID_LEND_USER_MEM",
         cure: "use \"access\": \"auto\", which lends where the driver can, or \"share\"",
     }
+    NO_FIRMWARE: Error "plan-no-firmware" in Plan {
+        "this kernel cannot start a VM in firmware",
+        cause: "only Android's drivers have VM_ANDROID_SET_FW_CONFIG",
+        cure: "leave `firmware` out, or use a kernel with Android's driver",
+    }
+    FIRMWARE_SHARED: Error "plan-firmware-shared" in Plan {
+        "a VM with firmware has shared main memory",
+        cause: "the firmware protects a VM whose memory the host cannot see",
+        cure: "leave memory.access out, or use \"lend\"",
+    }
     SHARED: Warning "plan-shared-memory" in Plan {
         "main memory is shared",
         cause: "a production resource manager takes only lent memory, and START answers ENODEV",
@@ -67,37 +77,44 @@ kinds! {
 /// All of it, each at its key. What is good is good with the warnings returned.
 pub fn fits(config: &VmConfig, dialect: Dialect) -> Result<Vec<Diagnostic>, Vec<Diagnostic>> {
     let mut found = Vec::new();
-    let mut add = |kind: Kind, what: String, key: &str| {
+    let mut add = |kind: &Kind, what: String, key: &str| {
         found.push(kind.case(what).at(config.place(key)));
     };
     if !config.kernels.contains(&dialect) {
         let names: Vec<&str> = config.kernels.iter().map(|kernel| kernel.name()).collect();
         let what = format!("this kernel is {dialect}; the file is for {}", names.join(", "));
-        add(UNWANTED, what, "kernels");
+        add(&UNWANTED, what, "kernels");
     }
     match config.vcpus.scheduling {
         Some(Scheduling::Hypervisor) if dialect.pages_on_demand() => {
             let what = "the hypervisor cannot schedule a VM on this kernel";
-            add(BY_HYPERVISOR, what.to_owned(), "vcpus.scheduling");
+            add(&BY_HYPERVISOR, what.to_owned(), "vcpus.scheduling");
         }
         Some(Scheduling::Hypervisor) if dialect.has_functions() => {
             let what =
                 "the hypervisor schedules this VM: stopping it can take the resource manager down";
-            add(DEADLY_STOP, what.to_owned(), "vcpus.scheduling");
+            add(&DEADLY_STOP, what.to_owned(), "vcpus.scheduling");
         }
         Some(Scheduling::Proxy) if !dialect.has_functions() => {
             let what = "the driver has no vCPUs that a proxy could schedule";
-            add(NO_VCPUS, what.to_owned(), "vcpus.scheduling");
+            add(&NO_VCPUS, what.to_owned(), "vcpus.scheduling");
         }
         _ => {}
     }
+    if config.firmware.is_some() && !dialect.lends() {
+        add(&NO_FIRMWARE, "this kernel cannot start a VM in firmware".to_owned(), "firmware");
+    }
     match config.memory.access {
+        Access::Share if config.firmware.is_some() => {
+            let what = "main memory is shared, and the VM has firmware";
+            add(&FIRMWARE_SHARED, what.to_owned(), "memory.access");
+        }
         Access::Share if dialect.pages_on_demand() => {
             let what = "main memory is shared, but this kernel takes only lent memory";
-            add(ALL_SHARED, what.to_owned(), "memory.access");
+            add(&ALL_SHARED, what.to_owned(), "memory.access");
         }
         Access::Share if dialect.lends() => {
-            add(SHARED, "main memory is shared".to_owned(), "memory.access");
+            add(&SHARED, "main memory is shared".to_owned(), "memory.access");
         }
         _ => {}
     }
@@ -108,18 +125,19 @@ pub fn fits(config: &VmConfig, dialect: Dialect) -> Result<Vec<Diagnostic>, Vec<
     for (key, access, backing) in std::iter::once(main).chain(further) {
         if access == Access::Lend && !dialect.lends() {
             let what = "this kernel cannot lend memory";
-            add(CANNOT_LEND, what.to_owned(), &format!("{key}.access"));
+            add(&CANNOT_LEND, what.to_owned(), &format!("{key}.access"));
         }
         if backings(backing, dialect, false).is_empty() {
-            let kind = if dialect.pages_on_demand() { HUGETLB } else { RESERVE };
+            let kind = if dialect.pages_on_demand() { &HUGETLB } else { &RESERVE };
             add(kind, kind.summary.to_owned(), &format!("{key}.backing"));
         }
     }
     if config.vcpus.scheduling.is_none() && !dialect.has_functions() {
         let wrong = config.scheduled_by(Scheduling::Hypervisor).into_iter();
         found.extend(wrong.map(|wrong| {
-            let fault = NO_VCPUS.case(format!("the driver has no vCPUs: {}", wrong.what));
-            Diagnostic { place: wrong.place, ..fault }
+            let mut fault = NO_VCPUS.case(format!("the driver has no vCPUs: {}", wrong.what));
+            fault.place.clone_from(&wrong.place);
+            fault
         }));
     }
     match found.iter().any(Diagnostic::is_error) {

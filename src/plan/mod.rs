@@ -25,11 +25,12 @@ mod regions;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::path::PathBuf;
 
 use gunyah::Dialect;
 
-pub use devices::{devices, trigger, Model, PlannedDevice};
+pub use devices::{devices, power_key, trigger, Model, PlannedDevice, PowerKey};
 pub use entries::{folios, memory_entries, whole_folios, MAX_MEMORY_ENTRIES, TOO_MANY_ENTRIES};
 pub use kernels::fits;
 pub use place::plan;
@@ -53,6 +54,8 @@ pub struct Host {
     pub thp_page: u64,
     /// What its driver speaks.
     pub dialect: Dialect,
+    /// Its driver wakes vCPUs whose timers have run out (CHECK_EXTENSION).
+    pub timer_wakeups: bool,
     /// gunyahd holds a reserve there.
     pub reserve: bool,
 }
@@ -66,7 +69,14 @@ impl Host {
     pub const PAGES_64K: Self = Self::with_pages(64 << 10, 512 << 20);
 
     const fn with_pages(page_size: u64, huge: u64) -> Self {
-        Self { page_size, huge_page: huge, thp_page: huge, dialect: Dialect::Ack61, reserve: false }
+        Self {
+            page_size,
+            huge_page: huge,
+            thp_page: huge,
+            dialect: Dialect::Ack61,
+            timer_wakeups: false,
+            reserve: false,
+        }
     }
 
     /// The same with another driver.
@@ -91,16 +101,22 @@ pub struct LaunchPlan {
     /// Regions in the order of registration; the first is the guest's main memory.
     pub regions: Vec<PlannedRegion>,
     pub kernel: PlannedKernel,
+    /// For SET_FW_CONFIG: the region in which the guest then begins, the last one.
+    pub firmware: Option<Range>,
     pub initrd: Option<Range>,
     /// The memory that a guest of lent memory shares with its devices: one of `regions`.
     pub pool: Option<Range>,
     /// Virtio devices, in the order in which the guest finds them.
     pub devices: Vec<PlannedDevice>,
+    /// What asks the guest to end, where a power key does.
+    pub power_key: Option<PowerKey>,
     /// For SET_DTB_CONFIG: whole pages, with the room for the overlay; a whole slot where there is one.
     pub dtb: Range,
     /// Memory entries that the resource manager gets at START at most, with the first backing of each
     /// region.
     pub memory_entries: u64,
+    /// The host wakes vCPUs whose timers have run out; the hypervisor elsewhere.
+    pub timer_wakeups: bool,
     /// What a person should know and that stops nothing.
     pub warnings: Vec<Diagnostic>,
 }
@@ -161,6 +177,13 @@ pub struct Range {
     pub size: u64,
 }
 
+impl fmt::Display for Range {
+    /// As messages write every range: `0x80000000+0x200000`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}+{:#x}", self.base, self.size)
+    }
+}
+
 impl Range {
     /// Whether the two share a byte.
     pub fn overlaps(&self, other: &Range) -> bool {
@@ -176,10 +199,12 @@ pub struct PlannedKernel {
     pub segments: Vec<Load>,
     /// Guest address of its first instruction.
     pub entry: u64,
+    /// Bytes of its file that lie at its first segment, which firmware is told of.
+    pub size: u64,
     /// The A64 branch at the base of main memory, where the guest begins there and that is not the entry.
     pub branch: Option<u32>,
 }
 
 /// Everything that this folder finds.
-pub(crate) const KINDS: &[&[Kind]] =
+pub(crate) const KINDS: &[&[&Kind]] =
     &[kernels::KINDS, regions::KINDS, devices::KINDS, place::KINDS];

@@ -57,6 +57,11 @@ kinds! {
         cause: "the guest begins at the base of main memory, from where a branch reaches 128 MiB",
         cure: "give a smaller kernel.offset",
     }
+    UNSIGNED: Warning "plan-firmware-unsigned" in Plan {
+        "the kernel is not signed, and firmware refuses such kernels",
+        cause: "pvmfw says `Footer magic is incorrect` and `Failed to verify the payload` on the guest's 16550 at 0x3f8, and the guest resets",
+        cure: "sign the kernel (`avbtool add_hash_footer`) with the key that this device's pvmfw trusts, or leave `firmware` out",
+    }
     WINDOW: Error "plan-initrd-window" in Plan {
         "the initrd is too far from the kernel",
         cause: "arm64 Linux takes an initrd within 32 GiB of the kernel",
@@ -72,8 +77,11 @@ pub fn plan(
     dtb_len_max: u64,
     host: &Host,
 ) -> Result<LaunchPlan, Vec<Diagnostic>> {
-    let mut warnings = Vec::new();
-    warnings.extend(kernels::fits(config, host.dialect)?);
+    let mut warnings = kernels::fits(config, host.dialect)?;
+    if config.firmware.is_some() && !images.kernel.signed {
+        let what = format!("kernel {} has no AVB footer", config.kernel.path.display());
+        warnings.push(UNSIGNED.case(what).at(config.place("kernel.path")));
+    }
     // Addresses mean nothing before the regions are right.
     let (regions, memory_entries) = regions::regions(config, images, host, &mut warnings)?;
     let mut memory = MainMemory { config, host, taken: Vec::new(), faults: Vec::new() };
@@ -111,13 +119,19 @@ pub fn plan(
             pool: devices::pool_of(&regions),
             regions,
             devices,
+            power_key: devices::power_key(config),
             kernel,
+            firmware: config
+                .firmware
+                .as_ref()
+                .map(|firmware| Range { base: firmware.base, size: firmware.size }),
             initrd,
             dtb,
             memory_entries: match host.dialect.pages_on_demand() {
                 true => dtb.size.div_ceil(memory_page),
                 false => memory_entries,
             },
+            timer_wakeups: host.timer_wakeups,
             warnings,
         }),
         _ => Err(memory.faults),
@@ -143,7 +157,7 @@ struct Taken {
 impl fmt::Display for Taken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (what, _) = self.piece;
-        write!(f, "{what} at {:#x}..{:#x}", self.base, self.end)
+        write!(f, "{what} {}", Range { base: self.base, size: self.end - self.base })
     }
 }
 
@@ -303,7 +317,7 @@ impl MainMemory<'_> {
                 (vec![segment], base)
             }
         };
-        Some(PlannedKernel { segments, entry, branch: self.branch(entry)? })
+        Some(PlannedKernel { segments, entry, size: info.size, branch: self.branch(entry)? })
     }
 
     /// Addresses inside main memory are kept; others are moved so that the lowest segment lies at the
@@ -328,7 +342,8 @@ impl MainMemory<'_> {
     /// The outer `None` is a fault.
     fn branch(&mut self, entry: u64) -> Option<Option<u32>> {
         let distance = entry - self.base();
-        if distance == 0 || self.host.dialect.pages_on_demand() {
+        let elsewhere = self.host.dialect.pages_on_demand() || self.config.firmware.is_some();
+        if distance == 0 || elsewhere {
             return Some(None);
         }
         let words = u32::try_from(distance / 4)

@@ -6,10 +6,10 @@ use super::entries::{
 };
 use super::kernels::{backings, slotted};
 use super::{devices, Host, PlannedRegion};
-use crate::config::{Backing, Permissions, VmConfig};
+use crate::config::{Access, Backing, Permissions, VmConfig};
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::image::ImageInfo;
-use crate::text::Size;
+use crate::text::{Count, Size};
 
 /// The kernel's list of a region's pages is one allocation.
 const LARGE_REGION: u64 = 2 << 30;
@@ -121,6 +121,19 @@ fn from_config(config: &VmConfig, files: &[Option<u64>], host: &Host) -> Vec<Pla
             file: region.file.clone().zip(file_size),
         });
     }
+    // The resource manager fills it; of large pages, because START hands it over by its folios.
+    regions.extend(config.firmware.as_ref().map(|firmware| PlannedRegion {
+        key: "firmware".to_owned(),
+        label: firmware.label,
+        base: firmware.base,
+        size: firmware.size,
+        access: Access::Lend,
+        flags: Permissions::ALL,
+        backing: vec![Backing::Thp],
+        huge_page: host.huge_page,
+        prefault: true,
+        file: None,
+    }));
     regions
 }
 
@@ -197,12 +210,14 @@ fn entries(
     }
     let place = || config.place(&key);
     if least > MAX_MEMORY_ENTRIES {
-        let what = format!("up to {least} memory entries, at most {MAX_MEMORY_ENTRIES} are safe");
+        let least = Count(least, "memory entry");
+        let what = format!("up to {least}, at most {MAX_MEMORY_ENTRIES} are safe");
         faults.push(TOO_MANY_ENTRIES.case(what).at(place()));
     } else if planned > MEMORY_ENTRIES_PER_MESSAGE {
         let what = format!(
-            "up to {planned} memory entries, {} messages to the resource manager: START may take seconds",
-            planned.div_ceil(MEMORY_ENTRIES_PER_MESSAGE)
+            "up to {}, {} to the resource manager: START may take seconds",
+            Count(planned, "memory entry"),
+            Count(planned.div_ceil(MEMORY_ENTRIES_PER_MESSAGE), "message")
         );
         warnings.push(SLOW_START.case(what).at(place()));
     }

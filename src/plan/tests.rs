@@ -54,6 +54,7 @@ fn image(text_offset: u64, image_size: u64) -> ImageInfo {
         kernel: KernelInfo {
             gzip: false,
             size: image_size.min(20 * MIB),
+            signed: false,
             layout: KernelLayout::Image(arm64::Header { text_offset, image_size }),
         },
         initrd: Some(4 * MIB + 17),
@@ -72,14 +73,20 @@ fn elf_at(address: u64, entry: u64) -> ImageInfo {
         loads: vec![load(0x1000, address), load(0x2000, address + 0x10_0000)],
         entry: address + entry,
     };
-    let kernel = KernelInfo { gzip: false, size: 0x10_0000, layout: KernelLayout::Elf(executable) };
+    let kernel = KernelInfo {
+        gzip: false,
+        size: 0x10_0000,
+        signed: false,
+        layout: KernelLayout::Elf(executable),
+    };
     ImageInfo { kernel, initrd: Some(100), regions: Vec::new() }
 }
 
 /// What is wrong with a plan: "name at key".
 fn faults(config: &VmConfig, images: &ImageInfo, host: &Host) -> Vec<String> {
     let faults = plan(config, images, 4000, host).unwrap_err();
-    let text = |fault: Diagnostic| format!("{} at {}", fault.name, fault.place.unwrap().key);
+    let text =
+        |fault: Diagnostic| format!("{} at {}", fault.name, fault.place.as_ref().unwrap().key);
     faults.into_iter().map(text).collect()
 }
 
@@ -118,6 +125,19 @@ fn a_devicetree_begins_a_folio_of_the_host() {
     images.initrd = Some(40 * MIB);
     let split = plan(&sized(64 * MIB), &images, 5000, &Host::PAGES_16K).unwrap();
     assert_eq!(split.dtb.base, BASE + 64 * MIB - split.dtb.size);
+}
+
+#[test]
+fn a_power_key_has_the_number_behind_the_devices() {
+    let key = |keys: Value| power_key(&config(keys)).map(|key| (key.label, key.interrupt));
+    let asked = json!({ "power_key": true });
+    assert_eq!(key(json!({ "stop": asked })), Some((6, 6)));
+    assert_eq!(key(json!({})), None);
+    let disks = json!([{ "path": "/a" }, { "path": "/b" }]);
+    let devices = json!({ "stop": asked, "disks": disks, "entropy": true });
+    assert_eq!(key(devices), Some((9, 9)));
+    let console = json!({ "label": 6, "interrupt": 7 });
+    assert_eq!(key(json!({ "stop": asked, "console": console })), Some((8, 8)));
 }
 
 /// A host whose driver gives the guest its pages as it touches them.
@@ -173,7 +193,8 @@ fn what_a_kernel_cannot_do_is_refused_with_its_reason() {
     use Dialect::*;
     let on = |changes: &Value, dialect| {
         let found = fits(&config(changes.clone()), dialect).unwrap_or_else(|faults| faults);
-        let text = |fault: Diagnostic| format!("{} at {}", fault.name, fault.place.unwrap().key);
+        let text =
+            |fault: Diagnostic| format!("{} at {}", fault.name, fault.place.as_ref().unwrap().key);
         found.into_iter().map(text).collect::<Vec<_>>()
     };
     for (changes, wanted) in [
@@ -230,6 +251,45 @@ fn what_a_kernel_cannot_do_is_refused_with_its_reason() {
                 Some(wanted).filter(|text| !text.is_empty()).into_iter().collect();
             assert_eq!(on(&changes, dialect), wanted, "{changes} on {dialect}");
         }
+    }
+}
+
+#[test]
+fn a_vm_with_firmware_has_a_region_for_it_and_no_branch() {
+    let with = config(json!({
+        "firmware": {},
+        "regions": [{ "label": 7, "base": "0xa0000000", "size": "64K" }],
+    }));
+    let mut images = image(0x8_0000, 30 * MIB);
+    for dialect in [Dialect::Ack61, Dialect::Ack66, Dialect::Ack612] {
+        let plan = plan(&with, &images, 5000, &Host::PAGES_4K.with(dialect)).unwrap();
+        let firmware = plan.firmware.unwrap();
+        assert_eq!(firmware, Range { base: BASE - 4 * MIB, size: 4 * MIB });
+        let region = plan.regions.last().unwrap();
+        assert_eq!((region.label, region.base, region.size), (1, firmware.base, firmware.size));
+        assert_eq!((region.access, region.flags), (Access::Lend, Permissions::ALL));
+        assert_eq!((plan.kernel.entry, plan.kernel.branch), (BASE + 0x8_0000, None));
+        assert_eq!(warnings(&plan), ["plan-firmware-unsigned"], "{dialect}");
+    }
+    images.kernel.signed = true;
+    let plan = plan(&with, &images, 5000, &NEWER).unwrap();
+    assert_eq!(plan.warnings, []);
+    for dialect in [Dialect::LkmlBase, Dialect::Lkml] {
+        let host = Host::PAGES_4K.with(dialect);
+        assert_eq!(faults(&with, &images, &host), ["plan-no-firmware at firmware"]);
+    }
+    let shared = config(json!({ "firmware": {}, "memory": { "access": "share" } }));
+    assert_eq!(
+        faults(&shared, &images, &Host::PAGES_4K),
+        ["plan-firmware-shared at memory.access"]
+    );
+    // A region of the same label or in the same place.
+    for clash in [json!({ "label": 7 }), json!({ "base": "0xa0000000" })] {
+        let mut twice = json!({
+            "regions": [{ "label": 7, "base": "0xa0000000", "size": "64K" }],
+        });
+        twice["firmware"] = clash;
+        assert!(try_config(twice).is_none());
     }
 }
 

@@ -2,8 +2,8 @@
 //! The control socket's protocol: one JSON line each way, versioned and bounded.
 //! docs/control-protocol.md is its description.
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use crate::json::{self, choice, object, record, Json, Node, Value};
+use crate::text::words;
 
 use super::{End, State};
 
@@ -16,59 +16,34 @@ pub const MAX_REQUEST: usize = 4096;
 /// Longest answer in bytes, its newline included: 64 VMs' journals fit.
 pub const MAX_RESPONSE: usize = 1 << 20;
 
-/// What can be asked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "op", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Request {
-    /// One VM, or all.
-    Status {
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        vm: Option<String>,
-    },
-    /// Start a VM. With `wait`, here and below, the answer comes when that is done or has failed; else
-    /// at once.
-    Start {
-        vm: String,
-        #[serde(default = "yes")]
-        wait: bool,
-    },
-    /// Stop a VM.
-    Stop {
-        vm: String,
-        #[serde(default = "yes")]
-        wait: bool,
-    },
-    /// Kill a VM's worker, which ends the VM the hard way.
-    Kill {
-        vm: String,
-        #[serde(default = "yes")]
-        wait: bool,
-    },
-    /// Stop a VM, then start it.
-    Restart {
-        vm: String,
-        #[serde(default = "yes")]
-        wait: bool,
-    },
-    /// The last lines of a VM's journal and of its console.
-    Log { vm: String },
-    /// Its console. After the answer the connection is the console's: [`crate::console::wire`].
-    Console {
-        vm: String,
-        /// So many bytes of earlier output come first.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        replay: Option<u64>,
-        /// Or everything from the byte with this number on, counted as in [`VmStatus::console_end`]:
-        /// for those who were here before.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        at: Option<u64>,
-    },
-    /// The states now, then every change, until the client hangs up.
-    Watch {},
-}
-
-fn yes() -> bool {
-    true
+choice! {
+    /// What can be asked.
+    Request {
+        /// One VM, or all.
+        Status { vm: Option<String>, } = "status",
+        /// Start a VM. With `wait`, here and below, the answer comes when that is done or has failed; else
+        /// at once.
+        Start { vm: String, wait: bool = true, } = "start",
+        /// Stop a VM.
+        Stop { vm: String, wait: bool = true, } = "stop",
+        /// Kill a VM's worker, which ends the VM the hard way.
+        Kill { vm: String, wait: bool = true, } = "kill",
+        /// Stop a VM, then start it.
+        Restart { vm: String, wait: bool = true, } = "restart",
+        /// The last lines of a VM's journal and of its console.
+        Log { vm: String, } = "log",
+        /// Its console. After the answer the connection is the console's: [`crate::console::wire`].
+        Console {
+            vm: String,
+            /// So many bytes of earlier output come first.
+            replay: Option<u64>,
+            /// Or everything from the byte with this number on, counted as in [`VmStatus::console_end`]:
+            /// for those who were here before.
+            at: Option<u64>,
+        } = "console",
+        /// The states now, then every change, until the client hangs up.
+        Watch {} = "watch",
+    }
 }
 
 impl Request {
@@ -85,48 +60,34 @@ impl Request {
     }
 }
 
-/// A line with its version.
-#[derive(Serialize)]
-struct Line<'a, T> {
-    v: u32,
-    #[serde(flatten)]
-    content: &'a T,
+words! {
+    /// What kind of error an answer is.
+    ErrorKind {
+        /// Not a request of this protocol.
+        BadRequest = "bad-request",
+        /// A version that is not spoken here.
+        Version = "version",
+        /// No VM of that name.
+        UnknownVm = "unknown-vm",
+        /// The client may not do that.
+        Denied = "denied",
+        /// The VM is there, and it did not work.
+        Failed = "failed",
+        /// Too many clients, or gunyahd is stopping.
+        Busy = "busy",
+    }
 }
 
-/// A line's version, and the rest of it.
-#[derive(Deserialize)]
-struct Versioned {
-    v: u32,
-    #[serde(flatten)]
-    rest: serde_json::Map<String, serde_json::Value>,
-}
-
-/// What kind of error an answer is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ErrorKind {
-    /// Not a request of this protocol.
-    BadRequest,
-    /// A version that is not spoken here.
-    Version,
-    /// No VM of that name.
-    UnknownVm,
-    /// The client may not do that.
-    Denied,
-    /// The VM is there, and it did not work.
-    Failed,
-    /// Too many clients, or gunyahd is stopping.
-    Busy,
-}
-
-/// An error's answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[error("{message}")]
-pub struct ControlError {
-    /// For programs.
-    pub kind: ErrorKind,
-    /// For people.
-    pub message: String,
+record! {
+    /// An error's answer.
+    #[derive(thiserror::Error)]
+    #[error("{message}")]
+    ControlError {
+        /// For programs.
+        kind: ErrorKind,
+        /// For people.
+        message: String,
+    }
 }
 
 impl ControlError {
@@ -136,156 +97,153 @@ impl ControlError {
     }
 }
 
-/// One step of a launch.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StepTime {
-    /// Its word: `memory`, `start`.
-    pub step: String,
-    /// Microseconds.
-    pub micros: u64,
-    /// What it did.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub detail: String,
+record! {
+    /// One step of a launch.
+    StepTime {
+        /// Its word: `memory`, `start`.
+        step: String,
+        /// Microseconds.
+        micros: u64,
+        /// What it did.
+        detail: String = String::new(),
+    }
 }
 
-/// The transparent huge pages of a VM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FolioStatus {
-    /// Those that are huge pages indeed, as its last launch found.
-    pub huge: u64,
-    /// As many as there could be.
-    pub of: u64,
-    /// Those of the reserve.
-    pub reserved: u64,
+record! {
+    /// The transparent huge pages of a VM.
+    #[derive(Copy)]
+    FolioStatus {
+        /// Those that are huge pages indeed, as its last launch found.
+        huge: u64,
+        /// As many as there could be.
+        of: u64,
+        /// Those of the reserve.
+        reserved: u64,
+    }
 }
 
-/// The reserve.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReserveStatus {
-    /// Bytes of a folio.
-    pub folio_size: u64,
-    /// How many there are.
-    pub folios: u64,
-    /// How many of them are huge pages now.
-    pub huge: u64,
-    /// How many no VM has.
-    pub free: u64,
+record! {
+    /// The reserve.
+    #[derive(Copy)]
+    ReserveStatus {
+        /// Bytes of a folio.
+        folio_size: u64,
+        /// How many there are.
+        folios: u64,
+        /// How many of them are huge pages now.
+        huge: u64,
+        /// How many no VM has.
+        free: u64,
+    }
 }
 
-/// A VM, as status tells it. Times are milliseconds of the host's CLOCK_MONOTONIC, as in the
-/// journals.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VmStatus {
-    /// Its name.
-    pub vm: String,
-    /// Its state.
-    pub state: State,
-    /// Why.
-    pub reason: String,
-    /// When it came into this state.
-    pub since_ms: u64,
-    /// How long ago that was.
-    pub age_ms: u64,
-    /// Restarts of its own accord.
-    pub restarts: u32,
-    /// Restarts because the guest reset itself.
-    pub resets: u32,
-    /// Process of its worker.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pid: Option<i32>,
-    /// Its file.
-    pub file: String,
-    /// What is wrong with the file.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub problems: Vec<String>,
-    /// Waiting will not help it.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub stuck: bool,
-    /// False: the driver cannot tell when this guest ends.
-    pub end_visible: bool,
-    /// The dialect of the driver that its last launch found: `ack61`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dialect: Option<String>,
-    /// Transparent huge pages of the last launch; absent where it took none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub folios: Option<FolioStatus>,
-    /// Steps of the last launch, in order.
-    pub steps: Vec<StepTime>,
-    /// Microseconds from the fork of the last launch to START's return.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub launch_micros: Option<u64>,
-    /// How its last run ended.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_end: Option<End>,
-    /// Bytes that its guest has printed since gunyahd began, over all launches.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub console_end: Option<u64>,
-    /// Its virtio devices.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub devices: Vec<DeviceStatus>,
+record! {
+    /// A VM, as status tells it. Times are milliseconds of the host's CLOCK_MONOTONIC, as in the
+    /// journals.
+    VmStatus {
+        /// Its name.
+        vm: String,
+        /// Its state.
+        state: State,
+        /// Why.
+        reason: String,
+        /// When it came into this state.
+        since_ms: u64,
+        /// How long ago that was.
+        age_ms: u64,
+        /// Restarts of its own accord.
+        restarts: u32,
+        /// Restarts because the guest reset itself.
+        resets: u32,
+        /// Process of its worker.
+        pid: Option<i32>,
+        /// Its file.
+        file: String,
+        /// What is wrong with the file.
+        problems: Vec<String> = Vec::new(),
+        /// Waiting will not help it.
+        stuck: bool = false,
+        /// False: the driver cannot tell when this guest ends.
+        end_visible: bool,
+        /// The dialect of the driver that its last launch found: `ack61`.
+        dialect: Option<String>,
+        /// Transparent huge pages of the last launch; absent where it took none.
+        folios: Option<FolioStatus>,
+        /// Steps of the last launch, in order.
+        steps: Vec<StepTime>,
+        /// Microseconds from the fork of the last launch to START's return.
+        launch_micros: Option<u64>,
+        /// How its last run ended.
+        last_end: Option<End>,
+        /// Bytes that its guest has printed since gunyahd began, over all launches.
+        console_end: Option<u64>,
+        /// Its virtio devices.
+        devices: Vec<DeviceStatus> = Vec::new(),
+    }
 }
 
-/// What a virtio device has done since its VM began, some seconds ago.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeviceStatus {
-    /// Its key in the VM's file.
-    pub device: String,
-    /// Requests answered.
-    pub requests: u64,
-    /// Bytes to the guest.
-    pub read: u64,
-    /// Bytes from the guest.
-    pub written: u64,
-    /// Requests answered with an error.
-    pub errors: u64,
-    /// Interrupts.
-    pub interrupts: u64,
-    /// Accesses to its registers that came to a vCPU's thread.
-    pub exits: u64,
+record! {
+    /// What a virtio device has done since its VM began, some seconds ago.
+    DeviceStatus {
+        /// Its key in the VM's file.
+        device: String,
+        /// Requests answered.
+        requests: u64,
+        /// Bytes to the guest.
+        read: u64,
+        /// Bytes from the guest.
+        written: u64,
+        /// Requests answered with an error.
+        errors: u64,
+        /// Interrupts.
+        interrupts: u64,
+        /// Accesses to its registers that came to a vCPU's thread.
+        exits: u64,
+    }
 }
 
-/// A change of state.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Change {
-    /// When, in milliseconds of the monotonic clock.
-    pub at_ms: u64,
-    /// The VM.
-    pub vm: String,
-    /// Its new state.
-    pub state: State,
-    /// Why.
-    pub reason: String,
+record! {
+    /// A change of state.
+    Change {
+        /// When, in milliseconds of the monotonic clock.
+        at_ms: u64,
+        /// The VM.
+        vm: String,
+        /// Its new state.
+        state: State,
+        /// Why.
+        reason: String,
+    }
 }
 
-/// VMs, and what is wrong with the whole.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Vms {
-    /// All, or the one asked for.
-    pub vms: Vec<VmStatus>,
-    /// Config directories that could not be read the last time, and what is wrong with the reserve.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub problems: Vec<String>,
-    /// Absent where there is none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reserve: Option<ReserveStatus>,
+record! {
+    /// VMs, and what is wrong with the whole.
+    #[derive(Default)]
+    Vms {
+        /// All, or the one asked for.
+        vms: Vec<VmStatus>,
+        /// Config directories that could not be read the last time, and what is wrong with the reserve.
+        problems: Vec<String> = Vec::new(),
+        /// Absent where there is none.
+        reserve: Option<ReserveStatus>,
+    }
 }
 
-/// What is answered. Each has a key of its own, that of its variant; `vms` and `problems` are keys of
-/// the line.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Response {
-    /// To `start`, `stop` and `restart`: the VM afterwards.
-    Done(Box<VmStatus>),
-    /// To `log`.
-    Lines(Vec<String>),
-    /// To `watch`, one for each change.
-    Change(Change),
-    /// It did not work.
-    Error(ControlError),
-    /// To `status`, and first to `watch`.
-    #[serde(untagged)]
-    Vms(Vms),
+choice! {
+    /// What is answered. Each has a key of its own, that of its variant; `vms` and `problems` are keys of
+    /// the line.
+    Response {
+        /// To `start`, `stop` and `restart`: the VM afterwards.
+        Done(vm: Box<VmStatus>) = "done",
+        /// To `log`.
+        Lines(lines: Vec<String>) = "lines",
+        /// To `watch`, one for each change.
+        Change(change: Change) = "change",
+        /// It did not work.
+        Error(error: ControlError) = "error",
+        /// To `status`, and first to `watch`.
+        Vms(vms: Vms) = "vms",
+    }
 }
 
 fn bad(message: impl Into<String>) -> ControlError {
@@ -293,57 +251,91 @@ fn bad(message: impl Into<String>) -> ControlError {
 }
 
 /// Reads a line of our version, with or without its newline.
-fn parse<T: DeserializeOwned>(line: &[u8]) -> Result<T, ControlError> {
-    let found: Versioned = serde_json::from_slice(line)
-        .map_err(|error| bad(format!("not a line of this protocol: {error}")))?;
-    if found.v != VERSION {
-        return Err(ControlError::new(
+fn parse(line: &[u8]) -> Result<Node<'_>, ControlError> {
+    let wrong = |why: String| bad(format!("not a line of this protocol: {why}"));
+    let line = json::of_bytes(line).map_err(wrong)?;
+    match json::field(&line, "v", None).map_err(wrong)? {
+        VERSION => Ok(line),
+        version => Err(ControlError::new(
             ErrorKind::Version,
             format!(
-                "version {} is not supported, only version {VERSION}: use gunyahctl and gunyahd of one release",
-                found.v
+                "version {version} is not supported, only version {VERSION}: use gunyahctl and gunyahd of one release"
             ),
-        ));
+        )),
     }
-    serde_json::from_value(found.rest.into()).map_err(|error| bad(error.to_string()))
 }
 
-/// Reads a request's line.
+/// Reads a request's line. A key that is unknown or there twice is refused.
 pub fn parse_request(line: &[u8]) -> Result<Request, ControlError> {
-    let request = parse(line)?;
+    let line = parse(line)?;
+    let op: String = json::field(&line, "op", None).map_err(bad)?;
+    let request = Request::of(&op, &line).map_err(bad)?;
     if let Request::Console { replay: Some(_), at: Some(_), .. } = request {
         return Err(bad("`replay` and `at` exclude each other"));
+    }
+    let mut keys = [&["v", "op"], request.keys()].concat();
+    for member in line.members() {
+        match keys.iter().position(|key| *key == member.key) {
+            Some(known) => drop(keys.swap_remove(known)),
+            None => {
+                return Err(bad(format!(
+                    "`{op}` has no such key, or has it once: `{}`",
+                    member.key.escape_debug()
+                )))
+            }
+        }
     }
     Ok(request)
 }
 
-/// Reads an answer's line.
+/// Reads an answer's line. Keys that are not known are skipped.
 pub fn parse_response(line: &[u8]) -> Result<Response, ControlError> {
-    parse(line)
+    let line = parse(line)?;
+    let answer = line.members().iter().find(|member| member.key != "v");
+    let answer = answer.ok_or_else(|| bad("there is no answer"))?;
+    match line.get("vms") {
+        Some(_) => Vms::from_json(&line).map(Response::Vms),
+        None => Response::of(&answer.key, &answer.value),
+    }
+    .map_err(bad)
 }
 
 /// A request's line with its newline.
 pub fn request_line(request: &Request) -> Vec<u8> {
-    line(request)
+    let (op, content) = request.parts();
+    line(Some(("op", op.into())), content)
 }
 
 /// An answer's line with its newline; an error's line if it would be too long.
 pub fn response_line(response: &Response) -> Vec<u8> {
-    let whole = line(response);
+    let whole = answer_line(response);
     if whole.len() <= MAX_RESPONSE {
         return whole;
     }
     let length = whole.len();
     let text = format!("the answer has {length} bytes, more than {MAX_RESPONSE}: ask for one VM");
-    line(&Response::Error(ControlError::new(ErrorKind::Failed, text)))
+    answer_line(&Response::Error(ControlError::new(ErrorKind::Failed, text)))
 }
 
-fn line(content: &impl Serialize) -> Vec<u8> {
-    let v = VERSION;
-    // These types hold nothing that JSON cannot; an empty line would be a protocol error at the peer.
-    let mut bytes = serde_json::to_vec(&Line { v, content }).unwrap_or_default();
-    bytes.push(b'\n');
-    bytes
+fn answer_line(response: &Response) -> Vec<u8> {
+    match response {
+        Response::Vms(all) => line(None, Some(all.to_json())),
+        other => {
+            let (word, content) = other.parts();
+            line(Some((word, content.unwrap_or(Value::Null))), None)
+        }
+    }
+}
+
+/// The version, a member, and those of `rest`.
+fn line<'a>(member: Option<(&'static str, Value<'a>)>, rest: Option<Value<'a>>) -> Vec<u8> {
+    let mut members = vec![("v", VERSION.into())];
+    members.extend(member);
+    let mut line = object(members);
+    if let (Value::Object(members), Some(Value::Object(rest))) = (&mut line, rest) {
+        members.extend(rest);
+    }
+    format!("{line}\n").into_bytes()
 }
 
 #[cfg(test)]
@@ -371,14 +363,15 @@ mod tests {
     #[test]
     fn bad_requests_say_what_is_wrong() {
         for (line, kind, word) in [
-            ("", ErrorKind::BadRequest, "EOF"),
-            ("{", ErrorKind::BadRequest, "EOF"),
+            ("", ErrorKind::BadRequest, "ends"),
+            ("{", ErrorKind::BadRequest, "ends"),
             ("[]", ErrorKind::BadRequest, "protocol"),
             (r#"{"op":"status"}"#, ErrorKind::BadRequest, "`v`"),
             (r#"{"v":2,"op":"new"}"#, ErrorKind::Version, "version 2"),
             (r#"{"v":1,"op":"reboot"}"#, ErrorKind::BadRequest, "reboot"),
             (r#"{"v":1,"op":"stop"}"#, ErrorKind::BadRequest, "`vm`"),
             (r#"{"v":1,"op":"log","vm":"a","wait":true}"#, ErrorKind::BadRequest, "wait"),
+            (r#"{"v":1,"op":"log","vm":"a","vm":"b"}"#, ErrorKind::BadRequest, "`vm`"),
             (r#"{"v":1,"op":"watch","vm":"a"}"#, ErrorKind::BadRequest, "`vm`"),
             (
                 r#"{"v":1,"op":"console","vm":"a","at":1,"replay":1}"#,

@@ -21,4 +21,4 @@ pub use shorten::{brief, shorten};
 pub use state::{End, EndReason, Overall, State};
 
 /// Everything that a run's end can be called.
-pub(crate) const KINDS: &[&[crate::diagnostic::Kind]] = &[state::KINDS];
+pub(crate) const KINDS: &[&[&crate::diagnostic::Kind]] = &[state::KINDS];

@@ -3,9 +3,8 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
-
 use crate::diagnostic::{kinds, Kind};
+use crate::json::record;
 use crate::text::words;
 
 kinds! {
@@ -171,15 +170,15 @@ impl EndReason {
     }
 
     /// The driver's word for a bad end.
-    fn kind(self) -> Option<Kind> {
+    fn kind(self) -> Option<&'static Kind> {
         Some(match self {
-            Self::Watchdog => WATCHDOG,
-            Self::HypervisorError => HYPERVISOR_ERROR,
-            Self::ExternalAbort => EXTERNAL_ABORT,
-            Self::ForceStopped => FORCE_STOPPED,
-            Self::LoadFailed => LOAD_FAILED,
-            Self::Crashed => CRASHED,
-            Self::Unreported => UNREPORTED,
+            Self::Watchdog => &WATCHDOG,
+            Self::HypervisorError => &HYPERVISOR_ERROR,
+            Self::ExternalAbort => &EXTERNAL_ABORT,
+            Self::ForceStopped => &FORCE_STOPPED,
+            Self::LoadFailed => &LOAD_FAILED,
+            Self::Crashed => &CRASHED,
+            Self::Unreported => &UNREPORTED,
             Self::PowerOff
             | Self::Reset
             | Self::LaunchFailed
@@ -190,13 +189,14 @@ impl EndReason {
     }
 }
 
-/// How a run ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct End {
-    /// Why.
-    pub reason: EndReason,
-    /// The driver's words ("status 2, exit type 1"), or the error, or who asked.
-    pub detail: String,
+record! {
+    /// How a run ended.
+    End {
+        /// Why.
+        reason: EndReason,
+        /// The driver's words ("status 2, exit type 1"), or the error, or who asked.
+        detail: String,
+    }
 }
 
 impl End {
@@ -225,6 +225,7 @@ impl fmt::Display for End {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::json::Json;
 
     #[test]
     fn the_worst_state_counts() {
@@ -258,7 +259,7 @@ mod tests {
             assert!(text.ends_with(&format!(" (status 2) [{name}]")), "{text}");
         }
         assert_eq!(
-            serde_json::to_string(&End::new(EndReason::WorkerDied, "x")).unwrap(),
+            End::new(EndReason::WorkerDied, "x").to_json().to_string(),
             r#"{"reason":"worker-died","detail":"x"}"#
         );
     }

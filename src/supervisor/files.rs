@@ -9,6 +9,7 @@
 use std::path::PathBuf;
 
 use crate::config::{changed_keys, load_dirs, ConfigFile, ConfigSet};
+use crate::text::Count;
 
 use super::fleet::Fleet;
 use super::lifecycle::Event;
@@ -50,7 +51,7 @@ impl Files {
         let dirs: Vec<String> = self.dirs.iter().map(|d| d.display().to_string()).collect();
         match count {
             0 => log::info!("no *.json in {}: no VMs", dirs.join(", ")),
-            _ => log::info!("{count} VMs in {}", dirs.join(", ")),
+            _ => log::info!("{} in {}", Count::of(count, "VM"), dirs.join(", ")),
         }
     }
 

@@ -48,7 +48,7 @@ use event_loop::Supervisor;
 
 /// Every kind of fault that this folder finds.
 #[allow(dead_code)]
-pub(crate) const KINDS: &[&[Kind]] = &[
+pub(crate) const KINDS: &[&[&Kind]] = &[
     event_loop::KINDS,
     lifecycle::ending::KINDS,
     lifecycle::events::KINDS,

@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 
 use crate::config::VmConfig;
 use crate::diagnostic::{kinds, Diagnostic};
+use crate::json::{self, Json};
 use crate::process;
 use crate::status::logger;
 use crate::worker::{self, Report, Reporter, Request, Setting, Start};
@@ -178,7 +179,7 @@ impl Worker {
                 self.channel = None;
                 Heard::HangUp
             }
-            Ok(length) => match packet.get(..length).map(serde_json::from_slice) {
+            Ok(length) => match packet.get(..length).map(json::from_bytes) {
                 Some(Ok(report)) => Heard::Report(report),
                 Some(Err(error)) => {
                     Heard::Garbage(format!("a report that cannot be read: {error}"))
@@ -203,8 +204,8 @@ impl Worker {
 
     fn send_with(&self, request: Request, fd: Option<RawFd>) -> Result<(), Errno> {
         let channel = self.channel.as_ref().ok_or(Errno::EPIPE)?;
-        let packet = serde_json::to_vec(&request).map_err(|_| Errno::EINVAL)?;
-        let parts = [IoSlice::new(&packet)];
+        let packet = request.to_json().to_string();
+        let parts = [IoSlice::new(packet.as_bytes())];
         let rights = fd.as_ref().map(std::slice::from_ref);
         let rights: Vec<_> = rights.into_iter().map(ControlMessage::ScmRights).collect();
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
@@ -247,8 +248,8 @@ mod tests {
     fn last_words_are_heard_behind_an_unread_request() {
         let (mut worker, theirs) = worker();
         worker.send(Request::Stop).unwrap();
-        let last = serde_json::to_vec(&Report::Closed).unwrap();
-        send(theirs.as_raw_fd(), &last, MsgFlags::empty()).unwrap();
+        let last = Report::Closed.to_json().to_string();
+        send(theirs.as_raw_fd(), last.as_bytes(), MsgFlags::empty()).unwrap();
         drop(theirs);
         assert!(matches!(worker.hear(), Heard::Report(Report::Closed)));
         assert!(matches!(worker.hear(), Heard::HangUp));

@@ -95,7 +95,7 @@ impl Bus {
                 Ok(())
             }
             (_, clash) => Err(OVERLAP.case(format!(
-                "{name} at {base:#x}, {size:#x} bytes, overlaps {}",
+                "{name} {base:#x}+{size:#x} overlaps {}",
                 clash.map_or("the end of the address space", |slot| slot.name)
             ))),
         }
@@ -205,7 +205,7 @@ mod tests {
         let (mut bus, device) = bus();
         let clash = bus.add("b", 0x0900_0fff, 1, device.clone()).unwrap_err();
         assert_eq!(clash.name, "vcpu-device-overlap");
-        assert_eq!(clash.what, "b at 0x9000fff, 0x1 bytes, overlaps last");
+        assert_eq!(clash.what, "b 0x9000fff+0x1 overlaps last");
         assert!(bus.add("d", u64::MAX, 2, device.clone()).is_err());
         assert!(bus.add("e", 0x0900_1000, 8, device).is_ok());
     }

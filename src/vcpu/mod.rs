@@ -265,7 +265,7 @@ fn inside(slot: &Slot) -> Inside {
 }
 
 /// Everything that can be wrong here.
-pub(crate) const KINDS: &[&[Kind]] =
+pub(crate) const KINDS: &[&[&Kind]] =
     &[bus::KINDS, fault::KINDS, host_thread::KINDS, knock::KINDS, run_loop::KINDS, stall::KINDS];
 
 #[cfg(test)]

@@ -291,7 +291,7 @@ impl RunLoop<'_> {
         let detail = format!(
             "VCPU_RUN of vCPU {} answers {errno:?} for {} ms and no end was reported{}{}",
             self.slot.id,
-            time.as_millis(),
+            u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
             if others.is_empty() { "" } else { "; still inside: vCPU " },
             others.join(", ")
         );

@@ -3,6 +3,7 @@
 
 mod channel;
 mod close;
+mod power_key;
 mod proxy;
 mod reporter;
 mod requests;
@@ -140,4 +141,5 @@ fn hold(reporter: &Reporter) -> Result<i32, Diagnostic> {
 }
 
 /// Everything that can be wrong here.
-pub(crate) const KINDS: &[&[Kind]] = &[close::KINDS, proxy::KINDS, requests::KINDS];
+pub(crate) const KINDS: &[&[&Kind]] =
+    &[close::KINDS, power_key::KINDS, proxy::KINDS, requests::KINDS];

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use gunyah::{Trigger, Vcpu, Vm};
 
+use super::power_key::PowerKey;
 use super::requests::{wait_for_request, Received};
 use super::{confine_if, Closing, Report, Reporter, Request};
 use crate::config::VmConfig;
@@ -36,6 +37,7 @@ pub(super) struct Proxy<'a> {
     confined: bool,
     console: Option<Console>,
     devices: Devices,
+    power_key: Option<PowerKey>,
     bus: Arc<Bus>,
 }
 
@@ -74,13 +76,17 @@ impl<'a> Proxy<'a> {
             }
         };
         let devices = Devices::prepare(config, &mut bus, console.as_ref(), confined)?;
-        Ok(Self { config, confined, console, devices, bus: Arc::new(bus) })
+        let power_key = PowerKey::prepare(config)?;
+        Ok(Self { config, confined, console, devices, power_key, bus: Arc::new(bus) })
     }
 
     /// Binds the interrupt lines and the devices' kicks, and lets the devices at the guest's memory; before
     /// START.
     pub(super) fn connect(&self, vm: &Vm, memory: &GuestMemory) -> Result<(), Diagnostic> {
         self.devices.connect(vm, self.config, &memory.for_devices())?;
+        if let Some(key) = &self.power_key {
+            key.connect(vm)?;
+        }
         let (Some(console), Some(settings)) = (&self.console, &self.config.console) else {
             return Ok(());
         };
@@ -143,7 +149,8 @@ impl<'a> Proxy<'a> {
         told: &mut Vec<DeviceStatus>,
         reporter: &Reporter,
     ) -> End {
-        let mut ready = self.console.as_ref().map(|console| console.port().ready_fd());
+        let mut ready = Vec::from_iter(self.devices.ready_fd());
+        ready.extend(self.console.as_ref().map(|console| console.port().ready_fd()));
         loop {
             while let Some(event) = vcpus.take_event() {
                 match event {
@@ -166,7 +173,7 @@ impl<'a> Proxy<'a> {
             // The vCPUs are looked at every few seconds: often enough.
             self.report_devices(told, reporter);
             let mut others = vcpus.events_fds().to_vec();
-            others.extend(ready);
+            others.extend(&ready);
             others.extend(self.devices.warnings_fd());
             match wait_for_request(reporter, &others) {
                 Ok(Received::Request(Request::Console { first }, Some(client))) => {
@@ -174,22 +181,29 @@ impl<'a> Proxy<'a> {
                         console.attach(client, first);
                     }
                 }
-                Ok(Received::Request(Request::Stop, _)) => {
-                    match (&self.console, &self.config.stop) {
-                        (Some(console), Some(stop)) => console.type_line(&stop.console_line),
-                        // There is no way to ask that all guests know.
-                        _ => return End::Asked,
-                    }
-                }
+                Ok(Received::Request(Request::Stop, _)) if self.ask() => {}
+                Ok(Received::Request(Request::Stop, _)) => return End::Asked,
                 Ok(Received::Request(Request::Close, _)) => return End::Asked,
                 Ok(Received::Request(Request::Console { .. }, None) | Received::Nothing) => {}
                 Ok(Received::Gone) => return End::Orphaned,
                 Err(error) => return End::Failed(error),
             }
             if self.report_ready(reporter) {
-                ready = None;
+                ready.clear();
             }
         }
+    }
+
+    /// Asks the guest to end; false where its file says no way, and there is none that all guests know.
+    fn ask(&self) -> bool {
+        let stop = self.config.stop.as_ref();
+        let line = stop.and_then(|stop| stop.console_line.as_deref());
+        match (&self.power_key, &self.console, line) {
+            (Some(key), ..) => key.press(),
+            (None, Some(console), Some(line)) => console.type_line(line),
+            _ => return false,
+        }
+        true
     }
 
     /// What the devices have done, if it is more than was `told`.
@@ -202,7 +216,8 @@ impl<'a> Proxy<'a> {
     }
 
     fn report_ready(&self, reporter: &Reporter) -> bool {
-        let ready = self.console.as_ref().is_some_and(|console| console.port().take_ready());
+        let ready = self.devices.take_ready()
+            || self.console.as_ref().is_some_and(|console| console.port().take_ready());
         if ready {
             reporter.send(&Report::Ready);
         }

@@ -10,6 +10,7 @@ use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{sendmsg, MsgFlags};
 
 use super::Report;
+use crate::json::Json;
 
 /// How often a report is sent at most, and the time between: a supervisor that is gone for good is
 /// not waited for.
@@ -41,10 +42,8 @@ impl Reporter {
 
     /// Sends one report.
     pub fn send(&self, report: &Report) {
-        let Ok(message) = serde_json::to_vec(report) else {
-            return;
-        };
-        let parts = [IoSlice::new(&message)];
+        let message = report.to_json().to_string();
+        let parts = [IoSlice::new(message.as_bytes())];
         let channel = self.channel.as_raw_fd();
         for _ in 0..TRIES {
             match sendmsg::<()>(channel, &parts, &[], MsgFlags::MSG_NOSIGNAL, None) {

@@ -8,6 +8,7 @@ use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 
 use super::{Reporter, Request};
 use crate::diagnostic::{kinds, Diagnostic};
+use crate::json;
 use crate::process;
 
 kinds! {
@@ -67,7 +68,7 @@ fn receive(channel: BorrowedFd<'_>) -> Result<Received, Diagnostic> {
     if size == 0 {
         return Ok(Received::Gone);
     }
-    match serde_json::from_slice(&packet[..size]) {
+    match json::from_bytes(&packet[..size]) {
         Ok(request) => Ok(Received::Request(request, fd)),
         Err(error) => {
             log::warn!("ignoring a request that cannot be read: {error}");

@@ -195,7 +195,7 @@ fn of_the_layout() {
         (
             r#""size": "64M""#,
             r#""regions": [{ "label": 1, "base": "0x80000000", "size": "1M" }]"#,
-            "overlaps 0x80000000+64M of memory",
+            "overlaps 0x80000000+0x4000000 of memory",
         ),
     ] {
         let more = if more.is_empty() { String::new() } else { format!(", {more}") };

@@ -48,7 +48,7 @@ fn every_kind_of_mistake_is_reported_with_its_place() {
         "etc/e-twice.json:6:3: autostart: given twice, first at 5:3; cure: remove one of them [config-twice]",
         "etc/f-name.json:2:3: name: \"a-good\" is the name of another VM, in etc/a-good.json:2:3; ",
         "etc/g-regions.json:6:7: regions[0].label: 0 is the label of memory too; ",
-        "etc/g-regions.json:6:19: regions[0].base: 0x83000000+5M overlaps 0x80000000+64M of memory; ",
+        "etc/g-regions.json:6:19: regions[0].base: 0x83000000+0x500000 overlaps 0x80000000+0x4000000 of memory; ",
         "etc/h-file.json:5:15: initrd.path: opening ./vm/none: ENOENT (No such file or directory); ",
         "etc/i-kernel.json:2:14: kernel.path: kernel ./vm/text: ",
         "etc/j-room.json:5:15: initrd.path: no room for the initrd",

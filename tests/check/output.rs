@@ -89,6 +89,18 @@ fn devices_are_in_the_map_and_disks_are_looked_for() {
 }
 
 #[test]
+fn a_power_key_is_told_with_its_numbers() {
+    let vendor = Vendor::new();
+    vendor.vm("a", r#""console": {}, "entropy": true, "stop": { "power_key": true }"#);
+    let ran = vendor.check(&["etc/a.json"]);
+    assert!(ran.stdout.contains("\n  power key: doorbell 7, SPI 7\n"), "{}", ran.stdout);
+    let report: serde_json::Value =
+        serde_json::from_str(&vendor.check(&["--json", "etc/a.json"]).stdout).unwrap();
+    let key = serde_json::json!({ "doorbell": 7, "interrupt": 7 });
+    assert_eq!(report["vms"][0]["plan"]["power_key"], key, "{report:#}");
+}
+
+#[test]
 fn huge_pages_add_up_by_size() {
     let vendor = Vendor::new();
     vendor.vm("a", FULL);
@@ -190,7 +202,7 @@ fn a_files_name_drives_no_terminal_and_forges_no_line() {
     for arguments in [&["etc"][..], &["--dtb", "etc"]] {
         let ran = vendor.check(arguments);
         assert!(!ran.stdout.contains('\x1b'), "{}", ran.stdout);
-        let named = "etc/a\\nforged;\\u{1b}[31m.json:1:1: not JSON";
+        let named = "etc/a\\nforged;\\u{1b}[31m.json:1:2: not JSON";
         assert!(ran.stdout.contains(named), "{}", ran.stdout);
         let vm = "b  etc/b\\n\\u{1b}[2J.json\n";
         assert!(ran.stdout.contains(vm), "{}", ran.stdout);

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use gunyahd::config::{Absent, Form, Row, VmConfig};
+use gunyahd::json;
 use gunyahd::text::{Size, Span};
 use serde_json::{json, Map, Value};
 
@@ -40,7 +41,7 @@ pub fn table(of: &str) -> String {
     for (path, row) in keys {
         let default = match &row.absent {
             Absent::Mistake => "required".to_owned(),
-            Absent::Value(Value::Null) => "none".to_owned(),
+            Absent::Value(json::Value::Null) => "none".to_owned(),
             Absent::Value(value) => format!("`{value}`"),
             Absent::EmptySection => "`{}`".to_owned(),
         };
@@ -180,8 +181,10 @@ fn section_schema(rows: &[Row]) -> Value {
         property["description"] = row.text.into();
         match &row.absent {
             Absent::Mistake => required.push(row.key),
-            Absent::Value(Value::Null) | Absent::EmptySection => {}
-            Absent::Value(default) => property["default"] = default.clone(),
+            Absent::Value(json::Value::Null) | Absent::EmptySection => {}
+            Absent::Value(default) => {
+                property["default"] = serde_json::from_str(&default.to_string()).unwrap();
+            }
         }
         properties.insert(row.key.into(), property);
     }

@@ -117,13 +117,26 @@ node_property:
 	str	x25, [x1]
 	b	next_token
 
-// In a grandchild: only a CPU's number counts.
+// In a grandchild: a CPU's number and the power key's interrupt count.
 child_property:
 	adr	x0, name_reg
 	bl	is_name
-	cbz	x0, next_token
+	cbz	x0, 1f
 	adr	x0, child_reg
 	str	x25, [x0]
+1:	adr	x0, name_interrupts
+	bl	is_name
+	cbz	x0, next_token
+	adr	x0, child_name
+	ldr	x0, [x0]
+	adr	x1, name_power_key
+	bl	begins_with
+	cbz	x0, next_token
+	ldr	w1, [x25, #4]
+	rev	w1, w1
+	add	w1, w1, #32
+	adr	x0, power_interrupt
+	str	x1, [x0]
 	b	next_token
 
 end_node:

@@ -9,7 +9,7 @@
 //   smp        start the secondary CPUs         busy       they read the console's flags for ever
 //   end=WORD   off, reset, hang, fault (a read where nothing is), undef (an undefined instruction)
 //   print=N    N bytes of console output first
-//   irq        take typed text by the console's interrupt
+//   irq        take typed text by the console's interrupt, and power off by that of the power key
 //
 // Without end= it echoes: each byte at once and each line as "guest: heard LINE"; a line that is one
 // of the words above ends it.
@@ -426,6 +426,7 @@ text_ready:		.asciz	"guest: ready"
 text_irq:		.asciz	"guest: irq on"
 text_exception:		.asciz	"guest: exception"
 text_heard:		.asciz	"guest: heard "
+text_power_key:		.asciz	"guest: power key"
 text_off:		.asciz	"guest: off"
 text_reset:		.asciz	"guest: reset"
 text_bad_dtb:		.asciz	"guest: no devicetree in x0"
@@ -452,6 +453,7 @@ name_initrd_end:	.asciz	"linux,initrd-end"
 name_method:		.asciz	"method"
 name_memory:		.asciz	"memory"
 name_cpu:		.asciz	"cpu@"
+name_power_key:		.asciz	"power-key"
 compatible_gic:		.asciz	"arm,gic-v3"
 compatible_pl011:	.asciz	"arm,pl011"
 
@@ -474,6 +476,7 @@ memory_base:		.skip	8
 memory_size:		.skip	8
 uart_base:		.skip	8
 uart_interrupt:		.skip	8
+power_interrupt:	.skip	8
 gic_distributor:	.skip	8		// gic_redistributor follows: read as a pair
 gic_redistributor:	.skip	8
 irq_on:			.skip	8

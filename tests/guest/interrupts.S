@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Interrupts (GICv3, Arm IHI 0069): the console's alone.
+// Interrupts (GICv3, Arm IHI 0069): the console's and the power key's.
 
 	.equ	GICD_CTLR, 0x0
 	.equ	GICD_IGROUPR, 0x80
 	.equ	GICD_ISENABLER, 0x100
+	.equ	GICD_ICFGR, 0xc00
 	.equ	GICD_IROUTER, 0x6000
 	.equ	GICR_WAKER, 0x14
 
@@ -22,19 +23,23 @@ start_interrupts:
 	adr	x4, uart_interrupt
 	ldr	x4, [x4]
 	cbz	x4, 3f
-	lsr	x5, x4, #5
-	lsl	x5, x5, #2
-	mov	w6, #1
-	lsl	w6, w6, w4
-	add	x7, x1, x5
-	ldr	w3, [x7, #GICD_IGROUPR]
+	bl	enable_interrupt
+	adr	x4, power_interrupt
+	ldr	x4, [x4]
+	cbz	x4, 1f
+	// An edge: the upper of two bits each.
+	lsr	x5, x4, #4
+	add	x7, x1, x5, lsl #2
+	and	x5, x4, #15
+	lsl	x5, x5, #1
+	mov	w6, #2
+	lsl	w6, w6, w5
+	ldr	w3, [x7, #GICD_ICFGR]
 	orr	w3, w3, w6
-	str	w3, [x7, #GICD_IGROUPR]
-	add	x8, x1, #GICD_IROUTER
-	str	xzr, [x8, x4, lsl #3]
-	str	w6, [x7, #GICD_ISENABLER]
+	str	w3, [x7, #GICD_ICFGR]
+	bl	enable_interrupt
 	// The redistributor sleeps until it is told not to.
-	ldr	w3, [x2, #GICR_WAKER]
+1:	ldr	w3, [x2, #GICR_WAKER]
 	and	w3, w3, #~2
 	str	w3, [x2, #GICR_WAKER]
 	mov	w5, #1000
@@ -65,6 +70,20 @@ start_interrupts:
 3:	ldp	x29, x30, [sp], #16
 	ret
 
+// Interrupt x4 of the distributor at x1.
+enable_interrupt:
+	lsr	x5, x4, #5
+	add	x7, x1, x5, lsl #2
+	mov	w6, #1
+	lsl	w6, w6, w4
+	ldr	w3, [x7, #GICD_IGROUPR]
+	orr	w3, w3, w6
+	str	w3, [x7, #GICD_IGROUPR]
+	add	x8, x1, #GICD_IROUTER
+	str	xzr, [x8, x4, lsl #3]
+	str	w6, [x7, #GICD_ISENABLER]
+	ret
+
 	.balign	2048
 vectors:
 	b	bad_exception			// from EL1 with SP_EL0: never
@@ -82,6 +101,11 @@ bad_exception:
 	adr	x0, text_exception
 	bl	fail
 
+power_key:
+	adr	x0, text_power_key
+	bl	say
+	b	end_off
+
 // Moves all that is typed to the queue, a byte that does not fit is lost.
 interrupt:
 	stp	x0, x1, [sp, #-64]!
@@ -89,6 +113,10 @@ interrupt:
 	stp	x4, x5, [sp, #32]
 	stp	x6, x30, [sp, #48]
 	mrs	x6, S3_0_C12_C12_0		// ICC_IAR1_EL1
+	adr	x1, power_interrupt
+	ldr	x1, [x1]
+	cmp	x1, x6
+	b.eq	power_key
 	adr	x1, uart_interrupt
 	ldr	x1, [x1]
 	cmp	x1, x6

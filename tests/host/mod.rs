@@ -2,6 +2,9 @@
 //! `gunyahd boot` with one VM on the simulator, and gunyahctl beside it.
 #![allow(dead_code)] // Each test file uses its part.
 
+pub mod assemble;
+
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -73,6 +76,19 @@ impl Host {
         kernel: &[u8],
         changes: &Value,
     ) -> Option<Self> {
+        Self::boot_with(&[], dialect, test, engine, script, kernel, changes)
+    }
+
+    /// The same with further options of the simulator.
+    pub fn boot_with(
+        options: &[&OsStr],
+        dialect: &str,
+        test: &str,
+        engine: &str,
+        script: &str,
+        kernel: &[u8],
+        changes: &Value,
+    ) -> Option<Self> {
         let binaries = binaries(engine)?;
         let dir = std::env::temp_dir()
             .join(format!("gunyahd-{engine}-{dialect}-{test}-{}", std::process::id()));
@@ -104,6 +120,7 @@ impl Host {
             .arg(dir.join("script"))
             .arg("--record")
             .arg(dir.join("record"))
+            .args(options)
             .arg("--")
             .arg(binaries.join("gunyahd"))
             .arg("boot")

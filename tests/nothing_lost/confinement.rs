@@ -181,6 +181,48 @@ fn a_devices_thread_has_its_own_calls_alone() {
     host.end();
 }
 
+/// A network device's thread sets what its tap leaves to the guest, and no other of a tap's properties.
+#[test]
+fn a_network_devices_thread_attaches_no_other_tap() {
+    const TUNSETIFF: u64 = 0x4004_54ca;
+    const TUNSETOFFLOAD: u64 = 0x4004_54d0;
+    let Some(stage) = Stage::new() else { return };
+    // A network of this thread and of what it starts.
+    let own = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).is_ok();
+    let mut ip = std::process::Command::new("ip");
+    ip.args(["tuntap", "add", "dev", "tap7", "mode", "tap"]);
+    if !own || !ip.status().is_ok_and(|status| status.success()) {
+        return skip("no tap can be made: needs root, /dev/net/tun and the program ip");
+    }
+    let keys = json!({
+        "vcpus": { "scheduling": "proxy" },
+        "nets": [{ "tap": "tap7" }],
+        "entropy": true,
+    });
+    let host = boot_with(&stage, "net-confined", &keys, &[]);
+    let (refused, bad) = (Outcome::Answered(-1), Outcome::Answered(-i64::from(libc::EBADF)));
+    for (device, number, arguments, outcome) in [
+        ("nets[0]", libc::SYS_ioctl, [9999, TUNSETOFFLOAD, 0], bad),
+        ("entropy", libc::SYS_ioctl, [9999, TUNSETOFFLOAD, 0], refused),
+        ("nets[0]", libc::SYS_ioctl, [9999, TUNSETIFF, 0], Outcome::Answered(-1)),
+        ("nets[0]", libc::SYS_socket, [1, 1, 0], Outcome::Answered(-1)),
+        ("nets[0]", libc::SYS_pwrite64, [0; 3], Outcome::Died),
+        ("nets[0]", libc::SYS_sendmsg, [0; 3], Outcome::Died),
+        ("entropy", libc::SYS_writev, [0; 3], Outcome::Died),
+    ] {
+        let thread = device_thread(&host, device);
+        let Some(found) = make_call(thread, number, arguments) else {
+            return skip("ptrace is not allowed here: needs root");
+        };
+        assert_eq!(found, outcome, "{device} {number}");
+        if found == Outcome::Died {
+            host.wait_for("vm", &["crashed"]).unwrap();
+            assert_eq!(host.order("start", "vm", true)["done"]["state"], "running");
+        }
+    }
+    host.end();
+}
+
 #[test]
 fn a_worker_that_makes_a_forbidden_call_dies_and_is_told() {
     let Some(stage) = Stage::new() else { return };

@@ -186,6 +186,8 @@ fn driver_errnos(call: &str) -> &'static [&'static str] {
         "UNKNOWN" | "ANDROID_RECLAIM_REGION" | "SET_BOOT_CONTEXT" => {
             &["EPERM", "EACCES", "EINVAL", "EINTR"]
         }
+        // Where it says nothing, the hypervisor wakes the vCPUs.
+        "CHECK_EXTENSION" => &["EPERM", "EACCES", "EINVAL", "EINTR"],
         "ANDROID_LEND_USER_MEM" | "SET_USER_MEM_REGION" => &[
             "ENOMEM",
             "EEXIST",
@@ -297,7 +299,7 @@ pub fn expected(dialect: Dialect, call: &Call, errno: &str) -> Expected {
     }
     match (name, errno) {
         // ENODEV is believed only if it stays.
-        ("VCPU_RUN", "EBUSY" | "EAGAIN" | "ENODEV") => return Runs,
+        ("VCPU_RUN", "EBUSY" | "EAGAIN" | "ENODEV") | ("CHECK_EXTENSION", _) => return Runs,
         ("socketpair" | "fork", _) => return NoWorker,
         ("pidfd_open", _) | (_, "EINTR") => return Runs,
         _ => {}

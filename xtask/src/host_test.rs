@@ -122,11 +122,9 @@ pub fn run(only: &[&str]) -> Result<()> {
     fs::create_dir_all(&dir)?;
     let toolchain = Toolchain::find(Architecture::Aarch64)?;
     println!("device binaries: {toolchain}");
-    let binaries = toolchain.build(
-        &tree::root(),
-        &tree::target().join("dist/build"),
-        &["gunyahd", "gunyah-sim", "host-init"],
-    )?;
+    let (root, target) = (tree::root(), tree::target().join("dist/build"));
+    let binaries = toolchain.build(&root, &target, &["gunyahd", "host-init"])?;
+    toolchain.build_large(&root, &target, &["gunyah-sim"])?;
     let assets = guest::ensure()?;
     let mut failed = Vec::new();
     for host in &hosts {

@@ -10,6 +10,7 @@ mod fuzz;
 mod guest;
 mod host_test;
 mod hugepages;
+mod keyguest;
 mod packages;
 mod rootdisk;
 mod setup;
@@ -24,7 +25,8 @@ usage: cargo xtask COMMAND
 
   setup      install missing tools, fetch an arm64 kernel and busybox for the guests, make root disks
   root-disk  make root disks for arm64 guests, and the initrd that boots from them
-  demo       launch two arm64 Linux guests with gunyahd on the simulator
+  key-guest  make an arm64 Linux that ends by its power key
+  demo       launch three arm64 Linux guests with gunyahd on the simulator, one of them a Debian on a root disk
              --programs DIR  with the programs in DIR, instead of building them
   test       run all tests: format, lints, unit tests, whole programs, real guests
              PART…    only these parts
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         ["cycles"] => cycles::run(),
         ["demo"] => demo::run(None),
         ["demo", "--programs", folder] => demo::run(Some(Path::new(folder))),
+        ["key-guest"] => keyguest::run(),
         ["root-disk"] => rootdisk::run(),
         ["setup"] => setup::run(),
         ["test", words @ ..] => test::run(words),

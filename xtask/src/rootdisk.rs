@@ -110,7 +110,7 @@ pub fn initrd() -> Result<PathBuf> {
     archive.character_device("dev/console", 5, 1)?;
     archive.executable("bin/busybox", &fs::read(dir.join("busybox"))?)?;
     archive.executable("init", INITRD_INIT.as_bytes())?;
-    let ordered = in_order(&kernel)?;
+    let ordered = in_order(&kernel, &DRIVERS)?;
     let names: Vec<String> = ordered.iter().map(|(name, _)| format!("{name}.ko\n")).collect();
     archive.executable("modules/order", names.concat().as_bytes())?;
     for (name, module) in &ordered {
@@ -145,14 +145,14 @@ fn unpacked_kernel(into: &Path) -> Result<PathBuf> {
 }
 
 /// The drivers with what they depend on, in an order in which they can be loaded.
-fn in_order(kernel: &Path) -> Result<Vec<(String, PathBuf)>> {
+pub fn in_order(kernel: &Path, drivers: &[&str]) -> Result<Vec<(String, PathBuf)>> {
     let mut all = BTreeMap::new();
     find_modules(&kernel.join("lib/modules"), &mut all)?;
     let mut ordered = Vec::new();
-    for driver in DRIVERS {
+    for driver in drivers {
         add_module(driver, &all, &mut ordered)?;
     }
-    anyhow::ensure!(!ordered.is_empty(), "the kernel has no virtio driver as a module");
+    anyhow::ensure!(!ordered.is_empty(), "the kernel has none of {drivers:?} as a module");
     Ok(ordered)
 }
 
@@ -279,7 +279,7 @@ fn image(name: &str, made_of: &str, fill: impl FnOnce(&Path) -> Result<()>) -> R
     let part = image.with_extension("part");
     let _ = fs::remove_file(&part);
     let mebibytes = used(&root)? / (1 << 20);
-    // Room for the guest's own files. In sbin, which is not on everybody's PATH.
+    // Room for the guest's own files.
     let size = format!("{}M", mebibytes + mebibytes / 4 + 12);
     tree::quiet(
         Command::new(tool("mke2fs"))
@@ -294,7 +294,8 @@ fn image(name: &str, made_of: &str, fill: impl FnOnce(&Path) -> Result<()>) -> R
     Ok(image)
 }
 
-fn tool(name: &str) -> PathBuf {
+/// In sbin, which is not on everybody's PATH.
+pub fn tool(name: &str) -> PathBuf {
     let found = ["/usr/sbin", "/sbin"].map(|folder| Path::new(folder).join(name));
     found.into_iter().find(|path| path.is_file()).unwrap_or_else(|| PathBuf::from(name))
 }

@@ -4,7 +4,7 @@
 use anyhow::Result;
 
 use crate::guest::{self, Assets};
-use crate::packages::{self, GUEST_TOOLS, TEST_TOOLS};
+use crate::packages::{self, ENGINE_TOOLS, GUEST_TOOLS, TEST_TOOLS};
 use crate::rootdisk;
 
 /// Runs the command.
@@ -13,7 +13,8 @@ pub fn run() -> Result<()> {
     for disk in rootdisk::ensure()? {
         println!("  root disk     {}", disk.display());
     }
-    for_tests()
+    println!("  test tools    {}", for_tests()?);
+    Ok(())
 }
 
 /// What a guest needs.
@@ -26,7 +27,6 @@ pub fn for_guests() -> Result<Assets> {
 }
 
 /// What the tests need besides.
-pub fn for_tests() -> Result<()> {
-    println!("  test tools    {}", packages::ensure(TEST_TOOLS)?);
-    Ok(())
+pub fn for_tests() -> Result<String> {
+    packages::ensure(&[TEST_TOOLS, ENGINE_TOOLS].concat())
 }

@@ -26,7 +26,7 @@ pub fn guest() -> PathBuf {
     target().join("guest")
 }
 
-/// The simulator's feature with the engine `exec`, which takes some minutes to build once. The demo does without.
+/// The simulator's feature with the engine `exec`, which takes some minutes to build once.
 pub const EXECUTING_ENGINE: &str = "gunyah-sim/exec";
 
 /// Cargo, in the root of the tree.
@@ -37,9 +37,14 @@ pub fn cargo() -> Command {
 }
 
 /// Builds gunyahd and gunyahctl as released (static by `.cargo/config.toml`) and a simulator, which is not shipped
-/// and builds in a fraction of the time without optimisation, and puts them into `target/programs/`.
-pub fn build() -> Result<PathBuf> {
-    let simulator = executables(&["build", "--package", "gunyah-sim", "--bins"])?;
+/// and builds in a fraction of the time without optimisation, and puts them into `target/programs/`. `executing`:
+/// with the executing engine.
+pub fn build(executing: bool) -> Result<PathBuf> {
+    let mut arguments = vec!["build", "--package", "gunyah-sim", "--bins"];
+    if executing {
+        arguments.extend(["--features", EXECUTING_ENGINE]);
+    }
+    let simulator = executables(&arguments)?;
     programs(&simulator.iter().map(PathBuf::as_path).collect::<Vec<_>>())
 }
 

@@ -2,7 +2,7 @@
 //! Where the devicetree and the firmware are, and the registers that a guest begins with.
 
 use crate::bench::Bench;
-use crate::dialect::{ANDROID, GUNYAH, NEWER};
+use crate::dialect::{Dialect, ANDROID, GUNYAH, NEWER};
 use crate::guest::{Guest, BASE};
 use crate::memory::pages;
 use crate::rule::{Rule, Source};
@@ -57,6 +57,13 @@ pub const RULES: &[Rule] = &[
         firmware_overflow,
     )
     .newer(Source::Seen),
+    Rule::read(
+        ANDROID,
+        "firmware.nowhere",
+        "START with firmware in no region is EINVAL on 6.1, ENOENT on 6.6, ENODEV on 6.12.",
+        firmware_nowhere,
+    )
+    .started(),
     Rule::read(
         NEWER,
         "context.argument",
@@ -161,6 +168,18 @@ fn firmware_taken(bench: &Bench) -> Found {
 fn firmware_overflow(bench: &Bench) -> Found {
     let answer = firmware(bench, u64::MAX - 0xfff, pages(2))?;
     succeeds("SET_FW_CONFIG", answer).map(drop)
+}
+
+fn firmware_nowhere(bench: &Bench) -> Found {
+    let made = Guest::new(bench).make(bench)?;
+    let range = Range { guest: 0x1000_0000, size: pages(1) };
+    succeeds("SET_FW_CONFIG", made.vm.call(uapi::SET_FW_CONFIG, &range))?;
+    let errno = match bench.dialect {
+        Dialect::Ack61 => libc::EINVAL,
+        Dialect::Ack612 => libc::ENODEV,
+        _ => libc::ENOENT,
+    };
+    fails("START", made.vm.start(), &[errno])
 }
 
 fn context_argument(bench: &Bench) -> Found {

@@ -66,7 +66,9 @@ struct auth_type { /* android16-6.12 */
 	uint64_t arg;
 };
 
+#define AUTH_TYPE_ANDROID_PVM 0
 #define AUTH_TYPE_QTVM 1
+#define CAP_VCPU_TIMER_WAKEUP 0
 
 struct qtvm_auth {
 	uint16_t vm_id;

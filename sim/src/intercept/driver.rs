@@ -19,6 +19,7 @@ const CALLS: &[(&str, u32, &str)] = &[
     ("vm", uapi::VM_ANDROID_RECLAIM_REGION, "VM_ANDROID_RECLAIM_REGION"),
     ("vm", uapi::VM_ANDROID_MAP_CMA_MEM, "VM_ANDROID_MAP_CMA_MEM"),
     ("vm", uapi::VM_ANDROID_SET_AUTH_TYPE, "VM_ANDROID_SET_AUTH_TYPE"),
+    ("vm", uapi::CHECK_EXTENSION, "CHECK_EXTENSION"),
     ("vm", uapi::VM_START, "VM_START"),
     ("vm", uapi::VM_ADD_FUNCTION, "VM_ADD_FUNCTION"),
     ("vm", uapi::VM_REMOVE_FUNCTION, "VM_REMOVE_FUNCTION"),

@@ -73,6 +73,10 @@ pub struct Settings {
     pub rm: rm::Kind,
     /// Memory entries that the resource manager survives.
     pub rm_entries: u64,
+    /// The firmware for protected VMs that the boot loader gave the resource manager.
+    pub firmware: Option<&'static [u8]>,
+    /// CHECK_EXTENSION exists (on 6.12), and what it answers for timer wake-ups.
+    pub timer_wakeups: Option<u32>,
 }
 
 /// As many as phones have.
@@ -82,7 +86,13 @@ const VMIDS: usize = 63;
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { dialect: Dialect::Ack61, rm: rm::Kind::Debug, rm_entries: rm::ENTRIES_SURVIVED }
+        Self {
+            dialect: Dialect::Ack61,
+            rm: rm::Kind::Debug,
+            rm_entries: rm::ENTRIES_SURVIVED,
+            firmware: None,
+            timer_wakeups: None,
+        }
     }
 }
 
@@ -382,7 +392,12 @@ impl Model {
         let mut lost = rm::Lost::default();
         let step = match verdict {
             rm::Verdict::Refused(refused) => {
-                vm.state = if refused.late { State::FailedLate } else { State::Failed };
+                vm.state = match refused.late {
+                    // The driver itself refused it before it took a number.
+                    _ if refused.again => State::Configuring,
+                    true => State::FailedLate,
+                    false => State::Failed,
+                };
                 lost = refused.lost;
                 notes.push(json!({
                     "event": "rm-refused", "errno": errno_name(refused.errno), "why": refused.why,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Calls of 6.12 that launchers here do not use: what they check of their arguments.
+//! Further calls of 6.12: what they check of their arguments.
 
-use gunyah::uapi::{AuthType, GuestRange, MapCmaMem};
+use gunyah::uapi::{AuthType, GuestRange, MapCmaMem, CAP_VCPU_TIMER_WAKEUP};
 use nix::errno::Errno;
 
 use crate::caller::Caller;
@@ -49,6 +49,13 @@ impl Model {
         }
         caller.read_bytes(argument, &mut [0; size_of::<MapCmaMem>()])?;
         Err(Errno::ENOSYS)
+    }
+
+    /// CHECK_EXTENSION, which revisions after the first 6.12 have: the number is the argument itself.
+    pub fn check_extension(&self, argument: u64) -> Result<i64, Errno> {
+        let has = self.settings.timer_wakeups.filter(|_| self.settings.dialect.since_612());
+        let has = has.ok_or(Errno::ENOTTY)?;
+        Ok(if argument == u64::from(CAP_VCPU_TIMER_WAKEUP) { has.into() } else { 0 })
     }
 
     /// SET_AUTH_TYPE, of a kernel without a manager for any type.

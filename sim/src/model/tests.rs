@@ -57,6 +57,11 @@ impl Drop for Memory {
 
 /// The least that the resource manager takes; `affinity` as in vcpus.
 fn devicetree(base: u64, proxy: bool) -> Vec<u8> {
+    devicetree_with(base, proxy, &[])
+}
+
+/// The same with more about memory.
+fn devicetree_with(base: u64, proxy: bool, memory_properties: &[(&str, u64)]) -> Vec<u8> {
     let mut fdt = FdtWriter::new().unwrap();
     let root = fdt.begin_node("").unwrap();
     fdt.property_u32("interrupt-parent", 1).unwrap();
@@ -79,6 +84,9 @@ fn devicetree(base: u64, proxy: bool) -> Vec<u8> {
     fdt.property_string("image-name", "test").unwrap();
     let memory = fdt.begin_node("memory").unwrap();
     fdt.property_u64("base-address", base).unwrap();
+    for (name, value) in memory_properties {
+        fdt.property_u64(name, *value).unwrap();
+    }
     fdt.end_node(memory).unwrap();
     let vcpus = fdt.begin_node("vcpus").unwrap();
     if proxy {
@@ -390,4 +398,5 @@ fn a_function_is_removed_once() {
 }
 
 mod facts;
+mod firmware;
 mod paged;

@@ -128,8 +128,9 @@ impl Vm {
         self.state = State::Starting;
         self.proxy = start.guest.proxy;
         self.cpus = start.guest.cpus;
-        self.entry =
-            self.boot_context.get(&(BOOT_CONTEXT_PC << 8)).copied().unwrap_or(start.entry.pc);
+        // A VM with firmware begins in it, whatever was set.
+        let set = self.boot_context.get(&(BOOT_CONTEXT_PC << 8)).copied();
+        self.entry = set.filter(|_| self.firmware.is_none()).unwrap_or(start.entry.pc);
         self.reserved.clone_from(&start.guest.reserved);
         self.provided = given.folios.into_iter().collect();
         self.handed = given.pieces;

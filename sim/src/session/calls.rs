@@ -235,6 +235,7 @@ impl Session {
                 uapi::VM_ANDROID_RECLAIM_REGION => self.model.reclaim_region(vm, caller, argument),
                 uapi::VM_ANDROID_MAP_CMA_MEM => self.model.map_cma_mem(vm, caller, argument),
                 uapi::VM_ANDROID_SET_AUTH_TYPE => self.model.set_auth_type(vm, caller, argument),
+                uapi::CHECK_EXTENSION => self.model.check_extension(argument),
                 uapi::VM_START => {
                     self.start(notification, line, vm);
                     return;

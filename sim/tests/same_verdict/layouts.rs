@@ -131,6 +131,7 @@ impl Layout {
                 rm: self.rm,
                 // One page is one entry too many: as many as the config's would take minutes.
                 rm_entries: if self.scattered { 0 } else { rm::ENTRIES_SURVIVED },
+                ..Settings::default()
             },
             access: if self.shared { Access::Share } else { Access::Lend },
             regions,

@@ -23,6 +23,7 @@ enum Of {
 use Of::{Hypervisor, Proxy};
 
 const NODEV: Option<Errno> = Some(Errno::ENODEV);
+const PERM: Option<Errno> = Some(Errno::EPERM);
 const INVAL: Option<Errno> = Some(Errno::EINVAL);
 /// START succeeds, and it is the guest that would be wrong.
 const STARTS: Option<Errno> = None;
@@ -62,7 +63,7 @@ const TABLE: &[Row] = &[
     ("dtb-no-chosen", NODEV, Proxy, |tree| { tree.root.remove_child("chosen"); }),
     ("dtb-first-child-cells", NODEV, Proxy, |tree| tree.root.move_first("cpus")),
     ("dtb-first-child-cells", NODEV, Proxy, |tree| { node(tree, "/chosen").set_u32("#address-cells", 1); }),
-    ("dtb-hypervisor-node", NODEV, Proxy, |tree| { tree.root.push(Node::new("hypervisor")); }),
+    ("dtb-hypervisor-node", PERM, Proxy, |tree| { tree.root.push(Node::new("hypervisor")); }),
     ("dtb-memory-node-name", INVAL, Proxy, |tree| {
         tree.root.ensure_child("memory@80000000").set_str("device_type", "memory");
     }),

@@ -4,8 +4,8 @@
 use crate::config::{ConsoleConfig, ConsoleDevice};
 use crate::diagnostic::kinds;
 use crate::dtb::build::Faults;
-use crate::dtb::console::{doorbell, serial_port, LEVEL_HIGH};
-use crate::dtb::lookup::{devices_at, models, spi};
+use crate::dtb::console::{serial_port, LEVEL_HIGH};
+use crate::dtb::lookup::{devices_at, doorbell, models, spi};
 use crate::dtb::property::NodeAt;
 use crate::dtb::tree::Tree;
 
@@ -35,7 +35,7 @@ kinds! {
 pub(super) fn check(tree: &Tree, console: &ConsoleConfig, faults: &mut Faults<'_>) {
     let wanted = (console.interrupt, LEVEL_HIGH);
     let label = console.label;
-    match doorbell(tree, console).map(|bell| spi(&bell)) {
+    match doorbell(tree, label).map(|bell| spi(&bell)) {
         None => faults.add_at(
             "console.label",
             NO_DOORBELL.case(format!("no doorbell vdevice has the console's label {label}")),

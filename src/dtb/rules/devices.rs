@@ -4,10 +4,8 @@
 use crate::config::{Transport, VmConfig};
 use crate::diagnostic::kinds;
 use crate::dtb::build::Faults;
-use crate::dtb::devices::{
-    doorbell, interrupt_map, pool_node, trigger_cell, MMIO_MODEL, PCI_MODEL,
-};
-use crate::dtb::lookup::{devices_at, spi};
+use crate::dtb::devices::{interrupt_map, pool_node, trigger_cell, MMIO_MODEL, PCI_MODEL};
+use crate::dtb::lookup::{devices_at, doorbell, spi};
 use crate::dtb::property::NodeAt;
 use crate::dtb::tree::Tree;
 use crate::layout::{PCI_CAM_BASE, PCI_CAM_SIZE};
@@ -16,7 +14,7 @@ use crate::plan::{LaunchPlan, PlannedDevice};
 kinds! {
     // Seen: an edge irqfd of a level interrupt is raised for ever.
     DEVICE_DOORBELL: Error "dtb-device-doorbell" in Dtb {
-        "a doorbell with a virtio device's label raises another interrupt than the device's",
+        "a doorbell with a device's label raises another interrupt than the device's",
         cause: "gunyahd gives devices labels and SPIs from 6 on, and the devicetree uses the label for something else",
         cure: "give the devicetree's own doorbells other labels, or leave the device's doorbell out: it is added",
     }
@@ -28,7 +26,7 @@ kinds! {
     }
     // Ours.
     DEVICE_INTERRUPT: Error "dtb-device-interrupt" in Dtb {
-        "another node has the interrupt of a virtio device",
+        "another node has the interrupt of a device",
         cause: "gunyahd gives devices labels and SPIs from 6 on",
         cure: "give the other node another SPI",
     }
@@ -38,17 +36,6 @@ pub(super) fn check(tree: &Tree, config: &VmConfig, plan: &LaunchPlan, faults: &
     let trigger = trigger_cell(config);
     for device in &plan.devices {
         let key = device.model.key();
-        let wanted = Some((device.interrupt, trigger));
-        let bell = doorbell(tree, device);
-        if let Some(bell) = bell.as_ref().filter(|bell| spi(bell) != wanted) {
-            let what = format!(
-                "{} with label {} does not raise SPI {} with trigger {trigger}",
-                bell.path(),
-                device.label,
-                device.interrupt
-            );
-            faults.add_at(&key, DEVICE_DOORBELL.case(what));
-        }
         let nodes = devices_at(tree, device.registers.base, device.registers.size);
         for node in &nodes {
             if let Some(why) = mmio_difference(node, config, device, plan, tree) {
@@ -56,14 +43,7 @@ pub(super) fn check(tree: &Tree, config: &VmConfig, plan: &LaunchPlan, faults: &
                 faults.add_at(&key, DEVICE_DIFFERS.case(what));
             }
         }
-        let own = |at: &NodeAt<'_>| {
-            at.has("vdevice-type") || nodes.iter().any(|node| node.path() == at.path())
-        };
-        let same = |at: &NodeAt<'_>| spi(at).is_some_and(|(number, _)| number == device.interrupt);
-        if let Some(other) = tree.walk().into_iter().find(|at| same(at) && !own(at)) {
-            let what = format!("{} has SPI {} of {key}", other.path(), device.interrupt);
-            faults.add_at(&key, DEVICE_INTERRUPT.case(what));
-        }
+        line(tree, &key, device.label, (device.interrupt, trigger), &nodes, faults);
     }
     if config.transport == Transport::Pci && !plan.devices.is_empty() {
         let nodes = devices_at(tree, PCI_CAM_BASE, PCI_CAM_SIZE);
@@ -76,6 +56,33 @@ pub(super) fn check(tree: &Tree, config: &VmConfig, plan: &LaunchPlan, faults: &
                 faults.add_at("transport", DEVICE_DIFFERS.case(format!("{} {why}", node.path())));
             }
         }
+    }
+}
+
+/// The doorbell with the label of what is `key` in the file raises its interrupt, number and trigger, which
+/// no node has but its `own`.
+pub(super) fn line(
+    tree: &Tree,
+    key: &str,
+    label: u32,
+    (number, trigger): (u32, u32),
+    own: &[NodeAt<'_>],
+    faults: &mut Faults<'_>,
+) {
+    let bell = doorbell(tree, label).filter(|bell| spi(bell) != Some((number, trigger)));
+    if let Some(bell) = bell {
+        let what = format!(
+            "{} with label {label} does not raise SPI {number} with trigger {trigger}",
+            bell.path()
+        );
+        faults.add_at(key, DEVICE_DOORBELL.case(what));
+    }
+    let own =
+        |at: &NodeAt<'_>| at.has("vdevice-type") || own.iter().any(|node| node.path() == at.path());
+    let same = |at: &NodeAt<'_>| spi(at).is_some_and(|(found, _)| found == number);
+    if let Some(other) = tree.walk().into_iter().find(|at| same(at) && !own(at)) {
+        let what = format!("{} has SPI {number} of {key}", other.path());
+        faults.add_at(key, DEVICE_INTERRUPT.case(what));
     }
 }
 
@@ -165,7 +172,7 @@ mod tests {
         assert_eq!(rules::check(&tree, config, &plan), []);
         change(&mut tree);
         let faults = rules::check(&tree, config, &plan).into_iter();
-        faults.map(|fault| fault.name.into_owned()).collect()
+        faults.map(|fault| fault.name.to_string()).collect()
     }
 
     #[test]

@@ -132,8 +132,7 @@ fn initrd(tree: &Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
     let number = |property| chosen.as_ref()?.number(property);
     let found = [number("linux,initrd-start"), number("linux,initrd-end")];
     if found != [Some(initrd.base), Some(end)] {
-        let what =
-            format!("/chosen names another initrd than the plan, {:#x} to {end:#x}", initrd.base);
+        let what = format!("/chosen names another initrd than the plan, {initrd}");
         faults.add_at("initrd", INITRD_DIFFERS.case(what));
     }
 }
@@ -199,8 +198,7 @@ fn reservations_and_plan(tree: &Tree, plan: &LaunchPlan, faults: &mut Faults<'_>
         let mut reserved = tree.reservations.iter();
         if let Some((base, size)) = reserved.find(|range| overlap(**range, (start, len))) {
             faults.add(RESERVATION_TAKEN.case(format!(
-                "/memreserve/ {base:#x} {size:#x} overlaps the {what} at {start:#x}..{:#x}",
-                start.saturating_add(len)
+                "/memreserve/ {base:#x}+{size:#x} overlaps the {what} {start:#x}+{len:#x}"
             )));
         }
     }

@@ -8,9 +8,11 @@
 pub(super) mod authenticated;
 pub(super) mod console;
 pub(super) mod devices;
+pub(super) mod firmware;
 pub(super) mod gic;
 pub(super) mod memory;
 pub(super) mod nodes;
+pub(super) mod power_key;
 #[cfg(test)]
 mod tests;
 pub(super) mod vcpus;
@@ -34,6 +36,7 @@ pub fn check(tree: &Tree, config: &VmConfig, plan: &LaunchPlan) -> Vec<Diagnosti
     nodes::check(tree, &mut faults);
     memory::check(tree, config, plan, &mut faults);
     vm_config::check(tree, plan, &mut faults);
+    firmware::check(tree, plan, &mut faults);
     vcpus::check(tree, config, plan.scheduling, &mut faults);
     gic::check(tree, &mut faults);
     vdevices::check(tree, plan, &mut faults);
@@ -41,5 +44,8 @@ pub fn check(tree: &Tree, config: &VmConfig, plan: &LaunchPlan) -> Vec<Diagnosti
         console::check(tree, console, &mut faults);
     }
     devices::check(tree, config, plan, &mut faults);
+    if let Some(key) = plan.power_key {
+        power_key::check(tree, key, &mut faults);
+    }
     faults.found
 }

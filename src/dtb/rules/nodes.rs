@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The tree as a whole: which nodes there must be, and how they are named and nested.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use crate::diagnostic::kinds;
 use crate::dtb::build::Faults;
@@ -15,7 +15,7 @@ kinds! {
         cure: "add /chosen as the root's first child",
     }
     // Seen.
-    HYPERVISOR_NODE: Error "dtb-hypervisor-node" in Dtb, START answers ENODEV {
+    HYPERVISOR_NODE: Error "dtb-hypervisor-node" in Dtb, START answers EPERM {
         "the devicetree has a /hypervisor",
         cause: "the resource manager makes /hypervisor itself",
         cure: "remove it",
@@ -58,12 +58,12 @@ const DEPTH_MAX: usize = 16;
 pub(super) const PATH_MAX: usize = 255;
 
 pub(super) fn check(tree: &Tree, faults: &mut Faults<'_>) {
-    let mut phandles = HashSet::new();
+    let mut phandles = BTreeSet::new();
     // One of each is enough: a hostile tree could have thousands.
     let (mut deep, mut long, mut twin) = (None, None, None);
     for at in tree.walk() {
         let path = at.path();
-        let mut names = HashSet::new();
+        let mut names = BTreeSet::new();
         if let Some(second) = at.children().find(|child| !names.insert(&child.node.name)) {
             twin.get_or_insert_with(|| {
                 DUPLICATE_NODE.case(format!("{} is there twice", second.path()))

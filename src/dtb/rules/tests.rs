@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Each rule broken once, in a tree that keeps all others.
 
+mod firmware;
 mod gic;
 mod memory;
 mod nodes;
+mod power_key;
 mod vcpus;
 mod vdevices;
 mod vm_config;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! CPUs, and who schedules them.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use super::nodes::{path_length, PATH_MAX};
 use super::vm_config::{property, COMPLETE_IT};
@@ -13,6 +13,7 @@ use crate::dtb::lookup::{cpu_nodes, cpus_node, scheduling, vm_config_part, vm_co
 use crate::dtb::property::NodeAt;
 use crate::dtb::tree::Tree;
 use crate::text::excerpt;
+use crate::text::Count;
 
 const AGREE: &str = "make devicetree and config agree";
 
@@ -124,8 +125,8 @@ pub(super) fn check(tree: &Tree, config: &VmConfig, wanted: Scheduling, faults: 
     let cpus = cpu_nodes(tree);
     if u32::try_from(cpus.len()) != Ok(config.vcpus.count) {
         let what = format!(
-            "the devicetree has {} CPUs, vcpus.count is {}",
-            cpus.len(),
+            "the devicetree has {}, vcpus.count is {}",
+            Count::of(cpus.len(), "CPU"),
             config.vcpus.count
         );
         faults.add_at("vcpus.count", CPU_COUNT.case(what));
@@ -189,7 +190,10 @@ fn physical_cpus(
 ) {
     let cpus = cpu_nodes(tree).len();
     if map.len() != cpus {
-        let what = format!("affinity-map has {} entries for {cpus} CPUs", map.len());
+        let what = {
+            let (entries, cpus) = (Count::of(map.len(), "entry"), Count::of(cpus, "CPU"));
+            format!("affinity-map has {entries} for {cpus}")
+        };
         faults.add_at("vcpus.affinity", AFFINITY_MAP_LENGTH.case(what));
     }
     let wanted = affinity_map(config);
@@ -203,7 +207,7 @@ fn physical_cpus(
 
 /// What CPUs are numbered by. Any MPIDR is good, as long as it is one CPU's alone.
 fn numbers(tree: &Tree, cpus: &[NodeAt<'_>], faults: &mut Faults<'_>) {
-    let mut seen = HashSet::new();
+    let mut seen = BTreeSet::new();
     let unnumbered = |cpu: &&NodeAt<'_>| !cpu.number("reg").is_some_and(|reg| seen.insert(reg));
     let paths: Vec<_> = cpus.iter().filter(unnumbered).map(NodeAt::path).collect();
     if let Some(paths) = listed(&paths) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Doorbells and shared memory. The driver finds both by their labels.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use crate::diagnostic::kinds;
 use crate::dtb::build::Faults;
@@ -59,8 +59,8 @@ kinds! {
 }
 
 pub(super) fn check(tree: &Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
-    let mut labels = HashSet::new();
-    let mut interrupts = HashSet::new();
+    let mut labels = BTreeSet::new();
+    let mut interrupts = BTreeSet::new();
     for bell in vdevices(tree, "doorbell") {
         let path = bell.path();
         let label = label(&bell);
@@ -81,7 +81,7 @@ pub(super) fn check(tree: &Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
         }
     }
     let all = vdevices(tree, "shm");
-    let mut labels = HashSet::new();
+    let mut labels = BTreeSet::new();
     for shm in &all {
         let path = shm.path();
         if !shm.has("peer-default") {
@@ -100,7 +100,7 @@ pub(super) fn check(tree: &Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
     }
 }
 
-fn first_with(labels: &mut HashSet<u32>, label: u32, path: &str, faults: &mut Faults<'_>) {
+fn first_with(labels: &mut BTreeSet<u32>, label: u32, path: &str, faults: &mut Faults<'_>) {
     if !labels.insert(label) {
         faults.add(
             DUPLICATE_LABEL.case(format!("{path} has label {label}, as another of its kind has")),

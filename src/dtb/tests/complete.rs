@@ -5,6 +5,7 @@ use gunyah::Dialect;
 
 use super::*;
 use crate::config::Access;
+use crate::plan::LaunchPlan;
 
 const CONFIG: &str = "/gunyah-vm-config";
 
@@ -260,4 +261,42 @@ fn a_shared_region_is_a_vdevice_or_a_reserved_range_as_the_driver_wants() {
         // What is lent comes by page fault and needs nothing.
         assert_eq!(has(&built(dialect, None, Access::Lend)), (false, None));
     }
+}
+
+#[test]
+fn firmware_is_placed_and_told_where_the_kernel_is() {
+    let config = fixture::firmware();
+    let mut plan = fixture::plan(&config, 0x8100_0000, 0x1000);
+    plan.kernel.size = 0x12_3456;
+    let tree = build(&config, None, &plan, &Seeds::default()).unwrap().tree;
+    let memory = tree.at("/gunyah-vm-config/memory").unwrap();
+    for (name, value) in
+        [("firmware-address", 0x7fc0_0000), ("firmware-size-max", 4 << 20), ("size-max", 64 << 20)]
+    {
+        assert_eq!(memory.number(name), Some(value), "{name}");
+    }
+    let kernel = tree.at("/config").unwrap();
+    assert_eq!(kernel.value("kernel-address").unwrap(), 0x8000_0000u32.to_be_bytes());
+    assert_eq!(kernel.value("kernel-size").unwrap(), 0x12_3456u32.to_be_bytes());
+    // A VM without it has none of this.
+    let plain = generated(&fixture::proxy());
+    let memory = plain.at("/gunyah-vm-config/memory").unwrap();
+    assert!(plain.at("/config").is_none() && !memory.has("firmware-address"));
+    assert!(!memory.has("size-max"));
+}
+
+#[test]
+fn timers_are_left_to_a_driver_that_has_them() {
+    let config = fixture::proxy();
+    let mut plan = fixture::plan(&config, 0x8100_0000, 0x1000);
+    let has = |plan: &LaunchPlan, given: Option<&[u8]>| {
+        let tree = build(&config, given, plan, &Seeds::default()).unwrap().tree;
+        tree.at("/gunyah-vm-config/vcpus").unwrap().has("no-timer-wakeups")
+    };
+    assert!(!has(&plan, None));
+    plan.timer_wakeups = true;
+    assert!(has(&plan, None));
+    // What somebody wrote stays as it is.
+    let given = generated(&config).to_blob().unwrap();
+    assert!(!has(&plan, Some(&given)));
 }

@@ -96,6 +96,7 @@ proptest! {
         regions in 0u32..20, cmdline in "[ -~]{0,200}", name in "[a-z][a-z0-9_-]{0,30}",
         initrd in any::<u32>(), size in any::<u32>(), kaslr in any::<u64>(), rng in any::<[u8; 32]>(),
         newer in any::<bool>(), disks in 0usize..17, pci in any::<bool>(), pooled in any::<bool>(),
+        power_key in any::<bool>(),
     ) {
         let mut config = if proxy { fixture::proxy() } else { fixture::config() };
         config.name = crate::config::VmName::new(&name).unwrap();
@@ -105,6 +106,7 @@ proptest! {
             config.vcpus.affinity = (0..cpus).map(|cpu| vec![cpu]).collect();
         }
         config.console = config.console.filter(|_| console);
+        config.stop = fixture::with_power_key().stop.filter(|_| power_key && proxy);
         config.regions = (0..regions).map(|number| RegionConfig {
             label: u32::MAX - number,
             base: 0xa000_0000 + u64::from(number) * 0x20_0000,

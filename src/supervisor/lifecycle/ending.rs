@@ -30,7 +30,7 @@ kinds! {
     }
     READY_LATE: Error "ready-timeout" in Run {
         "a guest did not say in time that it is ready",
-        cause: "the guest hangs or is slow, or it never prints what ready.console_line waits for",
+        cause: "the guest hangs or is slow, or it never does what `ready` waits for",
         cure: "read what it printed: gunyahctl log VM; correct `ready`, or give it more time",
     }
     SILENT_MANAGER: Error "manager-silent" in Start {

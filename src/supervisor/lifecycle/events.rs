@@ -61,7 +61,7 @@ impl Rules {
             stop_timeout: config.stop.as_ref().map(|_| millis(config.stop_timeout)),
             ready: match &config.ready {
                 None => Readiness::Unknown,
-                Some(ready) if ready.console_line.is_none() => Readiness::AtOnce,
+                Some(ready) if ready.is_at_once() => Readiness::AtOnce,
                 Some(ready) => Readiness::Within(millis(ready.timeout)),
             },
             property: config.start.property.as_ref().map(|wait| {
@@ -106,11 +106,11 @@ kinds! {
 
 impl Death {
     /// The name of such a death.
-    pub(super) fn kind(self) -> Kind {
+    pub(super) fn kind(self) -> &'static Kind {
         match self {
-            Self::Exit(_) => EXITED,
-            Self::Signal(libc::SIGSYS) => FORBIDDEN,
-            Self::Signal(_) => KILLED,
+            Self::Exit(_) => &EXITED,
+            Self::Signal(libc::SIGSYS) => &FORBIDDEN,
+            Self::Signal(_) => &KILLED,
         }
     }
 }
@@ -122,6 +122,11 @@ impl fmt::Display for Death {
             // Seccomp's signal: Documentation/userspace-api/seccomp_filter.rst.
             Death::Signal(libc::SIGSYS) => {
                 f.write_str("worker killed by SIGSYS: a system call that its filter forbids")
+            }
+            // What a panic comes to where the program is built without its messages: BRK on arm64, UD2 on x86-64.
+            Death::Signal(number @ (libc::SIGTRAP | libc::SIGILL)) => {
+                let signal = if *number == libc::SIGTRAP { "SIGTRAP" } else { "SIGILL" };
+                write!(f, "worker killed by {signal}, as by a panic: a bug in gunyahd")
             }
             Death::Signal(number) => match Signal::try_from(*number) {
                 Ok(signal) => write!(f, "worker killed by {signal}"),

@@ -1,18 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `cargo xtask demo`: gunyahd launches two arm64 Linux guests on the simulator, in a minute.
+//! `cargo xtask demo`: gunyahd launches three arm64 Linux guests on the simulator, in two minutes: two in RAM
+//! alone, run by QEMU, then a Debian on a root disk.
 
+mod debian;
 mod guests;
+mod network;
 mod screen;
 mod session;
 mod summary;
+mod terminal;
 
+use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{bail, Context, Result};
+use anyhow::{anyhow, bail, Context, Result};
+use serde_json::Value;
 
 use crate::hugepages::{Pool, Reservation};
 use crate::{setup, tree};
+use debian::Debian;
 use guests::Guests;
 use screen::Screen;
 use session::{Event, Session};
@@ -24,17 +31,59 @@ const TICK: Duration = Duration::from_millis(200);
 
 /// Runs the command, with the programs in a folder, or those that it builds.
 pub fn run(programs: Option<&Path>) -> Result<()> {
-    let interrupts = session::take_signals()?;
+    let events = session::take_signals()?;
     let begin = Instant::now();
     println!("set-up");
     let assets = setup::for_guests()?;
+    let mut debian = Debian::prepare();
     let binaries = match programs {
         Some(programs) => programs.to_owned(),
-        None => tree::build()?,
+        None => tree::build(debian.is_ok())?,
     };
+    if debian.is_ok() && !debian::has_engine(&binaries) {
+        debian = Err(anyhow!("{}: gunyah-sim has no engine exec", binaries.display()));
+    }
     println!("  binaries      {}", summary::binaries(&binaries)?);
     let before = Pool::now()?;
-    let reservation = match Reservation::add(guests::MEMORY_BYTES) {
+    let reservation = reserve(before);
+    let dir = tree::target().join("demo");
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
+
+    let guests = Guests::without_disk(&dir, &assets, reservation.is_some())?;
+    let mut screen = Screen::new();
+    let session = Session::start(&binaries, &guests, &events)?;
+    let result = story(&session, &mut screen, &guests);
+    screen.clear_table();
+    // Also after an error: leave nothing behind.
+    let ended = session.end();
+    drop(reservation);
+    let mut story = result?;
+    story.ended = ended?;
+    let after = Pool::settled(before)?;
+    match &debian {
+        Ok(debian) => {
+            story.add(debian.show((&dir, &binaries, &events), &assets, &mut screen)?);
+        }
+        Err(reason) => story.left_out.push(format!("Debian on a root disk: {reason:#}")),
+    }
+
+    summary::print(&story, &guests.console_dir, (before, after), begin.elapsed());
+    if after != before {
+        bail!(
+            "huge pages: {} of {} free before, {} of {} after",
+            before.free,
+            before.total,
+            after.free,
+            after.total
+        );
+    }
+    Ok(())
+}
+
+/// Huge pages for the first two, or a word about what is used instead.
+fn reserve(before: Pool) -> Option<Reservation> {
+    match Reservation::add(guests::MEMORY_BYTES) {
         Ok(pages) => {
             println!(
                 "  huge pages    {} of {} MiB added to the {} that are there",
@@ -51,67 +100,74 @@ pub fn run(programs: Option<&Path>) -> Result<()> {
             }
             None
         }
-    };
-    let guests = Guests::write(&assets, reservation.is_some())?;
-
-    let mut screen = Screen::new();
-    let mut session = Session::start(&binaries, &guests, interrupts)?;
-    let result = story(&mut session, &mut screen, &guests);
-    screen.clear_table();
-    // Also after an error: leave nothing behind.
-    let ended = session.end();
-    drop(reservation);
-    let story = result?;
-    let ended = ended?;
-
-    let after = Pool::settled(before)?;
-    summary::print(&story, &guests, ended, (before, after), begin.elapsed());
-    if after != before {
-        bail!(
-            "huge pages: {} of {} free before, {} of {} after",
-            before.free,
-            before.total,
-            after.free,
-            after.total
-        );
     }
-    Ok(())
 }
 
 /// What was seen.
 #[derive(Debug, Default)]
 pub struct Story {
-    /// From the start of gunyahd to each guest's own line, in the order of the guests.
+    /// The guests, in the order of their start.
+    pub names: Vec<&'static str>,
+    /// From the start of gunyahd until each was up.
     pub reached: Vec<Duration>,
-    /// `gunyahctl status --json` with both guests up.
-    pub status: serde_json::Value,
+    /// `gunyahctl status --json` with all of them up.
+    pub status: Value,
     /// How long each `gunyahctl stop` took.
     pub stopped: Vec<Duration>,
+    /// How long the slowest end of gunyahd took.
+    pub ended: Duration,
+    /// Anything else, by its name.
+    pub seen: Vec<(&'static str, String)>,
+    /// What cannot be shown here, and why.
+    pub left_out: Vec<String>,
 }
 
-fn story(session: &mut Session, screen: &mut Screen, guests: &Guests) -> Result<Story> {
+impl Story {
+    /// And then …
+    fn add(&mut self, mut next: Self) {
+        self.names.append(&mut next.names);
+        self.reached.append(&mut next.reached);
+        self.stopped.append(&mut next.stopped);
+        self.seen.append(&mut next.seen);
+        self.left_out.append(&mut next.left_out);
+        self.ended = self.ended.max(next.ended);
+        let vms = |status: &mut Value| status["vms"].as_array().cloned().unwrap_or_default();
+        let all = [vms(&mut self.status), vms(&mut next.status)].concat();
+        self.status["vms"] = Value::from(all);
+    }
+}
+
+/// Shows what happens until all guests are up, which `up` tells of one by its number, and when each was.
+fn boot(
+    session: &Session,
+    screen: &mut Screen,
+    guests: &Guests,
+    timeout: Duration,
+    up: impl Fn(&Event) -> Option<usize>,
+) -> Result<Vec<Duration>> {
     println!("\nboot");
-    let deadline = Instant::now() + GUESTS_TIMEOUT;
-    let mut reached: Vec<Option<Duration>> = vec![None; guests.names().len()];
+    let deadline = Instant::now() + timeout;
+    let mut reached: Vec<Option<Duration>> = vec![None; guests.names.len()];
     while reached.iter().any(Option::is_none) {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             bail!(
-                "no guest's `{REACHED}` within {} s; see {}",
-                GUESTS_TIMEOUT.as_secs(),
+                "not all guests are up within {} s; see {}",
+                timeout.as_secs(),
                 guests.console_dir.display()
             );
         }
-        match session.next(TICK.min(left)) {
+        let event = session.next(TICK.min(left));
+        if let Some(reached) = event.as_ref().and_then(&up).and_then(|at| reached.get_mut(at)) {
+            reached.get_or_insert(session.age());
+        }
+        match event {
             Some(Event::Output(line)) => {
-                for (name, reached) in guests.names().iter().zip(&mut reached) {
-                    if line.starts_with(&format!("[{name}] {REACHED}")) {
-                        reached.get_or_insert(session.age());
-                    }
-                }
+                let line = screen::of_console(line, &guests.names);
                 guests.keep(&line)?;
                 screen.output(&line);
             }
+            Some(Event::Terminal(text)) => screen.output(&text),
             Some(Event::Vms(vms)) => screen.vms(&vms)?,
             Some(Event::Change(change)) => {
                 screen.change(&change);
@@ -126,16 +182,32 @@ fn story(session: &mut Session, screen: &mut Screen, guests: &Guests) -> Result<
         }
     }
     screen.clear_table();
+    Ok(reached.into_iter().flatten().collect())
+}
 
+/// Shows the status, and returns it.
+fn status(session: &Session) -> Result<Value> {
     println!("\n$ gunyahctl status");
     print!("{}", session.control(&["status"])?);
     let status = session.control(&["status", "--json"])?;
-    let status = serde_json::from_str(&status).context("gunyahctl status --json")?;
+    serde_json::from_str(&status).context("gunyahctl status --json")
+}
+
+fn story(session: &Session, screen: &mut Screen, guests: &Guests) -> Result<Story> {
+    let names = &guests.names;
+    let printed = |event: &Event| match event {
+        Event::Output(line) => {
+            names.iter().position(|name| line.starts_with(&format!("[{name}] {REACHED}")))
+        }
+        _ => None,
+    };
+    let reached = boot(session, screen, guests, GUESTS_TIMEOUT, printed)?;
+    let status = status(session)?;
 
     println!();
     let mut stopped = Vec::new();
     // The one that waited for the other goes first.
-    for name in guests.names().iter().rev() {
+    for name in names.iter().rev() {
         let begin = Instant::now();
         println!("$ gunyahctl stop {name}");
         print!("{}", session.control(&["stop", name])?);
@@ -144,7 +216,6 @@ fn story(session: &mut Session, screen: &mut Screen, guests: &Guests) -> Result<
             println!("{line}");
         }
     }
-    println!("\n$ gunyahctl status");
-    print!("{}", session.control(&["status"])?);
-    Ok(Story { reached: reached.into_iter().flatten().collect(), status, stopped })
+    self::status(session)?;
+    Ok(Story { names: names.clone(), reached, status, stopped, ..Story::default() })
 }

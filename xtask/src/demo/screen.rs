@@ -13,7 +13,7 @@ const RESET: &str = "\x1b[0m";
 const DIM: &str = "\x1b[2m";
 const BOLD: &str = "\x1b[1m";
 // One a guest, readable on light and dark backgrounds.
-const COLOURS: [&str; 2] = ["\x1b[36m", "\x1b[33m"];
+const COLOURS: [&str; 3] = ["\x1b[36m", "\x1b[33m", "\x1b[35m"];
 // A long line must not wrap, or the table could not be erased.
 const NO_WRAP: &str = "\x1b[?7l";
 const WRAP: &str = "\x1b[?7h";
@@ -138,6 +138,16 @@ fn split_console(line: &str) -> Option<(&str, &str)> {
     (letter && name.chars().all(plain)).then_some((name, text))
 }
 
+/// A line of a console that gunyahd has logged, as the simulator prints those of other engines.
+pub fn of_console(line: String, names: &[&str]) -> String {
+    let logged = |name: &&str| {
+        let (_, text) = line.split_once(&format!(" gunyah.{name}:"))?;
+        // Carriage returns are escaped in the log.
+        Some(format!("[{name}]{}", text.replace("\\r", "")))
+    };
+    names.iter().find_map(logged).unwrap_or(line)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,5 +157,9 @@ mod tests {
         assert_eq!(split_console("[media] [    0.1] x"), Some(("media", "[    0.1] x")));
         assert_eq!(split_console("[    0.1] x"), None);
         assert_eq!(split_console("gunyahd: boot"), None);
+        let logged = "[    1.0] I gunyah.debian: \\rINIT: version\\r".to_owned();
+        assert_eq!(of_console(logged, &["media", "debian"]), "[debian] INIT: version");
+        let other = "[    1.0] I gunyahd: debian: ready".to_owned();
+        assert_eq!(of_console(other.clone(), &["debian"]), other);
     }
 }

@@ -17,6 +17,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::guests::Guests;
+use super::terminal::Terminal;
 
 const SET_PRIVILEGES: &str = "setpriv";
 const SOCKET_TIMEOUT: Duration = Duration::from_secs(10);
@@ -27,6 +28,8 @@ const END_TIMEOUT: Duration = Duration::from_secs(30);
 pub enum Event {
     /// A line of a console or of the log.
     Output(String),
+    /// What `gunyahctl console` printed.
+    Terminal(String),
     /// All VMs.
     Vms(Value),
     /// One VM's new state.
@@ -37,8 +40,15 @@ pub enum Event {
     Ended,
 }
 
+/// All events, of one session after the other.
+#[derive(Debug)]
+pub struct Events {
+    sender: Sender<Event>,
+    receiver: Receiver<Event>,
+}
+
 /// From here on Ctrl-C and similar signals become events.
-pub fn take_signals() -> Result<(Sender<Event>, Receiver<Event>)> {
+pub fn take_signals() -> Result<Events> {
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         signals.add(signal);
@@ -52,27 +62,23 @@ pub fn take_signals() -> Result<(Sender<Event>, Receiver<Event>)> {
             let _ = tell.send(Event::Interrupted);
         }
     });
-    Ok((sender, receiver))
+    Ok(Events { sender, receiver })
 }
 
 /// The running system.
 #[derive(Debug)]
-pub struct Session {
+pub struct Session<'a> {
     simulator: Child,
     gunyahd: Pid,
     gunyahctl: PathBuf,
     socket: PathBuf,
-    events: Receiver<Event>,
+    events: &'a Events,
     begin: Instant,
 }
 
-impl Session {
+impl<'a> Session<'a> {
     /// Starts `gunyahd boot` on the simulator and begins to watch it.
-    pub fn start(
-        binaries: &Path,
-        guests: &Guests,
-        (sender, events): (Sender<Event>, Receiver<Event>),
-    ) -> Result<Self> {
+    pub fn start(binaries: &Path, guests: &Guests, events: &'a Events) -> Result<Self> {
         let socket = guests.run_dir.join("gunyahd.socket");
         let mut command = if nix::unistd::geteuid().is_root() {
             Command::new(SET_PRIVILEGES)
@@ -87,7 +93,7 @@ impl Session {
             .args(["--pdeathsig", "KILL"])
             .arg(binaries.join("gunyah-sim"))
             // The hypervisor schedules one of them, whose stop the real resource manager does not survive.
-            .args(["--rm", "debug", "--engine", "qemu", "--console", "-", "--"])
+            .args(["--rm", "debug", "--engine", guests.engine, "--console", "-", "--"])
             .arg(binaries.join("gunyahd"))
             .arg("boot")
             .arg("--config-dir")
@@ -104,10 +110,10 @@ impl Session {
         let begin = Instant::now();
         let mut simulator = command.spawn().context("starting gunyah-sim")?;
         let readers = [
-            simulator.stdout.take().map(|out| read_lines(out, sender.clone())),
-            simulator.stderr.take().map(|err| read_lines(err, sender.clone())),
+            simulator.stdout.take().map(|out| read_lines(out, events.sender.clone())),
+            simulator.stderr.take().map(|err| read_lines(err, events.sender.clone())),
         ];
-        let at_end = sender.clone();
+        let at_end = events.sender.clone();
         thread::spawn(move || {
             for reader in readers.into_iter().flatten() {
                 let _ = reader.join();
@@ -122,7 +128,7 @@ impl Session {
             events,
             begin,
         };
-        session.watch(sender)?;
+        session.watch(events.sender.clone())?;
         Ok(session)
     }
 
@@ -168,7 +174,7 @@ impl Session {
 
     /// Shows log and consoles up to now, and drops other events.
     pub fn output_so_far(&self) -> Vec<String> {
-        let events = self.events.try_iter();
+        let events = self.events.receiver.try_iter();
         events
             .filter_map(|event| match event {
                 Event::Output(line) => Some(line),
@@ -178,7 +184,9 @@ impl Session {
     }
 
     fn show_rest(&self) {
-        while let Ok(Event::Output(line)) = self.events.recv_timeout(Duration::from_millis(200)) {
+        while let Ok(Event::Output(line)) =
+            self.events.receiver.recv_timeout(Duration::from_millis(200))
+        {
             println!("{line}");
         }
     }
@@ -190,7 +198,7 @@ impl Session {
 
     /// The next event, or `None` after `timeout`.
     pub fn next(&self, timeout: Duration) -> Option<Event> {
-        match self.events.recv_timeout(timeout) {
+        match self.events.receiver.recv_timeout(timeout) {
             Ok(event) => Some(event),
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => Some(Event::Ended),
@@ -202,6 +210,18 @@ impl Session {
         crate::tree::quiet(
             Command::new(&self.gunyahctl).arg("--socket").arg(&self.socket).args(arguments),
         )
+    }
+
+    /// The console of `vm`, to type there, with its last bytes.
+    pub fn console(&self, vm: &str, replay: usize) -> Result<Terminal> {
+        let mut command = Command::new(&self.gunyahctl);
+        command.arg("--socket").arg(&self.socket).args([
+            "console",
+            vm,
+            "--replay",
+            &replay.to_string(),
+        ]);
+        Terminal::start(command, self.events.sender.clone())
     }
 
     /// SIGTERM to gunyahd; waits for the simulator. Fails unless both ended as they should.
@@ -220,23 +240,22 @@ impl Session {
     fn wait_for_end(&mut self) -> Result<ExitStatus> {
         let deadline = Instant::now() + END_TIMEOUT;
         loop {
-            if let Some(status) = self.simulator.try_wait()? {
-                return Ok(status);
-            }
             if Instant::now() > deadline {
                 bail!("gunyahd has not ended within {} s", END_TIMEOUT.as_secs());
             }
-            match self.next(Duration::from_millis(20)) {
+            match self.next(Duration::from_millis(200)) {
                 // A second Ctrl-C ends at once.
                 Some(Event::Interrupted) => bail!("interrupted while gunyahd was ending"),
                 Some(Event::Output(line)) => println!("{line}"),
+                // Of the last one that has the simulator's output open, which the next session must not see.
+                Some(Event::Ended) => return Ok(self.simulator.wait()?),
                 _ => {}
             }
         }
     }
 }
 
-impl Drop for Session {
+impl Drop for Session<'_> {
     fn drop(&mut self) {
         // Its guests end with it.
         let _ = self.simulator.kill();

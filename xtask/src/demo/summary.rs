@@ -8,7 +8,6 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::Value;
 
-use super::guests::Guests;
 use super::Story;
 use crate::hugepages::Pool;
 
@@ -52,7 +51,8 @@ fn seconds(time: Duration) -> String {
 /// One row: a name, and a cell for each guest.
 type Row = (String, Vec<String>);
 
-fn rows(story: &Story, names: &[&str]) -> Vec<Row> {
+fn rows(story: &Story) -> Vec<Row> {
+    let names = &story.names;
     let none = Vec::new();
     let vms = story.status["vms"].as_array().unwrap_or(&none);
     let of = |name: &&str| vms.iter().find(|vm| vm["vm"] == *name).unwrap_or(&Value::Null);
@@ -86,7 +86,7 @@ fn rows(story: &Story, names: &[&str]) -> Vec<Row> {
     };
     rows.push(("launch in all".into(), names.iter().map(launch).collect()));
     let times = |times: &[Duration]| times.iter().map(|time| seconds(*time)).collect();
-    rows.push(("guest's own init after".into(), times(&story.reached)));
+    rows.push(("up after".into(), times(&story.reached)));
     let within = |time: &Duration| format!("{} ms", time.as_millis());
     let stopped = story.stopped.iter().map(within).collect();
     rows.push(("stopped within".into(), stopped));
@@ -94,21 +94,14 @@ fn rows(story: &Story, names: &[&str]) -> Vec<Row> {
 }
 
 /// The whole summary.
-pub fn print(
-    story: &Story,
-    guests: &Guests,
-    ended: Duration,
-    (before, after): (Pool, Pool),
-    all: Duration,
-) {
-    let names = guests.names();
+pub fn print(story: &Story, console_dir: &Path, (before, after): (Pool, Pool), all: Duration) {
     println!("\nsummary");
     print!("  {:<24}", "step");
-    for name in names {
+    for name in &story.names {
         print!("{name:>14}");
     }
     println!();
-    for (name, cells) in rows(story, &names) {
+    for (name, cells) in rows(story) {
         print!("  {name:<24}");
         for cell in cells {
             print!("{cell:>14}");
@@ -116,12 +109,18 @@ pub fn print(
         println!();
     }
     println!();
-    println!("  gunyahd ended by SIGTERM within {} ms", ended.as_millis());
+    for (what, seen) in &story.seen {
+        println!("  debian: {what}: {seen}");
+    }
+    println!("  gunyahd ended by SIGTERM within {} ms", story.ended.as_millis());
     println!(
         "  huge pages: {} free of {} before, {} free of {} after",
         before.free, before.total, after.free, after.total
     );
-    println!("  consoles: {}", guests.console_dir.display());
+    println!("  consoles: {}", console_dir.display());
+    for what in &story.left_out {
+        println!("  left out: {what}");
+    }
     println!("  done in {}", seconds(all));
 }
 
@@ -133,6 +132,7 @@ mod tests {
     #[test]
     fn a_steps_times_add_up_and_a_missing_one_shows() {
         let story = Story {
+            names: vec!["a", "b"],
             reached: vec![Duration::from_millis(3100); 2],
             stopped: vec![Duration::from_millis(20); 2],
             status: json!({ "vms": [
@@ -140,8 +140,9 @@ mod tests {
                     { "step": "region", "micros": 1000 }, { "step": "region", "micros": 230 } ] },
                 { "vm": "b", "steps": [ { "step": "start", "micros": 7 } ] },
             ]}),
+            ..Story::default()
         };
-        let rows = rows(&story, &["a", "b"]);
+        let rows = rows(&story);
         assert_eq!(rows[0], ("region".into(), vec!["1.23 ms".into(), "-".into()]));
         assert_eq!(rows[1], ("start".into(), vec!["-".into(), "0.00 ms".into()]));
         assert_eq!(rows[2].1, ["5.00 ms", "-"]);

@@ -46,6 +46,7 @@ pub fn run(verify: bool) -> Result<()> {
             let path = vendor.join("bin").join(binary);
             elf::check(&path, architecture)?;
             let size = fs::metadata(&path)?.len();
+            hold(&toolchain.triple(), binary, size)?;
             let sum = sha256(&path)?;
             println!("  {binary:<15} {size:>9} bytes  {sum}");
             rows.push(json!({
@@ -73,6 +74,18 @@ pub fn run(verify: bool) -> Result<()> {
     fs::write(&manifest, format!("{text}\n"))?;
     println!("manifest: {}", manifest.display());
     Ok(())
+}
+
+/// Refuses a program that is larger than `tests/limits.json` allows for its target, if it names it.
+fn hold(target: &str, binary: &str, size: u64) -> Result<()> {
+    let file = tree::root().join("tests/limits.json");
+    let limits: serde_json::Value = serde_json::from_str(&fs::read_to_string(&file)?)?;
+    match limits["bytes"][target][binary].as_u64() {
+        Some(limit) if size > limit => {
+            bail!("{binary} for {target} has {size} bytes; {} allows {limit}", file.display())
+        }
+        _ => Ok(()),
+    }
 }
 
 fn lay_out(built: &Path, vendor: &Path) -> Result<()> {

@@ -15,6 +15,9 @@ use crate::tree;
 /// Android has hosts with 16 KiB pages; a segment must be aligned to a page.
 pub const PAGE_ALIGNMENT: u64 = 16 << 10;
 
+/// An address takes one instruction, not two. Only for programs of less than 1 MiB, which the linker checks.
+const TINY: &[&str] = &["-Ccode-model=tiny"];
+
 /// A device's architecture, or that of a machine to try it on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Architecture {
@@ -124,8 +127,23 @@ impl Toolchain {
         self.architecture.triple(libc)
     }
 
-    /// Builds the binaries of `packages` from `sources`; returns their folder.
+    /// Builds the binaries of `packages`, a device's, from `sources`; returns their folder.
     pub fn build(&self, sources: &Path, target: &Path, packages: &[&str]) -> Result<PathBuf> {
+        self.build_with(self.flags(sources, TINY)?, sources, target, packages)
+    }
+
+    /// The same for binaries of any size.
+    pub fn build_large(&self, sources: &Path, target: &Path, packages: &[&str]) -> Result<PathBuf> {
+        self.build_with(self.flags(sources, &[])?, sources, target, packages)
+    }
+
+    fn build_with(
+        &self,
+        flags: Vec<String>,
+        sources: &Path,
+        target: &Path,
+        packages: &[&str],
+    ) -> Result<PathBuf> {
         let triple = self.triple();
         let mut command = match &self.kind {
             Kind::Rustup | Kind::Gnu { of: Rustc::Rustup, .. } => {
@@ -136,15 +154,19 @@ impl Toolchain {
         command
             .current_dir(sources)
             .env("CARGO_TARGET_DIR", target)
-            .env("RUSTFLAGS", self.flags(sources)?.join(" "))
+            .env("RUSTFLAGS", flags.join(" "))
             .env_remove("CARGO_ENCODED_RUSTFLAGS")
             .args(["build", "--release", "--locked", "--bins", "--target", &triple]);
         for package in packages {
             command.args(["--package", package]);
         }
         if let Kind::Debian { .. } = self.kind {
-            // With panic=abort, std needs neither unwinder nor the tables for backtraces.
-            command.args(["-Zbuild-std=std,panic_abort", "-Zbuild-std-features=optimize_for_size"]);
+            // std built here can leave out what a panic says: a device's worker ends by a signal, which
+            // the supervisor reports. rustup's std is built to say it.
+            command
+                .args(["-Zbuild-std=std,panic_abort", "-Zbuild-std-features=optimize_for_size"])
+                .args(["--config", "profile.release.panic=\"immediate-abort\""])
+                .arg("-Zpanic-immediate-abort");
         }
         let status = command.status().context("cargo build")?;
         if !status.success() {
@@ -153,7 +175,8 @@ impl Toolchain {
         Ok(target.join(&triple).join("release"))
     }
 
-    fn flags(&self, sources: &Path) -> Result<Vec<String>> {
+    /// `tiny`: what a device's binaries for arm64 are built with besides.
+    fn flags(&self, sources: &Path, tiny: &[&str]) -> Result<Vec<String>> {
         let cargo_home = std::env::var_os("CARGO_HOME").map_or_else(
             || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cargo"),
             PathBuf::from,
@@ -161,6 +184,8 @@ impl Toolchain {
         let mut flags = vec![
             "-Ctarget-feature=+crt-static".to_owned(),
             "-Crelocation-model=static".to_owned(),
+            // Nothing unwinds. rustup's std keeps its tables, a build of it has none.
+            "-Cforce-unwind-tables=no".to_owned(),
             // Keep this machine's folders out of the binaries, so that all machines build the same.
             format!("--remap-path-prefix={}=gunyahd", sources.display()),
             format!("--remap-path-prefix={}=cargo", cargo_home.display()),
@@ -178,11 +203,17 @@ impl Toolchain {
             Kind::Debian { support } => {
                 let sysroot =
                     tree::quiet(Command::new("/usr/bin/rustc").args(["--print", "sysroot"]))?;
+                if self.architecture == Architecture::Aarch64 {
+                    flags.extend(tiny.iter().map(|&flag| flag.to_owned()));
+                }
                 flags.extend([
                     format!("-Clinker={}", self.architecture.gcc()),
                     "-Clink-self-contained=no".to_owned(),
                     format!("-Clink-arg=-specs={}", support.join("musl.specs").display()),
                     format!("-Clink-arg=-Wl,--build-id=none,-z,max-page-size={PAGE_ALIGNMENT}"),
+                    // musl protects nothing by it in a static program, and it pads the file.
+                    "-Crelro-level=off".to_owned(),
+                    "-Clink-arg=-Wl,-z,norelro".to_owned(),
                     format!("-L{}", support.display()),
                     format!("--remap-path-prefix={}/lib/rustlib/src/rust=rust", sysroot.trim()),
                 ]);
@@ -359,7 +390,7 @@ mod tests {
     #[test]
     fn glibc_is_linked_statically_and_for_16_kib_pages() {
         let toolchain = chosen(false, false, Some(Rustc::Debian)).unwrap();
-        let flags = toolchain.flags(Path::new("/sources")).unwrap();
+        let flags = toolchain.flags(Path::new("/sources"), TINY).unwrap();
         for flag in [
             "-Ctarget-feature=+crt-static",
             "-Clinker=aarch64-linux-gnu-gcc",

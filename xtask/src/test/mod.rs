@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{bail, Context, Result};
 
 use crate::hugepages::{Pool, Reservation};
-use crate::{packages, setup, tree};
+use crate::{setup, tree};
 use binaries::Binary;
 use summary::Summary;
 
@@ -100,7 +100,7 @@ pub fn run(words: &[&str]) -> Result<()> {
     let before = Pool::now()?;
     summary.step("set-up", || match selection.guests {
         true => setup::run().map(|()| String::new()),
-        false => packages::ensure(packages::TEST_TOOLS),
+        false => setup::for_tests(),
     })?;
     if selection.has("format") {
         let _ = summary.step("format", || cargo(&["fmt", "--all", "--check"]));

@@ -49,8 +49,7 @@ pub fn read(root: &Node, reading: &Reading) -> Result<(GuestDescription, Vec<Str
         return refusal(Errno::ENODEV, "no /chosen, the overlay cannot be applied");
     }
     if root.child("hypervisor").is_some() {
-        let errno = if newer { Errno::EPERM } else { Errno::ENODEV };
-        return refusal(errno, "/hypervisor exists, the overlay makes it");
+        return refusal(Errno::EPERM, "/hypervisor exists, the overlay makes it");
     }
     if let Some(wrong) = root
         .children
@@ -109,7 +108,7 @@ fn too_long(node: &Node, above: &str) -> Option<String> {
     })
 }
 
-fn vm_config(root: &Node) -> Option<&Node> {
+pub(super) fn vm_config(root: &Node) -> Option<&Node> {
     root.child("gunyah-vm-config").or_else(|| {
         root.children.iter().find(|node| {
             node.property("compatible").is_some_and(|list| {

@@ -4,6 +4,7 @@
 //! devicetree's pages alone ([`paged`]).
 
 mod cpus;
+mod firmware;
 mod gic;
 mod guest;
 mod kind;
@@ -12,6 +13,7 @@ mod parcels;
 mod pinned;
 mod vdevices;
 
+use gunyah::uapi;
 use nix::errno::Errno;
 use serde_json::{json, Value};
 
@@ -40,8 +42,17 @@ pub struct Refused {
     pub why: String,
     /// The vCPUs have their resources by then, and VCPU_RUN reports a crash.
     pub late: bool,
+    /// Nothing has begun: the VM may be tried again.
+    pub again: bool,
     /// What the driver or the resource manager does not give back until a reboot.
     pub lost: Lost,
+}
+
+impl Refused {
+    /// Refused before the vCPUs had their resources, and nothing lost.
+    fn new(errno: Errno, why: impl Into<String>) -> Self {
+        Self { errno, why: why.into(), late: false, again: false, lost: Lost::default() }
+    }
 }
 
 /// The resource manager's messages of a START, as far as they differ in what their failing loses.
@@ -112,7 +123,7 @@ pub enum Verdict {
 }
 
 fn refused(errno: Errno, why: impl Into<String>) -> Verdict {
-    Verdict::Refused(Refused { errno, why: why.into(), late: false, lost: Lost::default() })
+    Verdict::Refused(Refused::new(errno, why))
 }
 
 /// What a START looks at besides its VM.
@@ -199,12 +210,16 @@ fn start_region(region: &Region, main: bool, placed_at: Option<u64>, flags: u32)
     }
 }
 
+/// The number of X1 in SET_BOOT_CONTEXT.
+const X1: u32 = (uapi::BOOT_CONTEXT_X << 8) | 1;
+
 fn start_vm(
     vm: &Vm,
     guest: GuestDescription,
     regions: Vec<StartRegion>,
     entry: Entry,
     paged: Option<Vec<(u64, u64)>>,
+    image: u64,
 ) -> Box<StartVm> {
     Box::new(StartVm {
         vm: vm.id,
@@ -216,6 +231,11 @@ fn start_vm(
         dtb_size: vm.dtb.size,
         vcpus: vm.vcpus.keys().copied().collect(),
         guest,
-        boot_context: vm.boot_context.iter().map(|(&reg, &value)| (reg, value)).collect(),
+        boot_context: match vm.firmware {
+            // The firmware begins with the resource manager's registers: the image's place and size, which
+            // the driver gives as 0.
+            Some(_) => vec![(X1, image), (X1 + 1, 0)],
+            None => vm.boot_context.iter().map(|(&reg, &value)| (reg, value)).collect(),
+        },
     })
 }

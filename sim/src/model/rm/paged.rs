@@ -3,7 +3,7 @@
 //! are paid for by fault, and the guest begins where the devicetree's folio does.
 
 use gunyah::uapi::{
-    BOOT_CONTEXT_SP, BOOT_CONTEXT_X, MEM_ALLOW_EXEC, MEM_ALLOW_READ, MEM_ALLOW_WRITE,
+    GuestRange, BOOT_CONTEXT_SP, BOOT_CONTEXT_X, MEM_ALLOW_EXEC, MEM_ALLOW_READ, MEM_ALLOW_WRITE,
 };
 use nix::errno::Errno;
 use serde_json::{json, Value};
@@ -17,8 +17,8 @@ use crate::vm::{Access, Entry, GuestDescription};
 
 use super::guest::Reading;
 use super::{
-    guest, overlaid_size, parcels, read_tree, refused, start_region, start_vm, warn_of_irqfds,
-    Generation, Given, Host, Kind, Lost, Refused, Stage, Verdict, BY_SCRIPT,
+    firmware, guest, overlaid_size, parcels, read_tree, refused, start_region, start_vm,
+    warn_of_irqfds, Generation, Given, Host, Kind, Lost, Refused, Stage, Verdict, BY_SCRIPT,
 };
 
 /// Ranges that one message of the driver has room for.
@@ -41,8 +41,35 @@ struct Parcel<'a> {
 
 pub fn steps(host: &Host<'_>, vm: &Vm, notes: &mut Vec<Value>) -> Result<Verdict, Verdict> {
     let settings = host.settings;
-    let parcel = pin(host, vm, notes)?;
+    let since_612 = settings.dialect.since_612();
+    let firmware = |charged| match vm.firmware {
+        // 6.12 makes no parcel of an empty range.
+        Some(range) if range.size > 0 || !since_612 => {
+            pin(host, vm, range, "firmware", charged).map(Some)
+        }
+        _ => Ok(None),
+    };
+    // 6.12 hands the firmware over before all else, and overwrites the errno.
+    let early = match since_612 {
+        true => firmware(host.charged).map_err(firmware::before_all_else)?,
+        false => None,
+    };
+    let charged = host.charged + early.as_ref().map_or(0, |parcel| parcel.bytes);
+    let parcel = pin(host, vm, vm.dtb, "devicetree", charged)?;
+    told(&parcel, notes);
+    whole_folios(host, vm, &parcel)?;
     lend(host, vm, &parcel, notes)?;
+    let firmware = match since_612 {
+        true => early,
+        false => firmware(charged + parcel.bytes)?,
+    };
+    if let Some(firmware) = &firmware {
+        told(firmware, notes);
+        lend(host, vm, firmware, notes)?;
+    }
+    if vm.firmware.is_some() {
+        firmware::configured(host)?;
+    }
     let (guest, tree) = if settings.rm == Kind::Off {
         (GuestDescription::unread(vm.dtb.guest_phys_addr, &vm.vcpus), None)
     } else {
@@ -52,6 +79,7 @@ pub fn steps(host: &Host<'_>, vm: &Vm, notes: &mut Vec<Value>) -> Result<Verdict
     if let Some(tree) = tree {
         vm_start(host, vm, &parcel, &tree)?;
     }
+    let begins = firmware::begin(host, vm, parcel.guest, Some(parcel.bytes))?;
     warn_of_irqfds(vm, &guest, notes);
     let regions = vm
         .regions
@@ -63,7 +91,9 @@ pub fn steps(host: &Host<'_>, vm: &Vm, notes: &mut Vec<Value>) -> Result<Verdict
                 Access::Share => region.given.flags & !MEM_ALLOW_EXEC,
                 Access::Lend => region.given.flags,
             };
-            let mut of = start_region(region, main, Some(region.given.guest_phys_addr), flags);
+            let at = begins.filter(|_| firmware::is_in(vm, region));
+            let at = at.unwrap_or(region.given.guest_phys_addr);
+            let mut of = start_region(region, main, Some(at), flags);
             if let Ok(now) =
                 vm.creator.pieces(region.given.userspace_addr, region.given.memory_size)
             {
@@ -72,92 +102,100 @@ pub fn steps(host: &Host<'_>, vm: &Vm, notes: &mut Vec<Value>) -> Result<Verdict
             of
         })
         .collect();
-    let entry = Entry {
-        pc: vm.firmware.map_or(parcel.guest, |firmware| firmware.guest_phys_addr),
-        x0: vm.dtb.guest_phys_addr,
-    };
-    let paged = Some(parcel.folios.clone());
-    Ok(Verdict::Accepted(
-        start_vm(vm, guest, regions, entry, paged),
-        Given { folios: parcel.folios, pieces: parcel.pieces, bytes: parcel.bytes },
-    ))
+    let entry = Entry { pc: begins.unwrap_or(parcel.guest), x0: vm.dtb.guest_phys_addr };
+    let image = parcel.guest;
+    let mut given = Given { folios: parcel.folios, pieces: parcel.pieces, bytes: parcel.bytes };
+    if let Some(firmware) = firmware {
+        given.folios.extend(firmware.folios);
+        given.pieces.extend(firmware.pieces);
+        given.bytes += firmware.bytes;
+    }
+    let paged = Some(given.folios.clone());
+    Ok(Verdict::Accepted(start_vm(vm, guest, regions, entry, paged, image), given))
 }
 
-/// The driver pins the devicetree's range, widened to whole folios, and charges it to the caller.
-fn pin<'a>(host: &Host<'_>, vm: &'a Vm, notes: &mut Vec<Value>) -> Result<Parcel<'a>, Verdict> {
+fn told(parcel: &Parcel<'_>, notes: &mut Vec<Value>) {
+    notes.push(json!({
+        "event": "parcel",
+        "label": parcel.region.given.label,
+        "access": match parcel.region.access {
+            Access::Share => "share",
+            Access::Lend => "lend",
+        },
+        "entries": parcel.folios.len(),
+        "calls": parcel.folios.len().div_ceil(512),
+    }));
+}
+
+/// Early revisions of 6.6 mark the devicetree's parcel by the pages of its range, not of its folios.
+fn whole_folios(host: &Host<'_>, vm: &Vm, parcel: &Parcel<'_>) -> Result<(), Verdict> {
     let page = crate::page_size();
-    let dtb = vm.dtb;
+    let bytes = vm.dtb.size / page * page;
+    if parcel.bytes != bytes && host.settings.dialect == Dialect::Ack66Early {
+        return Err(Verdict::Panics {
+            why: format!(
+                "BUG_ON: the devicetree's range of {bytes:#x} bytes is not exactly whole folios \
+                 ({:#x} bytes)",
+                parcel.bytes
+            ),
+        });
+    }
+    Ok(())
+}
+
+/// The driver pins a range, widened to whole folios, and charges it to the caller, who has `charged`
+/// already.
+fn pin<'a>(
+    host: &Host<'_>,
+    vm: &'a Vm,
+    range: GuestRange,
+    what: &str,
+    charged: u64,
+) -> Result<Parcel<'a>, Verdict> {
+    let page = crate::page_size();
     // A fraction of a page is dropped here, though the resource manager gets the full size.
-    let bytes = dtb.size / page * page;
+    let bytes = range.size / page * page;
     if bytes == 0 {
         return Err(refused(
             Errno::EINVAL,
-            format!("a devicetree range of {:#x} bytes has no page", dtb.size),
+            format!("a {what} range of {:#x} bytes has no page", range.size),
         ));
     }
-    let gone = |errno| refused(errno, "the caller is gone");
-    let region =
-        vm.regions.iter().find(|region| region.contains(dtb.guest_phys_addr, 1)).ok_or_else(
-            || {
-                refused(
-                    Errno::ENOENT,
-                    format!("devicetree address {:#x} lies in no region", dtb.guest_phys_addr),
-                )
-            },
-        )?;
-    let offset = dtb.guest_phys_addr - region.given.guest_phys_addr;
+    let at = range.guest_phys_addr;
+    let region = vm.regions.iter().find(|region| region.contains(at, 1)).ok_or_else(|| {
+        refused(Errno::ENOENT, format!("{what} address {at:#x} lies in no region"))
+    })?;
+    let offset = at - region.given.guest_phys_addr;
     let first = (region.given.userspace_addr + offset) / page * page;
     let end = first.saturating_add(bytes);
-    let limit = host.caller.memlock().map_err(gone)?;
-    if !limit.allows(host.charged, bytes) {
+    let limit = host.caller.memlock().map_err(|errno| refused(errno, "the caller is gone"))?;
+    if !limit.allows(charged, bytes) {
         return Err(refused(
             Errno::ENOMEM,
-            format!("{bytes:#x} bytes of devicetree are beyond RLIMIT_MEMLOCK"),
+            format!("{bytes:#x} bytes of {what} are beyond RLIMIT_MEMLOCK"),
         ));
     }
     // It pins virtual addresses: a range that leaves its region goes on in what is mapped behind it.
     let writable = region.given.flags & MEM_ALLOW_WRITE != 0;
     for address in (first..end).step_by(usize::try_from(page).unwrap_or(4096)) {
         host.caller.fault_in(address, writable).map_err(|_| {
-            refused(
-                Errno::EFAULT,
-                format!("the devicetree's page at {address:#x} cannot be pinned"),
-            )
+            refused(Errno::EFAULT, format!("the {what}'s page at {address:#x} cannot be pinned"))
         })?;
     }
     let folios = folios(host, first, end);
     let begin = folios.first().map_or(first, |(start, _)| *start);
     let whole: u64 = folios.iter().map(|(_, size)| size).sum();
-    if whole != bytes && host.settings.dialect == Dialect::Ack66Early {
-        return Err(Verdict::Panics {
-            why: format!(
-                "BUG_ON: the devicetree's range of {bytes:#x} bytes is not exactly whole folios \
-                 ({whole:#x} bytes)"
-            ),
-        });
-    }
     let guest = |host_address: u64| {
         region
             .given
             .guest_phys_addr
             .wrapping_add(host_address.wrapping_sub(region.given.userspace_addr))
     };
-    let pieces = host.caller.pieces(begin, whole).unwrap_or_default();
-    notes.push(json!({
-        "event": "parcel",
-        "label": region.given.label,
-        "access": match region.access {
-            Access::Share => "share",
-            Access::Lend => "lend",
-        },
-        "entries": folios.len(),
-        "calls": folios.len().div_ceil(512),
-    }));
     Ok(Parcel {
         region,
         guest: guest(begin),
         folios: folios.iter().map(|&(start, size)| (guest(start), size)).collect(),
-        pieces,
+        pieces: host.caller.pieces(begin, whole).unwrap_or_default(),
         bytes: whole,
     })
 }
@@ -188,6 +226,7 @@ fn lend(
             errno,
             why,
             late: false,
+            again: false,
             // 6.6 never undoes the pin of a parcel that was refused.
             lost: Lost {
                 vmid: false,
@@ -203,18 +242,10 @@ fn lend(
         return fails(errno, BY_SCRIPT.into());
     }
     if parcel.region.given.flags == 0 {
-        return fails(Errno::EINVAL, "the devicetree's region has no permissions".into());
+        return fails(Errno::EINVAL, "the parcel's region has no permissions".into());
     }
     if parcels::overlap_any(&parcel.pieces, host.taken) {
-        return fails(Errno::EINVAL, "the devicetree's pages belong to another VM already".into());
-    }
-    if let Some(firmware) = vm.firmware.filter(|firmware| firmware.size > 0) {
-        let found = vm.regions.iter().any(|region| region.contains(firmware.guest_phys_addr, 1));
-        if !found {
-            // 6.12 has it before all else, and overwrites the errno.
-            let errno = if since_612 { Errno::ENODEV } else { Errno::ENOENT };
-            return fails(errno, "the firmware lies in no region".into());
-        }
+        return fails(Errno::EINVAL, "the parcel's pages belong to another VM already".into());
     }
     if vm.regions.iter().all(|region| region.access == Access::Share) {
         notes.push(json!({
@@ -239,6 +270,7 @@ fn configure(
             errno,
             why,
             late: false,
+            again: false,
             lost: Lost { vmid: true, bytes: 0, manager: false },
         })
     };
@@ -314,6 +346,7 @@ fn boot_context(host: &Host<'_>, vm: &Vm) -> Result<(), Verdict> {
             why: format!("the resource manager does not take register {reg:#x}"),
             // 6.12 has asked for the vCPUs' resources by then, 6.6 has not.
             late: host.settings.dialect.since_612(),
+            again: false,
             lost: Lost { vmid: false, bytes: 0, manager: false },
         })),
         None => Ok(()),
@@ -328,6 +361,7 @@ fn vm_start(host: &Host<'_>, vm: &Vm, parcel: &Parcel<'_>, tree: &Tree) -> Resul
             errno,
             why,
             late: true,
+            again: false,
             lost: Lost { vmid: false, bytes: parcel.bytes, manager: false },
         }))
     };

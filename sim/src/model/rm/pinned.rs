@@ -10,8 +10,8 @@ use crate::vm::{Access, Entry, GuestDescription};
 
 use super::guest::Reading;
 use super::{
-    guest, overlaid_size, parcels, read_tree, refused, start_region, start_vm, warn_of_irqfds,
-    Given, Host, Kind, Lost, Refused, Stage, Verdict, BY_SCRIPT,
+    firmware, guest, overlaid_size, parcels, read_tree, refused, start_region, start_vm,
+    warn_of_irqfds, Given, Host, Kind, Lost, Refused, Stage, Verdict, BY_SCRIPT,
 };
 
 pub fn steps(host: &Host<'_>, vm: &Vm, notes: &mut Vec<Value>) -> Result<Verdict, Verdict> {
@@ -22,8 +22,7 @@ pub fn steps(host: &Host<'_>, vm: &Vm, notes: &mut Vec<Value>) -> Result<Verdict
     if let Some((stage, errno)) = host.refusal {
         // The last close takes everything back.
         let late = stage == Stage::Start;
-        let (why, lost) = (BY_SCRIPT.to_string(), Lost::default());
-        return Err(Verdict::Refused(Refused { errno, why, late, lost }));
+        return Err(Verdict::Refused(Refused { late, ..Refused::new(errno, BY_SCRIPT) }));
     }
 
     // The driver's look-up of the parcel that holds the devicetree; it cuts the size to 32 bits.
@@ -51,14 +50,22 @@ pub fn steps(host: &Host<'_>, vm: &Vm, notes: &mut Vec<Value>) -> Result<Verdict
             errno: Errno::ENODEV,
             why: "main memory is shared, not lent".to_string(),
             late: false,
+            again: false,
             lost: Lost { manager: scheduled && settings.rm.dies(), ..Lost::default() },
         }));
+    }
+    if let Some(firmware) = vm.firmware {
+        if !vm.regions.iter().any(|of| of.contains(firmware.guest_phys_addr, firmware.size)) {
+            return Err(refused(Errno::EINVAL, "the firmware lies in no region"));
+        }
+        firmware::configured(host)?;
     }
     let guest = if settings.rm == Kind::Off {
         GuestDescription::unread(region.given.guest_phys_addr, &vm.vcpus)
     } else {
         read_guest(host, vm, main, notes)?
     };
+    let begins = firmware::begin(host, vm, guest.base_address, None)?;
     if guest.base_address != region.given.guest_phys_addr {
         notes.push(json!({
             "event": "rm-warning",
@@ -76,14 +83,17 @@ pub fn steps(host: &Host<'_>, vm: &Vm, notes: &mut Vec<Value>) -> Result<Verdict
         .map(|(index, region)| {
             let placed_at = if index == main {
                 Some(guest.base_address)
+            } else if begins.is_some() && firmware::is_in(vm, region) {
+                begins
             } else {
                 guest.shared_memory_base(region.given.label)
             };
             start_region(region, index == main, placed_at, region.given.flags)
         })
         .collect();
-    let entry = Entry { pc: guest.base_address, x0: guest.base_address + offset };
-    Ok(Verdict::Accepted(start_vm(vm, guest, regions, entry, None), Given::default()))
+    let base = guest.base_address;
+    let entry = Entry { pc: begins.unwrap_or(base), x0: base + offset };
+    Ok(Verdict::Accepted(start_vm(vm, guest, regions, entry, None, base), Given::default()))
 }
 
 /// What the resource manager reads in the devicetree of region `main`.

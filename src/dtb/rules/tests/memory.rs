@@ -45,7 +45,7 @@ fn a_planned_kernel_is_no_place_for_a_reservation() {
     let problems = check(&tree, &config, &plan);
     assert_eq!(
         problems[0].what,
-        "/memreserve/ 0x82001fff 0x1 overlaps the kernel at 0x82000000..0x82002000"
+        "/memreserve/ 0x82001fff+0x1 overlaps the kernel 0x82000000+0x2000"
     );
     assert_eq!(problems.len(), 1);
 }

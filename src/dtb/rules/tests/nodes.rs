@@ -20,7 +20,7 @@ fn rules_of_the_whole_tree() {
     broken(&config, &["dtb-first-child-cells"], NODEV, |tree| {
         node(tree, "/chosen").set_u32("#address-cells", 1);
     });
-    broken(&config, &["dtb-hypervisor-node"], NODEV, |tree| {
+    broken(&config, &["dtb-hypervisor-node"], Some(Errno::EPERM), |tree| {
         tree.root.push(Node::new("hypervisor"));
     });
     broken(&config, &["dtb-memory-node-name"], INVAL, |tree| {

@@ -312,6 +312,17 @@ fn a_hang_up_is_told_only_if_the_worker_stays() {
 }
 
 #[test]
+fn a_panic_without_a_message_is_named() {
+    for (signal, name) in [(libc::SIGTRAP, "SIGTRAP"), (libc::SIGILL, "SIGILL")] {
+        let mut story = Story::running(rules());
+        story.on(Event::Died(Death::Signal(signal)));
+        let told =
+            format!("worker killed by {name}, as by a panic: a bug in gunyahd [worker-killed]");
+        assert_eq!(story.published[0], (State::Crashed, told));
+    }
+}
+
+#[test]
 fn a_death_by_the_filter_says_so() {
     let mut story = Story::running(rules());
     story.on(Event::Died(Death::Signal(libc::SIGSYS)));

@@ -150,7 +150,7 @@ fn chosen_is_wanted_and_hypervisor_is_not() {
     let without_chosen = refusal_of(|root| root.children[0].name = "psci2".to_string());
     assert_eq!(without_chosen, Errno::ENODEV);
     let hypervisor = refusal_of(|root| root.children.push(node("hypervisor", &[], vec![])));
-    assert_eq!(hypervisor, Errno::ENODEV);
+    assert_eq!(hypervisor, Errno::EPERM);
 }
 
 #[test]

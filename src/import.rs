@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `gunyahd import`: another launcher's command line (crosvm, QEMU) or file (Android's vm_config.json) as a
+//! VM's file, and what of it is left out.
+//!
+//! All three come down to options with values, which one table knows: `--mem`, `-m` and `memory_mib`.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use crate::config::VmName;
+use crate::diagnostic::{kinds, Diagnostic, Kind};
+use crate::json::{object, read, Value as Json};
+use nix::errno::Errno;
+
+/// What is made here has no text of another's in it.
+type Value = Json<'static>;
+
+kinds! {
+    UNREADABLE: Error "import-unreadable" in Config {
+        "the file to import cannot be read",
+        cause: "the file is not there, or is not JSON",
+        cure: "give Android's vm_config.json, or a command line behind `--`",
+    }
+    UNKNOWN: Error "import-unknown" in Config {
+        "this is no command line of crosvm or QEMU",
+        cure: "give the whole command: gunyahd import -- crosvm run …, or gunyahd import -- qemu-system-aarch64 …",
+    }
+    NO_KERNEL: Error "import-no-kernel" in Config {
+        "nothing says which kernel the guest runs",
+        cure: "give the whole command line; a VM without a kernel or boot loader of its own cannot be imported",
+    }
+    LEFT_OUT: Warning "import-left-out" in Config {
+        "an option of another launcher is left out",
+        cure: "look in docs/config.md whether a key does the same",
+    }
+}
+
+/// What to import.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A file.
+    File(OsString),
+    /// A command with its arguments.
+    Command(Vec<OsString>),
+}
+
+/// What an option becomes.
+#[derive(Clone, Copy)]
+enum Becomes {
+    /// The key with this path. The value is made of what is given, or is not to be had.
+    Key(&'static str, fn(&str) -> Option<Value>),
+    /// Nothing, because gunyahd does the same by itself, or it means nothing here.
+    Nothing,
+    /// Nothing, and that is told with a reason.
+    Left(&'static str),
+}
+use Becomes::{Key, Left, Nothing};
+
+/// A group of options: their names without dashes, whether a value follows, what they become.
+type Row = (&'static str, bool, Becomes);
+
+/// Options that gunyahd knows. One that becomes a key later is moved to another row.
+const TABLE: &[Row] = &[
+    ("name", true, Key("name", name)),
+    ("mem m memory_mib", true, Key("memory.size", size)),
+    ("cpus c smp", true, Key("vcpus.count", count)),
+    ("params p append", true, Key("kernel.cmdline", text)),
+    // A boot loader is entered as a kernel is.
+    ("kernel bios bootloader", true, Key("kernel.path", path)),
+    ("initrd i", true, Key("initrd.path", path)),
+    ("dtb", true, Key("dtb.path", path)),
+    ("protected-vm", false, Key("firmware", section)),
+    ("protected", true, Key("firmware", section_if_true)),
+    ("root rwroot disk rwdisk block b drive hda pmem-root disks", true, Left("gunyahd has no disks")),
+    ("net tap-name tap-fd host-ip netmask mac netdev nic network", true, Left("gunyahd has no network")),
+    ("cid vsock", true, Left("gunyahd has no vsock")),
+    ("swiotlb", true, Left("without devices there is no pool to share with them")),
+    ("device object chardev fs shared-dir gpu input display audio usb", true, Left("gunyahd has no such device")),
+    ("protected-vm-with-firmware", true, Left("the firmware is the boot loader's: `\"firmware\": {}` begins in that")),
+    ("qcom-trusted-vm-id qcom-trusted-vm-pas-id", true, Left("gunyahd starts no authenticated VMs")),
+    ("cpu-affinity cpu-cluster", true, Left("vcpus.affinity has host CPUs in another form")),
+    ("cpu_topology", true, Left("vcpus.count is 1; give the number of CPUs")),
+    ("device-tree-overlay", true, Left("give a whole devicetree as dtb.path")),
+    // Where gunyahd is as good without.
+    ("protected-vm-without-firmware unprotected-vm-with-firmware disable-sandbox no-balloon hugepages \
+      no-rng no-smt no-usb nographic no-reboot enable-kvm no-user-config nodefaults S snapshot", false, Nothing),
+    ("log-level syslog-tag socket s cfg hypervisor accel machine M cpu serial monitor balloon \
+      platform_version console_input_device auto_memory_balloon debuggable pidfile rtc boot cpu-capacity", true, Nothing),
+];
+
+/// One option as it was given.
+struct Given {
+    /// As it is told: `--mem`.
+    said: String,
+    /// As the table has it.
+    name: String,
+    value: Option<String>,
+}
+
+/// The VM's file, and what is left out.
+///
+/// # Errors
+/// It is not another launcher's, or says too little.
+pub fn import(source: &Source) -> Result<(String, Vec<Diagnostic>), Diagnostic> {
+    let given = match source {
+        Source::File(path) => of_file(Path::new(path))?,
+        Source::Command(words) => of_command(words)?,
+    };
+    let mut keys: Vec<(&'static str, Value)> =
+        vec![("name", word("vm")), ("memory.size", word("256M"))];
+    let mut left = Vec::new();
+    let mut leave = |given: &Given, why: &str| {
+        let value = given.value.as_deref().map_or(String::new(), |value| format!(" {value}"));
+        left.push(LEFT_OUT.case(format!("{}{value} is left out: {why}", given.said)));
+    };
+    for given in &given {
+        let value = given.value.as_deref().unwrap_or_default();
+        match row(&given.name).map(|(.., becomes)| *becomes) {
+            Some(Key(key, make)) => match make(value) {
+                Some(made) => put(&mut keys, key, made),
+                None if value == "false" => {}
+                None => leave(given, &format!("it makes no {key}")),
+            },
+            Some(Left(why)) if value != "false" => leave(given, why),
+            Some(Left(_) | Nothing) => {}
+            None => leave(given, "gunyahd has no such option"),
+        }
+    }
+    let of = |wanted: &str| keys.iter().find(|(key, _)| *key == wanted).map(|(_, value)| value);
+    if of("kernel.path").is_none() {
+        return Err(NO_KERNEL.case("no kernel or boot loader is named"));
+    }
+    // The guest's serial port is the one that its command line speaks of.
+    let console = match of("kernel.cmdline") {
+        Some(Json::String(cmdline)) if cmdline.contains("ttyAMA0") => Some(object(Vec::new())),
+        Some(Json::String(cmdline)) if cmdline.contains("ttyS0") => {
+            Some(object(vec![("device", word("16550"))]))
+        }
+        _ => None,
+    };
+    keys.extend(console.map(|console| ("console", console)));
+    Ok((format!("{:#}\n", sections(keys)), left))
+}
+
+fn word(word: &str) -> Value {
+    word.to_owned().into()
+}
+
+/// The file with these keys, each with its section's.
+fn sections(keys: Vec<(&'static str, Value)>) -> Value {
+    let mut sections: Vec<(&'static str, Vec<(&'static str, Value)>)> = Vec::new();
+    let mut all: Vec<(&'static str, Option<Value>)> = Vec::new();
+    for (key, value) in keys {
+        let Some((section, key)) = key.split_once('.') else {
+            all.push((key, Some(value)));
+            continue;
+        };
+        match sections.iter_mut().find(|(known, _)| *known == section) {
+            Some((_, members)) => members.push((key, value)),
+            None => {
+                all.push((section, None));
+                sections.push((section, vec![(key, value)]));
+            }
+        }
+    }
+    let mut sections = sections.into_iter().map(|(_, members)| object(members));
+    let filled =
+        all.into_iter().filter_map(|(key, value)| Some((key, value.or_else(|| sections.next())?)));
+    object(filled.collect())
+}
+
+fn row(name: &str) -> Option<&'static Row> {
+    TABLE.iter().find(|(names, ..)| names.split_whitespace().any(|known| known == name))
+}
+
+/// Sets a key. Several command lines are one.
+fn put(keys: &mut Vec<(&'static str, Value)>, key: &'static str, value: Value) {
+    let Some((_, known)) = keys.iter_mut().find(|(known, _)| *known == key) else {
+        return keys.push((key, value));
+    };
+    *known = match (&*known, value) {
+        (Json::String(first), Json::String(more)) if key == "kernel.cmdline" => {
+            format!("{first} {more}").into()
+        }
+        (_, value) => value,
+    };
+}
+
+/// The options of vm_config.json: its keys.
+fn of_file(path: &Path) -> Result<Vec<Given>, Diagnostic> {
+    let failed = |what: String| UNREADABLE.case(format!("{}: {what}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        let errno = error.raw_os_error().map_or(Errno::EINVAL, Errno::from_raw);
+        failed("reading it".to_owned()).errno(errno)
+    })?;
+    let root = read(&text).map_err(|wrong| failed(wrong.what))?;
+    let Json::Object(members) = &root.value else {
+        return Err(failed("it is not an object".to_owned()));
+    };
+    let mut given = Vec::new();
+    for member in members {
+        let items = match &member.value.value {
+            Json::List(items) => items.as_slice(),
+            _ => std::slice::from_ref(&member.value),
+        };
+        given.extend(items.iter().map(|item| Given {
+            said: member.key.to_string(),
+            name: member.key.to_string(),
+            value: Some(match &item.value {
+                Json::String(text) => text.to_string(),
+                other => other.to_string(),
+            }),
+        }));
+    }
+    Ok(given)
+}
+
+/// The options of a command line, whatever stands before the program.
+fn of_command(words: &[OsString]) -> Result<Vec<Given>, Diagnostic> {
+    let words: Vec<String> = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let called = |word: &String, program: &str| {
+        word.rsplit('/').next().is_some_and(|name| name.starts_with(program))
+    };
+    let is_program = |word: &String| called(word, "crosvm") || called(word, "qemu");
+    let at = words.iter().position(is_program);
+    let at = at.ok_or_else(|| UNKNOWN.case("no word of it is crosvm or qemu-system-aarch64"))?;
+    let mut given = Vec::new();
+    let mut rest = words[at + 1..].iter().peekable();
+    while let Some(word) = rest.next() {
+        let bare = word.trim_start_matches('-');
+        if bare.len() == word.len() {
+            if word != "run" {
+                given.push(Given {
+                    said: "kernel".into(),
+                    name: "kernel".into(),
+                    value: Some(word.clone()),
+                });
+            }
+            continue;
+        }
+        // Only of long options of crosvm's: QEMU's have their `=` in the value.
+        let (name, attached) = match bare.split_once('=') {
+            Some((name, value)) if word.starts_with("--") => (name, Some(value.to_owned())),
+            _ => (bare, None),
+        };
+        let takes = match row(name) {
+            Some((_, takes, _)) => *takes,
+            // A guess: what follows is its value, but not where it would be the kernel.
+            None => rest.peek().is_some_and(|next| !next.starts_with('-')) && rest.len() > 1,
+        };
+        let value = attached.or_else(|| takes.then(|| rest.next().cloned()).flatten());
+        given.push(Given { said: word.clone(), name: name.to_owned(), value });
+    }
+    Ok(given)
+}
+
+fn name(text: &str) -> Option<Value> {
+    let first = text.split(',').next()?.trim_start_matches("guest=");
+    VmName::new(first).map(|name| word(name.as_str()))
+}
+
+fn text(text: &str) -> Option<Value> {
+    (!text.is_empty()).then(|| word(text))
+}
+
+fn path(text: &str) -> Option<Value> {
+    let path = std::path::absolute(text).ok()?;
+    Some(word(path.to_str()?))
+}
+
+/// MiB where nothing else is said: `4096`, `size=4G,slots=2`.
+fn size(text: &str) -> Option<Value> {
+    let first = text.split(',').next()?.trim_start_matches("size=");
+    let digits = first.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: u64 = digits.parse().ok()?;
+    let unit = match first[digits.len()..].chars().next() {
+        None => "M",
+        Some('k' | 'K') => "K",
+        Some('m' | 'M') => "M",
+        Some('g' | 'G') => "G",
+        Some(_) => return None,
+    };
+    Some(format!("{number}{unit}").into())
+}
+
+/// `4`, `cpus=4,sockets=1`, `num-cores=4`.
+fn count(text: &str) -> Option<Value> {
+    let first = text.split(',').next()?;
+    let number = first.rsplit('=').next()?;
+    number.parse::<u32>().ok().map(|number| u64::from(number).into())
+}
+
+fn section(_: &str) -> Option<Value> {
+    Some(object(Vec::new()))
+}
+
+fn section_if_true(text: &str) -> Option<Value> {
+    (text == "true").then(|| object(Vec::new()))
+}
+
+/// Everything that can be wrong with what is imported.
+pub(crate) const FOLDER: &[&[&Kind]] = &[KINDS];

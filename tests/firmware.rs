@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A VM that begins in firmware: what the driver is asked, that the guest runs by way of it, and what
+//! keeps it from starting.
+#![allow(clippy::unwrap_used)] // A test ends there.
+
+mod host;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{json, Value};
+
+use host::assemble::assembled;
+use host::Host;
+
+/// Drivers with SET_FW_CONFIG.
+const DIALECTS: [&str; 4] = ["ack61", "ack66-early", "ack66", "ack612"];
+
+/// The firmware of tests/guest as a file for the simulator.
+fn firmware(test: &str) -> Option<PathBuf> {
+    let name = format!("firmware-{test}-{}", std::process::id());
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::write(&file, assembled("firmware")?).unwrap();
+    Some(file)
+}
+
+/// A VM of 16 MiB with firmware; `options` are the simulator's.
+fn boot(
+    dialect: &str,
+    test: &str,
+    options: &[&OsStr],
+    engine: &str,
+    changes: &Value,
+) -> Option<Host> {
+    let kernel = assembled("guest")?;
+    let mut config = json!({
+        "memory": { "size": "16M", "backing": ["thp"] },
+        "firmware": {},
+    });
+    for (key, value) in changes.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    Host::boot_with(options, dialect, test, engine, "", &kernel, &config)
+}
+
+/// The driver's calls that did something, by name, with their arguments.
+fn calls(host: &Host) -> Vec<(String, Value)> {
+    let mut lines = host.record();
+    lines.sort_by_key(|line| line["seq"].as_u64());
+    let done = lines.into_iter().filter(|line| line["call"].is_string() && line["errno"].is_null());
+    done.map(|line| (line["call"].as_str().unwrap().to_owned(), line["args"].clone())).collect()
+}
+
+#[test]
+fn the_guest_begins_in_the_firmware_which_goes_on_in_the_kernel() {
+    let Some(firmware) = firmware("runs") else { return };
+    let options: [&OsStr; 2] = ["--firmware".as_ref(), firmware.as_ref()];
+    for dialect in DIALECTS {
+        let changes = json!({ "console": {}, "cmdline": "end=off" });
+        let Some(host) = boot(dialect, "runs", &options, "exec", &changes) else { return };
+        let status = host.wait_for("stopped");
+        assert_eq!(status["last_end"]["reason"], "power-off", "{dialect}: {status:#}");
+        let text = host.log();
+        let hello = text.split_once("gunyah.vm: firmware: hello");
+        let (before, after) = hello.unwrap_or_else(|| panic!("{dialect}: {text}"));
+        assert!(!before.contains("gunyah.vm: guest:"), "{text}");
+        assert!(after.contains("guest: cmdline end=off") && after.contains("guest: off"), "{text}");
+    }
+}
+
+#[test]
+fn the_driver_is_told_of_the_firmware_and_of_no_registers() {
+    let Some(firmware) = firmware("calls") else { return };
+    let options: [&OsStr; 2] = ["--firmware".as_ref(), firmware.as_ref()];
+    for dialect in DIALECTS {
+        let Some(host) = boot(dialect, "calls", &options, "null", &json!({})) else { return };
+        host.wait_for("running");
+        let calls = calls(&host);
+        let names: Vec<&str> = calls.iter().map(|(name, _)| name.as_str()).collect();
+        let wanted = [
+            "OPEN",
+            "CREATE_VM",
+            "VM_ANDROID_LEND_USER_MEM",
+            "VM_ANDROID_LEND_USER_MEM",
+            "VM_ANDROID_SET_FW_CONFIG",
+            "VM_SET_DTB_CONFIG",
+            "VM_ADD_FUNCTION",
+            "VCPU_MMAP_SIZE",
+            "VM_START",
+        ];
+        assert!(names.starts_with(&wanted), "{dialect}: {names:?}");
+        let (region, range) = (&calls[3].1, &calls[4].1);
+        assert_eq!(region["guest_phys_addr"], "0x7fc00000", "{dialect}");
+        assert_eq!((&region["label"], &region["flags"]), (&json!(1), &json!(7)));
+        assert_eq!(range["guest_phys_addr"], region["guest_phys_addr"]);
+        assert_eq!((&range["size"], &region["memory_size"]), (&json!(4 << 20), &json!(4 << 20)));
+        assert!(host.log().contains("[plan-firmware-unsigned]"), "{}", host.log());
+    }
+}
+
+#[test]
+fn what_keeps_it_from_starting_is_told() {
+    let large = Path::new(env!("CARGO_TARGET_TMPDIR")).join("large-firmware");
+    fs::write(&large, vec![0; (2 << 20) + 1]).unwrap();
+    let small = json!({ "firmware": { "base": "0x7fe00000", "size": "2M" } });
+    let (none, too_large): ([&OsStr; 0], [&OsStr; 2]) =
+        ([], ["--firmware".as_ref(), large.as_ref()]);
+    for (dialect, options, changes, errno) in [
+        ("ack61", &none[..], &json!({}), "EPERM"),
+        ("ack66", &none, &json!({}), "EINVAL"),
+        ("ack612", &none, &json!({}), "EINVAL"),
+        ("ack61", &too_large, &small, "EINVAL"),
+        ("ack66", &too_large, &small, "EINVAL"),
+        ("ack612", &too_large, &small, "EINVAL"),
+    ] {
+        let Some(host) = boot(dialect, "refused", options, "null", changes) else { return };
+        let status = host.wait_for("failed");
+        let reason = status["reason"].as_str().unwrap();
+        assert!(
+            reason.contains("[start-firmware]") && reason.contains(errno),
+            "{dialect}: {reason}"
+        );
+        assert!(reason.contains("boot loader"), "{reason}");
+    }
+    fs::remove_file(large).unwrap();
+}
+
+/// Before anything is opened or taken.
+#[test]
+fn a_driver_without_the_call_is_refused_first() {
+    for dialect in ["lkml-base", "lkml"] {
+        let Some(host) = boot(dialect, "without", &[], "null", &json!({})) else { return };
+        let status = host.wait_for("failed");
+        let reason = status["reason"].as_str().unwrap();
+        assert!(reason.contains("[plan-no-firmware]"), "{dialect}: {reason}");
+        let steps = status["steps"].as_array().unwrap().iter();
+        let steps: Vec<_> = steps.filter_map(|step| step["step"].as_str()).collect();
+        assert_eq!(steps, ["device", "create-vm", "dialect"], "{dialect}");
+    }
+}
+
+/// The tree that the guest gets says who wakes its vCPUs, as the driver says.
+#[test]
+fn timers_are_the_drivers_where_it_says_so() {
+    for (dialect, answer, wanted) in [
+        ("ack612", Some("1"), true),
+        ("ack612", Some("0"), false),
+        ("ack612", None, false),
+        ("ack66", Some("1"), false),
+    ] {
+        let options: Vec<&OsStr> = answer
+            .into_iter()
+            .flat_map(|answer| ["--timer-wakeups".as_ref(), answer.as_ref()])
+            .collect();
+        let Some(kernel) = assembled("guest") else { return };
+        let config = json!({ "memory": { "size": "16M", "backing": ["thp"] } });
+        let Some(host) = Host::boot_with(&options, dialect, "timers", "null", "", &kernel, &config)
+        else {
+            return;
+        };
+        host.wait_for("running");
+        let asked = host.record().iter().filter(|line| line["call"] == "CHECK_EXTENSION").count();
+        assert_eq!(asked, usize::from(dialect == "ack612"), "once, {dialect}");
+        let steps = host.status()["steps"].to_string();
+        let told = steps.contains("the driver wakes vCPUs by their timers");
+        assert_eq!(told, wanted, "{dialect} {answer:?}: {steps}");
+    }
+}
