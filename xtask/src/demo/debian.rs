@@ -127,7 +127,6 @@ fn story(session: &Session, screen: &mut Screen, guests: &Guests, network: bool)
     println!();
 
     let status = super::status(session)?;
-    seen.push(("requests and exits of devices", device_costs(&status)));
     println!("\n$ gunyahctl stop {NAME}");
     let begin = Instant::now();
     print!("{}", session.control(&["stop", NAME])?);
@@ -139,7 +138,9 @@ fn story(session: &Session, screen: &mut Screen, guests: &Guests, network: bool)
             println!("{line}");
         }
     }
-    let end = &super::status(session)?["vms"][0]["last_end"]["reason"];
+    let last = super::status(session)?;
+    seen.push(("requests and exits of devices", device_costs(&last)));
+    let end = &last["vms"][0]["last_end"]["reason"];
     ensure!(end == "power-off", "{NAME} was to power itself off, but: {end}");
     seen.push(("asked to end", "powered itself off".to_owned()));
     Ok(Story { names: guests.names.clone(), reached, status, stopped, seen, ..Story::default() })
