@@ -8,8 +8,8 @@ use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{fallocate, FallocateFlags};
-use rustix::fs::{flock, FlockOperation};
+// nix has no fallocate for Android.
+use rustix::fs::{fallocate, flock, FallocateFlags, FlockOperation};
 
 use super::io::{count, Io};
 use super::link::Counters;
@@ -295,7 +295,7 @@ impl Disk {
         let (offset, len) = (sector.saturating_mul(SECTOR), u64::from(sectors) * SECTOR);
         match zero {
             true => self.zero(offset, len, flags & UNMAP != 0)?,
-            false => match self.allocate(FallocateFlags::FALLOC_FL_PUNCH_HOLE, offset, len) {
+            false => match self.allocate(FallocateFlags::PUNCH_HOLE, offset, len) {
                 // It was a hint.
                 Ok(()) | Err(Errno::EOPNOTSUPP) => {}
                 Err(errno) => return Err(io::Error::from(errno).into()),
@@ -306,8 +306,7 @@ impl Disk {
 
     /// Zeroes by what the storage has: a mark, a hole, or zeros.
     fn zero(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
-        let (mark, hole) =
-            (FallocateFlags::FALLOC_FL_ZERO_RANGE, FallocateFlags::FALLOC_FL_PUNCH_HOLE);
+        let (mark, hole) = (FallocateFlags::ZERO_RANGE, FallocateFlags::PUNCH_HOLE);
         for way in if unmap { [hole, mark] } else { [mark, hole] } {
             match self.allocate(way, offset, len) {
                 Err(Errno::EOPNOTSUPP) => {}
@@ -327,12 +326,11 @@ impl Disk {
 
     // fallocate does it for block devices as well.
     fn allocate(&self, way: FallocateFlags, offset: u64, len: u64) -> Result<(), Errno> {
-        let place = |at: u64| libc::off_t::try_from(at).map_err(|_| Errno::EINVAL);
-        let flags = way | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        let flags = way | FallocateFlags::KEEP_SIZE;
         loop {
-            match fallocate(&self.file, flags, place(offset)?, place(len)?) {
-                Err(Errno::EINTR) => {}
-                done => return done,
+            match fallocate(&self.file, flags, offset, len) {
+                Err(rustix::io::Errno::INTR) => {}
+                done => return done.map_err(|error| Errno::from_raw(error.raw_os_error())),
             }
         }
     }

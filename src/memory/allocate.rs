@@ -99,9 +99,16 @@ pub(super) fn allocate(
         return Ok(Allocated { mapping, huge: (0, 0), warning: None });
     }
     let folio = host.thp_page.max(host.page_size);
-    mapping.populate_folios(folio, threads).map_err(failed)?;
     let (_, whole) = whole_folios(region.base, region.size, host);
-    let got = mapping.huge_bytes().unwrap_or(0).min(whole);
+    let huge = |mapping: &Mapping| mapping.huge_bytes().unwrap_or(0).min(whole);
+    if backing == Backing::Reserve {
+        // Its folios are there, and most often huge: they need only be mapped.
+        mapping.populate(folio, threads).map_err(failed)?;
+    }
+    if backing != Backing::Reserve || huge(&mapping) < whole {
+        mapping.populate_folios(folio, threads).map_err(failed)?;
+    }
+    let got = huge(&mapping);
     let warning = match few_huge_pages(region, host, got, whole) {
         Some(fault) if fault.is_error() => return Err(fault),
         warning => warning,

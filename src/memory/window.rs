@@ -531,6 +531,62 @@ mod tests {
     }
 
     #[test]
+    fn another_process_maps_the_same_bytes_by_their_files() {
+        let window = window();
+        window.write(B - 3, b"across").unwrap();
+        window.write(FAR + 0xffc, b"last").unwrap();
+        let parts: Vec<FilePart<'_>> = window.files().collect();
+        let places: Vec<_> = parts.iter().map(|part| (part.guest, part.size)).collect();
+        assert_eq!(places, [(B, 0x1000), (A, 0x2000), (FAR, 0x1000)]);
+        for (part, at, text) in
+            [(0, 0, &b"oss"[..]), (1, 0x1ffd, &b"acr"[..]), (2, 0xffc, &b"last"[..])]
+        {
+            let file = File::from(parts[part].memfd.unwrap().try_clone_to_owned().unwrap());
+            let mut bytes = vec![0; text.len()];
+            std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, at).unwrap();
+            assert_eq!(bytes, text);
+            assert_eq!(file.metadata().unwrap().len(), parts[part].size);
+            let host = window.host_address(parts[part].guest + at, text.len() as u64);
+            assert_eq!(host, Some(parts[part].host + at));
+        }
+        // Never across pieces, which lie anywhere.
+        assert_eq!(window.host_address(B - 3, 6), None);
+        assert_eq!(window.host_address(FAR + 0xffc, 5), None);
+    }
+
+    #[test]
+    fn packets_move_whole_or_as_far_as_there_is_room() {
+        use nix::sys::socket::{socketpair, AddressFamily, SockFlag, SockType};
+        let window = window();
+        let flags = SockFlag::SOCK_NONBLOCK;
+        let (near, far) = socketpair(AddressFamily::Unix, SockType::Datagram, None, flags).unwrap();
+        let parts = |lens: &[u32]| {
+            let mut at = B - 5;
+            let part = lens.iter().map(|len| {
+                let segment = Segment { address: at, len: *len };
+                at += u64::from(*len);
+                segment
+            });
+            part.collect::<Vec<_>>().into_iter()
+        };
+        let empty = window.receive(near.as_fd(), parts(&[8])).unwrap_err();
+        assert_eq!(empty.raw_os_error(), Some(libc::EAGAIN));
+        nix::unistd::write(&far, b"a packet").unwrap();
+        assert_eq!(window.receive(near.as_fd(), parts(&[3, 10])).unwrap(), 8);
+        nix::unistd::write(&far, b"another packet").unwrap();
+        assert_eq!(window.receive(near.as_fd(), parts(&[3, 3])).unwrap(), 6);
+        assert_eq!(window.send(near.as_fd(), parts(&[1, 5, 2])).unwrap(), 8);
+        let mut bytes = [0; 32];
+        assert_eq!(nix::unistd::read(&far, &mut bytes).unwrap(), 8);
+        assert_eq!(&bytes[..8], b"anotheet");
+        let many = window.send(near.as_fd(), parts(&[1; PACKET + 1])).unwrap_err();
+        assert_eq!(many.raw_os_error(), Some(libc::EMSGSIZE));
+        let outside = [Segment { address: FAR, len: 0x1001 }];
+        let error = window.send(near.as_fd(), outside.into_iter()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
     fn the_memory_stays_as_long_as_the_last_window() {
         let window = window();
         let (first, second) = (window.clone(), window.clone());

@@ -368,6 +368,17 @@ mod tests {
     }
 
     #[test]
+    fn a_pool_that_a_backend_maps_is_not_of_the_reserve() {
+        let (reserve, thp) = (Backing::Reserve, Backing::Thp);
+        let plain = config(DISKS);
+        assert_eq!(pool_backing(&plain, &[reserve, thp]), [reserve, thp]);
+        let backend = r#", "vhost_user": [{ "type": "entropy", "socket": "/s" }]"#;
+        let shared = config(&format!("{DISKS}{backend}"));
+        assert_eq!(pool_backing(&shared, &[reserve, thp]), [thp]);
+        assert_eq!(pool_backing(&shared, &[reserve]), [Backing::Base]);
+    }
+
+    #[test]
     fn a_build_without_devices_says_so() {
         let config = config(DISKS);
         let found = check(&config, &devices(&config), &main(&config));

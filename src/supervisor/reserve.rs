@@ -37,8 +37,10 @@ impl Holdings {
 
     /// The worker of `vm` has its memory, in which `used` folios are. The others are free again.
     pub fn settle(&mut self, vm: &str, used: u64) {
+        // What is huge, and was not given up, is where it was.
+        let moved = self.books.has_doubtful(vm) || self.reserve.huge() < self.reserve.folios();
         self.books.settle(vm, used);
-        if used > 0 {
+        if used > 0 && moved {
             if let Err(errno) = self.reserve.lock_anew() {
                 log::warn!("{vm}: its part of the reserve is not locked: {errno:?}");
             }
@@ -124,6 +126,11 @@ impl Books {
         extents
     }
 
+    /// Whether `vm` has folios that its worker has to renew.
+    fn has_doubtful(&mut self, vm: &str) -> bool {
+        self.of(vm).any(|folio| folio.past == Past::Doubtful)
+    }
+
     /// `vm` keeps the first `used` of its folios, in the order in which they were given.
     fn settle(&mut self, vm: &str, used: u64) {
         let mut used = used;
@@ -198,8 +205,10 @@ mod tests {
     fn a_launch_that_does_not_come_to_its_memory_leaves_doubt_where_it_was() {
         let mut books = Books::new(2);
         books.give("a", &[2]);
+        assert!(!books.has_doubtful("a"));
         books.take_back("a", RunEnd::Hard);
         books.give("a", &[2]);
+        assert!(books.has_doubtful("a"));
         books.take_back("a", RunEnd::Early);
         assert_eq!(books.give("a", &[2]), [extent(0, 2, Past::Doubtful)]);
         books.take_back("a", RunEnd::Closed);

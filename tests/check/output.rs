@@ -202,7 +202,7 @@ fn a_files_name_drives_no_terminal_and_forges_no_line() {
     for arguments in [&["etc"][..], &["--dtb", "etc"]] {
         let ran = vendor.check(arguments);
         assert!(!ran.stdout.contains('\x1b'), "{}", ran.stdout);
-        let named = "etc/a\\nforged;\\u{1b}[31m.json:1:1: not JSON";
+        let named = "etc/a\\nforged;\\u{1b}[31m.json:1:2: not JSON";
         assert!(ran.stdout.contains(named), "{}", ran.stdout);
         let vm = "b  etc/b\\n\\u{1b}[2J.json\n";
         assert!(ran.stdout.contains(vm), "{}", ran.stdout);

@@ -26,9 +26,9 @@ pub fn run(words: &[&str]) -> Result<()> {
     let binaries = tree::build(false)?;
     let brief = words.contains(&"--brief");
     let wanted = if brief { BRIEF_BYTES } else { HUGE_PAGE_BYTES };
-    let huge_pages = Reservation::add(wanted.min(available()? / LEFT_TO_OTHERS));
+    let huge_pages = Reservation::up_to(wanted.min(available()? / LEFT_TO_OTHERS));
     if let Err(reason) = &huge_pages {
-        println!("not all huge pages reserved: {reason:#}");
+        println!("no huge pages reserved: {reason:#}");
     }
     println!("huge pages free: {}", Pool::now()?.free);
     let folder = tree::target().join("bench");

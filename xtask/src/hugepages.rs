@@ -74,6 +74,19 @@ pub struct Reservation {
 impl Reservation {
     /// Adds `bytes` of huge pages to the pool.
     pub fn add(bytes: u64) -> Result<Self> {
+        let wanted = bytes.div_ceil(Pool::now()?.page);
+        let reservation = Self::up_to(bytes)?;
+        let added = reservation.added;
+        if added < wanted {
+            bail!(
+                "the kernel found {added} of {wanted} huge pages; memory is too full or fragmented"
+            );
+        }
+        Ok(reservation)
+    }
+
+    /// Adds as many as there are, at most `bytes` of them.
+    pub fn up_to(bytes: u64) -> Result<Self> {
         if !nix::unistd::geteuid().is_root() {
             bail!("only root may reserve huge pages");
         }
@@ -96,13 +109,7 @@ impl Reservation {
         }
         let keeper = spawn_keeper(&file, added);
         drop(lock);
-        let reservation = Self { keeper: keeper?, added };
-        if added < wanted {
-            bail!(
-                "the kernel found {added} of {wanted} huge pages; memory is too full or fragmented"
-            );
-        }
-        Ok(reservation)
+        Ok(Self { keeper: keeper?, added })
     }
 
     /// How many pages were added.

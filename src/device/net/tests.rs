@@ -251,3 +251,38 @@ fn addresses_differ_and_stay() {
     assert_eq!(all[0], Mac::of(&name("a"), 0));
     assert!(all.iter().all(|mac| mac.0[0] == 2));
 }
+
+/// A tap of the kernel's own, in a network of this thread. Only root may make one.
+#[test]
+fn a_real_tap_leaves_to_the_guest_what_that_can_do_and_is_one_vms() {
+    std::thread::spawn(|| {
+        let own = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).is_ok();
+        if !own || open_tun().is_err() {
+            eprintln!("SKIPPED: no tap can be made: needs root and /dev/net/tun");
+            return;
+        }
+        let vm = VmName::new("vm").unwrap();
+        let config = NetConfig { tap: "tap7".to_owned(), mac: None, mtu: Some(1400) };
+        let net = Net::open(&config, &vm, 0).unwrap();
+        assert!(net.offloads, "since Linux 2.6.27");
+        assert_eq!((net.mac, net.mtu), (Mac::of(&vm, 0), Some(1400)));
+        let busy = Net::open(&config, &vm, 1).err().unwrap();
+        assert_eq!(busy.name, "net-no-tap");
+        assert!(busy.to_string().contains("EBUSY"), "{busy}");
+        let none = NetConfig { tap: "lo".to_owned(), ..config };
+        let none = Net::open(&none, &vm, 0).err().unwrap();
+        assert!(none.to_string().contains("is no tap"), "{none}");
+        // It is not up.
+        let mut driver = Driver::new(8);
+        let mut queue = driver.queue(QueueRules::default());
+        let part = sending(&mut driver, 60);
+        driver.request(&[part], &[]);
+        let chain = queue.pop().unwrap().unwrap();
+        let warned = Cell::new(false);
+        let warn = |warning: Diagnostic| warned.set(warning.name == "net-tap-down");
+        assert_eq!(net.transmit(&chain, &Counters::default(), warn), Ok(()));
+        assert!(warned.get());
+    })
+    .join()
+    .unwrap();
+}
