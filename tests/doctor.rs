@@ -278,6 +278,34 @@ fn each_planted_trouble_is_found() {
     }
 }
 
+/// A VM that has another backing to go on with starts without a pool, so nothing of it is an error.
+#[test]
+fn a_pool_that_can_be_done_without_is_no_error() {
+    let Some(device) = Device::new("ack61") else { return };
+    fs::write(device.at("config"), KERNEL.replace("HUGETLBFS=y", "HUGETLBFS=n")).unwrap();
+    // A size that no kernel has.
+    device.vm("a", &json!({ "size": "512M", "backing": ["hugetlb", "thp"], "page_size": "512M" }));
+    let told = device.examine();
+    assert_eq!(told.troubles(), ["service-silent", "pool-other-backing"], "{:#?}", told.findings);
+    let what = told.of("pool-other-backing")["message"].as_str().unwrap();
+    assert!(what.ends_with("; the VMs then take their next backing"), "{what}");
+    device.vm("a", &json!({ "size": "512M", "backing": ["hugetlb"], "page_size": "512M" }));
+    let told = device.examine();
+    let errors = told.named("error");
+    assert_eq!(errors, ["kernel-option", "pool-no-such-pages"], "{:#?}", told.findings);
+}
+
+/// A folder that is not there is no file of a VM.
+#[test]
+fn a_missing_folder_is_not_counted() {
+    let Some(device) = Device::new("ack61") else { return };
+    fs::remove_dir_all(device.at("vms")).unwrap();
+    let told = device.examine();
+    assert_eq!(told.troubles(), ["config-unreadable", "service-silent"], "{:#?}", told.findings);
+    let files = told.findings.iter().find(|finding| finding["about"] == "files").unwrap();
+    assert_eq!(files["message"], "0 of VMs, and 0 VMs can be launched");
+}
+
 #[test]
 fn a_report_for_people_has_a_line_each() {
     let Some(mut device) = Device::new("ack61") else { return };
@@ -401,9 +429,18 @@ fn a_reserve_that_is_too_small_is_told() {
         };
         let found = told.troubles().into_iter().find(|found| *found == "reserve-too-small");
         assert_eq!(found, name, "{:#?}", told.findings);
+        let chosen = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/shmem_enabled");
+        let chosen = chosen.unwrap_or_default();
+        let off = ["[never]", "[deny]"].iter().any(|word| chosen.contains(word));
+        let mut whole = false;
         if name.is_none() {
-            assert!(told.good("reserve").contains("take 8 folios of 2 MiB: there are 8, "));
+            let what = told.good("reserve");
+            assert!(what.contains("take 8 folios of 2 MiB: there are 8, "), "{what}");
+            whole = what.ends_with(" 8 of them huge");
         }
+        // A whole reserve takes no more of what is set there.
+        let warned = told.named("warning").contains(&"thp-off");
+        assert_eq!(warned, off && !whole, "{chosen}: {:#?}", told.findings);
         drop(service);
     }
 }

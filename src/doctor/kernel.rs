@@ -7,7 +7,7 @@ use std::path::Path;
 
 use gunyah::Dialect;
 
-use super::Findings;
+use super::{pages, Findings};
 use crate::check::Report;
 use crate::diagnostic::kinds;
 use crate::image::gzip;
@@ -32,7 +32,7 @@ enum Needed {
     Always,
     /// Where no driver answers, it says why.
     WithoutDriver,
-    /// Where a VM takes pages of a pool.
+    /// Where a VM takes pages of a pool, and no others.
     Pool,
     /// Where the driver takes transparent huge pages alone.
     Transparent,
@@ -77,7 +77,7 @@ pub(super) fn options(
         let needed = match needed {
             Needed::Always => true,
             Needed::WithoutDriver => dialect.is_none(),
-            Needed::Pool => !report.huge_pages().is_empty(),
+            Needed::Pool => !pages::can_do_without_pools(report),
             Needed::Transparent => dialect.is_some_and(Dialect::pages_on_demand),
             Needed::Devices => false,
         };

@@ -112,7 +112,7 @@ fn examine(options: &Options) -> Findings {
     let service = host::service(&options.socket, &processes, &mut all);
     let serving = service.is_some() || processes.iter().any(Process::is_service);
     pages::pools(&report, serving, &mut all);
-    pages::transparent(dialect, &mut all);
+    pages::transparent(dialect, &report, service.as_ref(), &mut all);
     pages::reserve(&report, service.as_ref(), &mut all);
     pages::pinned(&report, service.and_then(|service| service.pid), &mut all);
     host::sockets(&mut all);
@@ -131,8 +131,14 @@ fn files(options: &Options, dialect: Option<Dialect>, all: &mut Findings) -> Rep
         root: None,
     });
     let launchable = report.vms.iter().filter(|vm| vm.plan.is_some()).count();
-    let files = report.files;
-    all.good("files", format!("{files} of VMs, and {launchable} VMs can be launched"));
+    // A directory that is not there was looked at as a file, and has a line of its own.
+    let absent = options.config_dirs.iter().filter(|dir| !dir.exists()).count();
+    let files = report.files.saturating_sub(absent);
+    let what = format!("{files} of VMs, and {launchable} VMs can be launched");
+    match launchable {
+        0 => all.note("files", what),
+        _ => all.good("files", what),
+    }
     let warnings = report.vms.iter().flat_map(|vm| &vm.warnings);
     for fault in report.problems.iter().chain(&report.warnings).chain(warnings) {
         all.bad(fault.clone());

@@ -8,8 +8,9 @@ use gunyah::Dialect;
 use super::host::Service;
 use super::Findings;
 use crate::check::Report;
+use crate::config::Backing;
 use crate::diagnostic::kinds;
-use crate::memory::{self, Pool};
+use crate::memory::{self, Pool, OTHER_BACKING};
 use crate::text::Size;
 
 const SHMEM: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
@@ -23,7 +24,7 @@ kinds! {
     TRANSPARENT_OFF: Warning "thp-off" in Pool {
         "the kernel gives shared memory no transparent huge pages by itself",
         cause: "its setting is `never` or `deny`; gunyahd then asks for each page to be made of small ones, which takes longer and fails sooner where memory is fragmented",
-        cure: "write `advise` to /sys/kernel/mm/transparent_hugepage/shmem_enabled early at boot",
+        cure: "write `advise` to /sys/kernel/mm/transparent_hugepage/shmem_enabled early at boot; not needed where the reserve is whole and every VM has a part of it",
     }
 }
 
@@ -41,9 +42,24 @@ pub(super) fn pools(report: &Report, serving: bool, all: &mut Findings) {
                 let what = format!("VMs started at boot take {pages} pages of {size}: {pool}");
                 all.good("pool", what);
             }
+            Err(fault) if can_do_without_pools(report) => {
+                let what = format!("{}; the VMs then take their next backing", fault.what);
+                all.bad(OTHER_BACKING.case(what).cure(fault.cure.clone()));
+            }
             Err(fault) => all.bad(fault),
         }
     }
+}
+
+/// Whether no VM needs a pool: each that would like pages of one has another backing to go on with.
+pub(super) fn can_do_without_pools(report: &Report) -> bool {
+    let mut takers = report.vms.iter().filter(|vm| !vm.huge_pages.is_empty());
+    takers.all(|vm| {
+        let further = vm.config.regions.iter().map(|region| &region.backing);
+        let mut lists = std::iter::once(&vm.config.memory.backing).chain(further);
+        let other = |one: &Option<Backing>| matches!(one, Some(Backing::Thp | Backing::Base));
+        lists.all(|list| list.iter().any(other))
+    })
 }
 
 /// The reserve against what the VMs would like of it that are started at boot. Only the service knows it.
@@ -68,8 +84,21 @@ pub(super) fn reserve(report: &Report, service: Option<&Service>, all: &mut Find
     }
 }
 
+/// Whether all folios of the reserve are huge and every VM has some.
+fn reserve_suffices(report: &Report, service: Option<&Service>) -> bool {
+    let whole = service.and_then(|service| service.reserve).is_some_and(|reserve| {
+        reserve.huge == reserve.folios && reserve.folios >= report.reserve().autostart
+    });
+    whole && !report.vms.is_empty() && report.vms.iter().all(|vm| vm.reserve > 0)
+}
+
 /// How transparent huge pages are set, where the driver takes no others.
-pub(super) fn transparent(dialect: Option<Dialect>, all: &mut Findings) {
+pub(super) fn transparent(
+    dialect: Option<Dialect>,
+    report: &Report,
+    service: Option<&Service>,
+    all: &mut Findings,
+) {
     if !dialect.is_some_and(Dialect::pages_on_demand) {
         return;
     }
@@ -77,6 +106,11 @@ pub(super) fn transparent(dialect: Option<Dialect>, all: &mut Findings) {
     let text = fs::read_to_string(SHMEM).unwrap_or_default();
     let chosen = text.split(['[', ']']).nth(1).unwrap_or("not known");
     match chosen {
+        "never" | "deny" if reserve_suffices(report, service) => {
+            let what =
+                format!("{SHMEM} is `{chosen}`; the reserve is whole, so nothing asks for it");
+            all.good("thp", what);
+        }
         "never" | "deny" => all.bad(TRANSPARENT_OFF.case(format!("{SHMEM} is `{chosen}`"))),
         _ => all.good("thp", format!("{SHMEM} is `{chosen}`")),
     }

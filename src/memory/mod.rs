@@ -14,6 +14,7 @@ mod window;
 
 use crate::diagnostic::Kind;
 
+pub(crate) use choice::OTHER_BACKING;
 pub use choice::{check_pool, choose, Choice};
 pub use guest::GuestMemory;
 pub use host::{folio, host, huge_page};
