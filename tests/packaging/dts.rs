@@ -40,7 +40,7 @@ fn sources_compile_without_warnings_and_the_overlay_applies() {
     let arguments = ["-i", base.to_str().unwrap(), "-o", merged.to_str().unwrap()];
     assert_eq!(said("fdtoverlay", &arguments, &[&overlay]), "");
     let tree = said("dtc", &["-I", "dtb", "-O", "dts"], &[&merged]);
-    assert!(tree.contains("bootargs = \"hugepagesz=2M hugepages=256\";"), "{tree}");
+    assert!(tree.contains("bootargs = \"hugepagesz=2M hugepages=128\";"), "{tree}");
 }
 
 /// What dt-validate finds in each source. One call for all, because reading its own schemas takes it seconds.

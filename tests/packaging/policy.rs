@@ -317,7 +317,8 @@ fn every_choice_of_folders_compiles() {
         "typealias vendor_gunyah_chr_device alias vendor_gunyah_device;",
         "typealias vendor_their_hugetlbfs alias vendor_hugetlbfs;",
     ];
-    let page = read("docs/sepolicy.md");
+    let page = read("docs/sepolicy.md").replace("THEIR_TYPE", "vendor_gunyah_chr_device");
+    let page = page.replace("THEIR_HUGETLBFS", "vendor_their_hugetlbfs");
     assert!(aliases.iter().all(|line| page.contains(line)), "{aliases:?}");
     let mut extra = theirs.to_owned() + &aliases.join("\n") + "\n";
     let policy = Policy::compile(&["vendor"], "user", &extra).unwrap();
