@@ -81,6 +81,13 @@ fn names_and_paths_are_those_of_the_tree() {
         let dir: &str = dir.split([' ', '\n', '`', '\\']).next().unwrap();
         assert!(root().join(dir).is_dir(), "{dir}");
     }
+    // The blueprint of a tree that builds no Rust.
+    let ours: Vec<&str> = page.split("\"init/").skip(1).collect();
+    for rest in &ours {
+        let name = rest.split('"').next().unwrap();
+        assert!(root().join("init").join(name).is_file(), "{name}");
+    }
+    assert_eq!(ours.len(), files(&root().join("init"), "rc").len());
     use gunyahd::status::State::*;
     let states = [Disabled, Waiting, Starting, Running, Ready, Stopping, Stopped, Crashed, Failed];
     for state in states {
