@@ -20,13 +20,17 @@ pub enum Backing {
     Reserve,
     Thp,
     Base,
+    /// Base pages that nobody populates: the driver's pin faults them in, one by one. As the kernel's sample has it;
+    /// only as a floor.
+    Pinned,
 }
 
 impl Backing {
     pub const ALL: [Self; 4] = [Self::Hugetlb, Self::Reserve, Self::Thp, Self::Base];
 
     pub fn of(name: &str) -> Self {
-        Self::ALL.into_iter().find(|backing| backing.name() == name).expect("a backing's name")
+        let mut all = Self::ALL.into_iter().chain([Self::Pinned]);
+        all.find(|backing| backing.name() == name).expect("a backing's name")
     }
 
     pub fn name(self) -> &'static str {
@@ -35,13 +39,14 @@ impl Backing {
             Self::Reserve => "reserve",
             Self::Thp => "thp",
             Self::Base => "base",
+            Self::Pinned => "pinned",
         }
     }
 
     /// A driver that takes it.
     pub fn dialect(self) -> Dialect {
         match self {
-            Self::Hugetlb => Dialect::Ack61,
+            Self::Hugetlb | Self::Pinned => Dialect::Ack61,
             Self::Reserve | Self::Thp | Self::Base => Dialect::Ack612,
         }
     }

@@ -162,6 +162,29 @@ mod tests {
     }
 
     #[test]
+    fn threads_fill_each_byte_from_its_own_place() {
+        let (base, size) = (0x1234_5000, (8 << 20) + 17);
+        let mut memory = GuestMemory::of(&[(0x1200_0000, 16 << 20)]).unwrap();
+        // Of what is at an offset, a byte that few others have.
+        let byte = |at: u64| u8::try_from((at ^ at >> 8 ^ at >> 16) & 0xff).unwrap();
+        for threads in [1, 4] {
+            memory.threads = threads;
+            memory.bytes_mut(base, size).unwrap().fill(0);
+            let fill = |offset, room: &mut [u8]| {
+                (offset..).zip(room).for_each(|(at, room)| *room = byte(at));
+                Ok(())
+            };
+            memory.fill(base, size, fill).unwrap();
+            let bytes = memory.bytes_mut(base, size).unwrap();
+            let wrong = (0..).zip(bytes).find(|(at, found)| **found != byte(*at));
+            assert_eq!(wrong, None, "by {threads}");
+            let refused = memory.fill(base, size, |_, _| Err(OUTSIDE.case("a part")));
+            assert_eq!(refused.unwrap_err().what, "a part");
+        }
+        assert_eq!(memory.fill(0, 1, |_, _| Ok(())).unwrap_err().name, "memory-outside");
+    }
+
+    #[test]
     fn nothing_is_loaded_once_devices_reach_it() {
         let mut memory = GuestMemory::of(&[(0, 0x1000)]).unwrap();
         let window = memory.for_devices();
