@@ -51,7 +51,9 @@ pub fn run(words: &[&str]) -> Result<()> {
 
 /// Runs the command with the word `devices`.
 pub fn devices() -> Result<()> {
-    bench("devices", "bench", &tree::build(false)?, &[], None)
+    let binaries = tree::build(true)?;
+    bench("devices", "bench", &binaries, &[], None)?;
+    crate::demo::costs::measure(&binaries)
 }
 
 fn bench(

@@ -53,13 +53,8 @@ impl Debian {
         assets: &Assets,
         screen: &mut Screen,
     ) -> Result<Story> {
-        let disk = dir.join("debian.img");
-        // Most of it is a hole.
-        let mut copy = Command::new("cp");
-        tree::quiet(copy.arg("--sparse=always").arg(&self.image).arg(&disk))?;
         let network = network::enter();
-        let config = self.config(assets, &disk, network.is_ok());
-        let guests = Guests::write(dir, ENGINE, &[(NAME, config)])?;
+        let (guests, disk) = self.write(dir, assets, network.is_ok())?;
         println!("\n{NAME}: its root disk is {}", disk.display());
         let session = Session::start(binaries, &guests, events)?;
         let story = story(&session, screen, &guests, network.is_ok());
@@ -74,6 +69,17 @@ impl Debian {
         story.seen.push(("written on its disk", read(&disk, WRITTEN)?));
         std::fs::remove_file(&disk)?;
         Ok(story)
+    }
+
+    /// Its file and its disk.
+    pub fn write(&self, dir: &Path, assets: &Assets, network: bool) -> Result<(Guests, PathBuf)> {
+        std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+        let disk = dir.join("debian.img");
+        // Most of it is a hole.
+        let mut copy = Command::new("cp");
+        tree::quiet(copy.arg("--sparse=always").arg(&self.image).arg(&disk))?;
+        let config = self.config(assets, &disk, network);
+        Ok((Guests::write(dir, ENGINE, &[(NAME, config)])?, disk))
     }
 
     fn config(&self, assets: &Assets, disk: &Path, network: bool) -> Value {
@@ -103,7 +109,12 @@ pub fn has_engine(binaries: &Path) -> bool {
     tree::quiet(try_it.args(["--engine", ENGINE, "--", "/bin/true"])).is_ok()
 }
 
-fn story(session: &Session, screen: &mut Screen, guests: &Guests, network: bool) -> Result<Story> {
+/// Waits for it and logs in; when it was up.
+pub fn log_in<'a>(
+    session: &'a Session,
+    screen: &mut Screen,
+    guests: &Guests,
+) -> Result<(Vec<Duration>, Shell<'a>)> {
     let is_ready = |event: &Event| match event {
         Event::Change(change) if change["state"] == "ready" => Some(0),
         _ => None,
@@ -111,8 +122,13 @@ fn story(session: &Session, screen: &mut Screen, guests: &Guests, network: bool)
     let reached = super::boot(session, screen, guests, BOOT_TIMEOUT, is_ready)?;
     println!("\n$ gunyahctl console {NAME}");
     let terminal = session.console(NAME, LOGIN.len() + 1)?;
-    let mut shell = Shell { session, terminal, plain: Plain::default() };
+    let mut shell = Shell { session, terminal, plain: Plain::default(), quiet: false };
     shell.enter("root", PROMPT)?;
+    Ok((reached, shell))
+}
+
+fn story(session: &Session, screen: &mut Screen, guests: &Guests, network: bool) -> Result<Story> {
+    let (reached, mut shell) = log_in(session, screen, guests)?;
     shell.enter("findmnt -no SOURCE,FSTYPE /; cat /proc/consoles", PROMPT)?;
     let write = format!("echo \"$(uname -srm) was here\" > {WRITTEN}; sync");
     shell.enter(&write, PROMPT)?;
@@ -127,7 +143,6 @@ fn story(session: &Session, screen: &mut Screen, guests: &Guests, network: bool)
     println!();
 
     let status = super::status(session)?;
-    seen.push(("requests and exits of devices", device_costs(&status)));
     println!("\n$ gunyahctl stop {NAME}");
     let begin = Instant::now();
     print!("{}", session.control(&["stop", NAME])?);
@@ -139,7 +154,9 @@ fn story(session: &Session, screen: &mut Screen, guests: &Guests, network: bool)
             println!("{line}");
         }
     }
-    let end = &super::status(session)?["vms"][0]["last_end"]["reason"];
+    let last = super::status(session)?;
+    seen.push(("requests and exits of devices", device_costs(&last)));
+    let end = &last["vms"][0]["last_end"]["reason"];
     ensure!(end == "power-off", "{NAME} was to power itself off, but: {end}");
     seen.push(("asked to end", "powered itself off".to_owned()));
     Ok(Story { names: guests.names.clone(), reached, status, stopped, seen, ..Story::default() })
@@ -156,13 +173,22 @@ fn device_costs(status: &Value) -> String {
 }
 
 /// A login.
-struct Shell<'a> {
+pub struct Shell<'a> {
     session: &'a Session<'a>,
     terminal: super::terminal::Terminal,
     plain: Plain,
+    /// Nothing of it is shown.
+    pub quiet: bool,
 }
 
 impl Shell<'_> {
+    /// How long `line` takes, up to the prompt.
+    pub fn time(&mut self, line: &str) -> Result<Duration> {
+        let begin = Instant::now();
+        self.enter(line, PROMPT)?;
+        Ok(begin.elapsed())
+    }
+
     /// Types `line` and shows what comes, up to `answer`.
     fn enter(&mut self, line: &str, answer: &str) -> Result<()> {
         self.terminal.type_line(line)?;
@@ -180,8 +206,10 @@ impl Shell<'_> {
             match self.session.next(left) {
                 Some(Event::Terminal(piece)) => {
                     let piece = self.plain.text(&piece);
-                    print!("{piece}");
-                    std::io::Write::flush(&mut std::io::stdout())?;
+                    if !self.quiet {
+                        print!("{piece}");
+                        std::io::Write::flush(&mut std::io::stdout())?;
+                    }
                     write!(text, "{piece}")?;
                 }
                 Some(Event::Interrupted) => bail!("interrupted"),

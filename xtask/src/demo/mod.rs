@@ -2,6 +2,7 @@
 //! `cargo xtask demo`: gunyahd launches three arm64 Linux guests on the simulator, in two minutes: two in RAM
 //! alone, run by QEMU, then a Debian on a root disk.
 
+pub mod costs;
 mod debian;
 mod guests;
 mod network;
