@@ -3,6 +3,7 @@
 //! `gpio-keys`, so it is the one for real machines, with an initrd that waits for the key.
 
 use std::fs;
+use std::path::PathBuf;
 
 use anyhow::Result;
 
@@ -14,13 +15,26 @@ const KERNEL_META: &str = "linux-image-arm64";
 const DRIVERS: [&str; 2] = ["evdev", "gpio_keys"];
 const INIT: &str = include_str!("../guest/key-init");
 
-/// The command: `target/guest/key-Image` and `key-initrd.cpio.gz`.
+/// Its kernel and initrd.
+fn files() -> [PathBuf; 2] {
+    ["key-Image", "key-initrd.cpio.gz"].map(|name| tree::guest().join(name))
+}
+
+/// Makes it, if it is not there; returns its kernel.
+pub fn ensure() -> Result<PathBuf> {
+    let [image, initrd] = files();
+    if !(image.is_file() && initrd.is_file()) {
+        run()?;
+    }
+    Ok(image)
+}
+
+/// The command.
 pub fn run() -> Result<()> {
     packages::ensure(packages::GUEST_TOOLS)?;
     guest::ensure()?;
     let dir = tree::guest();
-    let (image, initrd, unpacked) =
-        (dir.join("key-Image"), dir.join("key-initrd.cpio.gz"), dir.join("key-unpacked"));
+    let ([image, initrd], unpacked) = (files(), dir.join("key-unpacked"));
     println!("  fetching Debian's arm64 kernel for real machines");
     let apt = PrivateApt::new(&dir.join("apt"), "arm64")?;
     let _ = fs::remove_dir_all(&unpacked);
@@ -45,6 +59,6 @@ pub fn run() -> Result<()> {
     fs::remove_file(&plain)?;
     guest::install_kernel(&unpacked, &image)?;
     fs::remove_dir_all(&unpacked)?;
-    println!("kernel  {}\ninitrd  {}", image.display(), initrd.display());
+    println!("  kernel {}, initrd {}", image.display(), initrd.display());
     Ok(())
 }

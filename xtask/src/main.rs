@@ -23,7 +23,7 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
-  setup      install missing tools, fetch an arm64 kernel and busybox for the guests, make root disks
+  setup      install missing tools, fetch arm64 kernels and busybox for the guests, make root disks
   root-disk  make root disks for arm64 guests, and the initrd that boots from them
   key-guest  make an arm64 Linux that ends by its power key
   demo       launch three arm64 Linux guests with gunyahd on the simulator, one of them a Debian on a root disk

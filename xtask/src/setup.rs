@@ -4,6 +4,7 @@
 use anyhow::Result;
 
 use crate::guest::{self, Assets};
+use crate::keyguest;
 use crate::packages::{self, ENGINE_TOOLS, GUEST_TOOLS, TEST_TOOLS};
 use crate::rootdisk;
 
@@ -13,6 +14,7 @@ pub fn run() -> Result<()> {
     for disk in rootdisk::ensure()? {
         println!("  root disk     {}", disk.display());
     }
+    println!("  key guest     {}", keyguest::ensure()?.display());
     println!("  test tools    {}", for_tests()?);
     Ok(())
 }
