@@ -63,6 +63,18 @@ enum Source {
     Properties,
 }
 
+/// Signals wait from now on until the loop takes them.
+pub(super) fn block_signals() -> Result<SigSet, Diagnostic> {
+    let mut mask = SigSet::empty();
+    for signal in
+        [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGCHLD]
+    {
+        mask.add(signal);
+    }
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&mask), None).map_err(failed("sigprocmask"))?;
+    Ok(mask)
+}
+
 impl Supervisor {
     /// Takes over signals, and gives up what only starting up took, for this process and every worker.
     fn new(
@@ -70,13 +82,7 @@ impl Supervisor {
         listener: Option<Listener>,
         reserve: Option<Reserve>,
     ) -> Result<Self, Diagnostic> {
-        let mut mask = SigSet::empty();
-        for signal in
-            [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGCHLD]
-        {
-            mask.add(signal);
-        }
-        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&mask), None).map_err(failed("sigprocmask"))?;
+        let mask = block_signals()?;
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
             .map_err(failed("signalfd"))?;
         if setting.confined {

@@ -92,6 +92,8 @@ pub enum Outcome {
 
 /// `gunyahd boot`: serves until SIGTERM.
 pub fn boot(options: BootOptions) -> Result<(), Diagnostic> {
+    // Before there is a socket or a reserve: whoever sees one may ask for the end, which takes it away.
+    event_loop::block_signals()?;
     let listener = match listen::Listener::inherited() {
         Some(inherited) => inherited?,
         None => {

@@ -100,6 +100,15 @@ fn a_second_boot_is_refused_and_a_killed_ones_socket_replaced() {
     });
 }
 
+/// Its socket is there before its reserve is.
+#[test]
+fn an_end_asked_for_while_it_starts_leaves_nothing() {
+    let mut host = Host::new();
+    host.bare().boot_with(&["--reserve", "64M"]);
+    assert_eq!(host.shut_down(), Some(0), "{}", host.log());
+    assert!(!host.socket().exists(), "the socket is left behind");
+}
+
 #[test]
 fn a_socket_from_init_is_served_and_left_to_init() {
     let host = Host::new();

@@ -12,7 +12,7 @@ use crate::layout::{PCI_CAM_BASE, PCI_CAM_SIZE};
 use crate::plan::{LaunchPlan, PlannedDevice};
 
 kinds! {
-    // Seen: an edge irqfd of a level interrupt is raised for ever.
+    // Read in the driver: an edge irqfd of a level interrupt is raised for ever.
     DEVICE_DOORBELL: Error "dtb-device-doorbell" in Dtb {
         "a doorbell with a device's label raises another interrupt than the device's",
         cause: "gunyahd gives devices labels and SPIs from 6 on, and the devicetree uses the label for something else",
