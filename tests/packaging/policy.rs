@@ -325,6 +325,15 @@ fn every_choice_of_folders_compiles() {
     assert!(policy.may("gunyahd", "vendor_gunyah_chr_device", "chr_file", "ioctl"));
     assert!(policy.may("gunyahd", "vendor_their_hugetlbfs", "file", "map"));
     assert!(!policy.may("crosvm", "vendor_gunyah_chr_device", "chr_file", "open"));
+    // A type of another partition's has an attribute in the alias's place.
+    let attribute = [
+        "attribute vendor_gunyah_device;",
+        "typeattribute vendor_gunyah_chr_device vendor_gunyah_device;",
+    ];
+    assert!(attribute.iter().all(|line| page.contains(line)), "{attribute:?}");
+    let other = [theirs, &attribute.join("\n"), "\n", aliases[1], "\n"].concat();
+    let policy = Policy::compile(&["vendor"], "user", &other).unwrap();
+    assert!(policy.may("gunyahd", "vendor_gunyah_chr_device", "chr_file", "ioctl"));
     // The same, shared with crosvm.
     for attribute in ["mlstrustedobject", "vm_manager_device_type"] {
         let line = format!("typeattribute vendor_gunyah_chr_device {attribute};");
