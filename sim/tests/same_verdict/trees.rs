@@ -424,7 +424,12 @@ fn the_table_has_every_rule_that_was_seen() {
     let rules = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../src/dtb/rules");
     let mut seen = 0;
     for file in std::fs::read_dir(rules).unwrap() {
-        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        let file = file.unwrap().path();
+        // Beside them is the folder of their tests.
+        if file.is_dir() {
+            continue;
+        }
+        let text = std::fs::read_to_string(file).unwrap();
         let after = text.split("    // Seen").skip(1);
         for name in after.map(|rule| rule.split('"').nth(1).unwrap()) {
             assert!(rows().any(|(rule, ..)| *rule == name), "{name}");
