@@ -240,7 +240,7 @@ mod tests {
         let length = usize::try_from(2 * page).unwrap();
         let fd = memfd_create("maps", MFdFlags::MFD_CLOEXEC).unwrap();
         nix::unistd::ftruncate(&fd, i64::try_from(length).unwrap()).unwrap();
-        // SAFETY: a fresh mapping of our own file, unmapped below and not used in between.
+        // SAFETY: a fresh mapping of our own file, given up below and not used in between.
         let at = unsafe {
             nix::sys::mman::mmap(
                 None,
@@ -257,13 +257,17 @@ mod tests {
         assert_eq!(pieces.len(), 1);
         assert_eq!(pieces[0].offset, page);
         assert!(pieces[0].file.is_some() && pieces[0].shared && !pieces[0].hugetlb);
-        // SAFETY: unmaps what was mapped above.
-        unsafe { nix::sys::mman::munmap(at, length) }.unwrap();
+        // Not unmapped: another test's thread could map its own there, and that would be read.
+        // SAFETY: nobody touches what was mapped above.
+        unsafe { nix::sys::mman::mprotect(at, length, nix::sys::mman::ProtFlags::PROT_NONE) }
+            .unwrap();
         nix::sys::uio::pwrite(&fd, b"kept", i64::try_from(page + 8).unwrap()).unwrap();
         let mut kept = [0; 4];
         read_pieces(&me, &pieces, address + page + 8, &mut kept).unwrap();
         assert_eq!(&kept, b"kept");
         assert!(read_pieces(&me, &pieces, address, &mut kept).is_err());
+        // SAFETY: unmaps what was mapped above.
+        unsafe { nix::sys::mman::munmap(at, length) }.unwrap();
         assert_eq!(me.mappings(0, page).unwrap_err(), Errno::EFAULT);
     }
 }
