@@ -326,6 +326,18 @@ fn a_report_for_people_has_a_line_each() {
     assert!(text.ends_with("\nerrors: 1, warnings: 1\n"), "{text}");
 }
 
+/// What a VM's devices take of the kernel, and no other's.
+#[test]
+fn options_for_devices_are_wanted_where_a_vm_has_them() {
+    let Some(device) = Device::new("ack61") else { return };
+    let path = device.at("vms/a.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config["vsock"] = json!({});
+    fs::write(&path, config.to_string()).unwrap();
+    let what = device.examine().of("kernel-option")["message"].as_str().unwrap().to_owned();
+    assert!(what.starts_with("CONFIG_VHOST_VSOCK is off"), "{what}");
+}
+
 /// The kernel's options as they are in /proc.
 #[test]
 fn packed_options_are_read() {

@@ -21,8 +21,8 @@ usage: gunyahctl [--socket PATH] COMMAND
 
   status [VM] [--json]        all VMs, or one with the steps of its last launch
   start VM [--no-wait]        start it, and wait until it runs (or is ready, where it can say so)
-  stop VM [--no-wait]         ask the guest to end, if its file says how, else or after its
-                              stop_timeout close the VM; and wait
+  stop VM [--no-wait]         ask the guest to end, where its file says how; close the VM after
+                              stop_timeout, or at once where it does not; wait
   restart VM [--no-wait]      stop, then start
   kill VM [--no-wait]         kill its process: for a worker that does not answer. A hard end can cost the
                               host memory, or break the resource manager, until the next reboot

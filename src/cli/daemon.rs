@@ -33,7 +33,7 @@ usage: gunyahd boot [options]        the init service: all VMs, until SIGTERM
 /// `gunyahd boot --help`.
 pub const BOOT_HELP: &str = "\
 usage: gunyahd boot [--config-dir DIR]… [--socket PATH] [--run-dir DIR] [--device PATH]
-                    [--reserve SIZE]
+                    [--reserve SIZE] [--no-confinement]
 
 Reads every *.json of the config directories, starts the VMs that have autostart, supervises them
 and answers gunyahctl. A bad file or a failed VM stops no other: gunyahctl status shows why it failed.
@@ -54,7 +54,7 @@ exit:    0 all VMs are stopped; 1 cannot serve (the log says why); 2 usage
 
 /// `gunyahd run --help`.
 pub const RUN_HELP: &str = "\
-usage: gunyahd run [--device PATH] FILE
+usage: gunyahd run [--device PATH] [--no-confinement] FILE
 
 Starts the VM of FILE at once, without waiting for other VMs or properties, and logs to standard
 error. Its console, if it has one, is on standard input and output. It is never restarted. Ctrl-C
@@ -75,7 +75,8 @@ pub const CHECK_HELP: &str = "\
 usage: gunyahd check [--dtb] [--json] [--kernel NAME] [--page-size SIZE] [--root DIR] PATH…
 
 Tells everything that can be known of VMs' files without a device: their mistakes, those of the
-images that they name, what clashes between them, the address map, and huge pages needed in all.
+images that they name, what clashes between them, the address map, and the huge pages and the reserve
+needed in all.
 
   --dtb             print each VM's devicetree as source
   --json            for machines

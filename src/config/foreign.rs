@@ -8,7 +8,7 @@ kinds! {
     FOREIGN: Error "config-foreign" in Config {
         "the file is another launcher's",
         cause: "gunyahd has a file of its own form for each VM",
-        cure: "write a file for the VM; docs/config.md has all its keys",
+        cure: "`gunyahd import` makes a VM's file of Android's vm_config.json; for others write one: docs/config.md has all keys",
     }
     AUTHENTICATED: Error "config-authenticated" in Config {
         "a key is of authenticated VMs, which gunyahd does not start",

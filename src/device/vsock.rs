@@ -29,7 +29,7 @@ use crate::memory::Window;
 kinds! {
     NO_VHOST: Error "vsock-no-vhost" in Functions {
         "the host's kernel serves no vsock devices",
-        cause: "it has no CONFIG_VHOST_VSOCK, or its module vhost_vsock is not loaded",
+        cause: "it has no CONFIG_VHOST_VSOCK, its module vhost_vsock is not loaded, or SELinux denies the node, as Android's policy does",
         cure: "modprobe vhost_vsock; if there is no such module, take a kernel with CONFIG_VHOST_VSOCK, or leave `vsock` out of the file",
     }
     CID: Error "vsock-cid" in Functions {

@@ -36,8 +36,10 @@ enum Needed {
     Pool,
     /// Where the driver takes transparent huge pages alone.
     Transparent,
-    /// By devices, of which a VM may have none.
-    Devices,
+    /// Where a VM has network devices.
+    Nets,
+    /// Where a VM has a socket device.
+    Vsock,
 }
 
 /// Options, and what for.
@@ -47,8 +49,8 @@ const OPTIONS: &[(&str, Needed, &str)] = &[
     ("TRANSPARENT_HUGEPAGE", Needed::Transparent, "\"backing\": \"thp\""),
     ("SHMEM", Needed::Transparent, "guest memory"),
     ("SECCOMP_FILTER", Needed::Always, "the confinement of workers"),
-    ("TUN", Needed::Devices, "network devices"),
-    ("VHOST_VSOCK", Needed::Devices, "vsock devices"),
+    ("TUN", Needed::Nets, "network devices"),
+    ("VHOST_VSOCK", Needed::Vsock, "vsock devices"),
 ];
 
 /// Looks for what this driver and these VMs need.
@@ -79,7 +81,8 @@ pub(super) fn options(
             Needed::WithoutDriver => dialect.is_none(),
             Needed::Pool => !pages::can_do_without_pools(report),
             Needed::Transparent => dialect.is_some_and(Dialect::pages_on_demand),
-            Needed::Devices => false,
+            Needed::Nets => report.vms.iter().any(|vm| !vm.config.nets.is_empty()),
+            Needed::Vsock => report.vms.iter().any(|vm| vm.config.vsock.is_some()),
         };
         match (is_on(option), needed) {
             (true, _) => on.push(*option),

@@ -23,7 +23,7 @@ const OTHER_DRIVERS: &str =
 const STOP_OTHERS: &str =
     "stop the vendor's own VM service, or crosvm; if there is none, look for gh_rsc_mgr or gunyah_rsc_mgr in dmesg";
 const SWAP_BACKED: &str = "this driver takes only swap-backed pages, and hugetlb pages are not";
-const OTHER_BACKING: &str = "use \"backing\": [\"thp\", \"base\"]";
+const OTHER_BACKING: &str = "leave `backing` out, or use \"thp\"";
 const CHECK: &str = "run `gunyahd check` on the VM's file";
 const LOG_61: &str = "run `gunyahd check --dtb --kernel ack61` on the VM's file; `dmesg | grep -E 'gh_rsc_mgr|misc gunyah'` has the resource manager's words: `RM rejected message` with its number";
 const LOG_NEWER: &str = "run `gunyahd check --dtb --kernel ack66` on the VM's file; `dmesg | grep -E 'gunyah_rsc_mgr|misc gunyah'` has the resource manager's words: `RM rejected message` with its number";

@@ -53,9 +53,9 @@ pub struct Launched<T> {
 }
 
 /// Launches `config` on the driver of `device`, with its part of the `reserve`, as one of so many `launches` at
-/// once; `report` hears of every step. `before_start` adds what has to be there when the guest begins, such as interrupt lines. What it returns is dropped before the
-/// VM where START fails: android14-6.1 frees memory that it still uses if the eventfd of an interrupt line
-/// outlives the VM.
+/// once; `report` hears of every step. `before_start` adds what has to be there when the guest begins, such
+/// as interrupt lines. What it returns is dropped before the VM where START fails: android14-6.1 frees memory
+/// that it still uses if the eventfd of an interrupt line outlives the VM.
 ///
 /// An error is the step's that failed. Everything that was made before it is given back.
 pub fn launch<T>(

@@ -40,17 +40,17 @@ kinds! {
     }
     FRAGMENTED: Error "memory-fragmented" in Memory {
         "too few transparent huge pages came",
-        cause: "memory is fragmented or shmem_enabled is `never`; so many small pages would hang the resource manager",
+        cause: "memory is fragmented, shmem_enabled is `deny`, or the kernel is older than 6.1 and it is `never`; so many small pages would hang the resource manager",
         cure: "write `advise` to /sys/kernel/mm/transparent_hugepage/shmem_enabled early at boot, or use \"backing\": [\"hugetlb\"]",
     }
     FEW_HUGE_PAGES: Warning "memory-few-huge-pages" in Memory {
         "fewer transparent huge pages came than there could be",
-        cause: "memory is fragmented, or shmem_enabled is `never`; START takes longer",
+        cause: "memory is fragmented, shmem_enabled is `deny`, or the kernel is older than 6.1 and it is `never`; START takes longer",
         cure: "write `advise` to /sys/kernel/mm/transparent_hugepage/shmem_enabled early at boot",
     }
     SMALL_FOLIOS: Warning "memory-small-folios" in Memory {
         "some of the guest's memory is made of base pages",
-        cause: "memory is fragmented, or shmem_enabled is `never`; each small page costs the hypervisor some of its page-table heap, and when that is used up a guest's page fault fails with ENOMEM until the host reboots",
+        cause: "memory is fragmented, or shmem_enabled is `deny`; each small page costs the hypervisor some of its page-table heap, and when that is used up a guest's page fault fails with ENOMEM until the host reboots",
         cure: "start the VM early at boot, while memory is whole; write `advise` to /sys/kernel/mm/transparent_hugepage/shmem_enabled",
     }
 }

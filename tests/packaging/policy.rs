@@ -258,7 +258,8 @@ fn forbidden_rules_do_not_compile() {
 }
 
 /// Calls of the driver's API that gunyahd does not make.
-const UNUSED: &str = "ANDROID_CREATE_CMA_MEM_FD VM_ANDROID_MAP_CMA_MEM VM_ANDROID_SET_AUTH_TYPE";
+const UNUSED: &str =
+    "VM_REMOVE_FUNCTION ANDROID_CREATE_CMA_MEM_FD VM_ANDROID_MAP_CMA_MEM VM_ANDROID_SET_AUTH_TYPE";
 
 /// SELinux sees the low 16 bits of an ioctl's number. gunyahd may use those that it calls and no other.
 #[test]
