@@ -9,7 +9,7 @@ use std::path::Path;
 
 use crate::config::VmName;
 use crate::diagnostic::{kinds, Diagnostic, Kind};
-use crate::json::{object, read, Value as Json};
+use crate::json::{object, read, Member, Value as Json};
 use nix::errno::Errno;
 
 /// What is made here has no text of another's in it.
@@ -71,11 +71,20 @@ const TABLE: &[Row] = &[
     ("dtb", true, Key("dtb.path", path)),
     ("protected-vm", false, Key("firmware", section)),
     ("protected", true, Key("firmware", section_if_true)),
-    ("root rwroot disk rwdisk block b drive hda pmem-root disks", true, Left("gunyahd has no disks")),
-    ("net tap-name tap-fd host-ip netmask mac netdev nic network", true, Left("gunyahd has no network")),
-    ("cid vsock", true, Left("gunyahd has no vsock")),
-    ("swiotlb", true, Left("without devices there is no pool to share with them")),
-    ("device object chardev fs shared-dir gpu input display audio usb", true, Left("gunyahd has no such device")),
+    ("block b rwdisk drive hda hdb", true, Key("disks", disk)),
+    ("disk disks", true, Key("disks", read_only_disk)),
+    ("root rwroot pmem-root blockdev", true, Left("give its file as one of `disks`; a root goes with `root=/dev/vda` in kernel.cmdline")),
+    ("net netdev nic", true, Key("nets", tap)),
+    ("tap-name", true, Key("nets", tap_name)),
+    ("tap-fd host-ip netmask mac network", true, Left("a network is a tap of the host by its name: `nets[].tap`")),
+    ("cid vsock vhost-vsock-pci vhost-vsock-device", true, Key("vsock.cid", cid)),
+    ("swiotlb", true, Key("memory.pool", size)),
+    // Models of QEMU's `-device`.
+    ("virtio-blk virtio-blk-pci", true, Nothing),
+    ("virtio-blk-device", true, Key("transport", mmio)),
+    ("virtio-net virtio-net-pci virtio-net-device", true, Left("its tap is in `nets`, where a mac goes, too")),
+    ("fs shared-dir vhost-user vhost-user-fs-pci vhost-user-fs-device", true, Left("run its backend (virtiofsd for a directory) and give the socket as `vhost_user`")),
+    ("device object chardev gpu input display audio usb", true, Left("gunyahd has no such device")),
     ("protected-vm-with-firmware", true, Left("the firmware is the boot loader's: `\"firmware\": {}` begins in that")),
     ("qcom-trusted-vm-id qcom-trusted-vm-pas-id", true, Left("gunyahd starts no authenticated VMs")),
     ("cpu-affinity cpu-cluster", true, Left("vcpus.affinity has host CPUs in another form")),
@@ -115,16 +124,28 @@ pub fn import(source: &Source) -> Result<(String, Vec<Diagnostic>), Diagnostic> 
     };
     for given in &given {
         let value = given.value.as_deref().unwrap_or_default();
-        match row(&given.name).map(|(.., becomes)| *becomes) {
+        let known = match &*given.name {
+            "device" => row(value.split(',').next().unwrap_or_default()).or_else(|| row("device")),
+            name => row(name),
+        };
+        match known.map(|(.., becomes)| *becomes) {
             Some(Key(key, make)) => match make(value) {
                 Some(made) => put(&mut keys, key, made),
                 None if value == "false" => {}
-                None => leave(given, &format!("it makes no {key}")),
+                None => leave(given, &format!("gunyahd makes no {key} of it")),
             },
             Some(Left(why)) if value != "false" => leave(given, why),
             Some(Left(_) | Nothing) => {}
             None => leave(given, "gunyahd has no such option"),
         }
+    }
+    // A pool is for devices alone; crosvm's guests find these on PCI, and QEMU's where nothing else is said.
+    let has = |wanted: &[&str]| keys.iter().any(|(key, _)| wanted.contains(key));
+    let (devices, transport) = (has(&["disks", "nets", "vsock.cid"]), has(&["transport"]));
+    if !devices {
+        keys.retain(|(key, _)| !["memory.pool", "transport"].contains(key));
+    } else if !transport {
+        keys.push(("transport", word("pci")));
     }
     let of = |wanted: &str| keys.iter().find(|(key, _)| *key == wanted).map(|(_, value)| value);
     if of("kernel.path").is_none() {
@@ -173,7 +194,7 @@ fn row(name: &str) -> Option<&'static Row> {
     TABLE.iter().find(|(names, ..)| names.split_whitespace().any(|known| known == name))
 }
 
-/// Sets a key. Several command lines are one.
+/// Sets a key. Several command lines are one, and so are several lists.
 fn put(keys: &mut Vec<(&'static str, Value)>, key: &'static str, value: Value) {
     let Some((_, known)) = keys.iter_mut().find(|(known, _)| *known == key) else {
         return keys.push((key, value));
@@ -181,6 +202,9 @@ fn put(keys: &mut Vec<(&'static str, Value)>, key: &'static str, value: Value) {
     *known = match (&*known, value) {
         (Json::String(first), Json::String(more)) if key == "kernel.cmdline" => {
             format!("{first} {more}").into()
+        }
+        (Json::List(first), Json::List(more)) => {
+            Json::List(first.iter().cloned().chain(more).collect())
         }
         (_, value) => value,
     };
@@ -206,13 +230,25 @@ fn of_file(path: &Path) -> Result<Vec<Given>, Diagnostic> {
         given.extend(items.iter().map(|item| Given {
             said: member.key.to_string(),
             name: member.key.to_string(),
-            value: Some(match &item.value {
-                Json::String(text) => text.to_string(),
-                other => other.to_string(),
-            }),
+            value: Some(as_option(&item.value)),
         }));
     }
     Ok(given)
+}
+
+/// A value as a command line has it: an object as `image=/a,writable=true`.
+fn as_option(value: &Json<'_>) -> String {
+    let plain = |value: &Json<'_>| match value {
+        Json::String(text) => text.to_string(),
+        other => other.to_string(),
+    };
+    let part = |Member { key, value, .. }: &Member<'_>| {
+        format!("{key}={}", plain(&value.value).replace(',', ",,"))
+    };
+    match value {
+        Json::Object(members) => members.iter().map(part).collect::<Vec<_>>().join(","),
+        other => plain(other),
+    }
 }
 
 /// The options of a command line, whatever stands before the program.
@@ -288,6 +324,84 @@ fn count(text: &str) -> Option<Value> {
     let first = text.split(',').next()?;
     let number = first.rsplit('=').next()?;
     number.parse::<u32>().ok().map(|number| u64::from(number).into())
+}
+
+/// The parts of `path=/a,ro`: each a name, empty where none is given, and a value. A comma that is meant is
+/// there twice, as QEMU has it.
+fn parts(text: &str) -> Vec<(String, String)> {
+    let part = |part: &str| {
+        let part = part.replace('\0', ",");
+        match part.split_once('=') {
+            Some((name, value)) => (name.to_owned(), value.to_owned()),
+            None => (String::new(), part),
+        }
+    };
+    text.replace(",,", "\0").split(',').map(part).collect()
+}
+
+/// The value of the first of `names` that is there.
+fn part(text: &str, names: &[&str]) -> Option<String> {
+    let parts = parts(text);
+    let found = names.iter().find_map(|name| parts.iter().find(|(known, _)| known == name));
+    found.map(|(_, value)| value.clone())
+}
+
+/// Whether one of these switches is on: `ro`, `ro=true`, `readonly=on`.
+fn is_on(text: &str, names: &[&str]) -> bool {
+    parts(text).iter().any(|(name, value)| match name.as_str() {
+        "" => names.contains(&value.as_str()),
+        name => names.contains(&name) && matches!(value.as_str(), "true" | "on"),
+    })
+}
+
+/// A list of one.
+fn one(members: Vec<(&'static str, Value)>) -> Value {
+    vec![object(members)].into()
+}
+
+/// `path=/a,ro`, `/a`, `file=/a,format=raw,readonly=on`.
+fn disk(text: &str) -> Option<Value> {
+    disk_of(text, is_on(text, &["ro", "readonly"]))
+}
+
+/// `/a`, `image=/a,writable=true`.
+fn read_only_disk(text: &str) -> Option<Value> {
+    disk_of(text, !is_on(text, &["writable"]))
+}
+
+/// Raw images alone. QEMU's pflash is firmware, and crosvm's root is an argument of the kernel as well.
+fn disk_of(text: &str, readonly: bool) -> Option<Value> {
+    let file = part(text, &["path", "file", "image", ""])?;
+    let packed = part(text, &["format"]).is_some_and(|format| format != "raw");
+    let firmware = part(text, &["if"]).is_some_and(|interface| interface == "pflash");
+    if packed || file.ends_with(".qcow2") || firmware || is_on(text, &["root"]) {
+        return None;
+    }
+    let mut disk = vec![("path", path(&file)?)];
+    if readonly {
+        disk.push(("readonly", true.into()));
+    }
+    Some(one(disk))
+}
+
+/// `tap-name=tap0`, `tap,id=n0,ifname=tap0`.
+fn tap(text: &str) -> Option<Value> {
+    let mut net = vec![("tap", word(&part(text, &["tap-name", "ifname"])?))];
+    net.extend(part(text, &["mac"]).map(|mac| ("mac", word(&mac))));
+    Some(one(net))
+}
+
+fn tap_name(text: &str) -> Option<Value> {
+    tap(&format!("tap-name={text}"))
+}
+
+/// `3`, `cid=3`, `vhost-vsock-pci,guest-cid=3`.
+fn cid(text: &str) -> Option<Value> {
+    count(&part(text, &["guest-cid", "cid", ""])?)
+}
+
+fn mmio(_: &str) -> Option<Value> {
+    Some(word("mmio"))
 }
 
 fn section(_: &str) -> Option<Value> {
