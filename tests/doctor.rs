@@ -326,6 +326,17 @@ fn a_report_for_people_has_a_line_each() {
     assert!(text.ends_with("\nerrors: 1, warnings: 1\n"), "{text}");
 }
 
+/// Only the service has a reserve; what its folios pin is known without.
+#[test]
+fn what_folios_of_the_reserve_pin_is_counted() {
+    let Some(device) = Device::new("ack66") else { return };
+    device.vm("a", &json!({ "size": "64M", "backing": ["reserve"] }));
+    let told = device.examine();
+    let finding = told.findings.iter().find(|finding| finding["about"] == "memlock").unwrap();
+    let what = finding["message"].as_str().unwrap();
+    assert!(what.contains("at most are pinned for one VM"), "{finding}");
+}
+
 /// What a VM's devices take of the kernel, and no other's.
 #[test]
 fn options_for_devices_are_wanted_where_a_vm_has_them() {

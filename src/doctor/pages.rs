@@ -123,7 +123,14 @@ pub(super) fn pinned(report: &Report, service: Option<u32>, all: &mut Findings) 
     let plans = report.vms.iter().filter_map(|vm| vm.plan.as_ref());
     let pins = plans.filter_map(|plan| {
         let host = report.host.with(plan.dialect);
-        memory::choose(plan, &host, endless, None).ok().map(|choice| choice.pinned)
+        let mut plan = plan.clone();
+        // A folio of the reserve pins as any other does; only the service has them.
+        for backing in plan.regions.iter_mut().flat_map(|region| &mut region.backing) {
+            if *backing == Backing::Reserve {
+                *backing = Backing::Thp;
+            }
+        }
+        memory::choose(&plan, &host, endless, None).ok().map(|choice| choice.pinned)
     });
     let Some(most) = pins.max() else {
         return all.note("memlock", "no VM can be launched, so none pins memory");

@@ -98,7 +98,7 @@ pub(super) fn allocate(
         }
         return Ok(Allocated { mapping, huge: (0, 0), warning: None });
     }
-    let folio = host.thp_page.max(host.page_size);
+    let folio = host.folio();
     let (_, whole) = whole_folios(region.base, region.size, host);
     let huge = |mapping: &Mapping| mapping.huge_bytes().unwrap_or(0).min(whole);
     if backing == Backing::Reserve {
@@ -126,7 +126,7 @@ fn map(
     means: &mut Means<'_>,
 ) -> Result<Mapping, Errno> {
     let host = means.host;
-    let folio = host.thp_page.max(host.page_size);
+    let folio = host.folio();
     let (align, beyond, before, whole) = match backing {
         Backing::Hugetlb => {
             (region.huge_page, 0, 0, region.size / region.huge_page * region.huge_page)
@@ -172,17 +172,23 @@ fn add_reserve(
     };
     let written: Vec<_> = means.written.iter().filter_map(inside).collect();
     let mut offset = range.start;
+    // Side by side here, wherever they are in the reserve: one piece of work for all threads.
+    let mut used: Vec<Range<u64>> = Vec::new();
     for extent in reserve.split((range.end - range.start) / folio) {
         let size = extent.count * folio;
         mapping.add_folios_of(&reserve.memfd, extent.first * folio, size)?;
         match extent.past {
             Past::Clean => {}
-            Past::Used => mapping.clear(offset, size, &written, means.threads)?,
+            Past::Used => match used.last_mut() {
+                Some(last) if last.end == offset => last.end += size,
+                _ => used.push(offset..offset + size),
+            },
             Past::Doubtful => mapping.renew_folios(offset, size, folio)?,
         }
         offset += size;
     }
-    Ok(())
+    used.into_iter()
+        .try_for_each(|run| mapping.clear(run.start, run.end - run.start, &written, means.threads))
 }
 
 fn exhausted(region: &PlannedRegion, backing: Backing, errno: Errno) -> Diagnostic {
@@ -214,7 +220,7 @@ fn few_huge_pages(region: &PlannedRegion, host: &Host, got: u64, whole: u64) -> 
     if got == whole {
         return None;
     }
-    let entries = got / host.thp_page + (region.size - got).div_ceil(host.page_size);
+    let entries = got / host.folio() + (region.size - got).div_ceil(host.page_size);
     let pieces = match host.dialect.pages_on_demand() {
         true => "pages",
         false => "memory entries",

@@ -18,14 +18,14 @@ pub const TOO_MANY_ENTRIES: &str =
 /// The bytes of a range of transparent huge pages before its first whole one and in whole ones. What is
 /// before and behind is made of base pages, so that no folio reaches beyond the range.
 pub fn whole_folios(base: u64, size: u64, host: &Host) -> (u64, u64) {
-    let folio = host.thp_page.max(host.page_size);
+    let folio = host.folio();
     let before = ((folio - base % folio) % folio).min(size);
     (before, (size - before) / folio * folio)
 }
 
 /// Whole transparent huge pages in a range.
 pub fn folios(base: u64, size: u64, host: &Host) -> u64 {
-    whole_folios(base, size, host).1 / host.thp_page.max(host.page_size)
+    whole_folios(base, size, host).1 / host.folio()
 }
 
 /// Pages, of whatever size, that a region of `backing` is made of at most: so many memory entries where
@@ -34,7 +34,7 @@ pub fn memory_entries(region: &PlannedRegion, backing: Backing, host: &Host) -> 
     let size = region.size;
     let (unit, whole) = match backing {
         Backing::Hugetlb => (region.huge_page, size / region.huge_page * region.huge_page),
-        Backing::Thp | Backing::Reserve => (host.thp_page, whole_folios(region.base, size, host).1),
+        Backing::Thp | Backing::Reserve => (host.folio(), whole_folios(region.base, size, host).1),
         Backing::Base => (host.page_size, 0),
     };
     whole / unit + (size - whole).div_ceil(host.page_size)

@@ -187,5 +187,5 @@ pub(super) fn backings(
 /// Whether the devicetree gets a slot of its own, of a whole huge page. In less memory it has a few base
 /// pages.
 pub(super) fn slotted(memory_size: u64, host: &Host) -> bool {
-    memory_size >= SLOTTED_FROM.max(host.thp_page.saturating_mul(2))
+    memory_size >= SLOTTED_FROM.max(host.folio().saturating_mul(2))
 }

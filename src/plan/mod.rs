@@ -79,6 +79,11 @@ impl Host {
         }
     }
 
+    /// Bytes of a folio: a transparent huge page, but no less than a page.
+    pub fn folio(&self) -> u64 {
+        self.thp_page.max(self.page_size)
+    }
+
     /// The same with another driver.
     pub fn with(self, dialect: Dialect) -> Self {
         Self { dialect, ..self }

@@ -251,7 +251,7 @@ impl MainMemory<'_> {
     /// The devicetree has a slot of its own, or must have.
     fn slot(&self) -> Option<u64> {
         let slotted = kernels::slotted(self.config.memory.size, self.host);
-        slotted.then_some(self.host.thp_page.max(self.host.page_size))
+        slotted.then_some(self.host.folio())
     }
 
     fn fixed_dtb(&mut self, size: Option<u64>) -> Option<Range> {

@@ -98,6 +98,10 @@ impl Fleet {
         self.returns.expire(now);
         for index in 0..self.vms.len() {
             if self.is_due(index, now) {
+                // What it said before its time was over counts: one that is in START is not killed.
+                self.hear(index, now, out);
+            }
+            if self.is_due(index, now) {
                 if let Some(with) = self.taken_down_beside(index) {
                     self.feed(index, Event::Busy(&with), now, out);
                 }
@@ -368,8 +372,7 @@ impl Fleet {
         }
         if let Report::Launch(launch::Event::Folios(folios)) = report {
             if let Some(holdings) = &mut self.spawner.reserve {
-                holdings.settle(vm.name.as_str(), folios.reserved);
-                out.reserve(&holdings.status());
+                out.reserve(&holdings.settle(vm.name.as_str(), folios.reserved));
             }
         }
         if self.alone && matches!(report, Report::Running { .. }) {

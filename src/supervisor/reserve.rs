@@ -35,16 +35,20 @@ impl Holdings {
         Some(Allotment { memfd, folio, extents, free, total })
     }
 
-    /// The worker of `vm` has its memory, in which `used` folios are. The others are free again.
-    pub fn settle(&mut self, vm: &str, used: u64) {
-        // What is huge, and was not given up, is where it was.
-        let moved = self.books.has_doubtful(vm) || self.reserve.huge() < self.reserve.folios();
+    /// The worker of `vm` has its memory, in which `used` folios are. The others are free again. Returns what
+    /// there is to say of all.
+    pub fn settle(&mut self, vm: &str, used: u64) -> ReserveStatus {
+        let doubtful = self.books.has_doubtful(vm);
         self.books.settle(vm, used);
-        if used > 0 && moved {
-            if let Err(errno) = self.reserve.lock_anew() {
-                log::warn!("{vm}: its part of the reserve is not locked: {errno:?}");
-            }
+        let status = self.status();
+        // What is huge, and was not given up, is where it was.
+        if used == 0 || !(doubtful || status.huge < status.folios) {
+            return status;
         }
+        if let Err(errno) = self.reserve.lock_anew() {
+            log::warn!("{vm}: its part of the reserve is not locked: {errno:?}");
+        }
+        self.status()
     }
 
     /// The worker of `vm` is gone.
