@@ -323,6 +323,25 @@ mod tests {
         thread.end();
     }
 
+    /// As a device of vhost's or of a backend's.
+    #[test]
+    fn a_queue_that_another_serves_is_checked_too() {
+        let (sender, _) = mpsc::channel();
+        let warner = Warner::new(mpsc::channel().0, Arc::new(eventfd().unwrap()));
+        let face = Face { number: 4, features: 0, queues: vec![8, 8], config: vec![] };
+        let link = Arc::new(Link::new("vsock".to_owned(), face, 0, sender, warner).unwrap());
+        let window = GuestMemory::of(&[(BASE, 0x4000)]).unwrap().for_devices();
+        let io = |layouts| Io::new(0, layouts, window.clone(), Arc::clone(&link), |_| false);
+        let good = layouts(BASE + 0x1000);
+        assert!(io(good.clone()).unwrap().queues.iter().all(Option::is_none));
+        let used = |device| good[0].map(|queue| QueueLayout { device, ..queue });
+        // It begins inside.
+        let outside = io(vec![used(BASE + 0x3ffc), None]).err().unwrap();
+        assert!(matches!(outside, Fault::RingOutside("used ring", at) if at.len == 70));
+        let small = good[0].map(|queue| QueueLayout { size: 16, ..queue });
+        assert_eq!(io(vec![None, small]).err(), Some(Fault::Size(16)));
+    }
+
     #[test]
     fn it_has_a_name_when_it_cannot_be() {
         assert_eq!(THREAD.case("x").name, "device-thread");

@@ -343,15 +343,9 @@ impl VhostUser {
                 let what = format!("giving memory to {}", self.settings.socket.display());
                 Err(RESERVE.case(what))
             }
+            // All of it is inside.
             Err(Errno::EFAULT) => {
-                let outside =
-                    (0..self.queues()).filter_map(|queue| io.layout(queue)).find_map(|at| {
-                        let all = [at.descriptors, at.driver, at.device];
-                        all.into_iter().find(|address| !io.window().reaches(*address, 1))
-                    });
-                let outside = crate::memory::Outside { address: outside.unwrap_or(0), len: 1 };
-                let fault = Fault::RingOutside("ring", outside);
-                Err(fault.diagnostic(&io.link().key, io.window().is_pool()))
+                Err(Fault::Split.diagnostic(&io.link().key, io.window().is_pool()))
             }
             Err(errno) => {
                 self.lose(errno, Some(io));
