@@ -122,13 +122,16 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// As it is logged; `whose` begins the sentence: `disk vda, queue 0`. `pool`: devices reach a pool alone.
-    pub fn diagnostic(self, whose: &str, pool: bool) -> Diagnostic {
+    /// As it is logged. `pool`: devices reach a pool alone.
+    pub fn diagnostic(self, queue: Option<usize>, pool: bool) -> Diagnostic {
         let kind = match self {
             Self::RingOutside(..) | Self::Outside(_) if pool => OUTSIDE_POOL,
             _ => BROKEN,
         };
-        kind.case(format!("{whose}: {self}"))
+        kind.case(match queue {
+            Some(queue) => format!("queue {queue}: {self}"),
+            None => self.to_string(),
+        })
     }
 }
 

@@ -203,12 +203,8 @@ impl Life {
     }
 
     fn broken(&mut self, fault: Fault, queue: Option<usize>) {
-        let whose = match queue {
-            Some(queue) => format!("{}, queue {queue}", self.link.key),
-            None => self.link.key.clone(),
-        };
         let pool = self.window.as_ref().is_some_and(Window::is_pool);
-        self.fail(fault.diagnostic(&whose, pool));
+        self.fail(fault.diagnostic(queue, pool));
     }
 
     /// The device is of no use until its driver resets it.
@@ -259,6 +255,16 @@ mod tests {
     }
 
     const BASE: u64 = 0x8000_0000;
+
+    #[test]
+    fn a_warning_says_whose_it_is() {
+        let (sender, warnings) = mpsc::channel();
+        let warner = Warner::new(sender, Arc::new(eventfd().unwrap()));
+        let face = Face { number: 4, features: 0, queues: vec![8], config: vec![] };
+        let link = Link::new("disks[1]".to_owned(), face, 0, mpsc::channel().0, warner).unwrap();
+        link.warn(THREAD.case("a request of the guest failed"));
+        assert_eq!(warnings.recv().unwrap().what, "disks[1]: a request of the guest failed");
+    }
 
     fn layouts(driver: u64) -> Vec<Option<QueueLayout>> {
         let queue = QueueLayout { size: 8, descriptors: BASE, driver, device: BASE + 0x2000 };

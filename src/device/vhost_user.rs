@@ -344,9 +344,7 @@ impl VhostUser {
                 Err(RESERVE.case(what))
             }
             // All of it is inside.
-            Err(Errno::EFAULT) => {
-                Err(Fault::Split.diagnostic(&io.link().key, io.window().is_pool()))
-            }
+            Err(Errno::EFAULT) => Err(Fault::Split.diagnostic(None, io.window().is_pool())),
             Err(errno) => {
                 self.lose(errno, Some(io));
                 Ok(())
