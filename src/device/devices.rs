@@ -215,21 +215,17 @@ impl Devices {
         };
         self.threads.iter().map(of).collect()
     }
-
-    /// Ends the threads; no vCPU runs any more.
-    pub fn stop(self) {}
 }
 
 impl Drop for Devices {
-    /// Also where the launch fails: the eventfds of interrupts are closed before the VM is. A thread that hangs
-    /// in the host's storage stays.
+    /// Ends the threads; no vCPU runs any more. Also where the launch fails: the eventfds of interrupts are closed
+    /// before the VM is. A thread that hangs in the host's storage stays.
     fn drop(&mut self) {
         self.threads.iter().for_each(|(_, thread)| thread.end());
         let begun = Instant::now();
-        let mut threads = self.threads.iter();
-        while !threads.all(|(_, thread)| thread.has_ended()) && begun.elapsed() < END {
+        let running = || self.threads.iter().any(|(_, thread)| !thread.has_ended());
+        while running() && begun.elapsed() < END {
             std::thread::sleep(Duration::from_millis(1));
-            threads = self.threads.iter();
         }
     }
 }
