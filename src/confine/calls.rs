@@ -235,6 +235,9 @@ pub fn device(device: DeviceCalls) -> Vec<Rule> {
         // The standard library looks at what it closes, where it is built with debug assertions.
         only(SYS_fcntl, 1, words(&[F_GETFD])),
         only(SYS_ioctl, 1, device.requests),
+        // A panic's abort, so that it is told as one; the worker's filter leaves it no other process.
+        only(SYS_tgkill, 2, words(&[SIGABRT])),
+        only(SYS_tkill, 1, words(&[SIGABRT])),
         without(SYS_mmap, 2, PROT_EXEC.unsigned_abs()),
         without(SYS_mprotect, 2, PROT_EXEC.unsigned_abs()),
     ]);
@@ -322,6 +325,15 @@ mod tests {
         let reaching = [SYS_openat, SYS_socket, SYS_clone, SYS_clone3, SYS_memfd_create, SYS_kill];
         for nr in reaching.into_iter().chain([SYS_mremap]) {
             assert!(!worker(7, &[7], &[DeviceCalls::DISK]).contains(&Rule::Allow(nr)), "{nr}");
+        }
+    }
+
+    #[test]
+    fn a_device_that_panics_may_abort_and_sends_no_other_signal() {
+        let rules = device(DeviceCalls::ENTROPY);
+        for (nr, argument) in [(SYS_tgkill, 2), (SYS_tkill, 1)] {
+            assert!(rules.contains(&only(nr, argument, words(&[SIGABRT]))), "{nr}");
+            assert!(!rules.contains(&Rule::Allow(nr)), "{nr}");
         }
     }
 

@@ -155,7 +155,8 @@ impl Devices {
             if config.transport == Transport::Mmio {
                 ioeventfd(vm, self.swallowed.as_fd(), base + INTERRUPT_ACK, 0, None)?;
             }
-            link.order(Order::Memory(window.clone()))?;
+            // What it is told later it does later: nobody waits for it.
+            drop(link.send(Order::Memory(window.clone())));
         }
         Ok(())
     }
@@ -167,7 +168,11 @@ impl Devices {
 
     /// Confines their threads, after the worker is confined.
     pub fn confine(&self) -> Result<(), Diagnostic> {
-        self.threads.iter().try_for_each(|(_, thread)| thread.link.order(Order::Confine))
+        // All at a time.
+        let told = self.threads.iter().map(|(_, thread)| thread.link.send(Order::Confine));
+        let told: Vec<_> = told.collect();
+        // Nothing comes only from a thread that is gone.
+        told.into_iter().try_for_each(|done| done.recv().unwrap_or(Ok(())))
     }
 
     /// Readable when [`Devices::take_warning`] has something to say.
@@ -210,21 +215,17 @@ impl Devices {
         };
         self.threads.iter().map(of).collect()
     }
-
-    /// Ends the threads; no vCPU runs any more.
-    pub fn stop(self) {}
 }
 
 impl Drop for Devices {
-    /// Also where the launch fails: the eventfds of interrupts are closed before the VM is. A thread that hangs
-    /// in the host's storage stays.
+    /// Ends the threads; no vCPU runs any more. Also where the launch fails: the eventfds of interrupts are closed
+    /// before the VM is. A thread that hangs in the host's storage stays.
     fn drop(&mut self) {
         self.threads.iter().for_each(|(_, thread)| thread.end());
         let begun = Instant::now();
-        let mut threads = self.threads.iter();
-        while !threads.all(|(_, thread)| thread.has_ended()) && begun.elapsed() < END {
+        let running = || self.threads.iter().any(|(_, thread)| !thread.has_ended());
+        while running() && begun.elapsed() < END {
             std::thread::sleep(Duration::from_millis(1));
-            threads = self.threads.iter();
         }
     }
 }

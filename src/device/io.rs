@@ -27,7 +27,7 @@ pub struct Io {
 }
 
 impl Io {
-    /// With the queues that `serves` picks.
+    /// With the queues that `serves` picks. The others are checked, too: vhost and backends take what they get.
     pub(super) fn new(
         features: u64,
         layouts: Vec<Option<QueueLayout>>,
@@ -39,8 +39,11 @@ impl Io {
             QueueRules { indirect: features & INDIRECT != 0, event_idx: features & EVENT_IDX != 0 };
         let each = layouts.iter().zip(&link.sizes).enumerate();
         let queues: Result<_, Fault> = each
-            .map(|(number, (layout, most))| match layout.filter(|_| serves(number)) {
-                Some(layout) => Queue::new(&window, *most, layout, rules).map(Some),
+            .map(|(number, (layout, most))| match layout {
+                Some(layout) if serves(number) => {
+                    Queue::new(&window, *most, *layout, rules).map(Some)
+                }
+                Some(layout) => layout.check(&window, *most).map(|()| None),
                 None => Ok(None),
             })
             .collect();
@@ -58,7 +61,7 @@ impl Io {
         (self.window.clone(), Arc::clone(&self.link))
     }
 
-    /// Where the driver has put a queue, as it says.
+    /// Where the driver has put a queue that it has made ready.
     pub fn layout(&self, queue: usize) -> Option<QueueLayout> {
         self.layouts.get(queue).copied().flatten()
     }

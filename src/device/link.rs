@@ -50,7 +50,7 @@ pub struct Counters {
 /// its warnings.
 pub struct Link {
     /// Its key in the VM's file.
-    pub(super) key: String,
+    key: String,
     pub(super) number: u32,
     pub(super) features: u64,
     /// Features of its rings.
@@ -122,8 +122,9 @@ impl Link {
         &self.counters
     }
 
-    /// Logs what is wrong on the host's side: a kind of warning at most once a minute.
-    pub fn warn(&self, warning: Diagnostic) {
+    /// Logs what is wrong with it: a kind of warning at most once a minute.
+    pub fn warn(&self, mut warning: Diagnostic) {
+        warning.what = format!("{}: {}", self.key, warning.what);
         self.warner.lock().unwrap_or_else(PoisonError::into_inner).warn(warning);
     }
 

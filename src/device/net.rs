@@ -111,12 +111,12 @@ struct Receiver {
     /// A packet may lie in several buffers.
     merge: bool,
     /// Bytes that there must be before a packet is read: it may be so long.
-    least: u32,
+    least: u64,
     buffers: Vec<Buffer>,
     /// Those of all buffers.
     segments: Vec<Segment>,
     /// Bytes of all buffers.
-    room: u32,
+    room: u64,
     /// The driver has no more buffers; it kicks.
     starved: bool,
 }
@@ -143,13 +143,15 @@ impl Receiver {
     fn new(features: u64, mtu: u16) -> Self {
         let long = features & (GUEST_TSO4 | GUEST_TSO6) != 0;
         let least = if long { LARGEST } else { HEADER + ETHERNET + u32::from(mtu) };
-        Self { merge: features & MRG_RXBUF != 0, least, ..Self::default() }
+        Self { merge: features & MRG_RXBUF != 0, least: least.into(), ..Self::default() }
     }
 
-    /// Whether a packet may be read: it has room, or as much as this driver ever gives.
+    /// Whether a packet may be read: it has room, or as much as this driver ever gives, or in as many pieces as
+    /// one call may take with another buffer.
     fn has_room(&self, queue: &Queue) -> bool {
         let half = usize::from(queue.size() / 2);
-        let enough = !self.merge || self.room >= self.least || self.buffers.len() > half;
+        let most = self.buffers.len() > half || self.segments.len() >= LONGEST.into();
+        let enough = !self.merge || self.room >= self.least || most;
         !self.buffers.is_empty() && enough
     }
 
@@ -204,7 +206,7 @@ impl Receiver {
         self.segments.extend(chain.writable.segments());
         let segments = self.segments.len() - before;
         self.buffers.push(Buffer { head, len, segments });
-        self.room = self.room.saturating_add(len);
+        self.room += u64::from(len);
         Ok(true)
     }
 
@@ -215,7 +217,7 @@ impl Receiver {
             let here = left.min(buffer.len);
             used.push((buffer.head, here));
             segments += buffer.segments;
-            self.room -= buffer.len;
+            self.room -= u64::from(buffer.len);
             left -= here;
             if left == 0 {
                 break;
@@ -280,7 +282,10 @@ impl Net {
         let _ = set_tap_offload(self.tap.as_fd(), 0);
     }
 
-    /// Sends a packet; false: the tap is gone.
+    /// Sends a packet, or drops it.
+    ///
+    /// # Errors
+    /// The tap is gone.
     fn transmit(
         &self,
         chain: &Chain<'_>,

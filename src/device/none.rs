@@ -67,9 +67,6 @@ impl Devices {
     pub fn counters(&self) -> Vec<DeviceStatus> {
         Vec::new()
     }
-
-    /// There is no thread.
-    pub fn stop(self) {}
 }
 
 pub(crate) const KINDS: &[&[&Kind]] = &[];

@@ -215,23 +215,23 @@ impl Function {
         }
     }
 
-    fn read(&self, at: usize, len: usize) -> u64 {
+    fn read(&self, at: usize, width: Width) -> u64 {
         if (BAR0..BAR0 + 4).contains(&at) {
             let bar = if self.sizing { !(BAR_SIZE - 1) } else { self.bar };
             return u64::from(bar) >> (8 * (at - BAR0));
         }
-        let bytes = self.space.get(at..(at + len).min(SPACE)).unwrap_or(&[]);
+        let bytes = self.space.get(at..(at + width as usize).min(SPACE)).unwrap_or(&[]);
         bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
     }
 
-    fn write(&mut self, at: usize, len: usize, value: u64) {
+    fn write(&mut self, at: usize, width: Width, value: u64) {
         match at {
             COMMAND => {
                 let bits = u16::try_from(value & 0xffff).unwrap_or(0) & COMMAND_BITS;
                 self.put(COMMAND, &bits.to_le_bytes());
             }
             // It stays where the devicetree says that it was found: linux,pci-probe-only.
-            BAR0 if len == 4 => self.sizing = value == u64::from(u32::MAX),
+            BAR0 if width == Width::Word => self.sizing = value == u64::from(u32::MAX),
             // The interrupt's line is the driver's own note.
             0x3c => self.put(0x3c, &value.to_le_bytes()[..1]),
             _ => {}
@@ -267,22 +267,13 @@ impl Cam {
 impl Device for Cam {
     fn read(&self, offset: u64, width: Width) -> u64 {
         // All ones: there is no function.
-        self.find(offset).map_or(u64::MAX, |(function, at)| function.read(at, bytes(width)))
+        self.find(offset).map_or(u64::MAX, |(function, at)| function.read(at, width))
     }
 
     fn write(&self, offset: u64, width: Width, value: u64) {
         if let Some((mut function, at)) = self.find(offset) {
-            function.write(at, bytes(width), value);
+            function.write(at, width, value);
         }
-    }
-}
-
-fn bytes(width: Width) -> usize {
-    match width {
-        Width::Byte => 1,
-        Width::Half => 2,
-        Width::Word => 4,
-        Width::Double => 8,
     }
 }
 

@@ -53,6 +53,34 @@ pub struct QueueLayout {
     pub device: u64,
 }
 
+impl QueueLayout {
+    /// Whether a queue of a device that has `size_max` entries can be there.
+    ///
+    /// # Errors
+    /// What rule it breaks.
+    pub fn check(&self, window: &Window, size_max: u16) -> Result<(), Fault> {
+        let size = self.size;
+        if !size.is_power_of_two() || size > size_max.min(LONGEST) {
+            return Err(Fault::Size(size));
+        }
+        let entries = u64::from(size);
+        // Name, address, alignment, bytes: 2.7.
+        for (name, address, align, len) in [
+            ("descriptor table", self.descriptors, 16, DESCRIPTOR * entries),
+            ("available ring", self.driver, 2, 6 + 2 * entries),
+            ("used ring", self.device, 4, 6 + 8 * entries),
+        ] {
+            if address % align != 0 {
+                return Err(Fault::Unaligned(name, address));
+            }
+            if !window.reaches(address, len) {
+                return Err(Fault::RingOutside(name, Outside { address, len }));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What device and driver agreed on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct QueueRules {
@@ -71,6 +99,8 @@ pub enum Fault {
     Unaligned(&'static str, u64),
     #[error("its {0} of {len:#x} bytes at guest {address:#x} is outside the memory that devices reach", len = .1.len, address = .1.address)]
     RingOutside(&'static str, Outside),
+    #[error("its queue lies across two regions of memory, which its backend does not take")]
+    Split,
     #[error(transparent)]
     Outside(#[from] Outside),
     #[error("it made {0} requests available in a queue of {1}")]
@@ -92,13 +122,16 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// As it is logged; `whose` begins the sentence: `disk vda, queue 0`. `pool`: devices reach a pool alone.
-    pub fn diagnostic(self, whose: &str, pool: bool) -> Diagnostic {
+    /// As it is logged. `pool`: devices reach a pool alone.
+    pub fn diagnostic(self, queue: Option<usize>, pool: bool) -> Diagnostic {
         let kind = match self {
             Self::RingOutside(..) | Self::Outside(_) if pool => OUTSIDE_POOL,
             _ => BROKEN,
         };
-        kind.case(format!("{whose}: {self}"))
+        kind.case(match queue {
+            Some(queue) => format!("queue {queue}: {self}"),
+            None => self.to_string(),
+        })
     }
 }
 
@@ -146,24 +179,7 @@ impl Queue {
         layout: QueueLayout,
         rules: QueueRules,
     ) -> Result<Self, Fault> {
-        let size = layout.size;
-        if !size.is_power_of_two() || size > size_max.min(LONGEST) {
-            return Err(Fault::Size(size));
-        }
-        let entries = u64::from(size);
-        // Name, address, alignment, bytes: 2.7.
-        for (name, address, align, len) in [
-            ("descriptor table", layout.descriptors, 16, DESCRIPTOR * entries),
-            ("available ring", layout.driver, 2, 6 + 2 * entries),
-            ("used ring", layout.device, 4, 6 + 8 * entries),
-        ] {
-            if address % align != 0 {
-                return Err(Fault::Unaligned(name, address));
-            }
-            if !window.reaches(address, len) {
-                return Err(Fault::RingOutside(name, Outside { address, len }));
-            }
-        }
+        layout.check(window, size_max)?;
         Ok(Self {
             window: window.clone(),
             layout,

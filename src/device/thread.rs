@@ -203,12 +203,8 @@ impl Life {
     }
 
     fn broken(&mut self, fault: Fault, queue: Option<usize>) {
-        let whose = match queue {
-            Some(queue) => format!("{}, queue {queue}", self.link.key),
-            None => self.link.key.clone(),
-        };
         let pool = self.window.as_ref().is_some_and(Window::is_pool);
-        self.fail(fault.diagnostic(&whose, pool));
+        self.fail(fault.diagnostic(queue, pool));
     }
 
     /// The device is of no use until its driver resets it.
@@ -259,6 +255,16 @@ mod tests {
     }
 
     const BASE: u64 = 0x8000_0000;
+
+    #[test]
+    fn a_warning_says_whose_it_is() {
+        let (sender, warnings) = mpsc::channel();
+        let warner = Warner::new(sender, Arc::new(eventfd().unwrap()));
+        let face = Face { number: 4, features: 0, queues: vec![8], config: vec![] };
+        let link = Link::new("disks[1]".to_owned(), face, 0, mpsc::channel().0, warner).unwrap();
+        link.warn(THREAD.case("a request of the guest failed"));
+        assert_eq!(warnings.recv().unwrap().what, "disks[1]: a request of the guest failed");
+    }
 
     fn layouts(driver: u64) -> Vec<Option<QueueLayout>> {
         let queue = QueueLayout { size: 8, descriptors: BASE, driver, device: BASE + 0x2000 };
@@ -321,6 +327,25 @@ mod tests {
         start().unwrap();
         assert!(warnings.try_recv().is_err());
         thread.end();
+    }
+
+    /// As a device of vhost's or of a backend's.
+    #[test]
+    fn a_queue_that_another_serves_is_checked_too() {
+        let (sender, _) = mpsc::channel();
+        let warner = Warner::new(mpsc::channel().0, Arc::new(eventfd().unwrap()));
+        let face = Face { number: 4, features: 0, queues: vec![8, 8], config: vec![] };
+        let link = Arc::new(Link::new("vsock".to_owned(), face, 0, sender, warner).unwrap());
+        let window = GuestMemory::of(&[(BASE, 0x4000)]).unwrap().for_devices();
+        let io = |layouts| Io::new(0, layouts, window.clone(), Arc::clone(&link), |_| false);
+        let good = layouts(BASE + 0x1000);
+        assert!(io(good.clone()).unwrap().queues.iter().all(Option::is_none));
+        let used = |device| good[0].map(|queue| QueueLayout { device, ..queue });
+        // It begins inside.
+        let outside = io(vec![used(BASE + 0x3ffc), None]).err().unwrap();
+        assert!(matches!(outside, Fault::RingOutside("used ring", at) if at.len == 70));
+        let small = good[0].map(|queue| QueueLayout { size: 16, ..queue });
+        assert_eq!(io(vec![None, small]).err(), Some(Fault::Size(16)));
     }
 
     #[test]

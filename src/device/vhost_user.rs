@@ -5,20 +5,21 @@
 //! The protocol (QEMU's docs/interop/vhost-user.rst): requests on a Unix socket, fds with some of them. The
 //! backend maps the memory that devices reach, and has the eventfds of kicks and interrupt.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
-use nix::sys::socket::{recv, sendmsg, ControlMessage, MsgFlags};
+use nix::sys::socket::{
+    connect, recv, sendmsg, socket, AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType,
+    UnixAddr,
+};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use super::driver::ACCESS_PLATFORM;
 use super::io::{Io, RINGS};
-use super::net::errno;
 use super::{Face, Fault, QueueLayout, Served, VirtioDevice};
 use crate::config::{Backend, Mac, VhostUserConfig, VmName};
 use crate::confine::DeviceCalls;
@@ -108,7 +109,7 @@ pub struct VhostUser {
 
 /// A backend that answers.
 struct Connection {
-    socket: UnixStream,
+    socket: OwnedFd,
     features: u64,
     protocol: u64,
 }
@@ -116,7 +117,10 @@ struct Connection {
 impl Connection {
     /// Reaches the backend at its socket, and agrees with it on the protocol.
     fn open(settings: &VhostUserConfig) -> Result<Self, Errno> {
-        let socket = UnixStream::connect(&settings.socket).map_err(|error| errno(&error))?;
+        // One that blocked would wait for room in the backend's backlog, and hold up the worker.
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+        connect(socket.as_raw_fd(), &UnixAddr::new(&settings.socket)?)?;
         let mut this = Self { socket, features: 0, protocol: 0 };
         this.send(SET_OWNER, 0, &[], &[])?;
         this.features = this.get(GET_FEATURES)?;
@@ -295,11 +299,18 @@ impl VhostUser {
     /// Its backend is not there, or does not serve such a device.
     pub fn open(settings: &VhostUserConfig, vm: &VmName, index: usize) -> Result<Self, Diagnostic> {
         let path = settings.socket.display();
-        let failed = |errno: Errno| match errno {
+        let failed = |errno: Errno| {
+            match errno {
             Errno::EPROTO | Errno::ETIMEDOUT | Errno::EPIPE | Errno::EREMOTEIO => {
                 UNFIT.case(format!("talking to the backend at {path}")).errno(errno)
             }
+            Errno::EAGAIN => NO_BACKEND
+                .case(format!("connecting to {path}"))
+                .errno(errno)
+                .cause("it takes no connection, and its backlog is full: it hangs, or serves another VM")
+                .cure("restart it; give each device a backend of its own"),
             _ => NO_BACKEND.case(format!("connecting to {path}")).errno(errno),
+        }
         };
         let backend = Connection::open(settings).map_err(failed)?;
         if backend.features & VERSION_1 == 0 {
@@ -343,16 +354,8 @@ impl VhostUser {
                 let what = format!("giving memory to {}", self.settings.socket.display());
                 Err(RESERVE.case(what))
             }
-            Err(Errno::EFAULT) => {
-                let outside =
-                    (0..self.queues()).filter_map(|queue| io.layout(queue)).find_map(|at| {
-                        let all = [at.descriptors, at.driver, at.device];
-                        all.into_iter().find(|address| !io.window().reaches(*address, 1))
-                    });
-                let outside = crate::memory::Outside { address: outside.unwrap_or(0), len: 1 };
-                let fault = Fault::RingOutside("ring", outside);
-                Err(fault.diagnostic(&io.link().key, io.window().is_pool()))
-            }
+            // All of it is inside.
+            Err(Errno::EFAULT) => Err(Fault::Split.diagnostic(None, io.window().is_pool())),
             Err(errno) => {
                 self.lose(errno, Some(io));
                 Ok(())

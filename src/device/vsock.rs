@@ -39,7 +39,7 @@ kinds! {
     }
     REFUSED: Warning "vsock-refused" in Run {
         "the host's kernel does not serve the queues of the guest's vsock device; the device waits for its reset",
-        cause: "the guest's driver put them where no memory is",
+        cause: "the guest's driver left one out, or put one across two regions of memory",
         cure: "look at the guest's own log for the driver's messages, and for vhost in the host's dmesg",
     }
     UNREACHED: Warning "vsock-unreached" in Run {
@@ -235,17 +235,7 @@ impl VirtioDevice for Vsock {
     fn start(&mut self, io: &mut Io) -> Result<(), Diagnostic> {
         self.run(io).map_err(|errno| {
             let _ = set_vhost_running(self.node.as_fd(), false);
-            let pool = io.window().is_pool();
-            let outside = (0..SERVED_BY_VHOST).find_map(|queue| {
-                let at = io.layout(queue)?;
-                let outside = [at.descriptors, at.driver, at.device]
-                    .into_iter()
-                    .find(|address| !io.window().reaches(*address, 1))?;
-                let outside = crate::memory::Outside { address: outside, len: 1 };
-                let whose = format!("vsock, queue {queue}");
-                Some(Fault::RingOutside("ring", outside).diagnostic(&whose, pool))
-            });
-            outside.unwrap_or_else(|| REFUSED.case("giving vhost the queues").errno(errno))
+            REFUSED.case("giving vhost the queues").errno(errno)
         })?;
         if let Some(Err(errno)) = self.probe.as_mut().map(Probe::begin) {
             io.link().warn(UNREACHED.case("setting a timer").errno(errno));

@@ -71,7 +71,7 @@ pub struct Outside {
 
 /// iovecs a call; what is more takes another call.
 const BATCH: usize = 64;
-/// iovecs of a packet, which one call moves: more than any ring has, and less than the kernel takes.
+/// iovecs of a packet, which one call moves: twice as many as a request has, and less than the kernel takes.
 const PACKET: usize = 512;
 
 /// preadv or pwritev.

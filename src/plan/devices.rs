@@ -14,6 +14,9 @@ use crate::text::Size;
 /// The lowest label and SPI of a device; what is below is left to the console and to given trees.
 const FIRST: u32 = 6;
 
+/// Slots for devices on the PCI bus: slot 0 would be the host bridge.
+const SLOTS: u32 = 31;
+
 /// The pool's key.
 pub(super) const POOL: &str = "memory.pool";
 
@@ -27,6 +30,11 @@ kinds! {
         "there is no room for the pool behind main memory",
         cause: "guest addresses have 36 bits",
         cure: "give a smaller memory.pool, or move the memory or the regions",
+    }
+    PCI_FULL: Error "plan-pci-full" in Plan {
+        "the PCI bus has no slot for a virtio device",
+        cause: "a bus has 31 slots for devices",
+        cure: "leave some devices out, or use \"transport\": \"mmio\"",
     }
     WITHOUT: Error "plan-without-devices" in Plan {
         "this gunyahd is built without virtio devices",
@@ -179,6 +187,10 @@ pub(super) fn check(
         if !cfg!(feature = "devices") {
             let what = "this gunyahd is built without virtio devices";
             faults.push(WITHOUT.case(what).at(config.place(&device.model.key())));
+        }
+        if config.transport == Transport::Pci && device.slot > SLOTS {
+            let what = format!("is device {} of the PCI bus, which has {SLOTS}", device.slot);
+            faults.push(PCI_FULL.case(what).at(config.place(&device.model.key())));
         }
     }
     for (whose, range) in windows(config, devices) {
@@ -336,6 +348,26 @@ mod tests {
                 assert_eq!(fault.name, "plan-device-overlap");
                 assert_eq!(fault.place.as_ref().unwrap().key, key);
             }
+        }
+    }
+
+    #[test]
+    fn a_pci_bus_has_31_devices() {
+        let list = |one: &str, count| vec![one; count].join(", ");
+        let keys = format!(
+            r#""memory": {{"size": "100M"}}, "disks": [{}], "nets": [{}], "vhost_user": [{}], "entropy": true"#,
+            list(r#"{"path": "/a"}"#, 16),
+            list(r#"{"tap": "tap0"}"#, 8),
+            list(r#"{"type": "entropy", "socket": "/s"}"#, 8),
+        );
+        for (transport, beyond) in [("pci", &["vhost_user[7]", "entropy"][..]), ("mmio", &[])] {
+            let config = config(&format!(r#"{keys}, "transport": "{transport}""#));
+            let mut found = check(&config, &devices(&config), &main(&config));
+            found.retain(|fault| fault.name != "plan-without-devices");
+            assert!(found.iter().all(|fault| fault.name == "plan-pci-full"), "{found:?}");
+            let keys: Vec<_> =
+                found.iter().map(|fault| fault.place.as_ref().unwrap().key.as_str()).collect();
+            assert_eq!(keys, beyond, "{transport}");
         }
     }
 

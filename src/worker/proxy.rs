@@ -136,7 +136,8 @@ impl<'a> Proxy<'a> {
                 (farewell, 1)
             }
         };
-        self.devices.stop();
+        // Before the console, which one of them prints to.
+        drop(self.devices);
         if let Some(console) = self.console {
             console.stop(&farewell);
         }

@@ -163,7 +163,7 @@ fn a_devices_thread_has_its_own_calls_alone() {
         ("entropy", libc::SYS_openat, Outcome::Answered(-1)),
         ("disks[0]", libc::SYS_sendmsg, Outcome::Died),
         ("console.virtio", libc::SYS_recvmsg, Outcome::Died),
-        ("entropy", libc::SYS_tgkill, Outcome::Died),
+        ("entropy", libc::SYS_tgkill, refused),
         ("disks[0]", libc::SYS_seccomp, Outcome::Died),
         ("disks[0]", libc::SYS_execve, Outcome::Died),
     ] {

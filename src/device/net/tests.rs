@@ -8,7 +8,7 @@ use nix::sys::socket::{socketpair, AddressFamily, SockFlag, SockType};
 use nix::unistd::{read, write};
 
 use super::*;
-use crate::device::fixture::{Driver, BUFFERS, NEXT, WRITE};
+use crate::device::fixture::{Driver, BUFFERS, INDIRECT, NEXT, WRITE};
 use crate::device::QueueRules;
 
 const MAC_1: Mac = Mac([2, 0, 0, 0, 0, 1]);
@@ -117,6 +117,53 @@ fn a_driver_of_few_small_buffers_gets_what_fits() {
     write(&far, &packet(600)).unwrap();
     assert!(matches!(it.turn(&net), Turn::Idle));
     assert_eq!(it.driver.taken(), [(0, 512), (1, 88)]);
+}
+
+#[test]
+fn buffers_in_many_pieces_are_no_more_than_one_call_takes() {
+    const TABLE: u64 = BUFFERS + 0x4_0000;
+    let (far, net) = tap();
+    let mut it = Receiving::new(MRG_RXBUF);
+    it.driver = Driver::new(256);
+    it.queue = it.driver.queue(QueueRules { indirect: true, event_idx: false });
+    for index in 0..255 {
+        let next = if index < 254 { NEXT } else { 0 };
+        it.driver.describe_in(TABLE, index, BUFFERS, 1, WRITE | next, index + 1);
+    }
+    // 255 bytes each: the longest packet would lie in six of them.
+    for index in 0..8 {
+        it.driver.describe(index, TABLE, 255 * 16, INDIRECT, 0);
+        it.driver.offer(index);
+    }
+    for len in [60, 300] {
+        write(&far, &packet(len)).unwrap();
+    }
+    assert!(matches!(it.turn(&net), Turn::Idle));
+    assert_eq!(it.driver.taken(), [(0, 60), (1, 255), (2, 45)]);
+}
+
+#[test]
+fn buffers_of_gigabytes_are_counted() {
+    const TABLE: u64 = BUFFERS + 0x4_0000;
+    let (far, net) = tap();
+    let mut it = Receiving::new(MRG_RXBUF);
+    it.driver = Driver::with_memory(8, 32 << 20);
+    it.queue = it.driver.queue(QueueRules { indirect: true, event_idx: false });
+    offer(&mut it.driver, 0, 1, 100);
+    // The same memory again and again: as much as a request may have.
+    for index in 0..256 {
+        let next = if index < 255 { NEXT } else { 0 };
+        let len = if index < 255 { 1 << 24 } else { (1 << 24) - 1 };
+        it.driver.describe_in(TABLE, index, BUFFERS + 0x8_0000, len, WRITE | next, index + 1);
+    }
+    it.driver.describe(1, TABLE, 256 * 16, INDIRECT, 0);
+    it.driver.offer(1);
+    for len in [60, 70] {
+        write(&far, &packet(len)).unwrap();
+    }
+    assert!(matches!(it.turn(&net), Turn::Idle));
+    assert_eq!(it.driver.taken(), [(0, 60), (1, 70)]);
+    assert_eq!(it.receiver.room, 0);
 }
 
 #[test]

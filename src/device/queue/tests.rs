@@ -365,16 +365,16 @@ fn an_interrupt_is_not_lost_where_the_index_wraps() {
 #[test]
 fn a_broken_ring_has_a_name_and_one_outside_the_pool_another() {
     let outside = Fault::Outside(Outside { address: 0x8000_0000, len: 16 });
-    let lent = outside.diagnostic("disk vda, queue 0", true);
+    let lent = outside.diagnostic(Some(0), true);
     assert_eq!(lent.name, "device-outside-pool");
     assert!(lent.cause.contains("DMA_RESTRICTED_POOL"), "{lent}");
-    assert!(lent.what.starts_with("disk vda, queue 0: 0x10 bytes at guest 0x80000000"), "{lent}");
+    assert!(lent.what.starts_with("queue 0: 0x10 bytes at guest 0x80000000"), "{lent}");
     let ring = Fault::RingOutside("used ring", Outside { address: 0, len: 70 });
-    assert_eq!(ring.diagnostic("d", true).name, "device-outside-pool");
+    assert_eq!(ring.diagnostic(None, true).name, "device-outside-pool");
     for fault in [ring, outside, Fault::Empty, Fault::Jump(9, 8)] {
-        assert_eq!(fault.diagnostic("d", false).name, "device-queue-broken");
+        assert_eq!(fault.diagnostic(None, false).name, "device-queue-broken");
     }
-    assert_eq!(Fault::Empty.diagnostic("d", true).name, "device-queue-broken");
+    assert_eq!(Fault::Empty.diagnostic(None, true).name, "device-queue-broken");
 }
 
 #[test]

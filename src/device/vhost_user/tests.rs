@@ -3,6 +3,7 @@
 
 use super::*;
 use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 fn settings(backend: Backend) -> VhostUserConfig {
@@ -12,7 +13,7 @@ fn settings(backend: Backend) -> VhostUserConfig {
 
 fn connection(protocol: u64) -> (Connection, UnixStream) {
     let (socket, far) = UnixStream::pair().unwrap();
-    (Connection { socket, features: PROTOCOL, protocol }, far)
+    (Connection { socket: socket.into(), features: PROTOCOL, protocol }, far)
 }
 
 fn reply(request: u32, flags: u32, payload: &[u8]) -> Vec<u8> {
@@ -77,11 +78,27 @@ fn a_space_that_the_backend_has_not_is_made_here() {
 }
 
 #[test]
-fn a_backend_that_is_not_there_has_a_name() {
+fn a_backend_that_is_not_there_or_takes_nobody_has_a_name() {
     let vm = VmName::new("vm").unwrap();
     let missing = VhostUser::open(&settings(Backend::Entropy), &vm, 0).err().unwrap();
     assert_eq!(missing.name, "vhost-user-no-backend");
     assert!(missing.to_string().contains("ENOENT"), "{missing}");
+    let full = std::env::temp_dir().join(format!("gunyahd-backlog-{}", std::process::id()));
+    let _ = std::fs::remove_file(&full);
+    let flags = SockFlag::SOCK_NONBLOCK;
+    let new = || socket(AddressFamily::Unix, SockType::Stream, flags, None).unwrap();
+    let (listener, address) = (new(), UnixAddr::new(&full).unwrap());
+    nix::sys::socket::bind(listener.as_raw_fd(), &address).unwrap();
+    nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
+    let mut waiting = vec![new()];
+    while connect(waiting[waiting.len() - 1].as_raw_fd(), &address).is_ok() {
+        waiting.push(new());
+    }
+    let busy = VhostUserConfig { socket: full.clone(), ..settings(Backend::Entropy) };
+    let busy = VhostUser::open(&busy, &vm, 0).err().unwrap();
+    std::fs::remove_file(full).unwrap();
+    assert_eq!(busy.name, "vhost-user-no-backend");
+    assert!(busy.to_string().contains("EAGAIN") && busy.cause.contains("backlog"), "{busy}");
     assert_eq!(UNFIT.case("").name, "vhost-user-unfit");
     assert_eq!(RESERVE.case("").name, "vhost-user-reserve");
     assert_eq!(LOST.case("").name, "vhost-user-lost");
