@@ -42,7 +42,7 @@ pub struct Refused {
     pub why: String,
     /// The vCPUs have their resources by then, and VCPU_RUN reports a crash.
     pub late: bool,
-    /// Nothing has begun: the VM may be tried again.
+    /// The VM's state is as it was: START may be tried again.
     pub again: bool,
     /// What the driver or the resource manager does not give back until a reboot.
     pub lost: Lost,

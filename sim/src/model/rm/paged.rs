@@ -42,16 +42,19 @@ struct Parcel<'a> {
 pub fn steps(host: &Host<'_>, vm: &Vm, notes: &mut Vec<Value>) -> Result<Verdict, Verdict> {
     let settings = host.settings;
     let since_612 = settings.dialect.since_612();
-    let firmware = |charged| match vm.firmware {
+    let hand_over_firmware = |charged, notes: &mut Vec<Value>| match vm.firmware {
         // 6.12 makes no parcel of an empty range.
         Some(range) if range.size > 0 || !since_612 => {
-            pin(host, vm, range, "firmware", charged).map(Some)
+            let parcel = pin(host, vm, range, "firmware", charged)?;
+            told(&parcel, notes);
+            lend(host, vm, &parcel, notes)?;
+            Ok(Some(parcel))
         }
         _ => Ok(None),
     };
-    // 6.12 hands the firmware over before all else, and overwrites the errno.
+    // 6.12 hands the firmware over before all else.
     let early = match since_612 {
-        true => firmware(host.charged).map_err(firmware::before_all_else)?,
+        true => hand_over_firmware(host.charged, notes).map_err(firmware::before_all_else)?,
         false => None,
     };
     let charged = host.charged + early.as_ref().map_or(0, |parcel| parcel.bytes);
@@ -61,12 +64,8 @@ pub fn steps(host: &Host<'_>, vm: &Vm, notes: &mut Vec<Value>) -> Result<Verdict
     lend(host, vm, &parcel, notes)?;
     let firmware = match since_612 {
         true => early,
-        false => firmware(charged + parcel.bytes)?,
+        false => hand_over_firmware(charged + parcel.bytes, notes)?,
     };
-    if let Some(firmware) = &firmware {
-        told(firmware, notes);
-        lend(host, vm, firmware, notes)?;
-    }
     if vm.firmware.is_some() {
         firmware::configured(host)?;
     }
