@@ -233,7 +233,7 @@ fn start_vm(
         guest,
         boot_context: match vm.firmware {
             // The firmware begins with the resource manager's registers: the image's place and size, which
-            // the driver gives as 0.
+            // the driver gives as 0. Read in its vm_firmware.c.
             Some(_) => vec![(X1, image), (X1 + 1, 0)],
             None => vm.boot_context.iter().map(|(&reg, &value)| (reg, value)).collect(),
         },

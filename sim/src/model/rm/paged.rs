@@ -126,7 +126,8 @@ fn told(parcel: &Parcel<'_>, notes: &mut Vec<Value>) {
     }));
 }
 
-/// Early revisions of 6.6 mark the devicetree's parcel by the pages of its range, not of its folios.
+/// Early revisions of 6.6 mark the devicetree's parcel by the pages of its range, not of its folios. They
+/// do so just before VM_START; told here already, so that no refusal on the way hides it.
 fn whole_folios(host: &Host<'_>, vm: &Vm, parcel: &Parcel<'_>) -> Result<(), Verdict> {
     let page = crate::page_size();
     let bytes = vm.dtb.size / page * page;
