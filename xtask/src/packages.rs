@@ -35,6 +35,13 @@ pub const TEST_TOOLS: &[Tool] = &[
     tool("bpfmt", "blueprint-tools"),
     tool("dt-validate", "dt-schema"),
     tool("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
+    // They count a program's instructions and system calls.
+    tool("valgrind", "valgrind"),
+    tool("strace", "strace"),
+    // For the peer of tests/devices.rs, where rustup has no core for bare metal.
+    tool("/usr/bin/rustc", "rustc-web"),
+    tool("/usr/bin/cargo", "cargo-web"),
+    tool("/usr/lib/rustlib/src/rust/library/Cargo.toml", "rust-web-src"),
 ];
 
 /// What builds the executing engine.
@@ -43,13 +50,6 @@ pub const ENGINE_TOOLS: &[Tool] = &[
     tool("pkg-config", "pkg-config"),
     // Its library, libclang, reads the executing engine's C headers.
     tool("clang", "clang"),
-    // They count a program's instructions and system calls.
-    tool("valgrind", "valgrind"),
-    tool("strace", "strace"),
-    // For the peer of tests/devices.rs, where rustup has no core for bare metal.
-    tool("/usr/bin/rustc", "rustc-web"),
-    tool("/usr/bin/cargo", "cargo-web"),
-    tool("/usr/lib/rustlib/src/rust/library/Cargo.toml", "rust-web-src"),
 ];
 
 /// What makes a tap.

@@ -4,11 +4,11 @@
 use std::time::{Duration, Instant};
 
 use crate::bench::Bench;
-use crate::device;
+use crate::device::{self, Answer, Vcpu};
 use crate::dialect::{ANDROID, FUNCTIONS, NEWER, PINNING_FUNCTIONS};
 use crate::guest::{failing_run, Guest};
 use crate::memory::page_size;
-use crate::process::{self, fork};
+use crate::process::{self, fork, Ticking};
 use crate::rule::Rule;
 use crate::uapi::{self, page};
 use crate::verdict::{differs, fails, same, succeeds, Found};
@@ -233,15 +233,21 @@ fn immediate_exit_stays(bench: &Bench) -> Found {
     fails("VCPU_RUN again", vcpu.run(), &[libc::EINTR])
 }
 
+/// VCPU_RUN that our clock's signal gets back.
+fn interrupted_run(vcpu: &Vcpu) -> Answer {
+    let _clock = Ticking::start();
+    vcpu.run()
+}
+
 fn signal(bench: &Bench) -> Found {
     let made = Guest::new(bench).start(bench)?;
-    fails("VCPU_RUN", failing_run(&made.vcpus[0].0), &[libc::EINTR])
+    fails("VCPU_RUN", interrupted_run(&made.vcpus[0].0), &[libc::EINTR])
 }
 
 fn after_signal(bench: &Bench) -> Found {
     let made = Guest::new(bench).start(bench)?;
     for round in 0..3 {
-        let answer = failing_run(&made.vcpus[0].0);
+        let answer = interrupted_run(&made.vcpus[0].0);
         fails(format!("round {round}"), answer, &[libc::EINTR])?;
     }
     Ok(())

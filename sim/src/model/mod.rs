@@ -393,7 +393,7 @@ impl Model {
         let step = match verdict {
             rm::Verdict::Refused(refused) => {
                 vm.state = match refused.late {
-                    // The driver itself refused it before it took a number.
+                    // 6.12 has a number for it by then, and leaves its state as it was.
                     _ if refused.again => State::Configuring,
                     true => State::FailedLate,
                     false => State::Failed,

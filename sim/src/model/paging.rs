@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Since 6.6: the guest's faults, served one after the other inside VCPU_RUN.
+//! Since 6.6: the guest's faults, served one after the other inside VCPU_RUN. Read in the driver's
+//! vm_mgr_mem.c (gunyah_gup_demand_page, gunyah_vm_provide_folio) and gunyah_vcpu.c, where nothing else is
+//! said.
 
 use gunyah::uapi::MEM_ALLOW_WRITE;
 use nix::errno::Errno;
@@ -25,7 +27,7 @@ pub enum Paged {
     },
     /// It could not be resolved.
     Failed(Errno),
-    /// The driver tries again and again.
+    /// The driver tries again and again [i].
     Retries,
 }
 
@@ -105,7 +107,8 @@ impl Model {
             Some(_) => return Paged::Failed(Errno::EIO),
             None => return Paged::Failed(Errno::EFAULT),
         }
-        // The resource manager makes the extents of a VM whose image was lent, and of no other.
+        // The resource manager makes the extents of a VM whose image was lent, and of no other. Read in its
+        // vm_creation.c and vm_memory.c, as is what may be shared.
         let lends =
             vm.region_at(vm.dtb.guest_phys_addr).is_some_and(|main| main.access == Access::Lend);
         if !lends {

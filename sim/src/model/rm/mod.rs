@@ -42,7 +42,7 @@ pub struct Refused {
     pub why: String,
     /// The vCPUs have their resources by then, and VCPU_RUN reports a crash.
     pub late: bool,
-    /// Nothing has begun: the VM may be tried again.
+    /// The VM's state is as it was: START may be tried again.
     pub again: bool,
     /// What the driver or the resource manager does not give back until a reboot.
     pub lost: Lost,
@@ -233,7 +233,7 @@ fn start_vm(
         guest,
         boot_context: match vm.firmware {
             // The firmware begins with the resource manager's registers: the image's place and size, which
-            // the driver gives as 0.
+            // the driver gives as 0. Read in its vm_firmware.c.
             Some(_) => vec![(X1, image), (X1 + 1, 0)],
             None => vm.boot_context.iter().map(|(&reg, &value)| (reg, value)).collect(),
         },

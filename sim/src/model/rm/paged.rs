@@ -42,16 +42,19 @@ struct Parcel<'a> {
 pub fn steps(host: &Host<'_>, vm: &Vm, notes: &mut Vec<Value>) -> Result<Verdict, Verdict> {
     let settings = host.settings;
     let since_612 = settings.dialect.since_612();
-    let firmware = |charged| match vm.firmware {
+    let hand_over_firmware = |charged, notes: &mut Vec<Value>| match vm.firmware {
         // 6.12 makes no parcel of an empty range.
         Some(range) if range.size > 0 || !since_612 => {
-            pin(host, vm, range, "firmware", charged).map(Some)
+            let parcel = pin(host, vm, range, "firmware", charged)?;
+            told(&parcel, notes);
+            lend(host, vm, &parcel, notes)?;
+            Ok(Some(parcel))
         }
         _ => Ok(None),
     };
-    // 6.12 hands the firmware over before all else, and overwrites the errno.
+    // 6.12 hands the firmware over before all else.
     let early = match since_612 {
-        true => firmware(host.charged).map_err(firmware::before_all_else)?,
+        true => hand_over_firmware(host.charged, notes).map_err(firmware::before_all_else)?,
         false => None,
     };
     let charged = host.charged + early.as_ref().map_or(0, |parcel| parcel.bytes);
@@ -61,12 +64,8 @@ pub fn steps(host: &Host<'_>, vm: &Vm, notes: &mut Vec<Value>) -> Result<Verdict
     lend(host, vm, &parcel, notes)?;
     let firmware = match since_612 {
         true => early,
-        false => firmware(charged + parcel.bytes)?,
+        false => hand_over_firmware(charged + parcel.bytes, notes)?,
     };
-    if let Some(firmware) = &firmware {
-        told(firmware, notes);
-        lend(host, vm, firmware, notes)?;
-    }
     if vm.firmware.is_some() {
         firmware::configured(host)?;
     }
@@ -127,7 +126,8 @@ fn told(parcel: &Parcel<'_>, notes: &mut Vec<Value>) {
     }));
 }
 
-/// Early revisions of 6.6 mark the devicetree's parcel by the pages of its range, not of its folios.
+/// Early revisions of 6.6 mark the devicetree's parcel by the pages of its range, not of its folios. They
+/// do so just before VM_START; told here already, so that no refusal on the way hides it.
 fn whole_folios(host: &Host<'_>, vm: &Vm, parcel: &Parcel<'_>) -> Result<(), Verdict> {
     let page = crate::page_size();
     let bytes = vm.dtb.size / page * page;
@@ -222,18 +222,10 @@ fn lend(
 ) -> Result<(), Verdict> {
     let since_612 = host.settings.dialect.since_612();
     let fails = |errno, why: String| {
-        Err(Verdict::Refused(Refused {
-            errno,
-            why,
-            late: false,
-            again: false,
-            // 6.6 never undoes the pin of a parcel that was refused.
-            lost: Lost {
-                vmid: false,
-                bytes: if since_612 { 0 } else { parcel.bytes },
-                manager: false,
-            },
-        }))
+        // 6.6 never undoes the pin of a parcel that was refused.
+        let bytes = if since_612 { 0 } else { parcel.bytes };
+        let lost = Lost { bytes, ..Lost::default() };
+        Err(Verdict::Refused(Refused { lost, ..Refused::new(errno, why) }))
     };
     if host.settings.rm == Kind::Off {
         return Ok(());
@@ -266,13 +258,8 @@ fn configure(
     let dialect = host.settings.dialect;
     let generation = host.settings.rm.generation(dialect);
     let fails = |errno, why: String| {
-        Verdict::Refused(Refused {
-            errno,
-            why,
-            late: false,
-            again: false,
-            lost: Lost { vmid: true, bytes: 0, manager: false },
-        })
+        let lost = Lost { vmid: true, ..Lost::default() };
+        Verdict::Refused(Refused { lost, ..Refused::new(errno, why) })
     };
     let firmware = vm.firmware.map_or(0, |firmware| firmware.guest_phys_addr);
     let ranges = vm
@@ -342,12 +329,12 @@ fn boot_context(host: &Host<'_>, vm: &Vm) -> Result<(), Verdict> {
     };
     match vm.boot_context.keys().find(refuses) {
         Some(reg) => Err(Verdict::Refused(Refused {
-            errno: Errno::EINVAL,
-            why: format!("the resource manager does not take register {reg:#x}"),
             // 6.12 has asked for the vCPUs' resources by then, 6.6 has not.
             late: host.settings.dialect.since_612(),
-            again: false,
-            lost: Lost { vmid: false, bytes: 0, manager: false },
+            ..Refused::new(
+                Errno::EINVAL,
+                format!("the resource manager does not take register {reg:#x}"),
+            )
         })),
         None => Ok(()),
     }
@@ -357,13 +344,8 @@ fn boot_context(host: &Host<'_>, vm: &Vm) -> Result<(), Verdict> {
 fn vm_start(host: &Host<'_>, vm: &Vm, parcel: &Parcel<'_>, tree: &Tree) -> Result<(), Verdict> {
     // By then the parcel is marked as the guest's, and is not taken back.
     let fails = |errno, why: String| {
-        Err(Verdict::Refused(Refused {
-            errno,
-            why,
-            late: true,
-            again: false,
-            lost: Lost { vmid: false, bytes: parcel.bytes, manager: false },
-        }))
+        let lost = Lost { bytes: parcel.bytes, ..Lost::default() };
+        Err(Verdict::Refused(Refused { late: true, lost, ..Refused::new(errno, why) }))
     };
     if let Some(errno) = host.refuses(Stage::Start) {
         return fails(errno, BY_SCRIPT.into());

@@ -82,7 +82,8 @@ fn overlap(a: &Piece, b: &Piece) -> bool {
         && b.offset < a.offset.saturating_add(a.size)
 }
 
-/// The fixed ranges in `/reserved-memory` that are neither labelled nor reusable.
+/// The fixed ranges in `/reserved-memory` that are neither labelled nor reusable. Read in the newer resource
+/// manager's vm_creation.c and vm_memory.c: it takes them for memory that host and guest share.
 pub fn fixed(root: &Node) -> Vec<(u64, u64)> {
     let Some(reserved) = root.child("reserved-memory") else {
         return Vec::new();
@@ -104,7 +105,8 @@ fn range(reserved: &Node, node: &Node) -> Option<(u64, u64)> {
 }
 
 /// Looks for the parcel of each fixed range in `/reserved-memory`: by `qcom,label` and range, or by the
-/// range alone. `placed`: label, guest address and size of each further parcel.
+/// range alone. `placed`: label, guest address and size of each further parcel. Read in the older resource
+/// manager's vm_creation.c.
 pub fn reserved(root: &Node, placed: &[(u32, u64, u64)]) -> Result<(), Verdict> {
     let Some(reserved) = root.child("reserved-memory") else {
         return Ok(());

@@ -47,11 +47,8 @@ pub fn steps(host: &Host<'_>, vm: &Vm, notes: &mut Vec<Value>) -> Result<Verdict
         // hypervisor was to schedule it.
         let scheduled = read_guest(host, vm, main, &mut Vec::new()).is_ok_and(|guest| !guest.proxy);
         return Err(Verdict::Refused(Refused {
-            errno: Errno::ENODEV,
-            why: "main memory is shared, not lent".to_string(),
-            late: false,
-            again: false,
             lost: Lost { manager: scheduled && settings.rm.dies(), ..Lost::default() },
+            ..Refused::new(Errno::ENODEV, "main memory is shared, not lent")
         }));
     }
     if let Some(firmware) = vm.firmware {

@@ -110,13 +110,31 @@ fn a_range_in_no_region_has_an_errno_of_each_driver() {
     ] {
         let (mut model, vm, _memories) = with_firmware(settings(dialect), GOOD, nowhere);
         assert_eq!(refusal(&mut model, vm), errno, "{dialect}");
-        // 6.12 has begun nothing by then, and may be asked again.
+        // 6.12 has a number for it by then, and leaves its state as it was: it may be asked again.
         let right = GuestRange { guest_phys_addr: WHOLE.0, size: WHOLE.1 };
         model.set_fw_config(vm, Caller::myself(), address(&right)).unwrap();
         match dialect {
             Dialect::Ack612 => drop(run_to(&mut model, vm)),
             _ => assert_eq!(refusal(&mut model, vm), Errno::ENODEV),
         }
+    }
+}
+
+#[test]
+fn a_refused_parcel_of_it_is_the_end_or_not() {
+    for (dialect, errno, state) in [
+        (Dialect::Ack66, Errno::EINVAL, State::Failed),
+        (Dialect::Ack612, Errno::ENODEV, State::Configuring),
+    ] {
+        let at = 0x9000_0000;
+        let (mut model, vm, memories) = with_firmware(settings(dialect), GOOD, (at, 16 * PAGE));
+        // No permissions: the resource manager refuses to have it lent.
+        let region = UserMemoryRegion { flags: 0, ..memories[1].region(2, at) };
+        let me = Caller::myself();
+        model.memory(vm, me, address(&region), Access::Lend).unwrap();
+        assert_eq!(refusal(&mut model, vm), errno, "{dialect}");
+        assert_eq!(model.vm(vm).unwrap().state, state, "{dialect}");
+        assert_eq!(refusal(&mut model, vm), Errno::ENODEV, "{dialect}");
     }
 }
 
