@@ -267,16 +267,21 @@ fn what_is_not_back_is_not_given_again() {
         "restart": { "policy": "never" },
     });
     host.vm("a", vm(FOLIOS, json!({}))).vm("b", insists);
-    host.script("teardown delay 5000").boot_with(&["--reserve", &size(FOLIOS)]);
+    host.script("teardown delay 3600000").boot_with(&["--reserve", &size(FOLIOS)]);
     host.until("a", State::Running);
     host.ctl(&["stop", "a", "--no-wait"]);
-    let (code, text) = host.told(&["start", "b"]);
-    assert_eq!(code, 1, "{text}");
-    assert!(text.contains("0 free of 8 reserved") && text.contains("[reserve-short]"), "{text}");
+    let mut watch = host.watch();
+    host.ctl(&["start", "b", "--no-wait"]);
+    // It fails after its plan, and is told when its own VM is closed.
+    host.wait_until("b has a plan", |host| host.log().contains("b: plan: "));
+    assert_eq!(host.status("a").state, State::Stopping);
+    host.tell_simulator("teardown over");
+    watch.until_reason("b", "0 free of 8 reserved");
+    let reason = &watch.changes.last().unwrap().reason;
+    assert!(reason.contains("[reserve-short]"), "{reason}");
     host.until("a", State::Stopped);
     let (code, text) = host.told(&["start", "b"]);
     assert_eq!(code, 0, "{text}");
-    host.tell_simulator("teardown delay 0");
     assert_eq!(host.shut_down(), Some(0));
 }
 
