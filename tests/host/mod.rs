@@ -101,7 +101,7 @@ impl Host {
             "memory": { "size": "4M", "backing": ["base"] },
             "kernel": { "path": dir.join("Image") },
             "restart": { "policy": "never" },
-            "stop_timeout": "5s",
+            "stop_timeout": "1m",
         });
         for (key, value) in changes.as_object().unwrap() {
             config[key] = value.clone();
