@@ -7,7 +7,8 @@ use gunyah::Dialect;
 use libc::{c_long, c_void};
 use serde_json::{json, Value};
 
-use crate::host::{folder, skip, Boot, Host, Stage};
+use crate::host::{folder, Boot, Host, Stage};
+use crate::skip::skip;
 use crate::steps;
 
 /// What became of a call.

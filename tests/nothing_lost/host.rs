@@ -17,6 +17,7 @@ use serde_json::{json, Value};
 
 use crate::left::{self, HugePages, Left};
 use crate::record::Record;
+use crate::skip::skip;
 
 /// Everything here takes milliseconds on a free machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -59,12 +60,6 @@ impl Stage {
         nix::sys::prctl::set_child_subreaper(true).unwrap();
         Some(Self { binaries, _turn: turn })
     }
-}
-
-/// Says on the real stderr that a test was skipped; a failure where nothing may be.
-pub fn skip(why: &str) {
-    assert!(std::env::var_os("GUNYAHD_NO_SKIP").is_none(), "may not be skipped: {why}");
-    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
 }
 
 /// What a host is booted with.

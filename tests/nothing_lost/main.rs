@@ -19,6 +19,8 @@ mod hostile_configs;
 mod kill_matrix;
 mod short_host;
 mod shrinking_files;
+#[path = "../host/skip.rs"]
+mod skip;
 
 mod left;
 mod peers;

@@ -17,5 +17,7 @@ mod properties;
 mod reload;
 mod reserve;
 mod run;
+#[path = "../host/skip.rs"]
+mod skip;
 mod trace;
 mod workers;
