@@ -320,11 +320,11 @@ fn a_backend_that_is_not_there_fails_the_start() {
     assert!(reason.contains("vhost_user[0]"), "{reason}");
 }
 
-/// Where the kernel has no vhost for sockets, the start says so; where it has, host-test tries the device.
+/// Where the kernel has no vhost for sockets, the start says so.
 #[test]
 fn a_host_without_vhost_vsock_fails_the_start_and_says_what_it_lacks() {
     if Path::new("/dev/vhost-vsock").exists() {
-        return;
+        return skip("this host has /dev/vhost-vsock; `modprobe -r vhost_vsock` removes it");
     }
     let changes = json!({ "vsock": {}, "ready": { "vsock_port": 9 } });
     let Some(host) = boot("ack61", "no-vsock", "", &changes) else { return };
