@@ -23,6 +23,8 @@ mod shrinking_files;
 mod skip;
 
 mod left;
+#[path = "../host/memlock.rs"]
+mod memlock;
 mod peers;
 mod record;
 mod steps;

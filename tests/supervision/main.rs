@@ -11,6 +11,8 @@ mod docs;
 mod ends;
 mod host;
 mod log;
+#[path = "../host/memlock.rs"]
+mod memlock;
 mod order;
 mod pages;
 mod properties;
