@@ -90,12 +90,8 @@ fn said(host: &Host) -> Vec<String> {
 }
 
 fn printed(host: &Host) -> Vec<String> {
-    let answer = host.ask(&["log", "vm"]);
-    let text = String::from_utf8(answer.stdout).unwrap();
-    text.lines()
-        .filter_map(|line| line.strip_prefix("console| peer: "))
-        .map(str::to_owned)
-        .collect()
+    let lines = host.printed();
+    lines.iter().filter_map(|line| line.strip_prefix("peer: ")).map(str::to_owned).collect()
 }
 
 /// What the devices have done, once their VM is down.

@@ -44,14 +44,6 @@ fn boot(
     Host::boot_with(options, dialect, test, engine, "", &kernel, &config)
 }
 
-/// The driver's calls that did something, by name, with their arguments.
-fn calls(host: &Host) -> Vec<(String, Value)> {
-    let mut lines = host.record();
-    lines.sort_by_key(|line| line["seq"].as_u64());
-    let done = lines.into_iter().filter(|line| line["call"].is_string() && line["errno"].is_null());
-    done.map(|line| (line["call"].as_str().unwrap().to_owned(), line["args"].clone())).collect()
-}
-
 #[test]
 fn the_guest_begins_in_the_firmware_which_goes_on_in_the_kernel() {
     let Some(firmware) = firmware("runs") else { return };
@@ -76,7 +68,7 @@ fn the_driver_is_told_of_the_firmware_and_of_no_registers() {
     for dialect in DIALECTS {
         let Some(host) = boot(dialect, "calls", &options, "null", &json!({})) else { return };
         host.wait_for("running");
-        let calls = calls(&host);
+        let calls = host.calls();
         let names: Vec<&str> = calls.iter().map(|(name, _)| name.as_str()).collect();
         let wanted = [
             "OPEN",

@@ -110,10 +110,6 @@ fn place_of_the_devicetree() {
     on_all("dtb-small", &small, ["runs"; 6]);
 }
 
-fn printed(host: &Host) -> String {
-    String::from_utf8(host.ask(&["log", "vm"]).stdout).unwrap()
-}
-
 #[test]
 fn console() {
     for device in ["pl011", "16550"] {
@@ -121,8 +117,9 @@ fn console() {
         for dialect in VCPUS {
             let Some(host) = boot(dialect, "console", "exec", &changes) else { return };
             host.wait_for("stopped");
-            let text = printed(&host);
-            assert!(text.contains("guest: cmdline end=off"), "{dialect} {device}: {text}");
+            let lines = host.printed();
+            let line = "guest: cmdline end=off".to_owned();
+            assert!(lines.contains(&line), "{dialect} {device}: {lines:#?}");
         }
         let refused = outcome("lkml-base", "console", &json!({ "console": { "device": device } }));
         assert_eq!(refused.as_deref().unwrap_or("plan-no-vcpus"), "plan-no-vcpus");
@@ -160,7 +157,8 @@ fn restart() {
         let status = host.wait_for("failed");
         assert_eq!(status["restarts"], 1, "{dialect}: {status:#}");
         // Both lives were whole: the second one found its kernel and its devicetree again.
-        assert_eq!(printed(&host).matches("guest: ready").count(), 2, "{dialect}");
+        let lives = host.printed().iter().filter(|line| *line == "guest: ready").count();
+        assert_eq!(lives, 2, "{dialect}");
     }
     // The open-source resource manager does not survive this stop; another one does.
     let survives: [&OsStr; 2] = ["--rm".as_ref(), "debug".as_ref()];

@@ -157,6 +157,23 @@ impl Host {
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
+    /// Names and arguments of the driver's calls so far that did something, in their order.
+    pub fn calls(&self) -> Vec<(String, Value)> {
+        let mut lines = self.record();
+        lines.sort_by_key(|line| line["seq"].as_u64());
+        lines
+            .into_iter()
+            .filter(|line| line["call"].is_string() && line["errno"].is_null())
+            .map(|line| (line["call"].as_str().unwrap().to_owned(), line["args"].clone()))
+            .collect()
+    }
+
+    /// The console's lines that the guest printed, as `gunyahctl log` shows them.
+    pub fn printed(&self) -> Vec<String> {
+        let text = String::from_utf8(self.ask(&["log", "vm"]).stdout).unwrap();
+        text.lines().filter_map(|line| line.strip_prefix("console| ")).map(str::to_owned).collect()
+    }
+
     /// `gunyahd run` of the VM's file on a simulator of its own.
     pub fn run_alone(&self, engine: &str) -> Command {
         let mut command = Command::new(self.binaries.join("gunyah-sim"));
