@@ -293,10 +293,10 @@ fn a_backend_serves_by_vhost_user_and_may_come_back() {
         let backend = backend::Backend::listen(&socket, 1, 0x11);
         let changes = json!({ "vhost_user": [{ "type": "entropy", "socket": socket }] });
         let Some(host) = boot(dialect, &test, "entropy", &changes) else { return };
-        let first = backend.join().unwrap();
+        let first = backend.recv_timeout(PATIENCE).unwrap();
         first.refused.recv_timeout(PATIENCE).unwrap();
         first.end();
-        let second = backend::Backend::listen(&socket, 9, 0x22).join().unwrap();
+        let second = backend::Backend::listen(&socket, 9, 0x22).recv_timeout(PATIENCE).unwrap();
         let lines = said(&host);
         let line = "entropy 0: (Ok(32), Ok(32)), differ true".to_owned();
         assert!(lines.contains(&line), "{lines:#?}");
