@@ -64,6 +64,12 @@ fn on_all(test: &str, changes: &Value, wanted: [&str; 6]) {
 fn scheduling() {
     let scheduling = |word: &str| json!({ "vcpus": { "scheduling": word } });
     on_all("by-auto", &scheduling("auto"), ["runs"; 6]);
+    // What `auto` is there: the end is seen of vCPUs that gunyahd runs.
+    for dialect in VCPUS {
+        let Some(host) = boot(dialect, "by-default", "null", &json!({})) else { return };
+        let status = host.wait_for("running");
+        assert_eq!(status["end_visible"], true, "{dialect}: {status:#}");
+    }
     let base = "plan-no-vcpus";
     on_all("by-proxy", &scheduling("proxy"), [base, "runs", "runs", "runs", "runs", "runs"]);
     let no = "plan-hypervisor-scheduling";
@@ -85,6 +91,9 @@ fn backing() {
         };
         assert!(wanted.contains(&found.as_str()), "{dialect}: {found}");
     }
+    // Hosts here have no reserve; tests/supervision/reserve.rs has some that do.
+    let (no, none) = ("plan-reserve", "reserve-none");
+    on_all("made-of-reserve", &backing("reserve"), [no, no, no, none, none, none]);
 }
 
 #[test]
@@ -96,6 +105,12 @@ fn access() {
     on_all("kept-lend", &access("lend"), [no, no, "runs", "runs", "runs", "runs"]);
     let no = "plan-main-shared";
     on_all("kept-share", &access("share"), ["runs", "runs", "runs", no, no, no]);
+    let Some(host) = boot("ack61", "lends", "null", &access("auto")) else { return };
+    host.wait_for("running");
+    assert!(host.calls().iter().any(|(name, _)| name == "VM_ANDROID_LEND_USER_MEM"));
+    let Some(host) = boot("ack61", "shares", "null", &access("share")) else { return };
+    host.wait_for("running");
+    assert!(host.log().contains("[plan-shared-memory]"), "{}", host.log());
 }
 
 #[test]
