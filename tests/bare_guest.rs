@@ -62,7 +62,7 @@ fn one_file_runs_on_every_driver() {
             let status = host.wait_for("stopped");
             assert_eq!(status["last_end"]["reason"], "power-off", "{dialect} {memory}: {status:#}");
             assert_eq!(status["dialect"], dialect);
-            let lines = printed(&host);
+            let lines = host.printed();
             let hello = "guest: hello".to_owned();
             assert!(lines.contains(&hello), "{dialect} {memory}: {lines:#?}");
             let bad = host.record().into_iter().find(|line| {
@@ -85,7 +85,7 @@ fn without_its_boot_context_a_guest_dies_in_its_devicetree() {
         let Some(host) = boot_on(dialect, "no-context", script, &json!({})) else { return };
         let status = host.wait_for("crashed");
         assert_eq!(status["last_end"]["reason"], "hypervisor-error", "{dialect}: {status:#}");
-        assert_eq!(printed(&host), Vec::<String>::new());
+        assert_eq!(host.printed(), Vec::<String>::new());
     }
 }
 
@@ -113,18 +113,11 @@ fn boot(test: &str, cmdline: &str, changes: &Value) -> Option<Host> {
     Host::boot(test, "exec", "", guest()?, &config)
 }
 
-/// The console's lines that the guest printed, as `gunyahctl log` shows them.
-fn printed(host: &Host) -> Vec<String> {
-    let answer = host.ask(&["log", "vm"]);
-    let text = String::from_utf8(answer.stdout).unwrap();
-    text.lines().filter_map(|line| line.strip_prefix("console| ")).map(str::to_owned).collect()
-}
-
 /// Waits until the guest has printed a line with `text` in it.
 fn wait_for_line(host: &Host, text: &str) -> Vec<String> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let lines = printed(host);
+        let lines = host.printed();
         if lines.iter().any(|line| line.contains(text)) {
             return lines;
         }
@@ -144,7 +137,7 @@ fn it_gets_what_its_file_says_on_both_consoles() {
         };
         let status = host.wait_for("stopped");
         assert_eq!(status["last_end"]["reason"], "power-off", "{status:#}");
-        let lines = printed(&host);
+        let lines = host.printed();
         for line in [
             "guest: hello".to_owned(),
             "guest: cmdline hello=world end=off".to_owned(),
@@ -173,7 +166,7 @@ fn each_way_of_ending_has_its_state_and_reason() {
         };
         let status = host.wait_for(state);
         assert_eq!(status["last_end"]["reason"], reason, "{end}: {status:#}");
-        assert!(printed(&host).contains(&"guest: ready".to_owned()), "{end}");
+        assert!(host.printed().contains(&"guest: ready".to_owned()), "{end}");
     }
 }
 
@@ -185,7 +178,7 @@ fn a_hanging_guest_is_stopped() {
     wait_for_line(&host, "guest: ready");
     let begun = Instant::now();
     assert!(host.ask(&["stop", "vm"]).status.success());
-    assert!(begun.elapsed() < Duration::from_secs(5), "the stop_timeout");
+    assert!(begun.elapsed() < PATIENCE, "the stop_timeout");
     assert_eq!(host.status()["state"], "stopped");
 }
 
@@ -202,7 +195,7 @@ fn a_reset_boots_it_again_and_counts_no_crash() {
     assert_eq!(status["restarts"], 0, "{status:#}");
     // One ring for both lives: the first one's output is still there.
     let deadline = Instant::now() + PATIENCE;
-    let hellos = || printed(&host).iter().filter(|l| *l == "guest: ready").count();
+    let hellos = || host.printed().iter().filter(|l| *l == "guest: ready").count();
     while hellos() < 2 {
         assert!(Instant::now() < deadline);
         std::thread::sleep(Duration::from_millis(20));
@@ -387,7 +380,7 @@ fn a_second_person_reads_only() {
     second.expect("the keyboard is yours now");
     second.master.write_all(b"now me\r").unwrap();
     second.expect("guest: heard now me");
-    assert!(!printed(&host).iter().any(|line| line.contains("not me")));
+    assert!(!host.printed().iter().any(|line| line.contains("not me")));
 }
 
 #[test]
@@ -397,7 +390,7 @@ fn it_is_ready_when_it_says_so() {
         return;
     };
     host.wait_for("ready");
-    assert!(printed(&host).contains(&"guest: ready".to_owned()));
+    assert!(host.printed().contains(&"guest: ready".to_owned()));
 }
 
 #[test]
@@ -426,7 +419,7 @@ fn a_signal_at_an_exit_loses_no_byte_and_feeds_no_stale_one() {
     };
     let status = host.wait_for("stopped");
     assert_eq!(status["last_end"]["reason"], "power-off", "{status:#}");
-    let lines = printed(&host);
+    let lines = host.printed();
     assert!(lines.contains(&"guest: ready".to_owned()), "{lines:#?}");
     let dots: usize = lines.iter().map(|line| line.matches('.').count()).sum();
     assert_eq!(dots, 2000 - 2000usize.div_ceil(64));
@@ -464,7 +457,7 @@ fn four_busy_cpus_are_stopped_in_time() {
     let worker = host.status()["pid"].as_i64().unwrap();
     let begun = Instant::now();
     assert!(host.ask(&["stop", "vm"]).status.success());
-    assert!(begun.elapsed() < Duration::from_secs(5), "the stop_timeout");
+    assert!(begun.elapsed() < PATIENCE, "the stop_timeout");
     assert!(!PathBuf::from(format!("/proc/{worker}")).exists());
     assert_eq!(host.status()["state"], "stopped");
 }
@@ -481,7 +474,7 @@ fn a_guest_that_can_be_asked_ends_by_itself() {
     assert_eq!(status["state"], "stopped");
     assert_eq!(status["reason"], "stop asked");
     assert_eq!(status["last_end"]["reason"], "power-off");
-    assert!(printed(&host).contains(&"guest: off".to_owned()));
+    assert!(host.printed().contains(&"guest: off".to_owned()));
 }
 
 /// On every driver: the key is an edge, which no guest lowers.
@@ -502,7 +495,7 @@ fn a_guest_ends_by_its_power_key() {
         assert_eq!(status["state"], "stopped", "{dialect}: {status:#}");
         assert_eq!(status["reason"], "stop asked");
         assert_eq!(status["last_end"]["reason"], "power-off", "{dialect}: {status:#}");
-        let lines = printed(&host);
+        let lines = host.printed();
         assert!(lines.contains(&"guest: power key".to_owned()), "{dialect}: {lines:#?}");
     }
 }

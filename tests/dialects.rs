@@ -35,14 +35,6 @@ fn steps(status: &Value) -> Vec<&str> {
     status["steps"].as_array().unwrap().iter().filter_map(|step| step["step"].as_str()).collect()
 }
 
-/// Names and arguments of the driver's calls that did something, as recorded.
-fn calls(host: &Host) -> Vec<(String, Value)> {
-    let mut lines = host.record();
-    lines.sort_by_key(|line| line["seq"].as_u64());
-    let done = lines.into_iter().filter(|line| line["call"].is_string() && line["errno"].is_null());
-    done.map(|line| (line["call"].as_str().unwrap().to_owned(), line["args"].clone())).collect()
-}
-
 fn number(value: &Value) -> u64 {
     match value.as_str() {
         Some(text) => u64::from_str_radix(text.trim_start_matches("0x"), 16).unwrap(),
@@ -73,7 +65,7 @@ fn each_driver_gets_the_calls_of_its_own_way() {
         let backing = json!({ "memory": { "size": "16M", "backing": ["thp"] } });
         let Some(host) = boot(dialect, "calls", &backing) else { return };
         host.wait_for("running");
-        let calls = calls(&host);
+        let calls = host.calls();
         let names: Vec<&str> = calls.iter().map(|(name, _)| name.as_str()).collect();
         let of = |name: &str| calls.iter().find(|call| call.0 == name).map(|call| call.1.clone());
         let newer = ["ack66", "ack612"].contains(&dialect);

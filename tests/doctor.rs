@@ -4,6 +4,10 @@
 
 #[path = "android/dir.rs"]
 mod dir;
+#[path = "host/memlock.rs"]
+mod memlock;
+#[path = "host/skip.rs"]
+mod skip;
 
 use std::fs::{self, File, Permissions};
 use std::io::Write;
@@ -19,6 +23,8 @@ use nix::unistd::{chown, Gid, Uid};
 use serde_json::{json, Value};
 
 use dir::Dir;
+use memlock::limit_memlock;
+use skip::skip;
 
 const GUNYAHD: &str = env!("CARGO_BIN_EXE_gunyahd");
 /// AID_SYSTEM.
@@ -48,9 +54,7 @@ struct Told {
 impl Device {
     fn new(dialect: &'static str) -> Option<Self> {
         if !Uid::effective().is_root() {
-            let why = "only root can make a device's node";
-            assert!(std::env::var_os("GUNYAHD_NO_SKIP").is_none(), "may not be skipped: {why}");
-            let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
+            skip("only root can make a device's node");
             return None;
         }
         let dir = Dir::new("doctor");
@@ -161,24 +165,6 @@ impl Told {
         found.unwrap_or_else(|| panic!("no {about} in {:#?}", self.findings))["message"]
             .as_str()
             .unwrap()
-    }
-}
-
-/// RLIMIT_MEMLOCK, and no capability to exceed or raise it (linux/capability.h).
-fn limit_memlock(command: &mut Command, bytes: u64) {
-    // SAFETY: only system calls, on plain values.
-    unsafe {
-        command.pre_exec(move || {
-            let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
-            let mut failed = libc::setrlimit(libc::RLIMIT_MEMLOCK, &limit) != 0;
-            for capability in [14, 24] {
-                failed |= libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) != 0;
-            }
-            if failed {
-                return Err(std::io::Error::last_os_error());
-            }
-            Ok(())
-        });
     }
 }
 

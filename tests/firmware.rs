@@ -17,12 +17,31 @@ use host::Host;
 /// Drivers with SET_FW_CONFIG.
 const DIALECTS: [&str; 4] = ["ack61", "ack66-early", "ack66", "ack612"];
 
-/// The firmware of tests/guest as a file for the simulator.
-fn firmware(test: &str) -> Option<PathBuf> {
-    let name = format!("firmware-{test}-{}", std::process::id());
-    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    fs::write(&file, assembled("firmware")?).unwrap();
-    Some(file)
+/// A file of firmware for the simulator, which goes with its test.
+struct Firmware(PathBuf);
+
+impl Firmware {
+    fn of(test: &str, bytes: &[u8]) -> Self {
+        let name = format!("firmware-{test}-{}", std::process::id());
+        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        fs::write(&file, bytes).unwrap();
+        Self(file)
+    }
+
+    fn options(&self) -> [&OsStr; 2] {
+        ["--firmware".as_ref(), self.0.as_ref()]
+    }
+}
+
+impl Drop for Firmware {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// The firmware of tests/guest.
+fn firmware(test: &str) -> Option<Firmware> {
+    Some(Firmware::of(test, &assembled("firmware")?))
 }
 
 /// A VM of 16 MiB with firmware; `options` are the simulator's.
@@ -44,18 +63,10 @@ fn boot(
     Host::boot_with(options, dialect, test, engine, "", &kernel, &config)
 }
 
-/// The driver's calls that did something, by name, with their arguments.
-fn calls(host: &Host) -> Vec<(String, Value)> {
-    let mut lines = host.record();
-    lines.sort_by_key(|line| line["seq"].as_u64());
-    let done = lines.into_iter().filter(|line| line["call"].is_string() && line["errno"].is_null());
-    done.map(|line| (line["call"].as_str().unwrap().to_owned(), line["args"].clone())).collect()
-}
-
 #[test]
 fn the_guest_begins_in_the_firmware_which_goes_on_in_the_kernel() {
     let Some(firmware) = firmware("runs") else { return };
-    let options: [&OsStr; 2] = ["--firmware".as_ref(), firmware.as_ref()];
+    let options = firmware.options();
     for dialect in DIALECTS {
         let changes = json!({ "console": {}, "cmdline": "end=off" });
         let Some(host) = boot(dialect, "runs", &options, "exec", &changes) else { return };
@@ -72,11 +83,11 @@ fn the_guest_begins_in_the_firmware_which_goes_on_in_the_kernel() {
 #[test]
 fn the_driver_is_told_of_the_firmware_and_of_no_registers() {
     let Some(firmware) = firmware("calls") else { return };
-    let options: [&OsStr; 2] = ["--firmware".as_ref(), firmware.as_ref()];
+    let options = firmware.options();
     for dialect in DIALECTS {
         let Some(host) = boot(dialect, "calls", &options, "null", &json!({})) else { return };
         host.wait_for("running");
-        let calls = calls(&host);
+        let calls = host.calls();
         let names: Vec<&str> = calls.iter().map(|(name, _)| name.as_str()).collect();
         let wanted = [
             "OPEN",
@@ -101,11 +112,9 @@ fn the_driver_is_told_of_the_firmware_and_of_no_registers() {
 
 #[test]
 fn what_keeps_it_from_starting_is_told() {
-    let large = Path::new(env!("CARGO_TARGET_TMPDIR")).join("large-firmware");
-    fs::write(&large, vec![0; (2 << 20) + 1]).unwrap();
+    let large = Firmware::of("large", &vec![0; (2 << 20) + 1]);
     let small = json!({ "firmware": { "base": "0x7fe00000", "size": "2M" } });
-    let (none, too_large): ([&OsStr; 0], [&OsStr; 2]) =
-        ([], ["--firmware".as_ref(), large.as_ref()]);
+    let (none, too_large): ([&OsStr; 0], _) = ([], large.options());
     for (dialect, options, changes, errno) in [
         ("ack61", &none[..], &json!({}), "EPERM"),
         ("ack66", &none, &json!({}), "EINVAL"),
@@ -123,7 +132,6 @@ fn what_keeps_it_from_starting_is_told() {
         );
         assert!(reason.contains("boot loader"), "{reason}");
     }
-    fs::remove_file(large).unwrap();
 }
 
 /// Before anything is opened or taken.

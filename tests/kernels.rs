@@ -64,6 +64,12 @@ fn on_all(test: &str, changes: &Value, wanted: [&str; 6]) {
 fn scheduling() {
     let scheduling = |word: &str| json!({ "vcpus": { "scheduling": word } });
     on_all("by-auto", &scheduling("auto"), ["runs"; 6]);
+    // What `auto` is there: the end is seen of vCPUs that gunyahd runs.
+    for dialect in VCPUS {
+        let Some(host) = boot(dialect, "by-default", "null", &json!({})) else { return };
+        let status = host.wait_for("running");
+        assert_eq!(status["end_visible"], true, "{dialect}: {status:#}");
+    }
     let base = "plan-no-vcpus";
     on_all("by-proxy", &scheduling("proxy"), [base, "runs", "runs", "runs", "runs", "runs"]);
     let no = "plan-hypervisor-scheduling";
@@ -85,6 +91,9 @@ fn backing() {
         };
         assert!(wanted.contains(&found.as_str()), "{dialect}: {found}");
     }
+    // Hosts here have no reserve; tests/supervision/reserve.rs has some that do.
+    let (no, none) = ("plan-reserve", "reserve-none");
+    on_all("made-of-reserve", &backing("reserve"), [no, no, no, none, none, none]);
 }
 
 #[test]
@@ -96,6 +105,12 @@ fn access() {
     on_all("kept-lend", &access("lend"), [no, no, "runs", "runs", "runs", "runs"]);
     let no = "plan-main-shared";
     on_all("kept-share", &access("share"), ["runs", "runs", "runs", no, no, no]);
+    let Some(host) = boot("ack61", "lends", "null", &access("auto")) else { return };
+    host.wait_for("running");
+    assert!(host.calls().iter().any(|(name, _)| name == "VM_ANDROID_LEND_USER_MEM"));
+    let Some(host) = boot("ack61", "shares", "null", &access("share")) else { return };
+    host.wait_for("running");
+    assert!(host.log().contains("[plan-shared-memory]"), "{}", host.log());
 }
 
 #[test]
@@ -110,10 +125,6 @@ fn place_of_the_devicetree() {
     on_all("dtb-small", &small, ["runs"; 6]);
 }
 
-fn printed(host: &Host) -> String {
-    String::from_utf8(host.ask(&["log", "vm"]).stdout).unwrap()
-}
-
 #[test]
 fn console() {
     for device in ["pl011", "16550"] {
@@ -121,8 +132,9 @@ fn console() {
         for dialect in VCPUS {
             let Some(host) = boot(dialect, "console", "exec", &changes) else { return };
             host.wait_for("stopped");
-            let text = printed(&host);
-            assert!(text.contains("guest: cmdline end=off"), "{dialect} {device}: {text}");
+            let lines = host.printed();
+            let line = "guest: cmdline end=off".to_owned();
+            assert!(lines.contains(&line), "{dialect} {device}: {lines:#?}");
         }
         let refused = outcome("lkml-base", "console", &json!({ "console": { "device": device } }));
         assert_eq!(refused.as_deref().unwrap_or("plan-no-vcpus"), "plan-no-vcpus");
@@ -160,7 +172,8 @@ fn restart() {
         let status = host.wait_for("failed");
         assert_eq!(status["restarts"], 1, "{dialect}: {status:#}");
         // Both lives were whole: the second one found its kernel and its devicetree again.
-        assert_eq!(printed(&host).matches("guest: ready").count(), 2, "{dialect}");
+        let lives = host.printed().iter().filter(|line| *line == "guest: ready").count();
+        assert_eq!(lives, 2, "{dialect}");
     }
     // The open-source resource manager does not survive this stop; another one does.
     let survives: [&OsStr; 2] = ["--rm".as_ref(), "debug".as_ref()];

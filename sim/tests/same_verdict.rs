@@ -7,5 +7,7 @@
 mod guest;
 #[path = "same_verdict/layouts.rs"]
 mod layouts;
+#[path = "../../tests/host/skip.rs"]
+mod skip;
 #[path = "same_verdict/trees.rs"]
 mod trees;

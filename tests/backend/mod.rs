@@ -102,18 +102,21 @@ pub struct Backend {
 
 impl Backend {
     /// Listens on `socket`, and once somebody has come answers so many requests, the first with bytes `first`.
-    pub fn listen(socket: &Path, answers: usize, first: u8) -> std::thread::JoinHandle<Self> {
+    /// It comes by the channel then.
+    pub fn listen(socket: &Path, answers: usize, first: u8) -> Receiver<Self> {
         let mut listener = Listener::new(socket, true).unwrap();
+        let (come, backend) = mpsc::channel();
         std::thread::spawn(move || {
             let (sender, refused) = mpsc::channel();
             let (memory, event_idx) = (None, false);
             let entropy = Entropy { memory, event_idx, answers, next: first, refused: sender };
             let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
-            let backend = Arc::new(RwLock::new(entropy));
-            let mut daemon = VhostUserDaemon::new("entropy".into(), backend, memory).unwrap();
+            let entropy = Arc::new(RwLock::new(entropy));
+            let mut daemon = VhostUserDaemon::new("entropy".into(), entropy, memory).unwrap();
             daemon.start(&mut listener).unwrap();
-            Self { daemon, refused }
-        })
+            let _ = come.send(Self { daemon, refused });
+        });
+        backend
     }
 
     /// It hangs up.

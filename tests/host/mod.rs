@@ -3,10 +3,11 @@
 #![allow(dead_code)] // Each test file uses its part.
 
 pub mod assemble;
+mod skip;
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -14,6 +15,8 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use serde_json::{json, Value};
+
+pub use skip::skip;
 
 // Everything here takes milliseconds on a free machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -36,12 +39,6 @@ pub fn binaries(engine: &str) -> Option<PathBuf> {
         return None;
     }
     Some(binaries)
-}
-
-/// Says on the real stderr that a test was skipped; a failure where nothing may be.
-pub fn skip(why: &str) {
-    assert!(std::env::var_os("GUNYAHD_NO_SKIP").is_none(), "may not be skipped: {why}");
-    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
 }
 
 /// `gunyahd boot` on the simulator, and gunyahctl beside it.
@@ -101,7 +98,7 @@ impl Host {
             "memory": { "size": "4M", "backing": ["base"] },
             "kernel": { "path": dir.join("Image") },
             "restart": { "policy": "never" },
-            "stop_timeout": "5s",
+            "stop_timeout": "1m",
         });
         for (key, value) in changes.as_object().unwrap() {
             config[key] = value.clone();
@@ -158,6 +155,23 @@ impl Host {
         let text = fs::read_to_string(self.dir.join("record")).unwrap();
         // The last one may not be whole yet.
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// Names and arguments of the driver's calls so far that did something, in their order.
+    pub fn calls(&self) -> Vec<(String, Value)> {
+        let mut lines = self.record();
+        lines.sort_by_key(|line| line["seq"].as_u64());
+        lines
+            .into_iter()
+            .filter(|line| line["call"].is_string() && line["errno"].is_null())
+            .map(|line| (line["call"].as_str().unwrap().to_owned(), line["args"].clone()))
+            .collect()
+    }
+
+    /// The console's lines that the guest printed, as `gunyahctl log` shows them.
+    pub fn printed(&self) -> Vec<String> {
+        let text = String::from_utf8(self.ask(&["log", "vm"]).stdout).unwrap();
+        text.lines().filter_map(|line| line.strip_prefix("console| ")).map(str::to_owned).collect()
     }
 
     /// `gunyahd run` of the VM's file on a simulator of its own.

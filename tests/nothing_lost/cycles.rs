@@ -3,8 +3,9 @@
 
 use serde_json::{json, Value};
 
-use crate::host::{folder, signal, skip, Boot, Host, Stage};
+use crate::host::{folder, signal, Boot, Host, Stage};
 use crate::left::{self, HugePages};
+use crate::skip::skip;
 
 /// How many cycles; `cargo xtask cycles` asks for many more.
 const VARIABLE: &str = "GUNYAHD_CYCLES";

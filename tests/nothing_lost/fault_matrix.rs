@@ -6,9 +6,10 @@ use std::collections::BTreeSet;
 use gunyah::Dialect;
 use serde_json::Value;
 
-use crate::host::{folder, skip, wait_until, Boot, Host, Stage};
+use crate::host::{folder, wait_until, Boot, Host, Stage};
 use crate::left::{HugePages, Left};
 use crate::record::Call;
+use crate::skip::skip;
 use crate::steps::{self, Expected};
 use crate::table::Table;
 

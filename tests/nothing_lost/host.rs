@@ -5,7 +5,6 @@ use std::cell::RefCell;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -16,7 +15,9 @@ use gunyah::Dialect;
 use serde_json::{json, Value};
 
 use crate::left::{self, HugePages, Left};
+use crate::memlock::limit_memlock;
 use crate::record::Record;
+use crate::skip::skip;
 
 /// Everything here takes milliseconds on a free machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -59,12 +60,6 @@ impl Stage {
         nix::sys::prctl::set_child_subreaper(true).unwrap();
         Some(Self { binaries, _turn: turn })
     }
-}
-
-/// Says on the real stderr that a test was skipped; a failure where nothing may be.
-pub fn skip(why: &str) {
-    assert!(std::env::var_os("GUNYAHD_NO_SKIP").is_none(), "may not be skipped: {why}");
-    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
 }
 
 /// What a host is booted with.
@@ -429,24 +424,4 @@ pub fn image(bytes: usize) -> Vec<u8> {
     image[24..32].copy_from_slice(&0xau64.to_le_bytes());
     image[56..60].copy_from_slice(b"ARM\x64");
     image
-}
-
-/// Takes effect at exec: what is not in the bounding set is not gained there.
-fn limit_memlock(command: &mut Command, bytes: u64) {
-    // linux/capability.h.
-    const CAP_IPC_LOCK: libc::c_ulong = 14;
-    const CAP_SYS_RESOURCE: libc::c_ulong = 24;
-    // SAFETY: only system calls, on plain values.
-    unsafe {
-        command.pre_exec(move || {
-            let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
-            let failed = libc::setrlimit(libc::RLIMIT_MEMLOCK, &limit) != 0
-                || libc::prctl(libc::PR_CAPBSET_DROP, CAP_IPC_LOCK, 0, 0, 0) != 0
-                || libc::prctl(libc::PR_CAPBSET_DROP, CAP_SYS_RESOURCE, 0, 0, 0) != 0;
-            if failed {
-                return Err(std::io::Error::last_os_error());
-            }
-            Ok(())
-        });
-    }
 }

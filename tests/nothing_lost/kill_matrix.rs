@@ -107,16 +107,6 @@ fn kill_a_supervisor_at_every_call(dialect: Dialect) {
     host.end();
 }
 
-/// The resource manager: the real one of drivers up to 6.1 dies when a VM that the hypervisor schedules
-/// is stopped.
-fn rm(dialect: Dialect) -> &'static str {
-    match dialect {
-        Dialect::LkmlBase => "debug",
-        dialect if dialect.pages_on_demand() => "new",
-        _ => "old",
-    }
-}
-
 /// False where this life ran without making the call: the first launch makes a few less.
 fn kill_supervisor(stage: &Stage, dialect: Dialect, dir: &Path, target: &Target) -> bool {
     let Target { call, nth, process, .. } = target;
@@ -126,8 +116,11 @@ fn kill_supervisor(stage: &Stage, dialect: Dialect, dir: &Path, target: &Target)
     );
     fs::write(dir.join("script"), script).unwrap();
     let path = |name: &str| dir.join(name);
+    // The driver's own resource manager dies when a VM that the hypervisor schedules is stopped.
+    let rm: &[&str] = if dialect == Dialect::LkmlBase { &["--rm", "debug"] } else { &[] };
     let mut simulator = Command::new(stage.binaries.join("gunyah-sim"))
-        .args(["--dialect", dialect.name(), "--rm", rm(dialect)])
+        .args(["--dialect", dialect.name()])
+        .args(rm)
         .arg("--script")
         .arg(path("script"))
         .arg("--record")

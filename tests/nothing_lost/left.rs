@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use crate::host::{skip, wait_until};
+use crate::host::wait_until;
+use crate::skip::skip;
 
 /// Everything that a VM could leave behind.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -19,8 +19,12 @@ mod hostile_configs;
 mod kill_matrix;
 mod short_host;
 mod shrinking_files;
+#[path = "../host/skip.rs"]
+mod skip;
 
 mod left;
+#[path = "../host/memlock.rs"]
+mod memlock;
 mod peers;
 mod record;
 mod steps;

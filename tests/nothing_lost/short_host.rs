@@ -4,8 +4,9 @@
 use gunyah::Dialect;
 use serde_json::{json, Value};
 
-use crate::host::{folder, skip, wait_until, Boot, Host, Stage};
+use crate::host::{folder, wait_until, Boot, Host, Stage};
 use crate::left::HugePages;
+use crate::skip::skip;
 use crate::steps;
 
 fn plain(name: &str) -> Value {

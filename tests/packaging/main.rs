@@ -12,5 +12,7 @@ mod dts;
 mod init;
 mod labels;
 mod policy;
+#[path = "../host/skip.rs"]
+mod skip;
 mod soong;
 mod tools;

@@ -1,22 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The tree, and the programs of this machine that a test needs.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// True if all of `names` are on PATH. Otherwise the test ends: with a note, or as a failure where
-/// GUNYAHD_REQUIRE_TOOLS=1 demands the programs.
+use crate::skip::skip;
+
+/// True if all of `names` are on PATH. Otherwise the test is skipped.
 pub fn present(names: &[&str]) -> bool {
     let missing: Vec<&&str> = names.iter().filter(|name| !on_path(name)).collect();
     if missing.is_empty() {
         return true;
     }
-    assert!(
-        std::env::var_os("GUNYAHD_REQUIRE_TOOLS").is_none_or(|value| value != "1"),
-        "not installed: {missing:?}"
-    );
-    skipped(&format!("not installed: {missing:?}"));
+    skip(&format!("not installed: {missing:?}"));
     false
 }
 
@@ -24,12 +20,6 @@ pub fn present(names: &[&str]) -> bool {
 pub fn on_path(name: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|dir| dir.join(name).is_file())
-}
-
-/// Reports a test that cannot run here.
-pub fn skipped(why: &str) {
-    // Not eprintln!, which the test harness captures.
-    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
 }
 
 /// The root of the tree.

@@ -14,6 +14,7 @@ use nix::sys::signal::{kill, Signal};
 use serde_json::{json, Value};
 
 use crate::host::{Host, GUNYAHCTL, GUNYAHD, PATIENCE};
+use crate::skip::skip;
 
 /// A host with a VM that nobody starts.
 fn quiet() -> Host {
@@ -161,8 +162,7 @@ fn a_watch_ends_with_its_reader_and_with_gunyahd() {
 #[test]
 fn strangers_may_look_and_not_touch() {
     if !nix::unistd::Uid::effective().is_root() {
-        eprintln!("skipped: only root can be somebody else");
-        return;
+        return skip("only root can be somebody else");
     }
     let host = quiet();
     // What gunyahctl needs to be reached by somebody else.

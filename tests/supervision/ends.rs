@@ -218,7 +218,7 @@ fn a_dead_resource_manager_is_named_and_nothing_starts_on_top_of_it() {
 fn a_stop_before_start_starts_nothing() {
     on_both(|mut host| {
         host.vm("a", proxy(json!({"autostart": false})))
-            .script("call CREATE_VM 1 delay 300\n")
+            .script("call CREATE_VM 1 delay 3000\n")
             .boot();
         let mut watch = host.watch();
         assert_eq!(host.told(&["start", "a", "--no-wait"]).0, 0);

@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 
 use gunyahd::status::control::{parse_response, request_line, Change, Request, Response, VmStatus};
 use gunyahd::status::State;
-use nix::sys::resource::{setrlimit, Resource};
 use nix::sys::signal::{kill, Signal};
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::Pid;
 use serde_json::{json, Value};
+
+use crate::memlock::limit_memlock;
 
 /// Longer than anything takes on a loaded machine; nothing waits for it that goes well.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -203,14 +204,7 @@ impl Host {
                 .pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(Into::into));
         }
         if !self.locks {
-            // SAFETY: bare system calls; the bound of capabilities is what root gets at exec.
-            unsafe {
-                command.pre_exec(|| {
-                    const IPC_LOCK: libc::c_int = 14;
-                    libc::prctl(libc::PR_CAPBSET_DROP, IPC_LOCK);
-                    setrlimit(Resource::RLIMIT_MEMLOCK, 64 << 10, 64 << 10).map_err(Into::into)
-                });
-            }
+            limit_memlock(&mut command, 64 << 10);
         }
         if !self.huge_pages {
             // SAFETY: prctl is a bare system call.

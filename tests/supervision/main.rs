@@ -11,11 +11,15 @@ mod docs;
 mod ends;
 mod host;
 mod log;
+#[path = "../host/memlock.rs"]
+mod memlock;
 mod order;
 mod pages;
 mod properties;
 mod reload;
 mod reserve;
 mod run;
+#[path = "../host/skip.rs"]
+mod skip;
 mod trace;
 mod workers;

@@ -11,7 +11,7 @@ fn a_dependent_vm_waits_for_a_slow_one() {
     let mut host = Host::new();
     host.vm("slow", json!({}))
         .vm("after", json!({"start": {"after": ["slow"]}}))
-        .script("call START 1 delay 300\n")
+        .script("call START 1 delay 3000\n")
         .boot();
     let mut watch = host.watch();
     let waiting = watch.now.iter().find(|status| status.vm == "after").unwrap();
@@ -43,14 +43,12 @@ fn a_vm_behind_a_failed_one_says_so_and_can_be_freed() {
 #[test]
 fn higher_priority_starts_first() {
     let mut host = Host::new();
-    host.vm("a", json!({}))
-        .vm("z", json!({"start": {"priority": 10}}))
-        .script("call START 1 delay 300\n")
-        .boot();
-    let mut watch = host.watch();
-    watch.until("a", State::Running);
-    assert!(watch.position("z", State::Running) < watch.position("a", State::Starting));
-    assert!(host.log().contains("a: waiting: for its turn, after z (priority 10)"));
+    host.vm("a", json!({})).vm("z", json!({"start": {"priority": 10}})).boot();
+    host.until("a", State::Running);
+    let log = host.log();
+    let at = |text| log.find(text).unwrap_or_else(|| panic!("no {text}: {log}"));
+    assert!(at("z: running") < at("a: starting"), "{log}");
+    assert!(log.contains("a: waiting: for its turn, after z (priority 10)"), "{log}");
 }
 
 #[test]
