@@ -370,7 +370,9 @@ impl Pair {
             // They follow it without the feature, and never look at the flag for the next one.
             Fault::Indirect => assert!(cut || !self.rules.indirect || self.next_of_a_table()),
             Fault::IndirectSize(_) => assert!(cut),
-            Fault::Size(_) | Fault::Unaligned(..) | Fault::RingOutside(..) => panic!("{fault}"),
+            Fault::Size(_) | Fault::Unaligned(..) | Fault::RingOutside(..) | Fault::Split => {
+                panic!("{fault}")
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use crate::skip::skip;
 use crate::steps;
 
 /// What became of a call.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
     /// Its raw result.
     Answered(i64),
