@@ -22,7 +22,8 @@ pub fn footprint(bench: &Bench) -> Value {
     }
     let host = Host::boot(&bench.binaries, &bench.dir, Dialect::Ack61, &[vm], &[]);
     host.done("start", "vm");
-    // Until the last thread waits.
+    // The last thing that the worker of a guest at rest does.
+    host.wait_for_log("[vcpu-all-stalled]");
     std::thread::sleep(Duration::from_secs(1));
     let processes = host.processes();
     let wakes = || processes.iter().map(|(_, pid)| wake_ups(*pid)).collect::<Vec<_>>();
