@@ -21,6 +21,10 @@ const WORTH: usize = 4 << 20;
 /// Parts for each thread: a fast core takes more of them than a slow one.
 const PARTS: usize = 4;
 
+/// Bytes of the largest part. While a thread populates one, no other may begin: it maps a stack for its signals
+/// first, and waits until the kernel is done with this process's addresses.
+const LARGEST: usize = 8 << 20;
+
 /// What they need: a page for a system call and its errors.
 const STACK: usize = 64 << 10;
 
@@ -54,11 +58,11 @@ pub(super) fn worth(size: usize, threads: usize) -> usize {
 /// Bytes of a part of `size` bytes for so many `threads`: whole pages of `page` bytes.
 pub(super) fn part(size: usize, threads: usize, page: usize) -> usize {
     let page = page.max(1);
-    let parts = match threads {
-        0 | 1 => 1,
-        threads => threads.saturating_mul(PARTS),
+    let part = match threads {
+        0 | 1 => size,
+        threads => size.div_ceil(threads.saturating_mul(PARTS)).min(LARGEST),
     };
-    size.div_ceil(parts).max(1).checked_next_multiple_of(page).unwrap_or(page)
+    part.max(1).checked_next_multiple_of(page).unwrap_or(page)
 }
 
 /// Does `work` with each of `parts`, by this thread and `threads` - 1 others: whoever is done with one takes the
@@ -124,14 +128,15 @@ mod tests {
     #[test]
     fn parts_are_whole_pages_and_make_up_all() {
         let page = 2 << 20;
-        assert_eq!(part(64 << 20, 2, page), 8 << 20);
+        assert_eq!([part(32 << 20, 2, page), part(4 << 30, 2, page)], [4 << 20, LARGEST]);
         assert_eq!(part(64 << 20, 1, page), 64 << 20);
         assert_eq!(part(1 << 30, 4, 1 << 30), 1 << 30);
         assert_eq!([part(0, 2, page), part(1, 2, page), part(5, 1, 0)], [page, page, 5]);
         for size in [page, 3 * page, (64 << 20) + page, (100 << 20) + 4096] {
-            for threads in 1..=MOST {
+            for threads in 2..=MOST {
                 let part = part(size, threads, page);
-                assert!(part % page == 0 && size.div_ceil(part) <= threads * PARTS);
+                assert!(part % page == 0 && (page..=LARGEST).contains(&part));
+                assert!(size.div_ceil(part) >= threads || part == page);
             }
         }
     }
