@@ -21,10 +21,6 @@ const WORTH: usize = 4 << 20;
 /// Parts for each thread: a fast core takes more of them than a slow one.
 const PARTS: usize = 4;
 
-/// Bytes of the largest part. While a thread populates one, no other may begin: it maps a stack for its signals
-/// first, and waits until the kernel is done with this process's addresses.
-const LARGEST: usize = 8 << 20;
-
 /// What they need: a page for a system call and its errors.
 const STACK: usize = 64 << 10;
 
@@ -60,7 +56,7 @@ pub(super) fn part(size: usize, threads: usize, page: usize) -> usize {
     let page = page.max(1);
     let part = match threads {
         0 | 1 => size,
-        threads => size.div_ceil(threads.saturating_mul(PARTS)).min(LARGEST),
+        threads => size.div_ceil(threads.saturating_mul(PARTS)),
     };
     part.max(1).checked_next_multiple_of(page).unwrap_or(page)
 }
@@ -128,14 +124,14 @@ mod tests {
     #[test]
     fn parts_are_whole_pages_and_make_up_all() {
         let page = 2 << 20;
-        assert_eq!([part(32 << 20, 2, page), part(4 << 30, 2, page)], [4 << 20, LARGEST]);
+        assert_eq!(part(64 << 20, 2, page), 8 << 20);
         assert_eq!(part(64 << 20, 1, page), 64 << 20);
         assert_eq!(part(1 << 30, 4, 1 << 30), 1 << 30);
         assert_eq!([part(0, 2, page), part(1, 2, page), part(5, 1, 0)], [page, page, 5]);
         for size in [page, 3 * page, (64 << 20) + page, (100 << 20) + 4096] {
-            for threads in 2..=MOST {
+            for threads in 1..=MOST {
                 let part = part(size, threads, page);
-                assert!(part % page == 0 && (page..=LARGEST).contains(&part));
+                assert!(part % page == 0 && size.div_ceil(part) <= threads * PARTS);
                 assert!(size.div_ceil(part) >= threads || part == page);
             }
         }
