@@ -22,7 +22,7 @@ use super::threads::{part, share, worth};
 const MADV_COLLAPSE: i32 = 25;
 /// Bytes of the largest part that is populated at once. As long as the kernel does it, no other thread may begin:
 /// it maps a stack for its signals first, and waits for this process's addresses.
-const POPULATED: usize = 8 << 20;
+const POPULATED: usize = 2 << 20;
 /// Where a huge page's size, as a power of two, stands in memfd_create's flags (linux/memfd.h).
 const MFD_HUGE_SHIFT: u32 = 26;
 
