@@ -449,7 +449,7 @@ fn at_rest() -> (Rig, UnixStream) {
                 EXIT => return Ok(write(0x900, 1, b'x')),
                 END_UNTOLD => {
                     over = true;
-                    told.read(&mut order)?;
+                    let _ = told.read(&mut order)?;
                 }
                 // Until the other end is closed.
                 _ => {
