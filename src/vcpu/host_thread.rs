@@ -108,24 +108,12 @@ impl CpuTimer {
         event.sigev_notify = libc::SIGEV_THREAD_ID;
         event.sigev_signo = KICK as libc::c_int;
         event.sigev_notify_thread_id = nix::unistd::gettid().as_raw();
-        let mut timer = Self(0);
+        let mut timer = 0;
         // SAFETY: the kernel reads a live sigevent and writes a live number.
         let made = unsafe {
-            libc::syscall(
-                libc::SYS_timer_create,
-                cpu_clock(tid),
-                &raw const event,
-                &raw mut timer.0,
-            )
+            libc::syscall(libc::SYS_timer_create, cpu_clock(tid), &raw const event, &raw mut timer)
         };
-        match Errno::result(made) {
-            Ok(_) => Ok(timer),
-            Err(errno) => {
-                // There is none to delete.
-                std::mem::forget(timer);
-                Err(errno)
-            }
-        }
+        Errno::result(made).map(|_| Self(timer))
     }
 
     /// Once, when that thread's CPU time is `cpu_time` altogether.
