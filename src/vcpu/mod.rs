@@ -40,10 +40,6 @@ pub const STALL: Duration = Duration::from_secs(30);
 /// look is knocked at.
 const LOOKS: u32 = 6;
 
-/// So many looks in a row that find no progress end the looking: by then every vCPU has been knocked at
-/// since the last progress, and has come out.
-const STILL: u32 = 3;
-
 /// CPU time of one vCPU that makes it begin again.
 const AWAKE: Duration = Duration::from_millis(10);
 
@@ -78,8 +74,6 @@ pub struct Vcpus {
     interval: Duration,
     stalls: StallWatch,
     knocks: Knocks,
-    // Looks in a row without progress.
-    still: u32,
     resting: bool,
     // While it rests: one for each vCPU, and where they are heard.
     cpu_timers: Vec<CpuTimer>,
@@ -152,7 +146,6 @@ impl Vcpus {
             interval: (options.stall / LOOKS).max(Duration::from_millis(1)),
             stalls,
             knocks,
-            still: 0,
             resting: false,
             cpu_timers: Vec::new(),
             kicks: host_thread::take_kicks().map_err(failed("a signalfd for the vCPUs"))?,
@@ -226,7 +219,8 @@ impl Vcpus {
     /// Looks at the vCPUs from time to time, until they rest: something may end the VM.
     pub fn watch(&mut self) {
         self.shared.resting.store(false, Ordering::SeqCst);
-        (self.still, self.resting) = (0, false);
+        self.resting = false;
+        self.knocks.forget();
         self.set_timer(Expiration::Interval(TimeSpec::from_duration(self.interval)));
     }
 
@@ -241,12 +235,10 @@ impl Vcpus {
         let now = Instant::now();
         let news = self.stalls.look(now, &done);
         match (self.stalls.is_still(), self.resting) {
-            (true, _) => self.still = self.still.saturating_add(1),
-            (false, false) => self.still = 0,
+            (false, false) => self.knocks.forget(),
             (false, true) => self.watch(),
-        }
-        if self.still >= STILL {
-            self.rest(now, &done);
+            (true, _) if self.knocks.all_answered() => self.rest(now, &done),
+            (true, _) => {}
         }
         news
     }
