@@ -56,8 +56,10 @@ pub(super) fn vm(config: VmConfig, options: &Options) -> (VmReport, Vec<Diagnost
         None => config.kernels.contains(kernel),
     };
     let kernels: Vec<Dialect> = ORDER.into_iter().filter(wanted).collect();
-    if kernels.iter().any(|kernel| !kernel.pages_on_demand()) {
-        report.huge_pages = config.huge_pages(options.host.huge_page);
+    let mut pinned = kernels.iter().filter(|kernel| !kernel.pages_on_demand()).peekable();
+    if pinned.peek().is_some() {
+        let lends = pinned.any(|kernel| kernel.lends());
+        report.huge_pages = config.huge_pages(options.host.huge_page, lends);
     }
     let images = match open(config, options.root.as_deref()) {
         Ok(images) => images,
