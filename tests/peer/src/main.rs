@@ -3,7 +3,7 @@
 //! says, tells the result on the serial port, a line each, and powers off.
 //!
 //! Words of the command line: `irq`, wait for interrupts; `nopool`, use no pool, as a kernel that knows none;
-//! `twice`, drive each device again after a reset; `console`, `disk`, `entropy`, `net`, try devices
+//! `twice`, drive each device again after a reset; `wait`, begin when something is typed on the serial port; `console`, `disk`, `entropy`, `net`, try devices
 //! of this kind.
 #![no_std]
 #![no_main]
@@ -42,6 +42,16 @@ impl Write for Uart {
             unsafe { UART.write_volatile(byte.into()) };
         }
         Ok(())
+    }
+}
+
+impl Uart {
+    /// Waits until something is typed.
+    fn wait() {
+        const FLAGS: usize = 0x18 / 4;
+        const EMPTY: u32 = 1 << 4;
+        // SAFETY: the PL011's flags.
+        while unsafe { UART.add(FLAGS).read_volatile() } & EMPTY != 0 {}
     }
 }
 
@@ -127,6 +137,10 @@ extern "C" fn peer_main(devicetree: *const u8) {
             false => say!("pool of {size:#x} that no kernel would map"),
         }
         hal::use_pool(base);
+    }
+    if found.has("wait") {
+        say!("waiting");
+        Uart::wait();
     }
     for (index, (base, size, spi, edge)) in found.mmio[..found.devices].iter().enumerate() {
         let irq = found.has("irq");
