@@ -203,6 +203,8 @@ impl Devices {
         let of = |(planned, thread): &(PlannedDevice, DeviceThread)| {
             let counters = thread.link.counters();
             let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+            // Its configuration space is the CID (virtio 1.2, 5.10.4).
+            let cid = (planned.model == Model::Vsock).then(|| thread.link.read_config(0, 8));
             DeviceStatus {
                 device: planned.model.key(),
                 requests: read(&counters.requests),
@@ -211,6 +213,7 @@ impl Devices {
                 errors: read(&counters.errors),
                 interrupts: read(&counters.interrupts),
                 exits: read(&counters.exits),
+                cid,
             }
         };
         self.threads.iter().map(of).collect()

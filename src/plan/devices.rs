@@ -17,6 +17,9 @@ const FIRST: u32 = 6;
 /// Slots for devices on the PCI bus: slot 0 would be the host bridge.
 const SLOTS: u32 = 31;
 
+/// The host's node that serves socket devices.
+pub const VHOST_VSOCK: &str = "/dev/vhost-vsock";
+
 /// The pool's key.
 pub(super) const POOL: &str = "memory.pool";
 
