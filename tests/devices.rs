@@ -14,44 +14,21 @@ use std::time::{Duration, Instant};
 
 use serde_json::{json, Value};
 
-use host::{skip, Host, PATIENCE};
-
-const TARGET: &str = "aarch64-unknown-none";
+use host::{peer, skip, Host, PATIENCE};
 
 /// The peer, built once: with rustup's core, else with Debian's compiler and its sources.
 fn peer() -> Option<&'static [u8]> {
     static PEER: OnceLock<Option<Vec<u8>>> = OnceLock::new();
-    PEER.get_or_init(|| match build() {
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("peer");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    PEER.get_or_init(|| match peer::build(root, &out) {
         Ok(peer) => Some(fs::read(peer).unwrap()),
         Err(why) => {
-            skip(&format!("no peer guest ({why}); `rustup target add {TARGET}` or the packages rustc-web, cargo-web and rust-web-src serve"));
+            skip(&format!("no peer guest ({why}); `rustup target add {}` or the packages rustc-web, cargo-web and rust-web-src serve", peer::TARGET));
             None
         }
     })
     .as_deref()
-}
-
-fn build() -> Result<PathBuf, String> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peer");
-    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("peer");
-    let target =
-        Command::new("rustc").args(["--print", "target-libdir", "--target", TARGET]).output();
-    let own = target
-        .is_ok_and(|output| Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir());
-    let mut cargo = Command::new(if own { "cargo" } else { "/usr/bin/cargo" });
-    if !own {
-        cargo.args(["-Zbuild-std=core,alloc"]).env("RUSTC_BOOTSTRAP", "1");
-        cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_NONE_LINKER", "aarch64-linux-gnu-ld");
-        cargo.env("RUSTC", "/usr/bin/rustc").env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO");
-    }
-    cargo.args(["build", "--release", "--locked", "--target", TARGET, "--target-dir"]);
-    let built = cargo.arg(&out).current_dir(source).output().map_err(|error| error.to_string())?;
-    match built.status.success() {
-        true => Ok(out.join(TARGET).join("release/peer")),
-        false => {
-            Err(String::from_utf8_lossy(&built.stderr).lines().last().unwrap_or("").to_owned())
-        }
-    }
 }
 
 /// Drivers with vCPUs; all but the first lend main memory.
