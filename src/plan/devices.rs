@@ -269,15 +269,6 @@ pub(super) fn pool_of(regions: &[PlannedRegion]) -> Option<Range> {
     Some(Range { base: pool.base, size: pool.size })
 }
 
-/// The trigger of a device's interrupt.
-pub fn trigger(transport: Transport) -> gunyah::Trigger {
-    match transport {
-        Transport::Mmio => gunyah::Trigger::Edge,
-        // As INTx is.
-        Transport::Pci => gunyah::Trigger::Level,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
