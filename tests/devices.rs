@@ -14,44 +14,21 @@ use std::time::{Duration, Instant};
 
 use serde_json::{json, Value};
 
-use host::{skip, Host, PATIENCE};
-
-const TARGET: &str = "aarch64-unknown-none";
+use host::{peer, skip, Host, PATIENCE};
 
 /// The peer, built once: with rustup's core, else with Debian's compiler and its sources.
 fn peer() -> Option<&'static [u8]> {
     static PEER: OnceLock<Option<Vec<u8>>> = OnceLock::new();
-    PEER.get_or_init(|| match build() {
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("peer");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    PEER.get_or_init(|| match peer::build(root, &out) {
         Ok(peer) => Some(fs::read(peer).unwrap()),
         Err(why) => {
-            skip(&format!("no peer guest ({why}); `rustup target add {TARGET}` or the packages rustc-web, cargo-web and rust-web-src serve"));
+            skip(&format!("no peer guest ({why}); `rustup target add {}` or the packages rustc-web, cargo-web and rust-web-src serve", peer::TARGET));
             None
         }
     })
     .as_deref()
-}
-
-fn build() -> Result<PathBuf, String> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peer");
-    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("peer");
-    let target =
-        Command::new("rustc").args(["--print", "target-libdir", "--target", TARGET]).output();
-    let own = target
-        .is_ok_and(|output| Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir());
-    let mut cargo = Command::new(if own { "cargo" } else { "/usr/bin/cargo" });
-    if !own {
-        cargo.args(["-Zbuild-std=core,alloc"]).env("RUSTC_BOOTSTRAP", "1");
-        cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_NONE_LINKER", "aarch64-linux-gnu-ld");
-        cargo.env("RUSTC", "/usr/bin/rustc").env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO");
-    }
-    cargo.args(["build", "--release", "--locked", "--target", TARGET, "--target-dir"]);
-    let built = cargo.arg(&out).current_dir(source).output().map_err(|error| error.to_string())?;
-    match built.status.success() {
-        true => Ok(out.join(TARGET).join("release/peer")),
-        false => {
-            Err(String::from_utf8_lossy(&built.stderr).lines().last().unwrap_or("").to_owned())
-        }
-    }
 }
 
 /// Drivers with vCPUs; all but the first lend main memory.
@@ -268,6 +245,72 @@ fn a_full_file_system_is_the_guests_error() {
     }
     assert!(run("umount", &["-l", place]));
     fs::remove_dir(&folder).unwrap();
+}
+
+/// The tree that gunyahd would generate on the driver of `dialect`, with level interrupts for these SPIs, compiled.
+fn tree_with_levels(dialect: &str, test: &str, changes: &Value, spis: &[u32]) -> Option<PathBuf> {
+    let dir = std::env::temp_dir().join(format!("gunyahd-levels-{test}-{}", std::process::id()));
+    fs::create_dir_all(&dir).unwrap();
+    let mut config = json!({
+        "name": "vm",
+        "memory": { "size": "16M", "backing": ["thp"] },
+        "kernel": { "path": dir.join("Image") },
+        "console": {},
+    });
+    for (key, value) in changes.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    fs::write(dir.join("Image"), peer()?).unwrap();
+    fs::write(dir.join("vm.json"), config.to_string()).unwrap();
+    let mut check = Command::new(env!("CARGO_BIN_EXE_gunyahd"));
+    let check = check.args(["check", "--dtb", "--kernel", dialect]).arg(dir.join("vm.json"));
+    let mut source = String::from_utf8(check.output().unwrap().stdout).unwrap();
+    for spi in spis {
+        let interrupts = |trigger: u32| format!("interrupts = <0x0 {spi:#x} {trigger:#x}>;");
+        // The device's and its doorbell's.
+        assert_eq!(source.matches(&interrupts(1)).count(), 2, "{source}");
+        source = source.replace(&interrupts(1), &interrupts(4));
+    }
+    fs::write(dir.join("vm.dts"), source).unwrap();
+    let blob = dir.join("vm.dtb");
+    let mut dtc = Command::new("dtc");
+    let dtc = dtc.args(["-q", "-O", "dtb", "-o"]).arg(&blob).arg(dir.join("vm.dts")).status();
+    if !dtc.is_ok_and(|status| status.success()) {
+        skip("no dtc; Debian's device-tree-compiler has it");
+        return None;
+    }
+    Some(blob)
+}
+
+/// Level interrupts over virtio-mmio, where a given tree has them: one of two disks. The other one and the rest
+/// of the guest go by edges.
+#[test]
+fn a_given_tree_may_have_level_interrupts() {
+    for dialect in DIALECTS {
+        let test = format!("levels-{dialect}");
+        let disks = ["first", "second"]
+            .map(|which| image(&format!("{test}-{which}"), &format!("the {which} disk"), 64));
+        let changes = json!({ "disks": [{ "path": disks[0] }, { "path": disks[1] }] });
+        let Some(tree) = tree_with_levels(dialect, &test, &changes, &[6]) else { return };
+        let mut given = changes.clone();
+        given["dtb"] = json!({ "path": tree });
+        let Some(host) = boot(dialect, &test, "disk irq", &given) else { return };
+        let lines = said(&host);
+        for line in ["disk 0: by interrupt the first disk", "disk 1: by interrupt the second disk"]
+        {
+            assert!(lines.iter().any(|has| has == line), "{test}: {line}: {lines:#?}");
+        }
+        // IRQFD_FLAGS_LEVEL of each irqfd: the console's, the disks'.
+        let irqfds = host.calls().into_iter().filter(|(_, told)| told["type"] == 2);
+        let mut flags: Vec<_> = irqfds
+            .map(|(_, told)| (told["arg"]["label"].as_u64(), told["arg"]["flags"].as_u64()))
+            .collect();
+        flags.sort_unstable();
+        let wanted = [(5, 1), (6, 1), (7, 0)].map(|(label, flags)| (Some(label), Some(flags)));
+        assert_eq!(flags, wanted, "{test}");
+        let _ = fs::remove_dir_all(tree.parent().unwrap());
+        disks.iter().for_each(|disk| fs::remove_file(disk).unwrap());
+    }
 }
 
 #[test]

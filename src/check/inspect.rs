@@ -11,7 +11,7 @@ use crate::config::{self, VmConfig, VmName};
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::dtb::{self, Devicetree, Seeds};
 use crate::image::Images;
-use crate::plan::{fits, plan, reserve_folios, Host, LaunchPlan};
+use crate::plan::{fits, plan, reserve_folios, Host, LaunchPlan, VHOST_VSOCK};
 
 kinds! {
     NOTHING: Error "check-nothing" in Config {
@@ -27,6 +27,11 @@ kinds! {
         "a disk's file is not there",
         cause: "it is made later on the device, or the path is wrong",
         cure: "check the path; give --root where the device's files are elsewhere",
+    }
+    NO_VHOST: Warning "check-no-vhost" in Config {
+        "this machine cannot serve a VM's socket device",
+        cause: "its kernel has no CONFIG_VHOST_VSOCK, or its module vhost_vsock is not loaded; or this is not the machine that the VM runs on",
+        cure: "modprobe vhost_vsock; for another machine's files give --root",
     }
     SHARED_DISK: Warning "check-shared-disk" in Config {
         "two VMs have the same disk, and one of them writes it",
@@ -213,6 +218,12 @@ pub(super) fn no_disks(config: &VmConfig, root: Option<&Path>) -> Vec<Diagnostic
             NO_DISK.case(what).at(config.place(&format!("disks[{index}].path")))
         })
         .collect()
+}
+
+/// What the socket device lacks here; of another machine, whose files are below `root`, it is not known.
+pub(super) fn no_vhost(config: &VmConfig, root: Option<&Path>) -> Option<Diagnostic> {
+    let lacks = config.vsock.is_some() && root.is_none() && !Path::new(VHOST_VSOCK).exists();
+    lacks.then(|| NO_VHOST.case(format!("{VHOST_VSOCK} is not there")).at(config.place("vsock")))
 }
 
 /// Disks of `config` that one of `others` has, too, where either writes.

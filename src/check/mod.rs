@@ -153,6 +153,7 @@ pub fn check(options: &Options) -> Report {
                 let (mut vm, problems) = inspect::vm(config, options);
                 vm.warnings.extend(inspect::waits(&vm.config, &asleep));
                 vm.warnings.extend(inspect::no_disks(&vm.config, options.root.as_deref()));
+                vm.warnings.extend(inspect::no_vhost(&vm.config, options.root.as_deref()));
                 vm.warnings.extend(inspect::shared_disks(&vm.config, all.iter()));
                 report.vms.push(vm);
                 report.problems.extend(problems);

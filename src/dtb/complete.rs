@@ -225,7 +225,10 @@ fn add_vdevices(tree: &mut Tree, config: &VmConfig, plan: &LaunchPlan, vm_config
     let console = config.console.as_ref();
     let console = console.filter(|console| doorbell(tree, console.label).is_none());
     let devices = plan.devices.iter();
-    let devices: Vec<_> = devices.filter(|device| doorbell(tree, device.label).is_none()).collect();
+    let devices: Vec<_> = devices
+        .filter(|device| doorbell(tree, device.label).is_none())
+        .map(|device| (device, devices::trigger_cell(tree, config, device)))
+        .collect();
     let power_key = plan.power_key.filter(|key| doorbell(tree, key.label).is_none());
     // Two vdevices of one path below /hypervisor would be one too many.
     let walk = tree.walk();
@@ -246,8 +249,7 @@ fn add_vdevices(tree: &mut Tree, config: &VmConfig, plan: &LaunchPlan, vm_config
         let name = free(vdevices, format!("bell-{}", console.label));
         vdevices.push(console::doorbell_vdevice(&name, console));
     }
-    let trigger = devices::trigger_cell(config);
-    for device in devices {
+    for (device, trigger) in devices {
         let name = free(vdevices, format!("bell-{}", device.label));
         vdevices.push(devices::doorbell_vdevice(&name, device, trigger));
     }

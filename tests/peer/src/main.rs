@@ -3,8 +3,8 @@
 //! says, tells the result on the serial port, a line each, and powers off.
 //!
 //! Words of the command line: `irq`, wait for interrupts; `nopool`, use no pool, as a kernel that knows none;
-//! `twice`, drive each device again after a reset; `wait`, begin when something is typed on the serial port; `console`, `disk`, `entropy`, `net`, try devices
-//! of this kind.
+//! `twice`, drive each device again after a reset; `wait`, begin when something is typed on the serial port;
+//! `console`, `disk`, `entropy`, `net`, `vsock`, try devices of this kind.
 #![no_std]
 #![no_main]
 
@@ -16,6 +16,7 @@ mod gic;
 mod hal;
 mod heap;
 mod net;
+mod vsock;
 
 use core::arch::{asm, global_asm};
 use core::fmt::{self, Write};
@@ -193,6 +194,7 @@ fn device<T: Transport>(index: usize, transport: T, found: &Found, irq: bool) {
         DeviceType::Block if found.has("disk") => disk::try_it(index, transport, irq),
         DeviceType::Console if found.has("console") => console::try_it(index, transport, irq),
         DeviceType::EntropySource if found.has("entropy") => entropy::try_it(index, transport),
+        DeviceType::Socket if found.has("vsock") => vsock::try_it(index, transport, irq),
         DeviceType::Network if found.has("net") => net::try_it(index, transport, irq),
         other => say!("device {index} is {other:?}"),
     }
