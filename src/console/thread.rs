@@ -3,7 +3,6 @@
 //! guest, so that vCPU threads never wait for either.
 
 use std::os::fd::OwnedFd;
-use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -20,6 +19,7 @@ use super::ring::Ring;
 use crate::config::ConsoleConfig;
 use crate::confine;
 use crate::diagnostic::{kinds, Diagnostic, Step};
+use crate::mpsc::{self, Receiver, Sender};
 use crate::vcpu::{Bus, Device};
 
 kinds! {

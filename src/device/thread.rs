@@ -2,7 +2,6 @@
 //! A device's own thread: it waits for orders, kicks and what the device waits for, and gives each its turn.
 
 use std::os::fd::AsFd;
-use std::sync::mpsc::{self, Receiver};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -17,6 +16,7 @@ use super::{Fault, Served, VirtioDevice};
 use crate::confine;
 use crate::diagnostic::{kinds, Diagnostic, Step};
 use crate::memory::Window;
+use crate::mpsc::{self, Receiver};
 
 kinds! {
     THREAD: Error "device-thread" in Functions {

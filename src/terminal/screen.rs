@@ -5,7 +5,6 @@
 use std::io::{stderr, stdout};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{channel, Receiver, Sender};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +12,8 @@ use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::unistd::write;
+
+use crate::mpsc::{channel, Receiver, Sender};
 
 /// Bytes that wait for the terminal before no more are asked for.
 const FULL: usize = 64 << 10;
@@ -50,7 +51,7 @@ struct Shown {
 impl Shown {
     /// The thread's life, which ends with the screen.
     fn show(&self, pieces: Receiver<(To, Vec<u8>)>) {
-        for (to, piece) in pieces {
+        while let Ok((to, piece)) = pieces.recv() {
             if !self.broken.load(Ordering::Acquire) {
                 let written = match to {
                     To::Output => write_all(stdout().as_fd(), &piece),

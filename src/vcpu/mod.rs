@@ -12,7 +12,6 @@ mod stall;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -24,6 +23,7 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use crate::diagnostic::{Diagnostic, Kind};
+use crate::mpsc::{self, Receiver, Sender};
 use knock::{Found, Inside, Knocks};
 use run_loop::{Cpu, Shared, Slot, THREADS};
 use stall::{Done, StallWatch};
@@ -141,7 +141,9 @@ impl Vcpus {
         }
         drop(placed);
         // What it takes to place a thread is given up next.
-        all_placed.iter().collect::<Result<(), _>>()?;
+        while let Ok(placed) = all_placed.recv() {
+            placed?;
+        }
         confine()?;
         // Fails only where the thread has panicked.
         gates.iter().for_each(|gate| gate.send(()).unwrap_or(()));

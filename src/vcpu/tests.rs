@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::Mutex;
+use std::sync::{mpsc, Mutex};
 
 use gunyah::uapi::{self, ExitStatus};
 use gunyah::{Exit, Resume};
