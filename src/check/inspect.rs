@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One VM: its files' headers, its plan and its devicetree, as a launch would have them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use gunyah::Dialect;
@@ -227,7 +227,7 @@ pub(super) fn shared_disks<'a>(
 }
 
 /// What a VM that is started at boot waits for until somebody starts it.
-pub(super) fn waits(config: &VmConfig, asleep: &BTreeSet<VmName>) -> Vec<Diagnostic> {
+pub(super) fn waits(config: &VmConfig, asleep: &[VmName]) -> Vec<Diagnostic> {
     let after = config.start.after.iter().enumerate();
     after
         .filter(|(_, wanted)| config.autostart && asleep.contains(&wanted.vm))

@@ -15,7 +15,7 @@ mod text;
 
 pub(crate) use json::members as diagnostic_json;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
@@ -115,12 +115,17 @@ impl Report {
         sum
     }
 
-    /// Huge pages that all VMs take together, by page size in bytes.
-    pub fn huge_pages(&self) -> BTreeMap<u64, HugePages> {
-        let mut sums: BTreeMap<u64, HugePages> = BTreeMap::new();
+    /// Huge pages that all VMs take together, by page size in bytes, the smallest first.
+    pub fn huge_pages(&self) -> Vec<(u64, HugePages)> {
+        let mut sums: Vec<(u64, HugePages)> = Vec::new();
         for vm in &self.vms {
             for (size, pages) in &vm.huge_pages {
-                let sum = sums.entry(*size).or_default();
+                let at = sums.binary_search_by_key(size, |(size, _)| *size);
+                let at = at.unwrap_or_else(|at| {
+                    sums.insert(at, (*size, HugePages::default()));
+                    at
+                });
+                let (_, sum) = &mut sums[at];
                 sum.all = sum.all.saturating_add(*pages);
                 if vm.config.autostart {
                     sum.autostart = sum.autostart.saturating_add(*pages);
@@ -134,7 +139,7 @@ impl Report {
 /// Checks without printing.
 pub fn check(options: &Options) -> Report {
     let set = load_paths(&options.paths);
-    let asleep: BTreeSet<VmName> =
+    let asleep: Vec<VmName> =
         set.good().filter(|config| !config.autostart).map(|config| config.name.clone()).collect();
     let all: Vec<VmConfig> =
         set.good().filter(|config| !config.disks.is_empty()).cloned().collect();

@@ -63,8 +63,8 @@ pub(super) fn check(tree: &Tree, faults: &mut Faults<'_>) {
     let (mut deep, mut long, mut twin) = (None, None, None);
     for at in tree.walk() {
         let path = at.path();
-        let mut names = BTreeSet::new();
-        if let Some(second) = at.children().find(|child| !names.insert(&child.node.name)) {
+        let second = at.node.twin_child().and_then(|name| at.child(name));
+        if let Some(second) = second {
             twin.get_or_insert_with(|| {
                 DUPLICATE_NODE.case(format!("{} is there twice", second.path()))
             });
@@ -80,7 +80,8 @@ pub(super) fn check(tree: &Tree, faults: &mut Faults<'_>) {
                     .case(format!("{path} has device_type \"memory\" and is not /memory")),
             );
         }
-        if let Some(phandle) = at.phandle().filter(|phandle| !phandles.insert(*phandle)) {
+        if let Some(phandle) = at.phandle().filter(|phandle| !phandles.insert(u64::from(*phandle)))
+        {
             faults.add(
                 DUPLICATE_PHANDLE
                     .case(format!("{path} has phandle {phandle:#x}, as another node has")),

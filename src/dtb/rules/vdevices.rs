@@ -69,7 +69,7 @@ pub(super) fn check(tree: &Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
         }
         first_with(&mut labels, label.unwrap_or(0), path, faults);
         if let Some((spi, _)) = spi(&bell) {
-            if !interrupts.insert(spi) {
+            if !interrupts.insert(u64::from(spi)) {
                 faults.add(
                     DUPLICATE_INTERRUPT
                         .case(format!("{path} has SPI {spi}, as another doorbell has")),
@@ -100,8 +100,8 @@ pub(super) fn check(tree: &Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
     }
 }
 
-fn first_with(labels: &mut BTreeSet<u32>, label: u32, path: &str, faults: &mut Faults<'_>) {
-    if !labels.insert(label) {
+fn first_with(labels: &mut BTreeSet<u64>, label: u32, path: &str, faults: &mut Faults<'_>) {
+    if !labels.insert(u64::from(label)) {
         faults.add(
             DUPLICATE_LABEL.case(format!("{path} has label {label}, as another of its kind has")),
         );
