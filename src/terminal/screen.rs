@@ -14,6 +14,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::unistd::write;
 
 use crate::mpsc::{channel, Receiver, Sender};
+use crate::process;
 
 /// Bytes that wait for the terminal before no more are asked for.
 const FULL: usize = 64 << 10;
@@ -92,10 +93,7 @@ impl Screen {
         let (pieces, to_show) = channel();
         let its = Arc::clone(&shown);
         // Not joined: it may never come back from a terminal that is stopped.
-        std::thread::Builder::new()
-            .name("screen".to_owned())
-            .stack_size(STACK)
-            .spawn(move || its.show(to_show))?;
+        process::thread("screen".to_owned(), STACK, Box::new(move || its.show(to_show)))?;
         Ok(Self { pieces, shown })
     }
 

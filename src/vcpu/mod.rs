@@ -24,6 +24,7 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 
 use crate::diagnostic::{Diagnostic, Kind};
 use crate::mpsc::{self, Receiver, Sender};
+use crate::process;
 use knock::{Found, Inside, Knocks};
 use run_loop::{Cpu, Shared, Slot, THREADS};
 use stall::{Done, StallWatch};
@@ -161,20 +162,15 @@ impl Vcpus {
         let options = options.clone();
         let shared = Arc::clone(&self.shared);
         let (gate, go) = mpsc::channel();
-        let spawned = std::thread::Builder::new()
-            // The kernel keeps 15 bytes: the number comes first.
-            .name(format!("vcpu{index}-{}", options.name))
-            .stack_size(STACK)
-            .spawn(move || {
-                if let Some(slot) = shared.slots.get(index) {
-                    run_loop::thread(&shared, slot, cpu, &options, placed, &go);
-                }
-            });
-        let thread = spawned.map_err(|error| {
-            let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EAGAIN));
-            failed("making a vCPU's thread")(errno)
-        })?;
-        self.threads.push(thread);
+        // The kernel keeps 15 bytes: the number comes first.
+        let name = format!("vcpu{index}-{}", options.name);
+        let run = move || {
+            if let Some(slot) = shared.slots.get(index) {
+                run_loop::thread(&shared, slot, cpu, &options, placed, &go);
+            }
+        };
+        let thread = process::thread(name, STACK, Box::new(run));
+        self.threads.push(thread.map_err(failed("making a vCPU's thread"))?);
         Ok(gate)
     }
 
