@@ -5,7 +5,7 @@ use gunyah::Dialect;
 use nix::errno::Errno;
 
 use super::map::map;
-use super::{HugePages, Report, VmReport};
+use super::{Report, VmReport};
 use crate::config::render;
 use crate::diagnostic::Diagnostic;
 use crate::json::{object, Json, Value};
@@ -18,6 +18,7 @@ const VERSION: u32 = 2;
 pub(super) fn report(report: &Report, dtb: bool) -> Value<'_> {
     let Report { host, .. } = report;
     let root = report.root.as_ref().map_or("/".into(), |root| root.display().to_string());
+    let sums = report.huge_pages();
     let vms: Vec<Value> = report.vms.iter().map(|vm| of_vm(vm, dtb)).collect();
     object(vec![
         ("version", VERSION.into()),
@@ -34,7 +35,8 @@ pub(super) fn report(report: &Report, dtb: bool) -> Value<'_> {
         ("vms", vms.into()),
         (
             "huge_pages",
-            pages(report.huge_pages().into_iter().map(|(size, HugePages { all, autostart })| {
+            pages(sums.all.iter().map(|(size, all)| {
+                let autostart = sums.autostart.of(size);
                 (size, vec![("pages", all.into()), ("autostart_pages", autostart.into())])
             })),
         ),
@@ -90,9 +92,7 @@ fn of_vm(vm: &VmReport, dtb: bool) -> Value<'_> {
         ("config", render(&vm.config)),
         (
             "huge_pages",
-            pages(
-                vm.huge_pages.iter().map(|(size, pages)| (*size, vec![("pages", (*pages).into())])),
-            ),
+            pages(vm.huge_pages.iter().map(|(size, pages)| (size, vec![("pages", pages.into())]))),
         ),
         ("reserve_folios", vm.reserve.into()),
         ("warnings", of_diagnostics(&vm.warnings)),

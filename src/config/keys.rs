@@ -14,6 +14,10 @@ kinds! {
         "a key does not exist",
         cure: "docs/config.md lists every key",
     }
+    MISSING: Error "config-missing" in Config {
+        "a key that has no default is missing",
+        cure: "add the key",
+    }
     TWICE: Error "config-twice" in Config {
         "a key or a word is given twice",
         cure: "remove one of them",
@@ -66,6 +70,11 @@ impl<'a> Keys<'a> {
     /// The full path of `key`.
     pub fn path_of(&self, key: &str) -> String {
         join(&self.path, key)
+    }
+
+    /// Reports that the file lacks a key.
+    pub fn missing(&self, key: &str, report: &mut Report) {
+        report.add(&self.path_of(key), MISSING.case("missing, and it has no default"));
     }
 
     /// Adds mistakes of keys to the report.

@@ -5,15 +5,7 @@ use super::compound::Object;
 use super::keys::Keys;
 use super::report::Report;
 use super::types::{Form, Type};
-use crate::diagnostic::kinds;
 use crate::json::{Node, Value};
-
-kinds! {
-    MISSING: Error "config-missing" in Config {
-        "a key that has no default is missing",
-        cure: "add the key",
-    }
-}
 
 /// A section: an object with keys of its own. Made by [`section!`].
 pub(super) trait Section: Sized {
@@ -85,16 +77,16 @@ pub(super) fn key<V, T: Type<Value = V>>(key: Key<T>) -> Key<T> {
 
 impl<T: Type> Key<T> {
     pub fn read(self, keys: &Keys, key: &str, report: &mut Report) -> Option<T::Value> {
-        let path = keys.path_of(key);
-        match (keys.get(key), self.absent) {
-            (Some(node), _) => self.of.read(node, &path, report),
-            (None, Absent::Value(value)) => Some(value),
-            (None, Absent::EmptySection) => self.of.read(&Node::EMPTY, &path, report),
+        let node = match (keys.get(key), self.absent) {
+            (Some(node), _) => node,
+            (None, Absent::Value(value)) => return Some(value),
+            (None, Absent::EmptySection) => &Node::EMPTY,
             (None, Absent::Mistake) => {
-                report.add(&path, MISSING.case("missing, and it has no default"));
-                None
+                keys.missing(key, report);
+                return None;
             }
-        }
+        };
+        self.of.read(node, &keys.path_of(key), report)
     }
 
     pub fn write(&self, value: &T::Value) -> Value<'static> {

@@ -2,7 +2,6 @@
 //! What has a form in JSON.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -381,18 +380,5 @@ impl<T: Json> Json for Vec<T> {
             Value::List(items) => items.iter().map(T::from_json).collect(),
             _ => Err(mismatch("a list", node)),
         }
-    }
-}
-
-/// Pairs: JSON has no keys but strings.
-impl Json for BTreeMap<u64, u64> {
-    fn to_json(&self) -> Value<'_> {
-        let pair = |(key, value): (&u64, &u64)| Value::from(vec![(*key).into(), (*value).into()]);
-        self.iter().map(pair).collect::<Vec<_>>().into()
-    }
-
-    fn from_json(node: &Node<'_>) -> Result<Self, String> {
-        let pairs = Vec::<Vec<u64>>::from_json(node)?;
-        Ok(pairs.iter().filter_map(|pair| Some((*pair.first()?, *pair.get(1)?))).collect())
     }
 }

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The tree as a whole: which nodes there must be, and how they are named and nested.
 
-use std::collections::BTreeSet;
-
+use super::is_first;
 use crate::diagnostic::kinds;
 use crate::dtb::build::Faults;
 use crate::dtb::tree::Tree;
@@ -58,7 +57,7 @@ const DEPTH_MAX: usize = 16;
 pub(super) const PATH_MAX: usize = 255;
 
 pub(super) fn check(tree: &Tree, faults: &mut Faults<'_>) {
-    let mut phandles = BTreeSet::new();
+    let mut phandles = Vec::new();
     // One of each is enough: a hostile tree could have thousands.
     let (mut deep, mut long, mut twin) = (None, None, None);
     for at in tree.walk() {
@@ -80,7 +79,8 @@ pub(super) fn check(tree: &Tree, faults: &mut Faults<'_>) {
                     .case(format!("{path} has device_type \"memory\" and is not /memory")),
             );
         }
-        if let Some(phandle) = at.phandle().filter(|phandle| !phandles.insert(u64::from(*phandle)))
+        if let Some(phandle) =
+            at.phandle().filter(|phandle| !is_first(&mut phandles, u64::from(*phandle)))
         {
             faults.add(
                 DUPLICATE_PHANDLE
