@@ -27,7 +27,7 @@ use super::words::{
     Transport,
 };
 use crate::diagnostic::{Diagnostic, Place};
-use crate::json::{object, Value};
+use crate::json::{present, Value};
 use crate::layout::{
     ADDRESS_END, FIRMWARE_BASE, FIRMWARE_SIZE, MEMORY_ALIGN, MEMORY_BASE, PAGE, SERIAL_BASE, SPIS,
 };

@@ -158,7 +158,7 @@ macro_rules! section {
 
             fn read(keys: &Keys, report: &mut Report) -> Option<Self> {
                 // Every key is read before any is judged, so that all mistakes are found at once.
-                $(let $key = key::<$rust, _>($presence).read(keys, bare(stringify!($key)), report);)*
+                $(let $key = key::<$rust, _>($presence).read(keys, const { bare(stringify!($key)) }, report);)*
                 $($(
                     if let ($(Some($of),)+) = ($($of.as_ref(),)+) {
                         keys.add_all(rules::$rule($($of),+), report);
@@ -173,16 +173,14 @@ macro_rules! section {
             }
 
             fn write(&self) -> Value<'static> {
-                let mut members = vec![$((
-                    bare(stringify!($key)),
+                present(vec![$((
+                    const { bare(stringify!($key)) },
                     key::<$rust, _>($presence).write(&self.$key),
-                ),)*];
-                members.retain(|(_, value)| *value != Value::Null);
-                object(members)
+                ),)*])
             }
 
             fn rows() -> Vec<Row> {
-                vec![$(key::<$rust, _>($presence).row(bare(stringify!($key)), $text)),*]
+                vec![$(key::<$rust, _>($presence).row(const { bare(stringify!($key)) }, $text)),*]
             }
         }
     };
