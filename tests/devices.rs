@@ -14,44 +14,21 @@ use std::time::{Duration, Instant};
 
 use serde_json::{json, Value};
 
-use host::{skip, Host, PATIENCE};
-
-const TARGET: &str = "aarch64-unknown-none";
+use host::{peer, skip, Host, PATIENCE};
 
 /// The peer, built once: with rustup's core, else with Debian's compiler and its sources.
 fn peer() -> Option<&'static [u8]> {
     static PEER: OnceLock<Option<Vec<u8>>> = OnceLock::new();
-    PEER.get_or_init(|| match build() {
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("peer");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    PEER.get_or_init(|| match peer::build(root, &out) {
         Ok(peer) => Some(fs::read(peer).unwrap()),
         Err(why) => {
-            skip(&format!("no peer guest ({why}); `rustup target add {TARGET}` or the packages rustc-web, cargo-web and rust-web-src serve"));
+            skip(&format!("no peer guest ({why}); `rustup target add {}` or the packages rustc-web, cargo-web and rust-web-src serve", peer::TARGET));
             None
         }
     })
     .as_deref()
-}
-
-fn build() -> Result<PathBuf, String> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peer");
-    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("peer");
-    let target =
-        Command::new("rustc").args(["--print", "target-libdir", "--target", TARGET]).output();
-    let own = target
-        .is_ok_and(|output| Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir());
-    let mut cargo = Command::new(if own { "cargo" } else { "/usr/bin/cargo" });
-    if !own {
-        cargo.args(["-Zbuild-std=core,alloc"]).env("RUSTC_BOOTSTRAP", "1");
-        cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_NONE_LINKER", "aarch64-linux-gnu-ld");
-        cargo.env("RUSTC", "/usr/bin/rustc").env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO");
-    }
-    cargo.args(["build", "--release", "--locked", "--target", TARGET, "--target-dir"]);
-    let built = cargo.arg(&out).current_dir(source).output().map_err(|error| error.to_string())?;
-    match built.status.success() {
-        true => Ok(out.join(TARGET).join("release/peer")),
-        false => {
-            Err(String::from_utf8_lossy(&built.stderr).lines().last().unwrap_or("").to_owned())
-        }
-    }
 }
 
 /// Drivers with vCPUs; all but the first lend main memory.
@@ -70,6 +47,17 @@ fn image(test: &str, text: &str, sectors: usize) -> PathBuf {
 
 /// Boots the peer with these words and `changes` to its file.
 fn boot(dialect: &str, test: &str, words: &str, changes: &Value) -> Option<Host> {
+    boot_with(dialect, test, "", words, changes)
+}
+
+/// The same with a script for the simulator.
+fn boot_with(
+    dialect: &str,
+    test: &str,
+    script: &str,
+    words: &str,
+    changes: &Value,
+) -> Option<Host> {
     let mut config = json!({
         "memory": { "size": "16M", "backing": ["thp"] },
         "console": {},
@@ -78,7 +66,7 @@ fn boot(dialect: &str, test: &str, words: &str, changes: &Value) -> Option<Host>
     for (key, value) in changes.as_object().unwrap() {
         config[key] = value.clone();
     }
-    Host::boot_on(dialect, test, "exec", "", peer()?, &config)
+    Host::boot_on(dialect, test, "exec", script, peer()?, &config)
 }
 
 /// What the peer said, when it has powered off.
@@ -151,6 +139,177 @@ fn disks_are_read_and_written_on_every_driver() {
             assert!(written[512..].starts_with(b"written by the peer"), "{test}");
             let _ = (fs::remove_file(first), fs::remove_file(second));
         }
+    }
+}
+
+/// What the peer said of a disk that begins so, each time that it was driven.
+fn of_disk(lines: &[String], disk: usize, text: &str) -> Vec<String> {
+    let of = format!("disk {disk}: ");
+    let lines = lines.iter().filter_map(|line| line.strip_prefix(&of));
+    lines.filter(|line| line.starts_with(text)).map(str::to_owned).collect()
+}
+
+/// The warnings of storage that fails.
+fn storage_warnings(host: &Host) -> Vec<String> {
+    let log = host.log();
+    log.lines().filter(|line| line.contains("[disk-io]")).map(str::to_owned).collect()
+}
+
+/// What storage fails is an error of the guest's requests, counted, and one warning; the next ones are done.
+#[test]
+fn storage_that_fails_is_the_guests_error_and_the_vm_goes_on() {
+    let script = "watch preadv pwritev fdatasync\n\
+        call pwritev 1 errno ENOSPC\ncall fdatasync 1 errno EIO\ncall preadv 2 errno EIO\n";
+    for dialect in ["lkml", "ack612"] {
+        let test = format!("fails-{dialect}");
+        let disk = image(&test, "the disk", 2048);
+        let changes = json!({ "disks": [{ "path": disk }] });
+        let Some(host) = boot_with(dialect, &test, script, "disk twice", &changes) else { return };
+        let lines = said(&host);
+        let of = |text| of_disk(&lines, 0, text);
+        assert_eq!(of("begins"), ["begins with the disk"; 2], "{lines:#?}");
+        assert_eq!(of("writing"), ["writing Err(IoError)", "writing Ok(())"], "{lines:#?}");
+        assert_eq!(of("flushing"), ["flushing Err(IoError)", "flushing Ok(())"], "{lines:#?}");
+        let long = of("long");
+        assert!(long[0].starts_with("long Ok(()) Err(IoError)"), "{lines:#?}");
+        assert_eq!(long[1], "long Ok(()) Ok(()), wrong None", "{lines:#?}");
+        let warned = storage_warnings(&host);
+        assert!(warned.len() == 1, "once a minute: {warned:#?}");
+        for words in ["disks[0]", "ENOSPC (No space left on device)"] {
+            assert!(warned[0].contains(words), "{words}: {warned:#?}");
+        }
+        // Besides each time the one beyond the end.
+        assert_eq!(counters(&host)[0]["errors"], 3 + 2, "{test}");
+        let _ = fs::remove_file(disk);
+    }
+}
+
+/// A disk whose file is cut while the VM runs, beside one whose is not.
+#[test]
+fn a_disk_that_is_cut_is_the_guests_error() {
+    let (cut, whole) = (image("cut", "never read", 2048), image("whole", "the second disk", 16));
+    let changes = json!({ "disks": [{ "path": cut }, { "path": whole, "readonly": true }] });
+    let Some(host) = boot("ack66", "cut", "disk wait", &changes) else { return };
+    wait_for_line(&host, "waiting");
+    fs::File::options().write(true).open(&cut).unwrap().set_len(0).unwrap();
+    let lines = type_and_end(&host);
+    assert_eq!(of_disk(&lines, 0, "reading"), ["reading: I/O error"], "{lines:#?}");
+    assert_eq!(of_disk(&lines, 1, "begins"), ["begins with the second disk"], "{lines:#?}");
+    let warned = storage_warnings(&host);
+    assert!(warned.len() == 1 && warned[0].contains("disks[0]"), "{warned:#?}");
+    assert!(warned[0].contains("the file was cut while the VM runs"), "{warned:#?}");
+    let _ = (fs::remove_file(cut), fs::remove_file(whole));
+}
+
+/// Types something on the serial port, for which the peer waits, and waits for its end.
+fn type_and_end(host: &Host) -> Vec<String> {
+    let mut console = host.ctl(&["console", "vm"]);
+    let console = console.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut console = console.spawn().unwrap();
+    std::io::Write::write_all(&mut console.stdin.take().unwrap(), b"go").unwrap();
+    let lines = said(host);
+    let _ = console.wait();
+    lines
+}
+
+/// A disk of holes on a file system without room for all of it.
+#[test]
+fn a_full_file_system_is_the_guests_error() {
+    let folder = std::env::temp_dir().join(format!("gunyahd-devices-full-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    let run = |program: &str, words: &[&str]| {
+        let done = Command::new(program).args(words).stderr(Stdio::null()).status();
+        done.is_ok_and(|status| status.success())
+    };
+    let place = folder.to_str().unwrap();
+    // Mounts of this thread and its programs alone.
+    let own = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).is_ok();
+    if !own
+        || !run("mount", &["--make-rprivate", "/"])
+        || !run("mount", &["-t", "tmpfs", "-o", "size=32K", "tmpfs", place])
+    {
+        let _ = fs::remove_dir(&folder);
+        return skip("no tmpfs can be mounted: needs root");
+    }
+    let disk = folder.join("disk");
+    fs::write(&disk, "the disk").unwrap();
+    fs::File::options().write(true).open(&disk).unwrap().set_len(1 << 20).unwrap();
+    let changes = json!({ "disks": [{ "path": disk }] });
+    if let Some(host) = boot("ack61", "full", "disk", &changes) {
+        let lines = said(&host);
+        assert_eq!(of_disk(&lines, 0, "writing"), ["writing Ok(())"], "{lines:#?}");
+        let long = &of_disk(&lines, 0, "long")[0];
+        assert!(long.starts_with("long Err(IoError) Ok(()), wrong Some"), "{lines:#?}");
+        let warned = storage_warnings(&host);
+        assert!(warned.len() == 1 && warned[0].contains("ENOSPC"), "{warned:#?}");
+    }
+    assert!(run("umount", &["-l", place]));
+    fs::remove_dir(&folder).unwrap();
+}
+
+/// The tree that gunyahd would generate on the driver of `dialect`, with level interrupts for these SPIs, compiled.
+fn tree_with_levels(dialect: &str, test: &str, changes: &Value, spis: &[u32]) -> Option<PathBuf> {
+    let dir = std::env::temp_dir().join(format!("gunyahd-levels-{test}-{}", std::process::id()));
+    fs::create_dir_all(&dir).unwrap();
+    let mut config = json!({
+        "name": "vm",
+        "memory": { "size": "16M", "backing": ["thp"] },
+        "kernel": { "path": dir.join("Image") },
+        "console": {},
+    });
+    for (key, value) in changes.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    fs::write(dir.join("Image"), peer()?).unwrap();
+    fs::write(dir.join("vm.json"), config.to_string()).unwrap();
+    let mut check = Command::new(env!("CARGO_BIN_EXE_gunyahd"));
+    let check = check.args(["check", "--dtb", "--kernel", dialect]).arg(dir.join("vm.json"));
+    let mut source = String::from_utf8(check.output().unwrap().stdout).unwrap();
+    for spi in spis {
+        let interrupts = |trigger: u32| format!("interrupts = <0x0 {spi:#x} {trigger:#x}>;");
+        // The device's and its doorbell's.
+        assert_eq!(source.matches(&interrupts(1)).count(), 2, "{source}");
+        source = source.replace(&interrupts(1), &interrupts(4));
+    }
+    fs::write(dir.join("vm.dts"), source).unwrap();
+    let blob = dir.join("vm.dtb");
+    let mut dtc = Command::new("dtc");
+    let dtc = dtc.args(["-q", "-O", "dtb", "-o"]).arg(&blob).arg(dir.join("vm.dts")).status();
+    if !dtc.is_ok_and(|status| status.success()) {
+        skip("no dtc; Debian's device-tree-compiler has it");
+        return None;
+    }
+    Some(blob)
+}
+
+/// Level interrupts over virtio-mmio, where a given tree has them: one of two disks. The other one and the rest
+/// of the guest go by edges.
+#[test]
+fn a_given_tree_may_have_level_interrupts() {
+    for dialect in DIALECTS {
+        let test = format!("levels-{dialect}");
+        let disks = ["first", "second"]
+            .map(|which| image(&format!("{test}-{which}"), &format!("the {which} disk"), 64));
+        let changes = json!({ "disks": [{ "path": disks[0] }, { "path": disks[1] }] });
+        let Some(tree) = tree_with_levels(dialect, &test, &changes, &[6]) else { return };
+        let mut given = changes.clone();
+        given["dtb"] = json!({ "path": tree });
+        let Some(host) = boot(dialect, &test, "disk irq", &given) else { return };
+        let lines = said(&host);
+        for line in ["disk 0: by interrupt the first disk", "disk 1: by interrupt the second disk"]
+        {
+            assert!(lines.iter().any(|has| has == line), "{test}: {line}: {lines:#?}");
+        }
+        // IRQFD_FLAGS_LEVEL of each irqfd: the console's, the disks'.
+        let irqfds = host.calls().into_iter().filter(|(_, told)| told["type"] == 2);
+        let mut flags: Vec<_> = irqfds
+            .map(|(_, told)| (told["arg"]["label"].as_u64(), told["arg"]["flags"].as_u64()))
+            .collect();
+        flags.sort_unstable();
+        let wanted = [(5, 1), (6, 1), (7, 0)].map(|(label, flags)| (Some(label), Some(flags)));
+        assert_eq!(flags, wanted, "{test}");
+        let _ = fs::remove_dir_all(tree.parent().unwrap());
+        disks.iter().for_each(|disk| fs::remove_file(disk).unwrap());
     }
 }
 

@@ -333,6 +333,10 @@ fn options_for_devices_are_wanted_where_a_vm_has_them() {
     fs::write(&path, config.to_string()).unwrap();
     let what = device.examine().of("kernel-option")["message"].as_str().unwrap().to_owned();
     assert!(what.starts_with("CONFIG_VHOST_VSOCK is off"), "{what}");
+    if !Path::new("/dev/vhost-vsock").exists() {
+        let what = device.examine().of("check-no-vhost")["message"].as_str().unwrap().to_owned();
+        assert!(what.contains("/dev/vhost-vsock is not there"), "{what}");
+    }
 }
 
 /// The kernel's options as they are in /proc.

@@ -63,7 +63,21 @@ impl Floor {
 
     /// How long it takes once.
     pub fn once(&mut self) -> Duration {
+        self.begin();
+        self.took()
+    }
+
+    /// How long the longest of them takes where all begin at once.
+    pub fn at_once(floors: &mut [Self]) -> Duration {
+        floors.iter_mut().for_each(Self::begin);
+        floors.iter_mut().map(Self::took).max().expect("a floor")
+    }
+
+    fn begin(&mut self) {
         self.ask.write_all(b"\n").unwrap();
+    }
+
+    fn took(&mut self) -> Duration {
         let mut line = String::new();
         self.answers.read_line(&mut line).unwrap();
         Duration::from_nanos(line.trim().parse().expect("the floor's time"))

@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One VM: its files' headers, its plan and its devicetree, as a launch would have them.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use gunyah::Dialect;
 
-use super::{Options, VmReport};
-use crate::config::{self, VmConfig, VmName};
+use super::{guest, Options, VmReport};
+use crate::config::{self, HugePages, VmConfig, VmName};
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::dtb::{self, Devicetree, Seeds};
 use crate::image::Images;
-use crate::plan::{fits, plan, reserve_folios, Host, LaunchPlan};
+use crate::plan::{fits, plan, reserve_folios, Host, LaunchPlan, VHOST_VSOCK};
 
 kinds! {
     NOTHING: Error "check-nothing" in Config {
@@ -28,6 +27,11 @@ kinds! {
         cause: "it is made later on the device, or the path is wrong",
         cure: "check the path; give --root where the device's files are elsewhere",
     }
+    NO_VHOST: Warning "check-no-vhost" in Config {
+        "this machine cannot serve a VM's socket device",
+        cause: "its kernel has no CONFIG_VHOST_VSOCK, or its module vhost_vsock is not loaded; or this is not the machine that the VM runs on",
+        cure: "modprobe vhost_vsock; for another machine's files give --root",
+    }
     SHARED_DISK: Warning "check-shared-disk" in Config {
         "two VMs have the same disk, and one of them writes it",
         cause: "a disk is locked: only one of them can run at a time",
@@ -42,7 +46,7 @@ const ORDER: [Dialect; 5] =
 /// All that can be known of a VM, and all that is wrong with it.
 pub(super) fn vm(config: VmConfig, options: &Options) -> (VmReport, Vec<Diagnostic>) {
     let mut report = VmReport {
-        huge_pages: BTreeMap::new(),
+        huge_pages: HugePages::default(),
         reserve: 0,
         kernels: Vec::new(),
         plan: None,
@@ -56,13 +60,16 @@ pub(super) fn vm(config: VmConfig, options: &Options) -> (VmReport, Vec<Diagnost
         None => config.kernels.contains(kernel),
     };
     let kernels: Vec<Dialect> = ORDER.into_iter().filter(wanted).collect();
-    if kernels.iter().any(|kernel| !kernel.pages_on_demand()) {
-        report.huge_pages = config.huge_pages(options.host.huge_page);
+    let mut pinned = kernels.iter().filter(|kernel| !kernel.pages_on_demand()).peekable();
+    if pinned.peek().is_some() {
+        let lends = pinned.any(|kernel| kernel.lends());
+        report.huge_pages = config.huge_pages(options.host.huge_page, lends);
     }
     let images = match open(config, options.root.as_deref()) {
         Ok(images) => images,
         Err(problems) => return (report, sorted(problems)),
     };
+    let mut built_config = None;
     for kernel in kernels {
         // Where there is none, its VMs say so at their start.
         let host = options.host.with(kernel).with_reserve(true);
@@ -71,7 +78,14 @@ pub(super) fn vm(config: VmConfig, options: &Options) -> (VmReport, Vec<Diagnost
                 if kernel.pages_on_demand() {
                     report.reserve = reserve_folios(config, &host).iter().sum();
                 }
-                let warnings = tree.warnings.iter().chain(&plan.warnings);
+                // The kernel's file is read for it, which takes a moment.
+                let built = built_config.get_or_insert_with(|| match plan.devices.is_empty() {
+                    true => None,
+                    false => images.kernel.built_config(),
+                });
+                let guest = built.as_ref().map(|built| guest::warnings(config, &plan, built));
+                let guest = guest.unwrap_or_default();
+                let warnings = tree.warnings.iter().chain(&plan.warnings).chain(&guest);
                 add_warnings(&mut report.warnings, warnings, report.plan.as_ref().map(|_| kernel));
                 report.dtb_source.get_or_insert_with(|| tree.tree.to_source());
                 report.plan.get_or_insert(plan);
@@ -205,6 +219,12 @@ pub(super) fn no_disks(config: &VmConfig, root: Option<&Path>) -> Vec<Diagnostic
         .collect()
 }
 
+/// What the socket device lacks here; of another machine, whose files are below `root`, it is not known.
+pub(super) fn no_vhost(config: &VmConfig, root: Option<&Path>) -> Option<Diagnostic> {
+    let lacks = config.vsock.is_some() && root.is_none() && !Path::new(VHOST_VSOCK).exists();
+    lacks.then(|| NO_VHOST.case(format!("{VHOST_VSOCK} is not there")).at(config.place("vsock")))
+}
+
 /// Disks of `config` that one of `others` has, too, where either writes.
 pub(super) fn shared_disks<'a>(
     config: &VmConfig,
@@ -227,7 +247,7 @@ pub(super) fn shared_disks<'a>(
 }
 
 /// What a VM that is started at boot waits for until somebody starts it.
-pub(super) fn waits(config: &VmConfig, asleep: &BTreeSet<VmName>) -> Vec<Diagnostic> {
+pub(super) fn waits(config: &VmConfig, asleep: &[VmName]) -> Vec<Diagnostic> {
     let after = config.start.after.iter().enumerate();
     after
         .filter(|(_, wanted)| config.autostart && asleep.contains(&wanted.vm))

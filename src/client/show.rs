@@ -88,6 +88,9 @@ pub fn one(vm: &VmStatus) -> String {
         };
         line("folios", &format!("{} of {} are huge{of_reserve}", folios.huge, folios.of));
     }
+    for cid in vm.devices.iter().filter_map(|device| device.cid) {
+        line("vsock", &format!("CID {cid}"));
+    }
     line("restarts", &format!("{}, and {} resets", vm.restarts, vm.resets));
     if let Some(end) = &vm.last_end {
         line("last end", &format!("{}: {}", end.reason, end.detail));
@@ -125,7 +128,7 @@ fn took(micros: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::control::{FolioStatus, StepTime};
+    use crate::status::control::{DeviceStatus, FolioStatus, StepTime};
     use crate::status::{End, EndReason, State};
 
     fn vm(name: &str, state: State) -> VmStatus {
@@ -172,9 +175,22 @@ mod tests {
 
     #[test]
     fn one_vm_shows_its_launch() {
-        let text = one(&vm("a", State::Running));
+        let mut vm = vm("a", State::Running);
+        let device = |device: &str, cid| DeviceStatus {
+            device: device.to_owned(),
+            requests: 0,
+            read: 0,
+            written: 0,
+            errors: 0,
+            interrupts: 0,
+            exits: 0,
+            cid,
+        };
+        vm.devices = vec![device("entropy", None), device("vsock", Some(3))];
+        let text = one(&vm);
         for line in [
             "state     running for 61 s",
+            "vsock     CID 3",
             "restarts  2, and 1 resets",
             "folios    31 of 32 are huge, 32 of the reserve",
             "last end  reset: type 2",

@@ -3,7 +3,6 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,10 +22,12 @@ use crate::config::{Transport, VmConfig};
 use crate::confine::DeviceCalls;
 use crate::console::Console;
 use crate::diagnostic::{Diagnostic, Step};
+use crate::dtb::Devicetree;
 use crate::launch::refused;
 use crate::layout::{PCI_CAM_BASE, PCI_CAM_SIZE};
 use crate::memory::Window;
-use crate::plan::{devices, trigger, Model, PlannedDevice};
+use crate::mpsc::{self, Receiver};
+use crate::plan::{devices, Model, PlannedDevice};
 use crate::status::control::DeviceStatus;
 use crate::vcpu::{eventfd, Bus, Device};
 
@@ -132,10 +133,16 @@ impl Devices {
     }
 
     /// Binds doorbells and kicks, and gives the devices the guest's memory; before START.
-    pub fn connect(&self, vm: &Vm, config: &VmConfig, window: &Window) -> Result<(), Diagnostic> {
+    pub fn connect(
+        &self,
+        vm: &Vm,
+        config: &VmConfig,
+        tree: &Devicetree,
+        window: &Window,
+    ) -> Result<(), Diagnostic> {
         for (planned, thread) in &self.threads {
             let (link, label) = (&thread.link, planned.label);
-            vm.add_irqfd(link.line(), label, trigger(config.transport)).map_err(|error| {
+            vm.add_irqfd(link.line(), label, tree.trigger(config, planned)).map_err(|error| {
                 let call = format!("VM_ADD_FUNCTION of irqfd of doorbell {label}");
                 refused(Step::Functions, call, &error)
             })?;
@@ -203,6 +210,8 @@ impl Devices {
         let of = |(planned, thread): &(PlannedDevice, DeviceThread)| {
             let counters = thread.link.counters();
             let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+            // Its configuration space is the CID (virtio 1.2, 5.10.4).
+            let cid = (planned.model == Model::Vsock).then(|| thread.link.read_config(0, 8));
             DeviceStatus {
                 device: planned.model.key(),
                 requests: read(&counters.requests),
@@ -211,6 +220,7 @@ impl Devices {
                 errors: read(&counters.errors),
                 interrupts: read(&counters.interrupts),
                 exits: read(&counters.exits),
+                cid,
             }
         };
         self.threads.iter().map(of).collect()

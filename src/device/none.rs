@@ -10,6 +10,7 @@ use crate::config::VmConfig;
 use crate::confine::DeviceCalls;
 use crate::console::Console;
 use crate::diagnostic::{Diagnostic, Kind};
+use crate::dtb::Devicetree;
 use crate::memory::Window;
 use crate::status::control::DeviceStatus;
 use crate::vcpu::Bus;
@@ -29,7 +30,13 @@ impl Devices {
     }
 
     /// There are none to connect.
-    pub fn connect(&self, _: &Vm, _: &VmConfig, _: &Window) -> Result<(), Diagnostic> {
+    pub fn connect(
+        &self,
+        _: &Vm,
+        _: &VmConfig,
+        _: &Devicetree,
+        _: &Window,
+    ) -> Result<(), Diagnostic> {
         Ok(())
     }
 

@@ -25,6 +25,7 @@ use crate::config::VsockConfig;
 use crate::confine::DeviceCalls;
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::memory::Window;
+use crate::plan::VHOST_VSOCK;
 
 kinds! {
     NO_VHOST: Error "vsock-no-vhost" in Functions {
@@ -48,8 +49,6 @@ kinds! {
         cure: "look for avc: denied in dmesg, or use ready.console_line",
     }
 }
-
-const NODE: &str = "/dev/vhost-vsock";
 
 /// Queues: to the guest, from it, events.
 const SERVED_BY_VHOST: usize = 2;
@@ -95,7 +94,7 @@ impl Vsock {
         config: &VsockConfig,
         ready: Option<(u32, Arc<EventFd>)>,
     ) -> Result<Self, Diagnostic> {
-        let opened = OpenOptions::new().read(true).write(true).open(NODE);
+        let opened = OpenOptions::new().read(true).write(true).open(VHOST_VSOCK);
         let node = opened.map_err(|error| no_vhost("opening", super::net::errno(&error)))?;
         own_vhost(node.as_fd()).map_err(|errno| no_vhost("VHOST_SET_OWNER to", errno))?;
         let features = vhost_features(node.as_fd())
@@ -148,11 +147,11 @@ fn choose(given: Option<u32>, set: impl Fn(u32) -> Result<(), Errno>) -> Result<
 }
 
 fn no_vhost(doing: &str, errno: Errno) -> Diagnostic {
-    let fault = NO_VHOST.case(format!("{doing} {NODE}")).errno(errno);
+    let fault = NO_VHOST.case(format!("{doing} {VHOST_VSOCK}")).errno(errno);
     match errno {
         Errno::EACCES | Errno::EPERM => fault
             .cause("SELinux or the node's mode denies it")
-            .cure(format!("check `ls -lZ {NODE}`; look for avc: denied in dmesg")),
+            .cure(format!("check `ls -lZ {VHOST_VSOCK}`; look for avc: denied in dmesg")),
         _ => fault,
     }
 }

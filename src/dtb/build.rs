@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The way from config and plan to the blob.
 
+use gunyah::Trigger;
+
 use crate::config::VmConfig;
 use crate::diagnostic::{kinds, Diagnostic};
-use crate::plan::{self, LaunchPlan};
+use crate::plan::{self, LaunchPlan, PlannedDevice};
 
 use super::parse::{self, UNREADABLE};
 use super::tree::Tree;
 use super::write::UNWRITABLE;
-use super::{complete, generate, rules};
+use super::{complete, devices, generate, rules};
 
 kinds! {
     // Read in newer ones.
@@ -42,6 +44,13 @@ pub struct Devicetree {
     /// To be put into guest memory.
     pub blob: Vec<u8>,
     pub warnings: Vec<Diagnostic>,
+}
+
+impl Devicetree {
+    /// The trigger of a device's interrupt.
+    pub fn trigger(&self, config: &VmConfig, device: &PlannedDevice) -> Trigger {
+        devices::trigger(&self.tree, config, device)
+    }
 }
 
 /// How many bytes [`build`]'s blob has at most, whatever the plan and the seeds.

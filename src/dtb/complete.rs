@@ -2,8 +2,6 @@
 //! Adds to a tree what config, plan and resource manager want. A tree that has everything already comes
 //! out unchanged but for the values that are ours.
 
-use std::collections::BTreeSet;
-
 use crate::config::{Access, Scheduling, VmConfig};
 use crate::diagnostic::kinds;
 use crate::plan::{LaunchPlan, PlannedRegion, Range};
@@ -217,7 +215,7 @@ fn kernel_range(tree: &mut Tree, plan: &LaunchPlan) {
 
 /// Adds the vdevices that the tree lacks to its vm-config, which has this name.
 fn add_vdevices(tree: &mut Tree, config: &VmConfig, plan: &LaunchPlan, vm_config: &str) {
-    let shm: BTreeSet<_> = vdevices(tree, "shm").iter().filter_map(shm_label).collect();
+    let shm: Vec<_> = vdevices(tree, "shm").iter().filter_map(shm_label).collect();
     // Where only the devicetree's range is handed over, a vdevice would wait for memory that never comes.
     let handed_over = !plan.dialect.pages_on_demand();
     let regions = plan.regions.iter().skip(1);
@@ -225,12 +223,15 @@ fn add_vdevices(tree: &mut Tree, config: &VmConfig, plan: &LaunchPlan, vm_config
     let console = config.console.as_ref();
     let console = console.filter(|console| doorbell(tree, console.label).is_none());
     let devices = plan.devices.iter();
-    let devices: Vec<_> = devices.filter(|device| doorbell(tree, device.label).is_none()).collect();
+    let devices: Vec<_> = devices
+        .filter(|device| doorbell(tree, device.label).is_none())
+        .map(|device| (device, devices::trigger_cell(tree, config, device)))
+        .collect();
     let power_key = plan.power_key.filter(|key| doorbell(tree, key.label).is_none());
     // Two vdevices of one path below /hypervisor would be one too many.
     let walk = tree.walk();
     let generated = walk.iter().filter_map(|at| at.str("generate"));
-    let generated: BTreeSet<_> = generated.map(str::to_owned).collect();
+    let generated: Vec<_> = generated.map(str::to_owned).collect();
     let free = |vdevices: &Node, wanted: String| {
         free_name(&wanted, |name| {
             vdevices.child(name).is_some() || generated.contains(&format!("/hypervisor/{name}"))
@@ -246,8 +247,7 @@ fn add_vdevices(tree: &mut Tree, config: &VmConfig, plan: &LaunchPlan, vm_config
         let name = free(vdevices, format!("bell-{}", console.label));
         vdevices.push(console::doorbell_vdevice(&name, console));
     }
-    let trigger = devices::trigger_cell(config);
-    for device in devices {
+    for (device, trigger) in devices {
         let name = free(vdevices, format!("bell-{}", device.label));
         vdevices.push(devices::doorbell_vdevice(&name, device, trigger));
     }

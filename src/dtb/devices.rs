@@ -2,13 +2,15 @@
 //! The virtio devices in a tree: a doorbell and a node for each, and the pool that they share with the
 //! guest.
 
+use gunyah::Trigger;
+
 use crate::config::{Transport, VmConfig};
 use crate::layout::{PCI_CAM_BASE, PCI_CAM_SIZE, PCI_MEMORY_BASE, PCI_MEMORY_SIZE};
-use crate::plan::{trigger, LaunchPlan, PlannedDevice, Range};
+use crate::plan::{LaunchPlan, PlannedDevice, Range};
 
 use super::complete::free_name;
 use super::console::{free_phandle, LEVEL_HIGH};
-use super::lookup::{devices_at, gic};
+use super::lookup::{devices_at, gic, spi};
 use super::property::{Cells, NodeAt};
 use super::tree::{Node, Tree};
 
@@ -20,11 +22,25 @@ pub(super) const POOL_MODEL: &str = "restricted-dma-pool";
 pub(super) const MMIO_MODEL: &str = "virtio,mmio";
 pub(super) const PCI_MODEL: &str = "pci-host-cam-generic";
 
-/// The trigger cell of the devices' interrupts: the irqfds' flag says the same.
-pub(super) fn trigger_cell(config: &VmConfig) -> u32 {
-    match trigger(config.transport) {
-        gunyah::Trigger::Edge => EDGE_RISING,
-        gunyah::Trigger::Level => LEVEL_HIGH,
+/// The trigger of a device's interrupt, which its irqfd has to have, too: on the PCI bus level, as INTx is; else
+/// edge, unless the tree's own node of the device says level. A guest that nobody built for gunyahd may know its
+/// tree by heart.
+pub(super) fn trigger(tree: &Tree, config: &VmConfig, device: &PlannedDevice) -> Trigger {
+    let level = || {
+        let nodes = devices_at(tree, device.registers.base, device.registers.size);
+        nodes.iter().any(|node| spi(node) == Some((device.interrupt, LEVEL_HIGH)))
+    };
+    match config.transport {
+        Transport::Mmio if !level() => Trigger::Edge,
+        Transport::Mmio | Transport::Pci => Trigger::Level,
+    }
+}
+
+/// The same as the third cell of `interrupts`.
+pub(super) fn trigger_cell(tree: &Tree, config: &VmConfig, device: &PlannedDevice) -> u32 {
+    match trigger(tree, config, device) {
+        Trigger::Edge => EDGE_RISING,
+        Trigger::Level => LEVEL_HIGH,
     }
 }
 
@@ -75,8 +91,7 @@ pub(super) fn complete(tree: &mut Tree, config: &VmConfig, plan: &LaunchPlan) {
         if devices_at(tree, base, size).is_empty() {
             let reg = Cells::below(&tree.root).range(base, size);
             let node = add_node(tree, "virtio_mmio", base, MMIO_MODEL, pool);
-            node.set("reg", reg)
-                .set_cells("interrupts", &[0, device.interrupt, trigger_cell(config)]);
+            node.set("reg", reg).set_cells("interrupts", &[0, device.interrupt, EDGE_RISING]);
         }
     }
 }

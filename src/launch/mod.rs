@@ -64,7 +64,7 @@ pub fn launch<T>(
     reserve: Option<Allotment>,
     launches: usize,
     report: &dyn Fn(Event),
-    before_start: impl FnOnce(&Vm, &GuestMemory) -> Result<T, Diagnostic>,
+    before_start: impl FnOnce(&Vm, &GuestMemory, &Devicetree) -> Result<T, Diagnostic>,
 ) -> Result<Launched<T>, Diagnostic> {
     let progress = Progress::new(report);
     // Before images are opened and memory is taken: what the driver cannot do needs neither.
@@ -83,7 +83,7 @@ pub fn launch<T>(
 
     launch.configure(&vm, &memory, &plan)?;
     let vcpus = launch.add_vcpus(&vm, &plan)?;
-    let prepared = before_start(&vm, &memory)?;
+    let prepared = before_start(&vm, &memory, &tree)?;
     launch.progress.report(Event::Starts);
     let log = KernelLog::from_now();
     let firmware = plan.firmware.is_some();
@@ -343,9 +343,8 @@ fn describe_plan(plan: &LaunchPlan) -> String {
 
 fn describe_pool(choice: &Choice) -> String {
     let pages = choice.huge_pages.iter();
-    let mut each: Vec<_> = pages
-        .map(|(page, count)| format!("{} of {}", Count(*count, "page"), Size(*page)))
-        .collect();
+    let mut each: Vec<_> =
+        pages.map(|(page, count)| format!("{} of {}", Count(count, "page"), Size(page))).collect();
     if choice.reserve > 0 {
         each.push(format!("{} of the reserve", Count(choice.reserve, "folio")));
     }

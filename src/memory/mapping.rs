@@ -156,7 +156,8 @@ impl Mapping {
     ) -> Result<(), Errno> {
         let threads = worth(range.len(), threads);
         let page = length(page)?;
-        let part = part(range.len(), threads, page).min(page.max(POPULATED));
+        let most = if threads > 1 { page.max(POPULATED) } else { usize::MAX };
+        let part = part(range.len(), threads, page).min(most);
         let end = range.end;
         share(range.step_by(part), threads, |from| {
             work(self.start.wrapping_byte_add(from), part.min(end - from))

@@ -17,6 +17,9 @@ const FIRST: u32 = 6;
 /// Slots for devices on the PCI bus: slot 0 would be the host bridge.
 const SLOTS: u32 = 31;
 
+/// The host's node that serves socket devices.
+pub const VHOST_VSOCK: &str = "/dev/vhost-vsock";
+
 /// The pool's key.
 pub(super) const POOL: &str = "memory.pool";
 
@@ -212,8 +215,7 @@ pub(super) fn pool(
     host: &Host,
     regions: &[PlannedRegion],
 ) -> Result<Option<PlannedRegion>, Diagnostic> {
-    let lent = host.dialect.lends() || config.memory.access == Access::Lend;
-    let (Some(size), true, Some(main)) = (config.pool_size(), lent, regions.first()) else {
+    let (Some(size), Some(main)) = (config.pool_size(host.dialect.lends()), regions.first()) else {
         return Ok(None);
     };
     let mut range = Range { base: main.base.saturating_add(main.size), size };
@@ -264,15 +266,6 @@ fn pool_backing(config: &VmConfig, main: &[Backing]) -> Vec<Backing> {
 pub(super) fn pool_of(regions: &[PlannedRegion]) -> Option<Range> {
     let pool = regions.iter().find(|region| region.is_pool())?;
     Some(Range { base: pool.base, size: pool.size })
-}
-
-/// The trigger of a device's interrupt.
-pub fn trigger(transport: Transport) -> gunyah::Trigger {
-    match transport {
-        Transport::Mmio => gunyah::Trigger::Edge,
-        // As INTx is.
-        Transport::Pci => gunyah::Trigger::Level,
-    }
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ use std::path::PathBuf;
 
 use gunyah::Dialect;
 
-pub use devices::{devices, power_key, trigger, Model, PlannedDevice, PowerKey};
+pub use devices::{devices, power_key, Model, PlannedDevice, PowerKey, VHOST_VSOCK};
 pub use entries::{folios, memory_entries, whole_folios, MAX_MEMORY_ENTRIES, TOO_MANY_ENTRIES};
 pub use kernels::fits;
 pub use place::plan;

@@ -199,6 +199,8 @@ record! {
         interrupts: u64,
         /// Accesses to its registers that came to a vCPU's thread.
         exits: u64,
+        /// A socket device's: the guest's address, given or chosen.
+        cid: Option<u64>,
     }
 }
 

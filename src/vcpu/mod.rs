@@ -12,7 +12,6 @@ mod stall;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -25,6 +24,8 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use crate::diagnostic::{Diagnostic, Kind};
+use crate::mpsc::{self, Receiver, Sender};
+use crate::process;
 use host_thread::CpuTimer;
 use knock::{Found, Inside, Knocks};
 use run_loop::{Cpu, Shared, Slot, THREADS};
@@ -158,7 +159,9 @@ impl Vcpus {
         }
         drop(placed);
         // What it takes to place a thread is given up next.
-        all_placed.iter().collect::<Result<(), _>>()?;
+        while let Ok(placed) = all_placed.recv() {
+            placed?;
+        }
         let tids = vcpus.shared.slots.iter().map(|slot| slot.tid.load(Ordering::SeqCst));
         let cpu_timers: Result<_, _> = tids.map(CpuTimer::new).collect();
         vcpus.cpu_timers = cpu_timers.map_err(failed("a timer of a vCPU's CPU time"))?;
@@ -179,20 +182,15 @@ impl Vcpus {
         let options = options.clone();
         let shared = Arc::clone(&self.shared);
         let (gate, go) = mpsc::channel();
-        let spawned = std::thread::Builder::new()
-            // The kernel keeps 15 bytes: the number comes first.
-            .name(format!("vcpu{index}-{}", options.name))
-            .stack_size(STACK)
-            .spawn(move || {
-                if let Some(slot) = shared.slots.get(index) {
-                    run_loop::thread(&shared, slot, cpu, &options, placed, &go);
-                }
-            });
-        let thread = spawned.map_err(|error| {
-            let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EAGAIN));
-            failed("making a vCPU's thread")(errno)
-        })?;
-        self.threads.push(thread);
+        // The kernel keeps 15 bytes: the number comes first.
+        let name = format!("vcpu{index}-{}", options.name);
+        let run = move || {
+            if let Some(slot) = shared.slots.get(index) {
+                run_loop::thread(&shared, slot, cpu, &options, placed, &go);
+            }
+        };
+        let thread = process::thread(name, STACK, Box::new(run));
+        self.threads.push(thread.map_err(failed("making a vCPU's thread"))?);
         Ok(gate)
     }
 

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::sync::Mutex;
+use std::sync::{mpsc, Mutex};
 
 use gunyah::uapi::{self, ExitStatus};
 use gunyah::{Exit, Resume};

@@ -16,6 +16,7 @@ use gunyah::Vm;
 use crate::config::{Scheduling, VmConfig};
 use crate::confine::{self, DeviceCalls};
 use crate::diagnostic::{Diagnostic, Kind};
+use crate::dtb::Devicetree;
 use crate::launch::{launch, Event, Launched};
 use crate::memory::{Allotment, GuestMemory};
 
@@ -69,13 +70,13 @@ pub fn run(start: Start) -> i32 {
     };
     let launched = prepared.and_then(|proxy| {
         let report = |event: Event| reporter.send(&Report::Launch(event));
-        let connect = |vm: &Vm, memory: &GuestMemory| {
+        let connect = |vm: &Vm, memory: &GuestMemory, tree: &Devicetree| {
             // Nobody waits for this guest any more, and from START on the end takes longer.
             if reporter.is_called() {
                 return Err(CALLED_OFF.case("the launch ends before START"));
             }
             if let Some(proxy) = &proxy {
-                proxy.connect(vm, memory)?;
+                proxy.connect(vm, memory, tree)?;
             }
             Ok(proxy)
         };
@@ -85,7 +86,7 @@ pub fn run(start: Start) -> i32 {
     let Launched { vm, memory, vcpus, prepared, scheduling, .. } = match launched {
         Ok(launched) => launched,
         Err(error) => {
-            let called_off = error.name == CALLED_OFF.name;
+            let called_off = error.name == CALLED_OFF.name();
             if !called_off {
                 reporter.send(&Report::Failed(error));
             }

@@ -14,6 +14,7 @@ use crate::config::VmConfig;
 use crate::console::{self, Console, Ring};
 use crate::device::Devices;
 use crate::diagnostic::{kinds, Diagnostic, Step};
+use crate::dtb::Devicetree;
 use crate::launch::{refused, Event};
 use crate::memory::GuestMemory;
 use crate::status::control::DeviceStatus;
@@ -82,8 +83,13 @@ impl<'a> Proxy<'a> {
 
     /// Binds the interrupt lines and the devices' kicks, and lets the devices at the guest's memory; before
     /// START.
-    pub(super) fn connect(&self, vm: &Vm, memory: &GuestMemory) -> Result<(), Diagnostic> {
-        self.devices.connect(vm, self.config, &memory.for_devices())?;
+    pub(super) fn connect(
+        &self,
+        vm: &Vm,
+        memory: &GuestMemory,
+        tree: &Devicetree,
+    ) -> Result<(), Diagnostic> {
+        self.devices.connect(vm, self.config, tree, &memory.for_devices())?;
         if let Some(key) = &self.power_key {
             key.connect(vm)?;
         }

@@ -2,6 +2,7 @@
 //! The report: address map, huge pages, devicetree source, JSON.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::Value::Null;
@@ -88,6 +89,22 @@ fn devices_are_in_the_map_and_disks_are_looked_for() {
     assert_eq!(ran.stdout.matches("[check-no-disk]").count(), 1);
 }
 
+/// The machine that is checked on is the one that the VM runs on, unless its files are elsewhere.
+#[test]
+fn a_machine_without_vhost_is_told_of_where_a_vm_has_a_socket_device() {
+    let vendor = Vendor::new();
+    vendor.vm("a", r#""vsock": {}"#);
+    vendor.vm("b", "");
+    let here =
+        Command::new(env!("CARGO_BIN_EXE_gunyahd")).arg("check").arg(vendor.0.join("etc")).output();
+    let here = String::from_utf8(here.unwrap().stdout).unwrap();
+    let lacks = !Path::new("/dev/vhost-vsock").exists();
+    assert_eq!(here.matches("[check-no-vhost]").count(), usize::from(lacks), "{here}");
+    assert_eq!(here.contains("vsock: /dev/vhost-vsock is not there"), lacks, "{here}");
+    let ran = vendor.check(&["etc"]);
+    assert!(!ran.stdout.contains("[check-no-vhost]"), "{}", ran.stdout);
+}
+
 #[test]
 fn a_power_key_is_told_with_its_numbers() {
     let vendor = Vendor::new();
@@ -98,6 +115,19 @@ fn a_power_key_is_told_with_its_numbers() {
         serde_json::from_str(&vendor.check(&["--json", "etc/a.json"]).stdout).unwrap();
     let key = serde_json::json!({ "doorbell": 7, "interrupt": 7 });
     assert_eq!(report["vms"][0]["plan"]["power_key"], key, "{report:#}");
+}
+
+#[test]
+fn a_pool_takes_huge_pages_where_memory_is_lent() {
+    let vendor = Vendor::new();
+    let devices = r#""disks": [{ "path": "/dev/a" }]"#;
+    vendor.vm("a", devices);
+    for (kernels, pages) in
+        [(&["--kernel", "lkml"][..], 32), (&["--kernel", "ack61"], 36), (&[], 36)]
+    {
+        let ran = vendor.check(&[kernels, &["--json", "etc"]].concat());
+        assert_eq!(ran.json()["huge_pages"][0]["pages"], pages, "{kernels:?}");
+    }
 }
 
 #[test]

@@ -35,7 +35,7 @@ usage: cargo xtask COMMAND
   fuzz       run the parsers under libFuzzer for an hour (--seconds N, TARGET…)
   cycles     start and stop four VMs 1,000 times, crash them 200 times, look for what is left
   host-test  run the device programs on emulated arm64 hosts with 4 and 16 KiB pages, several drivers,
-             and memory in pieces (HOST… only these)
+             and memory in pieces, and guests on an x86-64 one with vhost (HOST… only these)
   bench      time launches, compared with the memory, files and calls alone; what gunyahd costs at rest
              --brief  fewer sizes and rounds, in some three minutes
              PART…    only these: launch many restart status programs footprint calls

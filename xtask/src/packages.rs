@@ -52,6 +52,9 @@ pub const ENGINE_TOOLS: &[Tool] = &[
     tool("clang", "clang"),
 ];
 
+/// What runs a host with vhost.
+pub const VHOST_TOOLS: &[Tool] = &[tool("qemu-system-x86_64", "qemu-system-x86")];
+
 /// What makes a tap.
 pub const NETWORK_TOOLS: &[Tool] = &[tool("ip", "iproute2")];
 

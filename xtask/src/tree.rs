@@ -69,7 +69,8 @@ pub fn programs(others: &[&Path]) -> Result<PathBuf> {
     Ok(programs)
 }
 
-fn executables(arguments: &[&str]) -> Result<Vec<PathBuf>> {
+/// Runs cargo and returns the programs that it built.
+pub fn executables(arguments: &[&str]) -> Result<Vec<PathBuf>> {
     // Cargo reports where it put each program; the path may contain the target's name.
     let built: Vec<PathBuf> = cargo_messages(arguments)?
         .iter()

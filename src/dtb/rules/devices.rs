@@ -33,8 +33,8 @@ kinds! {
 }
 
 pub(super) fn check(tree: &Tree, config: &VmConfig, plan: &LaunchPlan, faults: &mut Faults<'_>) {
-    let trigger = trigger_cell(config);
     for device in &plan.devices {
+        let trigger = trigger_cell(tree, config, device);
         let key = device.model.key();
         let nodes = devices_at(tree, device.registers.base, device.registers.size);
         for node in &nodes {
@@ -116,7 +116,7 @@ fn mmio_difference(
         (!node.is_compatible(MMIO_MODEL), "is not a virtio-mmio device"),
         (node.reg() != Some(vec![(range.base, range.size)]), "has other registers than the device"),
         (
-            spi(node) != Some((device.interrupt, trigger_cell(config))),
+            spi(node) != Some((device.interrupt, trigger_cell(tree, config, device))),
             "has another interrupt than the device",
         ),
     ];
@@ -185,8 +185,8 @@ mod tests {
         };
         let device = "/virtio_mmio@a000200";
         for (path, property, cells) in [
-            (device, "interrupts", &[0, 7, 4][..]),
-            (device, "interrupts", &[0, 8, 1]),
+            (device, "interrupts", &[0, 8, 1][..]),
+            (device, "interrupts", &[0, 7, 8]),
             (device, "reg", &[0, 0xa00_0200, 0, 0x100]),
             (device, "memory-region", &[77]),
         ] {
@@ -198,6 +198,9 @@ mod tests {
         });
         assert_eq!(wrong, ["dtb-device-differs"]);
         let bell = "/gunyah-vm-config/vdevices/bell-7";
+        // The doorbell is to be what the device is.
+        let wrong = wrong_after(&mmio, part(device, "interrupts", &[0, 7, 4]));
+        assert_eq!(wrong, ["dtb-device-doorbell"]);
         let wrong = wrong_after(&mmio, part(bell, "interrupts", &[0, 7, 4]));
         assert_eq!(wrong, ["dtb-device-doorbell"]);
         let wrong = wrong_after(&mmio, |tree| {
@@ -217,6 +220,23 @@ mod tests {
         }
         let wrong = wrong_after(&pci, |tree| drop(tree.root.remove_child("pci@10000")));
         assert_eq!(wrong, ["dtb-device-differs"]);
+    }
+
+    #[test]
+    fn a_given_node_says_whether_its_interrupt_is_edge_or_level() {
+        let config = config("");
+        let plan = planned(&config);
+        let mut given = build(&config, None, &plan, &Seeds::default()).unwrap();
+        let level = [0, 7, 4];
+        given.tree.find_mut("/virtio_mmio@a000200").unwrap().set_cells("interrupts", &level);
+        given.tree.find_mut("/gunyah-vm-config/vdevices").unwrap().remove_child("bell-7");
+        let blob = given.tree.to_blob().unwrap();
+        let built = build(&config, Some(&blob), &plan, &Seeds::default()).unwrap();
+        let bell = built.tree.at("/gunyah-vm-config/vdevices/bell-7").unwrap();
+        assert_eq!(bell.cells("interrupts").unwrap(), level);
+        let triggers: Vec<_> =
+            plan.devices.iter().map(|device| built.trigger(&config, device)).collect();
+        assert_eq!(triggers, [gunyah::Trigger::Edge, gunyah::Trigger::Level]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod rc;
 mod service;
 mod story;
 mod syslog;
+mod vhost;
 mod worker;
 
 use std::ffi::CString;
@@ -21,6 +22,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context, Result};
+use nix::kmod::{finit_module, ModuleInitFlags};
 use nix::mount::{mount, MsFlags};
 use nix::sys::reboot::{reboot, RebootMode};
 use nix::sys::stat::{mknod, Mode, SFlag};
@@ -39,6 +41,12 @@ const STORY: &str = "/vendor/story";
 const DEVICE: &str = "/dev/gunyah";
 /// The name of the driver that the simulator plays.
 const DIALECT: &str = "/sim/dialect";
+/// What runs the simulator's guests.
+const ENGINE: &str = "/sim/engine";
+/// What the host's kernel needs besides, in the order of their names.
+const MODULES: &str = "/modules";
+/// The kernel's vhost for sockets, where a module makes it.
+const VHOST: &str = "/dev/vhost-vsock";
 /// How long a service may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(20);
 
@@ -52,6 +60,7 @@ fn main() -> ExitCode {
         }
         ["story"] => match fs::read_to_string(STORY).unwrap_or_default().trim() {
             "fragments" => fragments::tell(),
+            "vhost" => vhost::tell(),
             _ => story::tell(),
         },
         // Stands for a process that a service left behind.
@@ -92,6 +101,7 @@ fn init() -> Result<()> {
     let device = nix::sys::stat::makedev(1, 3);
     mknod(DEVICE, SFlag::S_IFCHR, Mode::from_bits_truncate(0o600), device)?;
     rc::ueventd(&fs::read_to_string("/vendor/etc/ueventd.gunyahd.rc")?)?;
+    load_modules()?;
     story::before_services()?;
     let mut running = Vec::new();
     for trigger in [
@@ -181,6 +191,22 @@ fn mounts() -> Result<()> {
             .with_context(|| format!("mount {at}"))?;
     }
     Ok(())
+}
+
+/// Loads the kernel's modules, and lets the service at what they serve.
+fn load_modules() -> Result<()> {
+    let Ok(folder) = fs::read_dir(MODULES) else { return Ok(()) };
+    let mut files: Vec<PathBuf> = folder.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    files.sort();
+    for file in files {
+        let opened = fs::File::open(&file)?;
+        finit_module(opened, c"", ModuleInitFlags::empty())
+            .with_context(|| file.display().to_string())?;
+    }
+    match Path::new(VHOST).exists() {
+        true => rc::ueventd(&format!("{VHOST} 0660 system system\n")),
+        false => Ok(()),
+    }
 }
 
 fn scripts() -> Result<Script> {

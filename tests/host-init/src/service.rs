@@ -23,14 +23,8 @@ use nix::unistd::{execvp, fork, setgroups, setresgid, setresuid, ForkResult, Gid
 use crate::rc::{aid, expand, Service};
 
 /// The simulated hypervisor, which runs as root between init and a service.
-const SIMULATOR: [&str; 6] = [
-    "/sim/gunyah-sim",
-    "--record",
-    "/data/record.jsonl",
-    "--control",
-    "/data/sim-control",
-    "--dialect",
-];
+const SIMULATOR: [&str; 5] =
+    ["/sim/gunyah-sim", "--record", "/data/record.jsonl", "--control", "/data/sim-control"];
 
 /// How long `gentle_kill` waits.
 const GENTLE: Duration = Duration::from_millis(200);
@@ -192,11 +186,21 @@ fn spawn(service: &Service) -> Result<Pid> {
         environment.push((variable, fd.as_raw_fd().to_string()));
         inherited.push(fd);
     }
-    let dialect = std::fs::read_to_string(crate::DIALECT)?;
+    let dialect = fs::read_to_string(crate::DIALECT)?;
+    let engine = fs::read_to_string(crate::ENGINE)?;
     let mut words: Vec<&str> = SIMULATOR.to_vec();
     let command = service.command.iter().map(|word| expand(word, &crate::property::get));
     let command = command.collect::<Result<Vec<_>>>()?;
-    words.extend([&dialect, "--", "/init", "exec", &service.name]);
+    words.extend([
+        "--dialect",
+        &dialect,
+        "--engine",
+        &engine,
+        "--",
+        "/init",
+        "exec",
+        &service.name,
+    ]);
     words.extend(command.iter().map(String::as_str));
     let words = words.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>()?;
     let environment = environment

@@ -7,8 +7,8 @@ use virtio_drivers::{BufferDirection, Hal, PhysAddr, PAGE_SIZE};
 
 /// Pages of its own for rings, where there is no pool.
 const OWN: usize = 64;
-/// Buffers of a pool: so many, each so large.
-const SLOTS: usize = 16;
+/// Buffers of a pool: so many, each so large. Some drivers leave theirs taken when they go.
+const SLOTS: usize = 24;
 const SLOT: usize = 128 << 10;
 
 #[repr(C, align(4096))]

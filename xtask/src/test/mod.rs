@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{bail, Context, Result};
 
 use crate::hugepages::{Pool, Reservation};
-use crate::{setup, tree};
+use crate::{host_test, setup, tree};
 use binaries::Binary;
 use summary::Summary;
 
@@ -22,7 +22,7 @@ const HUGE_PAGE_BYTES: u64 = 512 << 20;
 const FUZZ_SECONDS: u64 = 45;
 
 /// The parts that are not test crates.
-const PARTS: [(&str, &str); 7] = [
+const PARTS: [(&str, &str); 8] = [
     ("format", "cargo fmt --check"),
     ("lints", "clippy on everything; a warning is an error"),
     ("unit", "the unit tests of every crate"),
@@ -30,6 +30,7 @@ const PARTS: [(&str, &str); 7] = [
     ("bionic", "a type check for Android's libc, with and without liblog"),
     ("fuzz", "the parsers under libFuzzer, 45 seconds in all"),
     ("demo", "what `cargo xtask demo` shows"),
+    ("vhost", "guests with socket devices, by the vhost of an emulated x86-64 host's kernel"),
 ];
 
 /// What keeps the processors busy. The tests of whole programs mostly wait, so they run at the same time.
@@ -106,7 +107,8 @@ pub fn run(words: &[&str]) -> Result<()> {
         let _ = summary.step("format", || cargo(&["fmt", "--all", "--check"]));
     }
     let mut beside = None;
-    let whole = !selection.crates(&crates).is_empty() || selection.has("demo");
+    let programs = selection.has("demo") || selection.has("vhost");
+    let whole = !selection.crates(&crates).is_empty() || programs;
     let pages = whole && selection.guests;
     let built = if words.is_empty() {
         // Both sides need it, and cargo builds one thing at a time.
@@ -187,7 +189,7 @@ struct Built {
 
 fn build(selection: &Selection, crates: &[String], summary: &mut Summary) -> Option<Built> {
     let mut chosen = selection.crates(crates);
-    if chosen.is_empty() && selection.has("demo") {
+    if chosen.is_empty() && (selection.has("demo") || selection.has("vhost")) {
         // For the programs that are built beside it.
         chosen.push(QUICK_LAUNCH);
     }
@@ -242,6 +244,9 @@ fn test_programs(built: &Built, selection: &Selection, crates: &[String], summar
     }
     if selection.has("demo") {
         let _ = summary.step("demo", || demo(&built.programs));
+    }
+    if selection.has("vhost") {
+        let _ = summary.step("vhost", || host_test::vhost(&built.programs));
     }
     for file in matrices() {
         let text = std::fs::read_to_string(&file).unwrap_or_default();
