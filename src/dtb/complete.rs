@@ -103,16 +103,18 @@ fn memory(tree: &mut Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
     let main = plan.main();
     let memory = NodeAt::root(tree).child("memory");
     let given = memory.and_then(|memory| memory.reg()).unwrap_or_default();
-    if !given.is_empty() && given != [(main.base, main.size)] {
+    // Linux has only what is in /memory in its linear map, where it expects the pool.
+    let pool = plan.pool.map(|pool| (pool.base, pool.size));
+    let ranges: Vec<(u64, u64)> = std::iter::once((main.base, main.size)).chain(pool).collect();
+    // As it was completed before, or would be for another kernel.
+    if !given.is_empty() && given != ranges && given != ranges[..1] {
         faults.add(MEMORY_REPLACED.case(format!(
             "the given /memory is not main memory, {:#x}+{:#x}, and is replaced",
             main.base, main.size
         )));
     }
     let cells = Cells::below(&tree.root);
-    let mut reg = cells.range(main.base, main.size);
-    // Linux has only what is in /memory in its linear map, where it expects the pool.
-    reg.extend(plan.pool.iter().flat_map(|pool| cells.range(pool.base, pool.size)));
+    let reg = ranges.iter().flat_map(|(base, size)| cells.range(*base, *size)).collect();
     tree.root.ensure_child("memory").set_str("device_type", "memory").set("reg", reg);
 }
 
