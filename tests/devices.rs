@@ -47,6 +47,17 @@ fn image(test: &str, text: &str, sectors: usize) -> PathBuf {
 
 /// Boots the peer with these words and `changes` to its file.
 fn boot(dialect: &str, test: &str, words: &str, changes: &Value) -> Option<Host> {
+    boot_with(dialect, test, "", words, changes)
+}
+
+/// The same with a script for the simulator.
+fn boot_with(
+    dialect: &str,
+    test: &str,
+    script: &str,
+    words: &str,
+    changes: &Value,
+) -> Option<Host> {
     let mut config = json!({
         "memory": { "size": "16M", "backing": ["thp"] },
         "console": {},
@@ -55,7 +66,7 @@ fn boot(dialect: &str, test: &str, words: &str, changes: &Value) -> Option<Host>
     for (key, value) in changes.as_object().unwrap() {
         config[key] = value.clone();
     }
-    Host::boot_on(dialect, test, "exec", "", peer()?, &config)
+    Host::boot_on(dialect, test, "exec", script, peer()?, &config)
 }
 
 /// What the peer said, when it has powered off.
@@ -129,6 +140,111 @@ fn disks_are_read_and_written_on_every_driver() {
             let _ = (fs::remove_file(first), fs::remove_file(second));
         }
     }
+}
+
+/// What the peer said of a disk that begins so, each time that it was driven.
+fn of_disk(lines: &[String], disk: usize, text: &str) -> Vec<String> {
+    let of = format!("disk {disk}: ");
+    let lines = lines.iter().filter_map(|line| line.strip_prefix(&of));
+    lines.filter(|line| line.starts_with(text)).map(str::to_owned).collect()
+}
+
+/// The warnings of storage that fails.
+fn storage_warnings(host: &Host) -> Vec<String> {
+    let log = host.log();
+    log.lines().filter(|line| line.contains("[disk-io]")).map(str::to_owned).collect()
+}
+
+/// What storage fails is an error of the guest's requests, counted, and one warning; the next ones are done.
+#[test]
+fn storage_that_fails_is_the_guests_error_and_the_vm_goes_on() {
+    let script = "watch preadv pwritev fdatasync\n\
+        call pwritev 1 errno ENOSPC\ncall fdatasync 1 errno EIO\ncall preadv 2 errno EIO\n";
+    for dialect in ["lkml", "ack612"] {
+        let test = format!("fails-{dialect}");
+        let disk = image(&test, "the disk", 2048);
+        let changes = json!({ "disks": [{ "path": disk }] });
+        let Some(host) = boot_with(dialect, &test, script, "disk twice", &changes) else { return };
+        let lines = said(&host);
+        let of = |text| of_disk(&lines, 0, text);
+        assert_eq!(of("begins"), ["begins with the disk"; 2], "{lines:#?}");
+        assert_eq!(of("writing"), ["writing Err(IoError)", "writing Ok(())"], "{lines:#?}");
+        assert_eq!(of("flushing"), ["flushing Err(IoError)", "flushing Ok(())"], "{lines:#?}");
+        let long = of("long");
+        assert!(long[0].starts_with("long Ok(()) Err(IoError)"), "{lines:#?}");
+        assert_eq!(long[1], "long Ok(()) Ok(()), wrong None", "{lines:#?}");
+        let warned = storage_warnings(&host);
+        assert!(warned.len() == 1, "once a minute: {warned:#?}");
+        for words in ["disks[0]", "ENOSPC (No space left on device)"] {
+            assert!(warned[0].contains(words), "{words}: {warned:#?}");
+        }
+        // Besides each time the one beyond the end.
+        assert_eq!(counters(&host)[0]["errors"], 3 + 2, "{test}");
+        let _ = fs::remove_file(disk);
+    }
+}
+
+/// A disk whose file is cut while the VM runs, beside one whose is not.
+#[test]
+fn a_disk_that_is_cut_is_the_guests_error() {
+    let (cut, whole) = (image("cut", "never read", 2048), image("whole", "the second disk", 16));
+    let changes = json!({ "disks": [{ "path": cut }, { "path": whole, "readonly": true }] });
+    let Some(host) = boot("ack66", "cut", "disk wait", &changes) else { return };
+    wait_for_line(&host, "waiting");
+    fs::File::options().write(true).open(&cut).unwrap().set_len(0).unwrap();
+    let lines = type_and_end(&host);
+    assert_eq!(of_disk(&lines, 0, "reading"), ["reading: I/O error"], "{lines:#?}");
+    assert_eq!(of_disk(&lines, 1, "begins"), ["begins with the second disk"], "{lines:#?}");
+    let warned = storage_warnings(&host);
+    assert!(warned.len() == 1 && warned[0].contains("disks[0]"), "{warned:#?}");
+    assert!(warned[0].contains("the file was cut while the VM runs"), "{warned:#?}");
+    let _ = (fs::remove_file(cut), fs::remove_file(whole));
+}
+
+/// Types something on the serial port, for which the peer waits, and waits for its end.
+fn type_and_end(host: &Host) -> Vec<String> {
+    let mut console = host.ctl(&["console", "vm"]);
+    let console = console.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut console = console.spawn().unwrap();
+    std::io::Write::write_all(&mut console.stdin.take().unwrap(), b"go").unwrap();
+    let lines = said(host);
+    let _ = console.wait();
+    lines
+}
+
+/// A disk of holes on a file system without room for all of it.
+#[test]
+fn a_full_file_system_is_the_guests_error() {
+    let folder = std::env::temp_dir().join(format!("gunyahd-devices-full-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    let run = |program: &str, words: &[&str]| {
+        let done = Command::new(program).args(words).stderr(Stdio::null()).status();
+        done.is_ok_and(|status| status.success())
+    };
+    let place = folder.to_str().unwrap();
+    // Mounts of this thread and its programs alone.
+    let own = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).is_ok();
+    if !own
+        || !run("mount", &["--make-rprivate", "/"])
+        || !run("mount", &["-t", "tmpfs", "-o", "size=32K", "tmpfs", place])
+    {
+        let _ = fs::remove_dir(&folder);
+        return skip("no tmpfs can be mounted: needs root");
+    }
+    let disk = folder.join("disk");
+    fs::write(&disk, "the disk").unwrap();
+    fs::File::options().write(true).open(&disk).unwrap().set_len(1 << 20).unwrap();
+    let changes = json!({ "disks": [{ "path": disk }] });
+    if let Some(host) = boot("ack61", "full", "disk", &changes) {
+        let lines = said(&host);
+        assert_eq!(of_disk(&lines, 0, "writing"), ["writing Ok(())"], "{lines:#?}");
+        let long = &of_disk(&lines, 0, "long")[0];
+        assert!(long.starts_with("long Err(IoError) Ok(()), wrong Some"), "{lines:#?}");
+        let warned = storage_warnings(&host);
+        assert!(warned.len() == 1 && warned[0].contains("ENOSPC"), "{warned:#?}");
+    }
+    assert!(run("umount", &["-l", place]));
+    fs::remove_dir(&folder).unwrap();
 }
 
 /// The tree that gunyahd would generate on the driver of `dialect`, with level interrupts for these SPIs, compiled.

@@ -36,7 +36,7 @@ const MADV_POPULATE_WRITE: i32 = 23;
 const MADV_COLLAPSE: i32 = 25;
 
 const HUGE: usize = 2 << 20;
-/// What a thread takes at a time.
+/// What a thread populates or reads at a time.
 const PART: usize = 4 * HUGE;
 
 /// A process that does it when it is told to, on a simulator of its own.
@@ -63,7 +63,21 @@ impl Floor {
 
     /// How long it takes once.
     pub fn once(&mut self) -> Duration {
+        self.begin();
+        self.took()
+    }
+
+    /// How long the longest of them takes where all begin at once.
+    pub fn at_once(floors: &mut [Self]) -> Duration {
+        floors.iter_mut().for_each(Self::begin);
+        floors.iter_mut().map(Self::took).max().expect("a floor")
+    }
+
+    fn begin(&mut self) {
         self.ask.write_all(b"\n").unwrap();
+    }
+
+    fn took(&mut self) -> Duration {
         let mut line = String::new();
         self.answers.read_line(&mut line).unwrap();
         Duration::from_nanos(line.trim().parse().expect("the floor's time"))
@@ -166,7 +180,9 @@ impl Launch {
         }
         let memory = match kept {
             Some(memory) => {
-                self.share(self.size(), |at, size| memory.bytes(at, size).fill(0));
+                // Large: what a cache holds is not written past it.
+                let part = self.size() / (4 * self.threads);
+                self.share(self.size(), part, |at, size| memory.bytes(at, size).fill(0));
                 memory
             }
             None => {
@@ -178,7 +194,7 @@ impl Launch {
             }
         };
         for (file, offset, size) in &files {
-            self.share(*size, |at, part| {
+            self.share(*size, PART, |at, part| {
                 let from = u64::try_from(at).unwrap();
                 file.read_exact_at(memory.bytes(offset + at, part), from).unwrap();
             });
@@ -207,9 +223,9 @@ impl Launch {
         ]
     }
 
-    /// `work` with every part of `size` bytes, by all threads.
-    fn share(&self, size: usize, work: impl Fn(usize, usize) + Sync) {
-        let part = if self.threads == 1 { size } else { PART };
+    /// `work` with every part of `size` bytes, `part` bytes at a time, by all threads.
+    fn share(&self, size: usize, part: usize, work: impl Fn(usize, usize) + Sync) {
+        let part = if self.threads == 1 { size } else { part };
         let next = AtomicUsize::new(0);
         let run = || loop {
             let at = next.fetch_add(1, Ordering::Relaxed) * part;
@@ -253,7 +269,7 @@ impl Launch {
         // Refused by a pool's pages, which know no other.
         let advice = if folios { MADV_HUGEPAGE } else { MADV_NOHUGEPAGE };
         memory.advise(0, self.size(), advice);
-        self.share(self.size(), |at, size| {
+        self.share(self.size(), PART, |at, size| {
             if folios {
                 for first in (at..at + size).step_by(HUGE) {
                     assert_eq!(memory.advise(first, 1, MADV_POPULATE_WRITE), 0);

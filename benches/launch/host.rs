@@ -60,6 +60,15 @@ impl Host {
         fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }
 
+    /// Until gunyahd says it.
+    pub fn wait_for_log(&self, what: &str) {
+        let begin = Instant::now();
+        while !self.log().contains(what) {
+            assert!(begin.elapsed() < PATIENCE, "no {what}: {}", self.log());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
     /// A connection on which one request after another may be made.
     pub fn connect(&self) -> BufReader<UnixStream> {
         let stream = UnixStream::connect(self.dir.join("socket")).unwrap();

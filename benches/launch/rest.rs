@@ -2,6 +2,8 @@
 //! What is counted.
 
 use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -12,36 +14,61 @@ use crate::guest;
 use crate::host::{count, private_kib, wake_ups, Host};
 use crate::Bench;
 
-/// A supervisor and a worker with four vCPUs, a console and a disk, at rest.
+/// A supervisor and a worker with four vCPUs, a console and a disk, at rest: of the programs that are timed, and of
+/// those that a device gets.
 pub fn footprint(bench: &Bench) -> Value {
+    let mut rows = at_rest(bench, &bench.binaries, "timed");
+    match device_programs(bench) {
+        Some(programs) => rows.extend(at_rest(bench, &programs, "device's")),
+        None => println!("no programs as a device gets them: cargo xtask dist makes them"),
+    }
+    Value::Array(rows)
+}
+
+/// A folder with the gunyahd that a device gets, and the simulator.
+fn device_programs(bench: &Bench) -> Option<PathBuf> {
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or(Path::new(env!("CARGO_MANIFEST_DIR")).join("target"), PathBuf::from);
+    let gunyahd = target.join("dist").join(std::env::consts::ARCH).join("vendor/bin/gunyahd");
+    let folder = bench.dir.join("device");
+    fs::create_dir_all(&folder).unwrap();
+    for program in [gunyahd.is_file().then_some(gunyahd)?, bench.binaries.join("gunyah-sim")] {
+        symlink(&program, folder.join(program.file_name().unwrap())).unwrap();
+    }
+    Some(folder)
+}
+
+fn at_rest(bench: &Bench, binaries: &Path, whose: &str) -> Vec<Value> {
     let mut vm = guest::small("vm", &bench.dir);
     vm["vcpus"] = json!({ "count": 4, "scheduling": "proxy" });
-    vm["console"] = json!({});
+    vm["console"] = json!({ "virtio": cfg!(feature = "devices") });
     if cfg!(feature = "devices") {
         vm["disks"] = json!([{ "path": bench.dir.join("disk"), "readonly": true }]);
     }
-    let host = Host::boot(&bench.binaries, &bench.dir, Dialect::Ack61, &[vm], &[]);
+    let host = Host::boot(binaries, &bench.dir, Dialect::Ack61, &[vm], &[]);
     host.done("start", "vm");
-    // Until the last thread waits.
+    // The last thing that the worker of a guest at rest does.
+    host.wait_for_log("[vcpu-all-stalled]");
     std::thread::sleep(Duration::from_secs(1));
     let processes = host.processes();
     let wakes = || processes.iter().map(|(_, pid)| wake_ups(*pid)).collect::<Vec<_>>();
     let (seconds, before) = (if bench.brief { 10 } else { 60 }, wakes());
     std::thread::sleep(Duration::from_secs(seconds));
     println!(
-        "{:>12} {:>14} {:>8} {:>4} {:>20}",
-        "process", "private KiB", "threads", "fds", "wake-ups a minute"
+        "{:>8} {:>12} {:>14} {:>8} {:>4} {:>20}",
+        "programs", "process", "private KiB", "threads", "fds", "wake-ups a minute"
     );
     let mut rows = Vec::new();
     for (((name, pid), before), after) in processes.iter().zip(before).zip(wakes()) {
         let (kib, threads, fds) = (private_kib(*pid), count(*pid, "task"), count(*pid, "fd"));
         let woken = (after - before) * 60 / seconds;
-        println!("{name:>12} {kib:>14} {threads:>8} {fds:>4} {woken:>20}");
+        println!("{whose:>8} {name:>12} {kib:>14} {threads:>8} {fds:>4} {woken:>20}");
         rows.push(json!({
-            "process": name, "private_kib": kib, "threads": threads, "fds": fds, "wake_ups_a_minute": woken,
+            "programs": whose, "process": name, "private_kib": kib, "threads": threads, "fds": fds,
+            "wake_ups_a_minute": woken,
         }));
     }
-    json!(rows)
+    rows
 }
 
 /// System calls of one launch, the supervisor's and the worker's, by strace.

@@ -27,6 +27,9 @@ const GZIP: [&[u8]; 2] = [
     b"\x1f\x8b\x08\x08\x00\x00\x00\x00\x00\x03\x49\x6d\x61\x67\x65\x00\x4b\x2f\xcd\xab\x4c\xcc\x00\x00\x9d\x91\x57\x2a\x06\x00\x00\x00",
 ];
 
+/// "CONFIG_VIRTIO=y\n", by `gzip -n`.
+const CONFIG: &[u8] = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\x73\xf6\xf7\x73\xf3\x74\x8f\x0f\xf3\x0c\x0a\xf1\xf4\xb7\xad\xe4\x02\x00\x06\x7d\x52\x48\x10\x00\x00\x00";
+
 /// The seeds of the target called `name`.
 pub fn seeds(name: &str) -> Vec<Vec<u8>> {
     match name {
@@ -60,6 +63,7 @@ fn image() -> Vec<u8> {
     bytes[1] = 0x10; // The file's size, 4096, for the target.
     bytes[24 + 2] = 1; // image_size 65536
     bytes[64..68].copy_from_slice(b"ARM\x64");
+    bytes.extend([b"IKCFG_ST", CONFIG, b"IKCFG_ED"].concat());
     bytes
 }
 

@@ -13,7 +13,7 @@ use gunyahd::console::wire::{self, Decoder};
 use gunyahd::console::LinePattern;
 use gunyahd::diagnostic::Diagnostic;
 use gunyahd::dtb::{self, Seeds, Tree};
-use gunyahd::image::{arm64, elf, gzip, ImageInfo, KernelInfo, KernelLayout};
+use gunyahd::image::{arm64, elf, gzip, BuiltConfig, ImageInfo, KernelInfo, KernelLayout};
 use gunyahd::layout;
 use gunyahd::plan::{plan, Host};
 use gunyahd::status::control;
@@ -79,8 +79,11 @@ pub(crate) fn devicetree(
     dtb::build(config, given, &plan, &Seeds::default()).map(|built| built.blob)
 }
 
-/// The first bytes of an arm64 Image, behind its size.
+/// The first bytes of an arm64 Image, behind its size; and the configuration that any of them may be.
 pub fn image(bytes: &[u8]) {
+    if let Some(config) = BuiltConfig::find(bytes) {
+        let _ = (config.setting("VIRTIO"), config.has_initramfs());
+    }
     let (size, start) = sized(bytes);
     let Some(start) = start.first_chunk() else {
         return;

@@ -43,7 +43,7 @@ fn every_target_takes_its_seeds_and_damaged_ones() {
 
 #[test]
 fn good_seeds_are_good() {
-    use gunyahd::image::{arm64, elf, gzip};
+    use gunyahd::image::{arm64, elf, gzip, BuiltConfig, Setting};
     for packed in seeds("gzip") {
         let mut room = [0; 6];
         let mut unpacker = gzip::Unpacker::new(&packed[..], 6);
@@ -53,6 +53,8 @@ fn good_seeds_are_good() {
     }
     let start = seeds("image")[0][8..].first_chunk().copied().unwrap();
     assert!(arm64::Header::parse(&start, 4096).is_ok());
+    let config = BuiltConfig::find(&seeds("image")[0][..]).unwrap();
+    assert_eq!(config.setting("VIRTIO"), Setting::BuiltIn);
     let file = &seeds("elf")[0];
     let read = |offset, room: &mut [u8]| {
         let from = usize::try_from(offset).unwrap();

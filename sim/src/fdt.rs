@@ -251,6 +251,12 @@ fn text(blob: &[u8], at: usize) -> Result<&str, FdtError> {
     std::str::from_utf8(&rest[..end]).map_err(|_| error(at, "string is not text"))
 }
 
+/// The number in one or two cells.
+pub fn number(bytes: &[u8]) -> Option<u64> {
+    let fits = bytes.len() == 4 || bytes.len() == 8;
+    fits.then(|| bytes.iter().fold(0, |value, &byte| value << 8 | u64::from(byte)))
+}
+
 /// Copies the blob from memory that `read` reads: as long as its header says, and no longer than
 /// `room`.
 pub fn fetch(

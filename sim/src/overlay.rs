@@ -2,9 +2,11 @@
 //! What the resource manager adds to a guest's devicetree before its first instruction.
 //!
 //! Seen on the real one: `/hypervisor` with the doorbells, shared memory and VM ids, `/vsoc`,
-//! `/memory` with every range that the guest has, `/reserved-memory`, and `kaslr-seed` in `/chosen`.
+//! `/memory` with every range that the guest has, `/reserved-memory`, and `kaslr-seed` in `/chosen`. Read in
+//! vm_creation.c of both: which ranges `/memory` has, and that a region which the given `/reserved-memory`
+//! has already gets no second node there.
 
-use crate::fdt::{Node, Tree};
+use crate::fdt::{number, Node, Tree};
 
 /// A devicetree that the resource manager cannot work with, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,15 +60,30 @@ pub fn image_name(tree: &Tree) -> Option<String> {
     string(vm_config(tree)?, "image-name")
 }
 
+/// Whose memory is given, and so what is the guest's memory for the resource manager.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Given {
+    /// Whole regions, as parcels.
+    Parcels,
+    /// Page by page. The newer one then puts the fixed ranges of `/reserved-memory` into `/memory`, which have
+    /// no parcel.
+    ByFault,
+}
+
 /// Adds the overlay for the regions that the guest gets, main memory first.
-pub fn apply(tree: &mut Tree, placed: &[Placed], seed: u64) -> Result<(), Unusable> {
+pub fn apply(tree: &mut Tree, placed: &[Placed], given: Given, seed: u64) -> Result<(), Unusable> {
     if tree.root.child("hypervisor").is_some() {
         return Err(Unusable("/hypervisor is there already".into()));
     }
     let config = vm_config(tree).ok_or_else(|| Unusable("no /gunyah-vm-config".into()))?.clone();
     let mut next_phandle = tree.root.walk().iter().filter_map(|at| at.phandle()).max().unwrap_or(0);
 
-    let mut buffers = Vec::new();
+    let mut reserved =
+        tree.root.remove_child("reserved-memory").unwrap_or_else(|| bus("reserved-memory"));
+    let mut ranges: Vec<(u64, u64)> = placed.iter().map(|of| (of.base, of.size)).collect();
+    if given == Given::ByFault {
+        ranges.extend(fixed(&reserved).filter(|(node, _)| !is_labelled(node)).map(|(_, at)| at));
+    }
     let mut hypervisor = Node::new("hypervisor");
     hypervisor.set_strings(
         "compatible",
@@ -94,9 +111,9 @@ pub fn apply(tree: &mut Tree, placed: &[Placed], seed: u64) -> Result<(), Unusab
                     continue;
                 };
                 next_phandle += 1;
-                buffers.push(buffer(region, next_phandle));
+                let phandle = buffer(&mut reserved, region, next_phandle);
                 let name = generated(device).unwrap_or_else(|| "qcom,shm".to_owned());
-                hypervisor.push(shared_memory(&name, label, next_phandle));
+                hypervisor.push(shared_memory(&name, label, phandle));
             }
             Some("doorbell") => {
                 hypervisor.push(doorbell(device)?);
@@ -109,12 +126,8 @@ pub fn apply(tree: &mut Tree, placed: &[Placed], seed: u64) -> Result<(), Unusab
 
     let mut vsoc = bus("vsoc");
     vsoc.set_str("compatible", "simple-bus");
-    let mut reserved =
-        tree.root.remove_child("reserved-memory").unwrap_or_else(|| bus("reserved-memory"));
-    reserved.children.extend(buffers);
     let mut memory = Node::new("memory");
-    let ranges: Vec<u64> = placed.iter().flat_map(|range| [range.base, range.size]).collect();
-    memory.set_u64s("reg", &ranges);
+    memory.set_u64s("reg", &merged(ranges));
     memory.set_str("device_type", "memory");
     tree.root.remove_child("memory");
 
@@ -124,6 +137,43 @@ pub fn apply(tree: &mut Tree, placed: &[Placed], seed: u64) -> Result<(), Unusab
     }
     tree.root.ensure_child("chosen").set_u64("kaslr-seed", seed);
     Ok(())
+}
+
+/// The nodes of `/reserved-memory` that have one fixed range: address and bytes.
+pub fn fixed(reserved: &Node) -> impl Iterator<Item = (&Node, (u64, u64))> {
+    reserved.children.iter().filter_map(|node| Some((node, fixed_range(reserved, node)?)))
+}
+
+/// The one range of a node's `reg`.
+pub fn fixed_range(reserved: &Node, node: &Node) -> Option<(u64, u64)> {
+    let cells = |name, default| {
+        let cells = reserved.cell(name).unwrap_or(default);
+        usize::try_from(cells).unwrap_or(usize::MAX).saturating_mul(4)
+    };
+    let (address, size) = (cells("#address-cells", 2), cells("#size-cells", 1));
+    let reg = node.property("reg").filter(|reg| Some(reg.len()) == address.checked_add(size))?;
+    Some((number(&reg[..address])?, number(&reg[address..])?))
+}
+
+/// Whether it names a parcel.
+pub fn is_labelled(node: &Node) -> bool {
+    node.property("qcom,label").is_some()
+}
+
+/// In order, and what touches as one.
+fn merged(mut ranges: Vec<(u64, u64)>) -> Vec<u64> {
+    ranges.sort_unstable();
+    let mut reg: Vec<u64> = Vec::new();
+    for (base, size) in ranges {
+        match reg.as_mut_slice() {
+            [.., last, bytes] if last.saturating_add(*bytes) >= base => {
+                let end = base.saturating_add(size).max(last.saturating_add(*bytes));
+                *bytes = end - *last;
+            }
+            _ => reg.extend([base, size]),
+        }
+    }
+    reg
 }
 
 fn bus(name: &str) -> Node {
@@ -166,15 +216,27 @@ fn shared_memory(name: &str, label: u32, buffer: u32) -> Node {
     node
 }
 
-fn buffer(region: &Placed, phandle: u32) -> Node {
+/// The phandle of the region's node in `/reserved-memory`: the given one's, or that of a new one, `new`.
+fn buffer(reserved: &mut Node, region: &Placed, new: u32) -> u32 {
+    let range = (region.base, region.size);
+    let of_region = |node: &Node| fixed_range(reserved, node) == Some(range);
+    if let Some(at) = reserved.children.iter().position(of_region) {
+        let node = &mut reserved.children[at];
+        return node.phandle().unwrap_or_else(|| {
+            node.set_u32("phandle", new);
+            new
+        });
+    }
     let mut node = Node::new(&format!("buffer@{:x}", region.base));
     node.set_u32("qcom,label", region.label);
-    node.set_u32("phandle", phandle);
+    node.set_u32("phandle", new);
     node.set_cells("peers", &[HOST_VMID, FIRST_VMID, HOST_VMID]);
     node.set_empty("no-map");
     node.set_empty("qcom,shared-memory");
     node.set_u64s("reg", &[region.base, region.size]);
-    node
+    // An overlay's new nodes come to stand in front.
+    reserved.children.insert(0, node);
+    new
 }
 
 fn vm_ids(name: &str) -> Node {
@@ -218,7 +280,7 @@ mod tests {
     fn the_guest_is_told_what_the_real_one_tells() {
         let mut tree = given();
         let shared = Placed { label: 7, base: 0xa000_0000, size: 0x20_0000 };
-        apply(&mut tree, &[MAIN, shared], 1).expect("overlay");
+        apply(&mut tree, &[MAIN, shared], Given::Parcels, 1).expect("overlay");
         let names: Vec<&str> = tree.root.children.iter().map(|n| n.name.as_str()).collect();
         assert_eq!(
             names,
@@ -233,6 +295,59 @@ mod tests {
         assert_eq!(memory.len(), 32);
     }
 
+    /// A tree with a pool of that region's range.
+    fn with_pool() -> (Tree, Placed) {
+        let mut tree = given();
+        let reserved = tree.root.ensure_child("reserved-memory");
+        reserved.set_u32("#address-cells", 2).set_u32("#size-cells", 2);
+        let pool = reserved.ensure_child("pool@80400000");
+        pool.set_u64s("reg", &[0x8040_0000, 0x20_0000]).set_u32("phandle", 9);
+        pool.set_str("compatible", "restricted-dma-pool");
+        (tree, Placed { label: 7, base: 0x8040_0000, size: 0x20_0000 })
+    }
+
+    fn memory(tree: &Tree) -> Vec<u64> {
+        let reg = tree.root.at("/memory").and_then(|node| node.property("reg")).expect("reg");
+        reg.chunks(8).map(|cells| number(cells).expect("two cells")).collect()
+    }
+
+    #[test]
+    fn a_region_with_a_node_of_its_own_gets_no_buffer() {
+        let (mut tree, pool) = with_pool();
+        apply(&mut tree, &[MAIN, pool], Given::Parcels, 1).expect("overlay");
+        let reserved = tree.root.child("reserved-memory").expect("it was there");
+        let names: Vec<&str> = reserved.children.iter().map(|node| node.name.as_str()).collect();
+        assert_eq!(names, ["pool@80400000"]);
+        let shm = tree.root.at("/hypervisor/qcom,shm").expect("shm");
+        assert_eq!(shm.cell("memory-region"), Some(9));
+        assert_eq!(memory(&tree), [0x8000_0000, 0x60_0000], "and lies in /memory");
+    }
+
+    #[test]
+    fn what_is_shared_by_fault_is_memory_by_its_fixed_range() {
+        let (mut tree, _) = with_pool();
+        let reserved = tree.root.child_mut("reserved-memory").expect("it was there");
+        let of = |name: &str, base| {
+            let mut node = Node::new(name);
+            node.set_u64s("reg", &[base, 0x1000]);
+            node
+        };
+        let mut labelled = of("parcel@b0000000", 0xb000_0000);
+        labelled.set_u32("qcom,label", 5);
+        reserved.push(labelled).push(of("memory@a0000000", 0xa000_0000));
+        let mut whole = tree.clone();
+        apply(&mut tree, &[MAIN], Given::ByFault, 1).expect("overlay");
+        assert_eq!(memory(&tree), [0x8000_0000, 0x60_0000, 0xa000_0000, 0x1000]);
+        apply(&mut whole, &[MAIN], Given::Parcels, 1).expect("overlay");
+        assert_eq!(memory(&whole), [0x8000_0000, 0x40_0000]);
+    }
+
+    #[test]
+    fn ranges_are_sorted_and_merged() {
+        let all = vec![(9, 1), (2, 3), (5, 1), (3, 1), (20, 5)];
+        assert_eq!(merged(all), [2, 4, 9, 1, 20, 5]);
+    }
+
     #[test]
     fn nodes_are_named_as_generate_says() {
         let mut tree = given();
@@ -241,7 +356,7 @@ mod tests {
         let shm = vdevices.and_then(|devices| devices.child_mut("shm-7"));
         shm.expect("vdevice").set_str("generate", "/hypervisor/shm-7");
         let shared = Placed { label: 7, base: 0xa000_0000, size: 0x20_0000 };
-        apply(&mut tree, &[MAIN, shared], 1).expect("overlay");
+        apply(&mut tree, &[MAIN, shared], Given::Parcels, 1).expect("overlay");
         assert!(tree.root.at("/hypervisor/shm-7").is_some());
         assert!(tree.root.at("/hypervisor/bell-5@0").is_some());
     }
@@ -250,6 +365,6 @@ mod tests {
     fn a_tree_that_the_real_one_refuses_is_refused() {
         let mut tree = given();
         tree.root.push(Node::new("hypervisor"));
-        assert!(apply(&mut tree, &[MAIN], 1).is_err());
+        assert!(apply(&mut tree, &[MAIN], Given::Parcels, 1).is_err());
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use gunyah::Dialect;
 
-use super::{Options, VmReport};
+use super::{guest, Options, VmReport};
 use crate::config::{self, VmConfig, VmName};
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::dtb::{self, Devicetree, Seeds};
@@ -61,13 +61,16 @@ pub(super) fn vm(config: VmConfig, options: &Options) -> (VmReport, Vec<Diagnost
         None => config.kernels.contains(kernel),
     };
     let kernels: Vec<Dialect> = ORDER.into_iter().filter(wanted).collect();
-    if kernels.iter().any(|kernel| !kernel.pages_on_demand()) {
-        report.huge_pages = config.huge_pages(options.host.huge_page);
+    let mut pinned = kernels.iter().filter(|kernel| !kernel.pages_on_demand()).peekable();
+    if pinned.peek().is_some() {
+        let lends = pinned.any(|kernel| kernel.lends());
+        report.huge_pages = config.huge_pages(options.host.huge_page, lends);
     }
     let images = match open(config, options.root.as_deref()) {
         Ok(images) => images,
         Err(problems) => return (report, sorted(problems)),
     };
+    let mut built_config = None;
     for kernel in kernels {
         // Where there is none, its VMs say so at their start.
         let host = options.host.with(kernel).with_reserve(true);
@@ -76,7 +79,14 @@ pub(super) fn vm(config: VmConfig, options: &Options) -> (VmReport, Vec<Diagnost
                 if kernel.pages_on_demand() {
                     report.reserve = reserve_folios(config, &host).iter().sum();
                 }
-                let warnings = tree.warnings.iter().chain(&plan.warnings);
+                // The kernel's file is read for it, which takes a moment.
+                let built = built_config.get_or_insert_with(|| match plan.devices.is_empty() {
+                    true => None,
+                    false => images.kernel.built_config(),
+                });
+                let guest = built.as_ref().map(|built| guest::warnings(config, &plan, built));
+                let guest = guest.unwrap_or_default();
+                let warnings = tree.warnings.iter().chain(&plan.warnings).chain(&guest);
                 add_warnings(&mut report.warnings, warnings, report.plan.as_ref().map(|_| kernel));
                 report.dtb_source.get_or_insert_with(|| tree.tree.to_source());
                 report.plan.get_or_insert(plan);

@@ -8,6 +8,7 @@
 //! json      the report for programs
 //! ```
 
+mod guest;
 mod inspect;
 mod json;
 mod map;
@@ -183,4 +184,4 @@ pub fn run(options: &Options, out: &mut impl Write) -> io::Result<i32> {
 }
 
 /// Every kind of mistake that this folder finds.
-pub(crate) const KINDS: &[&[&Kind]] = &[inspect::KINDS];
+pub(crate) const KINDS: &[&[&Kind]] = &[guest::KINDS, inspect::KINDS];

@@ -215,7 +215,30 @@ pub(super) fn console_of(scheduling: Scheduling, console: bool) -> Option<Mistak
     })
 }
 
-/// So do virtio devices.
+/// The keys of the virtio devices that a file has.
+pub(super) fn device_keys(
+    disks: &[DiskConfig],
+    nets: &[NetConfig],
+    vsock: &Option<VsockConfig>,
+    vhost_user: &[VhostUserConfig],
+    entropy: &bool,
+    console: &Option<ConsoleConfig>,
+) -> Vec<&'static str> {
+    let all = [
+        (VIRTIO_CONSOLE, console.as_ref().is_some_and(|console| console.virtio)),
+        ("disks", !disks.is_empty()),
+        ("nets", !nets.is_empty()),
+        ("vsock", vsock.is_some()),
+        ("vhost_user", !vhost_user.is_empty()),
+        ("entropy", *entropy),
+    ];
+    all.into_iter().filter(|(_, given)| *given).map(|(key, _)| key).collect()
+}
+
+/// The key of the device that is a console's, which has a rule of its own.
+const VIRTIO_CONSOLE: &str = "console.virtio";
+
+/// Virtio devices need what a console does.
 pub(super) fn devices_scheduling(
     disks: &[DiskConfig],
     nets: &[NetConfig],
@@ -224,35 +247,14 @@ pub(super) fn devices_scheduling(
     entropy: &bool,
     vcpus: &VcpuConfig,
 ) -> Vec<Mistake> {
-    devices_of(
-        vcpus.scheduling.unwrap_or(Scheduling::Proxy),
-        disks,
-        nets,
-        vsock,
-        vhost_user,
-        *entropy,
-    )
+    let keys = device_keys(disks, nets, vsock, vhost_user, entropy, &None);
+    devices_of(vcpus.scheduling.unwrap_or(Scheduling::Proxy), keys)
 }
 
-pub(super) fn devices_of(
-    scheduling: Scheduling,
-    disks: &[DiskConfig],
-    nets: &[NetConfig],
-    vsock: &Option<VsockConfig>,
-    vhost_user: &[VhostUserConfig],
-    entropy: bool,
-) -> Vec<Mistake> {
-    let given = [
-        ("disks", !disks.is_empty()),
-        ("nets", !nets.is_empty()),
-        ("vsock", vsock.is_some()),
-        ("vhost_user", !vhost_user.is_empty()),
-        ("entropy", entropy),
-    ];
-    let given = given.into_iter().filter(|(_, given)| *given);
-    given
-        .filter(|_| scheduling == Scheduling::Hypervisor)
-        .map(|(key, _)| {
+pub(super) fn devices_of(scheduling: Scheduling, keys: Vec<&'static str>) -> Vec<Mistake> {
+    let keys = keys.into_iter().filter(|key| *key != VIRTIO_CONSOLE);
+    keys.filter(|_| scheduling == Scheduling::Hypervisor)
+        .map(|key| {
             let mistake = CONFLICT
                 .case("takes proxy-scheduled vCPUs")
                 .cause("the MMIO of other vCPUs does not come to the host")
@@ -272,13 +274,7 @@ pub(super) fn pool_size(
     entropy: &bool,
     console: &Option<ConsoleConfig>,
 ) -> Option<Mistake> {
-    let console = console.as_ref().is_some_and(|console| console.virtio);
-    let none = disks.is_empty()
-        && nets.is_empty()
-        && vsock.is_none()
-        && vhost_user.is_empty()
-        && !entropy
-        && !console;
+    let none = device_keys(disks, nets, vsock, vhost_user, entropy, console).is_empty();
     (memory.pool.is_some() && none).then(|| {
         let what = "is for virtio devices, and the VM has none";
         conflict("memory.pool", what, "add a device, or remove `pool`")

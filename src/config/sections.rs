@@ -423,7 +423,7 @@ impl VmConfig {
     /// What is wrong where `scheduling` is who schedules the vCPUs, which only the driver found can tell
     /// for `auto`.
     pub fn scheduled_by(&self, scheduling: Scheduling) -> Vec<Diagnostic> {
-        let Self { vcpus, console, disks, nets, vsock, vhost_user, entropy, .. } = self;
+        let Self { vcpus, console, .. } = self;
         let power_key = self.has_power_key();
         let of_vcpus = rules::affinity_of(vcpus.count, scheduling, &vcpus.affinity)
             .into_iter()
@@ -431,7 +431,7 @@ impl VmConfig {
             .map(|(key, mistake)| (format!("vcpus.{key}"), mistake));
         let mistakes = of_vcpus
             .chain(rules::console_of(scheduling, console.is_some()))
-            .chain(rules::devices_of(scheduling, disks, nets, vsock, vhost_user, *entropy))
+            .chain(rules::devices_of(scheduling, self.device_keys()))
             .chain(rules::power_key_of(scheduling, power_key));
         mistakes.map(|(key, mistake)| mistake.at(self.place(&key))).collect()
     }
@@ -446,12 +446,17 @@ impl VmConfig {
         Self::rows()
     }
 
-    /// Bytes of the memory that its guest shares with its devices, if it has any and its main memory is lent.
-    pub fn pool_size(&self) -> Option<u64> {
-        let shared = self.memory.access == Access::Share;
+    /// Bytes of the memory that its guest shares with its devices, if it has any and its main memory is lent:
+    /// by itself where the driver `lends`.
+    pub fn pool_size(&self, lends: bool) -> Option<u64> {
+        let lent = match self.memory.access {
+            Access::Auto => lends,
+            Access::Lend => true,
+            Access::Share => false,
+        };
         let part = self.memory.size / POOL_PART / MEMORY_ALIGN * MEMORY_ALIGN;
         let size = self.memory.pool.unwrap_or(part.clamp(POOL_LEAST, POOL_MOST));
-        (self.has_devices() && !shared).then_some(size)
+        (lent && !self.device_keys().is_empty()).then_some(size)
     }
 
     /// Its guest is asked to end by a power key.
@@ -459,26 +464,24 @@ impl VmConfig {
         self.stop.as_ref().is_some_and(|stop| stop.power_key)
     }
 
-    /// It has virtio devices.
-    pub fn has_devices(&self) -> bool {
-        !self.disks.is_empty()
-            || !self.nets.is_empty()
-            || self.vsock.is_some()
-            || !self.vhost_user.is_empty()
-            || self.entropy
-            || self.console.as_ref().is_some_and(|console| console.virtio)
+    /// The keys of its virtio devices.
+    pub fn device_keys(&self) -> Vec<&'static str> {
+        let Self { disks, nets, vsock, vhost_user, entropy, console, .. } = self;
+        rules::device_keys(disks, nets, vsock, vhost_user, entropy, console)
     }
 
     /// Pages that its regions take of the pools, by page size in bytes, where each gets the backing that
-    /// it would like best; `auto` counts as `hugetlb`. `huge_page`: the size where the file names none.
-    pub fn huge_pages(&self, huge_page: u64) -> BTreeMap<u64, u64> {
+    /// it would like best; `auto` counts as `hugetlb`. `huge_page`: the size where the file names none. With a
+    /// pool for devices where the driver `lends`.
+    pub fn huge_pages(&self, huge_page: u64, lends: bool) -> BTreeMap<u64, u64> {
         let memory = &self.memory;
         let main = (memory.size, memory.page_size, memory.backing.first());
         let further = self
             .regions
             .iter()
             .map(|region| (region.size, region.page_size, region.backing.first()));
-        let pool = self.pool_size().map(|size| (size, memory.page_size, memory.backing.first()));
+        let pool =
+            self.pool_size(lends).map(|size| (size, memory.page_size, memory.backing.first()));
         let mut pages = BTreeMap::new();
         for (size, page_size, backing) in std::iter::once(main).chain(further).chain(pool) {
             let page = page_size.unwrap_or(huge_page);

@@ -85,7 +85,7 @@ impl<R: Read> Unpacker<R> {
     /// Fills all of `room` with the next bytes.
     pub fn fill(&mut self, mut room: &mut [u8]) -> Result<(), Diagnostic> {
         while !room.is_empty() {
-            let length = self.read(room)?;
+            let length = self.next_bytes(room)?;
             if length == 0 {
                 let (unpacked, size) = (self.unpacked, self.size);
                 return Err(DAMAGED.case(format!(
@@ -100,7 +100,7 @@ impl<R: Read> Unpacker<R> {
     /// Checks that this is the end, and the sum of all bytes.
     pub fn end(mut self) -> Result<(), Diagnostic> {
         let size = self.size;
-        if self.read(&mut [0])? == 0 {
+        if self.next_bytes(&mut [0])? == 0 {
             return Ok(());
         }
         Err(DAMAGED.case(format!(
@@ -119,7 +119,7 @@ impl<R: Read> Unpacker<R> {
     }
 
     /// The next bytes; none at the end.
-    fn read(&mut self, room: &mut [u8]) -> Result<usize, Diagnostic> {
+    fn next_bytes(&mut self, room: &mut [u8]) -> Result<usize, Diagnostic> {
         loop {
             match self.next {
                 Next::Header => self.header()?,
@@ -227,6 +227,13 @@ impl<R: Read> Unpacker<R> {
         let unpacked = self.unpacked;
         let what = format!("the gzip'ed file cannot be read after {unpacked} unpacked bytes");
         UNREADABLE.case(what).errno(error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
+    }
+}
+
+/// Without the check of what follows the end.
+impl<R: Read> Read for Unpacker<R> {
+    fn read(&mut self, room: &mut [u8]) -> std::io::Result<usize> {
+        self.next_bytes(room).map_err(|fault| std::io::Error::other(fault.to_string()))
     }
 }
 

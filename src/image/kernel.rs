@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A kernel's file: its headers for the plan, then its bytes.
 
+use std::io::Read;
+
 use super::container::{self, Part};
 use super::file::OpenFile;
+use super::ikconfig::BuiltConfig;
 use super::{arm64, elf, foreign, gzip};
 use crate::config::{KernelConfig, KernelFormat};
 use crate::diagnostic::{kinds, Diagnostic, Step};
@@ -179,6 +182,14 @@ impl Kernel {
             return Ok(());
         };
         gzip::Unpacker::new(self.reader(), size).verify().map_err(|fault| self.wrong(fault))
+    }
+
+    /// The configuration that a Linux has built in. The whole file is read.
+    pub fn built_config(&self) -> Option<BuiltConfig> {
+        match self.unpacked {
+            Some(size) => BuiltConfig::find(gzip::Unpacker::new(self.reader(), size).take(size)),
+            None => BuiltConfig::find(self.reader()),
+        }
     }
 
     /// The parsers of headers do not know the file's name.

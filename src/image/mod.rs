@@ -8,6 +8,7 @@
 //! arm64      the header of an arm64 Image
 //! elf        the headers of an ELF executable
 //! gzip       a packed Image
+//! ikconfig   the configuration that a Linux has built in
 //! foreign    what else a file may be, and what makes a kernel of it
 //! ```
 
@@ -17,6 +18,7 @@ pub mod elf;
 mod file;
 mod foreign;
 pub mod gzip;
+mod ikconfig;
 mod kernel;
 
 use std::path::Path;
@@ -25,6 +27,7 @@ use crate::config::VmConfig;
 use crate::diagnostic::{Diagnostic, Kind, Step};
 
 pub use file::OpenFile;
+pub use ikconfig::{BuiltConfig, Setting};
 pub use kernel::{Kernel, KernelInfo, KernelLayout};
 
 /// All files of a VM, open.

@@ -156,8 +156,9 @@ proptest! {
         let theirs = serde_json::from_str::<serde_json::Value>(&text);
         match read(&text) {
             Ok(ours) => {
-                // Theirs has floats and no key twice.
-                prop_assert!(theirs.is_ok(), "{text:?}");
+                // Theirs has floats, which have an end.
+                let far = |wrong: serde_json::Error| wrong.to_string().starts_with("number out of");
+                prop_assert!(theirs.map_or_else(far, |_| true), "{text:?}");
                 let written = ours.to_string();
                 prop_assert_eq!(read(&written).unwrap().to_string(), written);
             }

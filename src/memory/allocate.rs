@@ -101,14 +101,16 @@ pub(super) fn allocate(
     let folio = host.folio();
     let (_, whole) = whole_folios(region.base, region.size, host);
     let huge = |mapping: &Mapping| mapping.huge_bytes().unwrap_or(0).min(whole);
+    let mut got = 0;
     if backing == Backing::Reserve {
-        // Its folios are there, and most often huge: they need only be mapped.
-        mapping.populate(folio, threads).map_err(failed)?;
+        // Its folios are there, and most often huge: they need only be mapped, which takes one thread's call.
+        mapping.populate(folio, 1).map_err(failed)?;
+        got = huge(&mapping);
     }
-    if backing != Backing::Reserve || huge(&mapping) < whole {
+    if backing != Backing::Reserve || got < whole {
         mapping.populate_folios(folio, threads).map_err(failed)?;
+        got = huge(&mapping);
     }
-    let got = huge(&mapping);
     let warning = match few_huge_pages(region, host, got, whole) {
         Some(fault) if fault.is_error() => return Err(fault),
         warning => warning,

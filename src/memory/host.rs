@@ -2,6 +2,7 @@
 //! The host's page sizes, asked for and never assumed.
 
 use std::fs;
+use std::sync::OnceLock;
 
 use gunyah::Dialect;
 use nix::unistd::{sysconf, SysconfVar};
@@ -20,8 +21,28 @@ pub fn host(dialect: Dialect) -> Host {
     }
 }
 
+/// Those of huge pages, which no running kernel changes: a worker has what its supervisor asked for.
+struct HugeSizes {
+    pool: u64,
+    transparent: u64,
+}
+
+fn huge_sizes() -> &'static HugeSizes {
+    static SIZES: OnceLock<HugeSizes> = OnceLock::new();
+    SIZES.get_or_init(|| HugeSizes { pool: default_huge_page(), transparent: transparent() })
+}
+
 /// Bytes of a transparent huge page.
 pub fn folio() -> u64 {
+    huge_sizes().transparent
+}
+
+/// Bytes of a huge page where a config names none.
+pub fn huge_page() -> u64 {
+    huge_sizes().pool
+}
+
+fn transparent() -> u64 {
     let thp_page = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
         .ok()
         .and_then(|text| text.trim().parse().ok())
@@ -39,16 +60,14 @@ fn pmd(page_size: u64) -> u64 {
     page_size * (page_size / 8)
 }
 
-/// Bytes of a huge page where a config names none.
-pub fn huge_page() -> u64 {
-    default_huge_page().unwrap_or(pmd(page_size()))
-}
-
-/// The kernel's own default, in bytes.
-fn default_huge_page() -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let mut lines = text.lines();
-    let size = lines.find_map(|line| line.strip_prefix("Hugepagesize:"))?;
-    let kib: u64 = size.trim().strip_suffix(" kB")?.trim().parse().ok()?;
-    kib.checked_mul(1024).filter(|size| *size > 0)
+/// The kernel's own default.
+fn default_huge_page() -> u64 {
+    let of_the_kernel = || {
+        let text = fs::read_to_string("/proc/meminfo").ok()?;
+        let mut lines = text.lines();
+        let size = lines.find_map(|line| line.strip_prefix("Hugepagesize:"))?;
+        let kib: u64 = size.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+        kib.checked_mul(1024).filter(|size| *size > 0)
+    };
+    of_the_kernel().unwrap_or(pmd(page_size()))
 }

@@ -20,6 +20,9 @@ use super::threads::{part, share, worth};
 
 /// include/uapi/asm-generic/mman-common.h; rustix has no name for it.
 const MADV_COLLAPSE: i32 = 25;
+/// Bytes of the largest part that is populated at once. As long as the kernel does it, no other thread may begin:
+/// it maps a stack for its signals first, and waits for this process's addresses.
+const POPULATED: usize = 2 << 20;
 /// Where a huge page's size, as a power of two, stands in memfd_create's flags (linux/memfd.h).
 const MFD_HUGE_SHIFT: u32 = 26;
 
@@ -152,7 +155,9 @@ impl Mapping {
         work: impl Fn(*mut c_void, usize) -> Result<(), Errno> + Sync,
     ) -> Result<(), Errno> {
         let threads = worth(range.len(), threads);
-        let part = part(range.len(), threads, length(page)?);
+        let page = length(page)?;
+        let most = if threads > 1 { page.max(POPULATED) } else { usize::MAX };
+        let part = part(range.len(), threads, page).min(most);
         let end = range.end;
         share(range.step_by(part), threads, |from| {
             work(self.start.wrapping_byte_add(from), part.min(end - from))

@@ -54,11 +54,11 @@ pub(super) fn worth(size: usize, threads: usize) -> usize {
 /// Bytes of a part of `size` bytes for so many `threads`: whole pages of `page` bytes.
 pub(super) fn part(size: usize, threads: usize, page: usize) -> usize {
     let page = page.max(1);
-    let parts = match threads {
-        0 | 1 => 1,
-        threads => threads.saturating_mul(PARTS),
+    let part = match threads {
+        0 | 1 => size,
+        threads => size.div_ceil(threads.saturating_mul(PARTS)),
     };
-    size.div_ceil(parts).max(1).checked_next_multiple_of(page).unwrap_or(page)
+    part.max(1).checked_next_multiple_of(page).unwrap_or(page)
 }
 
 /// Does `work` with each of `parts`, by this thread and `threads` - 1 others: whoever is done with one takes the
@@ -132,6 +132,7 @@ mod tests {
             for threads in 1..=MOST {
                 let part = part(size, threads, page);
                 assert!(part % page == 0 && size.div_ceil(part) <= threads * PARTS);
+                assert!(size.div_ceil(part) >= threads || part == page);
             }
         }
     }

@@ -215,8 +215,7 @@ pub(super) fn pool(
     host: &Host,
     regions: &[PlannedRegion],
 ) -> Result<Option<PlannedRegion>, Diagnostic> {
-    let lent = host.dialect.lends() || config.memory.access == Access::Lend;
-    let (Some(size), true, Some(main)) = (config.pool_size(), lent, regions.first()) else {
+    let (Some(size), Some(main)) = (config.pool_size(host.dialect.lends()), regions.first()) else {
         return Ok(None);
     };
     let mut range = Range { base: main.base.saturating_add(main.size), size };

@@ -230,7 +230,8 @@ impl Fleet {
 
     fn huge_pages(&self, vm: &Vm) -> HugePages {
         let config = vm.config.as_ref();
-        config.map_or_else(HugePages::new, |config| config.huge_pages(self.huge_page))
+        // Nobody here knows the driver; one that cannot lend takes less.
+        config.map_or_else(HugePages::new, |config| config.huge_pages(self.huge_page, true))
     }
 
     /// Whether its property has the value that it waits for, or why nobody can know; each such reason

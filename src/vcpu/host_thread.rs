@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A vCPU's thread as the host sees it: the signal that takes it out of VCPU_RUN, its CPUs, its
-//! niceness, its CPU time.
+//! niceness, its CPU time, and a timer of that.
 
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sched::{sched_setaffinity, CpuSet};
 use nix::sys::signal::{sigaction, SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::time::TimeSpec;
 use nix::time::ClockId;
 use nix::unistd::Pid;
 
@@ -45,6 +47,14 @@ pub(super) fn accept_kicks() {
     let _ = others.thread_swap_mask(SigmaskHow::SIG_SETMASK);
 }
 
+/// The calling thread's own kicks are read from this from now on; none interrupts it.
+pub(super) fn take_kicks() -> Result<SignalFd, Errno> {
+    let mut kicks = SigSet::empty();
+    kicks.add(KICK);
+    kicks.thread_block()?;
+    SignalFd::with_flags(&kicks, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+}
+
 /// Kicks thread `tid` of this process, if it is still there.
 pub(super) fn kick(tid: i32) {
     // SAFETY: a system call without memory; a wrong tid is answered by ESRCH.
@@ -76,13 +86,63 @@ pub(super) fn renice(nice: i8) -> Result<(), Diagnostic> {
 
 /// CPU time of thread `tid` of this process; 0 if it is not there.
 pub(super) fn cpu_time(tid: i32) -> Duration {
-    // CPUCLOCK_SCHED of one thread (linux/posix-timers.h), as pthread_getcpuclockid makes it.
-    let clock = ClockId::from_raw((!tid << 3) | 6);
-    clock.now().map_or(Duration::ZERO, Duration::from)
+    ClockId::from_raw(cpu_clock(tid)).now().map_or(Duration::ZERO, Duration::from)
+}
+
+/// CPUCLOCK_SCHED of one thread (linux/posix-timers.h), as pthread_getcpuclockid makes it.
+fn cpu_clock(tid: i32) -> libc::clockid_t {
+    (!tid << 3) | 6
+}
+
+/// Kicks the thread that made it once another one has used some CPU time. It takes no CPU time itself:
+/// the host looks at it only where that thread runs at a tick.
+#[derive(Debug)]
+pub(super) struct CpuTimer(libc::c_int);
+
+// System calls, because the crate libc has not all of these functions for Android.
+impl CpuTimer {
+    /// Of thread `tid` of this process.
+    pub(super) fn new(tid: i32) -> Result<Self, Errno> {
+        // SAFETY: all zeros are a valid sigevent.
+        let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
+        event.sigev_notify = libc::SIGEV_THREAD_ID;
+        event.sigev_signo = KICK as libc::c_int;
+        event.sigev_notify_thread_id = nix::unistd::gettid().as_raw();
+        let mut timer = 0;
+        // SAFETY: the kernel reads a live sigevent and writes a live number.
+        let made = unsafe {
+            libc::syscall(libc::SYS_timer_create, cpu_clock(tid), &raw const event, &raw mut timer)
+        };
+        Errno::result(made).map(|_| Self(timer))
+    }
+
+    /// Once, when that thread's CPU time is `cpu_time` altogether.
+    pub(super) fn set(&self, cpu_time: Duration) {
+        let at = libc::itimerspec {
+            it_interval: *TimeSpec::from_duration(Duration::ZERO).as_ref(),
+            it_value: *TimeSpec::from_duration(cpu_time).as_ref(),
+        };
+        let none = std::ptr::null_mut::<libc::itimerspec>();
+        // SAFETY: the kernel reads a live itimerspec and writes none. It fails where the thread is gone.
+        unsafe {
+            libc::syscall(libc::SYS_timer_settime, self.0, libc::TIMER_ABSTIME, &raw const at, none)
+        };
+    }
+}
+
+impl Drop for CpuTimer {
+    fn drop(&mut self) {
+        // SAFETY: a system call without memory, of a timer that is nobody else's.
+        unsafe { libc::syscall(libc::SYS_timer_delete, self.0) };
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
+    use nix::poll::{poll, PollFd, PollFlags};
+
     use super::*;
 
     #[test]
@@ -108,6 +168,32 @@ mod tests {
         // SAFETY: no action is set, and the old one is written to a live struct.
         let done = unsafe { libc::sigaction(KICK as i32, std::ptr::null(), &mut action) };
         assert_eq!((done, action.sa_flags & libc::SA_RESTART), (0, 0));
+    }
+
+    #[test]
+    fn a_timer_rings_when_its_thread_has_used_cpu_time_and_not_before() {
+        let kicks = take_kicks().unwrap();
+        let (told, tid) = std::sync::mpsc::channel();
+        let (go, until) = std::sync::mpsc::channel::<()>();
+        let other = std::thread::spawn(move || {
+            let tid = nix::unistd::gettid().as_raw();
+            told.send(tid).unwrap();
+            // Asleep, and then busy until the signal was read.
+            until.recv().unwrap();
+            while until.try_recv().is_err() {}
+        });
+        let tid = tid.recv().unwrap();
+        let timer = CpuTimer::new(tid).unwrap();
+        timer.set(cpu_time(tid) + Duration::from_millis(20));
+        while cpu_time(nix::unistd::gettid().as_raw()) < Duration::from_millis(60) {}
+        assert_eq!(kicks.read_signal().unwrap(), None, "it is another thread's CPU time");
+        go.send(()).unwrap();
+        let mut fds = [PollFd::new(kicks.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut fds, 10_000u16), Ok(1));
+        assert!(cpu_time(tid) >= Duration::from_millis(20));
+        go.send(()).unwrap();
+        other.join().unwrap();
+        assert_eq!(CpuTimer::new(i32::MAX >> 3).map(drop), Err(Errno::EINVAL));
     }
 
     #[test]

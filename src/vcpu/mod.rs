@@ -20,10 +20,12 @@ use std::time::{Duration, Instant};
 use gunyah::Vcpu;
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::signalfd::SignalFd;
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use crate::diagnostic::{Diagnostic, Kind};
+use host_thread::CpuTimer;
 use knock::{Found, Inside, Knocks};
 use run_loop::{Cpu, Shared, Slot, THREADS};
 use stall::{Done, StallWatch};
@@ -37,6 +39,13 @@ pub const STALL: Duration = Duration::from_secs(30);
 /// How often vCPUs are looked at within [`STALL`]; one that has not come out of VCPU_RUN since the last
 /// look is knocked at.
 const LOOKS: u32 = 6;
+
+/// So many looks in a row that find no progress end the looking: by then every vCPU has been knocked at
+/// since the last progress, and has come out.
+const STILL: u32 = 3;
+
+/// CPU time of one vCPU that makes it begin again.
+const AWAKE: Duration = Duration::from_millis(10);
 
 /// Of [`STALL`]: CPU time after a knock that nobody needs to come out.
 const SPIN: u32 = 15;
@@ -65,8 +74,16 @@ pub struct Vcpus {
     events: Receiver<VcpuEvent>,
     threads: Vec<JoinHandle<()>>,
     timer: TimerFd,
+    // How long until the next look.
+    interval: Duration,
     stalls: StallWatch,
     knocks: Knocks,
+    // Looks in a row without progress.
+    still: u32,
+    resting: bool,
+    // While it rests: one for each vCPU, and where they are heard.
+    cpu_timers: Vec<CpuTimer>,
+    kicks: SignalFd,
 }
 
 /// A non-blocking eventfd that no child inherits.
@@ -124,16 +141,23 @@ impl Vcpus {
             wake: eventfd().map_err(failed("an eventfd for the vCPUs"))?,
             stopping: AtomicBool::new(false),
             ended: AtomicBool::new(false),
+            resting: AtomicBool::new(false),
         };
         // On failure its drop stops the threads that there are.
         let mut vcpus = Self {
             shared: Arc::new(shared),
             events,
             threads: Vec::new(),
-            timer: stall_timer(options.stall).map_err(failed("a timer for the vCPUs"))?,
+            timer: timer().map_err(failed("a timer for the vCPUs"))?,
+            interval: (options.stall / LOOKS).max(Duration::from_millis(1)),
             stalls,
             knocks,
+            still: 0,
+            resting: false,
+            cpu_timers: Vec::new(),
+            kicks: host_thread::take_kicks().map_err(failed("a signalfd for the vCPUs"))?,
         };
+        vcpus.watch();
         let (placed, all_placed) = mpsc::channel();
         let mut gates = Vec::new();
         for (index, cpu) in cpus.into_iter().enumerate() {
@@ -142,6 +166,9 @@ impl Vcpus {
         drop(placed);
         // What it takes to place a thread is given up next.
         all_placed.iter().collect::<Result<(), _>>()?;
+        let tids = vcpus.shared.slots.iter().map(|slot| slot.tid.load(Ordering::SeqCst));
+        let cpu_timers: Result<_, _> = tids.map(CpuTimer::new).collect();
+        vcpus.cpu_timers = cpu_timers.map_err(failed("a timer of a vCPU's CPU time"))?;
         confine()?;
         // Fails only where the thread has panicked.
         gates.iter().for_each(|gate| gate.send(()).unwrap_or(()));
@@ -177,21 +204,69 @@ impl Vcpus {
     }
 
     /// One of these is readable when [`Vcpus::take_event`] may have something to say.
-    pub fn events_fds(&self) -> [BorrowedFd<'_>; 2] {
-        [self.shared.wake.as_fd(), self.timer.as_fd()]
+    pub fn events_fds(&self) -> [BorrowedFd<'_>; 3] {
+        [self.shared.wake.as_fd(), self.timer.as_fd(), self.kicks.as_fd()]
     }
 
     /// What happened, oldest first. To be called until it says `None`.
     pub fn take_event(&mut self) -> Option<VcpuEvent> {
-        // Neither blocks: where there is nothing, they answer EAGAIN.
+        // None of these blocks: where there is nothing, they answer EAGAIN.
         let _ = self.shared.wake.read();
         if let Ok(event) = self.events.try_recv() {
             return Some(event);
         }
+        let used_cpu_time = matches!(self.kicks.read_signal(), Ok(Some(_)));
+        if self.resting && (used_cpu_time || !self.shared.resting.load(Ordering::SeqCst)) {
+            self.watch();
+        }
         self.timer.wait().ok()?;
+        self.look().map(VcpuEvent::Warning)
+    }
+
+    /// Looks at the vCPUs from time to time, until they rest: something may end the VM.
+    pub fn watch(&mut self) {
+        self.shared.resting.store(false, Ordering::SeqCst);
+        (self.still, self.resting) = (0, false);
+        self.set_timer(Expiration::Interval(TimeSpec::from_duration(self.interval)));
+    }
+
+    fn set_timer(&self, expiration: Expiration) {
+        // Fails for times that are none alone.
+        let _ = self.timer.set(expiration, TimerSetTimeFlags::empty());
+    }
+
+    fn look(&mut self) -> Option<Diagnostic> {
         self.knock();
         let done: Vec<Done> = self.shared.slots.iter().map(done).collect();
-        self.stalls.look(Instant::now(), &done).map(VcpuEvent::Warning)
+        let now = Instant::now();
+        let news = self.stalls.look(now, &done);
+        match (self.stalls.is_still(), self.resting) {
+            (true, _) => self.still = self.still.saturating_add(1),
+            (false, false) => self.still = 0,
+            (false, true) => self.watch(),
+        }
+        if self.still >= STILL {
+            self.rest(now, &done);
+        }
+        news
+    }
+
+    /// Wakes up no more until a vCPU does more than it had `done`, or the still VM is to be reported.
+    fn rest(&mut self, now: Instant, done: &[Done]) {
+        self.resting = true;
+        self.shared.resting.store(true, Ordering::SeqCst);
+        let exits = |(slot, done): (&Slot, &Done)| slot.exits.load(Ordering::SeqCst) != done.0;
+        if self.shared.slots.iter().zip(done).any(exits) {
+            return self.watch();
+        }
+        for (timer, done) in self.cpu_timers.iter().zip(done) {
+            timer.set(done.1.saturating_add(AWAKE));
+        }
+        // All zeros: never.
+        let due = self.stalls.due().map_or(Duration::ZERO, |due| {
+            due.saturating_duration_since(now).max(Duration::from_millis(1))
+        });
+        self.set_timer(Expiration::OneShot(TimeSpec::from_duration(due)));
     }
 
     /// Knocks at vCPUs that have not come out of VCPU_RUN since the last look. One that does not answer
@@ -247,13 +322,9 @@ fn failed(what: &str) -> impl FnOnce(Errno) -> Diagnostic + '_ {
     move |errno| THREADS.case(what).errno(errno)
 }
 
-fn stall_timer(stall: Duration) -> Result<TimerFd, Errno> {
+fn timer() -> Result<TimerFd, Errno> {
     let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
-    let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
-    let interval = (stall / LOOKS).max(Duration::from_millis(1));
-    timer
-        .set(Expiration::Interval(TimeSpec::from_duration(interval)), TimerSetTimeFlags::empty())?;
-    Ok(timer)
+    TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)
 }
 
 fn done(slot: &Slot) -> Done {

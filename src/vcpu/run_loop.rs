@@ -153,6 +153,8 @@ pub(super) struct Shared {
     pub(super) wake: EventFd,
     pub(super) stopping: AtomicBool,
     pub(super) ended: AtomicBool,
+    /// Nobody looks at the vCPUs until one of them does something.
+    pub(super) resting: AtomicBool,
 }
 
 impl Shared {
@@ -160,6 +162,13 @@ impl Shared {
         // Nobody listens any more, or the count is full, and then it is readable, too.
         let _ = self.events.send(event);
         let _ = self.wake.write(1);
+    }
+
+    /// A vCPU has come out with an exit.
+    fn stir(&self) {
+        if self.resting.load(Ordering::SeqCst) && self.resting.swap(false, Ordering::SeqCst) {
+            let _ = self.wake.write(1);
+        }
     }
 
     /// The first end that is seen is the VM's; every vCPU leaves.
@@ -263,7 +272,9 @@ impl RunLoop<'_> {
             let error = match answer {
                 Ok(exit) => {
                     errors = RunErrors::default();
-                    self.slot.exits.fetch_add(1, Ordering::Relaxed);
+                    // In an order with who goes to rest: one of the two sees the other.
+                    self.slot.exits.fetch_add(1, Ordering::SeqCst);
+                    self.shared.stir();
                     self.handle(exit)?;
                     continue;
                 }

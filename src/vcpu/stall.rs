@@ -40,6 +40,7 @@ pub(super) struct StallWatch {
     all_after: Duration,
     vcpus: Vec<Seen>,
     all_reported: bool,
+    is_still: bool,
 }
 
 /// The longest time between two reports of a still VM.
@@ -61,7 +62,19 @@ impl StallWatch {
             all_after: after,
             vcpus: ids.into_iter().map(seen).collect(),
             all_reported: false,
+            is_still: false,
         }
+    }
+
+    /// The last look has found no progress of any vCPU.
+    pub(super) fn is_still(&self) -> bool {
+        self.is_still
+    }
+
+    /// When the still VM is to be looked at to be reported; none: it has been, or no vCPU is there.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let last = self.vcpus.iter().map(|seen| seen.since).max()?;
+        last.checked_add(self.all_after).filter(|_| !self.all_reported)
     }
 
     /// `done` has one entry for each vCPU, in the order of [`StallWatch::new`].
@@ -70,12 +83,14 @@ impl StallWatch {
     /// is reported again only after twice as long, for a guest that wakes up once a minute is healthy.
     pub(super) fn look(&mut self, now: Instant, done: &[Done]) -> Option<Diagnostic> {
         let (mut still, mut news) = (0, Vec::new());
+        self.is_still = true;
         for (seen, done) in self.vcpus.iter_mut().zip(done) {
             let before = seen.done.replace(*done);
             let is_still =
                 |before: Done| before.0 == done.0 && done.1.saturating_sub(before.1) < KNOCK;
             if !before.is_some_and(is_still) {
                 seen.since = now;
+                self.is_still = false;
             } else if now.saturating_duration_since(seen.since) >= self.after {
                 still += 1;
                 if !std::mem::replace(&mut seen.reported, true) {

@@ -2,7 +2,8 @@
 //! The run loop against vCPUs that answer as their script says.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
 
 use gunyah::uapi::{self, ExitStatus};
@@ -426,6 +427,101 @@ fn an_end_that_no_vcpu_was_woken_for_is_found() {
     let untold = [Answer::Sleep, status(uapi::STATUS_EXITED, uapi::EXIT_TYPE_SYSTEM_OFF)];
     let mut rig = start(&[&untold, &untold], &options);
     assert_eq!(rig.end().0, EndReason::PowerOff);
+    assert_eq!(rig.vcpus.stop(BOUND), Vec::<u32>::new());
+}
+
+/// What a vCPU that sleeps may be told to do.
+const EXIT: [u8; 1] = *b"x";
+const SPIN_ON: [u8; 1] = *b"s";
+const END_UNTOLD: [u8; 1] = *b"e";
+
+/// One vCPU that rests until it is told otherwise; a signal brings it out.
+fn at_rest() -> (Rig, UnixStream) {
+    let (orders, mut told) = UnixStream::pair().unwrap();
+    let mut over = false;
+    let run = move || {
+        if over {
+            return Ok(Exit::Status(end(uapi::STATUS_EXITED, uapi::EXIT_TYPE_SYSTEM_OFF)));
+        }
+        let mut order = [0];
+        if told.read(&mut order)? > 0 {
+            match order {
+                EXIT => return Ok(write(0x900, 1, b'x')),
+                END_UNTOLD => {
+                    over = true;
+                    let _ = told.read(&mut order)?;
+                }
+                // Until the other end is closed.
+                _ => {
+                    told.set_nonblocking(true)?;
+                    while told.read(&mut order).is_err() {}
+                }
+            }
+        }
+        Err(Errno::EINTR.into())
+    };
+    let cpu: (ExitNow, Box<dyn Cpu>) = (Box::new(|| ()), Box::new(Acts(run)));
+    let bus = Arc::new(Bus::new("test"));
+    let options = Options { stall: Duration::from_millis(120), ..options() };
+    let vcpus = Vcpus::start_cpus([cpu].into_iter(), bus, &options, || Ok(())).unwrap();
+    let mut rig =
+        Rig { vcpus, register: Arc::default(), exit_now: Vec::new(), reactions: Arc::default() };
+    assert_eq!(rig.warning().name, "vcpu-all-stalled");
+    (rig, orders)
+}
+
+impl Rig {
+    /// Skips what is told of its progress.
+    fn end_of_all(&mut self) -> (EndReason, String) {
+        loop {
+            match self.event() {
+                VcpuEvent::Ended { reason, detail } => return (reason, detail),
+                VcpuEvent::Warning(_) => {}
+                VcpuEvent::Failed(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_vcpu_at_rest_is_left_alone_until_it_does_something() {
+    let (mut rig, mut orders) = at_rest();
+    let returns = |rig: &Rig| rig.vcpus.shared.slots[0].returns.load(Ordering::SeqCst);
+    let nothing = |rig: &Rig| {
+        let mut fds = rig.vcpus.events_fds().map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        poll(&mut fds, 200u16) == Ok(0)
+    };
+    assert_eq!(rig.vcpus.take_event(), None);
+    let before = returns(&rig);
+    assert!(nothing(&rig), "ten looks would have been");
+    assert_eq!(returns(&rig), before, "it was knocked at");
+    orders.write_all(&EXIT).unwrap();
+    assert_eq!(rig.warning().name, "vcpu-progress");
+    assert_eq!(rig.warning().name, "vcpu-all-stalled");
+    assert!(nothing(&rig), "it does not rest again");
+    // The end comes right after an exit.
+    orders.write_all(&EXIT).unwrap();
+    orders.write_all(&END_UNTOLD).unwrap();
+    assert_eq!(rig.end_of_all().0, EndReason::PowerOff);
+    assert_eq!(rig.vcpus.stop(BOUND), Vec::<u32>::new());
+}
+
+#[test]
+fn a_vcpu_at_rest_that_begins_to_spin_is_found() {
+    let (mut rig, mut orders) = at_rest();
+    orders.write_all(&SPIN_ON).unwrap();
+    let (reason, detail) = rig.end_of_all();
+    assert_eq!(reason, EndReason::Unreported);
+    assert!(detail.starts_with("vCPU 0 does not come out of VCPU_RUN"), "{detail}");
+    drop(orders);
+}
+
+#[test]
+fn an_end_that_a_vcpu_at_rest_is_asked_for_is_found() {
+    let (mut rig, mut orders) = at_rest();
+    orders.write_all(&END_UNTOLD).unwrap();
+    rig.vcpus.watch();
+    assert_eq!(rig.end_of_all().0, EndReason::PowerOff);
     assert_eq!(rig.vcpus.stop(BOUND), Vec::<u32>::new());
 }
 

@@ -177,7 +177,7 @@ impl<'a> Proxy<'a> {
             while let Some(warning) = self.devices.take_warning() {
                 reporter.send(&Report::Launch(Event::Warning(warning)));
             }
-            // The vCPUs are looked at every few seconds: often enough.
+            // The vCPUs are looked at every few seconds while they do something: often enough.
             self.report_devices(told, reporter);
             let mut others = vcpus.events_fds().to_vec();
             others.extend(&ready);
@@ -188,7 +188,8 @@ impl<'a> Proxy<'a> {
                         console.attach(client, first);
                     }
                 }
-                Ok(Received::Request(Request::Stop, _)) if self.ask() => {}
+                // It may do so without a sign of life.
+                Ok(Received::Request(Request::Stop, _)) if self.ask() => vcpus.watch(),
                 Ok(Received::Request(Request::Stop, _)) => return End::Asked,
                 Ok(Received::Request(Request::Close, _)) => return End::Asked,
                 Ok(Received::Request(Request::Console { .. }, None) | Received::Nothing) => {}

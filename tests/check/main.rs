@@ -6,6 +6,7 @@
 
 mod devicetree;
 mod field;
+mod guest;
 mod import;
 mod mistakes;
 mod output;

@@ -118,6 +118,19 @@ fn a_power_key_is_told_with_its_numbers() {
 }
 
 #[test]
+fn a_pool_takes_huge_pages_where_memory_is_lent() {
+    let vendor = Vendor::new();
+    let devices = r#""disks": [{ "path": "/dev/a" }]"#;
+    vendor.vm("a", devices);
+    for (kernels, pages) in
+        [(&["--kernel", "lkml"][..], 32), (&["--kernel", "ack61"], 36), (&[], 36)]
+    {
+        let ran = vendor.check(&[kernels, &["--json", "etc"]].concat());
+        assert_eq!(ran.json()["huge_pages"][0]["pages"], pages, "{kernels:?}");
+    }
+}
+
+#[test]
 fn huge_pages_add_up_by_size() {
     let vendor = Vendor::new();
     vendor.vm("a", FULL);

@@ -44,6 +44,23 @@ fn an_end_that_no_vcpu_is_woken_for_is_found() {
 }
 
 #[test]
+fn an_end_that_a_guest_at_rest_was_asked_for_is_found() {
+    on_both(|mut host| {
+        let stop = json!({"stop": {"console_line": "off"}, "stop_timeout": "5m"});
+        host.vm("a", proxy(stop)).script("vm 1 untold\n").boot();
+        let mut watch = host.watch();
+        watch.until("a", State::Running);
+        // The last that is heard of it.
+        host.wait_until("its vCPUs rest", |host| host.log().contains("[vcpu-all-stalled]"));
+        assert_eq!(host.told(&["stop", "a", "--no-wait"]).0, 0);
+        watch.until_next("a", State::Stopping);
+        host.tell_simulator("vm 1 exit off");
+        watch.until_next("a", State::Stopped);
+        assert_eq!(host.status("a").last_end.unwrap().reason, EndReason::PowerOff);
+    });
+}
+
+#[test]
 fn a_vcpu_that_spins_is_told_and_its_vm_starts_again() {
     on_both(|mut host| {
         host.vm("a", proxy(json!({}))).script("vm 1 spin\n").boot();

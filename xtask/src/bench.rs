@@ -23,7 +23,7 @@ const LEFT_TO_OTHERS: u64 = 2;
 
 /// Runs the command: `--brief`, `--docs` and names of parts.
 pub fn run(words: &[&str]) -> Result<()> {
-    let binaries = tree::build(false)?;
+    let binaries = tree::build(tree::FAST)?;
     let brief = words.contains(&"--brief");
     let wanted = if brief { BRIEF_BYTES } else { HUGE_PAGE_BYTES };
     let huge_pages = Reservation::up_to(wanted.min(available()? / LEFT_TO_OTHERS));
@@ -51,7 +51,7 @@ pub fn run(words: &[&str]) -> Result<()> {
 
 /// Runs the command with the word `devices`.
 pub fn devices() -> Result<()> {
-    let binaries = tree::build(true)?;
+    let binaries = tree::build(tree::EXECUTING)?;
     bench("devices", "bench", &binaries, &[], None)?;
     crate::demo::costs::measure(&binaries)
 }

@@ -14,7 +14,7 @@ const CYCLES: &str = "1000";
 
 /// Runs the command.
 pub fn run() -> Result<()> {
-    let binaries = tree::build(false)?;
+    let binaries = tree::build(&[])?;
     let root = nix::unistd::geteuid().is_root();
     // Without root, an existing pool may suffice; the test reports if it does not.
     let huge_pages = match Reservation::add(HUGE_PAGE_BYTES) {

@@ -36,14 +36,17 @@ pub fn cargo() -> Command {
     command
 }
 
+/// With the executing engine.
+pub const EXECUTING: &[&str] = &["--features", EXECUTING_ENGINE];
+
+/// Optimised: for what is timed.
+pub const FAST: &[&str] = &["--profile", "simulator"];
+
 /// Builds gunyahd and gunyahctl as released (static by `.cargo/config.toml`) and a simulator, which is not shipped
-/// and builds in a fraction of the time without optimisation, and puts them into `target/programs/`. `executing`:
-/// with the executing engine.
-pub fn build(executing: bool) -> Result<PathBuf> {
-    let mut arguments = vec!["build", "--package", "gunyah-sim", "--bins"];
-    if executing {
-        arguments.extend(["--features", EXECUTING_ENGINE]);
-    }
+/// and builds in a fraction of the time without optimisation, and puts them into `target/programs/`. `simulator`:
+/// how that is built.
+pub fn build(simulator: &[&str]) -> Result<PathBuf> {
+    let arguments = [&["build", "--package", "gunyah-sim", "--bins"], simulator].concat();
     let simulator = executables(&arguments)?;
     programs(&simulator.iter().map(PathBuf::as_path).collect::<Vec<_>>())
 }

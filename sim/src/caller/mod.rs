@@ -7,7 +7,8 @@ mod memory;
 mod pages;
 mod spin;
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
@@ -39,7 +40,11 @@ pub struct Caller {
 impl Caller {
     /// Looks the thread's process up.
     pub fn of_thread(tid: i32) -> Result<Self, Errno> {
-        let status = fs::read_to_string(format!("/proc/{tid}/status")).map_err(|_| Errno::ESRCH)?;
+        // One read for all of it: each call that is seen begins so.
+        let mut status = String::with_capacity(4096);
+        File::open(format!("/proc/{tid}/status"))
+            .and_then(|mut file| file.read_to_string(&mut status))
+            .map_err(|_| Errno::ESRCH)?;
         let pid = status_field(&status, "Tgid:")
             .and_then(|value| value.parse().ok())
             .ok_or(Errno::ESRCH)?;

@@ -25,6 +25,9 @@ const CALLS: &[HostCall] = calls! {
     "statx": SYS_statx;
     "read": SYS_read;
     "pread64": SYS_pread64;
+    "preadv": SYS_preadv;
+    "pwritev": SYS_pwritev;
+    "fdatasync": SYS_fdatasync;
     "eventfd": SYS_eventfd2;
     "epoll_create": SYS_epoll_create1;
     "epoll_ctl": SYS_epoll_ctl;

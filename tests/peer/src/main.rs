@@ -3,8 +3,8 @@
 //! says, tells the result on the serial port, a line each, and powers off.
 //!
 //! Words of the command line: `irq`, wait for interrupts; `nopool`, use no pool, as a kernel that knows none;
-//! `twice`, drive each device again after a reset; `console`, `disk`, `entropy`, `net`, `vsock`, try
-//! devices of this kind.
+//! `twice`, drive each device again after a reset; `wait`, begin when something is typed on the serial port;
+//! `console`, `disk`, `entropy`, `net`, `vsock`, try devices of this kind.
 #![no_std]
 #![no_main]
 
@@ -49,6 +49,16 @@ impl Write for Uart {
     }
 }
 
+impl Uart {
+    /// Waits until something is typed.
+    fn wait() {
+        const FLAGS: usize = 0x18 / 4;
+        const EMPTY: u32 = 1 << 4;
+        // SAFETY: the PL011's flags.
+        while unsafe { UART.add(FLAGS).read_volatile() } & EMPTY != 0 {}
+    }
+}
+
 /// Prints a line.
 #[macro_export]
 macro_rules! say {
@@ -69,7 +79,11 @@ struct Found {
     /// The CAM, and the SPI of each slot's INTA.
     cam: Option<u64>,
     interrupts: &'static [u8],
+    /// Ranges of /memory.
+    memory: &'static [u8],
     pool: Option<(u64, u64)>,
+    /// The pool's range has a second node in /reserved-memory.
+    twice: bool,
 }
 
 impl Found {
@@ -85,6 +99,7 @@ fn read(tree: &fdt::Fdt) -> Found {
         (["", "reserved-memory", node], "reg") if node.starts_with("pool@") => {
             found.pool = Some((fdt::pair(value, 0), fdt::pair(value, 2)));
         }
+        (["", "memory"], "reg") => found.memory = value,
         (["", node], "reg") if node.starts_with("virtio_mmio@") => {
             let device = &mut found.mmio[found.devices];
             (device.0, device.1) = (fdt::pair(value, 0), fdt::pair(value, 2));
@@ -99,7 +114,21 @@ fn read(tree: &fdt::Fdt) -> Found {
         }
         _ => {}
     });
+    let pool = found.pool;
+    tree.walk(|path, name, value| match (path, name) {
+        (["", "reserved-memory", node], "reg") if !node.starts_with("pool@") => {
+            found.twice |= pool == Some((fdt::pair(value, 0), fdt::pair(value, 2)));
+        }
+        _ => {}
+    });
     found
+}
+
+/// Whether Linux would have the pool in its linear map: it lies in one range of /memory, and no other node
+/// takes it out.
+fn is_mapped(found: &Found, (base, size): (u64, u64)) -> bool {
+    let mut ranges = found.memory.chunks_exact(16).map(|at| (fdt::pair(at, 0), fdt::pair(at, 2)));
+    !found.twice && ranges.any(|(from, len)| from <= base && base + size <= from + len)
 }
 
 #[no_mangle]
@@ -107,8 +136,15 @@ extern "C" fn peer_main(devicetree: *const u8) {
     // SAFETY: the boot protocol.
     let found = read(&unsafe { fdt::Fdt::at(devicetree) });
     if let Some((base, size)) = found.pool.filter(|_| !found.has("nopool")) {
-        say!("pool of {size:#x}");
+        match is_mapped(&found, (base, size)) {
+            true => say!("pool of {size:#x}"),
+            false => say!("pool of {size:#x} that no kernel would map"),
+        }
         hal::use_pool(base);
+    }
+    if found.has("wait") {
+        say!("waiting");
+        Uart::wait();
     }
     for (index, (base, size, spi, edge)) in found.mmio[..found.devices].iter().enumerate() {
         let irq = found.has("irq");

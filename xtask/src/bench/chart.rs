@@ -23,9 +23,8 @@ pub fn of(results: &Value) -> String {
         },
         "floor_ms",
     );
-    let each = size(&results["many"]["mib"]);
-    let many =
-        rows(&results["many"], |row| Some(format!("{} × {each} at once", row["vms"])), "ideal_ms");
+    let at_once = |row: &Value| Some(format!("{} × {} at once", row["vms"], size(&row["mib"])));
+    let many = rows(&results["many"], at_once, "ideal_ms");
     let all: Vec<Bar> = launches.into_iter().chain(many).collect();
     draw(&all, &place(&results["where"]))
 }
@@ -118,7 +117,7 @@ mod tests {
                 { "backing": "hugetlb", "mib": 1024, "cold": false, "ms": 90.0, "floor_ms": 80.0 },
                 { "backing": "hugetlb", "mib": 1024, "cold": true, "ms": 99.0, "floor_ms": 80.0 },
             ] },
-            "many": { "mib": 64, "rows": [{ "vms": 8, "ms": 50.0, "ideal_ms": 40.0 }] },
+            "many": { "rows": [{ "vms": 8, "mib": 64, "ms": 50.0, "ideal_ms": 40.0 }] },
         });
         let chart = of(&results);
         assert_eq!(chart.matches("<rect x=").count(), 4, "{chart}");

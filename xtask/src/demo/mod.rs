@@ -39,7 +39,7 @@ pub fn run(programs: Option<&Path>) -> Result<()> {
     let mut debian = Debian::prepare();
     let binaries = match programs {
         Some(programs) => programs.to_owned(),
-        None => tree::build(debian.is_ok())?,
+        None => tree::build(if debian.is_ok() { tree::EXECUTING } else { &[] })?,
     };
     if debian.is_ok() && !debian::has_engine(&binaries) {
         debian = Err(anyhow!("{}: gunyah-sim has no engine exec", binaries.display()));

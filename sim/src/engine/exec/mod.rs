@@ -172,8 +172,12 @@ fn add_overlay(vm: &StartVm) -> Result<bool, String> {
         !of.main && (vm.paged.is_none() || of.access == super::Access::Lend)
     };
     all.extend(vm.regions.iter().filter(further).map(placed));
+    let given = match vm.paged {
+        Some(_) => overlay::Given::ByFault,
+        None => overlay::Given::Parcels,
+    };
     // Any seed will do: nothing here is to be kept secret.
-    overlay::apply(&mut tree, &all, 0x5eed).map_err(|error| error.to_string())?;
+    overlay::apply(&mut tree, &all, given, 0x5eed).map_err(|error| error.to_string())?;
     let blob = tree.to_blob().map_err(|error| error.to_string())?;
     if blob.len() > room {
         return Err(format!(

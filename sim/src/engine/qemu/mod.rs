@@ -173,7 +173,8 @@ fn prepare(guest: Guest) -> Result<Prepared, Error> {
         .iter()
         .map(|region| Placed { label: region.label, base: region.base, size: region.size() })
         .collect();
-    overlay::apply(&mut tree, &placed, seed())?;
+    // All of them: what is shared, too, is memory by either way.
+    overlay::apply(&mut tree, &placed, overlay::Given::Parcels, seed())?;
     board::fit(&mut tree, cpus)?;
 
     let blob = tree.to_blob().map_err(|error| Error::Devicetree(error.to_string()))?;

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 
 use nix::errno::Errno;
 
-use crate::fdt::Node;
+use crate::fdt::{number, Node};
 
-use super::guest::{number, refusal, Reading, Refusal};
+use super::guest::{refusal, Reading, Refusal};
 use super::Generation;
 
 /// Bytes of the resource manager's buffer for a CPU's path, the NUL included (its parse_vcpus).

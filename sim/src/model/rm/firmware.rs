@@ -6,12 +6,12 @@
 use gunyah::uapi::{GuestRange, MEM_ALLOW_EXEC, MEM_ALLOW_READ, MEM_ALLOW_WRITE};
 use nix::errno::Errno;
 
-use crate::fdt::Node;
+use crate::fdt::{number, Node};
 use crate::model::memory::Region;
 use crate::model::Vm;
 use crate::vm::Access;
 
-use super::guest::{number, vm_config};
+use super::guest::vm_config;
 use super::{read_tree, refused, Generation, Host, Kind, Lost, Refused, Verdict};
 
 const RWX: u32 = MEM_ALLOW_READ | MEM_ALLOW_WRITE | MEM_ALLOW_EXEC;

@@ -3,9 +3,9 @@
 
 use nix::errno::Errno;
 
-use crate::fdt::Node;
+use crate::fdt::{number, Node};
 
-use super::guest::{number, refusal, Refusal};
+use super::guest::{refusal, Refusal};
 
 /// Frames of a GICv3 are 64 KiB and aligned to it; a redistributor has two.
 const FRAME: u64 = 0x1_0000;

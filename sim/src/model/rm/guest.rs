@@ -3,7 +3,7 @@
 
 use nix::errno::Errno;
 
-use crate::fdt::Node;
+use crate::fdt::{number, Node};
 use crate::vm::GuestDescription;
 
 use super::{cpus, gic, parcels, vdevices, Generation};
@@ -163,14 +163,6 @@ fn base_address(config: &Node, address_cells: u32, size: u64) -> Result<u64, Ref
         );
     }
     Ok(rounded)
-}
-
-/// One or two cells.
-pub(super) fn number(bytes: &[u8]) -> Option<u64> {
-    if bytes.len() != 4 && bytes.len() != 8 {
-        return None;
-    }
-    Some(bytes.iter().fold(0, |value, &byte| value << 8 | u64::from(byte)))
 }
 
 #[cfg(test)]

@@ -177,11 +177,11 @@ fn read_tree(
 
 /// The devicetree's bytes, alone and with the overlay; None where only the engines' reading cannot
 /// follow, which is for them to say.
-fn overlaid_size(tree: &Tree, placed: &[Placed]) -> Option<(u64, u64)> {
+fn overlaid_size(tree: &Tree, placed: &[Placed], given: overlay::Given) -> Option<(u64, u64)> {
     let size = |tree: &Tree| u64::try_from(tree.to_blob().ok()?.len()).ok();
     let alone = size(tree)?;
     let mut with = tree.clone();
-    overlay::apply(&mut with, placed, 0).ok()?;
+    overlay::apply(&mut with, placed, given, 0).ok()?;
     Some((alone, size(&with)?))
 }
 

@@ -12,7 +12,7 @@ use crate::caller::{Folio, Piece};
 use crate::fdt::Tree;
 use crate::model::memory::Region;
 use crate::model::{Dialect, Vm};
-use crate::overlay::Placed;
+use crate::overlay::{self, Placed};
 use crate::vm::{Access, Entry, GuestDescription};
 
 use super::guest::Reading;
@@ -376,7 +376,7 @@ fn vm_start(host: &Host<'_>, vm: &Vm, parcel: &Parcel<'_>, tree: &Tree) -> Resul
             size: region.given.memory_size,
         })
         .collect();
-    let Some((alone, with)) = overlaid_size(tree, &placed) else {
+    let Some((alone, with)) = overlaid_size(tree, &placed, overlay::Given::ByFault) else {
         return Ok(());
     };
     let needed = if with <= HEAP_TREE { with } else { 2 * with };

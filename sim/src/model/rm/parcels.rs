@@ -8,9 +8,9 @@ use crate::caller::Piece;
 use crate::fdt::Node;
 use crate::model::memory::Region;
 use crate::model::Settings;
+use crate::overlay;
 use crate::vm::Access;
 
-use super::guest::number;
 use super::{refused, Verdict, ENTRIES_PER_CALL};
 
 /// Lends or shares the regions in list order.
@@ -88,20 +88,8 @@ pub fn fixed(root: &Node) -> Vec<(u64, u64)> {
     let Some(reserved) = root.child("reserved-memory") else {
         return Vec::new();
     };
-    let plain =
-        |node: &&Node| node.property("qcom,label").is_none() && node.property("reusable").is_none();
-    reserved.children.iter().filter(plain).filter_map(|node| range(reserved, node)).collect()
-}
-
-/// The one range of a node's `reg`.
-fn range(reserved: &Node, node: &Node) -> Option<(u64, u64)> {
-    let cells = |name, default| {
-        let cells = reserved.cell(name).unwrap_or(default);
-        usize::try_from(cells).unwrap_or(usize::MAX).saturating_mul(4)
-    };
-    let (address, size) = (cells("#address-cells", 2), cells("#size-cells", 1));
-    let reg = node.property("reg").filter(|reg| Some(reg.len()) == address.checked_add(size))?;
-    Some((number(&reg[..address])?, number(&reg[address..])?))
+    let plain = |node: &Node| !overlay::is_labelled(node) && node.property("reusable").is_none();
+    overlay::fixed(reserved).filter(|(node, _)| plain(node)).map(|(_, range)| range).collect()
 }
 
 /// Looks for the parcel of each fixed range in `/reserved-memory`: by `qcom,label` and range, or by the
@@ -118,7 +106,7 @@ pub fn reserved(root: &Node, placed: &[(u32, u64, u64)]) -> Result<(), Verdict> 
             // Linux allocates it by itself.
             continue;
         }
-        let range = range(reserved, node);
+        let range = overlay::fixed_range(reserved, node);
         let found = placed.iter().any(|&(own, base, size)| {
             range == Some((base, size)) && label.is_none_or(|label| label == own)
         });

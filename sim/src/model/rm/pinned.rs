@@ -5,7 +5,7 @@ use nix::errno::Errno;
 use serde_json::{json, Value};
 
 use crate::model::Vm;
-use crate::overlay::Placed;
+use crate::overlay::{self, Placed};
 use crate::vm::{Access, Entry, GuestDescription};
 
 use super::guest::Reading;
@@ -143,7 +143,7 @@ fn read_guest(
             .chain(placed)
             .map(|(label, base, size)| Placed { label, base, size })
             .collect();
-    match overlaid_size(&tree, &all) {
+    match overlaid_size(&tree, &all, overlay::Given::Parcels) {
         Some((_, bytes)) if bytes > dtb.size => Err(refused(
             Errno::ENODEV,
             format!(

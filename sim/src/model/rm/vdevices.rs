@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 
 use nix::errno::Errno;
 
-use crate::fdt::Node;
+use crate::fdt::{number, Node};
 use crate::vm::{Doorbell, SharedMemory};
 
-use super::guest::{number, refusal, Refusal};
+use super::guest::{refusal, Refusal};
 
 /// Triggers of the binding arm,gic-v3: 4 level high, 8 level low.
 const TRIGGER_LEVEL: u32 = 4 | 8;
