@@ -202,6 +202,11 @@ pub struct Story {
 }
 
 impl Story {
+    /// Nothing has failed so far.
+    pub fn passes(&self) -> bool {
+        self.failed == 0
+    }
+
     /// How it ended.
     pub fn end(&self) -> Result<()> {
         println!("{} passed, {} failed", self.passed, self.failed);

@@ -16,6 +16,7 @@ mod gic;
 mod hal;
 mod heap;
 mod net;
+mod platform;
 mod vsock;
 
 use core::arch::{asm, global_asm};
@@ -27,6 +28,8 @@ use virtio_drivers::transport::mmio::MmioTransport;
 use virtio_drivers::transport::pci::bus::{Cam, DeviceFunction, MmioCam, PciRoot};
 use virtio_drivers::transport::pci::{virtio_device_type, PciTransport};
 use virtio_drivers::transport::{DeviceType, Transport};
+
+use platform::Platform;
 
 global_asm!(include_str!("boot.S"));
 
@@ -188,8 +191,15 @@ fn pci(cam: MmioCam<'_>, found: &Found) {
     }
 }
 
-/// Tries one device.
+/// Tries one device. With a pool its addresses are the platform's affair, as in Linux; without it they are not.
 fn device<T: Transport>(index: usize, transport: T, found: &Found, irq: bool) {
+    match found.pool {
+        Some(_) => drive(index, Platform::new(transport), found, irq),
+        None => drive(index, transport, found, irq),
+    }
+}
+
+fn drive<T: Transport>(index: usize, transport: T, found: &Found, irq: bool) {
     match transport.device_type() {
         DeviceType::Block if found.has("disk") => disk::try_it(index, transport, irq),
         DeviceType::Console if found.has("console") => console::try_it(index, transport, irq),
