@@ -169,35 +169,35 @@ impl<T: Words> Type for Word<T> {
     type Value = T;
 
     fn parse(&self, node: &Node) -> Result<T, Diagnostic> {
-        for (word, value) in T::WORDS {
-            if matches!(&node.value, Value::String(text) if text == word) {
-                return Ok(*value);
-            }
-        }
-        Err(not_of(&T::WORDS.iter().map(|(word, _)| *word).collect::<Vec<_>>(), node))
+        let index = one_of(T::WORDS, node)?;
+        Ok(T::VALUES[index])
     }
 
     fn write(&self, value: &T) -> Value<'static> {
-        let mut words = T::WORDS.iter();
-        words.find(|(_, of)| of == value).map_or("", |(word, _)| *word).into()
+        let index = T::VALUES.iter().position(|of| of == value);
+        index.map_or("", |index| T::WORDS[index]).into()
     }
 
     fn form(&self) -> Form {
-        Form::Word(T::WORDS.iter().map(|(word, _)| *word).collect())
+        Form::Word(T::WORDS.to_vec())
     }
 }
 
-fn not_of(words: &[&str], node: &Node) -> Diagnostic {
+/// Which of `words` it is.
+fn one_of(words: &[&str], node: &Node) -> Result<usize, Diagnostic> {
     let expected = format!("one of \"{}\"", words.join("\", \""));
     let Value::String(text) = &node.value else {
-        return mismatch(&expected, node);
+        return Err(mismatch(&expected, node));
     };
+    if let Some(index) = words.iter().position(|word| word == text) {
+        return Ok(index);
+    }
     if let Some(named) = foreign::word(text) {
-        return named;
+        return Err(named);
     }
     let wrong = VALUE.case(format!("expected {expected}, found \"{}\"", excerpt(text)));
     let near = nearest(text, words.iter().copied());
-    wrong.cure_if(near.map(|near| format!("did you mean \"{near}\"?")))
+    Err(wrong.cure_if(near.map(|near| format!("did you mean \"{near}\"?"))))
 }
 
 /// What is said of a string of one line.
