@@ -357,8 +357,8 @@ mod tests {
              likely cause: the overlay adds to it; cure: add it [test-no-chosen]"
         );
         assert_eq!(
-            TORN.case("3 pages are torn").errno(Errno::EIO).to_string(),
-            "memory: 3 pages are torn: EIO (I/O error); cure: mend them [test-torn]"
+            TORN.case("3 pages are torn").errno(Errno::EPERM).to_string(),
+            "memory: 3 pages are torn: EPERM (Operation not permitted); cure: mend them [test-torn]"
         );
         assert_eq!(KINDS.len(), 2);
     }

@@ -100,7 +100,9 @@ pub fn failure(error: &io::Error) -> String {
 
 /// An errno by its name, which is what people search for, and its meaning.
 pub fn errno_name(errno: Errno) -> String {
-    format!("{errno:?} ({})", errno.desc())
+    // The C library's words, which the program has in any case: `I/O error (os error 5)`.
+    let said = io::Error::from(errno).to_string();
+    format!("{errno:?} ({})", said.split(" (os error").next().unwrap_or_default())
 }
 
 /// Bytes of what [`joined`] makes.

@@ -54,6 +54,7 @@ pub(super) fn vm(config: VmConfig, options: &Options) -> (VmReport, Vec<Diagnost
         warnings: Vec::new(),
         config,
     };
+    let images = open(&mut report.config, options.root.as_deref());
     let config = &report.config;
     let wanted = |kernel: &Dialect| match options.kernel {
         Some(only) => only == *kernel,
@@ -65,7 +66,7 @@ pub(super) fn vm(config: VmConfig, options: &Options) -> (VmReport, Vec<Diagnost
         let lends = pinned.any(|kernel| kernel.lends());
         report.huge_pages = config.huge_pages(options.host.huge_page, lends);
     }
-    let images = match open(config, options.root.as_deref()) {
+    let images = match images {
         Ok(images) => images,
         Err(problems) => return (report, sorted(problems)),
     };
@@ -169,8 +170,17 @@ fn add_warnings<'a>(
 }
 
 /// The files of `config`, below `root`.
-fn open(config: &VmConfig, root: Option<&Path>) -> Result<Images, Vec<Diagnostic>> {
-    let images = Images::open(&below(config, root))?;
+fn open(config: &mut VmConfig, root: Option<&Path>) -> Result<Images, Vec<Diagnostic>> {
+    let mut given = Vec::new();
+    for path in paths(config) {
+        let below = below(root, path);
+        given.push(std::mem::replace(path, below));
+    }
+    let images = Images::open(config);
+    for (path, given) in paths(config).into_iter().zip(given) {
+        *path = given;
+    }
+    let images = images?;
     // A file that is larger than its memory is the plan's to refuse, and takes long to unpack.
     if images.info.kernel.size <= config.memory.size {
         images.verify_kernel(config).map_err(|wrong| vec![wrong])?;
@@ -190,30 +200,32 @@ fn launch(
     Ok((plan, tree))
 }
 
-/// The config with its paths below `root`.
-fn below(config: &VmConfig, root: Option<&Path>) -> VmConfig {
-    let mut config = config.clone();
-    let Some(root) = root else { return config };
+/// The paths of a config's images.
+fn paths(config: &mut VmConfig) -> Vec<&mut PathBuf> {
     let mut paths: Vec<&mut PathBuf> = vec![&mut config.kernel.path];
     paths.extend(config.initrd.as_mut().map(|initrd| &mut initrd.path));
     paths.extend(config.dtb.path.as_mut());
-    paths.extend(config.disks.iter_mut().map(|disk| &mut disk.path));
     let regions = config.regions.iter_mut();
     paths.extend(regions.filter_map(|region| region.file.as_mut()));
-    for path in paths {
-        *path = root.join(path.strip_prefix("/").unwrap_or(path));
+    paths
+}
+
+/// A path of the device, below `root`.
+fn below(root: Option<&Path>, path: &Path) -> PathBuf {
+    match root {
+        Some(root) => root.join(path.strip_prefix("/").unwrap_or(path)),
+        None => path.to_owned(),
     }
-    config
 }
 
 /// Disks that are not there, below `root`. Devices of another machine are not looked for.
 pub(super) fn no_disks(config: &VmConfig, root: Option<&Path>) -> Vec<Diagnostic> {
-    let disks = below(config, root).disks.into_iter().zip(&config.disks).enumerate();
-    let absent =
-        disks.filter(|(_, (disk, given))| !given.path.starts_with("/dev") && !disk.path.exists());
-    absent
-        .map(|(index, (disk, _))| {
-            let what = format!("{} is not there", disk.path.display());
+    let disks = config.disks.iter().enumerate();
+    let disks = disks.map(|(index, disk)| (index, &disk.path, below(root, &disk.path)));
+    disks
+        .filter(|(_, given, path)| !given.starts_with("/dev") && !path.exists())
+        .map(|(index, _, path)| {
+            let what = format!("{} is not there", path.display());
             NO_DISK.case(what).at(config.place(&format!("disks[{index}].path")))
         })
         .collect()
@@ -226,13 +238,10 @@ pub(super) fn no_vhost(config: &VmConfig, root: Option<&Path>) -> Option<Diagnos
 }
 
 /// Disks of `config` that one of `others` has, too, where either writes.
-pub(super) fn shared_disks<'a>(
-    config: &VmConfig,
-    others: impl Iterator<Item = &'a VmConfig> + Clone,
-) -> Vec<Diagnostic> {
+pub(super) fn shared_disks(config: &VmConfig, vms: &[VmReport]) -> Vec<Diagnostic> {
     let mut warnings = Vec::new();
     for (index, disk) in config.disks.iter().enumerate() {
-        let mut other = others.clone().filter(|other| other.name != config.name);
+        let mut other = vms.iter().map(|vm| &vm.config).filter(|other| other.name != config.name);
         let found = other.find(|other| {
             let mut theirs = other.disks.iter();
             theirs.any(|their| their.path == disk.path && !(their.readonly && disk.readonly))

@@ -55,7 +55,10 @@ pub(super) fn report(report: &Report, dtb: bool) -> Value<'_> {
 
 /// Huge pages by their size.
 fn pages(rows: impl Iterator<Item = (u64, Vec<(&'static str, Value<'static>)>)>) -> Value<'static> {
-    let row = |(size, pages)| object([vec![("page_size", u64::into(size))], pages].concat());
+    let row = |(size, mut pages): (u64, Vec<_>)| {
+        pages.insert(0, ("page_size", size.into()));
+        object(pages)
+    };
     rows.map(row).collect::<Vec<_>>().into()
 }
 

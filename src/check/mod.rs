@@ -135,8 +135,6 @@ pub fn check(options: &Options) -> Report {
     let set = load_paths(&options.paths);
     let asleep: Vec<VmName> =
         set.good().filter(|config| !config.autostart).map(|config| config.name.clone()).collect();
-    let all: Vec<VmConfig> =
-        set.good().filter(|config| !config.disks.is_empty()).cloned().collect();
     let mut report = Report {
         host: options.host,
         root: options.root.clone(),
@@ -152,12 +150,15 @@ pub fn check(options: &Options) -> Report {
                 vm.warnings.extend(inspect::waits(&vm.config, &asleep));
                 vm.warnings.extend(inspect::no_disks(&vm.config, options.root.as_deref()));
                 vm.warnings.extend(inspect::no_vhost(&vm.config, options.root.as_deref()));
-                vm.warnings.extend(inspect::shared_disks(&vm.config, all.iter()));
                 report.vms.push(vm);
                 report.problems.extend(problems);
             }
             Err(problems) => report.problems.extend(problems),
         }
+    }
+    for index in 0..report.vms.len() {
+        let warnings = inspect::shared_disks(&report.vms[index].config, &report.vms);
+        report.vms[index].warnings.extend(warnings);
     }
     report
 }

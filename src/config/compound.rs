@@ -12,6 +12,12 @@ use crate::json::{Node, Value};
 /// A list.
 pub(super) struct List<T> {
     item: T,
+    limits: Limits,
+}
+
+/// What a list may be, whatever its items are.
+#[derive(Clone, Copy)]
+struct Limits {
     most: usize,
     /// An item may stand for a list of it alone; the list is not empty.
     or_one: bool,
@@ -21,17 +27,17 @@ pub(super) struct List<T> {
 
 /// A list of at most `most` items.
 pub(super) fn list<T: Type>(most: usize, item: T) -> List<T> {
-    List { item, most, or_one: false, distinct: false }
+    List { item, limits: Limits { most, or_one: false, distinct: false } }
 }
 
 /// An item or a list of 1 to `most`.
 pub(super) fn one_or_list<T: Type>(most: usize, item: T) -> List<T> {
-    List { or_one: true, ..list(most, item) }
+    List { item, limits: Limits { most, or_one: true, distinct: false } }
 }
 
 impl<T> List<T> {
     pub fn distinct(self) -> Self {
-        Self { distinct: true, ..self }
+        Self { limits: Limits { distinct: true, ..self.limits }, ..self }
     }
 }
 
@@ -40,6 +46,38 @@ impl<T: Type> Type for List<T> {
 
     /// Every wrong item is reported.
     fn read(&self, node: &Node, key: &str, report: &mut Report) -> Option<Self::Value> {
+        let items = self.limits.items(node, key, report)?;
+        let mut values = Vec::new();
+        let mut written = Vec::new();
+        for (key, item) in &items {
+            let Some(value) = self.item.read(item, key, report) else { continue };
+            if self.limits.distinct {
+                written.push((&**key, self.item.write(&value)));
+            }
+            values.push(value);
+        }
+        report_twins(&written, report);
+        (values.len() == items.len()).then_some(values)
+    }
+
+    fn write(&self, value: &Self::Value) -> Value<'static> {
+        value.iter().map(|value| self.item.write(value)).collect::<Vec<_>>().into()
+    }
+
+    fn form(&self) -> Form {
+        let Limits { most, or_one, distinct } = self.limits;
+        Form::List { item: Box::new(self.item.form()), most, or_one, distinct }
+    }
+}
+
+impl Limits {
+    /// The items at `key`, each with its own key.
+    fn items<'n, 'a>(
+        self,
+        node: &'n Node<'a>,
+        key: &str,
+        report: &mut Report,
+    ) -> Option<Vec<(String, &'n Node<'a>)>> {
         let wrong = match &node.value {
             Value::List(items) if items.is_empty() && self.or_one => {
                 VALUE.case("expected at least one item, found an empty list")
@@ -48,43 +86,29 @@ impl<T: Type> Type for List<T> {
                 let (found, most) = (items.len(), self.most);
                 VALUE.case(format!("has {found} items; at most {most} are possible"))
             }
-            Value::List(items) => return self.read_items(items, key, report),
-            _ if self.or_one => return Some(vec![self.item.read(node, key, report)?]),
+            Value::List(items) => {
+                let items = items.iter().enumerate();
+                let keyed = items.map(|(index, item)| (item_key(key, index), item));
+                let keyed: Vec<_> = keyed.collect();
+                for (key, item) in &keyed {
+                    report.found(key.clone(), item.position);
+                }
+                return Some(keyed);
+            }
+            _ if self.or_one => return Some(vec![(key.to_owned(), node)]),
             _ => mismatch("a list […]", node),
         };
         report.add(key, wrong);
         None
     }
-
-    fn write(&self, value: &Self::Value) -> Value<'static> {
-        value.iter().map(|value| self.item.write(value)).collect::<Vec<_>>().into()
-    }
-
-    fn form(&self) -> Form {
-        let Self { most, or_one, distinct, .. } = *self;
-        Form::List { item: Box::new(self.item.form()), most, or_one, distinct }
-    }
 }
 
-impl<T: Type> List<T> {
-    fn read_items(&self, items: &[Node], key: &str, report: &mut Report) -> Option<Vec<T::Value>> {
-        let mut values = Vec::new();
-        let mut seen = Vec::new();
-        for (index, item) in items.iter().enumerate() {
-            let key = item_key(key, index);
-            report.found(key.clone(), item.position);
-            let Some(value) = self.item.read(item, &key, report) else { continue };
-            if self.distinct {
-                // As a file has them, because that is one type.
-                let written = self.item.write(&value);
-                if seen.contains(&written) {
-                    report.add(&key, TWICE.case(format!("names {written} twice")));
-                }
-                seen.push(written);
-            }
-            values.push(value);
+/// Reports items that are there twice, by how a file has them.
+fn report_twins(written: &[(&str, Value)], report: &mut Report) {
+    for (index, (key, value)) in written.iter().enumerate() {
+        if written[..index].iter().any(|(_, before)| before == value) {
+            report.add(key, TWICE.case(format!("names {value} twice")));
         }
-        (values.len() == items.len()).then_some(values)
     }
 }
 

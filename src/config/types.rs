@@ -128,17 +128,8 @@ where
     type Value = T;
 
     fn parse(&self, node: &Node) -> Result<T, Diagnostic> {
-        let Self { min, max } = *self;
-        let expected = format!("a whole number from {min} to {max}");
-        match &node.value {
-            Value::Number(text) => text
-                .parse::<i64>()
-                .ok()
-                .filter(|value| (min.into()..=max.into()).contains(value))
-                .and_then(|value| T::try_from(value).ok())
-                .ok_or_else(|| VALUE.case(format!("expected {expected}, found {}", excerpt(text)))),
-            _ => Err(mismatch(&expected, node)),
-        }
+        let (min, max) = (self.min.into(), self.max.into());
+        T::try_from(integer(min, max, node)?).map_err(|_| not_in(min, max, node))
     }
 
     fn write(&self, value: &T) -> Value<'static> {
@@ -147,6 +138,22 @@ where
 
     fn form(&self) -> Form {
         Form::Integer { min: self.min.into(), max: self.max.into() }
+    }
+}
+
+fn integer(min: i64, max: i64, node: &Node) -> Result<i64, Diagnostic> {
+    match &node.value {
+        Value::Number(text) => text.parse().ok().filter(|value| (min..=max).contains(value)),
+        _ => None,
+    }
+    .ok_or_else(|| not_in(min, max, node))
+}
+
+fn not_in(min: i64, max: i64, node: &Node) -> Diagnostic {
+    let expected = format!("a whole number from {min} to {max}");
+    match &node.value {
+        Value::Number(text) => VALUE.case(format!("expected {expected}, found {}", excerpt(text))),
+        _ => mismatch(&expected, node),
     }
 }
 
@@ -162,30 +169,35 @@ impl<T: Words> Type for Word<T> {
     type Value = T;
 
     fn parse(&self, node: &Node) -> Result<T, Diagnostic> {
-        let words = T::WORDS.iter().map(|(word, _)| *word);
-        let expected = format!("one of \"{}\"", words.clone().collect::<Vec<_>>().join("\", \""));
-        let Value::String(text) = &node.value else {
-            return Err(mismatch(&expected, node));
-        };
-        if let Some((_, value)) = T::WORDS.iter().find(|(word, _)| word == text) {
-            return Ok(*value);
-        }
-        if let Some(named) = foreign::word(text) {
-            return Err(named);
-        }
-        let wrong = VALUE.case(format!("expected {expected}, found \"{}\"", excerpt(text)));
-        let near = nearest(text, words);
-        Err(wrong.cure_if(near.map(|near| format!("did you mean \"{near}\"?"))))
+        let index = one_of(T::WORDS, node)?;
+        Ok(T::VALUES[index])
     }
 
     fn write(&self, value: &T) -> Value<'static> {
-        let mut words = T::WORDS.iter();
-        words.find(|(_, of)| of == value).map_or("", |(word, _)| *word).into()
+        let index = T::VALUES.iter().position(|of| of == value);
+        index.map_or("", |index| T::WORDS[index]).into()
     }
 
     fn form(&self) -> Form {
-        Form::Word(T::WORDS.iter().map(|(word, _)| *word).collect())
+        Form::Word(T::WORDS.to_vec())
     }
+}
+
+/// Which of `words` it is.
+fn one_of(words: &[&str], node: &Node) -> Result<usize, Diagnostic> {
+    let expected = format!("one of \"{}\"", words.join("\", \""));
+    let Value::String(text) = &node.value else {
+        return Err(mismatch(&expected, node));
+    };
+    if let Some(index) = words.iter().position(|word| word == text) {
+        return Ok(index);
+    }
+    if let Some(named) = foreign::word(text) {
+        return Err(named);
+    }
+    let wrong = VALUE.case(format!("expected {expected}, found \"{}\"", excerpt(text)));
+    let near = nearest(text, words.iter().copied());
+    Err(wrong.cure_if(near.map(|near| format!("did you mean \"{near}\"?"))))
 }
 
 /// What is said of a string of one line.
@@ -243,23 +255,8 @@ impl<T> Type for Text<T> {
     type Value = T;
 
     fn parse(&self, node: &Node) -> Result<T, Diagnostic> {
-        let Value::String(text) = &node.value else {
-            return Err(mismatch("a string", node));
-        };
-        let (min, max) = self.form.bytes;
-        let wrong = if text.len() < min {
-            "must not be empty".to_owned()
-        } else if let Some(control) = text.chars().find(|c| c.is_control()) {
-            format!("must not have the control character {control:?}")
-        } else if text.len() > max {
-            format!("has {} bytes; at most {max} are possible", text.len())
-        } else {
-            match (self.parse)(text) {
-                Ok(value) => return Ok(value),
-                Err(wrong) => wrong,
-            }
-        };
-        Err(VALUE.case(format!("{wrong}, found \"{}\"", excerpt(text))))
+        let text = one_line(self.form.bytes, node)?;
+        (self.parse)(text).map_err(|wrong| found(&wrong, text))
     }
 
     fn write(&self, value: &T) -> Value<'static> {
@@ -269,4 +266,25 @@ impl<T> Type for Text<T> {
     fn form(&self) -> Form {
         Form::Text(self.form)
     }
+}
+
+/// A string of one line that has so many bytes.
+fn one_line<'n>((min, max): (usize, usize), node: &'n Node) -> Result<&'n str, Diagnostic> {
+    let Value::String(text) = &node.value else {
+        return Err(mismatch("a string", node));
+    };
+    let wrong = if text.len() < min {
+        "must not be empty".to_owned()
+    } else if let Some(control) = text.chars().find(|c| c.is_control()) {
+        format!("must not have the control character {control:?}")
+    } else if text.len() > max {
+        format!("has {} bytes; at most {max} are possible", text.len())
+    } else {
+        return Ok(text);
+    };
+    Err(found(&wrong, text))
+}
+
+fn found(wrong: &str, text: &str) -> Diagnostic {
+    VALUE.case(format!("{wrong}, found \"{}\"", excerpt(text)))
 }

@@ -5,8 +5,10 @@ use gunyah::Dialect;
 
 /// An enum whose values are words in a config.
 pub(super) trait Words: Copy + PartialEq + 'static {
-    /// Every word and its value.
-    const WORDS: &'static [(&'static str, Self)];
+    /// Every word.
+    const WORDS: &'static [&'static str];
+    /// The value of each.
+    const VALUES: &'static [Self];
 }
 
 /// Makes an enum of words, which are its [`Words`] too. With `or auto`, an `Option` of it has words: `auto`
@@ -16,15 +18,16 @@ macro_rules! config_words {
         config_words! { $(#[$about])* $name { $($(#[$meaning])* $value = $word,)* } }
 
         impl Words for Option<$name> {
-            const WORDS: &'static [(&'static str, Self)] =
-                &[("auto", None), $(($word, Some($name::$value))),*];
+            const WORDS: &'static [&'static str] = &["auto", $($word),*];
+            const VALUES: &'static [Self] = &[None, $(Some($name::$value)),*];
         }
     };
     ($(#[$about:meta])* $name:ident { $($(#[$meaning:meta])* $value:ident = $word:literal,)* }) => {
         crate::text::words! { $(#[$about])* $name { $($(#[$meaning])* $value = $word,)* } }
 
         impl Words for $name {
-            const WORDS: &'static [(&'static str, Self)] = &[$(($word, Self::$value)),*];
+            const WORDS: &'static [&'static str] = &[$($word),*];
+            const VALUES: &'static [Self] = &[$(Self::$value),*];
         }
     };
 }
@@ -45,18 +48,14 @@ config_words! {
 
 /// The dialects that a VM can run on, by the names that [`Dialect::name`] has.
 impl Words for Dialect {
-    const WORDS: &'static [(&'static str, Self)] = &[
-        ("lkml-base", Dialect::LkmlBase),
-        ("lkml", Dialect::Lkml),
-        ("ack61", Dialect::Ack61),
-        ("ack66", Dialect::Ack66),
-        ("ack612", Dialect::Ack612),
-    ];
+    const WORDS: &'static [&'static str] = &["lkml-base", "lkml", "ack61", "ack66", "ack612"];
+    const VALUES: &'static [Self] =
+        &[Self::LkmlBase, Self::Lkml, Self::Ack61, Self::Ack66, Self::Ack612];
 }
 
 /// The dialects that a VM can run on, older ones first.
 pub fn kernels() -> Vec<Dialect> {
-    Dialect::WORDS.iter().map(|(_, dialect)| *dialect).collect()
+    Dialect::VALUES.to_vec()
 }
 
 config_words! {

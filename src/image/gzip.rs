@@ -50,8 +50,8 @@ pub fn unpacked(packed: &[u8], most: u64) -> Result<Vec<u8>, Diagnostic> {
 }
 
 /// Unpacks a file piece by piece. Its faults do not name the file.
-pub struct Unpacker<R> {
-    source: BufReader<R>,
+pub struct Unpacker<'a> {
+    source: BufReader<Box<dyn Read + 'a>>,
     next: Next,
     inflater: Box<InflateState>,
     sum: Sum,
@@ -69,11 +69,11 @@ enum Next {
     Nothing,
 }
 
-impl<R: Read> Unpacker<R> {
+impl<'a> Unpacker<'a> {
     /// `source` stands at the file's first byte, and `size` is what its trailer says.
-    pub fn new(source: R, size: u64) -> Self {
+    pub fn new(source: impl Read + 'a, size: u64) -> Self {
         Self {
-            source: BufReader::with_capacity(CHUNK, source),
+            source: BufReader::with_capacity(CHUNK, Box::new(source)),
             next: Next::Header,
             inflater: InflateState::new_boxed(DataFormat::Raw),
             sum: Sum::new(),
@@ -231,7 +231,7 @@ impl<R: Read> Unpacker<R> {
 }
 
 /// Without the check of what follows the end.
-impl<R: Read> Read for Unpacker<R> {
+impl Read for Unpacker<'_> {
     fn read(&mut self, room: &mut [u8]) -> std::io::Result<usize> {
         self.next_bytes(room).map_err(|fault| std::io::Error::other(fault.to_string()))
     }

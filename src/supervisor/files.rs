@@ -140,14 +140,15 @@ fn renew(fleet: &mut Fleet, index: usize, file: ConfigFile, now: u64, out: &mut 
         }
     };
     vm.problems.clear();
-    let Some(old) = vm.config.replace(config.clone()) else {
+    let old = vm.config.replace(config);
+    let (Some(old), Some(config)) = (old, &vm.config) else {
         log::info!("{}: its file is good now", vm.name);
         vm.journal.add(now, "its file is good now");
         vm.begin_anew(now);
         out.publish_state(vm, now);
         return true;
     };
-    let changed = changed_keys(&old, &config);
+    let changed = changed_keys(&old, config);
     if !changed.is_empty() {
         let line = format!("changed, from its next start: {}", changed.join(", "));
         log::info!("{}: {line}", vm.name);

@@ -96,7 +96,7 @@ impl Spawner {
                 return errno as i32;
             }
             worker::run(Start {
-                config: config.clone(),
+                config,
                 setting,
                 channel: theirs,
                 console,

@@ -37,9 +37,9 @@ pub struct Setting {
 
 /// What a worker is started with.
 #[derive(Debug)]
-pub struct Start {
+pub struct Start<'a> {
     /// The VM.
-    pub config: VmConfig,
+    pub config: &'a VmConfig,
     /// What it shares with the others.
     pub setting: Setting,
     /// The worker's end of the channel: a SOCK_SEQPACKET pair, one JSON message a packet.
@@ -56,9 +56,9 @@ pub struct Start {
 
 /// Launches the VM and looks after it until it ends or is to stop; returns the exit code of the
 /// process. Called in the freshly forked, single-threaded child.
-pub fn run(start: Start) -> i32 {
+pub fn run(start: Start<'_>) -> i32 {
     let reporter = Reporter::new(start.channel);
-    let (config, confined) = (&start.config, start.setting.confined);
+    let (config, confined) = (start.config, start.setting.confined);
     // Before there is a VM: of a process that is killed the kernel closes the lowest fds first, and the
     // console's eventfd has to go before the VM's.
     let prepared = match config.vcpus.scheduling {
