@@ -56,6 +56,12 @@ pub fn run(verify: bool) -> Result<()> {
                 "sha256": sum,
             }));
         }
+        if architecture == Architecture::Aarch64 {
+            let bare = toolchain.build_without_devices(&tree::root(), &out.join("build"))?;
+            let size = fs::metadata(bare.join("gunyahd"))?.len();
+            println!("  gunyahd without the feature `devices` has {size} bytes");
+            hold(&toolchain.triple(), "gunyahd without devices", size)?;
+        }
         if verify {
             compare(&toolchain, &out, &vendor)?;
         }

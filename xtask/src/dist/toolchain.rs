@@ -15,9 +15,14 @@ use crate::tree;
 /// Android has hosts with 16 KiB pages; a segment must be aligned to a page.
 pub const PAGE_ALIGNMENT: u64 = 16 << 10;
 
-/// For programs of less than 1 MiB, which the linker checks: an address takes one instruction, not two. And
-/// functions begin and end by calls of code that they share.
-const TINY: &[&str] = &["-Ccode-model=tiny", "-Cllvm-args=-homogeneous-prolog-epilog"];
+/// For programs of less than 1 MiB, which the linker checks: an address takes one instruction, not two.
+/// Functions begin and end by calls of code that they share, and what many have in common is looked for three
+/// times.
+const TINY: &[&str] = &[
+    "-Ccode-model=tiny",
+    "-Cllvm-args=-homogeneous-prolog-epilog",
+    "-Cllvm-args=-machine-outliner-reruns=2",
+];
 
 /// A device's architecture, or that of a machine to try it on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,12 +135,18 @@ impl Toolchain {
 
     /// Builds the binaries of `packages`, a device's, from `sources`; returns their folder.
     pub fn build(&self, sources: &Path, target: &Path, packages: &[&str]) -> Result<PathBuf> {
-        self.build_with(self.flags(sources, TINY)?, sources, target, packages)
+        self.build_with(self.flags(sources, TINY)?, sources, target, packages, &[])
     }
 
-    /// The same for binaries of any size.
+    /// `gunyahd` without the feature `devices`, for its size.
+    pub fn build_without_devices(&self, sources: &Path, target: &Path) -> Result<PathBuf> {
+        let flags = self.flags(sources, TINY)?;
+        self.build_with(flags, sources, target, &["gunyahd"], &["--no-default-features"])
+    }
+
+    /// As [`Toolchain::build`], for binaries of any size.
     pub fn build_large(&self, sources: &Path, target: &Path, packages: &[&str]) -> Result<PathBuf> {
-        self.build_with(self.flags(sources, &[])?, sources, target, packages)
+        self.build_with(self.flags(sources, &[])?, sources, target, packages, &[])
     }
 
     fn build_with(
@@ -144,6 +155,7 @@ impl Toolchain {
         sources: &Path,
         target: &Path,
         packages: &[&str],
+        features: &[&str],
     ) -> Result<PathBuf> {
         let triple = self.triple();
         let mut command = match &self.kind {
@@ -157,7 +169,8 @@ impl Toolchain {
             .env("CARGO_TARGET_DIR", target)
             .env("RUSTFLAGS", flags.join(" "))
             .env_remove("CARGO_ENCODED_RUSTFLAGS")
-            .args(["build", "--release", "--locked", "--bins", "--target", &triple]);
+            .args(["build", "--release", "--locked", "--bins", "--target", &triple])
+            .args(features);
         for package in packages {
             command.args(["--package", package]);
         }
