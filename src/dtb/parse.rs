@@ -195,7 +195,6 @@ struct Reader<'a> {
 }
 
 /// A node whose end has not come yet.
-#[derive(Default)]
 struct Open {
     node: Node,
     path_len: usize,
@@ -250,7 +249,7 @@ impl Reader<'_> {
                 self.path()
             ));
         }
-        self.open.push(Open { node: Node::new(&name), path_len, ..Open::default() });
+        self.open.push(Open { node: Node::new(&name), path_len });
         Ok(())
     }
 
