@@ -195,7 +195,6 @@ struct Reader<'a> {
 }
 
 /// A node whose end has not come yet.
-#[derive(Default)]
 struct Open {
     node: Node,
     path_len: usize,
