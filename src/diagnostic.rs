@@ -77,40 +77,68 @@ words! {
 /// What can be wrong, without the values of a case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kind {
-    /// Never changes its meaning: `dtb-no-chosen`.
-    pub name: &'static str,
+    /// Name, summary, cause and cure, with a NUL between them: hundreds of kinds have one pointer each.
+    texts: &'static str,
     /// The step that finds it.
     pub step: Step,
     /// Whether it stops the launch.
     pub severity: Severity,
     /// What START would answer, for a fault found before it.
     pub start_answers: Option<Errno>,
-    /// What is wrong, in a sentence without values.
-    pub summary: &'static str,
-    /// The likely cause; may be empty where the summary says it all.
-    pub cause: &'static str,
-    /// What to do.
-    pub cure: &'static str,
 }
 
 impl Kind {
+    /// Made by [`kinds!`].
+    pub(crate) const fn new(
+        texts: &'static str,
+        step: Step,
+        severity: Severity,
+        start_answers: Option<Errno>,
+    ) -> Self {
+        Self { texts, step, severity, start_answers }
+    }
+
+    fn text(&self, index: usize) -> &'static str {
+        self.texts.split('\0').nth(index).unwrap_or_default()
+    }
+
+    /// Never changes its meaning: `dtb-no-chosen`.
+    pub fn name(&self) -> &'static str {
+        self.text(0)
+    }
+
+    /// What is wrong, in a sentence without values.
+    pub fn summary(&self) -> &'static str {
+        self.text(1)
+    }
+
+    /// The likely cause; may be empty where the summary says it all.
+    pub fn cause(&self) -> &'static str {
+        self.text(2)
+    }
+
+    /// What to do.
+    pub fn cure(&self) -> &'static str {
+        self.text(3)
+    }
+
     /// `what` with the name behind it: for a state's reason, which is brief.
     pub fn names(&self, what: impl fmt::Display) -> String {
-        format!("{what} [{}]", self.name)
+        format!("{what} [{}]", self.name())
     }
 
     /// A case of it.
     pub fn case(&self, what: impl Into<String>) -> Diagnostic {
         Diagnostic(Box::new(Details {
-            name: self.name.into(),
+            name: self.name().into(),
             severity: self.severity,
             step: self.step,
             place: None,
             what: what.into(),
             errno: None,
             start_answers: self.start_answers.map(|errno| errno as i32),
-            cause: self.cause.into(),
-            cure: self.cure.into(),
+            cause: self.cause().into(),
+            cure: self.cure().into(),
             lasting: matches!(self.step, Step::Config | Step::Images | Step::Plan),
         }))
     }
@@ -132,14 +160,16 @@ macro_rules! kinds {
     ($($constant:ident: $severity:ident $name:literal in $step:ident $(, START answers $errno:ident)? {
         $summary:expr, $(cause: $cause:expr,)? cure: $cure:expr $(,)?
     })*) => {
-        $(pub(crate) static $constant: $crate::diagnostic::Kind = $crate::diagnostic::Kind {
-            name: $name,
-            step: $crate::diagnostic::Step::$step,
-            severity: $crate::diagnostic::Severity::$severity,
-            start_answers: $crate::diagnostic::kinds!(@errno $($errno)?),
-            summary: $summary,
-            cause: $crate::diagnostic::kinds!(@cause $($cause)?),
-            cure: $cure,
+        $(pub(crate) static $constant: $crate::diagnostic::Kind = {
+            const TEXTS: [&str; 4] =
+                [$name, $summary, $crate::diagnostic::kinds!(@cause $($cause)?), $cure];
+            const JOINED: [u8; $crate::text::joined_len(TEXTS)] = $crate::text::joined(TEXTS);
+            $crate::diagnostic::Kind::new(
+                $crate::text::utf8(&JOINED),
+                $crate::diagnostic::Step::$step,
+                $crate::diagnostic::Severity::$severity,
+                $crate::diagnostic::kinds!(@errno $($errno)?),
+            )
         };)*
         /// Every kind that this file declares.
         pub(crate) const KINDS: &[&$crate::diagnostic::Kind] = &[$(&$constant),*];

@@ -41,11 +41,11 @@ pub fn explain(name: &str) -> Result<String, String> {
     // As it is copied from a message.
     let name = name.trim_matches(['[', ']']);
     let kinds = kinds();
-    if let Some(kind) = kinds.iter().find(|kind| kind.name == name) {
+    if let Some(kind) = kinds.iter().find(|kind| kind.name() == name) {
         return Ok(entry(kind));
     }
     let near: Vec<&str> =
-        kinds.iter().map(|kind| kind.name).filter(|known| known.contains(name)).collect();
+        kinds.iter().map(|kind| kind.name()).filter(|known| known.contains(name)).collect();
     let hint = match near.is_empty() {
         true => "`gunyahd explain` lists all names".to_owned(),
         false => format!("did you mean {}?", near.join(", ")),
@@ -56,19 +56,19 @@ pub fn explain(name: &str) -> Result<String, String> {
 /// All names with their summaries, a line each.
 pub fn list() -> String {
     let kinds = kinds();
-    let width = kinds.iter().map(|kind| kind.name.len()).max().unwrap_or(0);
-    kinds.iter().map(|kind| format!("{:width$}  {}\n", kind.name, kind.summary)).collect()
+    let width = kinds.iter().map(|kind| kind.name().len()).max().unwrap_or(0);
+    kinds.iter().map(|kind| format!("{:width$}  {}\n", kind.name(), kind.summary())).collect()
 }
 
 fn entry(kind: &Kind) -> String {
-    let mut text = format!("{}: {} of step {}\n\n", kind.name, kind.severity, kind.step);
-    let _ = writeln!(text, "  {}", kind.summary);
+    let mut text = format!("{}: {} of step {}\n\n", kind.name(), kind.severity, kind.step);
+    let _ = writeln!(text, "  {}", kind.summary());
     if let Some(errno) = kind.start_answers {
         let _ = writeln!(text, "  START would answer: {errno:?}");
     }
-    if !kind.cause.is_empty() {
-        let _ = writeln!(text, "  likely cause: {}", kind.cause);
+    if !kind.cause().is_empty() {
+        let _ = writeln!(text, "  likely cause: {}", kind.cause());
     }
-    let _ = writeln!(text, "  cure: {}", kind.cure);
+    let _ = writeln!(text, "  cure: {}", kind.cure());
     text
 }

@@ -32,6 +32,7 @@ pub mod json;
 pub mod launch;
 pub mod layout;
 pub mod memory;
+mod mpsc;
 pub mod plan;
 mod process;
 pub mod status;

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Calls on this process and its children that nix has not, or not for Android: fork, pidfds, inherited
-//! and received fds. What is `unsafe` about them is here.
+//! Calls on this process and its children that nix has not, or not for Android: fork, threads, pidfds,
+//! inherited and received fds. What is `unsafe` about them is here.
 
 use std::io::IoSliceMut;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::thread::{Builder, JoinHandle};
 
 use nix::cmsg_space;
 use nix::errno::Errno;
@@ -34,6 +35,17 @@ pub fn fork(child: impl FnOnce() -> i32) -> Result<Pid, Errno> {
             unsafe { libc::_exit(code) }
         }
     }
+}
+
+/// A thread with this name, of which the kernel keeps 15 bytes. The one call of std's for all threads, because
+/// it is in the program once for each type of closure.
+pub fn thread(
+    name: String,
+    stack: usize,
+    run: Box<dyn FnOnce() + Send>,
+) -> Result<JoinHandle<()>, Errno> {
+    let made = Builder::new().name(name).stack_size(stack).spawn(run);
+    made.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EAGAIN)))
 }
 
 /// An fd that is readable once `pid`, a child not waited for, is dead.

@@ -53,10 +53,10 @@ fn page() -> String {
         let _ = writeln!(
             page,
             "| `{}` | {warning}{}{answers} | {} | {} |",
-            kind.name,
-            cell(kind.summary),
-            cell(kind.cause),
-            cell(kind.cure)
+            kind.name(),
+            cell(kind.summary()),
+            cell(kind.cause()),
+            cell(kind.cure())
         );
     }
     page
@@ -84,17 +84,17 @@ fn the_page_has_every_kind_as_the_program_has_it() {
 fn names_are_unique_plain_and_whole() {
     let mut names = BTreeSet::new();
     for kind in explain::kinds() {
-        let name = kind.name;
+        let name = kind.name();
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         assert!(name.chars().all(plain) && name.contains('-'), "{name}");
         assert!(names.insert(name), "{name} stands twice");
-        assert!(!kind.summary.is_empty(), "{name} says nothing");
-        assert!(!kind.cure.is_empty(), "{name} has no cure");
-        for text in [kind.summary, kind.cause, kind.cure] {
+        assert!(!kind.summary().is_empty(), "{name} says nothing");
+        assert!(!kind.cure().is_empty(), "{name} has no cure");
+        for text in [kind.summary(), kind.cause(), kind.cure()] {
             assert!(!text.ends_with('.') && !text.contains('\n'), "{name}: {text}");
         }
         let entry = explain::explain(name).unwrap();
-        assert!(entry.starts_with(name) && entry.contains(kind.cure), "{entry}");
+        assert!(entry.starts_with(name) && entry.contains(kind.cure()), "{entry}");
     }
     assert!(names.len() > 100, "{}", names.len());
 }
@@ -136,7 +136,7 @@ fn a_test_raises_each_kind() {
     let code = test_code();
     let part_of_a_name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     let words: BTreeSet<&str> = code.split(|c| !part_of_a_name(c)).collect();
-    let names = explain::kinds().into_iter().map(|kind| kind.name);
+    let names = explain::kinds().into_iter().map(|kind| kind.name());
     let missing: Vec<&str> = names.filter(|name| !words.contains(name)).collect();
     assert_eq!(missing, Vec::<&str>::new(), "no test names these");
 }

@@ -2,7 +2,9 @@
 //! What is done with bytes that nobody has vouched for: one function a parser. None may panic, and
 //! what they take must survive a round trip.
 
+mod backend;
 mod devices;
+mod net;
 mod queue;
 mod seeds;
 mod targets;
@@ -20,7 +22,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 14] = [
     Target { name: "config", feed: targets::config },
     Target { name: "dtb", feed: targets::dtb },
     Target { name: "image", feed: targets::image },
@@ -33,4 +35,6 @@ pub const TARGETS: [Target; 12] = [
     Target { name: "queue", feed: queue::queue },
     Target { name: "disk", feed: devices::disk },
     Target { name: "virtio-console", feed: devices::console },
+    Target { name: "net", feed: net::net },
+    Target { name: "vhost-user", feed: backend::answers },
 ];

@@ -48,6 +48,8 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
         "queue" => crate::queue::seeds(),
         "disk" => crate::devices::disk_seeds(),
         "virtio-console" => crate::devices::console_seeds(),
+        "net" => crate::net::seeds(),
+        "vhost-user" => crate::backend::seeds(),
         "vcpu-run" => [EXIT_MMIO, EXIT_STATUS, EXIT_PAGE_FAULT].into_iter().map(page).collect(),
         _ => Vec::new(),
     }

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One VM: its files' headers, its plan and its devicetree, as a launch would have them.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use gunyah::Dialect;
 
 use super::{guest, Options, VmReport};
-use crate::config::{self, VmConfig, VmName};
+use crate::config::{self, HugePages, VmConfig, VmName};
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::dtb::{self, Devicetree, Seeds};
 use crate::image::Images;
@@ -47,7 +46,7 @@ const ORDER: [Dialect; 5] =
 /// All that can be known of a VM, and all that is wrong with it.
 pub(super) fn vm(config: VmConfig, options: &Options) -> (VmReport, Vec<Diagnostic>) {
     let mut report = VmReport {
-        huge_pages: BTreeMap::new(),
+        huge_pages: HugePages::default(),
         reserve: 0,
         kernels: Vec::new(),
         plan: None,
@@ -248,7 +247,7 @@ pub(super) fn shared_disks<'a>(
 }
 
 /// What a VM that is started at boot waits for until somebody starts it.
-pub(super) fn waits(config: &VmConfig, asleep: &BTreeSet<VmName>) -> Vec<Diagnostic> {
+pub(super) fn waits(config: &VmConfig, asleep: &[VmName]) -> Vec<Diagnostic> {
     let after = config.start.after.iter().enumerate();
     after
         .filter(|(_, wanted)| config.autostart && asleep.contains(&wanted.vm))

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The report for machines: sizes in bytes, addresses as in a config.
 
-use std::collections::BTreeMap;
-
 use gunyah::Dialect;
 use nix::errno::Errno;
 
@@ -20,6 +18,7 @@ const VERSION: u32 = 2;
 pub(super) fn report(report: &Report, dtb: bool) -> Value<'_> {
     let Report { host, .. } = report;
     let root = report.root.as_ref().map_or("/".into(), |root| root.display().to_string());
+    let sums = report.huge_pages();
     let vms: Vec<Value> = report.vms.iter().map(|vm| of_vm(vm, dtb)).collect();
     object(vec![
         ("version", VERSION.into()),
@@ -36,9 +35,10 @@ pub(super) fn report(report: &Report, dtb: bool) -> Value<'_> {
         ("vms", vms.into()),
         (
             "huge_pages",
-            pages(&report.huge_pages(), |pages| {
-                vec![("pages", pages.all.into()), ("autostart_pages", pages.autostart.into())]
-            }),
+            pages(sums.all.iter().map(|(size, all)| {
+                let autostart = sums.autostart.of(size);
+                (size, vec![("pages", all.into()), ("autostart_pages", autostart.into())])
+            })),
         ),
         (
             "reserve",
@@ -54,14 +54,9 @@ pub(super) fn report(report: &Report, dtb: bool) -> Value<'_> {
 }
 
 /// Huge pages by their size.
-fn pages<T>(
-    pages: &BTreeMap<u64, T>,
-    of: impl Fn(&T) -> Vec<(&'static str, Value<'static>)>,
-) -> Value<'static> {
-    let row = |(size, pages): (&u64, &T)| {
-        object([vec![("page_size", (*size).into())], of(pages)].concat())
-    };
-    pages.iter().map(row).collect::<Vec<_>>().into()
+fn pages(rows: impl Iterator<Item = (u64, Vec<(&'static str, Value<'static>)>)>) -> Value<'static> {
+    let row = |(size, pages)| object([vec![("page_size", u64::into(size))], pages].concat());
+    rows.map(row).collect::<Vec<_>>().into()
 }
 
 fn of_diagnostics(all: &[Diagnostic]) -> Value<'_> {
@@ -95,7 +90,10 @@ fn of_vm(vm: &VmReport, dtb: bool) -> Value<'_> {
         ("launchable", vm.plan.is_some().into()),
         ("kernels", vm.kernels.iter().map(of_kernel).collect::<Vec<_>>().into()),
         ("config", render(&vm.config)),
-        ("huge_pages", pages(&vm.huge_pages, |pages| vec![("pages", (*pages).into())])),
+        (
+            "huge_pages",
+            pages(vm.huge_pages.iter().map(|(size, pages)| (size, vec![("pages", pages.into())]))),
+        ),
         ("reserve_folios", vm.reserve.into()),
         ("warnings", of_diagnostics(&vm.warnings)),
         ("plan", vm.plan.as_ref().map(|plan| of_plan(vm, plan)).into()),

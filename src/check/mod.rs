@@ -16,13 +16,12 @@ mod text;
 
 pub(crate) use json::members as diagnostic_json;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::path::PathBuf;
 
 use gunyah::Dialect;
 
-use crate::config::{kernels, load_paths, VmConfig, VmName};
+use crate::config::{kernels, load_paths, HugePages, VmConfig, VmName};
 use crate::diagnostic::{Diagnostic, Kind};
 use crate::plan::{Host, LaunchPlan};
 
@@ -89,24 +88,24 @@ pub struct VmReport {
     /// Warnings, which do not stop a launch.
     pub warnings: Vec<Diagnostic>,
     /// Huge pages that its first choice of backing takes from the pools, by page size in bytes.
-    pub huge_pages: BTreeMap<u64, u64>,
+    pub huge_pages: HugePages,
     /// Folios that it takes of the reserve on a kernel where it can be launched and that is its first choice.
     pub reserve: u64,
 }
 
-/// Huge pages of one size that all VMs take.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct HugePages {
+/// Pages that VMs take.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sums<T> {
     /// Pages of all VMs.
-    pub all: u64,
+    pub all: T,
     /// Pages of those with `autostart`.
-    pub autostart: u64,
+    pub autostart: T,
 }
 
 impl Report {
     /// Folios that all VMs take of the reserve together.
-    pub fn reserve(&self) -> HugePages {
-        let mut sum = HugePages::default();
+    pub fn reserve(&self) -> Sums<u64> {
+        let mut sum = Sums::<u64>::default();
         for vm in &self.vms {
             sum.all = sum.all.saturating_add(vm.reserve);
             if vm.config.autostart {
@@ -116,15 +115,14 @@ impl Report {
         sum
     }
 
-    /// Huge pages that all VMs take together, by page size in bytes.
-    pub fn huge_pages(&self) -> BTreeMap<u64, HugePages> {
-        let mut sums: BTreeMap<u64, HugePages> = BTreeMap::new();
+    /// Huge pages that all VMs take together.
+    pub fn huge_pages(&self) -> Sums<HugePages> {
+        let mut sums = Sums::<HugePages>::default();
         for vm in &self.vms {
-            for (size, pages) in &vm.huge_pages {
-                let sum = sums.entry(*size).or_default();
-                sum.all = sum.all.saturating_add(*pages);
+            for (size, pages) in vm.huge_pages.iter() {
+                sums.all.add(size, pages);
                 if vm.config.autostart {
-                    sum.autostart = sum.autostart.saturating_add(*pages);
+                    sums.autostart.add(size, pages);
                 }
             }
         }
@@ -135,7 +133,7 @@ impl Report {
 /// Checks without printing.
 pub fn check(options: &Options) -> Report {
     let set = load_paths(&options.paths);
-    let asleep: BTreeSet<VmName> =
+    let asleep: Vec<VmName> =
         set.good().filter(|config| !config.autostart).map(|config| config.name.clone()).collect();
     let all: Vec<VmConfig> =
         set.good().filter(|config| !config.disks.is_empty()).cloned().collect();

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use super::inspect;
 use super::map::map;
-use super::{HugePages, Report, VmReport};
+use super::{Report, Sums, VmReport};
 use crate::plan::{Host, LaunchPlan};
 use crate::text::{printable, Count, Size};
 
@@ -104,17 +104,18 @@ fn summary(report: &Report) -> String {
     };
     line(&mut out, format!("files looked for below: {root}"));
     let sums = report.huge_pages();
-    if sums.is_empty() {
+    if sums.all.is_empty() {
         line(&mut out, "huge pages needed in all: none");
     }
-    for (size, HugePages { all, autostart }) in sums {
+    for (size, all) in sums.all.iter() {
+        let autostart = sums.autostart.of(size);
         let (page, sum) = (Size(size), Size(all.saturating_mul(size)));
         line(
             &mut out,
             format!("huge pages needed in all: {all} of {page:#} ({sum:#}), {autostart} of them by VMs started at boot"),
         );
     }
-    let HugePages { all, autostart } = report.reserve();
+    let Sums { all, autostart } = report.reserve();
     if all > 0 {
         let sum = Size(all.saturating_mul(thp_page));
         let folio = Size(thp_page);

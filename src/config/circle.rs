@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! VMs that wait for each other.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
 use super::names::Dependency;
 
@@ -11,7 +11,7 @@ pub(super) fn circle<'a>(
     start: &'a str,
     after: impl Fn(&str) -> &'a [Dependency],
 ) -> Option<Vec<&'a str>> {
-    let mut seen = BTreeSet::new();
+    let mut seen = Vec::new();
     let mut ways = VecDeque::from([vec![start]]);
     while let Some(way) = ways.pop_front() {
         let last = way[way.len() - 1];
@@ -20,7 +20,8 @@ pub(super) fn circle<'a>(
             if next == start && last != start {
                 return Some(way);
             }
-            if next != start && seen.insert(next) {
+            if next != start && !seen.contains(&next) {
+                seen.push(next);
                 ways.push_back(way);
             }
         }

@@ -35,10 +35,7 @@ impl<T> List<T> {
     }
 }
 
-impl<T: Type> Type for List<T>
-where
-    T::Value: PartialEq,
-{
+impl<T: Type> Type for List<T> {
     type Value = Vec<T::Value>;
 
     /// Every wrong item is reported.
@@ -69,23 +66,25 @@ where
     }
 }
 
-impl<T: Type> List<T>
-where
-    T::Value: PartialEq,
-{
+impl<T: Type> List<T> {
     fn read_items(&self, items: &[Node], key: &str, report: &mut Report) -> Option<Vec<T::Value>> {
         let mut values = Vec::new();
+        let mut seen = Vec::new();
         for (index, item) in items.iter().enumerate() {
             let key = item_key(key, index);
             report.found(key.clone(), item.position);
-            let value = self.item.read(item, &key, report);
-            if let (Some(again), true) = (&value, self.distinct && values.contains(&value)) {
-                let what = format!("names {} twice", self.item.write(again));
-                report.add(&key, TWICE.case(what));
+            let Some(value) = self.item.read(item, &key, report) else { continue };
+            if self.distinct {
+                // As a file has them, because that is one type.
+                let written = self.item.write(&value);
+                if seen.contains(&written) {
+                    report.add(&key, TWICE.case(format!("names {written} twice")));
+                }
+                seen.push(written);
             }
             values.push(value);
         }
-        values.into_iter().collect()
+        (values.len() == items.len()).then_some(values)
     }
 }
 

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The keys of one object: which are known, which are given twice.
 
-use std::collections::BTreeMap;
-
 use super::foreign;
 use super::report::Report;
 use super::sections::SECTIONS;
@@ -16,17 +14,21 @@ kinds! {
         "a key does not exist",
         cure: "docs/config.md lists every key",
     }
+    MISSING: Error "config-missing" in Config {
+        "a key that has no default is missing",
+        cure: "add the key",
+    }
     TWICE: Error "config-twice" in Config {
         "a key or a word is given twice",
         cure: "remove one of them",
     }
 }
 
-/// The keys of one object, sorted.
+/// The keys of one object.
 pub(super) struct Keys<'a> {
     path: String,
-    /// Those that do not exist are among them.
-    members: BTreeMap<&'a str, &'a Member<'a>>,
+    /// Sorted. Those that do not exist are among them.
+    members: Vec<&'a Member<'a>>,
 }
 
 impl<'a> Keys<'a> {
@@ -36,17 +38,19 @@ impl<'a> Keys<'a> {
             report.add(path, mismatch("an object {…}", node));
             return None;
         };
-        let mut keys = Self { path: path.to_owned(), members: BTreeMap::new() };
+        let mut keys = Self { path: path.to_owned(), members: members.iter().collect() };
+        // Stable: of two of one key, the first stays the first.
+        keys.members.sort_by_key(|member| &*member.key);
         for member in members {
             let key = &*member.key;
             let full = keys.path_of(&excerpt(key));
-            if let Some(first) = keys.members.get(key) {
-                let Position { line, column } = first.position;
+            let first = keys.member(key).map_or(member.position, |first| first.position);
+            if first != member.position {
+                let Position { line, column } = first;
                 let twice = TWICE.case(format!("given twice, first at {line}:{column}"));
                 report.add_at(member.position, &full, twice);
                 continue;
             }
-            keys.members.insert(key, member);
             if known.contains(&key) {
                 report.found(full, member.position);
                 continue;
@@ -68,6 +72,11 @@ impl<'a> Keys<'a> {
         join(&self.path, key)
     }
 
+    /// Reports that the file lacks a key.
+    pub fn missing(&self, key: &str, report: &mut Report) {
+        report.add(&self.path_of(key), MISSING.case("missing, and it has no default"));
+    }
+
     /// Adds mistakes of keys to the report.
     pub fn add_all(
         &self,
@@ -81,7 +90,13 @@ impl<'a> Keys<'a> {
 
     /// The value of `key`, if the file has it.
     pub fn get(&self, key: &str) -> Option<&'a Node<'a>> {
-        self.members.get(key).map(|member| &member.value)
+        self.member(key).map(|member| &member.value)
+    }
+
+    /// The first of this key.
+    fn member(&self, key: &str) -> Option<&'a Member<'a>> {
+        let at = self.members.partition_point(|member| *member.key < *key);
+        self.members.get(at).filter(|member| member.key == key).copied()
     }
 }
 

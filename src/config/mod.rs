@@ -14,6 +14,7 @@
 //! words       values given by a word: backing, access, scheduling
 //! keys        the keys of one object: unknown, given twice
 //! rules       what several keys of one file must keep together
+//! pages       huge pages by their size
 //! report      the mistakes of one file and the places of its keys
 //! render      VmConfig -> JSON, and how two configs differ
 //! ```
@@ -25,6 +26,7 @@ mod keys;
 mod load;
 mod measures;
 mod names;
+mod pages;
 mod render;
 mod report;
 mod rules;
@@ -44,6 +46,7 @@ pub use types::{Form, TextForm};
 
 pub use load::{load, parse};
 pub use names::{Dependency, Mac, Permissions, VmName};
+pub use pages::HugePages;
 pub use render::{changed_keys, render};
 pub use report::Places;
 pub use sections::*;
@@ -64,6 +67,5 @@ pub(crate) const KINDS: &[&[&Kind]] = &[
     report::KINDS,
     rules::KINDS,
     set::KINDS,
-    table::KINDS,
     types::KINDS,
 ];

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The mistakes of one file, collected while it is read, and where its keys stand.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::diagnostic::{kinds, Diagnostic, Place};
@@ -17,9 +16,9 @@ kinds! {
     }
 }
 
-/// Where the keys of a file stand, by their path: `memory.size`, `regions[1].label`.
+/// Where the keys of a file stand, by their path, in its order: `memory.size`, `regions[1].label`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Places(BTreeMap<String, Position>);
+pub struct Places(Vec<(String, Position)>);
 
 impl Places {
     /// The position of `key`, or of the nearest key above it that the file has (`memory` for an absent
@@ -27,7 +26,7 @@ impl Places {
     fn of(&self, key: &str) -> Position {
         let mut key = key;
         loop {
-            if let Some(position) = self.0.get(key) {
+            if let Some((_, position)) = self.0.iter().find(|(path, _)| path == key) {
                 return *position;
             }
             match key.rfind(['.', '[']) {
@@ -68,12 +67,13 @@ impl Report {
 
     /// Notes where a key stands.
     pub fn found(&mut self, key: String, position: Position) {
-        self.places.0.insert(key, position);
+        self.places.0.push((key, position));
     }
 
     /// Adds a mistake of `key`.
     pub fn add(&mut self, key: &str, mistake: Diagnostic) {
-        self.add_at(self.places.of(key), key, mistake);
+        let position = if self.is_full() { Position::WHOLE } else { self.places.of(key) };
+        self.add_at(position, key, mistake);
     }
 
     /// Adds a mistake of `key` that is elsewhere than the key.

@@ -5,7 +5,6 @@
 //! A row is `key: Rust type = presence and type in the file, what the key says`. Limits are those of
 //! the type; what several keys must keep together is a rule of [`super::rules`].
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use super::names::{
     dependency, interface, mac, name, permissions, property_name, Dependency, Mac, Permissions,
     VmName,
 };
+use super::pages::HugePages;
 use super::report::{Places, Report};
 use super::rules;
 use super::table::{bare, key, optional, or, or_empty, required, section, Row, Section};
@@ -27,7 +27,7 @@ use super::words::{
     Transport,
 };
 use crate::diagnostic::{Diagnostic, Place};
-use crate::json::{object, Value};
+use crate::json::{present, Value};
 use crate::layout::{
     ADDRESS_END, FIRMWARE_BASE, FIRMWARE_SIZE, MEMORY_ALIGN, MEMORY_BASE, PAGE, SERIAL_BASE, SPIS,
 };
@@ -473,7 +473,7 @@ impl VmConfig {
     /// Pages that its regions take of the pools, by page size in bytes, where each gets the backing that
     /// it would like best; `auto` counts as `hugetlb`. `huge_page`: the size where the file names none. With a
     /// pool for devices where the driver `lends`.
-    pub fn huge_pages(&self, huge_page: u64, lends: bool) -> BTreeMap<u64, u64> {
+    pub fn huge_pages(&self, huge_page: u64, lends: bool) -> HugePages {
         let memory = &self.memory;
         let main = (memory.size, memory.page_size, memory.backing.first());
         let further = self
@@ -482,13 +482,13 @@ impl VmConfig {
             .map(|region| (region.size, region.page_size, region.backing.first()));
         let pool =
             self.pool_size(lends).map(|size| (size, memory.page_size, memory.backing.first()));
-        let mut pages = BTreeMap::new();
+        let mut pages = HugePages::default();
         for (size, page_size, backing) in std::iter::once(main).chain(further).chain(pool) {
             let page = page_size.unwrap_or(huge_page);
             // What is left over is made of base pages.
             let pool = matches!(backing, Some(None | Some(Backing::Hugetlb)));
             if pool && size >= page {
-                *pages.entry(page).or_insert(0) += size / page;
+                pages.add(page, size / page);
             }
         }
         pages

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! All files of a host: every `*.json` of the directories, and what the files must keep together.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -108,20 +107,20 @@ impl ConfigSet {
 /// Reads all `*.json` of some directories and checks them together. `known` are the VMs that files
 /// described before: a file that has mistakes now still belongs to its VM, and the names of VMs in a
 /// directory that cannot be read are taken.
-pub fn load_dirs(directories: &[PathBuf], known: &BTreeMap<PathBuf, VmName>) -> ConfigSet {
+pub fn load_dirs(directories: &[PathBuf], known: &[(PathBuf, VmName)]) -> ConfigSet {
     load_all(directories, |_| true, known)
 }
 
 /// Reads files and directories and checks them together. Where only files are given, a VM that none of
 /// them describes may have another file, so waiting for it is not a mistake.
 pub fn load_paths(given: &[PathBuf]) -> ConfigSet {
-    load_all(given, Path::is_dir, &BTreeMap::new())
+    load_all(given, Path::is_dir, &[])
 }
 
 fn load_all(
     given: &[PathBuf],
     is_directory: impl Fn(&Path) -> bool,
-    known: &BTreeMap<PathBuf, VmName>,
+    known: &[(PathBuf, VmName)],
 ) -> ConfigSet {
     let mut set = ConfigSet::default();
     let mut paths = Vec::new();
@@ -137,12 +136,17 @@ fn load_all(
     // A VM that no file describes may be in a directory that could not be read.
     whole &= set.problems.is_empty();
     // The same file by two ways is one file.
-    let mut seen = BTreeSet::new();
-    paths.retain(|path| seen.insert(fs::canonicalize(path).unwrap_or_else(|_| path.clone())));
+    let mut seen = Vec::new();
+    paths.retain(|path| {
+        let real = fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+        let new = !seen.contains(&real);
+        seen.push(real);
+        new
+    });
 
     let mut names = Names::default();
     for (path, vm) in known.iter().filter(|(path, _)| set.is_unread(path)) {
-        names.0.insert(vm.clone(), path.display().to_string());
+        names.take(vm, path.display().to_string());
     }
     set.files = names.give(paths.into_iter().map(Loaded::read).collect(), known);
     refuse_waits(&mut set.files, whole);
@@ -188,32 +192,31 @@ impl Loaded {
 
 /// The names that are taken, each with the place that has it.
 #[derive(Default)]
-struct Names(BTreeMap<VmName, String>);
+struct Names(Vec<(VmName, String)>);
 
 impl Names {
     /// Gives each file a name of its own. The first good file with a name keeps it, a later one is
     /// refused. A file with mistakes keeps the name that it had before, or else has the one that it
     /// says, or else one made of its path.
-    fn give(
-        mut self,
-        mut loaded: Vec<Loaded>,
-        known: &BTreeMap<PathBuf, VmName>,
-    ) -> Vec<ConfigFile> {
+    fn give(mut self, mut loaded: Vec<Loaded>, known: &[(PathBuf, VmName)]) -> Vec<ConfigFile> {
         for file in &mut loaded {
             let Ok(config) = &file.config else { continue };
             let place = config.place("name");
-            if let Some(owner) = self.0.get(&config.name) {
+            if let Some(owner) = self.owner(&config.name) {
                 let what = format!("\"{}\" is the name of another VM, in {owner}", config.name);
                 file.config = Err(vec![NAME_TAKEN.case(what).at(place)]);
                 continue;
             }
             let Place { line, column, .. } = place;
             let owner = format!("{}:{line}:{column}", file.path.display());
-            self.0.insert(config.name.clone(), owner);
+            self.take(&config.name, owner);
             file.vm = Some(config.name.clone());
         }
         for file in &mut loaded {
-            self.claim(file, known.get(&file.path).cloned());
+            self.claim(
+                file,
+                known.iter().find(|(path, _)| *path == file.path).map(|(_, vm)| vm.clone()),
+            );
         }
         for file in &mut loaded {
             self.claim(file, file.said.clone());
@@ -225,12 +228,21 @@ impl Names {
         loaded.into_iter().filter_map(named).collect()
     }
 
+    /// The place that has a name.
+    fn owner(&self, name: &VmName) -> Option<&str> {
+        self.0.iter().find(|(taken, _)| taken == name).map(|(_, place)| &**place)
+    }
+
+    fn take(&mut self, name: &VmName, place: String) {
+        self.0.push((name.clone(), place));
+    }
+
     /// Gives a file without a name this one, if it is free.
     fn claim(&mut self, file: &mut Loaded, name: Option<VmName>) {
-        let Some(name) = name.filter(|name| file.vm.is_none() && !self.0.contains_key(name)) else {
+        let Some(name) = name.filter(|name| file.vm.is_none() && self.owner(name).is_none()) else {
             return;
         };
-        self.0.insert(name.clone(), file.path.display().to_string());
+        self.take(&name, file.path.display().to_string());
         file.vm = Some(name);
     }
 
@@ -250,7 +262,7 @@ impl Names {
         std::iter::once(text.clone())
             .chain(numbered)
             .filter_map(|text| VmName::new(&text))
-            .find(|name| !self.0.contains_key(name))
+            .find(|name| self.owner(name).is_none())
     }
 }
 

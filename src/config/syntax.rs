@@ -74,7 +74,7 @@ mod tests {
             assert_eq!(found, position, "{text:?}: {error:?}");
             match cure {
                 Some(cure) => assert!(error.cure.contains(cure), "{text:?}: {error:?}"),
-                None => assert_eq!(error.cure, NOT_JSON.cure, "{text:?}"),
+                None => assert_eq!(error.cure, NOT_JSON.cure(), "{text:?}"),
             }
         }
     }

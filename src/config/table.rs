@@ -5,15 +5,7 @@ use super::compound::Object;
 use super::keys::Keys;
 use super::report::Report;
 use super::types::{Form, Type};
-use crate::diagnostic::kinds;
 use crate::json::{Node, Value};
-
-kinds! {
-    MISSING: Error "config-missing" in Config {
-        "a key that has no default is missing",
-        cure: "add the key",
-    }
-}
 
 /// A section: an object with keys of its own. Made by [`section!`].
 pub(super) trait Section: Sized {
@@ -85,16 +77,16 @@ pub(super) fn key<V, T: Type<Value = V>>(key: Key<T>) -> Key<T> {
 
 impl<T: Type> Key<T> {
     pub fn read(self, keys: &Keys, key: &str, report: &mut Report) -> Option<T::Value> {
-        let path = keys.path_of(key);
-        match (keys.get(key), self.absent) {
-            (Some(node), _) => self.of.read(node, &path, report),
-            (None, Absent::Value(value)) => Some(value),
-            (None, Absent::EmptySection) => self.of.read(&Node::EMPTY, &path, report),
+        let node = match (keys.get(key), self.absent) {
+            (Some(node), _) => node,
+            (None, Absent::Value(value)) => return Some(value),
+            (None, Absent::EmptySection) => &Node::EMPTY,
             (None, Absent::Mistake) => {
-                report.add(&path, MISSING.case("missing, and it has no default"));
-                None
+                keys.missing(key, report);
+                return None;
             }
-        }
+        };
+        self.of.read(node, &keys.path_of(key), report)
     }
 
     pub fn write(&self, value: &T::Value) -> Value<'static> {
@@ -166,7 +158,7 @@ macro_rules! section {
 
             fn read(keys: &Keys, report: &mut Report) -> Option<Self> {
                 // Every key is read before any is judged, so that all mistakes are found at once.
-                $(let $key = key::<$rust, _>($presence).read(keys, bare(stringify!($key)), report);)*
+                $(let $key = key::<$rust, _>($presence).read(keys, const { bare(stringify!($key)) }, report);)*
                 $($(
                     if let ($(Some($of),)+) = ($($of.as_ref(),)+) {
                         keys.add_all(rules::$rule($($of),+), report);
@@ -181,16 +173,14 @@ macro_rules! section {
             }
 
             fn write(&self) -> Value<'static> {
-                let mut members = vec![$((
-                    bare(stringify!($key)),
+                present(vec![$((
+                    const { bare(stringify!($key)) },
                     key::<$rust, _>($presence).write(&self.$key),
-                ),)*];
-                members.retain(|(_, value)| *value != Value::Null);
-                object(members)
+                ),)*])
             }
 
             fn rows() -> Vec<Row> {
-                vec![$(key::<$rust, _>($presence).row(bare(stringify!($key)), $text)),*]
+                vec![$(key::<$rust, _>($presence).row(const { bare(stringify!($key)) }, $text)),*]
             }
         }
     };

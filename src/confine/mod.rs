@@ -10,13 +10,21 @@ mod filter;
 mod kernel;
 pub mod requests;
 
-use nix::errno::Errno;
+use std::thread::JoinHandle;
 
-use crate::diagnostic::{Diagnostic, Kind};
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, SigmaskHow};
+
+use crate::diagnostic::{Diagnostic, Kind, Step};
+use crate::mpsc;
+use crate::process;
 use filter::Filter;
 use kernel::{Threads, CAPABILITIES, FILTER};
 
 pub use calls::DeviceCalls;
+
+/// A device's requests are moved in batches of iovecs on it; plenty to spare.
+const STACK: usize = 256 << 10;
 
 // Bits of linux/capability.h.
 /// Newer drivers pin a guest's pages when it touches them.
@@ -61,6 +69,37 @@ pub fn device(calls: DeviceCalls) -> Result<(), Diagnostic> {
 /// has its own: a worker's must all call this.
 pub fn thread() -> Result<(), Diagnostic> {
     kernel::drop_capabilities(IPC_LOCK).map_err(capabilities_failed)
+}
+
+/// A thread of a worker other than a vCPU's: it takes no signals, and is `confined` once this returns.
+///
+/// # Errors
+/// What `failed` says where it cannot be made; its capabilities cannot be given up.
+pub fn spawn(
+    name: String,
+    confined: bool,
+    failed: &dyn Fn(Errno) -> Diagnostic,
+    live: Box<dyn FnOnce() + Send>,
+) -> Result<JoinHandle<()>, Diagnostic> {
+    let (up, is_up) = mpsc::channel();
+    let run = move || {
+        // Signals are the worker's main thread's.
+        let _ = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
+        let given_up = if confined { thread() } else { Ok(()) };
+        let lives = given_up.is_ok();
+        // It is waited for below.
+        let _ = up.send(given_up);
+        if lives {
+            live();
+        }
+    };
+    let handle = process::thread(name, STACK, Box::new(run)).map_err(failed)?;
+    // What a thread needs to come up is given up before the guest runs.
+    is_up.recv().map_err(|_| failed(Errno::ECHILD))?.map_err(|mut error| {
+        error.step = Step::Functions;
+        error
+    })?;
+    Ok(handle)
 }
 
 fn capabilities_failed(errno: Errno) -> Diagnostic {

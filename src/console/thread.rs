@@ -3,14 +3,12 @@
 //! guest, so that vCPU threads never wait for either.
 
 use std::os::fd::OwnedFd;
-use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
-use nix::sys::signal::{SigSet, SigmaskHow};
 
 use super::clients::Clients;
 use super::guest_log::GuestLog;
@@ -19,7 +17,8 @@ use super::ready::LinePattern;
 use super::ring::Ring;
 use crate::config::ConsoleConfig;
 use crate::confine;
-use crate::diagnostic::{kinds, Diagnostic, Step};
+use crate::diagnostic::{kinds, Diagnostic};
+use crate::mpsc::{self, Receiver, Sender};
 use crate::vcpu::{Bus, Device};
 
 kinds! {
@@ -41,8 +40,6 @@ const BELLS_IN_HASTE: u32 = 50;
 const BELL_AT_LEISURE: Duration = Duration::from_secs(1);
 /// How long clients may take to read the last words.
 const FAREWELL: Duration = Duration::from_millis(250);
-// Frames, lines and a log record, with plenty to spare.
-const STACK: usize = 256 << 10;
 
 /// What a console does besides showing its output.
 #[derive(Debug, Clone, Copy, Default)]
@@ -157,30 +154,8 @@ fn failed(what: &str, errno: Errno) -> Diagnostic {
 
 fn spawn(mut life: Life, confined: bool) -> Result<JoinHandle<()>, Diagnostic> {
     let failed = |errno| failed("making the console's thread", errno);
-    let (up, is_up) = mpsc::channel();
-    let thread = std::thread::Builder::new()
-        .name("console".to_owned())
-        .stack_size(STACK)
-        .spawn(move || {
-            // Signals are the worker's main thread's.
-            let _ = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
-            // Before the VM runs, other than the vCPUs'.
-            let given_up = if confined { confine::thread() } else { Ok(()) };
-            let lives = given_up.is_ok();
-            // It is waited for below.
-            let _ = up.send(given_up);
-            if lives {
-                life.live();
-            }
-        })
-        .map_err(|error| failed(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EAGAIN))))?;
-    // What a thread needs to come up is given up before the guest runs.
-    let given_up = is_up.recv().map_err(|_| failed(Errno::ECHILD))?;
-    given_up.map_err(|mut error| {
-        error.step = Step::Functions;
-        error
-    })?;
-    Ok(thread)
+    // Confined before the VM runs, other than the vCPUs'.
+    confine::spawn("console".to_owned(), confined, &failed, Box::new(move || life.live()))
 }
 
 struct Life {

@@ -3,7 +3,6 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,6 +26,7 @@ use crate::dtb::Devicetree;
 use crate::launch::refused;
 use crate::layout::{PCI_CAM_BASE, PCI_CAM_SIZE};
 use crate::memory::Window;
+use crate::mpsc::{self, Receiver};
 use crate::plan::{devices, Model, PlannedDevice};
 use crate::status::control::DeviceStatus;
 use crate::vcpu::{eventfd, Bus, Device};

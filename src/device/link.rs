@@ -3,7 +3,6 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
@@ -13,6 +12,7 @@ use super::warnings::Warner;
 use super::{Face, QueueLayout};
 use crate::diagnostic::Diagnostic;
 use crate::memory::Window;
+use crate::mpsc::{self, Receiver, Sender};
 use crate::vcpu::eventfd;
 
 /// What a device's thread is told.

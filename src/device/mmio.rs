@@ -111,13 +111,13 @@ impl Device for Mmio {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::{self, Receiver};
     use std::sync::Arc;
 
     use super::super::link::{Order, Sent};
     use super::super::warnings::Warner;
     use super::super::Face;
     use super::*;
+    use crate::mpsc::{self, Receiver};
     use crate::vcpu::eventfd;
 
     /// The registers of a device with two queues, and its thread, which obeys everything.
@@ -137,7 +137,7 @@ mod tests {
         );
         let (tell, told) = mpsc::channel();
         std::thread::spawn(move || {
-            for (order, done) in orders {
+            while let Ok((order, done)) = orders.recv() {
                 let text = match order {
                     Order::Start(features, layouts) => format!("start {features:#x} {layouts:x?}"),
                     Order::Reset => "reset".to_owned(),

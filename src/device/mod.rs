@@ -41,8 +41,9 @@ pub use disk::Disk;
 pub use entropy::Entropy;
 pub use io::{count, Io};
 pub use link::{Counters, Link};
-pub use net::Net;
+pub use net::{Net, Receiver, Turn};
 pub use queue::{Chain, Fault, Queue, QueueLayout, QueueRules, Readable, Writable};
+pub use vhost_user::VhostUser;
 
 /// What a driver sees of a device before it takes it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -107,7 +107,7 @@ pub struct Net {
 
 /// What comes in: buffers that the driver gave and that wait for packets.
 #[derive(Default)]
-struct Receiver {
+pub struct Receiver {
     /// A packet may lie in several buffers.
     merge: bool,
     /// Bytes that there must be before a packet is read: it may be so long.
@@ -129,7 +129,7 @@ struct Buffer {
 
 /// How a turn of the receiver ended.
 #[derive(Debug)]
-enum Turn {
+pub enum Turn {
     /// No more packets, or no more buffers.
     Idle,
     /// There may be more.
@@ -140,7 +140,7 @@ enum Turn {
 
 impl Receiver {
     /// As a driver with these features wants it; `mtu`: what packets have at most, if they come as they were sent.
-    fn new(features: u64, mtu: u16) -> Self {
+    pub fn new(features: u64, mtu: u16) -> Self {
         let long = features & (GUEST_TSO4 | GUEST_TSO6) != 0;
         let least = if long { LARGEST } else { HEADER + ETHERNET + u32::from(mtu) };
         Self { merge: features & MRG_RXBUF != 0, least: least.into(), ..Self::default() }
@@ -156,7 +156,10 @@ impl Receiver {
     }
 
     /// Moves packets from `tap` to the driver's buffers.
-    fn receive(
+    ///
+    /// # Errors
+    /// The ring is broken.
+    pub fn receive(
         &mut self,
         tap: BorrowedFd<'_>,
         queue: &mut Queue,
@@ -270,7 +273,8 @@ impl Net {
         Ok(net)
     }
 
-    fn new(tap: OwnedFd, name: &str, mac: Mac, mtu: Option<u16>) -> Self {
+    /// On a tap that is attached already, or on what moves packets as one.
+    pub fn new(tap: OwnedFd, name: &str, mac: Mac, mtu: Option<u16>) -> Self {
         let receiver = Receiver::default();
         let name = name.to_owned();
         Self { tap, name, mac, mtu, offloads: false, receiver, gone: false }
@@ -286,7 +290,7 @@ impl Net {
     ///
     /// # Errors
     /// The tap is gone.
-    fn transmit(
+    pub fn transmit(
         &self,
         chain: &Chain<'_>,
         counters: &Counters,

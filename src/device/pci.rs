@@ -279,11 +279,11 @@ impl Device for Cam {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
 
     use super::super::warnings::Warner;
     use super::super::Face;
     use super::*;
+    use crate::mpsc;
     use crate::vcpu::eventfd;
 
     fn link() -> Arc<Link> {

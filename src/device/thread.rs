@@ -2,21 +2,19 @@
 //! A device's own thread: it waits for orders, kicks and what the device waits for, and gives each its turn.
 
 use std::os::fd::AsFd;
-use std::sync::mpsc::{self, Receiver};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
-use nix::sys::signal::{SigSet, SigmaskHow};
 
 use super::io::Io;
 use super::link::{Link, Order, Sent};
 use super::warnings::Warner;
 use super::{Fault, Served, VirtioDevice};
 use crate::confine;
-use crate::diagnostic::{kinds, Diagnostic, Step};
+use crate::diagnostic::{kinds, Diagnostic};
 use crate::memory::Window;
+use crate::mpsc::{self, Receiver};
 
 kinds! {
     THREAD: Error "device-thread" in Functions {
@@ -25,9 +23,6 @@ kinds! {
         cure: "raise `rlimit nofile` or `rlimit nproc` in the service's .rc, or free memory",
     }
 }
-
-// Requests are moved in batches of iovecs on the stack, with plenty to spare.
-const STACK: usize = 256 << 10;
 
 /// A device's thread.
 pub(super) struct DeviceThread {
@@ -59,29 +54,7 @@ impl DeviceThread {
             io: None,
             due: vec![false; link.sizes.len()],
         };
-        let (up, is_up) = mpsc::channel();
-        let handle = std::thread::Builder::new()
-            .name(key)
-            .stack_size(STACK)
-            .spawn(move || {
-                // Signals are the worker's main thread's.
-                let _ = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
-                let given_up = if confined { confine::thread() } else { Ok(()) };
-                let lives = given_up.is_ok();
-                // It is waited for below.
-                let _ = up.send(given_up);
-                if lives {
-                    life.live();
-                }
-            })
-            .map_err(|error| {
-                failed(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EAGAIN)))
-            })?;
-        let given_up = is_up.recv().map_err(|_| failed(Errno::ECHILD))?;
-        given_up.map_err(|mut error| {
-            error.step = Step::Functions;
-            error
-        })?;
+        let handle = confine::spawn(key, confined, &failed, Box::new(|| life.live()))?;
         Ok(Self { link, handle })
     }
 

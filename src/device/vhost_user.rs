@@ -7,7 +7,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
@@ -91,7 +91,7 @@ const NET_MAC: u64 = 1 << 5;
 const REGIONS: usize = 8;
 const ENTRIES: u16 = 256;
 
-/// How long a backend may take to answer, and how often one that is gone is looked for.
+/// How long a backend may take for a whole answer, and how often one that is gone is looked for.
 const PATIENCE: Duration = Duration::from_secs(1);
 const PERIOD: Duration = Duration::from_millis(200);
 
@@ -148,12 +148,13 @@ impl Connection {
         }
     }
 
-    /// Fills `bytes`; EPIPE: the backend has hung up; ETIMEDOUT: it does not answer.
-    fn fill(&self, mut bytes: &mut [u8]) -> Result<(), Errno> {
+    /// Fills `bytes`; EPIPE: the backend has hung up; ETIMEDOUT: it has not answered `until` then.
+    fn fill(&self, mut bytes: &mut [u8], until: Instant) -> Result<(), Errno> {
         while !bytes.is_empty() {
             let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-            let patience = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::ZERO);
-            if poll(&mut fds, patience)? == 0 {
+            let left = until.saturating_duration_since(Instant::now());
+            let patience = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+            if left.is_zero() || poll(&mut fds, patience)? == 0 {
                 return Err(Errno::ETIMEDOUT);
             }
             match recv(self.socket.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT) {
@@ -169,7 +170,8 @@ impl Connection {
     /// The payload of the answer to `request`.
     fn answer(&self, request: u32) -> Result<Vec<u8>, Errno> {
         let mut header = [0; HEADER];
-        self.fill(&mut header)?;
+        let until = Instant::now() + PATIENCE;
+        self.fill(&mut header, until)?;
         let word = |at: usize| {
             let bytes = header.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
             u32::from_le_bytes(bytes.unwrap_or_default())
@@ -179,7 +181,7 @@ impl Connection {
             return Err(Errno::EPROTO);
         }
         let mut payload = vec![0; len];
-        self.fill(&mut payload)?;
+        self.fill(&mut payload, until)?;
         Ok(payload)
     }
 

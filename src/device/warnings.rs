@@ -2,13 +2,13 @@
 //! Devices' warnings, on their way to the worker's main thread.
 
 use std::borrow::Cow;
-use std::sync::mpsc::Sender;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::EventFd;
 
 use crate::diagnostic::Diagnostic;
+use crate::mpsc::Sender;
 
 /// A warning of one kind is told once within this: a full disk fails thousands of requests a second.
 const QUIET: Duration = Duration::from_secs(60);

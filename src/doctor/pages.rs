@@ -32,11 +32,11 @@ kinds! {
 /// the pages.
 pub(super) fn pools(report: &Report, serving: bool, all: &mut Findings) {
     let sums = report.huge_pages();
-    if sums.is_empty() {
+    if sums.all.is_empty() {
         all.good("pool", "no VM takes pages of one");
     }
-    for (page, sum) in sums {
-        let (size, pages) = (Size(page), sum.autostart);
+    for (page, _) in sums.all.iter() {
+        let (size, pages) = (Size(page), sums.autostart.of(page));
         match memory::check_pool(page, pages, !serving) {
             Ok(pool) => {
                 let what = format!("VMs started at boot take {pages} pages of {size}: {pool}");

@@ -2,8 +2,6 @@
 //! Adds to a tree what config, plan and resource manager want. A tree that has everything already comes
 //! out unchanged but for the values that are ours.
 
-use std::collections::BTreeSet;
-
 use crate::config::{Access, Scheduling, VmConfig};
 use crate::diagnostic::kinds;
 use crate::plan::{LaunchPlan, PlannedRegion, Range};
@@ -105,16 +103,18 @@ fn memory(tree: &mut Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
     let main = plan.main();
     let memory = NodeAt::root(tree).child("memory");
     let given = memory.and_then(|memory| memory.reg()).unwrap_or_default();
-    if !given.is_empty() && given != [(main.base, main.size)] {
+    // Linux has only what is in /memory in its linear map, where it expects the pool.
+    let pool = plan.pool.map(|pool| (pool.base, pool.size));
+    let ranges: Vec<(u64, u64)> = std::iter::once((main.base, main.size)).chain(pool).collect();
+    // As it was completed before, or would be for another kernel.
+    if !given.is_empty() && given != ranges && given != ranges[..1] {
         faults.add(MEMORY_REPLACED.case(format!(
             "the given /memory is not main memory, {:#x}+{:#x}, and is replaced",
             main.base, main.size
         )));
     }
     let cells = Cells::below(&tree.root);
-    let mut reg = cells.range(main.base, main.size);
-    // Linux has only what is in /memory in its linear map, where it expects the pool.
-    reg.extend(plan.pool.iter().flat_map(|pool| cells.range(pool.base, pool.size)));
+    let reg = ranges.iter().flat_map(|(base, size)| cells.range(*base, *size)).collect();
     tree.root.ensure_child("memory").set_str("device_type", "memory").set("reg", reg);
 }
 
@@ -217,7 +217,7 @@ fn kernel_range(tree: &mut Tree, plan: &LaunchPlan) {
 
 /// Adds the vdevices that the tree lacks to its vm-config, which has this name.
 fn add_vdevices(tree: &mut Tree, config: &VmConfig, plan: &LaunchPlan, vm_config: &str) {
-    let shm: BTreeSet<_> = vdevices(tree, "shm").iter().filter_map(shm_label).collect();
+    let shm: Vec<_> = vdevices(tree, "shm").iter().filter_map(shm_label).collect();
     // Where only the devicetree's range is handed over, a vdevice would wait for memory that never comes.
     let handed_over = !plan.dialect.pages_on_demand();
     let regions = plan.regions.iter().skip(1);
@@ -233,7 +233,7 @@ fn add_vdevices(tree: &mut Tree, config: &VmConfig, plan: &LaunchPlan, vm_config
     // Two vdevices of one path below /hypervisor would be one too many.
     let walk = tree.walk();
     let generated = walk.iter().filter_map(|at| at.str("generate"));
-    let generated: BTreeSet<_> = generated.map(str::to_owned).collect();
+    let generated: Vec<_> = generated.map(str::to_owned).collect();
     let free = |vdevices: &Node, wanted: String| {
         free_name(&wanted, |name| {
             vdevices.child(name).is_some() || generated.contains(&format!("/hypervisor/{name}"))

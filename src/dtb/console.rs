@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The console in a tree: its doorbell, its serial port and that port's clock.
 
-use std::collections::BTreeSet;
-
 use crate::config::{ConsoleConfig, ConsoleDevice};
 
 use super::complete::free_name;
@@ -103,6 +101,7 @@ fn clock(tree: &mut Tree) -> u32 {
 /// The lowest phandle that no node has. 0 and the highest number are none; a tree has fewer nodes than
 /// there are others.
 pub(super) fn free_phandle(tree: &Tree) -> u32 {
-    let taken: BTreeSet<u32> = tree.walk().iter().filter_map(|at| at.phandle()).collect();
-    (1..u32::MAX).find(|phandle| !taken.contains(phandle)).unwrap_or(u32::MAX)
+    let mut taken: Vec<u32> = tree.walk().iter().filter_map(|at| at.phandle()).collect();
+    taken.sort_unstable();
+    (1..u32::MAX).find(|phandle| taken.binary_search(phandle).is_err()).unwrap_or(u32::MAX)
 }

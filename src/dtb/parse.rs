@@ -3,8 +3,6 @@
 //!
 //! Format: Devicetree Specification v0.4, chapter 5.
 
-use std::collections::BTreeSet;
-
 use super::property::number;
 use super::tree::{Node, Property, Tree};
 use crate::diagnostic::kinds;
@@ -175,10 +173,12 @@ pub(super) fn rewritten_len_max(blob: &[u8]) -> Option<usize> {
     let blocks = Blocks::find(blob).ok()?;
     let properties = blocks.structure.windows(12).step_by(4);
     // A value that looks like a property adds a name too many, which does no harm.
-    let names: BTreeSet<&[u8]> = properties
+    let mut names: Vec<&[u8]> = properties
         .filter(|cells| be32(cells, 0) == Some(PROP))
         .filter_map(|cells| string(blocks.strings, usize::try_from(be32(cells, 8)?).ok()?))
         .collect();
+    names.sort_unstable();
+    names.dedup();
     let names = names.iter().fold(0, |sum, name| sum + name.len() + 1);
     Some(HEADER_LEN + blocks.reservations.len() + blocks.structure.len() + names)
 }
@@ -199,7 +199,6 @@ struct Reader<'a> {
 struct Open {
     node: Node,
     path_len: usize,
-    property_names: BTreeSet<String>,
 }
 
 impl Reader<'_> {
@@ -251,7 +250,7 @@ impl Reader<'_> {
                 self.path()
             ));
         }
-        self.open.push(Open { node: Node::new(&name), path_len, ..Open::default() });
+        self.open.push(Open { node: Node::new(&name), path_len });
         Ok(())
     }
 
@@ -277,14 +276,8 @@ impl Reader<'_> {
         }
         match self.open.last_mut() {
             Some(open) if open.node.children.is_empty() => {
-                if open.property_names.insert(name.clone()) {
-                    open.node.properties.push(Property { name, value });
-                    return Ok(());
-                }
-                fail(format!(
-                    "{}: property {name} is there twice; readers differ in which one they take",
-                    self.path()
-                ))
+                open.node.properties.push(Property { name, value });
+                Ok(())
             }
             _ => fail(format!(
                 "{}: property {name} comes after a child node or outside any node",
@@ -295,6 +288,12 @@ impl Reader<'_> {
 
     /// Closes the innermost node; gives the root once it is closed.
     fn end(&mut self) -> Result<Option<Node>, ParseError> {
+        if let Some(name) = self.open.last().and_then(|open| open.node.twin_property()) {
+            return fail(format!(
+                "{}: property {name} is there twice; readers differ in which one they take",
+                self.path()
+            ));
+        }
         let Some(closed) = self.open.pop() else {
             return fail("nodes are not nested: one ends that never began");
         };

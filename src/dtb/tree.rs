@@ -30,6 +30,13 @@ pub struct Property {
     pub value: Vec<u8>,
 }
 
+/// A name that is there twice.
+fn twin<'a>(names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let mut names: Vec<&str> = names.collect();
+    names.sort_unstable();
+    names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
+}
+
 fn parts(path: &str) -> impl Iterator<Item = &str> {
     path.split('/').filter(|part| !part.is_empty())
 }
@@ -83,6 +90,16 @@ impl Node {
 
     fn answers_to(&self, part: &str) -> bool {
         self.name == part || self.name.split('@').next() == Some(part)
+    }
+
+    /// A name that two of its children have.
+    pub fn twin_child(&self) -> Option<&str> {
+        twin(self.children.iter().map(|child| &*child.name))
+    }
+
+    /// A name that two of its properties have.
+    pub fn twin_property(&self) -> Option<&str> {
+        twin(self.properties.iter().map(|property| &*property.name))
     }
 
     /// The child of exactly this name.

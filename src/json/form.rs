@@ -2,7 +2,6 @@
 //! What has a form in JSON.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -33,6 +32,12 @@ pub fn object<'a>(members: Vec<(&'static str, Value<'a>)>) -> Value<'a> {
         value: Node::from(value),
     };
     Value::Object(members.into_iter().map(member).collect())
+}
+
+/// An object of those that are not `null`.
+pub fn present<'a>(mut members: Vec<(&'static str, Value<'a>)>) -> Value<'a> {
+    members.retain(|(_, value)| *value != Value::Null);
+    object(members)
 }
 
 /// Declares a struct that is an object in JSON: a row is a key, its type and, where it may be left out,
@@ -69,8 +74,7 @@ macro_rules! record {
         $($(let absent: $type = $absent; if *$field != absent)? {
             members.push((stringify!($field), $crate::json::Json::to_json($field)));
         })*
-        members.retain(|(_, value)| *value != $crate::json::Value::Null);
-        $crate::json::object(members)
+        $crate::json::present(members)
     }};
 }
 pub(crate) use record;
@@ -166,9 +170,20 @@ pub fn of_bytes(bytes: &[u8]) -> Result<Node<'_>, String> {
 /// What is wrong with it, or that it is missing and has no meaning by `default` or its type.
 pub fn field<T: Json>(node: &Node<'_>, key: &str, default: Option<T>) -> Result<T, String> {
     match find(node, key)? {
-        Some(value) => T::from_json(value).map_err(|wrong| format!("`{key}`: {wrong}")),
-        None => default.or_else(T::absent).ok_or_else(|| format!("`{key}` is missing")),
+        Some(value) => T::from_json(value).map_err(|wrong| in_field(key, &wrong)),
+        None => default.or_else(T::absent).ok_or_else(|| no_field(key)),
     }
+}
+
+// Not in the program once for each type.
+#[inline(never)]
+fn in_field(key: &str, wrong: &str) -> String {
+    format!("`{key}`: {wrong}")
+}
+
+#[inline(never)]
+fn no_field(key: &str) -> String {
+    format!("`{key}` is missing")
 }
 
 fn find<'n, 'a>(node: &'n Node<'a>, key: &str) -> Result<Option<&'n Node<'a>>, String> {
@@ -378,21 +393,15 @@ impl<T: Json> Json for Vec<T> {
 
     fn from_json(node: &Node<'_>) -> Result<Self, String> {
         match &node.value {
-            Value::List(items) => items.iter().map(T::from_json).collect(),
+            Value::List(items) => {
+                // A loop, of which there is less for each type than of iterators.
+                let mut values = Vec::new();
+                for item in items {
+                    values.push(T::from_json(item)?);
+                }
+                Ok(values)
+            }
             _ => Err(mismatch("a list", node)),
         }
-    }
-}
-
-/// Pairs: JSON has no keys but strings.
-impl Json for BTreeMap<u64, u64> {
-    fn to_json(&self) -> Value<'_> {
-        let pair = |(key, value): (&u64, &u64)| Value::from(vec![(*key).into(), (*value).into()]);
-        self.iter().map(pair).collect::<Vec<_>>().into()
-    }
-
-    fn from_json(node: &Node<'_>) -> Result<Self, String> {
-        let pairs = Vec::<Vec<u64>>::from_json(node)?;
-        Ok(pairs.iter().filter_map(|pair| Some((*pair.first()?, *pair.get(1)?))).collect())
     }
 }

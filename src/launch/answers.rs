@@ -190,7 +190,7 @@ pub(crate) fn refused(step: Step, call: impl Into<String>, error: &io::Error) ->
 
 /// What it means, then the call that failed.
 fn said(kind: &Kind, call: String, errno: Errno) -> Diagnostic {
-    kind.case(format!("{}: {call}", kind.summary)).errno(errno)
+    kind.case(format!("{}: {call}", kind.summary())).errno(errno)
 }
 
 /// What it means that START failed on a driver of `dialect`.
@@ -201,7 +201,7 @@ pub(super) fn start_refused(dialect: Dialect, firmware: bool, error: &io::Error)
         return said(&START_FIRMWARE, "VM_START".to_owned(), errno);
     }
     let name = format!("start-newer-{errno:?}").to_ascii_lowercase();
-    match KINDS.iter().find(|kind| dialect.pages_on_demand() && kind.name == name) {
+    match KINDS.iter().find(|kind| dialect.pages_on_demand() && kind.name() == name) {
         Some(kind) => said(kind, "VM_START".to_owned(), errno),
         None => fault,
     }
@@ -210,7 +210,7 @@ pub(super) fn start_refused(dialect: Dialect, firmware: bool, error: &io::Error)
 fn kind_of(step: Step, errno: Errno) -> &'static Kind {
     let named = |errno: Errno| {
         let name = format!("{step}-{errno:?}").to_ascii_lowercase();
-        KINDS.iter().copied().find(|kind| kind.name == name)
+        KINDS.iter().copied().find(|kind| kind.name() == name)
     };
     let mut same = SAME.iter().filter(|(other, _)| *other == errno);
     named(errno).or_else(|| same.find_map(|(_, errno)| named(*errno))).unwrap_or(&OTHER)
@@ -325,7 +325,7 @@ mod tests {
     #[test]
     fn a_call_and_an_errno_have_a_name_a_cause_and_a_cure() {
         for name in ANSWERS {
-            let kind = KINDS.iter().find(|kind| kind.name == *name).unwrap();
+            let kind = KINDS.iter().find(|kind| kind.name() == *name).unwrap();
             let errno = errno_of(name);
             let error = io::Error::from_raw_os_error(errno as i32);
             let fault = refused(kind.step, "the call", &error);

@@ -343,9 +343,8 @@ fn describe_plan(plan: &LaunchPlan) -> String {
 
 fn describe_pool(choice: &Choice) -> String {
     let pages = choice.huge_pages.iter();
-    let mut each: Vec<_> = pages
-        .map(|(page, count)| format!("{} of {}", Count(*count, "page"), Size(*page)))
-        .collect();
+    let mut each: Vec<_> =
+        pages.map(|(page, count)| format!("{} of {}", Count(count, "page"), Size(page))).collect();
     if choice.reserve > 0 {
         each.push(format!("{} of the reserve", Count(choice.reserve, "folio")));
     }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a launch reports on its way.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
 use super::answers::refused;
+use crate::config::HugePages;
 use crate::diagnostic::{Diagnostic, Step};
 use crate::json::{choice, record};
 use crate::status::trace::{Slice, Trace};
@@ -23,7 +23,7 @@ choice! {
         /// What the driver speaks, by its name.
         Dialect(name: String) = "dialect",
         /// Huge pages that the VM has taken, by page size in bytes.
-        HugePages(pages: BTreeMap<u64, u64>) = "huge-pages",
+        HugePages(pages: HugePages) = "huge-pages",
         /// Transparent huge pages of the VM's memory.
         Folios(folios: Folios) = "folios",
         /// Next is START, which cannot be called back.

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which backing each region gets, before anything is touched.
 
-use std::collections::BTreeMap;
 use std::io;
 
 use super::pool::Pool;
 use super::reserve::{self, Allotment};
-use crate::config::Backing;
+use crate::config::{Backing, HugePages};
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::plan::{
     self, folios, memory_entries, Host, LaunchPlan, PlannedRegion, MAX_MEMORY_ENTRIES,
@@ -45,7 +44,7 @@ pub struct Choice {
     /// In the order of the plan's regions.
     pub backings: Vec<Backing>,
     /// Pages by page size, of all regions.
-    pub huge_pages: BTreeMap<u64, u64>,
+    pub huge_pages: HugePages,
     /// Folios of the reserve, of all regions.
     pub reserve: u64,
     /// Bytes that the driver charges to RLIMIT_MEMLOCK.
@@ -68,8 +67,7 @@ pub fn choose(
         let backing = choice.first_that_fits(plan, region, host, &pool, reserve)?;
         match backing {
             Backing::Hugetlb => {
-                let pages = choice.huge_pages.entry(region.huge_page).or_default();
-                *pages += region.size / region.huge_page;
+                choice.huge_pages.add(region.huge_page, region.size / region.huge_page);
             }
             Backing::Reserve => choice.reserve += folios(region.base, region.size, host),
             Backing::Thp | Backing::Base => {}
@@ -154,7 +152,7 @@ impl Choice {
     ) -> Result<(), Diagnostic> {
         let page = region.huge_page;
         let pages = region.size / page;
-        let already = self.huge_pages.get(&page).copied().unwrap_or(0);
+        let already = self.huge_pages.of(page);
         let size = Size(page);
         match pool(page) {
             Ok(pool) if pool.available().saturating_sub(already) >= pages => Ok(()),

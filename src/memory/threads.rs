@@ -80,6 +80,12 @@ pub(super) fn share<T, E: Send>(
             }
         }
     };
+    run_by(threads, &run);
+    left.into_inner().unwrap_or_else(PoisonError::into_inner).1
+}
+
+/// Runs it by this thread and `threads` - 1 others, or as many as can be made.
+fn run_by(threads: usize, run: &(dyn Fn() + Sync)) {
     scope(|scope| {
         for _ in 1..threads {
             // Without a name of its own it keeps its VM's.
@@ -89,7 +95,6 @@ pub(super) fn share<T, E: Send>(
         }
         run();
     });
-    left.into_inner().unwrap_or_else(PoisonError::into_inner).1
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -165,7 +165,7 @@ impl EndReason {
         Some(match self {
             Self::PowerOff => "the guest powered off",
             Self::Reset => "the guest reset itself",
-            other => other.kind()?.summary,
+            other => other.kind()?.summary(),
         })
     }
 
@@ -217,7 +217,7 @@ impl fmt::Display for End {
         }
         match reason.kind() {
             None => Ok(()),
-            Some(kind) => write!(f, " [{}]", kind.name),
+            Some(kind) => write!(f, " [{}]", kind.name()),
         }
     }
 }

@@ -32,7 +32,7 @@ impl Files {
 
     fn read(&mut self, fleet: &Fleet) -> ConfigSet {
         let known = fleet.vms.iter().filter(|vm| !vm.removed);
-        let known = known.map(|vm| (vm.file.clone(), vm.name.clone())).collect();
+        let known: Vec<_> = known.map(|vm| (vm.file.clone(), vm.name.clone())).collect();
         let set = load_dirs(&self.dirs, &known);
         for problem in set.all_problems() {
             log::error!("{problem}");

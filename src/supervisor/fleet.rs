@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::config::HugePages;
 use crate::launch;
 use crate::memory::{self, Pool};
 use crate::status::property_area::PropertyArea;
@@ -14,7 +15,7 @@ use super::foreground::Foreground;
 use super::goal::Goal;
 use super::lifecycle::{Event, Gates, Rules};
 use super::order;
-use super::pages::{HugePages, Returns, RETURN_TIMEOUT};
+use super::pages::{Returns, RETURN_TIMEOUT};
 use super::publisher::Publisher;
 use super::spawn::{Heard, Spawner};
 use super::vm::Vm;
@@ -216,8 +217,7 @@ impl Fleet {
         self.returns.back_for(vm.name.as_str(), needs, |page| {
             let free = Pool::read(page).ok()?.available();
             // A launch that has not come to its memory yet will take its own.
-            let promised =
-                self.launching().filter_map(|vm| self.huge_pages(vm).get(&page).copied());
+            let promised = self.launching().map(|vm| self.huge_pages(vm).of(page));
             Some(promised.fold(free, u64::saturating_sub))
         })
     }
@@ -231,7 +231,7 @@ impl Fleet {
     fn huge_pages(&self, vm: &Vm) -> HugePages {
         let config = vm.config.as_ref();
         // Nobody here knows the driver; one that cannot lend takes less.
-        config.map_or_else(HugePages::new, |config| config.huge_pages(self.huge_page, true))
+        config.map_or_else(HugePages::default, |config| config.huge_pages(self.huge_page, true))
     }
 
     /// Whether its property has the value that it waits for, or why nobody can know; each such reason
@@ -361,7 +361,7 @@ impl Fleet {
         }
         let vm = &mut self.vms[index];
         vm.pending = None;
-        vm.launch.huge_pages = HugePages::new();
+        vm.launch.huge_pages = HugePages::default();
         self.feed(index, Event::Died(death), now, out);
     }
 

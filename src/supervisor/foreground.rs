@@ -6,10 +6,14 @@ use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::process;
 use crate::terminal::{show, View};
 use crate::text::failure;
 
 use super::vm::Vm;
+
+// Frames, lines and a log record, with plenty to spare.
+const STACK: usize = 256 << 10;
 
 /// A thread that shows a console. The supervisor forks no more once it has one: `gunyahd run` never
 /// starts its VM again.
@@ -26,12 +30,12 @@ impl Foreground {
             // Theirs is closed here: else its end would never come.
             worker.send_console(theirs.as_fd(), 0)?;
             let name = vm.name.to_string();
-            let thread = std::thread::Builder::new().name("terminal".to_owned());
-            thread.spawn(move || {
+            let run = move || {
                 if let Err(error) = show(ours, &name, View::Foreground) {
                     log::warn!("{name}: console: {}", failure(&error));
                 }
-            })
+            };
+            Ok(process::thread("terminal".to_owned(), STACK, Box::new(run))?)
         });
         match begun {
             Ok(thread) => Some(Self { thread }),

@@ -2,12 +2,8 @@
 //! Huge pages on their way back. The kernel may take a VM down after its worker is gone, and its
 //! pages are in the pool only then: a launch that came before would find too few. Pure.
 
-use std::collections::BTreeMap;
-
+use crate::config::HugePages;
 use crate::text::Size;
-
-/// Pages by page size, in bytes.
-pub type HugePages = BTreeMap<u64, u64>;
 
 /// Milliseconds that pages are waited for. The resource manager does one thing at a time, and taking a
 /// VM down was seen to hold up the next for about 10 s.
@@ -53,16 +49,14 @@ impl Returns {
         needs: &HugePages,
         free: impl Fn(u64) -> Option<u64>,
     ) -> Result<(), String> {
-        for (page, need) in needs {
-            let coming = || self.expected.iter().filter(|run| run.pages.contains_key(page));
-            let sum = coming()
-                .filter_map(|run| run.pages.get(page))
-                .fold(0, |sum: u64, pages| sum.saturating_add(*pages));
+        for (page, need) in needs.iter() {
+            let coming = || self.expected.iter().filter(|run| run.pages.of(page) > 0);
+            let sum = coming().fold(0, |sum: u64, run| sum.saturating_add(run.pages.of(page)));
             if sum == 0 {
                 continue;
             }
-            let Some(free) = free(*page) else { continue };
-            if free >= *need || free.saturating_add(sum) < *need {
+            let Some(free) = free(page) else { continue };
+            if free >= need || free.saturating_add(sum) < need {
                 continue;
             }
             let mut of: Vec<String> = coming()
@@ -76,7 +70,7 @@ impl Returns {
             return Err(format!(
                 "for the pages of {} last run: needs {need} of {}",
                 of.join(" and "),
-                Size(*page)
+                Size(page)
             ));
         }
         Ok(())
@@ -89,8 +83,14 @@ mod tests {
 
     const PAGE: u64 = 2 << 20;
 
+    fn pages_of(size: u64, count: u64) -> HugePages {
+        let mut pages = HugePages::default();
+        pages.add(size, count);
+        pages
+    }
+
     fn pages(count: u64) -> HugePages {
-        HugePages::from([(PAGE, count)])
+        pages_of(PAGE, count)
     }
 
     #[test]
@@ -113,12 +113,12 @@ mod tests {
     #[test]
     fn what_cannot_come_is_not_waited_for() {
         let mut returns = Returns::default();
-        returns.expect("a", HugePages::new(), 0);
+        returns.expect("a", HugePages::default(), 0);
         assert!(returns.back_for("a", &pages(8), |_| Some(0)).is_ok());
         returns.expect("b", pages(4), 0);
         // Too few even then; pages of another size; a pool that cannot be read.
         assert!(returns.back_for("a", &pages(8), |_| Some(3)).is_ok());
-        let other = HugePages::from([(PAGE * 16, 8)]);
+        let other = pages_of(PAGE * 16, 8);
         assert!(returns.back_for("a", &other, |_| Some(0)).is_ok());
         assert!(returns.back_for("a", &pages(8), |_| None).is_ok());
         let why = returns.back_for("a", &pages(8), |_| Some(4));

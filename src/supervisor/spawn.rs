@@ -111,10 +111,9 @@ impl Spawner {
             }
             no_worker("fork", errno)
         })?;
-        let pidfd = process::pidfd_open(pid);
-        if let Err(errno) = &pidfd {
+        let pidfd = process::pidfd_open(pid).map_err(|errno| {
             log::debug!("pidfd_open: {errno:?}; relying on SIGCHLD for worker {pid}");
-        }
+        });
         Ok(Worker { pid, pidfd: pidfd.ok(), channel: Some(ours) })
     }
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::{ConfigFile, Dependency, VmConfig, VmName};
+use crate::config::{ConfigFile, Dependency, HugePages, VmConfig, VmName};
 use crate::console::{lines, Ring, DEFAULT_CAPACITY};
 use crate::diagnostic::{Diagnostic, Step};
 use crate::launch::{self, Folios};
@@ -20,7 +20,6 @@ use crate::worker::Report;
 use super::journal::Journal;
 use super::lifecycle::{Action, Death, Event, Lifecycle, Rules};
 use super::order::Peer;
-use super::pages::HugePages;
 use super::publisher::Publisher;
 use super::reserve::RunEnd;
 use super::spawn::{Spawner, Worker, FORK};

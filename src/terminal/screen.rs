@@ -5,7 +5,6 @@
 use std::io::{stderr, stdout};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{channel, Receiver, Sender};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +12,9 @@ use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::unistd::write;
+
+use crate::mpsc::{channel, Receiver, Sender};
+use crate::process;
 
 /// Bytes that wait for the terminal before no more are asked for.
 const FULL: usize = 64 << 10;
@@ -50,7 +52,7 @@ struct Shown {
 impl Shown {
     /// The thread's life, which ends with the screen.
     fn show(&self, pieces: Receiver<(To, Vec<u8>)>) {
-        for (to, piece) in pieces {
+        while let Ok((to, piece)) = pieces.recv() {
             if !self.broken.load(Ordering::Acquire) {
                 let written = match to {
                     To::Output => write_all(stdout().as_fd(), &piece),
@@ -91,10 +93,7 @@ impl Screen {
         let (pieces, to_show) = channel();
         let its = Arc::clone(&shown);
         // Not joined: it may never come back from a terminal that is stopped.
-        std::thread::Builder::new()
-            .name("screen".to_owned())
-            .stack_size(STACK)
-            .spawn(move || its.show(to_show))?;
+        process::thread("screen".to_owned(), STACK, Box::new(move || its.show(to_show)))?;
         Ok(Self { pieces, shown })
     }
 

@@ -37,33 +37,55 @@ pub(super) enum Found {
 #[derive(Debug)]
 pub(super) struct Knocks {
     spin: Duration,
-    // Returns at the last look, and the CPU time when it was first knocked at since.
-    vcpus: Vec<(u64, Option<Duration>)>,
+    vcpus: Vec<Seen>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Seen {
+    returns: u64,
+    // Its CPU time when it was first knocked at and had not come out since.
+    knocked: Option<Duration>,
+    // Since nothing was forgotten: it was knocked at; it came out then.
+    asked: bool,
+    answered: bool,
+}
+
+impl Seen {
+    fn look(&mut self, spin: Duration, &(returns, cpu): &Inside) -> Found {
+        if std::mem::replace(&mut self.returns, returns) != returns {
+            self.knocked = None;
+            self.answered |= self.asked;
+            return Found::Out;
+        }
+        self.asked = true;
+        let used = cpu.saturating_sub(*self.knocked.get_or_insert(cpu));
+        match used >= spin {
+            true => Found::Spins(used),
+            false => Found::Knock,
+        }
+    }
 }
 
 impl Knocks {
     /// For so many vCPUs; one that uses `spin` of CPU time after a knock is lost.
     pub(super) fn new(count: usize, spin: Duration) -> Self {
-        Self { spin, vcpus: vec![(0, None); count] }
+        Self { spin, vcpus: vec![Seen::default(); count] }
     }
 
     /// `inside` has one entry for each vCPU.
     pub(super) fn look(&mut self, inside: &[Inside]) -> Vec<Found> {
         let spin = self.spin;
-        let look =
-            |((before, knocked), (returns, cpu)): (&mut (u64, Option<Duration>), &Inside)| {
-                if before != returns {
-                    *before = *returns;
-                    *knocked = None;
-                    return Found::Out;
-                }
-                let used = cpu.saturating_sub(*knocked.get_or_insert(*cpu));
-                match used >= spin {
-                    true => Found::Spins(used),
-                    false => Found::Knock,
-                }
-            };
-        self.vcpus.iter_mut().zip(inside).map(look).collect()
+        self.vcpus.iter_mut().zip(inside).map(|(seen, inside)| seen.look(spin, inside)).collect()
+    }
+
+    /// Every vCPU was knocked at after [`Knocks::forget`], and has come out after that.
+    pub(super) fn all_answered(&self) -> bool {
+        self.vcpus.iter().all(|seen| seen.answered)
+    }
+
+    /// Knocks and answers so far say nothing of an end that comes now.
+    pub(super) fn forget(&mut self) {
+        self.vcpus.iter_mut().for_each(|seen| (seen.asked, seen.answered) = (false, false));
     }
 }
 
@@ -85,6 +107,23 @@ mod tests {
         assert_eq!(knocks.look(&inside([(2, 13_000), (2, 1), (1, 10_999)])), [Out, Out, Knock]);
         let lost = Spins(Duration::from_secs(2));
         assert_eq!(knocks.look(&inside([(3, 17_000), (2, 1), (1, 11_000)])), [Out, Knock, lost]);
+    }
+
+    #[test]
+    fn all_have_answered_when_each_was_knocked_at_and_came_out() {
+        let mut knocks = Knocks::new(2, Duration::from_secs(2));
+        assert_eq!(knocks.look(&inside([(1, 1), (0, 1)])), [Out, Knock]);
+        assert_eq!(knocks.look(&inside([(1, 1), (1, 1)])), [Knock, Out]);
+        assert!(!knocks.all_answered(), "the first one came out by itself");
+        assert_eq!(knocks.look(&inside([(2, 1), (1, 1)])), [Out, Knock]);
+        assert!(knocks.all_answered());
+        // One answers a knock of before.
+        knocks.forget();
+        assert_eq!(knocks.look(&inside([(2, 1), (2, 1)])), [Knock, Out]);
+        assert_eq!(knocks.look(&inside([(3, 1), (2, 1)])), [Out, Knock]);
+        assert!(!knocks.all_answered());
+        assert_eq!(knocks.look(&inside([(3, 1), (3, 1)])), [Knock, Out]);
+        assert!(knocks.all_answered());
     }
 
     #[test]

@@ -12,7 +12,6 @@ mod stall;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -25,6 +24,8 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use crate::diagnostic::{Diagnostic, Kind};
+use crate::mpsc::{self, Receiver, Sender};
+use crate::process;
 use host_thread::CpuTimer;
 use knock::{Found, Inside, Knocks};
 use run_loop::{Cpu, Shared, Slot, THREADS};
@@ -39,10 +40,6 @@ pub const STALL: Duration = Duration::from_secs(30);
 /// How often vCPUs are looked at within [`STALL`]; one that has not come out of VCPU_RUN since the last
 /// look is knocked at.
 const LOOKS: u32 = 6;
-
-/// So many looks in a row that find no progress end the looking: by then every vCPU has been knocked at
-/// since the last progress, and has come out.
-const STILL: u32 = 3;
 
 /// CPU time of one vCPU that makes it begin again.
 const AWAKE: Duration = Duration::from_millis(10);
@@ -78,8 +75,6 @@ pub struct Vcpus {
     interval: Duration,
     stalls: StallWatch,
     knocks: Knocks,
-    // Looks in a row without progress.
-    still: u32,
     resting: bool,
     // While it rests: one for each vCPU, and where they are heard.
     cpu_timers: Vec<CpuTimer>,
@@ -152,7 +147,6 @@ impl Vcpus {
             interval: (options.stall / LOOKS).max(Duration::from_millis(1)),
             stalls,
             knocks,
-            still: 0,
             resting: false,
             cpu_timers: Vec::new(),
             kicks: host_thread::take_kicks().map_err(failed("a signalfd for the vCPUs"))?,
@@ -165,7 +159,9 @@ impl Vcpus {
         }
         drop(placed);
         // What it takes to place a thread is given up next.
-        all_placed.iter().collect::<Result<(), _>>()?;
+        while let Ok(placed) = all_placed.recv() {
+            placed?;
+        }
         let tids = vcpus.shared.slots.iter().map(|slot| slot.tid.load(Ordering::SeqCst));
         let cpu_timers: Result<_, _> = tids.map(CpuTimer::new).collect();
         vcpus.cpu_timers = cpu_timers.map_err(failed("a timer of a vCPU's CPU time"))?;
@@ -186,20 +182,15 @@ impl Vcpus {
         let options = options.clone();
         let shared = Arc::clone(&self.shared);
         let (gate, go) = mpsc::channel();
-        let spawned = std::thread::Builder::new()
-            // The kernel keeps 15 bytes: the number comes first.
-            .name(format!("vcpu{index}-{}", options.name))
-            .stack_size(STACK)
-            .spawn(move || {
-                if let Some(slot) = shared.slots.get(index) {
-                    run_loop::thread(&shared, slot, cpu, &options, placed, &go);
-                }
-            });
-        let thread = spawned.map_err(|error| {
-            let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EAGAIN));
-            failed("making a vCPU's thread")(errno)
-        })?;
-        self.threads.push(thread);
+        // The kernel keeps 15 bytes: the number comes first.
+        let name = format!("vcpu{index}-{}", options.name);
+        let run = move || {
+            if let Some(slot) = shared.slots.get(index) {
+                run_loop::thread(&shared, slot, cpu, &options, placed, &go);
+            }
+        };
+        let thread = process::thread(name, STACK, Box::new(run));
+        self.threads.push(thread.map_err(failed("making a vCPU's thread"))?);
         Ok(gate)
     }
 
@@ -226,7 +217,8 @@ impl Vcpus {
     /// Looks at the vCPUs from time to time, until they rest: something may end the VM.
     pub fn watch(&mut self) {
         self.shared.resting.store(false, Ordering::SeqCst);
-        (self.still, self.resting) = (0, false);
+        self.resting = false;
+        self.knocks.forget();
         self.set_timer(Expiration::Interval(TimeSpec::from_duration(self.interval)));
     }
 
@@ -241,12 +233,10 @@ impl Vcpus {
         let now = Instant::now();
         let news = self.stalls.look(now, &done);
         match (self.stalls.is_still(), self.resting) {
-            (true, _) => self.still = self.still.saturating_add(1),
-            (false, false) => self.still = 0,
+            (false, false) => self.knocks.forget(),
             (false, true) => self.watch(),
-        }
-        if self.still >= STILL {
-            self.rest(now, &done);
+            (true, _) if self.knocks.all_answered() => self.rest(now, &done),
+            (true, _) => {}
         }
         news
     }

@@ -3,7 +3,6 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,6 +18,7 @@ use super::run_errors::RunErrors;
 use super::{host_thread, Options};
 use crate::confine;
 use crate::diagnostic::{kinds, Diagnostic};
+use crate::mpsc::{Receiver, Sender};
 use crate::status::EndReason;
 use crate::text::Span;
 

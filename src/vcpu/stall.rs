@@ -129,7 +129,7 @@ mod tests {
     /// The name of what is reported.
     fn look(watch: &mut StallWatch, now: Instant, done: &[Done]) -> Option<&'static str> {
         let reported = watch.look(now, done)?;
-        KINDS.iter().map(|kind| kind.name).find(|name| *name == reported.name)
+        KINDS.iter().map(|kind| kind.name()).find(|name| *name == reported.name)
     }
 
     fn done<const N: usize>(of: [(u64, u64); N]) -> [Done; N] {

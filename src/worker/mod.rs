@@ -86,7 +86,7 @@ pub fn run(start: Start) -> i32 {
     let Launched { vm, memory, vcpus, prepared, scheduling, .. } = match launched {
         Ok(launched) => launched,
         Err(error) => {
-            let called_off = error.name == CALLED_OFF.name;
+            let called_off = error.name == CALLED_OFF.name();
             if !called_off {
                 reporter.send(&Report::Failed(error));
             }

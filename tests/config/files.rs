@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Files that are none, and directories whose files clash.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -78,7 +77,7 @@ fn a_directory_is_read_in_order_and_only_its_json_files() {
     scratch.write("a.json", small("second", ""));
     scratch.write(".hidden.json", "x");
     scratch.write("note.txt", "x");
-    let set = load_dirs(std::slice::from_ref(&scratch.0), &BTreeMap::new());
+    let set = load_dirs(std::slice::from_ref(&scratch.0), &[]);
     let names: Vec<&str> = set.files.iter().map(|file| file.vm.as_str()).collect();
     assert_eq!(names, ["second", "first"]);
     assert_eq!(set.good().count(), 2);
@@ -88,7 +87,7 @@ fn a_directory_is_read_in_order_and_only_its_json_files() {
 fn a_missing_directory_is_a_problem_and_the_others_are_read() {
     let scratch = Scratch::new();
     scratch.write("a.json", small("a", ""));
-    let set = load_dirs(&[scratch.path("none"), scratch.0.clone()], &BTreeMap::new());
+    let set = load_dirs(&[scratch.path("none"), scratch.0.clone()], &[]);
     assert_eq!(set.good().count(), 1);
     assert_eq!(
         problems(&set, &scratch),
@@ -105,7 +104,7 @@ fn broken_files_are_known_by_their_name_or_their_own() {
     scratch.write("3.json", small("named", ""));
     scratch.write("good.json", "rubbish");
     scratch.write("z.json", small("good", ""));
-    let set = load_dirs(std::slice::from_ref(&scratch.0), &BTreeMap::new());
+    let set = load_dirs(std::slice::from_ref(&scratch.0), &[]);
     let names: Vec<(&str, bool)> =
         set.files.iter().map(|file| (file.vm.as_str(), file.config.is_ok())).collect();
     // A good file keeps its name, whatever a broken one says.
@@ -120,7 +119,7 @@ fn two_files_with_one_name() {
     let scratch = Scratch::new();
     scratch.write("a.json", small("x", ""));
     scratch.write("b.json", small("x", ""));
-    let set = load_dirs(std::slice::from_ref(&scratch.0), &BTreeMap::new());
+    let set = load_dirs(std::slice::from_ref(&scratch.0), &[]);
     assert_eq!(set.good().count(), 1);
     assert_eq!(set.files[1].vm.as_str(), "b");
     assert_eq!(
@@ -129,7 +128,7 @@ fn two_files_with_one_name() {
           cure: give each VM its own name [config-name-taken]"]
     );
     // The VM that the refused file described before stays its VM.
-    let known = BTreeMap::from([(scratch.path("b.json"), VmName::new("before").unwrap())]);
+    let known = [(scratch.path("b.json"), VmName::new("before").unwrap())];
     let set = load_dirs(std::slice::from_ref(&scratch.0), &known);
     assert_eq!(set.files[1].vm.as_str(), "before");
     assert!(set.files[1].config.is_err());
@@ -158,7 +157,7 @@ fn dependencies_between_files() {
     // A VM of a broken file is known.
     scratch.write("i.json", small("i", &after(r#"["j"]"#)));
     scratch.write("j.json", small("j", ", \"x\": 0"));
-    let set = load_dirs(std::slice::from_ref(&scratch.0), &BTreeMap::new());
+    let set = load_dirs(std::slice::from_ref(&scratch.0), &[]);
     let found = problems(&set, &scratch);
     let circle = "cure: remove one of them from the start.after of another [config-circle]";
     let expected = [

@@ -408,11 +408,11 @@ fn the_table_has_every_answer_of_start() {
     let kinds: Vec<_> = KINDS.iter().copied().flatten().collect();
     assert!(kinds.len() > 50, "{}", kinds.len());
     for kind in kinds.iter().filter(|kind| kind.start_answers.is_some()) {
-        let tried = |(rule, errno, ..): &Row| *rule == kind.name && *errno == kind.start_answers;
-        assert!(rows().any(tried), "{} is not in the table", kind.name);
+        let tried = |(rule, errno, ..): &Row| *rule == kind.name() && *errno == kind.start_answers;
+        assert!(rows().any(tried), "{} is not in the table", kind.name());
     }
     for (rule, errno, ..) in TABLE.iter().chain(NEWER) {
-        let kind = kinds.iter().find(|kind| kind.name == *rule);
+        let kind = kinds.iter().find(|kind| kind.name() == *rule);
         let kind = kind.unwrap_or_else(|| panic!("{rule} is not a rule"));
         assert_eq!(errno.is_some(), kind.start_answers.is_some(), "{rule}");
     }

@@ -53,6 +53,21 @@ fn answers_that_are_none_are_refused() {
     assert_eq!(near.get(GET_FEATURES), Err(Errno::ETIMEDOUT));
 }
 
+/// Byte by byte, it would hold its VM up for minutes.
+#[test]
+fn an_answer_that_drips_is_not_waited_for() {
+    let (near, mut far) = connection(0);
+    let drip = std::thread::spawn(move || {
+        for byte in reply(GET_FEATURES, VERSION | REPLY, &7u64.to_le_bytes()) {
+            std::thread::sleep(PATIENCE / 10);
+            let _ = far.write_all(&[byte]);
+        }
+    });
+    assert_eq!(near.get(GET_FEATURES), Err(Errno::ETIMEDOUT));
+    drop(near);
+    drip.join().unwrap();
+}
+
 #[test]
 fn a_backend_that_confirms_is_waited_for() {
     let (near, mut far) = connection(PROTOCOL_REPLY_ACK);

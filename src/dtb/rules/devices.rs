@@ -245,8 +245,12 @@ mod tests {
             let config = config(keys);
             let plan = planned(&config);
             let first = build(&config, None, &plan, &Seeds::default()).unwrap();
+            let (main, pool) = (plan.main(), plan.pool.unwrap());
+            let ranges = vec![(main.base, main.size), (pool.base, pool.size)];
+            assert_eq!(first.tree.at("/memory").unwrap().reg(), Some(ranges));
             let again = build(&config, Some(&first.blob), &plan, &Seeds::default()).unwrap();
             assert_eq!(again.tree, first.tree);
+            assert_eq!(again.warnings, [], "{keys}");
         }
     }
 }

@@ -49,3 +49,12 @@ pub fn check(tree: &Tree, config: &VmConfig, plan: &LaunchPlan) -> Vec<Diagnosti
     }
     faults.found
 }
+
+/// Whether a number is not in `seen`, and puts it there. A tree has 16,384 nodes at most.
+fn is_first(seen: &mut Vec<u64>, number: u64) -> bool {
+    let first = !seen.contains(&number);
+    if first {
+        seen.push(number);
+    }
+    first
+}

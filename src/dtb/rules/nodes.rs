@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The tree as a whole: which nodes there must be, and how they are named and nested.
 
-use std::collections::BTreeSet;
-
+use super::is_first;
 use crate::diagnostic::kinds;
 use crate::dtb::build::Faults;
 use crate::dtb::tree::Tree;
@@ -58,13 +57,13 @@ const DEPTH_MAX: usize = 16;
 pub(super) const PATH_MAX: usize = 255;
 
 pub(super) fn check(tree: &Tree, faults: &mut Faults<'_>) {
-    let mut phandles = BTreeSet::new();
+    let mut phandles = Vec::new();
     // One of each is enough: a hostile tree could have thousands.
     let (mut deep, mut long, mut twin) = (None, None, None);
     for at in tree.walk() {
         let path = at.path();
-        let mut names = BTreeSet::new();
-        if let Some(second) = at.children().find(|child| !names.insert(&child.node.name)) {
+        let second = at.node.twin_child().and_then(|name| at.child(name));
+        if let Some(second) = second {
             twin.get_or_insert_with(|| {
                 DUPLICATE_NODE.case(format!("{} is there twice", second.path()))
             });
@@ -80,7 +79,9 @@ pub(super) fn check(tree: &Tree, faults: &mut Faults<'_>) {
                     .case(format!("{path} has device_type \"memory\" and is not /memory")),
             );
         }
-        if let Some(phandle) = at.phandle().filter(|phandle| !phandles.insert(*phandle)) {
+        if let Some(phandle) =
+            at.phandle().filter(|phandle| !is_first(&mut phandles, u64::from(*phandle)))
+        {
             faults.add(
                 DUPLICATE_PHANDLE
                     .case(format!("{path} has phandle {phandle:#x}, as another node has")),

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! CPUs, and who schedules them.
 
-use std::collections::BTreeSet;
-
+use super::is_first;
 use super::nodes::{path_length, PATH_MAX};
 use super::vm_config::{property, COMPLETE_IT};
 use crate::config::{Scheduling, VmConfig};
@@ -207,8 +206,9 @@ fn physical_cpus(
 
 /// What CPUs are numbered by. Any MPIDR is good, as long as it is one CPU's alone.
 fn numbers(tree: &Tree, cpus: &[NodeAt<'_>], faults: &mut Faults<'_>) {
-    let mut seen = BTreeSet::new();
-    let unnumbered = |cpu: &&NodeAt<'_>| !cpu.number("reg").is_some_and(|reg| seen.insert(reg));
+    let mut seen = Vec::new();
+    let unnumbered =
+        |cpu: &&NodeAt<'_>| !cpu.number("reg").is_some_and(|reg| is_first(&mut seen, reg));
     let paths: Vec<_> = cpus.iter().filter(unnumbered).map(NodeAt::path).collect();
     if let Some(paths) = listed(&paths) {
         faults.add(CPU_REG.case(format!("no reg, or that of another CPU: {paths}")));

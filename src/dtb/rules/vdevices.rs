@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Doorbells and shared memory. The driver finds both by their labels.
 
-use std::collections::BTreeSet;
-
+use super::is_first;
 use crate::diagnostic::kinds;
 use crate::dtb::build::Faults;
 use crate::dtb::lookup::{label, shm_label, spi, vdevices};
@@ -59,8 +58,8 @@ kinds! {
 }
 
 pub(super) fn check(tree: &Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
-    let mut labels = BTreeSet::new();
-    let mut interrupts = BTreeSet::new();
+    let mut labels = Vec::new();
+    let mut interrupts = Vec::new();
     for bell in vdevices(tree, "doorbell") {
         let path = bell.path();
         let label = label(&bell);
@@ -69,7 +68,7 @@ pub(super) fn check(tree: &Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
         }
         first_with(&mut labels, label.unwrap_or(0), path, faults);
         if let Some((spi, _)) = spi(&bell) {
-            if !interrupts.insert(spi) {
+            if !is_first(&mut interrupts, u64::from(spi)) {
                 faults.add(
                     DUPLICATE_INTERRUPT
                         .case(format!("{path} has SPI {spi}, as another doorbell has")),
@@ -81,7 +80,7 @@ pub(super) fn check(tree: &Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
         }
     }
     let all = vdevices(tree, "shm");
-    let mut labels = BTreeSet::new();
+    let mut labels = Vec::new();
     for shm in &all {
         let path = shm.path();
         if !shm.has("peer-default") {
@@ -100,8 +99,8 @@ pub(super) fn check(tree: &Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
     }
 }
 
-fn first_with(labels: &mut BTreeSet<u32>, label: u32, path: &str, faults: &mut Faults<'_>) {
-    if !labels.insert(label) {
+fn first_with(labels: &mut Vec<u64>, label: u32, path: &str, faults: &mut Faults<'_>) {
+    if !is_first(labels, u64::from(label)) {
         faults.add(
             DUPLICATE_LABEL.case(format!("{path} has label {label}, as another of its kind has")),
         );

@@ -15,8 +15,9 @@ use crate::tree;
 /// Android has hosts with 16 KiB pages; a segment must be aligned to a page.
 pub const PAGE_ALIGNMENT: u64 = 16 << 10;
 
-/// An address takes one instruction, not two. Only for programs of less than 1 MiB, which the linker checks.
-const TINY: &[&str] = &["-Ccode-model=tiny"];
+/// For programs of less than 1 MiB, which the linker checks: an address takes one instruction, not two. And
+/// functions begin and end by calls of code that they share.
+const TINY: &[&str] = &["-Ccode-model=tiny", "-Cllvm-args=-homogeneous-prolog-epilog"];
 
 /// A device's architecture, or that of a machine to try it on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +76,7 @@ pub struct Toolchain {
 enum Kind {
     /// rustup's std for the target, and its own linker.
     Rustup,
-    /// Debian's rustc and musl; `support` has the libraries, the specs and the stub of libunwind.
+    /// Debian's rustc and musl; `support` has the libraries, the specs and our stubs.
     Debian { support: PathBuf },
     /// std for glibc and Debian's linker: larger, and also static.
     Gnu {
@@ -305,17 +306,18 @@ fn debian(architecture: Architecture) -> Result<PathBuf> {
                 fs::copy(entry.path(), support.join(entry.file_name()))?;
             }
         }
-        stub(architecture, &support)?;
         let text = fs::read_to_string(support.join("musl-gcc.specs"))
             .context("musl-dev has no musl-gcc.specs")?;
         let here = support.display().to_string();
         fs::write(&specs, text.replace(&format!("/{installed}"), &here))?;
     }
+    unwinder(architecture, &support)?;
+    thread_name(architecture, &support)?;
     Ok(support)
 }
 
 /// std for musl links an unwinder, and Debian's needs glibc. With panic=abort nothing calls it.
-fn stub(architecture: Architecture, support: &Path) -> Result<()> {
+fn unwinder(architecture: Architecture, support: &Path) -> Result<()> {
     const SYMBOLS: [&str; 14] = [
         "_Unwind_Backtrace",
         "_Unwind_DeleteException",
@@ -334,14 +336,34 @@ fn stub(architecture: Architecture, support: &Path) -> Result<()> {
     ];
     let source: String =
         SYMBOLS.iter().map(|symbol| format!("void *{symbol}(void) {{ return 0; }}\n")).collect();
-    let (c, object) = (support.join("unwind.c"), support.join("unwind.o"));
+    put(architecture, &source, &support.join("unwind.o"), &support.join("libunwind.a"))
+}
+
+/// std names each thread as it begins. musl's function can name others too: it writes the path of their name,
+/// for which it takes its whole printf, 16 KB. So the copy of musl that is linked has ours.
+fn thread_name(architecture: Architecture, support: &Path) -> Result<()> {
+    const SOURCE: &str = "\
+int prctl(int, ...);
+void *pthread_self(void);
+int pthread_setname_np(void *thread, const char *name)
+{
+\tenum { PR_SET_NAME = 15, EINVAL = 22 };
+\treturn thread == pthread_self() ? prctl(PR_SET_NAME, name) : EINVAL;
+}
+";
+    put(architecture, SOURCE, &support.join("pthread_setname_np.lo"), &support.join("libc.a"))
+}
+
+/// Compiles C and puts the object into a library, in place of one of this name.
+fn put(architecture: Architecture, source: &str, object: &Path, library: &Path) -> Result<()> {
+    let c = object.with_extension("c");
     fs::write(&c, source)?;
-    tree::quiet(Command::new(architecture.gcc()).args(["-Os", "-c", "-o"]).arg(&object).arg(&c))?;
+    tree::quiet(Command::new(architecture.gcc()).args(["-Os", "-c", "-o"]).arg(object).arg(&c))?;
     tree::quiet(
         Command::new(format!("{}-linux-gnu-ar", architecture.name()))
             .arg("rcsD")
-            .arg(support.join("libunwind.a"))
-            .arg(&object),
+            .arg(library)
+            .arg(object),
     )?;
     Ok(())
 }

@@ -37,7 +37,7 @@ pub fn parts(dir: &Path, programs: Option<&Path>) -> Result<Parts> {
     packages::ensure(VHOST_TOOLS)?;
     let folder = match programs {
         Some(folder) => folder.to_owned(),
-        None => tree::build(true)?,
+        None => tree::build(tree::EXECUTING)?,
     };
     let mut programs: Vec<PathBuf> =
         ["gunyahd", "gunyahctl", "gunyah-sim"].iter().map(|name| folder.join(name)).collect();
