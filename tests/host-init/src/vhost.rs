@@ -136,10 +136,16 @@ fn vsock() -> nix::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// A connection. The kernel waits 2 s for it, in which an emulated guest on a busy machine may not answer.
 fn open(cid: u32, port: u32) -> nix::Result<File> {
-    let socket = vsock()?;
-    connect(socket.as_raw_fd(), &VsockAddr::new(cid, port))?;
-    Ok(socket.into())
+    let mut tries = 0..10;
+    loop {
+        let socket = vsock()?;
+        match connect(socket.as_raw_fd(), &VsockAddr::new(cid, port)) {
+            Err(Errno::ETIMEDOUT) if tries.next().is_some() => {}
+            connected => return connected.map(|()| socket.into()),
+        }
+    }
 }
 
 /// Nobody has the CID.

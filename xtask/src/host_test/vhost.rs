@@ -82,7 +82,7 @@ pub fn configs() -> Vec<(&'static str, String)> {
   "console": {{}},
   "transport": "{transport}",
   "vsock": {{ {cid} }},
-  "ready": {{ "vsock_port": 9, "timeout": "1m" }},
+  "ready": {{ "vsock_port": 9, "timeout": "5m" }},
   "restart": {{ "policy": "never" }}{more}
 }}
 "#
