@@ -154,6 +154,46 @@ fn with_disk(image: &str, console: &str, cmdline: &str, ready: &str) -> Option<(
     Some((host, disk))
 }
 
+/// A kernel with restricted pools, where memory is lent: the root disk is read and written through one.
+#[test]
+fn linux_reaches_its_root_disk_through_a_pool() {
+    let _turn = turn();
+    let guest = guest_files();
+    let (image, initrd) = (guest.join("disk-busybox.img"), guest.join("disk-initrd.cpio.gz"));
+    let Ok(kernel) = std::fs::read(guest.join("pool-Image")) else {
+        return skip("no kernel with DMA_RESTRICTED_POOL; cargo xtask pool-guest builds one");
+    };
+    for (dialect, transport) in [("ack61", "mmio"), ("ack66", "mmio"), ("ack612", "pci")] {
+        let disk = Disk::copy(&image);
+        let changes = json!({
+            "memory": { "size": "128M", "backing": ["thp"], "access": "lend" },
+            // Its modules are Debian's and are refused: this kernel has the drivers built in.
+            "initrd": { "path": initrd },
+            "disks": [{ "path": disk.0 }],
+            "transport": transport,
+            "entropy": true,
+            "vcpus": { "scheduling": "proxy" },
+            "console": { "device": "pl011", "virtio": true },
+            "cmdline": "console=ttyAMA0 guest.poweroff=0",
+        });
+        let Some(mut host) = Host::boot_on(dialect, "pool", "exec", "", &kernel, &changes) else {
+            return;
+        };
+        host.patience = PATIENCE;
+        powers_off(&host);
+        let printed = host.printed().concat();
+        for words in [
+            "assigned reserved memory node pool@88000000",
+            "gunyah guest: root disk reached, start 1",
+        ] {
+            assert!(printed.contains(words), "{dialect}: no `{words}`: {printed}");
+        }
+        assert_eq!(disk.read("/starts"), "1\n", "{dialect}");
+        let log = host.log();
+        assert!(!log.contains("device-outside-pool"), "{dialect}: {log}");
+    }
+}
+
 fn powers_off(host: &Host) {
     let status = host.wait_until(|status| status["state"] == "stopped");
     assert_eq!(status["last_end"]["reason"], "power-off", "{status:#}");

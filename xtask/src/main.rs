@@ -12,6 +12,7 @@ mod host_test;
 mod hugepages;
 mod keyguest;
 mod packages;
+mod poolguest;
 mod rootdisk;
 mod setup;
 mod test;
@@ -26,6 +27,7 @@ usage: cargo xtask COMMAND
   setup      install missing tools, fetch arm64 kernels and busybox for the guests, make root disks
   root-disk  make root disks for arm64 guests, and the initrd that boots from them
   key-guest  make an arm64 Linux that ends by its power key
+  pool-guest build an arm64 Linux with CONFIG_DMA_RESTRICTED_POOL, which reaches its devices over lent memory
   demo       launch three arm64 Linux guests with gunyahd on the simulator, one of them a Debian on a root disk
              --programs DIR  with the programs in DIR, instead of building them
   test       run all tests: format, lints, unit tests, whole programs, real guests
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         ["demo"] => demo::run(None),
         ["demo", "--programs", folder] => demo::run(Some(Path::new(folder))),
         ["key-guest"] => keyguest::run(),
+        ["pool-guest"] => poolguest::run(),
         ["root-disk"] => rootdisk::run(),
         ["setup"] => setup::run(),
         ["test", words @ ..] => test::run(words),
