@@ -304,6 +304,7 @@ pub fn supervisor() -> Vec<Rule> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::confine::filter::Filter;
 
     #[test]
     fn nobody_runs_a_program_or_looks_into_another_process() {
@@ -326,6 +327,37 @@ mod tests {
         let reaching = [SYS_openat, SYS_socket, SYS_clone, SYS_clone3, SYS_memfd_create, SYS_kill];
         for nr in reaching.into_iter().chain([SYS_mremap]) {
             assert!(!worker(7, &[7], &[DeviceCalls::DISK]).contains(&Rule::Allow(nr)), "{nr}");
+        }
+    }
+
+    /// Every call, ioctl and kind of socket of every device, tried by every other: a thread's list is its own.
+    #[test]
+    fn no_device_may_do_what_another_does() {
+        let refused = SECCOMP_RET_ERRNO | Errno::EPERM as u32;
+        let tried = TRIED.concat();
+        for own in DeviceCalls::ALL {
+            let filter = Filter::new(&device(*own), None);
+            let check = |nr, arguments, may, otherwise| {
+                let expected = if may { SECCOMP_RET_ALLOW } else { otherwise };
+                let answer = filter.answer_to(nr, arguments);
+                assert_eq!(answer, expected, "{own:?}: {nr} {arguments:x?}");
+            };
+            for other in DeviceCalls::ALL {
+                for nr in other.calls {
+                    // What a library tries is refused; another is the end.
+                    let otherwise =
+                        if tried.contains(nr) { refused } else { SECCOMP_RET_KILL_PROCESS };
+                    check(*nr, [0; 3], own.calls.contains(nr), otherwise);
+                }
+                for request in other.requests.iter().chain(other.opening) {
+                    let may = own.requests.contains(request);
+                    check(SYS_ioctl, [3, *request, 0], may, refused);
+                }
+                for family in other.sockets {
+                    let arguments = [family.unsigned_abs(), 1, 0];
+                    check(SYS_socket, arguments, own.sockets.contains(family), refused);
+                }
+            }
         }
     }
 

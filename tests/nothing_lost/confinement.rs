@@ -7,6 +7,7 @@ use gunyah::Dialect;
 use libc::{c_long, c_void};
 use serde_json::{json, Value};
 
+use crate::backend::Backend;
 use crate::host::{folder, Boot, Host, Stage};
 use crate::skip::skip;
 use crate::steps;
@@ -140,24 +141,27 @@ fn device_thread(host: &Host, name: &str) -> i32 {
     found
 }
 
-/// Makes a call in a device's thread; what dies of it is started again. False where nothing may be tried.
-fn call_of_device(
-    host: &Host,
-    device: &str,
-    number: c_long,
-    arguments: [u64; 3],
-    wanted: &Outcome,
-) -> bool {
-    let Some(found) = make_call(device_thread(host, device), number, arguments) else {
-        skip("ptrace is not allowed here: needs root");
-        return false;
-    };
-    assert_eq!(found, *wanted, "{device} {number}");
-    if found == Outcome::Died {
-        host.wait_for("vm", &["crashed"]).unwrap();
-        assert_eq!(host.order("start", "vm", true)["done"]["state"], "running");
+/// A device's thread, a call of it, and what becomes of that.
+type Try = (&'static str, c_long, [u64; 3], Outcome);
+
+const REFUSED: Outcome = EPERM;
+/// It comes to the kernel, which finds nonsense.
+const ALLOWED: Outcome = Outcome::Answered(-libc::EBADF as i64);
+const INVALID: Outcome = Outcome::Answered(-libc::EINVAL as i64);
+const NO_FD: [u64; 3] = [9999, 0, 0];
+
+/// Makes these calls; a VM that dies of one is started again.
+fn try_all(host: &Host, tries: &[Try]) {
+    for (device, number, arguments, wanted) in tries {
+        let Some(found) = make_call(device_thread(host, device), *number, *arguments) else {
+            return skip("ptrace is not allowed here: needs root");
+        };
+        assert_eq!(found, *wanted, "{device} {number} {arguments:x?}");
+        if found == Outcome::Died {
+            host.wait_for("vm", &["crashed"]).unwrap();
+            assert_eq!(host.order("start", "vm", true)["done"]["state"], "running");
+        }
     }
-    true
 }
 
 /// What one device's thread may do, another's may not, nor what the rest of the worker does.
@@ -173,34 +177,32 @@ fn a_devices_thread_has_its_own_calls_alone() {
         "entropy": true,
     });
     let host = boot_with(&stage, "device-confined", &keys, &[]);
-    let (refused, bad) = (Outcome::Answered(-1), Outcome::Answered(-i64::from(libc::EBADF)));
-    for (device, number, outcome) in [
-        // Its own: the arguments are nonsense, which the call itself says.
-        ("disks[0]", libc::SYS_fdatasync, bad),
-        ("entropy", libc::SYS_fdatasync, Outcome::Died),
-        ("console.virtio", libc::SYS_preadv, Outcome::Died),
-        // The run loop's, and a library's try.
-        ("disks[0]", libc::SYS_ioctl, refused),
-        ("entropy", libc::SYS_openat, Outcome::Answered(-1)),
-        ("disks[0]", libc::SYS_sendmsg, Outcome::Died),
-        ("console.virtio", libc::SYS_recvmsg, Outcome::Died),
-        ("entropy", libc::SYS_tgkill, refused),
-        ("disks[0]", libc::SYS_seccomp, Outcome::Died),
-        ("disks[0]", libc::SYS_execve, Outcome::Died),
-    ] {
-        let arguments = if number == libc::SYS_fdatasync { [9999, 0, 0] } else { [0; 3] };
-        if !call_of_device(&host, device, number, arguments, &outcome) {
-            return;
-        }
-    }
+    try_all(
+        &host,
+        &[
+            ("disks[0]", libc::SYS_fdatasync, NO_FD, ALLOWED),
+            ("entropy", libc::SYS_preadv, NO_FD, ALLOWED),
+            ("entropy", libc::SYS_fdatasync, NO_FD, Outcome::Died),
+            ("console.virtio", libc::SYS_preadv, NO_FD, Outcome::Died),
+            // The run loop's, and a library's try.
+            ("disks[0]", libc::SYS_ioctl, [0; 3], REFUSED),
+            ("entropy", libc::SYS_openat, [0; 3], REFUSED),
+            ("disks[0]", libc::SYS_sendmsg, [0; 3], Outcome::Died),
+            ("console.virtio", libc::SYS_recvmsg, [0; 3], Outcome::Died),
+            ("entropy", libc::SYS_tgkill, [0; 3], REFUSED),
+            ("disks[0]", libc::SYS_seccomp, [0; 3], Outcome::Died),
+            ("disks[0]", libc::SYS_execve, [0; 3], Outcome::Died),
+        ],
+    );
     host.end();
 }
+
+const TUNSETIFF: u64 = 0x4004_54ca;
+const TUNSETOFFLOAD: u64 = 0x4004_54d0;
 
 /// A network device's thread sets what its tap leaves to the guest, and no other of a tap's properties.
 #[test]
 fn a_network_devices_thread_attaches_no_other_tap() {
-    const TUNSETIFF: u64 = 0x4004_54ca;
-    const TUNSETOFFLOAD: u64 = 0x4004_54d0;
     let Some(stage) = Stage::new() else { return };
     // A network of this thread and of what it starts.
     let own = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).is_ok();
@@ -215,20 +217,86 @@ fn a_network_devices_thread_attaches_no_other_tap() {
         "entropy": true,
     });
     let host = boot_with(&stage, "net-confined", &keys, &[]);
-    let (refused, bad) = (Outcome::Answered(-1), Outcome::Answered(-i64::from(libc::EBADF)));
-    for (device, number, arguments, outcome) in [
-        ("nets[0]", libc::SYS_ioctl, [9999, TUNSETOFFLOAD, 0], bad),
-        ("entropy", libc::SYS_ioctl, [9999, TUNSETOFFLOAD, 0], refused),
-        ("nets[0]", libc::SYS_ioctl, [9999, TUNSETIFF, 0], Outcome::Answered(-1)),
-        ("nets[0]", libc::SYS_socket, [1, 1, 0], Outcome::Answered(-1)),
-        ("nets[0]", libc::SYS_pwrite64, [0; 3], Outcome::Died),
-        ("nets[0]", libc::SYS_sendmsg, [0; 3], Outcome::Died),
-        ("entropy", libc::SYS_writev, [0; 3], Outcome::Died),
-    ] {
-        if !call_of_device(&host, device, number, arguments, &outcome) {
-            return;
+    try_all(
+        &host,
+        &[
+            ("nets[0]", libc::SYS_ioctl, [9999, TUNSETOFFLOAD, 0], ALLOWED),
+            ("entropy", libc::SYS_ioctl, [9999, TUNSETOFFLOAD, 0], REFUSED),
+            ("nets[0]", libc::SYS_ioctl, [9999, TUNSETIFF, 0], REFUSED),
+            ("nets[0]", libc::SYS_socket, [1, 1, 0], REFUSED),
+            ("nets[0]", libc::SYS_pwrite64, [0; 3], Outcome::Died),
+            ("nets[0]", libc::SYS_sendmsg, [0; 3], Outcome::Died),
+            ("entropy", libc::SYS_writev, [0; 3], Outcome::Died),
+        ],
+    );
+    host.end();
+}
+
+/// The thread of a backend's device speaks with Unix sockets, and does nothing of what its backend does.
+#[test]
+fn a_backends_devices_thread_reaches_unix_sockets_alone() {
+    let Some(stage) = Stage::new() else { return };
+    let socket = folder("backend").join("socket");
+    // One after the other, as the VM comes back; they end with this program.
+    let (path, first) = (socket.clone(), Backend::listen(&socket, 0, 0));
+    std::thread::spawn(move || {
+        let mut all = Vec::from_iter(first.recv());
+        while let Ok(next) = Backend::listen(&path, 0, 0).recv() {
+            all.push(next);
         }
+    });
+    let keys = json!({
+        "vcpus": { "scheduling": "proxy" },
+        "vhost_user": [{ "type": "entropy", "socket": socket }],
+        "entropy": true,
+    });
+    let host = boot_with(&stage, "backend-confined", &keys, &[]);
+    let [unix, inet, vsock] = [libc::AF_UNIX, libc::AF_INET, libc::AF_VSOCK].map(word);
+    try_all(
+        &host,
+        &[
+            ("vhost_user[0]", libc::SYS_sendmsg, NO_FD, ALLOWED),
+            ("vhost_user[0]", libc::SYS_connect, NO_FD, ALLOWED),
+            // A type of socket that there is not.
+            ("vhost_user[0]", libc::SYS_socket, [unix, 15, 0], INVALID),
+            ("vhost_user[0]", libc::SYS_socket, [inet, 1, 0], REFUSED),
+            ("vhost_user[0]", libc::SYS_socket, [vsock, 1, 0], REFUSED),
+            ("entropy", libc::SYS_socket, [unix, 1, 0], REFUSED),
+            ("entropy", libc::SYS_connect, NO_FD, REFUSED),
+            ("vhost_user[0]", libc::SYS_ioctl, [9999, TUNSETOFFLOAD, 0], REFUSED),
+            ("vhost_user[0]", libc::SYS_openat, [0; 3], REFUSED),
+            ("vhost_user[0]", libc::SYS_preadv, [0; 3], Outcome::Died),
+            ("vhost_user[0]", libc::SYS_recvmsg, [0; 3], Outcome::Died),
+            ("entropy", libc::SYS_sendmsg, [0; 3], Outcome::Died),
+        ],
+    );
+    host.end();
+}
+
+/// The kernel's vhost serves the guest; our thread starts and stops it, and no more.
+#[test]
+fn a_socket_devices_thread_starts_and_stops_vhost_alone() {
+    const VHOST_SET_OWNER: u64 = 0xaf01;
+    const VHOST_VSOCK_SET_RUNNING: u64 = 0x4004_af61;
+    let Some(stage) = Stage::new() else { return };
+    if !std::path::Path::new("/dev/vhost-vsock").exists() {
+        return skip("no /dev/vhost-vsock");
     }
+    let keys = json!({ "vcpus": { "scheduling": "proxy" }, "vsock": {}, "entropy": true });
+    let host = boot_with(&stage, "vsock-confined", &keys, &[]);
+    let [unix, vsock] = [libc::AF_UNIX, libc::AF_VSOCK].map(word);
+    try_all(
+        &host,
+        &[
+            ("vsock", libc::SYS_ioctl, [9999, VHOST_VSOCK_SET_RUNNING, 0], ALLOWED),
+            ("entropy", libc::SYS_ioctl, [9999, VHOST_VSOCK_SET_RUNNING, 0], REFUSED),
+            ("vsock", libc::SYS_ioctl, [9999, VHOST_SET_OWNER, 0], REFUSED),
+            // Without `ready.vsock_port` it connects to nobody.
+            ("vsock", libc::SYS_socket, [vsock, 1, 0], REFUSED),
+            ("vsock", libc::SYS_socket, [unix, 1, 0], REFUSED),
+            ("vsock", libc::SYS_preadv, [0; 3], Outcome::Died),
+        ],
+    );
     host.end();
 }
 
@@ -307,12 +375,14 @@ fn every_thread_of_a_worker_has_given_up_its_capabilities() {
     vm["name"] = json!("vm");
     vm["vcpus"] = json!({ "scheduling": "proxy", "count": 2 });
     vm["console"] = json!({});
+    vm["stop"] = json!({ "power_key": true });
     let boot = Boot { vms: &[vm], ..Boot::default() };
     let host = Host::boot(&stage, &folder("threads"), &boot);
     host.wait_for("vm", &["running"]).unwrap();
     let threads = Thread::all(worker(&host, "vm"));
     let mut names: Vec<_> = threads.iter().map(|thread| thread.name.as_str()).collect();
     names.sort_unstable();
+    // The power key is the main thread's: an eventfd.
     assert_eq!(names, ["console", "vcpu0-vm", "vcpu1-vm", "vm:vm"]);
     for thread in &threads {
         let name = &thread.name;

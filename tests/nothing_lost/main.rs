@@ -10,6 +10,8 @@
 //! ```
 #![allow(clippy::unwrap_used)] // A test ends there.
 
+#[path = "../backend/mod.rs"]
+mod backend;
 mod confinement;
 mod cycles;
 mod fault_matrix;
