@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A vhost-user backend of the crate of that name: an entropy device whose bytes are known.
+#![allow(dead_code)] // Each test file uses its part.
 
 use std::io;
 use std::path::Path;

@@ -54,7 +54,7 @@ impl Debian {
         screen: &mut Screen,
     ) -> Result<Story> {
         let network = network::enter();
-        let (guests, disk) = self.write(dir, assets, network.is_ok())?;
+        let (guests, disk) = self.write(dir, assets, network.is_ok(), None)?;
         println!("\n{NAME}: its root disk is {}", disk.display());
         let session = Session::start(binaries, &guests, events)?;
         let story = story(&session, screen, &guests, network.is_ok());
@@ -71,18 +71,26 @@ impl Debian {
         Ok(story)
     }
 
-    /// Its file and its disk.
-    pub fn write(&self, dir: &Path, assets: &Assets, network: bool) -> Result<(Guests, PathBuf)> {
+    /// Its file and its root disk; `second` is another one.
+    pub fn write(
+        &self,
+        dir: &Path,
+        assets: &Assets,
+        network: bool,
+        second: Option<&Path>,
+    ) -> Result<(Guests, PathBuf)> {
         std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
         let disk = dir.join("debian.img");
         // Most of it is a hole.
         let mut copy = Command::new("cp");
         tree::quiet(copy.arg("--sparse=always").arg(&self.image).arg(&disk))?;
-        let config = self.config(assets, &disk, network);
+        let disks: Vec<&Path> = [disk.as_path()].into_iter().chain(second).collect();
+        let config = self.config(assets, &disks, network);
         Ok((Guests::write(dir, ENGINE, &[(NAME, config)])?, disk))
     }
 
-    fn config(&self, assets: &Assets, disk: &Path, network: bool) -> Value {
+    fn config(&self, assets: &Assets, disks: &[&Path], network: bool) -> Value {
+        let disks: Vec<Value> = disks.iter().map(|path| json!({ "path": path })).collect();
         let nets = network.then(|| json!({ "tap": network::TAP }));
         json!({
             // Debian's kernels have no pool for devices, without which these do not reach lent memory.
@@ -91,7 +99,7 @@ impl Debian {
             "initrd": { "path": self.initrd },
             "vcpus": { "scheduling": "proxy" },
             "console": { "virtio": true },
-            "disks": [{ "path": disk }],
+            "disks": disks,
             "nets": Vec::from_iter(nets),
             "entropy": true,
             "restart": { "policy": "never" },
@@ -122,7 +130,8 @@ pub fn log_in<'a>(
     let reached = super::boot(session, screen, guests, BOOT_TIMEOUT, is_ready)?;
     println!("\n$ gunyahctl console {NAME}");
     let terminal = session.console(NAME, LOGIN.len() + 1)?;
-    let mut shell = Shell { session, terminal, plain: Plain::default(), quiet: false };
+    let mut shell =
+        Shell { session, terminal, plain: Plain::default(), rest: String::new(), quiet: false };
     shell.enter("root", PROMPT)?;
     Ok((reached, shell))
 }
@@ -177,28 +186,39 @@ pub struct Shell<'a> {
     session: &'a Session<'a>,
     terminal: super::terminal::Terminal,
     plain: Plain,
+    /// What came behind the last answer.
+    rest: String,
     /// Nothing of it is shown.
     pub quiet: bool,
 }
 
 impl Shell<'_> {
-    /// How long `line` takes, up to the prompt.
-    pub fn time(&mut self, line: &str) -> Result<Duration> {
+    /// How long it is from the word `begun`, which `line` has the guest print, to its `done`.
+    pub fn time_between(&mut self, line: &str) -> Result<Duration> {
+        self.enter(line, "begun")?;
         let begin = Instant::now();
-        self.enter(line, PROMPT)?;
-        Ok(begin.elapsed())
+        self.wait_for("done").with_context(|| format!("after `{line}`"))?;
+        let took = begin.elapsed();
+        self.wait_for(PROMPT)?;
+        Ok(took)
     }
 
     /// Types `line` and shows what comes, up to `answer`.
     fn enter(&mut self, line: &str, answer: &str) -> Result<()> {
+        self.rest.clear();
         self.terminal.type_line(line)?;
         self.wait_for(answer).with_context(|| format!("after `{line}`"))
     }
 
     /// Shows what comes, up to `answer`.
     fn wait_for(&mut self, answer: &str) -> Result<()> {
-        let (mut text, deadline) = (String::new(), Instant::now() + ANSWER_TIMEOUT);
-        while !text.contains(answer) {
+        let mut text = std::mem::take(&mut self.rest);
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        loop {
+            if let Some((_, rest)) = text.split_once(answer) {
+                self.rest = rest.to_owned();
+                return Ok(());
+            }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 bail!("no `{answer}`, but: {text}");
@@ -217,7 +237,6 @@ impl Shell<'_> {
                 _ => {}
             }
         }
-        Ok(())
     }
 }
 
