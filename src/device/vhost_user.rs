@@ -29,8 +29,8 @@ use crate::memory::Window;
 kinds! {
     NO_BACKEND: Error "vhost-user-no-backend" in Functions {
         "the backend of a vhost-user device cannot be reached",
-        cause: "it is not running yet, or SELinux or the socket's mode denies it",
-        cure: "start the backend before the VM; check `ls -lZ` of the socket; look for avc: denied in dmesg",
+        cause: "it is not running, or ended with its last VM; or SELinux or the socket's mode denies it",
+        cure: "start the backend before the VM, and at once again when it ends; check `ls -lZ` of the socket; look for avc: denied in dmesg",
     }
     UNFIT: Error "vhost-user-unfit" in Functions {
         "the backend of a vhost-user device does not do what it must",
@@ -104,6 +104,9 @@ const ENTRIES: u16 = 256;
 /// How long a backend may take for a whole answer, and how often one that is gone is looked for.
 const PATIENCE: Duration = Duration::from_secs(1);
 const PERIOD: Duration = Duration::from_millis(200);
+
+/// How long one may take to be there at a start.
+const RESTART: Duration = Duration::from_secs(2);
 
 /// A device that a backend serves.
 pub struct VhostUser {
@@ -324,7 +327,7 @@ impl VhostUser {
             _ => NO_BACKEND.case(format!("connecting to {path}")).errno(errno),
         }
         };
-        let backend = Connection::open(settings).map_err(failed)?;
+        let backend = once_started(|| Connection::open(settings)).map_err(failed)?;
         if backend.features & VERSION_1 == 0 {
             let what = format!("the backend at {path} does not know virtio 1");
             return Err(UNFIT.case(what).cause("it is too old").cure("take a newer one"));
@@ -405,6 +408,19 @@ impl VhostUser {
         (0..self.queues()).for_each(|queue| io.link().kick_by_exit(queue as u64));
         io.interrupt();
         Ok(())
+    }
+}
+
+/// Tries `connect` until there is somebody: one that ended with its last VM may just be starting again.
+fn once_started<T>(mut connect: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    let until = Instant::now() + RESTART;
+    loop {
+        match connect() {
+            Err(Errno::ENOENT | Errno::ECONNREFUSED | Errno::EAGAIN) if Instant::now() < until => {
+                std::thread::sleep(PERIOD);
+            }
+            answer => return answer,
+        }
     }
 }
 

@@ -179,3 +179,12 @@ fn a_backend_that_stays_away_or_is_another_is_told_of_and_one_that_is_back() {
     assert_eq!(back.name, "vhost-user-back");
     assert!(device.backend.is_some() && warnings.try_recv().is_err());
 }
+
+#[test]
+fn a_backend_that_is_only_being_started_is_waited_for() {
+    let mut answers = vec![Ok(7), Err(Errno::ECONNREFUSED), Err(Errno::ENOENT)];
+    assert_eq!(once_started(|| answers.pop().unwrap()), Ok(7));
+    // One that is there and talks nonsense will go on.
+    let mut answers = vec![Ok(7), Err(Errno::EPROTO)];
+    assert_eq!(once_started(|| answers.pop().unwrap()), Err(Errno::EPROTO));
+}
