@@ -8,6 +8,7 @@ mod host;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::Receiver;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -281,7 +282,11 @@ fn logs_in_to_debian(console: &str) {
 const VIRTIOFSD: &str = "/usr/lib/qemu/virtiofsd";
 
 /// A virtiofsd that runs; its end.
-struct Virtiofsd(Child);
+struct Virtiofsd {
+    child: Child,
+    /// Its log, which somebody has to read.
+    said: Receiver<String>,
+}
 
 impl Virtiofsd {
     /// Returns once it listens on `socket`.
@@ -292,10 +297,11 @@ impl Virtiofsd {
         command.arg(format!("source={},sandbox=chroot", folder.display()));
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let said = host::lines(child.stderr.take().unwrap());
+        let this = Self { child, said };
         let mut before = Vec::new();
-        while let Ok(line) = said.recv_timeout(PATIENCE) {
+        while let Ok(line) = this.said.recv_timeout(PATIENCE) {
             if line.contains("Waiting for vhost-user socket connection") {
-                return Self(child);
+                return this;
             }
             before.push(line);
         }
@@ -306,8 +312,8 @@ impl Virtiofsd {
 impl Drop for Virtiofsd {
     /// Without a word: SIGKILL.
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
