@@ -151,7 +151,7 @@ impl Vcpus {
             cpu_timers: Vec::new(),
             kicks: host_thread::take_kicks().map_err(failed("a signalfd for the vCPUs"))?,
         };
-        vcpus.watch();
+        vcpus.look_again().map_err(failed("a timer for the vCPUs"))?;
         let (placed, all_placed) = mpsc::channel();
         let mut gates = Vec::new();
         for (index, cpu) in cpus.into_iter().enumerate() {
@@ -216,15 +216,19 @@ impl Vcpus {
 
     /// Looks at the vCPUs from time to time, until they rest: something may end the VM.
     pub fn watch(&mut self) {
+        // What could be set when the guest began can be set again.
+        let _ = self.look_again();
+    }
+
+    fn look_again(&mut self) -> nix::Result<()> {
         self.shared.resting.store(false, Ordering::SeqCst);
         self.resting = false;
         self.knocks.forget();
-        self.set_timer(Expiration::Interval(TimeSpec::from_duration(self.interval)));
+        self.set_timer(Expiration::Interval(TimeSpec::from_duration(self.interval)))
     }
 
-    fn set_timer(&self, expiration: Expiration) {
-        // Fails for times that are none alone.
-        let _ = self.timer.set(expiration, TimerSetTimeFlags::empty());
+    fn set_timer(&self, expiration: Expiration) -> nix::Result<()> {
+        self.timer.set(expiration, TimerSetTimeFlags::empty())
     }
 
     fn look(&mut self) -> Option<Diagnostic> {
@@ -256,7 +260,7 @@ impl Vcpus {
         let due = self.stalls.due().map_or(Duration::ZERO, |due| {
             due.saturating_duration_since(now).max(Duration::from_millis(1))
         });
-        self.set_timer(Expiration::OneShot(TimeSpec::from_duration(due)));
+        let _ = self.set_timer(Expiration::OneShot(TimeSpec::from_duration(due)));
     }
 
     /// Knocks at vCPUs that have not come out of VCPU_RUN since the last look. One that does not answer
