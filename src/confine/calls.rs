@@ -203,7 +203,7 @@ pub fn worker(pid: u32, threads: &[u32], devices: &[DeviceCalls]) -> Vec<Rule> {
         // It only takes away.
         rules.push(Rule::Allow(SYS_seccomp));
     }
-    rules.extend(sockets(devices));
+    sockets(devices, &mut rules);
     // A thread that ends may leave its number to a stranger, so that no other signal is allowed.
     let aborting =
         vec![Condition::Among(0, threads.to_vec()), Condition::Among(1, words(&[SIGABRT]))];
@@ -222,16 +222,18 @@ pub fn worker(pid: u32, threads: &[u32], devices: &[DeviceCalls]) -> Vec<Rule> {
 }
 
 /// The sockets that `devices` make, if any do.
-fn sockets(devices: &[DeviceCalls]) -> Option<Rule> {
+fn sockets(devices: &[DeviceCalls], rules: &mut Vec<Rule>) {
     let families: Vec<c_int> = devices.iter().flat_map(|device| device.sockets).copied().collect();
-    (!families.is_empty()).then(|| only(SYS_socket, 0, words(&families)))
+    if !families.is_empty() {
+        rules.push(only(SYS_socket, 0, words(&families)));
+    }
 }
 
 /// A device's thread, on top of its worker's.
 pub fn device(device: DeviceCalls) -> Vec<Rule> {
     let mut rules: Vec<Rule> = device.calls.iter().map(|nr| Rule::Allow(*nr)).collect();
     rules.extend(allow(DEVICE_LOOP));
-    rules.extend(sockets(&[device]));
+    sockets(&[device], &mut rules);
     rules.extend([
         // The standard library looks at what it closes, where it is built with debug assertions.
         only(SYS_fcntl, 1, words(&[F_GETFD])),
