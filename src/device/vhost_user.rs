@@ -29,8 +29,8 @@ use crate::memory::Window;
 kinds! {
     NO_BACKEND: Error "vhost-user-no-backend" in Functions {
         "the backend of a vhost-user device cannot be reached",
-        cause: "it is not running yet, or SELinux or the socket's mode denies it",
-        cure: "start the backend before the VM; check `ls -lZ` of the socket; look for avc: denied in dmesg",
+        cause: "it is not running, or ended with its last VM; or SELinux or the socket's mode denies it",
+        cure: "start the backend before the VM, and at once again when it ends; check `ls -lZ` of the socket; look for avc: denied in dmesg",
     }
     UNFIT: Error "vhost-user-unfit" in Functions {
         "the backend of a vhost-user device does not do what it must",
@@ -46,6 +46,16 @@ kinds! {
         "the backend of a vhost-user device is gone; the guest's requests wait until it is back",
         cause: "it ended or crashed",
         cure: "start it again: it is found by itself; look at its own log",
+    }
+    BACK: Warning "vhost-user-back" in Run {
+        "the backend of a vhost-user device is back; it knows nothing of what the guest had open",
+        cause: "another process serves the device: what it held in its memory went with the last one",
+        cure: "unmount a shared directory in the guest and mount it again; other devices go on by themselves",
+    }
+    CHANGED: Warning "vhost-user-changed" in Run {
+        "the next backend of a vhost-user device lacks features that the guest was offered; it is not used",
+        cause: "it is another program, an older version, or was started with other options",
+        cure: "start the one of before, or restart the VM: it then takes this one",
     }
 }
 
@@ -94,6 +104,9 @@ const ENTRIES: u16 = 256;
 /// How long a backend may take for a whole answer, and how often one that is gone is looked for.
 const PATIENCE: Duration = Duration::from_secs(1);
 const PERIOD: Duration = Duration::from_millis(200);
+
+/// How long one may take to be there at a start.
+const RESTART: Duration = Duration::from_secs(2);
 
 /// A device that a backend serves.
 pub struct VhostUser {
@@ -327,7 +340,7 @@ impl VhostUser {
             _ => NO_BACKEND.case(format!("connecting to {path}")).errno(errno),
         }
         };
-        let backend = Connection::open(settings).map_err(failed)?;
+        let backend = once_started(|| Connection::open(settings)).map_err(failed)?;
         if backend.features & VERSION_1 == 0 {
             let what = format!("the backend at {path} does not know virtio 1");
             return Err(UNFIT.case(what).cause("it is too old").cure("take a newer one"));
@@ -353,8 +366,7 @@ impl VhostUser {
     fn lose(&mut self, errno: Errno, io: Option<&Io>) {
         self.backend = None;
         if let Some(io) = io {
-            let what = format!("the backend at {}", self.settings.socket.display());
-            io.link().warn(LOST.case(what).errno(errno));
+            io.link().warn(lost(&self.settings, errno));
         }
         let every = Expiration::Interval(TimeSpec::from_duration(PERIOD));
         // Fails only without memory in the kernel; the driver's reset is another chance.
@@ -382,17 +394,52 @@ impl VhostUser {
     fn seek(&mut self, io: &Io) -> Result<(), Diagnostic> {
         // It does not block; that it has come is known.
         let _ = self.timer.wait();
-        let found = Connection::open(&self.settings).ok();
-        let fits = |backend: &Connection| self.features & !backend.features & !NET_MAC == 0;
-        let Some(backend) = found.filter(fits) else { return Ok(()) };
+        let path = self.settings.socket.display();
+        let backend = match Connection::open(&self.settings) {
+            Ok(backend) => backend,
+            // Once a minute, for as long as it is away.
+            Err(errno) => {
+                io.link().warn(lost(&self.settings, errno));
+                return Ok(());
+            }
+        };
+        let lacks = self.features & !backend.features & !NET_MAC;
+        if lacks != 0 {
+            let what = format!("the next backend at {path} lacks features {lacks:#x}: not used");
+            io.link().warn(CHANGED.case(what));
+            return Ok(());
+        }
+        let back = BACK.case(format!("the backend at {path} is back, without what was open"));
         let _ = self.timer.unset();
         self.backend = Some(backend);
         self.run(io)?;
+        if self.backend.is_none() {
+            return Ok(());
+        }
+        io.link().warn(back);
         // What the last one was told may be told again, and what it answered without a word.
         (0..self.queues()).for_each(|queue| io.link().kick_by_exit(queue as u64));
         io.interrupt();
         Ok(())
     }
+}
+
+/// Tries `connect` until there is somebody: one that ended with its last VM may just be starting again.
+fn once_started<T>(mut connect: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    let until = Instant::now() + RESTART;
+    loop {
+        match connect() {
+            Err(Errno::ENOENT | Errno::ECONNREFUSED | Errno::EAGAIN) if Instant::now() < until => {
+                std::thread::sleep(PERIOD);
+            }
+            answer => return answer,
+        }
+    }
+}
+
+fn lost(settings: &VhostUserConfig, errno: Errno) -> Diagnostic {
+    let path = settings.socket.display();
+    LOST.case(format!("the backend at {path} is gone, and the guest's requests wait")).errno(errno)
 }
 
 /// What the guest finds where the backend has no configuration space, and the features that go with it.

@@ -35,6 +35,8 @@ pub const TEST_TOOLS: &[Tool] = &[
     tool("bpfmt", "blueprint-tools"),
     tool("dt-validate", "dt-schema"),
     tool("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
+    // The backend of a shared directory.
+    tool("/usr/lib/qemu/virtiofsd", "qemu-system-common"),
     // They count a program's instructions and system calls.
     tool("valgrind", "valgrind"),
     tool("strace", "strace"),

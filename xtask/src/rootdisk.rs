@@ -17,7 +17,7 @@ use crate::{guest, tree};
 
 /// What a guest may need to reach its devices; their dependencies come before them. What the kernel
 /// has built in, or has not at all, is left out.
-const DRIVERS: [&str; 7] = [
+const DRIVERS: [&str; 8] = [
     "virtio_mmio",
     "virtio_pci",
     "virtio_blk",
@@ -25,6 +25,7 @@ const DRIVERS: [&str; 7] = [
     "virtio_net",
     "virtio-rng",
     "vmw_vsock_virtio_transport",
+    "virtiofs",
 ];
 
 /// A small Debian with a login: what is essential there, sysvinit, and something for the network.
@@ -71,6 +72,9 @@ const PAM: [(&str, &str); 5] = [
     ("common-session", "session required pam_unix.so\n"),
     ("common-session-noninteractive", "session required pam_unix.so\n"),
 ];
+
+/// Folders that no package brings.
+const FOLDERS: [&str; 7] = ["dev", "mnt", "proc", "root", "run", "sys", "tmp"];
 
 /// Files that base-files' own script copies.
 const BASE_FILES: [(&str, &str); 3] =
@@ -207,7 +211,7 @@ pub fn busybox() -> Result<PathBuf> {
 
 /// A root disk with a small Debian: sysvinit and a login for root, without a password, on the console.
 pub fn debian() -> Result<PathBuf> {
-    let made_of = format!("{DEBIAN_RC}{INITTAB}{PACKAGES:?}{PAM:?}{BASE_FILES:?}");
+    let made_of = format!("{DEBIAN_RC}{INITTAB}{PACKAGES:?}{PAM:?}{FOLDERS:?}{BASE_FILES:?}");
     image("disk-debian", &made_of, |root| {
         println!("  fetching {} packages of Debian and what they need", PACKAGES.len());
         // As the installer makes them: packages still have files in both.
@@ -243,7 +247,7 @@ fn configure(root: &Path) -> Result<()> {
     {
         fs::write(etc.join(name), text)?;
     }
-    for folder in ["dev", "proc", "sys", "run", "tmp", "root"] {
+    for folder in FOLDERS {
         fs::create_dir_all(root.join(folder))?;
     }
     let shell = root.join("usr/bin/sh");

@@ -61,7 +61,8 @@ pub fn programs(others: &[&Path]) -> Result<PathBuf> {
     built.push(simulator.to_path_buf());
     for program in built {
         let name = program.file_name().context("a program without a name")?;
-        let part = programs.join("part");
+        // Its own: another one may do the same at this moment.
+        let part = programs.join(format!("part-{}", std::process::id()));
         std::fs::copy(&program, &part).with_context(|| program.display().to_string())?;
         // In one step, also over a program that still runs.
         std::fs::rename(&part, programs.join(name))?;

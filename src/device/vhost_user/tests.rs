@@ -3,8 +3,14 @@
 
 use super::*;
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::device::link::Link;
+use crate::device::warnings::Warner;
+use crate::memory::GuestMemory;
+use crate::mpsc;
 
 fn settings(backend: Backend) -> VhostUserConfig {
     let tag = (backend == Backend::Fs).then(|| "data".to_owned());
@@ -117,4 +123,68 @@ fn a_backend_that_is_not_there_or_takes_nobody_has_a_name() {
     assert_eq!(UNFIT.case("").name, "vhost-user-unfit");
     assert_eq!(RESERVE.case("").name, "vhost-user-reserve");
     assert_eq!(LOST.case("").name, "vhost-user-lost");
+}
+
+/// A device whose backend has hung up and that looks for the next one at `socket`, and what it warns of.
+fn seeking(socket: &std::path::Path, features: u64) -> (VhostUser, Io, mpsc::Receiver<Diagnostic>) {
+    let (sender, warnings) = mpsc::channel();
+    let wake = Arc::new(crate::vcpu::eventfd().unwrap());
+    let face = Face { number: 4, features: 0, queues: vec![8], config: vec![] };
+    let warner = Warner::new(sender, wake);
+    let link = Link::new("vhost_user[0]".to_owned(), face, 0, mpsc::channel().0, warner).unwrap();
+    let window = GuestMemory::of(&[(0x8000_0000, 0x4000)]).unwrap().for_devices();
+    let io = Io::new(VERSION_1, vec![None], window, Arc::new(link), |_| false).unwrap();
+    let settings = VhostUserConfig { socket: socket.to_owned(), ..settings(Backend::Entropy) };
+    let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK).unwrap();
+    let (config, backend) = (Vec::new(), None);
+    let device = VhostUser { settings, features, config, backend, timer, started: true };
+    (device, io, warnings)
+}
+
+/// Takes one connection, and says that it has `features`.
+fn answer_with(listener: &UnixListener, features: u64) -> UnixStream {
+    let (mut near, _) = listener.accept().unwrap();
+    near.write_all(&reply(GET_FEATURES, VERSION | REPLY, &features.to_le_bytes())).unwrap();
+    near
+}
+
+#[test]
+fn a_backend_that_stays_away_or_is_another_is_told_of_and_one_that_is_back() {
+    let socket = std::env::temp_dir().join(format!("gunyahd-seek-{}", std::process::id()));
+    let _ = std::fs::remove_file(&socket);
+    let (mut device, io, warnings) = seeking(&socket, VERSION_1 | 1);
+    device.seek(&io).unwrap();
+    let away = warnings.try_recv().unwrap();
+    assert_eq!(away.name, "vhost-user-lost");
+    assert!(away.to_string().contains("ENOENT"), "{away}");
+
+    let listener = UnixListener::bind(&socket).unwrap();
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| answer_with(&listener, VERSION_1));
+        device.seek(&io).unwrap();
+        other.join().unwrap();
+    });
+    let changed = warnings.try_recv().unwrap();
+    assert_eq!(changed.name, "vhost-user-changed");
+    assert!(changed.what.contains("features 0x1"), "{changed}");
+    assert!(device.backend.is_none());
+
+    std::thread::scope(|scope| {
+        let same = scope.spawn(|| answer_with(&listener, VERSION_1 | 1));
+        device.seek(&io).unwrap();
+        same.join().unwrap();
+    });
+    std::fs::remove_file(socket).unwrap();
+    let back = warnings.try_recv().unwrap();
+    assert_eq!(back.name, "vhost-user-back");
+    assert!(device.backend.is_some() && warnings.try_recv().is_err());
+}
+
+#[test]
+fn a_backend_that_is_only_being_started_is_waited_for() {
+    let mut answers = vec![Ok(7), Err(Errno::ECONNREFUSED), Err(Errno::ENOENT)];
+    assert_eq!(once_started(|| answers.pop().unwrap()), Ok(7));
+    // One that is there and talks nonsense will go on.
+    let mut answers = vec![Ok(7), Err(Errno::EPROTO)];
+    assert_eq!(once_started(|| answers.pop().unwrap()), Err(Errno::EPROTO));
 }
