@@ -195,10 +195,10 @@ fn without(nr: c_long, argument: u32, bits: u32) -> Rule {
 pub fn worker(pid: u32, threads: &[u32], devices: &[DeviceCalls]) -> Vec<Rule> {
     // The run loop first: it is what runs often.
     let mut requests = vec![uapi::VCPU_RUN];
-    requests.extend(devices.iter().flat_map(|device| device.requests));
+    devices.iter().for_each(|device| requests.extend_from_slice(device.requests));
     let mut rules = vec![only(SYS_ioctl, 1, requests)];
     rules.extend(allow(LOOP));
-    rules.extend(devices.iter().flat_map(|device| device.calls).map(|nr| Rule::Allow(*nr)));
+    devices.iter().for_each(|device| rules.extend(allow(&[device.calls])));
     if !devices.is_empty() {
         // It only takes away.
         rules.push(Rule::Allow(SYS_seccomp));
@@ -223,7 +223,8 @@ pub fn worker(pid: u32, threads: &[u32], devices: &[DeviceCalls]) -> Vec<Rule> {
 
 /// The sockets that `devices` make, if any do.
 fn sockets(devices: &[DeviceCalls], rules: &mut Vec<Rule>) {
-    let families: Vec<c_int> = devices.iter().flat_map(|device| device.sockets).copied().collect();
+    let mut families = Vec::new();
+    devices.iter().for_each(|device| families.extend_from_slice(device.sockets));
     if !families.is_empty() {
         rules.push(only(SYS_socket, 0, words(&families)));
     }
@@ -231,7 +232,8 @@ fn sockets(devices: &[DeviceCalls], rules: &mut Vec<Rule>) {
 
 /// A device's thread, on top of its worker's.
 pub fn device(device: DeviceCalls) -> Vec<Rule> {
-    let mut rules: Vec<Rule> = device.calls.iter().map(|nr| Rule::Allow(*nr)).collect();
+    let mut rules = Vec::new();
+    rules.extend(allow(&[device.calls]));
     rules.extend(allow(DEVICE_LOOP));
     sockets(&[device], &mut rules);
     rules.extend([
@@ -270,11 +272,12 @@ pub fn supervisor() -> Vec<Rule> {
     let plain = [FIONBIO, TIOCGWINSZ, TIOCGPGRP, TCGETS, TCSETS, TCGETS2, TCSETS2];
     requests.extend(plain.map(request));
     // What a worker's devices will take.
-    requests.extend(DeviceCalls::ALL.iter().flat_map(|device| device.requests));
-    requests.extend(DeviceCalls::ALL.iter().flat_map(|device| device.opening));
+    for device in DeviceCalls::ALL {
+        requests.extend_from_slice(device.requests);
+        requests.extend_from_slice(device.opening);
+    }
     let mut rules = vec![only(SYS_ioctl, 1, requests)];
-    rules
-        .extend(DeviceCalls::ALL.iter().flat_map(|device| device.calls).map(|nr| Rule::Allow(*nr)));
+    DeviceCalls::ALL.iter().for_each(|device| rules.extend(allow(&[device.calls])));
     rules.extend(allow(LOOP));
     rules.extend(allow(LAUNCH));
     // A worker has another number, and its threads are yet to come: the signals alone are known.
