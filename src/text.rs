@@ -90,6 +90,11 @@ impl fmt::Display for Span {
     }
 }
 
+/// The errno of a failed call; EIO for what has none, such as a file that ends too early.
+pub fn errno_of(error: &io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
+
 /// The answer of a failed call by its name and meaning: `ENOENT (No such file or directory)`.
 pub fn failure(error: &io::Error) -> String {
     match error.raw_os_error().map(Errno::from_raw) {

@@ -6,8 +6,6 @@ use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
-use nix::errno::Errno;
-
 use super::compound::section;
 use super::foreign;
 use super::names::VmName;
@@ -17,7 +15,7 @@ use super::syntax;
 use super::types::Type;
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::json::{position_of, Position};
-use crate::text::Size;
+use crate::text::{errno_of, Size};
 
 /// Largest config file in bytes: a full one has 3 KiB.
 const FILE_MAX: u64 = 1 << 20;
@@ -78,7 +76,7 @@ pub(super) fn said_name(text: &str) -> Option<VmName> {
 /// The text of a config file.
 pub(super) fn read(path: &Path) -> Result<String, Diagnostic> {
     let wrong = |mistake: Diagnostic| mistake.at(Position::WHOLE.place(path, ""));
-    let failed = |what: &str, error| wrong(UNREADABLE.case(what).errno(errno(&error)));
+    let failed = |what: &str, error| wrong(UNREADABLE.case(what).errno(errno_of(&error)));
     // O_NONBLOCK: opening a fifo would wait for its writer.
     let file = OpenOptions::new()
         .read(true)
@@ -102,10 +100,6 @@ pub(super) fn read(path: &Path) -> Result<String, Diagnostic> {
         let position = position_of(&text, text.len());
         NOT_TEXT.case("is not UTF-8 text").at(position.place(path, ""))
     })
-}
-
-pub(super) fn errno(error: &io::Error) -> Errno {
-    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
 /// What the file is, if not a regular file.

@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use super::circle::circle;
 use super::compound::item_key;
 use super::keys::nearest;
-use super::load::{errno, parse, read, said_name};
+use super::load::{parse, read, said_name};
 use super::names::{Dependency, VmName};
 use super::report::sort;
 use super::sections::VmConfig;
 use crate::diagnostic::{kinds, Diagnostic, Place};
 use crate::json::Position;
+use crate::text::errno_of;
 
 kinds! {
     DIRECTORY: Error "config-directory" in Config {
@@ -97,7 +98,7 @@ impl ConfigSet {
             Ok(files) => return files,
             Err(error) => {
                 let unread = DIRECTORY.case("the directory cannot be read");
-                self.problems.push(unread.errno(errno(&error)).at(place));
+                self.problems.push(unread.errno(errno_of(&error)).at(place));
             }
         }
         Vec::new()

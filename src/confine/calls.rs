@@ -195,15 +195,15 @@ fn without(nr: c_long, argument: u32, bits: u32) -> Rule {
 pub fn worker(pid: u32, threads: &[u32], devices: &[DeviceCalls]) -> Vec<Rule> {
     // The run loop first: it is what runs often.
     let mut requests = vec![uapi::VCPU_RUN];
-    requests.extend(devices.iter().flat_map(|device| device.requests));
+    devices.iter().for_each(|device| requests.extend_from_slice(device.requests));
     let mut rules = vec![only(SYS_ioctl, 1, requests)];
     rules.extend(allow(LOOP));
-    rules.extend(devices.iter().flat_map(|device| device.calls).map(|nr| Rule::Allow(*nr)));
+    devices.iter().for_each(|device| rules.extend(allow(&[device.calls])));
     if !devices.is_empty() {
         // It only takes away.
         rules.push(Rule::Allow(SYS_seccomp));
     }
-    rules.extend(sockets(devices));
+    sockets(devices, &mut rules);
     // A thread that ends may leave its number to a stranger, so that no other signal is allowed.
     let aborting =
         vec![Condition::Among(0, threads.to_vec()), Condition::Among(1, words(&[SIGABRT]))];
@@ -222,16 +222,20 @@ pub fn worker(pid: u32, threads: &[u32], devices: &[DeviceCalls]) -> Vec<Rule> {
 }
 
 /// The sockets that `devices` make, if any do.
-fn sockets(devices: &[DeviceCalls]) -> Option<Rule> {
-    let families: Vec<c_int> = devices.iter().flat_map(|device| device.sockets).copied().collect();
-    (!families.is_empty()).then(|| only(SYS_socket, 0, words(&families)))
+fn sockets(devices: &[DeviceCalls], rules: &mut Vec<Rule>) {
+    let mut families = Vec::new();
+    devices.iter().for_each(|device| families.extend_from_slice(device.sockets));
+    if !families.is_empty() {
+        rules.push(only(SYS_socket, 0, words(&families)));
+    }
 }
 
 /// A device's thread, on top of its worker's.
 pub fn device(device: DeviceCalls) -> Vec<Rule> {
-    let mut rules: Vec<Rule> = device.calls.iter().map(|nr| Rule::Allow(*nr)).collect();
+    let mut rules = Vec::new();
+    rules.extend(allow(&[device.calls]));
     rules.extend(allow(DEVICE_LOOP));
-    rules.extend(sockets(&[device]));
+    sockets(&[device], &mut rules);
     rules.extend([
         // The standard library looks at what it closes, where it is built with debug assertions.
         only(SYS_fcntl, 1, words(&[F_GETFD])),
@@ -268,11 +272,12 @@ pub fn supervisor() -> Vec<Rule> {
     let plain = [FIONBIO, TIOCGWINSZ, TIOCGPGRP, TCGETS, TCSETS, TCGETS2, TCSETS2];
     requests.extend(plain.map(request));
     // What a worker's devices will take.
-    requests.extend(DeviceCalls::ALL.iter().flat_map(|device| device.requests));
-    requests.extend(DeviceCalls::ALL.iter().flat_map(|device| device.opening));
+    for device in DeviceCalls::ALL {
+        requests.extend_from_slice(device.requests);
+        requests.extend_from_slice(device.opening);
+    }
     let mut rules = vec![only(SYS_ioctl, 1, requests)];
-    rules
-        .extend(DeviceCalls::ALL.iter().flat_map(|device| device.calls).map(|nr| Rule::Allow(*nr)));
+    DeviceCalls::ALL.iter().for_each(|device| rules.extend(allow(&[device.calls])));
     rules.extend(allow(LOOP));
     rules.extend(allow(LAUNCH));
     // A worker has another number, and its threads are yet to come: the signals alone are known.

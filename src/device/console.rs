@@ -73,7 +73,7 @@ impl VirtioConsole {
 
     fn receive(&self, io: &mut Io) -> Result<Served, Fault> {
         let waits = || self.port.typed() > 0;
-        io.serve_while(RECEIVE, waits, |chain, link| self.type_in(chain, link.counters()))
+        io.serve_while(RECEIVE, &waits, &mut |chain, link| self.type_in(chain, link.counters()))
     }
 }
 
@@ -94,7 +94,7 @@ impl VirtioDevice for VirtioConsole {
 
     fn kicked(&mut self, queue: usize, io: &mut Io) -> Result<Served, Fault> {
         match queue {
-            TRANSMIT => io.serve(TRANSMIT, |chain, link| self.print(chain, link.counters())),
+            TRANSMIT => io.serve(TRANSMIT, &mut |chain, link| self.print(chain, link.counters())),
             _ => self.receive(io),
         }
     }

@@ -18,6 +18,7 @@ use crate::config::DiskConfig;
 use crate::confine::DeviceCalls;
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::memory::{Outside, Segment};
+use crate::text::errno_of;
 
 kinds! {
     OPEN: Error "disk-open" in Functions {
@@ -151,7 +152,7 @@ impl Disk {
             Some(Ok(direct)) => (Some(direct), None),
             Some(Err(error)) => {
                 let what = format!("opening {} with O_DIRECT", path.display());
-                (None, Some(NOT_DIRECT.case(what).errno(errno(&error))))
+                (None, Some(NOT_DIRECT.case(what).errno(errno_of(&error))))
             }
         };
         let mut id = [0; 20];
@@ -212,14 +213,14 @@ impl Disk {
             IN => {
                 let offset = self.place(sector, data.len())?;
                 let moved = |file: BorrowedFd<'_>| data.read_from(file, offset);
-                self.transfer(offset, data.segments(), moved)?;
+                self.transfer(is_aligned(offset, data.segments()), &moved)?;
                 count(&counters.read, data.len().into());
                 Ok(data.len())
             }
             OUT => {
                 let offset = self.place(sector, readable.len())?;
                 let moved = |file: BorrowedFd<'_>| readable.write_to(file, offset);
-                self.transfer(offset, readable.segments(), moved)?;
+                self.transfer(is_aligned(offset, readable.segments()), &moved)?;
                 count(&counters.written, readable.len().into());
                 self.settle()?;
                 Ok(0)
@@ -247,17 +248,12 @@ impl Disk {
         sector.checked_mul(SECTOR).ok_or(Failure::Refused)
     }
 
-    /// Moves data by direct I/O where it is aligned and there is any, else through the page cache.
+    /// Moves data by direct I/O where it `is_aligned` and there is any, else through the page cache.
     fn transfer(
         &mut self,
-        offset: u64,
-        mut segments: impl Iterator<Item = Segment>,
-        moved: impl Fn(BorrowedFd<'_>) -> io::Result<()>,
+        is_aligned: bool,
+        moved: &dyn Fn(BorrowedFd<'_>) -> io::Result<()>,
     ) -> io::Result<()> {
-        let mut aligned = |segment: Segment| {
-            segment.address % DIRECT == 0 && u64::from(segment.len) % DIRECT == 0
-        };
-        let is_aligned = offset % DIRECT == 0 && segments.all(&mut aligned);
         if let Some(direct) = self.direct.as_ref().filter(|_| is_aligned) {
             match moved(direct.as_fd()) {
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
@@ -351,15 +347,11 @@ impl Disk {
 
 impl VirtioDevice for Disk {
     fn face(&self) -> Face {
+        // Discard: sectors, ranges, alignment; write zeroes: sectors, ranges, may unmap. Between: geometry, block
+        // size, topology, write-back, queues, which are not offered.
+        let words = [SEGMENT, SEGMENTS, 0, 0, 0, 0, 0, RANGE, 1, 1, RANGE, 1, 1];
         let mut config = self.sectors.to_le_bytes().to_vec();
-        config.extend(SEGMENT.to_le_bytes());
-        config.extend(SEGMENTS.to_le_bytes());
-        // Geometry, block size, topology, write-back, queues: not offered, zero.
-        config.resize(36, 0);
-        // Discard: sectors, ranges, alignment; write zeroes: sectors, ranges, may unmap.
-        for word in [RANGE, 1, 1, RANGE, 1, 1] {
-            config.extend(word.to_le_bytes());
-        }
+        words.iter().for_each(|word| config.extend_from_slice(&word.to_le_bytes()));
         let writes = if self.readonly { RO } else { DISCARD | WRITE_ZEROES };
         let features = SIZE_MAX | SEG_MAX | FLUSH | writes;
         Face { number: 2, features, queues: vec![ENTRIES], config }
@@ -378,10 +370,17 @@ impl VirtioDevice for Disk {
         if let Some(warning) = self.not_direct.take() {
             io.link().warn(warning);
         }
-        io.serve(queue, |chain, link| {
+        io.serve(queue, &mut |chain, link| {
             self.answer(chain, link.counters(), |warning| link.warn(warning))
         })
     }
+}
+
+/// Whether direct I/O takes it.
+fn is_aligned(offset: u64, mut segments: impl Iterator<Item = Segment>) -> bool {
+    let aligned =
+        |segment: Segment| segment.address % DIRECT == 0 && u64::from(segment.len) % DIRECT == 0;
+    offset % DIRECT == 0 && segments.all(aligned)
 }
 
 /// Its size, if it is a disk.
@@ -407,7 +406,7 @@ fn sectors(path: &Path, file: &mut File) -> Result<u64, Diagnostic> {
 }
 
 fn unopened(path: &Path, error: &io::Error) -> Diagnostic {
-    OPEN.case(format!("opening {}", path.display())).errno(errno(error))
+    OPEN.case(format!("opening {}", path.display())).errno(errno_of(error))
 }
 
 fn host_failed(error: &io::Error) -> Diagnostic {
@@ -416,12 +415,8 @@ fn host_failed(error: &io::Error) -> Diagnostic {
             let what = "the disk's file ends before the disk does";
             IO.case(what).cause("the file was cut while the VM runs")
         }
-        _ => IO.case("a request of the guest failed").errno(errno(error)),
+        _ => IO.case("a request of the guest failed").errno(errno_of(error)),
     }
-}
-
-fn errno(error: &io::Error) -> Errno {
-    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
 #[cfg(test)]

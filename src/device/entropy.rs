@@ -4,13 +4,12 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 
-use nix::errno::Errno;
-
 use super::io::{count, Io};
 use super::link::Counters;
 use super::{Chain, Face, Fault, Served, VirtioDevice};
 use crate::confine::DeviceCalls;
 use crate::diagnostic::{kinds, Diagnostic};
+use crate::text::errno_of;
 
 kinds! {
     OPEN: Error "entropy-open" in Functions {
@@ -41,7 +40,7 @@ impl Entropy {
     /// # Errors
     /// It cannot be opened.
     pub fn open() -> Result<Self, Diagnostic> {
-        let failed = |error| OPEN.case(format!("opening {RANDOM}")).errno(errno(&error));
+        let failed = |error| OPEN.case(format!("opening {RANDOM}")).errno(errno_of(&error));
         Ok(Self { random: File::open(RANDOM).map_err(failed)? })
     }
 
@@ -60,7 +59,7 @@ impl Entropy {
             }
             Err(error) => {
                 count(&counters.errors, 1);
-                warn(READ.case(format!("reading {RANDOM}")).errno(errno(&error)));
+                warn(READ.case(format!("reading {RANDOM}")).errno(errno_of(&error)));
                 0
             }
         }
@@ -77,14 +76,10 @@ impl VirtioDevice for Entropy {
     }
 
     fn kicked(&mut self, queue: usize, io: &mut Io) -> Result<Served, Fault> {
-        io.serve(queue, |chain, link| {
+        io.serve(queue, &mut |chain, link| {
             Ok(self.answer(chain, link.counters(), |warning| link.warn(warning)))
         })
     }
-}
-
-fn errno(error: &std::io::Error) -> Errno {
-    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
 #[cfg(test)]

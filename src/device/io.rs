@@ -15,6 +15,9 @@ pub(super) const EVENT_IDX: u64 = 1 << 29;
 /// All of them that our own queues have.
 pub(super) const RINGS: u64 = INDIRECT | EVENT_IDX;
 
+/// Answers one request; returns the bytes that it has written. Not generic: the loop around it is there once.
+pub(super) type Answer<'a> = dyn FnMut(&mut Chain<'_>, &Link) -> Result<u32, Fault> + 'a;
+
 /// What a started device works with: its queues, the features agreed on, the guest's memory, its interrupt.
 pub struct Io {
     /// Features agreed on, those of rings and transports included.
@@ -37,17 +40,17 @@ impl Io {
     ) -> Result<Self, Fault> {
         let rules =
             QueueRules { indirect: features & INDIRECT != 0, event_idx: features & EVENT_IDX != 0 };
-        let each = layouts.iter().zip(&link.sizes).enumerate();
-        let queues: Result<_, Fault> = each
-            .map(|(number, (layout, most))| match layout {
-                Some(layout) if serves(number) => {
-                    Queue::new(&window, *most, *layout, rules).map(Some)
+        let mut queues = Vec::new();
+        for (number, (layout, most)) in layouts.iter().zip(&link.sizes).enumerate() {
+            queues.push(match layout {
+                Some(layout) if serves(number) => Some(Queue::new(&window, *most, *layout, rules)?),
+                Some(layout) => {
+                    layout.check(&window, *most)?;
+                    None
                 }
-                Some(layout) => layout.check(&window, *most).map(|()| None),
-                None => Ok(None),
-            })
-            .collect();
-        let queues = queues?;
+                None => None,
+            });
+        }
         Ok(Self { features, queues, layouts, window, link })
     }
 
@@ -95,12 +98,8 @@ impl Io {
     ///
     /// # Errors
     /// The ring is broken.
-    pub fn serve(
-        &mut self,
-        queue: usize,
-        answer: impl FnMut(&mut Chain<'_>, &Link) -> Result<u32, Fault>,
-    ) -> Result<Served, Fault> {
-        self.serve_while(queue, || true, answer)
+    pub fn serve(&mut self, queue: usize, answer: &mut Answer<'_>) -> Result<Served, Fault> {
+        self.serve_while(queue, &|| true, answer)
     }
 
     /// The same while there is something to answer `with`; then no kicks are wanted.
@@ -110,8 +109,8 @@ impl Io {
     pub fn serve_while(
         &mut self,
         queue: usize,
-        with: impl Fn() -> bool,
-        mut answer: impl FnMut(&mut Chain<'_>, &Link) -> Result<u32, Fault>,
+        with: &dyn Fn() -> bool,
+        answer: &mut Answer<'_>,
     ) -> Result<Served, Fault> {
         let Self { queues, link, .. } = self;
         let Some(ring) = queues.get_mut(queue).and_then(Option::as_mut) else {

@@ -20,6 +20,7 @@ use crate::config::{Mac, NetConfig, VmName};
 use crate::confine::DeviceCalls;
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::memory::{Segment, Window};
+use crate::text::errno_of;
 
 kinds! {
     NO_TUN: Error "net-no-tun" in Functions {
@@ -76,7 +77,6 @@ const HOST: u64 = CSUM | HOST_TSO4 | HOST_TSO6 | HOST_ECN;
 const GUEST: [(u64, u32); 4] = [(GUEST_CSUM, 1), (GUEST_TSO4, 2), (GUEST_TSO6, 4), (GUEST_ECN, 8)];
 
 // The configuration space: address, status, pairs of queues, MTU.
-const CONFIG: usize = 12;
 const CONFIG_STATUS: usize = 6;
 const LINK_UP: u16 = 1;
 
@@ -178,7 +178,7 @@ impl Receiver {
             }
             let len = match window.receive(tap, self.segments.iter().copied()) {
                 Ok(len) => u32::try_from(len).unwrap_or(u32::MAX),
-                Err(error) => match errno(&error) {
+                Err(error) => match errno_of(&error) {
                     Errno::EAGAIN | Errno::EINTR => return Ok(Turn::Idle),
                     errno => return Ok(Turn::Gone(errno)),
                 },
@@ -232,7 +232,7 @@ impl Receiver {
         }
         self.buffers.drain(..used.len());
         self.segments.drain(..segments);
-        queue.push_all(used)
+        queue.push_all(&used)
     }
 }
 
@@ -301,7 +301,7 @@ impl Net {
             count(&counters.errors, 1);
             return Ok(());
         }
-        let sent = chain.readable.send(self.tap.as_fd()).map_err(|error| errno(&error));
+        let sent = chain.readable.send(self.tap.as_fd()).map_err(|error| errno_of(&error));
         let Err(errno) = sent else {
             count(&counters.written, u64::from(len - HEADER));
             return Ok(());
@@ -352,11 +352,10 @@ impl VirtioDevice for Net {
         if self.offloads {
             features |= GUEST.iter().fold(0, |all, (feature, _)| all | feature);
         }
-        let mut config = Vec::with_capacity(CONFIG);
-        config.extend(self.mac.0);
-        config.extend(LINK_UP.to_le_bytes());
-        config.extend(1u16.to_le_bytes());
-        config.extend(self.mtu.unwrap_or(0).to_le_bytes());
+        let mut config = self.mac.0.to_vec();
+        for half in [LINK_UP, 1, self.mtu.unwrap_or(0)] {
+            config.extend_from_slice(&half.to_le_bytes());
+        }
         if self.mtu.is_some() {
             features |= MTU;
         }
@@ -386,7 +385,7 @@ impl VirtioDevice for Net {
         }
         let mut lost = None;
         let gone = self.gone;
-        let served = io.serve(TRANSMIT, |chain, link| {
+        let served = io.serve(TRANSMIT, &mut |chain, link| {
             match gone || lost.is_some() {
                 true => count(&link.counters().errors, 1),
                 false => {
@@ -430,7 +429,7 @@ fn open_tun() -> Result<File, Diagnostic> {
         opened => opened,
     };
     let what = || format!("opening {linux} or {android}");
-    opened.map_err(|error| NO_TUN.case(what()).errno(errno(&error)))
+    opened.map_err(|error| NO_TUN.case(what()).errno(errno_of(&error)))
 }
 
 fn no_tap(tap: &str, errno: Errno) -> Diagnostic {
@@ -444,10 +443,6 @@ fn no_tap(tap: &str, errno: Errno) -> Diagnostic {
     };
     let cure = format!("ip tuntap add dev {tap} mode tap user USER; ip link set {tap} up");
     NO_TAP.case(format!("attaching to the tap {tap}")).errno(errno).cause(cause).cure(cure)
-}
-
-pub(super) fn errno(error: &io::Error) -> Errno {
-    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
 #[cfg(test)]

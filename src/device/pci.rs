@@ -167,11 +167,21 @@ impl Function {
     fn new(link: &Link, bar: u32) -> Self {
         let mut function = Self { space: [0; SPACE], bar, sizing: false };
         let number = u16::try_from(link.number).unwrap_or(0);
-        function.put(0x0, &VENDOR.to_le_bytes());
-        function.put(0x2, &DEVICE.saturating_add(number).to_le_bytes());
-        // Memory and bus master on; there is a list of capabilities.
-        function.put(COMMAND, &6u16.to_le_bytes());
-        function.put(0x6, &0x10u16.to_le_bytes());
+        let device = DEVICE.saturating_add(number);
+        let halves = [
+            (0x0, VENDOR),
+            (0x2, device),
+            // Memory and bus master on.
+            (COMMAND, 6),
+            // There is a list of capabilities, and where.
+            (0x6, 0x10),
+            (0x34, 0x40),
+            (0x2c, VENDOR),
+            (0x2e, device),
+            // INTA.
+            (0x3c, 0x100),
+        ];
+        halves.iter().for_each(|(at, half)| function.put(*at, &half.to_le_bytes()));
         // Revision 1; class: storage for disks, network, console, else of no class (PCI 3.0, D).
         let class = match link.number {
             1 => 0x02_00_00,
@@ -180,11 +190,6 @@ impl Function {
             _ => 0xff_00_00u32,
         };
         function.put(0x8, &(class << 8 | 1).to_le_bytes());
-        function.put(0x2c, &VENDOR.to_le_bytes());
-        function.put(0x2e, &DEVICE.saturating_add(number).to_le_bytes());
-        function.put(0x34, &[0x40]);
-        // INTA.
-        function.put(0x3d, &[1]);
         let queues = u32::try_from(link.sizes.len()).unwrap_or(0);
         let parts = [
             (1, 0u64, 0x38, None),

@@ -294,14 +294,11 @@ impl Queue {
 
     /// Gives the request `head` back, with so many bytes written.
     pub fn push(&mut self, head: u16, written: u32) -> Result<(), Fault> {
-        self.push_all([(head, written)])
+        self.push_all(&[(head, written)])
     }
 
     /// Gives several back, each with its bytes written, which the driver sees at once.
-    pub fn push_all(
-        &mut self,
-        requests: impl IntoIterator<Item = (u16, u32)>,
-    ) -> Result<(), Fault> {
+    pub fn push_all(&mut self, requests: &[(u16, u32)]) -> Result<(), Fault> {
         for (head, written) in requests {
             let slot = u64::from(self.next_used & (self.layout.size - 1));
             let mut entry = [0; 8];

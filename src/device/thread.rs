@@ -102,10 +102,11 @@ impl Life {
         let mut queues = Vec::new();
         let mut sources = Vec::new();
         if self.io.is_some() {
-            let kicks = (0..self.due.len()).filter(|queue| self.device.serves(*queue));
-            for (queue, kick) in kicks.filter_map(|queue| Some((queue, self.link.kick(queue)?))) {
-                fds.push(PollFd::new(kick.as_fd(), PollFlags::POLLIN));
-                queues.push((queue, kick));
+            for queue in 0..self.due.len() {
+                if let Some(kick) = self.link.kick(queue).filter(|_| self.device.serves(queue)) {
+                    fds.push(PollFd::new(kick.as_fd(), PollFlags::POLLIN));
+                    queues.push((queue, kick));
+                }
             }
             for (number, source) in self.device.sources() {
                 fds.push(PollFd::new(source, PollFlags::POLLIN));
@@ -116,14 +117,16 @@ impl Life {
         let timeout = if busy { PollTimeout::ZERO } else { PollTimeout::NONE };
         // What it fails with, no memory and a signal, the next turn may not meet.
         let _ = poll(&mut fds, timeout);
-        let ready: Vec<bool> = fds[1..].iter().map(|fd| fd.any().unwrap_or(false)).collect();
-        let (kicked, others) = ready.split_at(queues.len());
-        for ((queue, kick), _) in queues.iter().zip(kicked).filter(|(_, kicked)| **kicked) {
-            let _ = kick.read();
-            self.due[*queue] = true;
+        // In the order in which they were put there.
+        let mut ready = fds[1..].iter().map(|fd| fd.any().unwrap_or(false));
+        for (queue, kick) in queues {
+            if ready.next() == Some(true) {
+                let _ = kick.read();
+                self.due[queue] = true;
+            }
         }
-        let others = sources.iter().zip(others).filter(|(_, ready)| **ready);
-        others.map(|(number, _)| *number).collect()
+        sources.retain(|_| ready.next() == Some(true));
+        sources
     }
 
     fn obey(&mut self, order: Order) -> Result<(), Diagnostic> {
@@ -147,11 +150,7 @@ impl Life {
                     Err(fault) => self.broken(fault, None),
                 }
             }
-            Order::Reset => {
-                self.device.reset();
-                self.io = None;
-                self.due.fill(false);
-            }
+            Order::Reset => self.reset(),
             Order::Confine => return confine::device(self.device.calls()),
             Order::End => {}
         }
@@ -183,10 +182,14 @@ impl Life {
     /// The device is of no use until its driver resets it.
     fn fail(&mut self, why: Diagnostic) {
         self.link.warn(why);
+        self.reset();
+        self.link.fail();
+    }
+
+    fn reset(&mut self) {
         self.device.reset();
         self.io = None;
         self.due.fill(false);
-        self.link.fail();
     }
 }
 

@@ -133,7 +133,7 @@ impl Connection {
         // One that blocked would wait for room in the backend's backlog, and hold up the worker.
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-        connect(socket.as_raw_fd(), &UnixAddr::new(&settings.socket)?)?;
+        connect(socket.as_raw_fd(), &UnixAddr::new(settings.socket.as_path())?)?;
         let mut this = Self { socket, features: 0, protocol: 0 };
         this.send(SET_OWNER, 0, &[], &[])?;
         this.features = this.get(GET_FEATURES)?;
@@ -148,9 +148,8 @@ impl Connection {
 
     fn send(&self, request: u32, flags: u32, payload: &[u8], fds: &[RawFd]) -> Result<(), Errno> {
         let len = u32::try_from(payload.len()).map_err(|_| Errno::EMSGSIZE)?;
-        let words = [request, flags | VERSION, len];
-        let mut message: Vec<u8> = words.into_iter().flat_map(u32::to_le_bytes).collect();
-        message.extend(payload);
+        let mut message = words(&[request, flags | VERSION, len]);
+        message.extend_from_slice(payload);
         let parts = [std::io::IoSlice::new(&message)];
         let rights = [ControlMessage::ScmRights(fds)];
         let rights = if fds.is_empty() { &[][..] } else { &rights };
@@ -227,7 +226,7 @@ impl Connection {
         }
         let size = u32::try_from(len).map_err(|_| Errno::EMSGSIZE)?;
         // Offset, size, flags, room for the bytes.
-        let mut payload: Vec<u8> = [0, size, 0].into_iter().flat_map(u32::to_le_bytes).collect();
+        let mut payload = words(&[0, size, 0]);
         payload.resize(12 + len, 0);
         self.send(GET_CONFIG, 0, &payload, &[])?;
         let answer = self.answer(GET_CONFIG)?;
@@ -252,7 +251,7 @@ impl Connection {
         for file in window.files() {
             let memfd = file.memfd.ok_or(Errno::EACCES)?;
             // It lies at the file's begin.
-            regions.extend([file.guest, file.size, file.host, 0]);
+            regions.extend_from_slice(&longs(&[file.guest, file.size, file.host, 0]));
             fds.push(memfd.as_raw_fd());
         }
         if fds.len() > REGIONS {
@@ -260,14 +259,14 @@ impl Connection {
         }
         let count = u64::try_from(fds.len()).map_err(|_| Errno::E2BIG)?;
         // A count of 32 bits, and as many of padding.
-        let words = std::iter::once(count).chain(regions);
-        let payload: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
+        let mut payload = longs(&[count]);
+        payload.extend_from_slice(&regions);
         self.set(SET_MEM_TABLE, &payload, &fds)
     }
 
     fn set_queue(&self, queue: usize, layout: QueueLayout, io: &Io) -> Result<(), Errno> {
         let index = u32::try_from(queue).map_err(|_| Errno::EINVAL)?;
-        let state = |value: u32| [index, value].map(u32::to_le_bytes).concat();
+        let state = |value: u32| words(&[index, value]);
         let (window, entries) = (io.window(), u64::from(layout.size));
         let place = |address: u64, len: u64| window.host_address(address, len).ok_or(Errno::EFAULT);
         let addresses = [
@@ -283,7 +282,7 @@ impl Connection {
         let kick = io.kick_fd(queue).ok_or(Errno::EINVAL)?;
         self.set(SET_VRING_NUM, &state(layout.size.into()), &[])?;
         self.set(SET_VRING_BASE, &state(base.into()), &[])?;
-        self.set(SET_VRING_ADDR, &addresses.map(u64::to_le_bytes).concat(), &[])?;
+        self.set(SET_VRING_ADDR, &longs(&addresses), &[])?;
         let number = u64::from(index).to_le_bytes();
         self.set(SET_VRING_CALL, &number, &[io.interrupt_fd().as_raw_fd()])?;
         self.set(SET_VRING_KICK, &number, &[kick.as_raw_fd()])?;
@@ -296,7 +295,7 @@ impl Connection {
     /// Has it leave the queues and the memory alone.
     fn stop(&self, queues: usize) -> Result<(), Errno> {
         for index in (0..queues).filter_map(|queue| u32::try_from(queue).ok()) {
-            let state = [index, 0].map(u32::to_le_bytes).concat();
+            let state = words(&[index, 0]);
             if self.features & PROTOCOL != 0 {
                 self.set(SET_VRING_ENABLE, &state, &[])?;
             }
@@ -305,6 +304,20 @@ impl Connection {
         }
         Ok(())
     }
+}
+
+/// Numbers of 32 bits as messages have them.
+fn words(numbers: &[u32]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    numbers.iter().for_each(|number| bytes.extend_from_slice(&number.to_le_bytes()));
+    bytes
+}
+
+/// Numbers of 64 bits as messages have them.
+fn longs(numbers: &[u64]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    numbers.iter().for_each(|number| bytes.extend_from_slice(&number.to_le_bytes()));
+    bytes
 }
 
 impl VhostUser {

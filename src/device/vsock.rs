@@ -26,6 +26,7 @@ use crate::confine::DeviceCalls;
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::memory::Window;
 use crate::plan::VHOST_VSOCK;
+use crate::text::errno_of;
 
 kinds! {
     NO_VHOST: Error "vsock-no-vhost" in Functions {
@@ -95,7 +96,7 @@ impl Vsock {
         ready: Option<(u32, Arc<EventFd>)>,
     ) -> Result<Self, Diagnostic> {
         let opened = OpenOptions::new().read(true).write(true).open(VHOST_VSOCK);
-        let node = opened.map_err(|error| no_vhost("opening", super::net::errno(&error)))?;
+        let node = opened.map_err(|error| no_vhost("opening", errno_of(&error)))?;
         own_vhost(node.as_fd()).map_err(|errno| no_vhost("VHOST_SET_OWNER to", errno))?;
         let features = vhost_features(node.as_fd())
             .map_err(|errno| no_vhost("VHOST_GET_FEATURES from", errno))?;

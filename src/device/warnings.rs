@@ -28,11 +28,11 @@ impl Warner {
 
     pub fn warn(&mut self, warning: Diagnostic) {
         let now = Instant::now();
-        self.told.retain(|(_, at)| now.saturating_duration_since(*at) < QUIET);
-        if self.told.iter().any(|(name, _)| *name == warning.name) {
-            return;
+        match self.told.iter_mut().find(|(name, _)| *name == warning.name) {
+            Some((_, at)) if now.saturating_duration_since(*at) < QUIET => return,
+            Some((_, at)) => *at = now,
+            None => self.told.push((warning.name.clone(), now)),
         }
-        self.told.push((warning.name.clone(), now));
         // Fails only where nobody listens any more; a count that is full wakes, too.
         let _ = self.sender.send(warning);
         let _ = self.wake.write(1);

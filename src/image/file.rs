@@ -11,7 +11,7 @@ use nix::fcntl::{posix_fadvise, PosixFadviseAdvice};
 
 use crate::diagnostic::{kinds, Diagnostic, Step};
 use crate::layout::DTB_MAX;
-use crate::text::Size;
+use crate::text::{errno_of, Size};
 
 kinds! {
     MISSING: Error "image-missing" in Images {
@@ -150,10 +150,6 @@ fn during(step: Step, mut fault: Diagnostic) -> Diagnostic {
     fault.step = step;
     fault.lasting = step == Step::Images;
     fault
-}
-
-fn errno_of(error: &io::Error) -> Errno {
-    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
 /// See [`OpenFile::reader`].

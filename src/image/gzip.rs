@@ -6,10 +6,10 @@ use std::io::{BufRead, BufReader, ErrorKind, Read};
 
 use miniz_oxide::inflate::stream::{inflate, InflateState};
 use miniz_oxide::{DataFormat, MZFlush, MZStatus};
-use nix::errno::Errno;
 
 use super::file::UNREADABLE;
 use crate::diagnostic::{kinds, Diagnostic};
+use crate::text::errno_of;
 
 /// Bytes of the trailer: CRC32, and the length modulo 2^32.
 pub(super) const TRAILER_SIZE: u64 = 8;
@@ -226,7 +226,7 @@ impl<'a> Unpacker<'a> {
     fn unreadable(&self, error: &std::io::Error) -> Diagnostic {
         let unpacked = self.unpacked;
         let what = format!("the gzip'ed file cannot be read after {unpacked} unpacked bytes");
-        UNREADABLE.case(what).errno(error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
+        UNREADABLE.case(what).errno(errno_of(error))
     }
 }
 

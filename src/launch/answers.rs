@@ -7,6 +7,7 @@ use gunyah::Dialect;
 use nix::errno::Errno;
 
 use crate::diagnostic::{kinds, Diagnostic, Kind, Step};
+use crate::text::errno_of;
 
 const NO_FILES: &str =
     "this process (EMFILE) or the whole host (ENFILE) has as many files open as it may";
@@ -182,7 +183,7 @@ const SAME: &[(Errno, Errno)] = &[
 
 /// What it means that `call`, made in `step`, failed.
 pub(crate) fn refused(step: Step, call: impl Into<String>, error: &io::Error) -> Diagnostic {
-    let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
+    let errno = errno_of(error);
     let mut fault = said(kind_of(step, errno), call.into(), errno);
     fault.step = step;
     fault
@@ -196,7 +197,7 @@ fn said(kind: &Kind, call: String, errno: Errno) -> Diagnostic {
 /// What it means that START failed on a driver of `dialect`.
 pub(super) fn start_refused(dialect: Dialect, firmware: bool, error: &io::Error) -> Diagnostic {
     let fault = refused(Step::Start, "VM_START", error);
-    let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
+    let errno = errno_of(error);
     if firmware && matches!(errno, Errno::EPERM | Errno::EINVAL) {
         return said(&START_FIRMWARE, "VM_START".to_owned(), errno);
     }
@@ -279,7 +280,7 @@ mod tests {
         "start-newer-e2big",
     ];
 
-    fn errno_of(name: &str) -> Errno {
+    fn errno_named(name: &str) -> Errno {
         let (_, errno) = name.rsplit_once('-').unwrap();
         let called = |raw: &i32| format!("{:?}", Errno::from_raw(*raw)) == errno.to_uppercase();
         Errno::from_raw((1..200).find(called).unwrap())
@@ -292,9 +293,9 @@ mod tests {
         };
         for name in NEWER {
             for dialect in [Dialect::Ack66, Dialect::Ack612] {
-                let fault = on(dialect, errno_of(name));
+                let fault = on(dialect, errno_named(name));
                 assert_eq!((&*fault.name, fault.step), (*name, Step::Start));
-                assert_eq!(fault.errno, Some(errno_of(name) as i32));
+                assert_eq!(fault.errno, Some(errno_named(name) as i32));
             }
         }
         for (dialect, errno, name, log) in [
@@ -326,7 +327,7 @@ mod tests {
     fn a_call_and_an_errno_have_a_name_a_cause_and_a_cure() {
         for name in ANSWERS {
             let kind = KINDS.iter().find(|kind| kind.name() == *name).unwrap();
-            let errno = errno_of(name);
+            let errno = errno_named(name);
             let error = io::Error::from_raw_os_error(errno as i32);
             let fault = refused(kind.step, "the call", &error);
             assert_eq!(fault.name, *name);

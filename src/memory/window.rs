@@ -217,9 +217,9 @@ impl Window {
     pub fn receive(
         &self,
         file: BorrowedFd<'_>,
-        segments: impl Iterator<Item = Segment>,
+        mut segments: impl Iterator<Item = Segment>,
     ) -> io::Result<usize> {
-        self.move_packet(libc::readv, file, segments)
+        self.move_packet(libc::readv, file, &mut segments)
     }
 
     /// Writes what is in `segments` to `file` as one packet.
@@ -229,16 +229,16 @@ impl Window {
     pub fn send(
         &self,
         file: BorrowedFd<'_>,
-        segments: impl Iterator<Item = Segment>,
+        mut segments: impl Iterator<Item = Segment>,
     ) -> io::Result<usize> {
-        self.move_packet(libc::writev, file, segments)
+        self.move_packet(libc::writev, file, &mut segments)
     }
 
     fn move_packet(
         &self,
         call: MovePacket,
         file: BorrowedFd<'_>,
-        segments: impl Iterator<Item = Segment>,
+        segments: &mut dyn Iterator<Item = Segment>,
     ) -> io::Result<usize> {
         let mut vectors = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; PACKET];
         let mut filled = 0;
@@ -279,15 +279,13 @@ impl Window {
         self.move_batch(call, file, &mut offset, &mut vectors[..filled])
     }
 
-    // Takes off what of `segment` is in one piece.
-    fn front(&self, segment: &mut Segment) -> io::Result<(*mut u8, usize)> {
-        let outside = Outside { address: segment.address, len: segment.len.into() };
-        let failed = || io::Error::new(io::ErrorKind::InvalidInput, outside);
-        let (host, room) = self.find(segment.address).ok_or_else(failed)?;
+    // Takes off what of `segment` is in one piece. EFAULT: it is outside, as the kernel says it.
+    fn front(&self, segment: &mut Segment) -> Result<(*mut u8, usize), Errno> {
+        let (host, room) = self.find(segment.address).ok_or(Errno::EFAULT)?;
         let len = u32::try_from(room).map_or(segment.len, |room| room.min(segment.len));
-        segment.address = segment.address.checked_add(len.into()).ok_or_else(failed)?;
+        segment.address = segment.address.checked_add(len.into()).ok_or(Errno::EFAULT)?;
         segment.len -= len;
-        Ok((host, usize::try_from(len).map_err(|_| failed())?))
+        Ok((host, usize::try_from(len).map_err(|_| Errno::EFAULT)?))
     }
 
     // `vectors` are from `front`. Calls again after a part.
@@ -522,7 +520,7 @@ mod tests {
         assert_eq!(far.raw_os_error(), Some(libc::EINVAL));
         let outside = [Segment { address: FAR, len: 0x1001 }];
         let error = window.write_file(file.as_fd(), 0, outside.into_iter()).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(error.raw_os_error(), Some(libc::EFAULT));
         assert_eq!(file.metadata().unwrap().len(), 0, "nothing was written");
         let null = File::open("/dev/null").unwrap();
         let refused = window.write_file(null.as_fd(), 0, whole.into_iter()).unwrap_err();
@@ -583,7 +581,7 @@ mod tests {
         assert_eq!(many.raw_os_error(), Some(libc::EMSGSIZE));
         let outside = [Segment { address: FAR, len: 0x1001 }];
         let error = window.send(near.as_fd(), outside.into_iter()).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(error.raw_os_error(), Some(libc::EFAULT));
     }
 
     #[test]

@@ -91,15 +91,20 @@ impl Model {
 
 /// Every device of `config`, in the order in which the guest finds them.
 fn models(config: &VmConfig) -> Vec<Model> {
-    let console = config.console.as_ref().filter(|console| console.virtio);
-    let console = console.map(|_| Model::Console);
-    let disks = (0..config.disks.len()).map(Model::Disk);
-    let nets = (0..config.nets.len()).map(Model::Net);
-    let entropy = config.entropy.then_some(Model::Entropy);
-    let vsock = config.vsock.as_ref().map(|_| Model::Vsock);
-    let vhost_user = (0..config.vhost_user.len()).map(Model::VhostUser);
-    let all = console.into_iter().chain(disks).chain(nets).chain(vsock).chain(vhost_user);
-    all.chain(entropy).collect()
+    let mut all = Vec::new();
+    if config.console.as_ref().is_some_and(|console| console.virtio) {
+        all.push(Model::Console);
+    }
+    all.extend((0..config.disks.len()).map(Model::Disk));
+    all.extend((0..config.nets.len()).map(Model::Net));
+    if config.vsock.is_some() {
+        all.push(Model::Vsock);
+    }
+    all.extend((0..config.vhost_user.len()).map(Model::VhostUser));
+    if config.entropy {
+        all.push(Model::Entropy);
+    }
+    all
 }
 
 /// A device and its place.

@@ -63,7 +63,7 @@ impl Logd {
 
     fn send_datagram(&mut self, bytes: &[u8]) -> Sent {
         let sent = self.socket().and_then(|fd| {
-            let address = UnixAddr::new(&self.path)?;
+            let address = UnixAddr::new(self.path.as_path())?;
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
             sendto(fd, bytes, &address, flags)
         });

@@ -15,7 +15,7 @@ use nix::sys::stat::{umask, Mode};
 
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::process::inherited_fd;
-use crate::text::{errno_name, failure};
+use crate::text::{errno_name, errno_of, failure};
 
 /// Names the inherited fd, as init's `socket gunyahd stream+listen …` gives it.
 pub const SOCKET_VARIABLE: &str = "ANDROID_SOCKET_gunyahd";
@@ -107,10 +107,7 @@ impl Listener {
 }
 
 fn failed<'a>(call: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Diagnostic + 'a {
-    move |error| {
-        let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
-        SETUP.case(format!("{call} {}", path.display())).errno(errno)
-    }
+    move |error| SETUP.case(format!("{call} {}", path.display())).errno(errno_of(&error))
 }
 
 fn busy(socket: &Path, found: &str) -> Diagnostic {

@@ -326,6 +326,7 @@ fn debian(architecture: Architecture) -> Result<PathBuf> {
     }
     unwinder(architecture, &support)?;
     thread_name(architecture, &support)?;
+    limit(architecture, &support)?;
     Ok(support)
 }
 
@@ -365,6 +366,18 @@ int pthread_setname_np(void *thread, const char *name)
 }
 ";
     put(architecture, SOURCE, &support.join("pthread_setname_np.lo"), &support.join("libc.a"))
+}
+
+/// musl's sets a limit by prlimit, and on kernels of before 2.6.36 in each thread: 2 KB. No Gunyah host is so old.
+fn limit(architecture: Architecture, support: &Path) -> Result<()> {
+    const SOURCE: &str = "\
+int prlimit(int, int, const void *, void *);
+int setrlimit(int resource, const void *limit)
+{
+\treturn prlimit(0, resource, limit, (void *)0);
+}
+";
+    put(architecture, SOURCE, &support.join("setrlimit.lo"), &support.join("libc.a"))
 }
 
 /// Compiles C and puts the object into a library, in place of one of this name.
