@@ -23,7 +23,7 @@ kinds! {
         cure: "set `autostart` of the other VM, or start it by gunyahctl start",
     }
     NO_DISK: Warning "check-no-disk" in Config {
-        "a disk's file is not there",
+        "a disk's file is not there, or is a directory",
         cause: "it is made later on the device, or the path is wrong",
         cure: "check the path; give --root where the device's files are elsewhere",
     }
@@ -36,6 +36,11 @@ kinds! {
         "two VMs have the same disk, and one of them writes it",
         cause: "a disk is locked: only one of them can run at a time",
         cure: "give each its own disk, or make it read-only in both",
+    }
+    SHARED_DEVICE: Warning "check-shared-device" in Config {
+        "two VMs have the same tap, CID or backend",
+        cause: "it is one VM's: only one of them can run at a time",
+        cure: "give each its own",
     }
 }
 
@@ -223,9 +228,10 @@ pub(super) fn no_disks(config: &VmConfig, root: Option<&Path>) -> Vec<Diagnostic
     let disks = config.disks.iter().enumerate();
     let disks = disks.map(|(index, disk)| (index, &disk.path, below(root, &disk.path)));
     disks
-        .filter(|(_, given, path)| !given.starts_with("/dev") && !path.exists())
+        .filter(|(_, given, path)| !given.starts_with("/dev") && (!path.exists() || path.is_dir()))
         .map(|(index, _, path)| {
-            let what = format!("{} is not there", path.display());
+            let wrong = if path.is_dir() { "is a directory" } else { "is not there" };
+            let what = format!("{} {wrong}", path.display());
             NO_DISK.case(what).at(config.place(&format!("disks[{index}].path")))
         })
         .collect()
@@ -253,6 +259,34 @@ pub(super) fn shared_disks(config: &VmConfig, vms: &[VmReport]) -> Vec<Diagnosti
         }
     }
     warnings
+}
+
+/// Taps, CID and backends of `config` that one of `others` has, too.
+pub(super) fn shared_devices(config: &VmConfig, vms: &[VmReport]) -> Vec<Diagnostic> {
+    let mine = own_devices(config);
+    let mut warnings = Vec::new();
+    for (key, device) in &mine {
+        let mut other = vms.iter().map(|vm| &vm.config).filter(|other| other.name != config.name);
+        let found = other.find(|other| own_devices(other).iter().any(|(_, their)| their == device));
+        if let Some(other) = found {
+            let what = format!("{device} is of {}, too", other.name);
+            warnings.push(SHARED_DEVICE.case(what).at(config.place(key)));
+        }
+    }
+    warnings
+}
+
+/// What no other VM can have while this one runs, each with its key.
+fn own_devices(config: &VmConfig) -> Vec<(String, String)> {
+    let nets = config.nets.iter().enumerate();
+    let nets = nets.map(|(index, net)| (format!("nets[{index}].tap"), format!("tap {}", net.tap)));
+    let cid = config.vsock.as_ref().and_then(|vsock| vsock.cid);
+    let cid = cid.map(|cid| ("vsock.cid".to_owned(), format!("CID {cid}")));
+    let backends = config.vhost_user.iter().enumerate().map(|(index, backend)| {
+        let key = format!("vhost_user[{index}].socket");
+        (key, format!("socket {}", backend.socket.display()))
+    });
+    nets.chain(cid).chain(backends).collect()
 }
 
 /// What a VM that is started at boot waits for until somebody starts it.

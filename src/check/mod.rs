@@ -159,6 +159,8 @@ pub fn check(options: &Options) -> Report {
     for index in 0..report.vms.len() {
         let warnings = inspect::shared_disks(&report.vms[index].config, &report.vms);
         report.vms[index].warnings.extend(warnings);
+        let warnings = inspect::shared_devices(&report.vms[index].config, &report.vms);
+        report.vms[index].warnings.extend(warnings);
     }
     report
 }

@@ -281,6 +281,29 @@ pub(super) fn pool_size(
     })
 }
 
+/// A tap is one device's, and so is a disk that one of them writes: the second could not be opened.
+pub(super) fn devices_twice(disks: &[DiskConfig], nets: &[NetConfig]) -> Vec<Mistake> {
+    let mut mistakes = Vec::new();
+    for (index, disk) in disks.iter().enumerate() {
+        let clashes =
+            |other: &DiskConfig| other.path == disk.path && !(other.readonly && disk.readonly);
+        if let Some(first) = disks[..index].iter().position(clashes) {
+            let what = format!("{} is the disk of disks[{first}], too", disk.path.display());
+            let cure = "give each its own disk, or make it read-only in both";
+            let key = format!("{}.path", item_key("disks", index));
+            mistakes.push((key, TWICE.case(what).cure(cure)));
+        }
+    }
+    for (index, net) in nets.iter().enumerate() {
+        if let Some(first) = nets[..index].iter().position(|other| other.tap == net.tap) {
+            let what = format!("{} is the tap of nets[{first}], too", net.tap);
+            let key = format!("{}.tap", item_key("nets", index));
+            mistakes.push((key, TWICE.case(what).cure("give each its own tap")));
+        }
+    }
+    mistakes
+}
+
 /// A generated devicetree has its interrupt controller in device space too.
 pub(super) fn console_base(
     console: &Option<ConsoleConfig>,

@@ -134,6 +134,7 @@ section! {
         console_scheduling(console, vcpus);
         devices_scheduling(disks, nets, vsock, vhost_user, entropy, vcpus);
         pool_size(memory, disks, nets, vsock, vhost_user, entropy, console);
+        devices_twice(disks, nets);
         console_base(console, vcpus, dtb);
         ready_console(ready, console);
         ready_vsock(ready, vsock);

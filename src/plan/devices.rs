@@ -351,11 +351,14 @@ mod tests {
 
     #[test]
     fn a_pci_bus_has_31_devices() {
-        let list = |one: &str, count| vec![one; count].join(", ");
+        let list = |one: &str, count| {
+            let each = |number: i32| one.replace('#', &number.to_string());
+            (0..count).map(each).collect::<Vec<_>>().join(", ")
+        };
         let keys = format!(
             r#""memory": {{"size": "100M"}}, "disks": [{}], "nets": [{}], "vhost_user": [{}], "entropy": true"#,
-            list(r#"{"path": "/a"}"#, 16),
-            list(r#"{"tap": "tap0"}"#, 8),
+            list(r##"{"path": "/#"}"##, 16),
+            list(r##"{"tap": "tap#"}"##, 8),
             list(r#"{"type": "entropy", "socket": "/s"}"#, 8),
         );
         for (transport, beyond) in [("pci", &["vhost_user[7]", "entropy"][..]), ("mmio", &[])] {

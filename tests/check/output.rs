@@ -89,6 +89,21 @@ fn devices_are_in_the_map_and_disks_are_looked_for() {
     assert_eq!(ran.stdout.matches("[check-no-disk]").count(), 1);
 }
 
+#[test]
+fn what_two_vms_cannot_both_have_is_said_of_each() {
+    let vendor = Vendor::new();
+    let devices = r#""vcpus": { "scheduling": "proxy" }, "nets": [{ "tap": "t" }], "vsock": { "cid": 9 },
+        "vhost_user": [{ "type": "net", "socket": "/s" }]"#;
+    vendor.vm("a", devices);
+    vendor.vm("b", devices);
+    let ran = vendor.check(&["etc"]);
+    for part in ["nets[0].tap: tap t", "vsock.cid: CID 9", "vhost_user[0].socket: socket /s"] {
+        assert!(ran.stdout.contains(&format!("{part} is of a, too")), "{part}:\n{}", ran.stdout);
+        assert!(ran.stdout.contains(&format!("{part} is of b, too")), "{part}:\n{}", ran.stdout);
+    }
+    assert_eq!(ran.stdout.matches("[check-shared-device]").count(), 6);
+}
+
 /// The machine that is checked on is the one that the VM runs on, unless its files are elsewhere.
 #[test]
 fn a_machine_without_vhost_is_told_of_where_a_vm_has_a_socket_device() {
