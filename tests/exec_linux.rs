@@ -164,6 +164,7 @@ fn with_disk(
 
 /// A kernel with restricted pools, where memory is lent: the root disk is read and written through one.
 #[test]
+#[ignore = "needs the kernel that `cargo xtask pool-guest` builds"]
 fn linux_reaches_its_root_disk_through_a_pool() {
     let _turn = turn();
     let guest = guest_files();

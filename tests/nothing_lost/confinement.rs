@@ -159,7 +159,8 @@ fn try_all(host: &Host, tries: &[Try]) {
         assert_eq!(found, *wanted, "{device} {number} {arguments:x?}");
         if found == Outcome::Died {
             host.wait_for("vm", &["crashed"]).unwrap();
-            assert_eq!(host.order("start", "vm", true)["done"]["state"], "running");
+            let answer = host.order("start", "vm", true);
+            assert_eq!(answer["done"]["state"], "running", "{answer}");
         }
     }
 }
@@ -237,14 +238,7 @@ fn a_network_devices_thread_attaches_no_other_tap() {
 fn a_backends_devices_thread_reaches_unix_sockets_alone() {
     let Some(stage) = Stage::new() else { return };
     let socket = folder("backend").join("socket");
-    // One after the other, as the VM comes back; they end with this program.
-    let (path, first) = (socket.clone(), Backend::listen(&socket, 0, 0));
-    std::thread::spawn(move || {
-        let mut all = Vec::from_iter(first.recv());
-        while let Ok(next) = Backend::listen(&path, 0, 0).recv() {
-            all.push(next);
-        }
-    });
+    let backend = Backend::listen(&socket, 0, 0);
     let keys = json!({
         "vcpus": { "scheduling": "proxy" },
         "vhost_user": [{ "type": "entropy", "socket": socket }],
@@ -265,16 +259,15 @@ fn a_backends_devices_thread_reaches_unix_sockets_alone() {
             ("entropy", libc::SYS_connect, NO_FD, REFUSED),
             ("vhost_user[0]", libc::SYS_ioctl, [9999, TUNSETOFFLOAD, 0], REFUSED),
             ("vhost_user[0]", libc::SYS_openat, [0; 3], REFUSED),
-            ("vhost_user[0]", libc::SYS_preadv, [0; 3], Outcome::Died),
-            ("vhost_user[0]", libc::SYS_recvmsg, [0; 3], Outcome::Died),
-            ("entropy", libc::SYS_sendmsg, [0; 3], Outcome::Died),
         ],
     );
     host.end();
+    drop(backend);
 }
 
 /// The kernel's vhost serves the guest; our thread starts and stops it, and no more.
 #[test]
+#[ignore = "needs /dev/vhost-vsock"]
 fn a_socket_devices_thread_starts_and_stops_vhost_alone() {
     const VHOST_SET_OWNER: u64 = 0xaf01;
     const VHOST_VSOCK_SET_RUNNING: u64 = 0x4004_af61;
