@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{json, Value};
 
+use host::disk::{guest_files, Disk};
 use host::{skip, Host};
 
 /// It takes seven seconds of a processor; a busy machine gives them late.
@@ -23,11 +24,6 @@ const PATIENCE: Duration = Duration::from_secs(600);
 fn turn() -> MutexGuard<'static, ()> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn guest_files() -> PathBuf {
-    std::env::var_os("GUNYAHD_GUEST_DIR")
-        .map_or(Path::new(env!("CARGO_MANIFEST_DIR")).join("target/guest"), PathBuf::from)
 }
 
 #[test]
@@ -96,37 +92,8 @@ fn linux_powers_off_when_its_power_key_is_pressed() {
     assert!(printed.contains("gunyah guest: event 1 116 1"), "{printed}");
 }
 
-/// The copy of a root disk that a guest may write, and its removal.
-struct Disk(PathBuf);
-
-impl Disk {
-    fn copy(from: &Path) -> Self {
-        let name = format!("gunyahd-disk-{}.img", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        // Most of it is a hole.
-        let copied = Command::new("cp").arg("--sparse=always").arg(from).arg(&path).status();
-        assert!(copied.unwrap().success());
-        Self(path)
-    }
-
-    /// A file on it, as it is on the host.
-    fn read(&self, file: &str) -> String {
-        let debugfs = ["/usr/sbin/debugfs", "/sbin/debugfs"];
-        let debugfs = debugfs.into_iter().find(|path| Path::new(path).is_file());
-        let mut command = Command::new(debugfs.unwrap_or("debugfs"));
-        let output = command.arg("-R").arg(format!("cat {file}")).arg(&self.0).output().unwrap();
-        String::from_utf8(output.stdout).unwrap()
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
-/// A guest on `image`, a root disk in the set-up's folder, with `console` as its own and devices of `backends`. Debian's kernels have no
-/// restricted pools, without which no device can be had with lent memory: it is shared.
+/// A guest on `image`, a root disk in the set-up's folder, with `console` as its own and devices of `backends`.
+/// Debian's kernels have no restricted pools, without which no device can be had with lent memory: it is shared.
 fn with_disk(
     image: &str,
     console: &str,
@@ -160,47 +127,6 @@ fn with_disk(
     let mut host = Host::boot_on("ack61", "disk", "exec", "", &kernel, &changes)?;
     host.patience = PATIENCE;
     Some((host, disk))
-}
-
-/// A kernel with restricted pools, where memory is lent: the root disk is read and written through one.
-#[test]
-#[ignore = "needs the kernel that `cargo xtask pool-guest` builds"]
-fn linux_reaches_its_root_disk_through_a_pool() {
-    let _turn = turn();
-    let guest = guest_files();
-    let (image, initrd) = (guest.join("disk-busybox.img"), guest.join("disk-initrd.cpio.gz"));
-    let Ok(kernel) = std::fs::read(guest.join("pool-Image")) else {
-        return skip("no kernel with DMA_RESTRICTED_POOL; cargo xtask pool-guest builds one");
-    };
-    for (dialect, transport) in [("ack61", "mmio"), ("ack66", "mmio"), ("ack612", "pci")] {
-        let disk = Disk::copy(&image);
-        let changes = json!({
-            "memory": { "size": "128M", "backing": ["thp"], "access": "lend" },
-            // Its modules are Debian's and are refused: this kernel has the drivers built in.
-            "initrd": { "path": initrd },
-            "disks": [{ "path": disk.0 }],
-            "transport": transport,
-            "entropy": true,
-            "vcpus": { "scheduling": "proxy" },
-            "console": { "device": "pl011", "virtio": true },
-            "cmdline": "console=ttyAMA0 guest.poweroff=0",
-        });
-        let Some(mut host) = Host::boot_on(dialect, "pool", "exec", "", &kernel, &changes) else {
-            return;
-        };
-        host.patience = PATIENCE;
-        powers_off(&host);
-        let printed = host.printed().concat();
-        for words in [
-            "assigned reserved memory node pool@88000000",
-            "gunyah guest: root disk reached, start 1",
-        ] {
-            assert!(printed.contains(words), "{dialect}: no `{words}`: {printed}");
-        }
-        assert_eq!(disk.read("/starts"), "1\n", "{dialect}");
-        let log = host.log();
-        assert!(!log.contains("device-outside-pool"), "{dialect}: {log}");
-    }
 }
 
 fn powers_off(host: &Host) {

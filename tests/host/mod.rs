@@ -3,6 +3,7 @@
 #![allow(dead_code)] // Each test file uses its part.
 
 pub mod assemble;
+pub mod disk;
 pub mod peer;
 mod skip;
 

@@ -265,34 +265,6 @@ fn a_backends_devices_thread_reaches_unix_sockets_alone() {
     drop(backend);
 }
 
-/// The kernel's vhost serves the guest; our thread starts and stops it, and no more.
-#[test]
-#[ignore = "needs /dev/vhost-vsock"]
-fn a_socket_devices_thread_starts_and_stops_vhost_alone() {
-    const VHOST_SET_OWNER: u64 = 0xaf01;
-    const VHOST_VSOCK_SET_RUNNING: u64 = 0x4004_af61;
-    let Some(stage) = Stage::new() else { return };
-    if !std::path::Path::new("/dev/vhost-vsock").exists() {
-        return skip("no /dev/vhost-vsock");
-    }
-    let keys = json!({ "vcpus": { "scheduling": "proxy" }, "vsock": {}, "entropy": true });
-    let host = boot_with(&stage, "vsock-confined", &keys, &[]);
-    let [unix, vsock] = [libc::AF_UNIX, libc::AF_VSOCK].map(word);
-    try_all(
-        &host,
-        &[
-            ("vsock", libc::SYS_ioctl, [9999, VHOST_VSOCK_SET_RUNNING, 0], ALLOWED),
-            ("entropy", libc::SYS_ioctl, [9999, VHOST_VSOCK_SET_RUNNING, 0], REFUSED),
-            ("vsock", libc::SYS_ioctl, [9999, VHOST_SET_OWNER, 0], REFUSED),
-            // Without `ready.vsock_port` it connects to nobody.
-            ("vsock", libc::SYS_socket, [vsock, 1, 0], REFUSED),
-            ("vsock", libc::SYS_socket, [unix, 1, 0], REFUSED),
-            ("vsock", libc::SYS_preadv, [0; 3], Outcome::Died),
-        ],
-    );
-    host.end();
-}
-
 #[test]
 fn a_worker_that_makes_a_forbidden_call_dies_and_is_told() {
     let Some(stage) = Stage::new() else { return };

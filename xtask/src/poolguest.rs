@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cargo xtask pool-guest`: an arm64 Linux that reaches its devices where main memory is lent. No kernel of
-//! Debian's has CONFIG_DMA_RESTRICTED_POOL, so a small one is built from Debian's source.
+//! Debian's has CONFIG_DMA_RESTRICTED_POOL, so a small one is built from Debian's source, and tried.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -62,6 +62,13 @@ pub fn run() -> Result<()> {
     fs::rename(linux.join("arch/arm64/boot/Image"), &image)?;
     fs::remove_dir_all(&source)?;
     println!("  kernel {}", image.display());
+    let programs = tree::build(tree::EXECUTING)?;
+    let mut test = tree::cargo();
+    test.args(["test", "--test", "pool_linux"]).env("GUNYAHD_BIN_DIR", programs);
+    let status = test.env("GUNYAHD_GUEST_DIR", dir).env("GUNYAHD_NO_SKIP", "1").status();
+    if !status.context("cargo test")?.success() {
+        bail!("a Linux with this kernel does not reach its disk");
+    }
     Ok(())
 }
 
