@@ -95,7 +95,7 @@ pub fn run(arguments: &[&str]) {
     let [backing, threads, file] = arguments else { panic!("{arguments:?}") };
     let (backing, threads) = (Backing::of(backing), threads.parse().unwrap());
     let config = config::load(Path::new(file)).unwrap();
-    let images = Images::open(&config).unwrap();
+    let images = Images::open(&config, None).unwrap();
     let host = memory::host(backing.dialect()).with_reserve(backing == Backing::Reserve);
     let plan = plan(&config, &images.info, len_max(&config, None), &host).unwrap();
     let blob = build(&config, None, &plan, &Seeds::default()).unwrap().blob;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One VM: its files' headers, its plan and its devicetree, as a launch would have them.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use gunyah::Dialect;
 
@@ -9,7 +9,7 @@ use super::{guest, Options, VmReport};
 use crate::config::{self, HugePages, VmConfig, VmName};
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::dtb::{self, Devicetree, Seeds};
-use crate::image::Images;
+use crate::image::{below, Images};
 use crate::plan::{fits, plan, reserve_folios, Host, LaunchPlan, VHOST_VSOCK};
 
 kinds! {
@@ -59,7 +59,7 @@ pub(super) fn vm(config: VmConfig, options: &Options) -> (VmReport, Vec<Diagnost
         warnings: Vec::new(),
         config,
     };
-    let images = open(&mut report.config, options.root.as_deref());
+    let images = open(&report.config, options.root.as_deref());
     let config = &report.config;
     let wanted = |kernel: &Dialect| match options.kernel {
         Some(only) => only == *kernel,
@@ -175,17 +175,8 @@ fn add_warnings<'a>(
 }
 
 /// The files of `config`, below `root`.
-fn open(config: &mut VmConfig, root: Option<&Path>) -> Result<Images, Vec<Diagnostic>> {
-    let mut given = Vec::new();
-    for path in paths(config) {
-        let below = below(root, path);
-        given.push(std::mem::replace(path, below));
-    }
-    let images = Images::open(config);
-    for (path, given) in paths(config).into_iter().zip(given) {
-        *path = given;
-    }
-    let images = images?;
+fn open(config: &VmConfig, root: Option<&Path>) -> Result<Images, Vec<Diagnostic>> {
+    let images = Images::open(config, root)?;
     // A file that is larger than its memory is the plan's to refuse, and takes long to unpack.
     if images.info.kernel.size <= config.memory.size {
         images.verify_kernel(config).map_err(|wrong| vec![wrong])?;
@@ -203,24 +194,6 @@ fn launch(
     let plan = plan(config, &images.info, dtb::len_max(config, given), host)?;
     let tree = dtb::build(config, given, &plan, &Seeds::default())?;
     Ok((plan, tree))
-}
-
-/// The paths of a config's images.
-fn paths(config: &mut VmConfig) -> Vec<&mut PathBuf> {
-    let mut paths: Vec<&mut PathBuf> = vec![&mut config.kernel.path];
-    paths.extend(config.initrd.as_mut().map(|initrd| &mut initrd.path));
-    paths.extend(config.dtb.path.as_mut());
-    let regions = config.regions.iter_mut();
-    paths.extend(regions.filter_map(|region| region.file.as_mut()));
-    paths
-}
-
-/// A path of the device, below `root`.
-fn below(root: Option<&Path>, path: &Path) -> PathBuf {
-    match root {
-        Some(root) => root.join(path.strip_prefix("/").unwrap_or(path)),
-        None => path.to_owned(),
-    }
 }
 
 /// Disks that are not there, below `root`. Devices of another machine are not looked for.

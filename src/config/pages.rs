@@ -42,9 +42,10 @@ impl Json for HugePages {
     fn from_json(node: &Node<'_>) -> Result<Self, String> {
         let mut all = Self::default();
         for pair in Vec::<Vec<u64>>::from_json(node)? {
-            if let [size, pages] = pair[..] {
-                all.add(size, pages);
-            }
+            let [size, pages] = pair[..] else {
+                return Err("expected pairs of a size and a number of pages".to_owned());
+            };
+            all.add(size, pages);
         }
         Ok(all)
     }

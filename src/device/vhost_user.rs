@@ -327,19 +327,7 @@ impl VhostUser {
     /// Its backend is not there, or does not serve such a device.
     pub fn open(settings: &VhostUserConfig, vm: &VmName, index: usize) -> Result<Self, Diagnostic> {
         let path = settings.socket.display();
-        let failed = |errno: Errno| {
-            match errno {
-            Errno::EPROTO | Errno::ETIMEDOUT | Errno::EPIPE | Errno::EREMOTEIO => {
-                UNFIT.case(format!("talking to the backend at {path}")).errno(errno)
-            }
-            Errno::EAGAIN => NO_BACKEND
-                .case(format!("connecting to {path}"))
-                .errno(errno)
-                .cause("it takes no connection, and its backlog is full: it hangs, or serves another VM")
-                .cure("restart it; give each device a backend of its own"),
-            _ => NO_BACKEND.case(format!("connecting to {path}")).errno(errno),
-        }
-        };
+        let failed = |errno| unreached(settings, errno);
         let backend = once_started(|| Connection::open(settings)).map_err(failed)?;
         if backend.features & VERSION_1 == 0 {
             let what = format!("the backend at {path} does not know virtio 1");
@@ -422,6 +410,22 @@ impl VhostUser {
         io.interrupt();
         Ok(())
     }
+}
+
+/// Why a backend cannot be had at a start.
+fn unreached(settings: &VhostUserConfig, errno: Errno) -> Diagnostic {
+    let path = settings.socket.display();
+    let fault = match errno {
+        Errno::EPROTO | Errno::ETIMEDOUT | Errno::EPIPE | Errno::EREMOTEIO => {
+            UNFIT.case(format!("talking to the backend at {path}"))
+        }
+        Errno::EAGAIN => NO_BACKEND
+            .case(format!("connecting to {path}"))
+            .cause("its backlog is full: it hangs, or serves another VM")
+            .cure("restart it; give each device a backend of its own"),
+        _ => NO_BACKEND.case(format!("connecting to {path}")),
+    };
+    fault.errno(errno)
 }
 
 /// Tries `connect` until there is somebody: one that ended with its last VM may just be starting again.

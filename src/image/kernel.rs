@@ -2,12 +2,13 @@
 //! A kernel's file: its headers for the plan, then its bytes.
 
 use std::io::Read;
+use std::path::Path;
 
 use super::container::{self, Part};
 use super::file::OpenFile;
 use super::ikconfig::BuiltConfig;
 use super::{arm64, elf, foreign, gzip};
-use crate::config::{KernelConfig, KernelFormat};
+use crate::config::KernelFormat;
 use crate::diagnostic::{kinds, Diagnostic, Step};
 
 kinds! {
@@ -62,18 +63,24 @@ pub struct Kernel {
 
 impl Kernel {
     /// Opens the file and reads its headers.
-    pub(super) fn open(config: &KernelConfig) -> Result<(Self, KernelInfo), Diagnostic> {
-        let file = OpenFile::open(&config.path)?;
+    pub(super) fn open(
+        path: &Path,
+        format: KernelFormat,
+    ) -> Result<(Self, KernelInfo), Diagnostic> {
+        let file = OpenFile::open(path)?;
         let part = Part { offset: 0, size: file.size };
         let mut kernel = Self { file, part, unpacked: None };
         kernel.part = container::kernel(&kernel.file).map_err(|fault| kernel.wrong(fault))?;
-        let info = kernel.info(config.format)?;
+        let info = kernel.info(format)?;
         Ok((kernel, info))
     }
 
     /// The same for firmware that verifies it: the whole file as it was signed, its AVB footer included.
-    pub(super) fn open_signed(config: &KernelConfig) -> Result<(Self, KernelInfo), Diagnostic> {
-        let (mut kernel, mut info) = Self::open(config)?;
+    pub(super) fn open_signed(
+        path: &Path,
+        format: KernelFormat,
+    ) -> Result<(Self, KernelInfo), Diagnostic> {
+        let (mut kernel, mut info) = Self::open(path, format)?;
         let inside = kernel.part;
         kernel.part = Part { offset: 0, size: kernel.file.size };
         match &mut info.layout {

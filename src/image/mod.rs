@@ -21,6 +21,7 @@ pub mod gzip;
 mod ikconfig;
 mod kernel;
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use crate::config::VmConfig;
@@ -58,27 +59,29 @@ pub struct ImageInfo {
 
 impl Images {
     /// Opens every file that `config` names and reads the headers. Errors are all that is wrong, each
-    /// at its key.
-    pub fn open(config: &VmConfig) -> Result<Self, Vec<Diagnostic>> {
+    /// at its key. `root`: where a device's files are on this machine.
+    pub fn open(config: &VmConfig, root: Option<&Path>) -> Result<Self, Vec<Diagnostic>> {
         let mut faults = Faults { config, found: Vec::new() };
+        let (path, format) = (below(root, &config.kernel.path), config.kernel.format);
         let kernel = match &config.firmware {
-            None => Kernel::open(&config.kernel),
-            Some(_) => Kernel::open_signed(&config.kernel),
+            None => Kernel::open(&path, format),
+            Some(_) => Kernel::open_signed(&path, format),
         };
         let kernel = faults.keep("kernel.path", kernel);
         let initrd = config
             .initrd
             .as_ref()
-            .and_then(|initrd| faults.keep("initrd.path", open_initrd(&initrd.path)));
+            .and_then(|initrd| faults.keep("initrd.path", open_initrd(&below(root, &initrd.path))));
         let dtb = config.dtb.path.as_ref().and_then(|path| {
-            let bytes = OpenFile::open(path).and_then(|open| open.read_dtb());
+            let bytes = OpenFile::open(&below(root, path)).and_then(|open| open.read_dtb());
             faults.keep("dtb.path", bytes)
         });
         let mut regions = Vec::new();
         for (index, region) in config.regions.iter().enumerate() {
             let key = format!("regions[{index}].file");
             let file = region.file.as_ref();
-            regions.push(file.and_then(|path| faults.keep(&key, OpenFile::open(path))));
+            regions
+                .push(file.and_then(|path| faults.keep(&key, OpenFile::open(&below(root, path)))));
         }
         match kernel {
             Some((kernel, info)) if faults.found.is_empty() => Ok(Self {
@@ -110,6 +113,14 @@ impl Images {
     pub fn verify_kernel(&self, config: &VmConfig) -> Result<(), Diagnostic> {
         let verified = self.kernel.verify();
         verified.map_err(|fault| fault.at(config.place("kernel.path")))
+    }
+}
+
+/// A path of the device, below `root`.
+pub fn below<'a>(root: Option<&Path>, path: &'a Path) -> Cow<'a, Path> {
+    match root {
+        Some(root) => root.join(path.strip_prefix("/").unwrap_or(path)).into(),
+        None => path.into(),
     }
 }
 
@@ -174,7 +185,7 @@ mod tests {
             r#"{{"name": "vm", "memory": {{"size": "64M"}}, "kernel": {{"path": "{folder}/Image"{kernel}}}{rest}}}"#
         );
         let text = text.replace("dir/", &format!("{folder}/"));
-        Images::open(&parse(Path::new("vm.json"), &text).unwrap())
+        Images::open(&parse(Path::new("vm.json"), &text).unwrap(), None)
     }
 
     fn names(faults: Vec<Diagnostic>) -> Vec<String> {

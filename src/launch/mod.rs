@@ -72,7 +72,7 @@ pub fn launch<T>(
     let timer_wakeups = dialect::timer_wakeups(&vm, dialect);
     let host = Host { timer_wakeups, ..memory::host(dialect).with_reserve(reserve.is_some()) };
     let launch = Launch { config, host, launches, progress };
-    let open = || Images::open(config).map_err(first_of);
+    let open = || Images::open(config, None).map_err(first_of);
     let images = launch.progress.step(Step::Images, open, describe_images)?;
     images.read_ahead();
     let (plan, tree) = launch.decide(&images)?;

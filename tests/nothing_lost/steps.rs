@@ -108,7 +108,7 @@ pub fn write_dtb(victim: &Value, dialect: Dialect, dir: &Path) {
     let text = text.replace("dir/", &format!("{}/", dir.display()));
     let mut config = parse(Path::new("victim.json"), &text).unwrap();
     config.dtb.path = None;
-    let images = Images::open(&config).unwrap();
+    let images = Images::open(&config, None).unwrap();
     let len_max = len_max(&config, None);
     let host = Host::PAGES_4K.with(dialect);
     let plan = plan(&config, &images.info, len_max, &host).unwrap();
