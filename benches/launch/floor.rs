@@ -12,6 +12,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use gunyah::uapi::{self, UserMemoryRegion};
@@ -226,16 +227,21 @@ impl Launch {
     /// `work` with every part of `size` bytes, `part` bytes at a time, by all threads.
     fn share(&self, size: usize, part: usize, work: impl Fn(usize, usize) + Sync) {
         let part = if self.threads == 1 { size } else { part };
-        let next = AtomicUsize::new(0);
-        let run = || loop {
-            let at = next.fetch_add(1, Ordering::Relaxed) * part;
-            if at >= size {
-                break;
+        let threads = self.threads.min(size.div_ceil(part));
+        let (next, all_up) = (AtomicUsize::new(0), Barrier::new(threads));
+        let run = || {
+            // One that begins while another populates would wait for the process's addresses.
+            all_up.wait();
+            loop {
+                let at = next.fetch_add(1, Ordering::Relaxed) * part;
+                if at >= size {
+                    break;
+                }
+                work(at, part.min(size - at));
             }
-            work(at, part.min(size - at));
         };
         std::thread::scope(|scope| {
-            for _ in 1..self.threads.min(size.div_ceil(part)) {
+            for _ in 1..threads {
                 scope.spawn(run);
             }
             run();

@@ -8,6 +8,8 @@ use std::thread::{scope, Builder};
 use nix::sched::{sched_getaffinity, CpuSet};
 use nix::unistd::Pid;
 
+use crate::mpsc;
+
 /// The most for one VM. With how many a host's memory is busy, only that host can tell; two cores, where this
 /// was measured, are not enough to keep it busy.
 const MOST: usize = 4;
@@ -87,12 +89,24 @@ pub(super) fn share<T, E: Send>(
 /// Runs it by this thread and `threads` - 1 others, or as many as can be made.
 fn run_by(threads: usize, run: &(dyn Fn() + Sync)) {
     scope(|scope| {
+        let (up, is_up) = mpsc::channel();
         for _ in 1..threads {
+            let up = up.clone();
+            let begin = move || {
+                // Fails only where nobody waits for it.
+                let _ = up.send(());
+                drop(up);
+                run();
+            };
             // Without a name of its own it keeps its VM's.
-            if Builder::new().stack_size(STACK).spawn_scoped(scope, run).is_err() {
+            if Builder::new().stack_size(STACK).spawn_scoped(scope, begin).is_err() {
                 break;
             }
         }
+        drop(up);
+        // A thread that begins maps a stack for its signals, and this process's addresses are the kernel's while
+        // it populates: one that came later would wait for some milliseconds.
+        while is_up.recv().is_ok() {}
         run();
     });
 }
