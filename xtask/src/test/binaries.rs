@@ -24,14 +24,15 @@ pub struct Binary {
     pub whole_programs: bool,
 }
 
-/// The names of all test crates in `tests/` folders of the workspace.
+/// The names of all test crates in `tests/` folders of the workspace, but for those with `test = false`, which need
+/// what no set-up makes.
 pub fn test_crates() -> Result<Vec<String>> {
     // Without dependencies, so that nothing has to be fetched.
     let text = tree::quiet(tree::cargo().args(["metadata", "--no-deps", "--format-version=1"]))?;
     let metadata: Value = serde_json::from_str(&text).context("cargo metadata")?;
     let packages = metadata["packages"].as_array().into_iter().flatten();
     let targets = packages.flat_map(|package| package["targets"].as_array().into_iter().flatten());
-    let tests = targets.filter(|target| target["kind"][0] == "test");
+    let tests = targets.filter(|target| target["kind"][0] == "test" && target["test"] == true);
     let mut names: Vec<String> =
         tests.filter_map(|target| Some(target["name"].as_str()?.to_owned())).collect();
     names.sort();
