@@ -147,7 +147,7 @@ impl Launch<'_> {
         reserve: Option<Allotment>,
     ) -> Result<GuestMemory, Diagnostic> {
         let choose = || {
-            let choice = memory::choose(plan, &self.host, Pool::read, reserve.as_ref())?;
+            let choice = memory::choose(plan, &self.host, Pool::read_for, reserve.as_ref())?;
             memory::raise_memlock(choice.pinned)?;
             Ok(choice)
         };

@@ -27,10 +27,11 @@ pub fn raise_memlock(bytes: u64) -> Result<(), Diagnostic> {
         return Ok(());
     };
     let raise = |to| setrlimit(Resource::RLIMIT_MEMLOCK, to, to).is_ok();
+    // The capability comes last: to know of it is to read a file.
     if soft >= bytes
-        || holds("/proc/self", CAP_IPC_LOCK)
         || raise(RLIM_INFINITY)
         || (hard >= bytes && raise(hard))
+        || holds("/proc/self", CAP_IPC_LOCK)
     {
         return Ok(());
     }

@@ -215,10 +215,11 @@ impl Fleet {
     /// As many pages as `vm` `needs` are in the pool, or none of them is on its way there.
     fn free_for(&self, vm: &Vm, needs: &HugePages) -> Result<(), String> {
         self.returns.back_for(vm.name.as_str(), needs, |page| {
-            let free = Pool::read(page).ok()?.available();
             // A launch that has not come to its memory yet will take its own.
             let promised = self.launching().map(|vm| self.huge_pages(vm).of(page));
-            Some(promised.fold(free, u64::saturating_sub))
+            let promised = promised.fold(0, u64::saturating_add);
+            let pool = Pool::read_for(page, promised.saturating_add(needs.of(page)));
+            Some(pool.ok()?.available().saturating_sub(promised))
         })
     }
 
