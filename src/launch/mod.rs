@@ -63,7 +63,7 @@ pub fn launch<T>(
     device: &Path,
     reserve: Option<Allotment>,
     launches: usize,
-    report: &dyn Fn(Event),
+    report: &dyn Fn(Vec<Event>),
     before_start: impl FnOnce(&Vm, &GuestMemory, &Devicetree) -> Result<T, Diagnostic>,
 ) -> Result<Launched<T>, Diagnostic> {
     let progress = Progress::new(report);

@@ -125,10 +125,10 @@ impl PropertyClient {
         restarts: u32,
         ready: Option<Duration>,
     ) {
-        self.set(&of_vm(vm, "reason"), reason);
-        self.set(&of_vm(vm, "restarts"), &restarts.to_string());
+        self.push(&of_vm(vm, "reason"), reason);
+        self.push(&of_vm(vm, "restarts"), &restarts.to_string());
         if let Some(since_boot) = ready {
-            self.set(&of_vm(vm, "ready_ms"), &since_boot.as_millis().to_string());
+            self.push(&of_vm(vm, "ready_ms"), &since_boot.as_millis().to_string());
         }
         self.set(&of_vm(vm, "state"), state.as_str());
     }
@@ -150,12 +150,16 @@ impl PropertyClient {
 
     /// Queues a value and sends what can be sent at once. Never blocks.
     pub fn set(&mut self, name: &str, value: &str) {
+        self.push(name, value);
+        self.on_ready();
+    }
+
+    fn push(&mut self, name: &str, value: &str) {
         if self.queue.len() >= QUEUE_MAX {
             self.make_room();
         }
         let value = shorten(value, VALUE_MAX);
         self.queue.push_back(Assignment { name: name.into(), value });
-        self.on_ready();
     }
 
     /// The fd to poll for input, while init owes an answer.

@@ -311,7 +311,9 @@ impl Fleet {
                 return;
             };
             match worker.hear() {
-                Heard::Report(report) => self.on_report(index, &report, now, out),
+                Heard::Reports(reports) => {
+                    reports.iter().for_each(|report| self.on_report(index, report, now, out));
+                }
                 Heard::Garbage(what) => log::warn!("{}: {what}", self.vms[index].name),
                 Heard::Nothing => break,
                 Heard::HangUp => {
