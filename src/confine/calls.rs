@@ -267,6 +267,7 @@ pub fn supervisor() -> Vec<Rule> {
         uapi::CHECK_EXTENSION,
         uapi::VM_ADD_FUNCTION,
         uapi::VM_START,
+        requests::PAGEMAP_SCAN,
     ];
     // Sockets that shall not block; `gunyahd run` on a terminal: is it one, whose is it, its settings.
     let plain = [FIONBIO, TIOCGWINSZ, TIOCGPGRP, TCGETS, TCSETS, TCGETS2, TCSETS2];

@@ -218,6 +218,7 @@ mod tests {
         assert!(allowed(libc::SYS_kill, [1234, 9, 0]));
         assert!(!allowed(libc::SYS_kill, [1234, 15, 0]));
         assert!(!allowed(libc::SYS_kill, [u32::MAX, 9, 0]));
+        assert!(allowed(libc::SYS_ioctl, [3, crate::confine::requests::PAGEMAP_SCAN, 0]));
         // Forks of glibc and musl; threads of glibc and musl (clone(2), by strace).
         for flags in [0x0120_0011, 0x11, 0x003d_0f00, 0x007d_0f00] {
             assert!(allowed(libc::SYS_clone, [flags, 0, 0]), "{flags:#x}");

@@ -516,6 +516,9 @@ mod tests {
             Err(error) => assert_eq!(error.raw_os_error(), Some(libc::ENOTTY)),
         }
         assert_eq!(mapping.huge_bytes().unwrap(), listed);
+        // As confinement lets it through.
+        let number = nix::request_code_readwrite!(b'f', 16, size_of::<PmScanArg>());
+        assert_eq!(number, 0xc060_6610);
     }
 
     /// What a thread finds is told, whichever it is.
