@@ -110,41 +110,6 @@ pub fn errno_name(errno: Errno) -> String {
     format!("{errno:?} ({})", said.split(" (os error").next().unwrap_or_default())
 }
 
-/// Bytes of what [`joined`] makes.
-pub(crate) const fn joined_len<const N: usize>(texts: [&str; N]) -> usize {
-    let (mut len, mut index) = (N - 1, 0);
-    while index < N {
-        len += texts[index].len();
-        index += 1;
-    }
-    len
-}
-
-/// Texts with a NUL between them, when the program is compiled.
-pub(crate) const fn joined<const N: usize, const LEN: usize>(texts: [&str; N]) -> [u8; LEN] {
-    let mut joined = [0; LEN];
-    let (mut at, mut index) = (0, 0);
-    while index < N {
-        let text = texts[index].as_bytes();
-        let mut byte = 0;
-        while byte < text.len() {
-            joined[at + byte] = text[byte];
-            byte += 1;
-        }
-        at += text.len() + 1;
-        index += 1;
-    }
-    joined
-}
-
-/// Bytes that are known to be text when the program is compiled.
-pub(crate) const fn utf8(bytes: &'static [u8]) -> &'static str {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => text,
-        Err(_) => "",
-    }
-}
-
 /// `text` with every character written out that is not seen as itself, as in `\n` and `\u{1b}`: none of
 /// it forges a line, moves a terminal's cursor or turns the direction of writing.
 pub fn printable(text: &str) -> Cow<'_, str> {
