@@ -39,9 +39,7 @@ impl Pool {
         let folder = folder.join(format!("hugepages-{}kB", page >> 10));
         let number = |file: &str| {
             let text = fs::read_to_string(folder.join(file))?;
-            text.trim().parse::<u64>().map_err(|error| {
-                io::Error::new(io::ErrorKind::InvalidData, format!("{file}: {text:?}: {error}"))
-            })
+            text.trim().parse::<u64>().map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
         };
         Ok(Self {
             page,
