@@ -44,7 +44,7 @@ pub fn explain(name: &str) -> Result<String, String> {
     if let Some(kind) = kinds.iter().find(|kind| kind.name() == name) {
         return Ok(entry(kind));
     }
-    let near: Vec<&str> =
+    let near: Vec<String> =
         kinds.iter().map(|kind| kind.name()).filter(|known| known.contains(name)).collect();
     let hint = match near.is_empty() {
         true => "`gunyahd explain` lists all names".to_owned(),

@@ -33,6 +33,7 @@ pub mod launch;
 pub mod layout;
 pub mod memory;
 mod mpsc;
+mod packed;
 pub mod plan;
 mod process;
 pub mod status;

@@ -110,39 +110,10 @@ pub fn errno_name(errno: Errno) -> String {
     format!("{errno:?} ({})", said.split(" (os error").next().unwrap_or_default())
 }
 
-/// Bytes of what [`joined`] makes.
-pub(crate) const fn joined_len<const N: usize>(texts: [&str; N]) -> usize {
-    let (mut len, mut index) = (N - 1, 0);
-    while index < N {
-        len += texts[index].len();
-        index += 1;
-    }
-    len
-}
-
-/// Texts with a NUL between them, when the program is compiled.
-pub(crate) const fn joined<const N: usize, const LEN: usize>(texts: [&str; N]) -> [u8; LEN] {
-    let mut joined = [0; LEN];
-    let (mut at, mut index) = (0, 0);
-    while index < N {
-        let text = texts[index].as_bytes();
-        let mut byte = 0;
-        while byte < text.len() {
-            joined[at + byte] = text[byte];
-            byte += 1;
-        }
-        at += text.len() + 1;
-        index += 1;
-    }
-    joined
-}
-
-/// Bytes that are known to be text when the program is compiled.
-pub(crate) const fn utf8(bytes: &'static [u8]) -> &'static str {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => text,
-        Err(_) => "",
-    }
+/// Numbers as a file has them: `[0, 1, 5]`.
+pub fn array(numbers: &[u32]) -> String {
+    let numbers: Vec<String> = numbers.iter().map(u32::to_string).collect();
+    format!("[{}]", numbers.join(", "))
 }
 
 /// `text` with every character written out that is not seen as itself, as in `\n` and `\u{1b}`: none of
@@ -157,29 +128,33 @@ pub fn printable_lines(text: &str) -> Cow<'_, str> {
 }
 
 fn is_unseen(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    c.is_control()
+        || matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// The beginning of `text`, printable, for quoting it in a message.
 pub fn excerpt(text: &str) -> String {
     const LONGEST: usize = 48;
-    let mut short: String = text.chars().take(LONGEST).flat_map(char::escape_debug).collect();
-    if text.chars().nth(LONGEST).is_some() {
-        short.push('…');
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", printable(&text[..end])),
+        None => printable(text).into_owned(),
     }
-    short
 }
 
-fn written_out(text: &str, what: impl Fn(char) -> bool) -> Cow<'_, str> {
-    if !text.contains(&what) {
+// Rust's own escapes bring tables of all characters.
+fn written_out(text: &str, what: fn(char) -> bool) -> Cow<'_, str> {
+    if !text.contains(what) {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len() + 8);
     for c in text.chars() {
-        if what(c) {
-            out.extend(c.escape_default());
-        } else {
-            out.push(c);
+        match c {
+            c if !what(c) => out.push(c),
+            '\0' => out.push_str("\\0"),
+            '\t' => out.push_str("\\t"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            c => out.push_str(&format!("\\u{{{:x}}}", u32::from(c))),
         }
     }
     Cow::Owned(out)

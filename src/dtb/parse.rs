@@ -7,6 +7,7 @@ use super::property::number;
 use super::tree::{Node, Property, Tree};
 use crate::diagnostic::kinds;
 use crate::layout::DTB_MAX;
+use crate::text::excerpt;
 
 kinds! {
     UNREADABLE: Error "dtb-unreadable" in Dtb {
@@ -313,9 +314,9 @@ impl Reader<'_> {
             return Ok(name.into_owned());
         }
         fail(format!(
-            "{}: {:?} is not a devicetree name (at most {NAME_MAX} of A-Z a-z 0-9 , . _ + * # ? @ -)",
+            "{}: `{}` is not a devicetree name (at most {NAME_MAX} of A-Z a-z 0-9 , . _ + * # ? @ -)",
             self.path(),
-            name.chars().take(64).collect::<String>()
+            excerpt(&name)
         ))
     }
 

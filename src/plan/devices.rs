@@ -415,7 +415,7 @@ mod tests {
     fn a_build_without_devices_says_so() {
         let config = config(DISKS);
         let found = check(&config, &devices(&config), &main(&config));
-        let names: Vec<_> = found.iter().map(|fault| fault.name.as_ref()).collect();
+        let names: Vec<_> = found.iter().map(|fault| fault.name.as_str()).collect();
         match cfg!(feature = "devices") {
             true => assert_eq!(names, [] as [&str; 0]),
             false => assert_eq!(names, ["plan-without-devices"; 2]),

@@ -129,7 +129,7 @@ pub fn fits(config: &VmConfig, dialect: Dialect) -> Result<Vec<Diagnostic>, Vec<
         }
         if backings(backing, dialect, false).is_empty() {
             let kind = if dialect.pages_on_demand() { &HUGETLB } else { &RESERVE };
-            add(kind, kind.summary().to_owned(), &format!("{key}.backing"));
+            add(kind, kind.summary(), &format!("{key}.backing"));
         }
     }
     if config.vcpus.scheduling.is_none() && !dialect.has_functions() {

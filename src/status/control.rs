@@ -3,7 +3,7 @@
 //! docs/control-protocol.md is its description.
 
 use crate::json::{self, choice, object, record, Json, Node, Value};
-use crate::text::words;
+use crate::text::{printable, words};
 
 use super::{End, State};
 
@@ -282,7 +282,7 @@ pub fn parse_request(line: &[u8]) -> Result<Request, ControlError> {
             None => {
                 return Err(bad(format!(
                     "`{op}` has no such key, or has it once: `{}`",
-                    member.key.escape_debug()
+                    printable(&member.key)
                 )))
             }
         }

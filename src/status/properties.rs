@@ -16,7 +16,7 @@ use nix::sys::socket::{
 };
 
 use super::{shorten, Overall, State};
-use crate::text::errno_name;
+use crate::text::{errno_name, printable};
 
 /// How gunyahd as a whole does.
 const OVERALL: &str = "vendor.gunyah.state";
@@ -62,7 +62,7 @@ struct Assignment {
 
 impl Assignment {
     fn warn(&self, why: &str) {
-        log::warn!("property {}={:?}: {why}", self.name, self.value);
+        log::warn!("property {}=\"{}\": {why}", self.name, printable(&self.value));
     }
 
     fn request(&self) -> Vec<u8> {

@@ -105,7 +105,8 @@ fn read_still(path: &Path) -> io::Result<Vec<u8>> {
         }
         bytes = again;
     }
-    Err(io::Error::other("it never stands still"))
+    // It never stands still.
+    Err(io::ErrorKind::ResourceBusy.into())
 }
 
 /// A file whose offsets are not to be trusted.

@@ -23,6 +23,7 @@ use super::order::Peer;
 use super::publisher::Publisher;
 use super::reserve::RunEnd;
 use super::spawn::{Spawner, Worker, FORK};
+use crate::json::Json;
 
 /// Steps kept of a launch: every region and function may have its own.
 const MAX_STEPS: usize = 128;
@@ -149,7 +150,11 @@ impl Vm {
                 Action::Send(request) => {
                     let sent = self.worker.as_ref().map(|worker| worker.send(request));
                     if let Some(Err(errno)) = sent {
-                        log::warn!("{}: worker does not take {request:?}: {errno:?}", self.name);
+                        log::warn!(
+                            "{}: worker does not take {}: {errno:?}",
+                            self.name,
+                            request.to_json()
+                        );
                     }
                 }
                 Action::Kill => {

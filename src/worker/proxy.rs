@@ -19,6 +19,7 @@ use crate::launch::{refused, Event};
 use crate::memory::GuestMemory;
 use crate::status::control::DeviceStatus;
 use crate::status::End as RunEnd;
+use crate::text::array;
 use crate::vcpu::{self, Bus, VcpuEvent, Vcpus, STALL};
 
 kinds! {
@@ -236,7 +237,8 @@ impl<'a> Proxy<'a> {
 fn report_stuck(vcpus: &[u32], reporter: &Reporter) {
     if !vcpus.is_empty() {
         let bound = LEAVE_BOUND.as_secs();
-        let what = format!("vCPUs {vcpus:?} do not leave VCPU_RUN within {bound} s");
+        let vcpus = array(vcpus);
+        let what = format!("vCPUs {vcpus} do not leave VCPU_RUN within {bound} s");
         reporter.send(Report::Launch(Event::Warning(STUCK.case(what))));
         reporter.send(Report::Closing(Closing::Lost));
     }

@@ -11,8 +11,7 @@ use crate::dtb::complete::affinity_map;
 use crate::dtb::lookup::{cpu_nodes, cpus_node, scheduling, vm_config_part, vm_configs};
 use crate::dtb::property::NodeAt;
 use crate::dtb::tree::Tree;
-use crate::text::excerpt;
-use crate::text::Count;
+use crate::text::{array, excerpt, Count};
 
 const AGREE: &str = "make devicetree and config agree";
 
@@ -198,7 +197,7 @@ fn physical_cpus(
     let wanted = affinity_map(config);
     let by_hypervisor = scheduling == Scheduling::Hypervisor;
     if by_hypervisor && !wanted.is_empty() && wanted != map {
-        let [map, wanted] = [map, &wanted].map(|cpus| excerpt(&format!("{cpus:?}")));
+        let [map, wanted] = [map, &wanted].map(|cpus| excerpt(&array(cpus)));
         let what = format!("the devicetree's affinity-map is {map}, vcpus.affinity says {wanted}");
         faults.add_at("vcpus.affinity", AFFINITY_DIFFERS.case(what));
     }
