@@ -256,7 +256,7 @@ fn bad(message: impl Into<String>) -> ControlError {
 fn parse(line: &[u8]) -> Result<Node<'_>, ControlError> {
     let wrong = |why: String| bad(format!("not a line of this protocol: {why}"));
     let line = json::of_bytes(line).map_err(wrong)?;
-    match json::field(&line, "v", None).map_err(wrong)? {
+    match json::field(&line, "v").map_err(wrong)? {
         VERSION => Ok(line),
         version => Err(ControlError::new(
             ErrorKind::Version,
@@ -270,7 +270,7 @@ fn parse(line: &[u8]) -> Result<Node<'_>, ControlError> {
 /// Reads a request's line. A key that is unknown or there twice is refused.
 pub fn parse_request(line: &[u8]) -> Result<Request, ControlError> {
     let line = parse(line)?;
-    let op: String = json::field(&line, "op", None).map_err(bad)?;
+    let op: String = json::field(&line, "op").map_err(bad)?;
     let request = Request::of(&op, &line).map_err(bad)?;
     if let Request::Console { replay: Some(_), at: Some(_), .. } = request {
         return Err(bad("`replay` and `at` exclude each other"));
