@@ -4,6 +4,8 @@
 use libc::{c_long, *};
 use nix::errno::Errno;
 
+use crate::list::Listed;
+
 use super::filter::{Condition, Rule};
 use super::requests;
 use gunyah::uapi;
@@ -173,7 +175,7 @@ const CLONE: c_int = 0xff
 // Signals, commands and flags are small and positive, or sets of bits.
 #[allow(clippy::cast_sign_loss)]
 fn words(values: &[c_int]) -> Vec<u32> {
-    values.iter().map(|value| *value as u32).collect()
+    values.iter().map(|value| *value as u32).listed()
 }
 
 fn allow(lists: &[&[c_long]]) -> impl Iterator<Item = Rule> {

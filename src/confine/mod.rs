@@ -16,6 +16,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow};
 
 use crate::diagnostic::{Diagnostic, Kind, Step};
+use crate::list::Listed;
 use crate::mpsc;
 use crate::process;
 use filter::Filter;
@@ -118,7 +119,7 @@ fn install(filter: &Filter, threads: Threads) -> Result<(), Diagnostic> {
 fn threads() -> Vec<u32> {
     let names = std::fs::read_dir("/proc/self/task").into_iter().flatten();
     let name = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse().ok();
-    names.flatten().filter_map(name).collect()
+    names.flatten().filter_map(name).listed()
 }
 
 /// Everything that can be wrong here.

@@ -18,6 +18,7 @@ use super::ring::Ring;
 use crate::config::ConsoleConfig;
 use crate::confine;
 use crate::diagnostic::{kinds, Diagnostic};
+use crate::list::Listed;
 use crate::mpsc::{self, Receiver, Sender};
 use crate::vcpu::{Bus, Device};
 
@@ -214,7 +215,7 @@ impl Life {
         fds.extend(self.clients.interests(self.port.room() > 0));
         let _ = poll(&mut fds, timeout);
         let events = fds[1..].iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
-        let events: Vec<PollFlags> = events.collect();
+        let events = events.listed();
         self.clients.receive(&events, &self.port);
     }
 

@@ -25,6 +25,7 @@ use crate::config::{Access, Scheduling, VmConfig};
 use crate::diagnostic::{Diagnostic, Kind, Step};
 use crate::dtb::{self, Devicetree};
 use crate::image::{Images, KernelLayout};
+use crate::list::Listed;
 use crate::memory::{self, Allotment, Choice, GuestMemory, Pool};
 use crate::plan::{fits, plan, Host, LaunchPlan, PlannedRegion};
 use crate::text::{Count, Size};
@@ -343,8 +344,8 @@ fn describe_plan(plan: &LaunchPlan) -> String {
 
 fn describe_pool(choice: &Choice) -> String {
     let pages = choice.huge_pages.iter();
-    let mut each: Vec<_> =
-        pages.map(|(page, count)| format!("{} of {}", Count(count, "page"), Size(page))).collect();
+    let mut each =
+        pages.map(|(page, count)| format!("{} of {}", Count(count, "page"), Size(page))).listed();
     if choice.reserve > 0 {
         each.push(format!("{} of the reserve", Count(choice.reserve, "folio")));
     }
@@ -361,7 +362,7 @@ fn describe_memory(plan: &LaunchPlan, choice: &Choice, memory: &GuestMemory) -> 
             let (label, size) = (region.label, Size(region.size));
             format!("region {label} {size} {backing}")
         })
-        .collect();
+        .listed();
     let each = each.join(", ");
     match memory.huge() {
         (_, 0) => each,

@@ -18,6 +18,7 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use super::kmsg;
 use super::stderr::Stderr;
+use crate::list::Listed;
 use crate::text::printable_lines;
 
 #[cfg(all(target_os = "android", gunyahd_android_logger))]
@@ -72,7 +73,7 @@ pub fn fds() -> Vec<RawFd> {
     let sinks = logger.sinks.lock().unwrap_or_else(PoisonError::into_inner);
     let logd = sinks.logd.as_ref().and_then(Logd::fd);
     let kmsg = sinks.kmsg.as_ref().map(File::as_raw_fd);
-    [logd, kmsg, sinks.stderr.fd()].into_iter().flatten().collect()
+    [logd, kmsg, sinks.stderr.fd()].into_iter().flatten().listed()
 }
 
 /// The `log` backend.

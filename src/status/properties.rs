@@ -16,6 +16,7 @@ use nix::sys::socket::{
 };
 
 use super::{shorten, Overall, State};
+use crate::list::Listed;
 use crate::text::errno_name;
 
 /// How gunyahd as a whole does.
@@ -221,7 +222,7 @@ impl PropertyClient {
             let wait = until.saturating_duration_since(now) + Duration::from_millis(1);
             let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
             let fds = self.poll_fd().into_iter();
-            let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+            let mut fds = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).listed();
             match poll(&mut fds, timeout) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(_) => return false,

@@ -12,6 +12,7 @@ use nix::poll::PollFlags;
 use nix::sys::socket::{getsockopt, sockopt};
 
 use crate::config::VmName;
+use crate::list::Listed;
 use crate::status::control::{
     parse_request, response_line, ControlError, ErrorKind, Request, Response, MAX_REQUEST,
     MAX_RESPONSE,
@@ -237,7 +238,7 @@ impl Clients {
     /// Sends a change to all who watch.
     pub fn tell_watchers(&mut self, response: &Response, now: u64) {
         let watching = self.clients.iter().filter(|c| c.doing == Doing::Watching);
-        let watching: Vec<ClientId> = watching.map(|client| client.id).collect();
+        let watching = watching.map(|client| client.id).listed();
         if watching.is_empty() {
             return;
         }
@@ -274,7 +275,7 @@ impl Clients {
             Doing::Waiting(Some((its, goal))) if its == vm => Some((client.id, reached(*goal)?)),
             _ => None,
         });
-        done.collect()
+        done.listed()
     }
 
     fn drop_client(&mut self, id: ClientId) {

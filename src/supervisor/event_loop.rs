@@ -14,6 +14,7 @@ use nix::unistd::Uid;
 use crate::config::{ConfigFile, VmConfig};
 use crate::confine;
 use crate::diagnostic::{kinds, Diagnostic};
+use crate::list::Listed;
 use crate::memory::Reserve;
 use crate::status::{clock, properties};
 use crate::worker::Setting;
@@ -177,7 +178,7 @@ impl Supervisor {
             let events = fd.revents().unwrap_or(PollFlags::empty());
             (!events.is_empty()).then_some((source, events))
         });
-        Ok(happened.collect())
+        Ok(happened.listed())
     }
 
     // Clients before the listener: those who left make room for those who come. Signals last, because

@@ -9,6 +9,7 @@
 use std::path::PathBuf;
 
 use crate::config::{changed_keys, load_dirs, ConfigFile, ConfigSet};
+use crate::list::Listed;
 use crate::text::Count;
 
 use super::fleet::Fleet;
@@ -32,12 +33,12 @@ impl Files {
 
     fn read(&mut self, fleet: &Fleet) -> ConfigSet {
         let known = fleet.vms.iter().filter(|vm| !vm.removed);
-        let known: Vec<_> = known.map(|vm| (vm.file.clone(), vm.name.clone())).collect();
+        let known = known.map(|vm| (vm.file.clone(), vm.name.clone())).listed();
         let set = load_dirs(&self.dirs, &known);
         for problem in set.all_problems() {
             log::error!("{problem}");
         }
-        self.problems = set.problems.iter().map(ToString::to_string).collect();
+        self.problems = set.problems.iter().map(ToString::to_string).listed();
         set
     }
 
@@ -48,7 +49,7 @@ impl Files {
         for file in set.files {
             add(fleet, file, now, out);
         }
-        let dirs: Vec<String> = self.dirs.iter().map(|d| d.display().to_string()).collect();
+        let dirs = self.dirs.iter().map(|d| d.display().to_string()).listed();
         match count {
             0 => log::info!("no *.json in {}: no VMs", dirs.join(", ")),
             _ => log::info!("{} in {}", Count::of(count, "VM"), dirs.join(", ")),
@@ -128,7 +129,7 @@ fn renew(fleet: &mut Fleet, index: usize, file: ConfigFile, now: u64, out: &mut 
     let config = match file.config {
         Ok(config) => config,
         Err(problems) => {
-            let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            let problems = problems.iter().map(ToString::to_string).listed();
             let news = vm.problems != problems;
             vm.problems = problems;
             if news {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::config::HugePages;
 use crate::launch;
+use crate::list::Listed;
 use crate::memory::{self, Pool};
 use crate::status::property_area::PropertyArea;
 use crate::status::{Overall, State};
@@ -146,7 +147,7 @@ impl Fleet {
 
     /// Lets waiting VMs start whose time has come; whether one's state changed.
     fn open_gates(&mut self, now: u64, out: &mut Publisher) -> bool {
-        let peers: Vec<_> = self.vms.iter().map(Vm::peer).collect();
+        let peers = self.vms.iter().map(Vm::peer).listed();
         let order = order::by_priority(&peers);
         drop(peers);
         let mut moved = false;
@@ -174,7 +175,7 @@ impl Fleet {
 
     /// What the VM at `index` waits for.
     fn gates(&mut self, index: usize) -> Gates {
-        let peers: Vec<_> = self.vms.iter().map(Vm::peer).collect();
+        let peers = self.vms.iter().map(Vm::peer).listed();
         let unmet = order::dependencies(&peers, index);
         let turn = order::turn(&peers, index);
         let answers = order::kernel_answers(&peers, index);
@@ -257,7 +258,7 @@ impl Fleet {
     fn stop_next(&mut self, now: u64, out: &mut Publisher) -> bool {
         let mut moved = false;
         for index in 0..self.vms.len() {
-            let peers: Vec<_> = self.vms.iter().map(Vm::peer).collect();
+            let peers = self.vms.iter().map(Vm::peer).listed();
             let may = order::may_stop(&peers, index);
             drop(peers);
             let life = &self.vms[index].life;

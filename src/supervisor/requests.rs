@@ -3,6 +3,7 @@
 
 use std::os::fd::AsFd;
 
+use crate::list::Listed;
 use crate::status::control::{ControlError, ErrorKind, Request, Response, Vms};
 use crate::status::State;
 
@@ -73,9 +74,9 @@ impl Server<'_> {
 
     fn all(&self) -> Response {
         let vms = self.fleet.vms.iter().map(|vm| vm.status(self.now));
-        let problems = self.fleet.problems.iter().chain(self.problems).cloned().collect();
+        let problems = self.fleet.problems.iter().chain(self.problems).cloned().listed();
         let reserve = self.fleet.spawner.reserve.as_ref().map(|holdings| holdings.status());
-        Response::Vms(Vms { vms: vms.collect(), problems, reserve })
+        Response::Vms(Vms { vms: vms.listed(), problems, reserve })
     }
 
     fn find(&self, name: &str) -> Result<usize, ControlError> {

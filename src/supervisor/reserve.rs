@@ -4,6 +4,7 @@
 use std::os::fd::AsFd;
 
 use crate::config::VmConfig;
+use crate::list::Listed;
 use crate::memory::{self, Allotment, Extent, Past, Reserve};
 use crate::plan::reserve_folios;
 use crate::status::control::ReserveStatus;
@@ -93,7 +94,7 @@ struct Books {
 impl Books {
     fn new(count: u64) -> Self {
         let folio = Folio { holder: None, past: Past::Clean };
-        Self { folios: (0..count).map(|_| folio.clone()).collect() }
+        Self { folios: (0..count).map(|_| folio.clone()).listed() }
     }
 
     fn free(&self) -> u64 {

@@ -10,6 +10,7 @@ use crate::config::{ConfigFile, Dependency, HugePages, VmConfig, VmName};
 use crate::console::{lines, Ring, DEFAULT_CAPACITY};
 use crate::diagnostic::{Diagnostic, Step};
 use crate::launch::{self, Folios};
+use crate::list::Listed;
 use crate::status::control::{
     ControlError, DeviceStatus, ErrorKind, FolioStatus, Response, StepTime, VmStatus,
 };
@@ -111,7 +112,7 @@ impl Vm {
     pub fn of_file(file: ConfigFile, now: u64) -> Self {
         let (config, problems) = match file.config {
             Ok(config) => (Some(config), Vec::new()),
-            Err(problems) => (None, problems.iter().map(ToString::to_string).collect()),
+            Err(problems) => (None, problems.iter().map(ToString::to_string).listed()),
         };
         Self {
             name: file.vm,
@@ -196,7 +197,7 @@ impl Vm {
         };
         let lines = lines::last_lines(&ring.tail(), MAX_CONSOLE_LINES);
         let mark = |line: &String| format!("console| {line}");
-        lines.iter().map(mark).collect()
+        lines.iter().map(mark).listed()
     }
 
     /// What the others need to know.
@@ -328,7 +329,7 @@ fn first_life(config: Option<&VmConfig>, problems: &[String], now: u64) -> Lifec
 
 fn bounded(problems: &[String]) -> Vec<String> {
     let first = problems.iter().take(MAX_PROBLEMS);
-    let mut shown: Vec<String> = first.map(|text| shorten(text, MAX_REASON)).collect();
+    let mut shown = first.map(|text| shorten(text, MAX_REASON)).listed();
     let more = problems.len().saturating_sub(MAX_PROBLEMS);
     if more > 0 {
         shown.push(format!("and {more} more, see the log"));
