@@ -92,7 +92,7 @@ fn boot(options: BootOptions) -> ExitCode {
 }
 
 fn broken(error: &Diagnostic) -> ExitCode {
-    log::error!("{error}");
+    logger::say(log::Level::Error, format_args!("{error}"));
     ExitCode::from(BROKEN)
 }
 

@@ -15,6 +15,7 @@ use nix::sys::socket::{
     connect, recv, send, socket, AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr,
 };
 
+use super::logger;
 use super::{shorten, Overall, State};
 use crate::list::Listed;
 use crate::text::errno_name;
@@ -63,7 +64,7 @@ struct Assignment {
 
 impl Assignment {
     fn warn(&self, why: &str) {
-        log::warn!("property {}={:?}: {why}", self.name, self.value);
+        logger::warn!("property {}={:?}: {why}", self.name, self.value);
     }
 
     fn request(&self) -> Vec<u8> {

@@ -17,6 +17,7 @@ use crate::status::control::{
     parse_request, response_line, ControlError, ErrorKind, Request, Response, MAX_REQUEST,
     MAX_RESPONSE,
 };
+use crate::status::logger;
 use crate::text::failure;
 
 use super::goal::Goal;
@@ -122,7 +123,7 @@ impl Clients {
                 Err(error) => {
                     // No fd to be had: the connection stays readable, and asking again at once
                     // would be all that gunyahd does.
-                    log::warn!("accept on the control socket: {}", failure(&error));
+                    logger::warn!("accept on the control socket: {}", failure(&error));
                     self.deaf_until = Some(now.saturating_add(ACCEPT_PAUSE));
                     return;
                 }
@@ -187,7 +188,7 @@ impl Clients {
         self.clients.retain(|client| {
             let late = client.deadline.is_some_and(|due| due <= now);
             if late && !client.output.is_empty() {
-                log::info!("control client {} does not read; dropped", client.id);
+                logger::info!("control client {} does not read; dropped", client.id);
             }
             !late
         });
@@ -289,7 +290,7 @@ impl Clients {
         client.doing = doing;
         if client.output.len() + line.len() > MAX_RESPONSE {
             // A watcher that does not read; it would miss changes, so it is better cut off.
-            log::info!("control client {id} does not read; dropped");
+            logger::info!("control client {id} does not read; dropped");
             return self.drop_client(id);
         }
         client.output.extend(line);

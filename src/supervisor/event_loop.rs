@@ -16,7 +16,7 @@ use crate::confine;
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::list::Listed;
 use crate::memory::Reserve;
-use crate::status::{clock, properties};
+use crate::status::{clock, logger, properties};
 use crate::worker::Setting;
 
 use super::clients::{ClientId, Rights};
@@ -89,7 +89,7 @@ impl Supervisor {
         if setting.confined {
             confine::supervisor()?;
         } else {
-            log::warn!("--no-confinement: system calls and capabilities stay as they were");
+            logger::warn!("--no-confinement: system calls and capabilities stay as they were");
         }
         let inherited = listener.as_ref().is_some_and(Listener::is_inherited);
         let alone = listener.is_none();
@@ -120,8 +120,8 @@ impl Supervisor {
         let mut supervisor = Self::new(setting, Some(listener), reserve)?;
         for problem in problems {
             match problem.is_error() {
-                true => log::error!("{problem}"),
-                false => log::warn!("{problem}"),
+                true => logger::error!("{problem}"),
+                false => logger::warn!("{problem}"),
             }
             supervisor.fleet.problems.push(problem.to_string());
         }
@@ -161,7 +161,7 @@ impl Supervisor {
             }
         }
         self.fleet.finish(FAREWELL, now(), &mut self.out);
-        log::info!("all VMs are stopped");
+        logger::info!("all VMs are stopped");
         Ok(())
     }
 
@@ -260,18 +260,18 @@ impl Supervisor {
             }
             (Signal::SIGHUP, Some(_)) if fleet.shutdown.is_some() => {}
             (Signal::SIGHUP, Some(files)) => {
-                log::info!("SIGHUP: reading the files again");
+                logger::info!("SIGHUP: reading the files again");
                 files.reload(fleet, now, out);
             }
             (Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT | Signal::SIGHUP, _) => {
                 let again = fleet.shutdown.is_some();
                 if !again {
-                    log::info!("{signal}: stopping all VMs");
+                    logger::info!("{signal}: stopping all VMs");
                     fleet.shutdown = Some(Shutdown::Asking);
                 }
                 // A second Ctrl-C is a person who does not want to wait.
                 if signal == Signal::SIGQUIT || (again && signal == Signal::SIGINT) {
-                    log::info!("{signal}: closing what has not ended");
+                    logger::info!("{signal}: closing what has not ended");
                     fleet.hurry(now, out);
                 }
             }

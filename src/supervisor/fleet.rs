@@ -8,7 +8,7 @@ use crate::launch;
 use crate::list::Listed;
 use crate::memory::{self, Pool};
 use crate::status::property_area::PropertyArea;
-use crate::status::{Overall, State};
+use crate::status::{logger, Overall, State};
 use crate::text::Span;
 use crate::worker::Report;
 
@@ -248,7 +248,7 @@ impl Fleet {
             Err(error) => error,
         };
         if vm.property_warning.as_ref() != Some(&error) {
-            log::warn!("{}: {error}", vm.name);
+            logger::warn!("{}: {error}", vm.name);
             vm.property_warning = Some(error.clone());
         }
         Err(error)
@@ -290,7 +290,7 @@ impl Fleet {
             let forgotten = vm.removed && vm.life.at_rest();
             if forgotten {
                 out.wake(vm, vm.life.state(), now);
-                log::info!("{}: forgotten", vm.name);
+                logger::info!("{}: forgotten", vm.name);
             }
             !forgotten
         });
@@ -312,7 +312,7 @@ impl Fleet {
             };
             match worker.hear() {
                 Heard::Report(report) => self.on_report(index, &report, now, out),
-                Heard::Garbage(what) => log::warn!("{}: {what}", self.vms[index].name),
+                Heard::Garbage(what) => logger::warn!("{}: {what}", self.vms[index].name),
                 Heard::Nothing => break,
                 Heard::HangUp => {
                     if death.is_none() {
@@ -356,7 +356,7 @@ impl Fleet {
                     "its huge pages are not back after {time}: the kernel waits for a resource manager \
                      that does not answer, and only a reboot helps; or another program has them"
                 );
-                log::warn!("{}: {why}", vm.name);
+                logger::warn!("{}: {why}", vm.name);
                 self.feed(index, Event::PagesMissing(&why), now, out);
             }
         }

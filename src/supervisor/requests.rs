@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 
 use crate::list::Listed;
 use crate::status::control::{ControlError, ErrorKind, Request, Response, Vms};
+use crate::status::logger;
 use crate::status::State;
 
 use super::clients::ClientId;
@@ -119,10 +120,10 @@ impl Server<'_> {
             return Ok(());
         };
         match worker.send_console(stream.as_fd(), first) {
-            Ok(()) => log::info!("{name}: a client looks at its console"),
+            Ok(()) => logger::info!("{name}: a client looks at its console"),
             // The client sees its connection end.
             Err(errno) => {
-                log::warn!("{name}: worker does not take a console client: {errno:?}");
+                logger::warn!("{name}: worker does not take a console client: {errno:?}");
             }
         }
         Ok(())

@@ -216,7 +216,7 @@ impl Worker {
     pub fn kill(&self) {
         // The process is ours and not waited for yet, so its number cannot be another's.
         if let Err(errno) = signal::kill(self.pid, Signal::SIGKILL) {
-            log::warn!("kill worker {}: {errno:?}", self.pid);
+            logger::warn!("kill worker {}: {errno:?}", self.pid);
         }
     }
 

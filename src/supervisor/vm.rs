@@ -14,7 +14,7 @@ use crate::list::Listed;
 use crate::status::control::{
     ControlError, DeviceStatus, ErrorKind, FolioStatus, Response, StepTime, VmStatus,
 };
-use crate::status::{shorten, State};
+use crate::status::{logger, shorten, State};
 use crate::text::Span;
 use crate::worker::Report;
 
@@ -150,7 +150,7 @@ impl Vm {
                 Action::Send(request) => {
                     let sent = self.worker.as_ref().map(|worker| worker.send(request));
                     if let Some(Err(errno)) = sent {
-                        log::warn!("{}: worker does not take {request:?}: {errno:?}", self.name);
+                        logger::warn!("{}: worker does not take {request:?}: {errno:?}", self.name);
                     }
                 }
                 Action::Kill => {
@@ -181,7 +181,7 @@ impl Vm {
         if self.console.is_none() {
             match Ring::create(self.name.as_str(), DEFAULT_CAPACITY) {
                 Ok(ring) => self.console = Some(Arc::new(ring)),
-                Err(error) => log::warn!(
+                Err(error) => logger::warn!(
                     "{}: no memory for the console's output: {error}; it will end with the worker",
                     self.name
                 ),
@@ -245,7 +245,7 @@ impl Vm {
             }
             Report::Launch(launch::Event::Warning(warning)) => {
                 self.journal.add(now, &format!("warning: {warning}"));
-                log::warn!("{}: {warning}", self.name);
+                logger::warn!("{}: {warning}", self.name);
             }
             Report::Launch(launch::Event::Folios(folios)) => self.launch.folios = Some(*folios),
             Report::Launch(launch::Event::Starts) => self.launch.starts = true,
@@ -262,7 +262,7 @@ impl Vm {
             line = format!("{line}: {detail}");
         }
         self.journal.add(now, &line);
-        log::info!("{}: {line}", self.name);
+        logger::info!("{}: {line}", self.name);
         if self.launch.steps.len() < MAX_STEPS {
             let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
             self.launch.steps.push(StepTime { step: step.to_string(), micros, detail });
