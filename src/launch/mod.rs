@@ -238,7 +238,13 @@ impl Launch<'_> {
         if plan.scheduling == Scheduling::Hypervisor {
             return Ok(Vec::new());
         }
-        let add = || (0..self.config.vcpus.count).map(|id| add_vcpu(vm, id)).collect();
+        let add = || {
+            let mut vcpus = Vec::new();
+            for id in 0..self.config.vcpus.count {
+                vcpus.push(add_vcpu(vm, id)?);
+            }
+            Ok(vcpus)
+        };
         let describe = |vcpus: &Vec<_>| Count::of(vcpus.len(), "vCPU").to_string();
         self.progress.step(Step::Functions, add, describe)
     }

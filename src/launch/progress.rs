@@ -86,7 +86,7 @@ impl<'a> Progress<'a> {
     // Not generic, so that each step's copy of the above stays small.
     #[inline(never)]
     fn begin(&self, step: Step) -> (Instant, Slice<'_>) {
-        (Instant::now(), self.trace.slice(step.as_str()))
+        (Instant::now(), self.trace.slice(step))
     }
 
     #[inline(never)]

@@ -2,7 +2,6 @@
 //! The control socket's clients. None of them can hold the supervisor: lines, buffers, numbers and
 //! times are bounded, and nothing here blocks.
 
-use std::collections::VecDeque;
 use std::io::{ErrorKind as Kind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -93,7 +92,7 @@ struct Client {
     doing: Doing,
     input: Vec<u8>,
     /// What is not sent yet.
-    output: VecDeque<u8>,
+    output: Vec<u8>,
     deadline: Option<u64>,
     /// It sends no more; it may still read.
     ended: bool,
@@ -156,7 +155,7 @@ impl Clients {
             uid: peer.ok().map(|credentials| credentials.uid()),
             doing: Doing::Asking,
             input: Vec::new(),
-            output: VecDeque::new(),
+            output: Vec::new(),
             deadline: Some(now.saturating_add(REQUEST_TIMEOUT)),
             ended: false,
         });
@@ -280,7 +279,9 @@ impl Clients {
     }
 
     fn drop_client(&mut self, id: ClientId) {
-        self.clients.retain(|client| client.id != id);
+        if let Some(at) = self.clients.iter().position(|client| client.id == id) {
+            self.clients.remove(at);
+        }
     }
 
     fn push(&mut self, id: ClientId, line: &[u8], doing: Doing, now: u64) {
@@ -293,7 +294,7 @@ impl Clients {
             logger::info!("control client {id} does not read; dropped");
             return self.drop_client(id);
         }
-        client.output.extend(line);
+        client.output.extend_from_slice(line);
         if client.deadline.is_none() || client.doing == Doing::Leaving {
             client.deadline = Some(now.saturating_add(READ_TIMEOUT));
         }
@@ -379,7 +380,7 @@ impl Client {
     /// Sends what can be sent at once; false if the client is gone.
     fn flush(&mut self, now: u64) -> bool {
         while !self.output.is_empty() {
-            match self.stream.write(self.output.make_contiguous()) {
+            match self.stream.write(&self.output) {
                 Ok(0) => return false,
                 Ok(length) => {
                     self.output.drain(..length);

@@ -14,7 +14,7 @@ use crate::list::Listed;
 use crate::status::control::{
     ControlError, DeviceStatus, ErrorKind, FolioStatus, Response, StepTime, VmStatus,
 };
-use crate::status::{logger, shorten, State};
+use crate::status::{clock, logger, shorten, State};
 use crate::text::Span;
 use crate::worker::Report;
 
@@ -234,8 +234,7 @@ impl Vm {
             Report::Running { end_visible } => {
                 self.launch.end_visible = *end_visible;
                 self.launch.runs = true;
-                let taken = self.launch.begun.map(|begun| begun.elapsed().as_micros());
-                self.launch.micros = taken.and_then(|micros| u64::try_from(micros).ok());
+                self.launch.micros = self.launch.begun.map(|begun| clock::micros(begun.elapsed()));
             }
             Report::Launch(launch::Event::Dialect(dialect)) => {
                 self.launch.dialect = Some(dialect.clone());
@@ -249,7 +248,7 @@ impl Vm {
             }
             Report::Launch(launch::Event::Folios(folios)) => self.launch.folios = Some(*folios),
             Report::Launch(launch::Event::Starts) => self.launch.starts = true,
-            Report::Devices(devices) => self.launch.devices.clone_from(devices),
+            Report::Devices(devices) => self.launch.devices = devices.clone(),
             Report::Closed => self.launch.closed = true,
             Report::Ready | Report::Ended(_) | Report::Failed(_) | Report::Closing(_) => {}
         }
@@ -264,7 +263,7 @@ impl Vm {
         self.journal.add(now, &line);
         logger::info!("{}: {line}", self.name);
         if self.launch.steps.len() < MAX_STEPS {
-            let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+            let micros = clock::micros(took);
             self.launch.steps.push(StepTime { step: step.to_string(), micros, detail });
         }
     }
