@@ -12,6 +12,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use nix::errno::Errno;
 
 use crate::diagnostic::Diagnostic;
+use crate::list::Listed;
 use crate::text::{errno_name, excerpt};
 
 const DEVICE: &str = "/dev/kmsg";
@@ -38,8 +39,8 @@ impl KernelLog {
     /// Adds what the kernel has said since.
     pub fn explain(self, fault: Diagnostic) -> Diagnostic {
         let records = self.0.map(read).unwrap_or_default();
-        let mut told: Vec<String> =
-            records.iter().filter_map(|record| line(record)).filter_map(explained).collect();
+        let mut told =
+            records.iter().filter_map(|record| line(record)).filter_map(explained).listed();
         told.dedup();
         told.truncate(TOLD_MAX);
         if told.is_empty() {

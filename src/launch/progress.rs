@@ -104,7 +104,7 @@ impl<'a> Progress<'a> {
         if may_wait(step) {
             self.send();
         }
-        (Instant::now(), self.trace.slice(step.as_str()))
+        (Instant::now(), self.trace.slice(step))
     }
 
     #[inline(never)]

@@ -16,6 +16,7 @@ use nix::unistd::Pid;
 use crate::config::VmConfig;
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::json::{self, Json};
+use crate::list::Listed;
 use crate::process;
 use crate::status::logger;
 use crate::worker::{self, Report, Reporter, Request, Setting, Start};
@@ -206,7 +207,7 @@ impl Worker {
         let packet = request.to_json().to_string();
         let parts = [IoSlice::new(packet.as_bytes())];
         let rights = fd.as_ref().map(std::slice::from_ref);
-        let rights: Vec<_> = rights.into_iter().map(ControlMessage::ScmRights).collect();
+        let rights = rights.into_iter().map(ControlMessage::ScmRights).listed();
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         sendmsg::<()>(channel.as_raw_fd(), &parts, &rights, flags, None).map(drop)
     }
@@ -215,7 +216,7 @@ impl Worker {
     pub fn kill(&self) {
         // The process is ours and not waited for yet, so its number cannot be another's.
         if let Err(errno) = signal::kill(self.pid, Signal::SIGKILL) {
-            log::warn!("kill worker {}: {errno:?}", self.pid);
+            logger::warn!("kill worker {}: {errno:?}", self.pid);
         }
     }
 
