@@ -12,6 +12,7 @@ use super::goal::Goal;
 use super::lifecycle::Event;
 use super::publisher::Publisher;
 use super::vm::first;
+use crate::text::symbol;
 
 /// Serves one request.
 pub struct Server<'a> {
@@ -121,7 +122,7 @@ impl Server<'_> {
             Ok(()) => log::info!("{name}: a client looks at its console"),
             // The client sees its connection end.
             Err(errno) => {
-                log::warn!("{name}: worker does not take a console client: {errno:?}");
+                log::warn!("{name}: worker does not take a console client: {}", symbol(errno));
             }
         }
         Ok(())

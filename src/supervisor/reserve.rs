@@ -7,6 +7,7 @@ use crate::config::VmConfig;
 use crate::memory::{self, Allotment, Extent, Past, Reserve};
 use crate::plan::reserve_folios;
 use crate::status::control::ReserveStatus;
+use crate::text::symbol;
 
 /// The reserve, and its books.
 #[derive(Debug)]
@@ -46,7 +47,7 @@ impl Holdings {
             return status;
         }
         if let Err(errno) = self.reserve.lock_anew() {
-            log::warn!("{vm}: its part of the reserve is not locked: {errno:?}");
+            log::warn!("{vm}: its part of the reserve is not locked: {}", symbol(errno));
         }
         self.status()
     }

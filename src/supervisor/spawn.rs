@@ -22,6 +22,7 @@ use crate::worker::{self, Report, Reporter, Request, Setting, Start};
 
 use super::lifecycle::Death;
 use super::reserve::Holdings;
+use crate::text::symbol;
 
 /// Longest report in bytes: an error with all its texts is a small part of it.
 const MAX_REPORT: usize = 64 * 1024;
@@ -112,7 +113,7 @@ impl Spawner {
             no_worker("fork", errno)
         })?;
         let pidfd = process::pidfd_open(pid).map_err(|errno| {
-            log::debug!("pidfd_open: {errno:?}; relying on SIGCHLD for worker {pid}");
+            log::debug!("pidfd_open: {}; relying on SIGCHLD for worker {pid}", symbol(errno));
         });
         Ok(Worker { pid, pidfd: pidfd.ok(), channel: Some(ours) })
     }
@@ -215,7 +216,7 @@ impl Worker {
     pub fn kill(&self) {
         // The process is ours and not waited for yet, so its number cannot be another's.
         if let Err(errno) = signal::kill(self.pid, Signal::SIGKILL) {
-            log::warn!("kill worker {}: {errno:?}", self.pid);
+            log::warn!("kill worker {}: {}", self.pid, symbol(errno));
         }
     }
 
