@@ -243,12 +243,16 @@ impl DerefMut for Diagnostic {
 }
 
 impl Json for Diagnostic {
+    fn blank() -> Self {
+        Self(Json::blank())
+    }
+
     fn to_json(&self) -> Value<'_> {
         self.0.to_json()
     }
 
-    fn from_json(node: &Node<'_>) -> Result<Self, String> {
-        Json::from_json(node).map(Self)
+    fn read(&mut self, node: &Node<'_>) -> Result<(), String> {
+        self.0.read(node)
     }
 }
 

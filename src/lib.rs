@@ -31,6 +31,7 @@ pub mod import;
 pub mod json;
 pub mod launch;
 pub mod layout;
+pub mod list;
 pub mod memory;
 mod mpsc;
 mod packed;

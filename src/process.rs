@@ -87,14 +87,16 @@ pub fn receive(
     let mut space = cmsg_space!(RawFd);
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
     let message = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
-    let fds = message.cmsgs()?.flat_map(|message| match message {
-        ControlMessageOwned::ScmRights(fds) => fds,
-        _ => Vec::new(),
-    });
-    // SAFETY: the kernel has just put these fds into our table, and nobody else knows of them.
-    let fds = fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
-    // More than one would not have fitted.
-    let fd = fds.last();
+    // More than one would not fit.
+    let mut fd = None;
+    for message in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(fds) = message {
+            for raw in fds {
+                // SAFETY: the kernel has just put it into our table, and nobody else knows of it.
+                fd = Some(unsafe { OwnedFd::from_raw_fd(raw) });
+            }
+        }
+    }
     Ok((message.bytes, fd))
 }
 

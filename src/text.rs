@@ -191,22 +191,27 @@ macro_rules! words {
         }
 
         impl $name {
+            const ALL: &'static [Self] = &[$(Self::$variant),*];
+            const WORDS: &'static [&'static str] = &[$($word),*];
+
             /// Its word.
             pub fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $word,)* }
+                Self::WORDS[self as usize]
             }
         }
 
         impl $crate::json::Json for $name {
+            fn blank() -> Self {
+                Self::ALL[0]
+            }
+
             fn to_json(&self) -> $crate::json::Value<'_> {
                 self.as_str().into()
             }
 
-            fn from_json(node: &$crate::json::Node<'_>) -> Result<Self, String> {
-                match node.text()? {
-                    $($word => Ok(Self::$variant),)*
-                    other => Err($crate::json::no_word(other)),
-                }
+            fn read(&mut self, node: &$crate::json::Node<'_>) -> Result<(), String> {
+                *self = Self::ALL[$crate::json::which(Self::WORDS, node)?];
+                Ok(())
             }
         }
 

@@ -10,6 +10,7 @@ use crate::check;
 use crate::config::{self, kernels};
 use crate::doctor;
 use crate::import::Source;
+use crate::list::Listed;
 use crate::status::EndReason;
 use crate::supervisor::{BootOptions, Outcome, DEFAULT_CONFIG_DIR, DEFAULT_DEVICE, DEFAULT_SOCKET};
 use crate::worker::Setting;
@@ -151,9 +152,10 @@ pub enum Command {
 }
 
 /// Reads the command line, without the program's name.
-pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, Stop> {
-    let mut words = words.into_iter();
-    let command = words.next().ok_or_else(|| usage("a command is missing"))?;
+pub fn parse(words: &[OsString]) -> Result<Command, Stop> {
+    let [command, words @ ..] = words else {
+        return Err(usage("a command is missing"));
+    };
     match command.to_str() {
         Some("boot") => boot(words),
         Some("run") => run(words),
@@ -171,7 +173,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, Stop>
     }
 }
 
-fn boot(words: impl Iterator<Item = OsString>) -> Result<Command, Stop> {
+fn boot(words: &[OsString]) -> Result<Command, Stop> {
     let valued = ["--config-dir", "--socket", "--run-dir", "--device", "--reserve"];
     let args = Args::parse(words, BOOT_HELP, &valued, &["--no-confinement"])?;
     if let Some(word) = args.plain.first() {
@@ -180,7 +182,7 @@ fn boot(words: impl Iterator<Item = OsString>) -> Result<Command, Stop> {
     Ok(Command::Boot(BootOptions {
         config_dirs: config_dirs(&args),
         socket: path(&args, "--socket", DEFAULT_SOCKET),
-        run_dir: args.value("--run-dir").map(PathBuf::from),
+        run_dir: args.path("--run-dir"),
         reserve: args.value("--reserve").map_or(Ok(0), size)?,
         setting: setting(&args),
     }))
@@ -191,19 +193,19 @@ fn size(value: &OsStr) -> Result<u64, Stop> {
     size.map_err(|wrong| usage(format!("--reserve: {}", wrong.what)))
 }
 
-fn path(args: &Args, option: &'static str, default: &str) -> PathBuf {
-    args.value(option).unwrap_or(default.as_ref()).into()
+fn path(args: &Args<'_>, option: &str, default: &str) -> PathBuf {
+    args.path(option).unwrap_or_else(|| default.into())
 }
 
-fn config_dirs(args: &Args) -> Vec<PathBuf> {
-    let given: Vec<PathBuf> = args.values("--config-dir").map(PathBuf::from).collect();
+fn config_dirs(args: &Args<'_>) -> Vec<PathBuf> {
+    let given = args.paths("--config-dir");
     match given.is_empty() {
         true => vec![DEFAULT_CONFIG_DIR.into()],
         false => given,
     }
 }
 
-fn doctor(words: impl Iterator<Item = OsString>) -> Result<Command, Stop> {
+fn doctor(words: &[OsString]) -> Result<Command, Stop> {
     let valued = ["--config-dir", "--socket", "--device", "--kernel-config"];
     let args = Args::parse(words, DOCTOR_HELP, &valued, &["--json"])?;
     if let Some(word) = args.plain.first() {
@@ -213,28 +215,28 @@ fn doctor(words: impl Iterator<Item = OsString>) -> Result<Command, Stop> {
         config_dirs: config_dirs(&args),
         socket: path(&args, "--socket", DEFAULT_SOCKET),
         device: path(&args, "--device", DEFAULT_DEVICE),
-        kernel_config: args.value("--kernel-config").map(PathBuf::from),
+        kernel_config: args.path("--kernel-config"),
         json: args.has("--json"),
     }))
 }
 
-fn setting(args: &Args) -> Setting {
+fn setting(args: &Args<'_>) -> Setting {
     Setting {
         device: path(args, "--device", DEFAULT_DEVICE),
         confined: !args.has("--no-confinement"),
     }
 }
 
-fn run(words: impl Iterator<Item = OsString>) -> Result<Command, Stop> {
+fn run(words: &[OsString]) -> Result<Command, Stop> {
     let args = Args::parse(words, RUN_HELP, &["--device"], &["--no-confinement"])?;
     let file = args.at_most_one()?.ok_or_else(|| usage("run needs a VM's FILE"))?;
     Ok(Command::Run { file: file.into(), setting: setting(&args) })
 }
 
-fn import(words: impl Iterator<Item = OsString>) -> Result<Command, Stop> {
-    let mut words = words.peekable();
-    if words.next_if(|word| word == "--").is_some() {
-        return Ok(Command::Import(Source::Command(words.collect())));
+fn import(words: &[OsString]) -> Result<Command, Stop> {
+    if let Some((_, words)) = words.split_first().filter(|(first, _)| *first == "--") {
+        let words = words.iter().map(|word| word.to_string_lossy().into_owned());
+        return Ok(Command::Import(Source::Command(words.listed())));
     }
     let args = Args::parse(words, IMPORT_HELP, &[], &[])?;
     let file = args.at_most_one()?;
@@ -242,13 +244,13 @@ fn import(words: impl Iterator<Item = OsString>) -> Result<Command, Stop> {
     Ok(Command::Import(Source::File(file.to_owned())))
 }
 
-fn explain(words: impl Iterator<Item = OsString>) -> Result<Command, Stop> {
+fn explain(words: &[OsString]) -> Result<Command, Stop> {
     let args = Args::parse(words, EXPLAIN_HELP, &[], &[])?;
     let name = args.at_most_one()?;
     Ok(Command::Explain(name.map(|name| name.to_string_lossy().into_owned())))
 }
 
-fn check(words: impl Iterator<Item = OsString>) -> Result<Command, Stop> {
+fn check(words: &[OsString]) -> Result<Command, Stop> {
     let valued = ["--kernel", "--root", "--page-size"];
     let args = Args::parse(words, CHECK_HELP, &valued, &["--dtb", "--json"])?;
     if args.plain.is_empty() {
@@ -257,18 +259,18 @@ fn check(words: impl Iterator<Item = OsString>) -> Result<Command, Stop> {
     let pages = args.value("--page-size").unwrap_or("4K".as_ref());
     let host = pages.to_str().and_then(check::host_with_pages);
     Ok(Command::Check(check::Options {
-        paths: args.plain.iter().map(PathBuf::from).collect(),
+        paths: args.plain.iter().map(PathBuf::from).listed(),
         dtb: args.has("--dtb"),
         json: args.has("--json"),
         host: host.ok_or_else(|| usage("--page-size is 4K, 16K or 64K"))?,
         kernel: args.value("--kernel").map(kernel).transpose()?,
-        root: args.value("--root").map(PathBuf::from),
+        root: args.path("--root"),
     }))
 }
 
 fn kernel(name: &OsStr) -> Result<Dialect, Stop> {
     let named = name.to_str().and_then(check::kernel_named);
-    let words: Vec<&str> = kernels().iter().map(|kernel| kernel.name()).collect();
+    let words = kernels().iter().map(|kernel| kernel.name()).listed();
     named.ok_or_else(|| usage(format!("--kernel is {}", words.join(", "))))
 }
 
@@ -288,7 +290,8 @@ mod tests {
     use super::*;
 
     fn parse_line(line: &str) -> Result<Command, Stop> {
-        parse(line.split_whitespace().map(OsString::from))
+        let words: Vec<OsString> = line.split_ascii_whitespace().map(OsString::from).collect();
+        parse(&words)
     }
 
     #[test]

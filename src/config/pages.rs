@@ -34,19 +34,22 @@ impl HugePages {
 
 /// Pairs: JSON has no keys but strings.
 impl Json for HugePages {
+    fn blank() -> Self {
+        Self::default()
+    }
+
     fn to_json(&self) -> Value<'_> {
         let pair = |(size, pages): (u64, u64)| Value::from(vec![size.into(), pages.into()]);
         self.iter().map(pair).collect::<Vec<_>>().into()
     }
 
-    fn from_json(node: &Node<'_>) -> Result<Self, String> {
-        let mut all = Self::default();
+    fn read(&mut self, node: &Node<'_>) -> Result<(), String> {
         for pair in Vec::<Vec<u64>>::from_json(node)? {
             let [size, pages] = pair[..] else {
                 return Err("expected pairs of a size and a number of pages".to_owned());
             };
-            all.add(size, pages);
+            self.add(size, pages);
         }
-        Ok(all)
+        Ok(())
     }
 }

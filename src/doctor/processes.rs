@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::list::Listed;
+
 /// Programs that make VMs by the same node: Qualcomm's, then Android's.
 const LAUNCHERS: [&str; 5] = ["qvirtservice", "qvirtservice_rs", "qcrosvm", "crosvm", "virtmgr"];
 
@@ -49,9 +51,9 @@ pub(super) fn all(device: &Path) -> Vec<Process> {
         .filter_map(|folder| {
             let pid: u32 = folder.file_name().to_str()?.parse().ok()?;
             let read = |file: &str| fs::read(folder.path().join(file)).ok();
-            let name = String::from_utf8_lossy(&read("comm")?).trim_end().to_owned();
+            let name = String::from_utf8_lossy(&read("comm")?).trim_ascii_end().to_owned();
             let words = String::from_utf8_lossy(&read("cmdline")?).into_owned();
-            let words = words.split('\0').map(str::to_owned).collect();
+            let words = words.split('\0').map(str::to_owned).listed();
             let files = folder.path().join("fd");
             // It may have ended meanwhile.
             let holds = match fs::read_dir(files) {
@@ -65,7 +67,7 @@ pub(super) fn all(device: &Path) -> Vec<Process> {
             };
             (pid != own).then_some(Process { pid, name, words, holds })
         })
-        .collect()
+        .listed()
 }
 
 /// The node itself, or a VM or vCPU, which are anonymous inodes with names of the driver's.

@@ -8,19 +8,37 @@ use std::time::Duration;
 use super::{read, Member, Node, Position, Value};
 
 /// What has a form in JSON.
-pub trait Json: Sized {
+pub trait Json {
+    /// One to be filled; as it is, it is what an object means that may leave it out.
+    fn blank() -> Self
+    where
+        Self: Sized;
+
     /// Its form.
     fn to_json(&self) -> Value<'_>;
 
-    /// Reads it.
+    /// Fills a blank one with what the form says.
     ///
     /// # Errors
     /// What is wrong with it, without the place.
-    fn from_json(node: &Node<'_>) -> Result<Self, String>;
+    fn read(&mut self, node: &Node<'_>) -> Result<(), String>;
 
-    /// What an object means that has no such key; `None`: it has to have it.
-    fn absent() -> Option<Self> {
-        None
+    /// Whether an object may leave it out, whatever it is.
+    fn is_optional(&self) -> bool {
+        false
+    }
+
+    /// What has this form.
+    ///
+    /// # Errors
+    /// What is wrong with it, without the place.
+    fn from_json(node: &Node<'_>) -> Result<Self, String>
+    where
+        Self: Sized,
+    {
+        let mut value = Self::blank();
+        value.read(node)?;
+        Ok(value)
     }
 }
 
@@ -40,6 +58,37 @@ pub fn present<'a>(mut members: Vec<(&'static str, Value<'a>)>) -> Value<'a> {
     object(members)
 }
 
+/// The object of fields; without those that are `null`. `keys` has a space between two, and a `?` behind one that
+/// may be left out: a list of them would be larger than they are.
+pub fn object_of<'a>(keys: &'static str, fields: &[&'a dyn Json]) -> Value<'a> {
+    let forms = fields.iter().map(|field| field.to_json());
+    let keys = keys.split(' ').map(|key| key.trim_end_matches('?'));
+    present(keys.zip(forms).collect())
+}
+
+/// Reads an object's fields; the keys are as those of [`object_of`].
+///
+/// # Errors
+/// What is wrong with one, or that one is missing.
+pub fn read_fields(
+    node: &Node<'_>,
+    keys: &str,
+    fields: &mut [&mut dyn Json],
+) -> Result<(), String> {
+    let Value::Object(_) = node.value else {
+        return Err(mismatch("an object", node));
+    };
+    for (key, field) in keys.split(' ').zip(fields) {
+        let name = key.trim_end_matches('?');
+        match node.get(name) {
+            Some(value) => field.read(value).map_err(|wrong| format!("`{name}`: {wrong}"))?,
+            None if name != key || field.is_optional() => {}
+            None => return Err(format!("`{name}` is missing")),
+        }
+    }
+    Ok(())
+}
+
 /// Declares a struct that is an object in JSON: a row is a key, its type and, where it may be left out,
 /// what that means; then it is also left out.
 macro_rules! record {
@@ -51,31 +100,46 @@ macro_rules! record {
         pub struct $name { $($(#[$what])* pub $field: $type,)* }
 
         impl $crate::json::Json for $name {
+            fn blank() -> Self {
+                Self { $($field: $crate::json::record!(@blank $($absent)?),)* }
+            }
+
             fn to_json(&self) -> $crate::json::Value<'_> {
                 let Self { $($field,)* } = self;
                 $crate::json::record!(@object $($field: $type $(= $absent)?,)*)
             }
 
-            fn from_json(node: &$crate::json::Node<'_>) -> Result<Self, String> {
-                Ok(Self { $(
-                    $field: $crate::json::field(
-                        node,
-                        stringify!($field),
-                        None $(.or(Some($absent)))?,
-                    )?,
-                )* })
+            fn read(&mut self, node: &$crate::json::Node<'_>) -> Result<(), String> {
+                $crate::json::record!(@read node $($field: self.$field $(, = $absent)?;)*)
             }
         }
     };
+    (@blank) => { $crate::json::Json::blank() };
+    (@blank $absent:expr) => { $absent };
     // References to fields, to their object.
-    (@object $($field:ident: $type:ty $(= $absent:expr)?,)*) => {{
-        #[allow(unused_mut)]
-        let mut members = Vec::new();
-        $($(let absent: $type = $absent; if *$field != absent)? {
-            members.push((stringify!($field), $crate::json::Json::to_json($field)));
-        })*
-        $crate::json::present(members)
-    }};
+    (@object $($field:ident: $type:ty $(= $absent:expr)?,)*) => {
+        $crate::json::object_of($crate::json::record!(@keys $($field $(= $absent)?,)*), &[$({
+            let field: &dyn $crate::json::Json = $field;
+            $(let absent: $type = $absent;
+            let field = if *$field == absent { &() } else { field };)?
+            field
+        }),*])
+    };
+    (@read $node:ident $($field:ident: $value:expr $(, = $absent:expr)?;)*) => {
+        $crate::json::read_fields(
+            $node,
+            $crate::json::record!(@keys $($field $(= $absent)?,)*),
+            &mut [$(&mut $value),*],
+        )
+    };
+    (@keys $first:ident $(= $absent:expr)?, $($field:ident $(= $other:expr)?,)*) => {
+        concat!(
+            stringify!($first), $($crate::json::record!(@may $absent),)?
+            $(" ", stringify!($field), $($crate::json::record!(@may $other),)?)*
+        )
+    };
+    (@keys) => { "" };
+    (@may $absent:expr) => { "?" };
 }
 pub(crate) use record;
 
@@ -120,30 +184,39 @@ macro_rules! choice {
                 // Not used where no variant has one.
                 let _ = content;
                 match word {
-                    $($word => Ok(Self::$variant {
-                        $(0: <$of as $crate::json::Json>::from_json(content)?,)?
-                        $($($field: $crate::json::field(
-                            content,
-                            stringify!($field),
-                            None $(.or(Some($absent)))?,
-                        )?,)*)?
-                    }),)*
+                    $($word => {
+                        $($(let mut $field: $type = $crate::json::record!(@blank $($absent)?);)*
+                        $crate::json::record!(@read content $($field: $field $(, = $absent)?;)*)?;)?
+                        Ok(Self::$variant {
+                            $(0: <$of as $crate::json::Json>::from_json(content)?,)?
+                            $($($field,)*)?
+                        })
+                    })*
                     other => Err($crate::json::no_word(other)),
                 }
             }
         }
 
         impl $crate::json::Json for $name {
+            fn blank() -> Self {
+                $crate::json::choice!(@first $({ Self::$variant {
+                    $(0: <$of as $crate::json::Json>::blank(),)?
+                    $($($field: $crate::json::record!(@blank $($absent)?),)*)?
+                } })*)
+            }
+
             fn to_json(&self) -> $crate::json::Value<'_> {
                 $crate::json::of_parts(self.parts())
             }
 
-            fn from_json(node: &$crate::json::Node<'_>) -> Result<Self, String> {
+            fn read(&mut self, node: &$crate::json::Node<'_>) -> Result<(), String> {
                 let (word, content) = $crate::json::named(node)?;
-                Self::of(word, content)
+                *self = Self::of(word, content)?;
+                Ok(())
             }
         }
     };
+    (@first $first:block $($other:block)*) => { $first };
 }
 pub(crate) use choice;
 
@@ -167,30 +240,11 @@ pub fn of_bytes(bytes: &[u8]) -> Result<Node<'_>, String> {
 /// The value of `key` in the object `node`.
 ///
 /// # Errors
-/// What is wrong with it, or that it is missing and has no meaning by `default` or its type.
-pub fn field<T: Json>(node: &Node<'_>, key: &str, default: Option<T>) -> Result<T, String> {
-    match find(node, key)? {
-        Some(value) => T::from_json(value).map_err(|wrong| in_field(key, &wrong)),
-        None => default.or_else(T::absent).ok_or_else(|| no_field(key)),
-    }
-}
-
-// Not in the program once for each type.
-#[inline(never)]
-fn in_field(key: &str, wrong: &str) -> String {
-    format!("`{key}`: {wrong}")
-}
-
-#[inline(never)]
-fn no_field(key: &str) -> String {
-    format!("`{key}` is missing")
-}
-
-fn find<'n, 'a>(node: &'n Node<'a>, key: &str) -> Result<Option<&'n Node<'a>>, String> {
-    match &node.value {
-        Value::Object(_) => Ok(node.get(key)),
-        _ => Err(mismatch("an object", node)),
-    }
+/// What is wrong with it, or that it is missing.
+pub fn field<T: Json>(node: &Node<'_>, key: &str) -> Result<T, String> {
+    let mut value = T::blank();
+    read_fields(node, key, &mut [&mut value])?;
+    Ok(value)
 }
 
 /// The word of a choice and its content.
@@ -220,6 +274,15 @@ pub fn of_parts<'a>((word, content): (&'static str, Option<Value<'a>>)) -> Value
 /// A word that none of the known ones is.
 pub fn no_word(word: &str) -> String {
     format!("{} is not known", Value::from(word))
+}
+
+/// Which of `words` it is.
+///
+/// # Errors
+/// It is none of them.
+pub fn which(words: &[&str], node: &Node<'_>) -> Result<usize, String> {
+    let text = node.text()?;
+    words.iter().position(|word| *word == text).ok_or_else(|| no_word(text))
 }
 
 fn mismatch(expected: &str, found: &Node<'_>) -> String {
@@ -286,17 +349,22 @@ macro_rules! numbers {
         }
 
         impl Json for $type {
+            fn blank() -> Self {
+                0
+            }
+
             fn to_json(&self) -> Value<'_> {
                 (*self).into()
             }
 
-            fn from_json(node: &Node<'_>) -> Result<Self, String> {
-                match &node.value {
-                    Value::Number(text) => text.parse().map_err(|_| {
-                        concat!("expected a number of type ", stringify!($type)).to_owned()
-                    }),
-                    _ => Err(mismatch("a number", node)),
-                }
+            fn read(&mut self, node: &Node<'_>) -> Result<(), String> {
+                let Value::Number(text) = &node.value else {
+                    return Err(mismatch("a number", node));
+                };
+                *self = text
+                    .parse()
+                    .map_err(|_| concat!("expected a number of type ", stringify!($type)))?;
+                Ok(())
             }
         }
     )* };
@@ -304,104 +372,151 @@ macro_rules! numbers {
 
 numbers! { i8 i32 u32 u64 usize }
 
+/// `null`, which is left out of an object.
+impl Json for () {
+    fn blank() {}
+
+    fn to_json(&self) -> Value<'_> {
+        Value::Null
+    }
+
+    fn read(&mut self, _: &Node<'_>) -> Result<(), String> {
+        Ok(())
+    }
+}
+
 impl Json for bool {
+    fn blank() -> Self {
+        false
+    }
+
     fn to_json(&self) -> Value<'_> {
         (*self).into()
     }
 
-    fn from_json(node: &Node<'_>) -> Result<Self, String> {
-        match node.value {
-            Value::Bool(value) => Ok(value),
-            _ => Err(mismatch("a boolean", node)),
-        }
+    fn read(&mut self, node: &Node<'_>) -> Result<(), String> {
+        let Value::Bool(value) = node.value else {
+            return Err(mismatch("a boolean", node));
+        };
+        *self = value;
+        Ok(())
     }
 }
 
 impl Json for String {
+    fn blank() -> Self {
+        Self::new()
+    }
+
     fn to_json(&self) -> Value<'_> {
         self.as_str().into()
     }
 
-    fn from_json(node: &Node<'_>) -> Result<Self, String> {
-        node.text().map(str::to_owned)
+    fn read(&mut self, node: &Node<'_>) -> Result<(), String> {
+        node.text()?.clone_into(self);
+        Ok(())
     }
 }
 
 impl Json for Cow<'static, str> {
+    fn blank() -> Self {
+        "".into()
+    }
+
     fn to_json(&self) -> Value<'_> {
         Value::String(Cow::Borrowed(self))
     }
 
-    fn from_json(node: &Node<'_>) -> Result<Self, String> {
-        String::from_json(node).map(Cow::Owned)
+    fn read(&mut self, node: &Node<'_>) -> Result<(), String> {
+        *self = node.text()?.to_owned().into();
+        Ok(())
     }
 }
 
 /// A path that is not UTF-8 comes out changed: what it is needed for are messages.
 impl Json for PathBuf {
+    fn blank() -> Self {
+        Self::new()
+    }
+
     fn to_json(&self) -> Value<'_> {
         Value::String(self.to_string_lossy())
     }
 
-    fn from_json(node: &Node<'_>) -> Result<Self, String> {
-        node.text().map(PathBuf::from)
+    fn read(&mut self, node: &Node<'_>) -> Result<(), String> {
+        *self = node.text()?.into();
+        Ok(())
     }
 }
 
 /// Nanoseconds.
 impl Json for Duration {
+    fn blank() -> Self {
+        Self::ZERO
+    }
+
     fn to_json(&self) -> Value<'_> {
         u64::try_from(self.as_nanos()).unwrap_or(u64::MAX).into()
     }
 
-    fn from_json(node: &Node<'_>) -> Result<Self, String> {
-        u64::from_json(node).map(Duration::from_nanos)
+    fn read(&mut self, node: &Node<'_>) -> Result<(), String> {
+        *self = Self::from_nanos(u64::from_json(node)?);
+        Ok(())
     }
 }
 
 impl<T: Json> Json for Option<T> {
+    fn blank() -> Self {
+        None
+    }
+
     fn to_json(&self) -> Value<'_> {
         self.as_ref().map_or(Value::Null, T::to_json)
     }
 
-    fn from_json(node: &Node<'_>) -> Result<Self, String> {
-        match node.value {
-            Value::Null => Ok(None),
-            _ => T::from_json(node).map(Some),
+    fn read(&mut self, node: &Node<'_>) -> Result<(), String> {
+        if node.value != Value::Null {
+            self.insert(T::blank()).read(node)?;
         }
+        Ok(())
     }
 
-    fn absent() -> Option<Self> {
-        Some(None)
+    fn is_optional(&self) -> bool {
+        true
     }
 }
 
 impl<T: Json> Json for Box<T> {
+    fn blank() -> Self {
+        Self::new(T::blank())
+    }
+
     fn to_json(&self) -> Value<'_> {
         T::to_json(self)
     }
 
-    fn from_json(node: &Node<'_>) -> Result<Self, String> {
-        T::from_json(node).map(Box::new)
+    fn read(&mut self, node: &Node<'_>) -> Result<(), String> {
+        T::read(self, node)
     }
 }
 
 impl<T: Json> Json for Vec<T> {
+    fn blank() -> Self {
+        Self::new()
+    }
+
     fn to_json(&self) -> Value<'_> {
         Value::List(self.iter().map(|item| Node::from(item.to_json())).collect())
     }
 
-    fn from_json(node: &Node<'_>) -> Result<Self, String> {
-        match &node.value {
-            Value::List(items) => {
-                // A loop, of which there is less for each type than of iterators.
-                let mut values = Vec::new();
-                for item in items {
-                    values.push(T::from_json(item)?);
-                }
-                Ok(values)
-            }
-            _ => Err(mismatch("a list", node)),
+    fn read(&mut self, node: &Node<'_>) -> Result<(), String> {
+        let Value::List(items) = &node.value else {
+            return Err(mismatch("a list", node));
+        };
+        // A loop, of which there is less for each type than of iterators.
+        for item in items {
+            self.push(T::from_json(item)?);
         }
+        Ok(())
     }
 }

@@ -16,7 +16,8 @@ mod write;
 use std::borrow::Cow;
 
 pub(crate) use form::{choice, record};
-pub use form::{field, from_bytes, named, no_word, object, of_bytes, of_parts, present, Json};
+pub use form::{field, from_bytes, named, no_word, object, object_of, of_bytes, of_parts, present};
+pub use form::{read_fields, which, Json};
 pub use read::{position_of, read, Wrong};
 
 /// Deepest nesting that is read: a config has 4 levels.

@@ -231,6 +231,28 @@ record! {
     }
 }
 
+record! {
+    /// What there is in [`VmStatus`] for those who do not want the whole.
+    VmOverview {
+        /// Its name.
+        vm: String,
+        /// Its state.
+        state: State,
+        /// Why.
+        reason: String,
+    }
+}
+
+record! {
+    /// The same in [`Vms`].
+    Overview {
+        /// All; none where the answer is an error.
+        vms: Vec<VmOverview> = Vec::new(),
+        /// Absent where there is none.
+        reserve: Option<ReserveStatus>,
+    }
+}
+
 choice! {
     /// What is answered. Each has a key of its own, that of its variant; `vms` and `problems` are keys of
     /// the line.
@@ -256,7 +278,7 @@ fn bad(message: impl Into<String>) -> ControlError {
 fn parse(line: &[u8]) -> Result<Node<'_>, ControlError> {
     let wrong = |why: String| bad(format!("not a line of this protocol: {why}"));
     let line = json::of_bytes(line).map_err(wrong)?;
-    match json::field(&line, "v", None).map_err(wrong)? {
+    match json::field(&line, "v").map_err(wrong)? {
         VERSION => Ok(line),
         version => Err(ControlError::new(
             ErrorKind::Version,
@@ -270,7 +292,7 @@ fn parse(line: &[u8]) -> Result<Node<'_>, ControlError> {
 /// Reads a request's line. A key that is unknown or there twice is refused.
 pub fn parse_request(line: &[u8]) -> Result<Request, ControlError> {
     let line = parse(line)?;
-    let op: String = json::field(&line, "op", None).map_err(bad)?;
+    let op: String = json::field(&line, "op").map_err(bad)?;
     let request = Request::of(&op, &line).map_err(bad)?;
     if let Request::Console { replay: Some(_), at: Some(_), .. } = request {
         return Err(bad("`replay` and `at` exclude each other"));
@@ -300,6 +322,16 @@ pub fn parse_response(line: &[u8]) -> Result<Response, ControlError> {
         None => Response::of(&answer.key, &answer.value),
     }
     .map_err(bad)
+}
+
+/// Reads the same, of the answer to [`overview_line`].
+pub fn parse_overview(line: &[u8]) -> Result<Overview, ControlError> {
+    Overview::from_json(&parse(line)?).map_err(bad)
+}
+
+/// The line of [`Request::Status`] for all VMs.
+pub fn overview_line() -> Vec<u8> {
+    line(Some(("op", "status".into())), None)
 }
 
 /// A request's line with its newline.
@@ -360,6 +392,7 @@ mod tests {
         ] {
             assert_eq!(parse_request(&request_line(&request)), Ok(request));
         }
+        assert_eq!(parse_request(&overview_line()), Ok(Request::Status { vm: None }));
     }
 
     #[test]
@@ -395,6 +428,7 @@ mod tests {
         let bytes = response_line(&response);
         assert_eq!(bytes.iter().filter(|byte| **byte == b'\n').count(), 1);
         assert_eq!(parse_response(&bytes), Ok(response));
+        assert_eq!(parse_overview(&bytes), Ok(Overview { vms: Vec::new(), reserve: None }));
         let long = response_line(&Response::Lines(vec!["x".repeat(MAX_RESPONSE)]));
         assert!(long.len() < 200);
         assert!(matches!(

@@ -15,7 +15,7 @@ use nix::sys::socket::{
     connect, recv, send, socket, AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr,
 };
 
-use super::{shorten, Overall, State};
+use super::{clock, logger, shorten, Overall, State};
 use crate::text::{errno_name, printable};
 
 /// How gunyahd as a whole does.
@@ -62,7 +62,7 @@ struct Assignment {
 
 impl Assignment {
     fn warn(&self, why: &str) {
-        log::warn!("property {}=\"{}\": {why}", self.name, printable(&self.value));
+        logger::warn!("property {}=\"{}\": {why}", self.name, printable(&self.value));
     }
 
     fn request(&self) -> Vec<u8> {
@@ -125,10 +125,10 @@ impl PropertyClient {
         restarts: u32,
         ready: Option<Duration>,
     ) {
-        self.set(&of_vm(vm, "reason"), reason);
-        self.set(&of_vm(vm, "restarts"), &restarts.to_string());
+        self.push(&of_vm(vm, "reason"), reason);
+        self.push(&of_vm(vm, "restarts"), &restarts.to_string());
         if let Some(since_boot) = ready {
-            self.set(&of_vm(vm, "ready_ms"), &since_boot.as_millis().to_string());
+            self.push(&of_vm(vm, "ready_ms"), &clock::millis(since_boot).to_string());
         }
         self.set(&of_vm(vm, "state"), state.as_str());
     }
@@ -150,12 +150,16 @@ impl PropertyClient {
 
     /// Queues a value and sends what can be sent at once. Never blocks.
     pub fn set(&mut self, name: &str, value: &str) {
+        self.push(name, value);
+        self.on_ready();
+    }
+
+    fn push(&mut self, name: &str, value: &str) {
         if self.queue.len() >= QUEUE_MAX {
             self.make_room();
         }
         let value = shorten(value, VALUE_MAX);
         self.queue.push_back(Assignment { name: name.into(), value });
-        self.on_ready();
     }
 
     /// The fd to poll for input, while init owes an answer.
@@ -220,8 +224,10 @@ impl PropertyClient {
             // Rounded up, or the last fraction of a millisecond would be spent spinning.
             let wait = until.saturating_duration_since(now) + Duration::from_millis(1);
             let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
-            let fds = self.poll_fd().into_iter();
-            let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+            let mut fds = Vec::new();
+            if let Some(fd) = self.poll_fd() {
+                fds.push(PollFd::new(fd, PollFlags::POLLIN));
+            }
             match poll(&mut fds, timeout) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(_) => return false,

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use crate::list::Listed;
 use crate::status::shorten;
 
 /// Lines kept: some twenty launches.
@@ -28,7 +29,7 @@ impl Journal {
 
     /// The lines, oldest first.
     pub fn lines(&self) -> Vec<String> {
-        self.lines.iter().cloned().collect()
+        self.lines.iter().cloned().listed()
     }
 }
 

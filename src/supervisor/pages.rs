@@ -3,6 +3,7 @@
 //! pages are in the pool only then: a launch that came before would find too few. Pure.
 
 use crate::config::HugePages;
+use crate::list::Listed;
 use crate::text::Size;
 
 /// Milliseconds that pages are waited for. The resource manager does one thing at a time, and taking a
@@ -64,7 +65,7 @@ impl Returns {
                     own if own == vm => "its".to_owned(),
                     other => format!("{other}'s"),
                 })
-                .collect();
+                .listed();
             of.sort_unstable();
             of.dedup();
             return Err(format!(

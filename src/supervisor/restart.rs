@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use crate::config::RestartConfig;
 
-use super::lifecycle::millis;
+use crate::status::clock::millis;
 
 /// A guest that resets itself more often than this within [`RESET_WINDOW`] is slowed down: some
 /// guests reset as long as they cannot find their root file system.

@@ -19,7 +19,7 @@ use super::{host_thread, Options};
 use crate::confine;
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::mpsc::{Receiver, Sender};
-use crate::status::EndReason;
+use crate::status::{clock, EndReason};
 use crate::text::{symbol, Span};
 
 kinds! {
@@ -303,7 +303,7 @@ impl RunLoop<'_> {
             "VCPU_RUN of vCPU {} answers {} for {} ms and no end was reported{}{}",
             self.slot.id,
             symbol(errno),
-            u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
+            clock::millis(time),
             if others.is_empty() { "" } else { "; still inside: vCPU " },
             others.join(", ")
         );

@@ -32,7 +32,6 @@ use crate::worker::Report;
 use super::restart::Budget;
 
 use ending::{Stopping, Then};
-pub(super) use events::millis;
 pub use events::{Action, Death, Event, Gates, Readiness, Rules};
 
 /// Milliseconds between a channel's hang-up and the word that the worker is going: a killed worker's
