@@ -65,7 +65,7 @@ const DEFAULT_REPLAY: u64 = 4096;
 /// Reads the command line, without the program's name; `socket` is what the environment says.
 pub fn parse(words: &[OsString], socket: Option<OsString>) -> Result<Command, Stop> {
     let valued = ["--socket", "--replay"];
-    let args = Args::parse(words, HELP, &valued, &["--json", "--no-wait", "--follow"])?;
+    let args = Args::parse(words, &HELP, &valued, &["--json", "--no-wait", "--follow"])?;
     if args.version {
         return Err(super::version("gunyahctl"));
     }
