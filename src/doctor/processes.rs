@@ -51,7 +51,7 @@ pub(super) fn all(device: &Path) -> Vec<Process> {
         .filter_map(|folder| {
             let pid: u32 = folder.file_name().to_str()?.parse().ok()?;
             let read = |file: &str| fs::read(folder.path().join(file)).ok();
-            let name = String::from_utf8_lossy(&read("comm")?).trim_end().to_owned();
+            let name = String::from_utf8_lossy(&read("comm")?).trim_ascii_end().to_owned();
             let words = String::from_utf8_lossy(&read("cmdline")?).into_owned();
             let words = words.split('\0').map(str::to_owned).listed();
             let files = folder.path().join("fd");

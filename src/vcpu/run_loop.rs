@@ -20,7 +20,7 @@ use crate::confine;
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::mpsc::{Receiver, Sender};
 use crate::status::{clock, EndReason};
-use crate::text::Span;
+use crate::text::{symbol, Span};
 
 kinds! {
     THREADS: Error "vcpu-threads" in Run {
@@ -300,8 +300,9 @@ impl RunLoop<'_> {
         let others = self.shared.slots.iter().filter(inside);
         let others: Vec<String> = others.map(|slot| slot.id.to_string()).collect();
         let detail = format!(
-            "VCPU_RUN of vCPU {} answers {errno:?} for {} ms and no end was reported{}{}",
+            "VCPU_RUN of vCPU {} answers {} for {} ms and no end was reported{}{}",
             self.slot.id,
+            symbol(errno),
             clock::millis(time),
             if others.is_empty() { "" } else { "; still inside: vCPU " },
             others.join(", ")
