@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 
 use crate::diagnostic::Kind;
+use crate::list::Listed;
 use crate::text::symbol;
 
 /// The kinds of each folder, in the order of the way through.
@@ -28,8 +29,7 @@ const FOLDERS: &[&[&[&Kind]]] = &[
 
 /// Every kind, in the order of the steps.
 pub fn kinds() -> Vec<&'static Kind> {
-    let mut kinds: Vec<&Kind> =
-        FOLDERS.iter().copied().flatten().copied().flatten().copied().collect();
+    let mut kinds = FOLDERS.iter().copied().flatten().copied().flatten().copied().listed();
     kinds.sort_by_key(|kind| kind.step);
     kinds
 }
@@ -45,8 +45,7 @@ pub fn explain(name: &str) -> Result<String, String> {
     if let Some(kind) = kinds.iter().find(|kind| kind.name() == name) {
         return Ok(entry(kind));
     }
-    let near: Vec<String> =
-        kinds.iter().map(|kind| kind.name()).filter(|known| known.contains(name)).collect();
+    let near = kinds.iter().map(|kind| kind.name()).filter(|known| known.contains(name)).listed();
     let hint = match near.is_empty() {
         true => "`gunyahd explain` lists all names".to_owned(),
         false => format!("did you mean {}?", near.join(", ")),

@@ -8,6 +8,7 @@ use super::report::Report;
 use super::table::Section;
 use super::types::{mismatch, Form, Type, VALUE};
 use crate::json::{Node, Value};
+use crate::list::Listed;
 
 /// A list.
 pub(super) struct List<T> {
@@ -67,7 +68,7 @@ impl<T: Type> Type for List<T> {
     }
 
     fn write(&self, value: &Self::Value) -> Value<'static> {
-        value.iter().map(|value| self.item.write(value)).collect::<Vec<_>>().into()
+        value.iter().map(|value| self.item.write(value)).listed().into()
     }
 
     fn form(&self) -> Form {
@@ -95,7 +96,7 @@ impl Limits {
             Value::List(items) => {
                 let items = items.iter().enumerate();
                 let keyed = items.map(|(index, item)| (item_key(key, index), item));
-                let keyed: Vec<_> = keyed.collect();
+                let keyed = keyed.listed();
                 for (key, item) in &keyed {
                     report.found(key.clone(), item.position);
                 }

@@ -30,6 +30,7 @@ use crate::json::Value;
 use crate::layout::{
     ADDRESS_END, FIRMWARE_BASE, FIRMWARE_SIZE, MEMORY_ALIGN, MEMORY_BASE, PAGE, SERIAL_BASE, SPIS,
 };
+use crate::list::Listed;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -433,7 +434,7 @@ impl VmConfig {
             .chain(rules::console_of(scheduling, console.is_some()))
             .chain(rules::devices_of(scheduling, self.device_keys()))
             .chain(rules::power_key_of(scheduling, power_key));
-        mistakes.map(|(key, mistake)| mistake.at(self.place(&key))).collect()
+        mistakes.map(|(key, mistake)| mistake.at(self.place(&key))).listed()
     }
 
     /// The place of `key` in the file, or of the nearest key above it that the file has.

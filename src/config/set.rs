@@ -14,6 +14,7 @@ use super::report::sort;
 use super::sections::VmConfig;
 use crate::diagnostic::{kinds, Diagnostic, Place};
 use crate::json::Position;
+use crate::list::Listed;
 use crate::text::errno_of;
 
 kinds! {
@@ -149,7 +150,7 @@ fn load_all(
     for (path, vm) in known.iter().filter(|(path, _)| set.is_unread(path)) {
         names.take(vm, path.display().to_string());
     }
-    set.files = names.give(paths.into_iter().map(Loaded::read).collect(), known);
+    set.files = names.give(paths.into_iter().map(Loaded::read).listed(), known);
     refuse_waits(&mut set.files, whole);
     set
 }
@@ -226,7 +227,7 @@ impl Names {
             self.claim(file, self.name_of_path(&file.path));
         }
         let named = |Loaded { path, config, vm, .. }| Some(ConfigFile { path, vm: vm?, config });
-        loaded.into_iter().filter_map(named).collect()
+        loaded.into_iter().filter_map(named).listed()
     }
 
     /// The place that has a name.
@@ -270,13 +271,13 @@ impl Names {
 /// Refuses files that wait for what never comes. All are looked at before any is refused, so that one
 /// mistake does not hide another. Where the files are not the `whole`, a VM may have its file elsewhere.
 fn refuse_waits(files: &mut [ConfigFile], whole: bool) {
-    let waits: Vec<Vec<Diagnostic>> = files
+    let waits = files
         .iter()
         .map(|file| match &file.config {
             Ok(config) => wrong_waits(config, files, whole),
             Err(_) => Vec::new(),
         })
-        .collect();
+        .listed();
     for (file, mut mistakes) in files.iter_mut().zip(waits) {
         if !mistakes.is_empty() {
             sort(&mut mistakes);

@@ -4,6 +4,7 @@
 
 use crate::config::{Access, Scheduling, VmConfig};
 use crate::diagnostic::kinds;
+use crate::list::Listed;
 use crate::plan::{LaunchPlan, PlannedRegion, Range};
 
 use super::build::{Faults, Seeds};
@@ -105,7 +106,7 @@ fn memory(tree: &mut Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
     let given = memory.and_then(|memory| memory.reg()).unwrap_or_default();
     // Linux has only what is in /memory in its linear map, where it expects the pool.
     let pool = plan.pool.map(|pool| (pool.base, pool.size));
-    let ranges: Vec<(u64, u64)> = std::iter::once((main.base, main.size)).chain(pool).collect();
+    let ranges = std::iter::once((main.base, main.size)).chain(pool).listed();
     // As it was completed before, or would be for another kernel.
     if !given.is_empty() && given != ranges && given != ranges[..1] {
         faults.add(MEMORY_REPLACED.case(format!(
@@ -114,7 +115,7 @@ fn memory(tree: &mut Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
         )));
     }
     let cells = Cells::below(&tree.root);
-    let reg = ranges.iter().flat_map(|(base, size)| cells.range(*base, *size)).collect();
+    let reg = ranges.iter().flat_map(|(base, size)| cells.range(*base, *size)).listed();
     tree.root.ensure_child("memory").set_str("device_type", "memory").set("reg", reg);
 }
 
@@ -217,7 +218,7 @@ fn kernel_range(tree: &mut Tree, plan: &LaunchPlan) {
 
 /// Adds the vdevices that the tree lacks to its vm-config, which has this name.
 fn add_vdevices(tree: &mut Tree, config: &VmConfig, plan: &LaunchPlan, vm_config: &str) {
-    let shm: Vec<_> = vdevices(tree, "shm").iter().filter_map(shm_label).collect();
+    let shm = vdevices(tree, "shm").iter().filter_map(shm_label).listed();
     // Where only the devicetree's range is handed over, a vdevice would wait for memory that never comes.
     let handed_over = !plan.dialect.pages_on_demand();
     let regions = plan.regions.iter().skip(1);
@@ -225,15 +226,15 @@ fn add_vdevices(tree: &mut Tree, config: &VmConfig, plan: &LaunchPlan, vm_config
     let console = config.console.as_ref();
     let console = console.filter(|console| doorbell(tree, console.label).is_none());
     let devices = plan.devices.iter();
-    let devices: Vec<_> = devices
+    let devices = devices
         .filter(|device| doorbell(tree, device.label).is_none())
         .map(|device| (device, devices::trigger_cell(tree, config, device)))
-        .collect();
+        .listed();
     let power_key = plan.power_key.filter(|key| doorbell(tree, key.label).is_none());
     // Two vdevices of one path below /hypervisor would be one too many.
     let walk = tree.walk();
     let generated = walk.iter().filter_map(|at| at.str("generate"));
-    let generated: Vec<_> = generated.map(str::to_owned).collect();
+    let generated = generated.map(str::to_owned).listed();
     let free = |vdevices: &Node, wanted: String| {
         free_name(&wanted, |name| {
             vdevices.child(name).is_some() || generated.contains(&format!("/hypervisor/{name}"))
@@ -268,7 +269,7 @@ pub(super) fn free_name(wanted: &str, taken: impl Fn(&str) -> bool) -> String {
 /// The physical CPU of each vCPU that the config names; empty if it names none.
 pub(super) fn affinity_map(config: &VmConfig) -> Vec<u32> {
     let lists = config.vcpus.affinity.iter();
-    lists.filter_map(|list| list.first().copied()).collect()
+    lists.filter_map(|list| list.first().copied()).listed()
 }
 
 fn vcpus(node: &mut Node, config: &VmConfig, plan: &LaunchPlan) {
@@ -283,7 +284,7 @@ fn vcpus(node: &mut Node, config: &VmConfig, plan: &LaunchPlan) {
         Scheduling::Hypervisor => {
             let mut map = affinity_map(config);
             if map.is_empty() {
-                map = (0..config.vcpus.count).collect();
+                map = (0..config.vcpus.count).listed();
             }
             node.set_cells("affinity-map", &map)
                 .set_u32("sched-priority", SCHED_PRIORITY)

@@ -3,6 +3,7 @@
 //! (Documentation/devicetree/bindings/input/gpio-keys.yaml). No GPIO controller is needed for that: where a
 //! key has no `gpios`, its interrupt is the press, and the driver releases it by itself.
 
+use crate::list::Listed;
 use crate::plan::PowerKey;
 
 use super::complete::free_name;
@@ -28,7 +29,7 @@ pub(super) fn doorbell_vdevice(name: &str, key: PowerKey) -> Node {
 /// The node of the key.
 pub(super) fn node(tree: &Tree, key: PowerKey) -> Option<NodeAt<'_>> {
     let walk = tree.walk().into_iter().filter(|at| at.is_compatible(MODEL));
-    let keys = walk.flat_map(|at| at.children().collect::<Vec<_>>());
+    let keys = walk.flat_map(|at| at.children().listed());
     let mut keys = keys.filter(|at| at.u32("linux,code") == Some(KEY_POWER) && !at.has("gpios"));
     keys.find(|at| spi(at) == Some(interrupt(key)))
 }

@@ -26,6 +26,7 @@ use std::path::Path;
 
 use crate::config::VmConfig;
 use crate::diagnostic::{Diagnostic, Kind, Step};
+use crate::list::Listed;
 
 pub use file::OpenFile;
 pub use ikconfig::{BuiltConfig, Setting};
@@ -91,7 +92,7 @@ impl Images {
                     regions: regions
                         .iter()
                         .map(|open| open.as_ref().map(|open| open.size))
-                        .collect(),
+                        .listed(),
                 },
                 kernel,
                 initrd,

@@ -10,6 +10,7 @@ use super::pool::Pool;
 use super::reserve::{Allotment, Past};
 use crate::config::Backing;
 use crate::diagnostic::{kinds, Diagnostic};
+use crate::list::Listed;
 use crate::plan::{self, whole_folios, Host, PlannedRegion, MAX_MEMORY_ENTRIES};
 use crate::text::Size;
 
@@ -172,7 +173,7 @@ fn add_reserve(
         let from = written.base.checked_sub(region.base)?;
         Some(from..from.saturating_add(written.size))
     };
-    let written: Vec<_> = means.written.iter().filter_map(inside).collect();
+    let written = means.written.iter().filter_map(inside).listed();
     let mut offset = range.start;
     // Side by side here, wherever they are in the reserve: one piece of work for all threads.
     let mut used: Vec<Range<u64>> = Vec::new();

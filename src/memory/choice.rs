@@ -7,6 +7,7 @@ use super::pool::Pool;
 use super::reserve::{self, Allotment};
 use crate::config::{Backing, HugePages};
 use crate::diagnostic::{kinds, Diagnostic};
+use crate::list::Listed;
 use crate::plan::{
     self, folios, memory_entries, Host, LaunchPlan, PlannedRegion, MAX_MEMORY_ENTRIES,
 };
@@ -92,7 +93,7 @@ pub fn choose(
 }
 
 fn joined(refused: &[Diagnostic]) -> String {
-    let each: Vec<&str> = refused.iter().map(|why| why.what.as_str()).collect();
+    let each = refused.iter().map(|why| why.what.as_str()).listed();
     each.join("; ")
 }
 

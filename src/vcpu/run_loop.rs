@@ -18,6 +18,7 @@ use super::run_errors::RunErrors;
 use super::{host_thread, Options};
 use crate::confine;
 use crate::diagnostic::{kinds, Diagnostic};
+use crate::list::Listed;
 use crate::mpsc::{Receiver, Sender};
 use crate::status::{clock, EndReason};
 use crate::text::{symbol, Span};
@@ -298,7 +299,7 @@ impl RunLoop<'_> {
         let inside =
             |other: &&Slot| other.id != self.slot.id && other.tid.load(Ordering::SeqCst) != 0;
         let others = self.shared.slots.iter().filter(inside);
-        let others: Vec<String> = others.map(|slot| slot.id.to_string()).collect();
+        let others = others.map(|slot| slot.id.to_string()).listed();
         let detail = format!(
             "VCPU_RUN of vCPU {} answers {} for {} ms and no end was reported{}{}",
             self.slot.id,

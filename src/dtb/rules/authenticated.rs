@@ -5,6 +5,7 @@ use crate::diagnostic::kinds;
 use crate::dtb::build::Faults;
 use crate::dtb::lookup::{vdevices, vm_configs};
 use crate::dtb::tree::Tree;
+use crate::list::Listed;
 
 kinds! {
     // Read; from trees of phones.
@@ -28,8 +29,7 @@ pub(super) fn check(tree: &Tree, faults: &mut Faults<'_>) -> bool {
     let is_there = |kind: &str| !vdevices(tree, kind).is_empty();
     let properties = PROPERTIES.into_iter().filter(has).map(str::to_owned);
     let kinds = VDEVICES.into_iter().filter(|kind| is_there(kind));
-    let mut found: Vec<String> =
-        properties.chain(kinds.map(|kind| format!("a vdevice {kind}"))).collect();
+    let mut found = properties.chain(kinds.map(|kind| format!("a vdevice {kind}"))).listed();
     if found.is_empty() {
         return false;
     }

@@ -8,6 +8,7 @@ use crate::dtb::console::{serial_port, LEVEL_HIGH};
 use crate::dtb::lookup::{devices_at, doorbell, models, spi};
 use crate::dtb::property::NodeAt;
 use crate::dtb::tree::Tree;
+use crate::list::Listed;
 
 const AGREE: &str = "make devicetree and config agree";
 
@@ -101,5 +102,5 @@ fn differences(node: &NodeAt<'_>, console: &ConsoleConfig) -> Vec<&'static str> 
         ),
     ];
     let broken = faults.into_iter().filter(|(broken, _)| *broken);
-    broken.map(|(_, why)| why).collect()
+    broken.map(|(_, why)| why).listed()
 }

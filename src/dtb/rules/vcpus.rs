@@ -11,6 +11,7 @@ use crate::dtb::complete::affinity_map;
 use crate::dtb::lookup::{cpu_nodes, cpus_node, scheduling, vm_config_part, vm_configs};
 use crate::dtb::property::NodeAt;
 use crate::dtb::tree::Tree;
+use crate::list::Listed;
 use crate::text::{array, excerpt, Count};
 
 const AGREE: &str = "make devicetree and config agree";
@@ -208,7 +209,7 @@ fn numbers(tree: &Tree, cpus: &[NodeAt<'_>], faults: &mut Faults<'_>) {
     let mut seen = Vec::new();
     let unnumbered =
         |cpu: &&NodeAt<'_>| !cpu.number("reg").is_some_and(|reg| is_first(&mut seen, reg));
-    let paths: Vec<_> = cpus.iter().filter(unnumbered).map(NodeAt::path).collect();
+    let paths = cpus.iter().filter(unnumbered).map(NodeAt::path).listed();
     if let Some(paths) = listed(&paths) {
         faults.add(CPU_REG.case(format!("no reg, or that of another CPU: {paths}")));
     }
@@ -291,7 +292,7 @@ fn power(tree: &Tree, cpus: &[NodeAt<'_>], by_psci: bool, faults: &mut Faults<'_
         return;
     }
     let without = cpus.iter().filter(|cpu| !idle(cpu));
-    let without: Vec<_> = without.map(NodeAt::path).collect();
+    let without = without.map(NodeAt::path).listed();
     if let Some(paths) = listed(&without) {
         faults.add(IDLE_STATES.case(format!(
             "no cpu-idle-states, and the VM has PSCI and is scheduled by the hypervisor: {paths}"
