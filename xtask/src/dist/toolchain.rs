@@ -17,11 +17,18 @@ pub const PAGE_ALIGNMENT: u64 = 16 << 10;
 
 /// For programs of less than 1 MiB, which the linker checks: an address takes one instruction, not two.
 /// Functions begin and end by calls of code that they share, and what many have in common is looked for three
-/// times.
+/// times. There is more of it where instructions are not moved to be faster: by no scheduler, and not out of
+/// loops. What has more than 16 bytes is copied by memcpy.
 const TINY: &[&str] = &[
     "-Ccode-model=tiny",
     "-Cllvm-args=-homogeneous-prolog-epilog",
     "-Cllvm-args=-machine-outliner-reruns=2",
+    "-Cllvm-args=-enable-misched=false",
+    "-Cllvm-args=-enable-post-misched=false",
+    "-Cllvm-args=-disable-machine-licm",
+    "-Cllvm-args=-enable-pre=false",
+    "-Cllvm-args=-apply-ext-tsp-for-size",
+    "-Cllvm-args=-max-store-memcpy=1",
 ];
 
 /// A device's architecture, or that of a machine to try it on.
