@@ -15,6 +15,7 @@ use nix::sys::signal::{
 use nix::sys::socket::{recvmsg, ControlMessageOwned, MsgFlags};
 use nix::unistd::{ForkResult, Pid};
 
+use crate::list;
 use crate::text::errno_name;
 
 /// Forks a process that does `child` and exits with its answer.
@@ -104,7 +105,7 @@ pub fn receive(
 /// fds are the parent's and never run.
 pub fn close_all_but(keep: &[RawFd]) -> Result<(), Errno> {
     let mut keep = keep.to_vec();
-    keep.sort_unstable();
+    list::sort(&mut keep, |a, b| a < b);
     let mut first: RawFd = 3;
     for fd in keep.into_iter().filter(|fd| *fd >= 3) {
         if fd > first {

@@ -14,7 +14,7 @@ use super::report::sort;
 use super::sections::VmConfig;
 use crate::diagnostic::{kinds, Diagnostic, Place};
 use crate::json::Position;
-use crate::list::Listed;
+use crate::list::{self, Listed};
 use crate::text::errno_of;
 
 kinds! {
@@ -165,7 +165,7 @@ fn json_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
             paths.push(path);
         }
     }
-    paths.sort();
+    list::sort(&mut paths, |a: &PathBuf, b: &PathBuf| a < b);
     Ok(paths)
 }
 
