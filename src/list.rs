@@ -20,6 +20,11 @@ pub trait Listed: Iterator + Sized {
 
 impl<I: Iterator> Listed for I {}
 
+/// Takes the first of a list that is used as a queue and never long.
+pub fn take_first<T>(list: &mut Vec<T>) -> Option<T> {
+    (!list.is_empty()).then(|| list.remove(0))
+}
+
 /// Sorts a list of which nobody makes a long one: `before` says what comes before what, and equals stay as they are.
 pub fn sort<T>(list: &mut [T], before: impl Fn(&T, &T) -> bool) {
     for end in 1..list.len() {
@@ -42,5 +47,8 @@ mod tests {
         sort(&mut list, |a, b| a.0 < b.0);
         assert_eq!(list, [(1, 'b'), (1, 'e'), (2, 'd'), (3, 'a'), (3, 'c')]);
         sort(&mut Vec::<u8>::new(), |a, b| a < b);
+        assert_eq!(take_first(&mut list), Some((1, 'b')));
+        assert_eq!(list[0], (1, 'e'));
+        assert_eq!(take_first(&mut Vec::<u8>::new()), None);
     }
 }
