@@ -4,6 +4,7 @@
 
 use std::io::IoSliceMut;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
 use std::thread::{Builder, JoinHandle};
 
 use nix::cmsg_space;
@@ -77,6 +78,17 @@ fn own_fd(raw: RawFd) -> Result<OwnedFd, Errno> {
     fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
     // SAFETY: it is open, and init opened it for this program: nobody else in this process owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// The names in a directory of /proc.
+pub fn names_in(directory: &Path) -> std::io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        if let Some(Ok(name)) = entry.ok().map(|entry| entry.file_name().into_string()) {
+            names.push(name);
+        }
+    }
+    Ok(names)
 }
 
 /// Receives a packet, and the fd that came with it, without waiting.

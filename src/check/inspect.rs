@@ -131,8 +131,13 @@ fn problems(config: &VmConfig, kernels: &[(Dialect, Vec<Diagnostic>)]) -> Vec<Di
     sorted(problems)
 }
 
+/// Where in the VM's file it is.
+fn place(fault: &Diagnostic) -> Option<(usize, usize, &str)> {
+    fault.place.as_ref().map(|place| (place.line, place.column, place.key.as_str()))
+}
+
 fn sorted(mut problems: Vec<Diagnostic>) -> Vec<Diagnostic> {
-    list::sort(&mut problems, |a, b| a.place < b.place);
+    list::sort(&mut problems, |a, b| place(a) < place(b));
     problems
 }
 
