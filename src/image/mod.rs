@@ -8,7 +8,6 @@
 //! arm64      the header of an arm64 Image
 //! elf        the headers of an ELF executable
 //! gzip       a packed Image
-//! inflate    deflated bytes, which gzip's are
 //! ikconfig   the configuration that a Linux has built in
 //! foreign    what else a file may be, and what makes a kernel of it
 //! ```
@@ -20,7 +19,6 @@ mod file;
 mod foreign;
 pub mod gzip;
 mod ikconfig;
-mod inflate;
 mod kernel;
 
 use std::borrow::Cow;

@@ -55,7 +55,7 @@ pub fn dependencies(tables: &[&str]) -> Vec<String> {
             found.push(name.to_owned());
         }
     }
-    assert!(found.len() >= 7, "{found:?}");
+    assert!(found.len() >= 8, "{found:?}");
     found
 }
 
