@@ -184,7 +184,6 @@ pub(crate) use kinds;
 
 record! {
     /// A place in a VM's file. Line and column count from 1; columns count characters. A directory has line 0.
-    #[derive(PartialOrd, Ord)]
     Place {
         /// The file.
         file: PathBuf,

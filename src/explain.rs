@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use crate::diagnostic::Kind;
-use crate::list::Listed;
+use crate::list::{self, Listed};
 use crate::text::symbol;
 
 /// The kinds of each folder, in the order of the way through.
@@ -30,7 +30,7 @@ const FOLDERS: &[&[&[&Kind]]] = &[
 /// Every kind, in the order of the steps.
 pub fn kinds() -> Vec<&'static Kind> {
     let mut kinds = FOLDERS.iter().copied().flatten().copied().flatten().copied().listed();
-    kinds.sort_by_key(|kind| kind.step);
+    list::sort(&mut kinds, |a, b| a.step < b.step);
     kinds
 }
 

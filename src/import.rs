@@ -292,8 +292,13 @@ fn of_command(words: &[String]) -> Result<Vec<Given>, Diagnostic> {
     Ok(given)
 }
 
+fn before_comma<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    let first = text.split(',').next()?;
+    Some(first.strip_prefix(key).unwrap_or(first))
+}
+
 fn name(text: &str) -> Option<Value> {
-    let first = text.split(',').next()?.trim_start_matches("guest=");
+    let first = before_comma(text, "guest=")?;
     VmName::new(first).map(|name| word(name.as_str()))
 }
 
@@ -308,7 +313,7 @@ fn path(text: &str) -> Option<Value> {
 
 /// MiB where nothing else is said: `4096`, `size=4G,slots=2`.
 fn size(text: &str) -> Option<Value> {
-    let first = text.split(',').next()?.trim_start_matches("size=");
+    let first = before_comma(text, "size=")?;
     let digits = first.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let number: u64 = digits.parse().ok()?;
     let unit = match first[digits.len()..].chars().next() {

@@ -4,6 +4,8 @@
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use crate::list::take_first;
+
 /// The other side is gone; or, of [`Receiver::try_recv`], there is no value now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Nothing;
@@ -20,12 +22,6 @@ struct State<T> {
 struct Shared<T> {
     state: Mutex<State<T>>,
     changed: Condvar,
-}
-
-impl<T> State<T> {
-    fn next(&mut self) -> Option<T> {
-        (!self.values.is_empty()).then(|| self.values.remove(0))
-    }
 }
 
 impl<T> Shared<T> {
@@ -88,7 +84,7 @@ impl<T> Receiver<T> {
     pub fn recv(&self) -> Result<T, Nothing> {
         let mut state = self.0.state();
         loop {
-            match state.next() {
+            match take_first(&mut state.values) {
                 Some(value) => return Ok(value),
                 None if state.senders == 0 => return Err(Nothing),
                 None => {
@@ -103,7 +99,7 @@ impl<T> Receiver<T> {
     /// # Errors
     /// There is none.
     pub fn try_recv(&self) -> Result<T, Nothing> {
-        self.0.state().next().ok_or(Nothing)
+        take_first(&mut self.0.state().values).ok_or(Nothing)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::config::{self, HugePages, VmConfig, VmName};
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::dtb::{self, Devicetree, Seeds};
 use crate::image::{below, Images};
-use crate::list::Listed;
+use crate::list::{self, Listed};
 use crate::plan::{fits, plan, reserve_folios, Host, LaunchPlan, VHOST_VSOCK};
 
 kinds! {
@@ -131,8 +131,13 @@ fn problems(config: &VmConfig, kernels: &[(Dialect, Vec<Diagnostic>)]) -> Vec<Di
     sorted(problems)
 }
 
+/// Where in the VM's file it is.
+fn place(fault: &Diagnostic) -> Option<(usize, usize, &str)> {
+    fault.place.as_ref().map(|place| (place.line, place.column, place.key.as_str()))
+}
+
 fn sorted(mut problems: Vec<Diagnostic>) -> Vec<Diagnostic> {
-    problems.sort_by(|a, b| a.place.cmp(&b.place));
+    list::sort(&mut problems, |a, b| place(a) < place(b));
     problems
 }
 

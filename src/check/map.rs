@@ -4,7 +4,7 @@
 use super::VmReport;
 use crate::config::{Backing, Transport};
 use crate::layout::{PCI_CAM_BASE, PCI_CAM_SIZE};
-use crate::list::Listed;
+use crate::list::{self, Listed};
 use crate::plan::{LaunchPlan, Model, PlannedRegion};
 use crate::text::Size;
 
@@ -115,7 +115,7 @@ fn contents(vm: &VmReport, plan: &LaunchPlan) -> Vec<Row> {
     };
     let detail = format!("{dtb}, with at least {:#} of room", Size(config.dtb.room));
     add(plan.dtb.base, plan.dtb.size, "devicetree", detail);
-    rows.sort_by_key(|row| row.base);
+    list::sort(&mut rows, |a, b| a.base < b.base);
     rows
 }
 

@@ -10,6 +10,7 @@ mod filter;
 mod kernel;
 pub mod requests;
 
+use std::path::Path;
 use std::thread::JoinHandle;
 
 use nix::errno::Errno;
@@ -116,9 +117,8 @@ fn install(filter: &Filter, threads: Threads) -> Result<(), Diagnostic> {
 
 /// The threads of this process. One that cannot be read only loses the right to abort.
 fn threads() -> Vec<u32> {
-    let names = std::fs::read_dir("/proc/self/task").into_iter().flatten();
-    let name = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse().ok();
-    names.flatten().filter_map(name).listed()
+    let names = process::names_in(Path::new("/proc/self/task")).unwrap_or_default();
+    names.iter().filter_map(|name| name.parse().ok()).listed()
 }
 
 /// Everything that can be wrong here.

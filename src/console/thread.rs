@@ -203,7 +203,7 @@ impl Life {
     // Until something happens. While `gathering`, output is nothing new.
     fn wait(&mut self, gathering: bool) {
         let bell = self.ring_doorbell(Instant::now());
-        let timeout = match [bell, gathering.then_some(GATHER)].into_iter().flatten().min() {
+        let timeout = match clock::sooner(bell, gathering.then_some(GATHER)) {
             None => PollTimeout::NONE,
             // Rounded up: not woken too early.
             Some(time) => {

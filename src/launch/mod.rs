@@ -245,7 +245,7 @@ impl Launch<'_> {
             }
             Ok(vcpus)
         };
-        let describe = |vcpus: &Vec<_>| Count::of(vcpus.len(), "vCPU").to_string();
+        let describe = |vcpus: &Vec<_>| format!("{}", Count::of(vcpus.len(), "vCPU"));
         self.progress.step(Step::Functions, add, describe)
     }
 }

@@ -22,6 +22,14 @@ pub fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
+/// What of two times that may be set comes first.
+pub fn sooner<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
 /// Time since boot by CLOCK_MONOTONIC, which stands still while the host sleeps. So does the clock of
 /// the kernel's log, which is near it but not the same: it is not slewed, and begins a little apart.
 pub fn now() -> Duration {

@@ -4,7 +4,6 @@
 //! One connection sets one property: SETPROP2 of AOSP `system/core/init/property_service.cpp`. Native
 //! endian, u32 command, then name and value, each behind its u32 length; one u32 comes back.
 
-use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -16,6 +15,7 @@ use nix::sys::socket::{
 };
 
 use super::{clock, logger, shorten, Overall, State};
+use crate::list;
 use crate::text::{errno_name, printable};
 
 /// How gunyahd as a whole does.
@@ -105,14 +105,14 @@ enum Fault {
 #[derive(Debug)]
 pub struct PropertyClient {
     socket: PathBuf,
-    queue: VecDeque<Assignment>,
+    queue: Vec<Assignment>,
     current: Option<Transfer>,
 }
 
 impl PropertyClient {
     /// A client of the service at `socket`; nothing is opened yet.
     pub fn new(socket: PathBuf) -> Self {
-        Self { socket, queue: VecDeque::new(), current: None }
+        Self { socket, queue: Vec::new(), current: None }
     }
 
     /// Sets the properties of a VM; `ready`: it has just become so, that long after boot. The state comes last: who waits for it finds the reason that belongs
@@ -159,7 +159,7 @@ impl PropertyClient {
             self.make_room();
         }
         let value = shorten(value, VALUE_MAX);
-        self.queue.push_back(Assignment { name: name.into(), value });
+        self.queue.push(Assignment { name: name.into(), value });
     }
 
     /// The fd to poll for input, while init owes an answer.
@@ -182,7 +182,7 @@ impl PropertyClient {
         // One turn a waiting value, so that a fast server cannot hold the caller.
         for _ in 0..=QUEUE_MAX {
             let now = Instant::now();
-            let next = || Some(Transfer::new(self.queue.pop_front()?, now));
+            let next = || Some(Transfer::new(list::take_first(&mut self.queue)?, now));
             let Some(mut transfer) = self.current.take().or_else(next) else {
                 return;
             };
@@ -235,18 +235,17 @@ impl PropertyClient {
         }
     }
 
-    /// Drops the oldest value that a later one of the same name makes worthless; without one, the oldest.
+    /// Drops, of a queue that is full, the oldest value that a later one of the same name makes worthless;
+    /// without one, the oldest.
     fn make_room(&mut self) {
         let superseded = |at: &usize| {
             let mut later = self.queue.iter().skip(at + 1);
             later.any(|later| later.name == self.queue[*at].name)
         };
         let at = (0..self.queue.len()).find(superseded).unwrap_or(0);
-        if let Some(old) = self.queue.remove(at) {
-            old.warn(&format!(
-                "dropped, because {QUEUE_MAX} newer values wait for init; {INIT_IS_STUCK}"
-            ));
-        }
+        self.queue.remove(at).warn(&format!(
+            "dropped, because {QUEUE_MAX} newer values wait for init; {INIT_IS_STUCK}"
+        ));
     }
 }
 

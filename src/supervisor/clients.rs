@@ -12,6 +12,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 
 use crate::config::VmName;
 use crate::list::Listed;
+use crate::status::clock::sooner;
 use crate::status::control::{
     parse_request, response_line, ControlError, ErrorKind, Request, Response, MAX_REQUEST,
     MAX_RESPONSE,
@@ -178,8 +179,7 @@ impl Clients {
 
     /// When [`Clients::expire`] has something to do.
     pub fn deadline(&self) -> Option<u64> {
-        let deadlines = self.clients.iter().filter_map(|client| client.deadline);
-        deadlines.chain(self.deaf_until).min()
+        self.clients.iter().map(|client| client.deadline).fold(self.deaf_until, sooner)
     }
 
     /// Drops those that took too long.

@@ -16,7 +16,7 @@ use crate::confine;
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::list::Listed;
 use crate::memory::Reserve;
-use crate::status::clock::{self, millis};
+use crate::status::clock::{self, millis, sooner};
 use crate::status::{logger, properties};
 use crate::worker::Setting;
 
@@ -214,8 +214,8 @@ impl Supervisor {
             // Rounded up.
             now.saturating_add(millis(left)).saturating_add(1)
         });
-        let due = [self.fleet.deadline(now), self.out.clients.deadline(), property];
-        match due.into_iter().flatten().min() {
+        let due = sooner(self.fleet.deadline(now), self.out.clients.deadline());
+        match sooner(due, property) {
             None => PollTimeout::NONE,
             // Longer waits are cut into pieces: a wake-up for nothing is harmless.
             Some(due) => {

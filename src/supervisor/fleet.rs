@@ -7,6 +7,7 @@ use crate::config::HugePages;
 use crate::launch;
 use crate::list::Listed;
 use crate::memory::{self, Pool};
+use crate::status::clock::sooner;
 use crate::status::property_area::PropertyArea;
 use crate::status::{logger, Overall, State};
 use crate::text::Span;
@@ -87,8 +88,7 @@ impl Fleet {
         };
         let look = self.vms.iter().any(looking);
         let look = look.then(|| now.saturating_add(LOOK_INTERVAL));
-        let timers = self.vms.iter().filter_map(|vm| vm.life.deadline());
-        timers.chain(look).min()
+        self.vms.iter().map(|vm| vm.life.deadline()).fold(look, sooner)
     }
 
     /// Does everything that is due, until nothing more follows from it.

@@ -6,7 +6,7 @@
 
 use crate::config::Dependency;
 use crate::diagnostic::kinds;
-use crate::list::Listed;
+use crate::list::{self, Listed};
 use crate::status::State;
 
 kinds! {
@@ -140,9 +140,9 @@ pub fn may_stop(peers: &[Peer<'_>], index: usize) -> bool {
 /// The order in which VMs are looked at: higher priority first, then by name.
 pub fn by_priority(peers: &[Peer<'_>]) -> Vec<usize> {
     let mut order = (0..peers.len()).listed();
-    order.sort_by(|&a, &b| {
+    list::sort(&mut order, |&a, &b| {
         let (a, b) = (&peers[a], &peers[b]);
-        b.priority.cmp(&a.priority).then_with(|| a.name.cmp(b.name))
+        (b.priority, a.name) < (a.priority, b.name)
     });
     order
 }

@@ -3,7 +3,7 @@
 //! pages are in the pool only then: a launch that came before would find too few. Pure.
 
 use crate::config::HugePages;
-use crate::list::Listed;
+use crate::list::{self, Listed};
 use crate::text::Size;
 
 /// Milliseconds that pages are waited for. The resource manager does one thing at a time, and taking a
@@ -66,7 +66,7 @@ impl Returns {
                     other => format!("{other}'s"),
                 })
                 .listed();
-            of.sort_unstable();
+            list::sort(&mut of, |a, b| a < b);
             of.dedup();
             return Err(format!(
                 "for the pages of {} last run: needs {need} of {}",

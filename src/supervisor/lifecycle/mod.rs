@@ -25,6 +25,7 @@ mod tests;
 
 use crate::diagnostic::Step;
 use crate::launch;
+use crate::status::clock::sooner;
 use crate::status::{brief, End, EndReason, State};
 use crate::text::Span;
 use crate::worker::Report;
@@ -184,7 +185,7 @@ impl Lifecycle {
             Phase::Running { ready_deadline } => *ready_deadline,
             Phase::Stopping(stopping) => stopping.next,
         };
-        own.into_iter().chain(self.hangup).min()
+        sooner(own, self.hangup)
     }
 
     /// New rules, for the next start: ignored while a worker has the VM.
