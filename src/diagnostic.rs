@@ -14,7 +14,8 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 
 use crate::json::{record, Json, Node, Value};
-use crate::text::{errno_name, printable, words};
+use crate::packed::Packed;
+use crate::text::{errno_name, printable, symbol, words};
 
 words! {
     /// A step of a launch, in the order of the way through.
@@ -77,8 +78,8 @@ words! {
 /// What can be wrong, without the values of a case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kind {
-    /// Name, summary, cause and cure, with a NUL between them: hundreds of kinds have one pointer each.
-    texts: &'static str,
+    /// Name, summary, cause and cure.
+    texts: Packed,
     /// The step that finds it.
     pub step: Step,
     /// Whether it stops the launch.
@@ -90,7 +91,7 @@ pub struct Kind {
 impl Kind {
     /// Made by [`kinds!`].
     pub(crate) const fn new(
-        texts: &'static str,
+        texts: Packed,
         step: Step,
         severity: Severity,
         start_answers: Option<Errno>,
@@ -98,27 +99,27 @@ impl Kind {
         Self { texts, step, severity, start_answers }
     }
 
-    fn text(&self, index: usize) -> &'static str {
-        self.texts.split('\0').nth(index).unwrap_or_default()
+    fn text(&self, index: usize) -> String {
+        self.texts.to_string().split('\0').nth(index).unwrap_or_default().to_owned()
     }
 
     /// Never changes its meaning: `dtb-no-chosen`.
-    pub fn name(&self) -> &'static str {
+    pub fn name(&self) -> String {
         self.text(0)
     }
 
     /// What is wrong, in a sentence without values.
-    pub fn summary(&self) -> &'static str {
+    pub fn summary(&self) -> String {
         self.text(1)
     }
 
     /// The likely cause; may be empty where the summary says it all.
-    pub fn cause(&self) -> &'static str {
+    pub fn cause(&self) -> String {
         self.text(2)
     }
 
     /// What to do.
-    pub fn cure(&self) -> &'static str {
+    pub fn cure(&self) -> String {
         self.text(3)
     }
 
@@ -130,7 +131,7 @@ impl Kind {
     /// A case of it.
     pub fn case(&self, what: impl Into<String>) -> Diagnostic {
         Diagnostic(Box::new(Details {
-            name: self.name().into(),
+            name: self.name(),
             severity: self.severity,
             step: self.step,
             place: None,
@@ -160,17 +161,17 @@ macro_rules! kinds {
     ($($constant:ident: $severity:ident $name:literal in $step:ident $(, START answers $errno:ident)? {
         $summary:expr, $(cause: $cause:expr,)? cure: $cure:expr $(,)?
     })*) => {
-        $(pub(crate) static $constant: $crate::diagnostic::Kind = {
-            const TEXTS: [&str; 4] =
-                [$name, $summary, $crate::diagnostic::kinds!(@cause $($cause)?), $cure];
-            const JOINED: [u8; $crate::text::joined_len(TEXTS)] = $crate::text::joined(TEXTS);
-            $crate::diagnostic::Kind::new(
-                $crate::text::utf8(&JOINED),
-                $crate::diagnostic::Step::$step,
-                $crate::diagnostic::Severity::$severity,
-                $crate::diagnostic::kinds!(@errno $($errno)?),
-            )
-        };)*
+        $(pub(crate) static $constant: $crate::diagnostic::Kind = $crate::diagnostic::Kind::new(
+            $crate::packed::packed!(
+                $name,
+                $summary,
+                $crate::diagnostic::kinds!(@cause $($cause)?),
+                $cure
+            ),
+            $crate::diagnostic::Step::$step,
+            $crate::diagnostic::Severity::$severity,
+            $crate::diagnostic::kinds!(@errno $($errno)?),
+        );)*
         /// Every kind that this file declares.
         pub(crate) const KINDS: &[&$crate::diagnostic::Kind] = &[$(&$constant),*];
     };
@@ -183,7 +184,6 @@ pub(crate) use kinds;
 
 record! {
     /// A place in a VM's file. Line and column count from 1; columns count characters. A directory has line 0.
-    #[derive(PartialOrd, Ord)]
     Place {
         /// The file.
         file: PathBuf,
@@ -205,7 +205,7 @@ record! {
     /// What a [`Diagnostic`] says.
     Details {
         /// The [`Kind`]'s name.
-        name: Cow<'static, str>,
+        name: String,
         /// Whether it stops the launch.
         severity: Severity,
         /// The step that found it.
@@ -322,7 +322,7 @@ impl fmt::Display for Diagnostic {
             write!(f, ": {}", errno_name(Errno::from_raw(raw)))?;
         }
         if let Some(raw) = self.start_answers {
-            write!(f, "; START would answer {:?}", Errno::from_raw(raw))?;
+            write!(f, "; START would answer {}", symbol(Errno::from_raw(raw)))?;
         }
         if !self.cause.is_empty() {
             write!(f, "; likely cause: {}", self.cause)?;

@@ -4,6 +4,8 @@
 use std::fmt::Write as _;
 
 use crate::diagnostic::Kind;
+use crate::list::{self, Listed};
+use crate::text::symbol;
 
 /// The kinds of each folder, in the order of the way through.
 const FOLDERS: &[&[&[&Kind]]] = &[
@@ -27,9 +29,8 @@ const FOLDERS: &[&[&[&Kind]]] = &[
 
 /// Every kind, in the order of the steps.
 pub fn kinds() -> Vec<&'static Kind> {
-    let mut kinds: Vec<&Kind> =
-        FOLDERS.iter().copied().flatten().copied().flatten().copied().collect();
-    kinds.sort_by_key(|kind| kind.step);
+    let mut kinds = FOLDERS.iter().copied().flatten().copied().flatten().copied().listed();
+    list::sort(&mut kinds, |a, b| a.step < b.step);
     kinds
 }
 
@@ -44,8 +45,7 @@ pub fn explain(name: &str) -> Result<String, String> {
     if let Some(kind) = kinds.iter().find(|kind| kind.name() == name) {
         return Ok(entry(kind));
     }
-    let near: Vec<&str> =
-        kinds.iter().map(|kind| kind.name()).filter(|known| known.contains(name)).collect();
+    let near = kinds.iter().map(|kind| kind.name()).filter(|known| known.contains(name)).listed();
     let hint = match near.is_empty() {
         true => "`gunyahd explain` lists all names".to_owned(),
         false => format!("did you mean {}?", near.join(", ")),
@@ -64,7 +64,7 @@ fn entry(kind: &Kind) -> String {
     let mut text = format!("{}: {} of step {}\n\n", kind.name(), kind.severity, kind.step);
     let _ = writeln!(text, "  {}", kind.summary());
     if let Some(errno) = kind.start_answers {
-        let _ = writeln!(text, "  START would answer: {errno:?}");
+        let _ = writeln!(text, "  START would answer: {}", symbol(errno));
     }
     if !kind.cause().is_empty() {
         let _ = writeln!(text, "  likely cause: {}", kind.cause());

@@ -10,6 +10,7 @@ use std::path::Path;
 use crate::config::VmName;
 use crate::diagnostic::{kinds, Diagnostic, Kind};
 use crate::json::{object, read, Member, Value as Json};
+use crate::list::Listed;
 use nix::errno::Errno;
 
 /// What is made here has no text of another's in it.
@@ -41,7 +42,7 @@ pub enum Source {
     /// A file.
     File(OsString),
     /// A command with its arguments.
-    Command(Vec<OsString>),
+    Command(Vec<String>),
 }
 
 /// What an option becomes.
@@ -187,11 +188,11 @@ fn sections(keys: Vec<(&'static str, Value)>) -> Value {
     let mut sections = sections.into_iter().map(|(_, members)| object(members));
     let filled =
         all.into_iter().filter_map(|(key, value)| Some((key, value.or_else(|| sections.next())?)));
-    object(filled.collect())
+    object(filled.listed())
 }
 
 fn row(name: &str) -> Option<&'static Row> {
-    TABLE.iter().find(|(names, ..)| names.split_whitespace().any(|known| known == name))
+    TABLE.iter().find(|(names, ..)| names.split_ascii_whitespace().any(|known| known == name))
 }
 
 /// Sets a key. Several command lines are one, and so are several lists.
@@ -204,7 +205,7 @@ fn put(keys: &mut Vec<(&'static str, Value)>, key: &'static str, value: Value) {
             format!("{first} {more}").into()
         }
         (Json::List(first), Json::List(more)) => {
-            Json::List(first.iter().cloned().chain(more).collect())
+            Json::List(first.iter().cloned().chain(more).listed())
         }
         (_, value) => value,
     };
@@ -227,11 +228,13 @@ fn of_file(path: &Path) -> Result<Vec<Given>, Diagnostic> {
             Json::List(items) => items.as_slice(),
             _ => std::slice::from_ref(&member.value),
         };
-        given.extend(items.iter().map(|item| Given {
-            said: member.key.to_string(),
-            name: member.key.to_string(),
-            value: Some(as_option(&item.value)),
-        }));
+        for item in items {
+            given.push(Given {
+                said: member.key.to_string(),
+                name: member.key.to_string(),
+                value: Some(as_option(&item.value)),
+            })
+        }
     }
     Ok(given)
 }
@@ -246,14 +249,13 @@ fn as_option(value: &Json<'_>) -> String {
         format!("{key}={}", plain(&value.value).replace(',', ",,"))
     };
     match value {
-        Json::Object(members) => members.iter().map(part).collect::<Vec<_>>().join(","),
+        Json::Object(members) => members.iter().map(part).listed().join(","),
         other => plain(other),
     }
 }
 
 /// The options of a command line, whatever stands before the program.
-fn of_command(words: &[OsString]) -> Result<Vec<Given>, Diagnostic> {
-    let words: Vec<String> = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+fn of_command(words: &[String]) -> Result<Vec<Given>, Diagnostic> {
     let called = |word: &String, program: &str| {
         word.rsplit('/').next().is_some_and(|name| name.starts_with(program))
     };
@@ -290,8 +292,13 @@ fn of_command(words: &[OsString]) -> Result<Vec<Given>, Diagnostic> {
     Ok(given)
 }
 
+fn before_comma<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    let first = text.split(',').next()?;
+    Some(first.strip_prefix(key).unwrap_or(first))
+}
+
 fn name(text: &str) -> Option<Value> {
-    let first = text.split(',').next()?.trim_start_matches("guest=");
+    let first = before_comma(text, "guest=")?;
     VmName::new(first).map(|name| word(name.as_str()))
 }
 
@@ -306,7 +313,7 @@ fn path(text: &str) -> Option<Value> {
 
 /// MiB where nothing else is said: `4096`, `size=4G,slots=2`.
 fn size(text: &str) -> Option<Value> {
-    let first = text.split(',').next()?.trim_start_matches("size=");
+    let first = before_comma(text, "size=")?;
     let digits = first.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let number: u64 = digits.parse().ok()?;
     let unit = match first[digits.len()..].chars().next() {
@@ -336,7 +343,7 @@ fn parts(text: &str) -> Vec<(String, String)> {
             None => (String::new(), part),
         }
     };
-    text.replace(",,", "\0").split(',').map(part).collect()
+    text.replace(",,", "\0").split(',').map(part).listed()
 }
 
 /// The value of the first of `names` that is there.

@@ -13,6 +13,7 @@ use gunyahd::diagnostic::Diagnostic;
 use gunyahd::doctor;
 use gunyahd::explain;
 use gunyahd::import::{self, Source};
+use gunyahd::list::Listed;
 use gunyahd::status::logger::{self, Audience};
 use gunyahd::supervisor::{self, BootOptions};
 use gunyahd::text::failure;
@@ -26,7 +27,8 @@ const USAGE: u8 = 2;
 const LAUNCH_FAILED: u8 = 3;
 
 fn main() -> ExitCode {
-    match daemon::parse(std::env::args_os().skip(1)) {
+    let words = std::env::args_os().listed();
+    match daemon::parse(words.get(1..).unwrap_or_default()) {
         Ok(Command::Boot(options)) => boot(options),
         Ok(Command::Run { file, setting }) => run(&file, setting),
         Ok(Command::Check(options)) => check(&options),
@@ -90,7 +92,7 @@ fn boot(options: BootOptions) -> ExitCode {
 }
 
 fn broken(error: &Diagnostic) -> ExitCode {
-    log::error!("{error}");
+    logger::say(log::Level::Error, format_args!("{error}"));
     ExitCode::from(BROKEN)
 }
 

@@ -2,8 +2,9 @@
 //! Values from threads to one thread, as by `std::sync::mpsc`, whose three kinds of channels take 3 KB of the
 //! program for each type of value. This is the kind without a bound.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::list::take_first;
 
 /// The other side is gone; or, of [`Receiver::try_recv`], there is no value now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,7 +12,8 @@ pub struct Nothing;
 
 #[derive(Debug)]
 struct State<T> {
-    values: VecDeque<T>,
+    /// The oldest first: there are never many.
+    values: Vec<T>,
     senders: usize,
     receives: bool,
 }
@@ -38,7 +40,7 @@ pub struct Receiver<T>(Arc<Shared<T>>);
 
 /// A channel.
 pub fn channel<T>() -> (Sender<T>, Receiver<T>) {
-    let state = State { values: VecDeque::new(), senders: 1, receives: true };
+    let state = State { values: Vec::new(), senders: 1, receives: true };
     let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
     (Sender(Arc::clone(&shared)), Receiver(shared))
 }
@@ -53,7 +55,7 @@ impl<T> Sender<T> {
         if !state.receives {
             return Err(Nothing);
         }
-        state.values.push_back(value);
+        state.values.push(value);
         drop(state);
         self.0.changed.notify_one();
         Ok(())
@@ -82,7 +84,7 @@ impl<T> Receiver<T> {
     pub fn recv(&self) -> Result<T, Nothing> {
         let mut state = self.0.state();
         loop {
-            match state.values.pop_front() {
+            match take_first(&mut state.values) {
                 Some(value) => return Ok(value),
                 None if state.senders == 0 => return Err(Nothing),
                 None => {
@@ -97,7 +99,7 @@ impl<T> Receiver<T> {
     /// # Errors
     /// There is none.
     pub fn try_recv(&self) -> Result<T, Nothing> {
-        self.0.state().values.pop_front().ok_or(Nothing)
+        take_first(&mut self.0.state().values).ok_or(Nothing)
     }
 }
 

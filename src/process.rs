@@ -4,6 +4,7 @@
 
 use std::io::IoSliceMut;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
 use std::thread::{Builder, JoinHandle};
 
 use nix::cmsg_space;
@@ -15,6 +16,7 @@ use nix::sys::signal::{
 use nix::sys::socket::{recvmsg, ControlMessageOwned, MsgFlags};
 use nix::unistd::{ForkResult, Pid};
 
+use crate::list;
 use crate::text::errno_name;
 
 /// Forks a process that does `child` and exits with its answer.
@@ -78,6 +80,17 @@ fn own_fd(raw: RawFd) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
+/// The names in a directory of /proc.
+pub fn names_in(directory: &Path) -> std::io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        if let Some(Ok(name)) = entry.ok().map(|entry| entry.file_name().into_string()) {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
 /// Receives a packet, and the fd that came with it, without waiting.
 pub fn receive(
     socket: BorrowedFd<'_>,
@@ -87,14 +100,16 @@ pub fn receive(
     let mut space = cmsg_space!(RawFd);
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
     let message = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
-    let fds = message.cmsgs()?.flat_map(|message| match message {
-        ControlMessageOwned::ScmRights(fds) => fds,
-        _ => Vec::new(),
-    });
-    // SAFETY: the kernel has just put these fds into our table, and nobody else knows of them.
-    let fds = fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
-    // More than one would not have fitted.
-    let fd = fds.last();
+    // More than one would not fit.
+    let mut fd = None;
+    for message in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(fds) = message {
+            for raw in fds {
+                // SAFETY: the kernel has just put it into our table, and nobody else knows of it.
+                fd = Some(unsafe { OwnedFd::from_raw_fd(raw) });
+            }
+        }
+    }
     Ok((message.bytes, fd))
 }
 
@@ -102,7 +117,7 @@ pub fn receive(
 /// fds are the parent's and never run.
 pub fn close_all_but(keep: &[RawFd]) -> Result<(), Errno> {
     let mut keep = keep.to_vec();
-    keep.sort_unstable();
+    list::sort(&mut keep, |a, b| a < b);
     let mut first: RawFd = 3;
     for fd in keep.into_iter().filter(|fd| *fd >= 3) {
         if fd > first {

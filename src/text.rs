@@ -103,46 +103,38 @@ pub fn failure(error: &io::Error) -> String {
     }
 }
 
-/// An errno by its name, which is what people search for, and its meaning.
+/// The names of the errnos from 1 on, the same on every architecture that Android has. Those that nix derives are
+/// four times as large.
+const SYMBOLS: &str = "\
+    EPERM ENOENT ESRCH EINTR EIO ENXIO E2BIG ENOEXEC EBADF ECHILD EAGAIN ENOMEM EACCES EFAULT ENOTBLK EBUSY \
+    EEXIST EXDEV ENODEV ENOTDIR EISDIR EINVAL ENFILE EMFILE ENOTTY ETXTBSY EFBIG ENOSPC ESPIPE EROFS EMLINK \
+    EPIPE EDOM ERANGE EDEADLK ENAMETOOLONG ENOLCK ENOSYS ENOTEMPTY ELOOP - ENOMSG EIDRM ECHRNG EL2NSYNC EL3HLT \
+    EL3RST ELNRNG EUNATCH ENOCSI EL2HLT EBADE EBADR EXFULL ENOANO EBADRQC EBADSLT - EBFONT ENOSTR ENODATA \
+    ETIME ENOSR ENONET ENOPKG EREMOTE ENOLINK EADV ESRMNT ECOMM EPROTO EMULTIHOP EDOTDOT EBADMSG EOVERFLOW \
+    ENOTUNIQ EBADFD EREMCHG ELIBACC ELIBBAD ELIBSCN ELIBMAX ELIBEXEC EILSEQ ERESTART ESTRPIPE EUSERS ENOTSOCK \
+    EDESTADDRREQ EMSGSIZE EPROTOTYPE ENOPROTOOPT EPROTONOSUPPORT ESOCKTNOSUPPORT EOPNOTSUPP EPFNOSUPPORT \
+    EAFNOSUPPORT EADDRINUSE EADDRNOTAVAIL ENETDOWN ENETUNREACH ENETRESET ECONNABORTED ECONNRESET ENOBUFS \
+    EISCONN ENOTCONN ESHUTDOWN ETOOMANYREFS ETIMEDOUT ECONNREFUSED EHOSTDOWN EHOSTUNREACH EALREADY EINPROGRESS \
+    ESTALE EUCLEAN ENOTNAM ENAVAIL EISNAM EREMOTEIO EDQUOT ENOMEDIUM EMEDIUMTYPE ECANCELED ENOKEY EKEYEXPIRED \
+    EKEYREVOKED EKEYREJECTED EOWNERDEAD ENOTRECOVERABLE ERFKILL EHWPOISON";
+
+/// An errno's name, which is what people search for.
+pub fn symbol(errno: Errno) -> &'static str {
+    let before = usize::try_from(errno as i32 - 1).ok();
+    before.and_then(|before| SYMBOLS.split(' ').nth(before)).unwrap_or("unknown errno")
+}
+
+/// An errno by its name and its meaning.
 pub fn errno_name(errno: Errno) -> String {
     // The C library's words, which the program has in any case: `I/O error (os error 5)`.
     let said = io::Error::from(errno).to_string();
-    format!("{errno:?} ({})", said.split(" (os error").next().unwrap_or_default())
+    format!("{} ({})", symbol(errno), said.split(" (os error").next().unwrap_or_default())
 }
 
-/// Bytes of what [`joined`] makes.
-pub(crate) const fn joined_len<const N: usize>(texts: [&str; N]) -> usize {
-    let (mut len, mut index) = (N - 1, 0);
-    while index < N {
-        len += texts[index].len();
-        index += 1;
-    }
-    len
-}
-
-/// Texts with a NUL between them, when the program is compiled.
-pub(crate) const fn joined<const N: usize, const LEN: usize>(texts: [&str; N]) -> [u8; LEN] {
-    let mut joined = [0; LEN];
-    let (mut at, mut index) = (0, 0);
-    while index < N {
-        let text = texts[index].as_bytes();
-        let mut byte = 0;
-        while byte < text.len() {
-            joined[at + byte] = text[byte];
-            byte += 1;
-        }
-        at += text.len() + 1;
-        index += 1;
-    }
-    joined
-}
-
-/// Bytes that are known to be text when the program is compiled.
-pub(crate) const fn utf8(bytes: &'static [u8]) -> &'static str {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => text,
-        Err(_) => "",
-    }
+/// Numbers as a file has them: `[0, 1, 5]`.
+pub fn array(numbers: &[u32]) -> String {
+    let numbers: Vec<String> = numbers.iter().map(u32::to_string).collect();
+    format!("[{}]", numbers.join(", "))
 }
 
 /// `text` with every character written out that is not seen as itself, as in `\n` and `\u{1b}`: none of
@@ -157,29 +149,33 @@ pub fn printable_lines(text: &str) -> Cow<'_, str> {
 }
 
 fn is_unseen(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    c.is_control()
+        || matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// The beginning of `text`, printable, for quoting it in a message.
 pub fn excerpt(text: &str) -> String {
     const LONGEST: usize = 48;
-    let mut short: String = text.chars().take(LONGEST).flat_map(char::escape_debug).collect();
-    if text.chars().nth(LONGEST).is_some() {
-        short.push('…');
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", printable(&text[..end])),
+        None => printable(text).into_owned(),
     }
-    short
 }
 
-fn written_out(text: &str, what: impl Fn(char) -> bool) -> Cow<'_, str> {
-    if !text.contains(&what) {
+// Rust's own escapes bring tables of all characters.
+fn written_out(text: &str, what: fn(char) -> bool) -> Cow<'_, str> {
+    if !text.contains(what) {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len() + 8);
     for c in text.chars() {
-        if what(c) {
-            out.extend(c.escape_default());
-        } else {
-            out.push(c);
+        match c {
+            c if !what(c) => out.push(c),
+            '\0' => out.push_str("\\0"),
+            '\t' => out.push_str("\\t"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            c => out.push_str(&format!("\\u{{{:x}}}", u32::from(c))),
         }
     }
     Cow::Owned(out)
@@ -231,6 +227,18 @@ pub(crate) use words;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_errno_has_the_name_that_the_kernel_gives_it() {
+        for errno in (1..200).map(Errno::from_raw) {
+            let name = match errno {
+                Errno::UnknownErrno => "unknown errno".to_owned(),
+                errno => format!("{errno:?}"),
+            };
+            assert_eq!(symbol(errno), name);
+        }
+        assert_eq!(symbol(Errno::EHWPOISON), "EHWPOISON");
+    }
 
     #[test]
     fn control_characters_are_written_out() {

@@ -54,9 +54,9 @@ fn page() -> String {
             page,
             "| `{}` | {warning}{}{answers} | {} | {} |",
             kind.name(),
-            cell(kind.summary()),
-            cell(kind.cause()),
-            cell(kind.cure())
+            cell(&kind.summary()),
+            cell(&kind.cause()),
+            cell(&kind.cure())
         );
     }
     page
@@ -87,14 +87,14 @@ fn names_are_unique_plain_and_whole() {
         let name = kind.name();
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         assert!(name.chars().all(plain) && name.contains('-'), "{name}");
-        assert!(names.insert(name), "{name} stands twice");
+        assert!(names.insert(name.clone()), "{name} stands twice");
         assert!(!kind.summary().is_empty(), "{name} says nothing");
         assert!(!kind.cure().is_empty(), "{name} has no cure");
         for text in [kind.summary(), kind.cause(), kind.cure()] {
             assert!(!text.ends_with('.') && !text.contains('\n'), "{name}: {text}");
         }
-        let entry = explain::explain(name).unwrap();
-        assert!(entry.starts_with(name) && entry.contains(kind.cure()), "{entry}");
+        let entry = explain::explain(&name).unwrap();
+        assert!(entry.starts_with(&name) && entry.contains(&kind.cure()), "{entry}");
     }
     assert!(names.len() > 100, "{}", names.len());
 }
@@ -137,8 +137,8 @@ fn a_test_raises_each_kind() {
     let part_of_a_name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     let words: BTreeSet<&str> = code.split(|c| !part_of_a_name(c)).collect();
     let names = explain::kinds().into_iter().map(|kind| kind.name());
-    let missing: Vec<&str> = names.filter(|name| !words.contains(name)).collect();
-    assert_eq!(missing, Vec::<&str>::new(), "no test names these");
+    let missing: Vec<String> = names.filter(|name| !words.contains(name.as_str())).collect();
+    assert_eq!(missing, Vec::<String>::new(), "no test names these");
 }
 
 #[test]

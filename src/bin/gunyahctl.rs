@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use gunyahd::cli::ctl::{self, Command};
 use gunyahd::cli::{self, Stop};
 use gunyahd::client::{self, console, ClientError, Conversation};
+use gunyahd::list::Listed;
 use gunyahd::status::control::{response_line, ErrorKind, Request, Response};
 use gunyahd::terminal::{Left, View};
 use gunyahd::text::failure;
@@ -28,7 +29,8 @@ const UNWRITABLE: u8 = 6;
 
 fn main() -> ExitCode {
     let socket = std::env::var_os(ctl::SOCKET_VARIABLE);
-    ExitCode::from(match ctl::parse(std::env::args_os().skip(1), socket) {
+    let words = std::env::args_os().listed();
+    ExitCode::from(match ctl::parse(words.get(1..).unwrap_or_default(), socket) {
         Ok(Command { socket, request: Request::Console { vm, replay, .. }, follow, .. }) => {
             show_console(&socket, &vm, replay.unwrap_or(0), follow)
         }

@@ -4,6 +4,7 @@
 use crate::config::{Backend, Transport, VmConfig};
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::image::{BuiltConfig, Setting};
+use crate::list::Listed;
 use crate::plan::{LaunchPlan, Model};
 
 kinds! {
@@ -58,7 +59,7 @@ pub(super) fn warnings(
     if let Some((_, model)) = disk.filter(|_| config.initrd.is_none() && !kernel.has_initramfs()) {
         let needed = std::iter::once(&DISK).chain(options(config.transport));
         let modules = needed.filter(|option| kernel.setting(option) == Setting::Module);
-        let modules: Vec<String> = modules.map(|option| format!("CONFIG_{option}")).collect();
+        let modules = modules.map(|option| format!("CONFIG_{option}")).listed();
         if !modules.is_empty() {
             let what =
                 format!("of its kernel {} is =m, and there is no initrd", modules.join(", "));

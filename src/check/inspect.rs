@@ -10,6 +10,7 @@ use crate::config::{self, HugePages, VmConfig, VmName};
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::dtb::{self, Devicetree, Seeds};
 use crate::image::{below, Images};
+use crate::list::{self, Listed};
 use crate::plan::{fits, plan, reserve_folios, Host, LaunchPlan, VHOST_VSOCK};
 
 kinds! {
@@ -65,7 +66,7 @@ pub(super) fn vm(config: VmConfig, options: &Options) -> (VmReport, Vec<Diagnost
         Some(only) => only == *kernel,
         None => config.kernels.contains(kernel),
     };
-    let kernels: Vec<Dialect> = ORDER.into_iter().filter(wanted).collect();
+    let kernels = ORDER.into_iter().filter(wanted).listed();
     let mut pinned = kernels.iter().filter(|kernel| !kernel.pages_on_demand()).peekable();
     if pinned.peek().is_some() {
         let lends = pinned.any(|kernel| kernel.lends());
@@ -130,8 +131,13 @@ fn problems(config: &VmConfig, kernels: &[(Dialect, Vec<Diagnostic>)]) -> Vec<Di
     sorted(problems)
 }
 
+/// Where in the VM's file it is.
+fn place(fault: &Diagnostic) -> Option<(usize, usize, &str)> {
+    fault.place.as_ref().map(|place| (place.line, place.column, place.key.as_str()))
+}
+
 fn sorted(mut problems: Vec<Diagnostic>) -> Vec<Diagnostic> {
-    problems.sort_by(|a, b| a.place.cmp(&b.place));
+    list::sort(&mut problems, |a, b| place(a) < place(b));
     problems
 }
 
@@ -146,11 +152,11 @@ pub(super) fn by_kernel(kernels: &[(Dialect, Vec<Diagnostic>)]) -> Vec<(Diagnost
             }
         }
     }
-    grouped.into_iter().map(|(fault, kernels)| (fault.clone(), kernels)).collect()
+    grouped.into_iter().map(|(fault, kernels)| (fault.clone(), kernels)).listed()
 }
 
 pub(super) fn names(kernels: &[Dialect]) -> String {
-    let names: Vec<&str> = kernels.iter().map(|kernel| kernel.name()).collect();
+    let names = kernels.iter().map(|kernel| kernel.name()).listed();
     names.join(", ")
 }
 
@@ -207,7 +213,7 @@ pub(super) fn no_disks(config: &VmConfig, root: Option<&Path>) -> Vec<Diagnostic
             let what = format!("{} {wrong}", path.display());
             NO_DISK.case(what).at(config.place(&format!("disks[{index}].path")))
         })
-        .collect()
+        .listed()
 }
 
 /// What the socket device lacks here; of another machine, whose files are below `root`, it is not known.
@@ -259,7 +265,7 @@ fn own_devices(config: &VmConfig) -> Vec<(String, String)> {
         let key = format!("vhost_user[{index}].socket");
         (key, format!("socket {}", backend.socket.display()))
     });
-    nets.chain(cid).chain(backends).collect()
+    nets.chain(cid).chain(backends).listed()
 }
 
 /// What a VM that is started at boot waits for until somebody starts it.
@@ -272,5 +278,5 @@ pub(super) fn waits(config: &VmConfig, asleep: &[VmName]) -> Vec<Diagnostic> {
             let place = config.place(&format!("start.after[{index}]"));
             NOT_STARTED.case(what).at(place)
         })
-        .collect()
+        .listed()
 }

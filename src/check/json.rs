@@ -9,7 +9,9 @@ use super::{Report, VmReport};
 use crate::config::render;
 use crate::diagnostic::Diagnostic;
 use crate::json::{object, Json, Value};
+use crate::list::Listed;
 use crate::plan::LaunchPlan;
+use crate::text::symbol;
 
 /// Rises when a field changes its meaning or goes away.
 const VERSION: u32 = 2;
@@ -19,7 +21,7 @@ pub(super) fn report(report: &Report, dtb: bool) -> Value<'_> {
     let Report { host, .. } = report;
     let root = report.root.as_ref().map_or("/".into(), |root| root.display().to_string());
     let sums = report.huge_pages();
-    let vms: Vec<Value> = report.vms.iter().map(|vm| of_vm(vm, dtb)).collect();
+    let vms = report.vms.iter().map(|vm| of_vm(vm, dtb)).listed();
     object(vec![
         ("version", VERSION.into()),
         (
@@ -59,16 +61,16 @@ fn pages(rows: impl Iterator<Item = (u64, Vec<(&'static str, Value<'static>)>)>)
         pages.insert(0, ("page_size", size.into()));
         object(pages)
     };
-    rows.map(row).collect::<Vec<_>>().into()
+    rows.map(row).listed().into()
 }
 
 fn of_diagnostics(all: &[Diagnostic]) -> Value<'_> {
-    all.iter().map(|of| object(members(of))).collect::<Vec<_>>().into()
+    all.iter().map(|of| object(members(of))).listed().into()
 }
 
 /// A diagnostic, as every report for machines has it.
 pub(crate) fn members(of: &Diagnostic) -> Vec<(&'static str, Value<'_>)> {
-    let errno = |raw: Option<i32>| raw.map(|raw| format!("{:?}", Errno::from_raw(raw)));
+    let errno = |raw: Option<i32>| raw.map(|raw| symbol(Errno::from_raw(raw)));
     let place = of.place.as_ref();
     vec![
         ("name", of.name.to_json()),
@@ -91,7 +93,7 @@ fn of_vm(vm: &VmReport, dtb: bool) -> Value<'_> {
         ("name", vm.config.name.as_str().into()),
         ("file", vm.config.file.to_json()),
         ("launchable", vm.plan.is_some().into()),
-        ("kernels", vm.kernels.iter().map(of_kernel).collect::<Vec<_>>().into()),
+        ("kernels", vm.kernels.iter().map(of_kernel).listed().into()),
         ("config", render(&vm.config)),
         (
             "huge_pages",
@@ -128,7 +130,7 @@ fn of_plan(vm: &VmReport, plan: &LaunchPlan) -> Value<'static> {
     object(vec![
         ("kernel", plan.dialect.name().into()),
         ("scheduling", plan.scheduling.as_str().into()),
-        ("map", rows.collect::<Vec<_>>().into()),
+        ("map", rows.listed().into()),
         (
             "power_key",
             plan.power_key

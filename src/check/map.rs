@@ -4,6 +4,7 @@
 use super::VmReport;
 use crate::config::{Backing, Transport};
 use crate::layout::{PCI_CAM_BASE, PCI_CAM_SIZE};
+use crate::list::{self, Listed};
 use crate::plan::{LaunchPlan, Model, PlannedRegion};
 use crate::text::Size;
 
@@ -75,7 +76,7 @@ fn devices(vm: &VmReport, plan: &LaunchPlan) -> Vec<Row> {
             device.interrupt
         ),
     });
-    pci.then_some(bus).into_iter().chain(each).collect()
+    pci.then_some(bus).into_iter().chain(each).listed()
 }
 
 fn detail_of(model: Model, vm: &VmReport) -> String {
@@ -114,7 +115,7 @@ fn contents(vm: &VmReport, plan: &LaunchPlan) -> Vec<Row> {
     };
     let detail = format!("{dtb}, with at least {:#} of room", Size(config.dtb.room));
     add(plan.dtb.base, plan.dtb.size, "devicetree", detail);
-    rows.sort_by_key(|row| row.base);
+    list::sort(&mut rows, |a, b| a.base < b.base);
     rows
 }
 
@@ -126,7 +127,7 @@ fn of_file(region: &PlannedRegion) -> Vec<Row> {
         what: "file",
         detail: path.display().to_string(),
     });
-    row.into_iter().collect()
+    row.into_iter().listed()
 }
 
 fn region_detail(region: &PlannedRegion) -> String {
@@ -137,6 +138,6 @@ fn region_detail(region: &PlannedRegion) -> String {
             Backing::Hugetlb => format!("hugetlb {:#}", Size(region.huge_page)),
             other => other.to_string(),
         })
-        .collect();
+        .listed();
     format!("label {}, {}, {}, {}", region.label, region.flags, region.access, backing.join(" or "))
 }

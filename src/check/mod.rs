@@ -21,8 +21,9 @@ use std::path::PathBuf;
 
 use gunyah::Dialect;
 
-use crate::config::{kernels, load_paths, HugePages, VmConfig, VmName};
+use crate::config::{kernels, load_paths, HugePages, VmConfig};
 use crate::diagnostic::{Diagnostic, Kind};
+use crate::list::Listed;
 use crate::plan::{Host, LaunchPlan};
 
 /// What to check, and how to report it.
@@ -133,8 +134,8 @@ impl Report {
 /// Checks without printing.
 pub fn check(options: &Options) -> Report {
     let set = load_paths(&options.paths);
-    let asleep: Vec<VmName> =
-        set.good().filter(|config| !config.autostart).map(|config| config.name.clone()).collect();
+    let asleep =
+        set.good().filter(|config| !config.autostart).map(|config| config.name.clone()).listed();
     let mut report = Report {
         host: options.host,
         root: options.root.clone(),

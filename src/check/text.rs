@@ -6,6 +6,7 @@ use std::fmt::Write;
 use super::inspect;
 use super::map::map;
 use super::{Report, Sums, VmReport};
+use crate::list::Listed;
 use crate::plan::{Host, LaunchPlan};
 use crate::text::{printable, Count, Size};
 
@@ -64,7 +65,7 @@ fn planned(out: &mut String, vm: &VmReport, plan: &LaunchPlan) {
         let (end, size) = (format!("{end:#x}"), format!("{:#}", Size(row.size)));
         let (what, detail) = (row.what, row.detail);
         let row = format!("{base:<17}{end:<15}{size:<11}{what:<11}{detail}");
-        line(out, row.trim_end());
+        line(out, row.trim_ascii_end());
     }
     if let Some(key) = plan.power_key {
         line(out, format!("  power key: doorbell {}, SPI {}", key.label, key.interrupt));
@@ -73,8 +74,8 @@ fn planned(out: &mut String, vm: &VmReport, plan: &LaunchPlan) {
     let (scheduling, entries) = (plan.scheduling, Count(plan.memory_entries, "memory entry"));
     line(out, format!("  {vcpus}, scheduled by {scheduling}; at most {entries}"));
     let good = vm.kernels.iter().filter(|(_, faults)| faults.is_empty());
-    let names: Vec<&str> =
-        good.map(|(kernel, _)| kernel.name()).filter(|name| *name != plan.dialect.name()).collect();
+    let names =
+        good.map(|(kernel, _)| kernel.name()).filter(|name| *name != plan.dialect.name()).listed();
     let others = match names.as_slice() {
         [] => String::new(),
         names => format!("; can be launched on {}, too", names.join(", ")),

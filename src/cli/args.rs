@@ -2,64 +2,70 @@
 //! Words of a command line, sorted into options and plain ones.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt::Display;
+use std::path::PathBuf;
+
+use crate::list::Listed;
 
 use super::{usage, Stop};
 
 /// What was given.
 #[derive(Debug, Default)]
-pub struct Args {
+pub struct Args<'a> {
     /// Each with its value, in order; empty for a flag.
-    options: Vec<(&'static str, OsString)>,
+    options: Vec<(&'static str, &'a OsStr)>,
     /// Everything that is not an option, and everything after `--`.
-    pub plain: Vec<OsString>,
+    pub plain: Vec<&'a OsStr>,
     /// `--version` was there.
     pub version: bool,
 }
 
-impl Args {
+impl<'a> Args<'a> {
     /// Reads `words`; `valued` are the options that take a value, `flags` those that take none. `--help`
     /// stops it with `help`, whatever stands behind.
     pub fn parse(
-        words: impl IntoIterator<Item = OsString>,
-        help: &str,
+        words: &'a [OsString],
+        help: &dyn Display,
         valued: &[&'static str],
         flags: &[&'static str],
     ) -> Result<Self, Stop> {
         let mut args = Self::default();
-        let mut words = words.into_iter();
+        let mut words = words.iter().map(OsString::as_os_str);
         while let Some(word) = words.next() {
             let bytes = word.as_encoded_bytes();
             if bytes == b"--" {
-                args.plain.extend(words);
+                words.append_to(&mut args.plain);
                 break;
             }
             if bytes.len() < 2 || bytes[0] != b'-' {
                 args.plain.push(word);
                 continue;
             }
-            let text = word.to_str();
-            let text = text.ok_or_else(|| unknown(&word.to_string_lossy()))?;
+            let Some(text) = word.to_str() else {
+                return Err(unknown(&word.to_string_lossy()));
+            };
             let (name, attached) = match text.split_once('=') {
-                Some((name, value)) => (name, Some(OsString::from(value))),
+                Some((name, value)) => (name, Some(value)),
                 None => (text, None),
             };
             let known = |options: &[&'static str]| options.iter().copied().find(|o| *o == name);
             if let Some(option) = known(valued) {
-                let value = attached.or_else(|| words.next()).filter(|v| !v.is_empty());
-                let value = value.ok_or_else(|| usage(format!("{option} needs a value")))?;
+                let value = attached.map(OsStr::new).or_else(|| words.next());
+                let Some(value) = value.filter(|value| !value.is_empty()) else {
+                    return Err(usage(format!("{option} needs a value")));
+                };
                 args.options.push((option, value));
                 continue;
             }
             if let Some(value) = attached {
-                let value = value.to_string_lossy();
                 return Err(usage(format!("{name} takes no value, but has {value}")));
             }
             match name {
-                "--help" | "-h" => return Err(Stop::Print(help.to_owned())),
+                "--help" | "-h" => return Err(Stop::Print(help.to_string())),
                 "--version" | "-V" => args.version = true,
                 _ => {
                     let option = known(flags).ok_or_else(|| unknown(name))?;
-                    args.options.push((option, OsString::new()));
+                    args.options.push((option, OsStr::new("")));
                 }
             }
         }
@@ -67,7 +73,7 @@ impl Args {
     }
 
     /// The only plain word, if there is one.
-    pub fn at_most_one(&self) -> Result<Option<&OsStr>, Stop> {
+    pub fn at_most_one(&self) -> Result<Option<&'a OsStr>, Stop> {
         match self.plain.as_slice() {
             [] => Ok(None),
             [word] => Ok(Some(word)),
@@ -76,19 +82,25 @@ impl Args {
     }
 
     /// Whether an option was given.
-    pub fn has(&self, option: &'static str) -> bool {
+    pub fn has(&self, option: &str) -> bool {
         self.value(option).is_some()
     }
 
     /// An option's value, the last one if it was given several times.
-    pub fn value(&self, option: &'static str) -> Option<&OsStr> {
-        self.values(option).last()
+    pub fn value(&self, option: &str) -> Option<&'a OsStr> {
+        let mut options = self.options.iter().rev();
+        options.find(|(name, _)| *name == option).map(|(_, value)| *value)
     }
 
-    /// All values of an option, in order.
-    pub fn values(&self, option: &'static str) -> impl Iterator<Item = &OsStr> {
-        let of_option = self.options.iter().filter(move |(name, _)| *name == option);
-        of_option.map(|(_, value)| value.as_os_str())
+    /// The paths of an option, in order.
+    pub fn paths(&self, option: &str) -> Vec<PathBuf> {
+        let options = self.options.iter().filter(|(name, _)| *name == option);
+        options.map(|(_, value)| value.into()).listed()
+    }
+
+    /// The only path of an option.
+    pub fn path(&self, option: &str) -> Option<PathBuf> {
+        self.value(option).map(PathBuf::from)
     }
 }
 
@@ -105,15 +117,19 @@ pub fn unexpected(word: &OsStr) -> Stop {
 mod tests {
     use super::*;
 
-    fn args(line: &str) -> Result<Args, Stop> {
-        let words = line.split(' ').map(OsString::from);
-        Args::parse(words, "the help", &["--a", "--socket"], &["--flag"])
+    fn words(line: &str) -> Vec<OsString> {
+        line.split(' ').map(OsString::from).collect()
+    }
+
+    fn args(words: &[OsString]) -> Result<Args<'_>, Stop> {
+        Args::parse(words, &"the help", &["--a", "--socket"], &["--flag"])
     }
 
     #[test]
     fn options_take_their_value_either_way() {
         for line in ["--a v x", "--a=v x", "x --a 1 --a v"] {
-            let args = args(line).unwrap();
+            let words = words(line);
+            let args = args(&words).unwrap();
             assert_eq!(args.value("--a"), Some("v".as_ref()));
             assert_eq!(args.plain, ["x"]);
             assert!(!args.has("--flag"));
@@ -129,14 +145,14 @@ mod tests {
             ("--flog", "unknown option --flog"),
             ("-x", "unknown option -x"),
         ] {
-            assert_eq!(args(line).unwrap_err().to_string(), word);
+            assert_eq!(args(&words(line)).unwrap_err().to_string(), word);
         }
     }
 
     #[test]
     fn after_two_dashes_all_is_plain_and_after_help_nothing_counts() {
-        assert_eq!(args("-- --a -").unwrap().plain, ["--a", "-"]);
-        let help = args("--flag --help --nonsense x").unwrap_err();
+        assert_eq!(args(&words("-- --a -")).unwrap().plain, ["--a", "-"]);
+        let help = args(&words("--flag --help --nonsense x")).unwrap_err();
         assert_eq!(help, Stop::Print("the help".to_owned()));
     }
 }

@@ -63,12 +63,9 @@ pub struct Command {
 const DEFAULT_REPLAY: u64 = 4096;
 
 /// Reads the command line, without the program's name; `socket` is what the environment says.
-pub fn parse(
-    words: impl IntoIterator<Item = OsString>,
-    socket: Option<OsString>,
-) -> Result<Command, Stop> {
+pub fn parse(words: &[OsString], socket: Option<OsString>) -> Result<Command, Stop> {
     let valued = ["--socket", "--replay"];
-    let args = Args::parse(words, HELP, &valued, &["--json", "--no-wait", "--follow"])?;
+    let args = Args::parse(words, &HELP, &valued, &["--json", "--no-wait", "--follow"])?;
     if args.version {
         return Err(super::version("gunyahctl"));
     }
@@ -92,12 +89,13 @@ pub fn parse(
         }
     }
     let from_environment = socket.filter(|path| !path.is_empty());
-    let socket = args.value("--socket").map(OsStr::to_owned).or(from_environment);
-    let socket = socket.map_or_else(|| DEFAULT_SOCKET.into(), PathBuf::from);
+    let from_environment = from_environment.map(PathBuf::from);
+    let socket = args.path("--socket").or(from_environment);
+    let socket = socket.unwrap_or_else(|| DEFAULT_SOCKET.into());
     Ok(Command { socket, request, json: args.has("--json"), follow: args.has("--follow") })
 }
 
-fn request(command: &str, vm: Option<String>, args: &Args) -> Result<Request, Stop> {
+fn request(command: &str, vm: Option<String>, args: &Args<'_>) -> Result<Request, Stop> {
     let wait = !args.has("--no-wait");
     let named = || vm.clone().ok_or_else(|| usage(format!("{command} needs the name of a VM")));
     Ok(match command {
@@ -130,7 +128,8 @@ mod tests {
     use super::*;
 
     fn parse_line(line: &str) -> Result<Command, Stop> {
-        parse(line.split_whitespace().map(OsString::from), None)
+        let words: Vec<OsString> = line.split_ascii_whitespace().map(OsString::from).collect();
+        parse(&words, None)
     }
 
     fn ask(request: Request, json: bool) -> Result<Command, Stop> {
@@ -163,8 +162,8 @@ mod tests {
     #[test]
     fn the_socket_is_the_options_then_the_environments() {
         let socket = |line: &str, environment: Option<&str>| {
-            let words = line.split_whitespace().map(OsString::from);
-            match parse(words, environment.map(OsString::from)) {
+            let words: Vec<OsString> = line.split_ascii_whitespace().map(OsString::from).collect();
+            match parse(&words, environment.map(OsString::from)) {
                 Ok(Command { socket, .. }) => socket,
                 other => panic!("{other:?}"),
             }

@@ -9,6 +9,7 @@ use nix::poll::{poll, PollFd, PollFlags};
 use nix::sys::signalfd::SignalFd;
 
 use super::{ask, ClientError, Conversation};
+use crate::json::Json;
 use crate::status::control::{Request, Response};
 use crate::status::State;
 use crate::terminal::{look, signal, take_signals, Left, Screen, View};
@@ -32,7 +33,7 @@ pub fn console(socket: &Path, vm: &str, replay: u64, view: View) -> Result<Left,
         let status = match conversation.answer()? {
             Response::Error(error) => return Err(ClientError::Refused(error)),
             Response::Done(status) => status,
-            other => return Err(ClientError::Garbled(format!("{other:?}"))),
+            other => return Err(ClientError::Garbled(other.to_json().to_string())),
         };
         let (stream, early) = conversation.into_stream();
         let (left, seen) = look(stream, &early, vm, view, &screen, Some(&signals))?;

@@ -13,7 +13,8 @@ use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 
 use crate::status::control::{
-    parse_response, request_line, ControlError, Request, Response, MAX_RESPONSE,
+    overview_line, parse_overview, parse_response, request_line, ControlError, Overview, Request,
+    Response, MAX_RESPONSE,
 };
 use crate::text::failure;
 
@@ -59,12 +60,16 @@ pub struct Conversation {
 impl Conversation {
     /// Connects to the gunyahd at `socket` and asks.
     pub fn begin(socket: &Path, request: &Request) -> Result<Self, ClientError> {
+        Self::send(socket, &request_line(request))
+    }
+
+    fn send(socket: &Path, line: &[u8]) -> Result<Self, ClientError> {
         let mut stream = UnixStream::connect(socket).map_err(|error| {
             let (socket, why, check) = (socket.display(), failure(&error), check(&error));
             let text = format!("gunyahd cannot be reached at {socket}: {why}; {check}");
             ClientError::Unreachable(text)
         })?;
-        match stream.write_all(&request_line(request)) {
+        match stream.write_all(line) {
             // A busy gunyahd answers and hangs up before it is asked.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             written => written?,
@@ -106,6 +111,10 @@ impl Conversation {
 
     /// The next answer.
     pub fn answer(&mut self) -> Result<Response, ClientError> {
+        parse_response(&self.line()?).map_err(garbled)
+    }
+
+    fn line(&mut self) -> Result<Vec<u8>, ClientError> {
         let mut line = Vec::new();
         let limit = u64::try_from(MAX_RESPONSE).unwrap_or(u64::MAX);
         match (&mut self.answers).take(limit).read_until(b'\n', &mut line) {
@@ -121,11 +130,21 @@ impl Conversation {
             return Err(ClientError::Unreachable(format!("gunyahd {what}; see its log")));
         }
         self.answered = true;
-        parse_response(&line).map_err(|error| ClientError::Garbled(error.message))
+        Ok(line)
     }
+}
+
+fn garbled(error: ControlError) -> ClientError {
+    ClientError::Garbled(error.message)
 }
 
 /// Asks for one answer.
 pub fn ask(socket: &Path, request: &Request) -> Result<Response, ClientError> {
     Conversation::begin(socket, request)?.answer()
+}
+
+/// How the VMs of the gunyahd at `socket` are.
+pub fn overview(socket: &Path) -> Result<Overview, ClientError> {
+    let answer = Conversation::send(socket, &overview_line())?.line()?;
+    parse_overview(&answer).map_err(garbled)
 }

@@ -4,6 +4,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use crate::list::Listed;
 use crate::status::control::{Change, ReserveStatus, VmStatus, Vms};
 use crate::text::{printable, Size, Span};
 
@@ -49,7 +50,7 @@ pub fn table(vms: &[VmStatus]) -> String {
 fn align<const N: usize>(rows: &[[String; N]]) -> String {
     let width =
         |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..N).map(width).collect();
+    let widths = (0..N).map(width).listed();
     let mut text = String::new();
     for row in rows {
         let mut line = String::new();
@@ -58,7 +59,7 @@ fn align<const N: usize>(rows: &[[String; N]]) -> String {
             line.push_str(cell);
             line.extend(std::iter::repeat_n(' ', padding));
         }
-        text.push_str(line.trim_end());
+        text.push_str(line.trim_ascii_end());
         text.push('\n');
     }
     text
@@ -105,7 +106,7 @@ pub fn one(vm: &VmStatus) -> String {
         .steps
         .iter()
         .map(|step| [format!("  {}", step.step), took(step.micros), step.detail.clone()])
-        .collect();
+        .listed();
     text + &align(&rows)
 }
 

@@ -8,6 +8,7 @@ use super::report::Report;
 use super::table::Section;
 use super::types::{mismatch, Form, Type, VALUE};
 use crate::json::{Node, Value};
+use crate::list::Listed;
 
 /// A list.
 pub(super) struct List<T> {
@@ -100,7 +101,7 @@ impl Limits {
             Value::List(items) => {
                 let items = items.iter().enumerate();
                 let keyed = items.map(|(index, item)| (item_key(key, index), item));
-                let keyed: Vec<_> = keyed.collect();
+                let keyed = keyed.listed();
                 for (key, item) in &keyed {
                     report.found(key.clone(), item.position);
                 }

@@ -7,6 +7,7 @@ use super::sections::SECTIONS;
 use super::types::{mismatch, Type};
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::json::{Member, Node, Position, Value};
+use crate::list::Listed;
 use crate::text::excerpt;
 
 kinds! {
@@ -46,7 +47,7 @@ impl<'a> Keys<'a> {
             report.add(path, mismatch("an object {…}", node));
             return None;
         };
-        let sorted = members.iter().collect();
+        let sorted = members.iter().listed();
         let mut keys = Self { path: path.to_owned(), members: sorted, unread: known, report };
         // Stable: of two of one key, the first stays the first.
         keys.members.sort_by_key(|member| &*member.key);
@@ -165,10 +166,10 @@ pub(super) fn nearest<'w>(word: &str, known: &mut dyn Iterator<Item = &'w str>) 
 
 /// Edits from `a` to `b`, where two swapped neighbours are one edit.
 fn distance(a: &str, b: &str) -> usize {
-    let a: Vec<char> = a.chars().collect();
-    let b: Vec<char> = b.chars().collect();
+    let a = a.chars().listed();
+    let b = b.chars().listed();
     let mut before: Vec<usize> = Vec::new();
-    let mut last: Vec<usize> = (0..=b.len()).collect();
+    let mut last = (0..=b.len()).listed();
     for i in 1..=a.len() {
         let mut row = vec![i];
         for j in 1..=b.len() {

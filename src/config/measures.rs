@@ -41,7 +41,7 @@ const SIZE: Notation = Notation {
         ("GiB", 1 << 30),
     ],
     cure: |digits, unit| {
-        let letter = unit.trim().chars().next().map(|c| c.to_ascii_uppercase());
+        let letter = unit.trim_ascii().chars().next().map(|c| c.to_ascii_uppercase());
         Some(match letter {
             Some(letter @ ('K' | 'M' | 'G')) if !digits.is_empty() => {
                 format!("units are binary: write \"{}{letter}\"", excerpt(digits))

@@ -4,6 +4,7 @@
 use std::fmt;
 
 use super::types::{Text, TextForm};
+use crate::text::printable;
 
 /// A VM's name: 1 to 31 bytes of `[a-z0-9_-]`, first one a letter. Short, because the resource
 /// manager limits `image-name`; no dots, because property names are split at them.
@@ -174,7 +175,9 @@ impl Text for Interface {
     fn parse(text: &str) -> Result<String, String> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         if let Some(other) = text.chars().find(|c| !allowed(*c)) {
-            return Err(format!("has {other:?}; only a-z, A-Z, 0-9 and . _ - are possible"));
+            let other = other.to_string();
+            let other = printable(&other);
+            return Err(format!("has '{other}'; only a-z, A-Z, 0-9 and . _ - are possible"));
         }
         match text {
             "." | ".." => Err("is no name of an interface".to_owned()),
@@ -253,7 +256,9 @@ impl Text for PropertyName {
     fn parse(text: &str) -> Result<String, String> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || "._@:-".contains(c);
         if let Some(other) = text.chars().find(|c| !allowed(*c)) {
-            return Err(format!("has {other:?}; only a-z, A-Z, 0-9 and . _ @ : - are possible"));
+            let other = other.to_string();
+            let other = printable(&other);
+            return Err(format!("has '{other}'; only a-z, A-Z, 0-9 and . _ @ : - are possible"));
         }
         if text.starts_with('.') || text.ends_with('.') {
             return Err("must not begin or end with a dot".to_owned());

@@ -2,6 +2,7 @@
 //! Huge pages, counted by their size.
 
 use crate::json::{Json, Node, Value};
+use crate::list::Listed;
 
 /// Pages of the pools by the page's size in bytes, the smallest size first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,7 +41,7 @@ impl Json for HugePages {
 
     fn to_json(&self) -> Value<'_> {
         let pair = |(size, pages): (u64, u64)| Value::from(vec![size.into(), pages.into()]);
-        self.iter().map(pair).collect::<Vec<_>>().into()
+        self.iter().map(pair).listed().into()
     }
 
     fn read(&mut self, node: &Node<'_>) -> Result<(), String> {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::diagnostic::{kinds, Diagnostic, Place};
 use crate::json::Position;
+use crate::list;
 
 /// Most mistakes kept of one file: a file of rubbish must not fill the memory or the log.
 const MAX_MISTAKES: usize = 100;
@@ -103,5 +104,6 @@ impl Report {
 
 /// Sorts mistakes of one file by their place; those of one place stay as they are.
 pub(super) fn sort(mistakes: &mut [Diagnostic]) {
-    mistakes.sort_by_key(|mistake| mistake.place.as_ref().map(|place| (place.line, place.column)));
+    let place = |of: &Diagnostic| of.place.as_ref().map(|place| (place.line, place.column));
+    list::sort(mistakes, |a, b| place(a) < place(b));
 }

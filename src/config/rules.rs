@@ -12,6 +12,7 @@ use super::sections::*;
 use super::words::{Backend, Backing, Scheduling};
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::layout::{ADDRESS_END, GICD_BASE, GICD_SIZE, GICR_SIZE, PAGE};
+use crate::list::Listed;
 use crate::text::{Count, Size, Span};
 
 kinds! {
@@ -223,7 +224,7 @@ pub(super) fn device_keys(
         ("vhost_user", !vhost_user.is_empty()),
         ("entropy", *entropy),
     ];
-    all.into_iter().filter(|(_, given)| *given).map(|(key, _)| key).collect()
+    all.into_iter().filter(|(_, given)| *given).map(|(key, _)| key).listed()
 }
 
 /// The key of the device that is a console's, which has a rule of its own.

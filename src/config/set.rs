@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::circle::circle;
@@ -14,6 +15,7 @@ use super::report::sort;
 use super::sections::VmConfig;
 use crate::diagnostic::{kinds, Diagnostic, Place};
 use crate::json::Position;
+use crate::list;
 use crate::text::errno_of;
 
 kinds! {
@@ -109,18 +111,18 @@ impl ConfigSet {
 /// described before: a file that has mistakes now still belongs to its VM, and the names of VMs in a
 /// directory that cannot be read are taken.
 pub fn load_dirs(directories: &[PathBuf], known: &[(PathBuf, VmName)]) -> ConfigSet {
-    load_all(directories, |_| true, known)
+    load_all(directories, &|_| true, known)
 }
 
 /// Reads files and directories and checks them together. Where only files are given, a VM that none of
 /// them describes may have another file, so waiting for it is not a mistake.
 pub fn load_paths(given: &[PathBuf]) -> ConfigSet {
-    load_all(given, Path::is_dir, &[])
+    load_all(given, &Path::is_dir, &[])
 }
 
 fn load_all(
     given: &[PathBuf],
-    is_directory: impl Fn(&Path) -> bool,
+    is_directory: &dyn Fn(&Path) -> bool,
     known: &[(PathBuf, VmName)],
 ) -> ConfigSet {
     let mut set = ConfigSet::default();
@@ -139,9 +141,10 @@ fn load_all(
     // The same file by two ways is one file.
     let mut seen = Vec::new();
     paths.retain(|path| {
-        let real = fs::canonicalize(path).unwrap_or_else(|_| path.clone());
-        let new = !seen.contains(&real);
-        seen.push(real);
+        let file = fs::metadata(path).map(|file| (file.dev(), file.ino()));
+        let file = file.map_err(|_| path.clone());
+        let new = !seen.contains(&file);
+        seen.push(file);
         new
     });
 
@@ -168,7 +171,8 @@ fn json_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
             paths.push(path);
         }
     }
-    paths.sort();
+    // As bytes: they differ in their last part only.
+    list::sort(&mut paths, |a: &PathBuf, b| a.as_os_str() < b.as_os_str());
     Ok(paths)
 }
 

@@ -15,7 +15,7 @@ use super::table::Row;
 use super::words::Words;
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::json::{Node, Value};
-use crate::text::excerpt;
+use crate::text::{excerpt, printable};
 
 kinds! {
     TYPE: Error "config-type" in Config {
@@ -339,7 +339,7 @@ fn one_line<'n>((min, max): (usize, usize), node: &'n Node) -> Result<&'n str, D
     let wrong = if min > 0 && text.is_empty() {
         "must not be empty".to_owned()
     } else if let Some(control) = text.chars().find(|c| c.is_control()) {
-        format!("must not have the control character {control:?}")
+        format!("must not have the control character '{}'", printable(&control.to_string()))
     } else if text.len() > max {
         format!("has {} bytes; at most {max} are possible", text.len())
     } else {

@@ -4,29 +4,19 @@
 use libc::{c_long, sock_filter};
 use nix::errno::Errno;
 
-/// What becomes of a system call.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Rule {
-    /// Allowed.
-    Allow(c_long),
-    /// Refused with an errno: what a library tries and lives without.
-    Refuse(c_long, Errno),
-    /// Allowed where all of these hold; else EPERM.
-    When(c_long, Vec<Condition>),
-}
-
 /// What an argument must be. Arguments count from 0; all that are looked at here have 32 bits for the
 /// kernel, too, so that their low words say everything.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Condition {
+#[derive(Debug, Clone, Copy)]
+pub enum Condition<'a> {
     /// One of these values.
-    Among(u32, Vec<u32>),
+    Among(u32, &'a [u32]),
     /// None of these bits.
     Without(u32, u32),
 }
 
-/// A program for the kernel: what [`super::kernel::install`] takes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// A program for the kernel: what [`super::kernel::install`] takes. The first rule for a call is the one that
+/// counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filter {
     pub(super) program: Vec<sock_filter>,
 }
@@ -55,20 +45,62 @@ const AUDIT_ARCH: u32 = 0xc000_00b7;
 const X32_BIT: u32 = 0x4000_0000;
 
 impl Filter {
-    /// Builds the program. A call that no rule names kills the process, or answers `otherwise`.
-    pub fn new(rules: &[Rule], otherwise: Option<Errno>) -> Self {
-        let mut filter = Self::default();
+    /// Without a rule yet.
+    pub fn new() -> Self {
+        let mut filter = Self { program: Vec::new() };
         filter.load(ARCH);
         filter.push(JUMP_EQUAL, 1, 0, AUDIT_ARCH);
         filter.answer(libc::SECCOMP_RET_KILL_PROCESS);
         filter.load(NR);
         filter.push(JUMP_FROM, 0, 1, X32_BIT);
         filter.answer(libc::SECCOMP_RET_KILL_PROCESS);
-        for rule in rules {
-            filter.rule(rule);
-        }
-        filter.answer(otherwise.map_or(libc::SECCOMP_RET_KILL_PROCESS, refuse));
         filter
+    }
+
+    /// A call that no rule names answers this errno, or kills the process.
+    pub fn end(mut self, otherwise: Option<Errno>) -> Self {
+        self.answer(otherwise.map_or(libc::SECCOMP_RET_KILL_PROCESS, refuse));
+        self
+    }
+
+    /// These are allowed.
+    pub fn allow(&mut self, lists: &[&[c_long]]) {
+        self.each(lists, libc::SECCOMP_RET_ALLOW);
+    }
+
+    /// These are refused with an errno: what a library tries and lives without.
+    pub fn refuse(&mut self, lists: &[&[c_long]], errno: Errno) {
+        self.each(lists, refuse(errno));
+    }
+
+    fn each(&mut self, lists: &[&[c_long]], answer: u32) {
+        for nr in lists.iter().copied().flatten() {
+            self.push(JUMP_EQUAL, 0, 1, number(*nr));
+            self.answer(answer);
+        }
+    }
+
+    /// Allows `nr` where its argument is one of `values`.
+    pub fn only(&mut self, nr: c_long, argument: u32, values: &[u32]) {
+        self.when(nr, &[Condition::Among(argument, values)]);
+    }
+
+    /// Allows `nr` where its argument has none of `bits`.
+    pub fn without(&mut self, nr: c_long, argument: u32, bits: u32) {
+        self.when(nr, &[Condition::Without(argument, bits)]);
+    }
+
+    /// Allows `nr` where all of these hold; else EPERM.
+    pub fn when(&mut self, nr: c_long, conditions: &[Condition<'_>]) {
+        // The whole block is skipped for other calls, which need their number kept.
+        self.push(JUMP_EQUAL, 1, 0, number(nr));
+        let skip = self.program.len();
+        self.jump(0);
+        for condition in conditions {
+            self.condition(condition);
+        }
+        self.answer(libc::SECCOMP_RET_ALLOW);
+        self.program[skip].k = word(self.program.len() - skip - 1);
     }
 
     fn push(&mut self, code: u16, jt: u8, jf: u8, k: u32) {
@@ -81,40 +113,15 @@ impl Filter {
 
     // Unconditional jumps reach far, unlike the others.
     fn jump(&mut self, over: usize) {
-        self.push(JUMP, 0, 0, u32::try_from(over).unwrap_or(u32::MAX));
+        self.push(JUMP, 0, 0, word(over));
     }
 
     fn answer(&mut self, value: u32) {
         self.push(ANSWER, 0, 0, value);
     }
 
-    fn rule(&mut self, rule: &Rule) {
-        let number = |nr: c_long| u32::try_from(nr).unwrap_or(u32::MAX);
-        match rule {
-            Rule::Allow(nr) => {
-                self.push(JUMP_EQUAL, 0, 1, number(*nr));
-                self.answer(libc::SECCOMP_RET_ALLOW);
-            }
-            Rule::Refuse(nr, errno) => {
-                self.push(JUMP_EQUAL, 0, 1, number(*nr));
-                self.answer(refuse(*errno));
-            }
-            Rule::When(nr, conditions) => {
-                let mut block = Self::default();
-                for condition in conditions {
-                    block.condition(condition);
-                }
-                block.answer(libc::SECCOMP_RET_ALLOW);
-                // The whole block is skipped for other calls, which need their number kept.
-                self.push(JUMP_EQUAL, 1, 0, number(*nr));
-                self.jump(block.program.len());
-                self.program.extend(block.program);
-            }
-        }
-    }
-
     // Goes on behind it where the condition holds.
-    fn condition(&mut self, condition: &Condition) {
+    fn condition(&mut self, condition: &Condition<'_>) {
         match condition {
             Condition::Among(argument, values) => {
                 self.load(ARGUMENTS + ARGUMENT * argument);
@@ -135,7 +142,7 @@ impl Filter {
     /// What the kernel would answer to a call of this machine with these arguments, for tests.
     #[cfg(test)]
     pub(super) fn answer_to(&self, nr: c_long, arguments: [u32; 3]) -> u32 {
-        self.run(AUDIT_ARCH, u32::try_from(nr).unwrap_or(u32::MAX), arguments)
+        self.run(AUDIT_ARCH, number(nr), arguments)
     }
 
     /// The same for a machine and any number.
@@ -163,6 +170,14 @@ impl Filter {
     }
 }
 
+fn number(nr: c_long) -> u32 {
+    u32::try_from(nr).unwrap_or(u32::MAX)
+}
+
+fn word(instructions: usize) -> u32 {
+    u32::try_from(instructions).unwrap_or(u32::MAX)
+}
+
 fn refuse(errno: Errno) -> u32 {
     // errno values fit the 16 bits of SECCOMP_RET_DATA.
     libc::SECCOMP_RET_ERRNO | u32::try_from(errno as i32).unwrap_or(1)
@@ -175,22 +190,17 @@ mod tests {
 
     #[test]
     fn answers_by_the_rules() {
-        let rules = [
-            Rule::Allow(libc::SYS_read),
-            Rule::When(libc::SYS_ioctl, vec![Condition::Among(1, vec![0x4705, 0x4706])]),
-            Rule::When(libc::SYS_mmap, vec![Condition::Without(2, 4)]),
-            Rule::When(
-                libc::SYS_tgkill,
-                vec![
-                    Condition::Among(0, vec![7]),
-                    Condition::Among(2, (1..300).collect()),
-                    Condition::Without(1, 1 << 31),
-                ],
-            ),
-            Rule::Refuse(libc::SYS_socket, Errno::EPERM),
-            Rule::Allow(libc::SYS_write),
-        ];
-        let filter = Filter::new(&rules, None);
+        let mut filter = Filter::new();
+        filter.allow(&[&[libc::SYS_read]]);
+        filter.only(libc::SYS_ioctl, 1, &[0x4705, 0x4706]);
+        filter.without(libc::SYS_mmap, 2, 4);
+        let many: Vec<u32> = (1..300).collect();
+        let conditions =
+            [Condition::Among(0, &[7]), Condition::Among(2, &many), Condition::Without(1, 1 << 31)];
+        filter.when(libc::SYS_tgkill, &conditions);
+        filter.refuse(&[&[libc::SYS_socket]], Errno::EPERM);
+        filter.allow(&[&[libc::SYS_write], &[libc::SYS_socket]]);
+        let filter = filter.end(None);
         let run = |nr, arguments| filter.answer_to(nr, arguments);
         assert_eq!(run(libc::SYS_read, [0; 3]), SECCOMP_RET_ALLOW);
         assert_eq!(run(libc::SYS_write, [0; 3]), SECCOMP_RET_ALLOW);
@@ -212,12 +222,13 @@ mod tests {
 
     #[test]
     fn a_supervisor_kills_one_process_at_a_time_and_makes_plain_ones() {
-        let filter = Filter::new(&crate::confine::calls::supervisor(), Some(Errno::EPERM));
+        let filter = crate::confine::calls::supervisor();
         let run = |nr, arguments| filter.answer_to(nr, arguments);
         let allowed = |nr, arguments| run(nr, arguments) == SECCOMP_RET_ALLOW;
         assert!(allowed(libc::SYS_kill, [1234, 9, 0]));
         assert!(!allowed(libc::SYS_kill, [1234, 15, 0]));
         assert!(!allowed(libc::SYS_kill, [u32::MAX, 9, 0]));
+        assert!(allowed(libc::SYS_ioctl, [3, crate::confine::requests::PAGEMAP_SCAN, 0]));
         // Forks of glibc and musl; threads of glibc and musl (clone(2), by strace).
         for flags in [0x0120_0011, 0x11, 0x003d_0f00, 0x007d_0f00] {
             assert!(allowed(libc::SYS_clone, [flags, 0, 0]), "{flags:#x}");

@@ -10,12 +10,14 @@ mod filter;
 mod kernel;
 pub mod requests;
 
+use std::path::Path;
 use std::thread::JoinHandle;
 
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow};
 
 use crate::diagnostic::{Diagnostic, Kind, Step};
+use crate::list::Listed;
 use crate::mpsc;
 use crate::process;
 use filter::Filter;
@@ -49,20 +51,19 @@ const LAUNCHING: u64 = IPC_LOCK | SYS_NICE | SYS_RESOURCE | DAC_OVERRIDE | DAC_R
 pub fn supervisor() -> Result<(), Diagnostic> {
     kernel::bound_capabilities(LAUNCHING);
     kernel::drop_capabilities(LAUNCHING).map_err(capabilities_failed)?;
-    install(&Filter::new(&calls::supervisor(), Some(Errno::EPERM)), Threads::All)
+    install(&calls::supervisor(), Threads::All)
 }
 
 /// Confines a worker whose guest runs, all its threads included, and leaves what `devices` take. Calls that
 /// it has no need of end it.
 pub fn worker(devices: &[DeviceCalls]) -> Result<(), Diagnostic> {
     thread()?;
-    let rules = calls::worker(std::process::id(), &threads(), devices);
-    install(&Filter::new(&rules, None), Threads::All)
+    install(&calls::worker(std::process::id(), &threads(), devices), Threads::All)
 }
 
 /// Confines the calling thread, a device's, after its worker is: to what the device takes of that.
 pub fn device(calls: DeviceCalls) -> Result<(), Diagnostic> {
-    install(&Filter::new(&calls::device(calls), None), Threads::Own)
+    install(&calls::device(calls), Threads::Own)
 }
 
 /// Gives up what the calling thread has of capabilities, all but the one to pin memory. Each thread
@@ -116,9 +117,8 @@ fn install(filter: &Filter, threads: Threads) -> Result<(), Diagnostic> {
 
 /// The threads of this process. One that cannot be read only loses the right to abort.
 fn threads() -> Vec<u32> {
-    let names = std::fs::read_dir("/proc/self/task").into_iter().flatten();
-    let name = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse().ok();
-    names.flatten().filter_map(name).collect()
+    let names = process::names_in(Path::new("/proc/self/task")).unwrap_or_default();
+    names.iter().filter_map(|name| name.parse().ok()).listed()
 }
 
 /// Everything that can be wrong here.
@@ -132,7 +132,8 @@ mod tests {
     fn each_step_has_its_name() {
         let failed = capabilities_failed(Errno::EPERM);
         assert_eq!(failed.name, "confine-capabilities");
-        let too_long = Filter::new(&vec![filter::Rule::Allow(0); 40_000], None);
+        let mut too_long = Filter::new();
+        too_long.allow(&[&[0; 40_000]]);
         assert_eq!(install(&too_long, Threads::Own).unwrap_err().name, "confine-filter");
     }
 }

@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Numbers of the ioctls that devices make: taps' (linux/if_tun.h), the kernel's vhost's (linux/vhost.h).
+//! Numbers of the ioctls that launching takes besides the driver's (linux/fs.h), and of those that devices make:
+//! taps' (linux/if_tun.h), the kernel's vhost's (linux/vhost.h).
+
+/// Which of the process's pages are huge?
+pub const PAGEMAP_SCAN: u32 = 0xc060_6610;
 
 pub const TUNSETIFF: u32 = 0x4004_54ca;
 pub const TUNSETOFFLOAD: u32 = 0x4004_54d0;

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A guest's output in the log: by line, and no more of it than a person can read.
 
+use std::fmt;
 use std::time::{Duration, Instant};
+
+use log::Level;
 
 use super::lines::LineSplitter;
 use super::ring::Ring;
+use crate::status::logger;
 
 /// A boot's messages at once, then these.
 const BURST: u32 = 2000;
@@ -35,7 +39,10 @@ impl GuestLog {
             let chunk = ring.read(self.next, &mut bytes);
             self.next = chunk.next;
             if chunk.lost > 0 {
-                log::warn!(target: &self.log.target, "[{} bytes of output not logged: too fast]", chunk.lost);
+                self.log.say(
+                    Level::Warn,
+                    format_args!("[{} bytes of output not logged: too fast]", chunk.lost),
+                );
             }
             if chunk.len == 0 {
                 return;
@@ -73,7 +80,7 @@ impl LimitedLog {
     fn line(&mut self, line: &str) {
         if self.allow(Instant::now()) {
             self.say_dropped();
-            log::info!(target: &self.target, "{line}");
+            self.say(Level::Info, format_args!("{line}"));
         }
     }
 
@@ -81,8 +88,14 @@ impl LimitedLog {
     fn say_dropped(&mut self) {
         match std::mem::take(&mut self.dropped) {
             0 => {}
-            dropped => log::warn!(target: &self.target, "[{dropped} lines not logged: too many]"),
+            dropped => {
+                self.say(Level::Warn, format_args!("[{dropped} lines not logged: too many]"))
+            }
         }
+    }
+
+    fn say(&self, level: Level, text: fmt::Arguments<'_>) {
+        logger::say_as(&self.target, level, text);
     }
 
     fn allow(&mut self, now: Instant) -> bool {

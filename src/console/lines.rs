@@ -52,10 +52,14 @@ impl LineSplitter {
 
 /// `bytes` as text in which nothing moves a cursor; what is not UTF-8 is written as `\xff`.
 fn visible(bytes: &[u8]) -> String {
-    let chunks = bytes.utf8_chunks();
-    chunks
-        .map(|chunk| format!("{}{}", printable(chunk.valid()), chunk.invalid().escape_ascii()))
-        .collect()
+    let mut text = String::new();
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(&printable(chunk.valid()));
+        for byte in chunk.invalid() {
+            text.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    text
 }
 
 /// The last `count` lines of `bytes`, made visible; the first may be the rest of a longer one.

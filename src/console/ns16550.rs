@@ -3,9 +3,8 @@
 //!
 //! What is sent leaves at once, so the transmitter is always empty.
 
-use std::collections::VecDeque;
-
 use super::port::Uart;
+use crate::list;
 
 // Receive FIFO of the 16550A.
 const FIFO_DEPTH: usize = 16;
@@ -48,7 +47,7 @@ const MSR_ALWAYS: u32 = 0xb0;
 /// The registers of one 16550A.
 #[derive(Default)]
 pub struct Ns16550 {
-    received: VecDeque<u8>,
+    received: Vec<u8>,
     divisor: [u32; 2],
     ier: u32,
     fcr: u32,
@@ -67,7 +66,7 @@ impl Uart for Ns16550 {
         let dlab = self.lcr & LCR_DLAB != 0;
         match register {
             RBR_THR_DLL if dlab => self.divisor[0],
-            RBR_THR_DLL => self.received.pop_front().map_or(0, u32::from),
+            RBR_THR_DLL => list::take_first(&mut self.received).map_or(0, u32::from),
             IER_DLM if dlab => self.divisor[1],
             IER_DLM => self.ier,
             IIR_FCR => {
@@ -138,7 +137,7 @@ impl Uart for Ns16550 {
     // Also what loopback sends.
     fn receive(&mut self, byte: u8) {
         match self.received.len() < self.depth() {
-            true => self.received.push_back(byte),
+            true => self.received.push(byte),
             false => self.overrun = true,
         }
     }

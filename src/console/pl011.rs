@@ -5,9 +5,8 @@
 //! before somebody enabled it, this one does: no firmware ran before the guest, and its first
 //! instructions may print.
 
-use std::collections::VecDeque;
-
 use super::port::Uart;
+use crate::list;
 
 // Receive FIFO of revision r1p5; Linux's amba-pl011 takes 32 for revisions from 3 on.
 const FIFO_DEPTH: usize = 32;
@@ -50,7 +49,7 @@ const INT_ALL: u32 = 0x7ff;
 
 /// The registers of one PL011.
 pub struct Pl011 {
-    received: VecDeque<u8>,
+    received: Vec<u8>,
     // What the guest wrote to the registers of WRITABLE.
     settings: [u32; WRITABLE.len()],
     // TX and error interrupts: RX and RT follow from the FIFO alone, so none of them is ever lost.
@@ -59,7 +58,7 @@ pub struct Pl011 {
 
 impl Default for Pl011 {
     fn default() -> Self {
-        let received = VecDeque::with_capacity(FIFO_DEPTH);
+        let received = Vec::with_capacity(FIFO_DEPTH);
         let mut uart = Self { received, settings: [0; WRITABLE.len()], latched: 0 };
         uart.write(CR, 0x300);
         uart.write(IFLS, 0x12);
@@ -71,7 +70,7 @@ impl Uart for Pl011 {
     // Registers have 32 bits; reading DR takes a byte from the FIFO.
     fn read(&mut self, offset: u64) -> u32 {
         let value = match offset & !3 {
-            DR => self.received.pop_front().map_or(0, u32::from),
+            DR => list::take_first(&mut self.received).map_or(0, u32::from),
             FR => self.flags(),
             RIS => self.raw_interrupts(),
             MIS => self.raw_interrupts() & self.setting(IMSC),
@@ -112,7 +111,7 @@ impl Uart for Pl011 {
     fn receive(&mut self, byte: u8) {
         match self.room() {
             0 => self.latched |= INT_OE,
-            _ => self.received.push_back(byte),
+            _ => self.received.push(byte),
         }
     }
 

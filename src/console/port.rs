@@ -6,7 +6,6 @@
 //! one lock that is hardly ever contended, no allocation, and a system call only where somebody has
 //! to be woken.
 
-use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -52,7 +51,7 @@ pub struct Port {
 
 struct State {
     uart: Box<dyn Uart>,
-    typed: VecDeque<u8>,
+    typed: Vec<u8>,
     output: Arc<Ring>,
     pattern: Option<LinePattern>,
     // A driver has opened the virtio console: typed text is for that.
@@ -80,7 +79,7 @@ impl Port {
         Ok(Self {
             state: Mutex::new(State {
                 uart,
-                typed: VecDeque::with_capacity(BACKLOG),
+                typed: Vec::with_capacity(BACKLOG),
                 output,
                 pattern,
                 open: false,
@@ -153,7 +152,8 @@ impl Port {
     pub fn take_typed(&self, into: &mut [u8]) -> usize {
         let mut state = self.lock();
         let (waiting, taken) = (state.typed.len(), state.typed.len().min(into.len()));
-        into.iter_mut().zip(state.typed.drain(..taken)).for_each(|(to, from)| *to = from);
+        into[..taken].copy_from_slice(&state.typed[..taken]);
+        state.typed.drain(..taken);
         let room = frees_half(waiting, state.typed.len());
         self.update(state, room);
         taken
@@ -163,7 +163,7 @@ impl Port {
     pub(super) fn type_in(&self, bytes: &[u8]) -> usize {
         let mut state = self.lock();
         let taken = bytes.len().min(BACKLOG - state.typed.len());
-        state.typed.extend(&bytes[..taken]);
+        state.typed.extend_from_slice(&bytes[..taken]);
         if state.open && taken > 0 {
             raise(&self.typed);
         }
@@ -225,7 +225,8 @@ impl Port {
         let State { uart, typed, open, .. } = &mut *state;
         let waiting = typed.len();
         let moving = if *open { 0 } else { waiting.min(uart.room()) };
-        typed.drain(..moving).for_each(|byte| uart.receive(byte));
+        typed[..moving].iter().for_each(|byte| uart.receive(*byte));
+        typed.drain(..moving);
         let room = frees_half(waiting, typed.len());
         let line = uart.interrupt();
         let rises = line && !state.raised;

@@ -18,7 +18,9 @@ use super::ring::Ring;
 use crate::config::ConsoleConfig;
 use crate::confine;
 use crate::diagnostic::{kinds, Diagnostic};
+use crate::list::Listed;
 use crate::mpsc::{self, Receiver, Sender};
+use crate::status::clock;
 use crate::vcpu::{Bus, Device};
 
 kinds! {
@@ -201,20 +203,19 @@ impl Life {
     // Until something happens. While `gathering`, output is nothing new.
     fn wait(&mut self, gathering: bool) {
         let bell = self.ring_doorbell(Instant::now());
-        let timeout = match bell.into_iter().chain(gathering.then_some(GATHER)).min() {
+        let timeout = match clock::sooner(bell, gathering.then_some(GATHER)) {
             None => PollTimeout::NONE,
             // Rounded up: not woken too early.
             Some(time) => {
-                let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-                u16::try_from(micros.div_ceil(1000)).unwrap_or(u16::MAX).into()
+                u16::try_from(clock::micros(time).div_ceil(1000)).unwrap_or(u16::MAX).into()
             }
         };
         let wake = if gathering { PollFlags::empty() } else { PollFlags::POLLIN };
         let mut fds = vec![PollFd::new(self.port.wake_fd(), wake)];
-        fds.extend(self.clients.interests(self.port.room() > 0));
+        self.clients.interests(self.port.room() > 0).append_to(&mut fds);
         let _ = poll(&mut fds, timeout);
         let events = fds[1..].iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
-        let events: Vec<PollFlags> = events.collect();
+        let events = events.listed();
         self.clients.receive(&events, &self.port);
     }
 

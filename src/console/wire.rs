@@ -4,6 +4,8 @@
 //!
 //! A frame: a byte of kind, two bytes of length (little endian), and so many bytes.
 
+use std::fmt;
+
 /// Largest payload of a frame in bytes.
 pub const MAX_PAYLOAD: usize = 4096;
 
@@ -39,11 +41,18 @@ pub fn encode(kind: Kind, payload: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Bytes that are no frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the other side does not speak the console's protocol (byte {0:#04x} where a frame begins)"
 )]
 pub struct NotAFrame(pub u8);
+
+// An io::Error of it takes this along, and a derived one is larger.
+impl fmt::Debug for NotAFrame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
 
 /// Bytes to frames.
 #[derive(Debug, Default)]

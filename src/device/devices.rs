@@ -25,6 +25,7 @@ use crate::diagnostic::{Diagnostic, Step};
 use crate::dtb::Devicetree;
 use crate::launch::refused;
 use crate::layout::{PCI_CAM_BASE, PCI_CAM_SIZE};
+use crate::list::Listed;
 use crate::memory::Window;
 use crate::mpsc::{self, Receiver};
 use crate::plan::{devices, Model, PlannedDevice};
@@ -177,7 +178,7 @@ impl Devices {
     pub fn confine(&self) -> Result<(), Diagnostic> {
         // All at a time.
         let told = self.threads.iter().map(|(_, thread)| thread.link.send(Order::Confine));
-        let told: Vec<_> = told.collect();
+        let told = told.listed();
         // Nothing comes only from a thread that is gone.
         told.into_iter().try_for_each(|done| done.recv().unwrap_or(Ok(())))
     }
@@ -223,7 +224,7 @@ impl Devices {
                 cid,
             }
         };
-        self.threads.iter().map(of).collect()
+        self.threads.iter().map(of).listed()
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::link::{Link, Order};
 use super::QueueLayout;
+use crate::list::Listed;
 
 // Features that are not the device's own (virtio 1.2, 6).
 const VERSION_1: u64 = 1 << 32;
@@ -102,7 +103,7 @@ impl Driver {
         if status & ready == ready && !self.started {
             self.started = true;
             let ready = |(layout, ready): &(QueueLayout, bool)| ready.then_some(*layout);
-            let layouts = self.queues.iter().map(ready).collect();
+            let layouts = self.queues.iter().map(ready).listed();
             // The thread has told what is wrong.
             let _ = self.link.order(Order::Start(self.features, layouts));
         }
@@ -156,7 +157,7 @@ impl Driver {
 /// Queues as they are before a driver comes: of their full size, for a driver that says none.
 fn fresh(link: &Link) -> Vec<(QueueLayout, bool)> {
     let queue = |size: &u16| (QueueLayout { size: *size, ..QueueLayout::default() }, false);
-    link.sizes.iter().map(queue).collect()
+    link.sizes.iter().map(queue).listed()
 }
 
 /// The low or the high word; there are no others.

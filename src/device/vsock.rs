@@ -24,6 +24,7 @@ use super::{Face, Fault, Served, VirtioDevice};
 use crate::config::VsockConfig;
 use crate::confine::DeviceCalls;
 use crate::diagnostic::{kinds, Diagnostic};
+use crate::list::Listed;
 use crate::memory::Window;
 use crate::plan::VHOST_VSOCK;
 use crate::text::errno_of;
@@ -253,7 +254,7 @@ impl VirtioDevice for Vsock {
     }
 
     fn sources(&self) -> Vec<(usize, BorrowedFd<'_>)> {
-        self.probe.iter().map(|probe| (0, probe.timer.as_fd())).collect()
+        self.probe.iter().map(|probe| (0, probe.timer.as_fd())).listed()
     }
 
     fn ready(&mut self, _: usize, io: &mut Io) -> Result<(), Fault> {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Devices' warnings, on their way to the worker's main thread.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +16,7 @@ const QUIET: Duration = Duration::from_secs(60);
 pub(super) struct Warner {
     sender: Sender<Diagnostic>,
     wake: Arc<EventFd>,
-    told: Vec<(Cow<'static, str>, Instant)>,
+    told: Vec<(String, Instant)>,
 }
 
 impl Warner {

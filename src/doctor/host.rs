@@ -14,7 +14,8 @@ use super::processes::Process;
 use super::Findings;
 use crate::client;
 use crate::diagnostic::kinds;
-use crate::status::control::{Request, ReserveStatus, Response, Vms};
+use crate::list::Listed;
+use crate::status::control::ReserveStatus;
 use crate::status::{logger, properties};
 use crate::text::failure;
 
@@ -80,15 +81,14 @@ pub(super) fn service(socket: &Path, processes: &[Process], all: &mut Findings) 
             return None;
         }
     };
-    let vms = match client::ask(socket, &Request::Status { vm: None }) {
-        Ok(Response::Vms(vms)) => vms,
-        Ok(_) => Vms::default(),
+    let vms = match client::overview(socket) {
+        Ok(vms) => vms,
         Err(error) => {
             all.bad(NOT_SERVED.case(error.to_string()));
             return None;
         }
     };
-    let states: Vec<String> = vms.vms.iter().map(|vm| format!("{} {}", vm.vm, vm.state)).collect();
+    let states = vms.vms.iter().map(|vm| format!("{} {}", vm.vm, vm.state)).listed();
     all.good("service", format!("gunyahd serves {path}: {}", states.join(", ")));
     for vm in vms.vms.iter().filter(|vm| vm.state.is_bad()) {
         all.bad(VM_DOWN.case(format!("{} is {}: {}", vm.vm, vm.state, vm.reason)));

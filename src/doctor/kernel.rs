@@ -2,7 +2,7 @@
 //! Options that the kernel was built with.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::Path;
 
 use gunyah::Dialect;
@@ -63,8 +63,7 @@ pub(super) fn options(
     let path = file.unwrap_or(Path::new(PROC_CONFIG));
     let text = match read(path) {
         Ok(text) => text,
-        Err(error) => {
-            let why = failure(&error);
+        Err(why) => {
             return all
                 .note("kernel", format!("its options cannot be read: {}: {why}", path.display()));
         }
@@ -99,12 +98,13 @@ pub(super) fn options(
 }
 
 /// A kernel's options as text.
-fn read(path: &Path) -> io::Result<String> {
+fn read(path: &Path) -> Result<String, String> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(LONGEST).read_to_end(&mut bytes)?;
+    File::open(path)
+        .and_then(|file| file.take(LONGEST).read_to_end(&mut bytes))
+        .map_err(|error| failure(&error))?;
     let text = match gzip::is_gzip(&bytes) {
-        true => gzip::unpacked(&bytes, LONGEST)
-            .map_err(|fault| io::Error::new(io::ErrorKind::InvalidData, fault.what.clone()))?,
+        true => gzip::unpacked(&bytes, LONGEST).map_err(|fault| fault.what.clone())?,
         false => bytes,
     };
     Ok(String::from_utf8_lossy(&text).into_owned())

@@ -23,6 +23,7 @@ use gunyah::Dialect;
 use crate::check::{self, diagnostic_json, Report};
 use crate::diagnostic::{Diagnostic, Kind};
 use crate::json::{object, Value};
+use crate::list::Listed;
 use crate::memory;
 use crate::text::printable;
 
@@ -149,7 +150,7 @@ fn files(options: &Options, dialect: Option<Dialect>, all: &mut Findings) -> Rep
 fn as_json(findings: &Findings) -> Value<'_> {
     object(vec![
         ("version", 1u32.into()),
-        ("findings", findings.0.iter().map(line).collect::<Vec<_>>().into()),
+        ("findings", findings.0.iter().map(line).listed().into()),
         ("errors", findings.faults(true).into()),
         ("warnings", findings.faults(false).into()),
     ])

@@ -12,6 +12,7 @@ use super::processes::Process;
 use super::Findings;
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::launch;
+use crate::list::Listed;
 use crate::text::{errno_name, failure};
 
 /// AID_SYSTEM, the user and group of init/gunyahd.rc (AOSP, android_filesystem_config.h).
@@ -128,8 +129,7 @@ pub(super) fn holders(device: &Path, processes: &[Process], all: &mut Findings) 
     let seen = processes.len() - unseen;
     let held = processes.iter().filter(|process| process.holds == Some(true));
     let others = held.clone().filter(|process| !process.is_ours()).count();
-    let ours: Vec<String> =
-        held.filter(|process| process.is_ours()).map(|p| p.pid.to_string()).collect();
+    let ours = held.filter(|process| process.is_ours()).map(|p| p.pid.to_string()).listed();
     if others == 0 {
         let who = match ours.is_empty() {
             true => "nobody".to_owned(),

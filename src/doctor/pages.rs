@@ -119,7 +119,7 @@ pub(super) fn transparent(
 /// The limit of the service, or of this process where it does not run.
 pub(super) fn pinned(report: &Report, service: Option<u32>, all: &mut Findings) {
     // As much as each would pin if it got the backing that it likes best.
-    let endless = |page| Ok(Pool { page, total: u64::MAX, free: u64::MAX, reserved: 0, spare: 0 });
+    let endless = |page, free| Ok(Pool { page, total: free, free, reserved: 0, spare: 0 });
     let plans = report.vms.iter().filter_map(|vm| vm.plan.as_ref());
     let pins = plans.filter_map(|plan| {
         let host = report.host.with(plan.dialect);

@@ -2,7 +2,11 @@
 //! What can be seen of other processes, and which of them hold the driver's node.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
+
+use crate::list::Listed;
+use crate::process::names_in;
 
 /// Programs that make VMs by the same node: Qualcomm's, then Android's.
 const LAUNCHERS: [&str; 5] = ["qvirtservice", "qvirtservice_rs", "qcrosvm", "crosvm", "virtmgr"];
@@ -43,29 +47,33 @@ impl Process {
 
 /// Every process that is there.
 pub(super) fn all(device: &Path) -> Vec<Process> {
-    let folders = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let own = std::process::id();
-    folders
-        .filter_map(|folder| {
-            let pid: u32 = folder.file_name().to_str()?.parse().ok()?;
-            let read = |file: &str| fs::read(folder.path().join(file)).ok();
-            let name = String::from_utf8_lossy(&read("comm")?).trim_end().to_owned();
-            let words = String::from_utf8_lossy(&read("cmdline")?).into_owned();
-            let words = words.split('\0').map(str::to_owned).collect();
-            let files = folder.path().join("fd");
-            // It may have ended meanwhile.
-            let holds = match fs::read_dir(files) {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
-                Err(_) => None,
-                Ok(files) => {
-                    let mut links =
-                        files.flatten().filter_map(|file| fs::read_link(file.path()).ok());
-                    Some(links.any(|link| is_of_driver(&link, device)))
-                }
-            };
-            (pid != own).then_some(Process { pid, name, words, holds })
-        })
-        .collect()
+    let own = std::process::id().to_string();
+    let mut all = Vec::new();
+    for name in names_in(Path::new("/proc")).unwrap_or_default() {
+        if name != own {
+            all.extend(process(&name, device));
+        }
+    }
+    all
+}
+
+/// One that is not a process, or has ended meanwhile, is none.
+fn process(folder: &str, device: &Path) -> Option<Process> {
+    let pid = folder.parse().ok()?;
+    let folder = Path::new("/proc").join(folder);
+    let read = |file: &str| fs::read(folder.join(file)).ok();
+    let name = String::from_utf8_lossy(&read("comm")?).trim_ascii_end().to_owned();
+    let words = String::from_utf8_lossy(&read("cmdline")?).into_owned();
+    let words = words.split('\0').map(str::to_owned).listed();
+    let files = folder.join("fd");
+    let holds = match names_in(&files) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(_) => None,
+        Ok(names) => Some(names.iter().any(|name| {
+            fs::read_link(files.join(name)).is_ok_and(|link| is_of_driver(&link, device))
+        })),
+    };
+    Some(Process { pid, name, words, holds })
 }
 
 /// The node itself, or a VM or vCPU, which are anonymous inodes with names of the driver's.

@@ -4,6 +4,7 @@
 
 use crate::config::{Access, Scheduling, VmConfig};
 use crate::diagnostic::kinds;
+use crate::list::Listed;
 use crate::plan::{LaunchPlan, PlannedRegion, Range};
 
 use super::build::{Faults, Seeds};
@@ -224,7 +225,7 @@ fn kernel_range(tree: &mut Tree, plan: &LaunchPlan) {
 
 /// Adds the vdevices that the tree lacks to its vm-config, which has this name.
 fn add_vdevices(tree: &mut Tree, config: &VmConfig, plan: &LaunchPlan, vm_config: &str) {
-    let shm: Vec<_> = vdevices(tree, "shm").iter().filter_map(shm_label).collect();
+    let shm = vdevices(tree, "shm").iter().filter_map(shm_label).listed();
     // Where only the devicetree's range is handed over, a vdevice would wait for memory that never comes.
     let handed_over = !plan.dialect.pages_on_demand();
     let regions = plan.regions.iter().skip(1);
@@ -232,15 +233,15 @@ fn add_vdevices(tree: &mut Tree, config: &VmConfig, plan: &LaunchPlan, vm_config
     let console = config.console.as_ref();
     let console = console.filter(|console| doorbell(tree, console.label).is_none());
     let devices = plan.devices.iter();
-    let devices: Vec<_> = devices
+    let devices = devices
         .filter(|device| doorbell(tree, device.label).is_none())
         .map(|device| (device, devices::trigger_cell(tree, config, device)))
-        .collect();
+        .listed();
     let power_key = plan.power_key.filter(|key| doorbell(tree, key.label).is_none());
     // Two vdevices of one path below /hypervisor would be one too many.
     let walk = tree.walk();
     let generated = walk.iter().filter_map(|at| at.str("generate"));
-    let generated: Vec<_> = generated.map(str::to_owned).collect();
+    let generated = generated.map(str::to_owned).listed();
     let free = |vdevices: &Node, wanted: String| {
         free_name(&wanted, &|name| {
             vdevices.child(name).is_some() || generated.contains(&format!("/hypervisor/{name}"))
@@ -281,7 +282,7 @@ pub(super) fn free_name(wanted: &str, taken: &dyn Fn(&str) -> bool) -> String {
 /// The physical CPU of each vCPU that the config names; empty if it names none.
 pub(super) fn affinity_map(config: &VmConfig) -> Vec<u32> {
     let lists = config.vcpus.affinity.iter();
-    lists.filter_map(|list| list.first().copied()).collect()
+    lists.filter_map(|list| list.first().copied()).listed()
 }
 
 fn vcpus(node: &mut Node, config: &VmConfig, plan: &LaunchPlan) {
@@ -296,7 +297,7 @@ fn vcpus(node: &mut Node, config: &VmConfig, plan: &LaunchPlan) {
         Scheduling::Hypervisor => {
             let mut map = affinity_map(config);
             if map.is_empty() {
-                map = (0..config.vcpus.count).collect();
+                map = (0..config.vcpus.count).listed();
             }
             node.set_cells("affinity-map", &map)
                 .set_u32("sched-priority", SCHED_PRIORITY)

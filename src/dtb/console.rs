@@ -2,6 +2,7 @@
 //! The console in a tree: its doorbell, its serial port and that port's clock.
 
 use crate::config::{ConsoleConfig, ConsoleDevice};
+use crate::list::Listed;
 
 use super::complete::free_name;
 use super::lookup::{devices_at, serial_ports};
@@ -101,7 +102,7 @@ fn clock(tree: &mut Tree) -> u32 {
 /// The lowest phandle that no node has. 0 and the highest number are none; a tree has fewer nodes than
 /// there are others.
 pub(super) fn free_phandle(tree: &Tree) -> u32 {
-    let mut taken: Vec<u32> = tree.walk().iter().filter_map(|at| at.phandle()).collect();
+    let mut taken = tree.walk().iter().filter_map(|at| at.phandle()).listed();
     taken.sort_unstable();
     (1..u32::MAX).find(|phandle| taken.binary_search(phandle).is_err()).unwrap_or(u32::MAX)
 }

@@ -6,6 +6,7 @@ use gunyah::Trigger;
 
 use crate::config::{Transport, VmConfig};
 use crate::layout::{PCI_CAM_BASE, PCI_CAM_SIZE, PCI_MEMORY_BASE, PCI_MEMORY_SIZE};
+use crate::list::Listed;
 use crate::plan::{LaunchPlan, PlannedDevice, Range};
 
 use super::complete::free_name;
@@ -52,7 +53,7 @@ pub(super) fn doorbell_vdevice(name: &str, device: &PlannedDevice, trigger: u32)
 /// The node of the pool: fixed in /reserved-memory, without a label and within /memory.
 pub(super) fn pool_node(tree: &Tree, pool: Range) -> Option<NodeAt<'_>> {
     let reserved = tree.at("/reserved-memory")?;
-    let mut nodes = reserved.children().collect::<Vec<_>>().into_iter();
+    let mut nodes = reserved.children().listed().into_iter();
     nodes.find(|node| {
         node.is_compatible(POOL_MODEL) && node.reg() == Some(vec![(pool.base, pool.size)])
     })
@@ -125,10 +126,8 @@ fn pci_bus(tree: &mut Tree, plan: &LaunchPlan, pool: Option<u32>) {
     let cells = Cells::below(&tree.root);
     let node = add_node(tree, "pci", PCI_CAM_BASE, PCI_MODEL, pool);
     // The child's address, the parent's, the size.
-    let mut ranges: Vec<u8> = [MEMORY_SPACE, 0, low(PCI_MEMORY_BASE)]
-        .iter()
-        .flat_map(|cell| cell.to_be_bytes())
-        .collect();
+    let mut ranges =
+        [MEMORY_SPACE, 0, low(PCI_MEMORY_BASE)].iter().flat_map(|cell| cell.to_be_bytes()).listed();
     ranges
         .extend(Cells { address: cells.address, size: 2 }.range(PCI_MEMORY_BASE, PCI_MEMORY_SIZE));
     node.set("reg", cells.range(PCI_CAM_BASE, PCI_CAM_SIZE))

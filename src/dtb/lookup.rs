@@ -3,6 +3,7 @@
 
 use crate::config::{ConsoleDevice, Scheduling};
 use crate::layout::SPIS;
+use crate::list::Listed;
 
 use super::property::NodeAt;
 use super::tree::Tree;
@@ -12,7 +13,7 @@ pub(super) const VM_CONFIG_NAMES: [&str; 2] = ["gunyah-vm-config", "qcom,vm-conf
 
 /// The vm-config nodes; there should be one.
 pub(super) fn vm_configs(tree: &Tree) -> impl Iterator<Item = NodeAt<'_>> {
-    let children: Vec<_> = NodeAt::root(tree).children().collect();
+    let children = NodeAt::root(tree).children().listed();
     children.into_iter().filter(|child| VM_CONFIG_NAMES.contains(&child.name.as_str()))
 }
 
@@ -48,7 +49,7 @@ pub(super) fn cpu_nodes(tree: &Tree) -> Vec<NodeAt<'_>> {
     let Some(cpus) = cpus_node(tree) else {
         return Vec::new();
     };
-    cpus.children().filter(|cpu| cpu.str("device_type") == Some("cpu") && !failed(cpu)).collect()
+    cpus.children().filter(|cpu| cpu.str("device_type") == Some("cpu") && !failed(cpu)).listed()
 }
 
 /// Nodes with this `vdevice-type`. The resource manager looks for them in the whole tree.
@@ -110,7 +111,7 @@ pub(super) fn serial_ports(tree: &Tree) -> Vec<(NodeAt<'_>, (u64, u64))> {
             let registers = at.reg()?.first().copied()?;
             Some((at, registers))
         })
-        .collect()
+        .listed()
 }
 
 /// Nodes whose registers overlap the `size` bytes at `base`.

@@ -7,6 +7,8 @@ use super::property::number;
 use super::tree::{Node, Property, Tree};
 use crate::diagnostic::kinds;
 use crate::layout::DTB_MAX;
+use crate::list::Listed;
+use crate::text::excerpt;
 
 kinds! {
     UNREADABLE: Error "dtb-unreadable" in Dtb {
@@ -154,11 +156,11 @@ fn reservations_len(blob: &[u8], offset: usize) -> Option<usize> {
 }
 
 fn reservations(block: &[u8]) -> Result<Vec<(u64, u64)>, ParseError> {
-    let mut entries: Vec<(u64, u64)> = block
+    let mut entries = block
         .chunks_exact(16)
         .map(|entry| entry.split_at(8))
         .map(|(address, size)| (number(address), number(size)))
-        .collect();
+        .listed();
     match entries.pop() {
         Some((address, 0)) if address != 0 => {
             fail(format!("memory reservation at {address:#x} has size 0"))
@@ -173,10 +175,10 @@ pub(super) fn rewritten_len_max(blob: &[u8]) -> Option<usize> {
     let blocks = Blocks::find(blob).ok()?;
     let properties = blocks.structure.windows(12).step_by(4);
     // A value that looks like a property adds a name too many, which does no harm.
-    let mut names: Vec<&[u8]> = properties
+    let mut names = properties
         .filter(|cells| be32(cells, 0) == Some(PROP))
         .filter_map(|cells| string(blocks.strings, usize::try_from(be32(cells, 8)?).ok()?))
-        .collect();
+        .listed();
     names.sort_unstable();
     names.dedup();
     let names = names.iter().fold(0, |sum, name| sum + name.len() + 1);
@@ -313,9 +315,9 @@ impl Reader<'_> {
             return Ok(name.into_owned());
         }
         fail(format!(
-            "{}: {:?} is not a devicetree name (at most {NAME_MAX} of A-Z a-z 0-9 , . _ + * # ? @ -)",
+            "{}: `{}` is not a devicetree name (at most {NAME_MAX} of A-Z a-z 0-9 , . _ + * # ? @ -)",
             self.path(),
-            name.chars().take(64).collect::<String>()
+            excerpt(&name)
         ))
     }
 
@@ -345,7 +347,7 @@ impl Reader<'_> {
     }
 
     fn path(&self) -> String {
-        let names: Vec<_> = self.open.iter().map(|open| &open.node.name[..]).collect();
+        let names = self.open.iter().map(|open| &open.node.name[..]).listed();
         match names.len() {
             0 | 1 => "/".to_owned(),
             _ => names.join("/"),

@@ -5,6 +5,7 @@
 use std::ops::Deref;
 
 use super::tree::{Node, Tree};
+use crate::list::Listed;
 
 /// The strings of a value, `None` if it is not NUL-terminated UTF-8 text.
 pub(super) fn text(value: &[u8]) -> Option<Vec<&str>> {
@@ -12,7 +13,7 @@ pub(super) fn text(value: &[u8]) -> Option<Vec<&str>> {
     if *last != 0 {
         return None;
     }
-    Some(std::str::from_utf8(body).ok()?.split('\0').collect())
+    Some(std::str::from_utf8(body).ok()?.split('\0').listed())
 }
 
 /// Up to eight big endian bytes as a number.
@@ -55,7 +56,7 @@ impl Node {
     /// Cells.
     pub fn cells(&self, property: &str) -> Option<Vec<u32>> {
         let value = self.value(property)?;
-        (value.len() % 4 == 0).then(|| cells(value).collect())
+        (value.len() % 4 == 0).then(|| cells(value).listed())
     }
 
     /// The first string.
@@ -107,7 +108,7 @@ impl Cells {
             let skipped = 8usize.saturating_sub(cells.saturating_mul(4));
             number.to_be_bytes().into_iter().skip(skipped)
         };
-        part(address, self.address).chain(part(size, self.size)).collect()
+        part(address, self.address).chain(part(size, self.size)).listed()
     }
 }
 
@@ -179,7 +180,7 @@ impl<'a> NodeAt<'a> {
             ranges
                 .map(|range| range.split_at(address * 4))
                 .map(|(address, size)| (number(address), number(size)))
-                .collect()
+                .listed()
         })
     }
 }

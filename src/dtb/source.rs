@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use super::property::{cells, text};
 use super::tree::{Node, Tree};
+use crate::list::Listed;
 
 impl Tree {
     /// Devicetree source. `dtc` makes the same tree of it; `boot_cpu` alone has no form in source.
@@ -64,7 +65,7 @@ fn print_value(name: &str, value: &[u8]) -> String {
     let whole_cells = value.len() % 4 == 0;
     if !(whole_cells && CELLS.contains(&name)) {
         if let Some(strings) = printable(value) {
-            let quoted: Vec<_> = strings.iter().map(|string| quote(string)).collect();
+            let quoted = strings.iter().map(|string| quote(string)).listed();
             return format!(" = {}", quoted.join(", "));
         }
     }
@@ -81,7 +82,7 @@ fn print_value(name: &str, value: &[u8]) -> String {
         }
         ('[', ']')
     };
-    format!(" = {start}{}{end}", text.trim_start())
+    format!(" = {start}{}{end}", text.trim_ascii_start())
 }
 
 /// The strings of a value that a person would have written as strings: none empty (a lone one may

@@ -2,6 +2,7 @@
 //! A devicetree in memory, and the ways to find and change what is in it.
 
 use super::property::NodeAt;
+use crate::list::Listed;
 
 /// A whole devicetree.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,7 +33,7 @@ pub struct Property {
 
 /// A name that is there twice.
 fn twin<'a>(names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let mut names: Vec<&str> = names.collect();
+    let mut names = names.listed();
     names.sort_unstable();
     names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
 }
@@ -67,7 +68,7 @@ impl Tree {
         let mut found = Vec::new();
         let mut open = vec![NodeAt::root(self)];
         while let Some(at) = open.pop() {
-            let mut children: Vec<_> = at.children().collect();
+            let mut children = at.children().listed();
             children.reverse();
             open.append(&mut children);
             found.push(at);
@@ -163,13 +164,13 @@ impl Node {
     /// Sets cells.
     pub fn set_cells(&mut self, name: &str, cells: &[u32]) -> &mut Self {
         let bytes = cells.iter().flat_map(|cell| cell.to_be_bytes());
-        self.set(name, bytes.collect())
+        self.set(name, bytes.listed())
     }
 
     /// Sets pairs of cells: addresses and sizes where both take two cells.
     pub fn set_u64s(&mut self, name: &str, values: &[u64]) -> &mut Self {
         let bytes = values.iter().flat_map(|value| value.to_be_bytes());
-        self.set(name, bytes.collect())
+        self.set(name, bytes.listed())
     }
 
     /// Sets a string. A NUL ends it, as it would for every reader.

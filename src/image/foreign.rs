@@ -5,6 +5,7 @@
 use super::container::{Part, BOOT, VENDOR_BOOT};
 use super::file::OpenFile;
 use crate::diagnostic::{kinds, Diagnostic};
+use crate::text::excerpt;
 
 kinds! {
     PACKED: Error "image-packed" in Images {
@@ -87,7 +88,8 @@ pub(super) fn named(start: &[u8], part: Part, file: &OpenFile) -> Option<Diagnos
 
 /// A zboot image with a payload that is not unpacked here.
 pub(super) fn zboot(compression: &str, payload: Part, file: &OpenFile) -> Diagnostic {
-    let what = format!("it is an EFI zboot image with a payload of the kind {compression:?}");
+    let what =
+        format!("it is an EFI zboot image with a payload of the kind {}", excerpt(compression));
     match ZBOOT.iter().find(|(name, _)| *name == compression) {
         Some((_, tool)) => packed(&what, payload, file, tool),
         None => PACKED.case(what),

@@ -218,10 +218,10 @@ impl<'a> Unpacker<'a> {
     }
 }
 
-/// Without the check of what follows the end.
+/// Without the check of what follows the end, and without saying what is wrong.
 impl Read for Unpacker<'_> {
     fn read(&mut self, room: &mut [u8]) -> std::io::Result<usize> {
-        self.next_bytes(room).map_err(|fault| std::io::Error::other(fault.to_string()))
+        self.next_bytes(room).map_err(|_| std::io::ErrorKind::InvalidData.into())
     }
 }
 

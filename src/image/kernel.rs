@@ -234,9 +234,9 @@ fn name(format: KernelFormat) -> &'static str {
 fn what_it_is(start: &[u8], found: Option<KernelFormat>) -> String {
     match found {
         Some(format) => format!("it is {}", name(format)),
-        None => format!(
-            "neither an arm64 Image (\"ARM\\x64\" at byte 56), nor ELF, nor gzip: it begins with {:02x?}",
-            &start[..start.len().min(4)]
-        ),
+        None => {
+            let bytes: String = start.iter().take(4).map(|byte| format!(" {byte:02x}")).collect();
+            format!("neither an arm64 Image (\"ARM\\x64\" at byte 56), nor ELF, nor gzip: it begins with{bytes}")
+        }
     }
 }

@@ -28,6 +28,7 @@ use std::path::Path;
 
 use crate::config::VmConfig;
 use crate::diagnostic::{Diagnostic, Kind, Step};
+use crate::list::Listed;
 
 pub use file::OpenFile;
 pub use ikconfig::{BuiltConfig, Setting};
@@ -93,7 +94,7 @@ impl Images {
                     regions: regions
                         .iter()
                         .map(|open| open.as_ref().map(|open| open.size))
-                        .collect(),
+                        .listed(),
                 },
                 kernel,
                 initrd,

@@ -275,7 +275,7 @@ pub fn of_parts<'a>((word, content): (&'static str, Option<Value<'a>>)) -> Value
 
 /// A word that none of the known ones is.
 pub fn no_word(word: &str) -> String {
-    format!("`{}` is not known", word.escape_debug())
+    format!("{} is not known", Value::from(word))
 }
 
 /// Which of `words` it is.

@@ -112,7 +112,7 @@ fn what_is_wrong_is_named() {
     for (text, what) in [
         ("[]", "expected an object, found a list"),
         (r#"{"name":"a"}"#, "`kind` is missing"),
-        (r#"{"name":"a","kind":"other"}"#, "`kind`: `other` is not known"),
+        (r#"{"name":"a","kind":"other"}"#, "`kind`: \"other\" is not known"),
         (r#"{"name":"a","kind":{"with":{"size":-1}}}"#, "`kind`: `size`: expected a number"),
         (r#"{"name":7,"kind":"plain"}"#, "`name`: expected a string, found a number"),
     ] {

@@ -12,6 +12,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use nix::errno::Errno;
 
 use crate::diagnostic::Diagnostic;
+use crate::list::Listed;
 use crate::text::{errno_name, excerpt};
 
 const DEVICE: &str = "/dev/kmsg";
@@ -38,8 +39,8 @@ impl KernelLog {
     /// Adds what the kernel has said since.
     pub fn explain(self, fault: Diagnostic) -> Diagnostic {
         let records = self.0.map(read).unwrap_or_default();
-        let mut told: Vec<String> =
-            records.iter().filter_map(|record| line(record)).filter_map(explained).collect();
+        let mut told =
+            records.iter().filter_map(|record| line(record)).filter_map(explained).listed();
         told.dedup();
         told.truncate(TOLD_MAX);
         if told.is_empty() {
@@ -141,7 +142,7 @@ fn start(line: &str) -> Option<String> {
 fn after(line: &str, words: &str) -> Option<Errno> {
     let (_, rest) = line.split_once(words)?;
     let (_, number) = rest.rsplit_once(": -")?;
-    let number: i32 = number.trim().parse().ok()?;
+    let number: i32 = number.trim_ascii().parse().ok()?;
     // "Failed to stop VM: -74" is said of every VM that has ended by itself.
     (!rest.starts_with("stop VM")).then(|| Errno::from_raw(number))
 }

@@ -132,7 +132,7 @@ mod tests {
         let host = Host::PAGES_4K;
         let config = parse(Path::new("vm.json"), text).unwrap();
         let plan = plan(&config, &images, 4096, &host).unwrap();
-        let choice = choose(&plan, &host, Pool::read, None).unwrap();
+        let choice = choose(&plan, &host, Pool::read_for, None).unwrap();
         let (mut memory, _) = GuestMemory::allocate(&plan, &choice, &host, None, 1).unwrap();
         let size = usize::try_from(plan.dtb.size).unwrap();
         dtb(&vec![1; size], &plan, &mut memory).unwrap();

@@ -25,6 +25,7 @@ use crate::config::{Access, Scheduling, VmConfig};
 use crate::diagnostic::{Diagnostic, Kind, Step};
 use crate::dtb::{self, Devicetree};
 use crate::image::{Images, KernelLayout};
+use crate::list::Listed;
 use crate::memory::{self, Allotment, Choice, GuestMemory, Pool};
 use crate::plan::{fits, plan, Host, LaunchPlan, PlannedRegion};
 use crate::text::{Count, Size};
@@ -63,7 +64,7 @@ pub fn launch<T>(
     device: &Path,
     reserve: Option<Allotment>,
     launches: usize,
-    report: &dyn Fn(Event),
+    report: &dyn Fn(Vec<Event>),
     before_start: impl FnOnce(&Vm, &GuestMemory, &Devicetree) -> Result<T, Diagnostic>,
 ) -> Result<Launched<T>, Diagnostic> {
     let progress = Progress::new(report);
@@ -147,7 +148,7 @@ impl Launch<'_> {
         reserve: Option<Allotment>,
     ) -> Result<GuestMemory, Diagnostic> {
         let choose = || {
-            let choice = memory::choose(plan, &self.host, Pool::read, reserve.as_ref())?;
+            let choice = memory::choose(plan, &self.host, Pool::read_for, reserve.as_ref())?;
             memory::raise_memlock(choice.pinned)?;
             Ok(choice)
         };
@@ -237,8 +238,14 @@ impl Launch<'_> {
         if plan.scheduling == Scheduling::Hypervisor {
             return Ok(Vec::new());
         }
-        let add = || (0..self.config.vcpus.count).map(|id| add_vcpu(vm, id)).collect();
-        let describe = |vcpus: &Vec<_>| Count::of(vcpus.len(), "vCPU").to_string();
+        let add = || {
+            let mut vcpus = Vec::new();
+            for id in 0..self.config.vcpus.count {
+                vcpus.push(add_vcpu(vm, id)?);
+            }
+            Ok(vcpus)
+        };
+        let describe = |vcpus: &Vec<_>| format!("{}", Count::of(vcpus.len(), "vCPU"));
         self.progress.step(Step::Functions, add, describe)
     }
 }
@@ -343,8 +350,8 @@ fn describe_plan(plan: &LaunchPlan) -> String {
 
 fn describe_pool(choice: &Choice) -> String {
     let pages = choice.huge_pages.iter();
-    let mut each: Vec<_> =
-        pages.map(|(page, count)| format!("{} of {}", Count(count, "page"), Size(page))).collect();
+    let mut each =
+        pages.map(|(page, count)| format!("{} of {}", Count(count, "page"), Size(page))).listed();
     if choice.reserve > 0 {
         each.push(format!("{} of the reserve", Count(choice.reserve, "folio")));
     }
@@ -361,7 +368,7 @@ fn describe_memory(plan: &LaunchPlan, choice: &Choice, memory: &GuestMemory) -> 
             let (label, size) = (region.label, Size(region.size));
             format!("region {label} {size} {backing}")
         })
-        .collect();
+        .listed();
     let each = each.join(", ");
     match memory.huge() {
         (_, 0) => each,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a launch reports on its way.
 
+use std::cell::RefCell;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -46,19 +47,33 @@ record! {
     }
 }
 
-/// Where a launch reports what happens.
+/// Where a launch reports what happens: before each step that may wait, because every report wakes the
+/// supervisor up, and at the end, whatever that is.
 pub(super) struct Progress<'a> {
     trace: Trace,
-    report: &'a dyn Fn(Event),
+    report: &'a dyn Fn(Vec<Event>),
+    kept: RefCell<Vec<Event>>,
+}
+
+/// The steps that wait for the resource manager, for memory, or for files.
+fn may_wait(step: Step) -> bool {
+    matches!(step, Step::CreateVm | Step::Memory | Step::Kernel | Step::Region | Step::Start)
 }
 
 impl<'a> Progress<'a> {
-    pub fn new(report: &'a dyn Fn(Event)) -> Self {
-        Self { trace: Trace::open(), report }
+    pub fn new(report: &'a dyn Fn(Vec<Event>)) -> Self {
+        Self { trace: Trace::open(), report, kept: RefCell::default() }
     }
 
     pub fn report(&self, event: Event) {
-        (self.report)(event);
+        self.kept.borrow_mut().push(event);
+    }
+
+    fn send(&self) {
+        let kept = self.kept.take();
+        if !kept.is_empty() {
+            (self.report)(kept);
+        }
     }
 
     pub fn warn(&self, warnings: impl IntoIterator<Item = Diagnostic>) {
@@ -86,7 +101,10 @@ impl<'a> Progress<'a> {
     // Not generic, so that each step's copy of the above stays small.
     #[inline(never)]
     fn begin(&self, step: Step) -> (Instant, Slice<'_>) {
-        (Instant::now(), self.trace.slice(step.as_str()))
+        if may_wait(step) {
+            self.send();
+        }
+        (Instant::now(), self.trace.slice(step))
     }
 
     #[inline(never)]
@@ -104,5 +122,11 @@ impl<'a> Progress<'a> {
     ) -> Result<T, Diagnostic> {
         let work = || work().map_err(|error| refused(step, call, &error));
         self.step(step, work, describe)
+    }
+}
+
+impl Drop for Progress<'_> {
+    fn drop(&mut self) {
+        self.send();
     }
 }

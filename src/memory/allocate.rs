@@ -10,6 +10,7 @@ use super::pool::Pool;
 use super::reserve::{Allotment, Past};
 use crate::config::Backing;
 use crate::diagnostic::{kinds, Diagnostic};
+use crate::list::Listed;
 use crate::plan::{self, whole_folios, Host, PlannedRegion, MAX_MEMORY_ENTRIES};
 use crate::text::Size;
 
@@ -41,7 +42,7 @@ kinds! {
     FRAGMENTED: Error "memory-fragmented" in Memory {
         "too few transparent huge pages came",
         cause: "memory is fragmented, shmem_enabled is `deny`, or the kernel is older than 6.1 and it is `never`; so many small pages would hang the resource manager",
-        cure: "write `advise` to /sys/kernel/mm/transparent_hugepage/shmem_enabled early at boot, or use \"backing\": [\"hugetlb\"]",
+        cure: "write `advise` to /sys/kernel/mm/transparent_hugepage/shmem_enabled early at boot, or use \"backing\": [\"hugetlb\"]; on a workstation, `echo 1 > /proc/sys/vm/compact_memory` may help for now",
     }
     FEW_HUGE_PAGES: Warning "memory-few-huge-pages" in Memory {
         "fewer transparent huge pages came than there could be",
@@ -172,7 +173,7 @@ fn add_reserve(
         let from = written.base.checked_sub(region.base)?;
         Some(from..from.saturating_add(written.size))
     };
-    let written: Vec<_> = means.written.iter().filter_map(inside).collect();
+    let written = means.written.iter().filter_map(inside).listed();
     let mut offset = range.start;
     // Side by side here, wherever they are in the reserve: one piece of work for all threads.
     let mut used: Vec<Range<u64>> = Vec::new();

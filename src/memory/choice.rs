@@ -7,6 +7,7 @@ use super::pool::Pool;
 use super::reserve::{self, Allotment};
 use crate::config::{Backing, HugePages};
 use crate::diagnostic::{kinds, Diagnostic};
+use crate::list::Listed;
 use crate::plan::{
     self, folios, memory_entries, Host, LaunchPlan, PlannedRegion, MAX_MEMORY_ENTRIES,
 };
@@ -53,12 +54,12 @@ pub struct Choice {
     pub warnings: Vec<Diagnostic>,
 }
 
-/// Takes for each region its first backing that there is enough of. `pool` reads the pool of pages
-/// of a size in bytes; `reserve` is the VM's part of the reserve.
+/// Takes for each region its first backing that there is enough of. `pool` is
+/// [`Pool::read_for`]; `reserve` is the VM's part of the reserve.
 pub fn choose(
     plan: &LaunchPlan,
     host: &Host,
-    pool: impl Fn(u64) -> io::Result<Pool>,
+    pool: impl Fn(u64, u64) -> io::Result<Pool>,
     reserve: Option<&Allotment>,
 ) -> Result<Choice, Diagnostic> {
     let mut choice = Choice::default();
@@ -92,7 +93,7 @@ pub fn choose(
 }
 
 fn joined(refused: &[Diagnostic]) -> String {
-    let each: Vec<&str> = refused.iter().map(|why| why.what.as_str()).collect();
+    let each = refused.iter().map(|why| why.what.as_str()).listed();
     each.join("; ")
 }
 
@@ -102,7 +103,7 @@ impl Choice {
         plan: &LaunchPlan,
         region: &PlannedRegion,
         host: &Host,
-        pool: &impl Fn(u64) -> io::Result<Pool>,
+        pool: &impl Fn(u64, u64) -> io::Result<Pool>,
         reserve: Option<&Allotment>,
     ) -> Result<Backing, Diagnostic> {
         let label = region.label;
@@ -148,13 +149,13 @@ impl Choice {
         &mut self,
         plan: &LaunchPlan,
         region: &PlannedRegion,
-        pool: &impl Fn(u64) -> io::Result<Pool>,
+        pool: &impl Fn(u64, u64) -> io::Result<Pool>,
     ) -> Result<(), Diagnostic> {
         let page = region.huge_page;
         let pages = region.size / page;
         let already = self.huge_pages.of(page);
         let size = Size(page);
-        match pool(page) {
+        match pool(page, already.saturating_add(pages)) {
             Ok(pool) if pool.available().saturating_sub(already) >= pages => Ok(()),
             Ok(pool) => {
                 let mut what = format!("needs {} of {size}, {pool}", Count(pages, "page"));
@@ -253,7 +254,7 @@ mod tests {
         crate::plan::plan(&config, &images, 4096, host).unwrap()
     }
 
-    fn pool(page: u64) -> io::Result<Pool> {
+    fn pool(page: u64, _wanted: u64) -> io::Result<Pool> {
         let (total, free) = match page {
             GIB => (3, 1),
             page if page == 2 * MIB => (96, 96),
@@ -306,7 +307,7 @@ mod tests {
         let error = choose(&plan, &Host::PAGES_4K, pool, None).unwrap_err();
         assert_eq!(error.name, "pool-memory-entries");
         assert!(error.what.contains("needs 128 pages of 2 MiB"), "{error}");
-        let denied = |_| Err(io::Error::from_raw_os_error(libc::EACCES));
+        let denied = |_, _| Err(io::Error::from_raw_os_error(libc::EACCES));
         let choice = choose(&plan, &Host::PAGES_4K, denied, None).unwrap();
         assert_eq!(choice.backings, [Backing::Hugetlb]);
         assert_eq!(choice.warnings[0].name, "pool-unreadable");

@@ -6,7 +6,7 @@ use std::ffi::c_void;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 
 use nix::errno::Errno;
@@ -25,6 +25,38 @@ const MADV_COLLAPSE: i32 = 25;
 const POPULATED: usize = 2 << 20;
 /// Where a huge page's size, as a power of two, stands in memfd_create's flags (linux/memfd.h).
 const MFD_HUGE_SHIFT: u32 = 26;
+
+/// PAGE_IS_HUGE (linux/fs.h): a huge page, mapped as one.
+const PAGE_IS_HUGE: u64 = 1 << 6;
+
+/// struct page_region (linux/fs.h).
+#[repr(C)]
+#[derive(Debug, Default, Clone, Copy)]
+struct PageRegion {
+    start: u64,
+    end: u64,
+    categories: u64,
+}
+
+/// struct pm_scan_arg (linux/fs.h).
+#[repr(C)]
+#[derive(Debug, Default)]
+struct PmScanArg {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+nix::ioctl_readwrite!(pagemap_scan, b'f', 16, PmScanArg);
 
 /// A range of this process's addresses. Shared mappings of memfds, so that the pages are gone with
 /// the last process that maps them, however it ends.
@@ -287,8 +319,41 @@ impl Mapping {
         Ok(locked)
     }
 
-    /// Bytes of the range that are transparent huge pages now, by /proc/self/smaps.
+    /// Bytes of the range that are transparent huge pages now.
     pub fn huge_bytes(&self) -> io::Result<u64> {
+        self.scanned_huge_bytes().or_else(|_| self.listed_huge_bytes())
+    }
+
+    /// By a scan of the page tables, which kernels have since 6.7.
+    fn scanned_huge_bytes(&self) -> io::Result<u64> {
+        let pagemap = File::open("/proc/self/pagemap")?;
+        let mut found = [PageRegion::default(); 64];
+        let mut scan = PmScanArg {
+            size: size_of::<PmScanArg>() as u64,
+            start: self.address(),
+            end: self.address().saturating_add(self.filled as u64),
+            vec: found.as_mut_ptr().addr() as u64,
+            vec_len: found.len() as u64,
+            category_mask: PAGE_IS_HUGE,
+            return_mask: PAGE_IS_HUGE,
+            ..PmScanArg::default()
+        };
+        let mut bytes = 0;
+        while scan.start < scan.end {
+            // SAFETY: it writes to `scan`, and at most `vec_len` regions to `vec`, which is `found`.
+            let count = unsafe { pagemap_scan(pagemap.as_raw_fd(), &raw mut scan) }?;
+            let count = usize::try_from(count).unwrap_or(0);
+            bytes += found.iter().take(count).map(|found| found.end - found.start).sum::<u64>();
+            if scan.walk_end <= scan.start {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            scan.start = scan.walk_end;
+        }
+        Ok(bytes)
+    }
+
+    /// By /proc/self/smaps, for which the kernel looks at every base page.
+    fn listed_huge_bytes(&self) -> io::Result<u64> {
         let range = self.start.addr()..self.start.addr() + self.filled;
         let mut inside = false;
         let mut bytes = 0;
@@ -433,6 +498,27 @@ mod tests {
         mapping.add_small("behind", PAGE).unwrap();
         mapping.populate_folios(folio, 3).unwrap();
         assert_eq!(present(&mapping), 0);
+    }
+
+    #[test]
+    fn both_ways_to_count_huge_pages_agree() {
+        let (folio, size) = (2 << 20, 130 * (2 << 20));
+        let mut mapping = Mapping::reserve(size + 2 * PAGE, folio, folio - PAGE).unwrap();
+        mapping.add_small("before", PAGE).unwrap();
+        mapping.add_folios("folios", size).unwrap();
+        mapping.add_small("behind", PAGE).unwrap();
+        mapping.populate_folios(folio, 2).unwrap();
+        let listed = mapping.listed_huge_bytes().unwrap();
+        let scanned = mapping.scanned_huge_bytes();
+        match scanned {
+            Ok(scanned) => assert_eq!(scanned, listed),
+            // Before 6.7.
+            Err(error) => assert_eq!(error.raw_os_error(), Some(libc::ENOTTY)),
+        }
+        assert_eq!(mapping.huge_bytes().unwrap(), listed);
+        // As confinement lets it through.
+        let number = nix::request_code_readwrite!(b'f', 16, size_of::<PmScanArg>());
+        assert_eq!(number, 0xc060_6610);
     }
 
     /// What a thread finds is told, whichever it is.

@@ -14,7 +14,7 @@ const HUGE_PAGE_FOLDER: &str = "/sys/kernel/mm/hugepages";
 /// The pages that init/gunyah-hugepages.rc can reserve, in bytes.
 const INIT_PAGE: u64 = 2 << 20;
 
-/// A pool, as it was when it was read.
+/// A pool, as it was when it was read, and as far as it had to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pool {
     /// Bytes of a page.
@@ -32,24 +32,31 @@ pub struct Pool {
 impl Pool {
     /// Reads the pool of `page`-byte pages; NotFound where the kernel has no pages of that size.
     pub fn read(page: u64) -> io::Result<Self> {
-        Self::read_in(Path::new(HUGE_PAGE_FOLDER), page)
+        Self::read_for(page, u64::MAX)
     }
 
-    fn read_in(folder: &Path, page: u64) -> io::Result<Self> {
+    /// The same, for one who wants to know whether a new mapping can have `wanted` pages: where so many are free,
+    /// `total` and `spare` are left out and 0.
+    pub fn read_for(page: u64, wanted: u64) -> io::Result<Self> {
+        Self::read_in(Path::new(HUGE_PAGE_FOLDER), page, wanted)
+    }
+
+    fn read_in(folder: &Path, page: u64, wanted: u64) -> io::Result<Self> {
         let folder = folder.join(format!("hugepages-{}kB", page >> 10));
         let number = |file: &str| {
             let text = fs::read_to_string(folder.join(file))?;
-            text.trim().parse::<u64>().map_err(|error| {
-                io::Error::new(io::ErrorKind::InvalidData, format!("{file}: {text:?}: {error}"))
-            })
+            text.trim_ascii()
+                .parse::<u64>()
+                .map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
         };
-        Ok(Self {
-            page,
-            total: number("nr_hugepages")?,
-            free: number("free_hugepages")?,
-            reserved: number("resv_hugepages")?,
-            spare: number("nr_overcommit_hugepages")?.saturating_sub(number("surplus_hugepages")?),
-        })
+        let (free, reserved) = (number("free_hugepages")?, number("resv_hugepages")?);
+        let free_alone = Self { page, total: 0, free, reserved, spare: 0 };
+        if free_alone.available() >= wanted {
+            return Ok(free_alone);
+        }
+        let overcommit = number("nr_overcommit_hugepages")?;
+        let spare = overcommit.saturating_sub(number("surplus_hugepages")?);
+        Ok(Self { total: number("nr_hugepages")?, spare, ..free_alone })
     }
 
     /// Pages that a new mapping can have.
@@ -98,12 +105,14 @@ mod tests {
         ] {
             fs::write(pool.join(file), text).unwrap();
         }
-        let read = Pool::read_in(&folder, 2 << 20).unwrap();
-        assert_eq!(read.available(), 82);
-        assert_eq!(read.to_string(), "82 free of 96 reserved at boot");
-        assert_eq!(Pool::read_in(&folder, 1 << 30).unwrap_err().kind(), io::ErrorKind::NotFound);
+        let read = |page, wanted| Pool::read_in(&folder, page, wanted);
+        let all = read(2 << 20, 81).unwrap();
+        assert_eq!(all.available(), 82);
+        assert_eq!(all.to_string(), "82 free of 96 reserved at boot");
+        assert_eq!(read(2 << 20, 80).unwrap().available(), 80);
+        assert_eq!(read(1 << 30, 0).unwrap_err().kind(), io::ErrorKind::NotFound);
         fs::write(pool.join("free_hugepages"), "x").unwrap();
-        assert_eq!(Pool::read_in(&folder, 2 << 20).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(read(2 << 20, 0).unwrap_err().kind(), io::ErrorKind::InvalidData);
         fs::remove_dir_all(&folder).unwrap();
     }
 }

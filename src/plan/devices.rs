@@ -9,6 +9,7 @@ use crate::layout::{
     ADDRESS_END, MEMORY_ALIGN, PCI_BAR_SIZE, PCI_CAM_BASE, PCI_CAM_SIZE, PCI_MEMORY_BASE,
     PCI_MEMORY_SIZE, SPIS, VIRTIO_MMIO_BASE, VIRTIO_MMIO_SIZE,
 };
+use crate::list::Listed;
 use crate::text::Size;
 
 /// The lowest label and SPI of a device; what is below is left to the console and to given trees.
@@ -158,7 +159,7 @@ pub fn devices(config: &VmConfig) -> Vec<PlannedDevice> {
             base += size;
             Some(PlannedDevice { model, slot, registers, label: number, interrupt: number })
         })
-        .collect()
+        .listed()
 }
 
 /// What devices take of device space besides their registers.
@@ -171,7 +172,7 @@ fn windows(config: &VmConfig, devices: &[PlannedDevice]) -> Vec<(String, Range)>
         Transport::Pci if !devices.is_empty() => {
             pci.map(|range| ("the PCI bus".to_owned(), range)).to_vec()
         }
-        _ => devices.iter().map(|device| (device.model.key(), device.registers)).collect(),
+        _ => devices.iter().map(|device| (device.model.key(), device.registers)).listed(),
     }
 }
 
@@ -237,7 +238,7 @@ pub(super) fn pool(
         let what = format!("the pool of {} has no room behind main memory", Size(size));
         return Err(NO_ROOM.case(what).at(config.place(POOL)));
     }
-    let labels: Vec<u32> = regions.iter().map(|region| region.label).collect();
+    let labels = regions.iter().map(|region| region.label).listed();
     let label = (1..u32::MAX).find(|label| !labels.contains(label)).unwrap_or(u32::MAX);
     Ok(Some(PlannedRegion {
         key: POOL.to_owned(),
@@ -259,7 +260,7 @@ fn pool_backing(config: &VmConfig, main: &[Backing]) -> Vec<Backing> {
         return main.to_vec();
     }
     let own = main.iter().copied().filter(|backing| *backing != Backing::Reserve);
-    let own: Vec<Backing> = own.collect();
+    let own = own.listed();
     if own.is_empty() {
         vec![Backing::Base]
     } else {
@@ -415,7 +416,7 @@ mod tests {
     fn a_build_without_devices_says_so() {
         let config = config(DISKS);
         let found = check(&config, &devices(&config), &main(&config));
-        let names: Vec<_> = found.iter().map(|fault| fault.name.as_ref()).collect();
+        let names: Vec<_> = found.iter().map(|fault| fault.name.as_str()).collect();
         match cfg!(feature = "devices") {
             true => assert_eq!(names, [] as [&str; 0]),
             false => assert_eq!(names, ["plan-without-devices"; 2]),

@@ -6,6 +6,7 @@ use gunyah::Dialect;
 use super::{Host, SLOTTED_FROM};
 use crate::config::{Access, Backing, Scheduling, VmConfig};
 use crate::diagnostic::{kinds, Diagnostic, Kind};
+use crate::list::Listed;
 
 const BY_FAULT: &str =
     "since android15-6.6 a guest gets its memory page by page in VCPU_RUN, which only proxy-scheduled vCPUs call: others abort at their first access";
@@ -81,7 +82,7 @@ pub fn fits(config: &VmConfig, dialect: Dialect) -> Result<Vec<Diagnostic>, Vec<
         found.push(kind.case(what).at(config.place(key)));
     };
     if !config.kernels.contains(&dialect) {
-        let names: Vec<&str> = config.kernels.iter().map(|kernel| kernel.name()).collect();
+        let names = config.kernels.iter().map(|kernel| kernel.name()).listed();
         let what = format!("this kernel is {dialect}; the file is for {}", names.join(", "));
         add(&UNWANTED, what, "kernels");
     }
@@ -129,7 +130,7 @@ pub fn fits(config: &VmConfig, dialect: Dialect) -> Result<Vec<Diagnostic>, Vec<
         }
         if backings(backing, dialect, false).is_empty() {
             let kind = if dialect.pages_on_demand() { &HUGETLB } else { &RESERVE };
-            add(kind, kind.summary().to_owned(), &format!("{key}.backing"));
+            add(kind, kind.summary(), &format!("{key}.backing"));
         }
     }
     if config.vcpus.scheduling.is_none() && !dialect.has_functions() {

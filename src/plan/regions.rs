@@ -9,6 +9,7 @@ use super::{devices, Host, PlannedRegion};
 use crate::config::{Access, Backing, Permissions, VmConfig};
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::image::ImageInfo;
+use crate::list::Listed;
 use crate::text::{Count, Size};
 
 /// The kernel's list of a region's pages is one allocation.
@@ -147,7 +148,7 @@ pub fn reserve_folios(config: &VmConfig, host: &Host) -> Vec<u64> {
         .iter()
         .filter(|region| region.backing.first() == Some(&Backing::Reserve))
         .map(|region| folios(region.base, region.size, &host))
-        .collect()
+        .listed()
 }
 
 /// Without a slot, the devicetree's pages must be folios of their own where drivers care.
@@ -198,8 +199,8 @@ fn entries(
         return 0;
     }
     for (index, region) in regions.iter().enumerate() {
-        let each: Vec<u64> =
-            region.backing.iter().map(|backing| memory_entries(region, *backing, host)).collect();
+        let each =
+            region.backing.iter().map(|backing| memory_entries(region, *backing, host)).listed();
         planned = planned.saturating_add(each.first().copied().unwrap_or(0));
         least = least.saturating_add(each.iter().copied().min().unwrap_or(0));
         let first = each.first().copied().unwrap_or(0);

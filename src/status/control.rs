@@ -3,7 +3,7 @@
 //! docs/control-protocol.md is its description.
 
 use crate::json::{self, choice, object, record, Json, Node, Value};
-use crate::text::words;
+use crate::text::{printable, words};
 
 use super::{End, State};
 
@@ -231,6 +231,28 @@ record! {
     }
 }
 
+record! {
+    /// What there is in [`VmStatus`] for those who do not want the whole.
+    VmOverview {
+        /// Its name.
+        vm: String,
+        /// Its state.
+        state: State,
+        /// Why.
+        reason: String,
+    }
+}
+
+record! {
+    /// The same in [`Vms`].
+    Overview {
+        /// All; none where the answer is an error.
+        vms: Vec<VmOverview> = Vec::new(),
+        /// Absent where there is none.
+        reserve: Option<ReserveStatus>,
+    }
+}
+
 choice! {
     /// What is answered. Each has a key of its own, that of its variant; `vms` and `problems` are keys of
     /// the line.
@@ -282,7 +304,7 @@ pub fn parse_request(line: &[u8]) -> Result<Request, ControlError> {
             None => {
                 return Err(bad(format!(
                     "`{op}` has no such key, or has it once: `{}`",
-                    member.key.escape_debug()
+                    printable(&member.key)
                 )))
             }
         }
@@ -300,6 +322,16 @@ pub fn parse_response(line: &[u8]) -> Result<Response, ControlError> {
         None => Response::of(&answer.key, &answer.value),
     }
     .map_err(bad)
+}
+
+/// Reads the same, of the answer to [`overview_line`].
+pub fn parse_overview(line: &[u8]) -> Result<Overview, ControlError> {
+    Overview::from_json(&parse(line)?).map_err(bad)
+}
+
+/// The line of [`Request::Status`] for all VMs.
+pub fn overview_line() -> Vec<u8> {
+    line(Some(("op", "status".into())), None)
 }
 
 /// A request's line with its newline.
@@ -360,6 +392,7 @@ mod tests {
         ] {
             assert_eq!(parse_request(&request_line(&request)), Ok(request));
         }
+        assert_eq!(parse_request(&overview_line()), Ok(Request::Status { vm: None }));
     }
 
     #[test]
@@ -395,6 +428,7 @@ mod tests {
         let bytes = response_line(&response);
         assert_eq!(bytes.iter().filter(|byte| **byte == b'\n').count(), 1);
         assert_eq!(parse_response(&bytes), Ok(response));
+        assert_eq!(parse_overview(&bytes), Ok(Overview { vms: Vec::new(), reserve: None }));
         let long = response_line(&Response::Lines(vec!["x".repeat(MAX_RESPONSE)]));
         assert!(long.len() < 200);
         assert!(matches!(

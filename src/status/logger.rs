@@ -9,6 +9,7 @@
 //! crate `android_logger` instead of our own datagrams, and by kmsg before it is there. Only the dynamically
 //! linked variant can.
 
+use std::fmt;
 use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use super::kmsg;
 use super::stderr::Stderr;
+use crate::list::Listed;
 use crate::text::printable_lines;
 
 #[cfg(all(target_os = "android", gunyahd_android_logger))]
@@ -64,6 +66,35 @@ pub fn start(audience: Audience, level: LevelFilter) {
 
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
+/// Logs a text of gunyahd's own. The macros of the crate `log` have 100 bytes of the program for each place that
+/// calls one: its file, line and module.
+#[inline(never)]
+pub fn say(level: Level, text: fmt::Arguments<'_>) {
+    say_as("gunyahd", level, text);
+}
+
+/// Logs a text of somebody else's, by a tag.
+pub fn say_as(tag: &str, level: Level, text: fmt::Arguments<'_>) {
+    let mut record = Record::builder();
+    record.level(level).target(tag);
+    log::logger().log(&record.args(text).build());
+}
+
+macro_rules! say_error {
+    ($($text:tt)*) => { $crate::status::logger::say(log::Level::Error, format_args!($($text)*)) };
+}
+pub(crate) use say_error as error;
+
+macro_rules! say_warn {
+    ($($text:tt)*) => { $crate::status::logger::say(log::Level::Warn, format_args!($($text)*)) };
+}
+pub(crate) use say_warn as warn;
+
+macro_rules! say_info {
+    ($($text:tt)*) => { $crate::status::logger::say(log::Level::Info, format_args!($($text)*)) };
+}
+pub(crate) use say_info as info;
+
 /// The fds that the log holds now: a forked worker, which logs by itself, must not close them.
 pub fn fds() -> Vec<RawFd> {
     let Some(logger) = LOGGER.get() else {
@@ -72,7 +103,7 @@ pub fn fds() -> Vec<RawFd> {
     let sinks = logger.sinks.lock().unwrap_or_else(PoisonError::into_inner);
     let logd = sinks.logd.as_ref().and_then(Logd::fd);
     let kmsg = sinks.kmsg.as_ref().map(File::as_raw_fd);
-    [logd, kmsg, sinks.stderr.fd()].into_iter().flatten().collect()
+    [logd, kmsg, sinks.stderr.fd()].into_iter().flatten().listed()
 }
 
 /// The `log` backend.

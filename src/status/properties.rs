@@ -4,7 +4,6 @@
 //! One connection sets one property: SETPROP2 of AOSP `system/core/init/property_service.cpp`. Native
 //! endian, u32 command, then name and value, each behind its u32 length; one u32 comes back.
 
-use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -15,8 +14,9 @@ use nix::sys::socket::{
     connect, recv, send, socket, AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr,
 };
 
-use super::{shorten, Overall, State};
-use crate::text::errno_name;
+use super::{clock, logger, shorten, Overall, State};
+use crate::list;
+use crate::text::{errno_name, printable};
 
 /// How gunyahd as a whole does.
 const OVERALL: &str = "vendor.gunyah.state";
@@ -62,7 +62,7 @@ struct Assignment {
 
 impl Assignment {
     fn warn(&self, why: &str) {
-        log::warn!("property {}={:?}: {why}", self.name, self.value);
+        logger::warn!("property {}=\"{}\": {why}", self.name, printable(&self.value));
     }
 
     fn request(&self) -> Vec<u8> {
@@ -105,14 +105,14 @@ enum Fault {
 #[derive(Debug)]
 pub struct PropertyClient {
     socket: PathBuf,
-    queue: VecDeque<Assignment>,
+    queue: Vec<Assignment>,
     current: Option<Transfer>,
 }
 
 impl PropertyClient {
     /// A client of the service at `socket`; nothing is opened yet.
     pub fn new(socket: PathBuf) -> Self {
-        Self { socket, queue: VecDeque::new(), current: None }
+        Self { socket, queue: Vec::new(), current: None }
     }
 
     /// Sets the properties of a VM; `ready`: it has just become so, that long after boot. The state comes last: who waits for it finds the reason that belongs
@@ -125,10 +125,10 @@ impl PropertyClient {
         restarts: u32,
         ready: Option<Duration>,
     ) {
-        self.set(&of_vm(vm, "reason"), reason);
-        self.set(&of_vm(vm, "restarts"), &restarts.to_string());
+        self.push(&of_vm(vm, "reason"), reason);
+        self.push(&of_vm(vm, "restarts"), &restarts.to_string());
         if let Some(since_boot) = ready {
-            self.set(&of_vm(vm, "ready_ms"), &since_boot.as_millis().to_string());
+            self.push(&of_vm(vm, "ready_ms"), &clock::millis(since_boot).to_string());
         }
         self.set(&of_vm(vm, "state"), state.as_str());
     }
@@ -150,12 +150,16 @@ impl PropertyClient {
 
     /// Queues a value and sends what can be sent at once. Never blocks.
     pub fn set(&mut self, name: &str, value: &str) {
+        self.push(name, value);
+        self.on_ready();
+    }
+
+    fn push(&mut self, name: &str, value: &str) {
         if self.queue.len() >= QUEUE_MAX {
             self.make_room();
         }
         let value = shorten(value, VALUE_MAX);
-        self.queue.push_back(Assignment { name: name.into(), value });
-        self.on_ready();
+        self.queue.push(Assignment { name: name.into(), value });
     }
 
     /// The fd to poll for input, while init owes an answer.
@@ -178,7 +182,7 @@ impl PropertyClient {
         // One turn a waiting value, so that a fast server cannot hold the caller.
         for _ in 0..=QUEUE_MAX {
             let now = Instant::now();
-            let next = || Some(Transfer::new(self.queue.pop_front()?, now));
+            let next = || Some(Transfer::new(list::take_first(&mut self.queue)?, now));
             let Some(mut transfer) = self.current.take().or_else(next) else {
                 return;
             };
@@ -220,8 +224,10 @@ impl PropertyClient {
             // Rounded up, or the last fraction of a millisecond would be spent spinning.
             let wait = until.saturating_duration_since(now) + Duration::from_millis(1);
             let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
-            let fds = self.poll_fd().into_iter();
-            let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+            let mut fds = Vec::new();
+            if let Some(fd) = self.poll_fd() {
+                fds.push(PollFd::new(fd, PollFlags::POLLIN));
+            }
             match poll(&mut fds, timeout) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(_) => return false,
@@ -229,18 +235,17 @@ impl PropertyClient {
         }
     }
 
-    /// Drops the oldest value that a later one of the same name makes worthless; without one, the oldest.
+    /// Drops, of a queue that is full, the oldest value that a later one of the same name makes worthless;
+    /// without one, the oldest.
     fn make_room(&mut self) {
         let superseded = |at: &usize| {
             let mut later = self.queue.iter().skip(at + 1);
             later.any(|later| later.name == self.queue[*at].name)
         };
         let at = (0..self.queue.len()).find(superseded).unwrap_or(0);
-        if let Some(old) = self.queue.remove(at) {
-            old.warn(&format!(
-                "dropped, because {QUEUE_MAX} newer values wait for init; {INIT_IS_STUCK}"
-            ));
-        }
+        self.queue.remove(at).warn(&format!(
+            "dropped, because {QUEUE_MAX} newer values wait for init; {INIT_IS_STUCK}"
+        ));
     }
 }
 

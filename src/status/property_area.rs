@@ -105,7 +105,8 @@ fn read_still(path: &Path) -> io::Result<Vec<u8>> {
         }
         bytes = again;
     }
-    Err(io::Error::other("it never stands still"))
+    // It never stands still.
+    Err(io::ErrorKind::ResourceBusy.into())
 }
 
 /// A file whose offsets are not to be trusted.
@@ -118,6 +119,7 @@ impl<'a> Bytes<'a> {
     }
 
     /// The u32 `field` bytes behind `at`.
+    #[inline(never)]
     pub fn word(self, at: usize, field: usize) -> Result<usize, Broken> {
         let word = self.from(at.saturating_add(field))?.first_chunk().ok_or(BEYOND)?;
         usize::try_from(u32::from_ne_bytes(*word)).map_err(|_| BEYOND)

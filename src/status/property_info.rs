@@ -61,7 +61,11 @@ fn entries(info: Bytes<'_>, node: usize, field: usize) -> Result<Vec<usize>, Bro
     if count > info.0.len() / 4 {
         return Err("an array is longer than the file");
     }
-    (0..count).map(|index| info.word(array, 4 * index)).collect()
+    let mut entries = Vec::new();
+    for index in 0..count {
+        entries.push(info.word(array, 4 * index)?);
+    }
+    Ok(entries)
 }
 
 /// The context of the first entry of an array whose name `fits`.

@@ -161,10 +161,10 @@ impl EndReason {
     }
 
     /// The driver's word explained; `None` for gunyahd's own, whose detail says all.
-    fn explained(self) -> Option<&'static str> {
+    fn explained(self) -> Option<String> {
         Some(match self {
-            Self::PowerOff => "the guest powered off",
-            Self::Reset => "the guest reset itself",
+            Self::PowerOff => "the guest powered off".to_owned(),
+            Self::Reset => "the guest reset itself".to_owned(),
             other => other.kind()?.summary(),
         })
     }

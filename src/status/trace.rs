@@ -8,6 +8,8 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 
+use crate::diagnostic::Step;
+
 /// Names another file than the kernel's, for tests.
 pub const FILE_VARIABLE: &str = "GUNYAHD_TRACE_MARKER";
 
@@ -37,9 +39,8 @@ impl Trace {
 
     /// Begins a slice of this thread, which ends when the answer is dropped, whatever the way out.
     #[must_use]
-    pub fn slice(&self, name: &str) -> Slice<'_> {
-        // The bars and the line end are the format's own.
-        self.write(|pid| format!("B|{pid}|{}", name.replace(['|', '\n'], " ")));
+    pub fn slice(&self, step: Step) -> Slice<'_> {
+        self.write(|pid| format!("B|{pid}|{step}"));
         Slice { trace: self }
     }
 
@@ -72,12 +73,12 @@ mod tests {
         let path = std::env::temp_dir().join(format!("gunyahd-trace-{}", std::process::id()));
         let trace = Trace { file: Some(File::create(&path).unwrap()) };
         {
-            let _outer = trace.slice("launch vm|1");
-            let _inner = trace.slice("memory");
+            let _outer = trace.slice(Step::Plan);
+            let _inner = trace.slice(Step::Memory);
         }
         let pid = std::process::id();
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(text, format!("B|{pid}|launch vm 1B|{pid}|memoryE|{pid}E|{pid}"));
+        assert_eq!(text, format!("B|{pid}|planB|{pid}|memoryE|{pid}E|{pid}"));
     }
 }

@@ -2,7 +2,6 @@
 //! The control socket's clients. None of them can hold the supervisor: lines, buffers, numbers and
 //! times are bounded, and nothing here blocks.
 
-use std::collections::VecDeque;
 use std::io::{ErrorKind as Kind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,10 +11,13 @@ use nix::poll::PollFlags;
 use nix::sys::socket::{getsockopt, sockopt};
 
 use crate::config::VmName;
+use crate::list::Listed;
+use crate::status::clock::sooner;
 use crate::status::control::{
     parse_request, response_line, ControlError, ErrorKind, Request, Response, MAX_REQUEST,
     MAX_RESPONSE,
 };
+use crate::status::logger;
 use crate::text::failure;
 
 use super::goal::Goal;
@@ -91,7 +93,7 @@ struct Client {
     doing: Doing,
     input: Vec<u8>,
     /// What is not sent yet.
-    output: VecDeque<u8>,
+    output: Vec<u8>,
     deadline: Option<u64>,
     /// It sends no more; it may still read.
     ended: bool,
@@ -121,7 +123,7 @@ impl Clients {
                 Err(error) => {
                     // No fd to be had: the connection stays readable, and asking again at once
                     // would be all that gunyahd does.
-                    log::warn!("accept on the control socket: {}", failure(&error));
+                    logger::warn!("accept on the control socket: {}", failure(&error));
                     self.deaf_until = Some(now.saturating_add(ACCEPT_PAUSE));
                     return;
                 }
@@ -154,7 +156,7 @@ impl Clients {
             uid: peer.ok().map(|credentials| credentials.uid()),
             doing: Doing::Asking,
             input: Vec::new(),
-            output: VecDeque::new(),
+            output: Vec::new(),
             deadline: Some(now.saturating_add(REQUEST_TIMEOUT)),
             ended: false,
         });
@@ -177,8 +179,7 @@ impl Clients {
 
     /// When [`Clients::expire`] has something to do.
     pub fn deadline(&self) -> Option<u64> {
-        let deadlines = self.clients.iter().filter_map(|client| client.deadline);
-        deadlines.chain(self.deaf_until).min()
+        self.clients.iter().map(|client| client.deadline).fold(self.deaf_until, sooner)
     }
 
     /// Drops those that took too long.
@@ -186,7 +187,7 @@ impl Clients {
         self.clients.retain(|client| {
             let late = client.deadline.is_some_and(|due| due <= now);
             if late && !client.output.is_empty() {
-                log::info!("control client {} does not read; dropped", client.id);
+                logger::info!("control client {} does not read; dropped", client.id);
             }
             !late
         });
@@ -237,7 +238,7 @@ impl Clients {
     /// Sends a change to all who watch.
     pub fn tell_watchers(&mut self, response: &Response, now: u64) {
         let watching = self.clients.iter().filter(|c| c.doing == Doing::Watching);
-        let watching: Vec<ClientId> = watching.map(|client| client.id).collect();
+        let watching = watching.map(|client| client.id).listed();
         if watching.is_empty() {
             return;
         }
@@ -274,11 +275,13 @@ impl Clients {
             Doing::Waiting(Some((its, goal))) if its == vm => Some((client.id, reached(*goal)?)),
             _ => None,
         });
-        done.collect()
+        done.listed()
     }
 
     fn drop_client(&mut self, id: ClientId) {
-        self.clients.retain(|client| client.id != id);
+        if let Some(at) = self.clients.iter().position(|client| client.id == id) {
+            self.clients.remove(at);
+        }
     }
 
     fn push(&mut self, id: ClientId, line: &[u8], doing: Doing, now: u64) {
@@ -288,10 +291,10 @@ impl Clients {
         client.doing = doing;
         if client.output.len() + line.len() > MAX_RESPONSE {
             // A watcher that does not read; it would miss changes, so it is better cut off.
-            log::info!("control client {id} does not read; dropped");
+            logger::info!("control client {id} does not read; dropped");
             return self.drop_client(id);
         }
-        client.output.extend(line);
+        client.output.extend_from_slice(line);
         if client.deadline.is_none() || client.doing == Doing::Leaving {
             client.deadline = Some(now.saturating_add(READ_TIMEOUT));
         }
@@ -377,7 +380,7 @@ impl Client {
     /// Sends what can be sent at once; false if the client is gone.
     fn flush(&mut self, now: u64) -> bool {
         while !self.output.is_empty() {
-            match self.stream.write(self.output.make_contiguous()) {
+            match self.stream.write(&self.output) {
                 Ok(0) => return false,
                 Ok(length) => {
                     self.output.drain(..length);

@@ -14,14 +14,16 @@ use nix::unistd::Uid;
 use crate::config::{ConfigFile, VmConfig};
 use crate::confine;
 use crate::diagnostic::{kinds, Diagnostic};
+use crate::list::Listed;
 use crate::memory::Reserve;
-use crate::status::{clock, properties};
+use crate::status::clock::{self, millis, sooner};
+use crate::status::{logger, properties};
 use crate::worker::Setting;
 
 use super::clients::{ClientId, Rights};
 use super::files::Files;
 use super::fleet::{Fleet, Shutdown};
-use super::lifecycle::{millis, Event};
+use super::lifecycle::Event;
 use super::listen::Listener;
 use super::publisher::Publisher;
 use super::requests::Server;
@@ -88,7 +90,7 @@ impl Supervisor {
         if setting.confined {
             confine::supervisor()?;
         } else {
-            log::warn!("--no-confinement: system calls and capabilities stay as they were");
+            logger::warn!("--no-confinement: system calls and capabilities stay as they were");
         }
         let inherited = listener.as_ref().is_some_and(Listener::is_inherited);
         let alone = listener.is_none();
@@ -119,8 +121,8 @@ impl Supervisor {
         let mut supervisor = Self::new(setting, Some(listener), reserve)?;
         for problem in problems {
             match problem.is_error() {
-                true => log::error!("{problem}"),
-                false => log::warn!("{problem}"),
+                true => logger::error!("{problem}"),
+                false => logger::warn!("{problem}"),
             }
             supervisor.fleet.problems.push(problem.to_string());
         }
@@ -160,14 +162,17 @@ impl Supervisor {
             }
         }
         self.fleet.finish(FAREWELL, now(), &mut self.out);
-        log::info!("all VMs are stopped");
+        logger::info!("all VMs are stopped");
         Ok(())
     }
 
     /// Sleeps until something happens.
     fn wait(&self) -> Result<Vec<(Source, PollFlags)>, Diagnostic> {
-        let (sources, mut fds): (Vec<Source>, Vec<PollFd<'_>>) =
-            self.poll_set().map(|(source, fd, events)| (source, PollFd::new(fd, events))).unzip();
+        let (mut sources, mut fds) = (Vec::new(), Vec::new());
+        self.poll_set(&mut |source, fd, events| {
+            sources.push(source);
+            fds.push(PollFd::new(fd, events));
+        });
         match poll(&mut fds, self.timeout()) {
             Ok(_) => {}
             Err(Errno::EINTR) => return Ok(Vec::new()),
@@ -177,29 +182,29 @@ impl Supervisor {
             let events = fd.revents().unwrap_or(PollFlags::empty());
             (!events.is_empty()).then_some((source, events))
         });
-        Ok(happened.collect())
+        Ok(happened.listed())
     }
 
     // Clients before the listener: those who left make room for those who come. Signals last, because
     // reading the files again changes which VMs there are.
-    fn poll_set(&self) -> impl Iterator<Item = (Source, BorrowedFd<'_>, PollFlags)> {
+    fn poll_set<'a>(&'a self, add: &mut dyn FnMut(Source, BorrowedFd<'a>, PollFlags)) {
         let input = PollFlags::POLLIN;
-        let workers = self.fleet.vms.iter().enumerate().flat_map(move |(index, vm)| {
-            let fds = vm.worker.iter().flat_map(|worker| worker.poll_fds());
-            fds.map(move |fd| (Source::Worker(index), fd, input))
-        });
-        let properties = self.out.properties.poll_fd().into_iter();
-        let properties = properties.map(move |fd| (Source::Properties, fd, input));
-        let clients = self.out.clients.poll_fds();
-        let clients = clients.map(|(id, fd, events)| (Source::Client(id), fd, events));
-        let listener = self.listener.as_ref();
-        let listener = listener.filter(|_| self.out.clients.is_accepting());
-        let listener = listener.map(|l| (Source::Listener, l.socket().as_fd(), input));
-        workers.chain(properties).chain(clients).chain(listener).chain([(
-            Source::Signals,
-            self.signals.as_fd(),
-            input,
-        )])
+        for (index, vm) in self.fleet.vms.iter().enumerate() {
+            if let Some(worker) = &vm.worker {
+                worker.poll_fds().for_each(|fd| add(Source::Worker(index), fd, input));
+            }
+        }
+        if let Some(fd) = self.out.properties.poll_fd() {
+            add(Source::Properties, fd, input);
+        }
+        self.out
+            .clients
+            .poll_fds()
+            .for_each(|(id, fd, events)| add(Source::Client(id), fd, events));
+        if let Some(listener) = self.listener.as_ref().filter(|_| self.out.clients.is_accepting()) {
+            add(Source::Listener, listener.socket().as_fd(), input);
+        }
+        add(Source::Signals, self.signals.as_fd(), input);
     }
 
     fn timeout(&self) -> PollTimeout {
@@ -209,8 +214,8 @@ impl Supervisor {
             // Rounded up.
             now.saturating_add(millis(left)).saturating_add(1)
         });
-        let due = self.fleet.deadline(now).into_iter();
-        match due.chain(self.out.clients.deadline()).chain(property).min() {
+        let due = sooner(self.fleet.deadline(now), self.out.clients.deadline());
+        match sooner(due, property) {
             None => PollTimeout::NONE,
             // Longer waits are cut into pieces: a wake-up for nothing is harmless.
             Some(due) => {
@@ -259,18 +264,18 @@ impl Supervisor {
             }
             (Signal::SIGHUP, Some(_)) if fleet.shutdown.is_some() => {}
             (Signal::SIGHUP, Some(files)) => {
-                log::info!("SIGHUP: reading the files again");
+                logger::info!("SIGHUP: reading the files again");
                 files.reload(fleet, now, out);
             }
             (Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT | Signal::SIGHUP, _) => {
                 let again = fleet.shutdown.is_some();
                 if !again {
-                    log::info!("{signal}: stopping all VMs");
+                    logger::info!("{signal}: stopping all VMs");
                     fleet.shutdown = Some(Shutdown::Asking);
                 }
                 // A second Ctrl-C is a person who does not want to wait.
                 if signal == Signal::SIGQUIT || (again && signal == Signal::SIGINT) {
-                    log::info!("{signal}: closing what has not ended");
+                    logger::info!("{signal}: closing what has not ended");
                     fleet.hurry(now, out);
                 }
             }

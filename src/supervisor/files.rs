@@ -9,6 +9,8 @@
 use std::path::PathBuf;
 
 use crate::config::{changed_keys, load_dirs, ConfigFile, ConfigSet};
+use crate::list::Listed;
+use crate::status::logger;
 use crate::text::Count;
 
 use super::fleet::Fleet;
@@ -32,12 +34,12 @@ impl Files {
 
     fn read(&mut self, fleet: &Fleet) -> ConfigSet {
         let known = fleet.vms.iter().filter(|vm| !vm.removed);
-        let known: Vec<_> = known.map(|vm| (vm.file.clone(), vm.name.clone())).collect();
+        let known = known.map(|vm| (vm.file.clone(), vm.name.clone())).listed();
         let set = load_dirs(&self.dirs, &known);
         for problem in set.all_problems() {
-            log::error!("{problem}");
+            logger::error!("{problem}");
         }
-        self.problems = set.problems.iter().map(ToString::to_string).collect();
+        self.problems = set.problems.iter().map(ToString::to_string).listed();
         set
     }
 
@@ -48,10 +50,10 @@ impl Files {
         for file in set.files {
             add(fleet, file, now, out);
         }
-        let dirs: Vec<String> = self.dirs.iter().map(|d| d.display().to_string()).collect();
+        let dirs = self.dirs.iter().map(|d| d.display().to_string()).listed();
         match count {
-            0 => log::info!("no *.json in {}: no VMs", dirs.join(", ")),
-            _ => log::info!("{} in {}", Count::of(count, "VM"), dirs.join(", ")),
+            0 => logger::info!("no *.json in {}: no VMs", dirs.join(", ")),
+            _ => logger::info!("{} in {}", Count::of(count, "VM"), dirs.join(", ")),
         }
     }
 
@@ -60,7 +62,7 @@ impl Files {
         let set = self.read(fleet);
         for place in set.problems.iter().filter_map(|p| p.place.as_ref()) {
             let dir = place.file.display();
-            log::error!("{dir}: not read again: its VMs stay as they are");
+            logger::error!("{dir}: not read again: its VMs stay as they are");
         }
         let mut news = set.problems.len();
         for index in 0..fleet.vms.len() {
@@ -70,14 +72,14 @@ impl Files {
             match fleet.vms.iter().position(|vm| vm.name == file.vm) {
                 Some(index) => news += usize::from(renew(fleet, index, file, now, out)),
                 None => {
-                    log::info!("{}: added, {}", file.vm, file.path.display());
+                    logger::info!("{}: added, {}", file.vm, file.path.display());
                     news += 1;
                     add(fleet, file, now, out);
                 }
             }
         }
         if news == 0 {
-            log::info!("files read again: nothing changed");
+            logger::info!("files read again: nothing changed");
         }
     }
 }
@@ -108,11 +110,11 @@ fn remove_if_gone(
     // A new name in the same file is another VM.
     let by = match set.files.iter().find(|file| file.path == vm.file) {
         Some(file) => {
-            log::info!("{}: removed, {path} describes {} now", vm.name, file.vm);
+            logger::info!("{}: removed, {path} describes {} now", vm.name, file.vm);
             "its file describes another VM"
         }
         None => {
-            log::info!("{}: removed, {path} is gone", vm.name);
+            logger::info!("{}: removed, {path} is gone", vm.name);
             "its file was removed"
         }
     };
@@ -128,13 +130,13 @@ fn renew(fleet: &mut Fleet, index: usize, file: ConfigFile, now: u64, out: &mut 
     let config = match file.config {
         Ok(config) => config,
         Err(problems) => {
-            let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            let problems = problems.iter().map(ToString::to_string).listed();
             let news = vm.problems != problems;
             vm.problems = problems;
             if news {
                 let line = format!("its file has mistakes: {}", first(&vm.problems));
                 vm.journal.add(now, &line);
-                log::warn!("{}: {line}; the last good one stays", vm.name);
+                logger::warn!("{}: {line}; the last good one stays", vm.name);
             }
             return news || back;
         }
@@ -142,7 +144,7 @@ fn renew(fleet: &mut Fleet, index: usize, file: ConfigFile, now: u64, out: &mut 
     vm.problems.clear();
     let old = vm.config.replace(config);
     let (Some(old), Some(config)) = (old, &vm.config) else {
-        log::info!("{}: its file is good now", vm.name);
+        logger::info!("{}: its file is good now", vm.name);
         vm.journal.add(now, "its file is good now");
         vm.begin_anew(now);
         out.publish_state(vm, now);
@@ -151,11 +153,11 @@ fn renew(fleet: &mut Fleet, index: usize, file: ConfigFile, now: u64, out: &mut 
     let changed = changed_keys(&old, config);
     if !changed.is_empty() {
         let line = format!("changed, from its next start: {}", changed.join(", "));
-        log::info!("{}: {line}", vm.name);
+        logger::info!("{}: {line}", vm.name);
         vm.journal.add(now, &line);
     }
     if back {
-        log::info!("{}: its file is back", vm.name);
+        logger::info!("{}: its file is back", vm.name);
         fleet.feed(index, Event::Start, now, out);
     }
     back || !changed.is_empty()

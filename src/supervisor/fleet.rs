@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use crate::config::HugePages;
 use crate::launch;
+use crate::list::Listed;
 use crate::memory::{self, Pool};
+use crate::status::clock::sooner;
 use crate::status::property_area::PropertyArea;
-use crate::status::{Overall, State};
+use crate::status::{logger, Overall, State};
 use crate::text::Span;
 use crate::worker::Report;
 
@@ -86,8 +88,7 @@ impl Fleet {
         };
         let look = self.vms.iter().any(looking);
         let look = look.then(|| now.saturating_add(LOOK_INTERVAL));
-        let timers = self.vms.iter().filter_map(|vm| vm.life.deadline());
-        timers.chain(look).min()
+        self.vms.iter().map(|vm| vm.life.deadline()).fold(look, sooner)
     }
 
     /// Does everything that is due, until nothing more follows from it.
@@ -146,7 +147,7 @@ impl Fleet {
 
     /// Lets waiting VMs start whose time has come; whether one's state changed.
     fn open_gates(&mut self, now: u64, out: &mut Publisher) -> bool {
-        let peers: Vec<_> = self.vms.iter().map(Vm::peer).collect();
+        let peers = self.vms.iter().map(Vm::peer).listed();
         let order = order::by_priority(&peers);
         drop(peers);
         let mut moved = false;
@@ -174,7 +175,7 @@ impl Fleet {
 
     /// What the VM at `index` waits for.
     fn gates(&mut self, index: usize) -> Gates {
-        let peers: Vec<_> = self.vms.iter().map(Vm::peer).collect();
+        let peers = self.vms.iter().map(Vm::peer).listed();
         let unmet = order::dependencies(&peers, index);
         let turn = order::turn(&peers, index);
         let answers = order::kernel_answers(&peers, index);
@@ -215,10 +216,11 @@ impl Fleet {
     /// As many pages as `vm` `needs` are in the pool, or none of them is on its way there.
     fn free_for(&self, vm: &Vm, needs: &HugePages) -> Result<(), String> {
         self.returns.back_for(vm.name.as_str(), needs, |page| {
-            let free = Pool::read(page).ok()?.available();
             // A launch that has not come to its memory yet will take its own.
             let promised = self.launching().map(|vm| self.huge_pages(vm).of(page));
-            Some(promised.fold(free, u64::saturating_sub))
+            let promised = promised.fold(0, u64::saturating_add);
+            let pool = Pool::read_for(page, promised.saturating_add(needs.of(page)));
+            Some(pool.ok()?.available().saturating_sub(promised))
         })
     }
 
@@ -247,7 +249,7 @@ impl Fleet {
             Err(error) => error,
         };
         if vm.property_warning.as_ref() != Some(&error) {
-            log::warn!("{}: {error}", vm.name);
+            logger::warn!("{}: {error}", vm.name);
             vm.property_warning = Some(error.clone());
         }
         Err(error)
@@ -257,7 +259,7 @@ impl Fleet {
     fn stop_next(&mut self, now: u64, out: &mut Publisher) -> bool {
         let mut moved = false;
         for index in 0..self.vms.len() {
-            let peers: Vec<_> = self.vms.iter().map(Vm::peer).collect();
+            let peers = self.vms.iter().map(Vm::peer).listed();
             let may = order::may_stop(&peers, index);
             drop(peers);
             let life = &self.vms[index].life;
@@ -289,7 +291,7 @@ impl Fleet {
             let forgotten = vm.removed && vm.life.at_rest();
             if forgotten {
                 out.wake(vm, vm.life.state(), now);
-                log::info!("{}: forgotten", vm.name);
+                logger::info!("{}: forgotten", vm.name);
             }
             !forgotten
         });
@@ -310,8 +312,10 @@ impl Fleet {
                 return;
             };
             match worker.hear() {
-                Heard::Report(report) => self.on_report(index, &report, now, out),
-                Heard::Garbage(what) => log::warn!("{}: {what}", self.vms[index].name),
+                Heard::Reports(reports) => {
+                    reports.iter().for_each(|report| self.on_report(index, report, now, out));
+                }
+                Heard::Garbage(what) => logger::warn!("{}: {what}", self.vms[index].name),
                 Heard::Nothing => break,
                 Heard::HangUp => {
                     if death.is_none() {
@@ -355,7 +359,7 @@ impl Fleet {
                     "its huge pages are not back after {time}: the kernel waits for a resource manager \
                      that does not answer, and only a reboot helps; or another program has them"
                 );
-                log::warn!("{}: {why}", vm.name);
+                logger::warn!("{}: {why}", vm.name);
                 self.feed(index, Event::PagesMissing(&why), now, out);
             }
         }

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::process;
+use crate::status::logger;
 use crate::terminal::{show, View};
 use crate::text::failure;
 
@@ -32,7 +33,7 @@ impl Foreground {
             let name = vm.name.to_string();
             let run = move || {
                 if let Err(error) = show(ours, &name, View::Foreground) {
-                    log::warn!("{name}: console: {}", failure(&error));
+                    logger::warn!("{name}: console: {}", failure(&error));
                 }
             };
             Ok(process::thread("terminal".to_owned(), STACK, Box::new(run))?)
@@ -40,7 +41,7 @@ impl Foreground {
         match begun {
             Ok(thread) => Some(Self { thread }),
             Err(error) => {
-                log::warn!("{}: no console here: {}", vm.name, failure(&error));
+                logger::warn!("{}: no console here: {}", vm.name, failure(&error));
                 None
             }
         }

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The last lines of a VM's story: states, steps with their times, warnings.
 
-use std::collections::VecDeque;
-
 use crate::status::shorten;
 
 /// Lines kept: some twenty launches.
@@ -13,22 +11,22 @@ const MAX_LINE: usize = 1024;
 
 #[derive(Debug, Default)]
 pub struct Journal {
-    lines: VecDeque<String>,
+    lines: Vec<String>,
 }
 
 impl Journal {
     /// Adds a line at `now`, in milliseconds of the monotonic clock.
     pub fn add(&mut self, now: u64, text: &str) {
         if self.lines.len() == MAX_LINES {
-            self.lines.pop_front();
+            self.lines.remove(0);
         }
         let text = shorten(text, MAX_LINE);
-        self.lines.push_back(format!("[{:5}.{:03}] {text}", now / 1000, now % 1000));
+        self.lines.push(format!("[{:5}.{:03}] {text}", now / 1000, now % 1000));
     }
 
     /// The lines, oldest first.
     pub fn lines(&self) -> Vec<String> {
-        self.lines.iter().cloned().collect()
+        self.lines.clone()
     }
 }
 

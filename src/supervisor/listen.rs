@@ -15,6 +15,7 @@ use nix::sys::stat::{umask, Mode};
 
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::process::inherited_fd;
+use crate::status::logger;
 use crate::text::{errno_name, errno_of, failure};
 
 /// Names the inherited fd, as init's `socket gunyahd stream+listen …` gives it.
@@ -152,7 +153,7 @@ fn make_way(path: &Path) -> Result<(), Diagnostic> {
         Err(error) => return Err(failed("connect", path)(error)),
     }
     let path_text = path.display();
-    log::info!("replacing {path_text}, left by a gunyahd that was killed");
+    logger::info!("replacing {path_text}, left by a gunyahd that was killed");
     std::fs::remove_file(path).map_err(failed("remove", path))
 }
 

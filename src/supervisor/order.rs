@@ -6,6 +6,7 @@
 
 use crate::config::Dependency;
 use crate::diagnostic::kinds;
+use crate::list::{self, Listed};
 use crate::status::State;
 
 kinds! {
@@ -138,10 +139,10 @@ pub fn may_stop(peers: &[Peer<'_>], index: usize) -> bool {
 
 /// The order in which VMs are looked at: higher priority first, then by name.
 pub fn by_priority(peers: &[Peer<'_>]) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..peers.len()).collect();
-    order.sort_by(|&a, &b| {
+    let mut order = (0..peers.len()).listed();
+    list::sort(&mut order, |&a, &b| {
         let (a, b) = (&peers[a], &peers[b]);
-        b.priority.cmp(&a.priority).then_with(|| a.name.cmp(b.name))
+        (b.priority, a.name) < (a.priority, b.name)
     });
     order
 }

@@ -3,6 +3,7 @@
 //! pages are in the pool only then: a launch that came before would find too few. Pure.
 
 use crate::config::HugePages;
+use crate::list::{self, Listed};
 use crate::text::Size;
 
 /// Milliseconds that pages are waited for. The resource manager does one thing at a time, and taking a
@@ -64,8 +65,8 @@ impl Returns {
                     own if own == vm => "its".to_owned(),
                     other => format!("{other}'s"),
                 })
-                .collect();
-            of.sort_unstable();
+                .listed();
+            list::sort(&mut of, |a, b| a < b);
             of.dedup();
             return Err(format!(
                 "for the pages of {} last run: needs {need} of {}",

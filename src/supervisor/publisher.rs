@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::status::control::{Change, ReserveStatus, Response};
 use crate::status::properties::PropertyClient;
-use crate::status::{clock, shorten, Overall, State};
+use crate::status::{clock, logger, shorten, Overall, State};
 use crate::text::Size;
 
 use super::clients::Clients;
@@ -42,7 +42,7 @@ impl Publisher {
             true => log::Level::Error,
             false => log::Level::Info,
         };
-        log::log!(level, "{}: {state}: {reason}", vm.name);
+        logger::say(level, format_args!("{}: {state}: {reason}", vm.name));
         let restarts = vm.life.restarts();
         let ready = Goal::Up.reached(state, vm.tells_ready()) == Some(true);
         let ready = ready.then(clock::since_boot);
@@ -76,7 +76,7 @@ impl Publisher {
     pub fn reserve(&mut self, reserve: &ReserveStatus) {
         let ReserveStatus { folio_size, folios, huge, .. } = *reserve;
         if self.reserve != Some((huge, folios)) {
-            log::info!("reserve: {huge} of {folios} folios of {} are huge", Size(folio_size));
+            logger::info!("reserve: {huge} of {folios} folios of {} are huge", Size(folio_size));
             self.properties.set_reserve(huge, folios);
             self.reserve = Some((huge, folios));
         }
@@ -85,7 +85,7 @@ impl Publisher {
     /// What the driver speaks; published only if it changed.
     pub fn dialect(&mut self, dialect: &str) {
         if self.dialect.as_deref() != Some(dialect) {
-            log::info!("the driver's dialect is {dialect}");
+            logger::info!("the driver's dialect is {dialect}");
             self.dialect = Some(dialect.to_owned());
             self.properties.set_dialect(dialect);
         }

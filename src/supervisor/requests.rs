@@ -3,7 +3,9 @@
 
 use std::os::fd::AsFd;
 
+use crate::list::Listed;
 use crate::status::control::{ControlError, ErrorKind, Request, Response, Vms};
+use crate::status::logger;
 use crate::status::State;
 
 use super::clients::ClientId;
@@ -12,6 +14,7 @@ use super::goal::Goal;
 use super::lifecycle::Event;
 use super::publisher::Publisher;
 use super::vm::first;
+use crate::text::symbol;
 
 /// Serves one request.
 pub struct Server<'a> {
@@ -73,9 +76,9 @@ impl Server<'_> {
 
     fn all(&self) -> Response {
         let vms = self.fleet.vms.iter().map(|vm| vm.status(self.now));
-        let problems = self.fleet.problems.iter().chain(self.problems).cloned().collect();
+        let problems = self.fleet.problems.iter().chain(self.problems).cloned().listed();
         let reserve = self.fleet.spawner.reserve.as_ref().map(|holdings| holdings.status());
-        Response::Vms(Vms { vms: vms.collect(), problems, reserve })
+        Response::Vms(Vms { vms: vms.listed(), problems, reserve })
     }
 
     fn find(&self, name: &str) -> Result<usize, ControlError> {
@@ -118,10 +121,10 @@ impl Server<'_> {
             return Ok(());
         };
         match worker.send_console(stream.as_fd(), first) {
-            Ok(()) => log::info!("{name}: a client looks at its console"),
+            Ok(()) => logger::info!("{name}: a client looks at its console"),
             // The client sees its connection end.
             Err(errno) => {
-                log::warn!("{name}: worker does not take a console client: {errno:?}");
+                logger::warn!("{name}: worker does not take a console client: {}", symbol(errno));
             }
         }
         Ok(())

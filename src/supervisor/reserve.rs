@@ -4,9 +4,12 @@
 use std::os::fd::AsFd;
 
 use crate::config::VmConfig;
+use crate::list::Listed;
 use crate::memory::{self, Allotment, Extent, Past, Reserve};
 use crate::plan::reserve_folios;
 use crate::status::control::ReserveStatus;
+use crate::status::logger;
+use crate::text::symbol;
 
 /// The reserve, and its books.
 #[derive(Debug)]
@@ -25,7 +28,8 @@ impl Holdings {
     /// [`Holdings::take_back`].
     pub fn give(&mut self, config: &VmConfig) -> Option<Allotment> {
         let memfd = self.reserve.as_fd().try_clone_to_owned();
-        let memfd = memfd.inspect_err(|error| log::warn!("{}: no reserve: {error}", config.name));
+        let memfd =
+            memfd.inspect_err(|error| logger::warn!("{}: no reserve: {error}", config.name));
         let memfd = memfd.ok()?;
         // Which driver it is, the worker finds out: any that takes folios.
         let host = memory::host(gunyah::Dialect::Ack66);
@@ -46,7 +50,7 @@ impl Holdings {
             return status;
         }
         if let Err(errno) = self.reserve.lock_anew() {
-            log::warn!("{vm}: its part of the reserve is not locked: {errno:?}");
+            logger::warn!("{vm}: its part of the reserve is not locked: {}", symbol(errno));
         }
         self.status()
     }
@@ -93,7 +97,7 @@ struct Books {
 impl Books {
     fn new(count: u64) -> Self {
         let folio = Folio { holder: None, past: Past::Clean };
-        Self { folios: (0..count).map(|_| folio.clone()).collect() }
+        Self { folios: (0..count).map(|_| folio.clone()).listed() }
     }
 
     fn free(&self) -> u64 {

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How often and how soon a VM may be started again. Pure.
 
-use std::collections::VecDeque;
-
 use crate::config::RestartConfig;
 
-use super::lifecycle::millis;
+use crate::status::clock::millis;
 
 /// A guest that resets itself more often than this within [`RESET_WINDOW`] is slowed down: some
 /// guests reset as long as they cannot find their root file system.
@@ -35,8 +33,8 @@ pub struct Budget {
     pub restarts: u32,
     /// All restarts after a guest's own reset.
     pub resets: u32,
-    recent: VecDeque<u64>,
-    recent_resets: VecDeque<u64>,
+    recent: Vec<u64>,
+    recent_resets: Vec<u64>,
 }
 
 impl Budget {
@@ -55,7 +53,7 @@ impl Budget {
         }
         let doubled = millis(rules.backoff).saturating_mul(2u64.saturating_pow(before));
         let wait = doubled.min(millis(rules.backoff_max));
-        self.recent.push_back(now.saturating_add(wait));
+        self.recent.push(now.saturating_add(wait));
         Next::After { wait, nth: before.saturating_add(1) }
     }
 
@@ -63,16 +61,16 @@ impl Budget {
     pub fn after_reset(&mut self, rules: &RestartConfig, now: u64) -> Option<u64> {
         self.resets = self.resets.saturating_add(1);
         drop_old(&mut self.recent_resets, RESET_WINDOW, now);
-        self.recent_resets.push_back(now);
+        self.recent_resets.push(now);
         if self.recent_resets.len() <= RESET_BURST {
             return None;
         }
         // Only the latest ones matter.
-        self.recent_resets.pop_front();
+        self.recent_resets.remove(0);
         Some(millis(rules.backoff_max))
     }
 }
 
-fn drop_old(times: &mut VecDeque<u64>, window: u64, now: u64) {
+fn drop_old(times: &mut Vec<u64>, window: u64, now: u64) {
     times.retain(|at| now.saturating_sub(*at) < window);
 }

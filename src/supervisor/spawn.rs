@@ -16,12 +16,14 @@ use nix::unistd::Pid;
 use crate::config::VmConfig;
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::json::{self, Json};
+use crate::list::Listed;
 use crate::process;
 use crate::status::logger;
 use crate::worker::{self, Report, Reporter, Request, Setting, Start};
 
 use super::lifecycle::Death;
 use super::reserve::Holdings;
+use crate::text::symbol;
 
 /// Longest report in bytes: an error with all its texts is a small part of it.
 const MAX_REPORT: usize = 64 * 1024;
@@ -68,8 +70,8 @@ pub struct Worker {
 /// What reading the channel gave.
 #[derive(Debug)]
 pub enum Heard {
-    Report(Report),
-    /// A packet that is not a report: what is wrong with it.
+    Reports(Vec<Report>),
+    /// A packet that is none of reports: what is wrong with it.
     Garbage(String),
     /// Nothing for now.
     Nothing,
@@ -92,7 +94,7 @@ impl Spawner {
             let memfd = reserve.as_ref().map(|reserve| &reserve.memfd);
             if let Err(errno) = set_up(config, &theirs, [console.as_ref(), memfd]) {
                 let error = SETUP.case("setting up the VM's process").errno(errno);
-                Reporter::new(theirs).send(&Report::Failed(error));
+                Reporter::new(theirs).send(Report::Failed(error));
                 return errno as i32;
             }
             worker::run(Start {
@@ -112,7 +114,7 @@ impl Spawner {
             no_worker("fork", errno)
         })?;
         let pidfd = process::pidfd_open(pid).map_err(|errno| {
-            log::debug!("pidfd_open: {errno:?}; relying on SIGCHLD for worker {pid}");
+            log::debug!("pidfd_open: {}; relying on SIGCHLD for worker {pid}", symbol(errno));
         });
         Ok(Worker { pid, pidfd: pidfd.ok(), channel: Some(ours) })
     }
@@ -156,7 +158,7 @@ impl Worker {
         fds.into_iter().flatten().map(AsFd::as_fd)
     }
 
-    /// Takes the next report, without waiting.
+    /// Takes the next packet of reports, without waiting.
     pub fn hear(&mut self) -> Heard {
         let Some(channel) = &self.channel else {
             return Heard::Nothing;
@@ -179,7 +181,7 @@ impl Worker {
                 Heard::HangUp
             }
             Ok(length) => match packet.get(..length).map(json::from_bytes) {
-                Some(Ok(report)) => Heard::Report(report),
+                Some(Ok(reports)) => Heard::Reports(reports),
                 Some(Err(error)) => {
                     Heard::Garbage(format!("a report that cannot be read: {error}"))
                 }
@@ -206,7 +208,7 @@ impl Worker {
         let packet = request.to_json().to_string();
         let parts = [IoSlice::new(packet.as_bytes())];
         let rights = fd.as_ref().map(std::slice::from_ref);
-        let rights: Vec<_> = rights.into_iter().map(ControlMessage::ScmRights).collect();
+        let rights = rights.into_iter().map(ControlMessage::ScmRights).listed();
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         sendmsg::<()>(channel.as_raw_fd(), &parts, &rights, flags, None).map(drop)
     }
@@ -215,7 +217,7 @@ impl Worker {
     pub fn kill(&self) {
         // The process is ours and not waited for yet, so its number cannot be another's.
         if let Err(errno) = signal::kill(self.pid, Signal::SIGKILL) {
-            log::warn!("kill worker {}: {errno:?}", self.pid);
+            logger::warn!("kill worker {}: {}", self.pid, symbol(errno));
         }
     }
 
@@ -247,10 +249,12 @@ mod tests {
     fn last_words_are_heard_behind_an_unread_request() {
         let (mut worker, theirs) = worker();
         worker.send(Request::Stop).unwrap();
-        let last = Report::Closed.to_json().to_string();
+        let last = vec![Report::Closed].to_json().to_string();
         send(theirs.as_raw_fd(), last.as_bytes(), MsgFlags::empty()).unwrap();
         drop(theirs);
-        assert!(matches!(worker.hear(), Heard::Report(Report::Closed)));
+        assert!(
+            matches!(worker.hear(), Heard::Reports(last) if matches!(last[..], [Report::Closed]))
+        );
         assert!(matches!(worker.hear(), Heard::HangUp));
         assert!(matches!(worker.hear(), Heard::Nothing));
     }
@@ -282,10 +286,13 @@ mod tests {
         let (ours, theirs) = channel().unwrap();
         // As the child does it.
         let error = SETUP.case("setting up").errno(Errno::ESRCH);
-        Reporter::new(theirs).send(&Report::Failed(error));
+        Reporter::new(theirs).send(Report::Failed(error));
         let mut worker = Worker { pid: Pid::this(), pidfd: None, channel: Some(ours) };
         match worker.hear() {
-            Heard::Report(Report::Failed(error)) => assert_eq!(error.name, "process-setup"),
+            Heard::Reports(all) => match &all[..] {
+                [Report::Failed(error)] => assert_eq!(error.name, "process-setup"),
+                other => panic!("{other:?}"),
+            },
             other => panic!("{other:?}"),
         }
     }

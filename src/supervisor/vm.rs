@@ -10,11 +10,12 @@ use crate::config::{ConfigFile, Dependency, HugePages, VmConfig, VmName};
 use crate::console::{lines, Ring, DEFAULT_CAPACITY};
 use crate::diagnostic::{Diagnostic, Step};
 use crate::launch::{self, Folios};
+use crate::list::Listed;
 use crate::status::control::{
     ControlError, DeviceStatus, ErrorKind, FolioStatus, Response, StepTime, VmStatus,
 };
-use crate::status::{shorten, State};
-use crate::text::Span;
+use crate::status::{clock, logger, shorten, State};
+use crate::text::{symbol, Span};
 use crate::worker::Report;
 
 use super::journal::Journal;
@@ -23,6 +24,7 @@ use super::order::Peer;
 use super::publisher::Publisher;
 use super::reserve::RunEnd;
 use super::spawn::{Spawner, Worker, FORK};
+use crate::json::Json;
 
 /// Steps kept of a launch: every region and function may have its own.
 const MAX_STEPS: usize = 128;
@@ -111,7 +113,7 @@ impl Vm {
     pub fn of_file(file: ConfigFile, now: u64) -> Self {
         let (config, problems) = match file.config {
             Ok(config) => (Some(config), Vec::new()),
-            Err(problems) => (None, problems.iter().map(ToString::to_string).collect()),
+            Err(problems) => (None, problems.iter().map(ToString::to_string).listed()),
         };
         Self {
             name: file.vm,
@@ -149,7 +151,12 @@ impl Vm {
                 Action::Send(request) => {
                     let sent = self.worker.as_ref().map(|worker| worker.send(request));
                     if let Some(Err(errno)) = sent {
-                        log::warn!("{}: worker does not take {request:?}: {errno:?}", self.name);
+                        logger::warn!(
+                            "{}: worker does not take {}: {}",
+                            self.name,
+                            request.to_json(),
+                            symbol(errno)
+                        );
                     }
                 }
                 Action::Kill => {
@@ -180,7 +187,7 @@ impl Vm {
         if self.console.is_none() {
             match Ring::create(self.name.as_str(), DEFAULT_CAPACITY) {
                 Ok(ring) => self.console = Some(Arc::new(ring)),
-                Err(error) => log::warn!(
+                Err(error) => logger::warn!(
                     "{}: no memory for the console's output: {error}; it will end with the worker",
                     self.name
                 ),
@@ -196,7 +203,7 @@ impl Vm {
         };
         let lines = lines::last_lines(&ring.tail(), MAX_CONSOLE_LINES);
         let mark = |line: &String| format!("console| {line}");
-        lines.iter().map(mark).collect()
+        lines.iter().map(mark).listed()
     }
 
     /// What the others need to know.
@@ -233,8 +240,7 @@ impl Vm {
             Report::Running { end_visible } => {
                 self.launch.end_visible = *end_visible;
                 self.launch.runs = true;
-                let taken = self.launch.begun.map(|begun| begun.elapsed().as_micros());
-                self.launch.micros = taken.and_then(|micros| u64::try_from(micros).ok());
+                self.launch.micros = self.launch.begun.map(|begun| clock::micros(begun.elapsed()));
             }
             Report::Launch(launch::Event::Dialect(dialect)) => {
                 self.launch.dialect = Some(dialect.clone());
@@ -244,11 +250,11 @@ impl Vm {
             }
             Report::Launch(launch::Event::Warning(warning)) => {
                 self.journal.add(now, &format!("warning: {warning}"));
-                log::warn!("{}: {warning}", self.name);
+                logger::warn!("{}: {warning}", self.name);
             }
             Report::Launch(launch::Event::Folios(folios)) => self.launch.folios = Some(*folios),
             Report::Launch(launch::Event::Starts) => self.launch.starts = true,
-            Report::Devices(devices) => self.launch.devices.clone_from(devices),
+            Report::Devices(devices) => self.launch.devices = devices.clone(),
             Report::Closed => self.launch.closed = true,
             Report::Ready | Report::Ended(_) | Report::Failed(_) | Report::Closing(_) => {}
         }
@@ -261,9 +267,9 @@ impl Vm {
             line = format!("{line}: {detail}");
         }
         self.journal.add(now, &line);
-        log::info!("{}: {line}", self.name);
+        logger::info!("{}: {line}", self.name);
         if self.launch.steps.len() < MAX_STEPS {
-            let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+            let micros = clock::micros(took);
             self.launch.steps.push(StepTime { step: step.to_string(), micros, detail });
         }
     }
@@ -328,7 +334,7 @@ fn first_life(config: Option<&VmConfig>, problems: &[String], now: u64) -> Lifec
 
 fn bounded(problems: &[String]) -> Vec<String> {
     let first = problems.iter().take(MAX_PROBLEMS);
-    let mut shown: Vec<String> = first.map(|text| shorten(text, MAX_REASON)).collect();
+    let mut shown = first.map(|text| shorten(text, MAX_REASON)).listed();
     let more = problems.len().saturating_sub(MAX_PROBLEMS);
     if more > 0 {
         shown.push(format!("and {more} more, see the log"));

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::diagnostic::{kinds, Diagnostic};
+use crate::status::logger;
 
 /// Width of an access in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,7 +139,7 @@ impl Bus {
         misses.push(address);
         let last = misses.len() == MISSES_LOGGED;
         drop(misses);
-        log::warn!(
+        logger::warn!(
             "{}: the guest's {what} of {} bytes at {address:#x} finds no device{}",
             self.vm,
             width.bytes(),

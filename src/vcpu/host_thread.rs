@@ -13,6 +13,7 @@ use nix::time::ClockId;
 use nix::unistd::Pid;
 
 use crate::diagnostic::{kinds, Diagnostic};
+use crate::text::array;
 
 kinds! {
     CPUS: Warning "vcpu-affinity" in Run {
@@ -70,8 +71,8 @@ pub(super) fn bind(cpus: &[u32]) -> Result<(), Diagnostic> {
         .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
     bound.map_err(|errno| {
         let online = std::fs::read_to_string("/sys/devices/system/cpu/online");
-        let online = online.as_deref().map_or("unknown", str::trim);
-        CPUS.case(format!("running on host CPUs {cpus:?} (online: {online})")).errno(errno)
+        let online = online.as_deref().map_or("unknown", str::trim_ascii);
+        CPUS.case(format!("running on host CPUs {} (online: {online})", array(cpus))).errno(errno)
     })
 }
 

@@ -9,6 +9,7 @@
 use std::time::Duration;
 
 use crate::diagnostic::kinds;
+use crate::list::Listed;
 
 kinds! {
     // Seen.
@@ -75,7 +76,7 @@ impl Knocks {
     /// `inside` has one entry for each vCPU.
     pub(super) fn look(&mut self, inside: &[Inside]) -> Vec<Found> {
         let spin = self.spin;
-        self.vcpus.iter_mut().zip(inside).map(|(seen, inside)| seen.look(spin, inside)).collect()
+        self.vcpus.iter_mut().zip(inside).map(|(seen, inside)| seen.look(spin, inside)).listed()
     }
 
     /// Every vCPU was knocked at after [`Knocks::forget`], and has come out after that.

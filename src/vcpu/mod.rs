@@ -24,6 +24,7 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use crate::diagnostic::{Diagnostic, Kind};
+use crate::list::Listed;
 use crate::mpsc::{self, Receiver, Sender};
 use crate::process;
 use host_thread::CpuTimer;
@@ -123,7 +124,7 @@ impl Vcpus {
             tid: AtomicI32::new(0),
         };
         let (exits, cpus): (Vec<_>, Vec<_>) = cpus.unzip();
-        let slots: Vec<Slot> = (0..).zip(exits).map(slot).collect();
+        let slots = (0..).zip(exits).map(slot).listed();
         let ids = slots.iter().map(|slot| slot.id);
         let stalls = StallWatch::new(ids, options.stall, Instant::now());
         let knocks = Knocks::new(slots.len(), options.stall / SPIN);
@@ -233,7 +234,7 @@ impl Vcpus {
 
     fn look(&mut self) -> Option<Diagnostic> {
         self.knock();
-        let done: Vec<Done> = self.shared.slots.iter().map(done).collect();
+        let done = self.shared.slots.iter().map(done).listed();
         let now = Instant::now();
         let news = self.stalls.look(now, &done);
         match (self.stalls.is_still(), self.resting) {
@@ -266,7 +267,7 @@ impl Vcpus {
     /// Knocks at vCPUs that have not come out of VCPU_RUN since the last look. One that does not answer
     /// is the end of the VM.
     fn knock(&mut self) {
-        let inside: Vec<Inside> = self.shared.slots.iter().map(inside).collect();
+        let inside = self.shared.slots.iter().map(inside).listed();
         for (slot, found) in self.shared.slots.iter().zip(self.knocks.look(&inside)) {
             match found {
                 Found::Out => {}

@@ -18,9 +18,10 @@ use super::run_errors::RunErrors;
 use super::{host_thread, Options};
 use crate::confine;
 use crate::diagnostic::{kinds, Diagnostic};
+use crate::list::Listed;
 use crate::mpsc::{Receiver, Sender};
-use crate::status::EndReason;
-use crate::text::Span;
+use crate::status::{clock, EndReason};
+use crate::text::{symbol, Span};
 
 kinds! {
     THREADS: Error "vcpu-threads" in Run {
@@ -298,11 +299,12 @@ impl RunLoop<'_> {
         let inside =
             |other: &&Slot| other.id != self.slot.id && other.tid.load(Ordering::SeqCst) != 0;
         let others = self.shared.slots.iter().filter(inside);
-        let others: Vec<String> = others.map(|slot| slot.id.to_string()).collect();
+        let others = others.map(|slot| slot.id.to_string()).listed();
         let detail = format!(
-            "VCPU_RUN of vCPU {} answers {errno:?} for {} ms and no end was reported{}{}",
+            "VCPU_RUN of vCPU {} answers {} for {} ms and no end was reported{}{}",
             self.slot.id,
-            u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
+            symbol(errno),
+            clock::millis(time),
             if others.is_empty() { "" } else { "; still inside: vCPU " },
             others.join(", ")
         );

@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use crate::diagnostic::{kinds, Diagnostic};
+use crate::list::Listed;
 
 kinds! {
     VM_STALLED: Warning "vcpu-all-stalled" in Run {
@@ -60,7 +61,7 @@ impl StallWatch {
         Self {
             after,
             all_after: after,
-            vcpus: ids.into_iter().map(seen).collect(),
+            vcpus: ids.into_iter().map(seen).listed(),
             all_reported: false,
             is_still: false,
         }
@@ -112,7 +113,7 @@ impl StallWatch {
         if std::mem::take(&mut self.all_reported) {
             return Some(PROGRESS.case("the vCPUs make progress again"));
         }
-        let news: Vec<String> = news.iter().map(u32::to_string).collect();
+        let news = news.iter().map(u32::to_string).listed();
         (!news.is_empty()).then(|| {
             VCPUS_STALLED.case(format!(
                 "vCPU {} makes no progress (no exit and no CPU time); reported once",
@@ -129,7 +130,8 @@ mod tests {
     /// The name of what is reported.
     fn look(watch: &mut StallWatch, now: Instant, done: &[Done]) -> Option<&'static str> {
         let reported = watch.look(now, done)?;
-        KINDS.iter().map(|kind| kind.name()).find(|name| *name == reported.name)
+        let names = ["vcpu-stalled", "vcpu-all-stalled", "vcpu-progress"];
+        names.into_iter().find(|name| *name == reported.name)
     }
 
     fn done<const N: usize>(of: [(u64, u64); N]) -> [Done; N] {

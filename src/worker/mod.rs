@@ -69,7 +69,9 @@ pub fn run(start: Start<'_>) -> i32 {
         }
     };
     let launched = prepared.and_then(|proxy| {
-        let report = |event: Event| reporter.send(&Report::Launch(event));
+        let report = |events: Vec<Event>| {
+            reporter.send_all(events.into_iter().map(Report::Launch).collect());
+        };
         let connect = |vm: &Vm, memory: &GuestMemory, tree: &Devicetree| {
             // Nobody waits for this guest any more, and from START on the end takes longer.
             if reporter.is_called() {
@@ -88,15 +90,15 @@ pub fn run(start: Start<'_>) -> i32 {
         Err(error) => {
             let called_off = error.name == CALLED_OFF.name();
             if !called_off {
-                reporter.send(&Report::Failed(error));
+                reporter.send(Report::Failed(error));
             }
-            reporter.send(&Report::Closed);
+            reporter.send(Report::Closed);
             return i32::from(!called_off);
         }
     };
     // A driver without vCPUs leaves `auto` to the hypervisor.
     let proxy = prepared.filter(|_| scheduling == Scheduling::Proxy);
-    reporter.send(&Report::Running { end_visible: proxy.is_some() });
+    reporter.send(Report::Running { end_visible: proxy.is_some() });
     let code = match proxy {
         // Its interrupt lines' eventfds are closed when it is back: android14-6.1 frees memory that it
         // still uses if one of them outlives the VM.
@@ -104,18 +106,18 @@ pub fn run(start: Start<'_>) -> i32 {
         None => {
             let held =
                 confine_if(confined, &[]).and_then(|()| hold(&reporter)).unwrap_or_else(|error| {
-                    reporter.send(&Report::Failed(error));
+                    reporter.send(Report::Failed(error));
                     1
                 });
-            reporter.send(&Report::Launch(Event::Warning(close::by_hypervisor())));
+            reporter.send(Report::Launch(Event::Warning(close::by_hypervisor())));
             held
         }
     };
     // The last close of the VM's fds stops the guest and may take long; the memory goes after it.
-    reporter.send(&Report::Closing(Closing::Kernel));
+    reporter.send(Report::Closing(Closing::Kernel));
     drop(vm);
     drop(memory);
-    reporter.send(&Report::Closed);
+    reporter.send(Report::Closed);
     code
 }
 

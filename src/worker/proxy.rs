@@ -19,6 +19,7 @@ use crate::launch::{refused, Event};
 use crate::memory::GuestMemory;
 use crate::status::control::DeviceStatus;
 use crate::status::End as RunEnd;
+use crate::text::array;
 use crate::vcpu::{self, Bus, VcpuEvent, Vcpus, STALL};
 
 kinds! {
@@ -125,7 +126,7 @@ impl<'a> Proxy<'a> {
         let end = match Vcpus::start(vcpus, Arc::clone(&self.bus), &options, confine) {
             Ok(mut vcpus) => {
                 let end = self.until_end(&mut vcpus, &mut told, reporter);
-                reporter.send(&Report::Closing(Closing::Vcpus));
+                reporter.send(Report::Closing(Closing::Vcpus));
                 report_stuck(&vcpus.stop(LEAVE_BOUND), reporter);
                 self.report_devices(&mut told, reporter);
                 end
@@ -138,7 +139,7 @@ impl<'a> Proxy<'a> {
             End::Guest(how) => (format!("the guest has ended: {how}"), 0),
             End::Failed(error) => {
                 let farewell = format!("the VM failed: {error}");
-                reporter.send(&Report::Failed(error));
+                reporter.send(Report::Failed(error));
                 (farewell, 1)
             }
         };
@@ -162,20 +163,20 @@ impl<'a> Proxy<'a> {
             while let Some(event) = vcpus.take_event() {
                 match event {
                     VcpuEvent::Warning(warning) => {
-                        reporter.send(&Report::Launch(Event::Warning(warning)))
+                        reporter.send(Report::Launch(Event::Warning(warning)))
                     }
                     VcpuEvent::Failed(error) => return End::Failed(error),
                     VcpuEvent::Ended { reason, detail } => {
                         self.report_ready(reporter);
                         let how = reason.to_string();
                         // Reported first: what follows takes its time.
-                        reporter.send(&Report::Ended(RunEnd { reason, detail }));
+                        reporter.send(Report::Ended(RunEnd { reason, detail }));
                         return End::Guest(how);
                     }
                 }
             }
             while let Some(warning) = self.devices.take_warning() {
-                reporter.send(&Report::Launch(Event::Warning(warning)));
+                reporter.send(Report::Launch(Event::Warning(warning)));
             }
             // The vCPUs are looked at every few seconds while they do something: often enough.
             self.report_devices(told, reporter);
@@ -218,7 +219,7 @@ impl<'a> Proxy<'a> {
     fn report_devices(&self, told: &mut Vec<DeviceStatus>, reporter: &Reporter) {
         let now = self.devices.counters();
         if *told != now {
-            reporter.send(&Report::Devices(now.clone()));
+            reporter.send(Report::Devices(now.clone()));
             *told = now;
         }
     }
@@ -227,7 +228,7 @@ impl<'a> Proxy<'a> {
         let ready = self.devices.take_ready()
             || self.console.as_ref().is_some_and(|console| console.port().take_ready());
         if ready {
-            reporter.send(&Report::Ready);
+            reporter.send(Report::Ready);
         }
         ready
     }
@@ -236,9 +237,10 @@ impl<'a> Proxy<'a> {
 fn report_stuck(vcpus: &[u32], reporter: &Reporter) {
     if !vcpus.is_empty() {
         let bound = LEAVE_BOUND.as_secs();
-        let what = format!("vCPUs {vcpus:?} do not leave VCPU_RUN within {bound} s");
-        reporter.send(&Report::Launch(Event::Warning(STUCK.case(what))));
-        reporter.send(&Report::Closing(Closing::Lost));
+        let vcpus = array(vcpus);
+        let what = format!("vCPUs {vcpus} do not leave VCPU_RUN within {bound} s");
+        reporter.send(Report::Launch(Event::Warning(STUCK.case(what))));
+        reporter.send(Report::Closing(Closing::Lost));
     }
 }
 

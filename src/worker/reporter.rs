@@ -41,8 +41,13 @@ impl Reporter {
     }
 
     /// Sends one report.
-    pub fn send(&self, report: &Report) {
-        let message = report.to_json().to_string();
+    pub fn send(&self, report: Report) {
+        self.send_all(vec![report]);
+    }
+
+    /// Sends reports in one packet, in their order.
+    pub fn send_all(&self, reports: Vec<Report>) {
+        let message = reports.to_json().to_string();
         let parts = [IoSlice::new(message.as_bytes())];
         let channel = self.channel.as_raw_fd();
         for _ in 0..TRIES {

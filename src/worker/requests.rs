@@ -10,6 +10,7 @@ use super::{Reporter, Request};
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::json;
 use crate::process;
+use crate::status::logger;
 
 kinds! {
     CHANNEL: Error "run-channel" in Run {
@@ -71,7 +72,7 @@ fn receive(channel: BorrowedFd<'_>) -> Result<Received, Diagnostic> {
     match json::from_bytes(&packet[..size]) {
         Ok(request) => Ok(Received::Request(request, fd)),
         Err(error) => {
-            log::warn!("ignoring a request that cannot be read: {error}");
+            logger::warn!("ignoring a request that cannot be read: {error}");
             Ok(Received::Nothing)
         }
     }

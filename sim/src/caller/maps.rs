@@ -54,6 +54,8 @@ pub struct Piece {
     pub offset: u64,
     /// Shared: writes reach the file.
     pub shared: bool,
+    /// Writes are allowed.
+    pub writable: bool,
     /// The file, opened read-write; keeps its pages as a pin would. None: anonymous or not to be had.
     pub file: Option<Arc<OwnedFd>>,
     /// Bytes of a page of this backing: 4096, or a huge page's size for hugetlb.
@@ -128,6 +130,7 @@ impl Caller {
                     backing: Backing::File(inode),
                     offset: mapping.offset + (first - mapping.start),
                     shared: mapping.shared,
+                    writable: mapping.writable,
                     file: Some(Arc::new(file)),
                     page_size,
                     hugetlb: kind == HUGETLBFS_MAGIC,
@@ -140,6 +143,7 @@ impl Caller {
                     backing: Backing::Anonymous { pid: self.pid },
                     offset: first,
                     shared: mapping.shared,
+                    writable: mapping.writable,
                     file: None,
                     page_size: crate::page_size(),
                     hugetlb: false,

@@ -6,13 +6,15 @@ use std::os::unix::fs::FileExt;
 
 use nix::errno::Errno;
 
-use super::Caller;
+use super::{Caller, Piece};
 
 // Documentation/admin-guide/mm/pagemap.rst.
 const PRESENT: u64 = 1 << 63;
 const SHARED_OR_FILE: u64 = 1 << 61;
 const EXCLUSIVE: u64 = 1 << 56;
 const FRAME: u64 = (1 << 55) - 1;
+/// Of base pages: the buffer is reused by the heap, and stays in the cache.
+const ENTRIES_AT_ONCE: u64 = 4096;
 
 /// The pages of a pinned range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,52 +37,57 @@ pub struct PinError {
 }
 
 impl Caller {
-    /// Faults every page of the range in for writing, as FOLL_WRITE does, and counts runs.
-    pub fn pin(&self, address: u64, size: u64) -> Result<PageState, PinError> {
+    /// Faults every page of the pieces in for writing, as FOLL_WRITE does, and counts runs.
+    pub fn pin(&self, pieces: &[Piece]) -> Result<PageState, PinError> {
         let fail = |errno, address| PinError { errno, address };
-        let mappings = self.mappings(address, size).map_err(|errno| fail(errno, address))?;
-        if let Some(read_only) = mappings.iter().find(|mapping| !mapping.writable) {
-            return Err(fail(Errno::EFAULT, read_only.start.max(address)));
+        if let Some(read_only) = pieces.iter().find(|piece| !piece.writable) {
+            return Err(fail(Errno::EFAULT, read_only.address));
         }
         let page = crate::page_size();
+        let first = pieces.first().map_or(0, |piece| piece.address);
         let pagemap = File::open(format!("/proc/{}/pagemap", self.pid))
-            .map_err(|_| fail(Errno::ESRCH, address))?;
+            .map_err(|_| fail(Errno::ESRCH, first))?;
+        let size: u64 = pieces.iter().map(|piece| piece.size).sum();
         let mut state = PageState { pages: size / page, faulted: 0, runs: Some(0) };
-        let mut previous_frame = None;
-        let mut index = 0;
-        // Chunks bound the buffer: 64 Ki entries are 512 KiB for 256 MiB of guest.
-        const CHUNK: u64 = 65536;
-        while index < state.pages {
-            let count = CHUNK.min(state.pages - index);
-            let first = address + index * page;
-            let mut entries =
-                read_entries(&pagemap, first / page, count).map_err(|errno| fail(errno, first))?;
-            let mut again = false;
-            for (entry, at) in entries.iter().zip((first..).step_by(step(page))) {
-                let present = entry & PRESENT != 0;
-                // A present private page may still be the zero page or a shared copy.
-                if !present || entry & (SHARED_OR_FILE | EXCLUSIVE) == 0 {
-                    self.touch(at).map_err(|errno| fail(errno, at))?;
-                    state.faulted += 1;
-                    again = true;
+        let mut expected_frame = None;
+        for piece in pieces {
+            let end = piece.address + piece.size;
+            // One entry speaks for all of a hugetlb page.
+            let whole = piece.hugetlb && piece.address % piece.page_size == 0;
+            let (stride, chunk) =
+                if whole { (piece.page_size, 1) } else { (page, ENTRIES_AT_ONCE) };
+            let mut at = piece.address;
+            while at < end {
+                let count = (end - at).div_ceil(stride).min(chunk);
+                let read =
+                    || read_entries(&pagemap, at / page, count).map_err(|errno| fail(errno, at));
+                let mut entries = read()?;
+                let mut again = false;
+                for (entry, at) in entries.iter().zip((at..).step_by(step(stride))) {
+                    let present = entry & PRESENT != 0;
+                    // A present private page may still be the zero page or a shared copy.
+                    if !present || entry & (SHARED_OR_FILE | EXCLUSIVE) == 0 {
+                        self.touch(at).map_err(|errno| fail(errno, at))?;
+                        state.faulted += stride.min(end - at) / page;
+                        again = true;
+                    }
                 }
-            }
-            if again {
-                entries = read_entries(&pagemap, first / page, count)
-                    .map_err(|errno| fail(errno, first))?;
-            }
-            for entry in entries {
-                let frame = entry & FRAME;
-                if entry & PRESENT == 0 || frame == 0 {
-                    // Without CAP_SYS_ADMIN frames read as 0.
-                    state.runs = None;
+                if again {
+                    entries = read()?;
                 }
-                if previous_frame.is_none_or(|previous: u64| previous + 1 != frame) {
-                    state.runs = state.runs.map(|runs| runs + 1);
+                for entry in entries {
+                    let frame = entry & FRAME;
+                    if entry & PRESENT == 0 || frame == 0 {
+                        // Without CAP_SYS_ADMIN frames read as 0.
+                        state.runs = None;
+                    }
+                    if expected_frame != Some(frame) {
+                        state.runs = state.runs.map(|runs| runs + 1);
+                    }
+                    expected_frame = Some(frame + stride / page);
                 }
-                previous_frame = Some(frame);
+                at += count * stride;
             }
-            index += count;
         }
         Ok(state)
     }
@@ -88,7 +95,7 @@ impl Caller {
     /// Faults the first `pages` of the range in, of the size that they have there; stops at the
     /// first that there is none for.
     pub fn touch_first(&self, address: u64, size: u64, pages: u64) {
-        let of = |piece: super::Piece| {
+        let of = |piece: Piece| {
             (piece.address..piece.address + piece.size).step_by(step(piece.page_size))
         };
         let pieces = self.pieces(address, size).unwrap_or_default();
@@ -195,11 +202,12 @@ mod tests {
         let me = Caller::myself();
         // SAFETY: the first byte of the mapping above.
         unsafe { at.cast::<u8>().as_ptr().write_volatile(7) };
-        let state = me.pin(address, 16 * page).unwrap();
+        let pin = |size| me.pin(&me.pieces(address, size).unwrap());
+        let state = pin(16 * page).unwrap();
         assert_eq!(state.pages, 16);
         assert_eq!(state.faulted, 15);
         assert!(state.runs.is_none_or(|runs| (1..=16).contains(&runs)));
-        assert_eq!(me.pin(address, 16 * page).unwrap().faulted, 0);
+        assert_eq!(pin(16 * page).unwrap().faulted, 0);
         // SAFETY: as above.
         assert_eq!(unsafe { at.cast::<u8>().as_ptr().read_volatile() }, 7);
 
@@ -212,10 +220,7 @@ mod tests {
             )
         }
         .unwrap();
-        assert_eq!(
-            me.pin(address, 16 * page),
-            Err(PinError { errno: Errno::EFAULT, address: address + page })
-        );
+        assert_eq!(pin(16 * page), Err(PinError { errno: Errno::EFAULT, address: address + page }));
         // SAFETY: unmaps what was mapped above.
         unsafe { munmap(at, length) }.unwrap();
     }
@@ -243,7 +248,7 @@ mod tests {
         me.touch(third).unwrap();
         assert_eq!(me.folio(first).offset, 0);
         let folio = me.folio(third);
-        let shown = me.pin(third, crate::page_size()).unwrap().runs.is_some();
+        let shown = me.pin(&me.pieces(third, crate::page_size()).unwrap()).unwrap().runs.is_some();
         let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
         let huge_pages = smaps
             .lines()

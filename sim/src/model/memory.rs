@@ -111,22 +111,17 @@ pub fn take(
     access: Access,
     charged: u64,
 ) -> Result<Region, Errno> {
-    let pinned = if dialect.pins_at_ioctl() {
-        if !caller.memlock()?.allows(charged, given.memory_size) {
-            return Err(Errno::ENOMEM);
-        }
-        let state =
-            caller.pin(given.userspace_addr, given.memory_size).map_err(|error| error.errno)?;
-        Some(state)
-    } else {
-        None
-    };
+    let pins = dialect.pins_at_ioctl();
+    if pins && !caller.memlock()?.allows(charged, given.memory_size) {
+        return Err(Errno::ENOMEM);
+    }
     let pieces = match caller.pieces(given.userspace_addr, given.memory_size) {
         Ok(pieces) => pieces,
         // Newer drivers look at the range only when the guest faults.
-        Err(_) if !dialect.pins_at_ioctl() => Vec::new(),
+        Err(_) if !pins => Vec::new(),
         Err(errno) => return Err(errno),
     };
+    let pinned = pins.then(|| caller.pin(&pieces).map_err(|error| error.errno)).transpose()?;
     Ok(Region { given, access, pieces, pinned })
 }
 

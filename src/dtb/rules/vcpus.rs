@@ -11,8 +11,8 @@ use crate::dtb::complete::affinity_map;
 use crate::dtb::lookup::{cpu_nodes, cpus_node, scheduling, vm_config_part, vm_configs};
 use crate::dtb::property::NodeAt;
 use crate::dtb::tree::Tree;
-use crate::text::excerpt;
-use crate::text::Count;
+use crate::list::Listed;
+use crate::text::{array, excerpt, Count};
 
 const AGREE: &str = "make devicetree and config agree";
 
@@ -198,7 +198,7 @@ fn physical_cpus(
     let wanted = affinity_map(config);
     let by_hypervisor = scheduling == Scheduling::Hypervisor;
     if by_hypervisor && !wanted.is_empty() && wanted != map {
-        let [map, wanted] = [map, &wanted].map(|cpus| excerpt(&format!("{cpus:?}")));
+        let [map, wanted] = [map, &wanted].map(|cpus| excerpt(&array(cpus)));
         let what = format!("the devicetree's affinity-map is {map}, vcpus.affinity says {wanted}");
         faults.add_at("vcpus.affinity", AFFINITY_DIFFERS.case(what));
     }
@@ -209,7 +209,7 @@ fn numbers(tree: &Tree, cpus: &[NodeAt<'_>], faults: &mut Faults<'_>) {
     let mut seen = Vec::new();
     let unnumbered =
         |cpu: &&NodeAt<'_>| !cpu.number("reg").is_some_and(|reg| is_first(&mut seen, reg));
-    let paths: Vec<_> = cpus.iter().filter(unnumbered).map(NodeAt::path).collect();
+    let paths = cpus.iter().filter(unnumbered).map(NodeAt::path).listed();
     if let Some(paths) = listed(&paths) {
         faults.add(CPU_REG.case(format!("no reg, or that of another CPU: {paths}")));
     }
@@ -292,7 +292,7 @@ fn power(tree: &Tree, cpus: &[NodeAt<'_>], by_psci: bool, faults: &mut Faults<'_
         return;
     }
     let without = cpus.iter().filter(|cpu| !idle(cpu));
-    let without: Vec<_> = without.map(NodeAt::path).collect();
+    let without = without.map(NodeAt::path).listed();
     if let Some(paths) = listed(&without) {
         faults.add(IDLE_STATES.case(format!(
             "no cpu-idle-states, and the VM has PSCI and is scheduled by the hypervisor: {paths}"

@@ -27,6 +27,7 @@ enum Item<'a> {
     Text(&'a str),
     Bytes(&'a [u8]),
 }
+use crate::list::Listed;
 use Item::{Bytes, Text, Token};
 
 impl Raw {
@@ -64,7 +65,7 @@ impl Raw {
     }
 
     fn bytes(&self) -> Vec<u8> {
-        let mut bytes: Vec<u8> = self.header.iter().flat_map(|cell| cell.to_be_bytes()).collect();
+        let mut bytes = self.header.iter().flat_map(|cell| cell.to_be_bytes()).listed();
         bytes.extend(&self.reservations);
         bytes.extend(&self.structure);
         bytes.extend(&self.strings);
@@ -231,7 +232,7 @@ impl<'a, const N: usize, const M: usize> Concat<'a> for &'a [[Item<'a>; N]; M] {
                 Text(text) => Text(text),
                 Bytes(bytes) => Bytes(bytes),
             })
-            .collect()
+            .listed()
     }
 }
 
@@ -257,9 +258,8 @@ fn depth_paths_and_counts_are_bounded() {
     refused(deep(10_000, "n"), "more than 64 deep");
     refused(deep(10, &"n".repeat(255)), "longer than 2048 bytes");
 
-    let names: Vec<String> = (0..NODES_MAX).map(|number| format!("n{number}")).collect();
-    let items: Vec<_> =
-        names.iter().flat_map(|name| [Token(BEGIN), Text(name), Token(CLOSE)]).collect();
+    let names = (0..NODES_MAX).map(|number| format!("n{number}")).listed();
+    let items = names.iter().flat_map(|name| [Token(BEGIN), Text(name), Token(CLOSE)]).listed();
     refused(nested(&items), "more than 16384 nodes");
     assert!(nested(&items[3..]).is_ok());
 
@@ -270,7 +270,7 @@ fn depth_paths_and_counts_are_bounded() {
         structure.extend([PROP, 0, u32::try_from(raw.strings.len()).unwrap()]);
         raw.strings.extend(format!("{number}\0").bytes());
     }
-    raw.structure = structure.iter().flat_map(|cell| cell.to_be_bytes()).collect();
+    raw.structure = structure.iter().flat_map(|cell| cell.to_be_bytes()).listed();
     raw.lay_out();
     refused(raw.parse(), "more than 65536 properties");
 }
@@ -280,11 +280,11 @@ fn hostile_values_break_nothing() {
     let config = fixture::proxy();
     let plan = fixture::plan(&config, 0x8100_0000, 0x1000);
     let good = generated(&config);
-    let paths: Vec<String> = good.walk().iter().map(|at| at.path().to_owned()).collect();
+    let paths = good.walk().iter().map(|at| at.path().to_owned()).listed();
     let values: [&[u8]; 4] = [b"", b"\0\0\0\x01", &[0xff; 4], &[0xff; 33]];
     for path in &paths {
         // Every property, and those that lead elsewhere: cells, phandles that point at themselves.
-        let names: Vec<String> = good
+        let names = good
             .at(path)
             .unwrap()
             .properties
@@ -294,7 +294,7 @@ fn hostile_values_break_nothing() {
                 ["#address-cells", "#size-cells", "interrupt-parent", "phandle", "config"]
                     .map(String::from),
             )
-            .collect();
+            .listed();
         for name in &names {
             for value in values {
                 let mut tree = good.clone();

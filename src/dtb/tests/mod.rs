@@ -8,6 +8,7 @@ mod round_trips;
 use super::*;
 use crate::config::VmConfig;
 use crate::diagnostic::Diagnostic;
+use crate::list::Listed;
 
 fn built(config: &VmConfig, given: Option<&[u8]>) -> Result<Devicetree, Vec<Diagnostic>> {
     let plan = fixture::plan(config, 0x8100_0000, 0x1000);
@@ -19,7 +20,7 @@ fn generated(config: &VmConfig) -> Tree {
 }
 
 fn names(faults: &[Diagnostic]) -> Vec<&str> {
-    faults.iter().map(|fault| &*fault.name).collect()
+    faults.iter().map(|fault| &*fault.name).listed()
 }
 
 /// Everything that is done with a tree that was read.

@@ -8,14 +8,15 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::{RegionConfig, Transport};
+use crate::list::Listed;
 
 fn value() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         vec(any::<u8>(), 0..24),
         vec(any::<u32>(), 0..6)
-            .prop_map(|cells| cells.iter().flat_map(|cell| cell.to_be_bytes()).collect()),
+            .prop_map(|cells| cells.iter().flat_map(|cell| cell.to_be_bytes()).listed()),
         vec("[ -~]{0,12}", 1..4).prop_map(|strings| {
-            strings.iter().flat_map(|string| format!("{string}\0").into_bytes()).collect()
+            strings.iter().flat_map(|string| format!("{string}\0").into_bytes()).listed()
         }),
     ]
 }
@@ -23,9 +24,8 @@ fn value() -> impl Strategy<Value = Vec<u8>> {
 fn node() -> impl Strategy<Value = Node> {
     // Maps, so that names are unique; what the specification allows.
     let properties = || {
-        proptest::collection::btree_map("[a-zA-Z0-9,._+?#-]{1,31}", value(), 0..5).prop_map(|map| {
-            map.into_iter().map(|(name, value)| Property { name, value }).collect::<Vec<_>>()
-        })
+        proptest::collection::btree_map("[a-zA-Z0-9,._+?#-]{1,31}", value(), 0..5)
+            .prop_map(|map| map.into_iter().map(|(name, value)| Property { name, value }).listed())
     };
     let leaf = properties().prop_map(|properties| Node { properties, ..Node::default() });
     leaf.prop_recursive(6, 40, 5, move |inner| {
@@ -33,7 +33,7 @@ fn node() -> impl Strategy<Value = Node> {
         (properties(), proptest::collection::btree_map(names, inner, 0..5)).prop_map(
             |(properties, children): (_, BTreeMap<String, Node>)| Node {
                 properties,
-                children: children.into_iter().map(|(name, node)| Node { name, ..node }).collect(),
+                children: children.into_iter().map(|(name, node)| Node { name, ..node }).listed(),
                 ..Node::default()
             },
         )
@@ -49,7 +49,7 @@ fn tree() -> impl Strategy<Value = Tree> {
                 next = address + size;
                 (address, size)
             })
-            .collect()
+            .listed()
     });
     (reservations, any::<u32>(), node()).prop_map(|(reservations, boot_cpu, root)| Tree {
         reservations,
@@ -103,7 +103,7 @@ proptest! {
         config.kernel.cmdline = cmdline;
         config.vcpus.count = cpus;
         if affinity && !proxy {
-            config.vcpus.affinity = (0..cpus).map(|cpu| vec![cpu]).collect();
+            config.vcpus.affinity = (0..cpus).map(|cpu| vec![cpu]).listed();
         }
         config.console = config.console.filter(|_| console);
         config.stop = fixture::with_power_key().stop.filter(|_| power_key && proxy);
@@ -111,7 +111,7 @@ proptest! {
             label: u32::MAX - number,
             base: 0xa000_0000 + u64::from(number) * 0x20_0000,
             ..fixture::proxy().regions[0].clone()
-        }).collect();
+        }).listed();
         if proxy {
             let disk = fixture::disk();
             config.disks = vec![disk; disks];

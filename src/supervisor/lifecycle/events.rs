@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 
 use crate::config::{RestartConfig, RestartPolicy, VmConfig};
 use crate::diagnostic::{kinds, Diagnostic, Kind};
+use crate::status::clock::millis;
 use crate::status::State;
 use crate::worker::{Report, Request};
 
@@ -70,11 +71,6 @@ impl Rules {
             }),
         }
     }
-}
-
-/// A duration in milliseconds; one too long for a `u64` is as good as for ever.
-pub fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// How a worker's process ended.

@@ -25,6 +25,7 @@ mod tests;
 
 use crate::diagnostic::Step;
 use crate::launch;
+use crate::status::clock::sooner;
 use crate::status::{brief, End, EndReason, State};
 use crate::text::Span;
 use crate::worker::Report;
@@ -32,7 +33,6 @@ use crate::worker::Report;
 use super::restart::Budget;
 
 use ending::{Stopping, Then};
-pub(super) use events::millis;
 pub use events::{Action, Death, Event, Gates, Readiness, Rules};
 
 /// Milliseconds between a channel's hang-up and the word that the worker is going: a killed worker's
@@ -185,7 +185,7 @@ impl Lifecycle {
             Phase::Running { ready_deadline } => *ready_deadline,
             Phase::Stopping(stopping) => stopping.next,
         };
-        own.into_iter().chain(self.hangup).min()
+        sooner(own, self.hangup)
     }
 
     /// New rules, for the next start: ignored while a worker has the VM.

@@ -79,6 +79,7 @@ impl Guest {
                 backing: Backing::File(Inode { dev: 0, ino: 0 }),
                 offset: 0,
                 shared: true,
+                writable: true,
                 file: Some(Arc::new(fd)),
                 page_size: 4096,
                 hugetlb: false,

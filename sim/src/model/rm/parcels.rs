@@ -133,6 +133,7 @@ mod tests {
             backing: Backing::File(Inode { dev: 1, ino }),
             offset,
             shared: true,
+            writable: true,
             file: None,
             page_size: 4096,
             hugetlb: false,

@@ -2,6 +2,7 @@
 //! vCPUs and `/cpus`.
 
 use super::*;
+use crate::list::Listed;
 
 #[test]
 fn rules_of_vcpus() {
@@ -117,7 +118,7 @@ fn sixteen(tree: &mut Tree) {
             .set_str("enable-method", "psci")
             .set_empty("cpu-idle-states");
     }
-    let map: Vec<u32> = (0..16).collect();
+    let map = (0..16).listed();
     node(tree, "/gunyah-vm-config/vcpus").set_cells("affinity-map", &map);
 }
 
