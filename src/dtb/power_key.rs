@@ -3,7 +3,6 @@
 //! (Documentation/devicetree/bindings/input/gpio-keys.yaml). No GPIO controller is needed for that: where a
 //! key has no `gpios`, its interrupt is the press, and the driver releases it by itself.
 
-use crate::list::Listed;
 use crate::plan::PowerKey;
 
 use super::complete::free_name;
@@ -28,10 +27,18 @@ pub(super) fn doorbell_vdevice(name: &str, key: PowerKey) -> Node {
 
 /// The node of the key.
 pub(super) fn node(tree: &Tree, key: PowerKey) -> Option<NodeAt<'_>> {
-    let walk = tree.walk().into_iter().filter(|at| at.is_compatible(MODEL));
-    let keys = walk.flat_map(|at| at.children().listed());
-    let mut keys = keys.filter(|at| at.u32("linux,code") == Some(KEY_POWER) && !at.has("gpios"));
-    keys.find(|at| spi(at) == Some(interrupt(key)))
+    let is_key = |at: &NodeAt<'_>| {
+        let presses = at.u32("linux,code") == Some(KEY_POWER) && !at.has("gpios");
+        presses && spi(at) == Some(interrupt(key))
+    };
+    for keys in tree.walk() {
+        if keys.is_compatible(MODEL) {
+            if let Some(found) = keys.children().find(is_key) {
+                return Some(found);
+            }
+        }
+    }
+    None
 }
 
 /// Adds the key, if it is not there.

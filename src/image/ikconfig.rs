@@ -36,8 +36,8 @@ pub struct BuiltConfig(String);
 
 impl BuiltConfig {
     /// Looks through a kernel's bytes for it. None: it has none, or one that is damaged or cannot be read.
-    pub fn find(kernel: impl Read) -> Option<Self> {
-        let packed = packed(kernel)?;
+    pub fn find(mut kernel: impl Read) -> Option<Self> {
+        let packed = packed(&mut kernel)?;
         let text = gzip::unpacked(&packed, TEXT_MAX).ok()?;
         Some(Self(String::from_utf8(text).ok()?))
     }
@@ -63,11 +63,11 @@ impl BuiltConfig {
 }
 
 /// The bytes between the marks.
-fn packed(mut kernel: impl Read) -> Option<Vec<u8>> {
+fn packed(kernel: &mut dyn Read) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut inside = false;
     loop {
-        let read = kernel.by_ref().take(CHUNK as u64).read_to_end(&mut bytes).ok()?;
+        let read = (&mut *kernel).take(CHUNK as u64).read_to_end(&mut bytes).ok()?;
         if !inside {
             let found = find(&bytes, START);
             inside = found.is_some();

@@ -61,9 +61,11 @@ pub fn present<'a>(mut members: Vec<(&'static str, Value<'a>)>) -> Value<'a> {
 /// The object of fields; without those that are `null`. `keys` has a space between two, and a `?` behind one that
 /// may be left out: a list of them would be larger than they are.
 pub fn object_of<'a>(keys: &'static str, fields: &[&'a dyn Json]) -> Value<'a> {
-    let forms = fields.iter().map(|field| field.to_json());
-    let keys = keys.split(' ').map(|key| key.trim_end_matches('?'));
-    present(keys.zip(forms).collect())
+    let mut members = Vec::new();
+    for (key, field) in keys.split(' ').zip(fields) {
+        members.push((key.trim_end_matches('?'), field.to_json()));
+    }
+    present(members)
 }
 
 /// Reads an object's fields; the keys are as those of [`object_of`].
@@ -506,14 +508,18 @@ impl<T: Json> Json for Vec<T> {
     }
 
     fn to_json(&self) -> Value<'_> {
-        Value::List(self.iter().map(|item| Node::from(item.to_json())).collect())
+        // A loop, of which there is less for each type than of iterators.
+        let mut items = Vec::new();
+        for item in self {
+            items.push(item.to_json().into());
+        }
+        Value::List(items)
     }
 
     fn read(&mut self, node: &Node<'_>) -> Result<(), String> {
         let Value::List(items) = &node.value else {
             return Err(mismatch("a list", node));
         };
-        // A loop, of which there is less for each type than of iterators.
         for item in items {
             self.push(T::from_json(item)?);
         }

@@ -134,12 +134,16 @@ impl LaunchPlan {
 
     /// What is overwritten by the bytes of files, in rising order.
     pub fn from_files(&self) -> Vec<Range> {
-        let segments = self.kernel.segments.iter();
-        let kernel = segments.map(|part| Range { base: part.address, size: part.file_size });
-        let files = self.regions.iter().filter_map(|region| {
-            region.file.as_ref().map(|(_, size)| Range { base: region.base, size: *size })
-        });
-        let mut all: Vec<Range> = kernel.chain(self.initrd).chain(files).collect();
+        let mut all = Vec::new();
+        for part in &self.kernel.segments {
+            all.push(Range { base: part.address, size: part.file_size });
+        }
+        all.extend(self.initrd);
+        for region in &self.regions {
+            if let Some((_, size)) = region.file {
+                all.push(Range { base: region.base, size });
+            }
+        }
         all.sort_unstable_by_key(|range| range.base);
         all
     }
