@@ -15,7 +15,7 @@ use nix::errno::Errno;
 
 use crate::json::{record, Json, Node, Value};
 use crate::packed::Packed;
-use crate::text::{errno_name, printable, words};
+use crate::text::{errno_name, printable, symbol, words};
 
 words! {
     /// A step of a launch, in the order of the way through.
@@ -322,7 +322,7 @@ impl fmt::Display for Diagnostic {
             write!(f, ": {}", errno_name(Errno::from_raw(raw)))?;
         }
         if let Some(raw) = self.start_answers {
-            write!(f, "; START would answer {:?}", Errno::from_raw(raw))?;
+            write!(f, "; START would answer {}", symbol(Errno::from_raw(raw)))?;
         }
         if !self.cause.is_empty() {
             write!(f, "; likely cause: {}", self.cause)?;

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use crate::diagnostic::Kind;
 use crate::list::{self, Listed};
+use crate::text::symbol;
 
 /// The kinds of each folder, in the order of the way through.
 const FOLDERS: &[&[&[&Kind]]] = &[
@@ -63,7 +64,7 @@ fn entry(kind: &Kind) -> String {
     let mut text = format!("{}: {} of step {}\n\n", kind.name(), kind.severity, kind.step);
     let _ = writeln!(text, "  {}", kind.summary());
     if let Some(errno) = kind.start_answers {
-        let _ = writeln!(text, "  START would answer: {errno:?}");
+        let _ = writeln!(text, "  START would answer: {}", symbol(errno));
     }
     if !kind.cause().is_empty() {
         let _ = writeln!(text, "  likely cause: {}", kind.cause());

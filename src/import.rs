@@ -192,7 +192,7 @@ fn sections(keys: Vec<(&'static str, Value)>) -> Value {
 }
 
 fn row(name: &str) -> Option<&'static Row> {
-    TABLE.iter().find(|(names, ..)| names.split_whitespace().any(|known| known == name))
+    TABLE.iter().find(|(names, ..)| names.split_ascii_whitespace().any(|known| known == name))
 }
 
 /// Sets a key. Several command lines are one, and so are several lists.

@@ -103,11 +103,32 @@ pub fn failure(error: &io::Error) -> String {
     }
 }
 
-/// An errno by its name, which is what people search for, and its meaning.
+/// The names of the errnos from 1 on, the same on every architecture that Android has. Those that nix derives are
+/// four times as large.
+const SYMBOLS: &str = "\
+    EPERM ENOENT ESRCH EINTR EIO ENXIO E2BIG ENOEXEC EBADF ECHILD EAGAIN ENOMEM EACCES EFAULT ENOTBLK EBUSY \
+    EEXIST EXDEV ENODEV ENOTDIR EISDIR EINVAL ENFILE EMFILE ENOTTY ETXTBSY EFBIG ENOSPC ESPIPE EROFS EMLINK \
+    EPIPE EDOM ERANGE EDEADLK ENAMETOOLONG ENOLCK ENOSYS ENOTEMPTY ELOOP - ENOMSG EIDRM ECHRNG EL2NSYNC EL3HLT \
+    EL3RST ELNRNG EUNATCH ENOCSI EL2HLT EBADE EBADR EXFULL ENOANO EBADRQC EBADSLT - EBFONT ENOSTR ENODATA \
+    ETIME ENOSR ENONET ENOPKG EREMOTE ENOLINK EADV ESRMNT ECOMM EPROTO EMULTIHOP EDOTDOT EBADMSG EOVERFLOW \
+    ENOTUNIQ EBADFD EREMCHG ELIBACC ELIBBAD ELIBSCN ELIBMAX ELIBEXEC EILSEQ ERESTART ESTRPIPE EUSERS ENOTSOCK \
+    EDESTADDRREQ EMSGSIZE EPROTOTYPE ENOPROTOOPT EPROTONOSUPPORT ESOCKTNOSUPPORT EOPNOTSUPP EPFNOSUPPORT \
+    EAFNOSUPPORT EADDRINUSE EADDRNOTAVAIL ENETDOWN ENETUNREACH ENETRESET ECONNABORTED ECONNRESET ENOBUFS \
+    EISCONN ENOTCONN ESHUTDOWN ETOOMANYREFS ETIMEDOUT ECONNREFUSED EHOSTDOWN EHOSTUNREACH EALREADY EINPROGRESS \
+    ESTALE EUCLEAN ENOTNAM ENAVAIL EISNAM EREMOTEIO EDQUOT ENOMEDIUM EMEDIUMTYPE ECANCELED ENOKEY EKEYEXPIRED \
+    EKEYREVOKED EKEYREJECTED EOWNERDEAD ENOTRECOVERABLE ERFKILL EHWPOISON";
+
+/// An errno's name, which is what people search for.
+pub fn symbol(errno: Errno) -> &'static str {
+    let before = usize::try_from(errno as i32 - 1).ok();
+    before.and_then(|before| SYMBOLS.split(' ').nth(before)).unwrap_or("unknown errno")
+}
+
+/// An errno by its name and its meaning.
 pub fn errno_name(errno: Errno) -> String {
     // The C library's words, which the program has in any case: `I/O error (os error 5)`.
     let said = io::Error::from(errno).to_string();
-    format!("{errno:?} ({})", said.split(" (os error").next().unwrap_or_default())
+    format!("{} ({})", symbol(errno), said.split(" (os error").next().unwrap_or_default())
 }
 
 /// Numbers as a file has them: `[0, 1, 5]`.
@@ -206,6 +227,18 @@ pub(crate) use words;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_errno_has_the_name_that_the_kernel_gives_it() {
+        for errno in (1..200).map(Errno::from_raw) {
+            let name = match errno {
+                Errno::UnknownErrno => "unknown errno".to_owned(),
+                errno => format!("{errno:?}"),
+            };
+            assert_eq!(symbol(errno), name);
+        }
+        assert_eq!(symbol(Errno::EHWPOISON), "EHWPOISON");
+    }
 
     #[test]
     fn control_characters_are_written_out() {

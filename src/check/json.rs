@@ -11,6 +11,7 @@ use crate::diagnostic::Diagnostic;
 use crate::json::{object, Json, Value};
 use crate::list::Listed;
 use crate::plan::LaunchPlan;
+use crate::text::symbol;
 
 /// Rises when a field changes its meaning or goes away.
 const VERSION: u32 = 2;
@@ -69,7 +70,7 @@ fn of_diagnostics(all: &[Diagnostic]) -> Value<'_> {
 
 /// A diagnostic, as every report for machines has it.
 pub(crate) fn members(of: &Diagnostic) -> Vec<(&'static str, Value<'_>)> {
-    let errno = |raw: Option<i32>| raw.map(|raw| format!("{:?}", Errno::from_raw(raw)));
+    let errno = |raw: Option<i32>| raw.map(|raw| symbol(Errno::from_raw(raw)));
     let place = of.place.as_ref();
     vec![
         ("name", of.name.to_json()),

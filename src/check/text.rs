@@ -65,7 +65,7 @@ fn planned(out: &mut String, vm: &VmReport, plan: &LaunchPlan) {
         let (end, size) = (format!("{end:#x}"), format!("{:#}", Size(row.size)));
         let (what, detail) = (row.what, row.detail);
         let row = format!("{base:<17}{end:<15}{size:<11}{what:<11}{detail}");
-        line(out, row.trim_end());
+        line(out, row.trim_ascii_end());
     }
     if let Some(key) = plan.power_key {
         line(out, format!("  power key: doorbell {}, SPI {}", key.label, key.interrupt));

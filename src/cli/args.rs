@@ -2,6 +2,7 @@
 //! Words of a command line, sorted into options and plain ones.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt::Display;
 use std::path::PathBuf;
 
 use crate::list::Listed;
@@ -24,7 +25,7 @@ impl<'a> Args<'a> {
     /// stops it with `help`, whatever stands behind.
     pub fn parse(
         words: &'a [OsString],
-        help: &str,
+        help: &dyn Display,
         valued: &[&'static str],
         flags: &[&'static str],
     ) -> Result<Self, Stop> {
@@ -60,7 +61,7 @@ impl<'a> Args<'a> {
                 return Err(usage(format!("{name} takes no value, but has {value}")));
             }
             match name {
-                "--help" | "-h" => return Err(Stop::Print(help.to_owned())),
+                "--help" | "-h" => return Err(Stop::Print(help.to_string())),
                 "--version" | "-V" => args.version = true,
                 _ => {
                     let option = known(flags).ok_or_else(|| unknown(name))?;
@@ -121,7 +122,7 @@ mod tests {
     }
 
     fn args(words: &[OsString]) -> Result<Args<'_>, Stop> {
-        Args::parse(words, "the help", &["--a", "--socket"], &["--flag"])
+        Args::parse(words, &"the help", &["--a", "--socket"], &["--flag"])
     }
 
     #[test]

@@ -65,7 +65,7 @@ const DEFAULT_REPLAY: u64 = 4096;
 /// Reads the command line, without the program's name; `socket` is what the environment says.
 pub fn parse(words: &[OsString], socket: Option<OsString>) -> Result<Command, Stop> {
     let valued = ["--socket", "--replay"];
-    let args = Args::parse(words, HELP, &valued, &["--json", "--no-wait", "--follow"])?;
+    let args = Args::parse(words, &HELP, &valued, &["--json", "--no-wait", "--follow"])?;
     if args.version {
         return Err(super::version("gunyahctl"));
     }
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     fn parse_line(line: &str) -> Result<Command, Stop> {
-        let words: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+        let words: Vec<OsString> = line.split_ascii_whitespace().map(OsString::from).collect();
         parse(&words, None)
     }
 
@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn the_socket_is_the_options_then_the_environments() {
         let socket = |line: &str, environment: Option<&str>| {
-            let words: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+            let words: Vec<OsString> = line.split_ascii_whitespace().map(OsString::from).collect();
             match parse(&words, environment.map(OsString::from)) {
                 Ok(Command { socket, .. }) => socket,
                 other => panic!("{other:?}"),

@@ -11,6 +11,7 @@ use crate::config::{self, kernels};
 use crate::doctor;
 use crate::import::Source;
 use crate::list::Listed;
+use crate::packed::{packed, Packed};
 use crate::status::EndReason;
 use crate::supervisor::{BootOptions, Outcome, DEFAULT_CONFIG_DIR, DEFAULT_DEVICE, DEFAULT_SOCKET};
 use crate::worker::Setting;
@@ -18,8 +19,14 @@ use crate::worker::Setting;
 use super::args::{unexpected, Args};
 use super::{usage, Stop};
 
+/// What `--help` prints, of gunyahd and of each command.
+#[cfg(test)]
+pub(crate) const HELPS: [Packed; 7] =
+    [HELP, BOOT_HELP, RUN_HELP, CHECK_HELP, DOCTOR_HELP, IMPORT_HELP, EXPLAIN_HELP];
+
 /// `gunyahd --help`.
-pub const HELP: &str = "\
+const HELP: Packed = packed!(
+    "\
 Launches and supervises virtual machines on the Gunyah hypervisor.
 
 usage: gunyahd boot [options]        the init service: all VMs, until SIGTERM
@@ -29,10 +36,12 @@ usage: gunyahd boot [options]        the init service: all VMs, until SIGTERM
        gunyahd import FILE | -- WORD… another launcher's VM as a VM's file
        gunyahd explain [NAME]        the error or warning of that name; all names
        gunyahd --version | --help    also: gunyahd COMMAND --help
-";
+"
+);
 
 /// `gunyahd boot --help`.
-pub const BOOT_HELP: &str = "\
+const BOOT_HELP: Packed = packed!(
+    "\
 usage: gunyahd boot [--config-dir DIR]… [--socket PATH] [--run-dir DIR] [--device PATH]
                     [--reserve SIZE] [--no-confinement]
 
@@ -51,10 +60,12 @@ and answers gunyahctl. A bad file or a failed VM stops no other: gunyahctl statu
 signals: SIGTERM and SIGINT stop all VMs in reverse order of dependency; a second SIGINT does not
          wait for the guests. SIGHUP reads the files again.
 exit:    0 all VMs are stopped; 1 cannot serve (the log says why); 2 usage
-";
+"
+);
 
 /// `gunyahd run --help`.
-pub const RUN_HELP: &str = "\
+const RUN_HELP: Packed = packed!(
+    "\
 usage: gunyahd run [--device PATH] [--no-confinement] FILE
 
 Starts the VM of FILE at once, without waiting for other VMs or properties, and logs to standard
@@ -69,10 +80,12 @@ exit: 0 the guest powered off     3 the file has mistakes, or the launch failed
       1 gunyahd could not work    4 the guest or its worker crashed
       2 usage                     5 the guest reset itself
                                   6 a signal to gunyahd stopped it
-";
+"
+);
 
 /// `gunyahd check --help`.
-pub const CHECK_HELP: &str = "\
+const CHECK_HELP: Packed = packed!(
+    "\
 usage: gunyahd check [--dtb] [--json] [--kernel NAME] [--page-size SIZE] [--root DIR] PATH…
 
 Tells everything that can be known of VMs' files without a device: their mistakes, those of the
@@ -87,10 +100,12 @@ needed in all.
   --root DIR        where the device's files are: /vendor/x is looked for in DIR/vendor/x
 
 exit: 0 nothing is wrong; 1 something is, or cannot be told; 2 usage
-";
+"
+);
 
 /// `gunyahd doctor --help`.
-pub const DOCTOR_HELP: &str = "\
+const DOCTOR_HELP: Packed = packed!(
+    "\
 usage: gunyahd doctor [--config-dir DIR]… [--socket PATH] [--device PATH] [--kernel-config FILE] [--json]
 
 Examines the device and changes nothing: the driver's node, its dialect (by a VM that is never started) and
@@ -105,10 +120,12 @@ another user it says what it could not see.
   --json                for machines
 
 exit: 0 nothing stops VMs; 1 something does, or it cannot be told; 2 usage
-";
+"
+);
 
 /// `gunyahd import --help`.
-pub const IMPORT_HELP: &str = "\
+const IMPORT_HELP: Packed = packed!(
+    "\
 usage: gunyahd import FILE
        gunyahd import -- crosvm run …
        gunyahd import -- qemu-system-aarch64 …
@@ -117,17 +134,20 @@ Prints the VM of another launcher as a VM's file, and on standard error what is 
 is a vm_config.json of Android's Virtualization Framework. Look the result over and run gunyahd check.
 
 exit: 0 printed; 1 it cannot be imported; 2 usage
-";
+"
+);
 
 /// `gunyahd explain --help`.
-pub const EXPLAIN_HELP: &str = "\
+const EXPLAIN_HELP: Packed = packed!(
+    "\
 usage: gunyahd explain [NAME]
 
 Prints what the error or warning NAME means, its likely cause and its cure. NAME stands in brackets
 at the end of each message. Without NAME, lists all names.
 
 exit: 0 printed; 1 there is no such name; 2 usage
-";
+"
+);
 
 /// What is to be done.
 #[derive(Debug, PartialEq, Eq)]
@@ -163,7 +183,7 @@ pub fn parse(words: &[OsString]) -> Result<Command, Stop> {
         Some("doctor") => doctor(words),
         Some("import") => import(words),
         Some("explain") => explain(words),
-        Some("help" | "--help" | "-h") => Err(Stop::Print(HELP.to_owned())),
+        Some("help" | "--help" | "-h") => Err(Stop::Print(HELP.to_string())),
         Some("--version" | "-V") => Err(super::version("gunyahd")),
         _ => {
             let command = command.to_string_lossy();
@@ -175,7 +195,7 @@ pub fn parse(words: &[OsString]) -> Result<Command, Stop> {
 
 fn boot(words: &[OsString]) -> Result<Command, Stop> {
     let valued = ["--config-dir", "--socket", "--run-dir", "--device", "--reserve"];
-    let args = Args::parse(words, BOOT_HELP, &valued, &["--no-confinement"])?;
+    let args = Args::parse(words, &BOOT_HELP, &valued, &["--no-confinement"])?;
     if let Some(word) = args.plain.first() {
         return Err(unexpected(word));
     }
@@ -207,7 +227,7 @@ fn config_dirs(args: &Args<'_>) -> Vec<PathBuf> {
 
 fn doctor(words: &[OsString]) -> Result<Command, Stop> {
     let valued = ["--config-dir", "--socket", "--device", "--kernel-config"];
-    let args = Args::parse(words, DOCTOR_HELP, &valued, &["--json"])?;
+    let args = Args::parse(words, &DOCTOR_HELP, &valued, &["--json"])?;
     if let Some(word) = args.plain.first() {
         return Err(unexpected(word));
     }
@@ -228,7 +248,7 @@ fn setting(args: &Args<'_>) -> Setting {
 }
 
 fn run(words: &[OsString]) -> Result<Command, Stop> {
-    let args = Args::parse(words, RUN_HELP, &["--device"], &["--no-confinement"])?;
+    let args = Args::parse(words, &RUN_HELP, &["--device"], &["--no-confinement"])?;
     let file = args.at_most_one()?.ok_or_else(|| usage("run needs a VM's FILE"))?;
     Ok(Command::Run { file: file.into(), setting: setting(&args) })
 }
@@ -238,21 +258,21 @@ fn import(words: &[OsString]) -> Result<Command, Stop> {
         let words = words.iter().map(|word| word.to_string_lossy().into_owned());
         return Ok(Command::Import(Source::Command(words.listed())));
     }
-    let args = Args::parse(words, IMPORT_HELP, &[], &[])?;
+    let args = Args::parse(words, &IMPORT_HELP, &[], &[])?;
     let file = args.at_most_one()?;
     let file = file.ok_or_else(|| usage("import needs a FILE, or a command line behind --"))?;
     Ok(Command::Import(Source::File(file.to_owned())))
 }
 
 fn explain(words: &[OsString]) -> Result<Command, Stop> {
-    let args = Args::parse(words, EXPLAIN_HELP, &[], &[])?;
+    let args = Args::parse(words, &EXPLAIN_HELP, &[], &[])?;
     let name = args.at_most_one()?;
     Ok(Command::Explain(name.map(|name| name.to_string_lossy().into_owned())))
 }
 
 fn check(words: &[OsString]) -> Result<Command, Stop> {
     let valued = ["--kernel", "--root", "--page-size"];
-    let args = Args::parse(words, CHECK_HELP, &valued, &["--dtb", "--json"])?;
+    let args = Args::parse(words, &CHECK_HELP, &valued, &["--dtb", "--json"])?;
     if args.plain.is_empty() {
         return Err(usage("check needs files or directories"));
     }
@@ -290,7 +310,7 @@ mod tests {
     use super::*;
 
     fn parse_line(line: &str) -> Result<Command, Stop> {
-        let words: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+        let words: Vec<OsString> = line.split_ascii_whitespace().map(OsString::from).collect();
         parse(&words)
     }
 

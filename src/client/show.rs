@@ -59,7 +59,7 @@ fn align<const N: usize>(rows: &[[String; N]]) -> String {
             line.push_str(cell);
             line.extend(std::iter::repeat_n(' ', padding));
         }
-        text.push_str(line.trim_end());
+        text.push_str(line.trim_ascii_end());
         text.push('\n');
     }
     text

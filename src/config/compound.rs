@@ -27,38 +27,44 @@ struct Limits {
 }
 
 /// A list of at most `most` items.
-pub(super) fn list<T: Type>(most: usize, item: T) -> List<T> {
+pub(super) const fn list<T>(most: usize, item: T) -> List<T> {
     List { item, limits: Limits { most, or_one: false, distinct: false } }
 }
 
 /// An item or a list of 1 to `most`.
-pub(super) fn one_or_list<T: Type>(most: usize, item: T) -> List<T> {
+pub(super) const fn one_or_list<T>(most: usize, item: T) -> List<T> {
     List { item, limits: Limits { most, or_one: true, distinct: false } }
 }
 
-impl<T> List<T> {
-    pub fn distinct(self) -> Self {
-        Self { limits: Limits { distinct: true, ..self.limits }, ..self }
-    }
+/// An item or a list of 1 to `most`, none of them twice.
+pub(super) const fn one_or_distinct<T>(most: usize, item: T) -> List<T> {
+    List { item, limits: Limits { most, or_one: true, distinct: true } }
 }
 
 impl<T: Type> Type for List<T> {
     type Value = Vec<T::Value>;
 
+    fn blank(&self) -> Self::Value {
+        Vec::new()
+    }
+
     /// Every wrong item is reported.
-    fn read(&self, node: &Node, key: &str, report: &mut Report) -> Option<Self::Value> {
-        let items = self.limits.items(node, key, report)?;
-        let mut values = Vec::new();
+    fn read(&self, node: &Node, key: &str, into: &mut Self::Value, report: &mut Report) -> bool {
+        let Some(items) = self.limits.items(node, key, report) else { return false };
+        let mut all = true;
         let mut written = Vec::new();
+        into.clear();
         for (key, item) in &items {
-            let Some(value) = self.item.read(item, key, report) else { continue };
-            if self.limits.distinct {
+            let mut value = self.item.blank();
+            let good = self.item.read(item, key, &mut value, report);
+            if good && self.limits.distinct {
                 written.push((&**key, self.item.write(&value)));
             }
-            values.push(value);
+            into.push(value);
+            all &= good;
         }
         report_twins(&written, report);
-        (values.len() == items.len()).then_some(values)
+        all
     }
 
     fn write(&self, value: &Self::Value) -> Value<'static> {
@@ -122,16 +128,19 @@ pub(super) fn item_key(key: &str, index: usize) -> String {
 pub(super) struct Object<S>(PhantomData<S>);
 
 /// The section whose keys are those of `S`.
-pub(super) fn section<S: Section>() -> Object<S> {
+pub(super) const fn section<S>() -> Object<S> {
     Object(PhantomData)
 }
 
 impl<S: Section> Type for Object<S> {
     type Value = S;
 
-    fn read(&self, node: &Node, key: &str, report: &mut Report) -> Option<S> {
-        let keys = Keys::of(node, key, S::KEYS, report)?;
-        S::read(&keys, report)
+    fn blank(&self) -> S {
+        S::blank()
+    }
+
+    fn read(&self, node: &Node, key: &str, into: &mut S, report: &mut Report) -> bool {
+        read_section(node, key, into, report)
     }
 
     fn write(&self, value: &S) -> Value<'static> {
@@ -141,4 +150,9 @@ impl<S: Section> Type for Object<S> {
     fn form(&self) -> Form {
         Form::Section(S::rows())
     }
+}
+
+fn read_section(node: &Node, key: &str, into: &mut dyn Section, report: &mut Report) -> bool {
+    let keys = Keys::of(node, key, into.keys(), report);
+    keys.is_some_and(|mut keys| into.read(&mut keys))
 }

@@ -4,7 +4,7 @@
 use super::foreign;
 use super::report::Report;
 use super::sections::SECTIONS;
-use super::types::mismatch;
+use super::types::{mismatch, Type};
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::json::{Member, Node, Position, Value};
 use crate::list::Listed;
@@ -30,16 +30,25 @@ pub(super) struct Keys<'a> {
     path: String,
     /// Sorted. Those that do not exist are among them.
     members: Vec<&'a Member<'a>>,
+    /// Those that are not read yet, in the order of their table.
+    unread: &'static [&'static str],
+    pub report: &'a mut Report,
 }
 
 impl<'a> Keys<'a> {
     /// The keys of the object at `path`, of which `known` exist. `None` if it is not an object.
-    pub fn of(node: &'a Node<'a>, path: &str, known: &[&str], report: &mut Report) -> Option<Self> {
+    pub fn of(
+        node: &'a Node<'a>,
+        path: &str,
+        known: &'static [&'static str],
+        report: &'a mut Report,
+    ) -> Option<Self> {
         let Value::Object(members) = &node.value else {
             report.add(path, mismatch("an object {…}", node));
             return None;
         };
-        let mut keys = Self { path: path.to_owned(), members: members.iter().listed() };
+        let sorted = members.iter().listed();
+        let mut keys = Self { path: path.to_owned(), members: sorted, unread: known, report };
         // Stable: of two of one key, the first stays the first.
         keys.members.sort_by_key(|member| &*member.key);
         for member in members {
@@ -49,21 +58,21 @@ impl<'a> Keys<'a> {
             if first != member.position {
                 let Position { line, column } = first;
                 let twice = TWICE.case(format!("given twice, first at {line}:{column}"));
-                report.add_at(member.position, &full, twice);
+                keys.report.add_at(member.position, &full, twice);
                 continue;
             }
             if known.contains(&key) {
-                report.found(full, member.position);
+                keys.report.found(full, member.position);
                 continue;
             }
             if let Some(named) = foreign::key(key) {
-                report.add_at(member.position, &full, named);
+                keys.report.add_at(member.position, &full, named);
                 continue;
             }
-            let near = if report.is_full() { None } else { nearest_key(key, known) };
+            let near = if keys.report.is_full() { None } else { nearest_key(key, known) };
             let cure = near.map(|near| format!("did you mean `{near}`?"));
             let unknown = UNKNOWN_KEY.case("unknown key").cure_if(cure);
-            report.add_at(member.position, &full, unknown);
+            keys.report.add_at(member.position, &full, unknown);
         }
         Some(keys)
     }
@@ -73,25 +82,44 @@ impl<'a> Keys<'a> {
         join(&self.path, key)
     }
 
-    /// Reports that the file lacks a key.
-    pub fn missing(&self, key: &str, report: &mut Report) {
-        report.add(&self.path_of(key), MISSING.case("missing, and it has no default"));
-    }
-
     /// Adds mistakes of keys to the report.
-    pub fn add_all(
-        &self,
-        mistakes: impl IntoIterator<Item = (String, Diagnostic)>,
-        report: &mut Report,
-    ) {
+    pub fn add_all(&mut self, mistakes: impl IntoIterator<Item = (String, Diagnostic)>) {
         for (key, mistake) in mistakes {
-            report.add(&self.path_of(&key), mistake);
+            self.report.add(&self.path_of(&key), mistake);
         }
     }
 
-    /// The value of `key`, if the file has it.
-    pub fn get(&self, key: &str) -> Option<&'a Node<'a>> {
-        self.member(key).map(|member| &member.value)
+    /// The path of the next key of the table, and its value if the file has it.
+    fn next(&mut self) -> (String, Option<&'a Node<'a>>) {
+        let (key, unread) = self.unread.split_first().unwrap_or((&"", &[]));
+        self.unread = unread;
+        (self.path_of(key), self.member(key).map(|member| &member.value))
+    }
+
+    /// Reads the next key, which may be absent. Whether its value is what it has to be.
+    pub fn or<T: Type>(&mut self, of: &T, into: &mut T::Value) -> bool {
+        let (path, Some(node)) = self.next() else { return true };
+        of.read(node, &path, into, self.report)
+    }
+
+    /// As [`Keys::or`].
+    pub fn optional<T: Type>(&mut self, of: &T, into: &mut T::Value) -> bool {
+        self.or(of, into)
+    }
+
+    /// As [`Keys::or`].
+    pub fn or_empty<T: Type>(&mut self, of: &T, into: &mut T::Value) -> bool {
+        self.or(of, into)
+    }
+
+    /// Reads the next key, which must not be absent.
+    pub fn required<T: Type>(&mut self, of: &T, into: &mut T::Value) -> bool {
+        let is_there = self.unread.first().is_some_and(|key| self.member(key).is_some());
+        if !is_there {
+            let (path, _) = self.next();
+            self.report.add(&path, MISSING.case("missing, and it has no default"));
+        }
+        is_there && self.or(of, into)
     }
 
     /// The first of this key.

@@ -12,6 +12,7 @@ use super::names::VmName;
 use super::report::Report;
 use super::sections::VmConfig;
 use super::syntax;
+use super::table::Section;
 use super::types::Type;
 use crate::diagnostic::{kinds, Diagnostic};
 use crate::json::{position_of, Position};
@@ -46,25 +47,26 @@ pub fn load(path: &Path) -> Result<VmConfig, Vec<Diagnostic>> {
 /// Every mistake in it.
 pub fn parse(path: &Path, text: &str) -> Result<VmConfig, Vec<Diagnostic>> {
     let mut report = Report::new(path);
-    let config = match syntax::read(text) {
+    let mut config = VmConfig::blank();
+    match syntax::read(text) {
         Ok(root) => {
             report.found(String::new(), root.position);
             match foreign::named(&root) {
                 // Each of its keys would be a mistake of its own.
-                Some(wrong) => {
-                    report.add_at(root.position, "", wrong);
-                    None
+                Some(wrong) => report.add_at(root.position, "", wrong),
+                None => {
+                    section().read(&root, "", &mut config, &mut report);
                 }
-                None => section::<VmConfig>().read(&root, "", &mut report),
             }
         }
-        Err((position, wrong)) => {
-            report.add_at(position, "", wrong);
-            None
-        }
-    };
+        Err((position, wrong)) => report.add_at(position, "", wrong),
+    }
     let mistakes = report.end();
-    config.filter(|_| mistakes.is_empty()).ok_or(mistakes)
+    if mistakes.is_empty() {
+        Ok(config)
+    } else {
+        Err(mistakes)
+    }
 }
 
 /// The name that the text of a file with mistakes has, if it is JSON.

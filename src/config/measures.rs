@@ -41,7 +41,7 @@ const SIZE: Notation = Notation {
         ("GiB", 1 << 30),
     ],
     cure: |digits, unit| {
-        let letter = unit.trim().chars().next().map(|c| c.to_ascii_uppercase());
+        let letter = unit.trim_ascii().chars().next().map(|c| c.to_ascii_uppercase());
         Some(match letter {
             Some(letter @ ('K' | 'M' | 'G')) if !digits.is_empty() => {
                 format!("units are binary: write \"{}{letter}\"", excerpt(digits))
@@ -162,12 +162,16 @@ pub(super) struct Bytes {
 }
 
 /// A size from `min` to `max`, a multiple of `multiple`.
-pub(super) fn size(min: u64, max: u64, multiple: u64) -> Bytes {
+pub(super) const fn size(min: u64, max: u64, multiple: u64) -> Bytes {
     Bytes { min, max, multiple }
 }
 
 impl Type for Bytes {
     type Value = u64;
+
+    fn blank(&self) -> u64 {
+        0
+    }
 
     fn parse(&self, node: &Node) -> Result<u64, Diagnostic> {
         let value = SIZE.read(node)?;
@@ -192,6 +196,10 @@ pub(super) struct HugePage;
 
 impl Type for HugePage {
     type Value = u64;
+
+    fn blank(&self) -> u64 {
+        0
+    }
 
     fn parse(&self, node: &Node) -> Result<u64, Diagnostic> {
         let value = SIZE.read(node)?;
@@ -227,7 +235,7 @@ pub struct Space {
 }
 
 /// Where memory may be.
-pub(super) const GUEST_MEMORY: Space = Space {
+pub(super) static GUEST_MEMORY: Space = Space {
     name: "guest memory",
     below: "is too low for memory",
     above: "is beyond the 36 bits of guest addresses",
@@ -236,7 +244,7 @@ pub(super) const GUEST_MEMORY: Space = Space {
 };
 
 /// Where accesses come to the host.
-pub(super) const DEVICE_SPACE: Space = Space {
+pub(super) static DEVICE_SPACE: Space = Space {
     name: "device space",
     below: "",
     above: "is not in device space",
@@ -246,21 +254,25 @@ pub(super) const DEVICE_SPACE: Space = Space {
 
 /// A guest address: an integer or `"0x80000000"`.
 pub(super) struct Address {
-    space: Space,
+    space: &'static Space,
     multiple: u64,
 }
 
 /// An address in `space`, a multiple of `multiple`.
-pub(super) fn address(space: Space, multiple: u64) -> Address {
+pub(super) const fn address(space: &'static Space, multiple: u64) -> Address {
     Address { space, multiple }
 }
 
 impl Type for Address {
     type Value = u64;
 
+    fn blank(&self) -> u64 {
+        0
+    }
+
     fn parse(&self, node: &Node) -> Result<u64, Diagnostic> {
         let value = ADDRESS.read(node)?;
-        let Space { name, below, above, start, end } = self.space;
+        let Space { name, below, above, start, end } = *self.space;
         if (start..end).contains(&value) {
             return multiple_of(self.multiple, value);
         }
@@ -275,7 +287,7 @@ impl Type for Address {
 
     fn form(&self) -> Form {
         let Self { space, multiple } = *self;
-        Form::Address { space, multiple }
+        Form::Address { space: *space, multiple }
     }
 }
 
@@ -285,12 +297,16 @@ pub(super) struct Time {
 }
 
 /// A duration from `min` to a day.
-pub(super) fn duration(min: Duration) -> Time {
+pub(super) const fn duration(min: Duration) -> Time {
     Time { min }
 }
 
 impl Type for Time {
     type Value = Duration;
+
+    fn blank(&self) -> Duration {
+        self.min
+    }
 
     fn parse(&self, node: &Node) -> Result<Duration, Diagnostic> {
         let value = Duration::from_millis(DURATION.read(node)?);

@@ -40,16 +40,20 @@ impl fmt::Display for VmName {
 const NAME: &str = "1 to 31 of a-z, 0-9, _ and -, a letter first";
 
 /// `name`
-pub(super) fn name() -> Text<VmName> {
-    Text {
-        form: TextForm {
-            name: "name",
-            limits: Some(NAME),
-            bytes: (1, VmName::MAX_LEN),
-            pattern: "^[a-z][a-z0-9_-]{0,30}$",
-        },
-        parse: |text| VmName::new(text).ok_or(format!("expected {NAME}")),
-        show: VmName::to_string,
+pub(super) struct Name;
+
+impl Text for Name {
+    type Value = VmName;
+    const BLANK: VmName = VmName(String::new());
+    const FORM: TextForm = TextForm {
+        name: "name",
+        limits: Some(NAME),
+        bytes: (1, VmName::MAX_LEN),
+        pattern: "^[a-z][a-z0-9_-]{0,30}$",
+    };
+
+    fn parse(text: &str) -> Result<VmName, String> {
+        VmName::new(text).ok_or(format!("expected {NAME}"))
     }
 }
 
@@ -70,23 +74,25 @@ impl fmt::Display for Dependency {
 }
 
 /// An item of `start.after`.
-pub(super) fn dependency() -> Text<Dependency> {
-    Text {
-        form: TextForm {
-            name: "name",
-            limits: Some("a VM's name, or `name:ready`"),
-            bytes: (1, VmName::MAX_LEN + ":ready".len()),
-            pattern: "^[a-z][a-z0-9_-]{0,30}(:ready)?$",
-        },
-        parse: |text| {
-            let (name, ready) = match text.strip_suffix(":ready") {
-                Some(name) => (name, true),
-                None => (text, false),
-            };
-            let vm = VmName::new(name).ok_or("expected a VM's name, or \"name:ready\"")?;
-            Ok(Dependency { vm, ready })
-        },
-        show: Dependency::to_string,
+pub(super) struct Waited;
+
+impl Text for Waited {
+    type Value = Dependency;
+    const BLANK: Dependency = Dependency { vm: VmName(String::new()), ready: false };
+    const FORM: TextForm = TextForm {
+        name: "name",
+        limits: Some("a VM's name, or `name:ready`"),
+        bytes: (1, VmName::MAX_LEN + ":ready".len()),
+        pattern: "^[a-z][a-z0-9_-]{0,30}(:ready)?$",
+    };
+
+    fn parse(text: &str) -> Result<Dependency, String> {
+        let (name, ready) = match text.strip_suffix(":ready") {
+            Some(name) => (name, true),
+            None => (text, false),
+        };
+        let vm = VmName::new(name).ok_or("expected a VM's name, or \"name:ready\"")?;
+        Ok(Dependency { vm, ready })
     }
 }
 
@@ -121,7 +127,18 @@ impl fmt::Display for Permissions {
 }
 
 /// `flags`
-pub(super) fn permissions() -> Text<Permissions> {
+pub(super) struct Flags;
+
+impl Text for Flags {
+    type Value = Permissions;
+    const BLANK: Permissions = Permissions::READ_WRITE;
+    const FORM: TextForm = TextForm {
+        name: "text",
+        limits: Some("letters of `rwx`, each at most once"),
+        bytes: (1, 3),
+        pattern: "^[rwx]{1,3}$",
+    };
+
     fn parse(text: &str) -> Result<Permissions, String> {
         let mut flags = Permissions { read: false, write: false, execute: false };
         for letter in text.chars() {
@@ -137,23 +154,24 @@ pub(super) fn permissions() -> Text<Permissions> {
         }
         Ok(flags)
     }
-    Text {
-        form: TextForm {
-            name: "text",
-            limits: Some("letters of `rwx`, each at most once"),
-            bytes: (1, 3),
-            pattern: "^[rwx]{1,3}$",
-        },
-        parse,
-        show: Permissions::to_string,
-    }
 }
 
 /// Bytes of an interface's name at most (linux/if.h: IFNAMSIZ without the final NUL).
 const INTERFACE: usize = 15;
 
 /// `nets[].tap`
-pub(super) fn interface() -> Text<String> {
+pub(super) struct Interface;
+
+impl Text for Interface {
+    type Value = String;
+    const BLANK: String = String::new();
+    const FORM: TextForm = TextForm {
+        name: "text",
+        limits: Some("1 to 15 of `a-z`, `A-Z`, `0-9`, `.`, `_` and `-`"),
+        bytes: (1, INTERFACE),
+        pattern: "^[A-Za-z0-9._-]{1,15}$",
+    };
+
     fn parse(text: &str) -> Result<String, String> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         if let Some(other) = text.chars().find(|c| !allowed(*c)) {
@@ -165,16 +183,6 @@ pub(super) fn interface() -> Text<String> {
             "." | ".." => Err("is no name of an interface".to_owned()),
             _ => Ok(text.to_owned()),
         }
-    }
-    Text {
-        form: TextForm {
-            name: "text",
-            limits: Some("1 to 15 of `a-z`, `A-Z`, `0-9`, `.`, `_` and `-`"),
-            bytes: (1, INTERFACE),
-            pattern: "^[A-Za-z0-9._-]{1,15}$",
-        },
-        parse,
-        show: String::clone,
     }
 }
 
@@ -201,7 +209,18 @@ impl fmt::Display for Mac {
 }
 
 /// `nets[].mac`
-pub(super) fn mac() -> Text<Mac> {
+pub(super) struct Ethernet;
+
+impl Text for Ethernet {
+    type Value = Mac;
+    const BLANK: Mac = Mac([0; 6]);
+    const FORM: TextForm = TextForm {
+        name: "text",
+        limits: Some("six bytes, as `02:00:00:12:34:56`; the first one even"),
+        bytes: (17, 17),
+        pattern: "^[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}$",
+    };
+
     fn parse(text: &str) -> Result<Mac, String> {
         let mut mac = [0; 6];
         let mut parts = text.split(':');
@@ -219,20 +238,21 @@ pub(super) fn mac() -> Text<Mac> {
             _ => Ok(Mac(mac)),
         }
     }
-    Text {
-        form: TextForm {
-            name: "text",
-            limits: Some("six bytes, as `02:00:00:12:34:56`; the first one even"),
-            bytes: (17, 17),
-            pattern: "^[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}$",
-        },
-        parse,
-        show: Mac::to_string,
-    }
 }
 
 /// `start.property.name`
-pub(super) fn property_name() -> Text<String> {
+pub(super) struct PropertyName;
+
+impl Text for PropertyName {
+    type Value = String;
+    const BLANK: String = String::new();
+    const FORM: TextForm = TextForm {
+        name: "text",
+        limits: Some("1 to 255 of `a-z`, `A-Z`, `0-9`, `.`, `_`, `@`, `:` and `-`; no dot first, last or twice in a row"),
+        bytes: (1, 255),
+        pattern: "^[A-Za-z0-9_@:-]+(\\.[A-Za-z0-9_@:-]+)*$",
+    };
+
     fn parse(text: &str) -> Result<String, String> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || "._@:-".contains(c);
         if let Some(other) = text.chars().find(|c| !allowed(*c)) {
@@ -247,15 +267,5 @@ pub(super) fn property_name() -> Text<String> {
             return Err("must not have two dots in a row".to_owned());
         }
         Ok(text.to_owned())
-    }
-    Text {
-        form: TextForm {
-            name: "text",
-            limits: Some("1 to 255 of `a-z`, `A-Z`, `0-9`, `.`, `_`, `@`, `:` and `-`; no dot first, last or twice in a row"),
-            bytes: (1, 255),
-            pattern: "^[A-Za-z0-9_@:-]+(\\.[A-Za-z0-9_@:-]+)*$",
-        },
-        parse,
-        show: String::clone,
     }
 }

@@ -10,24 +10,23 @@ use std::time::Duration;
 
 use gunyah::Dialect;
 
-use super::compound::{list, one_or_list, section};
+use super::compound::{list, one_or_distinct, one_or_list, section};
 use super::keys::Keys;
 use super::measures::{self, address, duration, size, HugePage, DEVICE_SPACE, GUEST_MEMORY};
 use super::names::{
-    dependency, interface, mac, name, permissions, property_name, Dependency, Mac, Permissions,
-    VmName,
+    Dependency, Ethernet, Flags, Interface, Mac, Name, Permissions, PropertyName, VmName, Waited,
 };
 use super::pages::HugePages;
 use super::report::{Places, Report};
 use super::rules;
-use super::table::{bare, key, optional, or, or_empty, required, section, Row, Section};
-use super::types::{line, path, whole, word, Boolean};
+use super::table::{bare, blank, object_of, section, Absent, Maybe, Row, Section};
+use super::types::{line, whole, word, Boolean, FilePath, Type};
 use super::words::{
     kernels, Access, Backend, Backing, ConsoleDevice, KernelFormat, RestartPolicy, Scheduling,
     Transport,
 };
 use crate::diagnostic::{Diagnostic, Place};
-use crate::json::{present, Value};
+use crate::json::Value;
 use crate::layout::{
     ADDRESS_END, FIRMWARE_BASE, FIRMWARE_SIZE, MEMORY_ALIGN, MEMORY_BASE, PAGE, SERIAL_BASE, SPIS,
 };
@@ -82,11 +81,11 @@ const PROPERTY_VALUE: usize = 91;
 section! {
     /// One VM, as its file describes it. Made only by the parser, so what types and rules demand holds.
     VmConfig {
-        name: VmName = required(name()),
+        name: VmName = required(Name),
             "Names the VM in status, messages, properties (`vendor.gunyah.media.state`), and to the guest. No two files have the same.";
         autostart: bool = or(true, Boolean),
             "`gunyahd boot` starts it without being asked. Otherwise `gunyahctl start` does; a VM that waits for it stays waiting.";
-        kernels: Vec<Dialect> = or(kernels(), one_or_list(8, word()).distinct()),
+        kernels: Vec<Dialect> = or(kernels(), one_or_distinct(8, word())),
             "The host's kernels, by their drivers' dialects, that it may run on; on others its start fails before anything is taken. For a VM that was made for some of them: `gunyahd check` checks it for these alone.";
         memory: MemoryConfig = required(section()),
             "The guest's main memory.";
@@ -152,13 +151,13 @@ section! {
 section! {
     /// `memory`
     MemoryConfig {
-        base: u64 = or(MEMORY_BASE, address(GUEST_MEMORY, MEMORY_ALIGN)),
+        base: u64 = or(MEMORY_BASE, address(&GUEST_MEMORY, MEMORY_ALIGN)),
             "Guest address of the first byte. The resource manager would silently round other addresses up.";
         size: u64 = required(size(PAGE, ADDRESS_END, PAGE)),
             "Bytes; on a host with larger pages a multiple of these.";
         label: u32 = or(0, whole(0, u32::MAX)),
             "Names the region to the driver. Unlike the labels of `regions`.";
-        backing: Vec<Option<Backing>> = or(vec![None], one_or_list(8, word()).distinct()),
+        backing: Vec<Option<Backing>> = or(vec![None], one_or_distinct(8, word())),
             "What host pages it is made of, best first; see below.";
         page_size: Option<u64> = optional(HugePage),
             "Size of a huge page; only with `hugetlb` and `auto`. Absent: the host's default.";
@@ -177,19 +176,19 @@ section! {
     RegionConfig {
         label: u32 = required(whole(0, u32::MAX)),
             "Names the region to the driver and the resource manager. Unique in the VM.";
-        base: u64 = required(address(GUEST_MEMORY, PAGE)),
+        base: u64 = required(address(&GUEST_MEMORY, PAGE)),
             "Guest address of the first byte. Regions and main memory do not overlap.";
         size: u64 = required(size(PAGE, ADDRESS_END, PAGE)),
             "Bytes; on a host with larger pages a multiple of these.";
         access: Access = or(Access::Auto, word()),
             "Whether the host keeps access. `auto` shares.";
-        flags: Permissions = or(Permissions::READ_WRITE, permissions()),
+        flags: Permissions = or(Permissions::READ_WRITE, Flags),
             "What the guest may do.";
-        backing: Vec<Option<Backing>> = or(vec![Some(Backing::Base)], one_or_list(8, word()).distinct()),
+        backing: Vec<Option<Backing>> = or(vec![Some(Backing::Base)], one_or_distinct(8, word())),
             "As `memory.backing`.";
         page_size: Option<u64> = optional(HugePage),
             "As `memory.page_size`.";
-        file: Option<PathBuf> = optional(path()),
+        file: Option<PathBuf> = optional(FilePath),
             "A file whose bytes the region begins with, not larger than the region. Absent: zeros.";
     }
     rules { page_size(backing, page_size); }
@@ -198,7 +197,7 @@ section! {
 section! {
     /// `kernel`
     KernelConfig {
-        path: PathBuf = required(path()),
+        path: PathBuf = required(FilePath),
             "An arm64 `Image`, the same gzip'ed, or an ELF64 executable; it may lie in an Android boot image or an EFI zboot image (gzip), or before an AVB footer.";
         format: KernelFormat = or(KernelFormat::Auto, word()),
             "How to read it. `auto` looks at its first bytes; with any other word, another format is a mistake.";
@@ -212,7 +211,7 @@ section! {
 section! {
     /// `firmware`
     FirmwareConfig {
-        base: u64 = or(FIRMWARE_BASE, address(GUEST_MEMORY, MEMORY_ALIGN)),
+        base: u64 = or(FIRMWARE_BASE, address(&GUEST_MEMORY, MEMORY_ALIGN)),
             "Guest address of its region, which is lent, and where the guest begins. pvmfw is linked for the default.";
         size: u64 = or(FIRMWARE_SIZE, size(MEMORY_ALIGN, 1 << 30, MEMORY_ALIGN)),
             "Bytes of its region: at least what the boot loader's firmware has.";
@@ -224,7 +223,7 @@ section! {
 section! {
     /// `initrd`
     InitrdConfig {
-        path: PathBuf = required(path()),
+        path: PathBuf = required(FilePath),
             "The file, in a format that the kernel reads.";
         offset: Option<u64> = optional(size(0, ADDRESS_END, PAGE)),
             "Bytes from the base of main memory; inside main memory. Absent: the highest free place.";
@@ -234,7 +233,7 @@ section! {
 section! {
     /// `dtb`
     DtbConfig {
-        path: Option<PathBuf> = optional(path()),
+        path: Option<PathBuf> = optional(FilePath),
             "A devicetree blob, which is checked and completed. Absent: one is generated.";
         room: u64 = or(64 << 10, size(PAGE, 1 << 20, PAGE)),
             "Bytes left after it for the resource manager's overlay.";
@@ -266,7 +265,7 @@ section! {
     ConsoleConfig {
         device: ConsoleDevice = or(ConsoleDevice::Pl011, word()),
             "The serial port's model.";
-        base: u64 = or(SERIAL_BASE, address(DEVICE_SPACE, PAGE)),
+        base: u64 = or(SERIAL_BASE, address(&DEVICE_SPACE, PAGE)),
             "Guest address of its registers. Outside the interrupt controller, which a generated devicetree has at 0x3fff0000 and 128 KiB below it for each vCPU.";
         label: u32 = or(5, whole(0, u32::MAX)),
             "Label of the doorbell that raises its interrupt.";
@@ -280,7 +279,7 @@ section! {
 section! {
     /// One of `disks`.
     DiskConfig {
-        path: PathBuf = required(path()),
+        path: PathBuf = required(FilePath),
             "A raw image or a block device. What is beyond its last whole sector of 512 bytes is left out.";
         readonly: bool = or(false, Boolean),
             "The guest cannot write. Otherwise it is the VM's alone while that runs: the worker locks it (`flock`).";
@@ -294,9 +293,9 @@ section! {
 section! {
     /// One of `nets`.
     NetConfig {
-        tap: String = required(interface()),
+        tap: String = required(Interface),
             "The tap's name: one that is there for gunyahd's user; without it one is made, where gunyahd may do so.";
-        mac: Option<Mac> = optional(mac()),
+        mac: Option<Mac> = optional(Ethernet),
             "The guest's address. Absent: one that follows from the VM's name and the device's number.";
         mtu: Option<u32> = optional(whole(LEAST_MTU, MOST_MTU)),
             "Bytes that the guest puts into a packet at most; the tap's own is set by who makes it. Absent: the guest's choice, which is 1500.";
@@ -316,7 +315,7 @@ section! {
     VhostUserConfig {
         r#type: Backend = required(word()),
             "What the guest finds. `fs`: a shared directory; `net`: a network device; the others are what they say.";
-        socket: PathBuf = required(path()),
+        socket: PathBuf = required(FilePath),
             "The Unix socket on which its program, the backend, listens.";
         tag: Option<String> = optional(line(1, TAG)),
             "What the guest mounts a shared directory by: `mount -t virtiofs TAG /mnt`. Needed for `fs`, and only there.";
@@ -341,7 +340,7 @@ section! {
 section! {
     /// `start`
     StartConfig {
-        after: Vec<Dependency> = or(Vec::new(), list(32, dependency())),
+        after: Vec<Dependency> = or(Vec::new(), list(32, Waited)),
             "VMs that must run first, or with `\"name:ready\"` be ready. Each once, without circles; each has a file in the config directories, and a `ready` if that is waited for.";
         property: Option<PropertyWait> = optional(section()),
             "A system property that must have a value first. Absent: none.";
@@ -355,7 +354,7 @@ section! {
 section! {
     /// `start.property`
     PropertyWait {
-        name: String = required(property_name()),
+        name: String = required(PropertyName),
             "The property.";
         value: String = required(line(1, PROPERTY_VALUE)),
             "The value waited for.";

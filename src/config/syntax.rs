@@ -24,7 +24,7 @@ impl Position {
 pub(super) fn read(text: &str) -> Result<Node<'_>, (Position, Diagnostic)> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     json::read(text).map_err(|Wrong { offset, what }| {
-        let what = match text.trim().is_empty() {
+        let what = match text.trim_ascii().is_empty() {
             true => "the file is empty".to_owned(),
             false => format!("not JSON: {what}"),
         };
@@ -34,7 +34,7 @@ pub(super) fn read(text: &str) -> Result<Node<'_>, (Position, Diagnostic)> {
 
 fn syntax_cure(text: &str, offset: usize) -> Option<&'static str> {
     let rest = text.get(offset..).unwrap_or("");
-    let before = text.get(..offset).unwrap_or("").trim_end();
+    let before = text.get(..offset).unwrap_or("").trim_ascii_end();
     let after_digit = before.ends_with(|c: char| c.is_ascii_digit());
     let after_value = before.ends_with(['"', '}', ']', 'e']);
     match rest.chars().next()? {

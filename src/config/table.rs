@@ -1,25 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A section of the config as a table of its keys. Parser, writer, schema and reference come from it.
 
-use super::compound::Object;
 use super::keys::Keys;
 use super::report::Report;
 use super::types::{Form, Type};
-use crate::json::{Node, Value};
+use crate::json::{present, Node, Value};
 
 /// A section: an object with keys of its own. Made by [`section!`].
-pub(super) trait Section: Sized {
-    /// Its keys, in the order of the table.
-    const KEYS: &'static [&'static str];
+pub(super) trait Section {
+    /// What it is before it is read: each key as if it were absent.
+    fn blank() -> Self
+    where
+        Self: Sized;
 
-    /// Reads every key and checks the rules between them.
-    fn read(keys: &Keys, report: &mut Report) -> Option<Self>;
+    /// Its keys, in the order of the table.
+    fn keys(&self) -> &'static [&'static str];
+
+    /// Reads every key and checks the rules between them. Whether all could be read.
+    fn read(&mut self, keys: &mut Keys) -> bool;
 
     /// The section as a file has it, with every default written out.
     fn write(&self) -> Value<'static>;
 
     /// The table.
-    fn rows() -> Vec<Row>;
+    fn rows() -> Vec<Row>
+    where
+        Self: Sized;
 }
 
 /// A row of a section's table, for the reference and the schema.
@@ -44,73 +50,23 @@ pub enum Absent<V> {
     EmptySection,
 }
 
-/// A key's type, and what is read where it is absent.
-pub(super) struct Key<T: Type> {
-    of: T,
-    absent: Absent<T::Value>,
-}
-
-/// A key that must be there.
-pub(super) fn required<T: Type>(of: T) -> Key<T> {
-    Key { of, absent: Absent::Mistake }
-}
-
-/// A key that is `value` where it is absent.
-pub(super) fn or<T: Type>(value: T::Value, of: T) -> Key<T> {
-    Key { of, absent: Absent::Value(value) }
-}
-
-/// A section that is `{}` where it is absent.
-pub(super) fn or_empty<S: Section>(of: Object<S>) -> Key<Object<S>> {
-    Key { of, absent: Absent::EmptySection }
-}
-
-/// A key that has a value only where the file has it.
-pub(super) fn optional<T: Type>(of: T) -> Key<Maybe<T>> {
-    Key { of: Maybe(of), absent: Absent::Value(None) }
-}
-
-/// A key whose value in the struct is a `V`.
-pub(super) fn key<V, T: Type<Value = V>>(key: Key<T>) -> Key<T> {
-    key
-}
-
-impl<T: Type> Key<T> {
-    pub fn read(self, keys: &Keys, key: &str, report: &mut Report) -> Option<T::Value> {
-        let node = match (keys.get(key), self.absent) {
-            (Some(node), _) => node,
-            (None, Absent::Value(value)) => return Some(value),
-            (None, Absent::EmptySection) => &Node::EMPTY,
-            (None, Absent::Mistake) => {
-                keys.missing(key, report);
-                return None;
-            }
-        };
-        self.of.read(node, &keys.path_of(key), report)
-    }
-
-    pub fn write(&self, value: &T::Value) -> Value<'static> {
-        self.of.write(value)
-    }
-
-    pub fn row(&self, key: &'static str, text: &'static str) -> Row {
-        let absent = match &self.absent {
-            Absent::Mistake => Absent::Mistake,
-            Absent::Value(value) => Absent::Value(self.of.write(value)),
-            Absent::EmptySection => Absent::EmptySection,
-        };
-        Row { key, text, absent, form: self.of.form() }
-    }
+/// The object of a section's keys; those that are `null` are left out.
+pub(super) fn object_of(keys: &[&'static str], forms: Vec<Value<'static>>) -> Value<'static> {
+    present(keys.iter().copied().zip(forms).collect())
 }
 
 /// A value or none; a file has no word for none.
-pub(super) struct Maybe<T>(T);
+pub(super) struct Maybe<T>(pub T);
 
 impl<T: Type> Type for Maybe<T> {
     type Value = Option<T::Value>;
 
-    fn read(&self, node: &Node, key: &str, report: &mut Report) -> Option<Self::Value> {
-        self.0.read(node, key, report).map(Some)
+    fn blank(&self) -> Self::Value {
+        None
+    }
+
+    fn read(&self, node: &Node, key: &str, into: &mut Self::Value, report: &mut Report) -> bool {
+        self.0.read(node, key, into.insert(self.0.blank()), report)
     }
 
     fn write(&self, value: &Self::Value) -> Value<'static> {
@@ -120,6 +76,11 @@ impl<T: Type> Type for Maybe<T> {
     fn form(&self) -> Form {
         self.0.form()
     }
+}
+
+/// What a key has before it is read.
+pub(super) fn blank<T: Type>(of: &T) -> T::Value {
+    of.blank()
 }
 
 /// The name of a key whose identifier is raw, because it is a word of Rust's own.
@@ -133,17 +94,23 @@ pub(super) const fn bare(key: &'static str) -> &'static str {
     }
 }
 
-/// Makes a struct and its [`Section`] from a table: a row is a key, its Rust type, its [`Key`] and
-/// type in the file, and what it says. A rule is a function of the keys that it names; it is called
-/// where all of these could be read, and returns mistakes. `beside` are fields that are not keys; they
-/// are filled from the report.
+/// Makes a struct and its [`Section`] from a table: a row is a key, its Rust type, its presence and type in the
+/// file, and what it says. What is there in place of an absent key:
+///
+/// - `required(type)`: nothing, the file is refused
+/// - `or(value, type)`: the value
+/// - `or_empty(section())`: the section with no key in it
+/// - `optional(type)`: `None`
+///
+/// A rule is a function of the keys that it names; it is called where all of these could be read, and returns
+/// mistakes. `beside` are fields that are not keys; they are filled from the report.
 macro_rules! section {
     (
         $(#[$about:meta])*
         $name:ident {
-            $($key:ident: $rust:ty = $presence:expr, $text:literal;)*
+            $($key:ident: $rust:ty = $presence:ident($($of:expr),+), $text:literal;)*
         }
-        $(rules { $($rule:ident($($of:ident),+);)* })?
+        $(rules { $($rule:ident($($needs:ident),+);)* })?
         $(beside { $($field:ident: $type:ty = $fill:path, $what:literal;)* })?
     ) => {
         $(#[$about])*
@@ -153,36 +120,63 @@ macro_rules! section {
             $($(#[doc = $what] pub $field: $type,)*)?
         }
 
-        impl Section for $name {
-            const KEYS: &'static [&'static str] = &[$(bare(stringify!($key))),*];
+        impl $name {
+            pub(super) const KEYS: &'static [&'static str] = &[$(bare(stringify!($key))),*];
+        }
 
-            fn read(keys: &Keys, report: &mut Report) -> Option<Self> {
+        impl Section for $name {
+            fn blank() -> Self {
+                Self {
+                    $($key: section!(@blank $presence $($of),+),)*
+                    $($($field: Default::default(),)*)?
+                }
+            }
+
+            fn keys(&self) -> &'static [&'static str] {
+                Self::KEYS
+            }
+
+            fn read(&mut self, keys: &mut Keys) -> bool {
                 // Every key is read before any is judged, so that all mistakes are found at once.
-                $(let $key = key::<$rust, _>($presence).read(keys, const { bare(stringify!($key)) }, report);)*
+                $(let $key = keys.$presence(&const { section!(@of $presence $($of),+) }, &mut self.$key);)*
                 $($(
-                    if let ($(Some($of),)+) = ($($of.as_ref(),)+) {
-                        keys.add_all(rules::$rule($($of),+), report);
+                    if $($needs)&&+ {
+                        keys.add_all(rules::$rule($(&self.$needs),+));
                     }
                 )*)?
-                // In one step: a `?` for each would need a way out for each, which drops the others.
-                let ($(Some($key),)*) = ($($key,)*) else { return None };
-                Some(Self {
-                    $($key,)*
-                    $($($field: $fill(report),)*)?
-                })
+                $($(self.$field = $fill(keys.report);)*)?
+                true $(& $key)*
             }
 
             fn write(&self) -> Value<'static> {
-                present(vec![$((
-                    const { bare(stringify!($key)) },
-                    key::<$rust, _>($presence).write(&self.$key),
-                ),)*])
+                object_of(Self::KEYS, vec![
+                    $(const { section!(@of $presence $($of),+) }.write(&self.$key),)*
+                ])
             }
 
             fn rows() -> Vec<Row> {
-                vec![$(key::<$rust, _>($presence).row(const { bare(stringify!($key)) }, $text)),*]
+                let blank = Self::blank();
+                vec![$({
+                    let of = section!(@of $presence $($of),+);
+                    // For the type of a word or a section, which follows from its value's.
+                    let value = of.write(&blank.$key);
+                    Row {
+                        key: const { bare(stringify!($key)) },
+                        text: $text,
+                        absent: section!(@absent $presence value),
+                        form: of.form(),
+                    }
+                }),*]
             }
         }
     };
+    (@blank or $value:expr, $of:expr) => { $value };
+    (@blank $presence:ident $of:expr) => { blank(&section!(@of $presence $of)) };
+    (@of or $value:expr, $of:expr) => { $of };
+    (@of optional $of:expr) => { Maybe($of) };
+    (@of $presence:ident $of:expr) => { $of };
+    (@absent required $value:expr) => { { let _ = $value; Absent::Mistake } };
+    (@absent or_empty $value:expr) => { { let _ = $value; Absent::EmptySection } };
+    (@absent $presence:ident $value:expr) => { Absent::Value($value) };
 }
 pub(super) use section;

@@ -59,14 +59,24 @@ pub enum Form {
 pub(super) trait Type: Sized {
     type Value;
 
+    /// A value that is there until it is read.
+    fn blank(&self) -> Self::Value;
+
     fn parse(&self, node: &Node) -> Result<Self::Value, Diagnostic> {
         Err(mismatch("another type", node))
     }
 
-    /// Reads the value of `key`; reports what is wrong with it and returns `None`.
-    fn read(&self, node: &Node, key: &str, report: &mut Report) -> Option<Self::Value> {
-        let value = self.parse(node);
-        value.map_err(|wrong| report.add(key, wrong)).ok()
+    /// Reads the value of `key` in place of a blank one or a default. Reports what is wrong with it and returns
+    /// whether nothing is.
+    fn read(&self, node: &Node, key: &str, into: &mut Self::Value, report: &mut Report) -> bool {
+        match self.parse(node) {
+            Ok(value) => *into = value,
+            Err(wrong) => {
+                report.add(key, wrong);
+                return false;
+            }
+        }
+        true
     }
 
     /// The value as a file has it.
@@ -94,6 +104,10 @@ pub(super) struct Boolean;
 impl Type for Boolean {
     type Value = bool;
 
+    fn blank(&self) -> bool {
+        false
+    }
+
     fn parse(&self, node: &Node) -> Result<bool, Diagnostic> {
         match node.value {
             Value::Bool(value) => Ok(value),
@@ -117,7 +131,7 @@ pub(super) struct Whole<T> {
 }
 
 /// A whole number from `min` to `max`.
-pub(super) fn whole<T>(min: T, max: T) -> Whole<T> {
+pub(super) const fn whole<T>(min: T, max: T) -> Whole<T> {
     Whole { min, max }
 }
 
@@ -126,6 +140,10 @@ where
     T: Copy + Display + Into<i64> + TryFrom<i64> + Into<Value<'static>>,
 {
     type Value = T;
+
+    fn blank(&self) -> T {
+        self.min
+    }
 
     fn parse(&self, node: &Node) -> Result<T, Diagnostic> {
         let (min, max) = (self.min.into(), self.max.into());
@@ -161,12 +179,16 @@ fn not_in(min: i64, max: i64, node: &Node) -> Diagnostic {
 pub(super) struct Word<T>(PhantomData<T>);
 
 /// One of the words of `T`.
-pub(super) fn word<T: Words>() -> Word<T> {
+pub(super) const fn word<T>() -> Word<T> {
     Word(PhantomData)
 }
 
 impl<T: Words> Type for Word<T> {
     type Value = T;
+
+    fn blank(&self) -> T {
+        T::VALUES[0]
+    }
 
     fn parse(&self, node: &Node) -> Result<T, Diagnostic> {
         let index = one_of(T::WORDS, node)?;
@@ -213,26 +235,79 @@ pub struct TextForm {
     pub pattern: &'static str,
 }
 
-/// A string of one line, read as a `T`.
-pub(super) struct Text<T> {
-    pub form: TextForm,
+/// A string of one line that has a form of its own.
+pub(super) trait Text {
+    type Value: Display;
+    const BLANK: Self::Value;
+    const FORM: TextForm;
+
     /// The value, or why the text is not one.
-    pub parse: fn(&str) -> Result<T, String>,
-    pub show: fn(&T) -> String,
+    fn parse(text: &str) -> Result<Self::Value, String>;
+}
+
+impl<T: Text> Type for T {
+    type Value = T::Value;
+
+    fn blank(&self) -> T::Value {
+        T::BLANK
+    }
+
+    fn parse(&self, node: &Node) -> Result<T::Value, Diagnostic> {
+        let text = one_line(T::FORM.bytes, node)?;
+        T::parse(text).map_err(|wrong| found(&wrong, text))
+    }
+
+    fn write(&self, value: &T::Value) -> Value<'static> {
+        value.to_string().into()
+    }
+
+    fn form(&self) -> Form {
+        Form::Text(T::FORM)
+    }
+}
+
+/// Any text of so many bytes.
+pub(super) struct Line {
+    bytes: (usize, usize),
 }
 
 /// Any text of `min` to `max` bytes.
-pub(super) fn line(min: usize, max: usize) -> Text<String> {
-    Text {
-        form: TextForm { name: "text", limits: None, bytes: (min, max), pattern: "" },
-        parse: |text| Ok(text.to_owned()),
-        show: String::clone,
+pub(super) const fn line(min: usize, max: usize) -> Line {
+    Line { bytes: (min, max) }
+}
+
+impl Type for Line {
+    type Value = String;
+
+    fn blank(&self) -> String {
+        String::new()
+    }
+
+    fn parse(&self, node: &Node) -> Result<String, Diagnostic> {
+        one_line(self.bytes, node).map(str::to_owned)
+    }
+
+    fn write(&self, value: &String) -> Value<'static> {
+        value.clone().into()
+    }
+
+    fn form(&self) -> Form {
+        Form::Text(TextForm { name: "text", limits: None, bytes: self.bytes, pattern: "" })
     }
 }
 
 /// An absolute path to a file.
-pub(super) fn path() -> Text<PathBuf> {
-    fn parse(text: &str) -> Result<PathBuf, String> {
+pub(super) struct FilePath;
+
+impl Type for FilePath {
+    type Value = PathBuf;
+
+    fn blank(&self) -> PathBuf {
+        PathBuf::new()
+    }
+
+    fn parse(&self, node: &Node) -> Result<PathBuf, Diagnostic> {
+        let text = one_line((1, PATH_MAX), node)?;
         let wrong = if !text.starts_with('/') {
             "expected an absolute path, which begins with /"
         } else if text.split('/').any(|part| part == "..") {
@@ -242,29 +317,16 @@ pub(super) fn path() -> Text<PathBuf> {
         } else {
             return Ok(PathBuf::from(text));
         };
-        Err(wrong.to_owned())
-    }
-    Text {
-        form: TextForm { name: "path", limits: Some(""), bytes: (1, PATH_MAX), pattern: "^/" },
-        parse,
-        show: |path| path.to_string_lossy().into_owned(),
-    }
-}
-
-impl<T> Type for Text<T> {
-    type Value = T;
-
-    fn parse(&self, node: &Node) -> Result<T, Diagnostic> {
-        let text = one_line(self.form.bytes, node)?;
-        (self.parse)(text).map_err(|wrong| found(&wrong, text))
+        Err(found(wrong, text))
     }
 
-    fn write(&self, value: &T) -> Value<'static> {
-        (self.show)(value).into()
+    fn write(&self, value: &PathBuf) -> Value<'static> {
+        value.to_string_lossy().into_owned().into()
     }
 
     fn form(&self) -> Form {
-        Form::Text(self.form)
+        let (limits, bytes) = (Some(""), (1, PATH_MAX));
+        Form::Text(TextForm { name: "path", limits, bytes, pattern: "^/" })
     }
 }
 

@@ -23,7 +23,7 @@ use crate::text::errno_of;
 kinds! {
     OPEN: Error "disk-open" in Functions {
         "a disk's file cannot be opened",
-        cause: "it is missing, or SELinux or its mode denies it",
+        cause: "it is missing, it is a directory, or SELinux or its mode denies it",
         cure: "check the path and `ls -lZ` of it; look for avc: denied in dmesg",
     }
     NO_DISK: Error "disk-no-image" in Functions {

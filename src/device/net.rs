@@ -30,6 +30,7 @@ kinds! {
     }
     NO_TAP: Error "net-no-tap" in Functions {
         "a network device cannot have its tap",
+        cause: "the tap is another user's or another VM's; or gunyahd, which gives up CAP_NET_ADMIN when it is up, cannot make one",
         cure: "make one that is for gunyahd's user, and only for this VM: ip tuntap add dev NAME mode tap user USER",
     }
     GONE: Warning "net-tap-gone" in Run {

@@ -29,7 +29,7 @@ use crate::memory::Window;
 kinds! {
     NO_BACKEND: Error "vhost-user-no-backend" in Functions {
         "the backend of a vhost-user device cannot be reached",
-        cause: "it is not running, or ended with its last VM; or SELinux or the socket's mode denies it",
+        cause: "it is not running, or ended with its last VM; or the path is not its socket; or SELinux or the socket's mode denies it",
         cure: "start the backend before the VM, and at once again when it ends; check `ls -lZ` of the socket; look for avc: denied in dmesg",
     }
     UNFIT: Error "vhost-user-unfit" in Functions {

@@ -62,7 +62,7 @@ fn process(folder: &str, device: &Path) -> Option<Process> {
     let pid = folder.parse().ok()?;
     let folder = Path::new("/proc").join(folder);
     let read = |file: &str| fs::read(folder.join(file)).ok();
-    let name = String::from_utf8_lossy(&read("comm")?).trim_end().to_owned();
+    let name = String::from_utf8_lossy(&read("comm")?).trim_ascii_end().to_owned();
     let words = String::from_utf8_lossy(&read("cmdline")?).into_owned();
     let words = words.split('\0').map(str::to_owned).listed();
     let files = folder.join("fd");

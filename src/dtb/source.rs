@@ -82,7 +82,7 @@ fn print_value(name: &str, value: &[u8]) -> String {
         }
         ('[', ']')
     };
-    format!(" = {start}{}{end}", text.trim_start())
+    format!(" = {start}{}{end}", text.trim_ascii_start())
 }
 
 /// The strings of a value that a person would have written as strings: none empty (a lone one may

@@ -7,7 +7,7 @@ use gunyah::Dialect;
 use nix::errno::Errno;
 
 use crate::diagnostic::{kinds, Diagnostic, Kind, Step};
-use crate::text::errno_of;
+use crate::text::{errno_of, symbol};
 
 const NO_FILES: &str =
     "this process (EMFILE) or the whole host (ENFILE) has as many files open as it may";
@@ -201,7 +201,7 @@ pub(super) fn start_refused(dialect: Dialect, firmware: bool, error: &io::Error)
     if firmware && matches!(errno, Errno::EPERM | Errno::EINVAL) {
         return said(&START_FIRMWARE, "VM_START".to_owned(), errno);
     }
-    let name = format!("start-newer-{errno:?}").to_ascii_lowercase();
+    let name = format!("start-newer-{}", symbol(errno)).to_ascii_lowercase();
     match KINDS.iter().find(|kind| dialect.pages_on_demand() && kind.name() == name) {
         Some(kind) => said(kind, "VM_START".to_owned(), errno),
         None => fault,
@@ -210,7 +210,7 @@ pub(super) fn start_refused(dialect: Dialect, firmware: bool, error: &io::Error)
 
 fn kind_of(step: Step, errno: Errno) -> &'static Kind {
     let named = |errno: Errno| {
-        let name = format!("{step}-{errno:?}").to_ascii_lowercase();
+        let name = format!("{step}-{}", symbol(errno)).to_ascii_lowercase();
         KINDS.iter().copied().find(|kind| kind.name() == name)
     };
     let mut same = SAME.iter().filter(|(other, _)| *other == errno);

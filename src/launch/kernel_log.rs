@@ -142,7 +142,7 @@ fn start(line: &str) -> Option<String> {
 fn after(line: &str, words: &str) -> Option<Errno> {
     let (_, rest) = line.split_once(words)?;
     let (_, number) = rest.rsplit_once(": -")?;
-    let number: i32 = number.trim().parse().ok()?;
+    let number: i32 = number.trim_ascii().parse().ok()?;
     // "Failed to stop VM: -74" is said of every VM that has ended by itself.
     (!rest.starts_with("stop VM")).then(|| Errno::from_raw(number))
 }

@@ -42,7 +42,7 @@ kinds! {
     FRAGMENTED: Error "memory-fragmented" in Memory {
         "too few transparent huge pages came",
         cause: "memory is fragmented, shmem_enabled is `deny`, or the kernel is older than 6.1 and it is `never`; so many small pages would hang the resource manager",
-        cure: "write `advise` to /sys/kernel/mm/transparent_hugepage/shmem_enabled early at boot, or use \"backing\": [\"hugetlb\"]",
+        cure: "write `advise` to /sys/kernel/mm/transparent_hugepage/shmem_enabled early at boot, or use \"backing\": [\"hugetlb\"]; on a workstation, `echo 1 > /proc/sys/vm/compact_memory` may help for now",
     }
     FEW_HUGE_PAGES: Warning "memory-few-huge-pages" in Memory {
         "fewer transparent huge pages came than there could be",

@@ -45,7 +45,7 @@ pub fn huge_page() -> u64 {
 fn transparent() -> u64 {
     let thp_page = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
         .ok()
-        .and_then(|text| text.trim().parse().ok())
+        .and_then(|text| text.trim_ascii().parse().ok())
         .filter(|size: &u64| size.is_power_of_two());
     thp_page.unwrap_or(pmd(page_size()))
 }
@@ -66,7 +66,7 @@ fn default_huge_page() -> u64 {
         let text = fs::read_to_string("/proc/meminfo").ok()?;
         let mut lines = text.lines();
         let size = lines.find_map(|line| line.strip_prefix("Hugepagesize:"))?;
-        let kib: u64 = size.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+        let kib: u64 = size.trim_ascii().strip_suffix(" kB")?.trim_ascii().parse().ok()?;
         kib.checked_mul(1024).filter(|size| *size > 0)
     };
     of_the_kernel().unwrap_or(pmd(page_size()))

@@ -50,7 +50,7 @@ pub fn check_memlock(pid: Option<u32>, bytes: u64) -> Result<String, Diagnostic>
     // `Max locked memory         8388608              8388608              bytes`: soft, hard.
     let text = fs::read_to_string(format!("{folder}/limits")).unwrap_or_default();
     let line = text.lines().find(|line| line.starts_with("Max locked memory"));
-    match line.and_then(|line| line.split_whitespace().nth(4)) {
+    match line.and_then(|line| line.split_ascii_whitespace().nth(4)) {
         None => Ok("has a limit that cannot be seen".to_owned()),
         Some("unlimited") => Ok("has no limit".to_owned()),
         Some(hard) => match hard.parse().unwrap_or(0) {
@@ -71,7 +71,7 @@ fn holds(folder: &str, capability: u32) -> bool {
         .ok()
         .and_then(|text| {
             let line = text.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
-            u64::from_str_radix(line.trim(), 16).ok()
+            u64::from_str_radix(line.trim_ascii(), 16).ok()
         })
         .is_some_and(|effective| effective & (1 << capability) != 0)
 }

@@ -45,7 +45,9 @@ impl Pool {
         let folder = folder.join(format!("hugepages-{}kB", page >> 10));
         let number = |file: &str| {
             let text = fs::read_to_string(folder.join(file))?;
-            text.trim().parse::<u64>().map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
+            text.trim_ascii()
+                .parse::<u64>()
+                .map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
         };
         let (free, reserved) = (number("free_hugepages")?, number("resv_hugepages")?);
         let free_alone = Self { page, total: 0, free, reserved, spare: 0 };

@@ -126,7 +126,7 @@ impl AsFd for Reserve {
 fn available() -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+    let kib: u64 = line.trim_ascii().strip_suffix(" kB")?.trim_ascii().parse().ok()?;
     kib.checked_mul(1024)
 }
 

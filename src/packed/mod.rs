@@ -20,7 +20,7 @@ const ONE_BYTE: u16 = 253;
 const MOST: usize = ONE_BYTE as usize + (0x100 - ONE_BYTE as usize) * 0x100;
 
 /// The longest text that can be packed has fewer bytes.
-const LONGEST: usize = 1024;
+const LONGEST: usize = 2048;
 
 /// A text, packed by [`packed!`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Texts come back whole, the kinds' have fewer bytes, and [`WORDS`] are made from these.
+//! Texts come back whole and have fewer bytes, and [`WORDS`] are made from them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
 
 use super::*;
+use crate::cli::daemon::HELPS;
+use crate::diagnostic::Kind;
 use crate::explain;
 
-fn kinds() -> Vec<String> {
-    let texts = |kind: &crate::diagnostic::Kind| {
-        [kind.name(), kind.summary(), kind.cause(), kind.cure()].join("\0")
-    };
-    explain::kinds().into_iter().map(texts).collect()
+/// What is packed: the kinds' texts and the helps.
+fn texts() -> Vec<String> {
+    let texts = |kind: &Kind| [kind.name(), kind.summary(), kind.cause(), kind.cure()].join("\0");
+    let helps = HELPS.iter().map(Packed::to_string);
+    explain::kinds().into_iter().map(texts).chain(helps).collect()
 }
 
 fn packed_now(text: &str) -> Packed {
@@ -34,15 +36,15 @@ fn a_text_comes_back_whole() {
 }
 
 #[test]
-fn the_kinds_have_fewer_bytes() {
-    let texts = kinds();
+fn texts_have_fewer_bytes_packed() {
+    let texts = texts();
     let plain: usize = texts.iter().map(String::len).sum();
     let packed: usize = texts.iter().map(|text| packed_now(text).0.len()).sum();
     let all = packed + size_of_val(&PARTS);
     println!("{plain} bytes as text; packed {packed}, {all} with the words");
     assert!(
         all * 100 < plain * 45,
-        "the words no longer fit the texts: GUNYAHD_WRITE_WORDS=1 cargo test --lib packed"
+        "the words no longer fit the texts: GUNYAHD_WRITE_WORDS=1 cargo test --lib words_are_made"
     );
 }
 
@@ -87,11 +89,11 @@ fn made(texts: &[String]) -> Vec<String> {
 }
 
 #[test]
-fn the_words_are_made_from_the_kinds() {
+fn the_words_are_made_from_the_texts() {
     if std::env::var_os("GUNYAHD_WRITE_WORDS").is_none() {
         return;
     }
-    let words = made(&kinds());
+    let words = made(&texts());
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/packed/words.rs");
     let old = fs::read_to_string(path).unwrap();
     let mut page = old[..old.find("[\n").unwrap() + 2].to_owned();

@@ -14,6 +14,7 @@ use super::goal::Goal;
 use super::lifecycle::Event;
 use super::publisher::Publisher;
 use super::vm::first;
+use crate::text::symbol;
 
 /// Serves one request.
 pub struct Server<'a> {
@@ -123,7 +124,7 @@ impl Server<'_> {
             Ok(()) => logger::info!("{name}: a client looks at its console"),
             // The client sees its connection end.
             Err(errno) => {
-                logger::warn!("{name}: worker does not take a console client: {errno:?}");
+                logger::warn!("{name}: worker does not take a console client: {}", symbol(errno));
             }
         }
         Ok(())

@@ -9,6 +9,7 @@ use crate::memory::{self, Allotment, Extent, Past, Reserve};
 use crate::plan::reserve_folios;
 use crate::status::control::ReserveStatus;
 use crate::status::logger;
+use crate::text::symbol;
 
 /// The reserve, and its books.
 #[derive(Debug)]
@@ -49,7 +50,7 @@ impl Holdings {
             return status;
         }
         if let Err(errno) = self.reserve.lock_anew() {
-            logger::warn!("{vm}: its part of the reserve is not locked: {errno:?}");
+            logger::warn!("{vm}: its part of the reserve is not locked: {}", symbol(errno));
         }
         self.status()
     }

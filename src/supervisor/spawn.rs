@@ -23,6 +23,7 @@ use crate::worker::{self, Report, Reporter, Request, Setting, Start};
 
 use super::lifecycle::Death;
 use super::reserve::Holdings;
+use crate::text::symbol;
 
 /// Longest report in bytes: an error with all its texts is a small part of it.
 const MAX_REPORT: usize = 64 * 1024;
@@ -113,7 +114,7 @@ impl Spawner {
             no_worker("fork", errno)
         })?;
         let pidfd = process::pidfd_open(pid).map_err(|errno| {
-            log::debug!("pidfd_open: {errno:?}; relying on SIGCHLD for worker {pid}");
+            log::debug!("pidfd_open: {}; relying on SIGCHLD for worker {pid}", symbol(errno));
         });
         Ok(Worker { pid, pidfd: pidfd.ok(), channel: Some(ours) })
     }
@@ -216,7 +217,7 @@ impl Worker {
     pub fn kill(&self) {
         // The process is ours and not waited for yet, so its number cannot be another's.
         if let Err(errno) = signal::kill(self.pid, Signal::SIGKILL) {
-            logger::warn!("kill worker {}: {errno:?}", self.pid);
+            logger::warn!("kill worker {}: {}", self.pid, symbol(errno));
         }
     }
 

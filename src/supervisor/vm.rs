@@ -15,7 +15,7 @@ use crate::status::control::{
     ControlError, DeviceStatus, ErrorKind, FolioStatus, Response, StepTime, VmStatus,
 };
 use crate::status::{clock, logger, shorten, State};
-use crate::text::Span;
+use crate::text::{symbol, Span};
 use crate::worker::Report;
 
 use super::journal::Journal;
@@ -152,9 +152,10 @@ impl Vm {
                     let sent = self.worker.as_ref().map(|worker| worker.send(request));
                     if let Some(Err(errno)) = sent {
                         logger::warn!(
-                            "{}: worker does not take {}: {errno:?}",
+                            "{}: worker does not take {}: {}",
                             self.name,
-                            request.to_json()
+                            request.to_json(),
+                            symbol(errno)
                         );
                     }
                 }

@@ -71,7 +71,7 @@ pub(super) fn bind(cpus: &[u32]) -> Result<(), Diagnostic> {
         .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
     bound.map_err(|errno| {
         let online = std::fs::read_to_string("/sys/devices/system/cpu/online");
-        let online = online.as_deref().map_or("unknown", str::trim);
+        let online = online.as_deref().map_or("unknown", str::trim_ascii);
         CPUS.case(format!("running on host CPUs {} (online: {online})", array(cpus))).errno(errno)
     })
 }

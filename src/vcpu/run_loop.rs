@@ -21,7 +21,7 @@ use crate::diagnostic::{kinds, Diagnostic};
 use crate::list::Listed;
 use crate::mpsc::{Receiver, Sender};
 use crate::status::{clock, EndReason};
-use crate::text::Span;
+use crate::text::{symbol, Span};
 
 kinds! {
     THREADS: Error "vcpu-threads" in Run {
@@ -301,8 +301,9 @@ impl RunLoop<'_> {
         let others = self.shared.slots.iter().filter(inside);
         let others = others.map(|slot| slot.id.to_string()).listed();
         let detail = format!(
-            "VCPU_RUN of vCPU {} answers {errno:?} for {} ms and no end was reported{}{}",
+            "VCPU_RUN of vCPU {} answers {} for {} ms and no end was reported{}{}",
             self.slot.id,
+            symbol(errno),
             clock::millis(time),
             if others.is_empty() { "" } else { "; still inside: vCPU " },
             others.join(", ")
