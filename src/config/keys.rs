@@ -139,16 +139,16 @@ pub(super) fn join(path: &str, key: &str) -> String {
 
 /// What was meant by an unknown key. A right key in the wrong section is as common as a misspelt one.
 fn nearest_key(key: &str, known: &[&str]) -> Option<String> {
-    if let Some(near) = nearest(key, known.iter().copied()) {
+    if let Some(near) = nearest(key, &mut known.iter().copied()) {
         return Some(near.to_owned());
     }
     let near =
-        |(path, keys): &(&str, &[&str])| Some(join(path, nearest(key, keys.iter().copied())?));
+        |(path, keys): &(&str, &[&str])| Some(join(path, nearest(key, &mut keys.iter().copied())?));
     SECTIONS.iter().find_map(near)
 }
 
 /// The nearest of `known`, if it is near enough to be what was meant.
-pub(super) fn nearest<'w>(word: &str, known: impl Iterator<Item = &'w str>) -> Option<&'w str> {
+pub(super) fn nearest<'w>(word: &str, known: &mut dyn Iterator<Item = &'w str>) -> Option<&'w str> {
     // Longer words are not slips of known ones, and would cost their square.
     if word.len() > 32 {
         return None;
@@ -206,7 +206,7 @@ mod tests {
             ("bananas", None),
             ("", None),
         ] {
-            assert_eq!(nearest(word, known.iter().copied()), near, "{word}");
+            assert_eq!(nearest(word, &mut known.iter().copied()), near, "{word}");
         }
     }
 

@@ -47,27 +47,18 @@ pub(super) fn ranges(
     regions: &[RegionConfig],
     firmware: &Option<FirmwareConfig>,
 ) -> Vec<Mistake> {
-    let main = Range {
-        key: "memory".to_owned(),
-        label: memory.label,
-        base: memory.base,
-        size: memory.size,
-    };
-    let further = regions.iter().enumerate().map(|(index, region)| Range {
-        key: item_key("regions", index),
-        label: region.label,
-        base: region.base,
-        size: region.size,
-    });
-    let firmware = firmware.as_ref().map(|firmware| Range {
-        key: "firmware".to_owned(),
-        label: firmware.label,
-        base: firmware.base,
-        size: firmware.size,
-    });
+    let mut ranges = Vec::new();
+    let mut add = |key, label, base, size| ranges.push(Range { key, label, base, size });
+    add("memory".to_owned(), memory.label, memory.base, memory.size);
+    for (index, region) in regions.iter().enumerate() {
+        add(item_key("regions", index), region.label, region.base, region.size);
+    }
+    if let Some(firmware) = firmware {
+        add("firmware".to_owned(), firmware.label, firmware.base, firmware.size);
+    }
     let mut mistakes = Vec::new();
     let mut earlier: Vec<Range> = Vec::new();
-    for range in std::iter::once(main).chain(further).chain(firmware) {
+    for range in ranges {
         let base = format!("{}.base", range.key);
         if let Some(other) = earlier.iter().find(|other| other.label == range.label) {
             let what = format!("{} is the label of {} too", range.label, other.key);
@@ -253,16 +244,17 @@ pub(super) fn devices_scheduling(
 }
 
 pub(super) fn devices_of(scheduling: Scheduling, keys: Vec<&'static str>) -> Vec<Mistake> {
-    let keys = keys.into_iter().filter(|key| *key != VIRTIO_CONSOLE);
-    keys.filter(|_| scheduling == Scheduling::Hypervisor)
-        .map(|key| {
+    let mut mistakes = Vec::new();
+    for key in keys {
+        if scheduling == Scheduling::Hypervisor && key != VIRTIO_CONSOLE {
             let mistake = CONFLICT
                 .case("takes proxy-scheduled vCPUs")
                 .cause("the MMIO of other vCPUs does not come to the host")
                 .cure(format!("set vcpus.scheduling to \"proxy\", or remove `{key}`"));
-            of(key, mistake)
-        })
-        .listed()
+            mistakes.push(of(key, mistake));
+        }
+    }
+    mistakes
 }
 
 /// Without devices nobody uses a pool.

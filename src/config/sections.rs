@@ -30,7 +30,6 @@ use crate::json::Value;
 use crate::layout::{
     ADDRESS_END, FIRMWARE_BASE, FIRMWARE_SIZE, MEMORY_ALIGN, MEMORY_BASE, PAGE, SERIAL_BASE, SPIS,
 };
-use crate::list::Listed;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -426,15 +425,15 @@ impl VmConfig {
     pub fn scheduled_by(&self, scheduling: Scheduling) -> Vec<Diagnostic> {
         let Self { vcpus, console, .. } = self;
         let power_key = self.has_power_key();
-        let of_vcpus = rules::affinity_of(vcpus.count, scheduling, &vcpus.affinity)
-            .into_iter()
-            .chain(rules::nice_of(scheduling, vcpus.nice))
-            .map(|(key, mistake)| (format!("vcpus.{key}"), mistake));
-        let mistakes = of_vcpus
-            .chain(rules::console_of(scheduling, console.is_some()))
-            .chain(rules::devices_of(scheduling, self.device_keys()))
-            .chain(rules::power_key_of(scheduling, power_key));
-        mistakes.map(|(key, mistake)| mistake.at(self.place(&key))).listed()
+        let mut mistakes = rules::affinity_of(vcpus.count, scheduling, &vcpus.affinity);
+        mistakes.extend(rules::nice_of(scheduling, vcpus.nice));
+        for (key, _) in &mut mistakes {
+            key.insert_str(0, "vcpus.");
+        }
+        mistakes.extend(rules::console_of(scheduling, console.is_some()));
+        mistakes.extend(rules::devices_of(scheduling, self.device_keys()));
+        mistakes.extend(rules::power_key_of(scheduling, power_key));
+        mistakes.into_iter().map(|(key, mistake)| mistake.at(self.place(&key))).collect()
     }
 
     /// The place of `key` in the file, or of the nearest key above it that the file has.
@@ -476,21 +475,21 @@ impl VmConfig {
     /// pool for devices where the driver `lends`.
     pub fn huge_pages(&self, huge_page: u64, lends: bool) -> HugePages {
         let memory = &self.memory;
-        let main = (memory.size, memory.page_size, memory.backing.first());
-        let further = self
-            .regions
-            .iter()
-            .map(|region| (region.size, region.page_size, region.backing.first()));
-        let pool =
-            self.pool_size(lends).map(|size| (size, memory.page_size, memory.backing.first()));
         let mut pages = HugePages::default();
-        for (size, page_size, backing) in std::iter::once(main).chain(further).chain(pool) {
+        let mut add = |size: u64, page_size: Option<u64>, backing: &[Option<Backing>]| {
             let page = page_size.unwrap_or(huge_page);
             // What is left over is made of base pages.
-            let pool = matches!(backing, Some(None | Some(Backing::Hugetlb)));
+            let pool = matches!(backing, [None | Some(Backing::Hugetlb), ..]);
             if pool && size >= page {
                 pages.add(page, size / page);
             }
+        };
+        add(memory.size, memory.page_size, &memory.backing);
+        for region in &self.regions {
+            add(region.size, region.page_size, &region.backing);
+        }
+        if let Some(size) = self.pool_size(lends) {
+            add(size, memory.page_size, &memory.backing);
         }
         pages
     }

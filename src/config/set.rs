@@ -15,7 +15,7 @@ use super::report::sort;
 use super::sections::VmConfig;
 use crate::diagnostic::{kinds, Diagnostic, Place};
 use crate::json::Position;
-use crate::list::{self, Listed};
+use crate::list;
 use crate::text::errno_of;
 
 kinds! {
@@ -152,7 +152,11 @@ fn load_all(
     for (path, vm) in known.iter().filter(|(path, _)| set.is_unread(path)) {
         names.take(vm, path.display().to_string());
     }
-    set.files = names.give(paths.into_iter().map(Loaded::read).listed(), known);
+    let mut loaded = Vec::new();
+    for path in paths {
+        loaded.push(Loaded::read(path));
+    }
+    set.files = names.give(loaded, known);
     refuse_waits(&mut set.files, whole);
     set
 }
@@ -218,10 +222,8 @@ impl Names {
             file.vm = Some(config.name.clone());
         }
         for file in &mut loaded {
-            self.claim(
-                file,
-                known.iter().find(|(path, _)| *path == file.path).map(|(_, vm)| vm.clone()),
-            );
+            let before = known.iter().find(|(path, _)| *path == file.path);
+            self.claim(file, before.map(|(_, vm)| vm.clone()));
         }
         for file in &mut loaded {
             self.claim(file, file.said.clone());
@@ -229,8 +231,11 @@ impl Names {
         for file in &mut loaded {
             self.claim(file, self.name_of_path(&file.path));
         }
-        let named = |Loaded { path, config, vm, .. }| Some(ConfigFile { path, vm: vm?, config });
-        loaded.into_iter().filter_map(named).listed()
+        let mut files = Vec::new();
+        for Loaded { path, config, vm, .. } in loaded {
+            files.extend(vm.map(|vm| ConfigFile { path, vm, config }));
+        }
+        files
     }
 
     /// The place that has a name.
@@ -262,25 +267,28 @@ impl Names {
         if !text.starts_with(|c: char| c.is_ascii_lowercase()) {
             text.insert(0, 'f');
         }
+        let mut name = VmName::new(&text)?;
         // One more try than names are taken cannot fail.
-        let numbered = (2..=self.0.len() + 1).map(|number| format!("{text}-{number}"));
-        std::iter::once(text.clone())
-            .chain(numbered)
-            .filter_map(|text| VmName::new(&text))
-            .find(|name| self.owner(name).is_none())
+        for number in 2..=self.0.len() + 1 {
+            if self.owner(&name).is_none() {
+                break;
+            }
+            name = VmName::new(&format!("{text}-{number}"))?;
+        }
+        Some(name)
     }
 }
 
 /// Refuses files that wait for what never comes. All are looked at before any is refused, so that one
 /// mistake does not hide another. Where the files are not the `whole`, a VM may have its file elsewhere.
 fn refuse_waits(files: &mut [ConfigFile], whole: bool) {
-    let waits = files
-        .iter()
-        .map(|file| match &file.config {
+    let mut waits = Vec::new();
+    for file in &*files {
+        waits.push(match &file.config {
             Ok(config) => wrong_waits(config, files, whole),
             Err(_) => Vec::new(),
-        })
-        .listed();
+        });
+    }
     for (file, mut mistakes) in files.iter_mut().zip(waits) {
         if !mistakes.is_empty() {
             sort(&mut mistakes);
@@ -298,7 +306,7 @@ fn wrong_waits(config: &VmConfig, files: &[ConfigFile], whole: bool) -> Vec<Diag
         let other = files.iter().find(|file| file.vm == *vm);
         match other.map(|file| &file.config) {
             None if whole => {
-                let near = nearest(vm.as_str(), files.iter().map(|file| file.vm.as_str()));
+                let near = nearest(vm.as_str(), &mut files.iter().map(|file| file.vm.as_str()));
                 let mistake = UNKNOWN_VM
                     .case(format!("waits for \"{vm}\", which no file describes"))
                     .cure_if(near.map(|near| format!("did you mean \"{near}\"?")));

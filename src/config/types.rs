@@ -137,7 +137,7 @@ pub(super) const fn whole<T>(min: T, max: T) -> Whole<T> {
 
 impl<T> Type for Whole<T>
 where
-    T: Copy + Display + Into<i64> + TryFrom<i64> + Into<Value<'static>>,
+    T: Copy + Into<i64> + TryFrom<i64>,
 {
     type Value = T;
 
@@ -151,7 +151,7 @@ where
     }
 
     fn write(&self, value: &T) -> Value<'static> {
-        (*value).into()
+        (*value).into().into()
     }
 
     fn form(&self) -> Form {
@@ -218,7 +218,7 @@ fn one_of(words: &[&str], node: &Node) -> Result<usize, Diagnostic> {
         return Err(named);
     }
     let wrong = VALUE.case(format!("expected {expected}, found \"{}\"", excerpt(text)));
-    let near = nearest(text, words.iter().copied());
+    let near = nearest(text, &mut words.iter().copied());
     Err(wrong.cure_if(near.map(|near| format!("did you mean \"{near}\"?"))))
 }
 

@@ -50,8 +50,11 @@ pub(super) fn complete(
     seeds: &Seeds,
     faults: &mut Faults<'_>,
 ) {
-    let dropped = SYMBOL_NODES.map(|name| tree.root.remove_child(name));
-    if dropped.iter().any(Option::is_some) {
+    let mut dropped = false;
+    for name in SYMBOL_NODES {
+        dropped |= tree.root.remove_child(name).is_some();
+    }
+    if dropped {
         faults.add(SYMBOLS_DROPPED.case("the symbol tables of dtc -@ are left out"));
     }
     chosen(tree, config, plan, seeds, faults);
@@ -106,7 +109,8 @@ fn memory(tree: &mut Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
     let given = memory.and_then(|memory| memory.reg()).unwrap_or_default();
     // Linux has only what is in /memory in its linear map, where it expects the pool.
     let pool = plan.pool.map(|pool| (pool.base, pool.size));
-    let ranges = std::iter::once((main.base, main.size)).chain(pool).listed();
+    let mut ranges = vec![(main.base, main.size)];
+    ranges.extend(pool);
     // As it was completed before, or would be for another kernel.
     if !given.is_empty() && given != ranges && given != ranges[..1] {
         faults.add(MEMORY_REPLACED.case(format!(
@@ -115,7 +119,10 @@ fn memory(tree: &mut Tree, plan: &LaunchPlan, faults: &mut Faults<'_>) {
         )));
     }
     let cells = Cells::below(&tree.root);
-    let reg = ranges.iter().flat_map(|(base, size)| cells.range(*base, *size)).listed();
+    let mut reg = Vec::new();
+    for (base, size) in ranges {
+        reg.append(&mut cells.range(base, size));
+    }
     tree.root.ensure_child("memory").set_str("device_type", "memory").set("reg", reg);
 }
 
@@ -236,7 +243,7 @@ fn add_vdevices(tree: &mut Tree, config: &VmConfig, plan: &LaunchPlan, vm_config
     let generated = walk.iter().filter_map(|at| at.str("generate"));
     let generated = generated.map(str::to_owned).listed();
     let free = |vdevices: &Node, wanted: String| {
-        free_name(&wanted, |name| {
+        free_name(&wanted, &|name| {
             vdevices.child(name).is_some() || generated.contains(&format!("/hypervisor/{name}"))
         })
     };
@@ -261,9 +268,15 @@ fn add_vdevices(tree: &mut Tree, config: &VmConfig, plan: &LaunchPlan, vm_config
 }
 
 /// `wanted`, or the first of `wanted-2`, `wanted-3`, … that is free.
-pub(super) fn free_name(wanted: &str, taken: impl Fn(&str) -> bool) -> String {
-    let numbered = (2..).map(|number: u32| format!("{wanted}-{number}"));
-    std::iter::once(wanted.to_owned()).chain(numbered).find(|name| !taken(name)).unwrap_or_default()
+pub(super) fn free_name(wanted: &str, taken: &dyn Fn(&str) -> bool) -> String {
+    let mut name = wanted.to_owned();
+    for number in 2u32.. {
+        if !taken(&name) {
+            break;
+        }
+        name = format!("{wanted}-{number}");
+    }
+    name
 }
 
 /// The physical CPU of each vCPU that the config names; empty if it names none.

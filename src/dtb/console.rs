@@ -55,7 +55,7 @@ pub(super) fn complete(tree: &mut Tree, console: &ConsoleConfig) {
 
 fn add_serial_port(tree: &mut Tree, console: &ConsoleConfig) -> String {
     let at = |name: &str| format!("{name}@{:x}", console.base);
-    let name = at(&free_name("serial", |name| tree.root.child(&at(name)).is_some()));
+    let name = at(&free_name("serial", &|name| tree.root.child(&at(name)).is_some()));
     let mut node = Node::new(&name);
     match console.device {
         ConsoleDevice::Pl011 => {
@@ -88,7 +88,7 @@ fn clock(tree: &mut Tree) -> u32 {
         return own;
     }
     let phandle = free_phandle(tree);
-    let name = free_name(NAME, |name| tree.root.child(name).is_some());
+    let name = free_name(NAME, &|name| tree.root.child(name).is_some());
     let mut node = Node::new(&name);
     node.set_u32("phandle", phandle)
         .set_str("compatible", "fixed-clock")

@@ -105,7 +105,7 @@ fn add_node<'a>(
     pool: Option<u32>,
 ) -> &'a mut Node {
     let at = |name: &str| format!("{name}@{base:x}");
-    let name = at(&free_name(name, |name| tree.root.child(&at(name)).is_some()));
+    let name = at(&free_name(name, &|name| tree.root.child(&at(name)).is_some()));
     let node = tree.root.ensure_child(&name);
     node.set_str("compatible", model).set_empty("dma-coherent");
     if let Some(pool) = pool {

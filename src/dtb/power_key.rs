@@ -39,7 +39,7 @@ pub(super) fn complete(tree: &mut Tree, key: PowerKey) {
     if node(tree, key).is_some() {
         return;
     }
-    let name = free_name(MODEL, |name| tree.root.child(name).is_some());
+    let name = free_name(MODEL, &|name| tree.root.child(name).is_some());
     let keys = tree.root.ensure_child(&name);
     keys.set_str("compatible", MODEL);
     keys.ensure_child("power-key")

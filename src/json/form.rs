@@ -370,7 +370,7 @@ macro_rules! numbers {
     )* };
 }
 
-numbers! { i8 i32 u32 u64 usize }
+numbers! { i32 i64 u32 u64 usize }
 
 /// `null`, which is left out of an object.
 impl Json for () {

@@ -182,15 +182,15 @@ pub(super) fn check(
     devices: &[PlannedDevice],
     regions: &[PlannedRegion],
 ) -> Vec<Diagnostic> {
-    let console = config.console.as_ref().map(|console| {
+    let mut others = Vec::new();
+    if let Some(console) = &config.console {
         let size = console.device.frame();
-        ("console.base".to_owned(), Range { base: console.base, size })
-    });
-    let regions = regions.iter().map(|region| {
+        others.push(("console.base".to_owned(), Range { base: console.base, size }));
+    }
+    for region in regions {
         let range = Range { base: region.base, size: region.size };
-        (format!("{}.base", region.key), range)
-    });
-    let others = console.into_iter().chain(regions).listed();
+        others.push((format!("{}.base", region.key), range));
+    }
     let mut faults = Vec::new();
     for device in devices {
         if !cfg!(feature = "devices") {

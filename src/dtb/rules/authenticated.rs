@@ -5,7 +5,6 @@ use crate::diagnostic::kinds;
 use crate::dtb::build::Faults;
 use crate::dtb::lookup::{vdevices, vm_configs};
 use crate::dtb::tree::Tree;
-use crate::list::Listed;
 
 kinds! {
     // Read; from trees of phones.
@@ -25,15 +24,24 @@ const ALSO: &str = "rm-rpc";
 
 /// Whether it is such a tree.
 pub(super) fn check(tree: &Tree, faults: &mut Faults<'_>) -> bool {
-    let has = |property: &&str| vm_configs(tree).any(|config| config.has(property));
     let is_there = |kind: &str| !vdevices(tree, kind).is_empty();
-    let properties = PROPERTIES.into_iter().filter(has).map(str::to_owned);
-    let kinds = VDEVICES.into_iter().filter(|kind| is_there(kind));
-    let mut found = properties.chain(kinds.map(|kind| format!("a vdevice {kind}"))).listed();
+    let mut found = Vec::new();
+    for property in PROPERTIES {
+        if vm_configs(tree).any(|config| config.has(property)) {
+            found.push(property.to_owned());
+        }
+    }
+    for kind in VDEVICES {
+        if is_there(kind) {
+            found.push(format!("a vdevice {kind}"));
+        }
+    }
     if found.is_empty() {
         return false;
     }
-    found.extend(is_there(ALSO).then(|| format!("a vdevice {ALSO}")));
+    if is_there(ALSO) {
+        found.push(format!("a vdevice {ALSO}"));
+    }
     let what =
         format!("the devicetree is that of an authenticated VM: it has {}", found.join(", "));
     faults.add(AUTHENTICATED.case(what));

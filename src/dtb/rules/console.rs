@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The console: its doorbell, and the serial port that the device model has to be.
 
+use super::broken;
 use crate::config::{ConsoleConfig, ConsoleDevice};
 use crate::diagnostic::kinds;
 use crate::dtb::build::Faults;
@@ -8,7 +9,6 @@ use crate::dtb::console::{serial_port, LEVEL_HIGH};
 use crate::dtb::lookup::{devices_at, doorbell, models, spi};
 use crate::dtb::property::NodeAt;
 use crate::dtb::tree::Tree;
-use crate::list::Listed;
 
 const AGREE: &str = "make devicetree and config agree";
 
@@ -77,7 +77,7 @@ fn differences(node: &NodeAt<'_>, console: &ConsoleConfig) -> Vec<&'static str> 
     // A PL011's registers have no such properties.
     let other = |property, usual| ns16550 && node.u32(property).is_some_and(|value| value != usual);
     let spi = spi(node);
-    let faults = [
+    broken(&[
         (!is_model && !ns16550, "is not a PL011"),
         (!is_model && ns16550, "is not a 16550"),
         (other("reg-shift", 0), "has a reg-shift, and the console's registers are a byte apart"),
@@ -100,7 +100,5 @@ fn differences(node: &NodeAt<'_>, console: &ConsoleConfig) -> Vec<&'static str> 
             spi.is_none() && !node.has("interrupts-extended"),
             "has no interrupt: its driver would not hear of what is typed",
         ),
-    ];
-    let broken = faults.into_iter().filter(|(broken, _)| *broken);
-    broken.map(|(_, why)| why).listed()
+    ])
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The virtio devices: the doorbell and the node of each, and the pool.
 
+use super::broken;
 use crate::config::{Transport, VmConfig};
 use crate::diagnostic::kinds;
 use crate::dtb::build::Faults;
@@ -99,7 +100,7 @@ fn difference(node: &NodeAt<'_>, plan: &LaunchPlan, tree: &Tree) -> Option<&'sta
             "has a status other than okay: the guest leaves it alone",
         ),
     ];
-    faults.into_iter().find(|(broken, _)| *broken).map(|(_, why)| why)
+    broken(&faults).first().copied()
 }
 
 /// What keeps the node at a device's registers from being this device.
@@ -120,8 +121,7 @@ fn mmio_difference(
             "has another interrupt than the device",
         ),
     ];
-    let own = faults.into_iter().find(|(broken, _)| *broken).map(|(_, why)| why);
-    own.or_else(|| difference(node, plan, tree))
+    broken(&faults).first().copied().or_else(|| difference(node, plan, tree))
 }
 
 /// What keeps the node from being the devices' PCI bus.
@@ -137,8 +137,7 @@ fn pci_difference(node: &NodeAt<'_>, plan: &LaunchPlan, tree: &Tree) -> Option<&
             "has another interrupt-map than the devices",
         ),
     ];
-    let own = faults.into_iter().find(|(broken, _)| *broken).map(|(_, why)| why);
-    own.or_else(|| difference(node, plan, tree))
+    broken(&faults).first().copied().or_else(|| difference(node, plan, tree))
 }
 
 #[cfg(test)]

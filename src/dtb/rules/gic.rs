@@ -3,6 +3,7 @@
 
 use nix::errno::Errno;
 
+use super::broken;
 use super::vm_config::property;
 use crate::diagnostic::kinds;
 use crate::dtb::build::Faults;
@@ -82,12 +83,12 @@ pub(super) fn check(tree: &Tree, faults: &mut Faults<'_>) {
     }
 }
 
-fn unusable(gic: &NodeAt<'_>) -> impl Iterator<Item = &'static str> {
+fn unusable(gic: &NodeAt<'_>) -> Vec<&'static str> {
     let regions = gic.u32("#redistributor-regions");
     let stride = gic.number("redistributor-stride");
     let ranges = gic.reg().unwrap_or_default();
     let aligned = |(base, _): &(u64, u64)| base % GIC_FRAME == 0;
-    let faults = [
+    broken(&[
         (!gic.is_compatible("arm,gic-v3"), "is not compatible with \"arm,gic-v3\""),
         (!gic.has("interrupt-controller"), "has no interrupt-controller property"),
         (gic.u32("#interrupt-cells") != Some(3), "does not have 3 #interrupt-cells"),
@@ -103,7 +104,5 @@ fn unusable(gic: &NodeAt<'_>) -> impl Iterator<Item = &'static str> {
             ranges.len() >= 2 && !ranges.iter().take(2).all(aligned),
             "has ranges that are not aligned to 64 KiB",
         ),
-    ];
-    let broken = faults.into_iter().filter(|(broken, _)| *broken);
-    broken.map(|(_, why)| why)
+    ])
 }

@@ -58,3 +58,8 @@ fn is_first(seen: &mut Vec<u64>, number: u64) -> bool {
     }
     first
 }
+
+/// Those faults that there are.
+fn broken(faults: &[(bool, &'static str)]) -> Vec<&'static str> {
+    faults.iter().filter(|(broken, _)| *broken).map(|(_, why)| *why).collect()
+}
