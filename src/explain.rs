@@ -57,7 +57,11 @@ pub fn explain(name: &str) -> Result<String, String> {
 pub fn list() -> String {
     let kinds = kinds();
     let width = kinds.iter().map(|kind| kind.name().len()).max().unwrap_or(0);
-    kinds.iter().map(|kind| format!("{:width$}  {}\n", kind.name(), kind.summary())).collect()
+    let mut text = String::new();
+    for kind in &kinds {
+        let _ = writeln!(text, "{:width$}  {}", kind.name(), kind.summary());
+    }
+    text
 }
 
 fn entry(kind: &Kind) -> String {

@@ -95,7 +95,9 @@ pub(super) fn vm(config: VmConfig, options: &Options) -> (VmReport, Vec<Diagnost
                 let warnings = tree.warnings.iter().chain(&plan.warnings).chain(&guest);
                 add_warnings(&mut report.warnings, warnings, report.plan.as_ref().map(|_| kernel));
                 report.dtb_source.get_or_insert_with(|| tree.tree.to_source());
-                report.plan.get_or_insert(plan);
+                if report.plan.is_none() {
+                    report.plan = Some(plan);
+                }
                 Vec::new()
             }
             Err(faults) => sorted(faults),

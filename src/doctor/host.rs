@@ -103,7 +103,7 @@ pub(super) fn service(socket: &Path, processes: &[Process], all: &mut Findings) 
 /// The sockets by which states and log lines leave.
 pub(super) fn sockets(all: &mut Findings) {
     let path = properties::socket_path();
-    match UnixStream::connect(&path) {
+    match UnixStream::connect(path.as_path()) {
         Ok(_) => all.good("properties", format!("{} answers", path.display())),
         Err(error) => {
             let what = format!("{}: {}", path.display(), failure(&error));
@@ -111,7 +111,7 @@ pub(super) fn sockets(all: &mut Findings) {
         }
     }
     let path = logger::socket_path();
-    match UnixDatagram::unbound().and_then(|socket| socket.connect(&path)) {
+    match UnixDatagram::unbound().and_then(|socket| socket.connect(path.as_path())) {
         Ok(()) => all.good("log", format!("{} is served", path.display())),
         Err(error) => {
             let what = format!("{}: {}", path.display(), failure(&error));

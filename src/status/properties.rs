@@ -196,11 +196,8 @@ impl PropertyClient {
                     "no answer from init within {} s; the value may be unset; {INIT_IS_STUCK}",
                     CONNECTION_LIMIT.as_secs()
                 )),
-                Err(Fault::Absent) => {
-                    let socket = self.socket.display();
-                    log::debug!("no property service at {socket}: properties are not set");
-                    self.queue.clear();
-                }
+                // Not Android: nobody wants properties.
+                Err(Fault::Absent) => self.queue.clear(),
                 Err(Fault::Failed(why)) => transfer.assignment.warn(&why),
             }
         }

@@ -113,10 +113,9 @@ impl Spawner {
             }
             no_worker("fork", errno)
         })?;
-        let pidfd = process::pidfd_open(pid).map_err(|errno| {
-            log::debug!("pidfd_open: {}; relying on SIGCHLD for worker {pid}", symbol(errno));
-        });
-        Ok(Worker { pid, pidfd: pidfd.ok(), channel: Some(ours) })
+        // SIGCHLD tells of its end, too.
+        let pidfd = process::pidfd_open(pid).ok();
+        Ok(Worker { pid, pidfd, channel: Some(ours) })
     }
 }
 
