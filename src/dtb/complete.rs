@@ -39,7 +39,7 @@ const SCHED_PRIORITY: u32 = 0xffff_ffff;
 /// `sched-timeslice` in microseconds, as the real resource manager took it.
 const SCHED_TIMESLICE: u32 = 2000;
 
-/// Tables that `dtc -@` makes for overlays by label. Their names do not keep to the specification, and the resource
+/// Tables that `dtc -@` makes for overlays by label. `vm-fdt` cannot write their names, and the resource
 /// manager's overlay goes by path and phandle.
 const SYMBOL_NODES: [&str; 3] = ["__symbols__", "__fixups__", "__local_fixups__"];
 

@@ -18,7 +18,7 @@ kinds! {
     }
 }
 
-/// Deepest nesting, the root included: what Linux takes.
+/// Deepest nesting, the root included: what Linux and `vm-fdt` take.
 pub(super) const DEPTH_MAX: usize = 64;
 /// Most nodes. Far above any guest's; bounds the memory that a hostile blob can cost.
 pub(super) const NODES_MAX: usize = 16 * 1024;
@@ -29,14 +29,14 @@ pub(super) const PATH_MAX: usize = 2048;
 /// Longest name in bytes. The specification says 31 before the unit address.
 pub(super) const NAME_MAX: usize = 255;
 
-pub(super) const MAGIC: u32 = 0xd00d_feed;
-pub(super) const VERSION: u32 = 17;
-pub(super) const HEADER_LEN: usize = 40;
-pub(super) const BEGIN_NODE: u32 = 1;
-pub(super) const END_NODE: u32 = 2;
-pub(super) const PROP: u32 = 3;
+const MAGIC: u32 = 0xd00d_feed;
+const VERSION: u32 = 17;
+const HEADER_LEN: usize = 40;
+const BEGIN_NODE: u32 = 1;
+const END_NODE: u32 = 2;
+const PROP: u32 = 3;
 const NOP: u32 = 4;
-pub(super) const END: u32 = 9;
+const END: u32 = 9;
 
 /// Why bytes are not a devicetree that gunyahd reads.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

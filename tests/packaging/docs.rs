@@ -95,6 +95,18 @@ fn names_and_paths_are_those_of_the_tree() {
     }
 }
 
+/// vm-fdt is imported by hand, so the page names the version that Cargo.lock has.
+#[test]
+fn the_imported_crate_is_the_locked_one() {
+    let lock = read("Cargo.lock");
+    let (_, rest) = lock.split_once("name = \"vm-fdt\"\nversion = \"").unwrap();
+    let version = rest.split('"').next().unwrap();
+    let page = read("docs/porting.md");
+    assert!(page.contains(&format!("version={version}")), "{version}");
+    let line = format!("cargo_pkg_version: \"{version}\"");
+    assert!(page.contains(&line), "{line}");
+}
+
 #[test]
 fn every_dependency_has_a_line() {
     let page = read("docs/dependencies.md");

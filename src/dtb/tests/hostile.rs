@@ -334,7 +334,7 @@ fn what_cannot_be_written_is_named() {
     assert_eq!(names(&faults), ["dtb-unreadable"]);
 }
 
-/// A blob of names that are not written.
+/// A blob of names that `vm-fdt` does not write.
 fn by_hand(tree: &Tree) -> Vec<u8> {
     fn write(raw: &mut Raw, node: &Node) {
         let mut put = |bytes: &[u8]| {

@@ -22,7 +22,7 @@ fn value() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn node() -> impl Strategy<Value = Node> {
-    // Maps, so that names are unique; what the specification allows.
+    // Maps, so that names are unique; what vm-fdt and the specification allow.
     let properties = || {
         proptest::collection::btree_map("[a-zA-Z0-9,._+?#-]{1,31}", value(), 0..5)
             .prop_map(|map| map.into_iter().map(|(name, value)| Property { name, value }).listed())
