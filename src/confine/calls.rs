@@ -290,6 +290,8 @@ pub fn supervisor() -> Filter {
     filter.only(SYS_socket, 0, &[word(AF_UNIX), word(AF_VSOCK)]);
     filter.only(SYS_socketpair, 0, &[word(AF_UNIX)]);
     filter.without(SYS_clone, 0, word(!CLONE));
+    // Is there one thread alone? Nothing else is asked by it.
+    filter.only(SYS_unshare, 0, &[word(CLONE_THREAD)]);
     // Its flags are in memory, where a filter cannot look; C libraries then take clone.
     filter.refuse(&[&[SYS_clone3]], Errno::ENOSYS);
     // Workers have numbers that are not known yet. Negative: whole groups, or everybody.

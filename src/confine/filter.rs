@@ -227,6 +227,8 @@ mod tests {
         let allowed = |nr, arguments| run(nr, arguments) == SECCOMP_RET_ALLOW;
         assert!(allowed(libc::SYS_kill, [1234, 9, 0]));
         assert!(!allowed(libc::SYS_kill, [1234, 15, 0]));
+        assert!(allowed(libc::SYS_unshare, [libc::CLONE_THREAD.unsigned_abs(), 0, 0]));
+        assert!(!allowed(libc::SYS_unshare, [libc::CLONE_NEWUSER.unsigned_abs(), 0, 0]));
         assert!(!allowed(libc::SYS_kill, [u32::MAX, 9, 0]));
         assert!(allowed(libc::SYS_ioctl, [3, crate::confine::requests::PAGEMAP_SCAN, 0]));
         // Forks of glibc and musl; threads of glibc and musl (clone(2), by strace).
