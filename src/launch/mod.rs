@@ -84,6 +84,8 @@ pub fn launch<T>(
 
     launch.configure(&vm, &memory, &plan)?;
     let vcpus = launch.add_vcpus(&vm, &plan)?;
+    // It may wait, for backends of devices.
+    launch.progress.send();
     let prepared = before_start(&vm, &memory, &tree)?;
     launch.progress.report(Event::Starts);
     let log = KernelLog::from_now();

@@ -47,8 +47,8 @@ record! {
     }
 }
 
-/// Where a launch reports what happens: before each step that may wait, because every report wakes the
-/// supervisor up, and at the end, whatever that is.
+/// Where a launch reports what happens. Every packet wakes the supervisor up, so reports are kept until the next
+/// step that may wait, and till the end: who asks what a launch waits for, or was killed in, is told the step before.
 pub(super) struct Progress<'a> {
     trace: Trace,
     report: &'a dyn Fn(Vec<Event>),
@@ -57,8 +57,12 @@ pub(super) struct Progress<'a> {
 
 /// The steps that wait for the resource manager, for memory, or for files.
 fn may_wait(step: Step) -> bool {
-    matches!(step, Step::CreateVm | Step::Memory | Step::Kernel | Step::Region | Step::Start)
+    use Step::*;
+    matches!(step, CreateVm | Images | Memory | Kernel | Initrd | Region | Start)
 }
+
+/// As many are sent at once: a packet has its limit, and warnings are as many as regions.
+const KEPT_MAX: usize = 16;
 
 impl<'a> Progress<'a> {
     pub fn new(report: &'a dyn Fn(Vec<Event>)) -> Self {
@@ -67,9 +71,13 @@ impl<'a> Progress<'a> {
 
     pub fn report(&self, event: Event) {
         self.kept.borrow_mut().push(event);
+        if self.kept.borrow().len() >= KEPT_MAX {
+            self.send();
+        }
     }
 
-    fn send(&self) {
+    /// Sends what is kept.
+    pub fn send(&self) {
         let kept = self.kept.take();
         if !kept.is_empty() {
             (self.report)(kept);
@@ -128,5 +136,31 @@ impl<'a> Progress<'a> {
 impl Drop for Progress<'_> {
     fn drop(&mut self) {
         self.send();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_done_is_told_before_what_may_wait_and_in_small_packets() {
+        let packets = RefCell::new(Vec::new());
+        let told = |events: Vec<Event>| packets.borrow_mut().push(events.len());
+        let progress = Progress::new(&told);
+        let step = |step| progress.step(step, || Ok(()), |()| String::new()).unwrap();
+        step(Step::Device);
+        assert!(packets.borrow().is_empty());
+        for (next, so_far) in
+            [(Step::CreateVm, vec![1]), (Step::Dialect, vec![1]), (Step::Images, vec![1, 2])]
+        {
+            step(next);
+            assert_eq!(*packets.borrow(), so_far, "{next}");
+        }
+        for _ in 0..2 * KEPT_MAX {
+            progress.report(Event::Starts);
+        }
+        drop(progress);
+        assert_eq!(*packets.borrow(), [1, 2, KEPT_MAX, KEPT_MAX, 1]);
     }
 }

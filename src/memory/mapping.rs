@@ -332,7 +332,7 @@ impl Mapping {
             size: size_of::<PmScanArg>() as u64,
             start: self.address(),
             end: self.address().saturating_add(self.filled as u64),
-            vec: found.as_mut_ptr().addr() as u64,
+            vec: found.as_mut_ptr().expose_provenance() as u64,
             vec_len: found.len() as u64,
             category_mask: PAGE_IS_HUGE,
             return_mask: PAGE_IS_HUGE,

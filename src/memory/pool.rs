@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use crate::text::Size;
+use crate::text::{excerpt, Size};
 
 /// A folder `hugepages-<KiB>kB` a pool (Documentation/admin-guide/mm/hugetlbpage.rst).
 const HUGE_PAGE_FOLDER: &str = "/sys/kernel/mm/hugepages";
@@ -45,9 +45,11 @@ impl Pool {
         let folder = folder.join(format!("hugepages-{}kB", page >> 10));
         let number = |file: &str| {
             let text = fs::read_to_string(folder.join(file))?;
-            text.trim_ascii()
-                .parse::<u64>()
-                .map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
+            let no_number = |_| {
+                let what = format!("{file} is not a number: {}", excerpt(&text));
+                io::Error::new(io::ErrorKind::InvalidData, what)
+            };
+            text.trim_ascii().parse::<u64>().map_err(no_number)
         };
         let (free, reserved) = (number("free_hugepages")?, number("resv_hugepages")?);
         let free_alone = Self { page, total: 0, free, reserved, spare: 0 };

@@ -19,7 +19,7 @@ const ONE_BYTE: u16 = 253;
 /// As many words as two bytes can tell.
 const MOST: usize = ONE_BYTE as usize + (0x100 - ONE_BYTE as usize) * 0x100;
 
-/// The longest text that can be packed has fewer bytes.
+/// Bytes of the longest text that can be packed.
 const LONGEST: usize = 2048;
 
 /// A text, packed by [`packed!`].

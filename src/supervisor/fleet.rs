@@ -26,7 +26,7 @@ use super::vm::Vm;
 /// property area or a file of sysfs costs microseconds, and there is no fd to wait on without a thread.
 const LOOK_INTERVAL: u64 = 50;
 
-/// Reports taken from one worker before others get their turn.
+/// Packets of reports taken from one worker before others get their turn.
 const REPORTS_A_TURN: usize = 64;
 
 /// How all VMs are being stopped.

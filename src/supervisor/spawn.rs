@@ -25,7 +25,7 @@ use super::lifecycle::Death;
 use super::reserve::Holdings;
 use crate::text::symbol;
 
-/// Longest report in bytes: an error with all its texts is a small part of it.
+/// Longest packet of reports in bytes. An error with all its texts is a small part of it, and some 16 come at once.
 const MAX_REPORT: usize = 64 * 1024;
 
 /// Signals that a worker ignores. Ctrl-C, and init at shutdown, signal the whole group or cgroup at
