@@ -61,8 +61,8 @@ fn may_wait(step: Step) -> bool {
     matches!(step, CreateVm | Images | Memory | Kernel | Initrd | Region | Start)
 }
 
-/// As many are sent at once: a packet has its limit, and warnings are as many as regions.
-const KEPT_MAX: usize = 16;
+/// As many are sent at once: a packet has its limit, and warnings with long paths are as many as regions.
+const KEPT_MAX: usize = 8;
 
 impl<'a> Progress<'a> {
     pub fn new(report: &'a dyn Fn(Vec<Event>)) -> Self {
@@ -157,6 +157,7 @@ mod tests {
             step(next);
             assert_eq!(*packets.borrow(), so_far, "{next}");
         }
+        // The step before is kept, too.
         for _ in 0..2 * KEPT_MAX {
             progress.report(Event::Starts);
         }

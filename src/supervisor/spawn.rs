@@ -25,8 +25,9 @@ use super::lifecycle::Death;
 use super::reserve::Holdings;
 use crate::text::symbol;
 
-/// Longest packet of reports in bytes. An error with all its texts is a small part of it, and some 16 come at once.
-const MAX_REPORT: usize = 64 * 1024;
+/// Longest packet of reports in bytes. An error with all its texts and paths is a small part of it, and at most
+/// eight come at once.
+const MAX_REPORT: usize = 128 * 1024;
 
 /// Signals that a worker ignores. Ctrl-C, and init at shutdown, signal the whole group or cgroup at
 /// once; but it is the supervisor that says which VM ends when.
@@ -262,7 +263,7 @@ mod tests {
     fn what_is_no_report_says_why() {
         let (mut worker, theirs) = worker();
         for (packet, word) in
-            [(vec![b'{'; 8], "cannot be read"), (vec![b' '; MAX_REPORT + 1], "65537 bytes")]
+            [(vec![b'{'; 8], "cannot be read"), (vec![b' '; MAX_REPORT + 1], "131073 bytes")]
         {
             send(theirs.as_raw_fd(), &packet, MsgFlags::empty()).unwrap();
             match worker.hear() {
